@@ -1,0 +1,241 @@
+//! Identifiers: every id is a newtype over a BLAKE3-256 digest (or, for a
+//! store, over random bytes) and is written as lower-case hexadecimal.
+//!
+//! Knows how ids are computed and spelled. Refuses to know what they name.
+
+use std::fmt;
+use std::io::{self, Read};
+use std::str::FromStr;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+/// A text that is not the lower-case hexadecimal form of an id.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("not an id of {expected} lower-case hexadecimal digits: {text:?}")]
+pub struct ParseIdError {
+    /// The number of digits such an id has.
+    pub expected: usize,
+    /// The text as it was given, cut to 80 characters.
+    pub text: String,
+}
+
+const DIGITS: &[u8; 16] = b"0123456789abcdef";
+
+fn push_hex(bytes: &[u8], out: &mut Vec<u8>) {
+    for byte in bytes {
+        out.push(DIGITS[usize::from(byte >> 4)]);
+        out.push(DIGITS[usize::from(byte & 15)]);
+    }
+}
+
+fn nibble(digit: u8) -> Option<u8> {
+    match digit {
+        b'0'..=b'9' => Some(digit - b'0'),
+        b'a'..=b'f' => Some(digit - b'a' + 10),
+        _ => None,
+    }
+}
+
+fn parse_hex<const N: usize>(text: &[u8]) -> Option<[u8; N]> {
+    if text.len() != 2 * N {
+        return None;
+    }
+    let mut bytes = [0; N];
+    for (byte, pair) in bytes.iter_mut().zip(text.chunks_exact(2)) {
+        *byte = nibble(pair[0])? << 4 | nibble(pair[1])?;
+    }
+    Some(bytes)
+}
+
+macro_rules! id {
+    ($(#[$doc:meta])* $name:ident, $len:expr) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub struct $name([u8; $len]);
+
+        impl $name {
+            /// The id whose bytes these are.
+            #[must_use]
+            pub const fn from_bytes(bytes: [u8; $len]) -> Self {
+                Self(bytes)
+            }
+
+            /// The bytes of the id.
+            #[must_use]
+            pub const fn as_bytes(&self) -> &[u8; $len] {
+                &self.0
+            }
+
+            /// Appends the lower-case hexadecimal form.
+            pub fn push_hex(&self, out: &mut Vec<u8>) {
+                push_hex(&self.0, out);
+            }
+
+            /// Reads the lower-case hexadecimal form, nothing else.
+            #[must_use]
+            pub fn parse_hex(text: &[u8]) -> Option<Self> {
+                parse_hex(text).map(Self)
+            }
+
+            /// The first 12 digits: enough for people to tell ids apart.
+            #[must_use]
+            pub fn short(&self) -> String {
+                self.to_string()[..12].to_owned()
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                let mut hex = Vec::with_capacity(2 * self.0.len());
+                push_hex(&self.0, &mut hex);
+                f.write_str(std::str::from_utf8(&hex).map_err(|_| fmt::Error)?)
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "{}({self})", stringify!($name))
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = ParseIdError;
+
+            fn from_str(text: &str) -> Result<Self, ParseIdError> {
+                Self::parse_hex(text.as_bytes()).ok_or_else(|| ParseIdError {
+                    expected: 2 * $len,
+                    text: text.chars().take(80).collect(),
+                })
+            }
+        }
+
+        impl Serialize for $name {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.collect_str(self)
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                let text = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
+                text.parse().map_err(serde::de::Error::custom)
+            }
+        }
+    };
+}
+
+id!(
+    /// BLAKE3-256 of the uncompressed bytes of an object.
+    ObjectId,
+    32
+);
+id!(
+    /// BLAKE3-256 of the canonical bytes of a manifest.
+    ManifestId,
+    32
+);
+id!(
+    /// BLAKE3-256 of the canonical bytes of a release record.
+    ReleaseId,
+    32
+);
+id!(
+    /// What a visitor can fetch, without times: see `manifest/FORMAT.md`.
+    ContentId,
+    32
+);
+id!(
+    /// BLAKE3-256 of a pack up to its end record's digest.
+    PackId,
+    32
+);
+id!(
+    /// Names an unfinished push: see `store/FORMAT.md`.
+    BundleKey,
+    32
+);
+id!(
+    /// Random name of a store, made when the store is created.
+    StoreId,
+    16
+);
+
+impl StoreId {
+    /// A new id from the operating system's random source.
+    ///
+    /// # Errors
+    /// When the system has no random source.
+    pub fn random() -> io::Result<Self> {
+        let mut bytes = [0; 16];
+        getrandom::fill(&mut bytes).map_err(io::Error::other)?;
+        Ok(Self(bytes))
+    }
+}
+
+macro_rules! digest_of_bytes {
+    ($($name:ident),*) => {$(
+        impl $name {
+            /// The id of these bytes.
+            #[must_use]
+            pub fn of(bytes: &[u8]) -> Self {
+                Self(*blake3::hash(bytes).as_bytes())
+            }
+
+            /// The id of everything that went into `hasher`.
+            #[must_use]
+            pub fn finish(hasher: &blake3::Hasher) -> Self {
+                Self(*hasher.finalize().as_bytes())
+            }
+        }
+    )*};
+}
+
+digest_of_bytes!(ObjectId, ManifestId, ReleaseId, ContentId, PackId, BundleKey);
+
+/// Bytes read at once while hashing: past the point where system calls show,
+/// and small enough to stay in a core's cache.
+const READ_BYTES: usize = 256 * 1024;
+
+/// Reads `reader` to its end and returns the id and the number of bytes.
+///
+/// # Errors
+/// Those of `reader`.
+pub fn hash_reader(mut reader: impl Read) -> io::Result<(ObjectId, u64)> {
+    let mut hasher = blake3::Hasher::new();
+    let mut buffer = vec![0; READ_BYTES];
+    let mut total = 0;
+    loop {
+        match reader.read(&mut buffer) {
+            Ok(0) => return Ok((ObjectId::finish(&hasher), total)),
+            Ok(count) => {
+                hasher.update(&buffer[..count]);
+                total += count as u64;
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hex_form_round_trips_and_refuses_everything_else() {
+        let id = ObjectId::of(b"");
+        let text = id.to_string();
+        assert_eq!(text, "af1349b9f5f9a1a6a0404dea36dcc9499bcb25c9adc112b7cc9a93cae41f3262");
+        assert_eq!(text.parse::<ObjectId>(), Ok(id));
+        for wrong in ["", "af", &text.to_uppercase(), &format!("{text}0"), &text.replace('a', "g")] {
+            assert!(wrong.parse::<ObjectId>().is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn reader_and_bytes_give_the_same_id() {
+        let bytes = vec![7; READ_BYTES * 2 + 3];
+        let (id, length) = hash_reader(&bytes[..]).unwrap();
+        assert_eq!((id, length), (ObjectId::of(&bytes), bytes.len() as u64));
+    }
+}

@@ -1,0 +1,246 @@
+//! How two manifests differ: a merge of two sorted streams.
+
+use std::collections::HashMap;
+use std::iter::Peekable;
+
+use serde::Serialize;
+
+use crate::hash::ObjectId;
+use crate::manifest::entry::{Entry, Kind};
+use crate::tree_path::TreePath;
+
+/// What two manifests have at one path.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Pair {
+    /// Only the old one has it.
+    Old(Entry),
+    /// Only the new one has it.
+    New(Entry),
+    /// Both have it: old, new.
+    Both(Entry, Entry),
+}
+
+/// Walks two manifests side by side, in path order.
+pub struct Pairs<A: Iterator, B: Iterator> {
+    old: Peekable<A>,
+    new: Peekable<B>,
+}
+
+impl<A: Iterator, B: Iterator> std::fmt::Debug for Pairs<A, B> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Pairs").finish_non_exhaustive()
+    }
+}
+
+impl<A: Iterator, B: Iterator> Pairs<A, B> {
+    /// Pairs up the entries of `old` and `new`, both in manifest order.
+    pub fn new(old: A, new: B) -> Self {
+        Self { old: old.peekable(), new: new.peekable() }
+    }
+}
+
+impl<E, A: Iterator<Item = Result<Entry, E>>, B: Iterator<Item = Result<Entry, E>>> Iterator for Pairs<A, B> {
+    type Item = Result<Pair, E>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        use std::cmp::Ordering::{Equal, Greater, Less};
+        let order = match (self.old.peek(), self.new.peek()) {
+            (None, None) => return None,
+            (Some(Ok(old)), Some(Ok(new))) => old.path.cmp(&new.path),
+            (Some(_), None) | (Some(Err(_)), _) => Less,
+            (None, Some(_)) | (_, Some(Err(_))) => Greater,
+        };
+        Some(match order {
+            Less => self.old.next()?.map(Pair::Old),
+            Greater => self.new.next()?.map(Pair::New),
+            Equal => match (self.old.next()?, self.new.next()?) {
+                (Ok(old), Ok(new)) => Ok(Pair::Both(old, new)),
+                (Err(error), _) | (_, Err(error)) => Err(error),
+            },
+        })
+    }
+}
+
+/// What happened to a path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ChangeKind {
+    /// New, or back after it was retired.
+    Added,
+    /// Other content, target or mode.
+    Changed,
+    /// The content of a path that went is now here.
+    Renamed,
+    /// Gone from the tree, still served for a time.
+    Retired,
+    /// No longer served.
+    Removed,
+}
+
+/// One path that differs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Change {
+    /// What happened.
+    pub kind: ChangeKind,
+    /// Where.
+    pub path: TreePath,
+    /// Where the content was before, when renamed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub from: Option<TreePath>,
+    /// The size of the file now (before, for what went), in bytes; 0 for a link.
+    pub size: u64,
+    /// The object now (before, for what went); nothing for a link.
+    #[serde(skip)]
+    pub object: Option<ObjectId>,
+    /// The object that a changed path had before.
+    #[serde(skip)]
+    pub old_object: Option<ObjectId>,
+}
+
+/// How two manifests differ.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Diff {
+    /// Every path that differs, in path order.
+    pub changes: Vec<Change>,
+    /// Paths on which both agree.
+    pub same: u64,
+}
+
+impl Diff {
+    /// The number of changes of a kind.
+    #[must_use]
+    pub fn count(&self, kind: ChangeKind) -> usize {
+        self.changes.iter().filter(|change| change.kind == kind).count()
+    }
+}
+
+fn change(kind: ChangeKind, entry: &Entry) -> Change {
+    let file = entry.file();
+    Change {
+        kind,
+        path: entry.path.clone(),
+        from: None,
+        size: file.map_or(0, |file| file.size),
+        object: file.map(|file| file.object),
+        old_object: None,
+    }
+}
+
+fn classify(pair: &Pair) -> Option<Change> {
+    match pair {
+        Pair::Old(old) => Some(change(ChangeKind::Removed, old)),
+        Pair::New(new) if new.is_live() => Some(change(ChangeKind::Added, new)),
+        Pair::New(new) => Some(change(ChangeKind::Retired, new)),
+        Pair::Both(old, new) => match (old.is_live(), new.is_live()) {
+            (true, false) => Some(change(ChangeKind::Retired, new)),
+            (false, true) => Some(change(ChangeKind::Added, new)),
+            (false, false) => None,
+            (true, true) if old.has_content_of(new) => None,
+            (true, true) => Some(Change {
+                old_object: match &old.kind {
+                    Kind::File(file) => Some(file.object),
+                    Kind::Symlink(_) => None,
+                },
+                ..change(ChangeKind::Changed, new)
+            }),
+        },
+    }
+}
+
+/// Compares two manifests, both in manifest order. Times are not compared: a
+/// path whose content is the same is the same. Memory grows with the change.
+///
+/// # Errors
+/// The first error of either stream.
+pub fn diff<E>(
+    old: impl Iterator<Item = Result<Entry, E>>,
+    new: impl Iterator<Item = Result<Entry, E>>,
+) -> Result<Diff, E> {
+    let mut result = Diff::default();
+    for pair in Pairs::new(old, new) {
+        match classify(&pair?) {
+            Some(change) => result.changes.push(change),
+            None => result.same += 1,
+        }
+    }
+    join_renames(&mut result.changes);
+    Ok(result)
+}
+
+/// Turns an added path and a path of the same content that went into one rename.
+fn join_renames(changes: &mut Vec<Change>) {
+    let mut gone: HashMap<ObjectId, Vec<usize>> = HashMap::new();
+    for (index, change) in changes.iter().enumerate().rev() {
+        if let (ChangeKind::Removed | ChangeKind::Retired, Some(object)) = (change.kind, change.object)
+            && change.size > 0
+        {
+            gone.entry(object).or_default().push(index);
+        }
+    }
+    let mut joined = vec![false; changes.len()];
+    for index in 0..changes.len() {
+        let added = changes[index].kind == ChangeKind::Added;
+        let from = changes[index].object.filter(|_| added).and_then(|object| gone.get_mut(&object)?.pop());
+        if let Some(from) = from {
+            joined[from] = true;
+            changes[index].kind = ChangeKind::Renamed;
+            changes[index].from = Some(changes[from].path.clone());
+        }
+    }
+    let mut joined = joined.into_iter();
+    changes.retain(|_| !joined.next().unwrap_or(false));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::manifest::entry::FileEntry;
+
+    fn file(path: &str, content: &str, until: Option<u64>) -> Entry {
+        let object = ObjectId::of(content.as_bytes());
+        let file = FileEntry { object, size: content.len() as u64, mtime: 1, exec: false };
+        Entry { path: TreePath::new(path).unwrap(), kind: Kind::File(file), until }
+    }
+
+    fn kinds(old: Vec<Entry>, new: Vec<Entry>) -> Vec<(ChangeKind, String)> {
+        let stream = |entries: Vec<Entry>| entries.into_iter().map(Ok::<_, ()>);
+        diff(stream(old), stream(new))
+            .unwrap()
+            .changes
+            .into_iter()
+            .map(|change| (change.kind, change.path.into()))
+            .collect()
+    }
+
+    #[test]
+    fn each_kind_of_change_is_told() {
+        use ChangeKind::{Added, Changed, Removed, Renamed, Retired};
+        let old = vec![
+            file("a", "1", None),
+            file("b", "2", None),
+            file("c", "3", None),
+            file("d", "4", None),
+            file("f", "6", Some(9)),
+        ];
+        let new = vec![
+            file("a", "1", None),
+            file("b", "x", None),
+            file("c", "3", Some(8)),
+            file("e", "4", None),
+            file("f", "6", None),
+            file("g", "7", None),
+        ];
+        let got = kinds(old, new);
+        let want = [(Changed, "b"), (Retired, "c"), (Renamed, "e"), (Added, "f"), (Added, "g")];
+        assert_eq!(got, want.map(|(kind, path)| (kind, path.to_owned())));
+        assert_eq!(kinds(vec![file("a", "1", None)], vec![]), [(Removed, "a".to_owned())]);
+    }
+
+    #[test]
+    fn an_error_of_either_side_ends_the_diff() {
+        let good = vec![Ok(file("a", "1", None))];
+        let bad = vec![Ok(file("a", "1", None)), Err("broken")];
+        assert_eq!(diff(good.clone().into_iter(), bad.clone().into_iter()), Err("broken"));
+        assert_eq!(diff(bad.into_iter(), good.into_iter()), Err("broken"));
+    }
+}

@@ -1,0 +1,64 @@
+//! One path of a manifest.
+
+use crate::hash::ObjectId;
+use crate::tree_path::{LinkTarget, TreePath};
+
+/// One path and what is there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// Where.
+    pub path: TreePath,
+    /// What.
+    pub kind: Kind,
+    /// Set on a retired entry: the time, in seconds since 1970, until which it is still served.
+    pub until: Option<u64>,
+}
+
+/// What is at a path.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Kind {
+    /// A regular file.
+    File(FileEntry),
+    /// A symbolic link.
+    Symlink(LinkTarget),
+}
+
+/// The file at a path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FileEntry {
+    /// Its content.
+    pub object: ObjectId,
+    /// Its length in bytes.
+    pub size: u64,
+    /// Its modification time on every mirror, in seconds since 1970.
+    pub mtime: u64,
+    /// Whether it may be executed: the only mode there is.
+    pub exec: bool,
+}
+
+impl Entry {
+    /// Whether the tree has it, as opposed to retired.
+    #[must_use]
+    pub const fn is_live(&self) -> bool {
+        self.until.is_none()
+    }
+
+    /// The file, unless it is a link.
+    #[must_use]
+    pub const fn file(&self) -> Option<&FileEntry> {
+        match &self.kind {
+            Kind::File(file) => Some(file),
+            Kind::Symlink(_) => None,
+        }
+    }
+
+    /// Whether a visitor gets the same from both: content, exec and target, not times.
+    #[must_use]
+    pub fn has_content_of(&self, other: &Self) -> bool {
+        match (&self.kind, &other.kind) {
+            (Kind::File(a), Kind::File(b)) => a.object == b.object && a.exec == b.exec,
+            (Kind::Symlink(a), Kind::Symlink(b)) => a == b,
+            _ => false,
+        }
+    }
+}

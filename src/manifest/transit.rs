@@ -1,0 +1,1 @@
+//! How the difference of two manifests travels.

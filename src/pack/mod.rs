@@ -1,0 +1,1 @@
+//! The blocks and packs in which content travels.

@@ -1,0 +1,412 @@
+//! Validated names: paths inside a content tree, symlink targets, sites.
+//!
+//! Whatever holds one of these types may use it as a path below a root
+//! without a further check. Refuses to know what is on any disk.
+
+use std::borrow::Borrow;
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+use unicode_normalization::UnicodeNormalization as _;
+
+/// Longest component, in bytes: the limit of ext4, XFS, btrfs and APFS.
+pub const MAX_COMPONENT_BYTES: usize = 255;
+/// Longest path, in bytes.
+pub const MAX_PATH_BYTES: usize = 1024;
+/// Longest site name, in bytes.
+pub const MAX_SITE_BYTES: usize = 64;
+
+/// Why a text is no valid path, target or name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum PathFault {
+    /// Nothing at all.
+    #[error("is empty")]
+    Empty,
+    /// Begins with `/`.
+    #[error("is absolute")]
+    Absolute,
+    /// Has `//`, or ends in `/`.
+    #[error("has an empty component")]
+    EmptyComponent,
+    /// Has a component `.` or `..` where none may stand.
+    #[error("has a component '.' or '..'")]
+    DotComponent,
+    /// Has a control character.
+    #[error("has a control character")]
+    Control,
+    /// Has a backslash, which is a separator to some clients and servers.
+    #[error("has a backslash")]
+    Backslash,
+    /// Has a component over [`MAX_COMPONENT_BYTES`].
+    #[error("has a component over 255 bytes")]
+    LongComponent,
+    /// Is over [`MAX_PATH_BYTES`].
+    #[error("is over 1,024 bytes")]
+    Long,
+    /// Is not UTF-8.
+    #[error("is not UTF-8")]
+    NotUtf8,
+    /// A symlink target that leads out of the tree.
+    #[error("leads out of the tree")]
+    Escapes,
+    /// A symlink target with `..` behind a name, which may pass through another link.
+    #[error("has '..' behind a name, which may escape through another link")]
+    DotDotBehindName,
+    /// A site name with other characters than `a-z 0-9 - _ .`, or beginning with `.` or `-`.
+    #[error("is not of a-z, 0-9, '-', '_', '.' beginning with a letter or digit, at most 64 bytes")]
+    Site,
+}
+
+fn check_component(component: &str) -> Result<(), PathFault> {
+    match component {
+        "" => Err(PathFault::EmptyComponent),
+        "." | ".." => Err(PathFault::DotComponent),
+        long if long.len() > MAX_COMPONENT_BYTES => Err(PathFault::LongComponent),
+        _ => Ok(()),
+    }
+}
+
+fn check_whole(text: &str) -> Result<(), PathFault> {
+    if text.is_empty() {
+        return Err(PathFault::Empty);
+    }
+    if text.len() > MAX_PATH_BYTES {
+        return Err(PathFault::Long);
+    }
+    if text.starts_with('/') {
+        return Err(PathFault::Absolute);
+    }
+    for byte in text.bytes() {
+        match byte {
+            b'\\' => return Err(PathFault::Backslash),
+            0..=0x1f | 0x7f => return Err(PathFault::Control),
+            _ => {}
+        }
+    }
+    // C1 controls steer terminals too; they are two bytes beginning with 0xc2.
+    if !text.is_ascii() && text.chars().any(char::is_control) {
+        return Err(PathFault::Control);
+    }
+    Ok(())
+}
+
+/// A path inside a content tree: UTF-8, relative, `/` between components, no
+/// empty, `.` or `..` component, no control character, no backslash, each
+/// component at most 255 bytes, the whole at most 1,024. Ordered by bytes.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct TreePath(Box<str>);
+
+impl TreePath {
+    /// The path `text`, checked.
+    ///
+    /// # Errors
+    /// The first rule that `text` breaks.
+    pub fn new(text: &str) -> Result<Self, PathFault> {
+        check_whole(text)?;
+        text.split('/').try_for_each(check_component)?;
+        Ok(Self(text.into()))
+    }
+
+    /// The path as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The last component.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        self.0.rsplit_once('/').map_or(&*self.0, |(_, name)| name)
+    }
+
+    /// All but the last component; nothing for a path at the root.
+    #[must_use]
+    pub fn parent(&self) -> Option<&str> {
+        self.0.rsplit_once('/').map(|(parent, _)| parent)
+    }
+
+    /// What follows the last dot of the name, if the dot is neither its first nor its last character.
+    #[must_use]
+    pub fn extension(&self) -> Option<&str> {
+        match self.name().rsplit_once('.') {
+            Some((stem, extension)) if !stem.is_empty() && !extension.is_empty() => Some(extension),
+            _ => None,
+        }
+    }
+
+    /// Whether this is `directory` or lies below it.
+    #[must_use]
+    pub fn is_within(&self, directory: &str) -> bool {
+        self.0.strip_prefix(directory).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    }
+
+    /// What two paths have in common that a file system without regard to
+    /// case or normal form cannot tell apart.
+    #[must_use]
+    pub fn folded(&self) -> String {
+        if self.0.is_ascii() {
+            self.0.to_ascii_lowercase()
+        } else {
+            self.0.nfc().flat_map(char::to_lowercase).nfc().collect()
+        }
+    }
+}
+
+impl fmt::Display for TreePath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for TreePath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.0, f)
+    }
+}
+
+impl Borrow<str> for TreePath {
+    fn borrow(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for TreePath {
+    type Err = PathFault;
+
+    fn from_str(text: &str) -> Result<Self, PathFault> {
+        Self::new(text)
+    }
+}
+
+impl TryFrom<String> for TreePath {
+    type Error = PathFault;
+
+    fn try_from(text: String) -> Result<Self, PathFault> {
+        Self::new(&text)
+    }
+}
+
+impl From<TreePath> for String {
+    fn from(path: TreePath) -> Self {
+        path.0.into()
+    }
+}
+
+/// The target of a symlink in a tree: relative, with `..` at its start only.
+///
+/// Whether it stays inside the tree depends on where the link is: see [`LinkTarget::check_at`].
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct LinkTarget(Box<str>);
+
+impl LinkTarget {
+    /// The target `text`, checked.
+    ///
+    /// # Errors
+    /// The first rule that `text` breaks.
+    pub fn new(text: &str) -> Result<Self, PathFault> {
+        check_whole(text)?;
+        let mut behind_name = false;
+        for component in text.split('/') {
+            match component {
+                ".." if behind_name => return Err(PathFault::DotDotBehindName),
+                ".." => {}
+                "." if text == "." => {}
+                name => {
+                    check_component(name)?;
+                    behind_name = true;
+                }
+            }
+        }
+        Ok(Self(text.into()))
+    }
+
+    /// The target as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Refuses a target that, from a link at `path`, leads out of the tree.
+    ///
+    /// # Errors
+    /// [`PathFault::Escapes`].
+    pub fn check_at(&self, path: &TreePath) -> Result<(), PathFault> {
+        self.destination(path).map(|_| ()).ok_or(PathFault::Escapes)
+    }
+
+    /// Where a link at `path` leads, as text relative to the tree's root
+    /// (empty for the root itself), other links on the way not followed;
+    /// nothing when that is outside of the tree.
+    #[must_use]
+    pub fn destination(&self, path: &TreePath) -> Option<String> {
+        let mut place: Vec<&str> = path.as_str().split('/').collect();
+        place.pop();
+        for component in self.0.split('/') {
+            match component {
+                "." => {}
+                ".." => {
+                    place.pop()?;
+                }
+                name => place.push(name),
+            }
+        }
+        Some(place.join("/"))
+    }
+}
+
+impl fmt::Display for LinkTarget {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for LinkTarget {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.0, f)
+    }
+}
+
+impl TryFrom<String> for LinkTarget {
+    type Error = PathFault;
+
+    fn try_from(text: String) -> Result<Self, PathFault> {
+        Self::new(&text)
+    }
+}
+
+impl From<LinkTarget> for String {
+    fn from(target: LinkTarget) -> Self {
+        target.0.into()
+    }
+}
+
+/// The identity that releases and mirrors agree on.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Site(Box<str>);
+
+impl Site {
+    /// The site `text`, checked.
+    ///
+    /// # Errors
+    /// [`PathFault::Site`].
+    pub fn new(text: &str) -> Result<Self, PathFault> {
+        let fits = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-_.".contains(&byte);
+        let starts_well = text.bytes().next().is_some_and(|first| first.is_ascii_alphanumeric());
+        if !starts_well || text.len() > MAX_SITE_BYTES || !text.bytes().all(fits) {
+            return Err(PathFault::Site);
+        }
+        Ok(Self(text.into()))
+    }
+
+    /// The site as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Site {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl FromStr for Site {
+    type Err = PathFault;
+
+    fn from_str(text: &str) -> Result<Self, PathFault> {
+        Self::new(text)
+    }
+}
+
+impl TryFrom<String> for Site {
+    type Error = PathFault;
+
+    fn try_from(text: String) -> Result<Self, PathFault> {
+        Self::new(&text)
+    }
+}
+
+impl From<Site> for String {
+    fn from(site: Site) -> Self {
+        site.0.into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn good_paths_pass_and_keep_their_text() {
+        for good in ["a", "a/b", "..a", "a..", "...", "é/ü.html", "a b", "a\"b", "x/.well-known/y", &"c".repeat(255)]
+        {
+            assert_eq!(TreePath::new(good).map(String::from), Ok(good.to_owned()));
+        }
+    }
+
+    #[test]
+    fn each_rule_refuses_its_offender() {
+        let long = format!("{}/x", "c".repeat(256));
+        let longer = vec!["abcdefg"; 129].join("/");
+        for (bad, fault) in [
+            ("", PathFault::Empty),
+            ("/a", PathFault::Absolute),
+            ("a//b", PathFault::EmptyComponent),
+            ("a/", PathFault::EmptyComponent),
+            (".", PathFault::DotComponent),
+            ("a/../b", PathFault::DotComponent),
+            ("a\nb", PathFault::Control),
+            ("a\u{7f}", PathFault::Control),
+            ("a\u{9b}31m", PathFault::Control),
+            ("a\\b", PathFault::Backslash),
+            (&long, PathFault::LongComponent),
+            (&longer, PathFault::Long),
+        ] {
+            assert_eq!(TreePath::new(bad), Err(fault), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn link_targets_stay_inside_or_are_refused() {
+        let link = TreePath::new("docs/latest").unwrap();
+        let at = |target: &str| LinkTarget::new(target).and_then(|target| target.check_at(&link).map(|()| target));
+        for good in ["v1", "../docs/v1", "../x", "v1/sub", ".."] {
+            assert!(at(good).is_ok(), "{good}");
+        }
+        assert_eq!(at("../../x"), Err(PathFault::Escapes));
+        assert_eq!(at("x/up/../f"), Err(PathFault::DotDotBehindName));
+        assert_eq!(at("/etc"), Err(PathFault::Absolute));
+        assert_eq!(at("../x").unwrap().destination(&link).as_deref(), Some("x"));
+        assert_eq!(at("..").unwrap().destination(&link).as_deref(), Some(""));
+    }
+
+    #[test]
+    fn folding_joins_case_and_normal_form() {
+        let fold = |text: &str| TreePath::new(text).unwrap().folded();
+        assert_eq!(fold("A/É"), fold("a/e\u{301}"));
+        assert_ne!(fold("a"), fold("b"));
+    }
+
+    #[test]
+    fn sites_are_plain_words() {
+        for good in ["default", "docs.example", "a-b_c9", "9"] {
+            assert!(Site::new(good).is_ok(), "{good}");
+        }
+        for bad in ["", ".a", "-a", "A", "a/b", "a b", &"a".repeat(65)] {
+            assert_eq!(Site::new(bad), Err(PathFault::Site), "{bad}");
+        }
+    }
+
+    #[test]
+    fn extension_needs_a_stem() {
+        let extension = |text: &str| TreePath::new(text).unwrap().extension().map(str::to_owned);
+        assert_eq!(extension("a/b.tar.gz").as_deref(), Some("gz"));
+        assert_eq!(extension("a.b/c"), None);
+        assert_eq!(extension(".htaccess"), None);
+    }
+}

@@ -1,0 +1,90 @@
+//! Unsigned LEB128 integers, the only number encoding of our binary formats
+//! (packs, manifest changes, the stat cache).
+//!
+//! One number has one encoding: superfluous zero groups are refused, so that
+//! what was read can only be written back as the same bytes.
+
+use std::io::{self, Read};
+
+/// Bytes of the longest encoding.
+pub const MAX_BYTES: usize = 10;
+
+/// Appends `value`.
+#[expect(clippy::cast_possible_truncation, reason = "the low seven bits are what is wanted")]
+pub fn push(mut value: u64, out: &mut Vec<u8>) {
+    while value >= 0x80 {
+        out.push(value as u8 | 0x80);
+        value >>= 7;
+    }
+    out.push(value as u8);
+}
+
+fn step(value: &mut u64, index: usize, byte: u8) -> io::Result<bool> {
+    let last = index == MAX_BYTES - 1;
+    if (last && byte > 1) || (index > 0 && byte == 0) {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "number is not canonical LEB128"));
+    }
+    *value |= u64::from(byte & 0x7f) << (7 * index);
+    Ok(byte & 0x80 == 0)
+}
+
+/// Takes one number off the front of `input`.
+///
+/// # Errors
+/// `InvalidData` for an encoding that is not the shortest or over 64 bits,
+/// `UnexpectedEof` for one that is cut.
+pub fn take(input: &mut &[u8]) -> io::Result<u64> {
+    let mut value = 0;
+    for index in 0..MAX_BYTES {
+        let (&byte, rest) = input.split_first().ok_or(io::ErrorKind::UnexpectedEof)?;
+        *input = rest;
+        if step(&mut value, index, byte)? {
+            break;
+        }
+    }
+    Ok(value)
+}
+
+/// Reads one number. Give it a buffered reader: it reads single bytes.
+///
+/// # Errors
+/// As [`take`], and those of `reader`.
+pub fn read(reader: &mut impl Read) -> io::Result<u64> {
+    let mut value = 0;
+    for index in 0..MAX_BYTES {
+        let mut byte = [0];
+        reader.read_exact(&mut byte)?;
+        if step(&mut value, index, byte[0])? {
+            break;
+        }
+    }
+    Ok(value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_power_of_two_round_trips() {
+        for shift in 0..64 {
+            for value in [1u64 << shift, (1u64 << shift) - 1, u64::MAX >> shift] {
+                let mut bytes = Vec::new();
+                push(value, &mut bytes);
+                assert!(bytes.len() <= MAX_BYTES);
+                assert_eq!(read(&mut &bytes[..]).unwrap(), value);
+                let mut input = &bytes[..];
+                assert_eq!(take(&mut input).unwrap(), value);
+                assert!(input.is_empty());
+            }
+        }
+    }
+
+    #[test]
+    fn second_spellings_overflow_and_cuts_are_refused() {
+        for wrong in [&[0x80, 0x00][..], &[0xff; 10], &[0x80], &[], &[0x81, 0x80, 0x00]] {
+            assert!(take(&mut &wrong[..]).is_err(), "{wrong:?}");
+            assert!(read(&mut &wrong[..]).is_err(), "{wrong:?}");
+        }
+    }
+}
