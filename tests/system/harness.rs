@@ -1,0 +1,209 @@
+//! Runs the program in a world of its own: home, cache, trees and mirrors in
+//! one directory that goes with the test, and nothing of the caller's environment.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::os::unix::process::ExitStatusExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus, Output, Stdio};
+
+use tempfile::TempDir;
+
+use crate::checker::{self, Served};
+use crate::trees::Tree;
+
+/// A directory for a test; in memory where there is such a file system.
+pub(crate) fn scratch() -> TempDir {
+    let given = std::env::var_os("HEADWATER_TEST_DIR").map(PathBuf::from);
+    let memory = || Some(PathBuf::from("/dev/shm")).filter(|path| path.is_dir());
+    let parent = given.or_else(memory).unwrap_or_else(std::env::temp_dir);
+    // Removed by `tempfile` also if the test fails; a kill of the whole test leaves it.
+    tempfile::Builder::new().prefix("headwater-test-").tempdir_in(parent).unwrap()
+}
+
+/// Everything that one test touches.
+#[derive(Debug)]
+pub(crate) struct World {
+    dir: TempDir,
+}
+
+impl World {
+    /// An empty one.
+    pub(crate) fn new() -> Self {
+        let world = Self { dir: scratch() };
+        for name in ["home", "cache"] {
+            fs::create_dir(world.path(name)).unwrap();
+        }
+        world
+    }
+
+    /// The path of something in it.
+    pub(crate) fn path(&self, name: impl AsRef<Path>) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// The same as text, for arguments.
+    pub(crate) fn at(&self, name: &str) -> String {
+        self.path(name).into_os_string().into_string().unwrap()
+    }
+
+    /// Writes a content tree.
+    pub(crate) fn write(&self, name: &str, tree: &Tree) {
+        tree.write_to(&self.path(name));
+    }
+
+    /// The program, about to run in this world.
+    pub(crate) fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_headwater"));
+        self.isolate(&mut command);
+        command.args(arguments);
+        command
+    }
+
+    /// Gives a command this world's environment, and nothing else: no CI variables, no locale.
+    pub(crate) fn isolate(&self, command: &mut Command) {
+        command.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default());
+        command.env("HOME", self.path("home")).env("XDG_CACHE_HOME", self.path("cache")).env("LC_ALL", "C");
+        command.current_dir(self.dir.path()).stdin(Stdio::null());
+    }
+
+    /// Runs the program to its end.
+    pub(crate) fn run(&self, arguments: &[&str]) -> Outcome {
+        Outcome::of(&mut self.command(arguments))
+    }
+
+    /// Runs it with a fault armed (debug builds only).
+    pub(crate) fn run_with_fault(&self, fault: &str, arguments: &[&str]) -> Outcome {
+        Outcome::of(self.command(arguments).env("HEADWATER_FAULT", fault))
+    }
+
+    /// Pushes a tree to mirrors, all named relative to this world.
+    pub(crate) fn push(&self, tree: &str, mirrors: &[&str], flags: &[&str]) -> Outcome {
+        let places: Vec<String> = std::iter::once(&tree).chain(mirrors).map(|name| self.at(name)).collect();
+        let arguments: Vec<&str> = std::iter::once("push").chain(places.iter().map(|place| &**place)).collect();
+        self.run(&[&arguments, flags].concat())
+    }
+
+    /// Writes a tree, pushes it to mirrors and expects success and the truth of it.
+    pub(crate) fn publish(&self, tree: &Tree, mirrors: &[&str], flags: &[&str]) -> Served {
+        self.write("tree", tree);
+        self.push("tree", mirrors, flags).expect(&[0]);
+        let served: Vec<Served> = mirrors.iter().map(|mirror| self.served(mirror)).collect();
+        for served in &served {
+            checker::check_equals_tree(served, &self.path("tree")).unwrap();
+        }
+        served.into_iter().next().expect("a mirror")
+    }
+
+    /// What a mirror serves, all of it checked.
+    pub(crate) fn served(&self, mirror: &str) -> Served {
+        checker::check_store(&self.path(mirror)).unwrap_or_else(|faults| panic!("{mirror}: {faults:#?}"))
+    }
+
+    /// Keeps a copy of `name` (hard links, times and modes too) for [`World::restore`].
+    pub(crate) fn save(&self, name: &str) {
+        copy(&self.path(name), &self.path(format!("saved-{name}")));
+    }
+
+    /// Brings `name` back to what was saved.
+    pub(crate) fn restore(&self, name: &str) {
+        copy(&self.path(format!("saved-{name}")), &self.path(name));
+    }
+}
+
+/// Makes `to` a copy of `from`: hard links, times, modes. Nothing if there is no `from`.
+pub(crate) fn copy(from: &Path, to: &Path) {
+    if to.exists() {
+        fs::remove_dir_all(to).unwrap();
+    }
+    if from.exists() {
+        shell("cp", &["-a".as_ref(), from.as_os_str(), to.as_os_str()]);
+    }
+}
+
+/// Runs a program of the system and expects it to succeed.
+pub(crate) fn shell(program: &str, arguments: &[&OsStr]) -> String {
+    let output = Command::new(program).args(arguments).output().unwrap();
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    assert!(output.status.success(), "{program} {arguments:?}: {}{}", text(&output.stdout), text(&output.stderr));
+    text(&output.stdout)
+}
+
+/// How a run ended.
+#[derive(Debug)]
+pub(crate) struct Outcome {
+    what: String,
+    status: ExitStatus,
+    /// What it wrote to stdout.
+    pub(crate) stdout: String,
+    /// What it wrote to stderr.
+    pub(crate) stderr: String,
+}
+
+impl Outcome {
+    /// Runs `command` to its end.
+    pub(crate) fn of(command: &mut Command) -> Self {
+        let output = command.output().unwrap();
+        Self::from(format!("{command:?}"), output)
+    }
+
+    /// The outcome of a process that was started elsewhere.
+    pub(crate) fn from(what: String, output: Output) -> Self {
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("output is UTF-8");
+        Self { what, status: output.status, stdout: text(output.stdout), stderr: text(output.stderr) }
+    }
+
+    /// The exit code; nothing when a signal ended it.
+    pub(crate) fn code(&self) -> Option<i32> {
+        self.status.code()
+    }
+
+    /// Whether SIGKILL ended it.
+    pub(crate) fn was_killed(&self) -> bool {
+        self.status.signal() == Some(9)
+    }
+
+    /// Stops the test unless the exit code is one of these.
+    #[track_caller]
+    pub(crate) fn expect(self, codes: &[i32]) -> Self {
+        assert!(self.code().is_some_and(|code| codes.contains(&code)), "expected exit code {codes:?}: {self}");
+        self
+    }
+
+    /// The steps that a run with the fault `count` told.
+    #[cfg(debug_assertions)]
+    pub(crate) fn steps(&self) -> u64 {
+        let line = self.stderr.lines().find_map(|line| line.strip_prefix("steps: "));
+        line.unwrap_or_else(|| panic!("no steps were told: {self}")).trim().parse().unwrap()
+    }
+}
+
+impl std::fmt::Display for Outcome {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        writeln!(f, "{}\n{}", self.what, self.status)?;
+        writeln!(f, "--- stdout\n{}--- stderr\n{}", self.stdout, self.stderr)
+    }
+}
+
+/// The events in a file that `--events` wrote; a last line cut by a kill is left out.
+pub(crate) fn events(path: &Path) -> Vec<serde_json::Value> {
+    let text = fs::read_to_string(path).unwrap_or_default();
+    text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+}
+
+/// What identifies a tree of files from outside of it: names, kinds, owners, times, number of links, bytes.
+pub(crate) fn fingerprint(root: &Path) -> Vec<String> {
+    use std::os::unix::fs::MetadataExt as _;
+    let meta = root.symlink_metadata().unwrap();
+    // ctime changes with every chmod, link, rename and write, also with those that restore the rest.
+    let times = (meta.mtime(), meta.mtime_nsec(), meta.ctime(), meta.ctime_nsec());
+    let mut lines = vec![format!("{} {:o} {} {times:?}", root.display(), meta.mode(), meta.nlink())];
+    if meta.is_dir() {
+        let mut names: Vec<PathBuf> = fs::read_dir(root).unwrap().map(|entry| entry.unwrap().path()).collect();
+        names.sort();
+        lines.extend(names.iter().flat_map(|name| fingerprint(name)));
+    } else if meta.is_file() {
+        lines.push(blake3::hash(&fs::read(root).unwrap()).to_hex().to_string());
+    }
+    lines
+}
