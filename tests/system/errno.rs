@@ -1,0 +1,98 @@
+//! G4, G5: each change of the disk fails once, with a full disk and with a broken one.
+
+use crate::harness::Outcome;
+use crate::scenario::{Kind, Scenario, Side};
+
+const EIO: i32 = 5;
+const ENOSPC: i32 = 28;
+
+/// No success that is none, no panic, no signal.
+fn check(scenario: &Scenario, outcome: &Outcome, fault: &str) -> Side {
+    let kind = scenario.kind;
+    let side = scenario.judge().unwrap_or_else(|faults| panic!("{kind:?}, {fault}: {faults:#?}\n{outcome}"));
+    match outcome.code() {
+        Some(0) => assert_eq!(side, Side::New, "{kind:?}, {fault}: success was told\n{outcome}"),
+        Some(101) | None => panic!("{kind:?}, {fault}: {outcome}"),
+        Some(_) => assert!(!outcome.stderr.is_empty(), "{kind:?}, {fault}: failed without a word\n{outcome}"),
+    }
+    side
+}
+
+/// Lets each step fail in turn. Answers how often the new release was served although failure was told.
+fn fail_everywhere(kind: Kind, errno: i32) -> usize {
+    let scenario = Scenario::new(kind);
+    let places = ["mirror", "cache"];
+    places.iter().for_each(|place| scenario.world.save(place));
+    let steps = scenario.steps();
+    let mut late = 0;
+    for step in 1..=steps {
+        places.iter().for_each(|place| scenario.world.restore(place));
+        let fault = format!("errno={errno}@{step}");
+        let outcome = scenario.run(Some(&fault));
+        let side = check(&scenario, &outcome, &fault);
+        late += usize::from(side == Side::New && outcome.code() != Some(0));
+        scenario.finish().unwrap_or_else(|what| panic!("{kind:?}, {fault}: {what}"));
+    }
+    late
+}
+
+fn fails_cleanly(kind: Kind) {
+    for errno in [ENOSPC, EIO] {
+        let late = fail_everywhere(kind, errno);
+        // Between the switch and the answer there is the sync of the switch, and nothing else that may fail a push.
+        assert!(kind == Kind::Prune || late <= 2, "{kind:?}: {late} failures told behind the switch");
+    }
+}
+
+#[test]
+fn first_push_with_any_step_failing_fails_cleanly() {
+    fails_cleanly(Kind::FirstPush);
+}
+
+#[test]
+fn update_with_any_step_failing_serves_the_old_release() {
+    fails_cleanly(Kind::Update);
+}
+
+#[test]
+fn deletion_with_any_step_failing_serves_the_old_release() {
+    fails_cleanly(Kind::Deletion);
+}
+
+#[test]
+fn rollback_with_any_step_failing_serves_the_old_release() {
+    fails_cleanly(Kind::Rollback);
+}
+
+#[test]
+fn prune_with_any_step_failing_serves_the_same() {
+    fails_cleanly(Kind::Prune);
+}
+
+#[test]
+fn a_failed_sync_is_final() {
+    for kind in [Kind::FirstPush, Kind::Update, Kind::Rollback] {
+        for op in ["sync", "sync file system"] {
+            let scenario = Scenario::new(kind);
+            let fault = format!("errno={EIO}@{op}");
+            let outcome = scenario.run(Some(&fault));
+            let side = check(&scenario, &outcome, &fault);
+            assert_ne!(outcome.code(), Some(0), "{kind:?}, {op}: {outcome}");
+            assert_ne!(side, Side::New, "{kind:?}, {op}: switched to what is not durable\n{outcome}");
+            scenario.finish().unwrap();
+        }
+    }
+}
+
+#[test]
+fn a_disk_that_fails_every_operation_of_a_kind_serves_the_old_release() {
+    for op in ["create", "create directory", "write", "link", "rename", "create link", "set time of", "set mode of"] {
+        for errno in [ENOSPC, EIO] {
+            let scenario = Scenario::new(Kind::Update);
+            let fault = format!("errno={errno}@{op}");
+            let outcome = scenario.run(Some(&fault));
+            check(&scenario, &outcome, &fault);
+            scenario.finish().unwrap();
+        }
+    }
+}

@@ -1,0 +1,85 @@
+//! G1, G3, G18: kill -9 before every single change of the disk.
+
+use crate::checker;
+use crate::scenario::{Kind, Scenario, Side};
+
+/// Kills the command before each of its steps, judges what is left, and does it again.
+/// Answers the number of steps, or what went wrong first.
+fn kill_everywhere(kind: Kind, sabotage: &str) -> Result<u64, String> {
+    let scenario = Scenario::new(kind);
+    let places = ["mirror", "cache"];
+    places.iter().for_each(|place| scenario.world.save(place));
+    let steps = scenario.steps();
+    let (mut sides, mut killed) = (Vec::new(), 0);
+    // Threads may need a step more or less from run to run; the loop ends where nothing is left to kill.
+    for step in 1..=steps + 50 {
+        places.iter().for_each(|place| scenario.world.restore(place));
+        let outcome = scenario.run(Some(&format!("{sabotage}kill@{step}")));
+        let fail = |what: String| format!("{kind:?}, kill at step {step} of {steps}: {what}\n{outcome}");
+        if !outcome.was_killed() {
+            assert_eq!(outcome.code(), Some(0), "{outcome}");
+            break;
+        }
+        killed = step;
+        let side = scenario.judge().map_err(|faults| fail(format!("{faults:#?}")))?;
+        scenario.finish().map_err(fail)?;
+        sides.push(side);
+    }
+    assert!(killed + 5 >= steps, "only {killed} of {steps} steps were reached");
+    assert!(sides.contains(&Side::New), "{kind:?}: never killed behind the switch");
+    assert!(kind == Kind::Prune || sides[0] != Side::New, "{kind:?}: never killed before the switch");
+    Ok(steps)
+}
+
+fn survives(kind: Kind) {
+    match kill_everywhere(kind, "") {
+        Ok(steps) => println!("{kind:?}: {steps} steps"),
+        Err(fault) => panic!("{fault}"),
+    }
+}
+
+#[test]
+fn first_push_killed_anywhere_leaves_nothing_or_all() {
+    survives(Kind::FirstPush);
+}
+
+#[test]
+fn update_killed_anywhere_leaves_the_old_or_the_new_release() {
+    survives(Kind::Update);
+}
+
+#[test]
+fn deletion_killed_anywhere_leaves_the_old_or_the_new_release() {
+    survives(Kind::Deletion);
+}
+
+#[test]
+fn rollback_killed_anywhere_leaves_the_old_or_the_new_release() {
+    survives(Kind::Rollback);
+}
+
+#[test]
+fn prune_killed_anywhere_serves_the_same() {
+    survives(Kind::Prune);
+}
+
+#[test]
+fn repair_killed_anywhere_damages_nothing_more() {
+    survives(Kind::Repair);
+}
+
+#[test]
+fn a_link_replaced_by_unlinking_it_first_is_noticed() {
+    let fault = kill_everywhere(Kind::Update, "unlink-before-rename,").expect_err("this harness sees nothing");
+    assert!(fault.contains("current: gone"), "{fault}");
+}
+
+#[test]
+fn pruning_leaves_only_what_kept_releases_need() {
+    let scenario = Scenario::new(Kind::Prune);
+    scenario.run(None).expect(&[0]);
+    let records = checker::records(&scenario.mirror);
+    let needed = records.values().flat_map(|record| checker::manifest(&scenario.mirror, &record.manifest).unwrap());
+    let needed = needed.filter_map(|line| line.object).collect();
+    assert_eq!(checker::object_names(&scenario.mirror), needed);
+}

@@ -1,0 +1,68 @@
+//! G6: what arrived whole is not sent again, whoever pushes next.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+
+use crate::checker;
+use crate::harness::{World, events};
+use crate::trees::{Rng, Tree};
+
+/// Enough that does not compress for several packs of at most 32 MiB.
+fn large(rng: &mut Rng) -> Tree {
+    (0..24).fold(Tree::small(), |tree, number| {
+        let length = 3_500_000 + rng.below(1_000_000);
+        tree.file(&format!("large/{number}.bin"), rng.bytes(length))
+    })
+}
+
+/// The pack ids in events of this kind.
+fn packs(path: &Path, kind: &str) -> BTreeSet<String> {
+    let of_kind = |event: &serde_json::Value| event["event"] == kind;
+    events(path).iter().filter(|event| of_kind(event)).map(|event| event["pack"].as_str().unwrap().into()).collect()
+}
+
+/// The packs that a mirror's quarantine says it holds.
+fn held_on_disk(mirror: &Path) -> BTreeSet<String> {
+    let Ok(keys) = fs::read_dir(mirror.join(".headwater/incoming")) else { return BTreeSet::new() };
+    let held = keys.filter_map(|key| fs::read_dir(key.unwrap().path().join("held")).ok());
+    held.flatten().map(|name| name.unwrap().file_name().into_string().unwrap()).collect()
+}
+
+#[test]
+fn whole_packs_are_not_sent_again_by_another_origin() {
+    let world = World::new();
+    let mut rng = Rng::new(crate::trees::seed());
+    world.write("tree", &large(&mut rng));
+    world.push("tree", &["whole"], &["--events", &world.at("whole.events")]).expect(&[0]);
+    let all = packs(&world.path("whole.events"), "pack_sent");
+    assert!(all.len() >= 3, "one pack proves nothing: {all:?}");
+    let content = world.served("whole").record.content;
+    crate::harness::copy(&world.path("tree"), &world.path("copy"));
+    let count = world.run_with_fault("count", &["push", &world.at("tree"), &world.at("counted")]);
+    let steps = count.expect(&[0]).steps();
+    fs::remove_dir_all(world.path("counted")).unwrap();
+
+    let mut resumed = 0;
+    for tenth in 1..10 {
+        fs::remove_dir_all(world.path("mirror")).ok();
+        fs::remove_dir_all(world.path("elsewhere")).ok();
+        let fault = format!("kill@{}", steps * tenth / 10);
+        let cut = world.run_with_fault(&fault, &["push", &world.at("tree"), &world.at("mirror")]);
+        assert!(cut.was_killed(), "{fault}: {cut}");
+        let held = held_on_disk(&world.path("mirror"));
+
+        let log = world.path(format!("{tenth}.events"));
+        let flags = ["--events", log.to_str().unwrap(), "--cache", &world.at("elsewhere")];
+        world.push("copy", &["mirror"], &flags).expect(&[0]);
+        if world.served("mirror").record.sequence == 1 && !held.is_empty() {
+            assert_eq!(packs(&log, "pack_held"), held, "{fault}");
+            assert_eq!(packs(&log, "pack_sent"), &all - &held, "{fault}");
+            resumed += 1;
+        }
+        let served = world.served("mirror");
+        assert_eq!(served.record.content, content, "{fault}");
+        checker::check_equals_tree(&served, &world.path("tree")).unwrap();
+    }
+    assert!(resumed >= 2, "never cut between two packs");
+}
