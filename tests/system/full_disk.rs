@@ -1,0 +1,170 @@
+//! G5: no space, no inodes, no descriptors, no large files: a clear error,
+//! the old release served, space given back, and the next push needs no repair.
+
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::checker::{self, Served};
+use crate::harness::{Outcome, World, shell};
+use crate::trees::{Rng, Tree};
+
+/// A push under a limit that `sh` sets first.
+fn push_limited(world: &World, limit: &str) -> Outcome {
+    let mut command = Command::new("sh");
+    world.isolate(&mut command);
+    command.arg("-c").arg(format!("{limit}; exec \"$0\" \"$@\"")).arg(env!("CARGO_BIN_EXE_headwater"));
+    Outcome::of(command.args(["push", &world.at("tree"), &world.at("mirror")]))
+}
+
+/// A mirror with a release, and a larger tree to push.
+fn prepare() -> (World, Served) {
+    let world = World::new();
+    let old = world.publish(&Tree::small(), &["mirror"], &[]);
+    let mut rng = Rng::new(5);
+    let larger =
+        (0..40).fold(Tree::small(), |tree, number| tree.file(&format!("more/{number}.bin"), rng.bytes(40_000)));
+    world.write("tree", &larger);
+    (world, old)
+}
+
+/// Success is the truth; failure is told in words and left the old release. Answers whether it was success.
+fn judge(world: &World, old: &Served, outcome: &Outcome) -> bool {
+    let served = world.served("mirror");
+    let is_success = outcome.code() == Some(0);
+    if is_success {
+        checker::check_equals_tree(&served, &world.path("tree")).unwrap();
+    } else {
+        assert_ne!(outcome.code(), Some(101), "{outcome}");
+        assert_eq!(served, *old, "{outcome}");
+    }
+    is_success
+}
+
+#[test]
+fn too_few_descriptors_fail_in_words_or_suffice() {
+    let mut failed = 0;
+    for limit in [12, 16, 20, 24, 32, 40, 64, 256] {
+        let (world, old) = prepare();
+        let outcome = push_limited(&world, &format!("ulimit -n {limit}"));
+        if !judge(&world, &old, &outcome) {
+            failed += 1;
+            assert!(outcome.stderr.contains("open files"), "{limit}: {outcome}");
+            world.push("tree", &["mirror"], &[]).expect(&[0]);
+        }
+        checker::check_equals_tree(&world.served("mirror"), &world.path("tree")).unwrap();
+    }
+    assert!(failed < 8, "not even 256 descriptors suffice");
+}
+
+#[test]
+fn files_over_the_limit_fail_in_words() {
+    let (world, old) = prepare();
+    // In blocks of 512 bytes; the signal is ignored, as in a service manager, so that writes fail instead.
+    let outcome = push_limited(&world, "trap '' XFSZ; ulimit -f 40");
+    assert!(!judge(&world, &old, &outcome), "{outcome}");
+    assert!(outcome.stderr.contains("too large"), "{outcome}");
+    world.push("tree", &["mirror"], &[]).expect(&[0]);
+    checker::check_equals_tree(&world.served("mirror"), &world.path("tree")).unwrap();
+}
+
+#[test]
+fn a_signal_for_too_large_a_file_is_like_a_kill() {
+    let (world, old) = prepare();
+    let outcome = push_limited(&world, "ulimit -f 40");
+    assert!(!judge(&world, &old, &outcome), "{outcome}");
+    world.push("tree", &["mirror"], &[]).expect(&[0]);
+    checker::check_equals_tree(&world.served("mirror"), &world.path("tree")).unwrap();
+}
+
+/// A small file system in memory.
+struct Small(PathBuf);
+
+impl Small {
+    fn mount(path: &Path, options: &str) -> Self {
+        std::fs::create_dir_all(path).unwrap();
+        shell(
+            "mount",
+            &["-t", "tmpfs", "-o", options, "tmpfs"]
+                .map(OsStr::new)
+                .iter()
+                .copied()
+                .chain([path.as_os_str()])
+                .collect::<Vec<_>>(),
+        );
+        Self(path.to_owned())
+    }
+
+    fn remount(&self, options: &str) {
+        shell("mount", &["-o".as_ref(), format!("remount,{options}").as_ref(), self.0.as_os_str()]);
+    }
+
+    /// Bytes and inodes in use.
+    fn used(&self) -> (u64, u64) {
+        let stat = rustix::fs::statvfs(&self.0).unwrap();
+        ((stat.f_blocks - stat.f_bfree) * stat.f_frsize, stat.f_files - stat.f_ffree)
+    }
+}
+
+impl Drop for Small {
+    fn drop(&mut self) {
+        Command::new("umount").arg("-l").arg(&self.0).status().ok();
+    }
+}
+
+/// Pushes what does not fit; everything must be as before. Then makes room.
+fn overflows(options: &str, room: &str, words: &[&str]) {
+    let world = World::new();
+    let small = Small::mount(&world.path("disk"), options);
+    let old = world.publish(&Tree::small(), &["disk/mirror"], &[]);
+    let before = small.used();
+    let mut rng = Rng::new(5);
+    let larger = (0..900).fold(Tree::small(), |tree, number| tree.file(&format!("more/{number}.bin"), rng.bytes(4000)));
+    world.write("tree", &larger);
+    for _ in 0..3 {
+        let outcome = world.push("tree", &["disk/mirror"], &[]).expect(&[4]);
+        assert!(words.iter().all(|word| outcome.stderr.contains(word)), "{words:?}: {outcome}");
+        assert_eq!(world.served("disk/mirror"), old);
+        let after = small.used();
+        assert!(after.0 <= before.0 + 64 * 1024 && after.1 <= before.1 + 8, "{before:?} became {after:?}");
+    }
+    small.remount(room);
+    world.push("tree", &["disk/mirror"], &[]).expect(&[0]);
+    checker::check_equals_tree(&world.served("disk/mirror"), &world.path("tree")).unwrap();
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_full_disk_is_told_before_anything_is_written() {
+    overflows("size=3m", "size=30m", &["space"]);
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_disk_without_inodes_is_told_before_anything_is_written() {
+    overflows("size=30m,nr_inodes=700", "nr_inodes=7000", &["inodes"]);
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_disk_that_fills_up_meanwhile_gives_its_space_back() {
+    let world = World::new();
+    let small = Small::mount(&world.path("disk"), "size=40m");
+    let old = world.publish(&Tree::small(), &["disk/mirror"], &[]);
+    let mut rng = Rng::new(5);
+    let larger =
+        (0..8).fold(Tree::small(), |tree, number| tree.file(&format!("more/{number}.bin"), rng.bytes(1 << 20)));
+    world.write("tree", &larger);
+    let before = small.used();
+    // Every write fails from here on, as if others had taken the last block since the check.
+    let arguments = ["push", &world.at("tree"), &world.at("disk/mirror")];
+    let outcome = world.run_with_fault("errno=28@write", &arguments);
+    if cfg!(debug_assertions) {
+        let outcome = outcome.expect(&[4]);
+        assert!(outcome.stderr.contains("space"), "{outcome}");
+        assert_eq!(world.served("disk/mirror"), old);
+        assert!(small.used().0 <= before.0 + 64 * 1024, "{before:?} became {:?}", small.used());
+    }
+    world.push("tree", &["disk/mirror"], &[]).expect(&[0]);
+    checker::check_equals_tree(&world.served("disk/mirror"), &world.path("tree")).unwrap();
+}
