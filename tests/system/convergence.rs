@@ -1,0 +1,126 @@
+//! G17, G20: whatever happened to two mirrors in whatever order, the next
+//! push makes them the same, and no step on the way leaves less than a whole release.
+
+use crate::checker::{self, Served};
+use crate::harness::{Outcome, World};
+use crate::trees::{Rng, Tree};
+
+const MIRRORS: [&str; 2] = ["one", "two"];
+
+/// Paths that web pages may still ask for stay; the rest goes. Default rules: not for pages and data.
+fn check_retired(before: &Served, after: &Served) {
+    const GO_AT_ONCE: [&str; 5] = [".html", ".htm", ".xml", ".json", ".txt"];
+    for path in before.items.keys() {
+        let name = path.rsplit('/').next().unwrap();
+        let goes = GO_AT_ONCE.iter().any(|end| name.ends_with(end)) || !name.contains('.');
+        let below = format!("{path}/");
+        let conflicts = after.items.keys().any(|other| other.starts_with(&below))
+            || path.match_indices('/').any(|(at, _)| after.items.contains_key(&path[..at]));
+        let is_kept = after.items.contains_key(path);
+        assert!(is_kept || goes || conflicts, "{path} is gone at once");
+        assert!(!is_kept || !goes || after.items[path].is_live(), "{path} is kept");
+    }
+}
+
+/// One random thing. Answers what, and how it went.
+fn happen(world: &World, tree: &mut Tree, rng: &mut Rng) -> (String, Option<Outcome>) {
+    let one = rng.pick(&MIRRORS);
+    let other = if one == "one" { "two" } else { "one" };
+    let (place, source) = (world.at(one), world.at(other));
+    match rng.below(12) {
+        0..=3 => {
+            let changes: Vec<String> = (0..1 + rng.below(5)).map(|_| tree.mutate(rng)).collect();
+            world.write("tree", tree);
+            (changes.join(", "), None)
+        }
+        4 | 5 => {
+            let before = MIRRORS.map(|mirror| checker::state(&world.path(mirror)).unwrap());
+            let outcome = world.push("tree", &MIRRORS, &["--again"]).expect(&[0]);
+            let after = agree(world);
+            if let [Some(a), Some(b)] = before
+                && a == b
+            {
+                check_retired(&a, &after);
+            }
+            ("push to both".into(), Some(outcome))
+        }
+        6 | 7 => (format!("push to {one}"), Some(world.push("tree", &[one], &["--again"]).expect(&[0]))),
+        8 => {
+            let records = checker::records(&world.path(one));
+            let sequences: Vec<u64> = records.values().map(|record| record.sequence).collect();
+            if sequences.is_empty() {
+                return ("nothing".into(), None);
+            }
+            let to = rng.pick(&sequences).to_string();
+            (format!("rollback {one} to {to}"), Some(world.run(&["rollback", &place, "--to", &to]).expect(&[0])))
+        }
+        9 => {
+            let keep = (1 + rng.below(3)).to_string();
+            let has_store = world.path(one).exists();
+            let outcome = has_store.then(|| world.run(&["prune", &place, "--keep", &keep]).expect(&[0]));
+            (format!("prune {one} to {keep}"), outcome)
+        }
+        10 => {
+            // The source may be older, or of another line: refusing is right then, and what is served stays whole.
+            let outcome = world.run(&["push", "--from", &source, &place, "--again"]);
+            assert!(!matches!(outcome.code(), None | Some(101)), "{outcome}");
+            (format!("push from {other} to {one}"), Some(outcome))
+        }
+        _ => kill_or_forget(world, rng, one),
+    }
+}
+
+fn kill_or_forget(world: &World, rng: &mut Rng, mirror: &str) -> (String, Option<Outcome>) {
+    if rng.chance(50) {
+        std::fs::remove_dir_all(world.path("cache")).unwrap();
+        return ("lose the cache".into(), None);
+    }
+    let fault = format!("kill@{}", 1 + rng.below(150));
+    let outcome = world.run_with_fault(&fault, &["push", &world.at("tree"), &world.at(mirror), "--again"]);
+    assert!(outcome.was_killed() || outcome.code() == Some(0), "{outcome}");
+    (format!("{fault} of a push to {mirror}"), Some(outcome))
+}
+
+/// Both mirrors serve the same, which is the tree.
+fn agree(world: &World) -> Served {
+    let [one, two] = MIRRORS.map(|mirror| world.served(mirror));
+    assert_eq!(one, two);
+    checker::check_equals_tree(&one, &world.path("tree")).unwrap();
+    one
+}
+
+fn converges(seed: u64, steps: usize) {
+    let mut rng = Rng::new(seed);
+    let world = World::new();
+    let mut tree = Tree::random(&mut rng, 15);
+    world.write("tree", &tree);
+    let mut story = Vec::new();
+    for _ in 0..steps {
+        let (what, outcome) = happen(&world, &mut tree, &mut rng);
+        story.push(what);
+        for mirror in MIRRORS {
+            let told = || outcome.as_ref().map_or_else(String::new, ToString::to_string);
+            let state = checker::state(&world.path(mirror));
+            assert!(state.is_ok(), "seed {seed}, {story:#?}\n{mirror}: {state:#?}\n{}", told());
+        }
+    }
+    let outcome = world.push("tree", &MIRRORS, &["--again"]);
+    assert_eq!(outcome.code(), Some(0), "seed {seed}, {story:#?}\n{outcome}");
+    agree(&world);
+    let again = world.push("tree", &MIRRORS, &[]);
+    assert_eq!(again.code(), Some(0), "seed {seed}, {story:#?}\n{again}");
+    MIRRORS.iter().for_each(|mirror| drop(world.run(&["verify", &world.at(mirror)]).expect(&[0])));
+}
+
+#[test]
+fn mirrors_with_any_history_converge() {
+    let seed = crate::trees::seed();
+    (0..6).for_each(|round| converges(seed.wrapping_add(round), 25));
+}
+
+#[test]
+#[ignore = "minutes"]
+fn mirrors_with_any_long_history_converge() {
+    let seed = crate::trees::seed();
+    (0..60).for_each(|round| converges(seed.wrapping_add(round), 60));
+}

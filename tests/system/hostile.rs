@@ -1,0 +1,292 @@
+//! G22: nothing outside of the store and the tree is created, changed or read.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::checker::{self, What};
+use crate::forge::{forge, retired};
+use crate::harness::{Outcome, World, fingerprint};
+use crate::trees::Tree;
+
+const SECRET: &str = "what nobody was to see";
+
+/// A mirror with two releases, and a directory outside of it that looks like
+/// part of a store and like part of a slot, so that a mistake finds its way.
+fn prepare() -> World {
+    let world = World::new();
+    world.publish(&Tree::small(), &["mirror"], &[]);
+    world.publish(&Tree::small().file("js/app.js", "let release = 2;"), &["mirror"], &[]);
+    let outside = world.path("outside");
+    for name in ["js", "docs", "objects/aa", "releases", "manifests", "slots", "incoming/tmp", "new", "held"] {
+        fs::create_dir_all(outside.join(name)).unwrap();
+    }
+    for name in ["secret", "js/app.js", "index.html", "lock", "format", "docs/old.html", "objects/aa/secret"] {
+        fs::write(outside.join(name), SECRET).unwrap();
+    }
+    world
+}
+
+/// Runs every command that looks at the mirror or changes it; none may touch what is outside, or panic.
+fn leaves_outside_alone(world: &World, what: &str) {
+    let outside = world.path("outside");
+    let before = fingerprint(&outside);
+    let (mirror, tree) = (world.at("mirror"), world.at("tree"));
+    let run = |arguments: &[&str]| {
+        let outcome = world.run(arguments);
+        assert!(!matches!(outcome.code(), None | Some(101)), "{what}: {outcome}");
+        assert_eq!(fingerprint(&outside), before, "{what}: {outcome}");
+        outcome
+    };
+    run(&["status", &mirror]);
+    run(&["releases", &mirror]);
+    run(&["verify", &mirror]);
+    run(&["verify", "--quick", &mirror]);
+    run(&["plan", &tree, &mirror]);
+    for round in 3..6 {
+        let text = format!("let release = {round};");
+        world.write("tree", &Tree::small().without("docs/v1/a.html").file("js/app.js", text).file("x/y.css", "y"));
+        let outcome = run(&["push", &tree, &mirror]);
+        expect_truth(world, &outcome);
+    }
+    run(&["rollback", &mirror, "--to", "1"]);
+    run(&["prune", &mirror, "--keep", "1"]);
+    let outcome = run(&["repair", &mirror, "--from", &tree]);
+    expect_truth(world, &outcome);
+    assert_no_secret(world, "mirror", what);
+}
+
+/// A push or repair that tells of success left a sound mirror.
+fn expect_truth(world: &World, outcome: &Outcome) {
+    if outcome.code() == Some(0) {
+        let state = checker::check_store(&world.path("mirror"));
+        assert!(state.is_ok(), "success was told: {state:#?}\n{outcome}");
+    }
+}
+
+fn assert_no_secret(world: &World, mirror: &str, what: &str) {
+    let secret = blake3::hash(SECRET.as_bytes()).to_hex().to_string();
+    assert!(!checker::object_names(&world.path(mirror)).contains(&secret), "{what}: the secret was taken");
+}
+
+/// Replaces `place` by a link.
+fn relink(place: &Path, target: &Path) {
+    if place.symlink_metadata().is_ok_and(|meta| meta.is_dir()) {
+        fs::remove_dir_all(place).unwrap();
+    } else {
+        fs::remove_file(place).ok();
+    }
+    symlink(target, place).unwrap();
+}
+
+/// The slot that is served, and the other one.
+fn slots(world: &World) -> (PathBuf, PathBuf) {
+    let live = world.path("mirror/current").canonicalize().unwrap();
+    let mut others = fs::read_dir(live.parent().unwrap()).unwrap().map(|entry| entry.unwrap().path());
+    let idle = others.find(|path| *path != live).expect("two slots");
+    (live, idle)
+}
+
+#[test]
+fn slots_that_lead_outside_are_not_followed() {
+    for is_live in [false, true] {
+        let world = prepare();
+        let (live, idle) = slots(&world);
+        relink(if is_live { &live } else { &idle }, &world.path("outside"));
+        leaves_outside_alone(&world, if is_live { "live slot" } else { "idle slot" });
+    }
+}
+
+#[test]
+fn links_inside_slots_are_not_followed() {
+    for is_live in [false, true] {
+        for name in ["js", "docs", "js/app.js", "index.html"] {
+            let world = prepare();
+            let (live, idle) = slots(&world);
+            let slot = if is_live { live } else { idle };
+            relink(&slot.join(name), &world.path("outside").join(name));
+            leaves_outside_alone(&world, name);
+        }
+    }
+}
+
+#[test]
+fn rooms_of_the_store_that_lead_outside_are_not_followed() {
+    for name in ["objects", "manifests", "releases", "slots", "incoming", "lock", "format"] {
+        let world = prepare();
+        relink(&world.path("mirror/.headwater").join(name), &world.path("outside").join(name));
+        leaves_outside_alone(&world, name);
+    }
+}
+
+#[test]
+fn rooms_moved_outside_and_linked_back_are_not_changed_there() {
+    for name in ["objects", "manifests", "releases", "slots", "incoming", "incoming/tmp"] {
+        let world = prepare();
+        let place = world.path("mirror/.headwater").join(name);
+        let moved = world.path("outside").join("moved");
+        if fs::rename(&place, &moved).is_err() {
+            fs::create_dir(&moved).unwrap();
+        }
+        relink(&place, &moved);
+        leaves_outside_alone(&world, name);
+    }
+}
+
+#[test]
+fn object_directories_that_lead_outside_are_not_followed() {
+    let world = prepare();
+    let objects = world.path("mirror/.headwater/objects");
+    for prefix in 0..=255 {
+        relink(&objects.join(format!("{prefix:02x}")), &world.path("outside/objects/aa"));
+    }
+    leaves_outside_alone(&world, "objects/xx");
+}
+
+#[test]
+fn a_store_that_is_a_link_is_not_followed() {
+    let world = prepare();
+    fs::rename(world.path("mirror/.headwater"), world.path("outside/store")).unwrap();
+    symlink(world.path("outside/store"), world.path("mirror/.headwater")).unwrap();
+    leaves_outside_alone(&world, ".headwater");
+}
+
+#[test]
+fn a_current_that_leads_elsewhere_is_not_followed() {
+    let targets = ["../outside", "/", ".headwater/slots/../../../outside", ".headwater/slots/dirty", "missing"];
+    for target in targets {
+        let world = prepare();
+        relink(&world.path("mirror/current"), Path::new(target));
+        leaves_outside_alone(&world, target);
+    }
+    let world = prepare();
+    relink(&world.path("mirror/current"), &world.path("outside"));
+    leaves_outside_alone(&world, "absolute current");
+}
+
+#[test]
+fn a_current_that_is_a_directory_or_a_file_is_not_removed() {
+    let world = prepare();
+    fs::remove_file(world.path("mirror/current")).unwrap();
+    fs::create_dir(world.path("mirror/current")).unwrap();
+    fs::write(world.path("mirror/current/mine"), "mine").unwrap();
+    leaves_outside_alone(&world, "a directory");
+    assert_eq!(fs::read_to_string(world.path("mirror/current/mine")).unwrap(), "mine");
+
+    let world = prepare();
+    fs::remove_file(world.path("mirror/current")).unwrap();
+    fs::write(world.path("mirror/current"), "mine").unwrap();
+    leaves_outside_alone(&world, "a file");
+    assert_eq!(fs::read_to_string(world.path("mirror/current")).unwrap(), "mine");
+}
+
+#[test]
+fn links_swapped_in_while_pushes_run_lead_nowhere() {
+    let world = prepare();
+    let outside = world.path("outside");
+    let before = fingerprint(&outside);
+    let is_over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !is_over.load(Ordering::Relaxed) {
+                swap_links(&world);
+            }
+        });
+        for round in 0..40 {
+            let tree = Tree::small().file("js/app.js", format!("let release = {round};"));
+            let tree = if round % 2 == 0 { tree.without("docs/v1/a.html").without("docs/latest") } else { tree };
+            world.write("tree", &tree);
+            let outcome = world.push("tree", &["mirror"], &[]);
+            assert!(!matches!(outcome.code(), None | Some(101)), "{outcome}");
+        }
+        is_over.store(true, Ordering::Relaxed);
+    });
+    assert_eq!(fingerprint(&outside), before);
+    assert_no_secret(&world, "mirror", "swapped links");
+}
+
+/// Puts links in place of the directories of every slot, and takes them back.
+fn swap_links(world: &World) {
+    let Ok(slots) = fs::read_dir(world.path("mirror/.headwater/slots")) else { return };
+    for slot in slots.flatten() {
+        for name in ["js", "docs"] {
+            let (place, aside) = (slot.path().join(name), slot.path().join("aside"));
+            if place.symlink_metadata().is_ok_and(|meta| meta.is_dir()) && fs::rename(&place, &aside).is_ok() {
+                symlink(world.path("outside").join(name), &place).ok();
+                std::thread::yield_now();
+                fs::remove_file(&place).ok();
+                fs::rename(&aside, &place).ok();
+            }
+        }
+    }
+}
+
+#[test]
+fn manifests_that_name_places_outside_are_refused() {
+    let absolute = |world: &World| world.at("outside/new.js");
+    let paths: [&dyn Fn(&World) -> String; 6] = [
+        &absolute,
+        &|_| "../../../outside/new.js".into(),
+        &|_| "../new.js".into(),
+        &|_| "js/../../../../outside/new.js".into(),
+        &|_| "docs/latest/new.js".into(),
+        &|_| "x\\..\\new.js".into(),
+    ];
+    for path in paths {
+        let world = prepare();
+        let path = path(&world);
+        forge(&world.path("mirror"), |forgery| {
+            let like = forgery.lines.iter().find(|line| line.path == "js/app.js").unwrap().clone();
+            forgery.lines.push(retired(&path, &like));
+        });
+        is_refused_as_source(&world, &path);
+        leaves_outside_alone(&world, &path);
+    }
+}
+
+#[test]
+fn manifests_with_links_that_lead_outside_are_refused() {
+    for target in ["../outside", "../../outside/secret", "/etc/passwd", "v1/../../../outside"] {
+        let world = prepare();
+        forge(&world.path("mirror"), |forgery| {
+            let line = forgery.lines.iter_mut().find(|line| line.path == "docs/latest").unwrap();
+            line.symlink = Some(target.to_owned());
+        });
+        is_refused_as_source(&world, target);
+        leaves_outside_alone(&world, target);
+    }
+}
+
+/// A mirror that lies fills no other mirror.
+fn is_refused_as_source(world: &World, what: &str) {
+    let before = fingerprint(&world.path("outside"));
+    let outcome = world.run(&["push", "--from", &world.at("mirror"), &world.at("fresh")]);
+    assert!(!matches!(outcome.code(), None | Some(0 | 101)), "{what}: {outcome}");
+    assert_eq!(fingerprint(&world.path("outside")), before, "{what}: {outcome}");
+    let state = checker::state(&world.path("fresh"));
+    assert!(matches!(state, Ok(None)), "{what}: {state:?}\n{outcome}");
+}
+
+#[test]
+fn links_of_the_tree_are_never_read_through_to_the_outside() {
+    let world = prepare();
+    world.write("tree", &Tree::small());
+    for target in ["../outside/secret", "../outside", "docs/../../outside/secret", "/etc/passwd"] {
+        relink(&world.path("tree/leak.txt"), Path::new(target));
+        for flags in [&[][..], &["--cache", &world.at("other")]] {
+            let outcome = world.push("tree", &["fresh"], flags);
+            assert!(!matches!(outcome.code(), None | Some(0 | 101)), "{target}: {outcome}");
+            assert!(outcome.stderr.contains("leak.txt"), "{target}: {outcome}");
+        }
+    }
+    assert_no_secret(&world, "fresh", "a link in the tree");
+}
+
+#[test]
+fn every_served_link_stays_inside() {
+    let world = prepare();
+    let served = world.served("mirror");
+    let links = served.items.values().filter(|item| matches!(item.what, What::Link { .. })).count();
+    assert_eq!(links, 1, "the tree has a link, and the checker holds it inside");
+}

@@ -1,0 +1,129 @@
+//! G16: of racing pushes one wins each sequence, and none is lost silently.
+
+use std::process::Stdio;
+
+use crate::checker::{self, Served};
+use crate::harness::{Outcome, World};
+use crate::trees::Tree;
+
+/// A tree that tells whose it is.
+fn tree(racer: &str, round: usize) -> Tree {
+    let text = format!("racer {racer}, round {round}");
+    let tree = Tree::default().file("index.html", &*text).file("js/app.js", &*text).file("same.css", "p { }");
+    tree.file(&format!("only-{racer}.html"), &*text).link("link", if racer == "a" { "js" } else { "same.css" })
+}
+
+/// Starts both pushes, waits for both.
+fn race(world: &World, round: usize, mirrors: &[String], flags: [&[&str]; 2]) -> [Outcome; 2] {
+    let racers = ["a", "b"];
+    let started = [0, 1].map(|index| {
+        let racer = racers[index];
+        world.write(racer, &tree(racer, round));
+        let (place, cache) = (world.at(racer), world.at(&format!("cache-{racer}")));
+        let mut arguments = vec!["push", &place, "--cache", &cache, "--note", racer];
+        arguments.extend(flags[index]);
+        let mirrors: Vec<&str> = mirrors.iter().map(|mirror| &**mirror).collect();
+        // The other order of arguments: the lead mirror is chosen by store id, not by these.
+        let ordered: Vec<&str> = if index == 0 { mirrors } else { mirrors.into_iter().rev().collect() };
+        let mut command = world.command(&[&arguments[..], &ordered].concat());
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        let child = command.spawn().unwrap();
+        (format!("{command:?}"), child)
+    });
+    started.map(|(what, child)| Outcome::from(what, child.wait_with_output().unwrap()))
+}
+
+/// Holds the exit codes against what the mirrors serve. Answers what they serve.
+fn judge(world: &World, mirrors: &[String], before: u64, outcomes: &[Outcome; 2]) -> Served {
+    let told = format!("{}{}", outcomes[0], outcomes[1]);
+    let served: Vec<Served> = mirrors
+        .iter()
+        .map(|mirror| checker::check_store(mirror.as_ref()).unwrap_or_else(|faults| panic!("{faults:#?}\n{told}")))
+        .collect();
+    assert!(served.iter().all(|one| one.name == served[0].name), "mirrors differ: {told}");
+    let kept = checker::records(mirrors[0].as_ref());
+    let mut wins = 0;
+    for (racer, outcome) in ["a", "b"].iter().zip(outcomes) {
+        let is_mine = |record: &&checker::Record| record.note.as_deref() == Some(racer) && record.sequence > before;
+        let won = kept.values().filter(is_mine).count();
+        match outcome.code() {
+            Some(0) => assert_eq!(won, 1, "{racer} was told of success: {told}"),
+            // Overtaken between the lead mirror and the others: something was activated.
+            Some(3) => assert_eq!(won, 1, "{racer} was told of half a success: {told}"),
+            Some(4 | 6 | 9) => assert_eq!(won, 0, "{racer} was told of failure: {told}"),
+            _ => panic!("{told}"),
+        }
+        wins += won;
+    }
+    let winner = served[0].record.note.clone().expect("a note");
+    checker::check_equals_tree(&served[0], &world.path(&winner)).unwrap_or_else(|faults| panic!("{faults:#?}\n{told}"));
+    let index = usize::from(winner == "b");
+    assert_eq!(outcomes[index].code(), Some(0), "the winner was not told: {told}");
+    assert_eq!(served[0].record.sequence, before + u64::try_from(wins).unwrap(), "{told}");
+    served.into_iter().next().expect("a mirror")
+}
+
+/// Races on the same mirrors; every tenth round begins with new ones.
+fn races(rounds: usize, mirrors: usize, ordered: bool) {
+    let world = World::new();
+    let mut before = 0;
+    let mut codes = [0; 10];
+    for round in 0..rounds {
+        let fresh = round % 10 == 0;
+        if fresh {
+            before = 0;
+        }
+        let mirrors: Vec<String> = (0..mirrors).map(|index| world.at(&format!("m{}-{index}", round / 10))).collect();
+        let (older, newer) = (format!("ci:{}", 2 * round), format!("ci:{}", 2 * round + 1));
+        let none: [&[&str]; 2] = [&[], &[]];
+        let flags: [&[&str]; 2] = if ordered { [&["--order", &older], &["--order", &newer]] } else { none };
+        let outcomes = race(&world, round, &mirrors, flags);
+        let served = judge(&world, &mirrors, before, &outcomes);
+        if ordered {
+            assert_eq!(served.record.note.as_deref(), Some("b"), "the older run won: {}{}", outcomes[0], outcomes[1]);
+        }
+        before = served.record.sequence;
+        outcomes.iter().for_each(|outcome| codes[usize::try_from(outcome.code().unwrap()).unwrap()] += 1);
+    }
+    println!("exit codes 0 to 9: {codes:?}");
+}
+
+#[test]
+fn of_two_racing_pushes_to_a_mirror_one_wins_each_sequence() {
+    races(50, 1, false);
+}
+
+#[test]
+fn of_two_racing_pushes_to_three_mirrors_one_wins_everywhere() {
+    races(30, 3, false);
+}
+
+#[test]
+fn of_two_racing_runs_the_newer_is_served_in_the_end() {
+    races(20, 3, true);
+}
+
+#[test]
+#[ignore = "minutes"]
+fn a_thousand_races() {
+    races(400, 1, false);
+    races(400, 3, false);
+    races(200, 3, true);
+}
+
+#[test]
+fn an_older_run_after_a_newer_one_is_superseded() {
+    let world = World::new();
+    let newer = world.publish(&tree("a", 2), &["mirror"], &["--order", "ci:5"]);
+    world.write("tree", &tree("a", 1));
+    let refused = world.push("tree", &["mirror"], &["--order", "ci:4"]).expect(&[6]);
+    assert!(refused.stderr.contains("--allow-older"), "{refused}");
+    world.push("tree", &["mirror"], &["--order", "ci:4", "--superseded-ok"]).expect(&[0]);
+    assert_eq!(world.served("mirror"), newer);
+    world.push("tree", &["mirror"], &["--order", "other:1"]).expect(&[0]);
+    let served = world.served("mirror");
+    assert_eq!(served.record.orders.unwrap().into_iter().collect::<Vec<_>>(), [("ci".into(), 5), ("other".into(), 1)]);
+    world.push("tree", &["mirror"], &["--order", "ci:4", "--superseded-ok"]).expect(&[0]);
+    let served = world.publish(&tree("a", 3), &["mirror"], &["--order", "ci:4", "--allow-older"]);
+    assert_eq!(served.record.orders.unwrap()["ci"], 5, "the highest number is kept");
+}

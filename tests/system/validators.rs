@@ -1,0 +1,206 @@
+//! G29: when the bytes at a path change, web servers and browsers notice.
+//!
+//! nginx and Caddy tell the state of a file by its modification time and size
+//! alone. So these rise whenever the bytes differ, for every path a visitor
+//! can ask for, also through links, also for what comes back after an absence.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+
+use crate::forge::forge;
+use crate::harness::World;
+use crate::trees::{Node, Rng, Tree};
+
+/// One state in which a path was served.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct State {
+    mtime: i64,
+    size: u64,
+    bytes: String,
+}
+
+/// A visitor with a cache: remembers every state of every path.
+#[derive(Debug, Default)]
+struct Visitor {
+    states: BTreeMap<String, Vec<State>>,
+}
+
+impl Visitor {
+    /// Visits every path of the mirror as a web server would serve it.
+    fn visit(&mut self, world: &World, what: &str) {
+        let root = world.path("mirror/current");
+        self.visit_directory(&root, "", 0, what);
+    }
+
+    fn visit_directory(&mut self, root: &Path, path: &str, depth: usize, what: &str) {
+        assert!(depth < 20, "a loop of links at {path}");
+        for entry in fs::read_dir(root.join(path)).unwrap() {
+            let name = entry.unwrap().file_name().into_string().unwrap();
+            let path = if path.is_empty() { name } else { format!("{path}/{name}") };
+            // Links are followed; a retired one may lead to what is gone.
+            match fs::metadata(root.join(&path)) {
+                Ok(meta) if meta.is_dir() => self.visit_directory(root, &path, depth + 1, what),
+                Ok(meta) => {
+                    let bytes = blake3::hash(&fs::read(root.join(&path)).unwrap()).to_hex().to_string();
+                    self.see(&path, State { mtime: meta.mtime(), size: meta.size(), bytes }, what);
+                }
+                Err(_) => {}
+            }
+        }
+    }
+
+    fn see(&mut self, path: &str, state: State, what: &str) {
+        let states = self.states.entry(path.to_owned()).or_default();
+        if let Some(last) = states.last().filter(|last| last.bytes != state.bytes) {
+            assert!(state.mtime > last.mtime, "{what}: {path} changed from {last:?} to {state:?}");
+        }
+        let twin = states.iter().find(|old| (old.mtime, old.size) == (state.mtime, state.size));
+        assert!(twin.is_none_or(|old| *old == state), "{what}: {path} is {state:?} and was {twin:?}");
+        if states.last() != Some(&state) {
+            states.push(state);
+        }
+    }
+
+    /// How many states of this path there were.
+    fn states(&self, path: &str) -> usize {
+        self.states.get(path).map_or(0, Vec::len)
+    }
+}
+
+/// Publishes each tree in turn; answers who saw it.
+fn visited(trees: &[Tree]) -> Visitor {
+    let world = World::new();
+    let mut visitor = Visitor::default();
+    for (number, tree) in trees.iter().enumerate() {
+        world.publish(tree, &["mirror"], &["--again"]);
+        visitor.visit(&world, &format!("release {}", number + 1));
+    }
+    visitor
+}
+
+fn letters(count: u8) -> impl Iterator<Item = Tree> {
+    (0..count).map(|number| Tree::small().file("js/app.js", [b'a' + number]))
+}
+
+#[test]
+fn edits_of_the_same_size_within_a_second_are_seen() {
+    let visitor = visited(&letters(12).collect::<Vec<_>>());
+    assert_eq!(visitor.states("js/app.js"), 12);
+    assert_eq!(visitor.states("index.html"), 1, "what did not change kept its validator");
+}
+
+#[test]
+fn back_and_forth_is_seen_each_time() {
+    let (a, b) = (Tree::small().file("x.css", "a"), Tree::small().file("x.css", "b"));
+    let visitor = visited(&[a.clone(), b.clone(), a.clone(), b, a]);
+    assert_eq!(visitor.states("x.css"), 5);
+}
+
+#[test]
+fn what_is_removed_and_added_back_is_seen() {
+    for path in ["x.html", "x.css", "deep/er/x.css"] {
+        let (with, other) = (Tree::small().file(path, "a"), Tree::small().file(path, "b"));
+        let visitor = visited(&[with.clone(), Tree::small(), other.clone(), Tree::small(), with]);
+        assert!(visitor.states(path) >= 3, "{path}");
+    }
+}
+
+#[test]
+fn moved_links_are_seen_through() {
+    let tree = Tree::small().file("docs/v1/deep/b.html", "1111").file("docs/v2/deep/b.html", "2222");
+    let (first, second) = (tree.clone().link("docs/latest", "v1"), tree.link("docs/latest", "v2"));
+    let visitor = visited(&[first.clone(), second.clone(), first, second]);
+    assert_eq!(visitor.states("docs/latest/a.html"), 4);
+    assert_eq!(visitor.states("docs/latest/deep/b.html"), 4);
+}
+
+#[test]
+fn moved_links_behind_links_are_seen_through() {
+    let tree = Tree::small().link("newest", "docs/latest").link("js/doc.html", "../newest/a.html");
+    let (first, second) = (tree.clone().link("docs/latest", "v1"), tree.link("docs/latest", "v2"));
+    let visitor = visited(&[first.clone(), second.clone(), first, second]);
+    assert_eq!(visitor.states("newest/a.html"), 4);
+    assert_eq!(visitor.states("js/doc.html"), 4);
+}
+
+#[test]
+fn links_that_become_files_and_directories_and_back_are_seen_through() {
+    let link = Tree::small().file("docs/v1/b.html", "bbbb");
+    let directory = link.clone().without("docs/latest").file("docs/latest/a.html", "<p>own</p>");
+    let file = link.clone().without("docs/latest").file("docs/latest", "a file");
+    let other = link.clone().link("docs/latest", "v2");
+    let visitor = visited(&[link.clone(), directory.clone(), other, file, link.clone(), directory, link]);
+    assert!(visitor.states("docs/latest/a.html") >= 6);
+}
+
+#[test]
+fn a_rollback_is_seen() {
+    let world = World::new();
+    let mut visitor = Visitor::default();
+    for tree in letters(3) {
+        world.publish(&tree, &["mirror"], &[]);
+        visitor.visit(&world, "push");
+    }
+    for sequence in [1, 2, 3] {
+        // Three releases are kept, so what was 1 may be gone by now.
+        let records = crate::checker::records(&world.path("mirror"));
+        let to = records.values().map(|record| record.sequence).min().unwrap().to_string();
+        world.run(&["rollback", &world.at("mirror"), "--to", &to]).expect(&[0]);
+        world.served("mirror");
+        visitor.visit(&world, &format!("rollback {sequence}"));
+    }
+    assert_eq!(visitor.states("js/app.js"), 6);
+}
+
+#[test]
+fn a_clock_that_was_a_day_ahead_and_is_set_back_is_outrun() {
+    let world = World::new();
+    let mut visitor = Visitor::default();
+    world.publish(&Tree::small().file("x.css", "a"), &["mirror"], &[]);
+    let served = world.served("mirror");
+    let ahead = served.record.created + 86_400;
+    let slot = world.path("mirror/current/x.css").canonicalize().unwrap();
+    forge(&world.path("mirror"), |forgery| {
+        forgery.record.created = ahead;
+        forgery.record.began = ahead * 1000;
+        forgery.lines.iter_mut().find(|line| line.path == "x.css").unwrap().mtime = Some(ahead);
+    });
+    // The file as that release would have it.
+    let name = slot.strip_prefix(world.path("mirror/.headwater/slots").join(&served.name)).unwrap().to_owned();
+    let file = world.path("mirror/current").join(name);
+    fs::remove_file(&file).unwrap();
+    Tree::default().file("x.css", "a").write_to(&world.path("twin"));
+    fs::copy(world.path("twin/x.css"), &file).unwrap();
+    let time = std::time::UNIX_EPOCH + std::time::Duration::from_secs(ahead);
+    fs::File::open(&file).unwrap().set_modified(time).unwrap();
+    fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(0o444)).unwrap();
+    world.served("mirror");
+    visitor.visit(&world, "ahead");
+    for letter in ["b", "c"] {
+        let served = world.publish(&Tree::small().file("x.css", letter), &["mirror"], &[]);
+        assert!(served.record.created > ahead);
+        visitor.visit(&world, letter);
+    }
+    assert_eq!(visitor.states("x.css"), 3);
+}
+
+#[test]
+fn random_changes_are_seen() {
+    let mut rng = Rng::new(crate::trees::seed());
+    for _ in 0..4 {
+        let mut tree = Tree::random(&mut rng, 12);
+        let mut trees = vec![tree.clone()];
+        for _ in 0..12 {
+            for _ in 0..3 {
+                tree.mutate(&mut rng);
+                tree.edit_same_size(&mut rng);
+            }
+            trees.push(tree.clone());
+        }
+        trees.push(trees[3].clone());
+        assert!(trees.iter().all(|tree| tree.nodes.values().any(|node| matches!(node, Node::Link(_)))));
+        visited(&trees);
+    }
+}
