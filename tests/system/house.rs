@@ -1,0 +1,208 @@
+//! The rules of the house that no lint knows, by a scan of the text.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+const ROOT: &str = env!("CARGO_MANIFEST_DIR");
+
+/// The files below `directory` with this ending, by their path from the root of the crate.
+fn files(directory: &str, ending: &str) -> BTreeMap<String, String> {
+    let mut found = BTreeMap::new();
+    collect(&Path::new(ROOT).join(directory), ending, &mut found);
+    found
+}
+
+fn collect(directory: &Path, ending: &str, found: &mut BTreeMap<String, String>) {
+    let Ok(entries) = fs::read_dir(directory) else { return };
+    for entry in entries {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            collect(&path, ending, found);
+        } else if path.to_str().unwrap().ends_with(ending) {
+            let name = path.strip_prefix(ROOT).unwrap().to_str().unwrap().to_owned();
+            found.insert(name, String::from_utf8_lossy(&fs::read(&path).unwrap()).into_owned());
+        }
+    }
+}
+
+fn sources() -> BTreeMap<String, String> {
+    files("src", ".rs")
+}
+
+/// The lines that run in production, numbered: no comments, nothing from the test module on.
+fn production(text: &str) -> impl Iterator<Item = (usize, &str)> {
+    let numbered = text.lines().enumerate().map(|(index, line)| (index + 1, line));
+    numbered.take_while(|(_, line)| *line != "#[cfg(test)]").filter(|(_, line)| !line.trim_start().starts_with("//"))
+}
+
+fn is_test(file: &str) -> bool {
+    file.ends_with("/tests.rs") || file.contains("/tests/")
+}
+
+fn is_library(file: &str) -> bool {
+    file != "src/main.rs" && !file.starts_with("src/cli/")
+}
+
+/// Lines of production code that say one of these, in files that `of` picks.
+fn lines_with(of: impl Fn(&str) -> bool, words: &[&str]) -> Vec<String> {
+    let mut found = Vec::new();
+    for (file, text) in sources().iter().filter(|(file, _)| of(file) && !is_test(file)) {
+        for (number, line) in production(text) {
+            if words.iter().any(|word| says(line, word)) {
+                found.push(format!("{file}:{number}: {}", line.trim()));
+            }
+        }
+    }
+    found
+}
+
+/// Whether `line` has `word` where no longer word ends in it.
+fn says(line: &str, word: &str) -> bool {
+    line.match_indices(word).any(|(at, _)| {
+        let before = line[..at].chars().next_back();
+        !word.starts_with(char::is_alphabetic) || !before.is_some_and(|c| c.is_alphanumeric() || c == '_')
+    })
+}
+
+#[track_caller]
+fn assert_none(found: &[String]) {
+    assert!(found.is_empty(), "{}", found.join("\n"));
+}
+
+#[test]
+fn every_file_says_first_what_it_knows() {
+    let all = sources().into_iter().chain(files("tests", ".rs")).chain(files("benches", ".rs"));
+    let silent = all.filter(|(_, text)| !text.starts_with("//!") && !text.starts_with("#![doc"));
+    assert_none(&silent.map(|(file, _)| file).collect::<Vec<_>>());
+}
+
+#[test]
+fn files_are_short() {
+    let mut long = Vec::new();
+    for (file, text) in sources().into_iter().chain(files("tests", ".rs")) {
+        let (all, own) = (text.lines().count(), text.lines().take_while(|line| *line != "#[cfg(test)]").count());
+        if all > 800 || own > 500 {
+            long.push(format!("{file}: {all} lines, {own} without its tests"));
+        }
+    }
+    assert_none(&long);
+}
+
+#[test]
+fn functions_are_short() {
+    let mut long = Vec::new();
+    for (file, text) in sources().iter().filter(|(file, _)| !is_test(file)) {
+        let mut open: Option<(usize, &str)> = None;
+        for (number, line) in production(text) {
+            let indent = &line[..line.len() - line.trim_start().len()];
+            let is_head = line.trim_start().trim_start_matches("pub").contains("fn ") && !line.ends_with(';');
+            match open {
+                None if is_head && !line.ends_with('}') => open = Some((number, indent)),
+                Some((from, of)) if line.strip_prefix(of) == Some("}") => {
+                    if number - from > 60 {
+                        long.push(format!("{file}:{from}: {} lines", number - from));
+                    }
+                    open = None;
+                }
+                _ => {}
+            }
+        }
+    }
+    assert_none(&long);
+}
+
+#[test]
+fn production_does_not_unwrap() {
+    assert_none(&lines_with(|_| true, &[".unwrap()", "todo!(", "unimplemented!(", "dbg!("]));
+}
+
+#[test]
+fn the_library_does_not_print_exit_or_read_the_environment() {
+    let words = ["println!", "eprintln!", "print!", "eprint!", "std::env", "env::var", "env::args", "process::exit"];
+    assert_none(&lines_with(is_library, &words));
+    assert_none(&lines_with(is_library, &["clap", "indicatif", "anstream", "clap_complete", "clap_mangen"]));
+}
+
+#[test]
+fn pure_rooms_touch_no_file_socket_or_clock() {
+    let words = ["std::fs", "std::net", "std::time", "std::process", "SystemTime", "Instant", "File::"];
+    let is_pure = |file: &str| {
+        let rooms = ["src/manifest/", "src/pack/", "src/push/plan.rs", "src/wire/messages"];
+        rooms.iter().any(|room| file.starts_with(room))
+    };
+    assert_none(&lines_with(is_pure, &words));
+    let stricter = |file: &str| is_pure(file) && !file.starts_with("src/pack/");
+    assert_none(&lines_with(stricter, &["crate::fsx", "fsx::"]));
+}
+
+/// How far a room is from the ids: it may import what is nearer, or as near.
+fn level(room: &str) -> usize {
+    match room {
+        "fsx" => 1,
+        "manifest" | "pack" | "release" => 2,
+        "scan" | "store" | "wire" => 3,
+        "mirror" => 4,
+        "push" | "serve" | "config" => 5,
+        "cli" | "main" => 6,
+        // Ids and their like: imported everywhere, they import nothing but each other.
+        _ => 0,
+    }
+}
+
+fn room(path: &str) -> &str {
+    path.split(['/', ':', '.', '{', ';', ',']).next().unwrap_or_default()
+}
+
+#[test]
+fn imports_point_one_way() {
+    let mut wrong = Vec::new();
+    for (file, text) in &sources() {
+        let own = room(file.strip_prefix("src/").unwrap());
+        if own == "lib" || is_test(file) {
+            continue;
+        }
+        for (number, line) in production(text) {
+            for (at, _) in line.match_indices("crate::") {
+                let other = room(&line[at + "crate::".len()..]);
+                if level(other) > level(own) {
+                    wrong.push(format!("{file}:{number}: {own} imports {other}"));
+                }
+            }
+        }
+    }
+    assert_none(&wrong);
+}
+
+#[test]
+fn push_and_serve_name_neither_each_other_nor_a_concrete_mirror() {
+    let concrete =
+        ["mirror::directory", "mirror::http", "mirror::ssh", "DirectoryMirror", "HttpMirror", "crate::store"];
+    let is_push = |file: &str| file.starts_with("src/push/");
+    let is_serve = |file: &str| file.starts_with("src/serve/");
+    assert_none(&lines_with(is_push, &concrete));
+    assert_none(&lines_with(is_push, &["crate::serve"]));
+    assert_none(&lines_with(is_serve, &concrete[..5]));
+    assert_none(&lines_with(is_serve, &["crate::push"]));
+}
+
+#[test]
+fn the_sources_have_no_unsafe_code_and_no_sleep_but_for_the_lock() {
+    assert_none(&lines_with(|_| true, &["unsafe {", "unsafe fn"]));
+    assert_none(&lines_with(|file| is_library(file) && file != "src/fsx.rs", &["thread::sleep"]));
+}
+
+#[test]
+fn every_fixture_is_named_in_a_test() {
+    let code: String = sources().into_values().chain(files("tests", ".rs").into_values()).collect();
+    let mut unused = Vec::new();
+    for file in files("fixtures", "").into_keys() {
+        let inner = file.strip_prefix("fixtures/").unwrap();
+        // A store or a tree is named by its directory.
+        let is_named = inner.split('/').any(|part| code.contains(part));
+        if !is_named {
+            unused.push(file);
+        }
+    }
+    assert_none(&unused);
+}
