@@ -1,0 +1,36 @@
+//! The whole program against what the world does to it: kills, full disks,
+//! power cuts, races, hostile links, web servers in the middle of a switch.
+//!
+//! What a mirror serves is judged by [`checker`], which was written from the
+//! format texts and shares no code with the library. Every random test prints
+//! its seed (`HEADWATER_SEED`) and takes one. What needs root, nginx or much
+//! time is ignored by default: `cargo test --test system -- --ignored`.
+//!
+//! `HEADWATER_TEST_DIR` says where mirrors and trees are made; default is a
+//! file system in memory if there is one, as what is tested here (but for
+//! `powercut`) does not depend on the disk and syncs would take most of the time.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on stops")]
+
+mod checker;
+mod convergence;
+#[cfg(debug_assertions)]
+mod errno;
+mod forge;
+mod full_disk;
+mod harness;
+mod hostile;
+mod house;
+#[cfg(debug_assertions)]
+mod kill;
+mod nginx;
+#[cfg(debug_assertions)]
+mod powercut;
+mod proof;
+mod races;
+#[cfg(debug_assertions)]
+mod resume;
+#[cfg(debug_assertions)]
+mod scenario;
+mod trees;
+mod validators;
