@@ -5,6 +5,7 @@ pub mod hash;
 pub mod manifest;
 pub mod monitor;
 pub mod pack;
+pub mod release;
 pub mod scan;
 pub mod tree_path;
 pub mod varint;
