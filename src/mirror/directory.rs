@@ -1,11 +1,12 @@
 //! A mirror that is a directory on this machine: its store, in process.
 
-use std::io::Read;
+use std::io::{Read, Seek as _, SeekFrom};
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use crate::fsx::Context as _;
 use crate::hash::{ManifestId, ObjectId};
 use crate::mirror::{
     Bundle, Link, Mirror, MirrorError, MirrorState, Pack, PackCursor, StageRequest, Supply, SupplyError,
@@ -64,7 +65,7 @@ impl DirectoryMirror {
                 }
                 let bytes = pack.bytes().map_err(MirrorError::Supply)?;
                 // The digest is not computed again: nothing lies between, and every object and the manifest are.
-                let reader = PackReader::open_trusted(&bytes).map_err(StoreError::from)?;
+                let reader = PackReader::open_known(&bytes, pack.id()).map_err(StoreError::from)?;
                 arrival.take(&pack.id(), &reader)?;
                 monitor.event(Event::PackSent { mirror, pack: pack.id(), bytes: pack.size() });
             }
@@ -106,6 +107,10 @@ impl Mirror for DirectoryMirror {
         Link::Local
     }
 
+    fn local_path(&self) -> Option<PathBuf> {
+        Some(self.path.clone())
+    }
+
     fn state(&self) -> Result<MirrorState, MirrorError> {
         let store = match Store::look(&self.path)? {
             Presence::Absent => return Ok(MirrorState::default()),
@@ -131,8 +136,10 @@ impl Mirror for DirectoryMirror {
         Ok(Box::new(self.open()?.manifest_bytes(id)?))
     }
 
-    fn object(&self, id: &ObjectId) -> Result<Box<dyn Read + Send>, MirrorError> {
-        Ok(Box::new(self.open()?.open_object(id)?))
+    fn object(&self, id: &ObjectId, offset: u64) -> Result<Box<dyn Read + Send>, MirrorError> {
+        let mut content = self.open()?.open_object(id)?;
+        content.seek(SeekFrom::Start(offset)).context("read", || self.path.clone())?;
+        Ok(Box::new(content))
     }
 
     fn stage(

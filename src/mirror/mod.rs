@@ -13,6 +13,7 @@ pub use location::{Location, LocationError};
 use std::error::Error;
 use std::fmt;
 use std::io::Read;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::fsx::IoError;
@@ -193,6 +194,9 @@ pub trait Mirror: Send + Sync + fmt::Debug {
     /// What lies between here and there.
     fn link(&self) -> Link;
 
+    /// Where it is on this machine, if it is: a content tree must lie apart from it.
+    fn local_path(&self) -> Option<PathBuf>;
+
     /// Its state. Changes nothing; a mirror that is still to be created answers an empty one.
     ///
     /// # Errors
@@ -205,11 +209,11 @@ pub trait Mirror: Send + Sync + fmt::Debug {
     /// When the mirror has it not.
     fn manifest(&self, id: &ManifestId) -> Result<Box<dyn Read + Send>, MirrorError>;
 
-    /// The content of an object, unchecked.
+    /// The content of an object from `offset` on, unchecked.
     ///
     /// # Errors
     /// When the mirror has it not.
-    fn object(&self, id: &ObjectId) -> Result<Box<dyn Read + Send>, MirrorError>;
+    fn object(&self, id: &ObjectId, offset: u64) -> Result<Box<dyn Read + Send>, MirrorError>;
 
     /// Makes a release complete and durable there, unseen; creates the mirror
     /// if need be. Packs that it holds from an interrupted push are not taken again.
