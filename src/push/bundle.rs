@@ -6,7 +6,7 @@
 //! pace never touch a disk here, and no slow one holds up the others.
 
 use std::collections::HashMap;
-use std::io::{Read, Write as _};
+use std::io::Read;
 use std::os::unix::fs::FileExt as _;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
@@ -39,12 +39,10 @@ struct Shelf {
     packs: Vec<Sealed>,
     /// How the bundle ended: whole, or with an error that every mirror is told.
     end: Option<Result<(), String>>,
-    /// The next pack of each cursor.
-    cursors: HashMap<usize, usize>,
-    /// Cursors that are still to come.
-    expected: usize,
-    opened: usize,
-    /// Cursors that wait for a pack.
+    /// The next pack of each seat that is taken.
+    seats: HashMap<usize, usize>,
+    next_seat: usize,
+    /// Seats that wait for a pack.
     idle: usize,
     spilled_bytes: u64,
 }
@@ -59,9 +57,9 @@ pub(super) struct PackShelf<'a> {
 }
 
 impl<'a> PackShelf<'a> {
-    /// A shelf for `mirrors` cursors; what does not fit in memory goes to `scratch`.
-    pub(super) fn new(mirrors: usize, number: usize, supplies: &'a Supplies, scratch: &Scratch) -> Result<Self, IoError> {
-        let shelf = Mutex::new(Shelf { expected: mirrors, ..Shelf::default() });
+    /// An empty shelf; what does not fit in memory goes to `scratch`.
+    pub(super) fn new(number: usize, supplies: &'a Supplies, scratch: &Scratch) -> Result<Self, IoError> {
+        let shelf = Mutex::default();
         let spill = scratch.dir().create_file(&format!("packs-{number}"))?;
         Ok(Self { shelf, changed: Condvar::new(), supplies, spill })
     }
@@ -70,12 +68,21 @@ impl<'a> PackShelf<'a> {
         self.shelf.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// A seat for one mirror. Take all of them before the first pack is pushed.
+    pub(super) fn seat(&self) -> Seat<'_, 'a> {
+        let mut shelf = self.shelf();
+        let number = shelf.next_seat;
+        shelf.next_seat += 1;
+        shelf.seats.insert(number, 0);
+        Seat { shelf: self, number }
+    }
+
     /// Adds a pack, once there is room. Answers whether anyone still wants it.
     pub(super) fn push(&self, pack: pack::Pack) -> Result<bool, IoError> {
         let mut shelf = self.shelf();
         loop {
             shelf.forget_taken();
-            if shelf.cursors.is_empty() && shelf.expected == 0 {
+            if shelf.seats.is_empty() {
                 return Ok(false);
             }
             if shelf.in_memory() < WINDOW {
@@ -87,9 +94,8 @@ impl<'a> PackShelf<'a> {
             }
             shelf = self.changed.wait(shelf).unwrap_or_else(PoisonError::into_inner);
         }
-        let place = Place::Memory(Arc::new(pack.bytes));
-        let Place::Memory(bytes) = &place else { return Ok(true) };
-        shelf.packs.push(Sealed { id: pack.id, size: bytes.len(), place });
+        let size = pack.bytes.len();
+        shelf.packs.push(Sealed { id: pack.id, size, place: Place::Memory(Arc::new(pack.bytes)) });
         self.changed.notify_all();
         Ok(true)
     }
@@ -100,7 +106,7 @@ impl<'a> PackShelf<'a> {
         if let Some(Sealed { place, size, .. }) = oldest
             && let Place::Memory(bytes) = &*place
         {
-            (&self.spill).flush().and_then(|()| self.spill.write_all_at(bytes, offset)).context("write", || "scratch".into())?;
+            self.spill.write_all_at(bytes, offset).context("write", || "scratch".into())?;
             *place = Place::Scratch { offset };
             shelf.spilled_bytes += *size as u64;
         }
@@ -113,10 +119,6 @@ impl<'a> PackShelf<'a> {
         self.changed.notify_all();
     }
 
-    fn leave(&self, cursor: usize) {
-        self.shelf().cursors.remove(&cursor);
-        self.changed.notify_all();
-    }
 }
 
 impl Shelf {
@@ -124,34 +126,37 @@ impl Shelf {
         self.packs.iter().filter(|pack| matches!(pack.place, Place::Memory(_))).count()
     }
 
-    /// Lets go of packs that every cursor has passed.
+    /// Lets go of packs that every seat has passed.
     fn forget_taken(&mut self) {
-        if self.expected > 0 {
-            return;
-        }
-        let passed = self.cursors.values().copied().min().unwrap_or(self.packs.len());
+        let passed = self.seats.values().copied().min().unwrap_or(self.packs.len());
         for pack in &mut self.packs[..passed] {
             pack.place = Place::Gone;
         }
     }
 }
 
-impl Contents for PackShelf<'_> {
-    fn object(&self, id: &ObjectId) -> Result<Box<dyn Read + Send>, SupplyError> {
-        self.supplies.object(id)
+/// The view of one mirror on a bundle; when it is dropped nobody waits for that mirror.
+pub(super) struct Seat<'s, 'a> {
+    shelf: &'s PackShelf<'a>,
+    number: usize,
+}
+
+impl Drop for Seat<'_, '_> {
+    fn drop(&mut self) {
+        self.shelf.shelf().seats.remove(&self.number);
+        self.shelf.changed.notify_all();
     }
 }
 
-impl Bundle for PackShelf<'_> {
+impl Contents for Seat<'_, '_> {
+    fn object(&self, id: &ObjectId) -> Result<Box<dyn Read + Send>, SupplyError> {
+        self.shelf.supplies.object(id)
+    }
+}
+
+impl Bundle for Seat<'_, '_> {
     fn packs(&self) -> Box<dyn PackCursor + '_> {
-        let mut shelf = self.shelf();
-        let number = shelf.opened;
-        shelf.opened += 1;
-        shelf.expected = shelf.expected.saturating_sub(1);
-        shelf.cursors.insert(number, 0);
-        drop(shelf);
-        self.changed.notify_all();
-        Box::new(Cursor { shelf: self, number })
+        Box::new(Cursor { shelf: self.shelf, number: self.number })
     }
 }
 
@@ -160,17 +165,11 @@ struct Cursor<'s, 'a> {
     number: usize,
 }
 
-impl Drop for Cursor<'_, '_> {
-    fn drop(&mut self) {
-        self.shelf.leave(self.number);
-    }
-}
-
 impl PackCursor for Cursor<'_, '_> {
     fn next(&mut self) -> Result<Option<Box<dyn Pack>>, SupplyError> {
         let mut shelf = self.shelf.shelf();
         loop {
-            let at = shelf.cursors.get(&self.number).copied().unwrap_or(0);
+            let at = shelf.seats.get(&self.number).copied().unwrap_or(0);
             if let Some(Sealed { id, size, place }) = shelf.packs.get(at) {
                 let bytes = match place {
                     Place::Memory(bytes) => Bytes::Memory(Arc::clone(bytes)),
@@ -178,7 +177,7 @@ impl PackCursor for Cursor<'_, '_> {
                     Place::Gone => return Err("this bundle was taken by as many mirrors as it was made for".into()),
                 };
                 let pack = ShelfPack { id: *id, size: *size, bytes };
-                shelf.cursors.insert(self.number, at + 1);
+                shelf.seats.insert(self.number, at + 1);
                 self.shelf.changed.notify_all();
                 return Ok(Some(Box::new(pack)));
             }

@@ -8,10 +8,12 @@
 //! This room knows what a fleet is and in which order mirrors switch. It
 //! refuses to know where a mirror is and how anything is shown.
 
+mod activation;
 mod bundle;
 mod churn;
 mod contents;
 mod fleet;
+mod gate;
 mod guard;
 mod next;
 mod options;
@@ -27,9 +29,11 @@ mod upkeep;
 
 pub use churn::Churn;
 pub use fleet::{Fleet, Member};
+pub use gate::Traffic;
 pub use guard::{GuardFault, Guards, MaxRemoved};
 pub use options::{LevelChoice, MtimeMode, Options, Order, Require};
-pub use outcome::{MirrorReport, Outcome, Report, Sums};
+pub use outcome::{MirrorReport, Outcome, Report, Sums, error_chain};
+pub use pack_line::LineError;
 pub use plan::{MirrorPlan, PlanReport, plan};
 pub use retention::{Retention, RetentionRule};
 pub use source::Source;
@@ -107,6 +111,9 @@ pub enum PushError {
     /// The new manifest could not be made.
     #[error("the new manifest")]
     NewManifest(#[source] ManifestError),
+    /// Content could not be read as it was scanned.
+    #[error(transparent)]
+    Line(#[from] LineError),
     /// The origin's own disk.
     #[error(transparent)]
     Io(#[from] IoError),

@@ -10,6 +10,7 @@ use std::io::Write;
 
 use crate::manifest::{Entry, Kind, ManifestError, ManifestWriter, Pair, Pairs, Totals};
 use crate::push::options::MtimeMode;
+use crate::push::outcome::Sums;
 use crate::push::retention::Retention;
 use crate::push::source::Live;
 
@@ -35,7 +36,9 @@ pub(super) struct Outline {
     /// Live paths of the last manifest.
     pub(super) total: u64,
     /// Those among them that the tree lacks.
-    pub(super) removed: u64,
+    pub(super) gone: u64,
+    /// How the next manifest differs from the last one.
+    pub(super) sums: Sums,
 }
 
 /// Looks at both for the first time.
@@ -50,12 +53,21 @@ pub(super) fn outline(
         match pair? {
             Pair::Old(old) => {
                 outline.total += u64::from(old.is_live());
-                outline.removed += u64::from(old.is_live());
+                outline.gone += u64::from(old.is_live());
                 outline.retired.extend(retire(old, rules));
             }
-            Pair::New(new) => moved.extend(link_destination(&new)),
+            Pair::New(new) => {
+                outline.sums.added += 1;
+                moved.extend(link_destination(&new));
+            }
             Pair::Both(old, new) => {
                 outline.total += u64::from(old.is_live());
+                let counter = match (old.is_live(), old.has_content_of(&new)) {
+                    (false, _) => &mut outline.sums.added,
+                    (true, false) => &mut outline.sums.changed,
+                    (true, true) => &mut outline.sums.same,
+                };
+                *counter += 1;
                 if !old.is_live() || old.kind != new.kind {
                     moved.extend(link_destination(&new));
                 }
@@ -63,6 +75,8 @@ pub(super) fn outline(
         }
     }
     drop_conflicts(&mut outline.retired, live);
+    outline.sums.retired = outline.retired.iter().filter(|entry| entry.until > Some(rules.created)).count() as u64;
+    outline.sums.removed = outline.gone.saturating_sub(outline.sums.retired);
     outline.touched = spread(moved, live);
     Ok(outline)
 }

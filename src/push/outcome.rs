@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use crate::hash::ReleaseId;
 use crate::mirror::{Failure, MirrorError};
+use crate::push::gate::Traffic;
 use crate::tree_path::Site;
 
 /// What became of one mirror.
@@ -86,6 +87,9 @@ pub struct MirrorReport {
     pub before: Option<u64>,
     /// The sequence it serves now, as far as known.
     pub now: Option<u64>,
+    /// What went to it.
+    #[serde(flatten)]
+    pub traffic: Traffic,
 }
 
 /// Numbers of paths.
@@ -95,8 +99,6 @@ pub struct Sums {
     pub added: u64,
     /// Paths with other content.
     pub changed: u64,
-    /// Paths whose content was elsewhere.
-    pub renamed: u64,
     /// Paths that went and are still served for a time.
     pub retired: u64,
     /// Paths that are no longer served.
@@ -116,7 +118,7 @@ pub struct Report {
     pub sequence: Option<u64>,
     /// Whether the push made it, as opposed to bringing laggards up to one that was there.
     pub is_new: bool,
-    /// Whether what is published now differs from before for a visitor.
+    /// How the release differs from the newest one before it.
     pub changes: Sums,
     /// Size of the content that is new to some mirror, in bytes.
     pub new_bytes: u64,

@@ -19,13 +19,21 @@ use crate::push::contents::Supplies;
 
 /// Why a bundle could not be built.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum LineError {
+pub enum LineError {
     /// Content could not be read.
     #[error("cannot read {path}")]
-    Read { path: String, source: SupplyError },
+    Read {
+        /// Its path in the tree.
+        path: String,
+        /// Why.
+        source: SupplyError,
+    },
     /// Content is not what the scan saw.
     #[error("{path} changed while it was read")]
-    Changed { path: String },
+    Changed {
+        /// Its path in the tree.
+        path: String,
+    },
     /// A block could not be encoded.
     #[error(transparent)]
     Pack(#[from] PackError),

@@ -12,6 +12,7 @@ use crate::mirror::Mirror;
 use crate::monitor::{Event, Monitor};
 use crate::push::contents::Supplies;
 use crate::push::fleet::{self, Fleet, Member};
+use crate::push::gate::Traffic;
 use crate::push::guard::GuardFault;
 use crate::push::next::{Outline, Rules, outline};
 use crate::push::options::Options;
@@ -41,6 +42,8 @@ pub(super) struct Target {
     pub(super) members: Vec<Member>,
     /// A kept manifest that has most of the content: the one a rollback goes back to.
     pub(super) likely_base: Option<ManifestId>,
+    /// How it differs from the newest release before it.
+    pub(super) sums: Sums,
     pub(super) scratch: Scratch,
 }
 
@@ -66,6 +69,13 @@ struct Loaded {
     rolled_back_to: Option<Release>,
 }
 
+/// A release, made or found.
+struct Next {
+    release: Release,
+    manifest: ManifestFile,
+    sums: Sums,
+}
+
 struct Preparation {
     members: Vec<Member>,
     loaded: Loaded,
@@ -88,7 +98,7 @@ impl Preparation {
             }
             Source::Store(mirror) => {
                 let members = fleet.states(monitor);
-                (members, load_store(mirror, options)?)
+                (members, load_store(mirror)?)
             }
             Source::Rollback { to } => {
                 let members = fleet.states(monitor);
@@ -112,6 +122,7 @@ impl Preparation {
             outcome: member.state.as_ref().map_or_else(Outcome::failed, |_| Outcome::Skipped),
             before: member.current().map(|current| current.sequence()),
             now: member.current().map(|current| current.sequence()),
+            traffic: Traffic::default(),
         };
         Some(Report {
             site: options.site.clone(),
@@ -150,7 +161,7 @@ impl Preparation {
             && self.loaded.rolled_back_to.is_none()
             && let Some(manifest) = self.copy_manifest(newest)?
         {
-            return Ok(self.into_target(newest.clone(), false, manifest, None));
+            return Ok(self.into_target(Next { release: newest.clone(), manifest, sums: Sums::default() }, false, None));
         }
         if let Some(newest) = &newest
             && newest.rejected.contains(&content)
@@ -160,22 +171,23 @@ impl Preparation {
             return Err(GuardFault::Rejected { sequence: newest.sequence }.into());
         }
         options.guards.check_tree(self.loaded.live.paths())?;
-        let (release, manifest) = self.make_release(newest.as_ref(), options, monitor)?;
+        let next = self.make_release(newest.as_ref(), options, monitor)?;
         let likely = self.loaded.rolled_back_to.as_ref().map(|release| release.manifest);
-        Ok(self.into_target(release, true, manifest, likely))
+        Ok(self.into_target(next, true, likely))
     }
 
-    fn into_target(self, release: Release, is_new: bool, manifest: ManifestFile, likely: Option<ManifestId>) -> Target {
+    fn into_target(self, next: Next, is_new: bool, likely_base: Option<ManifestId>) -> Target {
         let from = self.loaded.from.iter().map(|member| Arc::clone(&member.mirror));
         let mirrors: Vec<_> = self.members.iter().map(|member| Arc::clone(&member.mirror)).chain(from).collect();
         let releases = self.members.iter().chain(&self.loaded.from).flat_map(Member::releases).cloned().collect();
         Target {
-            release,
+            release: next.release,
             is_new,
-            manifest,
+            manifest: next.manifest,
+            sums: next.sums,
             supplies: Supplies::new(self.loaded.live, mirrors, releases),
             members: self.members,
-            likely_base: likely,
+            likely_base,
             scratch: self.scratch,
         }
     }
@@ -211,7 +223,7 @@ impl Preparation {
         newest: Option<&Release>,
         options: &Options,
         monitor: &dyn Monitor,
-    ) -> Result<(Release, ManifestFile), PushError> {
+    ) -> Result<Next, PushError> {
         let highest = self.releases(options).map(|release| release.created).max();
         let created = unix_seconds().max(highest.map_or(0, |created| created + 1));
         let rules = Rules { created, mtime: options.mtime, retention: &options.retention };
@@ -227,11 +239,11 @@ impl Preparation {
         let stream = || entries(previous.as_ref());
         let live = &self.loaded.live;
         let outline = outline(stream().map_err(PushError::NewManifest)?, live, &rules).map_err(PushError::NewManifest)?;
-        options.guards.check_removed(outline.removed, outline.total)?;
+        options.guards.check_removed(outline.gone, outline.total)?;
         let (totals, manifest) = self.write_manifest(&outline, stream().map_err(PushError::NewManifest)?, &rules)?;
         let mut release = self.describe(&totals, newest, options);
         release.created = created;
-        Ok((release, manifest))
+        Ok(Next { release, manifest, sums: outline.sums })
     }
 
     fn write_manifest(
@@ -333,7 +345,7 @@ fn live_entries(mirror: &Arc<dyn Mirror>, release: &Release) -> Result<Vec<Entry
 }
 
 /// Loads the current release of a mirror.
-fn load_store(mirror: &Arc<dyn Mirror>, _options: &Options) -> Result<Loaded, PushError> {
+fn load_store(mirror: &Arc<dyn Mirror>) -> Result<Loaded, PushError> {
     let name = || mirror.location().to_owned();
     let state = mirror.state().map_err(|source| PushError::Source { mirror: name(), source })?;
     let release = state.current_release().cloned().ok_or_else(|| PushError::EmptySource { mirror: name() })?;
