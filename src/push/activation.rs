@@ -109,13 +109,13 @@ fn by_store(target: &Target, staged: &[usize]) -> Vec<usize> {
 /// Asks the mirror again: no clock decides but between two pushes of which one lost.
 fn race(target: &Target, index: usize) -> Race {
     let began = |release: &Release| (release.began, release.id());
-    let state = mirror(target, index).state().ok();
-    match state.as_ref().and_then(|state| state.current_release()) {
+    // Without knowing the winner nothing may be put on top of it.
+    let Ok(state) = mirror(target, index).state() else { return Race::Newer };
+    match state.current_release() {
         Some(winner) if winner.name() == target.release.name() => Race::Ours,
         Some(winner) if began(winner) < began(&target.release) => Race::Older,
-        // Without knowing the winner nothing may be put on top of it.
         Some(_) => Race::Newer,
-        None if state.is_some_and(|state| state.current.is_none()) => Race::Older,
+        None if state.current.is_none() => Race::Older,
         None => Race::Newer,
     }
 }

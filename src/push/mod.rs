@@ -92,6 +92,9 @@ pub enum PushError {
     /// No release to roll back to.
     #[error("{0}")]
     Rollback(String),
+    /// A release that a mirror does not keep.
+    #[error("{0}")]
+    NoRelease(String),
     /// Two mirrors are one.
     #[error("{first} and {second} are the same mirror")]
     SameMirror {

@@ -30,7 +30,7 @@ pub(super) struct Rules<'a> {
 #[derive(Debug, Default)]
 pub(super) struct Outline {
     /// Retired entries of the next manifest, in path order.
-    retired: Vec<Entry>,
+    retired: Vec<Retired>,
     /// Directories and files whose content shows through a link that is new or moved.
     touched: Vec<String>,
     /// Live paths of the last manifest.
@@ -39,6 +39,13 @@ pub(super) struct Outline {
     pub(super) gone: u64,
     /// How the next manifest differs from the last one.
     pub(super) sums: Sums,
+}
+
+#[derive(Debug)]
+struct Retired {
+    entry: Entry,
+    /// The last manifest had it live.
+    is_fresh: bool,
 }
 
 /// Looks at both for the first time.
@@ -75,7 +82,7 @@ pub(super) fn outline(
         }
     }
     drop_conflicts(&mut outline.retired, live);
-    outline.sums.retired = outline.retired.iter().filter(|entry| entry.until > Some(rules.created)).count() as u64;
+    outline.sums.retired = outline.retired.iter().filter(|retired| retired.is_fresh).count() as u64;
     outline.sums.removed = outline.gone.saturating_sub(outline.sums.retired);
     outline.touched = spread(moved, live);
     Ok(outline)
@@ -89,22 +96,23 @@ fn link_destination(entry: &Entry) -> Option<String> {
 }
 
 /// The retired form of an entry that the tree lacks, while its time lasts.
-fn retire(old: Entry, rules: &Rules<'_>) -> Option<Entry> {
+fn retire(old: Entry, rules: &Rules<'_>) -> Option<Retired> {
     if rules.retention.is_expunged(&old.path) {
         return None;
     }
     // Fixed when it retires: pushes that follow do not prolong it.
     let until = old.until.unwrap_or_else(|| rules.created.saturating_add(rules.retention.keep(&old.path).as_secs()));
-    (until > rules.created).then_some(Entry { until: Some(until), ..old })
+    let is_fresh = old.is_live();
+    (until > rules.created).then_some(Retired { entry: Entry { until: Some(until), ..old }, is_fresh })
 }
 
 /// Drops retired entries that a live one stands in the way of: a file where a
 /// directory is or the other way round, or a name that some disks cannot tell apart.
-fn drop_conflicts(retired: &mut Vec<Entry>, live: &Live) {
+fn drop_conflicts(retired: &mut Vec<Retired>, live: &Live) {
     if retired.is_empty() {
         return;
     }
-    retired.retain(|entry| {
+    retired.retain(|Retired { entry, .. }| {
         let path = entry.path.as_str();
         let below = format!("{path}/");
         let at = live.position(&below);
@@ -112,13 +120,13 @@ fn drop_conflicts(retired: &mut Vec<Entry>, live: &Live) {
         let mut ancestors = path.match_indices('/').map(|(index, _)| &path[..index]);
         !has_below && !ancestors.any(|ancestor| live.find(ancestor).is_some())
     });
-    let mut folded: HashMap<String, bool> = retired.iter().map(|entry| (entry.path.folded(), false)).collect();
+    let mut folded: HashMap<String, bool> = retired.iter().map(|retired| (retired.entry.path.folded(), false)).collect();
     for path in live.paths() {
         if let Some(collides) = folded.get_mut(&path.folded()) {
             *collides = true;
         }
     }
-    retired.retain(|entry| !folded.get(&entry.path.folded()).is_some_and(|collides| *collides));
+    retired.retain(|retired| !folded.get(&retired.entry.path.folded()).is_some_and(|collides| *collides));
 }
 
 /// Follows the links of the tree from `destination` to where the content is.
@@ -178,8 +186,8 @@ impl Outline {
         for pair in Pairs::new(previous, live.entries().map(Ok)) {
             let (old, mut new) = match pair? {
                 Pair::Old(old) => {
-                    if let Some(entry) = retired.next_if(|entry| entry.path == old.path) {
-                        writer.push(entry)?;
+                    if let Some(retired) = retired.next_if(|retired| retired.entry.path == old.path) {
+                        writer.push(&retired.entry)?;
                     }
                     continue;
                 }

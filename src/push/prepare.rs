@@ -54,7 +54,7 @@ pub(super) fn prepare(
     options: &Options,
     monitor: &dyn Monitor,
 ) -> Result<Prepared, PushError> {
-    let mut preparation = Preparation::begin(source, fleet, options, monitor)?;
+    let preparation = Preparation::begin(source, fleet, options, monitor)?;
     if let Some(report) = preparation.unreachable(options) {
         return Ok(Prepared::Refused(report));
     }
@@ -150,7 +150,7 @@ impl Preparation {
         fleet::newest(&self.members).into_iter().chain(source).max_by_key(|release| release.rank()).cloned()
     }
 
-    fn decide(mut self, options: &Options, monitor: &dyn Monitor) -> Result<Target, PushError> {
+    fn decide(self, options: &Options, monitor: &dyn Monitor) -> Result<Target, PushError> {
         let newest = self.newest(options);
         check_order(options, newest.as_ref())?;
         let content = self.loaded.live.content();
@@ -193,7 +193,7 @@ impl Preparation {
     }
 
     /// Copies the manifest of a release from whoever has it whole to a scratch file.
-    fn copy_manifest(&mut self, release: &Release) -> Result<Option<ManifestFile>, PushError> {
+    fn copy_manifest(&self, release: &Release) -> Result<Option<ManifestFile>, PushError> {
         let holders = self.members.iter().chain(&self.loaded.from);
         for member in holders.filter(|member| member.releases().iter().any(|kept| kept.manifest == release.manifest)) {
             let Ok(bytes) = member.mirror.manifest(&release.manifest) else { continue };
@@ -219,7 +219,7 @@ impl Preparation {
 
     /// Makes the next release on top of the newest one.
     fn make_release(
-        &mut self,
+        &self,
         newest: Option<&Release>,
         options: &Options,
         monitor: &dyn Monitor,

@@ -163,14 +163,18 @@ fn batch(
     };
     let mut key = blake3::Hasher::new();
     key.update(b"headwater bundle 1\n");
-    key.update(base.as_ref().map_or(&[0; 32], ManifestId::as_bytes));
+    key.update(&base.map_or([0; 32], |base| *base.as_bytes()));
     key.update(target.release.content.as_bytes());
     key.update(format!("{level}\n").as_bytes());
     Ok(Batch { base, change, level, key: BundleKey::finish(&key), members })
 }
 
 impl Batch {
-    fn job<'a>(&'a self, target: &'a Target, options: &Options) -> Job<'a> {
+    pub(super) const fn base(&self) -> Option<ManifestId> {
+        self.base
+    }
+
+    pub(super) fn job<'a>(&'a self, target: &'a Target, options: &Options) -> Job<'a> {
         let jobs = options.jobs.get();
         Job { wanted: &self.change.wanted, supplies: &target.supplies, level: self.level, jobs }
     }

@@ -5,6 +5,7 @@ use std::io::{self, Read, Write as _};
 use crate::fsx::{self, Context as _, Dir, FileMode};
 use crate::hash::ObjectId;
 use crate::manifest::FileEntry;
+use crate::store::layout::object_name;
 use crate::store::{Store, StoreError};
 
 /// Bytes copied at once.
@@ -17,10 +18,11 @@ impl Store {
     /// # Errors
     /// [`StoreError::DamagedObject`] when the object is not what its id says.
     pub(super) fn copy_object(&self, entry: &FileEntry, dir: &Dir, name: &str) -> Result<(), StoreError> {
-        match fsx::found(self.layout.objects.open_file(&super::layout::object_name(&entry.object)))? {
-            Some(from) if write_object(entry, from, dir, name)? => Ok(()),
-            _ => Err(StoreError::DamagedObject { object: entry.object }),
-        }
+        let damaged = StoreError::DamagedObject { object: entry.object };
+        let Some(from) = fsx::found(self.layout.objects.open_file(&object_name(&entry.object)))? else {
+            return Err(damaged);
+        };
+        if write_object(entry, from, dir, name)? { Ok(()) } else { Err(damaged) }
     }
 }
 

@@ -111,12 +111,8 @@ pub(super) struct SlotWriter<'s> {
 
 impl<'s> SlotWriter<'s> {
     /// Writes into `slot`, linking from `live` where asked to.
-    pub(super) const fn new(store: &'s Store, slot: Dir, live: Option<Dir>) -> Self {
-        let live = match live {
-            Some(live) => Some(DirStack::new(live)),
-            None => None,
-        };
-        Self { store, slot: DirStack::new(slot), live, copies: Vec::new() }
+    pub(super) fn new(store: &'s Store, slot: Dir, live: Option<Dir>) -> Self {
+        Self { store, slot: DirStack::new(slot), live: live.map(DirStack::new), copies: Vec::new() }
     }
 
     /// Takes an entry away; the directory that may be empty now is left.

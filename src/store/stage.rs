@@ -289,8 +289,10 @@ impl Arrival<'_> {
             Some(bases) => bases,
             None => {
                 let entries = self.store.base_stream(self.base)?;
-                let objects: Result<Vec<_>, _> = entries.map(|entry| Ok(entry?.file().map(|file| file.object))).collect();
-                self.bases.get_or_init(|| objects.unwrap_or_default())
+                let object = |entry: Result<Entry, ManifestError>| entry.map(|entry| entry.file().map(|file| file.object));
+                let objects: Result<Vec<_>, _> = entries.map(object).collect();
+                let objects = objects.map_err(|error| lie(error.to_string()))?;
+                self.bases.get_or_init(|| objects)
             }
         };
         let mut prefix = Vec::new();
