@@ -142,12 +142,7 @@ impl Mirror for DirectoryMirror {
         Ok(Box::new(content))
     }
 
-    fn stage(
-        &self,
-        request: &StageRequest<'_>,
-        bundle: &dyn Bundle,
-        monitor: &dyn Monitor,
-    ) -> Result<(), MirrorError> {
+    fn stage(&self, request: &StageRequest<'_>, bundle: &dyn Bundle, monitor: &dyn Monitor) -> Result<(), MirrorError> {
         let store = Store::open_or_create(&self.path, &request.release.site)?;
         let begun = store.begin(request.release, &request.key, request.base, request.change, self.wait)?;
         let Some(arrival) = begun else { return Ok(()) };

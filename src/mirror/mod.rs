@@ -71,9 +71,9 @@ impl MirrorError {
             Self::Store(StoreError::Locked { .. }) => Failure::Locked,
             Self::Store(StoreError::OtherOwner { .. } | StoreError::OtherSite { .. }) => Failure::Denied,
             Self::Store(StoreError::Io(error)) if is_denial(error) => Failure::Denied,
-            Self::Store(
-                StoreError::Conflict { .. } | StoreError::NotNewer { .. } | StoreError::NotStaged { .. },
-            ) => Failure::Conflict,
+            Self::Store(StoreError::Conflict { .. } | StoreError::NotNewer { .. } | StoreError::NotStaged { .. }) => {
+                Failure::Conflict
+            }
             Self::Store(StoreError::Manifest { .. }) => Failure::DamagedBase,
             Self::Store(_) => Failure::Other,
         }
@@ -220,12 +220,7 @@ pub trait Mirror: Send + Sync + fmt::Debug {
     ///
     /// # Errors
     /// When it is not staged; what is served is not touched.
-    fn stage(
-        &self,
-        request: &StageRequest<'_>,
-        bundle: &dyn Bundle,
-        monitor: &dyn Monitor,
-    ) -> Result<(), MirrorError>;
+    fn stage(&self, request: &StageRequest<'_>, bundle: &dyn Bundle, monitor: &dyn Monitor) -> Result<(), MirrorError>;
 
     /// Makes a staged release current if `expected` is current and older:
     /// compare-and-set. Durable when it returns.

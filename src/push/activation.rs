@@ -82,7 +82,8 @@ fn try_one(target: &Target, index: usize, gate: &Gate<'_>) -> Result<(), MirrorE
 
 fn together(target: &Target, rest: &[usize], outcomes: &mut [Option<Outcome>], gate: &Gate<'_>) {
     std::thread::scope(|scope| {
-        let threads: Vec<_> = rest.iter().map(|&index| (index, scope.spawn(move || one(target, index, gate)))).collect();
+        let threads: Vec<_> =
+            rest.iter().map(|&index| (index, scope.spawn(move || one(target, index, gate)))).collect();
         for (index, thread) in threads {
             outcomes[index] = Some(thread.join().expect("activating does not panic"));
         }

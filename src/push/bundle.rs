@@ -118,7 +118,6 @@ impl<'a> PackShelf<'a> {
         self.shelf().end.get_or_insert(end);
         self.changed.notify_all();
     }
-
 }
 
 impl Shelf {

@@ -57,7 +57,11 @@ impl Supplies {
             false => self.mirror_object(id, piece.offset)?,
         };
         content.take(u64::from(piece.length)).read_to_end(out)?;
-        if out.len() - start == length { Ok(()) } else { Err(std::io::Error::from(std::io::ErrorKind::UnexpectedEof).into()) }
+        if out.len() - start == length {
+            Ok(())
+        } else {
+            Err(std::io::Error::from(std::io::ErrorKind::UnexpectedEof).into())
+        }
     }
 
     fn mirror_object(&self, id: &ObjectId, offset: u64) -> Result<Box<dyn Read + Send>, SupplyError> {
@@ -103,7 +107,8 @@ impl FetchRecords for Supplies {
     fn manifest(&self, id: &ManifestId) -> Option<Box<dyn Read + Send>> {
         self.mirrors.iter().find_map(|mirror| {
             let is_whole = |bytes| {
-                crate::manifest::ManifestReader::new(bytes, Some(*id)).is_ok_and(|mut entries| entries.all(|entry| entry.is_ok()))
+                crate::manifest::ManifestReader::new(bytes, Some(*id))
+                    .is_ok_and(|mut entries| entries.all(|entry| entry.is_ok()))
             };
             if is_whole(mirror.manifest(id).ok()?) { mirror.manifest(id).ok() } else { None }
         })

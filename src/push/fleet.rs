@@ -83,7 +83,8 @@ pub(super) fn check_distinct(members: &[Member]) -> Result<(), PushError> {
     for (index, member) in members.iter().enumerate() {
         let store = |member: &Member| member.state.as_ref().ok().and_then(|state| state.store);
         let same = |other: &&Member| {
-            other.mirror.location() == member.mirror.location() || store(member).is_some() && store(other) == store(member)
+            other.mirror.location() == member.mirror.location()
+                || store(member).is_some() && store(other) == store(member)
         };
         if let Some(other) = members[index + 1..].iter().find(same) {
             let name = |member: &Member| member.mirror.location().to_owned();

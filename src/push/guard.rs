@@ -22,7 +22,18 @@ const SMALL: u64 = 100;
 
 /// Names that no website shows on purpose.
 const SECRETS: [&str; 12] = [
-    ".git", ".env", ".svn", ".hg", ".aws", ".ssh", "id_rsa", "id_dsa", "id_ecdsa", "id_ed25519", ".htpasswd", ".netrc",
+    ".git",
+    ".env",
+    ".svn",
+    ".hg",
+    ".aws",
+    ".ssh",
+    "id_rsa",
+    "id_dsa",
+    "id_ecdsa",
+    "id_ed25519",
+    ".htpasswd",
+    ".netrc",
 ];
 
 /// What is refused.

@@ -146,7 +146,8 @@ pub fn push(source: &Source, fleet: &Fleet, options: &Options, monitor: &dyn Mon
             rollout::End::Report(report) => return Ok(report),
             rollout::End::Again(report) if round == MAX_ROUNDS => return Ok(report),
             rollout::End::Again(_) => {
-                monitor.event(Event::Warned { message: "another push was quicker: starting again on top of it".into() });
+                monitor
+                    .event(Event::Warned { message: "another push was quicker: starting again on top of it".into() });
             }
         }
     }

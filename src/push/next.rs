@@ -120,7 +120,8 @@ fn drop_conflicts(retired: &mut Vec<Retired>, live: &Live) {
         let mut ancestors = path.match_indices('/').map(|(index, _)| &path[..index]);
         !has_below && !ancestors.any(|ancestor| live.find(ancestor).is_some())
     });
-    let mut folded: HashMap<String, bool> = retired.iter().map(|retired| (retired.entry.path.folded(), false)).collect();
+    let mut folded: HashMap<String, bool> =
+        retired.iter().map(|retired| (retired.entry.path.folded(), false)).collect();
     for path in live.paths() {
         if let Some(collides) = folded.get_mut(&path.folded()) {
             *collides = true;
@@ -131,7 +132,8 @@ fn drop_conflicts(retired: &mut Vec<Retired>, live: &Live) {
 
 /// Follows the links of the tree from `destination` to where the content is.
 fn resolve(destination: &str, live: &Live) -> Option<String> {
-    let mut pending: Vec<String> = destination.split('/').rev().filter(|part| !part.is_empty()).map(str::to_owned).collect();
+    let mut pending: Vec<String> =
+        destination.split('/').rev().filter(|part| !part.is_empty()).map(str::to_owned).collect();
     let mut place = String::new();
     let mut links = 0;
     while let Some(part) = pending.pop() {
@@ -161,7 +163,8 @@ fn spread(moved: Vec<String>, live: &Live) -> Vec<String> {
             continue;
         }
         let below = if place.is_empty() { String::new() } else { format!("{place}/") };
-        let inside = (live.position(&below)..live.len()).take_while(|index| live.path(*index).as_str().starts_with(&below));
+        let inside =
+            (live.position(&below)..live.len()).take_while(|index| live.path(*index).as_str().starts_with(&below));
         pending.extend(inside.filter_map(|index| link_destination(&live.entry(index))));
         touched.insert(place);
     }
@@ -200,7 +203,9 @@ impl Outline {
                 match (rules.mtime, old) {
                     (MtimeMode::Source, Some(old)) if old.object == file.object => file.mtime = old.mtime,
                     (MtimeMode::Source, _) => {}
-                    (MtimeMode::Release, Some(old)) if old.object == file.object && old.exec == file.exec && !is_touched => {
+                    (MtimeMode::Release, Some(old))
+                        if old.object == file.object && old.exec == file.exec && !is_touched =>
+                    {
                         file.mtime = old.mtime;
                     }
                     (MtimeMode::Release, _) => file.mtime = rules.created,
@@ -245,7 +250,8 @@ mod tests {
     #[test]
     fn time_moves_with_content_and_only_then() {
         let old = [file("a.js", "1", 5, None), file("b.js", "2", 5, None), file("c.js", "3", 5, Some(99))];
-        let new = next(&old, vec![file("a.js", "1", 0, None), file("b.js", "x", 0, None), file("c.js", "3", 0, None)], 50);
+        let new =
+            next(&old, vec![file("a.js", "1", 0, None), file("b.js", "x", 0, None), file("c.js", "3", 0, None)], 50);
         let times: Vec<_> = new.iter().map(|entry| entry.file().unwrap().mtime).collect();
         assert_eq!(times, [5, 50, 50]);
     }
@@ -270,14 +276,18 @@ mod tests {
 
     #[test]
     fn a_moved_link_renews_all_that_shows_through_it() {
-        let tree = |target| vec![
-            link("latest", target),
-            file("other/f", "o", 5, None),
-            file("v1/f", "1", 5, None),
-            file("v2/f", "2", 5, None),
-            link("v2/in", "../other"),
-        ];
-        let times = |entries: Vec<Entry>| entries.iter().filter_map(|e| Some((e.path.to_string(), e.file()?.mtime))).collect::<Vec<_>>();
+        let tree = |target| {
+            vec![
+                link("latest", target),
+                file("other/f", "o", 5, None),
+                file("v1/f", "1", 5, None),
+                file("v2/f", "2", 5, None),
+                link("v2/in", "../other"),
+            ]
+        };
+        let times = |entries: Vec<Entry>| {
+            entries.iter().filter_map(|e| Some((e.path.to_string(), e.file()?.mtime))).collect::<Vec<_>>()
+        };
         let got = times(next(&tree("v1"), tree("v2"), 50));
         assert_eq!(got, [("other/f".to_owned(), 50), ("v1/f".to_owned(), 5), ("v2/f".to_owned(), 50)]);
         let unmoved = times(next(&tree("v1"), tree("v1"), 50));

@@ -161,7 +161,11 @@ impl Preparation {
             && self.loaded.rolled_back_to.is_none()
             && let Some(manifest) = self.copy_manifest(newest)?
         {
-            return Ok(self.into_target(Next { release: newest.clone(), manifest, sums: Sums::default() }, false, None));
+            return Ok(self.into_target(
+                Next { release: newest.clone(), manifest, sums: Sums::default() },
+                false,
+                None,
+            ));
         }
         if let Some(newest) = &newest
             && newest.rejected.contains(&content)
@@ -233,12 +237,14 @@ impl Preparation {
         };
         if let Some(newest) = newest.filter(|_| previous.is_none()) {
             // Without it every time is renewed: nobody gets anything stale, everybody fetches once more.
-            let message = format!("the manifest of release {} is damaged everywhere: all files get new times", newest.sequence);
+            let message =
+                format!("the manifest of release {} is damaged everywhere: all files get new times", newest.sequence);
             monitor.event(Event::Warned { message });
         }
         let stream = || entries(previous.as_ref());
         let live = &self.loaded.live;
-        let outline = outline(stream().map_err(PushError::NewManifest)?, live, &rules).map_err(PushError::NewManifest)?;
+        let outline =
+            outline(stream().map_err(PushError::NewManifest)?, live, &rules).map_err(PushError::NewManifest)?;
         options.guards.check_removed(outline.gone, outline.total)?;
         let (totals, manifest) = self.write_manifest(&outline, stream().map_err(PushError::NewManifest)?, &rules)?;
         let mut release = self.describe(&totals, newest, options);
@@ -262,7 +268,8 @@ impl Preparation {
     }
 
     fn describe(&self, totals: &Totals, newest: Option<&Release>, options: &Options) -> Release {
-        let floor = self.members.iter().filter_map(|member| member.state.as_ref().ok()).map(|state| state.highest_sequence);
+        let floor =
+            self.members.iter().filter_map(|member| member.state.as_ref().ok()).map(|state| state.highest_sequence);
         let known = newest.map(|newest| newest.sequence);
         let sequence = floor.chain(known).max().unwrap_or(0) + 1;
         let mut release = Release::new(options.site.clone(), sequence, totals.manifest, totals.content);
@@ -378,7 +385,7 @@ fn rollback_target(members: &[Member]) -> Result<&Release, PushError> {
     let newest = fleet::newest(members).ok_or_else(|| PushError::Rollback("no mirror has a release yet".into()))?;
     let releases = members.iter().flat_map(Member::releases);
     let before = releases.filter(|release| release.sequence < newest.sequence && release.content != newest.content);
-    before.max_by_key(|release| release.rank()).ok_or_else(|| {
-        PushError::Rollback(format!("no kept release before {} differs from it", newest.sequence))
-    })
+    before
+        .max_by_key(|release| release.rank())
+        .ok_or_else(|| PushError::Rollback(format!("no kept release before {} differs from it", newest.sequence)))
 }

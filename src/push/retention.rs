@@ -61,7 +61,8 @@ impl Retention {
         if let Some(all) = self.all {
             return all;
         }
-        let matches = |rule: &&(Gitignore, Duration)| rule.0.matched_path_or_any_parents(path.as_str(), false).is_ignore();
+        let matches =
+            |rule: &&(Gitignore, Duration)| rule.0.matched_path_or_any_parents(path.as_str(), false).is_ignore();
         match self.rules.iter().find(matches) {
             Some((_, keep)) => *keep,
             None => match path.extension() {
@@ -100,7 +101,8 @@ mod tests {
 
     #[test]
     fn the_first_rule_decides_and_expunged_paths_go_at_once() {
-        let rule = |pattern: &str, seconds| RetentionRule { pattern: pattern.into(), keep: Duration::from_secs(seconds) };
+        let rule =
+            |pattern: &str, seconds| RetentionRule { pattern: pattern.into(), keep: Duration::from_secs(seconds) };
         let rules = [rule("/assets/old/", 5), rule("*.js", 9)];
         let retention = Retention::new(&rules, None, vec![path("assets/secret")]).unwrap();
         let seconds = |text| retention.keep(&path(text)).as_secs();

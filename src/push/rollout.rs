@@ -55,7 +55,8 @@ pub(super) fn unmet(require: Require, ready: usize, total: usize) -> String {
 /// Brings every mirror of `target` to its release.
 pub(super) fn run(target: &Target, options: &Options, monitor: &dyn Monitor) -> Result<End, PushError> {
     let gate = Gate::new(monitor);
-    let mut outcomes: Vec<Option<Outcome>> = target.members.iter().map(|member| at_once(target, member, &gate)).collect();
+    let mut outcomes: Vec<Option<Outcome>> =
+        target.members.iter().map(|member| at_once(target, member, &gate)).collect();
     let batches = batches(target, &outcomes, options)?;
     let (sender, staged) = unbounded();
     let (line_sender, line_errors) = unbounded();
@@ -130,7 +131,8 @@ pub(super) fn batches(
     let mut groups: BTreeMap<Option<ManifestId>, Vec<usize>> = BTreeMap::new();
     for (index, member) in target.members.iter().enumerate().filter(|(index, _)| outcomes[*index].is_none()) {
         let base = base_of(target, member);
-        let readable = base.filter(|base| base_entries(target, Some(*base)).is_ok_and(|mut all| all.all(|entry| entry.is_ok())));
+        let readable =
+            base.filter(|base| base_entries(target, Some(*base)).is_ok_and(|mut all| all.all(|entry| entry.is_ok())));
         groups.entry(readable).or_default().push(index);
     }
     groups.into_iter().map(|(base, members)| batch(target, base, members, options)).collect()

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use crate::manifest::{ContentHasher, Entry, FileEntry, Kind};
 use crate::hash::ContentId;
+use crate::manifest::{ContentHasher, Entry, FileEntry, Kind};
 use crate::mirror::Mirror;
 use crate::scan::{Root, ScanOptions, Tree, TreeKind};
 use crate::tree_path::TreePath;

@@ -93,7 +93,10 @@ fn in_source(mirror: &Arc<dyn Mirror>, source: MirrorError) -> PushError {
 fn find_release(mirror: &Arc<dyn Mirror>, sequence: Option<u64>) -> Result<Release, PushError> {
     let state = mirror.state().map_err(|source| in_source(mirror, source))?;
     match sequence {
-        None => state.current_release().cloned().ok_or_else(|| PushError::EmptySource { mirror: mirror.location().to_owned() }),
+        None => state
+            .current_release()
+            .cloned()
+            .ok_or_else(|| PushError::EmptySource { mirror: mirror.location().to_owned() }),
         Some(sequence) => {
             let found = state.releases.iter().find(|release| release.sequence == sequence).cloned();
             let kept: Vec<String> = state.releases.iter().map(|release| release.sequence.to_string()).collect();

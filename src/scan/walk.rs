@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use walkdir::{DirEntry, WalkDir};
 
-use super::error::{Fault, How, ScanError, escape, escape_path};
+use super::error::{self, Fault, How, ScanError, escape, escape_path};
 use super::rules::{self, Rules, RulesFault};
 use super::{Root, ScanOptions, SymlinkMode};
 use crate::fsx::{self, Dir};
@@ -99,7 +99,7 @@ impl<'a> Walk<'a> {
                 RulesFault::Content(why) => Fault::refused(shown, why),
                 // The walk itself says so of a directory that is closed to us.
                 RulesFault::Io(error) if error.kind() == std::io::ErrorKind::PermissionDenied => return,
-                RulesFault::Io(error) if error.errno() == Some(rustix::io::Errno::LOOP) => {
+                RulesFault::Io(error) if error::is_link_error(&error.source) => {
                     Fault::refused(shown, "is a symbolic link, which rules may not be")
                 }
                 RulesFault::Io(error) => Fault::Unreadable(super::Offender {
@@ -116,9 +116,7 @@ impl<'a> Walk<'a> {
         let is_link = || fsx::lstat(path).is_ok_and(|meta| meta.is_symlink());
         self.faults.push(match error.io_error() {
             None => Fault::refused(shown, "is a symbolic link to a directory it is in"),
-            Some(io) if io.kind() == std::io::ErrorKind::FilesystemLoop => {
-                Fault::refused(shown, "is a symbolic link in a loop of links")
-            }
+            Some(io) if error::is_link_error(io) => Fault::refused(shown, "is a symbolic link in a loop of links"),
             Some(io) if io.kind() == std::io::ErrorKind::NotFound && is_link() => {
                 Fault::refused(shown, "is a symbolic link that leads nowhere")
             }

@@ -123,7 +123,9 @@ mod tests {
     fn only_our_own_targets_name_a_release() {
         let name: ReleaseName = "12-9f3ac1d2e4b5a697".parse().unwrap();
         assert_eq!(parse_current_target(&current_target(name)), Some(name));
-        for wrong in ["", "/etc", ".headwater/slots/", "./.headwater/slots/12-9f3ac1d2e4b5a697", ".headwater/slots/../x"] {
+        for wrong in
+            ["", "/etc", ".headwater/slots/", "./.headwater/slots/12-9f3ac1d2e4b5a697", ".headwater/slots/../x"]
+        {
             assert_eq!(parse_current_target(wrong), None, "{wrong}");
         }
         let spare = SlotName { release: name, is_spare: true };

@@ -131,7 +131,8 @@ impl Quarantine {
             piece.offset.checked_add(u64::from(piece.length)).is_some_and(|end| end <= object.size)
         });
         let mut bytes = vec![0; piece.length as usize];
-        let read = || self.new.open_file(&ordinal_name(piece.ordinal)).ok()?.read_exact_at(&mut bytes, piece.offset).ok();
+        let read =
+            || self.new.open_file(&ordinal_name(piece.ordinal)).ok()?.read_exact_at(&mut bytes, piece.offset).ok();
         fits && { read }().is_some() && ObjectId::of(&bytes) == held.digest
     }
 

@@ -22,8 +22,7 @@ use crate::store::slots::SlotWriter;
 use crate::store::{Store, StoreError};
 
 /// Opens the content of an object that is missing here.
-pub type FetchObject<'a> =
-    dyn Fn(&ObjectId) -> Result<Box<dyn Read + Send>, Box<dyn Error + Send + Sync>> + Sync + 'a;
+pub type FetchObject<'a> = dyn Fn(&ObjectId) -> Result<Box<dyn Read + Send>, Box<dyn Error + Send + Sync>> + Sync + 'a;
 
 /// A release on its way into a store: takes packs, then becomes staged.
 #[derive(Debug)]
@@ -289,7 +288,8 @@ impl Arrival<'_> {
             Some(bases) => bases,
             None => {
                 let entries = self.store.base_stream(self.base)?;
-                let object = |entry: Result<Entry, ManifestError>| entry.map(|entry| entry.file().map(|file| file.object));
+                let object =
+                    |entry: Result<Entry, ManifestError>| entry.map(|entry| entry.file().map(|file| file.object));
                 let objects: Result<Vec<_>, _> = entries.map(object).collect();
                 let objects = objects.map_err(|error| lie(error.to_string()))?;
                 self.bases.get_or_init(|| objects)
@@ -368,13 +368,15 @@ impl Arrival<'_> {
             ManifestError::Io(source) => StoreError::Io(crate::fsx::IoError::new("write", temporary, source)),
             other => lie(other.to_string()),
         };
-        let copies = transit::objects_at(&self.needs.base_entries, self.store.base_stream(self.base)?).map_err(words)?;
+        let copies =
+            transit::objects_at(&self.needs.base_entries, self.store.base_stream(self.base)?).map_err(words)?;
         let base = self.store.base_stream(self.base)?;
         let totals = self.store.write_manifest(temporary, |out| {
             Ok(transit::apply(self.change, base, objects, &copies, out).map_err(words)?.1)
         })?;
         let release = self.release;
-        let announced = (release.manifest, release.content, release.entries, release.retired, release.bytes, release.until);
+        let announced =
+            (release.manifest, release.content, release.entries, release.retired, release.bytes, release.until);
         let found = (totals.manifest, totals.content, totals.entries, totals.retired, totals.bytes, totals.until);
         if announced == found {
             return Ok(());

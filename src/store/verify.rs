@@ -209,7 +209,8 @@ impl Store {
 
     /// Re-hashes some objects, on two halves of the machine at once.
     fn check_objects<'f>(&self, files: &[&'f FileEntry]) -> Vec<(&'f FileEntry, Result<u64, FaultKind>)> {
-        let check = |files: &[&'f FileEntry]| files.iter().map(|file| (*file, self.check_object(file))).collect::<Vec<_>>();
+        let check =
+            |files: &[&'f FileEntry]| files.iter().map(|file| (*file, self.check_object(file))).collect::<Vec<_>>();
         let (left, right) = files.split_at(files.len() / 2);
         std::thread::scope(|scope| {
             let left = scope.spawn(|| check(left));
