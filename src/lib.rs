@@ -1,5 +1,6 @@
 //! headwater: push a content tree to many mirrors, whole, atomic and verified.
 
+pub mod config;
 pub mod fsx;
 pub mod hash;
 pub mod manifest;
