@@ -1,8 +1,5 @@
 //! The program `headwater`: parse, run, exit code.
 
-// The subcommands that use these parts come with the rooms they need.
-#![allow(dead_code)]
-
 mod cli;
 
 use std::process::ExitCode;

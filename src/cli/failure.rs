@@ -172,6 +172,11 @@ impl Failure {
         self.exit
     }
 
+    /// The error with its causes, on one line, for JSON.
+    pub(crate) fn text(&self) -> String {
+        chain(&*self.error)
+    }
+
     /// The lines for people: `error: …`, the details, `hint: …`. Nothing in
     /// them steers a terminal; the first word alone may be coloured.
     pub(crate) fn render(&self) -> String {

@@ -10,20 +10,26 @@ use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use headwater::config::{Config, ConfigError, FILE_NAME};
 use headwater::fsx::fault;
 
-pub(crate) mod args;
-pub(crate) mod ci;
+mod args;
+mod ci;
 mod completions;
-pub(crate) mod event_log;
-pub(crate) mod failure;
+mod context;
+mod event_log;
+mod failure;
 mod help;
+mod hints;
 mod init;
-pub(crate) mod live;
+mod live;
 mod man;
-pub(crate) mod output;
-pub(crate) mod places;
-pub(crate) mod progress;
-pub(crate) mod settings;
-pub(crate) mod signals;
+mod output;
+mod places;
+mod plan;
+mod progress;
+mod push;
+mod settings;
+mod signals;
+mod status;
+mod upkeep;
 
 use failure::{Exit, Failure};
 
@@ -135,16 +141,15 @@ fn run(command: Command) -> Result<Exit, Failure> {
         Command::Init(args) => init::run(&args),
         Command::Completions(args) => completions::run(&args),
         Command::Man(args) => man::run(&args),
-        // Each leaves this arm when the rooms that it needs are there.
-        Command::Push(_)
-        | Command::Plan(_)
-        | Command::Diff(_)
-        | Command::Status(_)
-        | Command::Releases(_)
-        | Command::Rollback(_)
-        | Command::Verify(_)
-        | Command::Repair(_)
-        | Command::Prune(_) => Err(Failure::new(Exit::Failed, "this build has no such subcommand yet")),
+        Command::Push(args) => push::run(&args),
+        Command::Plan(args) => plan::run(&args),
+        Command::Diff(args) => plan::diff(&args),
+        Command::Status(args) => status::run(&args),
+        Command::Releases(args) => status::releases(&args),
+        Command::Rollback(args) => push::rollback(&args),
+        Command::Verify(args) => upkeep::verify(&args),
+        Command::Repair(args) => upkeep::repair(&args),
+        Command::Prune(args) => upkeep::prune(&args),
     }
 }
 

@@ -45,8 +45,20 @@ pub enum MirrorError {
 /// What kind of failure it is, for those who decide what to do about it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Failure {
-    /// We may not: permissions, another owner, another site.
+    /// We may not: permissions, or a read-only disk.
     Denied,
+    /// It belongs to another user.
+    OtherOwner,
+    /// It is the mirror of another site.
+    OtherSite,
+    /// There are files that are not ours.
+    NotEmpty,
+    /// No mirror can be at this place.
+    BadPlace,
+    /// It was written by a newer headwater.
+    NewerFormat,
+    /// It has too little room.
+    NoSpace,
     /// Somebody else is at work.
     Locked,
     /// Another release became current meanwhile.
@@ -61,6 +73,34 @@ pub enum Failure {
     Other,
 }
 
+impl Failure {
+    /// Whether access was denied.
+    #[must_use]
+    pub const fn is_denial(self) -> bool {
+        matches!(self, Self::Denied | Self::OtherOwner | Self::OtherSite)
+    }
+
+    /// Its name in JSON.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Denied => "denied",
+            Self::OtherOwner => "other_owner",
+            Self::OtherSite => "other_site",
+            Self::NotEmpty => "not_empty",
+            Self::BadPlace => "bad_place",
+            Self::NewerFormat => "newer_format",
+            Self::NoSpace => "no_space",
+            Self::Locked => "locked",
+            Self::Conflict => "conflict",
+            Self::Origin => "origin",
+            Self::DamagedBase => "damaged",
+            Self::Cancelled => "cancelled",
+            Self::Other => "other",
+        }
+    }
+}
+
 impl MirrorError {
     /// What kind of failure it is.
     #[must_use]
@@ -69,8 +109,20 @@ impl MirrorError {
             Self::Supply(_) => Failure::Origin,
             Self::Cancelled | Self::Store(StoreError::Cancelled) => Failure::Cancelled,
             Self::Store(StoreError::Locked { .. }) => Failure::Locked,
-            Self::Store(StoreError::OtherOwner { .. } | StoreError::OtherSite { .. }) => Failure::Denied,
+            Self::Store(StoreError::OtherOwner { .. }) => Failure::OtherOwner,
+            Self::Store(StoreError::OtherSite { .. }) => Failure::OtherSite,
+            Self::Store(StoreError::NotEmpty { .. }) => Failure::NotEmpty,
+            Self::Store(
+                StoreError::NotDirectory { .. }
+                | StoreError::NoParent { .. }
+                | StoreError::FileSystem { .. }
+                | StoreError::NoLinks { .. }
+                | StoreError::NotAStore { .. },
+            ) => Failure::BadPlace,
+            Self::Store(StoreError::NewerFormat { .. }) => Failure::NewerFormat,
+            Self::Store(StoreError::NoSpace { .. } | StoreError::NoInodes { .. }) => Failure::NoSpace,
             Self::Store(StoreError::Io(error)) if is_denial(error) => Failure::Denied,
+            Self::Store(StoreError::Io(error)) if is_full(error) => Failure::NoSpace,
             Self::Store(StoreError::Conflict { .. } | StoreError::NotNewer { .. } | StoreError::NotStaged { .. }) => {
                 Failure::Conflict
             }
@@ -82,6 +134,10 @@ impl MirrorError {
 
 fn is_denial(error: &IoError) -> bool {
     matches!(error.kind(), std::io::ErrorKind::PermissionDenied | std::io::ErrorKind::ReadOnlyFilesystem)
+}
+
+fn is_full(error: &IoError) -> bool {
+    matches!(error.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded)
 }
 
 impl From<IoError> for MirrorError {

@@ -238,7 +238,7 @@ mod tests {
 
     fn next(previous: &[Entry], live: Vec<Entry>, created: u64) -> Vec<Entry> {
         let rules = [RetentionRule { pattern: "*.js".into(), keep: Duration::from_secs(10) }];
-        let retention = Retention::new(&rules, None, vec![TreePath::new("gone").unwrap()]).unwrap();
+        let retention = Retention::new(&rules, vec![TreePath::new("gone").unwrap()]).unwrap();
         let rules = Rules { created, mtime: MtimeMode::Release, retention: &retention };
         let live = Live::Entries(live);
         let stream = || previous.iter().cloned().map(Ok);

@@ -35,15 +35,7 @@ pub enum Outcome {
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
 fn failure_name<S: serde::Serializer>(failure: &Failure, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_str(match failure {
-        Failure::Denied => "denied",
-        Failure::Locked => "locked",
-        Failure::Conflict => "conflict",
-        Failure::Origin => "origin",
-        Failure::DamagedBase => "damaged_base",
-        Failure::Cancelled => "cancelled",
-        Failure::Other => "other",
-    })
+    serializer.serialize_str(failure.name())
 }
 
 impl Outcome {

@@ -23,43 +23,33 @@ pub struct RetentionRule {
 }
 
 /// How long paths that went are served.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Retention {
     rules: Vec<(Gitignore, Duration)>,
-    all: Option<Duration>,
     expunged: Vec<TreePath>,
 }
 
-impl Default for Retention {
-    fn default() -> Self {
-        Self { rules: Vec::new(), all: None, expunged: Vec::new() }
-    }
-}
-
 impl Retention {
-    /// Rules, of which the first that matches decides; `all` overrides them
-    /// and the default; at and below `expunged` nothing stays.
+    /// Rules, of which the first that matches decides, before the default; at
+    /// and below `expunged` nothing stays.
     ///
     /// # Errors
     /// A pattern that is none, with the reason.
-    pub fn new(rules: &[RetentionRule], all: Option<Duration>, expunged: Vec<TreePath>) -> Result<Self, String> {
+    pub fn new(rules: &[RetentionRule], expunged: Vec<TreePath>) -> Result<Self, String> {
         let compile = |rule: &RetentionRule| {
             let mut builder = GitignoreBuilder::new("");
             builder.add_line(None, &rule.pattern).map_err(|error| format!("{:?}: {error}", rule.pattern))?;
             let pattern = builder.build().map_err(|error| format!("{:?}: {error}", rule.pattern))?;
             Ok((pattern, rule.keep))
         };
-        Ok(Self { rules: rules.iter().map(compile).collect::<Result<_, String>>()?, all, expunged })
+        Ok(Self { rules: rules.iter().map(compile).collect::<Result<_, String>>()?, expunged })
     }
 
     /// How long `path` stays after it went.
     #[must_use]
     pub fn keep(&self, path: &TreePath) -> Duration {
-        if self.expunged.iter().any(|expunged| path.is_within(expunged.as_str())) {
+        if self.is_expunged(path) {
             return Duration::ZERO;
-        }
-        if let Some(all) = self.all {
-            return all;
         }
         let matches =
             |rule: &&(Gitignore, Duration)| rule.0.matched_path_or_any_parents(path.as_str(), false).is_ignore();
@@ -104,19 +94,19 @@ mod tests {
         let rule =
             |pattern: &str, seconds| RetentionRule { pattern: pattern.into(), keep: Duration::from_secs(seconds) };
         let rules = [rule("/assets/old/", 5), rule("*.js", 9)];
-        let retention = Retention::new(&rules, None, vec![path("assets/secret")]).unwrap();
+        let retention = Retention::new(&rules, vec![path("assets/secret")]).unwrap();
         let seconds = |text| retention.keep(&path(text)).as_secs();
         assert_eq!(seconds("assets/old/x.js"), 5);
         assert_eq!(seconds("b/x.js"), 9);
         assert_eq!(seconds("assets/secret/x.js"), 0);
         assert_eq!(seconds("assets/secrets.js"), 9);
-        let all = Retention::new(&rules, Some(Duration::from_secs(1)), vec![]).unwrap();
-        assert_eq!(all.keep(&path("index.html")).as_secs(), 1);
+        let all = Retention::new(&[rule("*", 1)], vec![]).unwrap();
+        assert_eq!(all.keep(&path("a/index.html")).as_secs(), 1);
     }
 
     #[test]
     fn a_pattern_that_is_none_is_named() {
         let rules = [RetentionRule { pattern: "a[".into(), keep: DAY }];
-        assert!(Retention::new(&rules, None, vec![]).unwrap_err().contains("a["));
+        assert!(Retention::new(&rules, vec![]).unwrap_err().contains("a["));
     }
 }
