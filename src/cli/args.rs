@@ -1,0 +1,390 @@
+//! The arguments that several subcommands share, as groups, and the types of
+//! their values. The doc comments here are the help texts.
+
+use std::fmt;
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use clap::{Args, ValueHint};
+use headwater::config::parse_duration;
+use headwater::tree_path::{Site, TreePath};
+
+/// Headings of the help text.
+const PUBLISH: &str = "What is published";
+const GUARDS: &str = "Guard rails";
+const RUN: &str = "How it runs";
+const OUTPUT: &str = "Output";
+
+/// Longest name of an order stream, in bytes: releases copy it forward.
+const MAX_STREAM_BYTES: usize = 200;
+
+/// A place in an order stream, written `STREAM:N`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Order {
+    stream: String,
+    number: u64,
+}
+
+impl Order {
+    /// The order `number` in `stream`, checked.
+    pub(crate) fn new(stream: &str, number: u64) -> Result<Self, String> {
+        if stream.is_empty() || stream.len() > MAX_STREAM_BYTES || stream.contains(char::is_control) {
+            return Err(format!("a stream has 1 to {MAX_STREAM_BYTES} bytes and no control characters"));
+        }
+        Ok(Self { stream: stream.to_owned(), number })
+    }
+
+    /// The stream.
+    pub(crate) fn stream(&self) -> &str {
+        &self.stream
+    }
+
+    /// The number in the stream.
+    pub(crate) const fn number(&self) -> u64 {
+        self.number
+    }
+}
+
+impl FromStr for Order {
+    type Err = String;
+
+    /// The number is behind the last colon: streams may have colons too.
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || "write it as STREAM:N, for example `build:1234`".to_owned();
+        let (stream, number) = text.rsplit_once(':').ok_or_else(wrong)?;
+        Self::new(stream, number.parse().map_err(|_| wrong())?)
+    }
+}
+
+impl fmt::Display for Order {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.stream, self.number)
+    }
+}
+
+/// How many mirrors must be staged before any is switched.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Require {
+    /// Every one.
+    All,
+    /// One.
+    Any,
+    /// At least this many.
+    Count(NonZeroUsize),
+}
+
+impl FromStr for Require {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "all" => Ok(Self::All),
+            "any" => Ok(Self::Any),
+            number => number.parse().map(Self::Count).map_err(|_| "write `all`, `any`, or a number from 1".to_owned()),
+        }
+    }
+}
+
+impl fmt::Display for Require {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::All => f.write_str("all"),
+            Self::Any => f.write_str("any"),
+            Self::Count(count) => write!(f, "{count}"),
+        }
+    }
+}
+
+/// How content is compressed on its way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Level {
+    /// As each mirror's way suggests.
+    Auto,
+    /// Not at all.
+    Raw,
+    /// By zstd at this level, 1 to 19.
+    Zstd(u8),
+}
+
+impl FromStr for Level {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match (text, text.parse()) {
+            ("auto", _) => Ok(Self::Auto),
+            ("raw", _) => Ok(Self::Raw),
+            (_, Ok(level @ 1..=19)) => Ok(Self::Zstd(level)),
+            _ => Err("write `auto`, `raw`, or a number from 1 to 19".to_owned()),
+        }
+    }
+}
+
+impl fmt::Display for Level {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Auto => f.write_str("auto"),
+            Self::Raw => f.write_str("raw"),
+            Self::Zstd(level) => write!(f, "{level}"),
+        }
+    }
+}
+
+/// Which configuration counts.
+#[derive(Debug, Clone, Default, Args)]
+pub(crate) struct ConfigArgs {
+    /// Read this configuration instead of headwater.toml in the current directory
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, help_heading = RUN)]
+    pub(crate) config: Option<PathBuf>,
+}
+
+/// What people and programs are told.
+#[derive(Debug, Clone, Default, Args)]
+pub(crate) struct OutputArgs {
+    /// Print the result as one JSON object on stdout
+    #[arg(long, help_heading = OUTPUT)]
+    pub(crate) json: bool,
+    /// Show no progress; warnings and errors still appear
+    #[arg(short, long, help_heading = OUTPUT)]
+    pub(crate) quiet: bool,
+    /// Write what happens to FILE while it happens, one JSON object a line
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, help_heading = OUTPUT)]
+    pub(crate) events: Option<PathBuf>,
+}
+
+/// The mirrors of commands that have no tree.
+#[derive(Debug, Clone, Default, Args)]
+pub(crate) struct MirrorsArgs {
+    /// Mirrors: names from the configuration, or locations such as /srv/www; default: all configured ones
+    #[arg(value_name = "MIRROR", value_hint = ValueHint::AnyPath)]
+    pub(crate) mirrors: Vec<String>,
+}
+
+/// What is pushed, and where.
+#[derive(Debug, Clone, Default, Args)]
+pub(crate) struct SourceArgs {
+    /// The content tree, a directory, and the mirrors, names from the configuration or locations
+    ///
+    /// An argument with a `/` is a path or a location, a bare word is a mirror's name or, as the first
+    /// argument, a directory. Without a tree the `content` of the configuration is pushed, without mirrors
+    /// all configured ones are pushed to. With --from every argument is a mirror.
+    #[arg(value_name = "TREE] [MIRROR", value_hint = ValueHint::AnyPath)]
+    pub(crate) places: Vec<String>,
+    /// Push what this mirror serves instead of a tree: to heal, fill or promote another mirror
+    #[arg(long, value_name = "MIRROR", value_hint = ValueHint::AnyPath, help_heading = PUBLISH)]
+    pub(crate) from: Option<String>,
+    /// Leave out what matches this line in gitignore syntax; after the configured ones, may be repeated
+    #[arg(long, value_name = "PATTERN", allow_hyphen_values = true, help_heading = PUBLISH)]
+    pub(crate) exclude: Vec<String>,
+}
+
+/// What a new release says and keeps.
+#[derive(Debug, Clone, Default, Args)]
+pub(crate) struct ReleaseArgs {
+    /// The site that the mirrors must belong to [default: that of the configuration, else "default"]
+    #[arg(long, value_name = "NAME", help_heading = PUBLISH)]
+    pub(crate) site: Option<Site>,
+    /// A note for people, kept in the release [default in CI: commit, branch and URL of the run]
+    #[arg(long, value_name = "TEXT", help_heading = PUBLISH)]
+    pub(crate) note: Option<String>,
+    /// Refuse to replace a release with a higher N in the same stream [default in CI: the run number]
+    #[arg(long, value_name = "STREAM:N", help_heading = PUBLISH)]
+    pub(crate) order: Option<Order>,
+    /// Serve removed files this long, whatever their kind, so that cached pages find them: 0s, 24h, 14d
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration, help_heading = PUBLISH)]
+    pub(crate) keep_removed: Option<Duration>,
+    /// Stop serving PATH, or all below it, at once if the tree lacks it; may be repeated
+    #[arg(long, value_name = "PATH", value_parser = TreePath::new, help_heading = PUBLISH)]
+    pub(crate) expunge: Vec<TreePath>,
+}
+
+/// What is let through that is else refused. Not a set of states, so bools.
+#[derive(Debug, Clone, Default, Args)]
+pub(crate) struct GuardArgs {
+    /// Push although a newer run has already been pushed
+    #[arg(long, help_heading = GUARDS)]
+    pub(crate) allow_older: bool,
+    /// Push content again that a rollback left
+    #[arg(long, help_heading = GUARDS)]
+    pub(crate) again: bool,
+    /// End with 0 when a newer push has won: then there was nothing left to do
+    #[arg(long, help_heading = GUARDS)]
+    pub(crate) superseded_ok: bool,
+    /// Push although most of the files are gone, or all of them
+    #[arg(long, help_heading = GUARDS)]
+    pub(crate) allow_shrink: bool,
+    /// Push although the tree has .git, .env, private keys and the like
+    #[arg(long, help_heading = GUARDS)]
+    pub(crate) allow_secrets: bool,
+}
+
+/// How the work is done.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct WorkArgs {
+    /// Switch mirrors only when this many are ready: all, any, or a number
+    #[arg(long, value_name = "all|N|any", default_value_t = Require::All, help_heading = RUN)]
+    pub(crate) require: Require,
+    /// Use this many threads [default: one for each core]
+    #[arg(short, long, value_name = "N", help_heading = RUN)]
+    pub(crate) jobs: Option<NonZeroUsize>,
+    #[command(flatten)]
+    pub(crate) wait: WaitArgs,
+    /// Remember hashes here between runs; it may be deleted at any time [default: headwater in the XDG cache]
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath, help_heading = RUN)]
+    pub(crate) cache: Option<PathBuf>,
+    /// Compression on the way: auto, raw (none), or a zstd level from 1 to 19
+    #[arg(long, value_name = "auto|raw|1..19", default_value_t = Level::Auto, help_heading = RUN)]
+    pub(crate) level: Level,
+}
+
+/// Patience.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct WaitArgs {
+    /// Wait this long for a mirror that another run is changing
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration, default_value = "60s", help_heading = RUN)]
+    pub(crate) wait: Duration,
+}
+
+/// The arguments of `push` and `plan`: a plan is exact only if it knows all that the push will.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct PushArgs {
+    #[command(flatten)]
+    pub(crate) source: SourceArgs,
+    #[command(flatten)]
+    pub(crate) release: ReleaseArgs,
+    #[command(flatten)]
+    pub(crate) guards: GuardArgs,
+    #[command(flatten)]
+    pub(crate) work: WorkArgs,
+    #[command(flatten)]
+    pub(crate) config: ConfigArgs,
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+}
+
+/// The arguments of `diff`.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct DiffArgs {
+    /// The old side: a tree, a mirror, or a kept release as MIRROR:SEQ
+    #[arg(value_name = "A", value_hint = ValueHint::AnyPath)]
+    pub(crate) old: String,
+    /// The new side, the same way
+    #[arg(value_name = "B", value_hint = ValueHint::AnyPath)]
+    pub(crate) new: String,
+    #[command(flatten)]
+    pub(crate) config: ConfigArgs,
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+}
+
+/// The arguments of `status` and `releases`.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct StatusArgs {
+    #[command(flatten)]
+    pub(crate) mirrors: MirrorsArgs,
+    #[command(flatten)]
+    pub(crate) config: ConfigArgs,
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+}
+
+/// The arguments of `rollback`.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct RollbackArgs {
+    /// Mirrors: names from the configuration, or locations; all go to the same release
+    #[arg(value_name = "MIRROR", required = true, value_hint = ValueHint::AnyPath)]
+    pub(crate) mirrors: Vec<String>,
+    /// Go back to the kept release with this sequence [default: the one before the current one]
+    #[arg(long, value_name = "SEQ")]
+    pub(crate) to: Option<u64>,
+    #[command(flatten)]
+    pub(crate) release: ReleaseArgs,
+    #[command(flatten)]
+    pub(crate) work: WorkArgs,
+    #[command(flatten)]
+    pub(crate) config: ConfigArgs,
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+}
+
+/// The arguments of `verify`.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct VerifyArgs {
+    #[command(flatten)]
+    pub(crate) mirrors: MirrorsArgs,
+    /// Compare size and time of the served files only, and read none
+    #[arg(long)]
+    pub(crate) quick: bool,
+    #[command(flatten)]
+    pub(crate) config: ConfigArgs,
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+}
+
+/// The arguments of `repair`.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct RepairArgs {
+    /// Mirrors to mend: names from the configuration, or locations
+    #[arg(value_name = "MIRROR", required = true, value_hint = ValueHint::AnyPath)]
+    pub(crate) mirrors: Vec<String>,
+    /// Fetch what is damaged from this tree or mirror; only content with the right hash is taken
+    #[arg(long, value_name = "TREE|MIRROR", value_hint = ValueHint::AnyPath)]
+    pub(crate) from: String,
+    #[command(flatten)]
+    pub(crate) wait: WaitArgs,
+    #[command(flatten)]
+    pub(crate) config: ConfigArgs,
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+}
+
+/// The arguments of `prune`.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct PruneArgs {
+    #[command(flatten)]
+    pub(crate) mirrors: MirrorsArgs,
+    /// Keep this many releases [default: `keep` of the configuration, else 3]
+    #[arg(long, value_name = "N")]
+    pub(crate) keep: Option<std::num::NonZeroU32>,
+    #[command(flatten)]
+    pub(crate) wait: WaitArgs,
+    #[command(flatten)]
+    pub(crate) config: ConfigArgs,
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn orders_are_split_at_the_last_colon() {
+        let order: Order = "github:me/site/CI: all:17".parse().unwrap();
+        assert_eq!((order.stream(), order.number()), ("github:me/site/CI: all", 17));
+        for bad in ["", "build", "build:", ":3", "build:-1", "build:x", "a\nb:3", &format!("{}:1", "s".repeat(201))] {
+            assert!(bad.parse::<Order>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn require_is_all_any_or_a_number() {
+        for text in ["all", "any", "3"] {
+            assert_eq!(text.parse::<Require>().unwrap().to_string(), text);
+        }
+        for bad in ["", "0", "-1", "half"] {
+            assert!(bad.parse::<Require>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn levels_are_auto_raw_or_of_zstd() {
+        for text in ["auto", "raw", "1", "19"] {
+            assert_eq!(text.parse::<Level>().unwrap().to_string(), text);
+        }
+        for bad in ["", "0", "20", "fast"] {
+            assert!(bad.parse::<Level>().is_err(), "{bad}");
+        }
+    }
+}

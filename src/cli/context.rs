@@ -1,0 +1,194 @@
+//! What several subcommands make of their arguments: mirrors, trees, options.
+
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use headwater::config::{self, Config};
+use headwater::fsx;
+use headwater::mirror::{DirectoryMirror, Location, Mirror};
+use headwater::pack;
+use headwater::push::{
+    Fleet, Guards, LevelChoice, MaxRemoved, MtimeMode, Options, Order, Require, Retention, RetentionRule, Source,
+};
+use headwater::scan::{NameRule, Root, ScanOptions, SymlinkMode};
+use headwater::tree_path::Site;
+
+use super::args::{self, GuardArgs, ReleaseArgs, WorkArgs};
+use super::failure::{Exit, Failure};
+use super::places::MirrorChoice;
+use super::settings::{self, ReleaseSettings};
+
+/// Mirrors that are not ready are waited for so long, once enough are.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// How long commands wait for a lock that have no flag for it.
+pub(crate) const DEFAULT_WAIT: Duration = Duration::from_secs(60);
+
+/// Opens nothing yet: the mirrors of these choices.
+pub(crate) fn fleet(
+    choices: &[MirrorChoice],
+    site: Option<&Site>,
+    wait: Duration,
+    jobs: NonZeroUsize,
+) -> Result<Fleet, Failure> {
+    let mirrors = choices.iter().map(|choice| mirror(choice, site, wait, jobs));
+    Ok(Fleet::new(mirrors.collect::<Result<_, _>>()?))
+}
+
+/// The mirror of a choice.
+pub(crate) fn mirror(
+    choice: &MirrorChoice,
+    site: Option<&Site>,
+    wait: Duration,
+    jobs: NonZeroUsize,
+) -> Result<Arc<dyn Mirror>, Failure> {
+    let location = Location::parse(&choice.location).map_err(|error| Failure::new(Exit::Usage, error))?;
+    let (name, text) = (choice.name.clone(), choice.location.clone());
+    Ok(match location {
+        Location::Directory(path) => Arc::new(DirectoryMirror::new(name, text, path, site.cloned(), wait, jobs)),
+    })
+}
+
+/// As many threads as were asked for, else as there are cores.
+pub(crate) fn jobs(asked: Option<NonZeroUsize>) -> NonZeroUsize {
+    asked.or_else(|| std::thread::available_parallelism().ok()).unwrap_or(NonZeroUsize::MIN)
+}
+
+/// The roots of a push: the tree that was named, else the configured content.
+pub(crate) fn roots(tree: Option<&str>, config: &Config) -> Vec<Root> {
+    match tree {
+        Some(tree) => vec![Root { path: tree.into(), at: None }],
+        None => config.content.iter().map(|one| Root { path: one.path.clone(), at: one.at.clone() }).collect(),
+    }
+}
+
+/// How trees are scanned; the stat cache is in `cache`, if given.
+pub(crate) fn scan_options(
+    exclude: &[String],
+    config: &Config,
+    jobs: NonZeroUsize,
+    cache: Option<&Path>,
+) -> ScanOptions {
+    ScanOptions {
+        exclude: settings::exclude(exclude, config),
+        symlinks: match config.symlinks {
+            config::SymlinkMode::Keep => SymlinkMode::Keep,
+            config::SymlinkMode::Follow => SymlinkMode::Follow,
+            config::SymlinkMode::Refuse => SymlinkMode::Refuse,
+        },
+        names: match config.names {
+            config::NamePolicy::Warn => NameRule::Warn,
+            config::NamePolicy::Portable => NameRule::Portable,
+        },
+        jobs: jobs.get(),
+        stat_cache: cache.map(|cache| cache.join("stat-cache")),
+    }
+}
+
+/// The directory of our own for this site and these roots, in the cache.
+pub(crate) fn scratch(cache: Option<PathBuf>, site: &Site, roots: &[Root]) -> Result<PathBuf, Failure> {
+    let mut hasher = blake3::Hasher::new();
+    for root in roots {
+        // A tree that is not there yet is the scan's to tell.
+        let path = fsx::resolve(&root.path).unwrap_or_else(|_| root.path.clone());
+        hasher.update(path.as_os_str().as_encoded_bytes());
+        hasher.update(&[0]);
+        hasher.update(root.at.as_ref().map_or("", |at| at.as_str()).as_bytes());
+        hasher.update(&[0]);
+    }
+    let name = format!("{site}-{}", &hasher.finalize().to_hex()[..16]);
+    Ok(settings::cache_dir(cache)?.join(name))
+}
+
+/// Everything a push or a rollback can be told.
+pub(crate) struct Told<'a> {
+    pub(crate) config: &'a Config,
+    pub(crate) release: &'a ReleaseArgs,
+    pub(crate) guards: &'a GuardArgs,
+    pub(crate) work: &'a WorkArgs,
+}
+
+impl Told<'_> {
+    /// The options of a push from `source`.
+    pub(crate) fn options(&self, settings: ReleaseSettings, scratch: PathBuf) -> Result<Options, Failure> {
+        let rules: Vec<RetentionRule> = settings
+            .keep_removed
+            .into_iter()
+            .map(|rule| RetentionRule { pattern: rule.pattern, keep: rule.keep })
+            .collect();
+        let retention = Retention::new(&rules, self.release.expunge.clone())
+            .map_err(|error| Failure::new(Exit::Usage, format!("keep_removed: {error}")))?;
+        let began = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
+        Ok(Options {
+            site: settings.site,
+            note: settings.note.map(|note| one_line(&note)),
+            order: settings.order.map(|order| Order { stream: order.stream().to_owned(), number: order.number() }),
+            allow_older: self.guards.allow_older,
+            again: self.guards.again,
+            guards: self.guard_rails(),
+            retention,
+            mtime: match self.config.mtime {
+                config::MtimeSource::Push => MtimeMode::Release,
+                config::MtimeSource::Source => MtimeMode::Source,
+            },
+            require: match self.work.require {
+                args::Require::All => Require::All,
+                args::Require::Any => Require::AtLeast(1),
+                args::Require::Count(count) => Require::AtLeast(count.get()),
+            },
+            jobs: jobs(self.work.jobs),
+            level: match self.work.level {
+                args::Level::Auto => LevelChoice::Auto,
+                args::Level::Raw => LevelChoice::Fixed(pack::Level::Raw),
+                args::Level::Zstd(level) => LevelChoice::Fixed(pack::Level::Zstd(level.into())),
+            },
+            scratch,
+            began: u64::try_from(began).unwrap_or(u64::MAX),
+            patience: PATIENCE,
+        })
+    }
+
+    fn guard_rails(&self) -> Guards {
+        Guards {
+            must_have: self.config.must_have.clone(),
+            max_removed: match self.config.max_removed {
+                None => MaxRemoved::default(),
+                Some(config::MaxRemoved::Percent(percent)) => MaxRemoved::Part(f64::from(percent) / 100.0),
+                Some(config::MaxRemoved::Count(count)) => MaxRemoved::Paths(count),
+            },
+            allow_shrink: self.guards.allow_shrink,
+            allow_secrets: self.guards.allow_secrets,
+        }
+    }
+}
+
+/// A note is one line of at most 1,024 bytes: commit messages are cut, not refused.
+fn one_line(note: &str) -> String {
+    let mut line: String = note.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    while line.len() > headwater::release::MAX_NOTE_BYTES {
+        line.pop();
+    }
+    line
+}
+
+/// A tree or a mirror: what `--from` of repair and the sides of diff may name.
+pub(crate) enum Place {
+    Tree(Vec<Root>),
+    Mirror(Arc<dyn Mirror>),
+}
+
+/// Tells a tree from a mirror by looking.
+pub(crate) fn place(operand: &super::places::Operand, wait: Duration) -> Result<Place, Failure> {
+    let location = &operand.place.location;
+    let is_store = Path::new(location.strip_prefix("file://").unwrap_or(location)).join(".headwater/format").exists();
+    if operand.is_mirror || is_store {
+        return Ok(Place::Mirror(mirror(&operand.place, None, wait, jobs(None))?));
+    }
+    Ok(Place::Tree(vec![Root { path: location.into(), at: None }]))
+}
+
+/// The source that `--from` names: a mirror that is one.
+pub(crate) fn from(choice: &MirrorChoice, wait: Duration) -> Result<Source, Failure> {
+    Ok(Source::Store(mirror(choice, None, wait, jobs(None))?))
+}

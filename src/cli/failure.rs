@@ -1,0 +1,302 @@
+//! How the program ends: the exit codes, and the words of a failure.
+//!
+//! The codes are an API. [`TABLE`] is the one place that lists them, the help
+//! text prints it, and [`Exit::of`] is the one place that chooses.
+
+use std::error::Error;
+use std::io::{self, Write as _};
+
+use super::output::escape;
+
+/// How the program ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Exit {
+    /// All is well.
+    Success,
+    /// Anything else went wrong, or a check found faults.
+    Failed,
+    /// The arguments or the configuration are wrong.
+    Usage,
+    /// Some mirrors have the release, others do not.
+    Partial,
+    /// No mirror has the release.
+    Nothing,
+    /// A guard rail refused.
+    Refused,
+    /// A newer push has won.
+    Superseded,
+    /// Every mirror denied access.
+    Denied,
+    /// The content is missing, unreadable, or changed while it was read.
+    Content,
+    /// Every mirror was locked by someone else.
+    Locked,
+    /// The user asked to stop.
+    Interrupted,
+}
+
+/// Every exit code and what it says, in the order in which they apply: of two
+/// that fit, the earlier one is given.
+pub(crate) const TABLE: [(Exit, u8, &str); 11] = [
+    (Exit::Usage, 2, "wrong arguments or configuration; nothing was done"),
+    (Exit::Interrupted, 130, "interrupted; every mirror is on a whole release, the next push goes on from here"),
+    (Exit::Content, 8, "content is missing, unreadable, or changed while it was read"),
+    (Exit::Refused, 5, "a guard rail refused; nothing was touched, the message names the flag"),
+    (Exit::Superseded, 6, "a newer push has won; nothing was activated (0 with --superseded-ok)"),
+    (Exit::Denied, 7, "nothing was activated: every mirror that failed denied access"),
+    (Exit::Locked, 9, "nothing was activated: every mirror that failed was locked, also after --wait"),
+    (Exit::Nothing, 4, "nothing was activated, for other reasons"),
+    (Exit::Success, 0, "all mirrors have the release"),
+    (Exit::Partial, 3, "some mirrors have the release, others do not"),
+    (Exit::Failed, 1, "anything else; `verify` found faults, `status` found a mirror that is not current"),
+];
+
+/// What became of one mirror.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    /// The release became current.
+    Activated,
+    /// It was current already.
+    AlreadyCurrent,
+    /// The mirror has something newer.
+    Superseded,
+    /// The mirror denied access.
+    Denied,
+    /// Someone else had the mirror's lock all the time.
+    Locked,
+    /// It failed in another way, or was held back because others failed.
+    Failed,
+}
+
+impl Outcome {
+    const fn is_served(self) -> bool {
+        matches!(self, Self::Activated | Self::AlreadyCurrent)
+    }
+}
+
+/// What an exit code is chosen from.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Facts<'a> {
+    /// The arguments or the configuration were wrong.
+    pub(crate) is_misused: bool,
+    /// The user asked to stop, and work was left undone.
+    pub(crate) is_interrupted: bool,
+    /// The content was missing, unreadable, or changed while read.
+    pub(crate) is_content_bad: bool,
+    /// A guard rail refused.
+    pub(crate) is_refused: bool,
+    /// `--superseded-ok` was given.
+    pub(crate) is_superseded_ok: bool,
+    /// What became of each mirror; none: the run did not come that far, in a way that no other fact names.
+    pub(crate) outcomes: &'a [Outcome],
+}
+
+impl Exit {
+    /// The code that applies: the first in [`TABLE`].
+    pub(crate) fn of(facts: &Facts<'_>) -> Self {
+        let outcomes = facts.outcomes;
+        let failures = || outcomes.iter().filter(|outcome| !outcome.is_served());
+        let is_nothing_served = failures().count() == outcomes.len();
+        let all_failures = |kind: Outcome| failures().all(|outcome| *outcome == kind);
+        match () {
+            () if facts.is_misused => Self::Usage,
+            () if facts.is_interrupted => Self::Interrupted,
+            () if facts.is_content_bad => Self::Content,
+            () if facts.is_refused => Self::Refused,
+            () if outcomes.is_empty() => Self::Failed,
+            () if is_nothing_served && outcomes.contains(&Outcome::Superseded) => match facts.is_superseded_ok {
+                true => Self::Success,
+                false => Self::Superseded,
+            },
+            () if is_nothing_served && all_failures(Outcome::Denied) => Self::Denied,
+            () if is_nothing_served && all_failures(Outcome::Locked) => Self::Locked,
+            () if is_nothing_served => Self::Nothing,
+            () if failures().next().is_none() => Self::Success,
+            () => Self::Partial,
+        }
+    }
+
+    /// The number that the shell sees.
+    pub(crate) fn code(self) -> u8 {
+        // The test below shows that every one is in the table.
+        TABLE.iter().find(|(exit, ..)| *exit == self).map_or(1, |(_, code, _)| *code)
+    }
+}
+
+impl From<Exit> for std::process::ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit.code())
+    }
+}
+
+/// The table as it stands in the help text.
+pub(crate) fn help() -> String {
+    let mut text = "Exit codes, the first that applies:\n".to_owned();
+    for (_, code, meaning) in TABLE {
+        text.push_str(&format!("  {code:>3}  {meaning}\n"));
+    }
+    text
+}
+
+/// Why the program ends early: an error, what to do next, and the code.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    exit: Exit,
+    error: Box<dyn Error + Send + Sync>,
+    details: Vec<String>,
+    hint: Option<String>,
+}
+
+impl Failure {
+    /// A failure because of `error`.
+    pub(crate) fn new(exit: Exit, error: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self { exit, error: error.into(), details: Vec::new(), hint: None }
+    }
+
+    /// The same, and what to do next.
+    #[must_use]
+    pub(crate) fn with_hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    /// The same, with lines that show the offenders; see [`super::output::listed`].
+    #[must_use]
+    pub(crate) fn with_details(mut self, details: Vec<String>) -> Self {
+        self.details = details;
+        self
+    }
+
+    /// How the program ends with it.
+    pub(crate) const fn exit(&self) -> Exit {
+        self.exit
+    }
+
+    /// The error with its causes, on one line, for JSON.
+    pub(crate) fn text(&self) -> String {
+        chain(&*self.error)
+    }
+
+    /// The lines for people: `error: …`, the details, `hint: …`. Nothing in
+    /// them steers a terminal; the first word alone may be coloured.
+    pub(crate) fn render(&self) -> String {
+        let mut text = format!("\x1b[1;31merror:\x1b[0m {}\n", escape(&chain(&*self.error)));
+        for line in &self.details {
+            text.push_str(&format!("  {}\n", escape(line)));
+        }
+        if let Some(hint) = &self.hint {
+            text.push_str(&format!("\x1b[1mhint:\x1b[0m {}\n", escape(hint)));
+        }
+        text
+    }
+
+    /// Writes the lines to stderr, without colour where that is not wanted.
+    pub(crate) fn print(&self) {
+        // When stderr is gone there is nobody left to tell; the code remains.
+        eprint_raw(&self.render()).ok();
+    }
+}
+
+/// Writes `text`, already escaped, to stderr.
+pub(crate) fn eprint_raw(text: &str) -> io::Result<()> {
+    anstream::stderr().lock().write_all(text.as_bytes())
+}
+
+/// The error and its causes on one line, each once, joined by `: `. Some
+/// errors print their cause themselves; that is not said twice.
+pub(crate) fn chain(error: &(dyn Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let words = error.to_string();
+        if !words.is_empty() && !text.ends_with(&words) {
+            text.push_str(": ");
+            text.push_str(&words);
+        }
+        cause = error.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use Outcome::{Activated, AlreadyCurrent, Denied, Failed, Locked, Superseded};
+
+    fn of(outcomes: &[Outcome]) -> u8 {
+        Exit::of(&Facts { outcomes, ..Facts::default() }).code()
+    }
+
+    #[test]
+    fn codes_are_those_of_the_design() {
+        for (outcomes, code) in [
+            (&[Activated, AlreadyCurrent][..], 0),
+            (&[AlreadyCurrent], 0),
+            (&[Activated, Failed], 3),
+            (&[AlreadyCurrent, Denied], 3),
+            (&[Activated, Superseded], 3),
+            (&[Superseded, Superseded], 6),
+            (&[Failed, Superseded], 6),
+            (&[Denied, Denied], 7),
+            (&[Denied, Locked], 4),
+            (&[Locked], 9),
+            (&[Failed, Locked], 4),
+            (&[], 1),
+        ] {
+            assert_eq!(of(outcomes), code, "{outcomes:?}");
+        }
+    }
+
+    #[test]
+    fn superseded_is_success_for_those_who_say_so() {
+        let exit = |outcomes| Exit::of(&Facts { is_superseded_ok: true, outcomes, ..Facts::default() });
+        assert_eq!(exit(&[Superseded, Superseded]), Exit::Success);
+        assert_eq!(exit(&[Failed]), Exit::Nothing);
+    }
+
+    #[test]
+    fn the_first_in_the_table_applies() {
+        let mut facts = Facts { is_refused: true, outcomes: &[Activated], ..Facts::default() };
+        assert_eq!(Exit::of(&facts), Exit::Refused);
+        facts.is_content_bad = true;
+        assert_eq!(Exit::of(&facts), Exit::Content);
+        facts.is_interrupted = true;
+        assert_eq!(Exit::of(&facts), Exit::Interrupted);
+        facts.is_misused = true;
+        assert_eq!(Exit::of(&facts), Exit::Usage);
+    }
+
+    #[test]
+    fn every_code_is_listed_once() {
+        let mut codes: Vec<u8> = TABLE
+            .iter()
+            .map(|(exit, code, _)| {
+                assert_eq!(exit.code(), *code);
+                *code
+            })
+            .collect();
+        codes.sort_unstable();
+        assert_eq!(codes, [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 130]);
+        assert!(help().contains("  130  interrupted"));
+    }
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("cannot push")]
+    struct Outer(#[source] Middle);
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("bad name \u{1b}[2J: {0}")]
+    struct Middle(#[source] io::Error);
+
+    #[test]
+    fn causes_are_told_once_and_escaped() {
+        let failure = Failure::new(Exit::Usage, Outer(Middle(io::Error::other("disk on fire"))))
+            .with_details(vec!["a\nb".to_owned()])
+            .with_hint("buy water");
+        assert_eq!(
+            anstream::adapter::strip_str(&failure.render()).to_string(),
+            "error: cannot push: bad name \\u{1b}[2J: disk on fire\n  a\\u{a}b\nhint: buy water\n"
+        );
+        assert_eq!(failure.exit().code(), 2);
+    }
+}

@@ -1,0 +1,85 @@
+//! The examples below the help texts.
+
+/// Below `headwater --help`.
+pub(super) const TOP: &str = "\
+Examples:
+  headwater push public /srv/www /data/www   push a tree to two directories, made by the first push
+  headwater push                             push what headwater.toml says (see `headwater init`)
+  headwater status /srv/www                  what is served, since when
+  headwater rollback /srv/www                back to the release before";
+
+/// Below `headwater push --help`.
+pub(super) const PUSH: &str = "\
+Examples:
+  headwater push public /srv/www /data/www       two mirrors, switched together
+  headwater push                                 tree and mirrors from headwater.toml
+  headwater push public eu us --require 1        switch as soon as one of two is ready
+  headwater push --from /srv/www /data/new       fill a new mirror from another, without the tree
+  headwater push public /srv/www --order build:7 --superseded-ok
+                                                 in CI: an old run never replaces a newer one";
+
+/// Below `headwater plan --help`.
+pub(super) const PLAN: &str = "\
+Examples:
+  headwater plan public /srv/www                 what would change, and how many bytes
+  headwater plan --json                          the same for a program, from headwater.toml";
+
+/// Below `headwater diff --help`.
+pub(super) const DIFF: &str = "\
+Examples:
+  headwater diff /srv/www public                 what the tree would change on the mirror
+  headwater diff /srv/www:41 /srv/www            what changed since release 41
+  headwater diff eu us                           whether two configured mirrors agree";
+
+/// Below `headwater status --help`.
+pub(super) const STATUS: &str = "\
+Examples:
+  headwater status                               all mirrors of headwater.toml
+  headwater status /srv/www /data/www --json";
+
+/// Below `headwater releases --help`.
+pub(super) const RELEASES: &str = "\
+Examples:
+  headwater releases /srv/www                    sequence, time, order, note and size of each";
+
+/// Below `headwater rollback --help`.
+pub(super) const ROLLBACK: &str = "\
+Examples:
+  headwater rollback /srv/www /data/www          both to the release before the current one
+  headwater rollback eu us --to 41               both to the content of release 41";
+
+/// Below `headwater verify --help`.
+pub(super) const VERIFY: &str = "\
+Examples:
+  headwater verify /srv/www                      read and hash everything
+  headwater verify --quick                       only find files that were edited by hand";
+
+/// Below `headwater repair --help`.
+pub(super) const REPAIR: &str = "\
+Examples:
+  headwater repair /srv/www --from public        from the tree
+  headwater repair /srv/www --from /data/www     from another mirror";
+
+/// Below `headwater prune --help`.
+pub(super) const PRUNE: &str = "\
+Examples:
+  headwater prune /srv/www --keep 1              keep only what is served";
+
+/// Below `headwater init --help`.
+pub(super) const INIT: &str = "\
+Examples:
+  headwater init                                 write ./headwater.toml
+  headwater init site.toml                       write another file, for --config";
+
+/// Below `headwater completions --help`.
+pub(super) const COMPLETIONS: &str = "\
+Examples:
+  headwater completions bash > ~/.local/share/bash-completion/completions/headwater
+  headwater completions fish > ~/.config/fish/completions/headwater.fish
+  headwater completions zsh > \"${fpath[1]}/_headwater\"";
+
+/// Below `headwater man --help`.
+pub(super) const MAN: &str = "\
+Examples:
+  headwater man | man -l -                       read it
+  headwater man /usr/local/share/man/man1        install it, with one page for each subcommand";

@@ -1,0 +1,113 @@
+//! What to do next: the hint to every failure of the library, and its exit code.
+
+use headwater::mirror::{Failure as Kind, MirrorError};
+use headwater::push::{GuardFault, LineError, PushError, error_chain};
+use headwater::scan::ScanError;
+
+use super::failure::{Exit, Failure};
+
+/// The failure of a push, with its code and hint.
+pub(crate) fn of_push(error: PushError) -> Failure {
+    let (exit, hint) = match &error {
+        PushError::Content(error) => (content_exit(error), content_hint(error).map(str::to_owned)),
+        PushError::Line(LineError::Changed { .. } | LineError::Read { .. }) => {
+            (Exit::Content, Some("let the build end before the push begins; nothing was activated".into()))
+        }
+        PushError::Guard(fault) => (Exit::Refused, Some(guard_hint(fault).to_owned())),
+        PushError::Superseded { .. } => {
+            (Exit::Superseded, Some("to publish the older content all the same: --allow-older".into()))
+        }
+        PushError::Source { source, .. } => (Exit::Content, of_mirror(source.failure()).map(str::to_owned)),
+        PushError::EmptySource { .. } => (Exit::Content, Some("push a tree to it first".into())),
+        PushError::Nested { .. } => {
+            (Exit::Usage, Some("keep the tree, the mirrors and the cache (--cache) apart from one another".into()))
+        }
+        PushError::Rollback(_) | PushError::NoRelease(_) => {
+            (Exit::Usage, Some("`headwater releases MIRROR` lists what is kept".into()))
+        }
+        PushError::SameMirror { .. } => (Exit::Usage, Some("name each mirror once".into())),
+        PushError::Manifest { .. } => {
+            (Exit::Failed, Some("`headwater repair MIRROR --from ANOTHER` fetches it again".into()))
+        }
+        PushError::Line(LineError::Cancelled) | PushError::Cancelled => (Exit::Interrupted, None),
+        PushError::NewManifest(_) | PushError::Line(_) => (Exit::Failed, None),
+        PushError::Io(_) => (Exit::Failed, Some("--cache names another directory for headwater's own files".into())),
+    };
+    let failure = Failure::new(exit, error);
+    match hint {
+        Some(hint) => failure.with_hint(hint),
+        None => failure,
+    }
+}
+
+const fn content_exit(error: &ScanError) -> Exit {
+    match error {
+        ScanError::Cancelled => Exit::Interrupted,
+        ScanError::Exclude { .. } | ScanError::TooManyRoots => Exit::Usage,
+        ScanError::Thread { .. } => Exit::Failed,
+        ScanError::Root { .. }
+        | ScanError::Offenders { .. }
+        | ScanError::Unreadable { .. }
+        | ScanError::Changed { .. } => Exit::Content,
+    }
+}
+
+const fn content_hint(error: &ScanError) -> Option<&'static str> {
+    match error {
+        ScanError::Root { .. } => Some("build it first, or name another directory"),
+        ScanError::Offenders { .. } => {
+            Some("remove or exclude them (--exclude, .headwaterignore); for links see `symlinks` in headwater.toml")
+        }
+        ScanError::Unreadable { .. } => Some("make them readable for this user, or exclude them"),
+        ScanError::Changed { .. } => Some("let the build end before the push begins; nothing was activated"),
+        ScanError::Exclude { .. } => Some("patterns are written as in .gitignore"),
+        ScanError::TooManyRoots | ScanError::Cancelled | ScanError::Thread { .. } => None,
+    }
+}
+
+const fn guard_hint(fault: &GuardFault) -> &'static str {
+    match fault {
+        GuardFault::EmptyTree => "if it is meant to be empty: --allow-shrink",
+        GuardFault::Shrinks { .. } => "if so many are meant to go: --allow-shrink; max_removed sets the limit",
+        GuardFault::Lacks { .. } => "the build may have failed; must_have in headwater.toml lists what has to be there",
+        GuardFault::Secrets { .. } => {
+            "exclude them (--exclude, .headwaterignore); if they are meant to be public: --allow-secrets"
+        }
+        GuardFault::Rejected { .. } => "if it is wanted again: --again",
+    }
+}
+
+/// What to do about the failure of one mirror.
+pub(crate) const fn of_mirror(kind: Kind) -> Option<&'static str> {
+    match kind {
+        Kind::NotEmpty => Some(
+            "name a new directory beside it, push there, and let the web server's root be NEW/current; \
+             see \"Beginning beside an existing web root\" in the README",
+        ),
+        Kind::OtherOwner => Some("run headwater as the user who owns the mirror"),
+        Kind::OtherSite => Some("name its site with --site, or another directory"),
+        Kind::Denied => Some("this user needs to write there"),
+        Kind::BadPlace => Some("a mirror is a directory on a local disk whose parent directory exists"),
+        Kind::NewerFormat => Some("upgrade headwater here"),
+        Kind::NoSpace => Some("free some space, or `headwater prune` with a smaller --keep, then push again"),
+        Kind::Locked => Some("another headwater is at work there: try again, or wait longer with --wait"),
+        Kind::DamagedBase => Some("`headwater verify` names what is damaged, `headwater repair --from` mends it"),
+        Kind::Conflict | Kind::Origin | Kind::Cancelled | Kind::Other => None,
+    }
+}
+
+/// The failure of a command on one mirror.
+pub(crate) fn on_mirror(mirror: &str, error: &MirrorError) -> Failure {
+    let kind = error.failure();
+    let exit = match kind {
+        Kind::Locked => Exit::Locked,
+        Kind::Cancelled => Exit::Interrupted,
+        kind if kind.is_denial() => Exit::Denied,
+        _ => Exit::Failed,
+    };
+    let failure = Failure::new(exit, format!("{mirror}: {}", error_chain(error)));
+    match of_mirror(kind) {
+        Some(hint) => failure.with_hint(hint),
+        None => failure,
+    }
+}

@@ -1,0 +1,175 @@
+//! `headwater init`: a configuration to begin with, every key explained.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use clap::{Args, ValueHint};
+use headwater::config::FILE_NAME;
+use headwater::fsx::{Dir, FileMode, IoError};
+
+use super::failure::{Exit, Failure};
+use super::output::{escape, print};
+
+/// What is written. Lines that begin with `#` and no space are settings with
+/// their defaults or an example; a test takes the `#` away and reads them all.
+const TEMPLATE: &str = r##"# headwater.toml: what `headwater push` sends, and where.
+# Paths are relative to this file. Flags win over what is written here.
+# Settings behind a # are off; unless marked as an example they show the default.
+
+# The directory whose files are pushed.
+content = "public"
+
+# Identity that releases and mirrors agree on: a push to a mirror of another
+# site is refused.
+#site = "default"
+
+# What is not pushed, in gitignore syntax; .headwaterignore files in the tree
+# count too. (Example.)
+#exclude = ["*.map", "/drafts/"]
+
+# Releases kept on each mirror, for rollback.
+#keep = 3
+
+# Where the times of changed files come from: "push" (the time of the push, so
+# that caches and browsers always notice a change) or "source" (the file's own).
+#mtime = "push"
+
+# Symbolic links: "keep" those that stay inside the tree, "follow" them and push
+# what they point to, or "refuse" a tree that has any.
+#symlinks = "keep"
+
+# Names that Windows or macOS cannot hold: "warn", or "portable" to refuse them.
+#names = "warn"
+
+# Paths without which a tree is refused: a build that failed half-way must not
+# go out. (Example.)
+#must_have = ["index.html"]
+
+# Refuse a push that removes more than this: a percentage, or a number of paths.
+# Without it, more than half of the paths and over 100 are refused.
+# --allow-shrink lets one push through. (Example.)
+#max_removed = "25%"
+
+# How long removed files are still served, so that pages in caches find their
+# assets; the first match counts. Without rules: 24h, but at once for .html,
+# .htm, .xml, .json, .txt and names without an extension. (Examples.)
+#[[keep_removed]]
+#match = "*.js"
+#for = "14d"
+
+#[[keep_removed]]
+#match = "/private/"
+#for = "0s"
+
+# The mirrors. A web server's root is the `current` in the mirror's directory.
+# A url is a directory, or ssh://user@host/path, or https://host:7447/site.
+[[mirror]]
+name = "local"
+url = "/srv/www"
+
+#[[mirror]]
+#name = "second"
+#url = "/data/www"
+
+# Several directories can make one tree, each at its own place. This replaces
+# the `content` above.
+#[[content]]
+#path = "public"
+
+#[[content]]
+#path = "../api/html"
+#at = "api"
+"##;
+
+/// The arguments of `init`.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct InitArgs {
+    /// Write this file; one that exists is never replaced
+    #[arg(value_name = "FILE", default_value = FILE_NAME, value_hint = ValueHint::FilePath)]
+    file: PathBuf,
+}
+
+pub(crate) fn run(args: &InitArgs) -> Result<Exit, Failure> {
+    write(&args.file).map_err(|error| {
+        let hint = match error.kind() {
+            io::ErrorKind::AlreadyExists => "nothing was changed; name another file, or move this one away",
+            _ => "name a file in a directory where you may create files",
+        };
+        Failure::new(Exit::Usage, error).with_hint(hint)
+    })?;
+    let file = args.file.to_string_lossy();
+    let next = if args.file == Path::new(FILE_NAME) { String::new() } else { format!(" --config {}", escape(&file)) };
+    print(&format!(
+        "wrote {}: set `content` and the mirrors, then run `headwater plan{next}` and `headwater push{next}`\n",
+        escape(&file)
+    ))?;
+    Ok(Exit::Success)
+}
+
+fn write(path: &Path) -> Result<(), IoError> {
+    let invalid = || IoError::new("create", path, io::Error::from(io::ErrorKind::InvalidInput));
+    let name = path.file_name().and_then(|name| name.to_str()).ok_or_else(invalid)?;
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    Dir::open(parent)?.write_new(name, TEMPLATE.as_bytes(), FileMode::Record, None)
+}
+
+#[cfg(test)]
+mod tests {
+    use headwater::config::Config;
+
+    use super::*;
+
+    fn parse(text: &str) -> Config {
+        Config::parse(text, Path::new(FILE_NAME)).unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    /// The file with its settings switched on, but for `off`.
+    fn uncommented(off: &str) -> String {
+        let on = |line: &str| match line.strip_prefix('#') {
+            Some(setting) if !setting.is_empty() && !setting.starts_with(' ') => setting.to_owned(),
+            _ => line.to_owned(),
+        };
+        TEMPLATE.lines().filter(|line| *line != off).map(|line| on(line) + "\n").collect()
+    }
+
+    #[test]
+    fn the_file_as_written_is_valid() {
+        let config = parse(TEMPLATE);
+        assert_eq!(config.content[0].path, Path::new("./public"));
+        assert_eq!(config.mirrors.len(), 1);
+        let defaults = Config { content: config.content.clone(), mirrors: config.mirrors.clone(), ..Config::default() };
+        assert_eq!(config, defaults);
+    }
+
+    #[test]
+    fn every_setting_in_it_is_valid_and_every_key_is_there() {
+        let text = uncommented("content = \"public\"");
+        let config = parse(&text);
+        assert_eq!((config.content.len(), config.mirrors.len(), config.keep_removed.len()), (2, 2, 2));
+        assert_eq!(config.site.map(|site| site.to_string()).as_deref(), Some(headwater::config::DEFAULT_SITE));
+        assert_eq!(config.keep, headwater::config::DEFAULT_KEEP);
+        assert_eq!(
+            (config.mtime, config.symlinks, config.names),
+            (Default::default(), Default::default(), Default::default())
+        );
+        let keys = ["site", "content", "exclude", "keep", "mtime", "symlinks", "names", "must_have", "max_removed"];
+        for key in keys {
+            let has = |line: &str| line.starts_with(&format!("{key} = ")) || line == format!("[[{key}]]");
+            assert!(text.lines().any(has), "{key}");
+        }
+    }
+
+    #[test]
+    fn a_file_that_exists_is_not_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        let args = InitArgs { file: dir.path().join(FILE_NAME) };
+        assert_eq!(run(&args).unwrap(), Exit::Success);
+        assert_eq!(std::fs::read_to_string(&args.file).unwrap(), TEMPLATE);
+        std::fs::write(dir.path().join("mine"), "mine").unwrap();
+        let args = InitArgs { file: dir.path().join("mine") };
+        let failure = run(&args).unwrap_err();
+        assert_eq!(failure.exit(), Exit::Usage);
+        assert!(failure.render().contains("nothing was changed"));
+        assert_eq!(std::fs::read_to_string(&args.file).unwrap(), "mine");
+    }
+}

@@ -1,0 +1,292 @@
+//! The command line: what can be typed, and which code runs then.
+//!
+//! The one room that knows the terminal, the environment and the process.
+//! Uses the crates `clap`, `clap_complete` and `clap_mangen`.
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
+use headwater::config::{Config, ConfigError, FILE_NAME};
+use headwater::fsx::fault;
+
+mod args;
+mod ci;
+mod completions;
+mod context;
+mod event_log;
+mod failure;
+mod help;
+mod hints;
+mod init;
+mod live;
+mod man;
+mod output;
+mod places;
+mod plan;
+mod progress;
+mod push;
+mod settings;
+mod signals;
+mod status;
+mod upkeep;
+
+use failure::{Exit, Failure};
+
+/// The variable by which a test lets a debug build die, fail or count.
+const FAULT_VARIABLE: &str = "HEADWATER_FAULT";
+
+/// Push a content tree to many mirrors, whole, atomic and verified
+///
+/// Every mirror switches from one complete release to the next. Only changed
+/// content travels. A web server's root is MIRROR/current.
+#[derive(Debug, Parser)]
+#[command(name = "headwater", version, after_help = help::TOP, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// One file a subcommand.
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Bring mirrors to the state of a content tree
+    ///
+    /// All mirrors are made ready first and then switched together (see --require). What a mirror has already is
+    /// not sent. A push that is interrupted leaves every mirror on a whole release; the next one goes on from there.
+    #[command(after_help = help::PUSH)]
+    Push(Box<args::PushArgs>),
+    /// Show what a push would do, and do nothing
+    ///
+    /// The same code as push, with the same arguments, up to the first write.
+    #[command(after_help = help::PLAN)]
+    Plan(Box<args::PushArgs>),
+    /// Show what differs between two trees, mirrors or kept releases
+    #[command(after_help = help::DIFF)]
+    Diff(args::DiffArgs),
+    /// Show what each mirror serves and how far it lags, worst first
+    ///
+    /// Ends with 1 when a mirror is not current.
+    #[command(after_help = help::STATUS)]
+    Status(args::StatusArgs),
+    /// List the kept releases of mirrors
+    #[command(after_help = help::RELEASES)]
+    Releases(args::StatusArgs),
+    /// Go back to the content of a kept release
+    ///
+    /// Makes a new release with the old content, the same for all mirrors, so caches notice it. The content that
+    /// was left is not pushed again without --again.
+    #[command(after_help = help::ROLLBACK)]
+    Rollback(Box<args::RollbackArgs>),
+    /// Check every byte of mirrors against its hash, and name every fault
+    ///
+    /// Ends with 1 when a fault was found; `headwater repair` mends it.
+    #[command(after_help = help::VERIFY)]
+    Verify(args::VerifyArgs),
+    /// Fetch again what is damaged or missing on mirrors; they stay served
+    #[command(after_help = help::REPAIR)]
+    Repair(args::RepairArgs),
+    /// Drop old releases and what only they need
+    ///
+    /// A push does this by itself; by hand it also sweeps up what a crash may have left.
+    #[command(after_help = help::PRUNE)]
+    Prune(args::PruneArgs),
+    /// Write a commented headwater.toml to begin with
+    #[command(after_help = help::INIT)]
+    Init(init::InitArgs),
+    /// Print a completion script for a shell
+    #[command(after_help = help::COMPLETIONS)]
+    Completions(completions::CompletionsArgs),
+    /// Print the manual page, or write one page for each subcommand
+    #[command(after_help = help::MAN)]
+    Man(man::ManArgs),
+}
+
+/// The whole command tree, with the exit codes in its help.
+pub(crate) fn command() -> clap::Command {
+    Cli::command().after_long_help(format!("{}\n\n{}", help::TOP, failure::help()))
+}
+
+/// Runs the program: arguments, environment, exit code.
+pub(crate) fn main() -> ExitCode {
+    let counts = match arm_fault() {
+        Ok(counts) => counts,
+        Err(failure) => {
+            failure.print();
+            return failure.exit().into();
+        }
+    };
+    let code = match command().try_get_matches().and_then(|matches| Cli::from_arg_matches(&matches)) {
+        Ok(cli) => match run(cli.command) {
+            Ok(exit) => exit.into(),
+            Err(failure) => {
+                failure.print();
+                failure.exit().into()
+            }
+        },
+        Err(error) => {
+            // Help and version are such errors too, for stdout and with code 0.
+            error.print().ok();
+            ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2))
+        }
+    };
+    if counts {
+        failure::eprint_raw(&format!("steps: {}\n", fault::steps())).ok();
+    }
+    code
+}
+
+fn run(command: Command) -> Result<Exit, Failure> {
+    match command {
+        Command::Init(args) => init::run(&args),
+        Command::Completions(args) => completions::run(&args),
+        Command::Man(args) => man::run(&args),
+        Command::Push(args) => push::run(&args),
+        Command::Plan(args) => plan::run(&args),
+        Command::Diff(args) => plan::diff(&args),
+        Command::Status(args) => status::run(&args),
+        Command::Releases(args) => status::releases(&args),
+        Command::Rollback(args) => push::rollback(&args),
+        Command::Verify(args) => upkeep::verify(&args),
+        Command::Repair(args) => upkeep::repair(&args),
+        Command::Prune(args) => upkeep::prune(&args),
+    }
+}
+
+/// The configuration: the file that was named, else that of the current
+/// directory, else none, which is [`Config::default`].
+pub(crate) fn load_config(args: &args::ConfigArgs) -> Result<Config, Failure> {
+    let loaded = match &args.config {
+        Some(path) => Config::load(path),
+        None => match Config::load(Path::new(FILE_NAME)) {
+            Err(ConfigError::Read(error)) if error.kind() == std::io::ErrorKind::NotFound => Ok(Config::default()),
+            other => other,
+        },
+    };
+    loaded.map_err(|error| match &error {
+        ConfigError::Invalid { snippet, .. } => {
+            let snippet = snippet.clone();
+            Failure::new(Exit::Usage, error)
+                .with_details(snippet)
+                .with_hint("`headwater init` writes a file with every key explained")
+        }
+        ConfigError::Read(_) => {
+            Failure::new(Exit::Usage, error).with_hint("the file must exist and be readable; see --config")
+        }
+        ConfigError::TooLarge { .. } => Failure::new(Exit::Usage, error),
+    })
+}
+
+/// Arms the fault that a test asked for; answers whether steps are counted.
+fn arm_fault() -> Result<bool, Failure> {
+    let Some(text) = std::env::var_os(FAULT_VARIABLE).filter(|text| !text.is_empty()) else { return Ok(false) };
+    let usage = |words: &str| {
+        let hint = format!("{FAULT_VARIABLE} is for tests: unset it");
+        Failure::new(Exit::Usage, format!("{FAULT_VARIABLE} {words}")).with_hint(hint)
+    };
+    let fault = text.to_str().and_then(fault::parse).ok_or_else(|| usage("names no fault"))?;
+    let counts = fault == fault::Fault::Count;
+    if fault::arm(fault) { Ok(counts) } else { Err(usage("needs a debug build")) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(line: &str) -> Result<Command, clap::Error> {
+        Cli::try_parse_from(line.split(' ')).map(|cli| cli.command)
+    }
+
+    #[test]
+    fn the_command_tree_is_sound() {
+        command().debug_assert();
+    }
+
+    #[test]
+    fn every_argument_and_subcommand_is_documented_with_an_example() {
+        let mut root = command();
+        root.build();
+        for sub in root.get_subcommands().filter(|sub| sub.get_name() != "help") {
+            let name = sub.get_name();
+            assert!(sub.get_about().is_some(), "{name}");
+            let examples = sub.get_after_help().map(ToString::to_string).unwrap_or_default();
+            assert!(examples.contains(&format!("headwater {name}")), "{name} has no example");
+            for arg in sub.get_arguments() {
+                assert!(arg.get_help().is_some(), "{name} {}", arg.get_id());
+            }
+        }
+    }
+
+    #[test]
+    fn push_takes_every_flag_of_the_manual() {
+        let line = "headwater push public /srv/a eu --site docs --note n --order build:7 --allow-older --again \
+                    --superseded-ok --allow-shrink --allow-secrets --keep-removed 14d --expunge a/b --expunge c \
+                    --require 2 --jobs 3 --wait 5m --cache /c --level raw --exclude *.map --json --quiet \
+                    --events e --config f";
+        let line = line.split_whitespace().collect::<Vec<_>>().join(" ");
+        let Command::Push(push) = parse(&line).unwrap() else { panic!("not push") };
+        assert_eq!(push.source.places, ["public", "/srv/a", "eu"]);
+        assert_eq!(push.release.order.as_ref().map(args::Order::number), Some(7));
+        assert_eq!(push.release.keep_removed.map(|keep| keep.as_secs()), Some(14 * 86_400));
+        assert_eq!(push.release.expunge.len(), 2);
+        assert_eq!(push.work.level, args::Level::Raw);
+        assert_eq!(push.work.wait.wait.as_secs(), 300);
+        assert!(push.guards.again && push.output.json);
+        assert!(matches!(parse(&line.replacen("push", "plan", 1)), Ok(Command::Plan(_))));
+    }
+
+    #[test]
+    fn push_without_arguments_waits_a_minute_for_all() {
+        let Command::Push(push) = parse("headwater push").unwrap() else { panic!("not push") };
+        assert_eq!(push.work.wait.wait.as_secs(), 60);
+        assert_eq!((push.work.require, push.work.level), (args::Require::All, args::Level::Auto));
+    }
+
+    #[test]
+    fn the_other_subcommands_take_theirs() {
+        for line in [
+            "headwater diff /srv/www:41 public --json",
+            "headwater status",
+            "headwater releases /srv/www",
+            "headwater rollback /srv/www eu --to 4 --require any",
+            "headwater verify /srv/www --quick",
+            "headwater repair /srv/www --from public",
+            "headwater prune --keep 2",
+            "headwater init",
+            "headwater completions zsh",
+            "headwater man /tmp/x",
+        ] {
+            assert!(parse(line).is_ok(), "{line}");
+        }
+        for line in [
+            "headwater",
+            "headwater rollback",
+            "headwater repair /srv/www",
+            "headwater diff a",
+            "headwater push --wait 5",
+            "headwater push --site A",
+            "headwater push --expunge ../x",
+            "headwater push --jobs 0",
+            "headwater prune --keep 0",
+            "headwater psh",
+        ] {
+            assert_eq!(parse(line).unwrap_err().exit_code(), 2, "{line}");
+        }
+    }
+
+    #[test]
+    fn a_mistake_in_the_file_is_a_usage_failure_with_its_line() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("hw.toml");
+        std::fs::write(&path, "sitte = 'x'\n").unwrap();
+        let failure = load_config(&args::ConfigArgs { config: Some(path) }).unwrap_err();
+        assert_eq!(failure.exit(), Exit::Usage);
+        let text = failure.render();
+        assert!(
+            text.contains("hw.toml line 1, column 1: unknown field `sitte`") && text.contains("1 | sitte"),
+            "{text}"
+        );
+        let missing = args::ConfigArgs { config: Some(dir.path().join("none")) };
+        assert_eq!(load_config(&missing).unwrap_err().exit(), Exit::Usage);
+    }
+}

@@ -1,0 +1,301 @@
+//! What people and programs read: numbers, tables, lists, JSON.
+//!
+//! Data goes to stdout through [`print`] and [`print_json`], all else to
+//! stderr. Everything is readable without colour, and whatever may come from
+//! a peer or a disk passes [`escape`] before a terminal sees it. Uses the
+//! crates `anstream` (which drops colour for pipes and NO_COLOR) and `bytesize`.
+
+use std::borrow::Cow;
+use std::fmt::Write as _;
+use std::io::{self, Write as _};
+use std::time::Duration;
+
+use serde::Serialize;
+
+use super::failure::{Exit, Failure};
+
+/// Paths that are listed before the rest is only counted.
+pub(crate) const MAX_LISTED: usize = 50;
+
+/// `text` without what steers a terminal or reorders a line: control
+/// characters, line separators and bidirectional marks become `\u{..}`.
+pub(crate) fn escape(text: &str) -> Cow<'_, str> {
+    let steers = |c: char| {
+        // Bidirectional marks make a line read as what it is not (CVE-2021-42574).
+        c.is_control() || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    };
+    if !text.contains(steers) {
+        return Cow::Borrowed(text);
+    }
+    let mut escaped = String::with_capacity(text.len() + 16);
+    for c in text.chars() {
+        if steers(c) { escaped.extend(c.escape_unicode()) } else { escaped.push(c) }
+    }
+    Cow::Owned(escaped)
+}
+
+/// A number with its thousands apart: `1,234,567`.
+pub(crate) fn count(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::with_capacity(digits.len() + digits.len() / 3);
+    for (position, digit) in digits.char_indices() {
+        if position > 0 && (digits.len() - position).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+/// A number and its noun: `1 file`, `1,234 files`.
+pub(crate) fn counted(number: u64, one: &str, many: &str) -> String {
+    if number == 1 { format!("1 {one}") } else { format!("{} {many}", count(number)) }
+}
+
+/// A size in decimal units: `1.2 MB`.
+pub(crate) fn bytes(size: u64) -> String {
+    bytesize::ByteSize::b(size).display().si().to_string()
+}
+
+/// A length of time in at most two units: `0.3 s`, `42 s`, `3 min 5 s`, `2 d 4 h`.
+pub(crate) fn duration(duration: Duration) -> String {
+    let seconds = duration.as_secs();
+    if seconds < 10 {
+        return format!("{:.1} s", duration.as_secs_f64());
+    }
+    let (large, small) = match seconds {
+        0..60 => return format!("{seconds} s"),
+        60..3_600 => ((seconds / 60, "min"), (seconds % 60, "s")),
+        3_600..86_400 => ((seconds / 3_600, "h"), (seconds % 3_600 / 60, "min")),
+        _ => ((seconds / 86_400, "d"), (seconds % 86_400 / 3_600, "h")),
+    };
+    match small.0 {
+        0 => format!("{} {}", large.0, large.1),
+        _ => format!("{} {} {} {}", large.0, large.1, small.0, small.1),
+    }
+}
+
+/// How long ago `then` was, both in seconds since 1970: `3 h ago`. Clocks of
+/// two machines differ a little, so what is just ahead is `just now`.
+pub(crate) fn age(then: u64, now: u64) -> String {
+    const SKEW_SECONDS: u64 = 60;
+    let unit = |seconds: u64| match seconds {
+        0..60 => format!("{seconds} s"),
+        60..3_600 => format!("{} min", seconds / 60),
+        3_600..172_800 => format!("{} h", seconds / 3_600),
+        _ => format!("{} d", seconds / 86_400),
+    };
+    match (now.checked_sub(then), then.saturating_sub(now)) {
+        (Some(0..5), _) | (None, 0..=SKEW_SECONDS) => "just now".to_owned(),
+        (Some(passed), _) => format!("{} ago", unit(passed)),
+        (None, ahead) => format!("{} ahead of this clock", unit(ahead)),
+    }
+}
+
+/// A moment in seconds since 1970, as people and programs write it: `2026-11-22T12:55:00Z`.
+pub(crate) fn moment(seconds: u64) -> String {
+    let timestamp = i64::try_from(seconds).ok().and_then(|seconds| jiff::Timestamp::from_second(seconds).ok());
+    timestamp.map_or_else(|| format!("{seconds} s after 1970"), |timestamp| timestamp.to_string())
+}
+
+/// The first [`MAX_LISTED`] of `items`, escaped, each behind `prefix`, and a
+/// line that counts the others.
+pub(crate) fn listed<S: AsRef<str>>(prefix: &str, items: impl IntoIterator<Item = S>) -> Vec<String> {
+    let mut items = items.into_iter();
+    let mut lines: Vec<String> =
+        items.by_ref().take(MAX_LISTED).map(|item| format!("{prefix}{}", escape(item.as_ref()))).collect();
+    let rest = items.count();
+    if rest > 0 {
+        lines.push(format!("{prefix}… and {} more", count(rest as u64)));
+    }
+    lines
+}
+
+/// How the cells of a column stand.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Align {
+    /// Texts.
+    Left,
+    /// Numbers.
+    Right,
+}
+
+/// A small table: aligned columns two spaces apart below their headings.
+#[derive(Debug)]
+pub(crate) struct Table {
+    columns: Vec<Align>,
+    rows: Vec<Vec<String>>,
+}
+
+impl Table {
+    /// A table with these headings.
+    pub(crate) fn new<const N: usize>(headings: [(&str, Align); N]) -> Self {
+        let columns = headings.iter().map(|(_, align)| *align).collect();
+        Self { columns, rows: vec![headings.iter().map(|(heading, _)| (*heading).to_owned()).collect()] }
+    }
+
+    /// Adds a row; its cells are escaped here. Missing cells are empty.
+    pub(crate) fn row<S: AsRef<str>>(&mut self, cells: impl IntoIterator<Item = S>) {
+        self.rows.push(cells.into_iter().map(|cell| escape(cell.as_ref()).into_owned()).collect());
+    }
+
+    /// The table as text, a line a row, without spaces at their ends.
+    pub(crate) fn render(&self) -> String {
+        let width = |column: usize| {
+            self.rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max().unwrap_or(0)
+        };
+        let widths: Vec<usize> = (0..self.columns.len()).map(width).collect();
+        let mut text = String::new();
+        for row in &self.rows {
+            let mut line = String::new();
+            for ((cell, width), align) in row.iter().zip(&widths).zip(&self.columns) {
+                // Writing to a string cannot fail.
+                match align {
+                    Align::Left => write!(line, "{cell:<width$}  "),
+                    Align::Right => write!(line, "{cell:>width$}  "),
+                }
+                .ok();
+            }
+            text.push_str(line.trim_end());
+            text.push('\n');
+        }
+        text
+    }
+}
+
+/// Writes `text` to stdout. A reader that went away (`| head`) is no failure.
+pub(crate) fn print(text: &str) -> Result<(), Failure> {
+    let mut stdout = anstream::stdout().lock();
+    written(stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()))
+}
+
+/// Writes `bytes` to stdout as they are.
+pub(crate) fn print_raw(bytes: &[u8]) -> Result<(), Failure> {
+    let mut stdout = io::stdout().lock();
+    written(stdout.write_all(bytes).and_then(|()| stdout.flush()))
+}
+
+/// Writes one JSON object, on one line, to stdout. JSON escapes what steers a terminal.
+pub(crate) fn print_json(object: &impl Serialize) -> Result<(), Failure> {
+    print_raw(json_line(object).map_err(|error| Failure::new(Exit::Failed, error))?.as_bytes())
+}
+
+/// `object` on one line. serde_json leaves DEL, C1 and bidirectional
+/// characters as they are, so these are escaped here, the JSON way.
+fn json_line(object: &impl Serialize) -> serde_json::Result<String> {
+    let json = serde_json::to_string(object)?;
+    let mut line = String::with_capacity(json.len() + 1);
+    for c in json.chars() {
+        let mut buffer = [0; 4];
+        if matches!(escape(c.encode_utf8(&mut buffer)), Cow::Owned(_)) {
+            let mut units = [0; 2];
+            for unit in c.encode_utf16(&mut units) {
+                write!(line, "\\u{unit:04x}").ok();
+            }
+        } else {
+            line.push(c);
+        }
+    }
+    line.push('\n');
+    Ok(line)
+}
+
+fn written(result: io::Result<()>) -> Result<(), Failure> {
+    match result {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(Failure::new(Exit::Failed, error).with_hint("stdout could not be written"))
+        }
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_steers_a_terminal_is_escaped() {
+        assert_eq!(escape("plain é ü 漢"), "plain é ü 漢");
+        assert_eq!(escape("a\u{1b}[2Jb\nc\r\t"), "a\\u{1b}[2Jb\\u{a}c\\u{d}\\u{9}");
+        assert_eq!(escape("\u{9b}31m\u{7f}\u{202e}gpj"), "\\u{9b}31m\\u{7f}\\u{202e}gpj");
+    }
+
+    #[test]
+    fn json_has_no_raw_control_characters() {
+        let line = json_line(&["a\u{9b}\u{202e}\u{1b}\n", "é"]).unwrap();
+        assert_eq!(line, "[\"a\\u009b\\u202e\\u001b\\n\",\"é\"]\n");
+        assert_eq!(serde_json::from_str::<Vec<String>>(&line).unwrap()[0], "a\u{9b}\u{202e}\u{1b}\n");
+    }
+
+    #[test]
+    fn numbers_have_their_thousands_apart() {
+        for (number, text) in [(0, "0"), (999, "999"), (1_000, "1,000"), (1_234_567, "1,234,567")] {
+            assert_eq!(count(number), text);
+        }
+        assert_eq!(counted(1, "file", "files"), "1 file");
+        assert_eq!(counted(2_014, "file", "files"), "2,014 files");
+    }
+
+    #[test]
+    fn sizes_are_decimal() {
+        for (size, text) in [(0, "0 B"), (999, "999 B"), (1_234_567, "1.2 MB"), (5_000_000_000, "5.0 GB")] {
+            assert_eq!(bytes(size), text);
+        }
+    }
+
+    #[test]
+    fn times_have_at_most_two_units() {
+        for (milliseconds, text) in [
+            (320, "0.3 s"),
+            (42_000, "42 s"),
+            (60_000, "1 min"),
+            (185_000, "3 min 5 s"),
+            (7_260_000, "2 h 1 min"),
+            (187_200_000, "2 d 4 h"),
+        ] {
+            assert_eq!(duration(Duration::from_millis(milliseconds)), text);
+        }
+    }
+
+    #[test]
+    fn ages_are_rough_and_forgive_clocks() {
+        let now = 1_000_000_000;
+        for (then, text) in [
+            (now, "just now"),
+            (now + 30, "just now"),
+            (now - 42, "42 s ago"),
+            (now - 3 * 3_600 - 59, "3 h ago"),
+            (now - 5 * 86_400, "5 d ago"),
+            (now + 7_200, "2 h ahead of this clock"),
+        ] {
+            assert_eq!(age(then, now), text);
+        }
+    }
+
+    #[test]
+    fn moments_are_utc() {
+        assert_eq!(moment(0), "1970-01-01T00:00:00Z");
+        assert!(moment(u64::MAX).ends_with("after 1970"));
+    }
+
+    #[test]
+    fn long_lists_end_in_a_count() {
+        let paths: Vec<String> = (0..1_284).map(|number| format!("p{number}\n")).collect();
+        let lines = listed("  ", &paths);
+        assert_eq!(lines.len(), MAX_LISTED + 1);
+        assert_eq!(lines[0], "  p0\\u{a}");
+        assert_eq!(lines[MAX_LISTED], "  … and 1,234 more");
+        assert_eq!(listed("", ["a"]), ["a"]);
+    }
+
+    #[test]
+    fn tables_line_up() {
+        let mut table = Table::new([("mirror", Align::Left), ("release", Align::Right), ("state", Align::Left)]);
+        table.row(["eu", "12", "current"]);
+        table.row(["/srv/é", "1,234", "2 behind\u{1b}"]);
+        assert_eq!(
+            table.render(),
+            "mirror  release  state\neu           12  current\n/srv/é    1,234  2 behind\\u{1b}\n"
+        );
+    }
+}

@@ -1,0 +1,231 @@
+//! `headwater push` and `headwater rollback`.
+
+use headwater::monitor::Monitor as _;
+use headwater::push::{self, Fleet, MirrorReport, Options, Outcome, Report, Source};
+use serde::Serialize;
+
+use super::args::{GuardArgs, OutputArgs, PushArgs, RollbackArgs};
+use super::context::{self, Told};
+use super::failure::{self, Exit, Facts, Failure, eprint_raw};
+use super::output::{Align, Table, bytes, count, escape, print, print_json};
+use super::places::{self, MirrorChoice};
+use super::progress::Progress;
+use super::settings::{self, ReleaseSettings};
+use super::{hints, load_config};
+
+/// A push, ready to run.
+pub(crate) struct Job {
+    pub(crate) source: Source,
+    pub(crate) fleet: Fleet,
+    pub(crate) options: Options,
+    pub(crate) keep: usize,
+}
+
+/// The push that the arguments of `push` and `plan` ask for.
+pub(crate) fn job(args: &PushArgs) -> Result<Job, Failure> {
+    let config = load_config(&args.config)?;
+    let is_directory = |word: &str| std::path::Path::new(word).is_dir();
+    let places = places::of_push(&args.source.places, args.source.from.is_some(), &config, is_directory)?;
+    let settings = ReleaseSettings::merge(&args.release, &config, settings::environment)?;
+    let jobs = context::jobs(args.work.jobs);
+    let wait = args.work.wait.wait;
+    let fleet = context::fleet(&places.mirrors, Some(&settings.site), wait, jobs)?;
+    let (source, scratch) = match &args.source.from {
+        Some(from) => {
+            let choice: Vec<MirrorChoice> = places::of_mirrors(std::slice::from_ref(from), &config)?;
+            (context::from(&choice[0], wait)?, context::scratch(args.work.cache.clone(), &settings.site, &[])?)
+        }
+        None => {
+            let roots = context::roots(places.tree.as_deref(), &config);
+            let scratch = context::scratch(args.work.cache.clone(), &settings.site, &roots)?;
+            let scan = context::scan_options(&args.source.exclude, &config, jobs, Some(&scratch));
+            (Source::Trees { roots, scan }, scratch)
+        }
+    };
+    let told = Told { config: &config, release: &args.release, guards: &args.guards, work: &args.work };
+    let options = told.options(settings, scratch)?;
+    Ok(Job { source, fleet, options, keep: keep(&config) })
+}
+
+fn keep(config: &headwater::config::Config) -> usize {
+    usize::try_from(config.keep.get()).unwrap_or(usize::MAX)
+}
+
+/// Runs `headwater push`.
+pub(crate) fn run(args: &PushArgs) -> Result<Exit, Failure> {
+    execute(&job(args)?, &args.output, &args.guards)
+}
+
+/// Runs `headwater rollback`.
+pub(crate) fn rollback(args: &RollbackArgs) -> Result<Exit, Failure> {
+    let config = load_config(&args.config)?;
+    let choices = places::of_mirrors(&args.mirrors, &config)?;
+    let settings = ReleaseSettings::merge(&args.release, &config, settings::environment)?;
+    let jobs = context::jobs(args.work.jobs);
+    let fleet = context::fleet(&choices, Some(&settings.site), args.work.wait.wait, jobs)?;
+    let scratch = context::scratch(args.work.cache.clone(), &settings.site, &[])?;
+    // Going back is a decision of a person: no guard rail and no order of CI stands in its way.
+    let guards =
+        GuardArgs { allow_older: true, again: true, allow_shrink: true, allow_secrets: true, ..GuardArgs::default() };
+    let config_without_musts = headwater::config::Config { must_have: Vec::new(), ..config };
+    let told = Told { config: &config_without_musts, release: &args.release, guards: &guards, work: &args.work };
+    let mut options = told.options(settings, scratch)?;
+    if args.release.order.is_none() {
+        options.order = None;
+    }
+    let source = Source::Rollback { to: args.to };
+    execute(&Job { source, fleet, options, keep: keep(&config_without_musts) }, &args.output, &guards)
+}
+
+fn execute(job: &Job, output: &OutputArgs, guards: &GuardArgs) -> Result<Exit, Failure> {
+    let progress = Progress::start(output)?;
+    let pushed = push::push(&job.source, &job.fleet, &job.options, &progress);
+    let report = match pushed {
+        Ok(report) => report,
+        Err(error) => {
+            let is_superseded = matches!(error, push::PushError::Superseded { .. });
+            progress.finish();
+            let failure = hints::of_push(error);
+            if is_superseded && guards.superseded_ok {
+                failure.print();
+                return Ok(Exit::Success);
+            }
+            return Err(failure);
+        }
+    };
+    let exit = exit_of(&report, progress.is_cancelled(), guards.superseded_ok);
+    if output.json {
+        print_json(&Answer { headwater: "push", version: 1, exit_code: exit.code(), report: &report })?;
+    } else if !output.quiet {
+        print(&describe(&report))?;
+    }
+    // The answer is out: what follows only tidies up.
+    push::settle(&report, &job.fleet, job.keep, &progress);
+    progress.finish();
+    explain(&report, exit)?;
+    Ok(exit)
+}
+
+#[derive(Serialize)]
+struct Answer<'a> {
+    headwater: &'static str,
+    version: u32,
+    exit_code: u8,
+    #[serde(flatten)]
+    report: &'a Report,
+}
+
+/// The exit code of a report.
+pub(crate) fn exit_of(report: &Report, is_interrupted: bool, is_superseded_ok: bool) -> Exit {
+    let outcomes: Vec<failure::Outcome> = report.mirrors.iter().filter_map(|mirror| outcome(&mirror.outcome)).collect();
+    let is_done = report.mirrors.iter().all(|mirror| mirror.outcome.is_current());
+    // What was not tried because others failed has no outcome of its own.
+    let outcomes = if report.unmet.is_some() && !outcomes.is_empty() { outcomes } else { all_outcomes(report) };
+    Exit::of(&Facts {
+        is_interrupted: is_interrupted && !is_done,
+        is_superseded_ok,
+        outcomes: &outcomes,
+        ..Facts::default()
+    })
+}
+
+fn all_outcomes(report: &Report) -> Vec<failure::Outcome> {
+    report.mirrors.iter().map(|mirror| outcome(&mirror.outcome).unwrap_or(failure::Outcome::Failed)).collect()
+}
+
+fn outcome(outcome: &Outcome) -> Option<failure::Outcome> {
+    use headwater::mirror::Failure as Kind;
+    Some(match outcome {
+        Outcome::Activated => failure::Outcome::Activated,
+        Outcome::Current => failure::Outcome::AlreadyCurrent,
+        Outcome::Superseded => failure::Outcome::Superseded,
+        Outcome::Staged | Outcome::Skipped => return None,
+        Outcome::Failed { failure: kind, .. } if kind.is_denial() => failure::Outcome::Denied,
+        Outcome::Failed { failure: Kind::Locked, .. } => failure::Outcome::Locked,
+        Outcome::Failed { .. } => failure::Outcome::Failed,
+    })
+}
+
+/// The report for people.
+fn describe(report: &Report) -> String {
+    let mut text = match (report.sequence, report.is_new) {
+        (None, _) => format!("nothing was pushed: {}\n", report.unmet.as_deref().unwrap_or("too few mirrors")),
+        (Some(sequence), false) => format!("nothing new: release {sequence} has this content\n"),
+        (Some(sequence), true) => {
+            let sums = &report.changes;
+            let parts = [
+                (sums.added, "added"),
+                (sums.changed, "changed"),
+                (sums.retired, "retired"),
+                (sums.removed, "removed"),
+                (sums.same, "same"),
+            ];
+            let parts: Vec<String> = parts
+                .iter()
+                .filter(|(number, _)| *number > 0)
+                .map(|(number, word)| format!("{} {word}", count(*number)))
+                .collect();
+            let unmet = report.unmet.as_deref().map(|unmet| format!("not activated: {unmet}\n")).unwrap_or_default();
+            format!(
+                "release {sequence}: {}\n{unmet}",
+                if parts.is_empty() { "empty".to_owned() } else { parts.join(", ") }
+            )
+        }
+    };
+    let mut table = Table::new([
+        ("mirror", Align::Left),
+        ("release", Align::Left),
+        ("sent", Align::Right),
+        ("outcome", Align::Left),
+    ]);
+    for mirror in &report.mirrors {
+        table.row([mirror.mirror.clone(), releases(mirror), bytes(mirror.traffic.sent_bytes), words(&mirror.outcome)]);
+    }
+    text.push_str(&table.render());
+    text
+}
+
+fn releases(mirror: &MirrorReport) -> String {
+    let show = |sequence: Option<u64>| sequence.map_or_else(|| "none".to_owned(), |sequence| sequence.to_string());
+    if mirror.before == mirror.now {
+        show(mirror.now)
+    } else {
+        format!("{} -> {}", show(mirror.before), show(mirror.now))
+    }
+}
+
+fn words(outcome: &Outcome) -> String {
+    match outcome {
+        Outcome::Activated => "switched".into(),
+        Outcome::Current => "was current".into(),
+        Outcome::Staged => "ready, not switched".into(),
+        Outcome::Superseded => "superseded by a newer push".into(),
+        Outcome::Skipped => "not tried".into(),
+        Outcome::Failed { error, .. } => format!("failed: {error}"),
+    }
+}
+
+/// Says on stderr what failed and what to do about it.
+fn explain(report: &Report, exit: Exit) -> Result<(), Failure> {
+    let mut hints: Vec<&str> = Vec::new();
+    let mut text = String::new();
+    for mirror in &report.mirrors {
+        if let Outcome::Failed { failure, error } = &mirror.outcome {
+            text.push_str(&format!("error: {}: {}\n", escape(&mirror.mirror), escape(error)));
+            hints.extend(hints::of_mirror(*failure));
+        }
+    }
+    match exit {
+        Exit::Partial => hints.push("the others have the release: the same push again brings up those that failed"),
+        Exit::Nothing if report.unmet.is_some() => {
+            hints.push("nothing was activated: mend what failed and push again, or lower --require");
+        }
+        Exit::Superseded => hints.push("a newer push has won; nothing is to be done"),
+        _ => {}
+    }
+    hints.dedup();
+    for hint in hints {
+        text.push_str(&format!("hint: {hint}\n"));
+    }
+    eprint_raw(&text).map_err(|error| Failure::new(Exit::Failed, error))
+}

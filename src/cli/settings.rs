@@ -1,0 +1,117 @@
+//! Flags over file over environment: what finally counts.
+//!
+//! Pure; the environment is a closure. Uses the crate `etcetera` for the
+//! place of the cache.
+
+use std::path::PathBuf;
+
+use etcetera::BaseStrategy as _;
+use headwater::config::{Config, DEFAULT_SITE, KeepRemoved};
+use headwater::tree_path::Site;
+
+use super::args::{Order, ReleaseArgs};
+use super::ci;
+use super::failure::{Exit, Failure};
+
+/// What a new release says and keeps, after all that may say so was asked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct ReleaseSettings {
+    /// The site.
+    pub(crate) site: Site,
+    /// The note, if there is one.
+    pub(crate) note: Option<String>,
+    /// The order, if there is one.
+    pub(crate) order: Option<Order>,
+    /// How long removed paths are served, first match first, before the built-in rules.
+    pub(crate) keep_removed: Vec<KeepRemoved>,
+}
+
+impl ReleaseSettings {
+    /// The settings from flags, file and environment, the first that has one.
+    /// An empty `--note` means none, also in CI.
+    pub(crate) fn merge(
+        args: &ReleaseArgs,
+        config: &Config,
+        environment: impl Fn(&str) -> Option<String>,
+    ) -> Result<Self, Failure> {
+        let site = match args.site.as_ref().or(config.site.as_ref()) {
+            Some(site) => site.clone(),
+            None => Site::new(DEFAULT_SITE).map_err(|error| Failure::new(Exit::Usage, error))?,
+        };
+        let keep_removed = match args.keep_removed {
+            Some(keep) => vec![KeepRemoved { pattern: "*".to_owned(), keep }],
+            None => config.keep_removed.clone(),
+        };
+        let note = args.note.clone().or_else(|| ci::note(&environment)).filter(|note| !note.is_empty());
+        let order = args.order.clone().or_else(|| ci::order(&environment));
+        Ok(Self { site, note, order, keep_removed })
+    }
+}
+
+/// The lines of gitignore syntax: the file's, then the flags', of which a later one wins.
+pub(crate) fn exclude(flags: &[String], config: &Config) -> Vec<String> {
+    config.exclude.iter().chain(flags).cloned().collect()
+}
+
+/// The directory of the cache: the flag, else `headwater` in the XDG cache.
+pub(crate) fn cache_dir(flag: Option<PathBuf>) -> Result<PathBuf, Failure> {
+    match flag {
+        Some(dir) => Ok(dir),
+        None => etcetera::base_strategy::Xdg::new()
+            .map(|base| base.cache_dir().join("headwater"))
+            .map_err(|error| Failure::new(Exit::Usage, error).with_hint("name a directory with --cache")),
+    }
+}
+
+/// The variables of this process.
+pub(crate) fn environment(name: &str) -> Option<String> {
+    std::env::var(name).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::time::Duration;
+
+    use super::*;
+
+    fn gitlab(name: &str) -> Option<String> {
+        let pairs =
+            [("GITLAB_CI", "1"), ("CI_COMMIT_SHA", "abc"), ("CI_PROJECT_PATH", "g/s"), ("CI_PIPELINE_IID", "5")];
+        pairs.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned())
+    }
+
+    #[test]
+    fn flags_win_over_file_and_environment() {
+        let text = "site='file'\nexclude=['a']\n[[keep_removed]]\nmatch='*.js'\nfor='2w'";
+        let config = Config::parse(text, Path::new("f")).unwrap();
+        let merge = |args: &ReleaseArgs| ReleaseSettings::merge(args, &config, gitlab).unwrap();
+
+        let from_file = merge(&ReleaseArgs::default());
+        assert_eq!(from_file.site.as_str(), "file");
+        assert_eq!(from_file.note.as_deref(), Some("abc"));
+        assert_eq!(from_file.order.unwrap().to_string(), "gitlab:g/s:5");
+        assert_eq!(from_file.keep_removed, config.keep_removed);
+
+        let from_flags = merge(&ReleaseArgs {
+            site: Some(Site::new("flag").unwrap()),
+            note: Some(String::new()),
+            order: Some(Order::new("s", 9).unwrap()),
+            keep_removed: Some(Duration::ZERO),
+            expunge: Vec::new(),
+        });
+        assert_eq!(from_flags.site.as_str(), "flag");
+        assert_eq!(from_flags.note, None);
+        assert_eq!(from_flags.order.unwrap().to_string(), "s:9");
+        assert_eq!(from_flags.keep_removed, [KeepRemoved { pattern: "*".into(), keep: Duration::ZERO }]);
+        assert_eq!(exclude(&["!a/b".to_owned()], &config), ["a", "!a/b"]);
+    }
+
+    #[test]
+    fn without_anything_there_are_defaults() {
+        let settings = ReleaseSettings::merge(&ReleaseArgs::default(), &Config::default(), |_| None).unwrap();
+        assert_eq!(settings.site.as_str(), DEFAULT_SITE);
+        assert_eq!((settings.note, settings.order), (None, None));
+        assert_eq!(cache_dir(Some("/c".into())).unwrap(), Path::new("/c"));
+    }
+}

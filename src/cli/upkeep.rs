@@ -1,0 +1,165 @@
+//! `headwater verify`, `headwater repair` and `headwater prune`.
+
+use std::sync::Arc;
+
+use headwater::mirror::{Depth, Fault, Mirror, MirrorError, Pruned, Repaired, Verified};
+use headwater::push::{self, Source};
+use serde::Serialize;
+
+use super::args::{ConfigArgs, MirrorsArgs, OutputArgs, PruneArgs, RepairArgs, VerifyArgs};
+use super::context::{self, Place};
+use super::failure::{Exit, Failure, eprint_raw};
+use super::output::{bytes, count, counted, escape, listed, print, print_json};
+use super::progress::Progress;
+use super::{hints, load_config, places};
+
+#[derive(Serialize)]
+struct Answer<T> {
+    headwater: &'static str,
+    version: u32,
+    mirrors: Vec<One<T>>,
+}
+
+#[derive(Serialize)]
+struct One<T> {
+    mirror: String,
+    #[serde(flatten)]
+    result: Option<T>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
+}
+
+/// Does something to each mirror, tells it, and gives the worst exit code.
+fn each<T: Serialize>(
+    name: &'static str,
+    mirrors: &[Arc<dyn Mirror>],
+    output: &OutputArgs,
+    work: impl Fn(&Arc<dyn Mirror>, &Progress) -> Result<T, Failure>,
+    describe: impl Fn(&str, &T) -> String,
+    is_well: impl Fn(&T) -> bool,
+) -> Result<Exit, Failure> {
+    let progress = Progress::start(output)?;
+    let results: Vec<(String, Result<T, Failure>)> =
+        mirrors.iter().map(|mirror| (mirror.name().to_owned(), work(mirror, &progress))).collect();
+    progress.finish();
+    let mut exit = Exit::Success;
+    let mut answer = Answer { headwater: name, version: 1, mirrors: Vec::new() };
+    let is_single = mirrors.len() == 1;
+    for (mirror, result) in results {
+        match result {
+            Ok(result) => {
+                if !output.json && !(output.quiet && is_well(&result)) {
+                    print(&describe(&mirror, &result))?;
+                }
+                if !is_well(&result) {
+                    exit = Exit::Failed;
+                }
+                answer.mirrors.push(One { mirror, result: Some(result), error: None });
+            }
+            Err(failure) => {
+                failure.print();
+                exit = if is_single { failure.exit() } else { Exit::Failed };
+                answer.mirrors.push(One { mirror, result: None, error: Some(failure.text()) });
+            }
+        }
+    }
+    if output.json {
+        print_json(&answer)?;
+    }
+    Ok(exit)
+}
+
+fn mirrors(
+    args: &MirrorsArgs,
+    config: &ConfigArgs,
+    wait: std::time::Duration,
+) -> Result<Vec<Arc<dyn Mirror>>, Failure> {
+    let config = load_config(config)?;
+    let choices = places::of_mirrors(&args.mirrors, &config)?;
+    Ok(context::fleet(&choices, None, wait, context::jobs(None))?.mirrors().to_vec())
+}
+
+fn in_mirror<T>(mirror: &Arc<dyn Mirror>, result: Result<T, MirrorError>) -> Result<T, Failure> {
+    result.map_err(|error| hints::on_mirror(mirror.name(), &error))
+}
+
+fn faults(faults: &[Fault]) -> String {
+    listed("  ", faults.iter().map(ToString::to_string)).iter().map(|line| format!("{line}\n")).collect()
+}
+
+/// Runs `headwater verify`.
+pub(crate) fn verify(args: &VerifyArgs) -> Result<Exit, Failure> {
+    let mirrors = mirrors(&args.mirrors, &args.config, context::DEFAULT_WAIT)?;
+    let depth = if args.quick { Depth::Quick } else { Depth::Full };
+    let describe = |mirror: &str, verified: &Verified| {
+        let looked = match depth {
+            Depth::Quick => String::new(),
+            Depth::Full => {
+                format!(" {}, {} read;", counted(verified.objects, "object", "objects"), bytes(verified.bytes))
+            }
+        };
+        let found = match verified.faults.len() as u64 {
+            0 => "no fault".to_owned(),
+            number => counted(number, "fault", "faults"),
+        };
+        let entries = counted(verified.entries, "served entry", "served entries");
+        format!("{}:{looked} {entries} checked: {found}\n{}", escape(mirror), faults(&verified.faults))
+    };
+    let work = |mirror: &Arc<dyn Mirror>, progress: &Progress| in_mirror(mirror, mirror.verify(depth, progress));
+    let exit = each("verify", &mirrors, &args.output, work, describe, |verified| verified.faults.is_empty())?;
+    if exit == Exit::Failed {
+        hint("`headwater repair MIRROR --from TREE|MIRROR` mends what can be fetched again")?;
+    }
+    Ok(exit)
+}
+
+fn hint(text: &str) -> Result<(), Failure> {
+    eprint_raw(&format!("hint: {text}\n")).map_err(|error| Failure::new(Exit::Failed, error))
+}
+
+/// Runs `headwater repair`.
+pub(crate) fn repair(args: &RepairArgs) -> Result<Exit, Failure> {
+    let config = load_config(&args.config)?;
+    let choices = places::of_mirrors(&args.mirrors, &config)?;
+    let wait = args.wait.wait;
+    let jobs = context::jobs(None);
+    let mirrors = context::fleet(&choices, None, wait, jobs)?.mirrors().to_vec();
+    let operand = places::of_operand(&args.from, &config, |word| std::path::Path::new(word).is_dir())?;
+    let source = match context::place(&operand, wait)? {
+        Place::Mirror(mirror) => Source::Store(mirror),
+        Place::Tree(roots) => Source::Trees { roots, scan: context::scan_options(&[], &config, jobs, None) },
+    };
+    let describe = |mirror: &str, repaired: &Repaired| {
+        if repaired.found.is_empty() {
+            return format!("{}: no fault\n", escape(mirror));
+        }
+        let found = counted(repaired.found.len() as u64, "fault", "faults");
+        let left = match repaired.left.len() as u64 {
+            0 => "none is left".to_owned(),
+            number => format!("{} left", count(number)),
+        };
+        let objects = counted(repaired.objects, "object", "objects");
+        format!("{}: {found} found, {objects} fetched again, {left}\n{}", escape(mirror), faults(&repaired.left))
+    };
+    let work =
+        |mirror: &Arc<dyn Mirror>, progress: &Progress| push::repair(&source, mirror, progress).map_err(hints::of_push);
+    let exit = each("repair", &mirrors, &args.output, work, describe, |repaired| repaired.left.is_empty())?;
+    if exit == Exit::Failed {
+        hint("what is left is not in this source: try another mirror; a push of the tree makes a release anew")?;
+    }
+    Ok(exit)
+}
+
+/// Runs `headwater prune`.
+pub(crate) fn prune(args: &PruneArgs) -> Result<Exit, Failure> {
+    let config = load_config(&args.config)?;
+    let mirrors = mirrors(&args.mirrors, &args.config, args.wait.wait)?;
+    let keep = usize::try_from(args.keep.unwrap_or(config.keep).get()).unwrap_or(usize::MAX);
+    let describe = |mirror: &str, pruned: &Pruned| {
+        let releases = counted(pruned.releases, "release", "releases");
+        let objects = counted(pruned.objects, "object", "objects");
+        format!("{}: {releases} and {objects} of {} dropped\n", escape(mirror), bytes(pruned.bytes))
+    };
+    let work = |mirror: &Arc<dyn Mirror>, _: &Progress| in_mirror(mirror, mirror.prune(keep));
+    each("prune", &mirrors, &args.output, work, describe, |_| true)
+}

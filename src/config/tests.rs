@@ -1,0 +1,177 @@
+//! Facts about `headwater.toml`: what each key becomes and how each mistake is named.
+
+use super::*;
+
+fn parse(text: &str) -> Result<Config, ConfigError> {
+    Config::parse(text, Path::new("/etc/hw/headwater.toml"))
+}
+
+/// Line, column and message of the mistake in `text`.
+fn mistake(text: &str) -> (usize, usize, String) {
+    match parse(text) {
+        Err(ConfigError::Invalid { line, column, message, .. }) => (line, column, message),
+        other => panic!("{text:?} gave {other:?}"),
+    }
+}
+
+#[test]
+fn every_key_is_understood() {
+    let config = parse(
+        r#"
+site = "docs"
+exclude = ["*.map", "!keep.map", "/drafts/"]
+keep = 5
+mtime = "source"
+symlinks = "follow"
+names = "portable"
+must_have = ["index.html", "a/b.js"]
+max_removed = "25%"
+[[content]]
+path = "public"
+[[content]]
+path = "/srv/api"
+at = "api/v1"
+[[keep_removed]]
+match = "*.js"
+for = "14d"
+[[mirror]]
+name = "eu"
+url = "ssh://www@eu.example/srv/www"
+[[mirror]]
+name = "here"
+url = "www"
+"#,
+    )
+    .unwrap();
+    assert_eq!(config.site, Some(Site::new("docs").unwrap()));
+    assert_eq!(config.content[0], Content { path: "/etc/hw/public".into(), at: None });
+    assert_eq!(config.content[1].path, Path::new("/srv/api"));
+    assert_eq!(config.content[1].at.as_ref().map(TreePath::as_str), Some("api/v1"));
+    assert_eq!((config.keep.get(), config.exclude.len(), config.must_have.len()), (5, 3, 2));
+    assert_eq!(
+        (config.mtime, config.symlinks, config.names),
+        (MtimeSource::Source, SymlinkMode::Follow, NamePolicy::Portable)
+    );
+    assert_eq!(config.max_removed, Some(MaxRemoved::Percent(25)));
+    assert_eq!(
+        config.keep_removed,
+        [KeepRemoved { pattern: "*.js".into(), keep: Duration::from_secs(14 * 24 * 3600) }]
+    );
+    assert_eq!(config.mirror("eu").unwrap().url, "ssh://www@eu.example/srv/www");
+    assert_eq!(config.mirror("here").unwrap().url, "/etc/hw/www");
+    assert_eq!(config.mirror("us"), None);
+}
+
+#[test]
+fn an_empty_file_is_the_default() {
+    assert_eq!(parse("").unwrap(), Config::default());
+    assert_eq!(parse("# nothing\nexclude = []\n").unwrap(), Config::default());
+}
+
+#[test]
+fn content_may_be_one_path_beside_the_file() {
+    let config =
+        Config::parse("content = 'public'\n[[mirror]]\nname = 'a'\nurl = 'www'", Path::new(FILE_NAME)).unwrap();
+    assert_eq!(config.content, [Content { path: "./public".into(), at: None }]);
+    assert_eq!(config.mirrors[0].url, "./www");
+}
+
+#[test]
+fn a_limit_is_a_percentage_or_a_count() {
+    for (text, limit) in
+        [("\"0%\"", MaxRemoved::Percent(0)), ("\"40\"", MaxRemoved::Count(40)), ("40", MaxRemoved::Count(40))]
+    {
+        assert_eq!(parse(&format!("max_removed = {text}")).unwrap().max_removed, Some(limit));
+    }
+    for bad in ["\"101%\"", "\"half\"", "\"-1%\"", "-1", "1.5", "true"] {
+        assert_eq!(mistake(&format!("max_removed = {bad}")).0, 1, "{bad}");
+    }
+}
+
+#[test]
+fn unknown_keys_are_named_with_line_and_column() {
+    let (line, column, message) = mistake("site = 'a'\n  symlink = 'keep'\n");
+    assert_eq!((line, column), (2, 3));
+    assert!(message.contains("unknown field `symlink`") && message.contains("`symlinks`"), "{message}");
+    let (line, _, message) = mistake("[[mirror]]\nname = 'a'\nurl = '/b'\nurll = 'c'\n");
+    assert_eq!(line, 4);
+    assert!(message.contains("urll"), "{message}");
+    let (line, _, message) = mistake("[[content]]\npath = 'a'\nto = 'b'\n");
+    assert_eq!(line, 3);
+    assert!(message.contains("`at`"), "{message}");
+}
+
+#[test]
+fn each_rule_names_its_offender() {
+    for (text, line, part) in [
+        ("site = 'A B'", 1, "\"A B\" is not of a-z"),
+        ("content = ''", 1, "the path is empty"),
+        ("content = []", 1, "the list is empty"),
+        ("content = ['a', 'b']", 1, "a table with `path` and `at`"),
+        ("content = 3", 1, "a path, or [[content]]"),
+        ("[[content]]\npath = 'a'\n[[content]]\npath = 'b'\n", 4, "the same place"),
+        ("[[content]]\npath = 'a'\nat = '/docs'", 3, "\"/docs\" is absolute"),
+        ("exclude = ['a', '[z-a]']", 1, "[z-a]"),
+        ("exclude = [' ']", 1, "the pattern is empty"),
+        ("keep = 0", 1, "nonzero"),
+        ("mtime = 'now'", 1, "`push` or `source`"),
+        ("symlinks = 'copy'", 1, "`keep`, `follow`, `refuse`"),
+        ("names = 'any'", 1, "`warn` or `portable`"),
+        ("must_have = ['../x']", 1, "\"../x\" has a component"),
+        ("[[keep_removed]]\nmatch = '*'\nfor = '5'", 3, "no duration"),
+        ("[[keep_removed]]\nmatch = '*'", 1, "missing field `for`"),
+        ("mirror = []", 1, "the list is empty"),
+        ("[[mirror]]\nname = 'a/b'\nurl = '/x'", 2, "no '/'"),
+        ("[[mirror]]\nname = 'a'\nurl = ''", 3, "the url is empty"),
+        ("[[mirror]]\nname = 'a'\nurl = '/x'\n[[mirror]]\nname = 'a'\nurl = '/y'", 5, "already a mirror"),
+        ("[[mirror]]\nname = 'a'\nurl = '/x'\n[[mirror]]\nname = 'b'\nurl = '/x/'", 6, "same url"),
+        ("site = 'a\n", 1, ""),
+        ("site = 'a'\nsite = 'b'\n", 2, "duplicate"),
+    ] {
+        let (at, _, message) = mistake(text);
+        assert_eq!(at, line, "{text}: {message}");
+        assert!(message.contains(part), "{text}: {message}");
+        assert!(!message.contains('\n'), "{message:?}");
+    }
+}
+
+#[test]
+fn the_snippet_marks_the_offender() {
+    let Err(error @ ConfigError::Invalid { .. }) = parse("\n\nkeep = 3\nmust_have = [ \"é\", \"/x\" ]\n") else {
+        panic!("passed")
+    };
+    assert_eq!(error.to_string(), "/etc/hw/headwater.toml line 4, column 20: \"/x\" is absolute");
+    let ConfigError::Invalid { snippet, .. } = error else { unreachable!() };
+    assert_eq!(snippet, ["4 | must_have = [ \"é\", \"/x\" ]", "  |                    ^^^^"]);
+}
+
+#[test]
+fn durations_have_units() {
+    for (text, seconds) in [
+        ("30s", 30),
+        ("5m", 300),
+        ("24h", 86_400),
+        ("14d", 14 * 86_400),
+        ("2w", 14 * 86_400),
+        ("1h 30m", 5_400),
+        ("1h30m", 5_400),
+        ("0s", 0),
+        (" 90 minutes ", 5_400),
+    ] {
+        assert_eq!(parse_duration(text), Ok(Duration::from_secs(seconds)), "{text}");
+    }
+    for bad in ["", "5", "-5s", "5 s ago", "1y", "2mo", "h", "1e9d", "99999999999999999w"] {
+        assert!(parse_duration(bad).is_err(), "{bad}");
+    }
+}
+
+#[test]
+fn a_missing_and_a_huge_file_are_errors() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join(FILE_NAME);
+    assert!(matches!(Config::load(&path), Err(ConfigError::Read(_))));
+    std::fs::write(&path, "#".repeat(2 * 1024 * 1024)).unwrap();
+    assert!(matches!(Config::load(&path), Err(ConfigError::TooLarge { .. })));
+    std::fs::write(&path, "keep = 1").unwrap();
+    assert_eq!(Config::load(&path).unwrap().keep.get(), 1);
+}

@@ -1,0 +1,185 @@
+//! A mirror that is a directory on this machine: its store, in process.
+
+use std::io::{Read, Seek as _, SeekFrom};
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use crate::fsx::Context as _;
+use crate::hash::{ManifestId, ObjectId};
+use crate::mirror::{
+    Bundle, Link, Mirror, MirrorError, MirrorState, Pack, PackCursor, StageRequest, Supply, SupplyError,
+};
+use crate::monitor::{Event, Monitor};
+use crate::pack::PackReader;
+use crate::release::ReleaseName;
+use crate::store::{Arrival, Depth, Presence, Pruned, Repaired, Store, StoreError, Verified};
+use crate::tree_path::Site;
+
+/// A directory mirror.
+#[derive(Debug)]
+pub struct DirectoryMirror {
+    name: String,
+    location: String,
+    path: PathBuf,
+    /// Refuse to touch another site; nothing: any.
+    site: Option<Site>,
+    wait: Duration,
+    jobs: NonZeroUsize,
+}
+
+impl DirectoryMirror {
+    /// The mirror `name` at `path`, written as `location`. `site`, if given,
+    /// is the only one that is accepted there; `wait` is the longest wait for
+    /// a lock; `jobs` threads unpack.
+    #[must_use]
+    pub const fn new(
+        name: String,
+        location: String,
+        path: PathBuf,
+        site: Option<Site>,
+        wait: Duration,
+        jobs: NonZeroUsize,
+    ) -> Self {
+        Self { name, location, path, site, wait, jobs }
+    }
+
+    fn open(&self) -> Result<Store, MirrorError> {
+        let store = Store::open(&self.path)?;
+        if let Some(site) = &self.site {
+            store.check_site(site)?;
+        }
+        Ok(store)
+    }
+
+    /// Feeds packs to `arrival`, on several threads.
+    fn receive(&self, arrival: &Arrival<'_>, bundle: &dyn Bundle, monitor: &dyn Monitor) -> Result<(), MirrorError> {
+        let cursor = Mutex::new(bundle.packs());
+        let work = || -> Result<(), MirrorError> {
+            while let Some(pack) = next_pack(&cursor, monitor)? {
+                let mirror = self.name.clone();
+                if arrival.holds(&pack.id()) {
+                    monitor.event(Event::PackHeld { mirror, pack: pack.id() });
+                    continue;
+                }
+                let bytes = pack.bytes().map_err(MirrorError::Supply)?;
+                // The digest is not computed again: nothing lies between, and every object and the manifest are.
+                let reader = PackReader::open_known(&bytes, pack.id()).map_err(StoreError::from)?;
+                arrival.take(&pack.id(), &reader)?;
+                monitor.event(Event::PackSent { mirror, pack: pack.id(), bytes: pack.size() });
+            }
+            Ok(())
+        };
+        std::thread::scope(|scope| {
+            let helpers: Vec<_> = (1..self.jobs.get()).map(|_| scope.spawn(work)).collect();
+            let mut result = work();
+            for helper in helpers {
+                let helped = helper.join().expect("unpacking does not panic");
+                result = result.and(helped);
+            }
+            result
+        })
+    }
+}
+
+/// Takes the next pack. One thread waits for it while the others unpack.
+fn next_pack(
+    cursor: &Mutex<Box<dyn PackCursor + '_>>,
+    monitor: &dyn Monitor,
+) -> Result<Option<Box<dyn Pack>>, MirrorError> {
+    if monitor.is_cancelled() {
+        return Err(MirrorError::Cancelled);
+    }
+    cursor.lock().unwrap_or_else(PoisonError::into_inner).next().map_err(MirrorError::Supply)
+}
+
+impl Mirror for DirectoryMirror {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn location(&self) -> &str {
+        &self.location
+    }
+
+    fn link(&self) -> Link {
+        Link::Local
+    }
+
+    fn local_path(&self) -> Option<PathBuf> {
+        Some(self.path.clone())
+    }
+
+    fn state(&self) -> Result<MirrorState, MirrorError> {
+        let store = match Store::look(&self.path)? {
+            Presence::Absent => return Ok(MirrorState::default()),
+            Presence::Store(store) => store,
+        };
+        if let Some(site) = &self.site {
+            store.check_site(site)?;
+        }
+        let current = store.current()?;
+        let names = store.served_releases()?;
+        Ok(MirrorState {
+            store: Some(store.id()),
+            site: Some(store.site().clone()),
+            current,
+            // A damaged record is verify's to tell; without it the rest still works.
+            releases: names.into_iter().filter_map(|name| store.release(name).ok()).collect(),
+            highest_sequence: store.highest_sequence()?,
+            free_bytes: store.free_bytes().ok(),
+        })
+    }
+
+    fn manifest(&self, id: &ManifestId) -> Result<Box<dyn Read + Send>, MirrorError> {
+        Ok(Box::new(self.open()?.manifest_bytes(id)?))
+    }
+
+    fn object(&self, id: &ObjectId, offset: u64) -> Result<Box<dyn Read + Send>, MirrorError> {
+        let mut content = self.open()?.open_object(id)?;
+        content.seek(SeekFrom::Start(offset)).context("read", || self.path.clone())?;
+        Ok(Box::new(content))
+    }
+
+    fn stage(&self, request: &StageRequest<'_>, bundle: &dyn Bundle, monitor: &dyn Monitor) -> Result<(), MirrorError> {
+        let store = Store::open_or_create(&self.path, &request.release.site)?;
+        let begun = store.begin(request.release, &request.key, request.base, request.change, self.wait)?;
+        let Some(arrival) = begun else { return Ok(()) };
+        match self.receive(&arrival, bundle, monitor) {
+            Ok(()) => {}
+            Err(MirrorError::Store(error)) => return Err(arrival.fail(error).into()),
+            Err(error) => return Err(error),
+        }
+        let objects = arrival.finish(&|id: &ObjectId| -> Result<_, SupplyError> { bundle.object(id) })?;
+        if objects > 0 {
+            monitor.event(Event::ObjectsResent { mirror: self.name.clone(), objects });
+        }
+        Ok(())
+    }
+
+    fn activate(&self, release: ReleaseName, expected: Option<ReleaseName>) -> Result<(), MirrorError> {
+        Ok(self.open()?.activate(release, expected, self.wait)?)
+    }
+
+    fn abandon(&self, release: ReleaseName) -> Result<(), MirrorError> {
+        Ok(self.open()?.abandon(release, self.wait)?)
+    }
+
+    fn settle(&self, keep: usize) -> Result<Pruned, MirrorError> {
+        Ok(self.open()?.settle(keep, self.wait)?)
+    }
+
+    fn prune(&self, keep: usize) -> Result<Pruned, MirrorError> {
+        Ok(self.open()?.prune(keep, self.wait)?)
+    }
+
+    fn verify(&self, depth: Depth, monitor: &dyn Monitor) -> Result<Verified, MirrorError> {
+        Ok(self.open()?.verify(depth, self.wait, &|| monitor.is_cancelled())?)
+    }
+
+    fn repair(&self, supply: &dyn Supply, monitor: &dyn Monitor) -> Result<Repaired, MirrorError> {
+        let fetch = |id: &ObjectId| supply.object(id);
+        Ok(self.open()?.repair(&fetch, supply, self.wait, &|| monitor.is_cancelled())?)
+    }
+}

@@ -1,0 +1,317 @@
+//! Mirrors: what can be asked of a downstream destination, wherever it is.
+//!
+//! [`Mirror`] speaks of releases and bundles. A bundle offers packs and also
+//! single objects, so that a place that runs no code of ours can be a mirror
+//! too. Refuses to know what a fleet is and in which order mirrors switch.
+
+mod directory;
+mod location;
+
+pub use directory::DirectoryMirror;
+pub use location::{Location, LocationError};
+
+use std::error::Error;
+use std::fmt;
+use std::io::Read;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::fsx::IoError;
+use crate::hash::{BundleKey, ManifestId, ObjectId, PackId, StoreId};
+use crate::monitor::Monitor;
+use crate::release::{Release, ReleaseName};
+pub use crate::store::{Depth, Fault, FetchRecords, Pruned, Repaired, Verified};
+
+use crate::store::StoreError;
+use crate::tree_path::Site;
+
+/// An error of whoever supplies content.
+pub type SupplyError = Box<dyn Error + Send + Sync>;
+
+/// Why a mirror did not do what was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum MirrorError {
+    /// Its store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The origin could not supply what it had announced.
+    #[error("the origin could not supply what it announced")]
+    Supply(#[source] SupplyError),
+    /// The user asked to stop.
+    #[error("stopped")]
+    Cancelled,
+}
+
+/// What kind of failure it is, for those who decide what to do about it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Failure {
+    /// We may not: permissions, or a read-only disk.
+    Denied,
+    /// It belongs to another user.
+    OtherOwner,
+    /// It is the mirror of another site.
+    OtherSite,
+    /// There are files that are not ours.
+    NotEmpty,
+    /// No mirror can be at this place.
+    BadPlace,
+    /// It was written by a newer headwater.
+    NewerFormat,
+    /// It has too little room.
+    NoSpace,
+    /// Somebody else is at work.
+    Locked,
+    /// Another release became current meanwhile.
+    Conflict,
+    /// The fault is at the origin.
+    Origin,
+    /// The mirror's base for the manifest change is damaged.
+    DamagedBase,
+    /// The user asked to stop.
+    Cancelled,
+    /// Everything else.
+    Other,
+}
+
+impl Failure {
+    /// Whether access was denied.
+    #[must_use]
+    pub const fn is_denial(self) -> bool {
+        matches!(self, Self::Denied | Self::OtherOwner | Self::OtherSite)
+    }
+
+    /// Its name in JSON.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Denied => "denied",
+            Self::OtherOwner => "other_owner",
+            Self::OtherSite => "other_site",
+            Self::NotEmpty => "not_empty",
+            Self::BadPlace => "bad_place",
+            Self::NewerFormat => "newer_format",
+            Self::NoSpace => "no_space",
+            Self::Locked => "locked",
+            Self::Conflict => "conflict",
+            Self::Origin => "origin",
+            Self::DamagedBase => "damaged",
+            Self::Cancelled => "cancelled",
+            Self::Other => "other",
+        }
+    }
+}
+
+impl MirrorError {
+    /// What kind of failure it is.
+    #[must_use]
+    pub fn failure(&self) -> Failure {
+        match self {
+            Self::Supply(_) => Failure::Origin,
+            Self::Cancelled | Self::Store(StoreError::Cancelled) => Failure::Cancelled,
+            Self::Store(StoreError::Locked { .. }) => Failure::Locked,
+            Self::Store(StoreError::OtherOwner { .. }) => Failure::OtherOwner,
+            Self::Store(StoreError::OtherSite { .. }) => Failure::OtherSite,
+            Self::Store(StoreError::NotEmpty { .. }) => Failure::NotEmpty,
+            Self::Store(
+                StoreError::NotDirectory { .. }
+                | StoreError::NoParent { .. }
+                | StoreError::FileSystem { .. }
+                | StoreError::NoLinks { .. }
+                | StoreError::NotAStore { .. },
+            ) => Failure::BadPlace,
+            Self::Store(StoreError::NewerFormat { .. }) => Failure::NewerFormat,
+            Self::Store(StoreError::NoSpace { .. } | StoreError::NoInodes { .. }) => Failure::NoSpace,
+            Self::Store(StoreError::Io(error)) if is_denial(error) => Failure::Denied,
+            Self::Store(StoreError::Io(error)) if is_full(error) => Failure::NoSpace,
+            Self::Store(StoreError::Conflict { .. } | StoreError::NotNewer { .. } | StoreError::NotStaged { .. }) => {
+                Failure::Conflict
+            }
+            Self::Store(StoreError::Manifest { .. }) => Failure::DamagedBase,
+            Self::Store(_) => Failure::Other,
+        }
+    }
+}
+
+fn is_denial(error: &IoError) -> bool {
+    matches!(error.kind(), std::io::ErrorKind::PermissionDenied | std::io::ErrorKind::ReadOnlyFilesystem)
+}
+
+fn is_full(error: &IoError) -> bool {
+    matches!(error.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded)
+}
+
+impl From<IoError> for MirrorError {
+    fn from(error: IoError) -> Self {
+        Self::Store(error.into())
+    }
+}
+
+/// What a mirror tells of itself.
+#[derive(Debug, Clone, Default)]
+pub struct MirrorState {
+    /// The id of its store; nothing where none was made yet.
+    pub store: Option<StoreId>,
+    /// The site it holds; nothing where no store was made yet.
+    pub site: Option<Site>,
+    /// What `current` names, whether or not its record can be read.
+    pub current: Option<ReleaseName>,
+    /// The records of the releases that are or were served, ascending, those that can be read.
+    pub releases: Vec<Release>,
+    /// The highest sequence of anything there: a new release must be above it.
+    pub highest_sequence: u64,
+    /// Bytes free where it is, if it can tell.
+    pub free_bytes: Option<u64>,
+}
+
+impl MirrorState {
+    /// The record of the current release, if it can be read.
+    #[must_use]
+    pub fn current_release(&self) -> Option<&Release> {
+        let current = self.current?;
+        self.releases.iter().rev().find(|release| release.name() == current)
+    }
+}
+
+/// What lies between the origin and a mirror.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Link {
+    /// Nothing: the same machine. Compressing costs more than it saves.
+    Local,
+    /// A network.
+    Network,
+}
+
+/// A pack that can be sent.
+pub trait Pack: Send {
+    /// Its id.
+    fn id(&self) -> PackId;
+    /// Its length in bytes.
+    fn size(&self) -> u64;
+    /// Its bytes, at most 32 MiB; they may come from a disk.
+    ///
+    /// # Errors
+    /// When they cannot be read.
+    fn bytes(&self) -> Result<Arc<Vec<u8>>, SupplyError>;
+}
+
+/// Walks the packs of a bundle, each as soon as it is sealed.
+pub trait PackCursor: Send {
+    /// Waits for the next pack; nothing after the last.
+    ///
+    /// # Errors
+    /// When the bundle cannot be built.
+    fn next(&mut self) -> Result<Option<Box<dyn Pack>>, SupplyError>;
+}
+
+/// Opens the content of objects.
+pub trait Contents: Sync {
+    /// Opens the content of an object; whoever reads checks it.
+    ///
+    /// # Errors
+    /// When it is not to be had.
+    fn object(&self, id: &ObjectId) -> Result<Box<dyn Read + Send>, SupplyError>;
+}
+
+/// What takes a mirror from one manifest to another.
+pub trait Bundle: Contents {
+    /// The packs from the first on. Each mirror walks them once, at its own pace.
+    fn packs(&self) -> Box<dyn PackCursor + '_>;
+}
+
+/// What a mirror is asked to stage.
+#[derive(Debug, Clone, Copy)]
+pub struct StageRequest<'a> {
+    /// The release.
+    pub release: &'a Release,
+    /// Names the bundle, for resuming.
+    pub key: BundleKey,
+    /// The manifest that `change` is against; the mirror has it. Nothing: the empty one.
+    pub base: Option<ManifestId>,
+    /// The manifest change (see [`crate::manifest::transit`]).
+    pub change: &'a [u8],
+}
+
+/// Everything a mirror can be mended from.
+pub trait Supply: Contents + FetchRecords {}
+
+impl<T: Contents + FetchRecords> Supply for T {}
+
+/// A downstream destination.
+///
+/// At every instant, whatever is called and wherever it stops, visitors of a
+/// mirror get one complete release. Every operation may be called again.
+pub trait Mirror: Send + Sync + fmt::Debug {
+    /// Its name, for people.
+    fn name(&self) -> &str;
+
+    /// Where it is, as the user wrote it.
+    fn location(&self) -> &str;
+
+    /// What lies between here and there.
+    fn link(&self) -> Link;
+
+    /// Where it is on this machine, if it is: a content tree must lie apart from it.
+    fn local_path(&self) -> Option<PathBuf>;
+
+    /// Its state. Changes nothing; a mirror that is still to be created answers an empty one.
+    ///
+    /// # Errors
+    /// When there can be no mirror.
+    fn state(&self) -> Result<MirrorState, MirrorError>;
+
+    /// The canonical bytes of a manifest, unchecked.
+    ///
+    /// # Errors
+    /// When the mirror has it not.
+    fn manifest(&self, id: &ManifestId) -> Result<Box<dyn Read + Send>, MirrorError>;
+
+    /// The content of an object from `offset` on, unchecked.
+    ///
+    /// # Errors
+    /// When the mirror has it not.
+    fn object(&self, id: &ObjectId, offset: u64) -> Result<Box<dyn Read + Send>, MirrorError>;
+
+    /// Makes a release complete and durable there, unseen; creates the mirror
+    /// if need be. Packs that it holds from an interrupted push are not taken again.
+    ///
+    /// # Errors
+    /// When it is not staged; what is served is not touched.
+    fn stage(&self, request: &StageRequest<'_>, bundle: &dyn Bundle, monitor: &dyn Monitor) -> Result<(), MirrorError>;
+
+    /// Makes a staged release current if `expected` is current and older:
+    /// compare-and-set. Durable when it returns.
+    ///
+    /// # Errors
+    /// [`Failure::Conflict`] when another one is current.
+    fn activate(&self, release: ReleaseName, expected: Option<ReleaseName>) -> Result<(), MirrorError>;
+
+    /// Forgets a staged release.
+    ///
+    /// # Errors
+    /// When it is current.
+    fn abandon(&self, release: ReleaseName) -> Result<(), MirrorError>;
+
+    /// What follows an activation once that was answered: drops what no kept release needs.
+    ///
+    /// # Errors
+    /// Those of the mirror; nothing that is needed is touched.
+    fn settle(&self, keep: usize) -> Result<Pruned, MirrorError>;
+
+    /// Keeps the newest `keep` releases and drops everything else that nothing needs.
+    ///
+    /// # Errors
+    /// Those of the mirror; nothing that is needed is touched.
+    fn prune(&self, keep: usize) -> Result<Pruned, MirrorError>;
+
+    /// Looks for faults. Changes nothing.
+    ///
+    /// # Errors
+    /// When it cannot be looked at; faults are no errors.
+    fn verify(&self, depth: Depth, monitor: &dyn Monitor) -> Result<Verified, MirrorError>;
+
+    /// Mends every fault for which `supply` has what is needed.
+    ///
+    /// # Errors
+    /// When it cannot be written; what could not be mended is no error.
+    fn repair(&self, supply: &dyn Supply, monitor: &dyn Monitor) -> Result<Repaired, MirrorError>;
+}

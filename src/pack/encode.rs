@@ -1,0 +1,247 @@
+//! Making a block, and proving it before anyone gets it.
+//!
+//! Promises that no [`EncodedBlock`] exists whose bytes did not decode to the
+//! content they were made from, and that equal inputs give equal bytes.
+
+use std::io;
+
+use super::block::Block;
+use super::layout::{self, Cursor, Kind};
+use super::{BaseRange, Level, MAX_PACK_BYTES, PackError, Piece, frame};
+use crate::varint;
+
+/// A block as it stands in a pack.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EncodedBlock {
+    bytes: Vec<u8>,
+    content_bytes: usize,
+    piece_count: usize,
+    base_count: usize,
+}
+
+impl EncodedBlock {
+    /// Bytes of the content, uncompressed.
+    #[must_use]
+    pub const fn content_bytes(&self) -> usize {
+        self.content_bytes
+    }
+
+    /// Bytes that the block takes in a pack, with its header.
+    #[must_use]
+    pub const fn encoded_bytes(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// The number of pieces.
+    #[must_use]
+    pub const fn piece_count(&self) -> usize {
+        self.piece_count
+    }
+
+    /// The number of bases; 0 where they did not help and were left out.
+    #[must_use]
+    pub const fn base_count(&self) -> usize {
+        self.base_count
+    }
+
+    pub(super) fn as_bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+/// Makes one block of `content`, which is the concatenation of `pieces`,
+/// against `prefix`, which is the concatenation of `bases`.
+///
+/// The block is raw, and without bases, where [`Level::Raw`] asks for it or
+/// compression gains nothing. It has been decoded and compared with `content`
+/// when this returns. The same arguments give the same bytes.
+///
+/// # Errors
+/// Arguments that do not fit each other or exceed the limits of the format,
+/// bases for a raw level, and [`PackError::EncoderFault`].
+pub fn encode_block(
+    pieces: &[Piece],
+    content: &[u8],
+    bases: &[BaseRange],
+    prefix: &[u8],
+    level: Level,
+) -> Result<EncodedBlock, PackError> {
+    encode_block_with(frame::encode, pieces, content, bases, prefix, level)
+}
+
+/// [`encode_block`] with another encoder, for tests that need a faulty one.
+fn encode_block_with(
+    encoder: impl FnOnce(&[u8], &[u8], i32) -> io::Result<Vec<u8>>,
+    pieces: &[Piece],
+    content: &[u8],
+    bases: &[BaseRange],
+    prefix: &[u8],
+    level: Level,
+) -> Result<EncodedBlock, PackError> {
+    check(pieces, content, bases, prefix, level)?;
+    let frame = match level {
+        Level::Raw => None,
+        Level::Zstd(_) if bases.is_empty() && frame::looks_compressed(content) => None,
+        Level::Zstd(level) => Some(encoder(content, prefix, level).map_err(|source| PackError::Encoder { source })?),
+    };
+    let mut head = vec![];
+    let mut block = None;
+    if let Some(frame) = frame {
+        head.push(Kind::Zstd.byte());
+        layout::push_pieces(pieces, &mut head);
+        let bases_at = head.len();
+        layout::push_bases(bases, &mut head);
+        // The list of bases is a price that a raw block need not pay.
+        if frame.len() + (head.len() - bases_at) < content.len() + 1 {
+            block = Some(assemble(&head, &frame, pieces, bases, content));
+        }
+    }
+    let block = block.unwrap_or_else(|| {
+        head.clear();
+        head.push(Kind::Raw.byte());
+        layout::push_pieces(pieces, &mut head);
+        layout::push_bases(&[], &mut head);
+        assemble(&head, content, pieces, &[], content)
+    });
+    prove(&block, pieces, content, prefix)?;
+    Ok(block)
+}
+
+fn check(pieces: &[Piece], content: &[u8], bases: &[BaseRange], prefix: &[u8], level: Level) -> Result<(), PackError> {
+    if layout::content_bytes(pieces)? != content.len() {
+        return Err(PackError::Layout { what: "the content is not as long as its pieces" });
+    }
+    let expected = layout::prefix_bytes(bases)?;
+    if expected != prefix.len() {
+        return Err(PackError::Prefix { expected, found: prefix.len() });
+    }
+    if !level.is_valid() {
+        return Err(PackError::Layout { what: "no such compression level" });
+    }
+    if level == Level::Raw && !bases.is_empty() {
+        return Err(PackError::Layout { what: "a raw block has no bases" });
+    }
+    Ok(())
+}
+
+fn assemble(head: &[u8], frame: &[u8], pieces: &[Piece], bases: &[BaseRange], content: &[u8]) -> EncodedBlock {
+    let mut bytes = Vec::with_capacity(head.len() + varint::MAX_BYTES + frame.len());
+    bytes.extend_from_slice(head);
+    varint::push(frame.len() as u64, &mut bytes);
+    bytes.extend_from_slice(frame);
+    EncodedBlock { bytes, content_bytes: content.len(), piece_count: pieces.len(), base_count: bases.len() }
+}
+
+/// Reads the block as a receiver will and compares it with what went in.
+fn prove(block: &EncodedBlock, pieces: &[Piece], content: &[u8], prefix: &[u8]) -> Result<(), PackError> {
+    debug_assert!(block.bytes.len() < MAX_PACK_BYTES / 2, "header and frame have their own limits");
+    let mut input = Cursor { rest: &block.bytes };
+    let prefix = if block.base_count == 0 { &[] } else { prefix };
+    let read = Block::take(&mut input).and_then(|read| {
+        let same = input.rest.is_empty() && read.pieces() == pieces && *read.decode(prefix)? == *content;
+        Ok(same)
+    });
+    match read {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(PackError::EncoderFault { source: None }),
+        Err(error) => Err(PackError::EncoderFault { source: Some(Box::new(error)) }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TEXT: &[u8] = b"the same words, the same words, the same words, the same words";
+
+    fn piece(content: &[u8]) -> [Piece; 1] {
+        [Piece { ordinal: 0, offset: 0, length: u32::try_from(content.len()).unwrap() }]
+    }
+
+    fn base(prefix: &[u8]) -> [BaseRange; 1] {
+        [BaseRange { entry: 3, offset: 5, length: u32::try_from(prefix.len()).unwrap() }]
+    }
+
+    fn noise(count: usize) -> Vec<u8> {
+        let mut bytes = vec![0; count];
+        blake3::Hasher::new().finalize_xof().fill(&mut bytes);
+        bytes
+    }
+
+    #[test]
+    fn every_flipped_bit_of_an_encoder_is_noticed() {
+        let frame = frame::encode(TEXT, &[], 3).unwrap();
+        for bit in 0..frame.len() * 8 {
+            let faulty = |content: &[u8], prefix: &[u8], level| {
+                let mut frame = frame::encode(content, prefix, level)?;
+                frame[bit / 8] ^= 1 << (bit % 8);
+                Ok(frame)
+            };
+            let result = encode_block_with(faulty, &piece(TEXT), TEXT, &[], &[], Level::default());
+            assert!(matches!(result, Err(PackError::EncoderFault { .. })), "bit {bit}: {result:?}");
+        }
+    }
+
+    #[test]
+    fn sound_frame_of_other_content_is_noticed() {
+        let faulty = |content: &[u8], prefix: &[u8], level| {
+            let mut content = content.to_vec();
+            content[7] ^= 1;
+            frame::encode(&content, prefix, level)
+        };
+        let result = encode_block_with(faulty, &piece(TEXT), TEXT, &[], &[], Level::default());
+        assert!(matches!(result, Err(PackError::EncoderFault { source: None })), "{result:?}");
+    }
+
+    #[test]
+    fn encoder_that_gives_up_is_no_fault_of_the_frame() {
+        let broken = |_: &[u8], _: &[u8], _| Err(io::Error::other("no memory"));
+        let result = encode_block_with(broken, &piece(TEXT), TEXT, &[], &[], Level::default());
+        assert!(matches!(result, Err(PackError::Encoder { .. })), "{result:?}");
+    }
+
+    #[test]
+    fn content_that_does_not_get_smaller_is_raw_and_drops_its_bases() {
+        let content = noise(5000);
+        let raw = encode_block(&piece(&content), &content, &[], &[], Level::Raw).unwrap();
+        let packed = encode_block(&piece(&content), &content, &[], &[], Level::Zstd(19)).unwrap();
+        let against = encode_block(&piece(&content), &content, &base(TEXT), TEXT, Level::Zstd(3)).unwrap();
+        assert_eq!(raw.as_bytes()[0], Kind::Raw.byte());
+        assert_eq!((&packed, &against), (&raw, &raw));
+        assert_eq!(against.base_count(), 0);
+    }
+
+    #[test]
+    fn large_incompressible_content_never_meets_the_encoder() {
+        let content = noise(1 << 20);
+        let unused = |_: &[u8], _: &[u8], _| panic!("the encoder was asked");
+        let block = encode_block_with(unused, &piece(&content), &content, &[], &[], Level::Zstd(19)).unwrap();
+        assert_eq!(block.content_bytes(), 1 << 20);
+    }
+
+    #[test]
+    fn bases_make_incompressible_content_small() {
+        let content = noise(300_000);
+        let block = encode_block(&piece(&content), &content, &base(&content), &content, Level::default()).unwrap();
+        assert_eq!((block.piece_count(), block.base_count()), (1, 1));
+        assert!(block.encoded_bytes() < 300, "{}", block.encoded_bytes());
+    }
+
+    #[test]
+    fn arguments_that_do_not_fit_are_refused() {
+        let encode = |pieces: &[Piece], content: &[u8], bases: &[BaseRange], prefix: &[u8], level| {
+            encode_block(pieces, content, bases, prefix, level).unwrap_err()
+        };
+        let level = Level::default();
+        assert!(matches!(encode(&[], b"", &[], &[], level), PackError::Layout { .. }));
+        assert!(matches!(encode(&piece(b""), b"", &[], &[], level), PackError::Layout { .. }));
+        assert!(matches!(encode(&piece(b"a"), b"ab", &[], &[], level), PackError::Layout { .. }));
+        assert!(matches!(encode(&piece(b"a"), b"a", &base(b"x"), b"xy", level), PackError::Prefix { .. }));
+        assert!(matches!(encode(&piece(b"a"), b"a", &base(b"x"), b"x", Level::Raw), PackError::Layout { .. }));
+        assert!(matches!(encode(&piece(b"a"), b"a", &[], &[], Level::Zstd(0)), PackError::Layout { .. }));
+        let over = vec![0; crate::pack::MAX_CONTENT_BYTES + 1];
+        assert!(matches!(encode(&piece(&over), &over, &[], &[], level), PackError::Limit { .. }));
+        let over = vec![0; crate::pack::MAX_PREFIX_BYTES + 1];
+        assert!(matches!(encode(&piece(b"a"), b"a", &base(&over), &over, level), PackError::Limit { .. }));
+    }
+}

@@ -1,0 +1,285 @@
+//! One zstd frame: made with our parameters, read within our bounds.
+//!
+//! The only file that calls the `zstd` crate. The frame header (RFC 8878,
+//! 3.1.1.1) is read here before the library sees the frame, because the
+//! library takes frames that we refuse: without size, without checksum, with
+//! a dictionary id, skippable, or several in a row.
+
+use std::io::{self, Write};
+
+use zstd::stream::raw::{self, DParameter, Operation};
+use zstd::stream::write::Encoder;
+use zstd::zstd_safe::CParameter;
+
+use super::PackError;
+
+const FRAME_MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
+
+/// The least that zstd knows.
+const MIN_WINDOW_LOG: u32 = 10;
+
+/// Above this much prefix the ordinary match finder, whose tables are sized
+/// for the level, no longer sees the far end of it: measured, a 64 MiB patch
+/// is 28 MB without long-distance matching and 0.4 MB with it.
+const LONG_DISTANCE_BYTES: usize = 256 << 10;
+
+/// Bits of the window that lets every byte of a block reach every base.
+fn window_log(content_bytes: usize, prefix_bytes: usize) -> u32 {
+    (content_bytes + prefix_bytes).next_power_of_two().ilog2().max(MIN_WINDOW_LOG)
+}
+
+/// Compresses `content` against `prefix` into one frame.
+///
+/// A context is made anew for each frame: that binds it to no prefix, and the
+/// bytes depend on nothing that was compressed before. The one-shot functions
+/// of the library make patches several times larger than the streaming ones.
+pub(super) fn encode(content: &[u8], prefix: &[u8], level: i32) -> io::Result<Vec<u8>> {
+    let mut encoder = Encoder::with_ref_prefix(Vec::new(), level, prefix)?;
+    encoder.set_parameter(CParameter::WindowLog(window_log(content.len(), prefix.len())))?;
+    encoder.long_distance_matching(prefix.len() > LONG_DISTANCE_BYTES)?;
+    encoder.include_checksum(true)?;
+    encoder.include_contentsize(true)?;
+    encoder.include_dictid(false)?;
+    encoder.set_pledged_src_size(Some(content.len() as u64))?;
+    encoder.write_all(content)?;
+    encoder.finish()
+}
+
+/// What a frame says about itself.
+#[derive(Debug, PartialEq, Eq)]
+struct Header {
+    content_bytes: u64,
+    window_bytes: u64,
+}
+
+/// Reads `count` bytes as a little-endian number.
+fn little_endian(bytes: &[u8], at: usize, count: usize) -> Option<u64> {
+    let bytes = bytes.get(at..at.checked_add(count)?)?;
+    Some(bytes.iter().rev().fold(0, |number, &byte| number << 8 | u64::from(byte)))
+}
+
+fn parse_header(frame: &[u8]) -> Result<Header, PackError> {
+    const CUT: PackError = PackError::frame("its header is cut");
+    if !frame.starts_with(&FRAME_MAGIC) {
+        return Err(PackError::frame("no zstd frame"));
+    }
+    let &descriptor = frame.get(4).ok_or(CUT)?;
+    let single_segment = descriptor & 0x20 != 0;
+    if descriptor & 0x18 != 0 {
+        return Err(PackError::frame("reserved bits are set"));
+    }
+    if descriptor & 0x04 == 0 {
+        return Err(PackError::frame("no checksum"));
+    }
+    if descriptor & 0x03 != 0 {
+        return Err(PackError::frame("it wants a dictionary"));
+    }
+    let size_at = if single_segment { 5 } else { 6 };
+    let content_bytes = match (descriptor >> 6, single_segment) {
+        (0, false) => return Err(PackError::frame("no content size")),
+        (0, true) => little_endian(frame, size_at, 1),
+        (1, _) => little_endian(frame, size_at, 2).map(|size| size + 256),
+        (2, _) => little_endian(frame, size_at, 4),
+        _ => little_endian(frame, size_at, 8),
+    };
+    let content_bytes = content_bytes.ok_or(CUT)?;
+    let window_bytes = if single_segment {
+        content_bytes
+    } else {
+        let &window = frame.get(5).ok_or(CUT)?;
+        let base = 1u64 << (10 + (window >> 3));
+        base + base / 8 * u64::from(window & 7)
+    };
+    Ok(Header { content_bytes, window_bytes })
+}
+
+/// Decodes the one frame that `frame` is, to exactly `content_bytes`.
+///
+/// # Errors
+/// A frame that breaks a rule of the format, that does not decode, or whose
+/// bases were others.
+pub(super) fn decode(frame: &[u8], prefix: &[u8], content_bytes: usize) -> Result<Vec<u8>, PackError> {
+    let header = parse_header(frame)?;
+    if header.content_bytes != content_bytes as u64 {
+        return Err(PackError::frame("its size is not that of the pieces"));
+    }
+    let window_log = window_log(content_bytes, prefix.len());
+    if header.window_bytes > 1 << window_log {
+        return Err(PackError::frame("its window is too large"));
+    }
+    let corrupt = |source| PackError::Frame { what: "it does not decode", source: Some(source) };
+    let mut decoder = raw::Decoder::with_ref_prefix(prefix).map_err(corrupt)?;
+    decoder.set_parameter(DParameter::WindowLogMax(window_log)).map_err(corrupt)?;
+    // The slice is what bounds the output; one run ends at the end of a frame,
+    // of the input or of the output, whichever comes first.
+    let mut content = vec![0; content_bytes];
+    let status = decoder.run_on_buffers(frame, &mut content).map_err(corrupt)?;
+    if status.remaining != 0 || status.bytes_written != content_bytes {
+        return Err(PackError::frame("it is cut"));
+    }
+    if status.bytes_read != frame.len() {
+        return Err(PackError::frame("something follows it"));
+    }
+    Ok(content)
+}
+
+/// Bytes of one sample and distance between samples of [`looks_compressed`].
+const SAMPLE_BYTES: usize = 4 << 10;
+const SAMPLE_STRIDE: usize = 128 << 10;
+
+/// Whether samples of `content` hardly get smaller, as those of images, fonts
+/// and archives: compressing all of it would be time lost.
+///
+/// Like parts that lie far from each other are not seen. Content that is less
+/// than two strides long is not worth the question.
+pub(super) fn looks_compressed(content: &[u8]) -> bool {
+    if content.len() < 2 * SAMPLE_STRIDE {
+        return false;
+    }
+    let samples: Vec<u8> =
+        content.chunks_exact(SAMPLE_STRIDE).flat_map(|stride| &stride[..SAMPLE_BYTES]).copied().collect();
+    // 3 % is about what Huffman coding finds in JPEG and WOFF2.
+    zstd::bulk::compress(&samples, 1).is_ok_and(|packed| packed.len() > samples.len() / 100 * 97)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Bytes that do not compress, the same every time.
+    fn noise(count: usize) -> Vec<u8> {
+        let mut bytes = vec![0; count];
+        blake3::Hasher::new().finalize_xof().fill(&mut bytes);
+        bytes
+    }
+
+    fn text() -> Vec<u8> {
+        (0..2000).flat_map(|line: u32| format!("line {line} of some text\n").into_bytes()).collect()
+    }
+
+    fn encode_as(content: &[u8], with: impl FnOnce(&mut Encoder<'_, Vec<u8>>)) -> Vec<u8> {
+        let mut encoder = Encoder::new(Vec::new(), 3).unwrap();
+        encoder.include_checksum(true).unwrap();
+        encoder.set_pledged_src_size(Some(content.len() as u64)).unwrap();
+        with(&mut encoder);
+        encoder.write_all(content).unwrap();
+        encoder.finish().unwrap()
+    }
+
+    fn fault(frame: &[u8], content_bytes: usize) -> &'static str {
+        match decode(frame, &[], content_bytes) {
+            Err(PackError::Frame { what, .. }) => what,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn our_frames_are_single_segment_with_size_and_checksum() {
+        let content = text();
+        for prefix in [vec![], noise(600 << 10)] {
+            let frame = encode(&content, &prefix, 3).unwrap();
+            let bytes = content.len() as u64;
+            assert_eq!(parse_header(&frame).unwrap(), Header { content_bytes: bytes, window_bytes: bytes });
+            assert_eq!(decode(&frame, &prefix, content.len()).unwrap(), content);
+        }
+    }
+
+    #[test]
+    fn long_distances_are_matched_in_a_full_prefix() {
+        let prefix = noise(16 << 20);
+        let mut content = prefix[..1 << 20].to_vec();
+        content[1000] ^= 1;
+        content.insert(500_000, b'x');
+        let frame = encode(&content, &prefix, 3).unwrap();
+        assert!(frame.len() < 2000, "{}", frame.len());
+        assert_eq!(decode(&frame, &prefix, content.len()).unwrap(), content);
+    }
+
+    #[test]
+    fn other_bases_are_noticed() {
+        let prefix = noise(10_000);
+        let frame = encode(&prefix[100..9000], &prefix, 3).unwrap();
+        let mut other = prefix;
+        other[5000] ^= 1;
+        assert!(matches!(decode(&frame, &other, 8900), Err(PackError::Frame { source: Some(_), .. })));
+    }
+
+    #[test]
+    fn frames_that_the_library_would_take_are_refused() {
+        let content = text();
+        let bytes = content.len();
+        let good = encode(&content, &[], 3).unwrap();
+        let no_size = encode_as(&content, |encoder| encoder.set_pledged_src_size(None).unwrap());
+        assert_eq!(fault(&no_size, bytes), "no content size");
+        let no_checksum = encode_as(&content, |encoder| encoder.include_checksum(false).unwrap());
+        assert_eq!(fault(&no_checksum, bytes), "no checksum");
+        assert_eq!(fault(&[&good[..], &good[..]].concat(), bytes), "something follows it");
+        assert_eq!(fault(&[&good[..], &[0]].concat(), bytes), "something follows it");
+        // A skippable frame before or behind it.
+        let skippable = [0x50, 0x2a, 0x4d, 0x18, 0, 0, 0, 0];
+        assert_eq!(fault(&[&skippable[..], &good[..]].concat(), bytes), "no zstd frame");
+        assert_eq!(fault(&[&good[..], &skippable[..]].concat(), bytes), "something follows it");
+        assert_eq!(fault(&good, bytes - 1), "its size is not that of the pieces");
+        assert_eq!(fault(&good, bytes + 1), "its size is not that of the pieces");
+        let mut reserved = good.clone();
+        reserved[4] |= 8;
+        assert_eq!(fault(&reserved, bytes), "reserved bits are set");
+        let mut dictionary = good;
+        dictionary[4] |= 1;
+        assert_eq!(fault(&dictionary, bytes), "it wants a dictionary");
+    }
+
+    #[test]
+    fn every_cut_of_a_frame_is_refused() {
+        let content = text();
+        let frame = encode(&content, &[], 3).unwrap();
+        for end in 0..frame.len() {
+            fault(&frame[..end], content.len());
+        }
+    }
+
+    /// A frame header with a window byte, then blocks of one repeated byte.
+    fn repeated(window: u8, claimed: u32, blocks: &[u32]) -> Vec<u8> {
+        let mut frame = FRAME_MAGIC.to_vec();
+        frame.extend([0x84, window]);
+        frame.extend(claimed.to_le_bytes());
+        for (index, size) in blocks.iter().enumerate() {
+            let is_last = u32::from(index + 1 == blocks.len());
+            frame.extend(&(size << 3 | 1 << 1 | is_last).to_le_bytes()[..3]);
+            frame.push(b'a');
+        }
+        frame.extend([0; 4]);
+        frame
+    }
+
+    #[test]
+    fn window_is_bounded_by_what_the_block_needs() {
+        let window_of = |log: u8| (log - 10) << 3;
+        assert_eq!(fault(&repeated(window_of(11), 1000, &[1000]), 1000), "its window is too large");
+        assert_eq!(fault(&repeated(window_of(10) + 1, 1000, &[1000]), 1000), "its window is too large");
+        assert_eq!(fault(&repeated(0xff, 1000, &[1000]), 1000), "its window is too large");
+        // In bounds, so that only the missing checksum is left to refuse.
+        assert_eq!(fault(&repeated(window_of(10), 1000, &[1000]), 1000), "it does not decode");
+        let content = vec![7; 3000];
+        let frame = encode_as(&content, |encoder| encoder.window_log(11).unwrap());
+        assert_eq!(parse_header(&frame).unwrap().window_bytes, 2048);
+        assert_eq!(decode(&frame, &[], 3000).unwrap(), content);
+    }
+
+    #[test]
+    fn bombs_stop_at_the_declared_size() {
+        let blocks = vec![128 << 10; 1000];
+        assert_eq!(fault(&repeated(0, 1000, &blocks), 1000), "it does not decode");
+        assert_eq!(fault(&repeated(7 << 3, 128 << 10, &blocks), 128 << 10), "it does not decode");
+        assert_eq!(fault(&repeated(0, u32::MAX, &blocks), 1000), "its size is not that of the pieces");
+    }
+
+    #[test]
+    fn samples_tell_compressed_content_from_text() {
+        let large = noise(1 << 20);
+        assert!(looks_compressed(&large));
+        assert!(!looks_compressed(&large[..100_000]));
+        assert!(!looks_compressed(&text().repeat(20)));
+        assert!(!looks_compressed(&[text().repeat(10), large].concat()));
+    }
+}

@@ -1,0 +1,361 @@
+//! Which pieces of new objects share a block.
+//!
+//! Pure and deterministic: the order in which the members are given does not
+//! matter. Knows nothing of bases; whoever has bases groups with a smaller
+//! limit, so that the bases of a block stay within theirs.
+
+use std::cmp::Ordering;
+use std::collections::HashMap;
+
+use super::{Level, MAX_CONTENT_BYTES, MAX_RANGES, Piece};
+use crate::tree_path::TreePath;
+
+/// Content of a raw block: nothing is gained by more, and blocks of this size
+/// keep reader, network and writer busy at the same time.
+const RAW_CONTENT_BYTES: usize = 1 << 20;
+
+/// A new object that is to travel.
+#[derive(Debug, Clone, Copy)]
+pub struct Member<'a> {
+    /// Which new object of the bundle, counted from 0; each once.
+    pub ordinal: u32,
+    /// Its bytes.
+    pub size: u64,
+    /// A path that it is found at.
+    pub path: &'a TreePath,
+}
+
+/// Groups `members` into blocks as large as `level` makes sensible.
+///
+/// For compression like stands next to like: ordered by extension, then name
+/// without its hash token (`app.js` for `app.3fa9c1.js`), then path. Raw
+/// contents are in path order, the order they are read in. An object that fits
+/// into one block is not divided; a larger one fills blocks of its own, and
+/// its rest shares one. Objects without bytes have no piece.
+#[must_use]
+pub fn group<'m>(members: &'m [Member<'m>], level: Level) -> Groups<'m> {
+    let limit = match level {
+        Level::Raw => RAW_CONTENT_BYTES,
+        Level::Zstd(_) => MAX_CONTENT_BYTES,
+    };
+    group_within(members, level, limit)
+}
+
+/// [`group`] with at most `content_bytes` a block, which is brought into the
+/// range from 1 to [`MAX_CONTENT_BYTES`].
+#[must_use]
+pub fn group_within<'m>(members: &'m [Member<'m>], level: Level, content_bytes: usize) -> Groups<'m> {
+    let limit = content_bytes.clamp(1, MAX_CONTENT_BYTES);
+    Groups {
+        members,
+        order: match level {
+            Level::Raw => path_order(members),
+            Level::Zstd(_) => like_order(members),
+        },
+        next: 0,
+        offset: 0,
+        limit: u32::try_from(limit).unwrap_or(u32::MAX),
+    }
+}
+
+/// The blocks of a bundle, one after the other: see [`group`]. Holds 4 bytes a
+/// member while it lasts (28 for a moment at its start).
+#[derive(Debug, Clone)]
+pub struct Groups<'m> {
+    members: &'m [Member<'m>],
+    /// Indices of members.
+    order: Vec<u32>,
+    next: usize,
+    /// Bytes of the next member that went into earlier blocks.
+    offset: u64,
+    limit: u32,
+}
+
+impl Iterator for Groups<'_> {
+    type Item = Vec<Piece>;
+
+    fn next(&mut self) -> Option<Vec<Piece>> {
+        let mut pieces = Vec::new();
+        let mut room = self.limit;
+        while let Some(&index) = self.order.get(self.next) {
+            let member = &self.members[index as usize];
+            let left = member.size - self.offset;
+            let is_whole = left <= u64::from(room);
+            // What does not fit begins the next block. So an object is divided
+            // only if it is larger than a block, and then from its beginning.
+            if !pieces.is_empty() && (!is_whole || pieces.len() == MAX_RANGES) {
+                break;
+            }
+            let length = u32::try_from(left).unwrap_or(u32::MAX).min(room);
+            pieces.push(Piece { ordinal: member.ordinal, offset: self.offset, length });
+            room -= length;
+            if is_whole {
+                (self.next, self.offset) = (self.next + 1, 0);
+            } else {
+                self.offset += u64::from(length);
+                break;
+            }
+        }
+        (!pieces.is_empty()).then_some(pieces)
+    }
+}
+
+impl std::iter::FusedIterator for Groups<'_> {}
+
+/// Indices of the members that have bytes.
+fn indices(members: &[Member<'_>]) -> impl Iterator<Item = u32> {
+    (0u32..).zip(members).filter(|(_, member)| member.size > 0).map(|(index, _)| index)
+}
+
+fn by_path(a: &Member<'_>, b: &Member<'_>) -> Ordering {
+    a.path.cmp(b.path).then(a.ordinal.cmp(&b.ordinal))
+}
+
+fn path_order(members: &[Member<'_>]) -> Vec<u32> {
+    let mut order: Vec<u32> = indices(members).collect();
+    // Stable, because it is fast on what is sorted already, as a manifest is.
+    order.sort_by(|&a, &b| by_path(&members[a as usize], &members[b as usize]));
+    order
+}
+
+fn like_order(members: &[Member<'_>]) -> Vec<u32> {
+    let ranks = extension_ranks(members);
+    let mut keys: Vec<Key> = indices(members)
+        .map(|index| {
+            let path = members[index as usize].path;
+            Key::new(index, path, ranks.get(extension(path)).copied().unwrap_or(0))
+        })
+        .collect();
+    drop(ranks);
+    keys.sort_unstable_by(|a, b| {
+        let (left, right) = (&members[a.index as usize], &members[b.index as usize]);
+        a.compare_names(left.path, b, right.path).then_with(|| by_path(left, right))
+    });
+    keys.into_iter().map(|key| key.index).collect()
+}
+
+fn extension(path: &TreePath) -> &str {
+    path.extension().unwrap_or_default()
+}
+
+/// The position of each extension among all of them.
+fn extension_ranks<'m>(members: &'m [Member<'m>]) -> HashMap<&'m str, u32> {
+    let mut ranks: HashMap<&str, u32> = members.iter().map(|member| (extension(member.path), 0)).collect();
+    let mut extensions: Vec<&str> = ranks.keys().copied().collect();
+    extensions.sort_unstable();
+    ranks.extend((0u32..).zip(extensions).map(|(rank, extension)| (extension, rank)));
+    ranks
+}
+
+/// Where a member stands, as far as it can be told without its path: most
+/// comparisons of a sort touch nothing else.
+#[derive(Debug)]
+struct Key {
+    extension: u32,
+    index: u32,
+    /// The first bytes of the name without its hash token.
+    start: u64,
+    /// Bounds within the path: a name, and the token in it, empty at its end
+    /// if there is none. A [`TreePath`] has at most 1,024 bytes.
+    name: u16,
+    token: (u16, u16),
+}
+
+impl Key {
+    fn new(index: u32, path: &TreePath, extension: u32) -> Self {
+        let bound = |position: usize| u16::try_from(position).unwrap_or(u16::MAX);
+        let whole = path.as_str();
+        let name = whole.len() - path.name().len();
+        let token =
+            hash_token(path.name()).map_or((whole.len(), whole.len()), |(start, end)| (name + start, name + end));
+        let mut key = Self { extension, index, start: 0, name: bound(name), token: (bound(token.0), bound(token.1)) };
+        let (head, tail) = key.parts(path);
+        let mut start = [0; 8];
+        start.iter_mut().zip(head.iter().chain(tail)).for_each(|(to, from)| *to = *from);
+        key.start = u64::from_be_bytes(start);
+        key
+    }
+
+    /// The name before and after the token.
+    fn parts<'p>(&self, path: &'p TreePath) -> (&'p [u8], &'p [u8]) {
+        let bytes = path.as_str().as_bytes();
+        let (from, to) = (usize::from(self.token.0), usize::from(self.token.1));
+        (&bytes[usize::from(self.name)..from], &bytes[to..])
+    }
+
+    fn compare_names(&self, path: &TreePath, other: &Self, other_path: &TreePath) -> Ordering {
+        self.extension.cmp(&other.extension).then(self.start.cmp(&other.start)).then_with(|| {
+            let (head, tail) = self.parts(path);
+            let (other_head, other_tail) = other.parts(other_path);
+            if tail.is_empty() && other_tail.is_empty() {
+                return head.cmp(other_head);
+            }
+            head.iter().chain(tail).cmp(other_head.iter().chain(other_tail))
+        })
+    }
+}
+
+/// Where the hash token of a file name stands, if it has one.
+fn hash_token(name: &str) -> Option<(usize, usize)> {
+    let mut start = 0;
+    for part in name.split(['.', '-', '_']) {
+        if is_hash(part) {
+            return Some((start, start + part.len()));
+        }
+        start += part.len() + 1;
+    }
+    None
+}
+
+/// Whether a bundler may have made this part of a name: hexadecimal with a
+/// digit, as of webpack, or letters of both cases with a digit, as of vite.
+fn is_hash(part: &str) -> bool {
+    let bytes = part.as_bytes();
+    let has = |test: fn(&u8) -> bool| bytes.iter().any(test);
+    let all = |test: fn(&u8) -> bool| bytes.iter().all(test);
+    let hexadecimal = bytes.len() >= 6 && all(u8::is_ascii_hexdigit);
+    let mixed = bytes.len() >= 8
+        && all(u8::is_ascii_alphanumeric)
+        && has(u8::is_ascii_lowercase)
+        && has(u8::is_ascii_uppercase);
+    (hexadecimal || mixed) && has(u8::is_ascii_digit)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn paths(texts: &[&str]) -> Vec<TreePath> {
+        texts.iter().map(|text| TreePath::new(text).unwrap()).collect()
+    }
+
+    /// Members with ordinals by position.
+    fn members<'p>(paths: &'p [TreePath], sizes: &[u64]) -> Vec<Member<'p>> {
+        (0..).zip(paths.iter().zip(sizes)).map(|(ordinal, (path, &size))| Member { ordinal, size, path }).collect()
+    }
+
+    fn order_of(texts: &[&str], level: Level) -> Vec<String> {
+        let paths = paths(texts);
+        let members = members(&paths, &vec![1; paths.len()]);
+        let pieces = group(&members, level).flatten();
+        pieces.map(|piece| paths[piece.ordinal as usize].to_string()).collect()
+    }
+
+    #[test]
+    fn like_names_stand_together_without_their_hash() {
+        let texts = [
+            "z/index.html",
+            "a/app.3fa9c1.js",
+            "a/index.html",
+            "a/vendor-B8xQ2mNp.js",
+            "b/app.77fe01.js",
+            "a/b.html",
+            "b/vendor-Zk3LmQ9a.js",
+            "LICENSE",
+            "a/app.css",
+            "a/appendix.js",
+        ];
+        let expected = [
+            "LICENSE",
+            "a/app.css",
+            "a/b.html",
+            "a/index.html",
+            "z/index.html",
+            "a/app.3fa9c1.js",
+            "b/app.77fe01.js",
+            "a/appendix.js",
+            "a/vendor-B8xQ2mNp.js",
+            "b/vendor-Zk3LmQ9a.js",
+        ];
+        assert_eq!(order_of(&texts, Level::default()), expected);
+    }
+
+    #[test]
+    fn raw_content_is_in_path_order() {
+        assert_eq!(order_of(&["b.js", "a/z.html", "a/b.js"], Level::Raw), ["a/b.js", "a/z.html", "b.js"]);
+    }
+
+    #[test]
+    fn hash_tokens_are_found_and_words_are_not() {
+        for (name, token) in [
+            ("app.3fa9c1.js", Some("3fa9c1")),
+            ("app-3FA9C1D2.chunk.js", Some("3FA9C1D2")),
+            ("0123456789abcdef.css", Some("0123456789abcdef")),
+            ("index-BfX2a9Qd.js", Some("BfX2a9Qd")),
+            ("page_000123.html", Some("000123")),
+            ("facade.js", None),
+            ("v1.22.3.js", None),
+            ("JavaScript.js", None),
+            ("readme", None),
+        ] {
+            assert_eq!(hash_token(name).map(|(start, end)| &name[start..end]), token, "{name}");
+        }
+    }
+
+    #[test]
+    fn large_objects_span_blocks_and_their_rest_shares_one() {
+        let paths = paths(&["a.js", "b.js", "c.js", "d.js"]);
+        let members = members(&paths, &[30, 250, 0, 40]);
+        let blocks: Vec<_> = group_within(&members, Level::default(), 100).collect();
+        let piece = |ordinal, offset, length| Piece { ordinal, offset, length };
+        let expected = vec![
+            vec![piece(0, 0, 30)],
+            vec![piece(1, 0, 100)],
+            vec![piece(1, 100, 100)],
+            vec![piece(1, 200, 50), piece(3, 0, 40)],
+        ];
+        assert_eq!(blocks, expected);
+    }
+
+    #[test]
+    fn limits_depend_on_the_level_and_hold_for_pieces_too() {
+        let paths = paths(&["a.bin", "b.bin"]);
+        let whole = members(&paths, &[4 << 20, 1]);
+        assert_eq!(group(&whole, Level::Zstd(19)).count(), 2);
+        assert_eq!(group(&whole, Level::Raw).count(), 5);
+        assert_eq!(group_within(&whole[1..], Level::Raw, 0).count(), 1);
+        let tiny: Vec<_> = (0..70_000).map(|ordinal| Member { ordinal, size: 1, path: &paths[0] }).collect();
+        let counts: Vec<_> = group(&tiny, Level::default()).map(|block| block.len()).collect();
+        assert_eq!(counts, [MAX_RANGES, 70_000 - MAX_RANGES]);
+        assert_eq!(group(&[], Level::default()).next(), None);
+    }
+
+    #[test]
+    fn an_object_of_any_size_is_divided_without_being_held() {
+        let paths = paths(&["huge"]);
+        let members = members(&paths, &[u64::MAX]);
+        let last = group(&members, Level::Raw).take(1000).last().unwrap();
+        assert_eq!(last, [Piece { ordinal: 0, offset: 999 << 20, length: 1 << 20 }]);
+    }
+
+    proptest! {
+        #[test]
+        fn every_byte_is_in_one_piece_and_input_order_does_not_matter(
+            input in prop::collection::btree_map("[a-c]{1,3}(\\.[0-9a-f]{6})?\\.(js|css)", 0u64..300, 0..40),
+            limit in 1usize..200,
+            is_raw: bool,
+            rotation in 0usize..40,
+        ) {
+            let level = if is_raw { Level::Raw } else { Level::default() };
+            let paths: Vec<_> = input.keys().map(|path| TreePath::new(path).unwrap()).collect();
+            let sizes: Vec<_> = input.into_values().collect();
+            let mut members = members(&paths, &sizes);
+            let blocks: Vec<_> = group_within(&members, level, limit).collect();
+            let mut done = vec![0; sizes.len()];
+            for block in &blocks {
+                prop_assert!(block.iter().map(|piece| piece.length as usize).sum::<usize>() <= limit);
+                for piece in block {
+                    prop_assert!(piece.length > 0);
+                    prop_assert_eq!(piece.offset, done[piece.ordinal as usize]);
+                    done[piece.ordinal as usize] += u64::from(piece.length);
+                }
+            }
+            prop_assert_eq!(done, sizes);
+            let count = members.len().max(1);
+            members.rotate_left(rotation % count);
+            prop_assert_eq!(group_within(&members, level, limit).collect::<Vec<_>>(), blocks);
+        }
+    }
+}

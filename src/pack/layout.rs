@@ -1,0 +1,277 @@
+//! The header of a block: which bytes of which new objects it carries, and
+//! which bytes of old objects its frame builds on.
+//!
+//! Knows the spelling and the limits of both lists, for writing and reading.
+
+use super::{KIND_RAW, KIND_ZSTD, MAX_CONTENT_BYTES, MAX_PREFIX_BYTES, MAX_RANGES, PackError};
+use crate::varint;
+
+/// A range of a new object.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Piece {
+    /// Which new object of the bundle, counted from 0.
+    pub ordinal: u32,
+    /// Where in the object the piece begins.
+    pub offset: u64,
+    /// Its bytes; never 0.
+    pub length: u32,
+}
+
+/// A range of an object that the receiver has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct BaseRange {
+    /// Position among all entries of the base manifest, counted from 0, of one that is a file.
+    pub entry: u64,
+    /// Where in its object the range begins.
+    pub offset: u64,
+    /// Its bytes; never 0.
+    pub length: u32,
+}
+
+/// What stands before a frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    Zstd,
+    Raw,
+}
+
+impl Kind {
+    pub(super) const fn byte(self) -> u8 {
+        match self {
+            Self::Zstd => KIND_ZSTD,
+            Self::Raw => KIND_RAW,
+        }
+    }
+
+    pub(super) const fn from_byte(byte: u8) -> Result<Self, PackError> {
+        match byte {
+            KIND_ZSTD => Ok(Self::Zstd),
+            KIND_RAW => Ok(Self::Raw),
+            _ => Err(PackError::Garbled { what: "a block of unknown kind" }),
+        }
+    }
+}
+
+/// What is not yet read of a pack. Every answer is backed by bytes that are there.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Cursor<'a> {
+    pub(super) rest: &'a [u8],
+}
+
+impl<'a> Cursor<'a> {
+    pub(super) fn byte(&mut self, what: &'static str) -> Result<u8, PackError> {
+        let (&byte, rest) = self.rest.split_first().ok_or(PackError::Truncated { what })?;
+        self.rest = rest;
+        Ok(byte)
+    }
+
+    pub(super) fn number(&mut self, what: &'static str) -> Result<u64, PackError> {
+        varint::take(&mut self.rest).map_err(|error| match error.kind() {
+            std::io::ErrorKind::UnexpectedEof => PackError::Truncated { what },
+            _ => PackError::Garbled { what },
+        })
+    }
+
+    pub(super) fn take(&mut self, count: u64, what: &'static str) -> Result<&'a [u8], PackError> {
+        let count = usize::try_from(count).map_err(|_| PackError::Truncated { what })?;
+        let (bytes, rest) = self.rest.split_at_checked(count).ok_or(PackError::Truncated { what })?;
+        self.rest = rest;
+        Ok(bytes)
+    }
+
+    /// A number of ranges: at most the limit, and no more than can follow.
+    fn count(&mut self, what: &'static str) -> Result<usize, PackError> {
+        /// A range is three numbers.
+        const LEAST_BYTES: usize = 3;
+        let count = self.number(what)?;
+        let count = usize::try_from(count).ok().filter(|&count| count <= MAX_RANGES);
+        let count = count.ok_or(PackError::Limit { what, limit: MAX_RANGES })?;
+        if count * LEAST_BYTES > self.rest.len() {
+            return Err(PackError::Truncated { what });
+        }
+        Ok(count)
+    }
+}
+
+/// Adds the length of one range to `total` and holds both against their limits.
+fn add(total: usize, offset: u64, length: u32, what: &'static str, limit: usize) -> Result<usize, PackError> {
+    if length == 0 {
+        return Err(PackError::Layout { what: "a range without bytes" });
+    }
+    if offset.checked_add(u64::from(length)).is_none() {
+        return Err(PackError::Layout { what: "a range that ends beyond 64 bits" });
+    }
+    usize::try_from(length)
+        .ok()
+        .and_then(|length| total.checked_add(length))
+        .filter(|&total| total <= limit)
+        .ok_or(PackError::Limit { what, limit })
+}
+
+fn add_piece(total: usize, piece: &Piece) -> Result<usize, PackError> {
+    add(total, piece.offset, piece.length, "content bytes of a block", MAX_CONTENT_BYTES)
+}
+
+fn add_base(total: usize, base: &BaseRange) -> Result<usize, PackError> {
+    add(total, base.offset, base.length, "base bytes of a block", MAX_PREFIX_BYTES)
+}
+
+/// Bytes of all `pieces`.
+///
+/// # Errors
+/// None at all, an empty one, or more than the format allows.
+pub(super) fn content_bytes(pieces: &[Piece]) -> Result<usize, PackError> {
+    if pieces.is_empty() {
+        return Err(PackError::Layout { what: "no pieces" });
+    }
+    if pieces.len() > MAX_RANGES {
+        return Err(PackError::Limit { what: "pieces of a block", limit: MAX_RANGES });
+    }
+    pieces.iter().try_fold(0, add_piece)
+}
+
+/// Bytes of all `bases`.
+///
+/// # Errors
+/// An empty one, or more than the format allows.
+pub(super) fn prefix_bytes(bases: &[BaseRange]) -> Result<usize, PackError> {
+    if bases.len() > MAX_RANGES {
+        return Err(PackError::Limit { what: "bases of a block", limit: MAX_RANGES });
+    }
+    bases.iter().try_fold(0, add_base)
+}
+
+pub(super) fn push_pieces(pieces: &[Piece], out: &mut Vec<u8>) {
+    varint::push(pieces.len() as u64, out);
+    for piece in pieces {
+        varint::push(u64::from(piece.ordinal), out);
+        varint::push(piece.offset, out);
+        varint::push(u64::from(piece.length), out);
+    }
+}
+
+pub(super) fn push_bases(bases: &[BaseRange], out: &mut Vec<u8>) {
+    varint::push(bases.len() as u64, out);
+    for base in bases {
+        varint::push(base.entry, out);
+        varint::push(base.offset, out);
+        varint::push(u64::from(base.length), out);
+    }
+}
+
+fn length(input: &mut Cursor<'_>, what: &'static str, limit: usize) -> Result<u32, PackError> {
+    u32::try_from(input.number(what)?).map_err(|_| PackError::Limit { what, limit })
+}
+
+/// Reads the pieces and the bytes of their content.
+pub(super) fn take_pieces(input: &mut Cursor<'_>) -> Result<(Vec<Piece>, usize), PackError> {
+    let count = input.count("pieces of a block")?;
+    if count == 0 {
+        return Err(PackError::Layout { what: "no pieces" });
+    }
+    let mut pieces = Vec::with_capacity(count);
+    let mut total = 0;
+    for _ in 0..count {
+        let ordinal = input.number("ordinal of a piece")?;
+        let piece = Piece {
+            ordinal: u32::try_from(ordinal).map_err(|_| PackError::Garbled { what: "ordinal of a piece" })?,
+            offset: input.number("offset of a piece")?,
+            length: length(input, "content bytes of a block", MAX_CONTENT_BYTES)?,
+        };
+        total = add_piece(total, &piece)?;
+        pieces.push(piece);
+    }
+    Ok((pieces, total))
+}
+
+/// Reads the bases and the bytes of the prefix that they form.
+pub(super) fn take_bases(input: &mut Cursor<'_>) -> Result<(Vec<BaseRange>, usize), PackError> {
+    let count = input.count("bases of a block")?;
+    let mut bases = Vec::with_capacity(count);
+    let mut total = 0;
+    for _ in 0..count {
+        let base = BaseRange {
+            entry: input.number("entry of a base")?,
+            offset: input.number("offset of a base")?,
+            length: length(input, "base bytes of a block", MAX_PREFIX_BYTES)?,
+        };
+        total = add_base(total, &base)?;
+        bases.push(base);
+    }
+    Ok((bases, total))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn ranges_round_trip(
+            raw in prop::collection::vec((any::<u32>(), 0..u64::MAX / 2, 1u32..1000), 1..50)
+        ) {
+            let pieces: Vec<_> =
+                raw.iter().map(|&(ordinal, offset, length)| Piece { ordinal, offset, length }).collect();
+            let bases: Vec<_> = raw
+                .iter()
+                .map(|&(entry, offset, length)| BaseRange { entry: u64::from(entry) << 20, offset, length })
+                .collect();
+            let mut bytes = Vec::new();
+            push_pieces(&pieces, &mut bytes);
+            push_bases(&bases, &mut bytes);
+            let mut input = Cursor { rest: &bytes };
+            prop_assert_eq!(take_pieces(&mut input).unwrap(), (pieces.clone(), content_bytes(&pieces).unwrap()));
+            prop_assert_eq!(take_bases(&mut input).unwrap(), (bases.clone(), prefix_bytes(&bases).unwrap()));
+            prop_assert!(input.rest.is_empty());
+        }
+
+        #[test]
+        fn arbitrary_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            let _pieces = take_pieces(&mut Cursor { rest: &bytes });
+            let _bases = take_bases(&mut Cursor { rest: &bytes });
+        }
+    }
+
+    fn pieces_of(numbers: &[u64]) -> Result<(Vec<Piece>, usize), PackError> {
+        let mut bytes = Vec::new();
+        numbers.iter().for_each(|&number| varint::push(number, &mut bytes));
+        take_pieces(&mut Cursor { rest: &bytes })
+    }
+
+    #[test]
+    fn counts_are_held_against_the_bytes_that_are_there() {
+        assert!(matches!(pieces_of(&[65_536, 0, 0, 1]), Err(PackError::Truncated { .. })));
+        assert!(matches!(pieces_of(&[65_537, 0, 0, 1]), Err(PackError::Limit { .. })));
+        assert!(matches!(pieces_of(&[u64::MAX, 0, 0, 1]), Err(PackError::Limit { .. })));
+        assert!(matches!(pieces_of(&[0]), Err(PackError::Layout { .. })));
+    }
+
+    #[test]
+    fn ranges_out_of_bounds_are_refused() {
+        let max = MAX_CONTENT_BYTES as u64;
+        assert!(pieces_of(&[1, 0, 0, max]).is_ok());
+        assert!(matches!(pieces_of(&[1, 0, 0, max + 1]), Err(PackError::Limit { .. })));
+        assert!(matches!(pieces_of(&[2, 0, 0, max, 1, 0, 1]), Err(PackError::Limit { .. })));
+        assert!(matches!(pieces_of(&[1, 0, 0, 1 << 32]), Err(PackError::Limit { .. })));
+        assert!(matches!(pieces_of(&[1, 0, 0, 0]), Err(PackError::Layout { .. })));
+        assert!(pieces_of(&[1, 0, u64::MAX - 1, 1]).is_ok());
+        assert!(matches!(pieces_of(&[1, 0, u64::MAX, 1]), Err(PackError::Layout { .. })));
+        assert!(matches!(pieces_of(&[1, 1 << 32, 0, 1]), Err(PackError::Garbled { .. })));
+        assert!(pieces_of(&[1, (1 << 32) - 1, 0, 1]).is_ok());
+    }
+
+    #[test]
+    fn prefix_over_its_limit_is_refused_in_both_directions() {
+        let base = BaseRange { entry: 0, offset: 0, length: 1 << 24 };
+        assert_eq!(prefix_bytes(&[base]).unwrap(), MAX_PREFIX_BYTES);
+        let over = [base, BaseRange { entry: 1, offset: 0, length: 1 }];
+        assert!(matches!(prefix_bytes(&over), Err(PackError::Limit { .. })));
+        let mut bytes = Vec::new();
+        push_bases(&over, &mut bytes);
+        assert!(matches!(take_bases(&mut Cursor { rest: &bytes }), Err(PackError::Limit { .. })));
+        let many = vec![BaseRange { entry: 0, offset: 0, length: 1 }; MAX_RANGES + 1];
+        assert!(matches!(prefix_bytes(&many), Err(PackError::Limit { .. })));
+    }
+}

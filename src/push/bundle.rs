@@ -1,0 +1,226 @@
+//! The packs of a bundle: sealed once, walked by each mirror at its own pace.
+//!
+//! Memory holds a window of packs, however many mirrors there are. The builder
+//! waits while every mirror has something to do; when one has not, the oldest
+//! pack that a slower one still needs goes to a scratch file. So mirrors of one
+//! pace never touch a disk here, and no slow one holds up the others.
+
+use std::collections::HashMap;
+use std::io::Read;
+use std::os::unix::fs::FileExt as _;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+
+use crate::fsx::{Context as _, IoError};
+use crate::hash::{ObjectId, PackId};
+use crate::mirror::{Bundle, Contents, Pack, PackCursor, SupplyError};
+use crate::pack;
+use crate::push::contents::Supplies;
+use crate::push::scratch::Scratch;
+
+/// Packs kept in memory.
+const WINDOW: usize = 3;
+
+#[derive(Debug, Clone)]
+enum Place {
+    Memory(Arc<Vec<u8>>),
+    Scratch { offset: u64 },
+    Gone,
+}
+
+#[derive(Debug)]
+struct Sealed {
+    id: PackId,
+    size: usize,
+    place: Place,
+}
+
+#[derive(Debug, Default)]
+struct Shelf {
+    packs: Vec<Sealed>,
+    /// How the bundle ended: whole, or with an error that every mirror is told.
+    end: Option<Result<(), String>>,
+    /// The next pack of each seat that is taken.
+    seats: HashMap<usize, usize>,
+    next_seat: usize,
+    /// Seats that wait for a pack.
+    idle: usize,
+    spilled_bytes: u64,
+}
+
+/// The packs of one bundle.
+#[derive(Debug)]
+pub(super) struct PackShelf<'a> {
+    shelf: Mutex<Shelf>,
+    changed: Condvar,
+    supplies: &'a Supplies,
+    spill: std::fs::File,
+}
+
+impl<'a> PackShelf<'a> {
+    /// An empty shelf; what does not fit in memory goes to `scratch`.
+    pub(super) fn new(number: usize, supplies: &'a Supplies, scratch: &Scratch) -> Result<Self, IoError> {
+        let shelf = Mutex::default();
+        let spill = scratch.dir().create_file(&format!("packs-{number}"))?;
+        Ok(Self { shelf, changed: Condvar::new(), supplies, spill })
+    }
+
+    fn shelf(&self) -> MutexGuard<'_, Shelf> {
+        self.shelf.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A seat for one mirror. Take all of them before the first pack is pushed.
+    pub(super) fn seat(&self) -> Seat<'_, 'a> {
+        let mut shelf = self.shelf();
+        let number = shelf.next_seat;
+        shelf.next_seat += 1;
+        shelf.seats.insert(number, 0);
+        Seat { shelf: self, number }
+    }
+
+    /// Adds a pack, once there is room. Answers whether anyone still wants it.
+    pub(super) fn push(&self, pack: pack::Pack) -> Result<bool, IoError> {
+        let mut shelf = self.shelf();
+        loop {
+            shelf.forget_taken();
+            if shelf.seats.is_empty() {
+                return Ok(false);
+            }
+            if shelf.in_memory() < WINDOW {
+                break;
+            }
+            if shelf.idle > 0 {
+                self.spill_oldest(&mut shelf)?;
+                continue;
+            }
+            shelf = self.changed.wait(shelf).unwrap_or_else(PoisonError::into_inner);
+        }
+        let size = pack.bytes.len();
+        shelf.packs.push(Sealed { id: pack.id, size, place: Place::Memory(Arc::new(pack.bytes)) });
+        self.changed.notify_all();
+        Ok(true)
+    }
+
+    fn spill_oldest(&self, shelf: &mut Shelf) -> Result<(), IoError> {
+        let offset = shelf.spilled_bytes;
+        let oldest = shelf.packs.iter_mut().find(|pack| matches!(pack.place, Place::Memory(_)));
+        if let Some(Sealed { place, size, .. }) = oldest
+            && let Place::Memory(bytes) = &*place
+        {
+            self.spill.write_all_at(bytes, offset).context("write", || "scratch".into())?;
+            *place = Place::Scratch { offset };
+            shelf.spilled_bytes += *size as u64;
+        }
+        Ok(())
+    }
+
+    /// Says that there are no more packs, or why there cannot be.
+    pub(super) fn end(&self, end: Result<(), String>) {
+        self.shelf().end.get_or_insert(end);
+        self.changed.notify_all();
+    }
+}
+
+impl Shelf {
+    fn in_memory(&self) -> usize {
+        self.packs.iter().filter(|pack| matches!(pack.place, Place::Memory(_))).count()
+    }
+
+    /// Lets go of packs that every seat has passed.
+    fn forget_taken(&mut self) {
+        let passed = self.seats.values().copied().min().unwrap_or(self.packs.len());
+        for pack in &mut self.packs[..passed] {
+            pack.place = Place::Gone;
+        }
+    }
+}
+
+/// The view of one mirror on a bundle; when it is dropped nobody waits for that mirror.
+pub(super) struct Seat<'s, 'a> {
+    shelf: &'s PackShelf<'a>,
+    number: usize,
+}
+
+impl Drop for Seat<'_, '_> {
+    fn drop(&mut self) {
+        self.shelf.shelf().seats.remove(&self.number);
+        self.shelf.changed.notify_all();
+    }
+}
+
+impl Contents for Seat<'_, '_> {
+    fn object(&self, id: &ObjectId) -> Result<Box<dyn Read + Send>, SupplyError> {
+        self.shelf.supplies.object(id)
+    }
+}
+
+impl Bundle for Seat<'_, '_> {
+    fn packs(&self) -> Box<dyn PackCursor + '_> {
+        Box::new(Cursor { shelf: self.shelf, number: self.number })
+    }
+}
+
+struct Cursor<'s, 'a> {
+    shelf: &'s PackShelf<'a>,
+    number: usize,
+}
+
+impl PackCursor for Cursor<'_, '_> {
+    fn next(&mut self) -> Result<Option<Box<dyn Pack>>, SupplyError> {
+        let mut shelf = self.shelf.shelf();
+        loop {
+            let at = shelf.seats.get(&self.number).copied().unwrap_or(0);
+            if let Some(Sealed { id, size, place }) = shelf.packs.get(at) {
+                let bytes = match place {
+                    Place::Memory(bytes) => Bytes::Memory(Arc::clone(bytes)),
+                    Place::Scratch { offset } => Bytes::Scratch(self.shelf.spill.try_clone()?, *offset),
+                    Place::Gone => return Err("this bundle was taken by as many mirrors as it was made for".into()),
+                };
+                let pack = ShelfPack { id: *id, size: *size, bytes };
+                shelf.seats.insert(self.number, at + 1);
+                self.shelf.changed.notify_all();
+                return Ok(Some(Box::new(pack)));
+            }
+            match &shelf.end {
+                Some(Ok(())) => return Ok(None),
+                Some(Err(error)) => return Err(error.clone().into()),
+                None => {}
+            }
+            shelf.idle += 1;
+            self.shelf.changed.notify_all();
+            shelf = self.shelf.changed.wait(shelf).unwrap_or_else(PoisonError::into_inner);
+            shelf.idle -= 1;
+        }
+    }
+}
+
+enum Bytes {
+    Memory(Arc<Vec<u8>>),
+    Scratch(std::fs::File, u64),
+}
+
+struct ShelfPack {
+    id: PackId,
+    size: usize,
+    bytes: Bytes,
+}
+
+impl Pack for ShelfPack {
+    fn id(&self) -> PackId {
+        self.id
+    }
+
+    fn size(&self) -> u64 {
+        self.size as u64
+    }
+
+    fn bytes(&self) -> Result<Arc<Vec<u8>>, SupplyError> {
+        match &self.bytes {
+            Bytes::Memory(bytes) => Ok(Arc::clone(bytes)),
+            Bytes::Scratch(file, offset) => {
+                let mut bytes = vec![0; self.size];
+                file.read_exact_at(&mut bytes, *offset)?;
+                Ok(Arc::new(bytes))
+            }
+        }
+    }
+}

@@ -1,0 +1,121 @@
+//! Explains churn: when most changed files of a kind differ in one small
+//! region, that is likely a build stamp and not an edit.
+
+use std::collections::BTreeMap;
+use std::io::Read as _;
+
+use serde::Serialize;
+
+use crate::hash::ObjectId;
+use crate::manifest::{Change, ChangeKind, Diff};
+use crate::mirror::Contents as _;
+use crate::monitor::Monitor;
+use crate::push::contents::Supplies;
+
+/// Fewer changed files of a kind are not worth a word.
+const MIN_FILES: usize = 10;
+/// A region of so many bytes is one spot.
+const SPOT_BYTES: usize = 128;
+/// Larger files are not compared.
+const MAX_FILE_BYTES: u64 = 4 << 20;
+/// Bytes compared in all: a second or so.
+const MAX_TOTAL_BYTES: u64 = 512 << 20;
+/// Bytes shown of each side of an example.
+const SHOWN_BYTES: usize = 60;
+
+/// What most changed files of a kind have in common.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Churn {
+    /// The kind: an extension.
+    pub extension: String,
+    /// Changed files that were compared.
+    pub changed: u64,
+    /// Those that differ near one spot only.
+    pub near_one_spot: u64,
+    /// One of these.
+    pub example: String,
+    /// What it had there.
+    pub before: String,
+    /// What it has there.
+    pub after: String,
+}
+
+/// Compares changed files and tells of kinds of which at least half differ near one spot only.
+pub(super) fn find_churn(diff: &Diff, supplies: &Supplies, monitor: &dyn Monitor) -> Vec<Churn> {
+    let mut kinds: BTreeMap<&str, Vec<&Change>> = BTreeMap::new();
+    for change in diff.changes.iter().filter(|change| change.kind == ChangeKind::Changed) {
+        if let Some(extension) = change.path.extension() {
+            kinds.entry(extension).or_default().push(change);
+        }
+    }
+    let mut budget = MAX_TOTAL_BYTES;
+    let kinds = kinds.into_iter().filter(|(_, changes)| changes.len() >= MIN_FILES);
+    kinds.filter_map(|(extension, changes)| look_at(extension, &changes, supplies, &mut budget, monitor)).collect()
+}
+
+fn look_at(
+    extension: &str,
+    changes: &[&Change],
+    supplies: &Supplies,
+    budget: &mut u64,
+    monitor: &dyn Monitor,
+) -> Option<Churn> {
+    let mut churn: Option<Churn> = None;
+    let (mut compared, mut near) = (0, 0);
+    for change in changes.iter().filter(|change| change.size <= MAX_FILE_BYTES) {
+        if monitor.is_cancelled() || *budget < change.size {
+            break;
+        }
+        *budget -= change.size;
+        let read = |id: Option<ObjectId>| {
+            let mut bytes = Vec::new();
+            supplies.object(&id?).ok()?.take(MAX_FILE_BYTES).read_to_end(&mut bytes).ok()?;
+            Some(bytes)
+        };
+        let (Some(before), Some(after)) = (read(change.old_object), read(change.object)) else { continue };
+        compared += 1;
+        if let Some((before, after)) = one_spot(&before, &after) {
+            near += 1;
+            churn.get_or_insert_with(|| Churn {
+                extension: extension.to_owned(),
+                changed: 0,
+                near_one_spot: 0,
+                example: change.path.to_string(),
+                before: show(before),
+                after: show(after),
+            });
+        }
+    }
+    churn.filter(|_| near * 2 > compared).map(|churn| Churn { changed: compared, near_one_spot: near, ..churn })
+}
+
+/// The part in which two texts differ, if it is small.
+fn one_spot<'a>(before: &'a [u8], after: &'a [u8]) -> Option<(&'a [u8], &'a [u8])> {
+    let head = before.iter().zip(after).take_while(|(a, b)| a == b).count();
+    let (before, after) = (&before[head..], &after[head..]);
+    let tail = before.iter().rev().zip(after.iter().rev()).take_while(|(a, b)| a == b).count();
+    let (before, after) = (&before[..before.len() - tail], &after[..after.len() - tail]);
+    (before.len() <= SPOT_BYTES && after.len() <= SPOT_BYTES).then_some((before, after))
+}
+
+fn show(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(&bytes[..bytes.len().min(SHOWN_BYTES)]).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stamp_is_one_spot_and_an_edit_at_both_ends_is_not() {
+        let page = |stamp: &str| format!("{}built {stamp}{}", "a".repeat(500), "b".repeat(500)).into_bytes();
+        assert_eq!(one_spot(&page("2026-01-01"), &page("2026-02-03")), Some((&b"1-01"[..], &b"2-03"[..])));
+        assert_eq!(one_spot(b"same", b"same"), Some((&b""[..], &b""[..])));
+        let mut other = page("x");
+        other[0] = b'z';
+        let last = other.len() - 1;
+        other[last] = b'z';
+        assert_eq!(one_spot(&page("x"), &other), None);
+        assert_eq!(one_spot(b"aXa", b"aa"), Some((&b"X"[..], &b""[..])));
+    }
+}

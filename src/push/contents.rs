@@ -1,0 +1,116 @@
+//! Where the bytes of an object can be had: the tree, else any mirror that keeps it.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::Read;
+use std::os::unix::fs::FileExt as _;
+use std::sync::{Arc, OnceLock};
+
+use crate::hash::{ManifestId, ObjectId, hash_reader};
+use crate::manifest::transit::Wanted;
+use crate::mirror::{Contents, FetchRecords, Mirror, SupplyError};
+use crate::pack::Piece;
+use crate::push::source::Live;
+use crate::release::{Release, ReleaseName};
+use crate::scan::TreeKind;
+
+/// Everything the origin can take content and records from.
+#[derive(Debug)]
+pub(super) struct Supplies {
+    pub(super) live: Live,
+    mirrors: Vec<Arc<dyn Mirror>>,
+    releases: Vec<Release>,
+    by_object: OnceLock<HashMap<ObjectId, usize>>,
+}
+
+impl Supplies {
+    /// Content of `live`, and of the `mirrors`, which keep `releases`.
+    pub(super) const fn new(live: Live, mirrors: Vec<Arc<dyn Mirror>>, releases: Vec<Release>) -> Self {
+        Self { live, mirrors, releases, by_object: OnceLock::new() }
+    }
+
+    /// Opens the tree's file at `index`, if that is a file with this content.
+    fn open_at(&self, index: usize, id: &ObjectId) -> Option<Result<File, SupplyError>> {
+        let Live::Tree(tree) = &self.live else { return None };
+        match &tree.entries().get(index)?.kind {
+            TreeKind::File { object, .. } if object == id => Some(tree.open(index).map_err(SupplyError::from)),
+            _ => None,
+        }
+    }
+
+    /// Appends `length` bytes from `offset` of an object to `out`: from the
+    /// tree if it is at `path` there, else from wherever it can be had.
+    /// Whether they are the right ones is for the caller to find out.
+    pub(super) fn read(&self, wanted: &Wanted, piece: &Piece, out: &mut Vec<u8>) -> Result<(), SupplyError> {
+        let length = piece.length as usize;
+        let start = out.len();
+        let id = &wanted.object;
+        let at = self.live.position(wanted.path.as_str());
+        if let Some(file) = self.open_at(at, id).or_else(|| self.open_at(self.index_of(id)?, id)) {
+            let file = file?;
+            out.resize(start + length, 0);
+            return Ok(file.read_exact_at(&mut out[start..], piece.offset)?);
+        }
+        let content = match u64::from(piece.length) == wanted.size {
+            true => self.object(id)?,
+            // A large one is not read through for each of its pieces.
+            false => self.mirror_object(id, piece.offset)?,
+        };
+        content.take(u64::from(piece.length)).read_to_end(out)?;
+        if out.len() - start == length {
+            Ok(())
+        } else {
+            Err(std::io::Error::from(std::io::ErrorKind::UnexpectedEof).into())
+        }
+    }
+
+    fn mirror_object(&self, id: &ObjectId, offset: u64) -> Result<Box<dyn Read + Send>, SupplyError> {
+        let mut opened = self.mirrors.iter().filter_map(|mirror| mirror.object(id, offset).ok());
+        opened.next().ok_or_else(|| format!("object {id} is neither in the tree nor on any mirror").into())
+    }
+
+    /// Where the tree has an object: an index is made when first asked.
+    fn index_of(&self, id: &ObjectId) -> Option<usize> {
+        let Live::Tree(tree) = &self.live else { return None };
+        let index = self.by_object.get_or_init(|| {
+            let object = |(index, entry): (usize, &crate::scan::TreeEntry)| match &entry.kind {
+                TreeKind::File { object, .. } => Some((*object, index)),
+                TreeKind::Symlink { .. } => None,
+            };
+            tree.entries().iter().enumerate().filter_map(object).collect()
+        });
+        index.get(id).copied()
+    }
+}
+
+impl Contents for Supplies {
+    fn object(&self, id: &ObjectId) -> Result<Box<dyn Read + Send>, SupplyError> {
+        if let Some(opened) = self.index_of(id).and_then(|index| self.open_at(index, id)) {
+            return Ok(Box::new(opened?));
+        }
+        // Read through first: where one mirror's copy is damaged, another may have a good one.
+        let is_intact = |mirror: &&Arc<dyn Mirror>| {
+            mirror.object(id, 0).is_ok_and(|content| hash_reader(content).is_ok_and(|(found, _)| found == *id))
+        };
+        if let Some(mirror) = self.mirrors.iter().find(is_intact) {
+            return Ok(mirror.object(id, 0)?);
+        }
+        Err(format!("object {id} is neither in the tree nor whole on any mirror").into())
+    }
+}
+
+impl FetchRecords for Supplies {
+    fn release(&self, name: ReleaseName) -> Option<Release> {
+        self.releases.iter().find(|release| release.name() == name).cloned()
+    }
+
+    fn manifest(&self, id: &ManifestId) -> Option<Box<dyn Read + Send>> {
+        self.mirrors.iter().find_map(|mirror| {
+            let is_whole = |bytes| {
+                crate::manifest::ManifestReader::new(bytes, Some(*id))
+                    .is_ok_and(|mut entries| entries.all(|entry| entry.is_ok()))
+            };
+            if is_whole(mirror.manifest(id).ok()?) { mirror.manifest(id).ok() } else { None }
+        })
+    }
+}

@@ -1,0 +1,95 @@
+//! The mirrors of a push and what they said of themselves.
+
+use std::sync::Arc;
+
+use crate::mirror::{Mirror, MirrorError, MirrorState};
+use crate::monitor::{Event, Monitor};
+use crate::push::PushError;
+use crate::push::outcome::error_chain;
+use crate::release::{Release, ReleaseName};
+
+/// The mirrors of a push.
+#[derive(Debug, Clone, Default)]
+pub struct Fleet {
+    mirrors: Vec<Arc<dyn Mirror>>,
+}
+
+/// A mirror and what it said of itself.
+#[derive(Debug)]
+pub struct Member {
+    /// The mirror.
+    pub mirror: Arc<dyn Mirror>,
+    /// Its state, or why it could not be learned.
+    pub state: Result<MirrorState, MirrorError>,
+}
+
+impl Fleet {
+    /// These mirrors.
+    #[must_use]
+    pub const fn new(mirrors: Vec<Arc<dyn Mirror>>) -> Self {
+        Self { mirrors }
+    }
+
+    /// The mirrors.
+    #[must_use]
+    pub fn mirrors(&self) -> &[Arc<dyn Mirror>] {
+        &self.mirrors
+    }
+
+    /// Asks all mirrors at once for their state.
+    pub fn states(&self, monitor: &dyn Monitor) -> Vec<Member> {
+        let ask = |mirror: &Arc<dyn Mirror>| {
+            let state = mirror.state();
+            let name = mirror.name().to_owned();
+            monitor.event(match &state {
+                Ok(state) => {
+                    Event::StateLearned { mirror: name, sequence: state.current.map(|current| current.sequence()) }
+                }
+                Err(error) => Event::MirrorFailed { mirror: name, error: error_chain(error) },
+            });
+            Member { mirror: Arc::clone(mirror), state }
+        };
+        std::thread::scope(|scope| {
+            let asked: Vec<_> = self.mirrors.iter().map(|mirror| scope.spawn(move || ask(mirror))).collect();
+            asked.into_iter().map(|thread| thread.join().expect("asking for a state does not panic")).collect()
+        })
+    }
+}
+
+impl Member {
+    pub(super) fn releases(&self) -> &[Release] {
+        self.state.as_ref().map_or(&[], |state| &state.releases)
+    }
+
+    pub(super) fn current(&self) -> Option<ReleaseName> {
+        self.state.as_ref().ok()?.current
+    }
+}
+
+/// The newest release that is current somewhere.
+pub(super) fn newest(members: &[Member]) -> Option<&Release> {
+    let current = members.iter().filter_map(|member| member.state.as_ref().ok()?.current_release());
+    current.max_by_key(|release| release.rank())
+}
+
+/// The first mirror that keeps a manifest.
+pub(super) fn holder<'m>(members: &'m [Member], manifest: &crate::hash::ManifestId) -> Option<&'m Arc<dyn Mirror>> {
+    let holds = |member: &&Member| member.releases().iter().any(|release| release.manifest == *manifest);
+    members.iter().find(holds).map(|member| &member.mirror)
+}
+
+/// Refuses two names for one mirror: they would race each other.
+pub(super) fn check_distinct(members: &[Member]) -> Result<(), PushError> {
+    for (index, member) in members.iter().enumerate() {
+        let store = |member: &Member| member.state.as_ref().ok().and_then(|state| state.store);
+        let same = |other: &&Member| {
+            other.mirror.location() == member.mirror.location()
+                || store(member).is_some() && store(other) == store(member)
+        };
+        if let Some(other) = members[index + 1..].iter().find(same) {
+            let name = |member: &Member| member.mirror.location().to_owned();
+            return Err(PushError::SameMirror { first: name(member), second: name(other) });
+        }
+    }
+    Ok(())
+}

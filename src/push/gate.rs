@@ -1,0 +1,67 @@
+//! Passes events on, counts what went to each mirror, and ends the work of
+//! all threads of a push when its end is decided.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use serde::Serialize;
+
+use crate::monitor::{Event, Monitor};
+
+/// What went to a mirror.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Traffic {
+    /// Packs sent.
+    pub sent_packs: u64,
+    /// Their size, in bytes.
+    pub sent_bytes: u64,
+    /// Packs that it held from an interrupted push.
+    pub held_packs: u64,
+}
+
+/// A monitor between the threads of a push and the caller's.
+pub(super) struct Gate<'m> {
+    monitor: &'m dyn Monitor,
+    stopped: AtomicBool,
+    traffic: Mutex<HashMap<String, Traffic>>,
+}
+
+impl<'m> Gate<'m> {
+    pub(super) fn new(monitor: &'m dyn Monitor) -> Self {
+        Self { monitor, stopped: AtomicBool::new(false), traffic: Mutex::default() }
+    }
+
+    /// Lets every thread that still works end soon.
+    pub(super) fn stop(&self) {
+        self.stopped.store(true, Ordering::Relaxed);
+    }
+
+    fn counts(&self) -> MutexGuard<'_, HashMap<String, Traffic>> {
+        self.traffic.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn traffic(&self, mirror: &str) -> Traffic {
+        self.counts().get(mirror).copied().unwrap_or_default()
+    }
+}
+
+impl Monitor for Gate<'_> {
+    fn event(&self, event: Event) {
+        match &event {
+            Event::PackSent { mirror, bytes, .. } => {
+                let mut counts = self.counts();
+                let traffic = counts.entry(mirror.clone()).or_default();
+                traffic.sent_packs += 1;
+                traffic.sent_bytes += bytes;
+            }
+            Event::PackHeld { mirror, .. } => self.counts().entry(mirror.clone()).or_default().held_packs += 1,
+            _ => {}
+        }
+        self.monitor.event(event);
+    }
+
+    fn is_cancelled(&self) -> bool {
+        self.stopped.load(Ordering::Relaxed) || self.monitor.is_cancelled()
+    }
+}

@@ -1,0 +1,154 @@
+//! A push: from a source to a release that is current on every mirror, or an
+//! honest account of where it is not.
+//!
+//! ```text
+//! state of every mirror (overlaps) scan -> manifest -> (per mirror) bundle -> stage -> [barrier] -> activate
+//! ```
+//!
+//! This room knows what a fleet is and in which order mirrors switch. It
+//! refuses to know where a mirror is and how anything is shown.
+
+mod activation;
+mod bundle;
+mod churn;
+mod contents;
+mod fleet;
+mod gate;
+mod guard;
+mod next;
+mod options;
+mod outcome;
+mod pack_line;
+mod plan;
+mod prepare;
+mod retention;
+mod rollout;
+mod scratch;
+mod source;
+mod upkeep;
+
+pub use churn::Churn;
+pub use fleet::{Fleet, Member};
+pub use gate::Traffic;
+pub use guard::{GuardFault, Guards, MaxRemoved};
+pub use options::{LevelChoice, MtimeMode, Options, Order, Require};
+pub use outcome::{MirrorReport, Outcome, Report, Sums, error_chain};
+pub use pack_line::LineError;
+pub use plan::{MirrorPlan, PlanReport, plan};
+pub use retention::{Retention, RetentionRule};
+pub use source::Source;
+pub use upkeep::{DiffSide, diff_sides, repair, settle};
+
+use crate::fsx::IoError;
+use crate::manifest::ManifestError;
+use crate::mirror::MirrorError;
+use crate::monitor::{Event, Monitor};
+use crate::release::ReleaseName;
+use crate::scan::ScanError;
+
+use prepare::Prepared;
+
+/// Why a push ended before it came to the mirrors. What happened on a mirror is in the [`Report`].
+#[derive(Debug, thiserror::Error)]
+pub enum PushError {
+    /// The content is missing, unreadable, or changed while it was read.
+    #[error(transparent)]
+    Content(#[from] ScanError),
+    /// A guard rail refused.
+    #[error(transparent)]
+    Guard(#[from] GuardFault),
+    /// A newer order was published already.
+    #[error("order {number} of {stream:?} is superseded: {seen} was published already")]
+    Superseded {
+        /// The stream.
+        stream: String,
+        /// What this push has.
+        number: u64,
+        /// The highest one published.
+        seen: u64,
+    },
+    /// The mirror that the content should come from.
+    #[error("the source {mirror}")]
+    Source {
+        /// Its name.
+        mirror: String,
+        /// What happened.
+        source: MirrorError,
+    },
+    /// The mirror that the content should come from has no release.
+    #[error("the source {mirror} has no release")]
+    EmptySource {
+        /// Its name.
+        mirror: String,
+    },
+    /// The tree contains a mirror, or lies inside one.
+    #[error("the tree {tree} and {other} contain one another")]
+    Nested {
+        /// The tree.
+        tree: String,
+        /// The mirror or the cache.
+        other: String,
+    },
+    /// No release to roll back to.
+    #[error("{0}")]
+    Rollback(String),
+    /// A release that a mirror does not keep.
+    #[error("{0}")]
+    NoRelease(String),
+    /// Two mirrors are one.
+    #[error("{first} and {second} are the same mirror")]
+    SameMirror {
+        /// Its first name.
+        first: String,
+        /// Its second name.
+        second: String,
+    },
+    /// A manifest that is needed cannot be read.
+    #[error("manifest of release {release}")]
+    Manifest {
+        /// The release.
+        release: ReleaseName,
+        /// What is wrong.
+        source: ManifestError,
+    },
+    /// The new manifest could not be made.
+    #[error("the new manifest")]
+    NewManifest(#[source] ManifestError),
+    /// Content could not be read as it was scanned.
+    #[error(transparent)]
+    Line(#[from] LineError),
+    /// The origin's own disk.
+    #[error(transparent)]
+    Io(#[from] IoError),
+    /// The user asked to stop.
+    #[error("stopped; every mirror is on a whole release")]
+    Cancelled,
+}
+
+/// How often a push starts again because another one was quicker.
+const MAX_ROUNDS: u32 = 5;
+
+/// Pushes `source` to all mirrors of `fleet`.
+///
+/// # Errors
+/// What concerns no single mirror. Nothing was activated then.
+pub fn push(source: &Source, fleet: &Fleet, options: &Options, monitor: &dyn Monitor) -> Result<Report, PushError> {
+    let mut round = 0;
+    loop {
+        round += 1;
+        let prepared = prepare::prepare(source, fleet, options, monitor)?;
+        let target = match prepared {
+            Prepared::Refused(report) => return Ok(report),
+            Prepared::Target(target) => target,
+        };
+        let rollout = rollout::run(&target, options, monitor)?;
+        match rollout {
+            rollout::End::Report(report) => return Ok(report),
+            rollout::End::Again(report) if round == MAX_ROUNDS => return Ok(report),
+            rollout::End::Again(_) => {
+                monitor
+                    .event(Event::Warned { message: "another push was quicker: starting again on top of it".into() });
+            }
+        }
+    }
+}

@@ -1,0 +1,302 @@
+//! The next manifest: what the tree has, what the last release had, and time.
+//!
+//! Pure: two sorted streams in, one out. Two rules live here. The time of an
+//! entry changes whenever what a visitor gets at its path changes, also through
+//! a link that was moved, because servers make their validators of it. And a
+//! path that went is retired, so that a cached page finds its assets.
+
+use std::collections::{HashMap, HashSet};
+use std::io::Write;
+
+use crate::manifest::{Entry, Kind, ManifestError, ManifestWriter, Pair, Pairs, Totals};
+use crate::push::options::MtimeMode;
+use crate::push::outcome::Sums;
+use crate::push::retention::Retention;
+use crate::push::source::Live;
+
+/// Links on the way to a file: more is a loop, as in the kernel.
+const MAX_LINKS: usize = 40;
+
+/// What makes the next manifest out of the last one and the tree.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Rules<'a> {
+    /// `created` of the next release, seconds since 1970.
+    pub(super) created: u64,
+    pub(super) mtime: MtimeMode,
+    pub(super) retention: &'a Retention,
+}
+
+/// What a first look at both found.
+#[derive(Debug, Default)]
+pub(super) struct Outline {
+    /// Retired entries of the next manifest, in path order.
+    retired: Vec<Retired>,
+    /// Directories and files whose content shows through a link that is new or moved.
+    touched: Vec<String>,
+    /// Live paths of the last manifest.
+    pub(super) total: u64,
+    /// Those among them that the tree lacks.
+    pub(super) gone: u64,
+    /// How the next manifest differs from the last one.
+    pub(super) sums: Sums,
+}
+
+#[derive(Debug)]
+struct Retired {
+    entry: Entry,
+    /// The last manifest had it live.
+    is_fresh: bool,
+}
+
+/// Looks at both for the first time.
+pub(super) fn outline(
+    previous: impl Iterator<Item = Result<Entry, ManifestError>>,
+    live: &Live,
+    rules: &Rules<'_>,
+) -> Result<Outline, ManifestError> {
+    let mut outline = Outline::default();
+    let mut moved = Vec::new();
+    for pair in Pairs::new(previous, live.entries().map(Ok)) {
+        match pair? {
+            Pair::Old(old) => {
+                outline.total += u64::from(old.is_live());
+                outline.gone += u64::from(old.is_live());
+                outline.retired.extend(retire(old, rules));
+            }
+            Pair::New(new) => {
+                outline.sums.added += 1;
+                moved.extend(link_destination(&new));
+            }
+            Pair::Both(old, new) => {
+                outline.total += u64::from(old.is_live());
+                let counter = match (old.is_live(), old.has_content_of(&new)) {
+                    (false, _) => &mut outline.sums.added,
+                    (true, false) => &mut outline.sums.changed,
+                    (true, true) => &mut outline.sums.same,
+                };
+                *counter += 1;
+                if !old.is_live() || old.kind != new.kind {
+                    moved.extend(link_destination(&new));
+                }
+            }
+        }
+    }
+    drop_conflicts(&mut outline.retired, live);
+    outline.sums.retired = outline.retired.iter().filter(|retired| retired.is_fresh).count() as u64;
+    outline.sums.removed = outline.gone.saturating_sub(outline.sums.retired);
+    outline.touched = spread(moved, live);
+    Ok(outline)
+}
+
+fn link_destination(entry: &Entry) -> Option<String> {
+    match &entry.kind {
+        Kind::Symlink(target) => target.destination(&entry.path),
+        Kind::File(_) => None,
+    }
+}
+
+/// The retired form of an entry that the tree lacks, while its time lasts.
+fn retire(old: Entry, rules: &Rules<'_>) -> Option<Retired> {
+    if rules.retention.is_expunged(&old.path) {
+        return None;
+    }
+    // Fixed when it retires: pushes that follow do not prolong it.
+    let until = old.until.unwrap_or_else(|| rules.created.saturating_add(rules.retention.keep(&old.path).as_secs()));
+    let is_fresh = old.is_live();
+    (until > rules.created).then_some(Retired { entry: Entry { until: Some(until), ..old }, is_fresh })
+}
+
+/// Drops retired entries that a live one stands in the way of: a file where a
+/// directory is or the other way round, or a name that some disks cannot tell apart.
+fn drop_conflicts(retired: &mut Vec<Retired>, live: &Live) {
+    if retired.is_empty() {
+        return;
+    }
+    retired.retain(|Retired { entry, .. }| {
+        let path = entry.path.as_str();
+        let below = format!("{path}/");
+        let at = live.position(&below);
+        let has_below = at < live.len() && live.path(at).as_str().starts_with(&below);
+        let mut ancestors = path.match_indices('/').map(|(index, _)| &path[..index]);
+        !has_below && !ancestors.any(|ancestor| live.find(ancestor).is_some())
+    });
+    let mut folded: HashMap<String, bool> =
+        retired.iter().map(|retired| (retired.entry.path.folded(), false)).collect();
+    for path in live.paths() {
+        if let Some(collides) = folded.get_mut(&path.folded()) {
+            *collides = true;
+        }
+    }
+    retired.retain(|retired| !folded.get(&retired.entry.path.folded()).is_some_and(|collides| *collides));
+}
+
+/// Follows the links of the tree from `destination` to where the content is.
+fn resolve(destination: &str, live: &Live) -> Option<String> {
+    let mut pending: Vec<String> =
+        destination.split('/').rev().filter(|part| !part.is_empty()).map(str::to_owned).collect();
+    let mut place = String::new();
+    let mut links = 0;
+    while let Some(part) = pending.pop() {
+        let next = if place.is_empty() { part } else { format!("{place}/{part}") };
+        match live.find(&next).as_ref().and_then(link_destination) {
+            Some(target) => {
+                links += 1;
+                if links > MAX_LINKS {
+                    return None;
+                }
+                place.clear();
+                pending.extend(target.split('/').rev().filter(|part| !part.is_empty()).map(str::to_owned));
+            }
+            None => place = next,
+        }
+    }
+    Some(place)
+}
+
+/// Where the content behind moved links is, also behind links inside of that.
+fn spread(moved: Vec<String>, live: &Live) -> Vec<String> {
+    let mut touched = HashSet::new();
+    let mut pending = moved;
+    while let Some(destination) = pending.pop() {
+        let Some(place) = resolve(&destination, live) else { continue };
+        if touched.contains(&place) {
+            continue;
+        }
+        let below = if place.is_empty() { String::new() } else { format!("{place}/") };
+        let inside =
+            (live.position(&below)..live.len()).take_while(|index| live.path(*index).as_str().starts_with(&below));
+        pending.extend(inside.filter_map(|index| link_destination(&live.entry(index))));
+        touched.insert(place);
+    }
+    touched.into_iter().collect()
+}
+
+impl Outline {
+    fn is_touched(&self, entry: &Entry) -> bool {
+        self.touched.iter().any(|place| place.is_empty() || entry.path.is_within(place))
+    }
+
+    /// Writes the next manifest.
+    pub(super) fn write<W: Write>(
+        &self,
+        previous: impl Iterator<Item = Result<Entry, ManifestError>>,
+        live: &Live,
+        rules: &Rules<'_>,
+        out: W,
+    ) -> Result<(W, Totals), ManifestError> {
+        let mut writer = ManifestWriter::new(out);
+        let mut retired = self.retired.iter().peekable();
+        for pair in Pairs::new(previous, live.entries().map(Ok)) {
+            let (old, mut new) = match pair? {
+                Pair::Old(old) => {
+                    if let Some(retired) = retired.next_if(|retired| retired.entry.path == old.path) {
+                        writer.push(&retired.entry)?;
+                    }
+                    continue;
+                }
+                Pair::New(new) => (None, new),
+                Pair::Both(old, new) => (Some(old), new),
+            };
+            let is_touched = self.is_touched(&new);
+            if let Kind::File(file) = &mut new.kind {
+                let old = old.filter(|old| old.is_live()).and_then(|old| old.file().copied());
+                match (rules.mtime, old) {
+                    (MtimeMode::Source, Some(old)) if old.object == file.object => file.mtime = old.mtime,
+                    (MtimeMode::Source, _) => {}
+                    (MtimeMode::Release, Some(old))
+                        if old.object == file.object && old.exec == file.exec && !is_touched =>
+                    {
+                        file.mtime = old.mtime;
+                    }
+                    (MtimeMode::Release, _) => file.mtime = rules.created,
+                }
+            }
+            writer.push(&new)?;
+        }
+        writer.finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hash::ObjectId;
+    use crate::manifest::{FileEntry, ManifestReader};
+    use crate::push::retention::RetentionRule;
+    use crate::tree_path::{LinkTarget, TreePath};
+    use std::time::Duration;
+
+    fn file(path: &str, content: &str, mtime: u64, until: Option<u64>) -> Entry {
+        let object = ObjectId::of(content.as_bytes());
+        let file = FileEntry { object, size: content.len() as u64, mtime, exec: false };
+        Entry { path: TreePath::new(path).unwrap(), kind: Kind::File(file), until }
+    }
+
+    fn link(path: &str, target: &str) -> Entry {
+        Entry { path: TreePath::new(path).unwrap(), kind: Kind::Symlink(LinkTarget::new(target).unwrap()), until: None }
+    }
+
+    fn next(previous: &[Entry], live: Vec<Entry>, created: u64) -> Vec<Entry> {
+        let rules = [RetentionRule { pattern: "*.js".into(), keep: Duration::from_secs(10) }];
+        let retention = Retention::new(&rules, vec![TreePath::new("gone").unwrap()]).unwrap();
+        let rules = Rules { created, mtime: MtimeMode::Release, retention: &retention };
+        let live = Live::Entries(live);
+        let stream = || previous.iter().cloned().map(Ok);
+        let outline = outline(stream(), &live, &rules).unwrap();
+        let (bytes, _) = outline.write(stream(), &live, &rules, Vec::new()).unwrap();
+        ManifestReader::new(&bytes[..], None).unwrap().collect::<Result<_, _>>().unwrap()
+    }
+
+    #[test]
+    fn time_moves_with_content_and_only_then() {
+        let old = [file("a.js", "1", 5, None), file("b.js", "2", 5, None), file("c.js", "3", 5, Some(99))];
+        let new =
+            next(&old, vec![file("a.js", "1", 0, None), file("b.js", "x", 0, None), file("c.js", "3", 0, None)], 50);
+        let times: Vec<_> = new.iter().map(|entry| entry.file().unwrap().mtime).collect();
+        assert_eq!(times, [5, 50, 50]);
+    }
+
+    #[test]
+    fn what_went_is_retired_once_and_then_goes() {
+        let old = [file("a.js", "1", 5, None), file("b.html", "2", 5, None), file("gone/c.js", "3", 5, None)];
+        let second = next(&old, vec![file("z", "z", 0, None)], 50);
+        assert_eq!(second[0], file("a.js", "1", 5, Some(60)));
+        assert_eq!(second.len(), 2);
+        assert_eq!(next(&second, vec![file("z", "z", 0, None)], 59)[0].until, Some(60));
+        assert_eq!(next(&second, vec![file("z", "z", 0, None)], 60).len(), 1);
+    }
+
+    #[test]
+    fn a_retired_entry_never_stands_in_the_way_of_a_live_one() {
+        for (old, new) in [("a.js", "a.js/b"), ("a.js/b.js", "a.js"), ("A.js", "a.js"), ("\u{e9}.js", "e\u{301}.js")] {
+            let got = next(&[file(old, "1", 5, None)], vec![file(new, "2", 0, None)], 50);
+            assert_eq!(got, [file(new, "2", 50, None)], "{old} -> {new}");
+        }
+    }
+
+    #[test]
+    fn a_moved_link_renews_all_that_shows_through_it() {
+        let tree = |target| {
+            vec![
+                link("latest", target),
+                file("other/f", "o", 5, None),
+                file("v1/f", "1", 5, None),
+                file("v2/f", "2", 5, None),
+                link("v2/in", "../other"),
+            ]
+        };
+        let times = |entries: Vec<Entry>| {
+            entries.iter().filter_map(|e| Some((e.path.to_string(), e.file()?.mtime))).collect::<Vec<_>>()
+        };
+        let got = times(next(&tree("v1"), tree("v2"), 50));
+        assert_eq!(got, [("other/f".to_owned(), 50), ("v1/f".to_owned(), 5), ("v2/f".to_owned(), 50)]);
+        let unmoved = times(next(&tree("v1"), tree("v1"), 50));
+        assert!(unmoved.iter().all(|(_, mtime)| *mtime == 5));
+    }
+
+    #[test]
+    fn link_loops_end() {
+        let tree = vec![link("a", "b"), link("b", "a"), file("c", "1", 0, None)];
+        assert_eq!(next(&[], tree, 50).len(), 3);
+    }
+}

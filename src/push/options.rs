@@ -1,0 +1,93 @@
+//! What a push can be told.
+
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::pack::Level;
+use crate::push::guard::Guards;
+use crate::push::retention::Retention;
+use crate::tree_path::Site;
+
+/// A number that rises with the age of what is pushed: a CI run number, say.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Order {
+    /// What counts: numbers of different streams are not compared.
+    pub stream: String,
+    /// The number.
+    pub number: u64,
+}
+
+/// Where the modification times on mirrors come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum MtimeMode {
+    /// The release in which a path last changed: validators always change with content.
+    #[default]
+    Release,
+    /// The file's own time when its content changes: for package mirrors.
+    Source,
+}
+
+/// How many mirrors must have a release staged before any switches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Require {
+    /// All of them.
+    #[default]
+    All,
+    /// At least so many.
+    AtLeast(usize),
+}
+
+impl Require {
+    /// Whether `staged` of `total` mirrors are enough.
+    #[must_use]
+    pub const fn is_met(self, staged: usize, total: usize) -> bool {
+        match self {
+            Self::All => staged == total,
+            Self::AtLeast(count) => staged >= count,
+        }
+    }
+}
+
+/// How content is compressed on its way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum LevelChoice {
+    /// Not at all to this machine, zstd 3 to others.
+    #[default]
+    Auto,
+    /// As told.
+    Fixed(Level),
+}
+
+/// What a push can be told.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The site.
+    pub site: Site,
+    /// Free text for the release.
+    pub note: Option<String>,
+    /// The order of what is pushed.
+    pub order: Option<Order>,
+    /// Publish although a higher order was published.
+    pub allow_older: bool,
+    /// Publish although a rollback left this content.
+    pub again: bool,
+    /// What is refused.
+    pub guards: Guards,
+    /// How long paths that went are served.
+    pub retention: Retention,
+    /// Where modification times come from.
+    pub mtime: MtimeMode,
+    /// How many mirrors must be staged.
+    pub require: Require,
+    /// Threads.
+    pub jobs: NonZeroUsize,
+    /// How content is compressed.
+    pub level: LevelChoice,
+    /// A directory of our own at the origin, for what is too large for memory.
+    pub scratch: PathBuf,
+    /// The time, in milliseconds since 1970, at which the push began.
+    pub began: u64,
+    /// How long mirrors that are not ready are waited for, once enough are.
+    pub patience: Duration,
+}

@@ -1,0 +1,122 @@
+//! What became of a push: one outcome a mirror, and nothing glossed over.
+
+use std::error::Error;
+
+use serde::Serialize;
+
+use crate::hash::ReleaseId;
+use crate::mirror::{Failure, MirrorError};
+use crate::push::gate::Traffic;
+use crate::tree_path::Site;
+
+/// What became of one mirror.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(tag = "outcome", rename_all = "snake_case")]
+pub enum Outcome {
+    /// It switched to the release.
+    Activated,
+    /// It had the release already.
+    Current,
+    /// The release is complete there and was not activated.
+    Staged,
+    /// Another push was newer.
+    Superseded,
+    /// It was not tried.
+    Skipped,
+    /// It stays on what it had.
+    Failed {
+        /// What kind of failure.
+        #[serde(serialize_with = "failure_name")]
+        failure: Failure,
+        /// Why, with all causes.
+        error: String,
+    },
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+fn failure_name<S: serde::Serializer>(failure: &Failure, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(failure.name())
+}
+
+impl Outcome {
+    /// The outcome of an error.
+    #[must_use]
+    pub fn failed(error: &MirrorError) -> Self {
+        Self::Failed { failure: error.failure(), error: error_chain(error) }
+    }
+
+    /// Whether the mirror serves the release.
+    #[must_use]
+    pub const fn is_current(&self) -> bool {
+        matches!(self, Self::Activated | Self::Current)
+    }
+}
+
+/// An error with all its causes, on one line.
+#[must_use]
+pub fn error_chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}
+
+/// What became of one mirror, with figures.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct MirrorReport {
+    /// Its name.
+    pub mirror: String,
+    /// Where it is.
+    pub location: String,
+    /// What became of it.
+    #[serde(flatten)]
+    pub outcome: Outcome,
+    /// The sequence it served before.
+    pub before: Option<u64>,
+    /// The sequence it serves now, as far as known.
+    pub now: Option<u64>,
+    /// What went to it.
+    #[serde(flatten)]
+    pub traffic: Traffic,
+}
+
+/// Numbers of paths.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Sums {
+    /// New paths.
+    pub added: u64,
+    /// Paths with other content.
+    pub changed: u64,
+    /// Paths that went and are still served for a time.
+    pub retired: u64,
+    /// Paths that are no longer served.
+    pub removed: u64,
+    /// Paths that stay as they are.
+    pub same: u64,
+}
+
+/// What became of a push.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Report {
+    /// The site.
+    pub site: Site,
+    /// The release the mirrors were brought to; nothing if it did not come to that.
+    pub release: Option<ReleaseId>,
+    /// Its sequence.
+    pub sequence: Option<u64>,
+    /// Whether the push made it, as opposed to bringing laggards up to one that was there.
+    pub is_new: bool,
+    /// How the release differs from the newest one before it.
+    pub changes: Sums,
+    /// Size of the content that is new to some mirror, in bytes.
+    pub new_bytes: u64,
+    /// How many mirrors were needed, and why nothing was activated.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unmet: Option<String>,
+    /// One for each mirror, in the order given.
+    pub mirrors: Vec<MirrorReport>,
+}

@@ -1,0 +1,211 @@
+//! The line that makes packs: read, hash, encode on all cores, seal in order.
+//!
+//! What is read is hashed again on the way: content that is not what the scan
+//! saw never leaves the origin. Order, and with it every byte of every pack,
+//! does not depend on the number of threads.
+
+use std::collections::VecDeque;
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+
+use crate::fsx::IoError;
+use crate::hash::ObjectId;
+use crate::manifest::transit::Wanted;
+use crate::mirror::SupplyError;
+use crate::monitor::{Event, Monitor};
+use crate::pack::{EncodedBlock, Level, Member, PackError, PackWriter, Piece, encode_block, group};
+use crate::push::bundle::PackShelf;
+use crate::push::contents::Supplies;
+
+/// Why a bundle could not be built.
+#[derive(Debug, thiserror::Error)]
+pub enum LineError {
+    /// Content could not be read.
+    #[error("cannot read {path}")]
+    Read {
+        /// Its path in the tree.
+        path: String,
+        /// Why.
+        source: SupplyError,
+    },
+    /// Content is not what the scan saw.
+    #[error("{path} changed while it was read")]
+    Changed {
+        /// Its path in the tree.
+        path: String,
+    },
+    /// A block could not be encoded.
+    #[error(transparent)]
+    Pack(#[from] PackError),
+    /// The origin's own disk.
+    #[error(transparent)]
+    Io(#[from] IoError),
+    /// The user asked to stop.
+    #[error("stopped")]
+    Cancelled,
+}
+
+/// What a bundle is made of.
+#[derive(Debug)]
+pub(super) struct Job<'a> {
+    pub(super) wanted: &'a [Wanted],
+    pub(super) supplies: &'a Supplies,
+    pub(super) level: Level,
+    pub(super) jobs: usize,
+}
+
+struct Made {
+    block: EncodedBlock,
+    pieces: Vec<Piece>,
+    /// Kept where an object spans blocks: it is hashed in order behind the workers.
+    content: Option<Vec<u8>>,
+}
+
+type Answer = Receiver<Result<Made, LineError>>;
+
+/// Builds the packs of `job` onto `shelf` and ends it, one way or the other.
+pub(super) fn run(job: &Job<'_>, shelf: &PackShelf<'_>, monitor: &dyn Monitor) -> Result<(), LineError> {
+    let result = make_packs(job, shelf, monitor);
+    shelf.end(result.as_ref().map(|_| ()).map_err(|error| crate::push::outcome::error_chain(error)));
+    result
+}
+
+fn make_packs(job: &Job<'_>, shelf: &PackShelf<'_>, monitor: &dyn Monitor) -> Result<(), LineError> {
+    let members: Vec<Member<'_>> = (0u32..)
+        .zip(job.wanted)
+        .map(|(ordinal, wanted)| Member { ordinal, size: wanted.size, path: &wanted.path })
+        .collect();
+    let bytes = job.wanted.iter().map(|wanted| wanted.size).sum();
+    monitor.event(Event::BundleStarted { objects: job.wanted.len() as u64, bytes });
+    let (work, tickets) = bounded::<(Vec<Piece>, Sender<Result<Made, LineError>>)>(job.jobs);
+    std::thread::scope(|scope| {
+        for _ in 0..job.jobs {
+            let tickets = tickets.clone();
+            scope.spawn(move || {
+                let mut reader = Reader::default();
+                for (pieces, answer) in tickets {
+                    // Nobody listens any more once the line has failed.
+                    answer.send(reader.make(job, pieces)).ok();
+                }
+            });
+        }
+        drop(tickets);
+        let mut sealer = Sealer::new(job, shelf, monitor);
+        let mut pending: VecDeque<Answer> = VecDeque::new();
+        for pieces in group(&members, job.level) {
+            if monitor.is_cancelled() {
+                return Err(LineError::Cancelled);
+            }
+            if pending.len() > 2 * job.jobs
+                && let Some(next) = pending.pop_front()
+            {
+                sealer.take(&next)?;
+            }
+            let (answer, made) = bounded(1);
+            work.send((pieces, answer)).map_err(|_| LineError::Cancelled)?;
+            pending.push_back(made);
+        }
+        drop(work);
+        pending.iter().try_for_each(|next| sealer.take(next))?;
+        sealer.finish()
+    })
+}
+
+/// Reads and encodes; one a worker.
+#[derive(Default)]
+struct Reader {
+    content: Vec<u8>,
+}
+
+impl Reader {
+    fn make(&mut self, job: &Job<'_>, pieces: Vec<Piece>) -> Result<Made, LineError> {
+        self.content.clear();
+        let mut spans = false;
+        for piece in &pieces {
+            let wanted = &job.wanted[piece.ordinal as usize];
+            let start = self.content.len();
+            let path = || wanted.path.to_string();
+            let read = job.supplies.read(wanted, piece, &mut self.content);
+            read.map_err(|source| LineError::Read { path: path(), source })?;
+            if u64::from(piece.length) < wanted.size {
+                spans = true;
+            } else if ObjectId::of(&self.content[start..]) != wanted.object {
+                return Err(LineError::Changed { path: path() });
+            }
+        }
+        let block = encode_block(&pieces, &self.content, &[], &[], job.level)?;
+        Ok(Made { block, pieces, content: spans.then(|| std::mem::take(&mut self.content)) })
+    }
+}
+
+/// Seals packs in order and hashes what spans blocks.
+struct Sealer<'a, 'l> {
+    job: &'a Job<'l>,
+    shelf: &'a PackShelf<'l>,
+    monitor: &'a dyn Monitor,
+    writer: PackWriter,
+    spanning: Option<(u32, blake3::Hasher, u64)>,
+    bytes: u64,
+    packed_bytes: u64,
+}
+
+impl<'a, 'l> Sealer<'a, 'l> {
+    fn new(job: &'a Job<'l>, shelf: &'a PackShelf<'l>, monitor: &'a dyn Monitor) -> Self {
+        Self { job, shelf, monitor, writer: PackWriter::new(), spanning: None, bytes: 0, packed_bytes: 0 }
+    }
+
+    fn take(&mut self, next: &Answer) -> Result<(), LineError> {
+        let made = next.recv().map_err(|_| LineError::Cancelled)??;
+        if let Some(content) = &made.content {
+            self.hash_spanning(&made.pieces, content)?;
+        }
+        self.bytes += made.block.content_bytes() as u64;
+        self.packed_bytes += made.block.encoded_bytes() as u64;
+        if !self.writer.fits(&made.block) {
+            self.seal()?;
+        }
+        self.writer.push(&made.block)?;
+        if self.writer.is_full() {
+            self.seal()?;
+        }
+        self.monitor.event(Event::BundleAdvanced { bytes: self.bytes, packed_bytes: self.packed_bytes });
+        Ok(())
+    }
+
+    fn hash_spanning(&mut self, pieces: &[Piece], content: &[u8]) -> Result<(), LineError> {
+        let mut at = 0;
+        for piece in pieces {
+            let bytes = &content[at..at + piece.length as usize];
+            at += piece.length as usize;
+            let wanted = &self.job.wanted[piece.ordinal as usize];
+            if u64::from(piece.length) == wanted.size {
+                continue;
+            }
+            if piece.offset == 0 {
+                self.spanning = Some((piece.ordinal, blake3::Hasher::new(), 0));
+            }
+            let changed = || LineError::Changed { path: wanted.path.to_string() };
+            let Some((ordinal, hasher, hashed)) = &mut self.spanning else { return Err(changed()) };
+            hasher.update(bytes);
+            *hashed += u64::from(piece.length);
+            let is_whole = *hashed == wanted.size;
+            if *ordinal != piece.ordinal || (is_whole && ObjectId::finish(hasher) != wanted.object) {
+                return Err(changed());
+            }
+        }
+        Ok(())
+    }
+
+    fn seal(&mut self) -> Result<(), LineError> {
+        if self.writer.is_empty() {
+            return Ok(());
+        }
+        let pack = std::mem::take(&mut self.writer).finish();
+        self.monitor.event(Event::PackSealed { pack: pack.id, bytes: pack.bytes.len() as u64 });
+        if self.shelf.push(pack)? { Ok(()) } else { Err(LineError::Cancelled) }
+    }
+
+    fn finish(mut self) -> Result<(), LineError> {
+        self.seal()
+    }
+}

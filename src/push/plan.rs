@@ -1,0 +1,151 @@
+//! What a push would do: the same code up to the point where something changes.
+
+use serde::Serialize;
+
+use crate::manifest::{Diff, diff};
+use crate::mirror::Bundle as _;
+use crate::monitor::Monitor;
+use crate::push::bundle::PackShelf;
+use crate::push::churn::{Churn, find_churn};
+use crate::push::fleet::Fleet;
+use crate::push::gate::Gate;
+use crate::push::options::Options;
+use crate::push::outcome::{Outcome, Report, Sums};
+use crate::push::prepare::{Prepared, Target, prepare};
+use crate::push::rollout::{Batch, base_entries, batches};
+use crate::push::source::Source;
+use crate::push::{PushError, pack_line};
+
+/// What would happen to one mirror.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct MirrorPlan {
+    /// Its name.
+    pub mirror: String,
+    /// Where it is.
+    pub location: String,
+    /// The sequence it serves.
+    pub serves: Option<u64>,
+    /// Why nothing would happen to it, if it cannot be reached.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+    /// Whether it has the release already.
+    pub is_current: bool,
+    /// Objects that would be sent.
+    pub objects: u64,
+    /// Their size, in bytes.
+    pub content_bytes: u64,
+    /// Bytes that would be sent: packs and the manifest change.
+    pub send_bytes: u64,
+}
+
+/// What a push would do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PlanReport {
+    /// The sequence of the release.
+    pub sequence: u64,
+    /// Whether the push would make it.
+    pub is_new: bool,
+    /// How it differs from the newest release there is.
+    pub sums: Sums,
+    /// Path by path, against what the mirror that lacks most has.
+    pub diff: Diff,
+    /// What most changes of a kind have in common.
+    pub churn: Vec<Churn>,
+    /// One for each mirror.
+    pub mirrors: Vec<MirrorPlan>,
+}
+
+/// Says what a push would do and changes nothing on any mirror.
+///
+/// # Errors
+/// As [`crate::push::push`]. The inner error is the report of a push that
+/// would be refused because too few mirrors can be reached.
+pub fn plan(
+    source: &Source,
+    fleet: &Fleet,
+    options: &Options,
+    monitor: &dyn Monitor,
+) -> Result<Result<PlanReport, Report>, PushError> {
+    let target = match prepare(source, fleet, options, monitor)? {
+        Prepared::Refused(report) => return Ok(Err(report)),
+        Prepared::Target(target) => target,
+    };
+    let name = target.release.name();
+    let outcomes: Vec<Option<Outcome>> = target
+        .members
+        .iter()
+        .map(|member| match &member.state {
+            Err(error) => Some(Outcome::failed(error)),
+            Ok(state) if state.current == Some(name) => Some(Outcome::Current),
+            Ok(_) => None,
+        })
+        .collect();
+    let batches = batches(&target, &outcomes, options)?;
+    let mut sizes = Vec::with_capacity(batches.len());
+    for (number, batch) in (0..).zip(&batches) {
+        sizes.push(pack_bytes(&target, batch, number, options, monitor)? + batch.change.bytes.len() as u64);
+    }
+    let largest = batches.iter().max_by_key(|batch| batch.new_bytes());
+    let diff = match largest {
+        Some(batch) => compare(&target, batch)?,
+        None => Diff::default(),
+    };
+    Ok(Ok(PlanReport {
+        sequence: target.release.sequence,
+        is_new: target.is_new,
+        sums: target.sums,
+        churn: find_churn(&diff, &target.supplies, monitor),
+        diff,
+        mirrors: mirrors(&target, &outcomes, &batches, &sizes),
+    }))
+}
+
+fn compare(target: &Target, batch: &Batch) -> Result<Diff, PushError> {
+    let old = base_entries(target, batch.base()).map_err(PushError::NewManifest)?;
+    let new = target.manifest.entries().map_err(PushError::NewManifest)?;
+    diff(old, new).map_err(PushError::NewManifest)
+}
+
+/// Builds the packs and counts them.
+fn pack_bytes(
+    target: &Target,
+    batch: &Batch,
+    number: usize,
+    options: &Options,
+    monitor: &dyn Monitor,
+) -> Result<u64, PushError> {
+    let shelf = PackShelf::new(number, &target.supplies, &target.scratch)?;
+    let seat = shelf.seat();
+    let gate = Gate::new(monitor);
+    std::thread::scope(|scope| {
+        let line = scope.spawn(|| pack_line::run(&batch.job(target, options), &shelf, &gate));
+        let mut cursor = seat.packs();
+        let mut bytes = 0;
+        // An error of the line is told by the line itself.
+        while let Ok(Some(pack)) = cursor.next() {
+            bytes += pack.size();
+        }
+        line.join().expect("building packs does not panic")?;
+        Ok(bytes)
+    })
+}
+
+fn mirrors(target: &Target, outcomes: &[Option<Outcome>], batches: &[Batch], sizes: &[u64]) -> Vec<MirrorPlan> {
+    let plan = |(index, (member, outcome)): (usize, (&crate::push::Member, &Option<Outcome>))| {
+        let batch = batches.iter().zip(sizes).find(|(batch, _)| batch.members().contains(&index));
+        MirrorPlan {
+            mirror: member.mirror.name().to_owned(),
+            location: member.mirror.location().to_owned(),
+            serves: member.current().map(|current| current.sequence()),
+            error: match outcome {
+                Some(Outcome::Failed { error, .. }) => Some(error.clone()),
+                _ => None,
+            },
+            is_current: *outcome == Some(Outcome::Current),
+            objects: batch.map_or(0, |(batch, _)| batch.change.wanted.len() as u64),
+            content_bytes: batch.map_or(0, |(batch, _)| batch.new_bytes()),
+            send_bytes: batch.map_or(0, |(_, size)| *size),
+        }
+    };
+    target.members.iter().zip(outcomes).enumerate().map(plan).collect()
+}

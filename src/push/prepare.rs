@@ -1,0 +1,391 @@
+//! From what the mirrors said and what the source has to what shall be done:
+//! fence, guard rails, the new manifest and release, or nothing at all.
+
+use std::io::{BufWriter, Read};
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use crate::fsx::{self, Context as _};
+use crate::hash::ManifestId;
+use crate::manifest::{Entry, ManifestError, ManifestReader, ManifestWriter, Totals};
+use crate::mirror::Mirror;
+use crate::monitor::{Event, Monitor};
+use crate::push::contents::Supplies;
+use crate::push::fleet::{self, Fleet, Member};
+use crate::push::gate::Traffic;
+use crate::push::guard::GuardFault;
+use crate::push::next::{Outline, Rules, outline};
+use crate::push::options::Options;
+use crate::push::outcome::{MirrorReport, Outcome, Report, Sums};
+use crate::push::scratch::{ManifestFile, Scratch};
+use crate::push::source::{Live, Source};
+use crate::push::{PushError, rollout};
+use crate::release::{Release, ReleaseName};
+use crate::scan::Tree;
+
+/// What shall be done.
+pub(super) enum Prepared {
+    /// Nothing: the requirement cannot be met.
+    Refused(Report),
+    /// Bring every mirror to this.
+    Target(Box<Target>),
+}
+
+/// The release that every mirror shall have.
+#[derive(Debug)]
+pub(super) struct Target {
+    pub(super) release: Release,
+    /// Whether this push makes it.
+    pub(super) is_new: bool,
+    pub(super) manifest: ManifestFile,
+    pub(super) supplies: Supplies,
+    pub(super) members: Vec<Member>,
+    /// A kept manifest that has most of the content: the one a rollback goes back to.
+    pub(super) likely_base: Option<ManifestId>,
+    /// How it differs from the newest release before it.
+    pub(super) sums: Sums,
+    pub(super) scratch: Scratch,
+}
+
+/// Asks the mirrors, loads the source, and decides.
+pub(super) fn prepare(
+    source: &Source,
+    fleet: &Fleet,
+    options: &Options,
+    monitor: &dyn Monitor,
+) -> Result<Prepared, PushError> {
+    let preparation = Preparation::begin(source, fleet, options, monitor)?;
+    if let Some(report) = preparation.unreachable(options) {
+        return Ok(Prepared::Refused(report));
+    }
+    preparation.decide(options, monitor).map(|target| Prepared::Target(Box::new(target)))
+}
+
+/// What is pushed, loaded.
+struct Loaded {
+    live: Live,
+    /// The mirror it comes from, and that mirror's state.
+    from: Option<Member>,
+    rolled_back_to: Option<Release>,
+}
+
+/// A release, made or found.
+struct Next {
+    release: Release,
+    manifest: ManifestFile,
+    sums: Sums,
+}
+
+struct Preparation {
+    members: Vec<Member>,
+    loaded: Loaded,
+    scratch: Scratch,
+}
+
+impl Preparation {
+    /// Asks all mirrors and loads the source, side by side where that is possible.
+    fn begin(source: &Source, fleet: &Fleet, options: &Options, monitor: &dyn Monitor) -> Result<Self, PushError> {
+        let scratch = Scratch::create(&options.scratch)?;
+        let (members, loaded) = match source {
+            Source::Trees { roots, scan } => {
+                check_nesting(roots, fleet, options)?;
+                let (members, tree) = std::thread::scope(|scope| {
+                    let members = scope.spawn(|| fleet.states(monitor));
+                    let tree = Tree::scan(roots, scan, monitor);
+                    (members.join().expect("asking for states does not panic"), tree)
+                });
+                (members, Loaded { live: Live::Tree(tree?), from: None, rolled_back_to: None })
+            }
+            Source::Store(mirror) => {
+                let members = fleet.states(monitor);
+                (members, load_store(mirror)?)
+            }
+            Source::Rollback { to } => {
+                let members = fleet.states(monitor);
+                let loaded = load_rollback(&members, *to)?;
+                (members, loaded)
+            }
+        };
+        fleet::check_distinct(&members)?;
+        Ok(Self { members, loaded, scratch })
+    }
+
+    /// The report of a push that cannot meet its requirement, before anything is sent.
+    fn unreachable(&self, options: &Options) -> Option<Report> {
+        let reachable = self.members.iter().filter(|member| member.state.is_ok()).count();
+        if options.require.is_met(reachable, self.members.len()) {
+            return None;
+        }
+        let report = |member: &Member| MirrorReport {
+            mirror: member.mirror.name().to_owned(),
+            location: member.mirror.location().to_owned(),
+            outcome: member.state.as_ref().map_or_else(Outcome::failed, |_| Outcome::Skipped),
+            before: member.current().map(|current| current.sequence()),
+            now: member.current().map(|current| current.sequence()),
+            traffic: Traffic::default(),
+        };
+        Some(Report {
+            site: options.site.clone(),
+            release: None,
+            sequence: None,
+            is_new: false,
+            changes: Sums::default(),
+            new_bytes: 0,
+            unmet: Some(rollout::unmet(options.require, reachable, self.members.len())),
+            mirrors: self.members.iter().map(report).collect(),
+        })
+    }
+
+    /// All releases of the site that are known, wherever they are kept.
+    fn releases(&self, options: &Options) -> impl Iterator<Item = &Release> {
+        let site = options.site.clone();
+        let all = self.members.iter().chain(&self.loaded.from).flat_map(Member::releases);
+        all.filter(move |release| release.site == site)
+    }
+
+    /// The newest release that is current anywhere, the source included.
+    fn newest(&self, options: &Options) -> Option<Release> {
+        let source = self.loaded.from.as_ref().and_then(|from| from.state.as_ref().ok()?.current_release());
+        let source = source.filter(|release| release.site == options.site);
+        fleet::newest(&self.members).into_iter().chain(source).max_by_key(|release| release.rank()).cloned()
+    }
+
+    fn decide(self, options: &Options, monitor: &dyn Monitor) -> Result<Target, PushError> {
+        let newest = self.newest(options);
+        check_order(options, newest.as_ref())?;
+        let content = self.loaded.live.content();
+        let now = options.began / 1000;
+        if let Some(newest) = &newest
+            && newest.content == content
+            && newest.until.is_none_or(|until| until > now)
+            && self.loaded.rolled_back_to.is_none()
+            && let Some(manifest) = self.copy_manifest(newest)?
+        {
+            return Ok(self.into_target(
+                Next { release: newest.clone(), manifest, sums: Sums::default() },
+                false,
+                None,
+            ));
+        }
+        if let Some(newest) = &newest
+            && newest.rejected.contains(&content)
+            && !options.again
+            && self.loaded.rolled_back_to.is_none()
+        {
+            return Err(GuardFault::Rejected { sequence: newest.sequence }.into());
+        }
+        options.guards.check_tree(self.loaded.live.paths())?;
+        let next = self.make_release(newest.as_ref(), options, monitor)?;
+        let likely = self.loaded.rolled_back_to.as_ref().map(|release| release.manifest);
+        Ok(self.into_target(next, true, likely))
+    }
+
+    fn into_target(self, next: Next, is_new: bool, likely_base: Option<ManifestId>) -> Target {
+        let from = self.loaded.from.iter().map(|member| Arc::clone(&member.mirror));
+        let mirrors: Vec<_> = self.members.iter().map(|member| Arc::clone(&member.mirror)).chain(from).collect();
+        let releases = self.members.iter().chain(&self.loaded.from).flat_map(Member::releases).cloned().collect();
+        Target {
+            release: next.release,
+            is_new,
+            manifest: next.manifest,
+            sums: next.sums,
+            supplies: Supplies::new(self.loaded.live, mirrors, releases),
+            members: self.members,
+            likely_base,
+            scratch: self.scratch,
+        }
+    }
+
+    /// Copies the manifest of a release from whoever has it whole to a scratch file.
+    fn copy_manifest(&self, release: &Release) -> Result<Option<ManifestFile>, PushError> {
+        let holders = self.members.iter().chain(&self.loaded.from);
+        for member in holders.filter(|member| member.releases().iter().any(|kept| kept.manifest == release.manifest)) {
+            let Ok(bytes) = member.mirror.manifest(&release.manifest) else { continue };
+            let file = self.scratch.dir().create_file("newest")?;
+            let path = || self.scratch.dir().join("newest");
+            let mut writer = ManifestWriter::new(BufWriter::with_capacity(1 << 17, &file));
+            let copied = (|| {
+                for entry in ManifestReader::new(bytes, Some(release.manifest))? {
+                    writer.push(&entry?)?;
+                }
+                let (out, _) = writer.finish()?;
+                out.into_inner().map_err(std::io::IntoInnerError::into_error)?;
+                Ok::<_, ManifestError>(())
+            })();
+            match copied {
+                Ok(()) => return Ok(Some(ManifestFile { file, id: release.manifest })),
+                Err(ManifestError::Io(source)) => return Err(source).context("copy", path).map_err(PushError::Io),
+                Err(_) => self.scratch.dir().unlink("newest")?,
+            }
+        }
+        Ok(None)
+    }
+
+    /// Makes the next release on top of the newest one.
+    fn make_release(
+        &self,
+        newest: Option<&Release>,
+        options: &Options,
+        monitor: &dyn Monitor,
+    ) -> Result<Next, PushError> {
+        let highest = self.releases(options).map(|release| release.created).max();
+        let created = unix_seconds().max(highest.map_or(0, |created| created + 1));
+        let rules = Rules { created, mtime: options.mtime, retention: &options.retention };
+        let previous = match newest {
+            Some(newest) => self.copy_manifest(newest)?,
+            None => None,
+        };
+        if let Some(newest) = newest.filter(|_| previous.is_none()) {
+            // Without it every time is renewed: nobody gets anything stale, everybody fetches once more.
+            let message =
+                format!("the manifest of release {} is damaged everywhere: all files get new times", newest.sequence);
+            monitor.event(Event::Warned { message });
+        }
+        let stream = || entries(previous.as_ref());
+        let live = &self.loaded.live;
+        let outline =
+            outline(stream().map_err(PushError::NewManifest)?, live, &rules).map_err(PushError::NewManifest)?;
+        options.guards.check_removed(outline.gone, outline.total)?;
+        let (totals, manifest) = self.write_manifest(&outline, stream().map_err(PushError::NewManifest)?, &rules)?;
+        let mut release = self.describe(&totals, newest, options);
+        release.created = created;
+        Ok(Next { release, manifest, sums: outline.sums })
+    }
+
+    fn write_manifest(
+        &self,
+        outline: &Outline,
+        previous: Entries,
+        rules: &Rules<'_>,
+    ) -> Result<(Totals, ManifestFile), PushError> {
+        let file = self.scratch.dir().create_file("manifest")?;
+        let out = BufWriter::with_capacity(1 << 17, &file);
+        let (out, totals) = outline.write(previous, &self.loaded.live, rules, out).map_err(PushError::NewManifest)?;
+        out.into_inner()
+            .map_err(std::io::IntoInnerError::into_error)
+            .context("write", || self.scratch.dir().join("manifest"))?;
+        Ok((totals, ManifestFile { file, id: totals.manifest }))
+    }
+
+    fn describe(&self, totals: &Totals, newest: Option<&Release>, options: &Options) -> Release {
+        let floor =
+            self.members.iter().filter_map(|member| member.state.as_ref().ok()).map(|state| state.highest_sequence);
+        let known = newest.map(|newest| newest.sequence);
+        let sequence = floor.chain(known).max().unwrap_or(0) + 1;
+        let mut release = Release::new(options.site.clone(), sequence, totals.manifest, totals.content);
+        release.began = options.began;
+        release.until = totals.until;
+        release.entries = totals.entries;
+        release.retired = totals.retired;
+        release.bytes = totals.bytes;
+        release.note.clone_from(&options.note);
+        if let Some(newest) = newest {
+            release.orders.clone_from(&newest.orders);
+            let kept: Vec<_> = self.releases(options).map(|kept| kept.content).collect();
+            release.rejected = newest.rejected.iter().copied().filter(|content| kept.contains(content)).collect();
+        }
+        if let Some(order) = &options.order {
+            let highest = release.orders.entry(order.stream.clone()).or_default();
+            *highest = order.number.max(*highest);
+        }
+        if let (Some(to), Some(newest)) = (&self.loaded.rolled_back_to, newest) {
+            release.rolled_back_to = Some(to.sequence);
+            release.rejected.push(newest.content);
+        }
+        // What is published now is wanted, whatever was thought of it before.
+        release.rejected.retain(|content| *content != totals.content);
+        release.rejected.sort_unstable();
+        release.rejected.dedup();
+        release
+    }
+}
+
+type Entries = Box<dyn Iterator<Item = Result<Entry, ManifestError>>>;
+
+fn entries(manifest: Option<&ManifestFile>) -> Result<Entries, ManifestError> {
+    match manifest {
+        Some(manifest) => Ok(Box::new(manifest.entries()?)),
+        None => Ok(Box::new(std::iter::empty())),
+    }
+}
+
+fn unix_seconds() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+/// Refuses an order that is older than the newest published one of its stream.
+fn check_order(options: &Options, newest: Option<&Release>) -> Result<(), PushError> {
+    let (Some(order), Some(newest)) = (&options.order, newest) else { return Ok(()) };
+    match newest.orders.get(&order.stream) {
+        Some(&seen) if order.number < seen && !options.allow_older => {
+            Err(PushError::Superseded { stream: order.stream.clone(), number: order.number, seen })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Refuses a tree that contains a mirror or our own files, or lies inside one.
+fn check_nesting(roots: &[crate::scan::Root], fleet: &Fleet, options: &Options) -> Result<(), PushError> {
+    let mut others: Vec<_> = fleet.mirrors().iter().filter_map(|mirror| mirror.local_path()).collect();
+    others.push(options.scratch.clone());
+    for root in roots {
+        let Ok(tree) = fsx::resolve(&root.path) else { continue };
+        for other in &others {
+            let resolved = fsx::resolve(other)?;
+            if tree.starts_with(&resolved) || resolved.starts_with(&tree) {
+                let shown = |path: &std::path::Path| path.display().to_string();
+                return Err(PushError::Nested { tree: shown(&root.path), other: shown(other) });
+            }
+        }
+    }
+    Ok(())
+}
+
+fn live_entries(mirror: &Arc<dyn Mirror>, release: &Release) -> Result<Vec<Entry>, PushError> {
+    let failed = |source| PushError::Manifest { release: release.name(), source };
+    let bytes: Box<dyn Read + Send> = mirror
+        .manifest(&release.manifest)
+        .map_err(|source| PushError::Source { mirror: mirror.location().to_owned(), source })?;
+    let entries = ManifestReader::new(bytes, Some(release.manifest)).map_err(failed)?;
+    let live = entries.filter(|entry| entry.as_ref().map_or(true, Entry::is_live));
+    live.collect::<Result<_, _>>().map_err(failed)
+}
+
+/// Loads the current release of a mirror.
+fn load_store(mirror: &Arc<dyn Mirror>) -> Result<Loaded, PushError> {
+    let name = || mirror.location().to_owned();
+    let state = mirror.state().map_err(|source| PushError::Source { mirror: name(), source })?;
+    let release = state.current_release().cloned().ok_or_else(|| PushError::EmptySource { mirror: name() })?;
+    let live = Live::Entries(live_entries(mirror, &release)?);
+    Ok(Loaded { live, from: Some(Member { mirror: Arc::clone(mirror), state: Ok(state) }), rolled_back_to: None })
+}
+
+/// Loads the release to go back to: one for the whole fleet.
+fn load_rollback(members: &[Member], to: Option<u64>) -> Result<Loaded, PushError> {
+    let release = match to {
+        Some(sequence) => {
+            let kept = members.iter().flat_map(Member::releases).find(|release| release.sequence == sequence);
+            kept.ok_or_else(|| PushError::Rollback(format!("no mirror keeps a release {sequence}")))?
+        }
+        None => rollback_target(members)?,
+    };
+    let mirror = fleet::holder(members, &release.manifest).expect("the release was found on a mirror");
+    let live = Live::Entries(live_entries(mirror, release)?);
+    Ok(Loaded { live, from: None, rolled_back_to: Some(release.clone()) })
+}
+
+/// The release before the current one, if all mirrors agree on both.
+fn rollback_target(members: &[Member]) -> Result<&Release, PushError> {
+    let reachable = || members.iter().filter(|member| member.state.is_ok());
+    let current: Vec<Option<ReleaseName>> = reachable().map(Member::current).collect();
+    if current.windows(2).any(|pair| pair[0] != pair[1]) {
+        let text = "the mirrors are not on one release, so what to go back to is ambiguous: say --to SEQ";
+        return Err(PushError::Rollback(text.into()));
+    }
+    let newest = fleet::newest(members).ok_or_else(|| PushError::Rollback("no mirror has a release yet".into()))?;
+    let releases = members.iter().flat_map(Member::releases);
+    let before = releases.filter(|release| release.sequence < newest.sequence && release.content != newest.content);
+    before
+        .max_by_key(|release| release.rank())
+        .ok_or_else(|| PushError::Rollback(format!("no kept release before {} differs from it", newest.sequence)))
+}

@@ -1,0 +1,112 @@
+//! How long a path that the tree lacks is still served.
+//!
+//! A cached page keeps asking for the assets of its own build. A removed page,
+//! on the other hand, should be gone: so by default names that are pages or
+//! data go at once, and everything else stays for a day.
+
+use std::time::Duration;
+
+use ignore::gitignore::{Gitignore, GitignoreBuilder};
+
+use crate::tree_path::TreePath;
+
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+const PAGES: [&str; 5] = ["html", "htm", "xml", "json", "txt"];
+
+/// A rule: paths that match stay so long.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RetentionRule {
+    /// A pattern in gitignore syntax.
+    pub pattern: String,
+    /// How long.
+    pub keep: Duration,
+}
+
+/// How long paths that went are served.
+#[derive(Debug, Clone, Default)]
+pub struct Retention {
+    rules: Vec<(Gitignore, Duration)>,
+    expunged: Vec<TreePath>,
+}
+
+impl Retention {
+    /// Rules, of which the first that matches decides, before the default; at
+    /// and below `expunged` nothing stays.
+    ///
+    /// # Errors
+    /// A pattern that is none, with the reason.
+    pub fn new(rules: &[RetentionRule], expunged: Vec<TreePath>) -> Result<Self, String> {
+        let compile = |rule: &RetentionRule| {
+            let mut builder = GitignoreBuilder::new("");
+            builder.add_line(None, &rule.pattern).map_err(|error| format!("{:?}: {error}", rule.pattern))?;
+            let pattern = builder.build().map_err(|error| format!("{:?}: {error}", rule.pattern))?;
+            Ok((pattern, rule.keep))
+        };
+        Ok(Self { rules: rules.iter().map(compile).collect::<Result<_, String>>()?, expunged })
+    }
+
+    /// How long `path` stays after it went.
+    #[must_use]
+    pub fn keep(&self, path: &TreePath) -> Duration {
+        if self.is_expunged(path) {
+            return Duration::ZERO;
+        }
+        let matches =
+            |rule: &&(Gitignore, Duration)| rule.0.matched_path_or_any_parents(path.as_str(), false).is_ignore();
+        match self.rules.iter().find(matches) {
+            Some((_, keep)) => *keep,
+            None => match path.extension() {
+                None => Duration::ZERO,
+                Some(page) if PAGES.iter().any(|known| known.eq_ignore_ascii_case(page)) => Duration::ZERO,
+                Some(_) => DAY,
+            },
+        }
+    }
+
+    /// Whether nothing stays at `path`, not even what was retired before.
+    #[must_use]
+    pub fn is_expunged(&self, path: &TreePath) -> bool {
+        self.expunged.iter().any(|expunged| path.is_within(expunged.as_str()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn path(text: &str) -> TreePath {
+        TreePath::new(text).unwrap()
+    }
+
+    #[test]
+    fn pages_go_and_assets_stay_a_day() {
+        let retention = Retention::default();
+        for gone in ["index.html", "a/B.HTM", "feed.xml", "x.json", "robots.txt", "LICENSE", "a/.well-known"] {
+            assert_eq!(retention.keep(&path(gone)), Duration::ZERO, "{gone}");
+        }
+        for kept in ["a/app.3fa9.js", "logo.svg", "font.woff2"] {
+            assert_eq!(retention.keep(&path(kept)), DAY, "{kept}");
+        }
+    }
+
+    #[test]
+    fn the_first_rule_decides_and_expunged_paths_go_at_once() {
+        let rule =
+            |pattern: &str, seconds| RetentionRule { pattern: pattern.into(), keep: Duration::from_secs(seconds) };
+        let rules = [rule("/assets/old/", 5), rule("*.js", 9)];
+        let retention = Retention::new(&rules, vec![path("assets/secret")]).unwrap();
+        let seconds = |text| retention.keep(&path(text)).as_secs();
+        assert_eq!(seconds("assets/old/x.js"), 5);
+        assert_eq!(seconds("b/x.js"), 9);
+        assert_eq!(seconds("assets/secret/x.js"), 0);
+        assert_eq!(seconds("assets/secrets.js"), 9);
+        let all = Retention::new(&[rule("*", 1)], vec![]).unwrap();
+        assert_eq!(all.keep(&path("a/index.html")).as_secs(), 1);
+    }
+
+    #[test]
+    fn a_pattern_that_is_none_is_named() {
+        let rules = [RetentionRule { pattern: "a[".into(), keep: DAY }];
+        assert!(Retention::new(&rules, vec![]).unwrap_err().contains("a["));
+    }
+}

@@ -1,0 +1,359 @@
+//! The rollout: stage everywhere, look at the tree once more, then switch.
+//!
+//! One thread a mirror, one line of packs a distinct base manifest. Nothing
+//! switches before the requirement is met. Then the lead, which is the first
+//! staged mirror in order of store id, switches alone: of two racing pushes
+//! the one that loses there has switched nothing.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, unbounded};
+
+use crate::hash::{BundleKey, ManifestId};
+use crate::manifest::transit::{self, Change};
+use crate::manifest::{Entry, ManifestError, ManifestReader};
+use crate::mirror::{Failure, Link, Mirror, MirrorError, StageRequest};
+use crate::monitor::{Event, Monitor};
+use crate::pack::Level;
+use crate::push::bundle::{PackShelf, Seat};
+use crate::push::fleet::{self, Member};
+use crate::push::gate::Gate;
+use crate::push::options::{LevelChoice, Options, Require};
+use crate::push::outcome::{MirrorReport, Outcome, Report, error_chain};
+use crate::push::pack_line::{self, Job, LineError};
+use crate::push::prepare::Target;
+use crate::push::source::Live;
+use crate::push::{PushError, activation};
+
+/// How a rollout ended.
+pub(super) enum End {
+    /// For good.
+    Report(Report),
+    /// Another push was quicker, but this one is newer: again on top of it.
+    Again(Report),
+}
+
+/// What takes all mirrors of one base to the target.
+pub(super) struct Batch {
+    base: Option<ManifestId>,
+    pub(super) change: Change,
+    level: Level,
+    key: BundleKey,
+    members: Vec<usize>,
+}
+
+/// Says how many mirrors are needed and how many there are.
+pub(super) fn unmet(require: Require, ready: usize, total: usize) -> String {
+    match require {
+        Require::All => format!("all {total} mirrors are required, and {ready} are ready"),
+        Require::AtLeast(count) => format!("{count} mirrors are required, and {ready} of {total} are ready"),
+    }
+}
+
+/// Brings every mirror of `target` to its release.
+pub(super) fn run(target: &Target, options: &Options, monitor: &dyn Monitor) -> Result<End, PushError> {
+    let gate = Gate::new(monitor);
+    let mut outcomes: Vec<Option<Outcome>> =
+        target.members.iter().map(|member| at_once(target, member, &gate)).collect();
+    let batches = batches(target, &outcomes, options)?;
+    let (sender, staged) = unbounded();
+    let (line_sender, line_errors) = unbounded();
+    let shelves: Vec<PackShelf<'_>> = (0..)
+        .zip(&batches)
+        .map(|(number, _)| PackShelf::new(number, &target.supplies, &target.scratch))
+        .collect::<Result<_, _>>()?;
+    let result = std::thread::scope(|scope| {
+        let (gate, shelves) = (&gate, &shelves);
+        for (batch, shelf) in batches.iter().zip(shelves) {
+            let seats: Vec<_> = batch.members.iter().map(|index| (*index, shelf.seat())).collect();
+            let line_sender = line_sender.clone();
+            scope.spawn(move || {
+                let job = batch.job(target, options);
+                if let Err(error) = pack_line::run(&job, shelf, gate) {
+                    line_sender.send(error).ok();
+                }
+            });
+            for (index, seat) in seats {
+                let sender = sender.clone();
+                scope.spawn(move || {
+                    sender.send((index, stage(target, batch, seat, index, options, gate))).ok();
+                });
+            }
+        }
+        drop((sender, line_sender));
+        let recheck = scope.spawn(move || match &target.supplies.live {
+            Live::Tree(tree) if target.is_new => tree.recheck(gate),
+            _ => Ok(()),
+        });
+        let mut conductor = Conductor { target, options, gate, outcomes: &mut outcomes, staged: &staged };
+        let unchanged = || recheck.join().expect("looking at the tree does not panic");
+        let result = conductor.conduct(unchanged);
+        gate.stop();
+        result
+    });
+    if let Some(error) = line_errors.iter().find(|error| !matches!(error, LineError::Cancelled))
+        && !outcomes.iter().flatten().any(Outcome::is_current)
+    {
+        return Err(PushError::Line(error));
+    }
+    let (is_again, unmet) = result?;
+    let report = report(target, outcomes, &batches, &gate, unmet);
+    Ok(if is_again { End::Again(report) } else { End::Report(report) })
+}
+
+/// The outcome of a mirror that needs nothing, or to which nothing can be done.
+fn at_once(target: &Target, member: &Member, monitor: &dyn Monitor) -> Option<Outcome> {
+    match &member.state {
+        Err(error) => Some(Outcome::failed(error)),
+        Ok(state) if state.current == Some(target.release.name()) => {
+            let (mirror, sequence) = (member.mirror.name().to_owned(), target.release.sequence);
+            monitor.event(Event::AlreadyCurrent { mirror, sequence });
+            Some(Outcome::Current)
+        }
+        Ok(_) => None,
+    }
+}
+
+/// The manifest that the change for a mirror is made against.
+fn base_of(target: &Target, member: &Member) -> Option<ManifestId> {
+    let likely = target.likely_base.filter(|likely| member.releases().iter().any(|kept| kept.manifest == *likely));
+    likely.or_else(|| Some(member.state.as_ref().ok()?.current_release()?.manifest))
+}
+
+/// Groups the mirrors that need something by their base.
+pub(super) fn batches(
+    target: &Target,
+    outcomes: &[Option<Outcome>],
+    options: &Options,
+) -> Result<Vec<Batch>, PushError> {
+    let mut groups: BTreeMap<Option<ManifestId>, Vec<usize>> = BTreeMap::new();
+    for (index, member) in target.members.iter().enumerate().filter(|(index, _)| outcomes[*index].is_none()) {
+        let base = base_of(target, member);
+        let readable =
+            base.filter(|base| base_entries(target, Some(*base)).is_ok_and(|mut all| all.all(|entry| entry.is_ok())));
+        groups.entry(readable).or_default().push(index);
+    }
+    groups.into_iter().map(|(base, members)| batch(target, base, members, options)).collect()
+}
+
+type Entries = Box<dyn Iterator<Item = Result<Entry, ManifestError>>>;
+
+pub(super) fn base_entries(target: &Target, base: Option<ManifestId>) -> Result<Entries, ManifestError> {
+    let Some(base) = base else { return Ok(Box::new(std::iter::empty())) };
+    let missing = || ManifestError::Io(std::io::ErrorKind::NotFound.into());
+    let holder = fleet::holder(&target.members, &base).ok_or_else(missing)?;
+    let bytes = holder.manifest(&base).map_err(|error| ManifestError::Io(std::io::Error::other(error)))?;
+    Ok(Box::new(ManifestReader::new(bytes, Some(base))?))
+}
+
+fn batch(
+    target: &Target,
+    base: Option<ManifestId>,
+    members: Vec<usize>,
+    options: &Options,
+) -> Result<Batch, PushError> {
+    let new = || target.manifest.entries();
+    let change = transit::encode(|| base_entries(target, base), new, base, target.release.created);
+    let change = change.map_err(PushError::NewManifest)?;
+    let is_local = members.iter().all(|index| target.members[*index].mirror.link() == Link::Local);
+    let level = match options.level {
+        LevelChoice::Fixed(level) => level,
+        LevelChoice::Auto if is_local => Level::Raw,
+        LevelChoice::Auto => Level::Zstd(3),
+    };
+    let mut key = blake3::Hasher::new();
+    key.update(b"headwater bundle 1\n");
+    key.update(&base.map_or([0; 32], |base| *base.as_bytes()));
+    key.update(target.release.content.as_bytes());
+    key.update(format!("{level}\n").as_bytes());
+    Ok(Batch { base, change, level, key: BundleKey::finish(&key), members })
+}
+
+impl Batch {
+    pub(super) const fn base(&self) -> Option<ManifestId> {
+        self.base
+    }
+
+    pub(super) fn job<'a>(&'a self, target: &'a Target, options: &Options) -> Job<'a> {
+        let jobs = options.jobs.get();
+        Job { wanted: &self.change.wanted, supplies: &target.supplies, level: self.level, jobs }
+    }
+
+    fn request<'a>(&'a self, target: &'a Target) -> StageRequest<'a> {
+        StageRequest { release: &target.release, key: self.key, base: self.base, change: &self.change.bytes }
+    }
+
+    pub(super) fn new_bytes(&self) -> u64 {
+        self.change.wanted.iter().map(|wanted| wanted.size).sum()
+    }
+
+    pub(super) fn members(&self) -> &[usize] {
+        &self.members
+    }
+}
+
+/// Stages the target on one mirror; where its base turns out to be damaged, from nothing.
+fn stage(
+    target: &Target,
+    batch: &Batch,
+    seat: Seat<'_, '_>,
+    index: usize,
+    options: &Options,
+    gate: &Gate<'_>,
+) -> Result<(), MirrorError> {
+    let mirror = &target.members[index].mirror;
+    let staged = mirror.stage(&batch.request(target), &seat, gate);
+    drop(seat);
+    match staged {
+        Err(error) if error.failure() == Failure::DamagedBase && batch.base.is_some() => {
+            let message = format!("{}: {}: sending everything anew", mirror.name(), error_chain(&error));
+            gate.event(Event::Warned { message });
+            stage_anew(target, index, options, gate)
+        }
+        other => other,
+    }
+}
+
+fn stage_anew(target: &Target, index: usize, options: &Options, gate: &Gate<'_>) -> Result<(), MirrorError> {
+    let supply = |error: PushError| MirrorError::Supply(Box::new(error));
+    let batch = batch(target, None, vec![index], options).map_err(supply)?;
+    let shelf = PackShelf::new(target.members.len() + index, &target.supplies, &target.scratch)?;
+    let seat = shelf.seat();
+    std::thread::scope(|scope| {
+        // Its error reaches the mirror through the shelf.
+        scope.spawn(|| pack_line::run(&batch.job(target, options), &shelf, gate).ok());
+        target.members[index].mirror.stage(&batch.request(target), &seat, gate)
+    })
+}
+
+/// Decides when to switch, and does.
+struct Conductor<'a> {
+    target: &'a Target,
+    options: &'a Options,
+    gate: &'a Gate<'a>,
+    outcomes: &'a mut Vec<Option<Outcome>>,
+    staged: &'a Receiver<(usize, Result<(), MirrorError>)>,
+}
+
+impl Conductor<'_> {
+    /// Answers whether to start again, and what was lacking if nothing was activated.
+    fn conduct(
+        &mut self,
+        unchanged: impl FnOnce() -> Result<(), crate::scan::ScanError>,
+    ) -> Result<(bool, Option<String>), PushError> {
+        self.wait();
+        let total = self.target.members.len();
+        let ready = self.outcomes.iter().flatten().filter(|outcome| is_ready(outcome)).count();
+        if self.gate.is_cancelled() {
+            return Err(PushError::Cancelled);
+        }
+        if !self.options.require.is_met(ready, total) {
+            return Ok((false, Some(unmet(self.options.require, ready, total))));
+        }
+        if let Err(error) = unchanged() {
+            self.abandon();
+            return Err(error.into());
+        }
+        let staged: Vec<usize> = (0..total).filter(|index| self.outcomes[*index] == Some(Outcome::Staged)).collect();
+        let is_again = activation::activate(self.target, &staged, self.outcomes, self.gate)?;
+        if !is_again {
+            self.late();
+        }
+        Ok((is_again, None))
+    }
+
+    /// Takes what the mirrors report until all have, or enough have and the rest had its time.
+    fn wait(&mut self) {
+        let mut met_at: Option<Instant> = None;
+        while self.outcomes.iter().any(Option::is_none) {
+            let ready = self.outcomes.iter().flatten().filter(|outcome| is_ready(outcome)).count();
+            if met_at.is_none() && self.options.require.is_met(ready, self.outcomes.len()) {
+                met_at = Some(Instant::now());
+            }
+            let left = met_at.map_or(Duration::MAX, |met| self.options.patience.saturating_sub(met.elapsed()));
+            match self.staged.recv_timeout(left.min(Duration::from_secs(3600))) {
+                Ok((index, result)) => self.take(index, result),
+                Err(RecvTimeoutError::Timeout) if met_at.is_none() => {}
+                Err(_) => return,
+            }
+        }
+    }
+
+    fn take(&mut self, index: usize, result: Result<(), MirrorError>) {
+        let mirror = self.target.members[index].mirror.name().to_owned();
+        let sequence = self.target.release.sequence;
+        self.outcomes[index] = Some(match result {
+            Ok(()) => {
+                self.gate.event(Event::Staged { mirror, sequence });
+                Outcome::Staged
+            }
+            Err(error) => {
+                self.gate.event(Event::MirrorFailed { mirror, error: error_chain(&error) });
+                Outcome::failed(&error)
+            }
+        });
+    }
+
+    /// Latecomers switch as they come.
+    fn late(&mut self) {
+        while let Ok((index, result)) = self.staged.recv() {
+            self.take(index, result);
+            if self.outcomes[index] == Some(Outcome::Staged) {
+                self.outcomes[index] = Some(activation::one(self.target, index, self.gate));
+            }
+        }
+    }
+
+    /// Forgets what was staged: the tree it was made of is no more.
+    fn abandon(&mut self) {
+        for (index, outcome) in self.outcomes.iter_mut().enumerate() {
+            if *outcome == Some(Outcome::Staged) {
+                // If that fails the release stays staged, unseen, until the next push takes its slot.
+                self.target.members[index].mirror.abandon(self.target.release.name()).ok();
+                *outcome = Some(Outcome::Skipped);
+            }
+        }
+    }
+}
+
+fn is_ready(outcome: &Outcome) -> bool {
+    outcome.is_current() || *outcome == Outcome::Staged
+}
+
+fn report(
+    target: &Target,
+    outcomes: Vec<Option<Outcome>>,
+    batches: &[Batch],
+    gate: &Gate<'_>,
+    unmet: Option<String>,
+) -> Report {
+    let mirrors = target.members.iter().zip(outcomes).map(|(member, outcome)| {
+        let outcome = outcome.unwrap_or(Outcome::Skipped);
+        let before = member.current().map(|current| current.sequence());
+        MirrorReport {
+            mirror: member.mirror.name().to_owned(),
+            location: member.mirror.location().to_owned(),
+            before,
+            now: if outcome.is_current() { Some(target.release.sequence) } else { before },
+            outcome,
+            traffic: gate.traffic(member.mirror.name()),
+        }
+    });
+    Report {
+        site: target.release.site.clone(),
+        release: Some(target.release.id()),
+        sequence: Some(target.release.sequence),
+        is_new: target.is_new,
+        changes: target.sums,
+        new_bytes: batches.iter().map(Batch::new_bytes).max().unwrap_or(0),
+        unmet,
+        mirrors: mirrors.collect(),
+    }
+}
+
+/// The mirrors of a target, for those that act on all of them.
+pub(super) fn mirror(target: &Target, index: usize) -> &Arc<dyn Mirror> {
+    &target.members[index].mirror
+}

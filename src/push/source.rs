@@ -1,0 +1,104 @@
+//! Where the content of a push comes from, as one list of live entries.
+
+use std::sync::Arc;
+
+use crate::hash::ContentId;
+use crate::manifest::{ContentHasher, Entry, FileEntry, Kind};
+use crate::mirror::Mirror;
+use crate::scan::{Root, ScanOptions, Tree, TreeKind};
+use crate::tree_path::TreePath;
+
+/// Where the content of a push comes from.
+#[derive(Debug, Clone)]
+pub enum Source {
+    /// One or more content trees, merged.
+    Trees {
+        /// The trees.
+        roots: Vec<Root>,
+        /// How they are scanned.
+        scan: ScanOptions,
+    },
+    /// The current release of a mirror.
+    Store(Arc<dyn Mirror>),
+    /// A release that the mirrors themselves keep.
+    Rollback {
+        /// Its sequence; nothing: the one before the current one.
+        to: Option<u64>,
+    },
+}
+
+/// The live entries of what is pushed, in path order.
+#[derive(Debug)]
+pub(super) enum Live {
+    /// A scanned tree.
+    Tree(Tree),
+    /// The live entries of a manifest.
+    Entries(Vec<Entry>),
+}
+
+impl Live {
+    pub(super) fn len(&self) -> usize {
+        match self {
+            Self::Tree(tree) => tree.entries().len(),
+            Self::Entries(entries) => entries.len(),
+        }
+    }
+
+    pub(super) fn path(&self, index: usize) -> &TreePath {
+        match self {
+            Self::Tree(tree) => &tree.entries()[index].path,
+            Self::Entries(entries) => &entries[index].path,
+        }
+    }
+
+    /// The entry at `index`; of a tree's file the time is its own.
+    pub(super) fn entry(&self, index: usize) -> Entry {
+        match self {
+            Self::Entries(entries) => entries[index].clone(),
+            Self::Tree(tree) => {
+                let entry = &tree.entries()[index];
+                let kind = match &entry.kind {
+                    TreeKind::Symlink { target } => Kind::Symlink(target.clone()),
+                    TreeKind::File { object, stamp, exec, .. } => Kind::File(FileEntry {
+                        object: *object,
+                        size: stamp.size,
+                        mtime: u64::try_from(stamp.mtime_ns / 1_000_000_000).unwrap_or(0),
+                        exec: *exec,
+                    }),
+                };
+                Entry { path: entry.path.clone(), kind, until: None }
+            }
+        }
+    }
+
+    pub(super) fn entries(&self) -> impl Iterator<Item = Entry> + '_ {
+        (0..self.len()).map(|index| self.entry(index))
+    }
+
+    pub(super) fn paths(&self) -> impl Iterator<Item = &TreePath> + Clone + '_ {
+        (0..self.len()).map(|index| self.path(index))
+    }
+
+    /// The index of the first path that is not below `text`.
+    pub(super) fn position(&self, text: &str) -> usize {
+        let (mut low, mut high) = (0, self.len());
+        while low < high {
+            let middle = low + (high - low) / 2;
+            if self.path(middle).as_str() < text { low = middle + 1 } else { high = middle }
+        }
+        low
+    }
+
+    /// The entry at exactly `text`.
+    pub(super) fn find(&self, text: &str) -> Option<Entry> {
+        let at = self.position(text);
+        (at < self.len() && self.path(at).as_str() == text).then(|| self.entry(at))
+    }
+
+    /// What a visitor gets.
+    pub(super) fn content(&self) -> ContentId {
+        let mut hasher = ContentHasher::default();
+        self.entries().for_each(|entry| hasher.push(&entry));
+        hasher.finish()
+    }
+}

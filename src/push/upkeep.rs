@@ -1,0 +1,117 @@
+//! What keeps mirrors in order between pushes: settling, repair, comparison.
+
+use std::sync::Arc;
+
+use crate::manifest::{Diff, Entry, ManifestError, ManifestReader, diff};
+use crate::mirror::{Mirror, MirrorError, Repaired};
+use crate::monitor::{Event, Monitor};
+use crate::push::PushError;
+use crate::push::contents::Supplies;
+use crate::push::fleet::Fleet;
+use crate::push::outcome::{Report, error_chain};
+use crate::push::source::{Live, Source};
+use crate::release::Release;
+use crate::scan::{Root, ScanOptions, Tree};
+
+/// What follows a push once it was answered, on every mirror that switched:
+/// old releases are dropped. A failure is told and stops nothing: the next push tries again.
+pub fn settle(report: &Report, fleet: &Fleet, keep: usize, monitor: &dyn Monitor) {
+    std::thread::scope(|scope| {
+        for (mirror, outcome) in fleet.mirrors().iter().zip(&report.mirrors) {
+            if outcome.outcome != crate::push::Outcome::Activated {
+                continue;
+            }
+            scope.spawn(move || {
+                let name = mirror.name().to_owned();
+                monitor.event(match mirror.settle(keep) {
+                    Ok(pruned) => Event::Pruned { mirror: name, releases: pruned.releases, objects: pruned.objects },
+                    Err(error) => Event::Warned { message: format!("{name}: cannot tidy up: {}", error_chain(&error)) },
+                });
+            });
+        }
+    });
+}
+
+/// Mends `mirror` from trees or from another mirror.
+///
+/// # Errors
+/// When the source cannot be read, or the mirror not be written.
+pub fn repair(source: &Source, mirror: &Arc<dyn Mirror>, monitor: &dyn Monitor) -> Result<Repaired, PushError> {
+    let supplies = match source {
+        Source::Trees { roots, scan } => {
+            Supplies::new(Live::Tree(Tree::scan(roots, scan, monitor)?), vec![Arc::clone(mirror)], Vec::new())
+        }
+        Source::Store(from) => {
+            let failed = |source| PushError::Source { mirror: from.location().to_owned(), source };
+            let releases = from.state().map_err(failed)?.releases;
+            Supplies::new(Live::Entries(Vec::new()), vec![Arc::clone(from), Arc::clone(mirror)], releases)
+        }
+        Source::Rollback { .. } => Supplies::new(Live::Entries(Vec::new()), vec![Arc::clone(mirror)], Vec::new()),
+    };
+    let failed = |source| PushError::Source { mirror: mirror.location().to_owned(), source };
+    mirror.repair(&supplies, monitor).map_err(failed)
+}
+
+/// One side of a comparison.
+#[derive(Debug, Clone)]
+pub enum DiffSide {
+    /// Content trees, merged.
+    Trees {
+        /// The trees.
+        roots: Vec<Root>,
+        /// How they are scanned.
+        scan: ScanOptions,
+    },
+    /// A release of a mirror: the current one without a sequence.
+    Release {
+        /// The mirror.
+        mirror: Arc<dyn Mirror>,
+        /// Which of its releases.
+        sequence: Option<u64>,
+    },
+}
+
+impl DiffSide {
+    fn entries(&self, monitor: &dyn Monitor) -> Result<Vec<Entry>, PushError> {
+        match self {
+            Self::Trees { roots, scan } => Ok(Live::Tree(Tree::scan(roots, scan, monitor)?).entries().collect()),
+            Self::Release { mirror, sequence } => {
+                let release = find_release(mirror, *sequence)?;
+                let bytes = mirror.manifest(&release.manifest).map_err(|source| in_source(mirror, source))?;
+                let failed = |source| PushError::Manifest { release: release.name(), source };
+                let entries = ManifestReader::new(bytes, Some(release.manifest)).map_err(failed)?;
+                entries.collect::<Result<_, _>>().map_err(failed)
+            }
+        }
+    }
+}
+
+fn in_source(mirror: &Arc<dyn Mirror>, source: MirrorError) -> PushError {
+    PushError::Source { mirror: mirror.location().to_owned(), source }
+}
+
+fn find_release(mirror: &Arc<dyn Mirror>, sequence: Option<u64>) -> Result<Release, PushError> {
+    let state = mirror.state().map_err(|source| in_source(mirror, source))?;
+    match sequence {
+        None => state
+            .current_release()
+            .cloned()
+            .ok_or_else(|| PushError::EmptySource { mirror: mirror.location().to_owned() }),
+        Some(sequence) => {
+            let found = state.releases.iter().find(|release| release.sequence == sequence).cloned();
+            let kept: Vec<String> = state.releases.iter().map(|release| release.sequence.to_string()).collect();
+            let text = || format!("{} keeps no release {sequence}; it keeps {}", mirror.location(), kept.join(", "));
+            found.ok_or_else(|| PushError::NoRelease(text()))
+        }
+    }
+}
+
+/// Compares any two of: trees, mirrors, kept releases.
+///
+/// # Errors
+/// When one of them cannot be read.
+pub fn diff_sides(old: &DiffSide, new: &DiffSide, monitor: &dyn Monitor) -> Result<Diff, PushError> {
+    let (old, new) = (old.entries(monitor)?, new.entries(monitor)?);
+    let stream = |entries: Vec<Entry>| entries.into_iter().map(Ok::<_, ManifestError>);
+    diff(stream(old), stream(new)).map_err(PushError::NewManifest)
+}

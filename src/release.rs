@@ -1,0 +1,302 @@
+//! A release: the small record that names a manifest.
+//!
+//! Its canonical form, and with it its id, is described in `store/FORMAT.md`.
+//! This room knows the record and its name; refuses to know where it is kept.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::hash::{ContentId, ManifestId, ReleaseId};
+use crate::tree_path::Site;
+
+/// Longest note, in bytes.
+pub const MAX_NOTE_BYTES: usize = 1024;
+/// Largest record that is read, in bytes.
+pub const MAX_RECORD_BYTES: u64 = 1024 * 1024;
+
+/// What is wrong with a release record.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ReleaseError {
+    /// Written by a newer headwater.
+    #[error("release format version {found} is newer than this headwater knows (1); upgrade headwater")]
+    Version {
+        /// The version it claims.
+        found: u64,
+    },
+    /// Not a release record at all, or cut.
+    #[error("not a release record: {what}")]
+    Garbled {
+        /// What the parser says.
+        what: String,
+    },
+    /// The same facts in another spelling.
+    #[error("release record is not in its canonical form")]
+    NotCanonical,
+    /// A note too long or with control characters.
+    #[error("a note has at most 1,024 bytes and no control characters")]
+    Note,
+    /// A name that is not `<sequence>-<id16>`.
+    #[error("not a release name: {text:?}")]
+    Name {
+        /// The text.
+        text: String,
+    },
+}
+
+/// One release of a site.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Release {
+    headwater: Tag,
+    version: u64,
+    /// The site.
+    pub site: Site,
+    /// Rises with every release.
+    pub sequence: u64,
+    /// The manifest.
+    pub manifest: ManifestId,
+    /// What visitors get.
+    pub content: ContentId,
+    /// Seconds since 1970; rises strictly.
+    pub created: u64,
+    /// Milliseconds since 1970 at which the push began.
+    pub began: u64,
+    /// The highest number seen in each order stream.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub orders: BTreeMap<String, u64>,
+    /// Content that a rollback left.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rejected: Vec<ContentId>,
+    /// The earliest time at which a retired entry is due, seconds since 1970.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until: Option<u64>,
+    /// Entries of the manifest.
+    pub entries: u64,
+    /// Retired ones among them.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub retired: u64,
+    /// Sum of the sizes of the live files, in bytes.
+    pub bytes: u64,
+    /// The sequence whose live entries a rollback brought back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rolled_back_to: Option<u64>,
+    /// Free text.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+enum Tag {
+    #[serde(rename = "release")]
+    Release,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+const fn is_zero(value: &u64) -> bool {
+    *value == 0
+}
+
+impl Release {
+    /// A release with the given identity and nothing else to say.
+    #[must_use]
+    pub const fn new(site: Site, sequence: u64, manifest: ManifestId, content: ContentId) -> Self {
+        Self {
+            headwater: Tag::Release,
+            version: 1,
+            site,
+            sequence,
+            manifest,
+            content,
+            created: 0,
+            began: 0,
+            orders: BTreeMap::new(),
+            rejected: Vec::new(),
+            until: None,
+            entries: 0,
+            retired: 0,
+            bytes: 0,
+            rolled_back_to: None,
+            note: None,
+        }
+    }
+
+    /// Reads a record from its canonical bytes.
+    ///
+    /// # Errors
+    /// Anything but the canonical bytes of a release of version 1.
+    pub fn parse(bytes: &[u8]) -> Result<Self, ReleaseError> {
+        #[derive(Deserialize)]
+        struct Version {
+            version: u64,
+        }
+        let garbled = |error: serde_json::Error| ReleaseError::Garbled { what: error.to_string() };
+        let Version { version: found } = serde_json::from_slice(bytes).map_err(garbled)?;
+        if found != 1 {
+            return Err(ReleaseError::Version { found });
+        }
+        let release: Self = serde_json::from_slice(bytes).map_err(garbled)?;
+        if release.note.as_deref().is_some_and(|note| !is_note(note)) {
+            return Err(ReleaseError::Note);
+        }
+        if release.to_bytes() == bytes { Ok(release) } else { Err(ReleaseError::NotCanonical) }
+    }
+
+    /// The canonical bytes.
+    #[must_use]
+    pub fn to_bytes(&self) -> Vec<u8> {
+        serde_json::to_vec(self).expect("a release has only text keys and plain values")
+    }
+
+    /// The id of the release.
+    #[must_use]
+    pub fn id(&self) -> ReleaseId {
+        ReleaseId::of(&self.to_bytes())
+    }
+
+    /// The name of the release in a store.
+    #[must_use]
+    pub fn name(&self) -> ReleaseName {
+        ReleaseName::new(self.sequence, &self.id())
+    }
+
+    /// What decides which of two releases of a site is newer, on any mirrors.
+    #[must_use]
+    pub fn rank(&self) -> (u64, u64, ReleaseId) {
+        (self.sequence, self.created, self.id())
+    }
+}
+
+/// Whether `text` may be a note.
+#[must_use]
+pub fn is_note(text: &str) -> bool {
+    text.len() <= MAX_NOTE_BYTES && !text.chars().any(char::is_control)
+}
+
+/// The name of a release in a store: `<sequence>-<first 16 digits of its id>`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct ReleaseName {
+    sequence: u64,
+    id16: [u8; 8],
+}
+
+impl ReleaseName {
+    /// The name of the release with this sequence and id.
+    #[must_use]
+    pub fn new(sequence: u64, id: &ReleaseId) -> Self {
+        let mut id16 = [0; 8];
+        id16.copy_from_slice(&id.as_bytes()[..8]);
+        Self { sequence, id16 }
+    }
+
+    /// The sequence in it.
+    #[must_use]
+    pub const fn sequence(&self) -> u64 {
+        self.sequence
+    }
+
+    /// Whether this could be the name of the release with that id.
+    #[must_use]
+    pub fn fits(&self, id: &ReleaseId) -> bool {
+        id.as_bytes().starts_with(&self.id16)
+    }
+}
+
+impl fmt::Display for ReleaseName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{:016x}", self.sequence, u64::from_be_bytes(self.id16))
+    }
+}
+
+impl FromStr for ReleaseName {
+    type Err = ReleaseError;
+
+    fn from_str(text: &str) -> Result<Self, ReleaseError> {
+        let parse = || {
+            let (sequence, id16) = text.split_once('-')?;
+            let digits = id16.len() == 16 && id16.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+            let id16 = u64::from_str_radix(id16, 16).ok().filter(|_| digits)?.to_be_bytes();
+            let name = Self { sequence: sequence.parse().ok()?, id16 };
+            (name.to_string() == text).then_some(name)
+        };
+        parse().ok_or_else(|| ReleaseError::Name { text: text.chars().take(80).collect() })
+    }
+}
+
+impl TryFrom<String> for ReleaseName {
+    type Error = ReleaseError;
+
+    fn try_from(text: String) -> Result<Self, ReleaseError> {
+        text.parse()
+    }
+}
+
+impl From<ReleaseName> for String {
+    fn from(name: ReleaseName) -> Self {
+        name.to_string()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn release() -> Release {
+        let site = Site::new("docs").unwrap();
+        let mut release = Release::new(site, 12, ManifestId::of(b"m"), ContentId::of(b"c"));
+        release.created = 1_763_800_000;
+        release.orders.insert("ci".into(), 7);
+        release.note = Some("first \"one\"".into());
+        release
+    }
+
+    #[test]
+    fn canonical_bytes_round_trip() {
+        let release = release();
+        assert_eq!(Release::parse(&release.to_bytes()), Ok(release.clone()));
+        let text = String::from_utf8(release.to_bytes()).unwrap();
+        assert!(text.starts_with(r#"{"headwater":"release","version":1,"site":"docs","sequence":12,"manifest":""#));
+        assert!(text.ends_with(r#","orders":{"ci":7},"entries":0,"bytes":0,"note":"first \"one\""}"#), "{text}");
+    }
+
+    #[test]
+    fn every_flipped_bit_and_every_cut_changes_the_id_or_is_refused() {
+        let release = release();
+        let bytes = release.to_bytes();
+        for at in 0..bytes.len() {
+            assert!(Release::parse(&bytes[..at]).is_err());
+            for bit in 0..8 {
+                let mut damaged = bytes.clone();
+                damaged[at] ^= 1 << bit;
+                assert!(Release::parse(&damaged).map_or(true, |read| read.id() != release.id()));
+            }
+        }
+    }
+
+    #[test]
+    fn other_spellings_versions_and_fields_are_refused() {
+        let text = String::from_utf8(release().to_bytes()).unwrap();
+        let parse = |from: &str, to: &str| Release::parse(text.replacen(from, to, 1).as_bytes());
+        assert_eq!(parse("{", "{ "), Err(ReleaseError::NotCanonical));
+        assert_eq!(parse("\"bytes\":0", "\"bytes\":0,\"retired\":0"), Err(ReleaseError::NotCanonical));
+        assert_eq!(parse("\"version\":1", "\"version\":2,\"later\":true"), Err(ReleaseError::Version { found: 2 }));
+        assert!(matches!(parse("\"bytes\":0", "\"bytes\":0,\"later\":1"), Err(ReleaseError::Garbled { .. })));
+        assert_eq!(parse("first ", "first\\u001b"), Err(ReleaseError::Note));
+        assert!(matches!(parse("docs", "../x"), Err(ReleaseError::Garbled { .. })));
+    }
+
+    #[test]
+    fn names_have_one_spelling() {
+        let name = release().name();
+        assert_eq!(name.to_string().parse(), Ok(name));
+        assert!(name.fits(&release().id()));
+        for wrong in
+            ["", "1", "01-0000000000000000", "1-000000000000000", "1-000000000000000G", "1-00000000000000000", "../x"]
+        {
+            assert!(wrong.parse::<ReleaseName>().is_err(), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,215 @@
+//! One file: opened without a way out of the tree, and hashed only if it
+//! stayed as it was.
+//!
+//! Every step below the root is opened by itself and never through a link, so
+//! that nobody who swaps a directory for a link makes us read what lies
+//! outside. (In follow mode links are what the operator asked for.)
+
+use std::fs::{File, Metadata};
+use std::io::{self, Read};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::walk::OpenRoot;
+use crate::fsx::{self, Dir, IoError, Stamp};
+use crate::hash::ObjectId;
+
+/// Bytes read at once: past the point where system calls show, and small
+/// enough to stay in a core's cache.
+const READ_BYTES: usize = 256 * 1024;
+
+/// Why a file gave no content.
+#[derive(Debug)]
+pub(super) enum ContentFault {
+    /// It is not, or did not stay, what its stamp says.
+    Changed,
+    /// The scan ended meanwhile.
+    Stopped,
+    Io(io::Error),
+}
+
+impl From<IoError> for ContentFault {
+    fn from(error: IoError) -> Self {
+        Self::Io(error.source)
+    }
+}
+
+/// Opens entries of one root. Keeps the last directory open, as neighbours
+/// come one after the other, and only that one: trees may be deeper than a
+/// process may have open files.
+#[derive(Debug)]
+pub(super) struct Opener<'a> {
+    root: &'a OpenRoot,
+    follow: bool,
+    last: Option<(String, Dir)>,
+}
+
+impl<'a> Opener<'a> {
+    pub(super) const fn new(root: &'a OpenRoot, follow: bool) -> Self {
+        Self { root, follow, last: None }
+    }
+
+    /// The open directory and the name in it of the entry at `relative`.
+    fn locate<'p>(&mut self, relative: &'p str) -> fsx::Result<(&Dir, &'p str)> {
+        let Some((parent, name)) = relative.rsplit_once('/') else { return Ok((&self.root.dir, relative)) };
+        if self.last.as_ref().is_none_or(|(path, _)| path != parent) {
+            self.last = None;
+            let mut names = parent.split('/');
+            let mut dir = self.root.dir.open_dir(names.next().unwrap_or_default())?;
+            for name in names {
+                dir = dir.open_dir(name)?;
+            }
+            self.last = Some((parent.to_owned(), dir));
+        }
+        Ok((self.last.as_ref().map_or(&self.root.dir, |(_, dir)| dir), name))
+    }
+
+    /// Opens the file at `relative` if it is what `stamp` says.
+    pub(super) fn open(&mut self, relative: &str, stamp: &Stamp) -> Result<File, ContentFault> {
+        let file = if self.follow {
+            fsx::open_read(&fsx::resolve(&self.root.path.join(relative))?)?
+        } else {
+            let (dir, name) = self.locate(relative)?;
+            dir.open_file(name)?
+        };
+        match is_still(&fsx::fstat(&file, Path::new(relative))?, stamp) {
+            true => Ok(file),
+            false => Err(ContentFault::Changed),
+        }
+    }
+
+    /// The target of the link at `relative`.
+    pub(super) fn read_link(&mut self, relative: &str) -> Result<Vec<u8>, ContentFault> {
+        let (dir, name) = self.locate(relative)?;
+        match dir.read_link(name) {
+            Ok(Some(target)) => Ok(target.into_encoded_bytes()),
+            Ok(None) => Err(ContentFault::Io(io::ErrorKind::NotFound.into())),
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput => Err(ContentFault::Changed),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+fn is_still(meta: &Metadata, stamp: &Stamp) -> bool {
+    meta.is_file() && Stamp::of(meta) == *stamp
+}
+
+/// Hashes files one after the other in one buffer.
+#[derive(Debug)]
+pub(super) struct ContentHasher {
+    buffer: Vec<u8>,
+}
+
+impl ContentHasher {
+    pub(super) fn new() -> Self {
+        Self { buffer: vec![0; READ_BYTES] }
+    }
+
+    /// The id of the file at `relative`, which is as `stamp` says before and
+    /// after it is read.
+    pub(super) fn hash(
+        &mut self,
+        opener: &mut Opener<'_>,
+        relative: &str,
+        stamp: &Stamp,
+        stop: &AtomicBool,
+    ) -> Result<ObjectId, ContentFault> {
+        let file = opener.open(relative, stamp)?;
+        let id = self.hash_stable(&file, stamp, stop, || Ok(fsx::fstat(&file, Path::new(relative))?))?;
+        Ok(id)
+    }
+
+    fn hash_stable(
+        &mut self,
+        reader: impl Read,
+        stamp: &Stamp,
+        stop: &AtomicBool,
+        now: impl FnOnce() -> Result<Metadata, ContentFault>,
+    ) -> Result<ObjectId, ContentFault> {
+        let id = self.hash_exactly(reader, stamp.size, stop)?;
+        if is_still(&now()?, stamp) { Ok(id) } else { Err(ContentFault::Changed) }
+    }
+
+    /// The id of the first `size` bytes. The end is not looked for: what grew
+    /// has another stamp.
+    fn hash_exactly(&mut self, mut reader: impl Read, size: u64, stop: &AtomicBool) -> Result<ObjectId, ContentFault> {
+        let mut hasher = blake3::Hasher::new();
+        let mut left = size;
+        while left > 0 {
+            if stop.load(Ordering::Relaxed) {
+                return Err(ContentFault::Stopped);
+            }
+            let wanted = usize::try_from(left).unwrap_or(READ_BYTES).min(READ_BYTES);
+            match reader.read(&mut self.buffer[..wanted]) {
+                Ok(0) => return Err(ContentFault::Changed),
+                Ok(count) => {
+                    hasher.update(&self.buffer[..count]);
+                    left -= count as u64;
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(ContentFault::Io(error)),
+            }
+        }
+        Ok(ObjectId::finish(&hasher))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use super::super::Root;
+    use super::*;
+
+    /// A file that somebody writes to once its first bytes were read.
+    struct Disturbed<'a, F: FnMut()>(&'a File, F);
+
+    impl<F: FnMut()> Read for Disturbed<'_, F> {
+        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+            let half = buffer.len().min(4);
+            let count = self.0.read(&mut buffer[..half])?;
+            (self.1)();
+            Ok(count)
+        }
+    }
+
+    fn hash_disturbed(disturb: impl Fn(&Path)) -> Result<ObjectId, ContentFault> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("f");
+        std::fs::write(&path, "12345678").unwrap();
+        // Old, so that a write within one tick of the clock shows too.
+        let old = std::time::UNIX_EPOCH + std::time::Duration::from_secs(1_000_000_000);
+        File::options().write(true).open(&path).unwrap().set_modified(old).unwrap();
+        let file = File::open(&path).unwrap();
+        let stamp = Stamp::of(&file.metadata().unwrap());
+        let reader = Disturbed(&file, || disturb(&path));
+        let stop = AtomicBool::new(false);
+        ContentHasher::new().hash_stable(reader, &stamp, &stop, || file.metadata().map_err(ContentFault::Io))
+    }
+
+    #[test]
+    fn file_that_changes_while_read_is_found() {
+        assert_eq!(hash_disturbed(|_| {}).unwrap(), ObjectId::of(b"12345678"));
+        let append = |path: &Path| File::options().append(true).open(path).unwrap().write_all(b"x").unwrap();
+        let truncate = |path: &Path| File::options().write(true).open(path).unwrap().set_len(4).unwrap();
+        let rewrite = |path: &Path| std::fs::write(path, "87654321").unwrap();
+        for disturb in [&append as &dyn Fn(&Path), &truncate, &rewrite] {
+            assert!(matches!(hash_disturbed(disturb), Err(ContentFault::Changed)));
+        }
+    }
+
+    #[test]
+    fn nothing_is_read_through_a_swapped_directory() {
+        let dir = tempfile::tempdir().unwrap();
+        let (tree, outside) = (dir.path().join("tree"), dir.path().join("outside"));
+        std::fs::create_dir_all(tree.join("d")).unwrap();
+        std::fs::create_dir(&outside).unwrap();
+        std::fs::write(outside.join("f"), "secret").unwrap();
+        let stamp = Stamp::of(&std::fs::metadata(outside.join("f")).unwrap());
+        std::fs::remove_dir(tree.join("d")).unwrap();
+        std::os::unix::fs::symlink(&outside, tree.join("d")).unwrap();
+        let root = OpenRoot::open(&Root { path: tree, at: None }).unwrap();
+        assert!(matches!(Opener::new(&root, false).open("d/f", &stamp), Err(ContentFault::Io(_))));
+        assert!(Opener::new(&root, true).open("d/f", &stamp).is_ok());
+    }
+}

@@ -1,0 +1,275 @@
+//! What can be wrong with a content tree, and how it is told.
+//!
+//! Faults are collected, not thrown: the operator sees all of them at once.
+//! Names come from a disk that others write to, so that every one is escaped
+//! before it goes into a text.
+
+use std::fmt::{self, Write as _};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use rustix::io::Errno;
+
+use crate::fsx::IoError;
+use crate::tree_path::PathFault;
+
+/// Paths that a message names before it only counts.
+const SHOWN: usize = 20;
+
+/// A path that cannot be distributed.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Offender {
+    /// Where, escaped for a terminal.
+    pub path: String,
+    /// What is wrong with it; reads on from the path: `is a fifo`.
+    pub why: String,
+}
+
+/// How a path is not as it was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum How {
+    /// Something else is there now, or it was written to.
+    Changed,
+    /// It was not there.
+    Added,
+    /// It is gone.
+    Removed,
+}
+
+/// A path that is not as it was.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Alteration {
+    /// Where, escaped for a terminal.
+    pub path: String,
+    /// In what way.
+    pub how: How,
+}
+
+/// Why a content tree could not be scanned.
+#[derive(Debug, thiserror::Error)]
+pub enum ScanError {
+    /// A root that is missing, no directory, or closed to us.
+    #[error("content tree {} is no readable directory", escape_path(path))]
+    Root {
+        /// The root, as given.
+        path: PathBuf,
+        /// Why it cannot be opened.
+        source: IoError,
+    },
+    /// More roots than can be told apart.
+    #[error("more than 65,535 content trees")]
+    TooManyRoots,
+    /// An exclusion that is no pattern.
+    #[error("exclude pattern {} is invalid", escape(pattern.as_bytes()))]
+    Exclude {
+        /// The pattern, as given.
+        pattern: String,
+        /// Where it goes wrong.
+        source: ignore::Error,
+    },
+    /// Paths that cannot be distributed; all of them, sorted.
+    #[error("{} cannot be distributed: {}", paths(list.len()), Listed(list, list.len()))]
+    Offenders {
+        /// Each of them.
+        list: Vec<Offender>,
+    },
+    /// Files or directories that cannot be read, and nothing worse; all of them, sorted.
+    #[error("{} cannot be read: {}", paths(list.len()), Listed(list, list.len()))]
+    Unreadable {
+        /// Each of them.
+        list: Vec<Offender>,
+    },
+    /// The tree was written to meanwhile.
+    #[error("content changed while it was read: {}", Listed(list, *count))]
+    Changed {
+        /// The first few, sorted.
+        list: Vec<Alteration>,
+        /// How many there are.
+        count: usize,
+    },
+    /// The user asked to stop.
+    #[error("cancelled")]
+    Cancelled,
+    /// The system gives us no thread.
+    #[error("cannot start a thread")]
+    Thread {
+        /// Why.
+        source: io::Error,
+    },
+}
+
+/// One thing that is wrong, before all of them are sorted out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Fault {
+    Refused(Offender),
+    Unreadable(Offender),
+    Altered(Alteration),
+}
+
+impl Fault {
+    pub(super) fn refused(path: String, why: impl Into<String>) -> Self {
+        Self::Refused(Offender { path, why: why.into() })
+    }
+
+    pub(super) const fn altered(path: String, how: How) -> Self {
+        Self::Altered(Alteration { path, how })
+    }
+
+    pub(super) fn name(path: String, fault: PathFault) -> Self {
+        Self::refused(path, fault.to_string())
+    }
+
+    /// What an error of the system on a path that was there a moment ago means.
+    pub(super) fn io(path: String, error: &io::Error) -> Self {
+        use io::ErrorKind as Kind;
+        match error.kind() {
+            Kind::NotFound => Self::altered(path, How::Removed),
+            // A directory or file that became a link, or a directory that became a file.
+            Kind::NotADirectory | Kind::IsADirectory => Self::altered(path, How::Changed),
+            _ if is_link_error(error) => Self::altered(path, How::Changed),
+            _ => Self::Unreadable(Offender { path, why: format!("cannot be read ({error})") }),
+        }
+    }
+
+    /// The same as seen by a second look at a tree that was in order.
+    pub(super) fn into_alteration(self) -> Alteration {
+        match self {
+            Self::Altered(alteration) => alteration,
+            Self::Refused(offender) | Self::Unreadable(offender) => {
+                Alteration { path: offender.path, how: How::Changed }
+            }
+        }
+    }
+}
+
+/// Whether a path was refused for being a link, or for links that go on without end.
+pub(super) fn is_link_error(error: &io::Error) -> bool {
+    // `ErrorKind::FilesystemLoop` is not stable yet.
+    Errno::from_io_error(error) == Some(Errno::LOOP)
+}
+
+/// The error that all `faults` together make. What people must mend comes
+/// before what a second try may mend.
+pub(super) fn settle(faults: Vec<Fault>) -> Result<(), ScanError> {
+    let is_refused = faults.iter().any(|fault| matches!(fault, Fault::Refused(_)));
+    let (mut list, mut altered) = (Vec::new(), Vec::new());
+    for fault in faults {
+        match fault {
+            Fault::Refused(offender) | Fault::Unreadable(offender) => list.push(offender),
+            Fault::Altered(alteration) => altered.push(alteration),
+        }
+    }
+    list.sort_unstable();
+    match (list.is_empty(), is_refused) {
+        (true, _) => changed(altered),
+        (false, true) => Err(ScanError::Offenders { list }),
+        (false, false) => Err(ScanError::Unreadable { list }),
+    }
+}
+
+/// The error that `list` makes, if there is anything in it.
+pub(super) fn changed(mut list: Vec<Alteration>) -> Result<(), ScanError> {
+    if list.is_empty() {
+        return Ok(());
+    }
+    list.sort_unstable();
+    let count = list.len();
+    list.truncate(SHOWN);
+    Err(ScanError::Changed { list, count })
+}
+
+fn paths(count: usize) -> String {
+    if count == 1 { "1 path".to_owned() } else { format!("{count} paths") }
+}
+
+impl fmt::Display for Offender {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.path, self.why)
+    }
+}
+
+impl fmt::Display for Alteration {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let how = match self.how {
+            How::Changed => "changed",
+            How::Added => "was added",
+            How::Removed => "was removed",
+        };
+        write!(f, "{} {how}", self.path)
+    }
+}
+
+/// The first few of a list, and how many more there are.
+struct Listed<'a, T>(&'a [T], usize);
+
+impl<T: fmt::Display> fmt::Display for Listed<'_, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, item) in self.0.iter().take(SHOWN).enumerate() {
+            write!(f, "{}{item}", if index == 0 { "" } else { "; " })?;
+        }
+        match self.1.saturating_sub(SHOWN.min(self.0.len())) {
+            0 => Ok(()),
+            more => write!(f, "; and {more} more"),
+        }
+    }
+}
+
+/// `bytes` with everything escaped that is no text or that steers a terminal.
+pub(super) fn escape(bytes: &[u8]) -> String {
+    let mut text = String::with_capacity(bytes.len());
+    for chunk in bytes.utf8_chunks() {
+        for character in chunk.valid().chars() {
+            match character {
+                '\\' => text.push_str("\\\\"),
+                // Marks that turn the direction of what follows, to the end of the line.
+                '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => text.extend(character.escape_unicode()),
+                control if control.is_ascii_control() => push_byte(control as u8, &mut text),
+                control if control.is_control() => text.extend(control.escape_unicode()),
+                plain => text.push(plain),
+            }
+        }
+        chunk.invalid().iter().for_each(|&byte| push_byte(byte, &mut text));
+    }
+    text
+}
+
+fn push_byte(byte: u8, text: &mut String) {
+    // Writing to a String cannot fail.
+    write!(text, "\\x{byte:02x}").ok();
+}
+
+pub(super) fn escape_path(path: &Path) -> String {
+    escape(path.as_os_str().as_encoded_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_raw_reaches_a_message() {
+        assert_eq!(escape(b"a\xffb\x1b[31m\n\\"), "a\\xffb\\x1b[31m\\x0a\\\\");
+        assert_eq!(escape("é\u{9b}\u{202e}x".as_bytes()), "é\\u{9b}\\u{202e}x");
+    }
+
+    #[test]
+    fn twenty_offenders_are_named_and_the_rest_counted() {
+        let all = (0..23).rev().map(|n| Fault::refused(format!("f{n:02}"), "is a fifo")).collect();
+        let text = settle(all).unwrap_err().to_string();
+        assert!(text.starts_with("23 paths cannot be distributed: f00 is a fifo; f01 is a fifo; "), "{text}");
+        assert!(text.ends_with("; f19 is a fifo; and 3 more"), "{text}");
+    }
+
+    #[test]
+    fn what_people_must_mend_comes_first() {
+        let denied = || Fault::io("d".to_owned(), &io::ErrorKind::PermissionDenied.into());
+        let gone = || Fault::io("g".to_owned(), &io::ErrorKind::NotFound.into());
+        let fifo = || Fault::refused("f".to_owned(), "is a fifo");
+        assert!(
+            matches!(settle(vec![gone(), denied(), fifo()]), Err(ScanError::Offenders { list }) if list.len() == 2)
+        );
+        assert!(matches!(settle(vec![gone(), denied()]), Err(ScanError::Unreadable { list }) if list.len() == 1));
+        assert!(matches!(settle(vec![gone()]), Err(ScanError::Changed { count: 1, .. })));
+        assert!(settle(Vec::new()).is_ok());
+    }
+}

@@ -1,0 +1,131 @@
+//! Symbolic links that are kept: where they lead within the scanned tree.
+//!
+//! What a single link may say is checked by `LinkTarget`. Here it is followed
+//! through the other links of the tree, as a mirror's kernel will: never on
+//! the disk, which has other things around it than a mirror.
+
+use super::error::{Fault, escape};
+use super::{TreeEntry, TreeKind};
+use crate::tree_path::{LinkTarget, TreePath};
+
+/// Links that one name may pass through: Linux follows no more (`MAXSYMLINKS`).
+const MAX_STEPS: usize = 40;
+
+/// Where a link leads in the end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    Found,
+    Nowhere,
+    Loop,
+}
+
+/// What is wrong with the links in `entries`, which are sorted: a fault for
+/// each in a loop, and the paths of those that lead to nothing.
+pub(super) fn check(entries: &[TreeEntry]) -> (Vec<Fault>, Vec<String>) {
+    let (mut faults, mut dangling) = (Vec::new(), Vec::new());
+    for entry in entries {
+        let TreeKind::Symlink { target } = &entry.kind else { continue };
+        let shown = || escape(entry.path.as_str().as_bytes());
+        match follow(entries, &entry.path, target) {
+            End::Found => {}
+            End::Nowhere => dangling.push(shown()),
+            End::Loop => faults.push(Fault::refused(shown(), "is a symbolic link in a loop of links")),
+        }
+    }
+    (faults, dangling)
+}
+
+fn find<'e>(entries: &'e [TreeEntry], path: &str) -> Option<&'e TreeEntry> {
+    let index = entries.binary_search_by(|entry| entry.path.as_str().cmp(path)).ok()?;
+    entries.get(index)
+}
+
+fn is_directory(entries: &[TreeEntry], path: &str) -> bool {
+    let below = format!("{path}/");
+    let index = entries.partition_point(|entry| entry.path.as_str() < below.as_str());
+    path.is_empty() || entries.get(index).is_some_and(|entry| entry.path.as_str().starts_with(&below))
+}
+
+fn follow(entries: &[TreeEntry], path: &TreePath, target: &LinkTarget) -> End {
+    let Some(mut goal) = target.destination(path) else { return End::Nowhere };
+    // Every link met stands at a real path, because those above it were
+    // followed before: so `destination` is right about each.
+    for _ in 0..MAX_STEPS {
+        match first_link(entries, &goal) {
+            Err(end) => return end,
+            Ok((link, target, rest)) => match target.destination(link) {
+                Some(at) if at.is_empty() => goal = rest.trim_start_matches('/').to_owned(),
+                Some(at) => goal = at + rest,
+                None => return End::Nowhere,
+            },
+        }
+    }
+    End::Loop
+}
+
+/// The first link on the way to `goal` and what of `goal` is behind it, or how the way ends.
+fn first_link<'e, 'g>(entries: &'e [TreeEntry], goal: &'g str) -> Result<(&'e TreePath, &'e LinkTarget, &'g str), End> {
+    let ends = goal.match_indices('/').map(|(index, _)| index).chain(std::iter::once(goal.len()));
+    for end in ends {
+        let (part, rest) = goal.split_at(end);
+        match find(entries, part) {
+            Some(TreeEntry { path, kind: TreeKind::Symlink { target } }) => return Ok((path, target, rest)),
+            Some(_) => return Err(if rest.is_empty() { End::Found } else { End::Nowhere }),
+            None => {}
+        }
+    }
+    Err(if is_directory(entries, goal) { End::Found } else { End::Nowhere })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fsx::Stamp;
+    use crate::hash::ObjectId;
+
+    fn tree(files: &[&str], links: &[(&str, &str)]) -> Vec<TreeEntry> {
+        let stamp = Stamp { size: 0, mtime_ns: 0, ctime_ns: 0, inode: 0, device: 0 };
+        let file = TreeKind::File { object: ObjectId::of(b""), stamp, exec: false, root: 0 };
+        let path = |text: &str| TreePath::new(text).unwrap();
+        let mut entries: Vec<_> = files.iter().map(|text| TreeEntry { path: path(text), kind: file.clone() }).collect();
+        entries.extend(links.iter().map(|(text, target)| {
+            let target = LinkTarget::new(target).unwrap();
+            TreeEntry { path: path(text), kind: TreeKind::Symlink { target } }
+        }));
+        entries.sort_unstable_by(|a, b| a.path.cmp(&b.path));
+        entries
+    }
+
+    #[test]
+    fn links_are_followed_through_links() {
+        let good = tree(
+            &["v1/sub/f", "v1-x"],
+            &[
+                ("latest", "v1"),
+                ("f", "latest/sub/f"),
+                ("v1/up", "../latest/sub"),
+                ("g", "v1/up/f"),
+                ("root", "."),
+                ("h", "root/latest/up/f"),
+            ],
+        );
+        assert_eq!(check(&good), (Vec::new(), Vec::new()));
+    }
+
+    #[test]
+    fn loops_are_refused_and_dangling_links_told() {
+        let bad = tree(&["f"], &[("a", "b"), ("b", "a"), ("self", "self/x"), ("n", "none"), ("m", "f/x"), ("d", "n")]);
+        let (faults, dangling) = check(&bad);
+        let refused = |path: &str| Fault::refused(path.to_owned(), "is a symbolic link in a loop of links");
+        assert_eq!(faults, ["a", "b", "self"].map(refused));
+        assert_eq!(dangling, ["d", "m", "n"]);
+    }
+
+    #[test]
+    fn forty_links_pass_and_more_do_not() {
+        let names: Vec<_> = (0..50).map(|n| (format!("l{n:02}"), format!("l{:02}", n + 1))).collect();
+        let links: Vec<_> = names.iter().map(|(a, b)| (a.as_str(), b.as_str())).collect();
+        let (faults, dangling) = check(&tree(&["l50"], &links));
+        assert_eq!((faults.len(), dangling.len()), (10, 0));
+    }
+}

@@ -1,0 +1,161 @@
+//! Names that other systems cannot hold, or cannot tell apart.
+//!
+//! Visitors and mirrors may be on file systems without regard to case or
+//! normal form, or on Windows. Here such names are only found; whether that
+//! is a warning or a refusal is the configuration's.
+
+use std::collections::hash_map::DefaultHasher;
+use std::hash::Hasher as _;
+
+use super::TreeEntry;
+use super::error::{Offender, escape};
+use crate::tree_path::{MAX_PATH_BYTES, TreePath};
+
+/// Names that Windows takes for devices, with any extension.
+const DEVICES: [&str; 4] = ["con", "prn", "aux", "nul"];
+
+/// The same with a digit from 1 to 9 behind them.
+const NUMBERED_DEVICES: [&str; 2] = ["com", "lpt"];
+
+/// A path or a directory on the way to one, by what it folds to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Folded {
+    hash: u64,
+    entry: u32,
+    /// Length of the path's part that is meant.
+    bytes: u16,
+}
+
+/// What is odd about the names of these entries, sorted by path. Paths that
+/// only case or normal form tells apart, and components that Windows lacks.
+pub(super) fn find_odd(entries: &[TreeEntry]) -> Vec<Offender> {
+    let mut odd = Vec::new();
+    let mut folded = Vec::with_capacity(entries.len());
+    let mut is_any_folded = false;
+    let mut last = "";
+    for (index, entry) in entries.iter().enumerate() {
+        let path = entry.path.as_str();
+        for end in new_parts(last, path) {
+            let part = &path[..end];
+            let name = &part[part.rfind('/').map_or(0, |slash| slash + 1)..];
+            if let Some(why) = windows_fault(name) {
+                odd.push(Offender { path: escape(part.as_bytes()), why: why.to_owned() });
+            }
+            let (hash, is_changed) = fold_hash(part);
+            is_any_folded |= is_changed;
+            if let (Ok(entry), Ok(bytes)) = (u32::try_from(index), u16::try_from(end)) {
+                folded.push(Folded { hash, entry, bytes });
+            }
+        }
+        last = path;
+    }
+    // Of two paths that fold to the same one at least is changed by it.
+    if is_any_folded {
+        push_collisions(entries, folded, &mut odd);
+    }
+    odd.sort_unstable();
+    odd
+}
+
+/// Ends of those parts of `path`, directories and itself, that `last`, the path before it, has not.
+fn new_parts<'p>(last: &str, path: &'p str) -> impl Iterator<Item = usize> + use<'p> {
+    let common = last.bytes().zip(path.bytes()).take_while(|(a, b)| a == b).count();
+    let slashes = path.as_bytes()[common..].iter().enumerate().filter(|&(_, &byte)| byte == b'/');
+    slashes.map(move |(offset, _)| common + offset).chain(std::iter::once(path.len()))
+}
+
+/// Hash of what `path` folds to, and whether that is another text.
+fn fold_hash(path: &str) -> (u64, bool) {
+    let mut hasher = DefaultHasher::new();
+    let mut buffer = [0; MAX_PATH_BYTES];
+    let is_changed = match (buffer.get_mut(..path.len()), path.is_ascii()) {
+        // As `TreePath::folded` does, without a String for each of a million paths.
+        (Some(lower), true) => {
+            lower.copy_from_slice(path.as_bytes());
+            lower.make_ascii_lowercase();
+            hasher.write(lower);
+            lower != path.as_bytes()
+        }
+        _ => {
+            let folded = fold(path);
+            hasher.write(folded.as_bytes());
+            folded != path
+        }
+    };
+    (hasher.finish(), is_changed)
+}
+
+fn fold(path: &str) -> String {
+    TreePath::new(path).map_or_else(|_| path.to_owned(), |path| path.folded())
+}
+
+fn push_collisions(entries: &[TreeEntry], mut folded: Vec<Folded>, odd: &mut Vec<Offender>) {
+    folded.sort_unstable();
+    let text = |item: &Folded| &entries[item.entry as usize].path.as_str()[..usize::from(item.bytes)];
+    for group in folded.chunk_by(|a, b| a.hash == b.hash).filter(|group| group.len() > 1) {
+        let first = text(&group[0]);
+        for other in group[1..].iter().map(text) {
+            // Equal hashes are only a hint.
+            if other != first && fold(other) == fold(first) {
+                let why = format!("differs from {} in case or normal form only", escape(first.as_bytes()));
+                odd.push(Offender { path: escape(other.as_bytes()), why });
+            }
+        }
+    }
+}
+
+fn windows_fault(name: &str) -> Option<&'static str> {
+    if name.ends_with(['.', ' ']) {
+        return Some("ends in a dot or space, which Windows drops");
+    }
+    if name.bytes().any(|byte| b"<>:\"|?*".contains(&byte)) {
+        return Some("has one of <>:\"|?*, which Windows lacks in names");
+    }
+    let stem = name.split_once('.').map_or(name, |(stem, _)| stem).trim_end_matches(' ');
+    let is_device = match stem.len() {
+        3 => DEVICES.iter().any(|device| stem.eq_ignore_ascii_case(device)),
+        4 => {
+            let (device, digit) = stem.split_at_checked(3)?;
+            matches!(digit.as_bytes(), [b'1'..=b'9'])
+                && NUMBERED_DEVICES.iter().any(|numbered| device.eq_ignore_ascii_case(numbered))
+        }
+        _ => false,
+    };
+    is_device.then_some("is the name of a device on Windows")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::TreeKind;
+    use super::*;
+    use crate::tree_path::LinkTarget;
+
+    fn odd(paths: &[&str]) -> Vec<String> {
+        let kind = TreeKind::Symlink { target: LinkTarget::new("x").unwrap() };
+        let entry = |path: &&str| TreeEntry { path: TreePath::new(path).unwrap(), kind: kind.clone() };
+        let mut entries: Vec<_> = paths.iter().map(entry).collect();
+        entries.sort_unstable_by(|a, b| a.path.cmp(&b.path));
+        find_odd(&entries).into_iter().map(|offender| offender.path).collect()
+    }
+
+    #[test]
+    fn case_and_normal_form_collide_also_as_directories() {
+        assert_eq!(odd(&["A", "a"]), ["a"]);
+        assert_eq!(odd(&["caf\u{e9}", "cafe\u{301}"]), ["caf\u{e9}"]);
+        assert_eq!(odd(&["Docs/x", "docs/y"]), ["docs"]);
+        assert_eq!(odd(&["README", "readme/x"]), ["readme"]);
+        assert_eq!(odd(&["a/B/c", "a/b-d", "a/bb"]), [""; 0]);
+        assert_eq!(odd(&["X/a", "X/b", "y/a", "y/b"]), [""; 0]);
+    }
+
+    #[test]
+    fn names_that_windows_lacks_are_found_once() {
+        for bad in ["con", "Con.txt", "nul.tar.gz", "COM1", "lpt9.x", "a.", "a ", "a:b", "what?", "a*", "a|b", "\"q\""]
+        {
+            assert_eq!(odd(&[&format!("{bad}/1"), &format!("{bad}/2")]).len(), 1, "{bad}");
+        }
+        for good in ["console", "com0", "com10", "lpt", "comé", "a.b", ".con", "nul_"] {
+            assert!(odd(&[good]).is_empty(), "{good}");
+        }
+    }
+}

@@ -1,0 +1,149 @@
+//! What is left out: the patterns of the configuration and the
+//! `.headwaterignore` files of the tree, both in the syntax of `.gitignore`.
+//!
+//! As in git, the deepest file that says anything about a path decides, the
+//! configuration decides over all files, and what lies in a directory that is
+//! left out cannot be brought back.
+
+use std::ffi::OsStr;
+use std::io::Read as _;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
+
+use ignore::Match;
+use ignore::gitignore::{Gitignore, GitignoreBuilder};
+
+use super::error::ScanError;
+use crate::fsx::{self, Context as _};
+
+/// The name of the files with rules.
+pub(super) const FILE_NAME: &str = ".headwaterignore";
+
+/// Longest file with rules that is read: far beyond any that people write.
+const MAX_BYTES: u64 = 1024 * 1024;
+
+/// The rules of one directory.
+#[derive(Debug)]
+struct Level {
+    depth: usize,
+    /// Length of the directory's path and the slash behind it, below the root.
+    prefix: usize,
+    matcher: Gitignore,
+}
+
+/// The rules that hold at one place of a walk.
+#[derive(Debug)]
+pub(super) struct Rules {
+    exclude: Gitignore,
+    levels: Vec<Level>,
+}
+
+impl Rules {
+    /// The rules above all files.
+    pub(super) fn new(exclude: &[String]) -> Result<Self, ScanError> {
+        let mut builder = GitignoreBuilder::new(".");
+        for pattern in exclude {
+            let wrong = |source| ScanError::Exclude { pattern: pattern.clone(), source };
+            builder.add_line(None, pattern).map_err(wrong)?;
+        }
+        let wrong = |source| ScanError::Exclude { pattern: exclude.join(", "), source };
+        Ok(Self { exclude: builder.build().map_err(wrong)?, levels: Vec::new() })
+    }
+
+    /// Takes up the rules in `directory`, if there are any. `relative` is its
+    /// path below the root, which has the depth 0.
+    ///
+    /// # Errors
+    /// What is wrong with the file, escaped by nobody.
+    pub(super) fn enter(&mut self, directory: &Path, relative: &[u8], depth: usize) -> Result<(), RulesFault> {
+        self.leave(depth);
+        let path = directory.join(FILE_NAME);
+        let Some(file) = fsx::found(fsx::open_read(&path))? else { return Ok(()) };
+        let mut bytes = Vec::new();
+        file.take(MAX_BYTES + 1).read_to_end(&mut bytes).context("read", || path.clone())?;
+        if bytes.len() as u64 > MAX_BYTES {
+            return Err(RulesFault::Content("is larger than 1 MiB".to_owned()));
+        }
+        let text = String::from_utf8(bytes).map_err(|_| RulesFault::Content("is not UTF-8".to_owned()))?;
+        let mut builder = GitignoreBuilder::new(".");
+        for (index, line) in text.trim_start_matches('\u{feff}').lines().enumerate() {
+            if builder.add_line(None, line).is_err() {
+                return Err(RulesFault::Content(format!("has an invalid pattern in line {}", index + 1)));
+            }
+        }
+        let too_much = |_| RulesFault::Content("has patterns that are too large together".to_owned());
+        let matcher = builder.build().map_err(too_much)?;
+        if !matcher.is_empty() {
+            let prefix = if relative.is_empty() { 0 } else { relative.len() + 1 };
+            self.levels.push(Level { depth, prefix, matcher });
+        }
+        Ok(())
+    }
+
+    /// Drops the rules of directories that an entry of this depth is not in.
+    pub(super) fn leave(&mut self, depth: usize) {
+        while self.levels.last().is_some_and(|level| level.depth >= depth) {
+            self.levels.pop();
+        }
+    }
+
+    /// Whether the entry at `relative`, below the root, is left out.
+    pub(super) fn exclude(&self, relative: &[u8], is_directory: bool) -> bool {
+        let ask = |matcher: &Gitignore, prefix: usize| match matcher
+            .matched(Path::new(OsStr::from_bytes(&relative[prefix..])), is_directory)
+        {
+            Match::None => None,
+            Match::Ignore(_) => Some(true),
+            Match::Whitelist(_) => Some(false),
+        };
+        ask(&self.exclude, 0)
+            .or_else(|| self.levels.iter().rev().find_map(|level| ask(&level.matcher, level.prefix)))
+            .unwrap_or(false)
+    }
+}
+
+/// Why a file with rules cannot be used.
+#[derive(Debug)]
+pub(super) enum RulesFault {
+    Io(fsx::IoError),
+    Content(String),
+}
+
+impl From<fsx::IoError> for RulesFault {
+    fn from(error: fsx::IoError) -> Self {
+        Self::Io(error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn deepest_file_decides_and_the_configuration_over_it() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("d")).unwrap();
+        std::fs::write(dir.path().join(FILE_NAME), "*.log\n/top\nbuild/\n").unwrap();
+        std::fs::write(dir.path().join("d").join(FILE_NAME), "!keep.log\n").unwrap();
+        let mut rules = Rules::new(&["secret".to_owned(), "!build".to_owned()]).unwrap();
+        rules.enter(dir.path(), b"", 0).unwrap();
+        assert!(rules.exclude(b"a.log", false) && rules.exclude(b"top", false) && rules.exclude(b"d/secret", true));
+        assert!(!rules.exclude(b"build", true), "the configuration brings it back");
+        rules.enter(&dir.path().join("d"), b"d", 1).unwrap();
+        assert!(!rules.exclude(b"d/keep.log", false) && !rules.exclude(b"d/top", false));
+        assert!(rules.exclude(b"d/other.log", false));
+        rules.leave(1);
+        assert!(rules.exclude(b"e/keep.log", false));
+    }
+
+    #[test]
+    fn what_is_no_pattern_is_named() {
+        let wrong = Rules::new(&["ok".to_owned(), "[z-a]".to_owned()]).unwrap_err();
+        assert!(matches!(wrong, ScanError::Exclude { pattern, .. } if pattern == "[z-a]"));
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join(FILE_NAME), "fine\n[z-a]\n").unwrap();
+        let mut rules = Rules::new(&[]).unwrap();
+        let fault = rules.enter(dir.path(), b"", 0).unwrap_err();
+        assert!(matches!(fault, RulesFault::Content(why) if why.ends_with("line 2")));
+    }
+}

@@ -1,0 +1,342 @@
+//! The scanned tree: made by a first walk, confirmed by a second.
+
+use std::cmp::Ordering as Order;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use super::content::{ContentFault, Opener};
+use super::error::{self, Alteration, Fault, How, ScanError, escape, escape_path};
+use super::examine::{Examined, Examiner};
+use super::pipeline::{self, Counters, Crew};
+use super::stat_cache::{Absent, Known, StatCache, StatCacheWriter};
+use super::walk::{OpenRoot, Walk};
+use super::{NameRule, Root, ScanOptions, SymlinkMode, TreeEntry, TreeKind, links, names};
+use crate::fsx;
+use crate::monitor::{Event, Monitor};
+use crate::tree_path::TreePath;
+
+/// Examples that a warning gives before it only counts.
+const EXAMPLES: usize = 3;
+
+/// All entries of one or several roots, each with its content's id.
+#[derive(Debug)]
+pub struct Tree {
+    roots: Vec<OpenRoot>,
+    options: ScanOptions,
+    entries: Vec<TreeEntry>,
+    /// The roots of links, by path; empty if there is one root only.
+    link_roots: Vec<(TreePath, u16)>,
+}
+
+impl Tree {
+    /// Walks `roots` and hashes what the stat cache does not know. The tree is
+    /// the same for any order of directories on disk and number of jobs.
+    ///
+    /// # Errors
+    /// All that is wrong with the tree, together; a root that is missing; a
+    /// change meanwhile; a wish to stop. A stat cache that is damaged or
+    /// cannot be written is only warned of.
+    pub fn scan(roots: &[Root], options: &ScanOptions, monitor: &dyn Monitor) -> Result<Self, ScanError> {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Self::scan_at(roots, options, i64::try_from(now.as_nanos()).unwrap_or(i64::MAX), monitor)
+    }
+
+    /// The scan as begun at `started`, in nanoseconds since 1970.
+    pub(super) fn scan_at(
+        roots: &[Root],
+        options: &ScanOptions,
+        started: i64,
+        monitor: &dyn Monitor,
+    ) -> Result<Self, ScanError> {
+        u16::try_from(roots.len()).map_err(|_| ScanError::TooManyRoots)?;
+        let open = roots.iter().map(OpenRoot::open).collect::<Result<Vec<_>, _>>()?;
+        let tree = Self { roots: open, options: options.clone(), entries: Vec::new(), link_roots: Vec::new() };
+        let mut scan = Scan { tree, faults: Vec::new(), hashed_files: 0 };
+        let mut cache = scan.open_cache(monitor);
+        let had_cache = cache.is_some();
+        let walked = (0..).zip(roots).try_for_each(|(number, root)| {
+            monitor.event(Event::ScanStarted { root: escape_path(&root.path) });
+            scan.walk(number, cache.as_mut(), monitor)
+        });
+        drop(cache);
+        scan.merge();
+        // Hours of hashing are not lost to a scan that was stopped or found an
+        // offender; but a few records shall not replace many.
+        if scan.hashed_files > 0 && (walked.is_ok() || !had_cache) {
+            scan.write_cache(started, monitor);
+        }
+        walked?;
+        scan.check(monitor);
+        error::settle(scan.faults)?;
+        Ok(scan.tree)
+    }
+
+    /// All entries, in ascending order of their paths' bytes.
+    #[must_use]
+    pub fn entries(&self) -> &[TreeEntry] {
+        &self.entries
+    }
+
+    /// Opens the file of entry `index`, which is the one that was hashed.
+    ///
+    /// # Errors
+    /// [`ScanError::Changed`] if it is not, or the entry is no file;
+    /// [`ScanError::Unreadable`] if it may not be read any more.
+    pub fn open(&self, index: usize) -> Result<File, ScanError> {
+        let Some(TreeEntry { path, kind: TreeKind::File { stamp, root, .. } }) = self.entries.get(index) else {
+            return Err(changed(Alteration { path: self.shown(index), how: How::Changed }));
+        };
+        let root = &self.roots[usize::from(*root)];
+        let opened = Opener::new(root, self.follows()).open(root.strip(path), stamp);
+        opened.map_err(|fault| match fault {
+            ContentFault::Io(source) => match Fault::io(self.shown(index), &source) {
+                Fault::Altered(alteration) => changed(alteration),
+                Fault::Refused(offender) | Fault::Unreadable(offender) => {
+                    ScanError::Unreadable { list: vec![offender] }
+                }
+            },
+            ContentFault::Changed | ContentFault::Stopped => {
+                changed(Alteration { path: self.shown(index), how: How::Changed })
+            }
+        })
+    }
+
+    /// Walks the roots again, reading no file: everything must be as it was scanned.
+    ///
+    /// # Errors
+    /// [`ScanError::Changed`] with what is not; a wish to stop.
+    pub fn recheck(&self, monitor: &dyn Monitor) -> Result<(), ScanError> {
+        let mut altered = Vec::new();
+        for (number, root) in (0..).zip(&self.roots) {
+            let counters = Counters::default();
+            let crew = Crew { jobs: jobs(&self.options), counters: &counters, monitor, is_told: false };
+            let mut walk = Walk::new(root, &self.options)?;
+            let mut before = (0..self.entries.len()).filter(|&index| self.root_of(index) == number).peekable();
+            let mut removed = Vec::new();
+            let known = |entry: &walkdir::DirEntry| {
+                let relative = root.relative(entry.path());
+                while let Some(&index) = before.peek() {
+                    match root.strip(&self.entries[index].path).as_bytes().cmp(relative) {
+                        Order::Less => removed.extend(before.next()),
+                        Order::Equal => return before.next(),
+                        Order::Greater => break,
+                    }
+                }
+                None
+            };
+            pipeline::run(
+                &mut walk,
+                &crew,
+                known,
+                || Examiner::new(root, number, self.options.symlinks, &counters),
+                |examiner, batch| examiner.compare(&self.entries, batch),
+                |found| altered.extend(found),
+            )?;
+            removed.extend(before);
+            altered.extend(walk.into_faults().into_iter().map(Fault::into_alteration));
+            altered.extend(removed.into_iter().map(|index| Alteration { path: self.shown(index), how: How::Removed }));
+        }
+        error::changed(altered)
+    }
+
+    /// Where entry `index` is on this machine, for messages.
+    ///
+    /// # Panics
+    /// When there is no such entry.
+    #[must_use]
+    pub fn source_path(&self, index: usize) -> PathBuf {
+        let root = &self.roots[usize::from(self.root_of(index))];
+        root.path.join(root.strip(&self.entries[index].path))
+    }
+
+    fn root_of(&self, index: usize) -> u16 {
+        let entry = &self.entries[index];
+        match &entry.kind {
+            TreeKind::File { root, .. } => *root,
+            TreeKind::Symlink { .. } => {
+                let found = self.link_roots.binary_search_by(|(path, _)| path.cmp(&entry.path));
+                found.map_or(0, |at| self.link_roots[at].1)
+            }
+        }
+    }
+
+    fn shown(&self, index: usize) -> String {
+        let path = self.entries.get(index).map_or("?", |entry| entry.path.as_str());
+        escape(path.as_bytes())
+    }
+
+    fn follows(&self) -> bool {
+        self.options.symlinks == SymlinkMode::Follow
+    }
+}
+
+fn jobs(options: &ScanOptions) -> usize {
+    match options.jobs {
+        0 => std::thread::available_parallelism().map_or(1, usize::from),
+        jobs => jobs,
+    }
+}
+
+fn changed(alteration: Alteration) -> ScanError {
+    ScanError::Changed { list: vec![alteration], count: 1 }
+}
+
+/// A tree in the making.
+struct Scan {
+    tree: Tree,
+    faults: Vec<Fault>,
+    hashed_files: u64,
+}
+
+impl Scan {
+    fn open_cache(&self, monitor: &dyn Monitor) -> Option<StatCache> {
+        let path = self.tree.options.stat_cache.as_deref()?;
+        let opened = StatCache::open(path, &self.tree.roots);
+        if matches!(opened, Err(Absent::Damaged)) {
+            let message = format!("the stat cache {} is damaged; every file is read again", escape_path(path));
+            monitor.event(Event::Warned { message });
+        }
+        opened.ok()
+    }
+
+    /// Appends the entries of one root, in their order.
+    fn walk(&mut self, number: u16, cache: Option<&mut StatCache>, monitor: &dyn Monitor) -> Result<(), ScanError> {
+        let Tree { roots, options, entries, link_roots } = &mut self.tree;
+        let root = &roots[usize::from(number)];
+        let is_merged = roots.len() > 1;
+        let counters = Counters::default();
+        let crew = Crew { jobs: jobs(options), counters: &counters, monitor, is_told: true };
+        let mut walk = Walk::new(root, options)?;
+        let (mut count, mut bytes) = (0, 0);
+        let mut cache = cache;
+        if let Some(cache) = &mut cache {
+            cache.begin_section();
+        }
+        let run = pipeline::run(
+            &mut walk,
+            &crew,
+            |entry| cache.as_mut().and_then(|cache| cache.find(root.relative(entry.path()))),
+            || Examiner::new(root, number, options.symlinks, &counters),
+            Examiner::examine,
+            |examined: Examined| {
+                for entry in &examined.entries {
+                    match &entry.kind {
+                        TreeKind::File { stamp, .. } => bytes += stamp.size,
+                        TreeKind::Symlink { .. } if is_merged => link_roots.push((entry.path.clone(), number)),
+                        TreeKind::Symlink { .. } => {}
+                    }
+                }
+                count += examined.entries.len() as u64;
+                entries.extend(examined.entries);
+                self.faults.extend(examined.faults);
+            },
+        );
+        if let Some(cache) = cache {
+            cache.end_section();
+        }
+        self.faults.extend(walk.into_faults());
+        let hashed_files = counters.hashed_files.into_inner();
+        self.hashed_files += hashed_files;
+        run?;
+        let hashed_bytes = counters.hashed_bytes.load(Ordering::Relaxed);
+        monitor.event(Event::ScanFinished { entries: count, bytes, hashed_files, hashed_bytes });
+        Ok(())
+    }
+
+    /// Brings the entries of all roots into one order. That of one root stands already.
+    fn merge(&mut self) {
+        let by_path = |a: &TreeEntry, b: &TreeEntry| a.path.cmp(&b.path);
+        if !self.tree.entries.is_sorted_by(|a, b| by_path(a, b).is_le()) {
+            self.tree.entries.sort_by(by_path);
+        }
+        self.tree.link_roots.sort();
+    }
+
+    /// Looks at the tree as a whole.
+    fn check(&mut self, monitor: &dyn Monitor) {
+        let entries = &self.tree.entries;
+        if self.tree.roots.len() > 1 {
+            self.faults.extend(find_overlaps(entries));
+        }
+        let (loops, dangling) = links::check(entries);
+        self.faults.extend(loops);
+        warn(monitor, "symbolic links that lead to nothing in the tree", &dangling);
+        let odd = names::find_odd(entries);
+        match self.tree.options.names {
+            NameRule::Portable => self.faults.extend(odd.into_iter().map(Fault::Refused)),
+            NameRule::Warn => {
+                let odd: Vec<_> = odd.iter().map(ToString::to_string).collect();
+                warn(monitor, "names that some systems cannot hold or tell apart", &odd);
+            }
+        }
+    }
+
+    fn write_cache(&self, started: i64, monitor: &dyn Monitor) {
+        let Some(path) = self.tree.options.stat_cache.as_deref() else { return };
+        if let Err(error) = write_cache(path, &self.tree, started) {
+            let message = format!("cannot write the stat cache {} ({})", escape_path(path), error.source);
+            monitor.event(Event::Warned { message });
+        }
+    }
+}
+
+fn write_cache(path: &Path, tree: &Tree, started: i64) -> fsx::Result<()> {
+    if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+        fsx::create_dir_all(parent)?;
+    }
+    fsx::replace_file(path, |out| {
+        let mut writer = StatCacheWriter::new(out, &tree.roots, started);
+        for (number, root) in (0..).zip(&tree.roots) {
+            for entry in &tree.entries {
+                if let TreeKind::File { object, stamp, root: from, .. } = entry.kind
+                    && from == number
+                {
+                    writer.push(root.strip(&entry.path).as_bytes(), &Known { stamp, object })?;
+                }
+            }
+            writer.end_section();
+        }
+        writer.finish()
+    })
+}
+
+/// Paths that two roots have, and files where another root has a directory.
+fn find_overlaps(entries: &[TreeEntry]) -> Vec<Fault> {
+    let mut faults = Vec::new();
+    // Those paths before this one that are a beginning of it, as text: between
+    // `a` and `a/b` there may be `a-x`.
+    let mut above: Vec<&str> = Vec::new();
+    for entry in entries {
+        let path = entry.path.as_str();
+        while above.last().is_some_and(|top| !path.starts_with(top)) {
+            above.pop();
+        }
+        let fault = |text: &str, why| Fault::refused(escape(text.as_bytes()), why);
+        if above.last() == Some(&path) {
+            faults.push(fault(path, "is in more than one content tree"));
+            continue;
+        }
+        let blocked = above.iter().find(|top| path.as_bytes().get(top.len()) == Some(&b'/'));
+        if let Some(top) = blocked {
+            faults.push(fault(top, "is a directory in another content tree"));
+        }
+        above.push(path);
+    }
+    // A file is met once for each entry below it.
+    faults.dedup();
+    faults
+}
+
+fn warn(monitor: &dyn Monitor, what: &str, list: &[String]) {
+    if list.is_empty() {
+        return;
+    }
+    let examples = list[..list.len().min(EXAMPLES)].join("; ");
+    let more = match list.len().saturating_sub(EXAMPLES) {
+        0 => String::new(),
+        more => format!("; and {more} more"),
+    };
+    monitor.event(Event::Warned { message: format!("{what}: {examples}{more}") });
+}

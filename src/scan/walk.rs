@@ -1,0 +1,239 @@
+//! The walk: one thread, in the order of tree paths.
+//!
+//! walkdir sorts each directory by itself. Where a directory is compared as
+//! its name and a `/`, the whole walk comes out in the order of paths' bytes
+//! (`a-x`, `a.b`, `a/b`), so that nothing has to be sorted or looked up
+//! afterwards: the stat cache and the second walk are merged alongside.
+
+use std::cmp::Ordering;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Path, PathBuf};
+
+use walkdir::{DirEntry, WalkDir};
+
+use super::error::{self, Fault, How, ScanError, escape, escape_path};
+use super::rules::{self, Rules, RulesFault};
+use super::{Root, ScanOptions, SymlinkMode};
+use crate::fsx::{self, Dir};
+use crate::tree_path::{PathFault, TreePath};
+
+/// The directory of a store: never content.
+const OWN_NAME: &[u8] = b".headwater";
+
+/// A root that was there when the scan began.
+#[derive(Debug)]
+pub(super) struct OpenRoot {
+    /// Without links, so that a root that is a link means one tree to the end.
+    pub(super) path: PathBuf,
+    pub(super) dir: Dir,
+    at: Option<TreePath>,
+}
+
+impl OpenRoot {
+    pub(super) fn open(root: &Root) -> Result<Self, ScanError> {
+        let wrong = |source| ScanError::Root { path: root.path.clone(), source };
+        let path = fsx::resolve(&root.path).map_err(wrong)?;
+        let dir = Dir::open(&path).map_err(wrong)?;
+        Ok(Self { path, dir, at: root.at.clone() })
+    }
+
+    /// The bytes of `path` behind the root.
+    pub(super) fn relative<'p>(&self, path: &'p Path) -> &'p [u8] {
+        let root = self.path.as_os_str().as_bytes();
+        let skip = if root.ends_with(b"/") { root.len() } else { root.len() + 1 };
+        path.as_os_str().as_bytes().get(skip..).unwrap_or_default()
+    }
+
+    /// What of a path in the tree is behind the root.
+    pub(super) fn strip<'p>(&self, path: &'p TreePath) -> &'p str {
+        let skip = self.at.as_ref().map_or(0, |at| at.as_str().len() + 1);
+        path.as_str().get(skip..).unwrap_or_default()
+    }
+
+    pub(super) fn tree_path(&self, relative: &[u8]) -> Result<TreePath, PathFault> {
+        let text = std::str::from_utf8(relative).map_err(|_| PathFault::NotUtf8)?;
+        match &self.at {
+            None => TreePath::new(text),
+            Some(at) => TreePath::new(&format!("{at}/{text}")),
+        }
+    }
+
+    /// The path in the tree as people may see it.
+    pub(super) fn shown(&self, relative: &[u8]) -> String {
+        match &self.at {
+            _ if relative.is_empty() => escape_path(&self.path),
+            None => escape(relative),
+            Some(at) => format!("{}/{}", escape(at.as_str().as_bytes()), escape(relative)),
+        }
+    }
+}
+
+/// The entries of one root that are no directories and not left out, in the order of tree paths.
+#[derive(Debug)]
+pub(super) struct Walk<'a> {
+    root: &'a OpenRoot,
+    inner: walkdir::IntoIter,
+    rules: Rules,
+    faults: Vec<Fault>,
+}
+
+impl<'a> Walk<'a> {
+    pub(super) fn new(root: &'a OpenRoot, options: &ScanOptions) -> Result<Self, ScanError> {
+        let follow = options.symlinks == SymlinkMode::Follow;
+        let inner =
+            WalkDir::new(&root.path).follow_links(follow).sort_by(move |a, b| by_tree_path(a, b, follow)).into_iter();
+        let mut walk = Self { root, inner, rules: Rules::new(&options.exclude)?, faults: Vec::new() };
+        walk.enter(&root.path, b"", 0);
+        Ok(walk)
+    }
+
+    /// What was wrong on the way.
+    pub(super) fn into_faults(self) -> Vec<Fault> {
+        self.faults
+    }
+
+    fn enter(&mut self, path: &Path, relative: &[u8], depth: usize) {
+        if let Err(fault) = self.rules.enter(path, relative, depth) {
+            let shown = self.root.shown(self.root.relative(&path.join(rules::FILE_NAME)));
+            self.faults.push(match fault {
+                RulesFault::Content(why) => Fault::refused(shown, why),
+                // The walk itself says so of a directory that is closed to us.
+                RulesFault::Io(error) if error.kind() == std::io::ErrorKind::PermissionDenied => return,
+                RulesFault::Io(error) if error::is_link_error(&error.source) => {
+                    Fault::refused(shown, "is a symbolic link, which rules may not be")
+                }
+                RulesFault::Io(error) => Fault::Unreadable(super::Offender {
+                    path: shown,
+                    why: format!("cannot be read ({})", error.source),
+                }),
+            });
+        }
+    }
+
+    fn take_error(&mut self, error: &walkdir::Error) {
+        let path = error.path().unwrap_or(&self.root.path);
+        let shown = self.root.shown(self.root.relative(path));
+        let is_link = || fsx::lstat(path).is_ok_and(|meta| meta.is_symlink());
+        self.faults.push(match error.io_error() {
+            None => Fault::refused(shown, "is a symbolic link to a directory it is in"),
+            Some(io) if error::is_link_error(io) => Fault::refused(shown, "is a symbolic link in a loop of links"),
+            Some(io) if io.kind() == std::io::ErrorKind::NotFound && is_link() => {
+                Fault::refused(shown, "is a symbolic link that leads nowhere")
+            }
+            Some(io) => Fault::io(shown, io),
+        });
+    }
+
+    /// Goes into a directory, or past it if its name is no path.
+    fn take_directory(&mut self, entry: &DirEntry, relative: &[u8]) {
+        match self.root.tree_path(relative) {
+            Ok(_) => self.enter(entry.path(), relative, entry.depth()),
+            Err(fault) => {
+                self.faults.push(Fault::name(self.root.shown(relative), fault));
+                self.inner.skip_current_dir();
+            }
+        }
+    }
+}
+
+impl Iterator for Walk<'_> {
+    type Item = DirEntry;
+
+    fn next(&mut self) -> Option<DirEntry> {
+        loop {
+            let entry = match self.inner.next()? {
+                Ok(entry) if entry.depth() == 0 => {
+                    if !entry.file_type().is_dir() {
+                        self.faults.push(Fault::altered(self.root.shown(b""), How::Changed));
+                    }
+                    continue;
+                }
+                Ok(entry) => entry,
+                Err(error) => {
+                    self.take_error(&error);
+                    continue;
+                }
+            };
+            let relative = self.root.relative(entry.path());
+            let is_directory = entry.file_type().is_dir();
+            self.rules.leave(entry.depth());
+            let is_excluded = self.rules.exclude(relative, is_directory);
+            let is_own = relative == OWN_NAME;
+            if is_own && !is_excluded {
+                self.faults.push(Fault::refused(self.root.shown(relative), "is headwater's own directory"));
+            }
+            if is_own || is_excluded {
+                if is_directory {
+                    self.inner.skip_current_dir();
+                }
+            } else if is_directory {
+                self.take_directory(&entry, relative);
+            } else if !is_rules_file(relative) {
+                return Some(entry);
+            }
+        }
+    }
+}
+
+fn is_rules_file(relative: &[u8]) -> bool {
+    let parent = relative.strip_suffix(rules::FILE_NAME.as_bytes());
+    parent.is_some_and(|parent| parent.is_empty() || parent.ends_with(b"/"))
+}
+
+/// Orders two entries of one directory as their tree paths are ordered.
+fn by_tree_path(a: &DirEntry, b: &DirEntry, follow: bool) -> Ordering {
+    // Both are in one directory: whole paths compare as names do, and the
+    // name would have to be searched for.
+    let (a_path, b_path) = (a.path().as_os_str().as_bytes(), b.path().as_os_str().as_bytes());
+    let common = a_path.len().min(b_path.len());
+    let next = |entry: &DirEntry, path: &[u8]| {
+        path.get(common).copied().or_else(|| has_entries(entry, follow).then_some(b'/'))
+    };
+    a_path[..common].cmp(&b_path[..common]).then_with(|| next(a, a_path).cmp(&next(b, b_path)))
+}
+
+/// Whether the walk goes into it. walkdir follows links only after it has
+/// sorted them; few are asked for, as few names begin with another.
+fn has_entries(entry: &DirEntry, follow: bool) -> bool {
+    let kind = entry.file_type();
+    let leads_to_directory =
+        || fsx::resolve(entry.path()).and_then(|path| fsx::lstat(&path)).is_ok_and(|meta| meta.is_dir());
+    kind.is_dir() || (follow && kind.is_symlink() && leads_to_directory())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn open(path: &Path) -> OpenRoot {
+        OpenRoot::open(&Root { path: path.to_owned(), at: None }).unwrap()
+    }
+
+    #[test]
+    fn walk_has_the_order_of_tree_paths() {
+        let dir = tempfile::tempdir().unwrap();
+        for file in ["a/b", "a-x", "a.b", "a0", "a/-", "a-/z", "a!/1", "b", "a/b.c/d", "a/b-c"] {
+            let path = dir.path().join(file);
+            let path = if file == "a/b" { dir.path().join("a/b/deep") } else { path };
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, "").unwrap();
+        }
+        let root = open(dir.path());
+        let paths: Vec<_> = Walk::new(&root, &ScanOptions::default())
+            .unwrap()
+            .map(|entry| root.tree_path(root.relative(entry.path())).unwrap())
+            .collect();
+        assert_eq!(paths.len(), 10);
+        assert!(paths.is_sorted(), "{paths:?}");
+    }
+
+    #[test]
+    fn root_that_is_a_file_or_missing_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("f"), "").unwrap();
+        for name in ["f", "none", "f/x"] {
+            let root = Root { path: dir.path().join(name), at: None };
+            assert!(matches!(OpenRoot::open(&root), Err(ScanError::Root { .. })), "{name}");
+        }
+    }
+}

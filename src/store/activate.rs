@@ -1,0 +1,84 @@
+//! Making a staged release current, and what follows once that was answered.
+
+use std::time::Duration;
+
+use crate::fsx::FileKind;
+use crate::release::ReleaseName;
+use crate::store::layout::{CURRENT, current_target};
+use crate::store::{Pruned, Store, StoreError};
+
+impl Store {
+    /// Makes a staged release current: compare-and-set on what is current,
+    /// and only ever to a higher sequence. When it returns, the switch is
+    /// durable. Again for the current release: does nothing.
+    ///
+    /// # Errors
+    /// [`StoreError::Conflict`], [`StoreError::NotNewer`], [`StoreError::NotStaged`],
+    /// [`StoreError::Locked`]; errors of the disk.
+    pub fn activate(
+        &self,
+        release: ReleaseName,
+        expected: Option<ReleaseName>,
+        wait: Duration,
+    ) -> Result<(), StoreError> {
+        let _guard = self.lock(wait)?;
+        let found = self.current()?;
+        if found == Some(release) {
+            return Ok(());
+        }
+        if found != expected {
+            return Err(StoreError::Conflict { expected, found });
+        }
+        if let Some(current) = found.filter(|current| current.sequence() >= release.sequence()) {
+            return Err(StoreError::NotNewer { offered: release, current });
+        }
+        if !self.is_staged(release)? {
+            return Err(StoreError::NotStaged { release });
+        }
+        // Others that were staged and lost: never served, so never to be listed.
+        let last = found.map_or(0, |current| current.sequence());
+        for other in self.release_names()? {
+            if other.sequence() > last && other != release {
+                self.remove_release(other)?;
+            }
+        }
+        self.point_current_at(release)
+    }
+
+    /// Replaces `current` in one step and makes that durable.
+    pub(super) fn point_current_at(&self, release: ReleaseName) -> Result<(), StoreError> {
+        const NEW: &str = "current.new";
+        let layout = &self.layout;
+        layout.headwater.unlink_if_any(NEW)?;
+        layout.headwater.symlink(&current_target(release), NEW)?;
+        layout.headwater.rename(NEW, &layout.root, CURRENT)?;
+        Ok(layout.root.sync()?)
+    }
+
+    /// Forgets a release that was staged and shall not become current.
+    ///
+    /// # Errors
+    /// [`StoreError::Conflict`] for the current release; errors of the disk.
+    pub fn abandon(&self, release: ReleaseName, wait: Duration) -> Result<(), StoreError> {
+        let _guard = self.lock(wait)?;
+        let found = self.current()?;
+        if found.is_some_and(|current| current == release || current.sequence() > release.sequence()) {
+            return Err(StoreError::Conflict { expected: None, found });
+        }
+        if self.layout.slots.stat(&release.to_string())?.is_some_and(|meta| meta.kind == FileKind::Directory) {
+            self.layout.slots.remove_all(&release.to_string())?;
+        }
+        self.remove_release(release)
+    }
+
+    /// What happens by itself after an activation, once that was answered:
+    /// the second slot is filled and what no kept release needs is dropped.
+    ///
+    /// # Errors
+    /// Those of the disk; nothing that is needed is touched.
+    pub fn settle(&self, keep: usize, wait: Duration) -> Result<Pruned, StoreError> {
+        let _guard = self.lock(wait)?;
+        self.fill_spare_slot()?;
+        self.drop_old_releases(keep)
+    }
+}

@@ -1,0 +1,135 @@
+//! The names in a store, and the handles of its directories.
+
+use crate::fsx::{Dir, FileKind, Result};
+use crate::hash::{BundleKey, ManifestId, ObjectId};
+use crate::release::ReleaseName;
+
+pub(super) const HEADWATER: &str = ".headwater";
+pub(super) const CURRENT: &str = "current";
+pub(super) const FORMAT: &str = "format";
+pub(super) const LOCK: &str = "lock";
+pub(super) const DIRTY: &str = "dirty";
+const SLOTS: &str = "slots";
+const SPARE: &str = ".spare";
+
+/// The directories of a store, open.
+#[derive(Debug)]
+pub(super) struct Layout {
+    pub(super) root: Dir,
+    pub(super) headwater: Dir,
+    pub(super) objects: Dir,
+    pub(super) manifests: Dir,
+    pub(super) releases: Dir,
+    pub(super) slots: Dir,
+    pub(super) incoming: Dir,
+    pub(super) tmp: Dir,
+}
+
+impl Layout {
+    /// Opens the directories below `root`, creating what is missing if `create`.
+    pub(super) fn open(root: Dir, create: bool) -> Result<Self> {
+        let open = |dir: &Dir, name: &str| if create { dir.ensure_dir(name) } else { dir.open_dir(name) };
+        let headwater = open(&root, HEADWATER)?;
+        let objects = open(&headwater, "objects")?;
+        if create {
+            for byte in 0..=255u8 {
+                objects.ensure_dir(&format!("{byte:02x}"))?;
+            }
+        }
+        let incoming = open(&headwater, "incoming")?;
+        Ok(Self {
+            objects,
+            manifests: open(&headwater, "manifests")?,
+            releases: open(&headwater, "releases")?,
+            slots: open(&headwater, SLOTS)?,
+            tmp: open(&incoming, "tmp")?,
+            incoming,
+            headwater,
+            root,
+        })
+    }
+
+    /// Whether each of the 256 directories of objects is a directory, so that
+    /// a path through it leads nowhere else.
+    pub(super) fn has_whole_objects(&self) -> Result<bool> {
+        for byte in 0..=255u8 {
+            if self.objects.stat(&format!("{byte:02x}"))?.is_none_or(|meta| meta.kind != FileKind::Directory) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+}
+
+/// Path of an object below `objects`.
+pub(super) fn object_name(object: &ObjectId) -> String {
+    let mut name = Vec::with_capacity(67);
+    object.push_hex(&mut name);
+    let mut path = String::with_capacity(67);
+    let hex = std::str::from_utf8(&name).expect("hexadecimal is ASCII");
+    path.push_str(&hex[..2]);
+    path.push('/');
+    path.push_str(hex);
+    path
+}
+
+pub(super) fn manifest_name(manifest: &ManifestId) -> String {
+    format!("{manifest}.zst")
+}
+
+pub(super) fn release_file(release: ReleaseName) -> String {
+    format!("{release}.json")
+}
+
+pub(super) fn quarantine_name(key: &BundleKey) -> String {
+    key.to_string()
+}
+
+/// Where `current` points for a release.
+pub(super) fn current_target(release: ReleaseName) -> String {
+    format!("{HEADWATER}/{SLOTS}/{release}")
+}
+
+/// The release that a target of `current` names.
+pub(super) fn parse_current_target(target: &str) -> Option<ReleaseName> {
+    target.strip_prefix(HEADWATER)?.strip_prefix('/')?.strip_prefix(SLOTS)?.strip_prefix('/')?.parse().ok()
+}
+
+/// A tree among the slots.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct SlotName {
+    pub(super) release: ReleaseName,
+    pub(super) is_spare: bool,
+}
+
+impl SlotName {
+    pub(super) fn parse(name: &str) -> Option<Self> {
+        let (release, is_spare) = name.strip_suffix(SPARE).map_or((name, false), |release| (release, true));
+        Some(Self { release: release.parse().ok()?, is_spare })
+    }
+}
+
+impl std::fmt::Display for SlotName {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}{}", self.release, if self.is_spare { SPARE } else { "" })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_our_own_targets_name_a_release() {
+        let name: ReleaseName = "12-9f3ac1d2e4b5a697".parse().unwrap();
+        assert_eq!(parse_current_target(&current_target(name)), Some(name));
+        for wrong in
+            ["", "/etc", ".headwater/slots/", "./.headwater/slots/12-9f3ac1d2e4b5a697", ".headwater/slots/../x"]
+        {
+            assert_eq!(parse_current_target(wrong), None, "{wrong}");
+        }
+        let spare = SlotName { release: name, is_spare: true };
+        assert_eq!(SlotName::parse(&spare.to_string()), Some(spare));
+        assert_eq!(SlotName::parse("dirty"), None);
+    }
+}

@@ -1,0 +1,81 @@
+//! Manifests at rest: one zstd frame each.
+
+use std::fs::File;
+use std::io::{BufReader, Write as _};
+
+use crate::fsx::{self, Context as _, FileMode};
+use crate::hash::ManifestId;
+use crate::manifest::{ManifestError, ManifestReader, Totals};
+use crate::store::layout::manifest_name;
+use crate::store::{Store, StoreError};
+
+/// Object ids hardly compress and paths do easily: a higher level buys nothing.
+const LEVEL: i32 = 1;
+/// A window of 8 MiB: bounds the memory of whoever reads.
+const WINDOW_LOG_MAX: u32 = 23;
+
+/// The entries of a manifest in a store; the id is checked at the end.
+pub type ManifestStream = ManifestReader<zstd::Decoder<'static, BufReader<File>>>;
+
+impl Store {
+    /// Reads a manifest.
+    ///
+    /// # Errors
+    /// When it is not here or does not begin like one; damage further on is
+    /// an error of the stream.
+    pub fn manifest(&self, id: &ManifestId) -> Result<ManifestStream, StoreError> {
+        let decoder = self.manifest_bytes(id)?;
+        ManifestReader::new(decoder, Some(*id)).map_err(self.in_manifest(id))
+    }
+
+    /// Reads the canonical bytes of a manifest, unchecked.
+    ///
+    /// # Errors
+    /// When it is not here.
+    pub fn manifest_bytes(&self, id: &ManifestId) -> Result<zstd::Decoder<'static, BufReader<File>>, StoreError> {
+        let name = manifest_name(id);
+        let file = self.layout.manifests.open_file(&name)?;
+        let mut decoder = zstd::Decoder::new(file).context("read", || self.layout.manifests.join(&name))?;
+        decoder.window_log_max(WINDOW_LOG_MAX).context("read", || self.layout.manifests.join(&name))?;
+        Ok(decoder)
+    }
+
+    /// Words an error of a manifest's stream.
+    pub(super) fn in_manifest(&self, id: &ManifestId) -> impl Fn(ManifestError) -> StoreError + use<> {
+        let path = self.layout.manifests.join(manifest_name(id));
+        move |source| StoreError::Manifest { path: path.clone(), source }
+    }
+
+    /// Whether a manifest is here; says nothing about damage.
+    pub(super) fn has_manifest(&self, id: &ManifestId) -> Result<bool, StoreError> {
+        Ok(self.layout.manifests.stat(&manifest_name(id))?.is_some())
+    }
+
+    /// Writes a manifest under a temporary `name`, by `write`, which gets the
+    /// uncompressed end. Not synced.
+    pub(super) fn write_manifest(
+        &self,
+        name: &str,
+        write: impl FnOnce(&mut dyn std::io::Write) -> Result<Totals, StoreError>,
+    ) -> Result<Totals, StoreError> {
+        let tmp = &self.layout.tmp;
+        let path = || tmp.join(name);
+        tmp.unlink_if_any(name)?;
+        let file = tmp.create_file(name)?;
+        fsx::fault::mark("write", &path())?;
+        let mut encoder = zstd::Encoder::new(&file, LEVEL).context("write", path)?;
+        encoder.include_checksum(true).context("write", path)?;
+        let mut out = std::io::BufWriter::with_capacity(64 * 1024, encoder);
+        let totals = write(&mut out)?;
+        out.flush().context("write", path)?;
+        let encoder = out.into_inner().map_err(std::io::IntoInnerError::into_error).context("write", path)?;
+        encoder.finish().context("write", path)?;
+        fsx::seal(&file, FileMode::Record, None, path)?;
+        Ok(totals)
+    }
+
+    /// Gives the manifest under a temporary `name`, which is durable, its own.
+    pub(super) fn adopt_manifest(&self, name: &str, id: &ManifestId) -> Result<(), StoreError> {
+        Ok(self.layout.tmp.rename(name, &self.layout.manifests, &manifest_name(id))?)
+    }
+}

@@ -1,0 +1,238 @@
+#![doc = include_str!("FORMAT.md")]
+//!
+//! ---
+//!
+//! This room knows how a mirror keeps releases on a disk: plain objects,
+//! manifests, release records and the slots that a web server reads. It
+//! promises that `current` is one complete release at every instant. It
+//! refuses to know who pushes, over what, and what a fleet is.
+
+mod activate;
+mod copy;
+mod layout;
+mod manifests;
+mod objects;
+mod open;
+mod prune;
+mod quarantine;
+mod releases;
+mod repair;
+mod slots;
+mod stage;
+mod verify;
+
+pub use manifests::ManifestStream;
+pub use open::{Presence, Store};
+pub use prune::Pruned;
+pub use quarantine::Quarantine;
+pub use repair::{FetchRecords, Repaired};
+pub use stage::{Arrival, FetchObject};
+pub use verify::{Depth, Fault, FaultKind, Verified};
+
+use std::path::PathBuf;
+
+use crate::fsx::IoError;
+use crate::hash::ObjectId;
+use crate::manifest::ManifestError;
+use crate::pack::PackError;
+use crate::release::{ReleaseError, ReleaseName};
+use crate::tree_path::Site;
+
+/// Why a store cannot do what was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The disk.
+    #[error(transparent)]
+    Io(#[from] IoError),
+    /// The mirror's place is a file or something else.
+    #[error("{} is not a directory", path.display())]
+    NotDirectory {
+        /// The place.
+        path: PathBuf,
+    },
+    /// The directory that should hold the mirror does not exist.
+    #[error("{} does not exist, so no mirror can be created in it", path.display())]
+    NoParent {
+        /// The missing directory.
+        path: PathBuf,
+    },
+    /// There are files that are not ours.
+    #[error("{} has files in it and is no mirror; it was not touched", path.display())]
+    NotEmpty {
+        /// The place.
+        path: PathBuf,
+    },
+    /// There is no store where one was expected.
+    #[error("{} is no mirror: it has no .headwater/format", path.display())]
+    NotAStore {
+        /// The place.
+        path: PathBuf,
+    },
+    /// Files of ours would belong to somebody else than the directory.
+    #[error("{} belongs to user id {owner}, and this runs as {caller}", path.display())]
+    OtherOwner {
+        /// The place.
+        path: PathBuf,
+        /// Who owns it.
+        owner: u32,
+        /// Who we are.
+        caller: u32,
+    },
+    /// A file system on which locks, links and syncs do not hold.
+    #[error("{} is on {kind}, where a switch is not atomic and a sync not final", path.display())]
+    FileSystem {
+        /// The place.
+        path: PathBuf,
+        /// The kind of file system.
+        kind: &'static str,
+    },
+    /// A file system without what slots are made of.
+    #[error("the file system of {} has no {what}", path.display())]
+    NoLinks {
+        /// The place.
+        path: PathBuf,
+        /// Hard or symbolic links.
+        what: &'static str,
+    },
+    /// Written by a newer headwater.
+    #[error("{} has store format {found}, newer than this headwater knows (1)", path.display())]
+    NewerFormat {
+        /// The place.
+        path: PathBuf,
+        /// Its version.
+        found: u64,
+    },
+    /// A format file that cannot be read.
+    #[error("{} is damaged: {what}", path.display())]
+    Format {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        what: String,
+    },
+    /// The mirror of another site.
+    #[error("{} holds site {found:?}, not {wanted:?}", path.display(), found = found.as_str(), wanted = wanted.as_str())]
+    OtherSite {
+        /// The place.
+        path: PathBuf,
+        /// What it holds.
+        found: Site,
+        /// What was asked for.
+        wanted: Site,
+    },
+    /// Somebody else is at work and did not end in time.
+    #[error("{} is locked by another headwater", path.display())]
+    Locked {
+        /// The lock.
+        path: PathBuf,
+    },
+    /// `current` is not what we make it.
+    #[error("{} {what}", path.display())]
+    BadCurrent {
+        /// The link.
+        path: PathBuf,
+        /// What it is.
+        what: String,
+    },
+    /// Too little room.
+    #[error("{} has {free} bytes free, and {needed} are needed", path.display())]
+    NoSpace {
+        /// The place.
+        path: PathBuf,
+        /// Bytes needed.
+        needed: u64,
+        /// Bytes free.
+        free: u64,
+    },
+    /// Too few inodes.
+    #[error("{} has {free} inodes free, and {needed} are needed", path.display())]
+    NoInodes {
+        /// The place.
+        path: PathBuf,
+        /// Inodes needed.
+        needed: u64,
+        /// Inodes free.
+        free: u64,
+    },
+    /// A manifest that is damaged, or an error while reading it.
+    #[error("manifest {}", path.display())]
+    Manifest {
+        /// Its file.
+        path: PathBuf,
+        /// What is wrong.
+        source: ManifestError,
+    },
+    /// A release record that is damaged.
+    #[error("release record {}", path.display())]
+    Release {
+        /// Its file.
+        path: PathBuf,
+        /// What is wrong.
+        source: ReleaseError,
+    },
+    /// Another release became current since the mirror was asked.
+    #[error("the mirror's current release is {}, not the expected {}", name(*found), name(*expected))]
+    Conflict {
+        /// What was expected.
+        expected: Option<ReleaseName>,
+        /// What is current.
+        found: Option<ReleaseName>,
+    },
+    /// A release that is not newer than the current one.
+    #[error("release {offered} is not newer than the current {current}")]
+    NotNewer {
+        /// What was offered.
+        offered: ReleaseName,
+        /// What is current.
+        current: ReleaseName,
+    },
+    /// A release that is not, or no longer, staged.
+    #[error("release {release} is not staged here")]
+    NotStaged {
+        /// The release.
+        release: ReleaseName,
+    },
+    /// A pack that is malformed.
+    #[error("a pack is malformed")]
+    Pack(#[from] PackError),
+    /// What arrived does not make what was announced.
+    #[error("what was sent is not what was announced: {what}")]
+    Lie {
+        /// What does not hold.
+        what: String,
+    },
+    /// A missing object could not be fetched again.
+    #[error("object {object} is missing here and could not be fetched")]
+    Fetch {
+        /// The object.
+        object: ObjectId,
+        /// Why not.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// An object whose bytes are not what its id says.
+    #[error("object {object} is damaged or missing here")]
+    DamagedObject {
+        /// The object.
+        object: ObjectId,
+    },
+    /// The user asked to stop.
+    #[error("stopped")]
+    Cancelled,
+}
+
+fn name(release: Option<ReleaseName>) -> String {
+    release.map_or_else(|| "none".to_owned(), |release| release.to_string())
+}
+
+impl StoreError {
+    /// Whether the disk refused something it had to do: what was written is
+    /// then in doubt and must not be built upon.
+    #[must_use]
+    pub fn is_disk_failure(&self) -> bool {
+        match self {
+            Self::Io(error) => error.kind() != std::io::ErrorKind::NotFound,
+            Self::Manifest { source: ManifestError::Io(_), .. } => true,
+            _ => false,
+        }
+    }
+}

@@ -1,0 +1,58 @@
+//! Objects: plain files named by what is in them.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt as _;
+
+use crate::fsx::{self, Context as _, Meta};
+use crate::hash::ObjectId;
+use crate::store::layout::object_name;
+use crate::store::{Store, StoreError};
+
+impl Store {
+    /// What is known of an object without reading it.
+    pub(super) fn object_meta(&self, object: &ObjectId) -> Result<Option<Meta>, StoreError> {
+        Ok(self.layout.objects.stat(&object_name(object))?)
+    }
+
+    /// Opens the content of an object. Whoever reads checks that it is what the id says.
+    ///
+    /// # Errors
+    /// When it is not here or cannot be read.
+    pub fn open_object(&self, object: &ObjectId) -> Result<File, StoreError> {
+        Ok(self.layout.objects.open_file(&object_name(object))?)
+    }
+
+    /// Every object that is here, ascending. One reading of 256 directories:
+    /// cheaper than asking for each object of a manifest.
+    pub(super) fn list_objects(&self) -> Result<Vec<ObjectId>, StoreError> {
+        let mut objects = Vec::new();
+        for byte in 0..=255u8 {
+            let dir = self.layout.objects.open_dir(&format!("{byte:02x}"))?;
+            let named = dir.entries()?;
+            let start = objects.len();
+            objects.extend(named.iter().filter_map(|(name, _)| ObjectId::parse_hex(name.as_encoded_bytes())));
+            objects[start..].sort_unstable();
+        }
+        Ok(objects)
+    }
+
+    /// Reads `length` bytes of an object from `offset` and appends them to `out`.
+    pub(super) fn read_range(
+        &self,
+        object: &ObjectId,
+        offset: u64,
+        length: u32,
+        out: &mut Vec<u8>,
+    ) -> Result<(), StoreError> {
+        let file = self.open_object(object)?;
+        let start = out.len();
+        out.resize(start + length as usize, 0);
+        let path = || self.layout.objects.join(object_name(object));
+        Ok(file.read_exact_at(&mut out[start..], offset).context("read", path)?)
+    }
+
+    /// Gives the content in `dir`/`name`, which is durable, the name of its object.
+    pub(super) fn adopt(&self, object: &ObjectId, dir: &fsx::Dir, name: &str) -> Result<(), StoreError> {
+        Ok(dir.rename(name, &self.layout.objects, &object_name(object))?)
+    }
+}

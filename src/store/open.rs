@@ -1,0 +1,291 @@
+//! Opening, creating and locking a store, and what may hold one.
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::fsx::{self, Dir, FileKind, FileMode};
+use crate::hash::StoreId;
+use crate::release::ReleaseName;
+use crate::store::StoreError;
+use crate::store::layout::{CURRENT, FORMAT, HEADWATER, LOCK, Layout, parse_current_target};
+use crate::tree_path::Site;
+
+/// A format file is one short line.
+const MAX_FORMAT_BYTES: u64 = 4096;
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Format {
+    headwater: String,
+    version: u64,
+    id: StoreId,
+    site: Site,
+}
+
+/// What is at the place of a mirror.
+#[derive(Debug)]
+pub enum Presence {
+    /// Nothing yet, or an empty directory: a store can be created.
+    Absent,
+    /// A store.
+    Store(Box<Store>),
+}
+
+/// An open store.
+#[derive(Debug)]
+pub struct Store {
+    pub(super) layout: Layout,
+    format: Format,
+    path: PathBuf,
+}
+
+/// The exclusive right to change a store; goes when dropped or when the process ends.
+#[derive(Debug)]
+pub(super) struct Guard {
+    _file: File,
+}
+
+impl Store {
+    /// Looks at `path` and opens the store there. Changes nothing.
+    ///
+    /// # Errors
+    /// A place that holds something else, a store of a newer format or another
+    /// owner, a file system that cannot hold one.
+    pub fn look(path: &Path) -> Result<Presence, StoreError> {
+        let root = match Dir::open(path) {
+            Ok(root) => root,
+            Err(error) => return absent(path, error),
+        };
+        check_place(&root)?;
+        check_owner(&root)?;
+        let Some(headwater) = root.find_dir(HEADWATER)? else {
+            return if root.entries()?.is_empty() { Ok(Presence::Absent) } else { Err(not_empty(path)) };
+        };
+        let Some(format) = read_format(&headwater)? else {
+            // Creation writes the format file last: what was interrupted is completed.
+            let only_ours = root.entries()?.iter().all(|(name, _)| name == OsStr::new(HEADWATER));
+            return if only_ours { Ok(Presence::Absent) } else { Err(not_empty(path)) };
+        };
+        let layout = Layout::open(root, false)?;
+        Ok(Presence::Store(Box::new(Self { layout, format, path: path.to_owned() })))
+    }
+
+    /// Opens the store at `path`.
+    ///
+    /// # Errors
+    /// As [`Store::look`], and [`StoreError::NotAStore`].
+    pub fn open(path: &Path) -> Result<Self, StoreError> {
+        match Self::look(path)? {
+            Presence::Store(store) => Ok(*store),
+            Presence::Absent => Err(StoreError::NotAStore { path: path.to_owned() }),
+        }
+    }
+
+    /// Opens the store at `path`, or creates it for `site`. The parent of
+    /// `path` must exist. Safe against another process doing the same.
+    ///
+    /// # Errors
+    /// As [`Store::look`]; [`StoreError::OtherSite`]; errors of the disk.
+    pub fn open_or_create(path: &Path, site: &Site) -> Result<Self, StoreError> {
+        let store = match Self::look(path)? {
+            Presence::Store(store) => *store,
+            Presence::Absent => Self::create(path, site)?,
+        };
+        store.check_site(site)?;
+        Ok(store)
+    }
+
+    fn create(path: &Path, site: &Site) -> Result<Self, StoreError> {
+        if let (Some(parent), Some(name)) = (path.parent(), path.file_name().and_then(OsStr::to_str)) {
+            let parent = Dir::open(if parent.as_os_str().is_empty() { Path::new(".") } else { parent })?;
+            parent.ensure_dir(name)?;
+            parent.sync()?;
+        }
+        let root = Dir::open(path)?;
+        check_place(&root)?;
+        let headwater = root.ensure_dir(HEADWATER)?;
+        let _guard = lock(&headwater, Duration::from_secs(10))?;
+        check_links(&headwater)?;
+        let layout = Layout::open(root, true)?;
+        // Another process may have been quicker; its id stands.
+        if let Some(format) = read_format(&headwater)? {
+            return Ok(Self { layout, format, path: path.to_owned() });
+        }
+        let id = StoreId::random().map_err(|error| fsx::IoError::new("make an id for", path, error))?;
+        let format = Format { headwater: "store".into(), version: 1, id, site: site.clone() };
+        let mut bytes = serde_json::to_vec(&format).expect("plain values");
+        bytes.push(b'\n');
+        layout.tmp.unlink_if_any(FORMAT)?;
+        layout.tmp.write_new(FORMAT, &bytes, FileMode::Record, None)?;
+        headwater.sync_file_system()?;
+        layout.tmp.rename(FORMAT, &headwater, FORMAT)?;
+        headwater.sync()?;
+        layout.root.sync()?;
+        Ok(Self { layout, format, path: path.to_owned() })
+    }
+
+    /// The place.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The random name that the store got when it was created.
+    #[must_use]
+    pub const fn id(&self) -> StoreId {
+        self.format.id
+    }
+
+    /// The site it holds.
+    #[must_use]
+    pub const fn site(&self) -> &Site {
+        &self.format.site
+    }
+
+    /// Bytes free on its file system.
+    ///
+    /// # Errors
+    /// When the system cannot tell.
+    pub fn free_bytes(&self) -> Result<u64, StoreError> {
+        Ok(self.layout.root.file_system()?.free_bytes)
+    }
+
+    /// Refuses another site than `wanted`.
+    ///
+    /// # Errors
+    /// [`StoreError::OtherSite`].
+    pub fn check_site(&self, wanted: &Site) -> Result<(), StoreError> {
+        if *self.site() == *wanted {
+            return Ok(());
+        }
+        Err(StoreError::OtherSite { path: self.path.clone(), found: self.site().clone(), wanted: wanted.clone() })
+    }
+
+    /// The current release, as the link names it.
+    ///
+    /// # Errors
+    /// [`StoreError::BadCurrent`] when `current` is something that we do not make.
+    pub fn current(&self) -> Result<Option<ReleaseName>, StoreError> {
+        let bad = |what: String| StoreError::BadCurrent { path: self.layout.root.join(CURRENT), what };
+        match self.layout.root.stat(CURRENT)?.map(|meta| meta.kind) {
+            None => return Ok(None),
+            Some(FileKind::Symlink) => {}
+            Some(_) => return Err(bad("is not a symbolic link".into())),
+        }
+        // Between the two calls it may only have been replaced by another link.
+        let target = self.layout.root.read_link(CURRENT)?;
+        let Some(target) = target else { return Ok(None) };
+        let name = target.to_str().and_then(parse_current_target);
+        name.map(Some).ok_or_else(|| bad(format!("points to {}, not to a slot", target.display())))
+    }
+
+    /// Takes the lock, waiting at most `wait`.
+    pub(super) fn lock(&self, wait: Duration) -> Result<Guard, StoreError> {
+        let guard = lock(&self.layout.headwater, wait)?;
+        if self.layout.has_whole_objects()? {
+            return Ok(guard);
+        }
+        let what = "one of its 256 directories is missing or is no directory".to_owned();
+        Err(StoreError::Format { path: self.layout.objects.path().to_owned(), what })
+    }
+}
+
+fn not_empty(path: &Path) -> StoreError {
+    StoreError::NotEmpty { path: path.to_owned() }
+}
+
+fn absent(path: &Path, error: fsx::IoError) -> Result<Presence, StoreError> {
+    use std::io::ErrorKind::{NotADirectory, NotFound};
+    match error.kind() {
+        NotADirectory => Err(StoreError::NotDirectory { path: path.to_owned() }),
+        NotFound => {
+            if fsx::lstat(path).is_ok() {
+                return Err(StoreError::NotDirectory { path: path.to_owned() });
+            }
+            let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+            let parent = match Dir::open(parent) {
+                Err(error) if error.kind() == NotFound => {
+                    return Err(StoreError::NoParent { path: parent.to_owned() });
+                }
+                other => other?,
+            };
+            check_place(&parent)?;
+            Ok(Presence::Absent)
+        }
+        _ => Err(error.into()),
+    }
+}
+
+/// Refuses a directory of another owner and a file system that cannot hold a store.
+fn check_place(dir: &Dir) -> Result<(), StoreError> {
+    let path = || dir.path().to_owned();
+    if let Some(kind) = dir.file_system()?.remote_name() {
+        return Err(StoreError::FileSystem { path: path(), kind });
+    }
+    Ok(())
+}
+
+/// Refuses a store whose owner is not the caller: the files of one push would
+/// belong to somebody whom the next one cannot act for.
+fn check_owner(dir: &Dir) -> Result<(), StoreError> {
+    let (owner, caller) = (dir.owner()?, rustix::process::geteuid().as_raw());
+    if owner == caller {
+        return Ok(());
+    }
+    Err(StoreError::OtherOwner { path: dir.path().to_owned(), owner, caller })
+}
+
+/// Tries the two kinds of links that slots are made of.
+fn check_links(dir: &Dir) -> Result<(), StoreError> {
+    const PROBE: [&str; 3] = ["probe", "probe.hard", "probe.soft"];
+    let clear = || PROBE.iter().try_for_each(|name| dir.unlink_if_any(name).map(|_| ()));
+    clear()?;
+    dir.write_new(PROBE[0], b"", FileMode::Record, None)?;
+    let hard = dir.link(PROBE[0], dir, PROBE[1]);
+    let soft = dir.symlink(PROBE[0], PROBE[2]);
+    clear()?;
+    for (result, what) in [(hard, "hard links"), (soft, "symbolic links")] {
+        match result {
+            Ok(()) => {}
+            Err(error) if error.errno().is_some_and(is_unsupported) => {
+                return Err(StoreError::NoLinks { path: dir.path().to_owned(), what });
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}
+
+fn is_unsupported(errno: rustix::io::Errno) -> bool {
+    use rustix::io::Errno;
+    errno == Errno::PERM || errno == Errno::NOSYS || errno == Errno::OPNOTSUPP || errno == Errno::NOTSUP
+}
+
+fn lock(headwater: &Dir, wait: Duration) -> Result<Guard, StoreError> {
+    let path = headwater.join(LOCK);
+    let file = headwater.open_or_create_file(LOCK)?;
+    if fsx::lock(&file, wait, &path)? { Ok(Guard { _file: file }) } else { Err(StoreError::Locked { path }) }
+}
+
+fn read_format(headwater: &Dir) -> Result<Option<Format>, StoreError> {
+    #[derive(Deserialize)]
+    struct Version {
+        headwater: String,
+        version: u64,
+    }
+    let Some(bytes) = fsx::found(headwater.read(FORMAT, MAX_FORMAT_BYTES))? else { return Ok(None) };
+    let path = headwater.join(FORMAT);
+    let damaged = |what: String| StoreError::Format { path: path.clone(), what };
+    let version: Version = serde_json::from_slice(&bytes).map_err(|error| damaged(error.to_string()))?;
+    if version.headwater != "store" {
+        return Err(damaged("it does not say that this is a store".into()));
+    }
+    if version.version != 1 {
+        return Err(StoreError::NewerFormat { path, found: version.version });
+    }
+    serde_json::from_slice(&bytes).map(Some).map_err(|error| damaged(error.to_string()))
+}

@@ -1,0 +1,73 @@
+//! Release records at rest.
+
+use crate::fsx::{self, FileMode};
+use crate::release::{MAX_RECORD_BYTES, Release, ReleaseError, ReleaseName};
+use crate::store::layout::release_file;
+use crate::store::{Store, StoreError};
+
+impl Store {
+    /// Reads the record of a release and checks that it is the one its name says.
+    ///
+    /// # Errors
+    /// A record that is missing or damaged.
+    pub fn release(&self, name: ReleaseName) -> Result<Release, StoreError> {
+        let file = release_file(name);
+        let bytes = self.layout.releases.read(&file, MAX_RECORD_BYTES)?;
+        let damaged = |source| StoreError::Release { path: self.layout.releases.join(&file), source };
+        let release = Release::parse(&bytes).map_err(damaged)?;
+        if release.name() == name {
+            return Ok(release);
+        }
+        Err(damaged(ReleaseError::Garbled { what: "its bytes are not those of the release it is named by".into() }))
+    }
+
+    /// The names of all records, ascending; staged ones included.
+    pub(super) fn release_names(&self) -> Result<Vec<ReleaseName>, StoreError> {
+        let entries = self.layout.releases.entries()?;
+        let name = |name: &std::ffi::OsString| name.to_str()?.strip_suffix(".json")?.parse().ok();
+        let mut names: Vec<ReleaseName> = entries.iter().filter_map(|(file, _)| name(file)).collect();
+        names.sort_unstable();
+        Ok(names)
+    }
+
+    /// The names of the releases that are or were served, ascending, the
+    /// current one last; nothing without a current one.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub fn served_releases(&self) -> Result<Vec<ReleaseName>, StoreError> {
+        let Some(current) = self.current()? else { return Ok(Vec::new()) };
+        let mut names = self.release_names()?;
+        names.retain(|name| name.sequence() < current.sequence());
+        names.push(current);
+        Ok(names)
+    }
+
+    /// The highest sequence of anything here: a new release must be above it.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub fn highest_sequence(&self) -> Result<u64, StoreError> {
+        let current = self.current()?.map_or(0, |current| current.sequence());
+        Ok(self.release_names()?.last().map_or(0, ReleaseName::sequence).max(current))
+    }
+
+    /// Writes a record under a temporary name. Not synced.
+    pub(super) fn write_release(&self, release: &Release) -> Result<(), StoreError> {
+        let file = release_file(release.name());
+        self.layout.tmp.unlink_if_any(&file)?;
+        Ok(self.layout.tmp.write_new(&file, &release.to_bytes(), FileMode::Record, None)?)
+    }
+
+    /// Gives the record, which is durable, its own name; that name is not synced.
+    pub(super) fn adopt_release(&self, name: ReleaseName) -> Result<(), StoreError> {
+        let file = release_file(name);
+        Ok(self.layout.tmp.rename(&file, &self.layout.releases, &file)?)
+    }
+
+    /// Removes the record of a release, if there is one.
+    pub(super) fn remove_release(&self, name: ReleaseName) -> Result<(), StoreError> {
+        fsx::found(self.layout.releases.unlink(release_file(name)))?;
+        Ok(())
+    }
+}

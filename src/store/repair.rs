@@ -1,0 +1,209 @@
+//! Mending what verify finds, while the current release stays served.
+//!
+//! Nothing is mended in place: a new inode takes the name at once, by rename.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::io::Read;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use crate::fsx::FileKind;
+use crate::hash::ManifestId;
+use crate::manifest::{Entry, FileEntry, Kind, ManifestReader, ManifestWriter};
+use crate::release::{Release, ReleaseName};
+use crate::store::layout::{SlotName, object_name};
+use crate::store::slots::{DirStack, has_metadata_of};
+use crate::store::stage::FetchObject;
+use crate::store::verify::{Depth, Fault, FaultKind};
+use crate::store::{Store, StoreError};
+
+/// Where the records of a store can be fetched again.
+pub trait FetchRecords {
+    /// The record of a release, if it is to be had.
+    fn release(&self, name: ReleaseName) -> Option<Release>;
+    /// The canonical bytes of a manifest, unchecked, if it is to be had.
+    fn manifest(&self, id: &ManifestId) -> Option<Box<dyn Read + Send>>;
+}
+
+/// What was mended.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Repaired {
+    /// Faults that verify found before.
+    pub found: Vec<Fault>,
+    /// Objects that were fetched again.
+    pub objects: u64,
+    /// Served entries, records and manifests that were put right.
+    pub mended: u64,
+    /// Faults that are still there.
+    pub left: Vec<Fault>,
+}
+
+impl Store {
+    /// Mends every fault that can be mended. What is served stays served;
+    /// each file of it is replaced at once.
+    ///
+    /// # Errors
+    /// When the store cannot be read or written; what could not be fetched is no error but left.
+    pub fn repair(
+        &self,
+        fetch: &FetchObject<'_>,
+        records: &dyn FetchRecords,
+        wait: Duration,
+        cancelled: &(dyn Fn() -> bool + Sync),
+    ) -> Result<Repaired, StoreError> {
+        let mut repaired = Repaired { found: self.verify(Depth::Full, wait, cancelled)?.faults, ..Repaired::default() };
+        if repaired.found.is_empty() {
+            return Ok(repaired);
+        }
+        {
+            let _guard = self.lock(wait)?;
+            repaired.mended += self.mend_records(records)?;
+            repaired.objects += self.mend_objects(fetch)?;
+            let current = self.current()?.map(|release| SlotName { release, is_spare: false });
+            for slot in self.slot_names()?.into_iter().chain(current).collect::<BTreeSet<_>>() {
+                repaired.mended += self.mend_slot(slot, Some(slot) == current)?;
+            }
+            self.layout.root.sync_file_system()?;
+        }
+        repaired.left = self.verify(Depth::Full, wait, cancelled)?.faults;
+        Ok(repaired)
+    }
+
+    fn mend_records(&self, records: &dyn FetchRecords) -> Result<u64, StoreError> {
+        let mut mended = 0;
+        for name in self.release_names()?.into_iter().chain(self.current()?).collect::<BTreeSet<_>>() {
+            if self.release(name).is_err()
+                && let Some(release) = records.release(name).filter(|release| release.name() == name)
+            {
+                self.write_release(&release)?;
+                self.layout.tmp.sync_file_system()?;
+                self.adopt_release(name)?;
+                mended += 1;
+            }
+            if let Ok(release) = self.release(name)
+                && !self.is_manifest_intact(&release.manifest)
+                && let Some(bytes) = records.manifest(&release.manifest)
+            {
+                mended += u64::from(self.mend_manifest(&release.manifest, bytes)?);
+            }
+        }
+        Ok(mended)
+    }
+
+    fn is_manifest_intact(&self, id: &ManifestId) -> bool {
+        self.manifest(id).is_ok_and(|mut entries| entries.all(|entry| entry.is_ok()))
+    }
+
+    /// Writes a fetched manifest if it is the one that is wanted.
+    fn mend_manifest(&self, id: &ManifestId, bytes: Box<dyn Read + Send>) -> Result<bool, StoreError> {
+        const NAME: &str = "mend.zst";
+        let written = self.write_manifest(NAME, |out| {
+            let mut writer = ManifestWriter::new(out);
+            for entry in ManifestReader::new(bytes, Some(*id)).map_err(self.in_manifest(id))? {
+                writer.push(&entry.map_err(self.in_manifest(id))?).map_err(self.in_manifest(id))?;
+            }
+            Ok(writer.finish().map_err(self.in_manifest(id))?.1)
+        });
+        match written {
+            Ok(totals) if totals.manifest == *id => {
+                self.layout.tmp.sync_file_system()?;
+                self.adopt_manifest(NAME, id)?;
+                Ok(true)
+            }
+            // The other side's is damaged too, or gone.
+            Ok(_) | Err(StoreError::Manifest { .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Brings back the objects that are damaged or missing: from a slot that
+    /// still has the bytes, else from outside.
+    fn mend_objects(&self, fetch: &FetchObject<'_>) -> Result<u64, StoreError> {
+        let mut damaged: HashMap<_, FileEntry> = HashMap::new();
+        let mut manifests = HashSet::new();
+        for name in self.release_names()? {
+            manifests.extend(self.release(name).ok().map(|release| release.manifest));
+        }
+        for manifest in manifests.iter().filter(|manifest| self.is_manifest_intact(manifest)) {
+            damaged.extend(self.damaged_objects(manifest)?.into_iter().map(|file| (file.object, file)));
+        }
+        let mut mended = 0;
+        for file in damaged.values() {
+            if self.object_meta(&file.object)?.is_some_and(|meta| meta.kind != FileKind::File) {
+                self.layout.objects.remove_all(&object_name(&file.object))?;
+            }
+            match self.fetch_objects(std::slice::from_ref(file), fetch) {
+                Ok(()) => mended += 1,
+                // Left for the report: others may be mended still.
+                Err(StoreError::Fetch { .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(mended)
+    }
+
+    /// Puts right every entry of a slot. An idle slot that is beyond that is dropped.
+    fn mend_slot(&self, slot: SlotName, is_current: bool) -> Result<u64, StoreError> {
+        let manifest = match self.release(slot.release) {
+            Ok(release) if self.is_manifest_intact(&release.manifest) => release.manifest,
+            _ if is_current => return Ok(0),
+            _ => {
+                self.layout.slots.remove_all(&slot.to_string())?;
+                return Ok(1);
+            }
+        };
+        let root = self.layout.slots.ensure_dir(&slot.to_string())?;
+        let mut stack = DirStack::new(root.try_clone()?);
+        let mut seen = HashSet::new();
+        let mut mended = 0;
+        for entry in self.manifest(&manifest)? {
+            let entry = entry.map_err(self.in_manifest(&manifest))?;
+            mended += u64::from(self.mend_entry(&mut stack, &entry)?);
+            seen.insert(String::from(entry.path));
+        }
+        let mut strangers = Vec::new();
+        super::verify::find_strangers(&root, "", &seen, &mut |path| strangers.push(path))?;
+        for path in strangers {
+            let (parent, name) = path.rsplit_once('/').unwrap_or(("", &path));
+            if let Some(dir) = stack.find(parent)? {
+                dir.remove_all(name)?;
+                mended += 1;
+            }
+        }
+        Ok(mended)
+    }
+
+    fn mend_entry(&self, stack: &mut DirStack, entry: &Entry) -> Result<bool, StoreError> {
+        let faults = super::verify::check_entry(stack, entry, &HashMap::new(), Depth::Full)?;
+        if faults.is_empty() {
+            return Ok(false);
+        }
+        const NAME: &str = "mend";
+        let tmp = &self.layout.tmp;
+        tmp.unlink_if_any(NAME)?;
+        match &entry.kind {
+            Kind::Symlink(target) => tmp.symlink(target.as_str(), NAME)?,
+            Kind::File(file) => {
+                let shared = self.object_meta(&file.object)?.is_some_and(|meta| has_metadata_of(&meta, file));
+                // The object itself may be the damaged inode, if it could not be fetched.
+                if shared && self.check_object(file).is_ok() {
+                    self.layout.objects.link(&object_name(&file.object), tmp, NAME)?;
+                } else {
+                    match self.copy_object(file, tmp, NAME) {
+                        Err(StoreError::DamagedObject { .. }) => return Ok(false),
+                        other => other?,
+                    }
+                    tmp.sync_file_system()?;
+                }
+            }
+        }
+        let name = entry.path.name();
+        let dir = stack.ensure(entry.path.parent().unwrap_or(""))?;
+        if faults.contains(&FaultKind::WrongKind) {
+            dir.remove_all(name)?;
+        }
+        tmp.rename(NAME, dir, name)?;
+        Ok(true)
+    }
+}

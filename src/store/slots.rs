@@ -1,0 +1,233 @@
+//! Slots: building the plain tree of a release beside the one that is served.
+//!
+//! Work grows with the change: the idle slot is brought from its own release
+//! to the new one. Every step is relative to an open directory of the slot and
+//! follows no link, so that a slot which somebody tampered with leads nowhere.
+
+use std::io;
+
+use crate::fsx::{Dir, FileKind, FileMode, Meta};
+use crate::hash::ObjectId;
+use crate::manifest::{Entry, FileEntry, Kind};
+use crate::store::layout::{DIRTY, SlotName, object_name};
+use crate::store::{Store, StoreError};
+use crate::tree_path::TreePath;
+
+/// ext4 allows 65,000 names of an inode; some room is left for other users of it.
+const MAX_LINKS: u64 = 64_000;
+
+/// A directory and the open directories on the way to the last place asked for.
+#[derive(Debug)]
+pub(super) struct DirStack {
+    root: Dir,
+    open: Vec<(String, Dir)>,
+}
+
+impl DirStack {
+    pub(super) const fn new(root: Dir) -> Self {
+        Self { root, open: Vec::new() }
+    }
+
+    fn top(&self) -> &Dir {
+        self.open.last().map_or(&self.root, |(_, dir)| dir)
+    }
+
+    /// Closes what is not on the way to `parent` and answers what is left to open.
+    fn descend<'p>(&mut self, parent: &'p str) -> impl Iterator<Item = &'p str> + use<'p> {
+        let names = || parent.split('/').filter(|name| !name.is_empty());
+        let common = self.open.iter().zip(names()).take_while(|((open, _), name)| open == name).count();
+        self.open.truncate(common);
+        names().skip(common)
+    }
+
+    /// The directory `parent`, if all of it is there.
+    pub(super) fn find(&mut self, parent: &str) -> Result<Option<&Dir>, StoreError> {
+        for name in self.descend(parent) {
+            match self.top().open_dir(name) {
+                Ok(dir) => self.open.push((name.to_owned(), dir)),
+                Err(error) if is_no_directory(&error) => return Ok(None),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(Some(self.top()))
+    }
+
+    /// The directory `parent`, created where missing. What stands in the way
+    /// is not ours and goes.
+    pub(super) fn ensure(&mut self, parent: &str) -> Result<&Dir, StoreError> {
+        for name in self.descend(parent) {
+            let dir = match self.top().ensure_dir(name) {
+                Err(error) if is_no_directory(&error) => {
+                    self.top().unlink(name)?;
+                    self.top().create_dir(name)?
+                }
+                other => other?,
+            };
+            self.open.push((name.to_owned(), dir));
+        }
+        Ok(self.top())
+    }
+
+    /// Removes the directory `path` and those above it while they are empty.
+    fn remove_empty(&mut self, path: &str) -> Result<(), StoreError> {
+        let mut path = path;
+        loop {
+            let (parent, name) = path.rsplit_once('/').unwrap_or(("", path));
+            let Some(dir) = self.find(parent)? else { return Ok(()) };
+            if !dir.remove_dir_if_empty(name)? || parent.is_empty() {
+                return Ok(());
+            }
+            path = parent;
+        }
+    }
+}
+
+fn is_no_directory(error: &crate::fsx::IoError) -> bool {
+    use rustix::io::Errno;
+    // Opening a link without following it answers ELOOP, or ENOTDIR with O_DIRECTORY.
+    error.errno().is_some_and(|errno| errno == Errno::NOENT || errno == Errno::NOTDIR || errno == Errno::LOOP)
+}
+
+fn split(path: &TreePath) -> (&str, &str) {
+    (path.parent().unwrap_or(""), path.name())
+}
+
+/// Whether the file is what the entry wants in all but its bytes.
+pub(super) fn has_metadata_of(meta: &Meta, file: &FileEntry) -> bool {
+    meta.kind == FileKind::File
+        && meta.size == file.size
+        && u64::try_from(meta.mtime) == Ok(file.mtime)
+        && meta.mode == FileMode::content(file.exec).bits()
+}
+
+/// Changes one slot into the tree of a release.
+#[derive(Debug)]
+pub(super) struct SlotWriter<'s> {
+    store: &'s Store,
+    slot: DirStack,
+    live: Option<DirStack>,
+    copies: Vec<(ObjectId, TreePath)>,
+}
+
+impl<'s> SlotWriter<'s> {
+    /// Writes into `slot`, linking from `live` where asked to.
+    pub(super) fn new(store: &'s Store, slot: Dir, live: Option<Dir>) -> Self {
+        Self { store, slot: DirStack::new(slot), live: live.map(DirStack::new), copies: Vec::new() }
+    }
+
+    /// Takes an entry away; the directory that may be empty now is left.
+    pub(super) fn remove(&mut self, path: &TreePath) -> Result<(), StoreError> {
+        let (parent, name) = split(path);
+        let Some(dir) = self.slot.find(parent)? else { return Ok(()) };
+        match dir.unlink(name) {
+            Ok(()) => Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            // Somebody put a directory where our file was.
+            Err(error) if dir.stat(name)?.is_some_and(|meta| meta.kind == FileKind::Directory) => {
+                drop(error);
+                Ok(dir.remove_all(name)?)
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Removes the directory `path` and those above it while they are empty.
+    pub(super) fn remove_empty(&mut self, path: &str) -> Result<(), StoreError> {
+        self.slot.remove_empty(path)
+    }
+
+    /// Puts an entry in its place, which is free. `is_live` says that the live
+    /// slot's release has the very same entry.
+    pub(super) fn place(&mut self, entry: &Entry, is_live: bool) -> Result<(), StoreError> {
+        let (parent, name) = split(&entry.path);
+        // Only what is not ours can be in the way: the slot's own entries were removed before.
+        match self.try_place(entry, parent, name, is_live) {
+            Err(StoreError::Io(error)) if error.kind() == io::ErrorKind::AlreadyExists => {
+                self.slot.ensure(parent)?.remove_all(name)?;
+                self.try_place(entry, parent, name, is_live)
+            }
+            other => other,
+        }
+    }
+
+    fn try_place(&mut self, entry: &Entry, parent: &str, name: &str, is_live: bool) -> Result<(), StoreError> {
+        match &entry.kind {
+            Kind::Symlink(target) => Ok(self.slot.ensure(parent)?.symlink(target.as_str(), name)?),
+            Kind::File(file) => {
+                let dir = self.slot.ensure(parent)?;
+                if is_live
+                    && let Some(live) = self.live.as_mut()
+                    && let Some(live) = live.find(parent)?
+                    && live.stat(name)?.is_some_and(|meta| has_metadata_of(&meta, file) && meta.links < MAX_LINKS)
+                {
+                    return Ok(live.link(name, dir, name)?);
+                }
+                let meta = self.store.object_meta(&file.object)?;
+                if meta.is_some_and(|meta| has_metadata_of(&meta, file) && meta.links < MAX_LINKS) {
+                    return Ok(self.store.layout.objects.link(&object_name(&file.object), dir, name)?);
+                }
+                self.store.copy_object(file, dir, name)?;
+                self.copies.push((file.object, entry.path.clone()));
+                Ok(())
+            }
+        }
+    }
+
+    /// Once the slot is durable: lets objects that had to be copied share the
+    /// copy's inode, so that the content is there once and later links find it.
+    pub(super) fn share_copies(&mut self) -> Result<(), StoreError> {
+        const NAME: &str = "share";
+        let layout = &self.store.layout;
+        for (object, path) in std::mem::take(&mut self.copies) {
+            let (parent, name) = split(&path);
+            let Some(dir) = self.slot.find(parent)? else { continue };
+            layout.tmp.unlink_if_any(NAME)?;
+            dir.link(name, &layout.tmp, NAME)?;
+            self.store.adopt(&object, &layout.tmp, NAME)?;
+        }
+        Ok(())
+    }
+}
+
+impl Store {
+    /// The trees among the slots, ascending; `dirty` and strangers left out.
+    pub(super) fn slot_names(&self) -> Result<Vec<SlotName>, StoreError> {
+        let entries = self.layout.slots.entries()?;
+        let mut names: Vec<_> = entries.iter().filter_map(|(name, _)| SlotName::parse(name.to_str()?)).collect();
+        names.sort_unstable();
+        Ok(names)
+    }
+
+    /// Opens the slot that is served, if it is there.
+    pub(super) fn live_slot(&self) -> Result<Option<Dir>, StoreError> {
+        match self.current()? {
+            Some(current) => Ok(self.layout.slots.find_dir(&current.to_string())?),
+            None => Ok(None),
+        }
+    }
+
+    /// Takes the idle slot to be changed: the slot, now `dirty`, and the
+    /// release whose tree it has. Without an idle slot a new, empty one.
+    pub(super) fn take_idle_slot(&self) -> Result<(Dir, Option<SlotName>), StoreError> {
+        let slots = &self.layout.slots;
+        slots.remove_all(DIRTY)?;
+        let current = self.current()?;
+        let mut idle = self.slot_names()?;
+        idle.retain(|slot| slot.is_spare || Some(slot.release) != current);
+        // Only a tree whose manifest is at hand can be changed; others are of no use.
+        let usable = idle.iter().rposition(|slot| {
+            self.release(slot.release).is_ok_and(|release| self.has_manifest(&release.manifest).unwrap_or(false))
+        });
+        let taken = usable.map(|index| idle.remove(index));
+        for slot in idle {
+            slots.remove_all(&slot.to_string())?;
+        }
+        match taken {
+            Some(slot) => {
+                slots.rename(&slot.to_string(), slots, DIRTY)?;
+                Ok((slots.open_dir(DIRTY)?, Some(slot)))
+            }
+            None => Ok((slots.create_dir(DIRTY)?, None)),
+        }
+    }
+}

@@ -1,0 +1,387 @@
+//! Staging: from arriving packs to a release that is complete and unseen.
+//!
+//! The order of writing is that of `FORMAT.md`: data before name, name before
+//! reference, reference before acknowledgement.
+
+use std::error::Error;
+use std::io::Read;
+use std::iter::Peekable;
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use crate::hash::{BundleKey, ManifestId, ObjectId, PackId};
+use crate::manifest::transit::{self, Needs};
+use crate::manifest::{Entry, FileEntry, Kind, ManifestError, Pair, Pairs};
+use crate::pack::{BaseRange, PackReader};
+use crate::release::{Release, ReleaseName};
+use crate::store::copy::write_object;
+use crate::store::layout::{DIRTY, SlotName};
+use crate::store::manifests::ManifestStream;
+use crate::store::quarantine::Quarantine;
+use crate::store::slots::SlotWriter;
+use crate::store::{Store, StoreError};
+
+/// Opens the content of an object that is missing here.
+pub type FetchObject<'a> = dyn Fn(&ObjectId) -> Result<Box<dyn Read + Send>, Box<dyn Error + Send + Sync>> + Sync + 'a;
+
+/// A release on its way into a store: takes packs, then becomes staged.
+#[derive(Debug)]
+pub struct Arrival<'a> {
+    store: &'a Store,
+    release: &'a Release,
+    base: Option<ManifestId>,
+    change: &'a [u8],
+    needs: Needs,
+    quarantine: Quarantine,
+    /// The objects of the base by position, read when the first block has a base.
+    bases: OnceLock<Vec<Option<ObjectId>>>,
+    wait: Duration,
+}
+
+fn lie(what: impl Into<String>) -> StoreError {
+    StoreError::Lie { what: what.into() }
+}
+
+impl Store {
+    /// Begins to stage `release`, whose manifest is `change` against `base`.
+    /// Answers nothing if it is staged or current already.
+    ///
+    /// # Errors
+    /// A release that is not newer than the current one, a base that is not
+    /// here, too little room, a change that is malformed.
+    pub fn begin<'a>(
+        &'a self,
+        release: &'a Release,
+        key: &BundleKey,
+        base: Option<ManifestId>,
+        change: &'a [u8],
+        wait: Duration,
+    ) -> Result<Option<Arrival<'a>>, StoreError> {
+        self.check_site(&release.site)?;
+        let offered = release.name();
+        if let Some(current) = self.current()?
+            && current != offered
+            && current.sequence() >= offered.sequence()
+        {
+            return Err(StoreError::NotNewer { offered, current });
+        }
+        if self.is_staged(offered)? {
+            return Ok(None);
+        }
+        let needs = transit::needs(change).map_err(|error| lie(error.to_string()))?;
+        if needs.head.base != base {
+            return Err(lie("the manifest change is against another base"));
+        }
+        self.check_room(release, &needs)?;
+        let quarantine = Quarantine::open(self, key, needs.objects.clone(), wait)?;
+        Ok(Some(Arrival { store: self, release, base, change, needs, quarantine, bases: OnceLock::new(), wait }))
+    }
+
+    /// Whether the release is complete here, seen or unseen.
+    pub(super) fn is_staged(&self, name: ReleaseName) -> Result<bool, StoreError> {
+        Ok(self.layout.slots.stat(&name.to_string())?.is_some() && self.release(name).is_ok())
+    }
+
+    /// Refuses what cannot fit, before anything is written.
+    fn check_room(&self, release: &Release, needs: &Needs) -> Result<(), StoreError> {
+        // A line of a manifest compresses to less; a name in each of two slots and in objects.
+        const ENTRY_BYTES: u64 = 256;
+        /// Our own directories and records, and some for those of a slot.
+        const SPARE_INODES: u64 = 1024;
+        let system = self.layout.root.file_system()?;
+        let rounded = |size: u64| size.div_ceil(system.block_bytes).saturating_mul(system.block_bytes);
+        let content = needs.objects.iter().fold(0u64, |sum, object| sum.saturating_add(rounded(object.size)));
+        let needed = content.saturating_add(release.entries.saturating_mul(ENTRY_BYTES));
+        let path = || self.path().to_owned();
+        if needed > system.free_bytes {
+            return Err(StoreError::NoSpace { path: path(), needed, free: system.free_bytes });
+        }
+        let needed = needs.objects.len() as u64 + SPARE_INODES;
+        match system.free_inodes {
+            Some(free) if needed > free => Err(StoreError::NoInodes { path: path(), needed, free }),
+            _ => Ok(()),
+        }
+    }
+
+    fn base_stream(
+        &self,
+        base: Option<ManifestId>,
+    ) -> Result<Box<dyn Iterator<Item = Result<Entry, ManifestError>>>, StoreError> {
+        match base {
+            Some(base) => Ok(Box::new(self.manifest(&base)?)),
+            None => Ok(Box::new(std::iter::empty())),
+        }
+    }
+
+    /// The files of a manifest whose objects are not here.
+    fn missing_objects(&self, manifest: &ManifestId) -> Result<Vec<FileEntry>, StoreError> {
+        let here = self.list_objects()?;
+        let mut missing = Vec::new();
+        for entry in self.manifest(manifest)? {
+            let entry = entry.map_err(self.in_manifest(manifest))?;
+            if let Some(file) = entry.file()
+                && here.binary_search(&file.object).is_err()
+            {
+                missing.push(*file);
+            }
+        }
+        missing.sort_unstable_by_key(|file| file.object);
+        missing.dedup_by_key(|file| file.object);
+        Ok(missing)
+    }
+
+    /// Fetches objects again; each is durable before it gets its name.
+    pub(super) fn fetch_objects(&self, files: &[FileEntry], fetch: &FetchObject<'_>) -> Result<(), StoreError> {
+        let tmp = &self.layout.tmp;
+        for file in files {
+            let failed = |source| StoreError::Fetch { object: file.object, source };
+            let content = fetch(&file.object).map_err(failed)?;
+            let name = file.object.to_string();
+            tmp.unlink_if_any(&name)?;
+            if !write_object(file, content, tmp, &name)? {
+                return Err(failed("what was fetched is not this object".into()));
+            }
+        }
+        if !files.is_empty() {
+            tmp.sync_file_system()?;
+        }
+        files.iter().try_for_each(|file| self.adopt(&file.object, tmp, &file.object.to_string()))
+    }
+
+    /// Builds the tree of `release` in the slot `dirty`. Not synced.
+    pub(super) fn build_slot(&self, release: &Release) -> Result<SlotWriter<'_>, StoreError> {
+        let live = self.live_slot()?;
+        let (slot, idle) = self.take_idle_slot()?;
+        if let Some(idle) = idle {
+            let mut writer = SlotWriter::new(self, slot, live);
+            match self.update_slot(&mut writer, idle, release) {
+                // The manifest of the idle slot is damaged: what is in the slot cannot be told.
+                Err(StoreError::Manifest { .. }) => self.layout.slots.remove_all(DIRTY)?,
+                other => return other.map(|()| writer),
+            }
+        }
+        let slots = &self.layout.slots;
+        let mut writer = SlotWriter::new(self, slots.ensure_dir(DIRTY)?, self.live_slot()?);
+        let mut live = self.live_entries();
+        for entry in self.manifest(&release.manifest)? {
+            let entry = entry.map_err(self.in_manifest(&release.manifest))?;
+            let is_live = live.has(&entry);
+            writer.place(&entry, is_live)?;
+        }
+        Ok(writer)
+    }
+
+    /// Brings a slot from the release it has to another one.
+    fn update_slot(&self, writer: &mut SlotWriter<'_>, from: SlotName, to: &Release) -> Result<(), StoreError> {
+        let old_id = self.release(from.release)?.manifest;
+        let old = self.manifest(&old_id)?.map(|entry| entry.map_err(self.in_manifest(&old_id)));
+        let new = self.manifest(&to.manifest)?.map(|entry| entry.map_err(self.in_manifest(&to.manifest)));
+        let mut live = self.live_entries();
+        let mut places = Vec::new();
+        let mut emptied: Vec<String> = Vec::new();
+        for pair in Pairs::new(old, new) {
+            match pair? {
+                Pair::Old(old) => {
+                    writer.remove(&old.path)?;
+                    match old.path.parent() {
+                        Some(parent) if emptied.last().is_none_or(|last| last != parent) => emptied.push(parent.into()),
+                        _ => {}
+                    }
+                }
+                Pair::New(new) => places.push((live.has(&new), new)),
+                Pair::Both(old, new) if old.kind == new.kind => {}
+                Pair::Both(_, new) => {
+                    writer.remove(&new.path)?;
+                    places.push((live.has(&new), new));
+                }
+            }
+        }
+        // What goes goes first: a directory may have to make room for a file.
+        for directory in emptied.iter().rev() {
+            writer.remove_empty(directory)?;
+        }
+        places.iter().try_for_each(|(is_live, entry)| writer.place(entry, *is_live))
+    }
+
+    fn live_entries(&self) -> LiveEntries {
+        let stream = || self.manifest(&self.release(self.current().ok()??).ok()?.manifest).ok();
+        LiveEntries { stream: stream().map(Iterator::peekable) }
+    }
+
+    /// Completes a staged slot: `dirty`, durable, gets its name, and so does the record.
+    fn name_slot(&self, name: ReleaseName) -> Result<(), StoreError> {
+        self.adopt_release(name)?;
+        let slots = &self.layout.slots;
+        slots.rename(DIRTY, slots, &name.to_string())?;
+        self.layout.releases.sync()?;
+        Ok(slots.sync()?)
+    }
+
+    /// Makes the second slot, after the first push has answered: from then on
+    /// a push costs what changed. Does nothing if there is an idle slot.
+    ///
+    /// # Errors
+    /// Those of the disk; what is served is not touched.
+    pub(super) fn fill_spare_slot(&self) -> Result<(), StoreError> {
+        let Some(current) = self.current()? else { return Ok(()) };
+        let spare = SlotName { release: current, is_spare: true };
+        if self.slot_names()?.iter().any(|slot| slot.is_spare || slot.release != current) {
+            return Ok(());
+        }
+        let release = self.release(current)?;
+        let slots = &self.layout.slots;
+        slots.remove_all(DIRTY)?;
+        let mut writer = SlotWriter::new(self, slots.create_dir(DIRTY)?, self.live_slot()?);
+        for entry in self.manifest(&release.manifest)? {
+            writer.place(&entry.map_err(self.in_manifest(&release.manifest))?, true)?;
+        }
+        slots.sync_file_system()?;
+        slots.rename(DIRTY, slots, &spare.to_string())?;
+        Ok(slots.sync()?)
+    }
+}
+
+/// Asks the live release's manifest about entries in ascending order.
+struct LiveEntries {
+    stream: Option<Peekable<ManifestStream>>,
+}
+
+impl LiveEntries {
+    /// Whether it has the very same file. A damaged manifest has nothing from there on.
+    fn has(&mut self, entry: &Entry) -> bool {
+        let Some(stream) = self.stream.as_mut() else { return false };
+        loop {
+            match stream.peek() {
+                Some(Ok(live)) if live.path < entry.path => {
+                    stream.next();
+                }
+                Some(Ok(live)) => {
+                    return live.path == entry.path && live.kind == entry.kind && matches!(live.kind, Kind::File(_));
+                }
+                Some(Err(_)) | None => {
+                    self.stream = None;
+                    return false;
+                }
+            }
+        }
+    }
+}
+
+impl Arrival<'_> {
+    /// Whether a pack need not be sent again.
+    #[must_use]
+    pub fn holds(&self, pack: &PackId) -> bool {
+        self.quarantine.packs().contains(pack)
+    }
+
+    /// Takes a pack, already checked against its id. May be called from several threads.
+    ///
+    /// # Errors
+    /// A pack that is malformed or has what nobody asked for, or an error of the disk.
+    pub fn take(&self, id: &PackId, pack: &PackReader<'_>) -> Result<(), StoreError> {
+        self.quarantine.take(id, pack, |ranges| self.prefix(ranges))
+    }
+
+    /// Reads the bases of a block.
+    fn prefix(&self, ranges: &[BaseRange]) -> Result<Vec<u8>, StoreError> {
+        let bases = match self.bases.get() {
+            Some(bases) => bases,
+            None => {
+                let entries = self.store.base_stream(self.base)?;
+                let object =
+                    |entry: Result<Entry, ManifestError>| entry.map(|entry| entry.file().map(|file| file.object));
+                let objects: Result<Vec<_>, _> = entries.map(object).collect();
+                let objects = objects.map_err(|error| lie(error.to_string()))?;
+                self.bases.get_or_init(|| objects)
+            }
+        };
+        let mut prefix = Vec::new();
+        for range in ranges {
+            let entry = usize::try_from(range.entry).ok().and_then(|entry| *bases.get(entry)?);
+            let object = entry.ok_or_else(|| lie("a block has a base that the base manifest has not"))?;
+            self.store.read_range(&object, range.offset, range.length, &mut prefix)?;
+        }
+        Ok(prefix)
+    }
+
+    /// Makes the release complete and durable, unseen. Objects of the base
+    /// that turn out to be missing or damaged are fetched again; answers how many.
+    ///
+    /// # Errors
+    /// When what arrived is not what was announced, when something missing
+    /// cannot be fetched, or when the disk fails; the quarantine is then
+    /// dropped unless the fault was on the way.
+    pub fn finish(self, fetch: &FetchObject<'_>) -> Result<u64, StoreError> {
+        match self.complete(fetch) {
+            Ok(fetched) => {
+                self.quarantine.discard(&self.store.layout)?;
+                Ok(fetched)
+            }
+            Err(error) => Err(self.fail(error)),
+        }
+    }
+
+    /// Gives up after `error`. What is in doubt is dropped: after a failed
+    /// write or sync nobody knows what is on the disk, and a full one wants its space back.
+    #[must_use]
+    pub fn fail(self, error: StoreError) -> StoreError {
+        if (error.is_disk_failure() || matches!(error, StoreError::Lie { .. } | StoreError::Pack(_)))
+            && let Err(second) = self.quarantine.discard(&self.store.layout)
+        {
+            // The first error is the one to tell; the next prune tries again.
+            drop(second);
+        }
+        error
+    }
+
+    fn complete(&self, fetch: &FetchObject<'_>) -> Result<u64, StoreError> {
+        let objects = self.quarantine.objects()?;
+        let temporary = format!("{}.zst", self.release.manifest);
+        self.rebuild_manifest(&objects, &temporary)?;
+        self.store.write_release(self.release)?;
+        let _guard = self.store.lock(self.wait)?;
+        self.store.layout.root.sync_file_system()?;
+        for (ordinal, (id, _)) in (0u32..).zip(&objects) {
+            self.quarantine.promote(ordinal, id, self.store)?;
+        }
+        self.store.adopt_manifest(&temporary, &self.release.manifest)?;
+        let mut fetched = self.store.missing_objects(&self.release.manifest)?;
+        self.store.fetch_objects(&fetched, fetch)?;
+        let mut writer = match self.store.build_slot(self.release) {
+            Err(StoreError::DamagedObject { .. }) => {
+                let damaged = self.store.damaged_objects(&self.release.manifest)?;
+                self.store.fetch_objects(&damaged, fetch)?;
+                fetched.extend(damaged);
+                self.store.build_slot(self.release)?
+            }
+            other => other?,
+        };
+        self.store.layout.root.sync_file_system()?;
+        writer.share_copies()?;
+        drop(writer);
+        self.store.name_slot(self.release.name())?;
+        Ok(fetched.len() as u64)
+    }
+
+    fn rebuild_manifest(&self, objects: &[(ObjectId, u64)], temporary: &str) -> Result<(), StoreError> {
+        let words = |error: ManifestError| match error {
+            ManifestError::Io(source) => StoreError::Io(crate::fsx::IoError::new("write", temporary, source)),
+            other => lie(other.to_string()),
+        };
+        let copies =
+            transit::objects_at(&self.needs.base_entries, self.store.base_stream(self.base)?).map_err(words)?;
+        let base = self.store.base_stream(self.base)?;
+        let totals = self.store.write_manifest(temporary, |out| {
+            Ok(transit::apply(self.change, base, objects, &copies, out).map_err(words)?.1)
+        })?;
+        let release = self.release;
+        let announced =
+            (release.manifest, release.content, release.entries, release.retired, release.bytes, release.until);
+        let found = (totals.manifest, totals.content, totals.entries, totals.retired, totals.bytes, totals.until);
+        if announced == found {
+            return Ok(());
+        }
+        self.store.layout.tmp.unlink_if_any(temporary)?;
+        Err(lie(format!("it makes manifest {} of {} entries", totals.manifest, totals.entries)))
+    }
+}

@@ -1,0 +1,352 @@
+//! Looking for faults: everything re-hashed, or sizes and times only.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::fmt;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use crate::fsx::{Dir, FileKind};
+use crate::hash::{ManifestId, ObjectId, hash_reader};
+use crate::manifest::{Entry, FileEntry, Kind};
+use crate::release::{Release, ReleaseName};
+use crate::store::layout::{DIRTY, SlotName, manifest_name, object_name, release_file};
+use crate::store::slots::{DirStack, has_metadata_of};
+use crate::store::{Store, StoreError};
+
+/// How far to look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Depth {
+    /// Size, time and mode of every served entry.
+    Quick,
+    /// Every byte of every object, manifest, record and slot.
+    Full,
+}
+
+/// What is wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FaultKind {
+    /// It should be there.
+    Missing,
+    /// Its bytes are not what they should be.
+    Content,
+    /// Its size differs.
+    Size,
+    /// Its modification time differs.
+    Time,
+    /// Its permissions differ.
+    Mode,
+    /// It is a file, directory or link where another kind should be.
+    WrongKind,
+    /// Its target differs.
+    Target,
+    /// Nothing should be there.
+    Stranger,
+}
+
+/// One fault.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct Fault {
+    /// What is wrong.
+    pub kind: FaultKind,
+    /// Where, below the mirror's directory.
+    pub path: String,
+    /// The object concerned.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub object: Option<ObjectId>,
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let what = match self.kind {
+            FaultKind::Missing => "missing",
+            FaultKind::Content => "content differs",
+            FaultKind::Size => "size differs",
+            FaultKind::Time => "time differs",
+            FaultKind::Mode => "mode differs",
+            FaultKind::WrongKind => "is another kind of file",
+            FaultKind::Target => "link target differs",
+            FaultKind::Stranger => "is not ours",
+        };
+        write!(f, "{}: {what}", self.path)
+    }
+}
+
+/// What was looked at, and what was found.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Verified {
+    /// Objects that were re-hashed.
+    pub objects: u64,
+    /// Bytes that were re-hashed.
+    pub bytes: u64,
+    /// Served entries that were looked at.
+    pub entries: u64,
+    /// The faults, ascending.
+    pub faults: Vec<Fault>,
+}
+
+impl Verified {
+    fn fault(&mut self, kind: FaultKind, path: String, object: Option<ObjectId>) {
+        self.faults.push(Fault { kind, path, object });
+    }
+}
+
+impl Store {
+    /// Looks for faults. Changes nothing. `cancelled` is asked now and then.
+    ///
+    /// # Errors
+    /// When the store cannot be read at all; faults are no errors.
+    pub fn verify(
+        &self,
+        depth: Depth,
+        wait: Duration,
+        cancelled: &(dyn Fn() -> bool + Sync),
+    ) -> Result<Verified, StoreError> {
+        let _guard = self.lock(wait)?;
+        let mut found = Verified::default();
+        let Some(current) = self.current()? else { return Ok(found) };
+        match depth {
+            Depth::Quick => {
+                if let Some(release) = self.verify_release(current, &mut found) {
+                    let slot = SlotName { release: current, is_spare: false };
+                    self.verify_slot(slot, &release, &HashMap::new(), depth, &mut found)?;
+                }
+            }
+            Depth::Full => self.verify_all(&mut found, cancelled)?,
+        }
+        found.faults.sort_unstable();
+        found.faults.dedup();
+        Ok(found)
+    }
+
+    fn verify_all(&self, found: &mut Verified, cancelled: &(dyn Fn() -> bool + Sync)) -> Result<(), StoreError> {
+        let mut releases = HashMap::new();
+        for name in self.release_names()?.into_iter().chain(self.current()?).collect::<BTreeSet<_>>() {
+            releases.extend(self.verify_release(name, found).map(|release| (name, release)));
+        }
+        let manifests: HashSet<ManifestId> = releases.values().map(|release| release.manifest).collect();
+        let mut needed: HashMap<ObjectId, FileEntry> = HashMap::new();
+        for manifest in &manifests {
+            self.verify_manifest(manifest, &mut needed, found);
+        }
+        let inodes = self.verify_objects(&needed, found, cancelled)?;
+        let current = self.current()?.map(|release| SlotName { release, is_spare: false });
+        for slot in self.slot_names()?.into_iter().chain(current).collect::<BTreeSet<_>>() {
+            if let Some(release) = releases.get(&slot.release) {
+                self.verify_slot(slot, release, &inodes, Depth::Full, found)?;
+            }
+        }
+        for (name, _) in self.layout.slots.entries()? {
+            let known = name.to_str().is_some_and(|name| name == DIRTY || SlotName::parse(name).is_some());
+            if !known {
+                found.fault(FaultKind::Stranger, format!(".headwater/slots/{}", name.display()), None);
+            }
+        }
+        Ok(())
+    }
+
+    fn verify_release(&self, name: ReleaseName, found: &mut Verified) -> Option<Release> {
+        match self.release(name) {
+            Ok(release) => Some(release),
+            Err(error) => {
+                let is_missing = matches!(&error, StoreError::Io(io) if io.kind() == std::io::ErrorKind::NotFound);
+                let kind = if is_missing { FaultKind::Missing } else { FaultKind::Content };
+                found.fault(kind, format!(".headwater/releases/{}", release_file(name)), None);
+                None
+            }
+        }
+    }
+
+    fn verify_manifest(&self, id: &ManifestId, needed: &mut HashMap<ObjectId, FileEntry>, found: &mut Verified) {
+        let path = format!(".headwater/manifests/{}", manifest_name(id));
+        match self.has_manifest(id) {
+            Ok(true) => {}
+            Ok(false) | Err(_) => return found.fault(FaultKind::Missing, path, None),
+        }
+        let mut read = || -> Result<(), StoreError> {
+            for entry in self.manifest(id)? {
+                let entry = entry.map_err(self.in_manifest(id))?;
+                needed.extend(entry.file().map(|file| (file.object, *file)));
+            }
+            Ok(())
+        };
+        if read().is_err() {
+            found.fault(FaultKind::Content, path, None);
+        }
+    }
+
+    /// Re-hashes the objects that are needed; answers the inodes that are good.
+    fn verify_objects(
+        &self,
+        needed: &HashMap<ObjectId, FileEntry>,
+        found: &mut Verified,
+        cancelled: &(dyn Fn() -> bool + Sync),
+    ) -> Result<HashMap<ObjectId, u64>, StoreError> {
+        let mut order: Vec<&FileEntry> = needed.values().collect();
+        order.sort_unstable_by_key(|file| file.object);
+        let mut inodes = HashMap::with_capacity(order.len());
+        for chunk in order.chunks(256) {
+            if cancelled() {
+                return Err(StoreError::Cancelled);
+            }
+            for (file, fault) in self.check_objects(chunk) {
+                found.objects += 1;
+                found.bytes += file.size;
+                match fault {
+                    Ok(inode) => {
+                        inodes.insert(file.object, inode);
+                    }
+                    Err(kind) => {
+                        let path = format!(".headwater/objects/{}", object_name(&file.object));
+                        found.fault(kind, path, Some(file.object));
+                    }
+                }
+            }
+        }
+        Ok(inodes)
+    }
+
+    /// Re-hashes some objects, on two halves of the machine at once.
+    fn check_objects<'f>(&self, files: &[&'f FileEntry]) -> Vec<(&'f FileEntry, Result<u64, FaultKind>)> {
+        let check =
+            |files: &[&'f FileEntry]| files.iter().map(|file| (*file, self.check_object(file))).collect::<Vec<_>>();
+        let (left, right) = files.split_at(files.len() / 2);
+        std::thread::scope(|scope| {
+            let left = scope.spawn(|| check(left));
+            let mut right = check(right);
+            right.extend(left.join().expect("checking an object does not panic"));
+            right
+        })
+    }
+
+    /// The inode of an object whose bytes are right.
+    pub(super) fn check_object(&self, file: &FileEntry) -> Result<u64, FaultKind> {
+        let meta = self.object_meta(&file.object).ok().flatten().ok_or(FaultKind::Missing)?;
+        if meta.kind != FileKind::File {
+            return Err(FaultKind::WrongKind);
+        }
+        let content = self.open_object(&file.object).map_err(|_| FaultKind::Content)?;
+        let (object, size) = hash_reader(content).map_err(|_| FaultKind::Content)?;
+        if object == file.object && size == file.size { Ok(meta.inode) } else { Err(FaultKind::Content) }
+    }
+
+    /// The objects of a manifest that are missing or damaged, each once.
+    pub(super) fn damaged_objects(&self, manifest: &ManifestId) -> Result<Vec<FileEntry>, StoreError> {
+        let mut damaged = HashMap::new();
+        for entry in self.manifest(manifest)? {
+            if let Some(file) = entry.map_err(self.in_manifest(manifest))?.file()
+                && self.check_object(file).is_err()
+            {
+                damaged.insert(file.object, *file);
+            }
+        }
+        Ok(damaged.into_values().collect())
+    }
+
+    /// Compares a slot with its manifest: kinds, sizes, times, modes, targets,
+    /// strangers; with [`Depth::Full`] also the bytes, by inode where an object is known to be good.
+    fn verify_slot(
+        &self,
+        slot: SlotName,
+        release: &Release,
+        inodes: &HashMap<ObjectId, u64>,
+        depth: Depth,
+        found: &mut Verified,
+    ) -> Result<(), StoreError> {
+        let at = format!(".headwater/slots/{slot}");
+        let Some(root) = self.layout.slots.find_dir(&slot.to_string())? else {
+            found.fault(FaultKind::Missing, at, None);
+            return Ok(());
+        };
+        let Ok(entries) = self.manifest(&release.manifest) else {
+            // verify --quick has not looked at the manifest yet.
+            self.verify_manifest(&release.manifest, &mut HashMap::new(), found);
+            return Ok(());
+        };
+        let mut seen = HashSet::new();
+        let mut stack = DirStack::new(root.try_clone()?);
+        for entry in entries {
+            let Ok(entry) = entry else {
+                self.verify_manifest(&release.manifest, &mut HashMap::new(), found);
+                return Ok(());
+            };
+            found.entries += 1;
+            let object = entry.file().map(|file| file.object);
+            for kind in check_entry(&mut stack, &entry, inodes, depth)? {
+                found.fault(kind, format!("{at}/{}", entry.path), object);
+            }
+            seen.insert(String::from(entry.path));
+        }
+        find_strangers(&root, "", &seen, &mut |path| found.fault(FaultKind::Stranger, format!("{at}/{path}"), None))
+    }
+}
+
+pub(super) fn check_entry(
+    stack: &mut DirStack,
+    entry: &Entry,
+    inodes: &HashMap<ObjectId, u64>,
+    depth: Depth,
+) -> Result<Vec<FaultKind>, StoreError> {
+    let name = entry.path.name();
+    let Some(dir) = stack.find(entry.path.parent().unwrap_or(""))? else { return Ok(vec![FaultKind::Missing]) };
+    let Some(meta) = dir.stat(name)? else { return Ok(vec![FaultKind::Missing]) };
+    match &entry.kind {
+        Kind::Symlink(target) => {
+            if meta.kind != FileKind::Symlink {
+                return Ok(vec![FaultKind::WrongKind]);
+            }
+            let same = dir.read_link(name)?.is_some_and(|found| found.to_str() == Some(target.as_str()));
+            Ok(if same { vec![] } else { vec![FaultKind::Target] })
+        }
+        Kind::File(_) if meta.kind != FileKind::File => Ok(vec![FaultKind::WrongKind]),
+        Kind::File(file) => {
+            let mut kinds = Vec::new();
+            if !has_metadata_of(&meta, file) {
+                kinds.push(if meta.size != file.size {
+                    FaultKind::Size
+                } else if u64::try_from(meta.mtime) != Ok(file.mtime) {
+                    FaultKind::Time
+                } else {
+                    FaultKind::Mode
+                });
+            }
+            let is_known = inodes.get(&file.object) == Some(&meta.inode);
+            if depth == Depth::Full && !is_known && meta.size == file.size && !has_content(dir, name, file) {
+                kinds.push(FaultKind::Content);
+            }
+            Ok(kinds)
+        }
+    }
+}
+
+fn has_content(dir: &Dir, name: &str, file: &FileEntry) -> bool {
+    let read = dir.open_file(name).ok().and_then(|content| hash_reader(content).ok());
+    read == Some((file.object, file.size))
+}
+
+/// Tells of everything in a slot that is neither an entry nor a directory on the way to one.
+pub(super) fn find_strangers(
+    dir: &Dir,
+    at: &str,
+    seen: &HashSet<String>,
+    tell: &mut dyn FnMut(String),
+) -> Result<(), StoreError> {
+    for (name, kind) in dir.entries()? {
+        let shown = name.display().to_string();
+        let path = if at.is_empty() { shown } else { format!("{at}/{shown}") };
+        match (kind, name.to_str()) {
+            (FileKind::Directory, Some(name)) => {
+                let child = dir.open_dir(name)?;
+                if child.entries()?.is_empty() {
+                    tell(path);
+                } else {
+                    find_strangers(&child, &path, seen, tell)?;
+                }
+            }
+            (_, Some(_)) if seen.contains(&path) => {}
+            _ => tell(path),
+        }
+    }
+    Ok(())
+}
