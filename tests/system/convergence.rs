@@ -56,8 +56,8 @@ fn happen(world: &World, tree: &mut Tree, rng: &mut Rng) -> (String, Option<Outc
         }
         9 => {
             let keep = (1 + rng.below(3)).to_string();
-            let has_store = world.path(one).exists();
-            let outcome = has_store.then(|| world.run(&["prune", &place, "--keep", &keep]).expect(&[0]));
+            let is_served = world.path(one).join("current").exists();
+            let outcome = is_served.then(|| world.run(&["prune", &place, "--keep", &keep]).expect(&[0]));
             (format!("prune {one} to {keep}"), outcome)
         }
         10 => {

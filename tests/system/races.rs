@@ -42,7 +42,6 @@ fn judge(world: &World, mirrors: &[String], before: u64, outcomes: &[Outcome; 2]
         .collect();
     assert!(served.iter().all(|one| one.name == served[0].name), "mirrors differ: {told}");
     let kept = checker::records(mirrors[0].as_ref());
-    let mut wins = 0;
     for (racer, outcome) in ["a", "b"].iter().zip(outcomes) {
         let is_mine = |record: &&checker::Record| record.note.as_deref() == Some(racer) && record.sequence > before;
         let won = kept.values().filter(is_mine).count();
@@ -53,13 +52,13 @@ fn judge(world: &World, mirrors: &[String], before: u64, outcomes: &[Outcome; 2]
             Some(4 | 6 | 9) => assert_eq!(won, 0, "{racer} was told of failure: {told}"),
             _ => panic!("{told}"),
         }
-        wins += won;
     }
     let winner = served[0].record.note.clone().expect("a note");
     checker::check_equals_tree(&served[0], &world.path(&winner)).unwrap_or_else(|faults| panic!("{faults:#?}\n{told}"));
     let index = usize::from(winner == "b");
     assert_eq!(outcomes[index].code(), Some(0), "the winner was not told: {told}");
-    assert_eq!(served[0].record.sequence, before + u64::try_from(wins).unwrap(), "{told}");
+    // A sequence that was staged and not activated is not given again, so there may be gaps.
+    assert!(served[0].record.sequence > before, "{told}");
     served.into_iter().next().expect("a mirror")
 }
 

@@ -192,7 +192,9 @@ impl Check<'_> {
         for name in names(&self.inner("")) {
             let meta = self.inner(&name).symlink_metadata().unwrap();
             let is_right = if name == "format" || name == "lock" { meta.is_file() } else { meta.is_dir() };
-            if !KNOWN.contains(&&*name) || !is_right {
+            // Before `format` is written, all of it is the creation of a store that was interrupted.
+            let is_store = self.inner("format").symlink_metadata().is_ok();
+            if is_store && (!KNOWN.contains(&&*name) || !is_right) {
                 self.fault(format!(".headwater/{name}: a stranger"));
             }
         }
