@@ -100,7 +100,7 @@ pub mod fault {
     #[cfg(debug_assertions)]
     static STEPS: AtomicU64 = AtomicU64::new(0);
     #[cfg(debug_assertions)]
-    static FAULT: Mutex<Option<Fault>> = Mutex::new(None);
+    static FAULTS: Mutex<Vec<Fault>> = Mutex::new(Vec::new());
 
     /// Reads a fault from its text: `kill@N`, `errno=E@N`, `errno=E@OP`,
     /// `skip-directory-sync`, `skip-data-sync`, `unlink-before-rename`, `count`.
@@ -125,12 +125,12 @@ pub mod fault {
         }
     }
 
-    /// Arms `fault` for this process. Answers whether this build can.
+    /// Arms `fault` for this process, beside those that are armed already. Answers whether this build can.
     #[cfg_attr(not(debug_assertions), expect(clippy::needless_pass_by_value, reason = "one signature for both builds"))]
     pub fn arm(fault: Fault) -> bool {
         #[cfg(debug_assertions)]
         {
-            *FAULT.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(fault);
+            FAULTS.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(fault);
             true
         }
         #[cfg(not(debug_assertions))]
@@ -151,7 +151,7 @@ pub mod fault {
 
     #[cfg(debug_assertions)]
     pub(super) fn is_armed(wanted: &Fault) -> bool {
-        FAULT.lock().unwrap_or_else(std::sync::PoisonError::into_inner).as_ref() == Some(wanted)
+        FAULTS.lock().unwrap_or_else(std::sync::PoisonError::into_inner).contains(wanted)
     }
 
     #[cfg(not(debug_assertions))]
@@ -162,17 +162,21 @@ pub mod fault {
     #[cfg(debug_assertions)]
     pub(super) fn step(op: &'static str, path: impl FnOnce() -> std::path::PathBuf) -> Result<()> {
         let step = STEPS.fetch_add(1, Ordering::SeqCst) + 1;
-        let errno = match &*FAULT.lock().unwrap_or_else(std::sync::PoisonError::into_inner) {
-            Some(Fault::KillAt(at)) if *at == step => {
-                // A signal cannot be caught or delayed: this is what `kill -9` and an OOM kill do.
-                let killed = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
-                unreachable!("survived SIGKILL: {killed:?}");
-            }
-            Some(Fault::ErrnoAt(at, errno)) if *at == step => *errno,
-            Some(Fault::ErrnoOn(name, errno)) if name == op => *errno,
-            _ => return Ok(()),
-        };
-        Err(super::IoError::new(op, path(), std::io::Error::from_raw_os_error(errno)))
+        for fault in &*FAULTS.lock().unwrap_or_else(std::sync::PoisonError::into_inner) {
+            let errno = match fault {
+                Fault::KillAt(at) if *at == step => {
+                    // A signal cannot be caught or delayed: this is what `kill -9` and an OOM kill do.
+                    let killed =
+                        rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
+                    unreachable!("survived SIGKILL: {killed:?}");
+                }
+                Fault::ErrnoAt(at, errno) if *at == step => *errno,
+                Fault::ErrnoOn(name, errno) if name == op => *errno,
+                _ => continue,
+            };
+            return Err(super::IoError::new(op, path(), std::io::Error::from_raw_os_error(errno)));
+        }
+        Ok(())
     }
 
     #[cfg(not(debug_assertions))]

@@ -184,9 +184,10 @@ fn arm_fault() -> Result<bool, Failure> {
         let hint = format!("{FAULT_VARIABLE} is for tests: unset it");
         Failure::new(Exit::Usage, format!("{FAULT_VARIABLE} {words}")).with_hint(hint)
     };
-    let fault = text.to_str().and_then(fault::parse).ok_or_else(|| usage("names no fault"))?;
-    let counts = fault == fault::Fault::Count;
-    if fault::arm(fault) { Ok(counts) } else { Err(usage("needs a debug build")) }
+    let faults: Option<Vec<fault::Fault>> = text.to_str().and_then(|text| text.split(',').map(fault::parse).collect());
+    let faults = faults.ok_or_else(|| usage("names no fault"))?;
+    let counts = faults.contains(&fault::Fault::Count);
+    if faults.into_iter().all(fault::arm) { Ok(counts) } else { Err(usage("needs a debug build")) }
 }
 
 #[cfg(test)]
