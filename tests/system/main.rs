@@ -34,3 +34,4 @@ mod resume;
 mod scenario;
 mod trees;
 mod validators;
+mod verify;

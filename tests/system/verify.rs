@@ -1,0 +1,114 @@
+//! G14: `verify` finds every flipped bit, `repair` mends it from another mirror, and what is served stays.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+
+use crate::checker;
+use crate::harness::World;
+use crate::trees::{Rng, Tree};
+
+/// Two mirrors with the same three releases.
+fn prepare() -> World {
+    let world = World::new();
+    for letter in ["a", "b", "c"] {
+        let tree = Tree::small().file("js/app.js", letter).file(&format!("{letter}.css"), letter.repeat(20));
+        world.publish(&tree, &["one", "two"], &[]);
+    }
+    world
+}
+
+/// Every file of the store that says what it should be: not the lock, not the
+/// `format` (a store id is random), and not what is no release.
+fn files(directory: &Path, found: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        let meta = path.symlink_metadata().unwrap();
+        let is_other = ["incoming", "slots/dirty", "lock", "format"].iter().any(|name| path.ends_with(name));
+        if meta.is_dir() && !is_other {
+            files(&path, found);
+        } else if meta.is_file() && meta.len() > 0 && !is_other {
+            found.push(path);
+        }
+    }
+}
+
+/// Changes a file in place: the inode, and with it all of its names, keeps its times and mode.
+fn change(path: &Path, how: impl FnOnce(&mut Vec<u8>)) {
+    let before = fs::metadata(path).unwrap();
+    let mut bytes = fs::read(path).unwrap();
+    how(&mut bytes);
+    fs::set_permissions(path, fs::Permissions::from_mode(0o644)).unwrap();
+    fs::write(path, bytes).unwrap();
+    fs::File::open(path).unwrap().set_modified(before.modified().unwrap()).unwrap();
+    fs::set_permissions(path, before.permissions()).unwrap();
+}
+
+fn is_found_and_mended(world: &World, victim: &Path, what: &str) {
+    let one = world.at("one");
+    let name = victim.strip_prefix(world.path("one")).unwrap().display().to_string();
+    let found = world.run(&["verify", &one]);
+    assert_eq!(found.code(), Some(1), "{what} in {name} was not found: {found}");
+    let mended = world.run(&["repair", &one, "--from", &world.at("two")]);
+    assert_eq!(mended.code(), Some(0), "{what} in {name}: {mended}");
+    let state = checker::check_store(&world.path("one"));
+    let served = state.unwrap_or_else(|faults| panic!("{what} in {name}: {faults:#?}\n{found}{mended}"));
+    assert_eq!(served, world.served("two"), "{what} in {name}: {mended}");
+    world.run(&["verify", &one]).expect(&[0]);
+}
+
+#[test]
+fn a_flipped_bit_anywhere_is_found_and_mended() {
+    let mut rng = Rng::new(crate::trees::seed());
+    let world = prepare();
+    world.save("one");
+    let mut places = Vec::new();
+    files(&world.path("one"), &mut places);
+    places.sort();
+    for place in &places {
+        world.restore("one");
+        change(place, |bytes| {
+            let at = rng.below(bytes.len());
+            bytes[at] ^= 1 << rng.below(8);
+        });
+        is_found_and_mended(&world, place, "a flipped bit");
+    }
+}
+
+#[test]
+fn a_file_cut_emptied_or_removed_anywhere_is_found_and_mended() {
+    let world = prepare();
+    world.save("one");
+    let mut places = Vec::new();
+    files(&world.path("one"), &mut places);
+    places.sort();
+    for place in &places {
+        world.restore("one");
+        change(place, |bytes| bytes.truncate(bytes.len() - 1));
+        is_found_and_mended(&world, place, "a cut");
+        world.restore("one");
+        change(place, Vec::clear);
+        is_found_and_mended(&world, place, "nothing");
+        // Nothing tells of a record that is gone, unless it is that of the current release.
+        let current = fs::read_link(world.path("one/current")).unwrap();
+        let is_unknown = place.parent().unwrap().ends_with("releases") && place.file_stem() != current.file_name();
+        if !is_unknown {
+            world.restore("one");
+            fs::remove_file(place).unwrap();
+            is_found_and_mended(&world, place, "no file");
+        }
+    }
+}
+
+#[test]
+fn what_is_served_is_mended_from_the_tree_alone() {
+    let world = prepare();
+    let served = world.served("one");
+    for place in ["index.html", "js/app.js", "bin/tool"] {
+        change(&world.path("one/current").join(place), |bytes| bytes[0] ^= 1);
+    }
+    fs::remove_file(world.path("one/current/c.css")).unwrap();
+    world.run(&["verify", "--quick", &world.at("one")]).expect(&[1]);
+    world.run(&["repair", &world.at("one"), "--from", &world.at("tree")]).expect(&[0]);
+    assert_eq!(world.served("one"), served, "the same release, whole again");
+}
