@@ -7,7 +7,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use crate::checker::{self, Faults, Served};
-use crate::harness::{Outcome, World};
+use crate::harness::{Outcome, World, events};
 use crate::trees::Tree;
 
 /// What is done.
@@ -51,6 +51,8 @@ pub(crate) struct Scenario {
     pub(crate) old: Option<Served>,
     /// What was wrong with it before.
     faults: BTreeSet<String>,
+    /// The releases that it kept.
+    kept: BTreeSet<String>,
     command: Vec<String>,
 }
 
@@ -109,9 +111,12 @@ impl Scenario {
             damage(&mirror);
         }
         let tree = world.at("tree");
+        let events = world.at("events");
         let command: &[&str] = match kind {
-            Kind::FirstPush | Kind::Update | Kind::Deletion => &["push", &tree, &place, "--wait", "0s"],
-            Kind::Rollback => &["rollback", &place, "--to", "1"],
+            Kind::FirstPush | Kind::Update | Kind::Deletion => {
+                &["push", &tree, &place, "--wait", "0s", "--events", &events]
+            }
+            Kind::Rollback => &["rollback", &place, "--to", "1", "--wait", "0s", "--events", &events],
             Kind::Prune => &["prune", &place, "--keep", "1"],
             Kind::Repair => &["repair", &place, "--from", &tree],
         };
@@ -121,7 +126,8 @@ impl Scenario {
             Err(faults) => (None, BTreeSet::from_iter(faults)),
         };
         assert_eq!(faults.is_empty(), kind != Kind::Repair, "{kind:?}: {faults:#?}");
-        Self { world, kind, mirror, old, faults, command }
+        let kept = checker::records(&mirror).into_keys().collect();
+        Self { world, kind, mirror, old, faults, kept, command }
     }
 
     /// Runs the command, with a fault armed if one is given.
@@ -163,6 +169,16 @@ impl Scenario {
         checker::check_equals_tree(&served, &self.world.path("tree")).map(|()| Side::New)
     }
 
+    /// As [`Scenario::judge`], but what the last run told to be current must be served.
+    pub(crate) fn judge_told(&self, outcome: &Outcome) -> Result<Side, Faults> {
+        let side = self.judge()?;
+        let is_told = events(&self.world.path("events")).iter().any(|event| event["event"] == "activated");
+        if side != Side::New && (is_told || outcome.code() == Some(0)) {
+            return Err(vec![format!("told to be current, and it is {side:?}")]);
+        }
+        Ok(side)
+    }
+
     /// A repair never damages anything that was sound.
     fn judge_repair(&self) -> Result<Side, Faults> {
         match checker::state(&self.mirror) {
@@ -175,13 +191,20 @@ impl Scenario {
 
     /// Does again what was interrupted: it must succeed at once (no stale lock, no repair) and be complete.
     pub(crate) fn finish(&self) -> Result<(), String> {
+        let interrupted = checker::state(&self.mirror).ok().flatten().map(|served| served.name);
         let outcome = self.run(None);
         if outcome.code() != Some(0) {
             return Err(format!("the next run failed: {outcome}"));
         }
         match self.judge() {
-            Ok(Side::New) => Ok(()),
-            other => Err(format!("after the next run: {other:#?}\n{outcome}")),
+            Ok(Side::New) => {}
+            other => return Err(format!("after the next run: {other:#?}\n{outcome}")),
+        }
+        let served = checker::check_store(&self.mirror).expect("it was judged").name;
+        let known = |name: &String| *name == served || self.kept.contains(name) || Some(name) == interrupted.as_ref();
+        match checker::records(&self.mirror).into_keys().find(|name| !known(name)) {
+            None => Ok(()),
+            Some(name) => Err(format!("{name} is kept and was never served\n{outcome}")),
         }
     }
 }
