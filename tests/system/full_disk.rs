@@ -142,7 +142,7 @@ fn a_full_disk_is_told_before_anything_is_written() {
 #[test]
 #[ignore = "needs root"]
 fn a_disk_without_inodes_is_told_before_anything_is_written() {
-    overflows("size=30m,nr_inodes=700", "nr_inodes=7000", &["inodes"]);
+    overflows("size=30m,nr_inodes=1800", "nr_inodes=7000", &["inodes"]);
 }
 
 #[test]

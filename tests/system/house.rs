@@ -46,8 +46,12 @@ fn is_library(file: &str) -> bool {
 
 /// Lines of production code that say one of these, in files that `of` picks.
 fn lines_with(of: impl Fn(&str) -> bool, words: &[&str]) -> Vec<String> {
+    lines_of(&sources(), of, words)
+}
+
+fn lines_of(sources: &BTreeMap<String, String>, of: impl Fn(&str) -> bool, words: &[&str]) -> Vec<String> {
     let mut found = Vec::new();
-    for (file, text) in sources().iter().filter(|(file, _)| of(file) && !is_test(file)) {
+    for (file, text) in sources.iter().filter(|(file, _)| of(file) && !is_test(file)) {
         for (number, line) in production(text) {
             if words.iter().any(|word| says(line, word)) {
                 found.push(format!("{file}:{number}: {}", line.trim()));
@@ -91,8 +95,12 @@ fn files_are_short() {
 
 #[test]
 fn functions_are_short() {
+    assert_none(&long_functions(&sources()));
+}
+
+fn long_functions(sources: &BTreeMap<String, String>) -> Vec<String> {
     let mut long = Vec::new();
-    for (file, text) in sources().iter().filter(|(file, _)| !is_test(file)) {
+    for (file, text) in sources.iter().filter(|(file, _)| !is_test(file)) {
         let mut open: Option<(usize, &str)> = None;
         for (number, line) in production(text) {
             let indent = &line[..line.len() - line.trim_start().len()];
@@ -109,7 +117,7 @@ fn functions_are_short() {
             }
         }
     }
-    assert_none(&long);
+    long
 }
 
 #[test]
@@ -156,8 +164,12 @@ fn room(path: &str) -> &str {
 
 #[test]
 fn imports_point_one_way() {
+    assert_none(&wrong_imports(&sources()));
+}
+
+fn wrong_imports(sources: &BTreeMap<String, String>) -> Vec<String> {
     let mut wrong = Vec::new();
-    for (file, text) in &sources() {
+    for (file, text) in sources {
         let own = room(file.strip_prefix("src/").unwrap());
         if own == "lib" || is_test(file) {
             continue;
@@ -171,7 +183,7 @@ fn imports_point_one_way() {
             }
         }
     }
-    assert_none(&wrong);
+    wrong
 }
 
 #[test]
@@ -205,4 +217,18 @@ fn every_fixture_is_named_in_a_test() {
         }
     }
     assert_none(&unused);
+}
+
+#[test]
+fn the_scan_sees_what_it_looks_for() {
+    let body = "    step();\n".repeat(61);
+    let text = format!(
+        "//! A room.\nuse crate::push::Plan;\n// .unwrap()\nfn long() {{\n{body}}}\n\
+         fn short() {{\n    eprintln!(\"{{}}\", x.unwrap());\n}}\n#[cfg(test)]\nmod tests {{ y.unwrap() }}\n"
+    );
+    let sources = BTreeMap::from([("src/store/mod.rs".to_owned(), text)]);
+    assert_eq!(long_functions(&sources), ["src/store/mod.rs:4: 62 lines"]);
+    assert_eq!(wrong_imports(&sources), ["src/store/mod.rs:2: store imports push"]);
+    let number = |words: &[&str]| lines_of(&sources, is_library, words).len();
+    assert_eq!((number(&[".unwrap()"]), number(&["eprintln!"]), number(&["println!"])), (1, 1, 0));
 }

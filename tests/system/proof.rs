@@ -60,7 +60,7 @@ const BREAKS: [Break; 27] = [
     ("object writable", |store| mode(&object(store, b"<h1>about</h1>"), 0o644)),
     ("object of the old release gone", |store| fs::remove_file(object(store, b"let release = 1;")).unwrap()),
     ("object astray", |store| {
-        fs::rename(object(store, b"<h1>about</h1>"), store.join(".headwater/objects/astray")).unwrap()
+        fs::rename(object(store, b"<h1>about</h1>"), store.join(".headwater/objects/astray")).unwrap();
     }),
     ("slot file flipped", |store| flip(&slot(store).join("about.html"))),
     ("slot file cut", |store| rewrite(&slot(store).join("about.html"), |bytes| bytes.truncate(3))),
