@@ -19,14 +19,18 @@ fn check(scenario: &Scenario, outcome: &Outcome, fault: &str) -> Side {
     side
 }
 
-/// Lets each step fail in turn. Answers how often the new release was served although failure was told.
-fn fail_everywhere(kind: Kind, errno: i32) -> usize {
+/// Lets each step fail in turn, with each of `errnos`. Answers how often the new
+/// release was served although failure was told.
+fn fail_everywhere(kind: Kind, errnos: &[i32]) -> usize {
     let scenario = Scenario::new(kind);
     let places = ["mirror", "cache"];
     places.iter().for_each(|place| scenario.world.save(place));
     let steps = scenario.steps();
     let mut late = 0;
-    for step in 1..=steps {
+    // Most of a first push makes the 256 directories of objects: one like the other.
+    let is_alike = |step: &u64| steps > 300 && *step > 40 && *step < steps - 140 && step % 16 != 0;
+    let points = (1..=steps).filter(|step| !is_alike(step));
+    for (step, errno) in points.flat_map(|step| errnos.iter().map(move |errno| (step, errno))) {
         places.iter().for_each(|place| scenario.world.restore(place));
         let fault = format!("errno={errno}@{step}");
         let outcome = scenario.run(Some(&fault));
@@ -38,11 +42,9 @@ fn fail_everywhere(kind: Kind, errno: i32) -> usize {
 }
 
 fn fails_cleanly(kind: Kind) {
-    for errno in [ENOSPC, EIO] {
-        let late = fail_everywhere(kind, errno);
-        // Between the switch and the answer there is the sync of the switch, and nothing else that may fail a push.
-        assert!(kind == Kind::Prune || late <= 2, "{kind:?}: {late} failures told behind the switch");
-    }
+    let late = fail_everywhere(kind, &[ENOSPC, EIO]);
+    // Between the switch and the answer there is the sync of the switch, and nothing else that may fail a push.
+    assert!(kind == Kind::Prune || late <= 4, "{kind:?}: {late} failures told behind the switch");
 }
 
 #[test]
