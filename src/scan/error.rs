@@ -8,6 +8,8 @@ use std::fmt::{self, Write as _};
 use std::io;
 use std::path::{Path, PathBuf};
 
+use rustix::io::Errno;
+
 use crate::fsx::IoError;
 use crate::tree_path::PathFault;
 
@@ -123,7 +125,8 @@ impl Fault {
         match error.kind() {
             Kind::NotFound => Self::altered(path, How::Removed),
             // A directory or file that became a link, or a directory that became a file.
-            Kind::NotADirectory | Kind::IsADirectory | Kind::FilesystemLoop => Self::altered(path, How::Changed),
+            Kind::NotADirectory | Kind::IsADirectory => Self::altered(path, How::Changed),
+            _ if is_link_error(error) => Self::altered(path, How::Changed),
             _ => Self::Unreadable(Offender { path, why: format!("cannot be read ({error})") }),
         }
     }
@@ -137,6 +140,12 @@ impl Fault {
             }
         }
     }
+}
+
+/// Whether a path was refused for being a link, or for links that go on without end.
+pub(super) fn is_link_error(error: &io::Error) -> bool {
+    // `ErrorKind::FilesystemLoop` is not stable yet.
+    Errno::from_io_error(error) == Some(Errno::LOOP)
 }
 
 /// The error that all `faults` together make. What people must mend comes

@@ -156,7 +156,8 @@ impl StatCache {
         let length = usize::try_from(length).map_err(|_| odd())?;
         let shared = usize::try_from(shared).ok().filter(|&shared| shared <= self.path.len()).ok_or_else(odd)?;
         if length == 0 {
-            self.input.consume(bytes.len() - rest.len());
+            let used = bytes.len() - rest.len();
+            self.input.consume(used);
             return Ok(None);
         }
         let (name, mut rest) = rest.split_at_checked(length).ok_or_else(odd)?;

@@ -223,8 +223,8 @@ fn all_offenders_are_told_together() {
 #[test]
 fn what_may_not_be_read_is_told() {
     let dir = tree(&["ok", "closed/f", "secret"]);
-    fs::set_permissions(dir.path().join("secret"), fs::Permissions::from_mode(0)).unwrap();
-    fs::set_permissions(dir.path().join("closed"), fs::Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(dir.path().join("secret"), fs::Permissions::from_mode(0o000)).unwrap();
+    fs::set_permissions(dir.path().join("closed"), fs::Permissions::from_mode(0o000)).unwrap();
     let result = scan(dir.path(), &ScanOptions::default());
     fs::set_permissions(dir.path().join("closed"), fs::Permissions::from_mode(0o755)).unwrap();
     match result {
@@ -247,11 +247,15 @@ fn excluded_paths_are_not_looked_at() {
     assert_eq!(paths(&scan(dir.path(), &options).unwrap()), ["d/x.log", "keep.log", "src/build"]);
     options.exclude = vec!["src".to_owned(), "!a.log".to_owned()];
     assert_eq!(paths(&scan(dir.path(), &options).unwrap()), ["a.log", "d/x.log", "keep.log"]);
-    options.exclude = vec!["a[".to_owned()];
+    options.exclude = vec!["[z-a]".to_owned()];
     assert!(matches!(scan(dir.path(), &options), Err(ScanError::Exclude { .. })));
     put(dir.path(), "d/.headwaterignore", "[z-a]\n");
     let found = offenders(scan(dir.path(), &ScanOptions::default()));
     assert_eq!(found, [("d/.headwaterignore".to_owned(), "has an invalid pattern in line 1".to_owned())]);
+    fs::remove_file(dir.path().join("d/.headwaterignore")).unwrap();
+    symlink("../.headwaterignore", dir.path().join("d/.headwaterignore")).unwrap();
+    let found = offenders(scan(dir.path(), &ScanOptions::default()));
+    assert_eq!(found, [("d/.headwaterignore".to_owned(), "is no file, as rules must be".to_owned())]);
 }
 
 #[test]
