@@ -103,7 +103,7 @@ impl<'a> Walk<'a> {
         let Ok(meta) = fsx::lstat(&path) else { return };
         let name = String::from_utf8_lossy(self.root.relative(&path));
         let shown = self.root.shown(name.as_bytes());
-        if !meta.is_file() && !(self.follow && meta.is_symlink()) {
+        if !(meta.is_file() || (self.follow && meta.is_symlink())) {
             self.faults.push(Fault::refused(shown, "is no file, as rules must be"));
             return;
         }
