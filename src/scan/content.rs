@@ -64,14 +64,18 @@ impl<'a> Opener<'a> {
         Ok((self.last.as_ref().map_or(&self.root.dir, |(_, dir)| dir), name))
     }
 
+    /// Opens the file at `relative`, whatever it is.
+    pub(super) fn open_any(&mut self, relative: &str) -> fsx::Result<File> {
+        if self.follow {
+            return fsx::open_read(&fsx::resolve(&self.root.path.join(relative))?);
+        }
+        let (dir, name) = self.locate(relative)?;
+        dir.open_file(name)
+    }
+
     /// Opens the file at `relative` if it is what `stamp` says.
     pub(super) fn open(&mut self, relative: &str, stamp: &Stamp) -> Result<File, ContentFault> {
-        let file = if self.follow {
-            fsx::open_read(&fsx::resolve(&self.root.path.join(relative))?)?
-        } else {
-            let (dir, name) = self.locate(relative)?;
-            dir.open_file(name)?
-        };
+        let file = self.open_any(relative)?;
         match is_still(&fsx::fstat(&file, Path::new(relative))?, stamp) {
             true => Ok(file),
             false => Err(ContentFault::Changed),
