@@ -90,6 +90,9 @@ fn push_number(key: &str, value: u64, out: &mut Vec<u8>) {
 
 // Paths and targets have no control characters and no backslash: the quote is all there is to escape.
 fn push_text(text: &str, out: &mut Vec<u8>) {
+    if memchr::memchr(b'"', text.as_bytes()).is_none() {
+        return out.extend_from_slice(text.as_bytes());
+    }
     for (index, part) in text.split('"').enumerate() {
         if index > 0 {
             out.extend_from_slice(b"\\\"");
@@ -151,11 +154,8 @@ impl<'a> Cursor<'a> {
         let mut unescaped: Option<Vec<u8>> = None;
         let mut from = 0;
         loop {
-            let at = self.rest[from..]
-                .iter()
-                .position(|&byte| byte == b'"' || byte == b'\\')
-                .ok_or_else(|| self.fail("a text has no end"))?
-                + from;
+            let end = memchr::memchr2(b'"', b'\\', &self.rest[from..]);
+            let at = end.ok_or_else(|| self.fail("a text has no end"))? + from;
             if self.rest[at] == b'"' {
                 let raw = &self.rest[..at];
                 self.rest = &self.rest[at + 1..];
@@ -360,7 +360,7 @@ impl<R: Read> ManifestReader<R> {
     fn line(&mut self) -> Result<Option<std::ops::Range<usize>>, ManifestError> {
         let mut searched = self.start;
         loop {
-            if let Some(length) = self.buffer[searched..].iter().position(|&byte| byte == b'\n') {
+            if let Some(length) = memchr::memchr(b'\n', &self.buffer[searched..]) {
                 let line = self.start..searched + length;
                 self.start = line.end + 1;
                 return Ok(Some(line));

@@ -58,9 +58,7 @@ pub struct Wanted {
     pub object: ObjectId,
     /// Its length in bytes.
     pub size: u64,
-    /// The first entry that shows it, counted from 0.
-    pub entry: u64,
-    /// The path of that entry.
+    /// The path of the first entry that shows it.
     pub path: TreePath,
 }
 
@@ -78,27 +76,77 @@ enum Place {
     Base(u64),
 }
 
-/// Finds the objects of changed and added entries: which are new, which the base has elsewhere.
-fn find_content<E>(pairs: impl Iterator<Item = Result<Pair, E>>) -> Result<(Vec<Wanted>, HashMap<ObjectId, Place>), E> {
-    let mut wanted = Vec::new();
-    let mut places = HashMap::new();
-    let mut entry = 0;
-    for pair in pairs {
-        let new = match &pair? {
-            Pair::Old(_) => continue,
-            Pair::Both(old, new) if old.file().map(|f| f.object) == new.file().map(|f| f.object) => None,
-            Pair::Both(_, new) | Pair::New(new) => new.file().map(|file| (new.path.clone(), *file)),
-        };
-        if let Some((path, file)) = new {
-            let next = u32::try_from(wanted.len()).expect("a manifest has fewer than 2^32 entries");
-            places.entry(file.object).or_insert_with(|| {
-                wanted.push(Wanted { object: file.object, size: file.size, entry, path });
-                Place::New(next)
-            });
-        }
-        entry += 1;
+/// Changed entries that are kept in memory between the two looks of the
+/// encoder; beyond that both manifests are read again.
+const MAX_STEPS: usize = 200_000;
+
+/// An operation as the encoder sees it.
+enum Step {
+    /// So many entries stay or go, the last of which has this path.
+    Run(u8, u64, TreePath),
+    Add(Entry),
+    Change {
+        old: Option<FileEntry>,
+        new: Entry,
+    },
+}
+
+/// Turns pairs into steps, runs joined.
+struct Steps<I: Iterator> {
+    pairs: std::iter::Peekable<I>,
+}
+
+/// The run that a pair belongs to.
+fn run_of(pair: &Pair) -> Option<u8> {
+    match pair {
+        Pair::Old(_) => Some(OP_DROP),
+        Pair::Both(old, new) if old == new => Some(OP_KEEP),
+        Pair::New(_) | Pair::Both(..) => None,
     }
-    Ok((wanted, places))
+}
+
+impl<E, I: Iterator<Item = Result<Pair, E>>> Steps<I> {
+    fn run(&mut self, op: u8, first: TreePath) -> Step {
+        let (mut count, mut last) = (1, first);
+        while let Some(Ok(pair)) = self.pairs.next_if(|pair| pair.as_ref().is_ok_and(|pair| run_of(pair) == Some(op))) {
+            count += 1;
+            let (Pair::Old(entry) | Pair::New(entry) | Pair::Both(entry, _)) = pair;
+            last = entry.path;
+        }
+        Step::Run(op, count, last)
+    }
+}
+
+impl<E, I: Iterator<Item = Result<Pair, E>>> Iterator for Steps<I> {
+    type Item = Result<Step, E>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let pair = match self.pairs.next()? {
+            Ok(pair) => pair,
+            Err(error) => return Some(Err(error)),
+        };
+        let op = run_of(&pair);
+        Some(Ok(match (op, pair) {
+            (Some(op), Pair::Old(entry) | Pair::New(entry) | Pair::Both(entry, _)) => self.run(op, entry.path),
+            (None, Pair::Old(new) | Pair::New(new)) => Step::Add(new),
+            (None, Pair::Both(old, new)) => Step::Change { old: old.file().copied(), new },
+        }))
+    }
+}
+
+/// Finds the object of a changed or added entry, each once.
+fn find_content(step: &Step, wanted: &mut Vec<Wanted>, places: &mut HashMap<ObjectId, Place>) {
+    let (old, new) = match step {
+        Step::Run(..) => return,
+        Step::Add(new) => (None, new),
+        Step::Change { old, new } => (*old, new),
+    };
+    let Some(file) = new.file().filter(|file| old.is_none_or(|old| old.object != file.object)) else { return };
+    let next = u32::try_from(wanted.len()).expect("a manifest has fewer than 2^32 entries");
+    places.entry(file.object).or_insert_with(|| {
+        wanted.push(Wanted { object: file.object, size: file.size, path: new.path.clone() });
+        Place::New(next)
+    });
 }
 
 /// Takes the objects that the base shows somewhere out of `wanted` and renumbers the rest.
@@ -132,27 +180,23 @@ struct Encoder<'a, W> {
     places: &'a HashMap<ObjectId, Place>,
     /// Ordinals below this were introduced.
     introduced: u32,
-    /// A run of entries to keep or drop.
-    run: (u8, u64),
     last_path: String,
 }
 
 impl<W: Write> Encoder<'_, W> {
-    fn run(&mut self, op: u8, path: &TreePath) -> io::Result<()> {
-        if self.run.0 != op {
-            self.flush_run()?;
-            self.run.0 = op;
-        }
-        self.run.1 += 1;
-        self.remember(path);
-        Ok(())
-    }
-
-    fn flush_run(&mut self) -> io::Result<()> {
-        if self.run.1 > 0 {
-            self.buffer.push(self.run.0);
-            varint::push(self.run.1, &mut self.buffer);
-            self.run = (OP_END, 0);
+    fn step(&mut self, step: &Step) -> io::Result<()> {
+        match step {
+            Step::Run(op, count, last) => {
+                self.buffer.push(*op);
+                varint::push(*count, &mut self.buffer);
+                self.remember(last);
+            }
+            Step::Add(new) => self.add(new),
+            Step::Change { old, new } => {
+                self.buffer.push(OP_CHANGE);
+                self.fields(new, old.as_ref());
+                self.remember(&new.path);
+            }
         }
         if self.buffer.len() > 64 * 1024 {
             self.out.write_all(&self.buffer)?;
@@ -166,8 +210,7 @@ impl<W: Write> Encoder<'_, W> {
         self.last_path.push_str(path.as_str());
     }
 
-    fn add(&mut self, new: &Entry) -> io::Result<()> {
-        self.flush_run()?;
+    fn add(&mut self, new: &Entry) {
         self.buffer.push(OP_ADD);
         let path = new.path.as_str().as_bytes();
         let shared = self.last_path.bytes().zip(path).take_while(|(a, b)| a == *b).count();
@@ -176,15 +219,6 @@ impl<W: Write> Encoder<'_, W> {
         self.buffer.extend_from_slice(&path[shared..]);
         self.fields(new, None);
         self.remember(&new.path);
-        Ok(())
-    }
-
-    fn change(&mut self, old: &Entry, new: &Entry) -> io::Result<()> {
-        self.flush_run()?;
-        self.buffer.push(OP_CHANGE);
-        self.fields(new, old.file());
-        self.remember(&new.path);
-        Ok(())
     }
 
     fn fields(&mut self, new: &Entry, old: Option<&FileEntry>) {
@@ -254,7 +288,17 @@ where
     A: Iterator<Item = Result<Entry, ManifestError>>,
     B: Iterator<Item = Result<Entry, ManifestError>>,
 {
-    let (wanted, mut places) = find_content(Pairs::new(base()?, new()?))?;
+    let steps = || Ok::<_, ManifestError>(Steps { pairs: Pairs::new(base()?, new()?).peekable() });
+    let (mut wanted, mut places) = (Vec::new(), HashMap::new());
+    let mut kept = Some(Vec::new());
+    for step in steps()? {
+        let step = step?;
+        find_content(&step, &mut wanted, &mut places);
+        if let Some(steps) = kept.as_mut() {
+            steps.push(step);
+        }
+        kept = kept.filter(|steps| steps.len() <= MAX_STEPS);
+    }
     let wanted = find_in_base(base()?, wanted, &mut places)?;
     let mut out = zstd::Encoder::new(Vec::new(), LEVEL)?;
     out.include_checksum(true)?;
@@ -263,24 +307,15 @@ where
     head.extend_from_slice(base_id.map_or([0; 32], |id| *id.as_bytes()).as_slice());
     varint::push(created, &mut head);
     varint::push(wanted.len() as u64, &mut head);
-    let mut encoder = Encoder {
-        out,
-        buffer: head,
-        created,
-        places: &places,
-        introduced: 0,
-        run: (OP_END, 0),
-        last_path: String::new(),
-    };
-    for pair in Pairs::new(base()?, new()?) {
-        match pair? {
-            Pair::Old(old) => encoder.run(OP_DROP, &old.path)?,
-            Pair::New(new) => encoder.add(&new)?,
-            Pair::Both(old, new) if old == new => encoder.run(OP_KEEP, &old.path)?,
-            Pair::Both(old, new) => encoder.change(&old, &new)?,
+    let mut encoder = Encoder { out, buffer: head, created, places: &places, introduced: 0, last_path: String::new() };
+    match kept {
+        Some(kept) => kept.iter().try_for_each(|step| encoder.step(step))?,
+        None => {
+            for step in steps()? {
+                encoder.step(&step?)?;
+            }
         }
     }
-    encoder.flush_run()?;
     encoder.buffer.push(OP_END);
     encoder.out.write_all(&encoder.buffer)?;
     Ok(Change { bytes: encoder.out.finish()?, wanted })
