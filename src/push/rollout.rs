@@ -229,20 +229,42 @@ fn stage(
         Err(error) if error.failure() == Failure::DamagedBase && batch.base.is_some() => {
             let message = format!("{}: {}: sending everything anew", mirror.name(), error_chain(&error));
             gate.event(Event::Warned { message });
-            stage_anew(target, index, options, gate)
+            stage_alone(target, None, index, options, gate)
         }
         other => other,
     }
 }
 
-fn stage_anew(target: &Target, index: usize, options: &Options, gate: &Gate<'_>) -> Result<(), MirrorError> {
+/// Stages the target on one mirror a second time, with packs of its own.
+pub(super) fn stage_again(
+    target: &Target,
+    index: usize,
+    options: &Options,
+    gate: &Gate<'_>,
+) -> Result<(), MirrorError> {
     let supply = |error: PushError| MirrorError::Supply(Box::new(error));
-    let batch = batch(target, None, vec![index], options).map_err(supply)?;
+    let base = match base_of(target, &target.members[index]) {
+        Some(base) => find_base(target, base).map_err(supply)?,
+        None => None,
+    };
+    stage_alone(target, base, index, options, gate)
+}
+
+fn stage_alone(
+    target: &Target,
+    base: Option<Arc<ManifestFile>>,
+    index: usize,
+    options: &Options,
+    gate: &Gate<'_>,
+) -> Result<(), MirrorError> {
+    let supply = |error: PushError| MirrorError::Supply(Box::new(error));
+    let batch = batch(target, base, vec![index], options).map_err(supply)?;
     let shelf = PackShelf::new(target.members.len() + index, &target.supplies, &target.scratch)?;
-    let seat = shelf.seat();
     std::thread::scope(|scope| {
+        let seat = shelf.seat();
         // Its error reaches the mirror through the shelf.
         scope.spawn(|| pack_line::run(&batch.job(target, options), &shelf, gate).ok());
+        // When this returns the seat goes, and the line need not wait for anyone.
         target.members[index].mirror.stage(&batch.request(target), &seat, gate)
     })
 }
@@ -276,7 +298,7 @@ impl Conductor<'_> {
             return Err(error.into());
         }
         let staged: Vec<usize> = (0..total).filter(|index| self.outcomes[*index] == Some(Outcome::Staged)).collect();
-        let is_again = activation::activate(self.target, &staged, self.outcomes, self.gate)?;
+        let is_again = activation::activate(self.target, &staged, self.outcomes, self.options, self.gate)?;
         if !is_again {
             self.late();
         }
@@ -320,7 +342,7 @@ impl Conductor<'_> {
         while let Ok((index, result)) = self.staged.recv() {
             self.take(index, result);
             if self.outcomes[index] == Some(Outcome::Staged) {
-                self.outcomes[index] = Some(activation::one(self.target, index, self.gate));
+                self.outcomes[index] = Some(activation::one(self.target, index, self.options, self.gate));
             }
         }
     }

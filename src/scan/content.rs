@@ -75,11 +75,16 @@ impl<'a> Opener<'a> {
 
     /// Opens the file at `relative` if it is what `stamp` says.
     pub(super) fn open(&mut self, relative: &str, stamp: &Stamp) -> Result<File, ContentFault> {
-        let file = self.open_any(relative)?;
-        match is_still(&fsx::fstat(&file, Path::new(relative))?, stamp) {
-            true => Ok(file),
-            false => Err(ContentFault::Changed),
-        }
+        check(self.open_any(relative)?, relative, stamp)
+    }
+
+    /// The same for one file alone, whose neighbours do not follow.
+    pub(super) fn open_once(&self, relative: &str, stamp: &Stamp) -> Result<File, ContentFault> {
+        let file = match self.follow {
+            true => fsx::open_read(&fsx::resolve(&self.root.path.join(relative))?)?,
+            false => self.root.dir.open_file_below(relative)?,
+        };
+        check(file, relative, stamp)
     }
 
     /// The target of the link at `relative`.
@@ -91,6 +96,13 @@ impl<'a> Opener<'a> {
             Err(error) if error.kind() == io::ErrorKind::InvalidInput => Err(ContentFault::Changed),
             Err(error) => Err(error.into()),
         }
+    }
+}
+
+fn check(file: File, relative: &str, stamp: &Stamp) -> Result<File, ContentFault> {
+    match is_still(&fsx::fstat(&file, Path::new(relative))?, stamp) {
+        true => Ok(file),
+        false => Err(ContentFault::Changed),
     }
 }
 

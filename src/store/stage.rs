@@ -19,7 +19,7 @@ use crate::store::layout::{DIRTY, SlotName};
 use crate::store::manifests::ManifestStream;
 use crate::store::quarantine::Quarantine;
 use crate::store::slots::{DirStack, SlotWriter};
-use crate::store::{Store, StoreError};
+use crate::store::{Pruned, Store, StoreError};
 
 /// Opens the content of an object that is missing here.
 pub type FetchObject<'a> = dyn Fn(&ObjectId) -> Result<Box<dyn Read + Send>, Box<dyn Error + Send + Sync>> + Sync + 'a;
@@ -370,6 +370,9 @@ impl Arrival<'_> {
         writer.share_copies()?;
         drop(writer);
         self.store.name_slot(self.release.name())?;
+        // Whoever staged before has lost its slot to this release.
+        self.store.forget_staged(Some(self.release.name()))?;
+        self.store.drop_gone_releases(&mut Pruned::default())?;
         Ok(fetched)
     }
 
