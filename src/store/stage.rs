@@ -68,12 +68,12 @@ impl Store {
         if self.is_staged(offered)? {
             return Ok(None);
         }
-        let needs = transit::needs(change).map_err(|error| lie(error.to_string()))?;
+        let mut needs = transit::needs(change).map_err(|error| lie(error.to_string()))?;
         if needs.head.base != base {
             return Err(lie("the manifest change is against another base"));
         }
         self.check_room(release, &needs)?;
-        let quarantine = Quarantine::open(self, key, needs.objects.clone(), wait)?;
+        let quarantine = Quarantine::open(self, key, std::mem::take(&mut needs.objects), wait)?;
         Ok(Some(Arrival { store: self, release, base, change, needs, quarantine, bases: OnceLock::new(), wait }))
     }
 
