@@ -28,23 +28,29 @@ fn push_hex(bytes: &[u8], out: &mut Vec<u8>) {
     }
 }
 
-fn nibble(digit: u8) -> Option<u8> {
-    match digit {
-        b'0'..=b'9' => Some(digit - b'0'),
-        b'a'..=b'f' => Some(digit - b'a' + 10),
-        _ => None,
+/// The value of each digit; 0xff for every other byte.
+const NIBBLES: [u8; 256] = {
+    let mut table = [0xff; 256];
+    let mut value = 0;
+    while value < 16 {
+        table[DIGITS[value as usize] as usize] = value;
+        value += 1;
     }
-}
+    table
+};
 
 fn parse_hex<const N: usize>(text: &[u8]) -> Option<[u8; N]> {
     if text.len() != 2 * N {
         return None;
     }
-    let mut bytes = [0; N];
+    // Manifests are mostly this: wrong digits are gathered and looked at once.
+    let (mut bytes, mut wrong) = ([0; N], 0);
     for (byte, pair) in bytes.iter_mut().zip(text.chunks_exact(2)) {
-        *byte = nibble(pair[0])? << 4 | nibble(pair[1])?;
+        let (high, low) = (NIBBLES[usize::from(pair[0])], NIBBLES[usize::from(pair[1])]);
+        wrong |= (high | low) & 0xf0;
+        *byte = high << 4 | (low & 15);
     }
-    Some(bytes)
+    (wrong == 0).then_some(bytes)
 }
 
 macro_rules! id {

@@ -1,4 +1,19 @@
 //! headwater: push a content tree to many mirrors, whole, atomic and verified.
+//!
+//! How content flows, a sentence a room, from the ids up; imports point the same way:
+//!
+//! * [`hash`], [`tree_path`], [`varint`]: ids, validated names, numbers. [`fsx`]: every
+//!   touch of the disk. [`monitor`]: what the library tells while it works.
+//! * [`manifest`]: the sorted entries of a release, how two of them differ, and how
+//!   that difference travels. [`release`]: the small record that names a manifest.
+//! * [`pack`]: blocks and packs, in which content travels.
+//! * [`scan`]: turns content trees into a sorted list of paths and object ids.
+//! * [`store`]: keeps releases on a mirror's disk and switches between them.
+//! * [`mirror`]: what can be asked of a mirror, wherever it is.
+//! * [`push`]: brings a source to a whole fleet, or says honestly where it did not.
+//! * [`config`]: what `headwater.toml` says.
+//!
+//! The library never prints, exits or reads the environment; the program around it does.
 
 pub mod config;
 pub mod fsx;

@@ -21,9 +21,9 @@ pub(crate) fn run(args: &PushArgs) -> Result<Exit, Failure> {
     match planned.map_err(hints::of_push)? {
         Ok(plan) => {
             if args.output.json {
-                print_json(&PlanAnswer::new(&plan))?
+                print_json(&PlanAnswer::new(&plan))?;
             } else {
-                print(&describe(&plan))?
+                print(&describe(&plan))?;
             }
             let is_reachable = plan.mirrors.iter().all(|mirror| mirror.error.is_none());
             Ok(if is_reachable { Exit::Success } else { Exit::Partial })

@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::args::{GuardArgs, OutputArgs, PushArgs, RollbackArgs};
 use super::context::{self, Told};
 use super::failure::{self, Exit, Facts, Failure, eprint_raw};
-use super::output::{Align, Table, bytes, count, escape, print, print_json};
+use super::output::{Align, Table, bytes, count, print, print_json};
 use super::places::{self, MirrorChoice};
 use super::progress::Progress;
 use super::settings::{self, ReleaseSettings};
@@ -205,13 +205,12 @@ fn words(outcome: &Outcome) -> String {
     }
 }
 
-/// Says on stderr what failed and what to do about it.
+/// Says on stderr what to do about failures, which the progress told already.
 fn explain(report: &Report, exit: Exit) -> Result<(), Failure> {
     let mut hints: Vec<&str> = Vec::new();
     let mut text = String::new();
     for mirror in &report.mirrors {
-        if let Outcome::Failed { failure, error } = &mirror.outcome {
-            text.push_str(&format!("error: {}: {}\n", escape(&mirror.mirror), escape(error)));
+        if let Outcome::Failed { failure, .. } = &mirror.outcome {
             hints.extend(hints::of_mirror(*failure));
         }
     }

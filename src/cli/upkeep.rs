@@ -48,7 +48,8 @@ fn each<T: Serialize>(
     for (mirror, result) in results {
         match result {
             Ok(result) => {
-                if !output.json && !(output.quiet && is_well(&result)) {
+                let is_told = !output.quiet || !is_well(&result);
+                if is_told && !output.json {
                     print(&describe(&mirror, &result))?;
                 }
                 if !is_well(&result) {

@@ -127,6 +127,7 @@ impl Mirror for DirectoryMirror {
             current,
             // A damaged record is verify's to tell; without it the rest still works.
             releases: names.into_iter().filter_map(|name| store.release(name).ok()).collect(),
+            staged: store.staged_release()?,
             highest_sequence: store.highest_sequence()?,
             free_bytes: store.free_bytes().ok(),
         })

@@ -157,6 +157,8 @@ pub struct MirrorState {
     pub current: Option<ReleaseName>,
     /// The records of the releases that are or were served, ascending, those that can be read.
     pub releases: Vec<Release>,
+    /// The release that is staged and not current, if there is one.
+    pub staged: Option<Release>,
     /// The highest sequence of anything there: a new release must be above it.
     pub highest_sequence: u64,
     /// Bytes free where it is, if it can tell.

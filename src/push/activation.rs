@@ -4,10 +4,14 @@ use crate::mirror::{Failure, MirrorError};
 use crate::monitor::{Event, Monitor};
 use crate::push::PushError;
 use crate::push::gate::Gate;
+use crate::push::options::Options;
 use crate::push::outcome::{Outcome, error_chain};
 use crate::push::prepare::Target;
-use crate::push::rollout::mirror;
+use crate::push::rollout::{mirror, stage_again};
 use crate::release::Release;
+
+/// How often a slot is taken back from pushes that have lost.
+const MAX_TRIES: u32 = 4;
 
 /// Who won where a compare-and-set was lost.
 enum Race {
@@ -25,6 +29,7 @@ pub(super) fn activate(
     target: &Target,
     staged: &[usize],
     outcomes: &mut [Option<Outcome>],
+    options: &Options,
     gate: &Gate<'_>,
 ) -> Result<bool, PushError> {
     let mut rest = by_store(target, staged);
@@ -36,13 +41,13 @@ pub(super) fn activate(
         match try_one(target, lead, gate) {
             Ok(()) => {
                 outcomes[lead] = Some(Outcome::Activated);
-                together(target, &rest, outcomes, gate);
+                together(target, &rest, outcomes, options, gate);
                 return Ok(false);
             }
             Err(error) if error.failure() == Failure::Conflict => match race(target, lead) {
                 Race::Ours => {
                     outcomes[lead] = Some(Outcome::Activated);
-                    together(target, &rest, outcomes, gate);
+                    together(target, &rest, outcomes, options, gate);
                     return Ok(false);
                 }
                 Race::Older if target.is_new => {
@@ -61,16 +66,29 @@ pub(super) fn activate(
     Ok(false)
 }
 
-/// Activates the target on one more mirror, after the lead.
-pub(super) fn one(target: &Target, index: usize, gate: &Gate<'_>) -> Outcome {
-    match try_one(target, index, gate) {
-        Ok(()) => Outcome::Activated,
-        Err(error) if error.failure() == Failure::Conflict => match race(target, index) {
-            Race::Ours => Outcome::Activated,
-            Race::Older | Race::Newer => Outcome::Superseded,
-        },
-        Err(error) => failed(target, index, &error, gate),
+/// Activates the target on one more mirror, after the lead. Where a push that
+/// has lost there took the slot meanwhile, the target is staged again.
+pub(super) fn one(target: &Target, index: usize, options: &Options, gate: &Gate<'_>) -> Outcome {
+    for _ in 0..MAX_TRIES {
+        let error = match try_one(target, index, gate) {
+            Ok(()) => return Outcome::Activated,
+            Err(error) if error.failure() == Failure::Conflict => error,
+            Err(error) => return failed(target, index, &error, gate),
+        };
+        let is_displaced =
+            mirror(target, index).state().is_ok_and(|state| state.current == target.members[index].current());
+        match race(target, index) {
+            Race::Ours => return Outcome::Activated,
+            Race::Newer if !is_displaced => return Outcome::Superseded,
+            Race::Older if !is_displaced => return failed(target, index, &error, gate),
+            Race::Older | Race::Newer => {
+                if let Err(error) = stage_again(target, index, options, gate) {
+                    return failed(target, index, &error, gate);
+                }
+            }
+        }
     }
+    Outcome::Superseded
 }
 
 fn try_one(target: &Target, index: usize, gate: &Gate<'_>) -> Result<(), MirrorError> {
@@ -80,10 +98,10 @@ fn try_one(target: &Target, index: usize, gate: &Gate<'_>) -> Result<(), MirrorE
     Ok(())
 }
 
-fn together(target: &Target, rest: &[usize], outcomes: &mut [Option<Outcome>], gate: &Gate<'_>) {
+fn together(target: &Target, rest: &[usize], outcomes: &mut [Option<Outcome>], options: &Options, gate: &Gate<'_>) {
     std::thread::scope(|scope| {
-        let threads: Vec<_> =
-            rest.iter().map(|&index| (index, scope.spawn(move || one(target, index, gate)))).collect();
+        let start = |&index: &usize| (index, scope.spawn(move || one(target, index, options, gate)));
+        let threads: Vec<_> = rest.iter().map(start).collect();
         for (index, thread) in threads {
             outcomes[index] = Some(thread.join().expect("activating does not panic"));
         }
@@ -112,12 +130,17 @@ fn race(target: &Target, index: usize) -> Race {
     let began = |release: &Release| (release.began, release.id());
     // Without knowing the winner nothing may be put on top of it.
     let Ok(state) = mirror(target, index).state() else { return Race::Newer };
-    match state.current_release() {
-        Some(winner) if winner.name() == target.release.name() => Race::Ours,
-        Some(winner) if began(winner) < began(&target.release) => Race::Older,
-        Some(_) => Race::Newer,
-        None if state.current.is_none() => Race::Older,
-        None => Race::Newer,
+    let is_switched = state.current != target.members[index].current();
+    let rival = match (is_switched, state.current_release()) {
+        (true, None) if state.current.is_some() => return Race::Newer,
+        (true, current) => current,
+        // Nobody switched: the other one took the slot that ours was staged in.
+        (false, _) => state.staged.as_ref(),
+    };
+    match rival {
+        Some(rival) if rival.name() == target.release.name() && is_switched => Race::Ours,
+        Some(rival) if began(rival) > began(&target.release) => Race::Newer,
+        _ => Race::Older,
     }
 }
 

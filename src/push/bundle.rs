@@ -60,7 +60,9 @@ impl<'a> PackShelf<'a> {
     /// An empty shelf; what does not fit in memory goes to `scratch`.
     pub(super) fn new(number: usize, supplies: &'a Supplies, scratch: &Scratch) -> Result<Self, IoError> {
         let shelf = Mutex::default();
-        let spill = scratch.dir().create_file(&format!("packs-{number}"))?;
+        let name = format!("packs-{number}");
+        scratch.dir().unlink_if_any(&name)?;
+        let spill = scratch.dir().create_file(&name)?;
         Ok(Self { shelf, changed: Condvar::new(), supplies, spill })
     }
 

@@ -2,10 +2,13 @@
 
 use std::sync::Arc;
 
+use crate::fsx::IoError;
+use crate::hash::ManifestId;
 use crate::mirror::{Mirror, MirrorError, MirrorState};
 use crate::monitor::{Event, Monitor};
 use crate::push::PushError;
 use crate::push::outcome::error_chain;
+use crate::push::scratch::{ManifestFile, Scratch};
 use crate::release::{Release, ReleaseName};
 
 /// The mirrors of a push.
@@ -72,10 +75,28 @@ pub(super) fn newest(members: &[Member]) -> Option<&Release> {
     current.max_by_key(|release| release.rank())
 }
 
-/// The first mirror that keeps a manifest.
-pub(super) fn holder<'m>(members: &'m [Member], manifest: &crate::hash::ManifestId) -> Option<&'m Arc<dyn Mirror>> {
+/// The mirrors that keep a manifest.
+pub(super) fn holders<'m>(
+    members: impl IntoIterator<Item = &'m Member>,
+    manifest: &ManifestId,
+) -> impl Iterator<Item = &'m Arc<dyn Mirror>> {
     let holds = |member: &&Member| member.releases().iter().any(|release| release.manifest == *manifest);
-    members.iter().find(holds).map(|member| &member.mirror)
+    members.into_iter().filter(holds).map(|member| &member.mirror)
+}
+
+/// Copies a manifest from the first mirror that has it whole to a scratch file.
+pub(super) fn copy_manifest<'m>(
+    members: impl IntoIterator<Item = &'m Member>,
+    manifest: &ManifestId,
+    scratch: &Scratch,
+) -> Result<Option<Arc<ManifestFile>>, IoError> {
+    for mirror in holders(members, manifest) {
+        let Ok(bytes) = mirror.manifest(manifest) else { continue };
+        if let Some(copy) = ManifestFile::copy(scratch, &manifest.to_string(), bytes, *manifest)? {
+            return Ok(Some(Arc::new(copy)));
+        }
+    }
+    Ok(None)
 }
 
 /// Refuses two names for one mirror: they would race each other.

@@ -12,7 +12,7 @@ use crate::push::gate::Gate;
 use crate::push::options::Options;
 use crate::push::outcome::{Outcome, Report, Sums};
 use crate::push::prepare::{Prepared, Target, prepare};
-use crate::push::rollout::{Batch, base_entries, batches};
+use crate::push::rollout::{Batch, batches};
 use crate::push::source::Source;
 use crate::push::{PushError, pack_line};
 
@@ -101,7 +101,7 @@ pub fn plan(
 }
 
 fn compare(target: &Target, batch: &Batch) -> Result<Diff, PushError> {
-    let old = base_entries(target, batch.base()).map_err(PushError::NewManifest)?;
+    let old = batch.base_entries().map_err(PushError::NewManifest)?;
     let new = target.manifest.entries().map_err(PushError::NewManifest)?;
     diff(old, new).map_err(PushError::NewManifest)
 }

@@ -7,7 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::fsx::{self, Context as _};
 use crate::hash::ManifestId;
-use crate::manifest::{Entry, ManifestError, ManifestReader, ManifestWriter, Totals};
+use crate::manifest::{Entry, ManifestError, ManifestReader, Totals};
 use crate::mirror::Mirror;
 use crate::monitor::{Event, Monitor};
 use crate::push::contents::Supplies;
@@ -37,7 +37,9 @@ pub(super) struct Target {
     pub(super) release: Release,
     /// Whether this push makes it.
     pub(super) is_new: bool,
-    pub(super) manifest: ManifestFile,
+    pub(super) manifest: Arc<ManifestFile>,
+    /// The manifest before it, if this push makes the release and there was one.
+    pub(super) previous: Option<Arc<ManifestFile>>,
     pub(super) supplies: Supplies,
     pub(super) members: Vec<Member>,
     /// A kept manifest that has most of the content: the one a rollback goes back to.
@@ -72,7 +74,8 @@ struct Loaded {
 /// A release, made or found.
 struct Next {
     release: Release,
-    manifest: ManifestFile,
+    manifest: Arc<ManifestFile>,
+    previous: Option<Arc<ManifestFile>>,
     sums: Sums,
 }
 
@@ -162,7 +165,7 @@ impl Preparation {
             && let Some(manifest) = self.copy_manifest(newest)?
         {
             return Ok(self.into_target(
-                Next { release: newest.clone(), manifest, sums: Sums::default() },
+                Next { release: newest.clone(), manifest, previous: None, sums: Sums::default() },
                 false,
                 None,
             ));
@@ -188,6 +191,7 @@ impl Preparation {
             release: next.release,
             is_new,
             manifest: next.manifest,
+            previous: next.previous,
             sums: next.sums,
             supplies: Supplies::new(self.loaded.live, mirrors, releases),
             members: self.members,
@@ -197,28 +201,9 @@ impl Preparation {
     }
 
     /// Copies the manifest of a release from whoever has it whole to a scratch file.
-    fn copy_manifest(&self, release: &Release) -> Result<Option<ManifestFile>, PushError> {
-        let holders = self.members.iter().chain(&self.loaded.from);
-        for member in holders.filter(|member| member.releases().iter().any(|kept| kept.manifest == release.manifest)) {
-            let Ok(bytes) = member.mirror.manifest(&release.manifest) else { continue };
-            let file = self.scratch.dir().create_file("newest")?;
-            let path = || self.scratch.dir().join("newest");
-            let mut writer = ManifestWriter::new(BufWriter::with_capacity(1 << 17, &file));
-            let copied = (|| {
-                for entry in ManifestReader::new(bytes, Some(release.manifest))? {
-                    writer.push(&entry?)?;
-                }
-                let (out, _) = writer.finish()?;
-                out.into_inner().map_err(std::io::IntoInnerError::into_error)?;
-                Ok::<_, ManifestError>(())
-            })();
-            match copied {
-                Ok(()) => return Ok(Some(ManifestFile { file, id: release.manifest })),
-                Err(ManifestError::Io(source)) => return Err(source).context("copy", path).map_err(PushError::Io),
-                Err(_) => self.scratch.dir().unlink("newest")?,
-            }
-        }
-        Ok(None)
+    fn copy_manifest(&self, release: &Release) -> Result<Option<Arc<ManifestFile>>, PushError> {
+        let members = self.members.iter().chain(&self.loaded.from);
+        Ok(fleet::copy_manifest(members, &release.manifest, &self.scratch)?)
     }
 
     /// Makes the next release on top of the newest one.
@@ -241,7 +226,7 @@ impl Preparation {
                 format!("the manifest of release {} is damaged everywhere: all files get new times", newest.sequence);
             monitor.event(Event::Warned { message });
         }
-        let stream = || entries(previous.as_ref());
+        let stream = || entries(previous.as_deref());
         let live = &self.loaded.live;
         let outline =
             outline(stream().map_err(PushError::NewManifest)?, live, &rules).map_err(PushError::NewManifest)?;
@@ -249,7 +234,7 @@ impl Preparation {
         let (totals, manifest) = self.write_manifest(&outline, stream().map_err(PushError::NewManifest)?, &rules)?;
         let mut release = self.describe(&totals, newest, options);
         release.created = created;
-        Ok(Next { release, manifest, sums: outline.sums })
+        Ok(Next { release, manifest: Arc::new(manifest), previous, sums: outline.sums })
     }
 
     fn write_manifest(
@@ -369,7 +354,7 @@ fn load_rollback(members: &[Member], to: Option<u64>) -> Result<Loaded, PushErro
         }
         None => rollback_target(members)?,
     };
-    let mirror = fleet::holder(members, &release.manifest).expect("the release was found on a mirror");
+    let mirror = fleet::holders(members, &release.manifest).next().expect("the release was found on a mirror");
     let live = Live::Entries(live_entries(mirror, release)?);
     Ok(Loaded { live, from: None, rolled_back_to: Some(release.clone()) })
 }

@@ -13,7 +13,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, unbounded};
 
 use crate::hash::{BundleKey, ManifestId};
 use crate::manifest::transit::{self, Change};
-use crate::manifest::{Entry, ManifestError, ManifestReader};
+use crate::manifest::{Entry, ManifestError};
 use crate::mirror::{Failure, Link, Mirror, MirrorError, StageRequest};
 use crate::monitor::{Event, Monitor};
 use crate::pack::Level;
@@ -24,6 +24,7 @@ use crate::push::options::{LevelChoice, Options, Require};
 use crate::push::outcome::{MirrorReport, Outcome, Report, error_chain};
 use crate::push::pack_line::{self, Job, LineError};
 use crate::push::prepare::Target;
+use crate::push::scratch::ManifestFile;
 use crate::push::source::Live;
 use crate::push::{PushError, activation};
 
@@ -37,7 +38,7 @@ pub(super) enum End {
 
 /// What takes all mirrors of one base to the target.
 pub(super) struct Batch {
-    base: Option<ManifestId>,
+    base: Option<Arc<ManifestFile>>,
     pub(super) change: Change,
     level: Level,
     key: BundleKey,
@@ -130,32 +131,45 @@ pub(super) fn batches(
 ) -> Result<Vec<Batch>, PushError> {
     let mut groups: BTreeMap<Option<ManifestId>, Vec<usize>> = BTreeMap::new();
     for (index, member) in target.members.iter().enumerate().filter(|(index, _)| outcomes[*index].is_none()) {
-        let base = base_of(target, member);
-        let readable =
-            base.filter(|base| base_entries(target, Some(*base)).is_ok_and(|mut all| all.all(|entry| entry.is_ok())));
-        groups.entry(readable).or_default().push(index);
+        groups.entry(base_of(target, member)).or_default().push(index);
     }
-    groups.into_iter().map(|(base, members)| batch(target, base, members, options)).collect()
+    // A base that is damaged everywhere is none.
+    let mut bases: BTreeMap<Option<ManifestId>, (Option<Arc<ManifestFile>>, Vec<usize>)> = BTreeMap::new();
+    for (base, members) in groups {
+        let base = match base {
+            Some(base) => find_base(target, base)?,
+            None => None,
+        };
+        bases.entry(base.as_ref().map(|base| base.id)).or_insert((base, Vec::new())).1.extend(members);
+    }
+    bases.into_values().map(|(base, members)| batch(target, base, members, options)).collect()
+}
+
+fn find_base(target: &Target, base: ManifestId) -> Result<Option<Arc<ManifestFile>>, PushError> {
+    match target.previous.as_ref().filter(|previous| previous.id == base) {
+        Some(previous) => Ok(Some(Arc::clone(previous))),
+        None => Ok(fleet::copy_manifest(&target.members, &base, &target.scratch)?),
+    }
 }
 
 type Entries = Box<dyn Iterator<Item = Result<Entry, ManifestError>>>;
 
-pub(super) fn base_entries(target: &Target, base: Option<ManifestId>) -> Result<Entries, ManifestError> {
-    let Some(base) = base else { return Ok(Box::new(std::iter::empty())) };
-    let missing = || ManifestError::Io(std::io::ErrorKind::NotFound.into());
-    let holder = fleet::holder(&target.members, &base).ok_or_else(missing)?;
-    let bytes = holder.manifest(&base).map_err(|error| ManifestError::Io(std::io::Error::other(error)))?;
-    Ok(Box::new(ManifestReader::new(bytes, Some(base))?))
+fn entries(manifest: Option<&ManifestFile>) -> Result<Entries, ManifestError> {
+    match manifest {
+        Some(manifest) => Ok(Box::new(manifest.entries()?)),
+        None => Ok(Box::new(std::iter::empty())),
+    }
 }
 
 fn batch(
     target: &Target,
-    base: Option<ManifestId>,
+    base: Option<Arc<ManifestFile>>,
     members: Vec<usize>,
     options: &Options,
 ) -> Result<Batch, PushError> {
     let new = || target.manifest.entries();
-    let change = transit::encode(|| base_entries(target, base), new, base, target.release.created);
+    let id = base.as_ref().map(|base| base.id);
+    let change = transit::encode(|| entries(base.as_deref()), new, id, target.release.created);
     let change = change.map_err(PushError::NewManifest)?;
     let is_local = members.iter().all(|index| target.members[*index].mirror.link() == Link::Local);
     let level = match options.level {
@@ -165,15 +179,20 @@ fn batch(
     };
     let mut key = blake3::Hasher::new();
     key.update(b"headwater bundle 1\n");
-    key.update(&base.map_or([0; 32], |base| *base.as_bytes()));
+    key.update(&id.map_or([0; 32], |id| *id.as_bytes()));
     key.update(target.release.content.as_bytes());
     key.update(format!("{level}\n").as_bytes());
     Ok(Batch { base, change, level, key: BundleKey::finish(&key), members })
 }
 
 impl Batch {
-    pub(super) const fn base(&self) -> Option<ManifestId> {
-        self.base
+    fn base_id(&self) -> Option<ManifestId> {
+        self.base.as_ref().map(|base| base.id)
+    }
+
+    /// The entries that the change is against.
+    pub(super) fn base_entries(&self) -> Result<Entries, ManifestError> {
+        entries(self.base.as_deref())
     }
 
     pub(super) fn job<'a>(&'a self, target: &'a Target, options: &Options) -> Job<'a> {
@@ -182,7 +201,7 @@ impl Batch {
     }
 
     fn request<'a>(&'a self, target: &'a Target) -> StageRequest<'a> {
-        StageRequest { release: &target.release, key: self.key, base: self.base, change: &self.change.bytes }
+        StageRequest { release: &target.release, key: self.key, base: self.base_id(), change: &self.change.bytes }
     }
 
     pub(super) fn new_bytes(&self) -> u64 {
@@ -210,20 +229,42 @@ fn stage(
         Err(error) if error.failure() == Failure::DamagedBase && batch.base.is_some() => {
             let message = format!("{}: {}: sending everything anew", mirror.name(), error_chain(&error));
             gate.event(Event::Warned { message });
-            stage_anew(target, index, options, gate)
+            stage_alone(target, None, index, options, gate)
         }
         other => other,
     }
 }
 
-fn stage_anew(target: &Target, index: usize, options: &Options, gate: &Gate<'_>) -> Result<(), MirrorError> {
+/// Stages the target on one mirror a second time, with packs of its own.
+pub(super) fn stage_again(
+    target: &Target,
+    index: usize,
+    options: &Options,
+    gate: &Gate<'_>,
+) -> Result<(), MirrorError> {
     let supply = |error: PushError| MirrorError::Supply(Box::new(error));
-    let batch = batch(target, None, vec![index], options).map_err(supply)?;
+    let base = match base_of(target, &target.members[index]) {
+        Some(base) => find_base(target, base).map_err(supply)?,
+        None => None,
+    };
+    stage_alone(target, base, index, options, gate)
+}
+
+fn stage_alone(
+    target: &Target,
+    base: Option<Arc<ManifestFile>>,
+    index: usize,
+    options: &Options,
+    gate: &Gate<'_>,
+) -> Result<(), MirrorError> {
+    let supply = |error: PushError| MirrorError::Supply(Box::new(error));
+    let batch = batch(target, base, vec![index], options).map_err(supply)?;
     let shelf = PackShelf::new(target.members.len() + index, &target.supplies, &target.scratch)?;
-    let seat = shelf.seat();
     std::thread::scope(|scope| {
+        let seat = shelf.seat();
         // Its error reaches the mirror through the shelf.
         scope.spawn(|| pack_line::run(&batch.job(target, options), &shelf, gate).ok());
+        // When this returns the seat goes, and the line need not wait for anyone.
         target.members[index].mirror.stage(&batch.request(target), &seat, gate)
     })
 }
@@ -257,7 +298,7 @@ impl Conductor<'_> {
             return Err(error.into());
         }
         let staged: Vec<usize> = (0..total).filter(|index| self.outcomes[*index] == Some(Outcome::Staged)).collect();
-        let is_again = activation::activate(self.target, &staged, self.outcomes, self.gate)?;
+        let is_again = activation::activate(self.target, &staged, self.outcomes, self.options, self.gate)?;
         if !is_again {
             self.late();
         }
@@ -301,7 +342,7 @@ impl Conductor<'_> {
         while let Ok((index, result)) = self.staged.recv() {
             self.take(index, result);
             if self.outcomes[index] == Some(Outcome::Staged) {
-                self.outcomes[index] = Some(activation::one(self.target, index, self.gate));
+                self.outcomes[index] = Some(activation::one(self.target, index, self.options, self.gate));
             }
         }
     }

@@ -64,18 +64,27 @@ impl<'a> Opener<'a> {
         Ok((self.last.as_ref().map_or(&self.root.dir, |(_, dir)| dir), name))
     }
 
+    /// Opens the file at `relative`, whatever it is.
+    pub(super) fn open_any(&mut self, relative: &str) -> fsx::Result<File> {
+        if self.follow {
+            return fsx::open_read(&fsx::resolve(&self.root.path.join(relative))?);
+        }
+        let (dir, name) = self.locate(relative)?;
+        dir.open_file(name)
+    }
+
     /// Opens the file at `relative` if it is what `stamp` says.
     pub(super) fn open(&mut self, relative: &str, stamp: &Stamp) -> Result<File, ContentFault> {
-        let file = if self.follow {
-            fsx::open_read(&fsx::resolve(&self.root.path.join(relative))?)?
-        } else {
-            let (dir, name) = self.locate(relative)?;
-            dir.open_file(name)?
+        check(self.open_any(relative)?, relative, stamp)
+    }
+
+    /// The same for one file alone, whose neighbours do not follow.
+    pub(super) fn open_once(&self, relative: &str, stamp: &Stamp) -> Result<File, ContentFault> {
+        let file = match self.follow {
+            true => fsx::open_read(&fsx::resolve(&self.root.path.join(relative))?)?,
+            false => self.root.dir.open_file_below(relative)?,
         };
-        match is_still(&fsx::fstat(&file, Path::new(relative))?, stamp) {
-            true => Ok(file),
-            false => Err(ContentFault::Changed),
-        }
+        check(file, relative, stamp)
     }
 
     /// The target of the link at `relative`.
@@ -87,6 +96,13 @@ impl<'a> Opener<'a> {
             Err(error) if error.kind() == io::ErrorKind::InvalidInput => Err(ContentFault::Changed),
             Err(error) => Err(error.into()),
         }
+    }
+}
+
+fn check(file: File, relative: &str, stamp: &Stamp) -> Result<File, ContentFault> {
+    match is_still(&fsx::fstat(&file, Path::new(relative))?, stamp) {
+        true => Ok(file),
+        false => Err(ContentFault::Changed),
     }
 }
 

@@ -6,7 +6,8 @@
 //! left out cannot be brought back.
 
 use std::ffi::OsStr;
-use std::io::Read as _;
+use std::fs::File;
+use std::io::{self, Read as _};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
@@ -14,8 +15,6 @@ use ignore::Match;
 use ignore::gitignore::{Gitignore, GitignoreBuilder};
 
 use super::error::ScanError;
-use crate::fsx::{self, Context as _};
-
 /// The name of the files with rules.
 pub(super) const FILE_NAME: &str = ".headwaterignore";
 
@@ -50,17 +49,14 @@ impl Rules {
         Ok(Self { exclude: builder.build().map_err(wrong)?, levels: Vec::new() })
     }
 
-    /// Takes up the rules in `directory`, if there are any. `relative` is its
-    /// path below the root, which has the depth 0.
+    /// Takes up the rules in `file`, which is in the directory at `relative`
+    /// below the root; that has the depth 0.
     ///
     /// # Errors
-    /// What is wrong with the file, escaped by nobody.
-    pub(super) fn enter(&mut self, directory: &Path, relative: &[u8], depth: usize) -> Result<(), RulesFault> {
-        self.leave(depth);
-        let path = directory.join(FILE_NAME);
-        let Some(file) = fsx::found(fsx::open_read(&path))? else { return Ok(()) };
+    /// What is wrong with the file.
+    pub(super) fn enter(&mut self, file: File, relative: &[u8], depth: usize) -> Result<(), RulesFault> {
         let mut bytes = Vec::new();
-        file.take(MAX_BYTES + 1).read_to_end(&mut bytes).context("read", || path.clone())?;
+        file.take(MAX_BYTES + 1).read_to_end(&mut bytes).map_err(RulesFault::Io)?;
         if bytes.len() as u64 > MAX_BYTES {
             return Err(RulesFault::Content("is larger than 1 MiB".to_owned()));
         }
@@ -105,31 +101,30 @@ impl Rules {
 /// Why a file with rules cannot be used.
 #[derive(Debug)]
 pub(super) enum RulesFault {
-    Io(fsx::IoError),
+    Io(io::Error),
     Content(String),
-}
-
-impl From<fsx::IoError> for RulesFault {
-    fn from(error: fsx::IoError) -> Self {
-        Self::Io(error)
-    }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::io::{Seek as _, Write as _};
+
     use super::*;
+
+    fn file(lines: &str) -> File {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(lines.as_bytes()).unwrap();
+        file.rewind().unwrap();
+        file
+    }
 
     #[test]
     fn deepest_file_decides_and_the_configuration_over_it() {
-        let dir = tempfile::tempdir().unwrap();
-        std::fs::create_dir(dir.path().join("d")).unwrap();
-        std::fs::write(dir.path().join(FILE_NAME), "*.log\n/top\nbuild/\n").unwrap();
-        std::fs::write(dir.path().join("d").join(FILE_NAME), "!keep.log\n").unwrap();
         let mut rules = Rules::new(&["secret".to_owned(), "!build".to_owned()]).unwrap();
-        rules.enter(dir.path(), b"", 0).unwrap();
+        rules.enter(file("*.log\n/top\nbuild/\n"), b"", 0).unwrap();
         assert!(rules.exclude(b"a.log", false) && rules.exclude(b"top", false) && rules.exclude(b"d/secret", true));
         assert!(!rules.exclude(b"build", true), "the configuration brings it back");
-        rules.enter(&dir.path().join("d"), b"d", 1).unwrap();
+        rules.enter(file("!keep.log\n"), b"d", 1).unwrap();
         assert!(!rules.exclude(b"d/keep.log", false) && !rules.exclude(b"d/top", false));
         assert!(rules.exclude(b"d/other.log", false));
         rules.leave(1);
@@ -140,10 +135,8 @@ mod tests {
     fn what_is_no_pattern_is_named() {
         let wrong = Rules::new(&["ok".to_owned(), "[z-a]".to_owned()]).unwrap_err();
         assert!(matches!(wrong, ScanError::Exclude { pattern, .. } if pattern == "[z-a]"));
-        let dir = tempfile::tempdir().unwrap();
-        std::fs::write(dir.path().join(FILE_NAME), "fine\n[z-a]\n").unwrap();
         let mut rules = Rules::new(&[]).unwrap();
-        let fault = rules.enter(dir.path(), b"", 0).unwrap_err();
+        let fault = rules.enter(file("fine\n[z-a]\n"), b"", 0).unwrap_err();
         assert!(matches!(fault, RulesFault::Content(why) if why.ends_with("line 2")));
     }
 }

@@ -252,6 +252,10 @@ fn excluded_paths_are_not_looked_at() {
     put(dir.path(), "d/.headwaterignore", "[z-a]\n");
     let found = offenders(scan(dir.path(), &ScanOptions::default()));
     assert_eq!(found, [("d/.headwaterignore".to_owned(), "has an invalid pattern in line 1".to_owned())]);
+    fs::remove_file(dir.path().join("d/.headwaterignore")).unwrap();
+    symlink("../.headwaterignore", dir.path().join("d/.headwaterignore")).unwrap();
+    let found = offenders(scan(dir.path(), &ScanOptions::default()));
+    assert_eq!(found, [("d/.headwaterignore".to_owned(), "is no file, as rules must be".to_owned())]);
 }
 
 #[test]

@@ -89,7 +89,7 @@ impl Tree {
             return Err(changed(Alteration { path: self.shown(index), how: How::Changed }));
         };
         let root = &self.roots[usize::from(*root)];
-        let opened = Opener::new(root, self.follows()).open(root.strip(path), stamp);
+        let opened = Opener::new(root, self.follows()).open_once(root.strip(path), stamp);
         opened.map_err(|fault| match fault {
             ContentFault::Io(source) => match Fault::io(self.shown(index), &source) {
                 Fault::Altered(alteration) => changed(alteration),

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 
 use walkdir::{DirEntry, WalkDir};
 
+use super::content::Opener;
 use super::error::{self, Fault, How, ScanError, escape, escape_path};
 use super::rules::{self, Rules, RulesFault};
 use super::{Root, ScanOptions, SymlinkMode};
@@ -73,6 +74,8 @@ impl OpenRoot {
 pub(super) struct Walk<'a> {
     root: &'a OpenRoot,
     inner: walkdir::IntoIter,
+    follow: bool,
+    opener: Opener<'a>,
     rules: Rules,
     faults: Vec<Fault>,
 }
@@ -82,7 +85,8 @@ impl<'a> Walk<'a> {
         let follow = options.symlinks == SymlinkMode::Follow;
         let inner =
             WalkDir::new(&root.path).follow_links(follow).sort_by(move |a, b| by_tree_path(a, b, follow)).into_iter();
-        let mut walk = Self { root, inner, rules: Rules::new(&options.exclude)?, faults: Vec::new() };
+        let (opener, rules) = (Opener::new(root, follow), Rules::new(&options.exclude)?);
+        let mut walk = Self { root, inner, follow, opener, rules, faults: Vec::new() };
         walk.enter(&root.path, b"", 0);
         Ok(walk)
     }
@@ -92,20 +96,22 @@ impl<'a> Walk<'a> {
         self.faults
     }
 
+    /// Takes up the rules of a directory.
     fn enter(&mut self, path: &Path, relative: &[u8], depth: usize) {
-        if let Err(fault) = self.rules.enter(path, relative, depth) {
-            let shown = self.root.shown(self.root.relative(&path.join(rules::FILE_NAME)));
+        let path = path.join(rules::FILE_NAME);
+        // One look at a path costs less than the way down to it, which only those few take that have rules.
+        let Ok(meta) = fsx::lstat(&path) else { return };
+        let name = String::from_utf8_lossy(self.root.relative(&path));
+        let shown = self.root.shown(name.as_bytes());
+        if !(meta.is_file() || (self.follow && meta.is_symlink())) {
+            self.faults.push(Fault::refused(shown, "is no file, as rules must be"));
+            return;
+        }
+        let opened = self.opener.open_any(&name).map_err(|error| RulesFault::Io(error.source));
+        if let Err(fault) = opened.and_then(|file| self.rules.enter(file, relative, depth)) {
             self.faults.push(match fault {
                 RulesFault::Content(why) => Fault::refused(shown, why),
-                // The walk itself says so of a directory that is closed to us.
-                RulesFault::Io(error) if error.kind() == std::io::ErrorKind::PermissionDenied => return,
-                RulesFault::Io(error) if error::is_link_error(&error.source) => {
-                    Fault::refused(shown, "is a symbolic link, which rules may not be")
-                }
-                RulesFault::Io(error) => Fault::Unreadable(super::Offender {
-                    path: shown,
-                    why: format!("cannot be read ({})", error.source),
-                }),
+                RulesFault::Io(error) => Fault::io(shown, &error),
             });
         }
     }

@@ -36,12 +36,7 @@ impl Store {
             return Err(StoreError::NotStaged { release });
         }
         // Others that were staged and lost: never served, so never to be listed.
-        let last = found.map_or(0, |current| current.sequence());
-        for other in self.release_names()? {
-            if other.sequence() > last && other != release {
-                self.remove_release(other)?;
-            }
-        }
+        self.forget_staged(Some(release))?;
         self.point_current_at(release)
     }
 
@@ -68,7 +63,8 @@ impl Store {
         if self.layout.slots.stat(&release.to_string())?.is_some_and(|meta| meta.kind == FileKind::Directory) {
             self.layout.slots.remove_all(&release.to_string())?;
         }
-        self.remove_release(release)
+        self.let_go(release)?;
+        self.drop_gone_releases(&mut Pruned::default())
     }
 
     /// What happens by itself after an activation, once that was answered:

@@ -77,8 +77,15 @@ pub(super) fn manifest_name(manifest: &ManifestId) -> String {
     format!("{manifest}.zst")
 }
 
+pub(super) const RECORD: &str = ".json";
+pub(super) const GONE: &str = ".gone";
+
 pub(super) fn release_file(release: ReleaseName) -> String {
-    format!("{release}.json")
+    format!("{release}{RECORD}")
+}
+
+pub(super) fn gone_file(release: ReleaseName) -> String {
+    format!("{release}{GONE}")
 }
 
 pub(super) fn quarantine_name(key: &BundleKey) -> String {

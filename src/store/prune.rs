@@ -45,50 +45,60 @@ impl Store {
     /// Drops old releases and what only they needed. Work goes with what is dropped.
     pub(super) fn drop_old_releases(&self, keep: usize) -> Result<Pruned, StoreError> {
         let mut pruned = Pruned::default();
-        let Some(current) = self.current()? else { return Ok(pruned) };
         let shown: HashSet<ReleaseName> = self.slot_names()?.iter().map(|slot| slot.release).collect();
         let served = self.served_releases()?;
         let old = served.len().saturating_sub(keep.max(1));
-        let dropped: Vec<_> = served[..old].iter().copied().filter(|name| !shown.contains(name)).collect();
-        let names = self.release_names()?;
-        let kept = names.iter().filter(|name| !dropped.contains(name) && name.sequence() <= current.sequence());
-        let mut kept_manifests = HashSet::new();
-        for name in kept {
-            kept_manifests.insert(self.release(*name)?.manifest);
-        }
-        let mut candidates = HashSet::new();
-        for name in &dropped {
-            // Without its record nobody knows what a release needed: a sweep finds that.
-            if let Ok(release) = self.release(*name) {
-                self.collect_candidates(&release.manifest, &kept_manifests, &mut candidates)?;
-            }
-            self.remove_release(*name)?;
+        for name in served[..old].iter().filter(|name| !shown.contains(name)) {
+            self.let_go(*name)?;
             pruned.releases += 1;
         }
-        self.keep_needed(&kept_manifests, &mut candidates)?;
-        for object in candidates {
-            self.drop_object(&object, &mut pruned)?;
-        }
+        self.drop_gone_releases(&mut pruned)?;
         self.drop_dead_quarantines(&mut pruned)?;
         Ok(pruned)
     }
 
-    /// Drops a manifest that is not kept and remembers its objects.
-    fn collect_candidates(
-        &self,
-        manifest: &ManifestId,
-        kept: &HashSet<ManifestId>,
-        candidates: &mut HashSet<ObjectId>,
-    ) -> Result<(), StoreError> {
-        if kept.contains(manifest) || !self.has_manifest(manifest)? {
+    /// Drops what only releases needed that are gone, and their records last:
+    /// an interruption is made good by the next call.
+    pub(super) fn drop_gone_releases(&self, pruned: &mut Pruned) -> Result<(), StoreError> {
+        let gone = self.gone_names()?;
+        if gone.is_empty() {
             return Ok(());
         }
-        for entry in self.manifest(manifest)? {
-            // A damaged one tells less: what it does not tell is left to a sweep.
-            let Ok(entry) = entry else { break };
-            candidates.extend(entry.file().map(|file| file.object));
+        let mut kept = HashSet::new();
+        for name in self.release_names()? {
+            kept.insert(self.release(name)?.manifest);
         }
-        fsx::found(self.layout.manifests.unlink(manifest_name(manifest)))?;
+        let mut candidates = HashSet::new();
+        let mut manifests = HashSet::new();
+        for name in &gone {
+            // Without its record nobody knows what a release needed: a sweep finds that.
+            if let Ok(release) = self.gone_release(*name)
+                && !kept.contains(&release.manifest)
+            {
+                self.collect_objects(&release.manifest, &mut candidates)?;
+                manifests.insert(release.manifest);
+            }
+        }
+        self.keep_needed(&kept, &mut candidates)?;
+        for object in candidates {
+            self.drop_object(&object, pruned)?;
+        }
+        for manifest in manifests {
+            fsx::found(self.layout.manifests.unlink(manifest_name(&manifest)))?;
+        }
+        gone.iter().try_for_each(|name| self.remove_gone(*name))
+    }
+
+    /// Adds the objects of a manifest, as far as it can be read.
+    fn collect_objects(&self, manifest: &ManifestId, objects: &mut HashSet<ObjectId>) -> Result<(), StoreError> {
+        if !self.has_manifest(manifest)? {
+            return Ok(());
+        }
+        // What a damaged one does not tell is left to a sweep.
+        if let Ok(entries) = self.manifest(manifest) {
+            let files = entries.map_while(Result::ok).filter_map(|entry| entry.file().map(|file| file.object));
+            objects.extend(files);
+        }
         Ok(())
     }
 

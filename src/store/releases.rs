@@ -2,7 +2,7 @@
 
 use crate::fsx::{self, FileMode};
 use crate::release::{MAX_RECORD_BYTES, Release, ReleaseError, ReleaseName};
-use crate::store::layout::release_file;
+use crate::store::layout::{GONE, RECORD, gone_file, release_file};
 use crate::store::{Store, StoreError};
 
 impl Store {
@@ -11,9 +11,17 @@ impl Store {
     /// # Errors
     /// A record that is missing or damaged.
     pub fn release(&self, name: ReleaseName) -> Result<Release, StoreError> {
-        let file = release_file(name);
-        let bytes = self.layout.releases.read(&file, MAX_RECORD_BYTES)?;
-        let damaged = |source| StoreError::Release { path: self.layout.releases.join(&file), source };
+        self.read_record(&release_file(name), name)
+    }
+
+    /// Reads the record of a release that is gone.
+    pub(super) fn gone_release(&self, name: ReleaseName) -> Result<Release, StoreError> {
+        self.read_record(&gone_file(name), name)
+    }
+
+    fn read_record(&self, file: &str, name: ReleaseName) -> Result<Release, StoreError> {
+        let bytes = self.layout.releases.read(file, MAX_RECORD_BYTES)?;
+        let damaged = |source| StoreError::Release { path: self.layout.releases.join(file), source };
         let release = Release::parse(&bytes).map_err(damaged)?;
         if release.name() == name {
             return Ok(release);
@@ -23,11 +31,39 @@ impl Store {
 
     /// The names of all records, ascending; staged ones included.
     pub(super) fn release_names(&self) -> Result<Vec<ReleaseName>, StoreError> {
+        self.names_ending_in(RECORD)
+    }
+
+    /// The names of releases that are gone while what only they needed is still here.
+    pub(super) fn gone_names(&self) -> Result<Vec<ReleaseName>, StoreError> {
+        self.names_ending_in(GONE)
+    }
+
+    fn names_ending_in(&self, suffix: &str) -> Result<Vec<ReleaseName>, StoreError> {
         let entries = self.layout.releases.entries()?;
-        let name = |name: &std::ffi::OsString| name.to_str()?.strip_suffix(".json")?.parse().ok();
+        let name = |name: &std::ffi::OsString| name.to_str()?.strip_suffix(suffix)?.parse().ok();
         let mut names: Vec<ReleaseName> = entries.iter().filter_map(|(file, _)| name(file)).collect();
         names.sort_unstable();
         Ok(names)
+    }
+
+    /// Lets go of what was staged and will never be served, but for `except`.
+    pub(super) fn forget_staged(&self, except: Option<ReleaseName>) -> Result<(), StoreError> {
+        let current = self.current()?;
+        let last = current.map_or(0, |current| current.sequence());
+        for name in self.release_names()? {
+            if name.sequence() > last && Some(name) != except && Some(name) != current {
+                self.let_go(name)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes a release off the list; what only it needed is dropped later.
+    pub(super) fn let_go(&self, name: ReleaseName) -> Result<(), StoreError> {
+        let releases = &self.layout.releases;
+        fsx::found(releases.rename(&release_file(name), releases, &gone_file(name)))?;
+        Ok(())
     }
 
     /// The names of the releases that are or were served, ascending, the
@@ -41,6 +77,20 @@ impl Store {
         names.retain(|name| name.sequence() < current.sequence());
         names.push(current);
         Ok(names)
+    }
+
+    /// The release that is staged and not current, if there is one.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub fn staged_release(&self) -> Result<Option<Release>, StoreError> {
+        let last = self.current()?.map_or(0, |current| current.sequence());
+        for name in self.release_names()?.into_iter().rev().filter(|name| name.sequence() > last) {
+            if self.is_staged(name)? {
+                return Ok(self.release(name).ok());
+            }
+        }
+        Ok(None)
     }
 
     /// The highest sequence of anything here: a new release must be above it.
@@ -65,9 +115,9 @@ impl Store {
         Ok(self.layout.tmp.rename(&file, &self.layout.releases, &file)?)
     }
 
-    /// Removes the record of a release, if there is one.
-    pub(super) fn remove_release(&self, name: ReleaseName) -> Result<(), StoreError> {
-        fsx::found(self.layout.releases.unlink(release_file(name)))?;
+    /// Removes the record of a release that is gone.
+    pub(super) fn remove_gone(&self, name: ReleaseName) -> Result<(), StoreError> {
+        fsx::found(self.layout.releases.unlink(gone_file(name)))?;
         Ok(())
     }
 }

@@ -4,6 +4,7 @@
 //! to the new one. Every step is relative to an open directory of the slot and
 //! follows no link, so that a slot which somebody tampered with leads nowhere.
 
+use std::collections::HashMap;
 use std::io;
 
 use crate::fsx::{Dir, FileKind, FileMode, Meta};
@@ -100,19 +101,24 @@ pub(super) fn has_metadata_of(meta: &Meta, file: &FileEntry) -> bool {
         && meta.mode == FileMode::content(file.exec).bits()
 }
 
+/// Whether one more name of this file can be the entry.
+fn is_linkable(meta: &Meta, file: &FileEntry) -> bool {
+    has_metadata_of(meta, file) && meta.links < MAX_LINKS
+}
+
 /// Changes one slot into the tree of a release.
 #[derive(Debug)]
 pub(super) struct SlotWriter<'s> {
     store: &'s Store,
     slot: DirStack,
-    live: Option<DirStack>,
-    copies: Vec<(ObjectId, TreePath)>,
+    /// Objects that had to be copied, and the last copy.
+    copies: HashMap<ObjectId, TreePath>,
 }
 
 impl<'s> SlotWriter<'s> {
-    /// Writes into `slot`, linking from `live` where asked to.
-    pub(super) fn new(store: &'s Store, slot: Dir, live: Option<Dir>) -> Self {
-        Self { store, slot: DirStack::new(slot), live: live.map(DirStack::new), copies: Vec::new() }
+    /// Writes into `slot`.
+    pub(super) fn new(store: &'s Store, slot: Dir) -> Self {
+        Self { store, slot: DirStack::new(slot), copies: HashMap::new() }
     }
 
     /// Takes an entry away; the directory that may be empty now is left.
@@ -136,40 +142,70 @@ impl<'s> SlotWriter<'s> {
         self.slot.remove_empty(path)
     }
 
-    /// Puts an entry in its place, which is free. `is_live` says that the live
-    /// slot's release has the very same entry.
-    pub(super) fn place(&mut self, entry: &Entry, is_live: bool) -> Result<(), StoreError> {
+    /// Puts an entry in its place, which is free: a link to its object.
+    /// Answers no where the object has other times or mode, or too many names.
+    pub(super) fn place(&mut self, entry: &Entry) -> Result<bool, StoreError> {
         let (parent, name) = split(&entry.path);
-        // Only what is not ours can be in the way: the slot's own entries were removed before.
-        match self.try_place(entry, parent, name, is_live) {
-            Err(StoreError::Io(error)) if error.kind() == io::ErrorKind::AlreadyExists => {
-                self.slot.ensure(parent)?.remove_all(name)?;
-                self.try_place(entry, parent, name, is_live)
+        match &entry.kind {
+            Kind::Symlink(target) => self.put(parent, name, |dir| Ok(dir.symlink(target.as_str(), name)?))?,
+            Kind::File(file) => {
+                let object = object_name(&file.object);
+                let objects = &self.store.layout.objects;
+                match objects.stat(&object)? {
+                    Some(meta) if meta.size == file.size && meta.kind == FileKind::File => {
+                        if !is_linkable(&meta, file) {
+                            return Ok(false);
+                        }
+                        self.put(parent, name, |dir| Ok(objects.link(&object, dir, name)?))?;
+                    }
+                    _ => return Err(StoreError::DamagedObject { object: file.object }),
+                }
             }
-            other => other,
         }
+        Ok(true)
     }
 
-    fn try_place(&mut self, entry: &Entry, parent: &str, name: &str, is_live: bool) -> Result<(), StoreError> {
-        match &entry.kind {
-            Kind::Symlink(target) => Ok(self.slot.ensure(parent)?.symlink(target.as_str(), name)?),
-            Kind::File(file) => {
-                let dir = self.slot.ensure(parent)?;
-                if is_live
-                    && let Some(live) = self.live.as_mut()
-                    && let Some(live) = live.find(parent)?
-                    && live.stat(name)?.is_some_and(|meta| has_metadata_of(&meta, file) && meta.links < MAX_LINKS)
-                {
-                    return Ok(live.link(name, dir, name)?);
-                }
-                let meta = self.store.object_meta(&file.object)?;
-                if meta.is_some_and(|meta| has_metadata_of(&meta, file) && meta.links < MAX_LINKS) {
-                    return Ok(self.store.layout.objects.link(&object_name(&file.object), dir, name)?);
-                }
-                self.store.copy_object(file, dir, name)?;
-                self.copies.push((file.object, entry.path.clone()));
-                Ok(())
+    /// Puts a file that [`SlotWriter::place`] could not in its place: a link
+    /// to that of the live slot, if `live` is given, else to a copy.
+    pub(super) fn place_hard(&mut self, entry: &Entry, live: Option<&mut DirStack>) -> Result<(), StoreError> {
+        let Some(file) = entry.file() else { return Ok(()) };
+        let (parent, name) = split(&entry.path);
+        if let Some(live) = live
+            && let Some(live) = live.find(parent)?
+            && live.stat(name)?.is_some_and(|meta| is_linkable(&meta, file))
+        {
+            return self.put(parent, name, |dir| Ok(live.link(name, dir, name)?));
+        }
+        if let Some(copy) = self.copies.get(&file.object).cloned() {
+            let (copy_parent, copy_name) = split(&copy);
+            let from = self.slot.find(copy_parent)?.map(Dir::try_clone).transpose()?;
+            if let Some(from) = from
+                && from.stat(copy_name)?.is_some_and(|meta| is_linkable(&meta, file))
+            {
+                return self.put(parent, name, |dir| Ok(from.link(copy_name, dir, name)?));
             }
+        }
+        let store = self.store;
+        self.put(parent, name, |dir| store.copy_object(file, dir, name))?;
+        self.copies.insert(file.object, entry.path.clone());
+        Ok(())
+    }
+
+    /// Makes something at a place. What is in the way is not ours: the slot's
+    /// own entries were removed before.
+    fn put(
+        &mut self,
+        parent: &str,
+        name: &str,
+        make: impl Fn(&Dir) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
+        let dir = self.slot.ensure(parent)?;
+        match make(dir) {
+            Err(StoreError::Io(error)) if error.kind() == io::ErrorKind::AlreadyExists => {
+                dir.remove_all(name)?;
+                make(dir)
+            }
+            other => other,
         }
     }
 

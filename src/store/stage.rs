@@ -18,8 +18,8 @@ use crate::store::copy::write_object;
 use crate::store::layout::{DIRTY, SlotName};
 use crate::store::manifests::ManifestStream;
 use crate::store::quarantine::Quarantine;
-use crate::store::slots::SlotWriter;
-use crate::store::{Store, StoreError};
+use crate::store::slots::{DirStack, SlotWriter};
+use crate::store::{Pruned, Store, StoreError};
 
 /// Opens the content of an object that is missing here.
 pub type FetchObject<'a> = dyn Fn(&ObjectId) -> Result<Box<dyn Read + Send>, Box<dyn Error + Send + Sync>> + Sync + 'a;
@@ -68,12 +68,12 @@ impl Store {
         if self.is_staged(offered)? {
             return Ok(None);
         }
-        let needs = transit::needs(change).map_err(|error| lie(error.to_string()))?;
+        let mut needs = transit::needs(change).map_err(|error| lie(error.to_string()))?;
         if needs.head.base != base {
             return Err(lie("the manifest change is against another base"));
         }
         self.check_room(release, &needs)?;
-        let quarantine = Quarantine::open(self, key, needs.objects.clone(), wait)?;
+        let quarantine = Quarantine::open(self, key, std::mem::take(&mut needs.objects), wait)?;
         Ok(Some(Arrival { store: self, release, base, change, needs, quarantine, bases: OnceLock::new(), wait }))
     }
 
@@ -113,23 +113,6 @@ impl Store {
         }
     }
 
-    /// The files of a manifest whose objects are not here.
-    fn missing_objects(&self, manifest: &ManifestId) -> Result<Vec<FileEntry>, StoreError> {
-        let here = self.list_objects()?;
-        let mut missing = Vec::new();
-        for entry in self.manifest(manifest)? {
-            let entry = entry.map_err(self.in_manifest(manifest))?;
-            if let Some(file) = entry.file()
-                && here.binary_search(&file.object).is_err()
-            {
-                missing.push(*file);
-            }
-        }
-        missing.sort_unstable_by_key(|file| file.object);
-        missing.dedup_by_key(|file| file.object);
-        Ok(missing)
-    }
-
     /// Fetches objects again; each is durable before it gets its name.
     pub(super) fn fetch_objects(&self, files: &[FileEntry], fetch: &FetchObject<'_>) -> Result<(), StoreError> {
         let tmp = &self.layout.tmp;
@@ -148,38 +131,40 @@ impl Store {
         files.iter().try_for_each(|file| self.adopt(&file.object, tmp, &file.object.to_string()))
     }
 
-    /// Builds the tree of `release` in the slot `dirty`. Not synced.
-    pub(super) fn build_slot(&self, release: &Release) -> Result<SlotWriter<'_>, StoreError> {
-        let live = self.live_slot()?;
+    /// Builds the tree of `release` in the slot `dirty`, not synced, and
+    /// answers the objects that its manifest has and the store has not.
+    ///
+    /// # Errors
+    /// [`StoreError::DamagedObject`] for one that the slot itself needs.
+    pub(super) fn build_slot(&self, release: &Release) -> Result<(SlotWriter<'_>, Vec<FileEntry>), StoreError> {
         let (slot, idle) = self.take_idle_slot()?;
         if let Some(idle) = idle {
-            let mut writer = SlotWriter::new(self, slot, live);
+            let mut writer = SlotWriter::new(self, slot);
             match self.update_slot(&mut writer, idle, release) {
                 // The manifest of the idle slot is damaged: what is in the slot cannot be told.
                 Err(StoreError::Manifest { .. }) => self.layout.slots.remove_all(DIRTY)?,
-                other => return other.map(|()| writer),
+                other => return other.map(|missing| (writer, missing)),
             }
         }
-        let slots = &self.layout.slots;
-        let mut writer = SlotWriter::new(self, slots.ensure_dir(DIRTY)?, self.live_slot()?);
-        let mut live = self.live_entries();
-        for entry in self.manifest(&release.manifest)? {
-            let entry = entry.map_err(self.in_manifest(&release.manifest))?;
-            let is_live = live.has(&entry);
-            writer.place(&entry, is_live)?;
-        }
-        Ok(writer)
+        let mut writer = SlotWriter::new(self, self.layout.slots.ensure_dir(DIRTY)?);
+        self.place_all(&mut writer, self.entries(&release.manifest)?)?;
+        // Every object was linked or copied: none is missing.
+        Ok((writer, Vec::new()))
     }
 
     /// Brings a slot from the release it has to another one.
-    fn update_slot(&self, writer: &mut SlotWriter<'_>, from: SlotName, to: &Release) -> Result<(), StoreError> {
-        let old_id = self.release(from.release)?.manifest;
-        let old = self.manifest(&old_id)?.map(|entry| entry.map_err(self.in_manifest(&old_id)));
-        let new = self.manifest(&to.manifest)?.map(|entry| entry.map_err(self.in_manifest(&to.manifest)));
-        let mut live = self.live_entries();
+    fn update_slot(
+        &self,
+        writer: &mut SlotWriter<'_>,
+        from: SlotName,
+        to: &Release,
+    ) -> Result<Vec<FileEntry>, StoreError> {
+        let here = self.list_objects()?;
+        let old = self.entries(&self.release(from.release)?.manifest)?;
+        let mut missing: Vec<FileEntry> = Vec::new();
         let mut places = Vec::new();
         let mut emptied: Vec<String> = Vec::new();
-        for pair in Pairs::new(old, new) {
+        for pair in Pairs::new(old, self.entries(&to.manifest)?) {
             match pair? {
                 Pair::Old(old) => {
                     writer.remove(&old.path)?;
@@ -188,11 +173,13 @@ impl Store {
                         _ => {}
                     }
                 }
-                Pair::New(new) => places.push((live.has(&new), new)),
-                Pair::Both(old, new) if old.kind == new.kind => {}
+                Pair::New(new) => places.push(new),
+                Pair::Both(old, new) if old.kind == new.kind => {
+                    missing.extend(new.file().filter(|file| here.binary_search(&file.object).is_err()));
+                }
                 Pair::Both(_, new) => {
                     writer.remove(&new.path)?;
-                    places.push((live.has(&new), new));
+                    places.push(new);
                 }
             }
         }
@@ -200,7 +187,42 @@ impl Store {
         for directory in emptied.iter().rev() {
             writer.remove_empty(directory)?;
         }
-        places.iter().try_for_each(|(is_live, entry)| writer.place(entry, *is_live))
+        self.place_all(writer, places.into_iter().map(Ok))?;
+        missing.sort_unstable_by_key(|file| file.object);
+        missing.dedup_by_key(|file| file.object);
+        Ok(missing)
+    }
+
+    /// Places entries, in order. Those whose object has other times or too
+    /// many names come last: from the live slot where its release has the very
+    /// same file, else by copy.
+    fn place_all(
+        &self,
+        writer: &mut SlotWriter<'_>,
+        entries: impl Iterator<Item = Result<Entry, StoreError>>,
+    ) -> Result<(), StoreError> {
+        let mut left = Vec::new();
+        for entry in entries {
+            let entry = entry?;
+            if !writer.place(&entry)? {
+                left.push(entry);
+            }
+        }
+        if left.is_empty() {
+            return Ok(());
+        }
+        let mut live = self.live_slot()?.map(DirStack::new);
+        let mut same = self.live_entries();
+        left.iter().try_for_each(|entry| writer.place_hard(entry, live.as_mut().filter(|_| same.has(entry))))
+    }
+
+    /// The entries of a manifest, with errors that name it.
+    fn entries(
+        &self,
+        manifest: &ManifestId,
+    ) -> Result<impl Iterator<Item = Result<Entry, StoreError>> + use<>, StoreError> {
+        let words = self.in_manifest(manifest);
+        Ok(self.manifest(manifest)?.map(move |entry| entry.map_err(&words)))
     }
 
     fn live_entries(&self) -> LiveEntries {
@@ -231,10 +253,8 @@ impl Store {
         let release = self.release(current)?;
         let slots = &self.layout.slots;
         slots.remove_all(DIRTY)?;
-        let mut writer = SlotWriter::new(self, slots.create_dir(DIRTY)?, self.live_slot()?);
-        for entry in self.manifest(&release.manifest)? {
-            writer.place(&entry.map_err(self.in_manifest(&release.manifest))?, true)?;
-        }
+        let mut writer = SlotWriter::new(self, slots.create_dir(DIRTY)?);
+        self.place_all(&mut writer, self.entries(&release.manifest)?)?;
         slots.sync_file_system()?;
         slots.rename(DIRTY, slots, &spare.to_string())?;
         Ok(slots.sync()?)
@@ -345,22 +365,31 @@ impl Arrival<'_> {
             self.quarantine.promote(ordinal, id, self.store)?;
         }
         self.store.adopt_manifest(&temporary, &self.release.manifest)?;
-        let mut fetched = self.store.missing_objects(&self.release.manifest)?;
-        self.store.fetch_objects(&fetched, fetch)?;
-        let mut writer = match self.store.build_slot(self.release) {
-            Err(StoreError::DamagedObject { .. }) => {
-                let damaged = self.store.damaged_objects(&self.release.manifest)?;
-                self.store.fetch_objects(&damaged, fetch)?;
-                fetched.extend(damaged);
-                self.store.build_slot(self.release)?
-            }
-            other => other?,
-        };
+        let (mut writer, fetched) = self.build_slot(fetch)?;
         self.store.layout.root.sync_file_system()?;
         writer.share_copies()?;
         drop(writer);
         self.store.name_slot(self.release.name())?;
-        Ok(fetched.len() as u64)
+        // Whoever staged before has lost its slot to this release.
+        self.store.forget_staged(Some(self.release.name()))?;
+        self.store.drop_gone_releases(&mut Pruned::default())?;
+        Ok(fetched)
+    }
+
+    /// Builds the slot. What is missing or damaged is fetched on the way; answers how many objects.
+    fn build_slot(&self, fetch: &FetchObject<'_>) -> Result<(SlotWriter<'_>, u64), StoreError> {
+        let mut fetched = 0;
+        let (writer, missing) = match self.store.build_slot(self.release) {
+            Err(StoreError::DamagedObject { .. }) => {
+                let damaged = self.store.damaged_objects(&self.release.manifest)?;
+                self.store.fetch_objects(&damaged, fetch)?;
+                fetched += damaged.len() as u64;
+                self.store.build_slot(self.release)?
+            }
+            other => other?,
+        };
+        self.store.fetch_objects(&missing, fetch)?;
+        Ok((writer, fetched + missing.len() as u64))
     }
 
     fn rebuild_manifest(&self, objects: &[(ObjectId, u64)], temporary: &str) -> Result<(), StoreError> {

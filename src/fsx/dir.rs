@@ -1,0 +1,378 @@
+//! A directory, open: whatever is done in it is relative to it and follows no link.
+
+use std::ffi::{OsStr, OsString};
+use std::fs::{self, File};
+use std::io::{self, Write as _};
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags};
+use rustix::io::Errno;
+
+use super::fault::{self, Fault, step};
+use super::{Context as _, FileKind, FileMode, FileSystem, IoError, Meta, Result, found, seal};
+
+/// Permissions of a directory of ours: others may read.
+const DIRECTORY_MODE: u32 = 0o755;
+
+/// An open directory; names are relative to it and links are not followed.
+#[derive(Debug)]
+pub struct Dir {
+    fd: OwnedFd,
+    path: PathBuf,
+}
+
+impl Dir {
+    /// Opens the directory at `path`; links on the way are followed.
+    ///
+    /// # Errors
+    /// When there is none, or it may not be read.
+    pub fn open(path: &Path) -> Result<Self> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let fd = rustix::fs::open(path, flags, Mode::empty()).context("open directory", || path.to_owned())?;
+        Ok(Self { fd, path: path.to_owned() })
+    }
+
+    /// The path it was opened by.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The path of a name in it, for messages.
+    #[must_use]
+    pub fn join(&self, name: impl AsRef<Path>) -> PathBuf {
+        self.path.join(name)
+    }
+
+    /// Opens the directory `name` in it; a link is refused.
+    ///
+    /// # Errors
+    /// When there is none, it is no directory, or it may not be read.
+    pub fn open_dir(&self, name: &str) -> Result<Self> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let fd =
+            rustix::fs::openat(&self.fd, name, flags, Mode::empty()).context("open directory", || self.join(name))?;
+        Ok(Self { fd, path: self.join(name) })
+    }
+
+    /// Opens the directory `name` in it, if there is one.
+    ///
+    /// # Errors
+    /// As [`Dir::open_dir`], but for a missing one.
+    pub fn find_dir(&self, name: &str) -> Result<Option<Self>> {
+        found(self.open_dir(name))
+    }
+
+    /// Creates the directory `name` with mode 0755 and opens it.
+    ///
+    /// # Errors
+    /// When the name is taken or the directory cannot be created.
+    pub fn create_dir(&self, name: &str) -> Result<Self> {
+        step("create directory", || self.join(name))?;
+        rustix::fs::mkdirat(&self.fd, name, Mode::from_raw_mode(DIRECTORY_MODE))
+            .context("create directory", || self.join(name))?;
+        let dir = self.open_dir(name)?;
+        // The umask may have taken bits that a web server of another user needs.
+        rustix::fs::fchmod(&dir.fd, Mode::from_raw_mode(DIRECTORY_MODE)).context("set mode of", || dir.path.clone())?;
+        Ok(dir)
+    }
+
+    /// Opens the directory `name`, created if it was missing.
+    ///
+    /// # Errors
+    /// As [`Dir::open_dir`] and [`Dir::create_dir`].
+    pub fn ensure_dir(&self, name: &str) -> Result<Self> {
+        match self.find_dir(name)? {
+            Some(dir) => Ok(dir),
+            None => match self.create_dir(name) {
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => self.open_dir(name),
+                other => other,
+            },
+        }
+    }
+
+    /// Creates the file `name`, for writing and reading; the name must be free.
+    ///
+    /// # Errors
+    /// When the name is taken or the file cannot be created.
+    pub fn create_file(&self, name: &str) -> Result<File> {
+        step("create", || self.join(name))?;
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let fd = rustix::fs::openat(&self.fd, name, flags, Mode::from_raw_mode(0o600))
+            .context("create", || self.join(name))?;
+        Ok(File::from(fd))
+    }
+
+    /// Writes the whole file `name`, which must be new; not synced.
+    /// `mtime` is in seconds since 1970; without it the time is now.
+    ///
+    /// # Errors
+    /// When the name is taken, or writing fails (a partial file may remain).
+    pub fn write_new(&self, name: &str, bytes: &[u8], mode: FileMode, mtime: Option<u64>) -> Result<()> {
+        let mut file = self.create_file(name)?;
+        step("write", || self.join(name))?;
+        file.write_all(bytes).context("write", || self.join(name))?;
+        seal(&file, mode, mtime, || self.join(name))
+    }
+
+    /// Opens the file `name` for reading; a link is refused.
+    ///
+    /// # Errors
+    /// When there is none or it may not be read.
+    pub fn open_file(&self, name: &str) -> Result<File> {
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let fd = rustix::fs::openat(&self.fd, name, flags, Mode::empty()).context("open", || self.join(name))?;
+        Ok(File::from(fd))
+    }
+
+    /// Opens the file at the relative `path` below this directory for
+    /// reading; a link anywhere on the way is refused, and so is a way out.
+    ///
+    /// # Errors
+    /// When there is none or it may not be read.
+    pub fn open_file_below(&self, path: &str) -> Result<File> {
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
+        match rustix::fs::openat2(&self.fd, path, flags, Mode::empty(), resolve) {
+            Ok(fd) => Ok(File::from(fd)),
+            // Kernels before 5.6, and sandboxes that do not know the call: step by step.
+            Err(Errno::NOSYS | Errno::PERM) => match path.split_once('/') {
+                Some((directory, rest)) => self.open_dir(directory)?.open_file_below(rest),
+                None => self.open_file(path),
+            },
+            Err(error) => Err(IoError::new("open", self.join(path), error)),
+        }
+    }
+
+    /// Opens the file `name`, created if missing, for locking and appending.
+    ///
+    /// # Errors
+    /// When it is a link, or may not be written.
+    pub fn open_or_create_file(&self, name: &str) -> Result<File> {
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let fd = rustix::fs::openat(&self.fd, name, flags, Mode::from_raw_mode(0o644))
+            .context("open", || self.join(name))?;
+        Ok(File::from(fd))
+    }
+
+    /// Opens the existing file `name` for writing at offsets.
+    ///
+    /// # Errors
+    /// When there is none, it is a link, or may not be written.
+    pub fn open_file_for_write(&self, name: &str) -> Result<File> {
+        let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let fd = rustix::fs::openat(&self.fd, name, flags, Mode::empty()).context("open", || self.join(name))?;
+        Ok(File::from(fd))
+    }
+
+    /// Reads the whole file `name`, which is refused when over `limit` bytes.
+    ///
+    /// # Errors
+    /// When there is none, it is too large or cannot be read.
+    pub fn read(&self, name: &str, limit: u64) -> Result<Vec<u8>> {
+        use io::Read as _;
+        let file = self.open_file(name)?;
+        let mut bytes = Vec::new();
+        file.take(limit + 1).read_to_end(&mut bytes).context("read", || self.join(name))?;
+        if bytes.len() as u64 > limit {
+            let too_large = io::Error::new(io::ErrorKind::InvalidData, format!("larger than {limit} bytes"));
+            return Err(IoError::new("read", self.join(name), too_large));
+        }
+        Ok(bytes)
+    }
+
+    /// What `name` is, links not followed; nothing if it is free.
+    ///
+    /// # Errors
+    /// When the directory may not be searched.
+    pub fn stat(&self, name: &str) -> Result<Option<Meta>> {
+        match rustix::fs::statat(&self.fd, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) => Ok(Some(Meta {
+                kind: FileType::from_raw_mode(stat.st_mode).into(),
+                size: u64::try_from(stat.st_size).unwrap_or(0),
+                mtime: stat.st_mtime,
+                mode: stat.st_mode & 0o7777,
+                links: stat.st_nlink,
+                inode: stat.st_ino,
+            })),
+            Err(Errno::NOENT | Errno::NOTDIR) => Ok(None),
+            Err(error) => Err(IoError::new("examine", self.join(name), error)),
+        }
+    }
+
+    /// The names in it, in no order, with their kinds.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn entries(&self) -> Result<Vec<(OsString, FileKind)>> {
+        let mut names = Vec::new();
+        let dir = rustix::fs::Dir::read_from(&self.fd).context("read directory", || self.path.clone())?;
+        for entry in dir {
+            let entry = entry.context("read directory", || self.path.clone())?;
+            let name = entry.file_name().to_bytes();
+            if name == b"." || name == b".." {
+                continue;
+            }
+            let kind = match entry.file_type() {
+                FileType::Unknown => rustix::fs::statat(&self.fd, entry.file_name(), AtFlags::SYMLINK_NOFOLLOW)
+                    .map_or(FileKind::Other, |stat| FileType::from_raw_mode(stat.st_mode).into()),
+                known => known.into(),
+            };
+            names.push((OsStr::from_bytes(name).to_owned(), kind));
+        }
+        Ok(names)
+    }
+
+    /// Gives the file `name` a second name in `to`.
+    ///
+    /// # Errors
+    /// When that name is taken, the file has too many names, or linking is not permitted.
+    pub fn link(&self, name: &str, to: &Self, to_name: &str) -> Result<()> {
+        step("link", || to.join(to_name))?;
+        rustix::fs::linkat(&self.fd, name, &to.fd, to_name, AtFlags::empty()).context("link", || to.join(to_name))
+    }
+
+    /// Renames `name` to `to_name` in `to`, replacing a file of that name at once.
+    ///
+    /// # Errors
+    /// When it cannot be renamed.
+    pub fn rename(&self, name: &str, to: &Self, to_name: &str) -> Result<()> {
+        if fault::is_armed(&Fault::UnlinkBeforeRename) && to.stat(to_name)?.is_some() {
+            to.unlink(to_name)?;
+        }
+        step("rename", || to.join(to_name))?;
+        rustix::fs::renameat(&self.fd, name, &to.fd, to_name).context("rename to", || to.join(to_name))
+    }
+
+    /// Creates the symbolic link `name` with this target.
+    ///
+    /// # Errors
+    /// When the name is taken or links are not supported.
+    pub fn symlink(&self, target: &str, name: &str) -> Result<()> {
+        step("create link", || self.join(name))?;
+        rustix::fs::symlinkat(target, &self.fd, name).context("create link", || self.join(name))
+    }
+
+    /// The target of the symbolic link `name`; nothing if there is none.
+    ///
+    /// # Errors
+    /// When it is not a link (`InvalidInput`) or cannot be read.
+    pub fn read_link(&self, name: &str) -> Result<Option<OsString>> {
+        let target = rustix::fs::readlinkat(&self.fd, name, Vec::new()).context("read link", || self.join(name));
+        Ok(found(target)?.map(|target| OsStr::from_bytes(target.as_bytes()).to_owned()))
+    }
+
+    /// Removes the file or link `name`.
+    ///
+    /// # Errors
+    /// When there is none or it may not be removed.
+    pub fn unlink(&self, name: impl AsRef<OsStr>) -> Result<()> {
+        let name = name.as_ref();
+        step("remove", || self.join(name))?;
+        rustix::fs::unlinkat(&self.fd, name, AtFlags::empty()).context("remove", || self.join(name))
+    }
+
+    /// Removes the file or link `name`, if there is one.
+    ///
+    /// # Errors
+    /// When it may not be removed.
+    pub fn unlink_if_any(&self, name: &str) -> Result<bool> {
+        Ok(found(self.unlink(name))?.is_some())
+    }
+
+    /// Removes the empty directory `name`; answers whether it was empty (or missing).
+    ///
+    /// # Errors
+    /// When it is no directory or may not be removed.
+    pub fn remove_dir_if_empty(&self, name: &str) -> Result<bool> {
+        step("remove directory", || self.join(name))?;
+        match rustix::fs::unlinkat(&self.fd, name, AtFlags::REMOVEDIR) {
+            Ok(()) | Err(Errno::NOENT) => Ok(true),
+            Err(Errno::NOTEMPTY | Errno::EXIST) => Ok(false),
+            Err(error) => Err(IoError::new("remove directory", self.join(name), error)),
+        }
+    }
+
+    /// Removes `name` and, if it is a directory, everything in it; links are
+    /// removed, not followed. A missing one is no error.
+    ///
+    /// # Errors
+    /// When something in it may not be removed.
+    pub fn remove_all(&self, name: &str) -> Result<()> {
+        match self.stat(name)?.map(|meta| meta.kind) {
+            None => return Ok(()),
+            Some(FileKind::Directory) => {}
+            Some(_) => return self.unlink(name),
+        }
+        let dir = self.open_dir(name)?;
+        for (child, kind) in dir.entries()? {
+            match (kind, child.to_str()) {
+                (FileKind::Directory, Some(child)) => dir.remove_all(child)?,
+                (FileKind::Directory, None) => {
+                    fs::remove_dir_all(dir.join(&child)).context("remove directory", || dir.join(&child))?;
+                }
+                _ => dir.unlink(&child)?,
+            }
+        }
+        self.remove_dir_if_empty(name).map(|_| ())
+    }
+
+    /// Makes the names in this directory durable.
+    ///
+    /// # Errors
+    /// A failed sync is final: what it covered may be lost.
+    pub fn sync(&self) -> Result<()> {
+        step("sync", || self.path.clone())?;
+        if fault::is_armed(&Fault::SkipDirectorySync) {
+            return Ok(());
+        }
+        rustix::fs::fsync(&self.fd).context("sync", || self.path.clone())
+    }
+
+    /// Makes all that was written to this file system durable.
+    ///
+    /// # Errors
+    /// A failed sync is final: the system reports it once and then forgets.
+    pub fn sync_file_system(&self) -> Result<()> {
+        step("sync file system", || self.path.clone())?;
+        if fault::is_armed(&Fault::SkipDataSync) {
+            return Ok(());
+        }
+        rustix::fs::syncfs(&self.fd).context("sync file system", || self.path.clone())
+    }
+
+    /// Free space and kind of the file system it is on.
+    ///
+    /// # Errors
+    /// When the system cannot tell.
+    pub fn file_system(&self) -> Result<FileSystem> {
+        let stat = rustix::fs::fstatvfs(&self.fd).context("examine the file system of", || self.path.clone())?;
+        let kind = rustix::fs::fstatfs(&self.fd).context("examine the file system of", || self.path.clone())?;
+        Ok(FileSystem {
+            free_bytes: stat.f_bavail.saturating_mul(stat.f_frsize),
+            // Some file systems (btrfs) make inodes as needed and report none at all.
+            free_inodes: (stat.f_files > 0).then_some(stat.f_favail),
+            block_bytes: stat.f_frsize.max(512),
+            magic: u64::try_from(kind.f_type).unwrap_or(0),
+        })
+    }
+
+    /// The user id that owns the directory.
+    ///
+    /// # Errors
+    /// When the system cannot tell.
+    pub fn owner(&self) -> Result<u32> {
+        Ok(rustix::fs::fstat(&self.fd).context("examine", || self.path.clone())?.st_uid)
+    }
+
+    /// A second handle to the same directory.
+    ///
+    /// # Errors
+    /// When there are no more descriptors.
+    pub fn try_clone(&self) -> Result<Self> {
+        let fd = self.fd.as_fd().try_clone_to_owned().context("open directory", || self.path.clone())?;
+        Ok(Self { fd, path: self.path.clone() })
+    }
+}

@@ -1,0 +1,124 @@
+//! Faults that tests inject into debug builds. Release builds have none of it.
+
+#[cfg(debug_assertions)]
+use std::sync::Mutex;
+#[cfg(debug_assertions)]
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use std::path::Path;
+
+use super::Result;
+
+/// What to do, and when.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Fault {
+    /// End the process with SIGKILL before the n-th change of the disk (counted from 1).
+    KillAt(u64),
+    /// Let the n-th change of the disk fail with this `errno`.
+    ErrnoAt(u64, i32),
+    /// Let every operation of this name fail with this `errno`.
+    ErrnoOn(String, i32),
+    /// Do nothing where a directory should be synced: a sabotage that a power cut must show.
+    SkipDirectorySync,
+    /// Do nothing where data should be synced: a sabotage that a power cut must show.
+    SkipDataSync,
+    /// Replace a link by removing it first: a sabotage that a kill must show.
+    UnlinkBeforeRename,
+    /// Print the number of changes to the named file when the process asks for it.
+    Count,
+}
+
+#[cfg(debug_assertions)]
+static STEPS: AtomicU64 = AtomicU64::new(0);
+#[cfg(debug_assertions)]
+static FAULTS: Mutex<Vec<Fault>> = Mutex::new(Vec::new());
+
+/// Reads a fault from its text: `kill@N`, `errno=E@N`, `errno=E@OP`,
+/// `skip-directory-sync`, `skip-data-sync`, `unlink-before-rename`, `count`.
+#[must_use]
+pub fn parse(text: &str) -> Option<Fault> {
+    match text.split_once('@') {
+        Some(("kill", step)) => step.parse().ok().map(Fault::KillAt),
+        Some((errno, at)) => {
+            let errno = errno.strip_prefix("errno=")?.parse().ok()?;
+            Some(match at.parse() {
+                Ok(step) => Fault::ErrnoAt(step, errno),
+                Err(_) => Fault::ErrnoOn(at.to_owned(), errno),
+            })
+        }
+        None => match text {
+            "skip-directory-sync" => Some(Fault::SkipDirectorySync),
+            "skip-data-sync" => Some(Fault::SkipDataSync),
+            "unlink-before-rename" => Some(Fault::UnlinkBeforeRename),
+            "count" => Some(Fault::Count),
+            _ => None,
+        },
+    }
+}
+
+/// Arms `fault` for this process, beside those that are armed already. Answers whether this build can.
+#[cfg_attr(not(debug_assertions), expect(clippy::needless_pass_by_value, reason = "one signature for both builds"))]
+pub fn arm(fault: Fault) -> bool {
+    #[cfg(debug_assertions)]
+    {
+        FAULTS.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(fault);
+        true
+    }
+    #[cfg(not(debug_assertions))]
+    {
+        drop(fault);
+        false
+    }
+}
+
+/// How many changes of the disk there were so far; 0 in a release build.
+#[must_use]
+pub fn steps() -> u64 {
+    #[cfg(debug_assertions)]
+    return STEPS.load(Ordering::SeqCst);
+    #[cfg(not(debug_assertions))]
+    0
+}
+
+#[cfg(debug_assertions)]
+pub(super) fn is_armed(wanted: &Fault) -> bool {
+    FAULTS.lock().unwrap_or_else(std::sync::PoisonError::into_inner).contains(wanted)
+}
+
+#[cfg(not(debug_assertions))]
+pub(super) const fn is_armed(_: &Fault) -> bool {
+    false
+}
+
+#[cfg(debug_assertions)]
+pub(super) fn step(op: &'static str, path: impl FnOnce() -> std::path::PathBuf) -> Result<()> {
+    let step = STEPS.fetch_add(1, Ordering::SeqCst) + 1;
+    for fault in &*FAULTS.lock().unwrap_or_else(std::sync::PoisonError::into_inner) {
+        let errno = match fault {
+            Fault::KillAt(at) if *at == step => {
+                // A signal cannot be caught or delayed: this is what `kill -9` and an OOM kill do.
+                let killed = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
+                unreachable!("survived SIGKILL: {killed:?}");
+            }
+            Fault::ErrnoAt(at, errno) if *at == step => *errno,
+            Fault::ErrnoOn(name, errno) if name == op => *errno,
+            _ => continue,
+        };
+        return Err(super::IoError::new(op, path(), std::io::Error::from_raw_os_error(errno)));
+    }
+    Ok(())
+}
+
+#[cfg(not(debug_assertions))]
+#[expect(clippy::unnecessary_wraps, reason = "one signature for both builds")]
+pub(super) fn step(_: &'static str, _: impl FnOnce() -> std::path::PathBuf) -> Result<()> {
+    Ok(())
+}
+
+/// Marks a change of the disk that a library makes for us.
+///
+/// # Errors
+/// The injected one.
+pub fn mark(op: &'static str, path: &Path) -> Result<()> {
+    step(op, || path.to_owned())
+}

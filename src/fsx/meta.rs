@@ -1,0 +1,142 @@
+//! What is known of files and file systems without reading them.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
+
+use rustix::fs::FileType;
+
+/// What is known of a file without reading it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Meta {
+    /// What it is.
+    pub kind: FileKind,
+    /// Length in bytes.
+    pub size: u64,
+    /// Modification time, whole seconds since 1970 (below: before).
+    pub mtime: i64,
+    /// Permission bits.
+    pub mode: u32,
+    /// Number of names.
+    pub links: u64,
+    /// Inode number.
+    pub inode: u64,
+}
+
+/// What a name stands for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FileKind {
+    /// A regular file.
+    File,
+    /// A directory.
+    Directory,
+    /// A symbolic link.
+    Symlink,
+    /// A device, fifo or socket.
+    Other,
+}
+
+impl From<FileType> for FileKind {
+    fn from(kind: FileType) -> Self {
+        match kind {
+            FileType::RegularFile => Self::File,
+            FileType::Directory => Self::Directory,
+            FileType::Symlink => Self::Symlink,
+            _ => Self::Other,
+        }
+    }
+}
+
+/// Permissions of a new file: exactly these, whatever the umask.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FileMode {
+    /// 0444: content that is never written again.
+    Content,
+    /// 0555: content that may be executed.
+    Executable,
+    /// 0644: a record of ours that others may read.
+    Record,
+}
+
+impl FileMode {
+    /// Content that may or may not be executed.
+    #[must_use]
+    pub const fn content(exec: bool) -> Self {
+        if exec { Self::Executable } else { Self::Content }
+    }
+
+    /// The permission bits.
+    #[must_use]
+    pub const fn bits(self) -> u32 {
+        match self {
+            Self::Content => 0o444,
+            Self::Executable => 0o555,
+            Self::Record => 0o644,
+        }
+    }
+}
+
+/// Free space and kind of a file system.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FileSystem {
+    /// Bytes that we may still use.
+    pub free_bytes: u64,
+    /// Files that we may still create, where there is such a limit.
+    pub free_inodes: Option<u64>,
+    /// The unit in which space is given out, in bytes.
+    pub block_bytes: u64,
+    /// The number by which the system names the kind (`statfs.f_type`).
+    pub magic: u64,
+}
+
+impl FileSystem {
+    /// The name of a kind that is on another machine or in another process,
+    /// where locks, links and syncs do not hold what we need of them.
+    #[must_use]
+    pub const fn remote_name(&self) -> Option<&'static str> {
+        // linux/magic.h and the kernel sources of each.
+        match self.magic {
+            0x6969 => Some("NFS"),
+            0x517b => Some("SMB"),
+            0xff53_4d42 => Some("CIFS"),
+            0xfe53_4d42 => Some("SMB2"),
+            0x6573_5546 => Some("FUSE"),
+            0x0102_1997 => Some("9P"),
+            0x00c3_6400 => Some("Ceph"),
+            0x5346_414f => Some("AFS"),
+            0x7461_636f => Some("OCFS2"),
+            0x0116_1970 => Some("GFS2"),
+            0x0bd0_0bd0 => Some("Lustre"),
+            _ => None,
+        }
+    }
+}
+
+/// What tells one state of a file from another without reading it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stamp {
+    /// Length in bytes.
+    pub size: u64,
+    /// Modification time in nanoseconds since 1970.
+    pub mtime_ns: i64,
+    /// Time of the last change of anything, in nanoseconds since 1970.
+    pub ctime_ns: i64,
+    /// Inode number.
+    pub inode: u64,
+    /// Device number.
+    pub device: u64,
+}
+
+impl Stamp {
+    /// The stamp in `meta`.
+    #[must_use]
+    pub fn of(meta: &fs::Metadata) -> Self {
+        let nanoseconds = |seconds: i64, rest: i64| seconds.saturating_mul(1_000_000_000).saturating_add(rest);
+        Self {
+            size: meta.size(),
+            mtime_ns: nanoseconds(meta.mtime(), meta.mtime_nsec()),
+            ctime_ns: nanoseconds(meta.ctime(), meta.ctime_nsec()),
+            inode: meta.ino(),
+            device: meta.dev(),
+        }
+    }
+}

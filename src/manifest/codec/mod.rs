@@ -1,0 +1,234 @@
+//! The canonical JSON lines of a manifest, written and read as a stream.
+//!
+//! There is exactly one spelling of each entry, so the reader is a parser of
+//! that spelling alone: what it accepts, the writer would write byte for byte
+//! (a property test holds both to it, against `serde_json`).
+
+mod reader;
+#[cfg(test)]
+mod tests;
+mod writer;
+
+pub use reader::ManifestReader;
+pub use writer::ManifestWriter;
+
+use crate::hash::{ContentId, ManifestId, ObjectId};
+use crate::manifest::ManifestError;
+use crate::manifest::entry::{Entry, FileEntry, Kind};
+use crate::tree_path::{LinkTarget, TreePath};
+
+const HEADER: &[u8] = b"{\"headwater\":\"manifest\",\"version\":1}\n";
+/// Entries of one manifest: room for the largest trees people serve, a bound for what arrives.
+pub const MAX_ENTRIES: u64 = 16_000_000;
+/// Two texts of 1,024 bytes in which every byte is escaped, and the fields around them.
+const MAX_LINE_BYTES: usize = 8 * 1024;
+/// Bytes read, hashed and written at once.
+const CHUNK_BYTES: usize = 128 * 1024;
+/// Larger integers are not exact in every JSON reader.
+const MAX_NUMBER: u64 = (1 << 53) - 1;
+
+/// What the writer counted on the way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Totals {
+    /// The id of the manifest.
+    pub manifest: ManifestId,
+    /// The id of what its live entries show.
+    pub content: ContentId,
+    /// Live and retired entries.
+    pub entries: u64,
+    /// Retired entries.
+    pub retired: u64,
+    /// Sum of the sizes of the live files, in bytes.
+    pub bytes: u64,
+    /// The earliest time at which a retired entry is due to go.
+    pub until: Option<u64>,
+}
+
+/// Refuses paths that are not ascending or lie below a file.
+///
+/// Byte order puts `a-x` between `a` and `a/b`, so the last path alone does
+/// not tell; kept are the lengths of all earlier paths that begin the last one.
+#[derive(Debug, Default)]
+struct OrderGuard {
+    last: String,
+    prefixes: Vec<usize>,
+    count: u64,
+}
+
+impl OrderGuard {
+    fn check(&mut self, path: &TreePath) -> Result<(), ManifestError> {
+        let text = path.as_str();
+        if self.count > 0 && *text <= *self.last {
+            return Err(ManifestError::Order { path: text.to_owned() });
+        }
+        let common = self.last.bytes().zip(text.bytes()).take_while(|(a, b)| a == b).count();
+        self.prefixes.retain(|&length| length <= common);
+        if self.count > 0 && self.last.len() == common {
+            self.prefixes.push(common);
+        }
+        if self.prefixes.iter().any(|&length| text.as_bytes()[length] == b'/') {
+            return Err(ManifestError::BelowFile { path: text.to_owned() });
+        }
+        self.last.clear();
+        self.last.push_str(text);
+        self.count += 1;
+        if self.count > MAX_ENTRIES { Err(ManifestError::TooMany) } else { Ok(()) }
+    }
+}
+
+fn push_number(key: &str, value: u64, out: &mut Vec<u8>) {
+    out.extend_from_slice(key.as_bytes());
+    let mut digits = [0u8; 20];
+    let mut at = digits.len();
+    let mut rest = value;
+    loop {
+        at -= 1;
+        digits[at] = b'0' + u8::try_from(rest % 10).expect("a digit");
+        rest /= 10;
+        if rest == 0 {
+            break;
+        }
+    }
+    out.extend_from_slice(&digits[at..]);
+}
+
+// Paths and targets have no control characters and no backslash: the quote is all there is to escape.
+fn push_text(text: &str, out: &mut Vec<u8>) {
+    if memchr::memchr(b'"', text.as_bytes()).is_none() {
+        return out.extend_from_slice(text.as_bytes());
+    }
+    for (index, part) in text.split('"').enumerate() {
+        if index > 0 {
+            out.extend_from_slice(b"\\\"");
+        }
+        out.extend_from_slice(part.as_bytes());
+    }
+}
+
+/// Appends the canonical line of `entry`, with its line feed.
+pub fn push_entry_line(entry: &Entry, out: &mut Vec<u8>) {
+    out.extend_from_slice(b"{\"path\":\"");
+    push_text(entry.path.as_str(), out);
+    match &entry.kind {
+        Kind::File(file) => {
+            push_number("\",\"size\":", file.size, out);
+            out.extend_from_slice(b",\"object\":\"");
+            file.object.push_hex(out);
+            push_number("\",\"mtime\":", file.mtime, out);
+            if file.exec {
+                out.extend_from_slice(b",\"exec\":true");
+            }
+        }
+        Kind::Symlink(target) => {
+            out.extend_from_slice(b"\",\"symlink\":\"");
+            push_text(target.as_str(), out);
+            out.push(b'"');
+        }
+    }
+    if let Some(until) = entry.until {
+        push_number(",\"until\":", until, out);
+    }
+    out.extend_from_slice(b"}\n");
+}
+
+struct Cursor<'a> {
+    rest: &'a [u8],
+    line: u64,
+}
+
+impl<'a> Cursor<'a> {
+    fn fail(&self, what: &'static str) -> ManifestError {
+        ManifestError::Line { line: self.line, what }
+    }
+
+    fn accept(&mut self, token: &[u8]) -> bool {
+        let found = self.rest.strip_prefix(token);
+        if let Some(rest) = found {
+            self.rest = rest;
+        }
+        found.is_some()
+    }
+
+    fn expect(&mut self, token: &'static [u8], what: &'static str) -> Result<(), ManifestError> {
+        if self.accept(token) { Ok(()) } else { Err(self.fail(what)) }
+    }
+
+    /// The text up to the closing quote, which is taken too.
+    fn text(&mut self) -> Result<std::borrow::Cow<'a, str>, ManifestError> {
+        let mut unescaped: Option<Vec<u8>> = None;
+        let mut from = 0;
+        loop {
+            let end = memchr::memchr2(b'"', b'\\', &self.rest[from..]);
+            let at = end.ok_or_else(|| self.fail("a text has no end"))? + from;
+            if self.rest[at] == b'"' {
+                let raw = &self.rest[..at];
+                self.rest = &self.rest[at + 1..];
+                let not_utf8 = || ManifestError::Line { line: self.line, what: "a text is not UTF-8" };
+                return match unescaped {
+                    None => std::str::from_utf8(raw).map(Into::into).map_err(|_| not_utf8()),
+                    Some(mut text) => {
+                        text.extend_from_slice(&raw[from..]);
+                        String::from_utf8(text).map(Into::into).map_err(|_| not_utf8())
+                    }
+                };
+            }
+            if self.rest.get(at + 1) != Some(&b'"') {
+                return Err(self.fail("only the quote is escaped"));
+            }
+            let text = unescaped.get_or_insert_default();
+            text.extend_from_slice(&self.rest[from..at]);
+            text.push(b'"');
+            from = at + 2;
+        }
+    }
+
+    fn number(&mut self) -> Result<u64, ManifestError> {
+        let digits = self.rest.iter().take_while(|byte| byte.is_ascii_digit()).count();
+        let (text, rest) = self.rest.split_at(digits);
+        let canonical = digits > 0 && digits <= 16 && (digits == 1 || text[0] != b'0');
+        let value = text.iter().fold(0u64, |value, digit| value.wrapping_mul(10) + u64::from(digit - b'0'));
+        if !canonical || value > MAX_NUMBER {
+            return Err(self.fail("a number is not a plain integer below 2^53"));
+        }
+        self.rest = rest;
+        Ok(value)
+    }
+
+    fn object(&mut self) -> Result<ObjectId, ManifestError> {
+        let id = self.rest.get(..64).and_then(ObjectId::parse_hex).ok_or_else(|| self.fail("no object id"))?;
+        self.rest = &self.rest[64..];
+        Ok(id)
+    }
+
+    fn entry(&mut self) -> Result<Entry, ManifestError> {
+        self.expect(b"{\"path\":\"", "an entry begins with its path")?;
+        let path = self.text()?;
+        let path = TreePath::new(&path).map_err(|fault| ManifestError::Path { line: self.line, fault })?;
+        let kind = if self.accept(b",\"symlink\":\"") {
+            let target = self.text()?;
+            let target = LinkTarget::new(&target).and_then(|target| target.check_at(&path).map(|()| target));
+            Kind::Symlink(target.map_err(|fault| ManifestError::Path { line: self.line, fault })?)
+        } else {
+            self.expect(b",\"size\":", "size follows path")?;
+            let size = self.number()?;
+            self.expect(b",\"object\":\"", "object follows size")?;
+            let object = self.object()?;
+            self.expect(b"\",\"mtime\":", "mtime follows object")?;
+            let mtime = self.number()?;
+            let exec = self.accept(b",\"exec\":true");
+            Kind::File(FileEntry { object, size, mtime, exec })
+        };
+        let until = if self.accept(b",\"until\":") { Some(self.number()?) } else { None };
+        self.expect(b"}", "the entry ends")?;
+        if self.rest.is_empty() { Ok(Entry { path, kind, until }) } else { Err(self.fail("the line ends")) }
+    }
+}
+
+/// Reads one entry from its canonical line, given without its line feed;
+/// `line` is its number for errors.
+///
+/// # Errors
+/// [`ManifestError::Line`] or [`ManifestError::Path`].
+pub fn parse_entry_line(text: &[u8], line: u64) -> Result<Entry, ManifestError> {
+    Cursor { rest: text, line }.entry()
+}

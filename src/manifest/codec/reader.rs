@@ -1,0 +1,122 @@
+//! Reading a manifest as a stream.
+
+use std::io::Read;
+use std::mem;
+
+use super::{CHUNK_BYTES, HEADER, MAX_LINE_BYTES, OrderGuard, parse_entry_line};
+use crate::hash::ManifestId;
+use crate::manifest::ManifestError;
+use crate::manifest::entry::Entry;
+
+/// Reads a manifest, entry by entry, and refuses what is not canonical.
+///
+/// Until the last entry was read nothing tells that the manifest is the one
+/// that was asked for: a wrong id shows as an error in place of the end.
+#[derive(Debug)]
+pub struct ManifestReader<R> {
+    input: R,
+    buffer: Vec<u8>,
+    /// The part of `buffer` not yet parsed.
+    start: usize,
+    hasher: blake3::Hasher,
+    order: OrderGuard,
+    expected: Option<ManifestId>,
+    is_done: bool,
+}
+
+impl<R: Read> ManifestReader<R> {
+    /// Begins to read; with `expected`, the id is checked at the end.
+    ///
+    /// # Errors
+    /// A header that is none, or of a newer version, or an error of `input`.
+    pub fn new(input: R, expected: Option<ManifestId>) -> Result<Self, ManifestError> {
+        let mut reader = Self {
+            input,
+            buffer: Vec::new(),
+            start: 0,
+            hasher: blake3::Hasher::new(),
+            order: OrderGuard::default(),
+            expected,
+            is_done: false,
+        };
+        let line = reader.line()?.ok_or(ManifestError::Header)?;
+        let header = &reader.buffer[line];
+        if header == &HEADER[..HEADER.len() - 1] {
+            return Ok(reader);
+        }
+        let version = header.strip_prefix(b"{\"headwater\":\"manifest\",\"version\":").ok_or(ManifestError::Header)?;
+        let digits = version.iter().take_while(|byte| byte.is_ascii_digit()).take(9).count();
+        match std::str::from_utf8(&version[..digits]).ok().and_then(|text| text.parse::<u32>().ok()) {
+            Some(found) if found > 1 => Err(ManifestError::Version { found: found.to_string() }),
+            // A reserved header field of a later minor writer is still version 1, but we cannot obey it.
+            _ => Err(ManifestError::Header),
+        }
+    }
+
+    /// The range of the next line in `buffer`, without its line feed; nothing at the end.
+    fn line(&mut self) -> Result<Option<std::ops::Range<usize>>, ManifestError> {
+        let mut searched = self.start;
+        loop {
+            if let Some(length) = memchr::memchr(b'\n', &self.buffer[searched..]) {
+                let line = self.start..searched + length;
+                self.start = line.end + 1;
+                return Ok(Some(line));
+            }
+            let pending = self.buffer.len() - self.start;
+            let too_long = ManifestError::Line { line: self.order.count + 2, what: "the line ends" };
+            if pending > MAX_LINE_BYTES {
+                return Err(too_long);
+            }
+            self.buffer.drain(..self.start);
+            self.start = 0;
+            self.buffer.resize(pending + CHUNK_BYTES, 0);
+            let count = read_some(&mut self.input, &mut self.buffer[pending..])?;
+            self.buffer.truncate(pending + count);
+            self.hasher.update(&self.buffer[pending..]);
+            searched = pending;
+            if count == 0 {
+                return if pending == 0 { Ok(None) } else { Err(too_long) };
+            }
+        }
+    }
+
+    fn entry(&mut self) -> Result<Option<Entry>, ManifestError> {
+        let Some(line) = self.line()? else {
+            return match self.expected {
+                Some(expected) if expected != self.id() => Err(ManifestError::WrongId { expected, found: self.id() }),
+                _ => Ok(None),
+            };
+        };
+        let entry = parse_entry_line(&self.buffer[line], self.order.count + 2)?;
+        self.order.check(&entry.path)?;
+        Ok(Some(entry))
+    }
+
+    /// The id of what was read so far; of the manifest, once the iterator has ended.
+    #[must_use]
+    pub fn id(&self) -> ManifestId {
+        ManifestId::finish(&self.hasher)
+    }
+}
+
+fn read_some(input: &mut impl Read, buffer: &mut [u8]) -> Result<usize, ManifestError> {
+    loop {
+        match input.read(buffer) {
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            other => return Ok(other?),
+        }
+    }
+}
+
+impl<R: Read> Iterator for ManifestReader<R> {
+    type Item = Result<Entry, ManifestError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if mem::replace(&mut self.is_done, true) {
+            return None;
+        }
+        let item = self.entry().transpose();
+        self.is_done = !matches!(item, Some(Ok(_)));
+        item
+    }
+}

@@ -1,0 +1,163 @@
+//! One spelling: what is written, what is read, what is refused.
+
+use super::*;
+use proptest::prelude::*;
+
+fn file(path: &str) -> Entry {
+    let file = FileEntry { object: ObjectId::of(path.as_bytes()), size: path.len() as u64, mtime: 7, exec: false };
+    Entry { path: TreePath::new(path).unwrap(), kind: Kind::File(file), until: None }
+}
+
+fn write(entries: &[Entry]) -> Result<(Vec<u8>, Totals), ManifestError> {
+    let mut writer = ManifestWriter::new(Vec::new());
+    entries.iter().try_for_each(|entry| writer.push(entry))?;
+    writer.finish()
+}
+
+fn read(bytes: &[u8]) -> Result<Vec<Entry>, ManifestError> {
+    ManifestReader::new(bytes, None)?.collect()
+}
+
+#[test]
+fn a_file_and_a_directory_of_one_name_never_both_pass() {
+    for paths in [&["a", "a/b"][..], &["a", "a-x", "a.b", "a/b"], &["d/a", "d/a b", "d/a/x"]] {
+        let entries: Vec<_> = paths.iter().map(|path| file(path)).collect();
+        assert!(matches!(write(&entries), Err(ManifestError::BelowFile { .. })), "{paths:?}");
+    }
+    let entries: Vec<_> = ["a", "a-x/y", "a.b", "ab/c"].iter().map(|path| file(path)).collect();
+    assert!(write(&entries).is_ok());
+}
+
+#[test]
+fn order_and_duplicates_are_refused_both_ways() {
+    for paths in [["b", "a"], ["a", "a"]] {
+        let entries: Vec<_> = paths.iter().map(|path| file(path)).collect();
+        assert!(matches!(write(&entries), Err(ManifestError::Order { .. })));
+        let mut bytes = HEADER.to_vec();
+        entries.iter().for_each(|entry| push_entry_line(entry, &mut bytes));
+        assert!(matches!(read(&bytes), Err(ManifestError::Order { .. })));
+    }
+}
+
+#[test]
+fn another_spelling_of_the_same_entry_is_refused() {
+    let (bytes, _) = write(&[file("a/b\"c")]).unwrap();
+    let text = String::from_utf8(bytes).unwrap();
+    assert!(read(text.as_bytes()).is_ok());
+    for (from, to) in [
+        ("\"size\":5", "\"size\": 5"),
+        ("\"size\":5", "\"size\":05"),
+        ("\"size\":5", "\"size\":5.0"),
+        ("\"size\":5", "\"size\":9007199254740992"),
+        ("\"mtime\":7", "\"mtime\":7,\"exec\":false"),
+        ("\"mtime\":7", "\"mtime\":7,\"x\":1"),
+        ("a/b", "a\\/b"),
+        ("a/b", "\\u0061/b"),
+        ("a/b", "../b"),
+        ("}\n", "}"),
+        ("}\n", "}\r\n"),
+        ("}\n", "}\n\n"),
+        ("\"version\":1", "\"version\":01"),
+        ("\"version\":1", "\"version\":1,\"rules\":\"x\""),
+    ] {
+        let other = text.replacen(from, to, 1);
+        assert_ne!(other, text, "{from}");
+        assert!(read(other.as_bytes()).is_err(), "{to}");
+    }
+}
+
+#[test]
+fn a_newer_version_is_named() {
+    let error = ManifestReader::new(&b"{\"headwater\":\"manifest\",\"version\":12,\"new\":1}\n"[..], None).unwrap_err();
+    assert!(matches!(error, ManifestError::Version { found } if found == "12"));
+}
+
+#[test]
+fn a_flipped_bit_or_a_cut_never_passes_for_the_asked_one() {
+    let entries: Vec<_> = ["a", "b/c", "b/d"].iter().map(|path| file(path)).collect();
+    let (bytes, totals) = write(&entries).unwrap();
+    let asked = |bytes: &[u8]| ManifestReader::new(bytes, Some(totals.manifest))?.collect::<Result<Vec<_>, _>>();
+    assert_eq!(asked(&bytes).unwrap(), entries);
+    for at in 0..bytes.len() {
+        assert!(asked(&bytes[..at]).is_err(), "cut at {at}");
+        for bit in 0..8 {
+            let mut damaged = bytes.clone();
+            damaged[at] ^= 1 << bit;
+            assert!(asked(&damaged).is_err(), "bit {bit} of byte {at}");
+        }
+    }
+}
+
+fn entries() -> impl Strategy<Value = Vec<Entry>> {
+    let name = "[a-c .\"é-]{1,4}";
+    let path = proptest::collection::vec(name, 1..4).prop_map(|parts| parts.join("/"));
+    let one = (
+        path,
+        any::<[u8; 32]>(),
+        0u64..1 << 53,
+        0u64..1 << 53,
+        any::<bool>(),
+        proptest::option::of(0u64..99),
+        "[a-c]{1,3}(/[a-c\"]{1,3})?",
+        0..4,
+    );
+    proptest::collection::vec(one, 0..40).prop_map(|raw| {
+        let mut entries: Vec<Entry> = raw
+            .into_iter()
+            .filter_map(|(path, object, size, mtime, exec, until, target, pick)| {
+                let kind = if pick == 0 {
+                    Kind::Symlink(LinkTarget::new(&target).ok()?)
+                } else {
+                    Kind::File(FileEntry { object: ObjectId::from_bytes(object), size, mtime, exec })
+                };
+                Some(Entry { path: TreePath::new(&path).ok()?, kind, until })
+            })
+            .collect();
+        entries.sort_by(|a, b| a.path.cmp(&b.path));
+        let mut order = OrderGuard::default();
+        entries.retain(|entry| {
+            let before = (order.last.clone(), order.prefixes.clone(), order.count);
+            let fits = order.check(&entry.path).is_ok();
+            if !fits {
+                (order.last, order.prefixes, order.count) = before;
+            }
+            fits
+        });
+        entries
+    })
+}
+
+proptest! {
+    #[test]
+    fn whatever_is_written_reads_back_and_is_what_serde_json_would_write(entries in entries()) {
+        let (bytes, totals) = write(&entries).unwrap();
+        let back: Vec<_> = ManifestReader::new(&bytes[..], Some(totals.manifest)).unwrap().collect::<Result<_, _>>().unwrap();
+        prop_assert_eq!(&back, &entries);
+        for line in std::str::from_utf8(&bytes).unwrap().lines() {
+            #[derive(serde::Deserialize, serde::Serialize)]
+            #[serde(deny_unknown_fields)]
+            struct Line {
+                #[serde(skip_serializing_if = "Option::is_none")] headwater: Option<String>,
+                #[serde(skip_serializing_if = "Option::is_none")] version: Option<u32>,
+                #[serde(skip_serializing_if = "Option::is_none")] path: Option<String>,
+                #[serde(skip_serializing_if = "Option::is_none")] size: Option<u64>,
+                #[serde(skip_serializing_if = "Option::is_none")] object: Option<String>,
+                #[serde(skip_serializing_if = "Option::is_none")] mtime: Option<u64>,
+                #[serde(skip_serializing_if = "Option::is_none")] exec: Option<bool>,
+                #[serde(skip_serializing_if = "Option::is_none")] symlink: Option<String>,
+                #[serde(skip_serializing_if = "Option::is_none")] until: Option<u64>,
+            }
+            let parsed: Line = serde_json::from_str(line).unwrap();
+            prop_assert_eq!(serde_json::to_string(&parsed).unwrap(), line);
+        }
+    }
+
+    #[test]
+    fn whatever_is_accepted_is_canonical(line in "\\{\"path\":\"[ab/.\"\\\\]{0,4}\",\"symlink\":\"[ab/.\"]{0,4}\"(,\"until\":[0-9]{1,3})?\\}") {
+        if let Ok(entry) = parse_entry_line(line.as_bytes(), 1) {
+            let mut again = Vec::new();
+            push_entry_line(&entry, &mut again);
+            prop_assert_eq!(again, format!("{line}\n").into_bytes());
+        }
+    }
+}

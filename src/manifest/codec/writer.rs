@@ -1,0 +1,91 @@
+//! Writing a manifest as a stream.
+
+use std::io::Write;
+
+use super::{CHUNK_BYTES, HEADER, MAX_NUMBER, OrderGuard, Totals, push_entry_line};
+use crate::hash::ManifestId;
+use crate::manifest::ManifestError;
+use crate::manifest::content::ContentHasher;
+use crate::manifest::entry::{Entry, Kind};
+
+/// Writes a manifest, entry by entry.
+#[derive(Debug)]
+pub struct ManifestWriter<W> {
+    out: W,
+    buffer: Vec<u8>,
+    hasher: blake3::Hasher,
+    content: ContentHasher,
+    order: OrderGuard,
+    retired: u64,
+    bytes: u64,
+    until: Option<u64>,
+}
+
+impl<W: Write> ManifestWriter<W> {
+    /// Begins a manifest on `out`.
+    pub fn new(out: W) -> Self {
+        Self {
+            out,
+            buffer: HEADER.to_vec(),
+            hasher: blake3::Hasher::new(),
+            content: ContentHasher::default(),
+            order: OrderGuard::default(),
+            retired: 0,
+            bytes: 0,
+            until: None,
+        }
+    }
+
+    /// Writes the next entry.
+    ///
+    /// # Errors
+    /// An entry out of order or below a file, a number over 2^53, or an error of the writer below.
+    pub fn push(&mut self, entry: &Entry) -> Result<(), ManifestError> {
+        self.order.check(&entry.path)?;
+        match &entry.kind {
+            Kind::File(file) => {
+                if file.size.max(file.mtime).max(entry.until.unwrap_or(0)) > MAX_NUMBER {
+                    let what = "a number is not a plain integer below 2^53";
+                    return Err(ManifestError::Line { line: self.order.count + 1, what });
+                }
+                if entry.is_live() {
+                    self.bytes = self.bytes.saturating_add(file.size);
+                }
+            }
+            Kind::Symlink(target) => target
+                .check_at(&entry.path)
+                .map_err(|fault| ManifestError::Path { line: self.order.count + 1, fault })?,
+        }
+        if let Some(until) = entry.until {
+            self.retired += 1;
+            self.until = Some(self.until.map_or(until, |earliest| earliest.min(until)));
+        }
+        self.content.push(entry);
+        push_entry_line(entry, &mut self.buffer);
+        if self.buffer.len() >= CHUNK_BYTES { self.flush() } else { Ok(()) }
+    }
+
+    fn flush(&mut self) -> Result<(), ManifestError> {
+        self.hasher.update(&self.buffer);
+        self.out.write_all(&self.buffer)?;
+        self.buffer.clear();
+        Ok(())
+    }
+
+    /// Ends the manifest; gives back the writer below, not flushed.
+    ///
+    /// # Errors
+    /// Those of the writer below.
+    pub fn finish(mut self) -> Result<(W, Totals), ManifestError> {
+        self.flush()?;
+        let totals = Totals {
+            manifest: ManifestId::finish(&self.hasher),
+            content: self.content.finish(),
+            entries: self.order.count,
+            retired: self.retired,
+            bytes: self.bytes,
+            until: self.until,
+        };
+        Ok((self.out, totals))
+    }
+}

@@ -1,0 +1,313 @@
+//! From a base manifest and a change to the new manifest.
+
+use std::collections::HashMap;
+use std::io::{BufRead, BufReader, Read as _, Write};
+
+use super::{
+    CONTENT, CREATED, EARLIER_NEW, EXEC, FROM_BASE, MAGIC, NEXT_NEW, NewObject, OP_ADD, OP_CHANGE, OP_DROP, OP_END,
+    OP_KEEP, SAME, SYMLINK, UNTIL, VERSION, WINDOW_LOG_MAX,
+};
+use crate::hash::{ManifestId, ObjectId};
+use crate::manifest::codec::MAX_ENTRIES;
+use crate::manifest::entry::{Entry, FileEntry, Kind};
+use crate::manifest::{ManifestError, ManifestWriter, Totals};
+use crate::tree_path::{LinkTarget, MAX_PATH_BYTES, TreePath};
+use crate::varint;
+
+fn invalid(what: &'static str) -> ManifestError {
+    ManifestError::Transit { what }
+}
+
+/// The start of a manifest change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Head {
+    /// The manifest it changes; nothing for the empty one.
+    pub base: Option<ManifestId>,
+    /// `created` of the release it makes, seconds since 1970.
+    pub created: u64,
+    /// Number of new objects.
+    pub objects: u64,
+}
+
+enum Content {
+    Same,
+    NextNew(u64),
+    EarlierNew(u64),
+    FromBase(u64),
+}
+
+enum Fields {
+    Symlink { target: LinkTarget, until: Option<u64> },
+    File { content: Content, exec: bool, mtime: u64, until: Option<u64> },
+}
+
+enum Op {
+    Keep(u64),
+    Drop(u64),
+    Add { shared: usize, suffix: Vec<u8>, fields: Fields },
+    Change(Fields),
+}
+
+struct Decoder<R> {
+    input: R,
+    head: Head,
+}
+
+impl<'a> Decoder<BufReader<zstd::Decoder<'a, &'a [u8]>>> {
+    fn open(bytes: &'a [u8]) -> Result<Self, ManifestError> {
+        let mut input = zstd::Decoder::with_buffer(bytes)?.single_frame();
+        input.window_log_max(WINDOW_LOG_MAX)?;
+        let mut input = BufReader::with_capacity(64 * 1024, input);
+        let mut start = [0; 37];
+        input.read_exact(&mut start)?;
+        if start[..4] != *MAGIC {
+            return Err(invalid("it does not begin with its magic"));
+        }
+        if start[4] != VERSION {
+            return Err(ManifestError::Version { found: start[4].to_string() });
+        }
+        let mut base = [0; 32];
+        base.copy_from_slice(&start[5..]);
+        let base = (base != [0; 32]).then(|| ManifestId::from_bytes(base));
+        let created = varint::read(&mut input)?;
+        let objects = varint::read(&mut input)?;
+        if objects > MAX_ENTRIES {
+            return Err(ManifestError::TooMany);
+        }
+        Ok(Self { input, head: Head { base, created, objects } })
+    }
+}
+
+impl<R: BufRead> Decoder<R> {
+    fn op(&mut self) -> Result<Option<Op>, ManifestError> {
+        let mut op = [0];
+        self.input.read_exact(&mut op)?;
+        Ok(Some(match op[0] {
+            OP_END => {
+                if !self.input.fill_buf()?.is_empty() {
+                    return Err(invalid("something follows its end"));
+                }
+                return Ok(None);
+            }
+            OP_KEEP => Op::Keep(self.run_length()?),
+            OP_DROP => Op::Drop(self.run_length()?),
+            OP_ADD => {
+                let shared = self.short(MAX_PATH_BYTES)?;
+                let length = self.short(MAX_PATH_BYTES)?;
+                let suffix = self.bytes(length)?;
+                Op::Add { shared, suffix, fields: self.fields()? }
+            }
+            OP_CHANGE => Op::Change(self.fields()?),
+            _ => return Err(invalid("an operation is unknown")),
+        }))
+    }
+
+    fn run_length(&mut self) -> Result<u64, ManifestError> {
+        match varint::read(&mut self.input)? {
+            0 => Err(invalid("a run is empty")),
+            length => Ok(length),
+        }
+    }
+
+    fn short(&mut self, limit: usize) -> Result<usize, ManifestError> {
+        let length = varint::read(&mut self.input)?;
+        usize::try_from(length).ok().filter(|length| *length <= limit).ok_or_else(|| invalid("a text is too long"))
+    }
+
+    fn bytes(&mut self, length: usize) -> Result<Vec<u8>, ManifestError> {
+        let mut bytes = vec![0; length];
+        self.input.read_exact(&mut bytes)?;
+        Ok(bytes)
+    }
+
+    fn fields(&mut self) -> Result<Fields, ManifestError> {
+        let mut flags = [0];
+        self.input.read_exact(&mut flags)?;
+        let flags = flags[0];
+        if flags & SYMLINK != 0 {
+            if flags & !(SYMLINK | UNTIL) != 0 {
+                return Err(invalid("a link has fields of a file"));
+            }
+            let length = self.short(MAX_PATH_BYTES)?;
+            let target = String::from_utf8(self.bytes(length)?).map_err(|_| invalid("a target is not UTF-8"))?;
+            let target = LinkTarget::new(&target).map_err(|_| invalid("a target breaks a rule"))?;
+            return Ok(Fields::Symlink { target, until: self.until(flags)? });
+        }
+        let content = match flags & CONTENT {
+            SAME => Content::Same,
+            NEXT_NEW => Content::NextNew(varint::read(&mut self.input)?),
+            EARLIER_NEW => Content::EarlierNew(varint::read(&mut self.input)?),
+            FROM_BASE => Content::FromBase(varint::read(&mut self.input)?),
+            _ => return Err(invalid("a kind of content is unknown")),
+        };
+        if flags & 0x80 != 0 {
+            return Err(invalid("a flag is unknown"));
+        }
+        let mtime = if flags & CREATED != 0 { self.head.created } else { varint::read(&mut self.input)? };
+        Ok(Fields::File { content, exec: flags & EXEC != 0, mtime, until: self.until(flags)? })
+    }
+
+    fn until(&mut self, flags: u8) -> Result<Option<u64>, ManifestError> {
+        if flags & UNTIL == 0 { Ok(None) } else { Ok(Some(varint::read(&mut self.input)?)) }
+    }
+}
+
+/// What a manifest change needs, read without its base.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Needs {
+    /// Its start.
+    pub head: Head,
+    /// The new objects, by ordinal.
+    pub objects: Vec<NewObject>,
+    /// Positions of entries of the base whose content is shown elsewhere too, ascending.
+    pub base_entries: Vec<u64>,
+}
+
+/// Reads what a change needs.
+///
+/// # Errors
+/// A change that is malformed, or names more than it announces.
+pub fn needs(bytes: &[u8]) -> Result<Needs, ManifestError> {
+    let mut decoder = Decoder::open(bytes)?;
+    let mut objects = Vec::new();
+    let mut base_entries = Vec::new();
+    while let Some(op) = decoder.op()? {
+        let (Op::Add { fields, .. } | Op::Change(fields)) = op else { continue };
+        let Fields::File { content, exec, mtime, .. } = fields else { continue };
+        match content {
+            Content::NextNew(_) if objects.len() as u64 >= decoder.head.objects => {
+                return Err(invalid("there are more new objects than announced"));
+            }
+            Content::NextNew(size) => objects.push(NewObject { size, mtime, exec }),
+            Content::EarlierNew(ordinal) if ordinal >= objects.len() as u64 => {
+                return Err(invalid("an object is named before it is introduced"));
+            }
+            Content::Same | Content::EarlierNew(_) => {}
+            Content::FromBase(_) if base_entries.len() as u64 >= MAX_ENTRIES => return Err(ManifestError::TooMany),
+            Content::FromBase(entry) => base_entries.push(entry),
+        }
+    }
+    if objects.len() as u64 != decoder.head.objects {
+        return Err(invalid("there are fewer new objects than announced"));
+    }
+    base_entries.sort_unstable();
+    base_entries.dedup();
+    Ok(Needs { head: decoder.head, objects, base_entries })
+}
+
+/// The objects at the given positions (ascending) of a base manifest, with their sizes.
+///
+/// # Errors
+/// A position that the base does not have or that is a link, or an error of the stream.
+pub fn objects_at(
+    positions: &[u64],
+    base: impl Iterator<Item = Result<Entry, ManifestError>>,
+) -> Result<HashMap<u64, (ObjectId, u64)>, ManifestError> {
+    let mut found = HashMap::with_capacity(positions.len().min(1 << 16));
+    let mut wanted = positions.iter().peekable();
+    for (index, entry) in (0u64..).zip(base) {
+        let Some(&&next) = wanted.peek() else { break };
+        let entry = entry?;
+        if next == index {
+            wanted.next();
+            let file = entry.file().ok_or_else(|| invalid("a position of the base is a link"))?;
+            found.insert(index, (file.object, file.size));
+        }
+    }
+    if wanted.next().is_some() { Err(invalid("a position is behind the base's end")) } else { Ok(found) }
+}
+
+struct Applier<'a, I, W> {
+    base: I,
+    ids: &'a [(ObjectId, u64)],
+    copies: &'a HashMap<u64, (ObjectId, u64)>,
+    introduced: usize,
+    last_path: String,
+    writer: ManifestWriter<W>,
+}
+
+impl<I: Iterator<Item = Result<Entry, ManifestError>>, W: Write> Applier<'_, I, W> {
+    fn next_base(&mut self) -> Result<Entry, ManifestError> {
+        let entry = self.base.next().ok_or_else(|| invalid("it goes on behind its base's end"))??;
+        self.last_path.clear();
+        self.last_path.push_str(entry.path.as_str());
+        Ok(entry)
+    }
+
+    fn kind(&mut self, fields: Fields, old: Option<&FileEntry>) -> Result<(Kind, Option<u64>), ManifestError> {
+        let (content, exec, mtime, until) = match fields {
+            Fields::Symlink { target, until } => return Ok((Kind::Symlink(target), until)),
+            Fields::File { content, exec, mtime, until } => (content, exec, mtime, until),
+        };
+        let unknown = || invalid("content is named that is not there");
+        let (object, size) = match content {
+            Content::Same => old.map(|old| (old.object, old.size)).ok_or_else(unknown)?,
+            Content::NextNew(_) => {
+                self.introduced += 1;
+                *self.ids.get(self.introduced - 1).ok_or_else(unknown)?
+            }
+            Content::EarlierNew(ordinal) => {
+                let ordinal = usize::try_from(ordinal).map_err(|_| unknown())?;
+                *self.ids.get(ordinal).ok_or_else(unknown)?
+            }
+            Content::FromBase(entry) => *self.copies.get(&entry).ok_or_else(unknown)?,
+        };
+        Ok((Kind::File(FileEntry { object, size, mtime, exec }), until))
+    }
+
+    fn op(&mut self, op: Op) -> Result<(), ManifestError> {
+        match op {
+            Op::Keep(count) => {
+                for _ in 0..count {
+                    let entry = self.next_base()?;
+                    self.writer.push(&entry)?;
+                }
+            }
+            Op::Drop(count) => {
+                for _ in 0..count {
+                    self.next_base()?;
+                }
+            }
+            Op::Add { shared, suffix, fields } => {
+                let start = self.last_path.as_bytes().get(..shared).ok_or_else(|| invalid("a path shares too much"))?;
+                let path = String::from_utf8([start, &suffix].concat()).map_err(|_| invalid("a path is not UTF-8"))?;
+                let path = TreePath::new(&path).map_err(|_| invalid("a path breaks a rule"))?;
+                let (kind, until) = self.kind(fields, None)?;
+                self.last_path.clear();
+                self.last_path.push_str(path.as_str());
+                self.writer.push(&Entry { path, kind, until })?;
+            }
+            Op::Change(fields) => {
+                let old = self.next_base()?;
+                let (kind, until) = self.kind(fields, old.file())?;
+                self.writer.push(&Entry { path: old.path, kind, until })?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Rebuilds the new manifest on `out` from its change, its base, the computed
+/// ids and sizes of the new objects, and what [`objects_at`] found. The caller
+/// compares the id in the totals with the announced one.
+///
+/// # Errors
+/// A change that does not fit, an error of the base or of the writer.
+pub fn apply<W: Write>(
+    bytes: &[u8],
+    base: impl Iterator<Item = Result<Entry, ManifestError>>,
+    ids: &[(ObjectId, u64)],
+    copies: &HashMap<u64, (ObjectId, u64)>,
+    out: W,
+) -> Result<(W, Totals), ManifestError> {
+    let mut decoder = Decoder::open(bytes)?;
+    let writer = ManifestWriter::new(out);
+    let mut applier = Applier { base, ids, copies, introduced: 0, last_path: String::new(), writer };
+    while let Some(op) = decoder.op()? {
+        applier.op(op)?;
+    }
+    if applier.base.next().is_some() {
+        return Err(invalid("it ends before its base"));
+    }
+    applier.writer.finish()
+}
