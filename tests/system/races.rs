@@ -1,5 +1,6 @@
 //! G16: of racing pushes one wins each sequence, and none is lost silently.
 
+use std::collections::BTreeSet;
 use std::process::Stdio;
 
 use crate::checker::{self, Served};
@@ -13,6 +14,11 @@ fn tree(racer: &str, round: usize) -> Tree {
     tree.file(&format!("only-{racer}.html"), &*text).link("link", if racer == "a" { "js" } else { "same.css" })
 }
 
+/// What a push notes in its release.
+fn note(racer: &str, round: usize) -> String {
+    format!("{racer} in round {round}")
+}
+
 /// Starts both pushes, waits for both.
 fn race(world: &World, round: usize, mirrors: &[String], flags: [&[&str]; 2]) -> [Outcome; 2] {
     let racers = ["a", "b"];
@@ -20,7 +26,8 @@ fn race(world: &World, round: usize, mirrors: &[String], flags: [&[&str]; 2]) ->
         let racer = racers[index];
         world.write(racer, &tree(racer, round));
         let (place, cache) = (world.at(racer), world.at(&format!("cache-{racer}")));
-        let mut arguments = vec!["push", &place, "--cache", &cache, "--note", racer];
+        let note = note(racer, round);
+        let mut arguments = vec!["push", &place, "--cache", &cache, "--note", &note];
         arguments.extend(flags[index]);
         let mirrors: Vec<&str> = mirrors.iter().map(|mirror| &**mirror).collect();
         // The other order of arguments: the lead mirror is chosen by store id, not by these.
@@ -33,53 +40,87 @@ fn race(world: &World, round: usize, mirrors: &[String], flags: [&[&str]; 2]) ->
     started.map(|(what, child)| Outcome::from(what, child.wait_with_output().unwrap()))
 }
 
-/// Holds the exit codes against what the mirrors serve. Answers what they serve.
-fn judge(world: &World, mirrors: &[String], before: u64, outcomes: &[Outcome; 2]) -> Served {
-    let told = format!("{}{}", outcomes[0], outcomes[1]);
-    let served: Vec<Served> = mirrors
-        .iter()
-        .map(|mirror| checker::check_store(mirror.as_ref()).unwrap_or_else(|faults| panic!("{faults:#?}\n{told}")))
-        .collect();
-    assert!(served.iter().all(|one| one.name == served[0].name), "mirrors differ: {told}");
-    let kept = checker::records(mirrors[0].as_ref());
-    for (racer, outcome) in ["a", "b"].iter().zip(outcomes) {
-        let is_mine = |record: &&checker::Record| record.note.as_deref() == Some(racer) && record.sequence > before;
-        let won = kept.values().filter(is_mine).count();
-        match outcome.code() {
-            Some(0) => assert_eq!(won, 1, "{racer} was told of success: {told}"),
-            // Overtaken between the lead mirror and the others: something was activated.
-            Some(3) => assert_eq!(won, 1, "{racer} was told of half a success: {told}"),
-            Some(4 | 6 | 9) => assert_eq!(won, 0, "{racer} was told of failure: {told}"),
-            _ => panic!("{told}"),
+/// Knows what was told of mirrors, and looks at what is true.
+struct Judge<'a> {
+    world: &'a World,
+    mirrors: &'a [String],
+    /// The sequence before this round.
+    before: u64,
+    /// The notes of all pushes that were told of success, or of half of it.
+    told: &'a mut BTreeSet<String>,
+}
+
+impl Judge<'_> {
+    /// Holds the exit codes of a round against what the mirrors serve. Answers what they serve.
+    fn judge(&mut self, round: usize, outcomes: &[Outcome; 2]) -> Served {
+        let text = format!("{}{}", outcomes[0], outcomes[1]);
+        let check = |mirror: &String| checker::check_store(mirror.as_ref());
+        let served: Result<Vec<Served>, _> = self.mirrors.iter().map(check).collect();
+        let served = served.unwrap_or_else(|faults| panic!("{faults:#?}\n{text}"));
+        assert!(served.iter().all(|one| one.name == served[0].name), "mirrors differ: {text}");
+        let current = &served[0].record;
+        for (racer, outcome) in ["a", "b"].iter().zip(outcomes) {
+            match outcome.code() {
+                // 3: overtaken between the lead mirror and the others.
+                Some(0 | 3) => drop(self.told.insert(note(racer, round))),
+                Some(4 | 6 | 9) => {}
+                _ => panic!("{text}"),
+            }
         }
+        let mut places = [0; 2];
+        for mirror in self.mirrors {
+            let kept = checker::records(mirror.as_ref());
+            let was_served = |name: &&String| kept[*name].sequence < current.sequence || **name == served[0].name;
+            let notes: BTreeSet<String> =
+                kept.keys().filter(was_served).map(|name| kept[name].note.clone().unwrap()).collect();
+            assert!(notes.is_subset(self.told), "{notes:?} were served, of {:?}: {text}", self.told);
+            let is_there = |racer: &str| usize::from(notes.contains(&note(racer, round)));
+            places = [places[0] + is_there("a"), places[1] + is_there("b")];
+        }
+        for (outcome, places) in outcomes.iter().zip(places) {
+            let is_true = match outcome.code() {
+                Some(0) => places == self.mirrors.len(),
+                Some(3) => places > 0,
+                _ => places == 0,
+            };
+            assert!(is_true, "served on {places} mirrors: {outcome}{text}");
+        }
+        let winner = usize::from(current.note.as_deref() == Some(&note("b", round)));
+        let tree = self.world.path(["a", "b"][winner]);
+        checker::check_equals_tree(&served[0], &tree).unwrap_or_else(|faults| panic!("{faults:#?}\n{text}"));
+        assert_eq!(outcomes[winner].code(), Some(0), "the winner was not told: {text}");
+        // A sequence that was staged and not activated is not given again, so there may be gaps.
+        assert!(current.sequence > self.before, "{text}");
+        served.into_iter().next().expect("a mirror")
     }
-    let winner = served[0].record.note.clone().expect("a note");
-    checker::check_equals_tree(&served[0], &world.path(&winner)).unwrap_or_else(|faults| panic!("{faults:#?}\n{told}"));
-    let index = usize::from(winner == "b");
-    assert_eq!(outcomes[index].code(), Some(0), "the winner was not told: {told}");
-    // A sequence that was staged and not activated is not given again, so there may be gaps.
-    assert!(served[0].record.sequence > before, "{told}");
-    served.into_iter().next().expect("a mirror")
 }
 
 /// Races on the same mirrors; every tenth round begins with new ones.
 fn races(rounds: usize, mirrors: usize, ordered: bool) {
     let world = World::new();
     let mut before = 0;
-    let mut codes = [0; 10];
+    let (mut codes, mut told) = ([0; 10], BTreeSet::new());
     for round in 0..rounds {
         let fresh = round % 10 == 0;
         if fresh {
             before = 0;
+            told.clear();
         }
         let mirrors: Vec<String> = (0..mirrors).map(|index| world.at(&format!("m{}-{index}", round / 10))).collect();
         let (older, newer) = (format!("ci:{}", 2 * round), format!("ci:{}", 2 * round + 1));
         let none: [&[&str]; 2] = [&[], &[]];
         let flags: [&[&str]; 2] = if ordered { [&["--order", &older], &["--order", &newer]] } else { none };
         let outcomes = race(&world, round, &mirrors, flags);
-        let served = judge(&world, &mirrors, before, &outcomes);
+        let mut judge = Judge { world: &world, mirrors: &mirrors, before, told: &mut told };
+        let served = judge.judge(round, &outcomes);
         if ordered {
-            assert_eq!(served.record.note.as_deref(), Some("b"), "the older run won: {}{}", outcomes[0], outcomes[1]);
+            assert_eq!(
+                served.record.note,
+                Some(note("b", round)),
+                "the newer run lost: {}{}",
+                outcomes[0],
+                outcomes[1]
+            );
         }
         before = served.record.sequence;
         outcomes.iter().for_each(|outcome| codes[usize::try_from(outcome.code().unwrap()).unwrap()] += 1);
