@@ -188,7 +188,7 @@ pub(crate) struct ReleaseArgs {
     /// A note for people, kept in the release [default in CI: commit, branch and URL of the run]
     #[arg(long, value_name = "TEXT", help_heading = PUBLISH)]
     pub(crate) note: Option<String>,
-    /// Refuse to replace a release with a higher N in the same stream [default in CI: the run number]
+    /// Never replace what a higher N in the same stream published [default in CI: the run number]
     #[arg(long, value_name = "STREAM:N", help_heading = PUBLISH)]
     pub(crate) order: Option<Order>,
     /// Serve removed files this long, whatever their kind, so that cached pages find them: 0s, 24h, 14d
@@ -205,7 +205,7 @@ pub(crate) struct GuardArgs {
     /// Push although a newer run has already been pushed
     #[arg(long, help_heading = GUARDS)]
     pub(crate) allow_older: bool,
-    /// Push content again that a rollback left
+    /// Push content again that was rolled back
     #[arg(long, help_heading = GUARDS)]
     pub(crate) again: bool,
     /// End with 0 when a newer push has won: then there was nothing left to do
@@ -233,7 +233,7 @@ pub(crate) struct WorkArgs {
     /// Remember hashes here between runs; it may be deleted at any time [default: headwater in the XDG cache]
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath, help_heading = RUN)]
     pub(crate) cache: Option<PathBuf>,
-    /// Compression on the way: auto, raw (none), or a zstd level from 1 to 19
+    /// Compression on the way: auto (none to directories on this machine), raw (none), or a zstd level from 1 to 19
     #[arg(long, value_name = "auto|raw|1..19", default_value_t = Level::Auto, help_heading = RUN)]
     pub(crate) level: Level,
 }

@@ -280,6 +280,13 @@ mod tests {
         assert!(help().contains("  130  interrupted"));
     }
 
+    #[test]
+    fn the_readme_has_the_same_table() {
+        let readme = include_str!("../../README.md");
+        let rows: String = TABLE.iter().map(|(_, code, meaning)| format!("| {code} | {meaning} |\n")).collect();
+        assert!(readme.contains(&rows), "README.md, \"Exit codes\", should have\n{rows}");
+    }
+
     #[derive(Debug, thiserror::Error)]
     #[error("cannot push")]
     struct Outer(#[source] Middle);

@@ -40,13 +40,16 @@ Examples:
 /// Below `headwater releases --help`.
 pub(super) const RELEASES: &str = "\
 Examples:
-  headwater releases /srv/www                    sequence, time, order, note and size of each";
+  headwater releases /srv/www                    newest first; * is the one that is served";
 
 /// Below `headwater rollback --help`.
 pub(super) const ROLLBACK: &str = "\
 Examples:
   headwater rollback /srv/www /data/www          both to the release before the current one
   headwater rollback eu us --to 41               both to the content of release 41";
+
+/// What `--order` says in `headwater rollback --help`: there, CI gives none.
+pub(super) const ROLLBACK_ORDER: &str = "Note this order in the release, so that pushes with a lower N are refused";
 
 /// Below `headwater verify --help`.
 pub(super) const VERIFY: &str = "\
@@ -63,7 +66,7 @@ Examples:
 /// Below `headwater prune --help`.
 pub(super) const PRUNE: &str = "\
 Examples:
-  headwater prune /srv/www --keep 1              keep only what is served";
+  headwater prune /srv/www --keep 1              keep as little as can be";
 
 /// Below `headwater init --help`.
 pub(super) const INIT: &str = "\

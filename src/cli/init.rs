@@ -46,7 +46,7 @@ content = "public"
 #must_have = ["index.html"]
 
 # Refuse a push that removes more than this: a percentage, or a number of paths.
-# Without it, more than half of the paths and over 100 are refused.
+# A percentage never refuses to remove 100 paths or fewer. Without it: "50%".
 # --allow-shrink lets one push through. (Example.)
 #max_removed = "25%"
 
@@ -62,7 +62,7 @@ content = "public"
 #for = "0s"
 
 # The mirrors. A web server's root is the `current` in the mirror's directory.
-# A url is a directory, or ssh://user@host/path, or https://host:7447/site.
+# A url is a directory on a local disk of this machine, or file:///srv/www.
 [[mirror]]
 name = "local"
 url = "/srv/www"

@@ -75,8 +75,8 @@ enum Command {
     /// Go back to the content of a kept release
     ///
     /// Makes a new release with the old content, the same for all mirrors, so caches notice it. The content that
-    /// was left is not pushed again without --again.
-    #[command(after_help = help::ROLLBACK)]
+    /// was left is not pushed again without --again. No guard rail and no order of CI stands in the way.
+    #[command(after_help = help::ROLLBACK, mut_arg("order", |arg| arg.help(help::ROLLBACK_ORDER)))]
     Rollback(Box<args::RollbackArgs>),
     /// Check every byte of mirrors against its hash, and name every fault
     ///
@@ -88,7 +88,8 @@ enum Command {
     Repair(args::RepairArgs),
     /// Drop old releases and what only they need
     ///
-    /// A push does this by itself; by hand it also sweeps up what a crash may have left.
+    /// A push does this by itself; by hand it also sweeps up what a crash may have left. The release before the
+    /// current one stays while the idle slot has its tree.
     #[command(after_help = help::PRUNE)]
     Prune(args::PruneArgs),
     /// Write a commented headwater.toml to begin with

@@ -98,10 +98,13 @@ impl Sums {
         format!("scan: {}, {} read", counted(self.scanned_entries, "entry", "entries"), bytes(self.hashed_bytes))
     }
 
-    /// How far compression is.
+    /// How far the packs are; what is not compressed is not said to be.
     pub(crate) fn bundle_line(&self) -> String {
         let (done, all) = (bytes(self.bundled_bytes), bytes(self.bundle_bytes));
-        format!("compress: {done} of {all}, now {}", bytes(self.packed_bytes))
+        if self.packed_bytes >= self.bundled_bytes {
+            return format!("pack: {done} of {all}");
+        }
+        format!("pack: {done} of {all}, compressed to {}", bytes(self.packed_bytes))
     }
 }
 
@@ -133,7 +136,7 @@ pub(crate) fn note(event: &Event) -> Note {
             bytes(*hashed_bytes)
         )),
         Event::BundleStarted { objects, bytes: size } => Note::Fact(format!(
-            "compress: {}, {}",
+            "pack: {}, {}",
             counted(*objects, "new file content", "new file contents"),
             bytes(*size)
         )),
@@ -300,7 +303,7 @@ mod tests {
         sums.add(&Event::ScanFinished { entries: 1_300, bytes: 9, hashed_files: 1, hashed_bytes: 9 });
         sums.add(&Event::BundleStarted { objects: 2, bytes: 4_000_000 });
         sums.add(&Event::BundleAdvanced { bytes: 2_000_000, packed_bytes: 500_000 });
-        assert_eq!(sums.line(), "compress: 2.0 MB of 4.0 MB, now 500.0 kB");
+        assert_eq!(sums.line(), "pack: 2.0 MB of 4.0 MB, compressed to 500.0 kB");
         sums.add(&sent("eu", 400_000));
         sums.add(&sent("eu", 100_000));
         sums.add(&Event::BundleAdvanced { bytes: 4_000_000, packed_bytes: 900_000 });

@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::args::{GuardArgs, OutputArgs, PushArgs, RollbackArgs};
 use super::context::{self, Told};
 use super::failure::{self, Exit, Facts, Failure, eprint_raw};
-use super::output::{Align, Table, bytes, count, print, print_json};
+use super::output::{Align, Table, bytes, count, counted, print, print_json};
 use super::places::{self, MirrorChoice};
 use super::progress::Progress;
 use super::settings::{self, ReleaseSettings};
@@ -150,7 +150,16 @@ fn outcome(outcome: &Outcome) -> Option<failure::Outcome> {
 fn describe(report: &Report) -> String {
     let mut text = match (report.sequence, report.is_new) {
         (None, _) => format!("nothing was pushed: {}\n", report.unmet.as_deref().unwrap_or("too few mirrors")),
-        (Some(sequence), false) => format!("nothing new: release {sequence} has this content\n"),
+        (Some(sequence), false) => {
+            let brought = report.mirrors.iter().filter(|mirror| mirror.outcome == Outcome::Activated).count() as u64;
+            match brought {
+                0 => format!("nothing new: release {sequence} has this content\n"),
+                _ => format!(
+                    "nothing new: release {sequence} was brought to {} as it is\n",
+                    counted(brought, "mirror", "mirrors")
+                ),
+            }
+        }
         (Some(sequence), true) => {
             let sums = &report.changes;
             let parts = [
@@ -205,7 +214,7 @@ fn words(outcome: &Outcome) -> String {
     }
 }
 
-/// Says on stderr what to do about failures, which the progress told already.
+/// Says on stderr what to do about what failed; the errors themselves were told when they happened.
 fn explain(report: &Report, exit: Exit) -> Result<(), Failure> {
     let mut hints: Vec<&str> = Vec::new();
     let mut text = String::new();
