@@ -45,13 +45,16 @@ impl Store {
     /// Drops old releases and what only they needed. Work goes with what is dropped.
     pub(super) fn drop_old_releases(&self, keep: usize) -> Result<Pruned, StoreError> {
         let mut pruned = Pruned::default();
-        let Some(current) = self.current()? else { return Ok(pruned) };
+        if self.current()?.is_none() {
+            return Ok(pruned);
+        }
         let shown: HashSet<ReleaseName> = self.slot_names()?.iter().map(|slot| slot.release).collect();
         let served = self.served_releases()?;
         let old = served.len().saturating_sub(keep.max(1));
         let dropped: Vec<_> = served[..old].iter().copied().filter(|name| !shown.contains(name)).collect();
         let names = self.release_names()?;
-        let kept = names.iter().filter(|name| !dropped.contains(name) && name.sequence() <= current.sequence());
+        // One that is staged counts: it may show what only a dropped release has.
+        let kept = names.iter().filter(|name| !dropped.contains(name));
         let mut kept_manifests = HashSet::new();
         for name in kept {
             kept_manifests.insert(self.release(*name)?.manifest);
