@@ -62,14 +62,14 @@ impl Store {
         };
         check_place(&root)?;
         check_owner(&root)?;
-        let Some(headwater) = root.find_dir(HEADWATER)? else {
-            return if root.entries()?.is_empty() { Ok(Presence::Absent) } else { Err(not_empty(path)) };
-        };
-        let Some(format) = read_format(&headwater)? else {
-            // Creation writes the format file last: what was interrupted is completed.
+        // Creation writes the format file last: what was interrupted is completed,
+        // and what another process creates at this moment is none of the user's files.
+        let absent = || {
             let only_ours = root.entries()?.iter().all(|(name, _)| name == OsStr::new(HEADWATER));
-            return if only_ours { Ok(Presence::Absent) } else { Err(not_empty(path)) };
+            if only_ours { Ok(Presence::Absent) } else { Err(not_empty(path)) }
         };
+        let Some(headwater) = root.find_dir(HEADWATER)? else { return absent() };
+        let Some(format) = read_format(&headwater)? else { return absent() };
         let layout = Layout::open(root, false)?;
         Ok(Presence::Store(Box::new(Self { layout, format, path: path.to_owned() })))
     }
