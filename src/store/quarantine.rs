@@ -72,8 +72,23 @@ impl Quarantine {
         let (new, held) = (dir.ensure_dir("new")?, dir.ensure_dir("held")?);
         let progress = Mutex::new(vec![Progress::default(); objects.len()]);
         let mut quarantine = Self { name, dir, new, held, _lock: lock, objects, progress, packs: HashSet::new() };
-        quarantine.resume()?;
+        match quarantine.resume() {
+            // What is here contradicts itself: it must not stand in the way of what comes.
+            Err(StoreError::Lie { .. }) => quarantine.start_over()?,
+            other => other?,
+        }
         Ok(quarantine)
+    }
+
+    fn start_over(&mut self) -> Result<(), StoreError> {
+        for dir in [&self.held, &self.new] {
+            for (name, _) in dir.entries()? {
+                dir.unlink(&name)?;
+            }
+        }
+        self.packs.clear();
+        self.progress().fill(Progress::default());
+        Ok(())
     }
 
     /// The packs that need not be sent again.
