@@ -243,15 +243,10 @@ impl Quarantine {
         Ok(ids)
     }
 
-    /// Moves the content of an ordinal to its object, or drops it where the
-    /// object is there already.
+    /// Moves the content of an ordinal to its object. It replaces an object
+    /// that is there: that one may be damaged, and this one was just hashed.
     pub(super) fn promote(&self, ordinal: u32, id: &ObjectId, store: &Store) -> Result<(), StoreError> {
-        let name = ordinal_name(ordinal);
-        let size = self.objects[ordinal as usize].size;
-        match store.object_meta(id)? {
-            Some(meta) if meta.size == size => Ok(self.new.unlink(&name)?),
-            _ => store.adopt(id, &self.new, &name),
-        }
+        store.adopt(id, &self.new, &ordinal_name(ordinal))
     }
 
     /// Removes the quarantine.
