@@ -346,9 +346,10 @@ impl Arrival<'_> {
     fn complete(&self, fetch: &FetchObject<'_>) -> Result<u64, StoreError> {
         let objects = self.quarantine.objects()?;
         let temporary = format!("{}.zst", self.release.manifest);
+        // Before the first temporary file: whoever has the lock may sweep those away.
+        let _guard = self.store.lock(self.wait)?;
         self.rebuild_manifest(&objects, &temporary)?;
         self.store.write_release(self.release)?;
-        let _guard = self.store.lock(self.wait)?;
         self.store.layout.root.sync_file_system()?;
         for (ordinal, (id, _)) in (0u32..).zip(&objects) {
             self.quarantine.promote(ordinal, id, self.store)?;
