@@ -203,7 +203,8 @@ fn absent(path: &Path, error: fsx::IoError) -> Result<Presence, StoreError> {
     match error.kind() {
         NotADirectory => Err(StoreError::NotDirectory { path: path.to_owned() }),
         NotFound => {
-            if fsx::lstat(path).is_ok() {
+            // A link to nowhere; a directory here is one that another process created just now.
+            if fsx::lstat(path).is_ok_and(|meta| !meta.is_dir()) {
                 return Err(StoreError::NotDirectory { path: path.to_owned() });
             }
             let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
