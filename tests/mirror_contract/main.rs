@@ -52,7 +52,8 @@ macro_rules! contract {
                 resuming:
                     packs_that_arrived_are_not_asked_for_again
                     what_rotted_in_quarantine_is_asked_for_again
-                    a_later_release_of_the_same_content_resumes;
+                    a_later_release_of_the_same_content_resumes
+                    another_bundle_of_the_same_key_costs_one_attempt_at_most;
                 switching:
                     activation_is_compare_and_set
                     a_lower_or_equal_sequence_is_refused

@@ -89,3 +89,19 @@ pub(crate) fn a_later_release_of_the_same_content_resumes<F: Fixture>() {
     assert_eq!((seen.held, seen.sent), (packs as u64 - 1, 1));
     assert_serves(&fixture, &later);
 }
+
+pub(crate) fn another_bundle_of_the_same_key_costs_one_attempt_at_most<F: Fixture>() {
+    let first = first_tree().release(1);
+    let fixture = F::with(&[&first]);
+    let (_, mut delivery) = second_onto(&first);
+    let packs = delivery.packs.len();
+    interrupt(&fixture, &mut delivery, packs);
+    let other = second_tree().file("aaa.txt", "takes the first ordinal", 5).without("app.js").release(3);
+    let mut onto = other.onto(Some(&first));
+    onto.key = delivery.key;
+    if onto.stage(&*fixture.mirror()).is_err() {
+        assert_serves(&fixture, &first);
+    }
+    onto.publish(&*fixture.mirror(), Some(first.name()));
+    assert_serves(&fixture, &other);
+}
