@@ -46,6 +46,20 @@ impl Store {
         move |source| StoreError::Manifest { path: path.clone(), source }
     }
 
+    /// Reads a manifest to its end.
+    ///
+    /// # Errors
+    /// [`StoreError::Manifest`] when it is missing or damaged.
+    pub(super) fn check_manifest(&self, id: &ManifestId) -> Result<(), StoreError> {
+        let mut entries = match self.manifest(id) {
+            Err(StoreError::Io(error)) => {
+                return Err(self.in_manifest(id)(ManifestError::Io(std::io::Error::other(error))));
+            }
+            other => other?,
+        };
+        entries.try_for_each(|entry| entry.map(drop)).map_err(self.in_manifest(id))
+    }
+
     /// Whether a manifest is here; says nothing about damage.
     pub(super) fn has_manifest(&self, id: &ManifestId) -> Result<bool, StoreError> {
         Ok(self.layout.manifests.stat(&manifest_name(id))?.is_some())

@@ -62,14 +62,14 @@ impl Store {
         };
         check_place(&root)?;
         check_owner(&root)?;
-        let Some(headwater) = root.find_dir(HEADWATER)? else {
-            return if root.entries()?.is_empty() { Ok(Presence::Absent) } else { Err(not_empty(path)) };
-        };
-        let Some(format) = read_format(&headwater)? else {
-            // Creation writes the format file last: what was interrupted is completed.
+        // Creation writes the format file last: what was interrupted is completed,
+        // and what another process creates at this moment is none of the user's files.
+        let absent = || {
             let only_ours = root.entries()?.iter().all(|(name, _)| name == OsStr::new(HEADWATER));
-            return if only_ours { Ok(Presence::Absent) } else { Err(not_empty(path)) };
+            if only_ours { Ok(Presence::Absent) } else { Err(not_empty(path)) }
         };
+        let Some(headwater) = root.find_dir(HEADWATER)? else { return absent() };
+        let Some(format) = read_format(&headwater)? else { return absent() };
         let layout = Layout::open(root, false)?;
         Ok(Presence::Store(Box::new(Self { layout, format, path: path.to_owned() })))
     }
@@ -203,7 +203,8 @@ fn absent(path: &Path, error: fsx::IoError) -> Result<Presence, StoreError> {
     match error.kind() {
         NotADirectory => Err(StoreError::NotDirectory { path: path.to_owned() }),
         NotFound => {
-            if fsx::lstat(path).is_ok() {
+            // A link to nowhere; a directory here is one that another process created just now.
+            if fsx::lstat(path).is_ok_and(|meta| !meta.is_dir()) {
                 return Err(StoreError::NotDirectory { path: path.to_owned() });
             }
             let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));

@@ -72,8 +72,23 @@ impl Quarantine {
         let (new, held) = (dir.ensure_dir("new")?, dir.ensure_dir("held")?);
         let progress = Mutex::new(vec![Progress::default(); objects.len()]);
         let mut quarantine = Self { name, dir, new, held, _lock: lock, objects, progress, packs: HashSet::new() };
-        quarantine.resume()?;
+        match quarantine.resume() {
+            // What is here contradicts itself: it must not stand in the way of what comes.
+            Err(StoreError::Lie { .. }) => quarantine.start_over()?,
+            other => other?,
+        }
         Ok(quarantine)
+    }
+
+    fn start_over(&mut self) -> Result<(), StoreError> {
+        for dir in [&self.held, &self.new] {
+            for (name, _) in dir.entries()? {
+                dir.unlink(&name)?;
+            }
+        }
+        self.packs.clear();
+        self.progress().fill(Progress::default());
+        Ok(())
     }
 
     /// The packs that need not be sent again.
@@ -228,15 +243,10 @@ impl Quarantine {
         Ok(ids)
     }
 
-    /// Moves the content of an ordinal to its object, or drops it where the
-    /// object is there already.
+    /// Moves the content of an ordinal to its object. It replaces an object
+    /// that is there: that one may be damaged, and this one was just hashed.
     pub(super) fn promote(&self, ordinal: u32, id: &ObjectId, store: &Store) -> Result<(), StoreError> {
-        let name = ordinal_name(ordinal);
-        let size = self.objects[ordinal as usize].size;
-        match store.object_meta(id)? {
-            Some(meta) if meta.size == size => Ok(self.new.unlink(&name)?),
-            _ => store.adopt(id, &self.new, &name),
-        }
+        store.adopt(id, &self.new, &ordinal_name(ordinal))
     }
 
     /// Removes the quarantine.

@@ -92,7 +92,7 @@ impl Store {
     }
 
     fn is_manifest_intact(&self, id: &ManifestId) -> bool {
-        self.manifest(id).is_ok_and(|mut entries| entries.all(|entry| entry.is_ok()))
+        self.check_manifest(id).is_ok()
     }
 
     /// Writes a fetched manifest if it is the one that is wanted.

@@ -345,21 +345,31 @@ impl Arrival<'_> {
     /// write or sync nobody knows what is on the disk, and a full one wants its space back.
     #[must_use]
     pub fn fail(self, error: StoreError) -> StoreError {
+        let blamed = self.damaged_base(&error);
         if (error.is_disk_failure() || matches!(error, StoreError::Lie { .. } | StoreError::Pack(_)))
             && let Err(second) = self.quarantine.discard(&self.store.layout)
         {
             // The first error is the one to tell; the next prune tries again.
             drop(second);
         }
-        error
+        blamed.unwrap_or(error)
+    }
+
+    /// What is wrong with the base, if `error` may have come of it. The origin
+    /// can do something about that: send everything anew.
+    fn damaged_base(&self, error: &StoreError) -> Option<StoreError> {
+        let is_suspect = matches!(error, StoreError::Io(_) | StoreError::Lie { .. } | StoreError::Pack(_));
+        let base = self.base.filter(|_| is_suspect)?;
+        self.store.check_manifest(&base).err()
     }
 
     fn complete(&self, fetch: &FetchObject<'_>) -> Result<u64, StoreError> {
         let objects = self.quarantine.objects()?;
         let temporary = format!("{}.zst", self.release.manifest);
+        // Before the first temporary file: whoever has the lock may sweep those away.
+        let _guard = self.store.lock(self.wait)?;
         self.rebuild_manifest(&objects, &temporary)?;
         self.store.write_release(self.release)?;
-        let _guard = self.store.lock(self.wait)?;
         self.store.layout.root.sync_file_system()?;
         for (ordinal, (id, _)) in (0u32..).zip(&objects) {
             self.quarantine.promote(ordinal, id, self.store)?;

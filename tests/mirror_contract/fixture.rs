@@ -1,0 +1,177 @@
+//! Where mirrors are made, and what a visitor of one gets.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::num::NonZeroUsize;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use headwater::manifest::Kind;
+use headwater::mirror::{Depth, DirectoryMirror, Fault, Mirror};
+use headwater::monitor::Silent;
+use headwater::tree_path::Site;
+use tempfile::TempDir;
+
+use crate::origin::{Version, site};
+
+/// Long enough for whatever a test does meanwhile.
+const PATIENT: Duration = Duration::from_secs(60);
+
+/// One kind of mirror, at a place of its own.
+pub(crate) trait Fixture: Sized + Sync {
+    /// A place where nothing is yet.
+    fn new() -> Self;
+
+    /// A handle, as another process would have one: it shares nothing with others.
+    fn handle(&self, site: &Site, wait: Duration) -> Arc<dyn Mirror>;
+
+    /// Where its store is on this machine, for tests that reach below the mirror.
+    fn store(&self) -> &Path;
+
+    /// A handle that waits.
+    fn mirror(&self) -> Arc<dyn Mirror> {
+        self.handle(&site(), PATIENT)
+    }
+
+    /// A mirror that has these releases, the last one current; each was settled.
+    fn with(releases: &[&Version]) -> Self {
+        let fixture = Self::new();
+        let mirror = fixture.mirror();
+        let mut base: Option<&Version> = None;
+        for release in releases {
+            release.onto(base).publish(&*mirror, base.map(Version::name));
+            mirror.settle(3).unwrap();
+            base = Some(release);
+        }
+        fixture
+    }
+
+    /// The file of an object.
+    fn object_path(&self, object: &headwater::hash::ObjectId) -> PathBuf {
+        let hex = object.to_string();
+        self.store().join(".headwater/objects").join(&hex[..2]).join(hex)
+    }
+
+    /// How many objects there are.
+    fn object_count(&self) -> usize {
+        let shelves = fs::read_dir(self.store().join(".headwater/objects")).unwrap();
+        shelves.map(|shelf| fs::read_dir(shelf.unwrap().path()).unwrap().count()).sum()
+    }
+
+    /// What is in a directory of the store, by name.
+    fn names(&self, directory: &str) -> Vec<String> {
+        let entries = fs::read_dir(self.store().join(directory)).unwrap();
+        let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+}
+
+/// Makes the directory that a test works in: in memory if possible, because
+/// what is told here does not depend on the disk and syncs would take most of the time.
+pub(crate) fn workplace() -> TempDir {
+    let memory = Path::new("/dev/shm");
+    match std::env::var_os("HEADWATER_TEST_DIR") {
+        Some(dir) => tempfile::tempdir_in(dir),
+        None if memory.is_dir() => tempfile::tempdir_in(memory),
+        None => tempfile::tempdir(),
+    }
+    .unwrap()
+}
+
+/// A directory mirror.
+pub(crate) struct Directory {
+    _dir: TempDir,
+    store: PathBuf,
+}
+
+impl Directory {
+    /// The mirror that is at `store` already, below `dir`.
+    pub(crate) fn at(dir: TempDir, store: PathBuf) -> Self {
+        Self { _dir: dir, store }
+    }
+}
+
+impl Fixture for Directory {
+    fn new() -> Self {
+        let dir = workplace();
+        let store = dir.path().join("www");
+        Self::at(dir, store)
+    }
+
+    fn handle(&self, site: &Site, wait: Duration) -> Arc<dyn Mirror> {
+        let location = self.store.display().to_string();
+        let jobs = NonZeroUsize::new(2).unwrap();
+        Arc::new(DirectoryMirror::new("m".into(), location, self.store.clone(), Some(site.clone()), wait, jobs))
+    }
+
+    fn store(&self) -> &Path {
+        &self.store
+    }
+}
+
+/// What is at a path, as a visitor or a web server sees it.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Shown {
+    File { content: Vec<u8>, mtime: i64, mode: u32 },
+    Link(String),
+}
+
+/// Everything below `root`, links not followed; empty directories show as links to nowhere.
+pub(crate) fn tree_at(root: &Path) -> BTreeMap<String, Shown> {
+    let mut found = BTreeMap::new();
+    let mut open = vec![(root.to_owned(), String::new())];
+    while let Some((dir, at)) = open.pop() {
+        for entry in fs::read_dir(&dir).unwrap() {
+            let entry = entry.unwrap();
+            let path = format!("{at}{}", entry.file_name().display());
+            let meta = fs::symlink_metadata(entry.path()).unwrap();
+            if meta.is_dir() {
+                if fs::read_dir(entry.path()).unwrap().next().is_none() {
+                    found.insert(path.clone(), Shown::Link(String::new()));
+                }
+                open.push((entry.path(), path + "/"));
+            } else if meta.is_symlink() {
+                let target = fs::read_link(entry.path()).unwrap();
+                found.insert(path, Shown::Link(target.into_os_string().into_string().unwrap()));
+            } else {
+                let content = fs::read(entry.path()).unwrap();
+                found.insert(path, Shown::File { content, mtime: meta.mtime(), mode: meta.mode() & 0o7777 });
+            }
+        }
+    }
+    found
+}
+
+/// What a visitor should get of a release.
+pub(crate) fn tree_of(version: &Version) -> BTreeMap<String, Shown> {
+    let show = |kind: &Kind| match kind {
+        Kind::Symlink(target) => Shown::Link(target.as_str().to_owned()),
+        Kind::File(file) => Shown::File {
+            content: version.objects[&file.object].to_vec(),
+            mtime: i64::try_from(file.mtime).unwrap(),
+            mode: if file.exec { 0o555 } else { 0o444 },
+        },
+    };
+    version.entries.iter().map(|entry| (entry.path.as_str().to_owned(), show(&entry.kind))).collect()
+}
+
+/// The faults that a full look finds.
+pub(crate) fn faults(mirror: &dyn Mirror) -> Vec<Fault> {
+    mirror.verify(Depth::Full, &Silent).unwrap().faults
+}
+
+/// The release is current, visitors get exactly it, and nothing is damaged.
+#[track_caller]
+pub(crate) fn assert_serves(fixture: &impl Fixture, version: &Version) {
+    let mirror = fixture.mirror();
+    let state = mirror.state().unwrap();
+    assert_eq!(state.current, Some(version.name()));
+    assert_eq!(state.current_release(), Some(&version.release));
+    let (found, wanted) = (tree_at(&fixture.store().join("current/")), tree_of(version));
+    assert_eq!(found.keys().collect::<Vec<_>>(), wanted.keys().collect::<Vec<_>>());
+    assert!(found == wanted, "content, times or modes differ from the manifest's");
+    assert_eq!(faults(&*mirror), []);
+}

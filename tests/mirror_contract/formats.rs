@@ -1,0 +1,257 @@
+//! What a released version wrote stays readable, and today's code writes the same.
+//!
+//! `fixtures/` holds manifests, manifest changes and a store per format
+//! version. The trees of which they were made are in [`crate::origin`]. A
+//! released fixture is never edited; `make_golden_files` only adds what is missing.
+
+use std::collections::HashMap;
+use std::fs::{self, File, Permissions};
+use std::num::NonZeroUsize;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, UNIX_EPOCH};
+
+use headwater::manifest::{Entry, ManifestError, ManifestReader, transit};
+use headwater::mirror::Failure;
+use headwater::monitor::Silent;
+use headwater::push::{Fleet, Guards, LevelChoice, MtimeMode, Options, Require, Retention, Source, push};
+use headwater::scan::{Root, ScanOptions};
+
+use crate::damage::DAMAGES;
+use crate::fixture::{Directory, Fixture, assert_serves, tree_at, workplace};
+use crate::origin::{Tree, Version, first_tree, second_tree, site};
+use crate::verifying::assert_found_and_mended;
+
+fn golden(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures").join(name)
+}
+
+/// Names that are allowed and odd.
+fn names_tree() -> Tree {
+    Tree::default()
+        .file("a b", "space", 1)
+        .file("a-b", "before the slash", 1)
+        .file("a/b", "below", 1)
+        .file("a0", "after the slash", 1)
+        .file("quote\"d", "quote", 1)
+        .file("smörgås/bord.html", "two bytes", 9_007_199_254_740_991)
+        .file("日本/語", "three bytes", 0)
+        .link("to/the/top", "../../a0")
+        .file("🦀", "four bytes", 1)
+}
+
+fn manifests() -> [(&'static str, Version); 3] {
+    [
+        ("manifests/v1-first.jsonl", first_tree().release(1)),
+        ("manifests/v1-second.jsonl", second_tree().release(2)),
+        ("manifests/v1-names.jsonl", names_tree().release(1)),
+    ]
+}
+
+/// Name, base and result of each golden change.
+fn changes() -> [(&'static str, Option<Version>, Version); 3] {
+    let (first, second) = (first_tree().release(1), second_tree().release(2));
+    [
+        ("manifests/v1-nothing-to-first.change", None, first.clone()),
+        ("manifests/v1-first-to-second.change", Some(first), second.clone()),
+        ("manifests/v1-second-to-names.change", Some(second), names_tree().release(3)),
+    ]
+}
+
+const STORE: &str = "stores/v1-two-releases.tar";
+
+#[test]
+fn todays_manifests_are_the_golden_ones() {
+    for (name, version) in manifests() {
+        assert!(fs::read(golden(name)).unwrap() == version.manifest, "{name}");
+    }
+}
+
+#[test]
+fn golden_manifests_are_read() {
+    for (name, version) in manifests() {
+        let reader = ManifestReader::new(File::open(golden(name)).unwrap(), Some(version.release.manifest)).unwrap();
+        assert_eq!(reader.collect::<Result<Vec<_>, _>>().unwrap(), version.entries, "{name}");
+    }
+}
+
+#[test]
+fn todays_changes_are_the_golden_ones() {
+    for (name, base, version) in changes() {
+        // How well zstd does is not part of the format.
+        let plain = |bytes: &[u8]| zstd::decode_all(bytes).unwrap();
+        let today = version.onto(base.as_ref()).change;
+        assert!(plain(&fs::read(golden(name)).unwrap()) == plain(&today), "{name}");
+    }
+}
+
+#[test]
+fn golden_changes_are_applied() {
+    for (name, base, version) in changes() {
+        let change = fs::read(golden(name)).unwrap();
+        let base = base.map_or(Vec::new(), |base| base.entries);
+        let stream = || base.iter().cloned().map(Ok::<Entry, ManifestError>);
+        let needs = transit::needs(&change).unwrap();
+        let copies: HashMap<_, _> = transit::objects_at(&needs.base_entries, stream()).unwrap();
+        let again = transit::encode(|| Ok(stream()), || Ok(version.entries.iter().cloned().map(Ok)), None, 0).unwrap();
+        let ids: Vec<_> = again.wanted.iter().map(|wanted| (wanted.object, wanted.size)).collect();
+        let (manifest, _) = transit::apply(&change, stream(), &ids, &copies, Vec::new()).unwrap();
+        assert!(manifest == version.manifest, "{name}");
+    }
+}
+
+/// The golden store, unpacked: at the second release, the first one kept.
+fn golden_store() -> (Directory, Version, Version) {
+    let dir = workplace();
+    let store = dir.path().join("www");
+    untar(&fs::read(golden(STORE)).unwrap(), &store);
+    (Directory::at(dir, store), first_tree().release(1), second_tree().release(2))
+}
+
+#[test]
+fn the_golden_store_opens_and_is_whole() {
+    let (fixture, first, second) = golden_store();
+    let state = fixture.mirror().state().unwrap();
+    assert_eq!(state.site, Some(site()));
+    assert_eq!(state.store.unwrap().to_string().len(), 32);
+    assert_eq!(state.releases, [first.release, second.release.clone()]);
+    assert_serves(&fixture, &second);
+}
+
+#[test]
+fn the_golden_store_takes_the_next_release() {
+    let (fixture, _, second) = golden_store();
+    let mirror = fixture.mirror();
+    let third = names_tree().release(3);
+    third.onto(Some(&second)).publish(&*mirror, Some(second.name()));
+    assert_serves(&fixture, &third);
+    assert_eq!(mirror.settle(1).unwrap().releases, 1);
+    mirror.prune(1).unwrap();
+    assert_serves(&fixture, &third);
+}
+
+#[test]
+fn every_fault_of_a_golden_store_is_named_and_mended() {
+    for damage in &DAMAGES {
+        let (fixture, first, second) = golden_store();
+        assert_found_and_mended(&fixture, &first, &second, damage);
+    }
+}
+
+#[test]
+fn a_newer_store_is_refused_and_left_alone() {
+    let (fixture, _, second) = golden_store();
+    let format = fixture.store().join(".headwater/format");
+    let text = fs::read_to_string(&format).unwrap();
+    fs::write(&format, text.replace("\"version\":1", "\"version\":2,\"more\":true")).unwrap();
+    let before = tree_at(fixture.store());
+    let mirror = fixture.mirror();
+    assert_eq!(mirror.state().unwrap_err().failure(), Failure::NewerFormat);
+    let third = first_tree().release(3).onto(Some(&second));
+    assert_eq!(third.stage(&*mirror).unwrap_err().failure(), Failure::NewerFormat);
+    assert!(tree_at(fixture.store()) == before, "a newer store was changed");
+}
+
+#[test]
+fn the_golden_store_is_pushed_to_and_rolled_back() {
+    let (fixture, first, _) = golden_store();
+    let dir = workplace();
+    fs::write(dir.path().join("index.html"), "<h1>three</h1>\n").unwrap();
+    let roots = vec![Root { path: dir.path().to_owned(), at: None }];
+    let scratch = workplace();
+    let fleet = Fleet::new(vec![fixture.mirror()]);
+    let mut options = options(scratch.path());
+    let run = |source: &Source, options: &Options| {
+        let report = push(source, &fleet, options, &Silent).unwrap();
+        assert!(report.mirrors[0].outcome.is_current(), "{report:?}");
+        report.sequence
+    };
+    let source = Source::Trees { roots, scan: ScanOptions::default() };
+    assert_eq!(run(&source, &options), Some(3));
+    let served = |path: &str| fs::read_to_string(fixture.store().join("current").join(path)).unwrap();
+    assert_eq!(served("index.html"), "<h1>three</h1>\n");
+    options.began += 60_000;
+    assert_eq!(run(&Source::Rollback { to: Some(1) }, &options), Some(4));
+    assert_eq!(served("deep/down/below.txt"), "below\n");
+    assert_eq!(served("app.js").as_bytes(), &**first.objects.get(&first.file("app.js").object).unwrap());
+    assert_eq!(crate::fixture::faults(&*fixture.mirror()), []);
+}
+
+fn options(scratch: &Path) -> Options {
+    Options {
+        site: site(),
+        note: None,
+        order: None,
+        allow_older: false,
+        again: false,
+        guards: Guards { allow_shrink: true, ..Guards::default() },
+        retention: Retention::default(),
+        mtime: MtimeMode::Release,
+        require: Require::All,
+        jobs: NonZeroUsize::new(2).unwrap(),
+        level: LevelChoice::Auto,
+        scratch: scratch.to_owned(),
+        began: 1_800_000_000_000,
+        patience: Duration::from_secs(30),
+    }
+}
+
+/// Adds the golden files that are missing: `cargo test --test mirror_contract golden_files -- --ignored`.
+#[test]
+#[ignore = "writes fixtures; run once for each new format version"]
+fn make_golden_files() {
+    let add = |name: &str, bytes: &[u8]| {
+        if !golden(name).exists() {
+            fs::write(golden(name), bytes).unwrap();
+        }
+    };
+    manifests().iter().for_each(|(name, version)| add(name, &version.manifest));
+    changes().iter().for_each(|(name, base, version)| add(name, &version.onto(base.as_ref()).change));
+    let (first, second) = (first_tree().release(1), second_tree().release(2));
+    let fixture = Directory::with(&[&first, &second]);
+    assert_serves(&fixture, &second);
+    let mut tar = std::process::Command::new("tar");
+    tar.args(["--create", "--format=ustar", "--sort=name", "--owner=0", "--group=0", "--numeric-owner"]);
+    let packed = tar.arg("--directory").arg(fixture.store()).arg(".").output().unwrap();
+    assert!(packed.status.success());
+    add(STORE, &packed.stdout);
+}
+
+const RECORD: usize = 512;
+
+/// Unpacks a ustar archive with modes and times, hard and symbolic links.
+fn untar(mut archive: &[u8], to: &Path) {
+    let mut modes = Vec::new();
+    while let Some(header) = archive.get(..RECORD).filter(|header| header[0] != 0) {
+        let number = |from: usize, to: usize| {
+            let digits: String =
+                header[from..to].iter().take_while(|b| b.is_ascii_digit()).map(|b| *b as char).collect();
+            u64::from_str_radix(&digits, 8).unwrap()
+        };
+        let (prefix, name, link) = (text(&header[345..500]), text(&header[..100]), text(&header[157..257]));
+        // Without the `./` that every name begins with: there is no making `www/.`.
+        let path: PathBuf = to.join(prefix).join(name).components().collect();
+        let size = usize::try_from(number(124, 136)).unwrap();
+        match header[156] {
+            b'5' => fs::create_dir_all(&path).unwrap(),
+            b'2' => symlink(link, &path).unwrap(),
+            b'1' => fs::hard_link(to.join(link), &path).unwrap(),
+            b'0' => {
+                fs::write(&path, &archive[RECORD..RECORD + size]).unwrap();
+                let time = UNIX_EPOCH + Duration::from_secs(number(136, 148));
+                File::options().write(true).open(&path).unwrap().set_modified(time).unwrap();
+                modes.push((path, u32::try_from(number(100, 108)).unwrap()));
+            }
+            other => panic!("the archive has a record of type {other}"),
+        }
+        archive = &archive[RECORD + size.next_multiple_of(RECORD)..];
+    }
+    for (path, mode) in modes {
+        fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
+    }
+}
+
+fn text(field: &[u8]) -> &str {
+    let end = field.iter().position(|byte| *byte == 0).unwrap_or(field.len());
+    std::str::from_utf8(&field[..end]).unwrap()
+}

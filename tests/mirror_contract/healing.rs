@@ -1,0 +1,92 @@
+//! What a push finds damaged or missing on a mirror, and what it does about it.
+
+use std::fs;
+
+use headwater::mirror::Failure;
+
+use crate::damage::flip_byte;
+use crate::fixture::{Fixture, assert_serves};
+use crate::origin::{Tree, first_tree, noise, second_tree};
+
+pub(crate) fn missing_objects_are_fetched<F: Fixture>() {
+    let (first, second) = (first_tree().release(1), second_tree().release(2));
+    let fixture = F::with(&[&first]);
+    let lost = [first.file("img/logo.bin").object, first.file("index.html").object];
+    lost.iter().for_each(|object| fs::remove_file(fixture.object_path(object)).unwrap());
+    let delivery = second.onto(Some(&first));
+    let seen = delivery.publish(&*fixture.mirror(), Some(first.name()));
+    assert_eq!(seen.resent, 2);
+    let mut asked = delivery.asked.lock().unwrap().clone();
+    asked.sort();
+    let mut lost = lost.to_vec();
+    lost.sort();
+    assert_eq!(asked, lost);
+    assert_serves(&fixture, &second);
+}
+
+pub(crate) fn damaged_objects_are_fetched_when_they_are_copied<F: Fixture>() {
+    let content = noise(3500, 1);
+    let first = first_tree().release(1);
+    let second = first_tree().file("img/logo.bin", content, 1_700_000_002).release(2);
+    let fixture = F::with(&[&first]);
+    flip_byte(&fixture.object_path(&first.file("img/logo.bin").object), 100);
+    let delivery = second.onto(Some(&first));
+    assert_eq!(delivery.packs.len(), 0, "the origin thinks that the mirror has it");
+    let seen = delivery.publish(&*fixture.mirror(), Some(first.name()));
+    assert_eq!(seen.resent, 1);
+    assert!(crate::fixture::tree_at(&fixture.store().join("current")) == crate::fixture::tree_of(&second));
+}
+
+pub(crate) fn what_arrives_replaces_what_is_damaged<F: Fixture>() {
+    // An object that only an old release has and no slot shows, so that its content is sent again.
+    let release = |path: &str, sequence| Tree::default().file(path, noise(900, sequence), 7).release(sequence);
+    let (first, second, third) = (release("back.bin", 1), release("b", 2), release("c", 3));
+    let fixture = F::with(&[&first, &second, &third]);
+    flip_byte(&fixture.object_path(&first.file("back.bin").object), 100);
+    let fourth = Tree::default().file("back.bin", noise(900, 1), 7).release(4);
+    fourth.onto(Some(&third)).publish(&*fixture.mirror(), Some(third.name()));
+    assert_serves(&fixture, &fourth);
+}
+
+pub(crate) fn an_object_that_nobody_has_is_an_error<F: Fixture>() {
+    let (first, second) = (first_tree().release(1), second_tree().release(2));
+    let fixture = F::with(&[&first]);
+    let object = first.file("img/logo.bin").object;
+    let path = fixture.object_path(&object);
+    let kept = fs::read(&path).unwrap();
+    fs::remove_file(&path).unwrap();
+    let mut delivery = second.onto(Some(&first));
+    let content = delivery.objects.remove(&object).unwrap();
+    let error = delivery.stage(&*fixture.mirror()).unwrap_err();
+    assert!(error.to_string().contains(&object.to_string()), "{error}");
+    // Nor is other content taken for it.
+    delivery.objects.insert(object, noise(3500, 99).into());
+    delivery.stage(&*fixture.mirror()).unwrap_err();
+    assert_eq!(fixture.mirror().state().unwrap().current, Some(first.name()));
+    assert!(crate::fixture::tree_at(&fixture.store().join("current")) == crate::fixture::tree_of(&first));
+    assert!(*content == kept);
+    delivery.objects.insert(object, content);
+    delivery.publish(&*fixture.mirror(), Some(first.name()));
+    assert_serves(&fixture, &second);
+}
+
+pub(crate) fn a_damaged_or_missing_base_is_named_as_such<F: Fixture>() {
+    let (first, second) = (first_tree().release(1), second_tree().release(2));
+    let harms: [fn(&std::path::Path); 4] = [
+        |file| fs::remove_file(file).unwrap(),
+        |file| flip_byte(file, 1),
+        |file| flip_byte(file, fs::metadata(file).unwrap().len() / 2),
+        |file| fs::write(file, b"").unwrap(),
+    ];
+    for (index, harm) in harms.iter().enumerate() {
+        let fixture = F::with(&[&first]);
+        let name = format!(".headwater/manifests/{}.zst", first.release.manifest);
+        harm(&fixture.store().join(name));
+        let error = second.onto(Some(&first)).stage(&*fixture.mirror()).unwrap_err();
+        assert_eq!(error.failure(), Failure::DamagedBase, "harm {index}: {error:?}");
+        assert_eq!(fixture.mirror().state().unwrap().current, Some(first.name()));
+        // The way out: everything anew.
+        second.onto(None).publish(&*fixture.mirror(), Some(first.name()));
+        assert!(crate::fixture::tree_at(&fixture.store().join("current")) == crate::fixture::tree_of(&second));
+    }
+}

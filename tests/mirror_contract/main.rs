@@ -1,0 +1,91 @@
+//! What every kind of mirror promises: one suite, run for each of them.
+//!
+//! A fact is a function over a [`fixture::Fixture`]; `contract!` makes tests of
+//! all of them for one kind of mirror. A new kind implements `Fixture` and adds
+//! one line. The tests of the formats at rest, which are of the directory
+//! mirror's store alone, are in [`formats`].
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on stops")]
+
+mod damage;
+mod fixture;
+mod formats;
+mod healing;
+mod lies;
+mod origin;
+mod resuming;
+mod staging;
+mod state;
+mod switching;
+mod upkeep;
+mod verifying;
+
+macro_rules! facts {
+    ($fixture:ty; $($room:ident: $($fact:ident)+;)+) => {$(
+        mod $room {
+            $(#[test]
+            fn $fact() {
+                crate::$room::$fact::<$fixture>();
+            })+
+        }
+    )+};
+}
+
+macro_rules! contract {
+    ($kind:ident, $fixture:ty) => {
+        mod $kind {
+            facts! { $fixture;
+                state:
+                    an_absent_mirror_is_empty_and_stays_absent
+                    a_mirror_of_another_site_is_refused
+                    two_who_create_it_at_once_make_one_mirror
+                    manifests_and_objects_come_back_as_they_went;
+                staging:
+                    a_staged_and_activated_release_is_served_whole
+                    a_staged_release_is_not_seen
+                    staging_again_takes_nothing
+                    every_kind_of_change_arrives
+                    packs_come_in_any_order
+                    a_block_may_build_on_objects_of_the_base
+                    content_that_is_there_under_another_name_is_not_sent
+                    a_cancelled_stage_changes_nothing;
+                resuming:
+                    packs_that_arrived_are_not_asked_for_again
+                    what_rotted_in_quarantine_is_asked_for_again
+                    a_later_release_of_the_same_content_resumes
+                    another_bundle_of_the_same_key_costs_one_attempt_at_most;
+                switching:
+                    activation_is_compare_and_set
+                    a_lower_or_equal_sequence_is_refused
+                    only_what_is_staged_can_be_activated
+                    activating_the_current_release_again_does_nothing
+                    an_abandoned_release_is_forgotten
+                    the_later_of_two_stages_takes_the_slot
+                    a_locked_mirror_says_so_and_still_answers;
+                lies:
+                    a_lie_is_refused_and_leaves_nothing_behind
+                    no_path_leads_out_of_the_slot;
+                healing:
+                    missing_objects_are_fetched
+                    damaged_objects_are_fetched_when_they_are_copied
+                    what_arrives_replaces_what_is_damaged
+                    an_object_that_nobody_has_is_an_error
+                    a_damaged_or_missing_base_is_named_as_such;
+                upkeep:
+                    settling_keeps_the_newest_releases
+                    settling_keeps_what_a_staged_release_needs
+                    pruning_drops_what_nothing_needs
+                    pruning_keeps_what_may_be_resumed
+                    a_stage_survives_pruning
+                    nothing_lies_open_to_pruning_while_a_stage_waits;
+                verifying:
+                    every_fault_is_named_and_mended
+                    a_quick_look_finds_what_times_and_sizes_tell
+                    what_cannot_be_mended_is_left_and_named
+                    a_lost_slot_is_rebuilt;
+            }
+        }
+    };
+}
+
+contract!(directory, crate::fixture::Directory);

@@ -1,0 +1,355 @@
+//! A small origin: trees written by hand, their releases, and bundles that a
+//! test may spoil before it sends them.
+
+use std::collections::{BTreeMap, HashMap};
+use std::io::{Cursor, Read};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+
+use headwater::hash::{BundleKey, ManifestId, ObjectId, PackId};
+use headwater::manifest::transit::{self, Wanted};
+use headwater::manifest::{Entry, FileEntry, Kind, ManifestError, ManifestWriter};
+use headwater::mirror::{
+    Bundle, Contents, FetchRecords, Mirror, MirrorError, Pack, PackCursor, StageRequest, SupplyError,
+};
+use headwater::monitor::{Event, Monitor};
+use headwater::pack::{EncodedBlock, Level, PackWriter, Piece, encode_block};
+use headwater::release::{Release, ReleaseName};
+use headwater::tree_path::{LinkTarget, Site, TreePath};
+
+/// Longest piece, in bytes: small, so that an object of a few kilobytes spans packs.
+const PIECE_BYTES: usize = 1000;
+/// Pieces in the one block of a pack.
+const BLOCK_PIECES: usize = 3;
+
+type Objects = HashMap<ObjectId, Arc<Vec<u8>>>;
+
+pub(crate) fn site() -> Site {
+    Site::new("docs").unwrap()
+}
+
+/// Bytes that do not compress, the same every time.
+pub(crate) fn noise(count: usize, seed: u64) -> Vec<u8> {
+    let mut bytes = vec![0; count];
+    blake3::Hasher::new().update(&seed.to_le_bytes()).finalize_xof().fill(&mut bytes);
+    bytes
+}
+
+/// A tree with times, as a manifest has it.
+#[derive(Clone, Default)]
+pub(crate) struct Tree {
+    entries: BTreeMap<String, Entry>,
+    objects: Objects,
+}
+
+impl Tree {
+    pub(crate) fn file(self, path: &str, content: impl Into<Vec<u8>>, mtime: u64) -> Self {
+        self.put(path, content.into(), mtime, false, None)
+    }
+
+    pub(crate) fn exec(self, path: &str, content: impl Into<Vec<u8>>, mtime: u64) -> Self {
+        self.put(path, content.into(), mtime, true, None)
+    }
+
+    pub(crate) fn retired(self, path: &str, content: impl Into<Vec<u8>>, mtime: u64, until: u64) -> Self {
+        self.put(path, content.into(), mtime, false, Some(until))
+    }
+
+    pub(crate) fn link(mut self, path: &str, target: &str) -> Self {
+        let kind = Kind::Symlink(LinkTarget::new(target).unwrap());
+        let entry = Entry { path: TreePath::new(path).unwrap(), kind, until: None };
+        self.entries.insert(path.to_owned(), entry);
+        self
+    }
+
+    pub(crate) fn without(mut self, path: &str) -> Self {
+        self.entries.remove(path).expect("the path is there");
+        self
+    }
+
+    fn put(mut self, path: &str, content: Vec<u8>, mtime: u64, exec: bool, until: Option<u64>) -> Self {
+        let file = FileEntry { object: ObjectId::of(&content), size: content.len() as u64, mtime, exec };
+        self.objects.insert(file.object, Arc::new(content));
+        let entry = Entry { path: TreePath::new(path).unwrap(), kind: Kind::File(file), until };
+        self.entries.insert(path.to_owned(), entry);
+        self
+    }
+
+    /// The release of this tree with the given sequence.
+    pub(crate) fn release(&self, sequence: u64) -> Version {
+        let entries: Vec<Entry> = self.entries.values().cloned().collect();
+        let mut writer = ManifestWriter::new(Vec::new());
+        entries.iter().for_each(|entry| writer.push(entry).unwrap());
+        let (manifest, totals) = writer.finish().unwrap();
+        let mut release = Release::new(site(), sequence, totals.manifest, totals.content);
+        release.created = 1_700_000_000 + sequence;
+        release.began = release.created * 1000;
+        release.until = totals.until;
+        release.entries = totals.entries;
+        release.retired = totals.retired;
+        release.bytes = totals.bytes;
+        Version { release, entries, manifest, objects: self.objects.clone() }
+    }
+}
+
+/// What most facts are told about: everything that a manifest can hold.
+pub(crate) fn first_tree() -> Tree {
+    Tree::default()
+        .file("app.js", "let answer = 41;\n".repeat(150), 1_700_000_001)
+        .exec("bin/tool", "#!/bin/sh\necho 1\n", 1_700_000_001)
+        .file("deep/down/below.txt", "below\n", 1_700_000_001)
+        .file("empty.txt", "", 1_700_000_001)
+        .file("img/logo.bin", noise(3500, 1), 1_700_000_001)
+        .file("index.html", "<h1>one</h1>\n", 1_700_000_001)
+        .link("latest", "img")
+        .file("old.css", "old\n", 1_700_000_001)
+}
+
+/// [`first_tree`] after every kind of change.
+pub(crate) fn second_tree() -> Tree {
+    let tree = first_tree().without("deep/down/below.txt").without("old.css");
+    tree.file("app.js", "let answer = 42;\n".repeat(150), 1_700_000_002)
+        .file("bin/tool", "#!/bin/sh\necho 1\n", 1_700_000_002)
+        .file("deep/down", "was a directory\n", 1_700_000_002)
+        .file("img/copy.bin", noise(3500, 1), 1_700_000_002)
+        .file("img/new.bin", noise(4200, 2), 1_700_000_002)
+        .file("img/twin.bin", noise(4200, 2), 1_700_000_001)
+        .link("latest", "bin")
+        .retired("old.css", "old\n", 1_700_000_001, 1_700_086_400)
+}
+
+/// A release with everything that belongs to it.
+#[derive(Clone)]
+pub(crate) struct Version {
+    pub(crate) release: Release,
+    pub(crate) entries: Vec<Entry>,
+    pub(crate) manifest: Vec<u8>,
+    pub(crate) objects: Objects,
+}
+
+impl Version {
+    pub(crate) fn name(&self) -> ReleaseName {
+        self.release.name()
+    }
+
+    /// The file at `path`.
+    pub(crate) fn file(&self, path: &str) -> FileEntry {
+        let entry = self.entries.iter().find(|entry| entry.path.as_str() == path).expect("the path is there");
+        *entry.file().expect("it is a file")
+    }
+
+    /// The objects that the manifest names.
+    pub(crate) fn named_objects(&self) -> Vec<ObjectId> {
+        let mut objects: Vec<_> = self.entries.iter().filter_map(|entry| Some(entry.file()?.object)).collect();
+        objects.sort_unstable();
+        objects.dedup();
+        objects
+    }
+
+    /// The bundle that takes a mirror from `base` to this release.
+    pub(crate) fn onto(&self, base: Option<&Self>) -> Delivery {
+        let base_entries = base.map_or(&[][..], |base| &base.entries);
+        let base_id = base.map(|base| base.release.manifest);
+        let created = self.release.created;
+        let change =
+            transit::encode(|| Ok(stream(base_entries)), || Ok(stream(&self.entries)), base_id, created).unwrap();
+        let packs = packs(&change.wanted, &self.objects);
+        Delivery {
+            release: self.release.clone(),
+            key: BundleKey::of(format!("{base_id:?} {}", self.release.content).as_bytes()),
+            base: base_id,
+            change: change.bytes,
+            packs,
+            objects: self.objects.clone(),
+            cut_after: None,
+            before_pack: None,
+            asked: Mutex::default(),
+        }
+    }
+}
+
+fn stream(entries: &[Entry]) -> impl Iterator<Item = Result<Entry, ManifestError>> {
+    entries.iter().cloned().map(Ok)
+}
+
+/// Splits the wanted objects into packs of one block; every second one is raw.
+fn packs(wanted: &[Wanted], objects: &Objects) -> Vec<SealedPack> {
+    let mut pieces = Vec::new();
+    for (ordinal, wanted) in (0u32..).zip(wanted) {
+        let content = &objects[&wanted.object];
+        for (index, bytes) in (0u64..).zip(content.chunks(PIECE_BYTES)) {
+            let length = u32::try_from(bytes.len()).unwrap();
+            pieces.push((Piece { ordinal, offset: index * PIECE_BYTES as u64, length }, bytes));
+        }
+    }
+    let pack = |(index, pieces): (usize, &[(Piece, &[u8])])| {
+        let (places, bytes): (Vec<Piece>, Vec<&[u8]>) = pieces.iter().copied().unzip();
+        let level = if index % 2 == 0 { Level::Zstd(3) } else { Level::Raw };
+        SealedPack::of(&encode_block(&places, &bytes.concat(), &[], &[], level).unwrap())
+    };
+    pieces.chunks(BLOCK_PIECES).enumerate().map(pack).collect()
+}
+
+/// A pack on its way.
+#[derive(Clone)]
+pub(crate) struct SealedPack {
+    pub(crate) id: PackId,
+    pub(crate) bytes: Arc<Vec<u8>>,
+}
+
+impl SealedPack {
+    pub(crate) fn of(block: &EncodedBlock) -> Self {
+        let mut writer = PackWriter::new();
+        writer.push(block).unwrap();
+        let pack = writer.finish();
+        Self { id: pack.id, bytes: Arc::new(pack.bytes) }
+    }
+
+    /// The one raw pack with these bytes at this place.
+    pub(crate) fn raw(ordinal: u32, offset: u64, bytes: &[u8]) -> Self {
+        let piece = Piece { ordinal, offset, length: u32::try_from(bytes.len()).unwrap() };
+        Self::of(&encode_block(&[piece], bytes, &[], &[], Level::Raw).unwrap())
+    }
+}
+
+impl Pack for SealedPack {
+    fn id(&self) -> PackId {
+        self.id
+    }
+
+    fn size(&self) -> u64 {
+        self.bytes.len() as u64
+    }
+
+    fn bytes(&self) -> Result<Arc<Vec<u8>>, SupplyError> {
+        Ok(Arc::clone(&self.bytes))
+    }
+}
+
+/// A bundle and the request that goes with it. A test may change any field.
+pub(crate) struct Delivery {
+    pub(crate) release: Release,
+    pub(crate) key: BundleKey,
+    pub(crate) base: Option<ManifestId>,
+    pub(crate) change: Vec<u8>,
+    pub(crate) packs: Vec<SealedPack>,
+    pub(crate) objects: Objects,
+    /// The line breaks after so many packs.
+    pub(crate) cut_after: Option<usize>,
+    /// Called before each pack is handed out.
+    pub(crate) before_pack: Option<Box<dyn Fn() + Send + Sync>>,
+    /// The objects that were asked for one by one.
+    pub(crate) asked: Mutex<Vec<ObjectId>>,
+}
+
+impl Delivery {
+    pub(crate) fn stage(&self, mirror: &dyn Mirror) -> Result<Seen, MirrorError> {
+        let seen = Recorder::default();
+        let request = StageRequest { release: &self.release, key: self.key, base: self.base, change: &self.change };
+        mirror.stage(&request, self, &seen)?;
+        Ok(seen.seen())
+    }
+
+    /// Stages and activates on top of `expected`.
+    pub(crate) fn publish(&self, mirror: &dyn Mirror, expected: Option<ReleaseName>) -> Seen {
+        let seen = self.stage(mirror).expect("a sound bundle is staged");
+        mirror.activate(self.release.name(), expected).expect("a staged release is activated");
+        seen
+    }
+}
+
+impl Contents for Delivery {
+    fn object(&self, id: &ObjectId) -> Result<Box<dyn Read + Send>, SupplyError> {
+        self.asked.lock().unwrap().push(*id);
+        open(&self.objects, id)
+    }
+}
+
+fn open(objects: &Objects, id: &ObjectId) -> Result<Box<dyn Read + Send>, SupplyError> {
+    let content = objects.get(id).ok_or("the origin lacks this object")?;
+    Ok(Box::new(Cursor::new(content.to_vec())))
+}
+
+impl Bundle for Delivery {
+    fn packs(&self) -> Box<dyn PackCursor + '_> {
+        Box::new(Walk { delivery: self, next: 0 })
+    }
+}
+
+struct Walk<'a> {
+    delivery: &'a Delivery,
+    next: usize,
+}
+
+impl PackCursor for Walk<'_> {
+    fn next(&mut self) -> Result<Option<Box<dyn Pack>>, SupplyError> {
+        if self.delivery.cut_after == Some(self.next) {
+            return Err("the line broke".into());
+        }
+        if let Some(hook) = &self.delivery.before_pack {
+            hook();
+        }
+        let pack = self.delivery.packs.get(self.next).cloned();
+        self.next += 1;
+        Ok(pack.map(|pack| Box::new(pack) as Box<dyn Pack>))
+    }
+}
+
+/// What a mirror took of a bundle.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Seen {
+    /// Packs that were sent.
+    pub(crate) sent: u64,
+    /// Packs that the mirror had.
+    pub(crate) held: u64,
+    /// Objects that were sent whole.
+    pub(crate) resent: u64,
+}
+
+/// Counts what a mirror takes.
+#[derive(Default)]
+pub(crate) struct Recorder {
+    sent: AtomicU64,
+    held: AtomicU64,
+    resent: AtomicU64,
+}
+
+impl Recorder {
+    fn seen(&self) -> Seen {
+        let count = |counter: &AtomicU64| counter.load(Ordering::SeqCst);
+        Seen { sent: count(&self.sent), held: count(&self.held), resent: count(&self.resent) }
+    }
+}
+
+impl Monitor for Recorder {
+    fn event(&self, event: Event) {
+        let (counter, by) = match event {
+            Event::PackSent { .. } => (&self.sent, 1),
+            Event::PackHeld { .. } => (&self.held, 1),
+            Event::ObjectsResent { objects, .. } => (&self.resent, objects),
+            _ => return,
+        };
+        counter.fetch_add(by, Ordering::SeqCst);
+    }
+}
+
+/// What a mirror is mended from: these releases, whole.
+pub(crate) struct Archive(pub(crate) Vec<Version>);
+
+impl Contents for Archive {
+    fn object(&self, id: &ObjectId) -> Result<Box<dyn Read + Send>, SupplyError> {
+        let version = self.0.iter().find(|version| version.objects.contains_key(id));
+        open(&version.ok_or("no release has this object")?.objects, id)
+    }
+}
+
+impl FetchRecords for Archive {
+    fn release(&self, name: ReleaseName) -> Option<Release> {
+        self.0.iter().find(|version| version.name() == name).map(|version| version.release.clone())
+    }
+
+    fn manifest(&self, id: &ManifestId) -> Option<Box<dyn Read + Send>> {
+        let version = self.0.iter().find(|version| version.release.manifest == *id)?;
+        Some(Box::new(Cursor::new(version.manifest.clone())))
+    }
+}

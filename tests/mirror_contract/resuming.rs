@@ -1,0 +1,107 @@
+//! An interrupted push goes on where it was.
+
+use std::fs;
+
+use headwater::mirror::Failure;
+
+use crate::fixture::{Fixture, assert_serves};
+use crate::origin::{Delivery, Seen, Version, first_tree, second_tree};
+
+/// Breaks the line after `packs` packs.
+fn interrupt(fixture: &impl Fixture, delivery: &mut Delivery, packs: usize) {
+    delivery.cut_after = Some(packs);
+    let error = delivery.stage(&*fixture.mirror()).unwrap_err();
+    assert_eq!(error.failure(), Failure::Origin);
+    delivery.cut_after = None;
+}
+
+fn second_onto(first: &Version) -> (Version, Delivery) {
+    let second = second_tree().release(2);
+    let delivery = second.onto(Some(first));
+    (second, delivery)
+}
+
+pub(crate) fn packs_that_arrived_are_not_asked_for_again<F: Fixture>() {
+    let first = first_tree().release(1);
+    let (second, mut delivery) = second_onto(&first);
+    let count = delivery.packs.len();
+    assert!(count >= 3, "the fact is of several packs");
+    for cut in 0..=count {
+        let fixture = F::with(&[&first]);
+        for packs in cut.saturating_sub(1)..=cut {
+            interrupt(&fixture, &mut delivery, packs);
+            assert_serves(&fixture, &first);
+        }
+        let seen = delivery.publish(&*fixture.mirror(), Some(first.name()));
+        assert_eq!(seen, Seen { sent: (count - cut) as u64, held: cut as u64, resent: 0 }, "cut after {cut}");
+        assert_serves(&fixture, &second);
+        assert_eq!(fixture.names(".headwater/incoming"), ["tmp"], "the quarantine is gone");
+    }
+}
+
+pub(crate) fn what_rotted_in_quarantine_is_asked_for_again<F: Fixture>() {
+    let first = first_tree().release(1);
+    let harms: [fn(&std::path::Path); 4] = [
+        |file| fs::remove_file(file).unwrap(),
+        |file| fs::write(file, b"").unwrap(),
+        |file| {
+            let mut bytes = fs::read(file).unwrap();
+            bytes[7] ^= 1;
+            fs::write(file, bytes).unwrap();
+        },
+        |file| fs::write(file, [fs::read(file).unwrap(), b"more".to_vec()].concat()).unwrap(),
+    ];
+    for harm in harms {
+        for place in ["new", "held"] {
+            let fixture = F::with(&[&first]);
+            let (second, mut delivery) = second_onto(&first);
+            let packs = delivery.packs.len();
+            interrupt(&fixture, &mut delivery, packs);
+            let incoming = fixture.names(".headwater/incoming");
+            let key = incoming.iter().find(|name| *name != "tmp").expect("there is a quarantine");
+            let dir = format!(".headwater/incoming/{key}/{place}");
+            for name in fixture.names(&dir) {
+                let file = fixture.store().join(&dir).join(name);
+                crate::damage::make_writable(&file);
+                harm(&file);
+            }
+            // Bytes behind the end of content may cost one attempt, never a wrong release.
+            if delivery.stage(&*fixture.mirror()).is_err() {
+                assert_serves(&fixture, &first);
+            }
+            delivery.publish(&*fixture.mirror(), Some(first.name()));
+            assert_serves(&fixture, &second);
+        }
+    }
+}
+
+pub(crate) fn a_later_release_of_the_same_content_resumes<F: Fixture>() {
+    let first = first_tree().release(1);
+    let fixture = F::with(&[&first]);
+    let (_, mut delivery) = second_onto(&first);
+    let packs = delivery.packs.len();
+    interrupt(&fixture, &mut delivery, packs - 1);
+    // Another process, later: other times, so another manifest and release.
+    let later = second_tree().file("app.js", "let answer = 42;\n".repeat(150), 1_700_009_999).release(7);
+    let again = later.onto(Some(&first));
+    assert_eq!(again.key, delivery.key);
+    let seen = again.publish(&*fixture.mirror(), Some(first.name()));
+    assert_eq!((seen.held, seen.sent), (packs as u64 - 1, 1));
+    assert_serves(&fixture, &later);
+}
+
+pub(crate) fn another_bundle_of_the_same_key_costs_one_attempt_at_most<F: Fixture>() {
+    let first = first_tree().release(1);
+    let fixture = F::with(&[&first]);
+    let (_, mut delivery) = second_onto(&first);
+    let packs = delivery.packs.len();
+    interrupt(&fixture, &mut delivery, packs);
+    let other = second_tree().file("aaa.txt", "takes the first ordinal", 5).without("app.js").release(3);
+    let mut onto = other.onto(Some(&first));
+    onto.key = delivery.key;
+    if onto.stage(&*fixture.mirror()).is_err() {
+        assert_serves(&fixture, &first);
+    }
+    onto.publish(&*fixture.mirror(), Some(first.name()));
+    assert_serves(&fixture, &other);
+}

@@ -1,0 +1,141 @@
+//! How a release becomes current, and how it does not.
+
+use std::fs::File;
+use std::time::{Duration, Instant};
+
+use headwater::mirror::{Depth, Failure, MirrorError};
+use headwater::monitor::Silent;
+
+use crate::fixture::{Fixture, assert_serves};
+use crate::origin::{Archive, Tree, first_tree, second_tree, site};
+
+fn is_conflict(result: Result<(), MirrorError>) -> bool {
+    result.is_err_and(|error| error.failure() == Failure::Conflict)
+}
+
+pub(crate) fn activation_is_compare_and_set<F: Fixture>() {
+    let (first, second) = (first_tree().release(1), second_tree().release(2));
+    let fixture = F::new();
+    let mirror = fixture.mirror();
+    first.onto(None).stage(&*mirror).unwrap();
+    assert!(is_conflict(mirror.activate(first.name(), Some(second.name()))));
+    assert_eq!(mirror.state().unwrap().current, None);
+    mirror.activate(first.name(), None).unwrap();
+    second.onto(Some(&first)).stage(&*mirror).unwrap();
+    for wrong in [None, Some(second.name()), Some(second_tree().release(1).name())] {
+        assert!(is_conflict(mirror.activate(second.name(), wrong)), "{wrong:?}");
+        assert_serves(&fixture, &first);
+    }
+    mirror.activate(second.name(), Some(first.name())).unwrap();
+    assert_serves(&fixture, &second);
+}
+
+pub(crate) fn a_lower_or_equal_sequence_is_refused<F: Fixture>() {
+    let base = first_tree().release(5);
+    let fixture = F::with(&[&base]);
+    let mirror = fixture.mirror();
+    for sequence in [1, 4, 5] {
+        let other = second_tree().release(sequence);
+        let error = other.onto(Some(&base)).stage(&*mirror).unwrap_err();
+        assert_eq!(error.failure(), Failure::Conflict, "{error}");
+        assert!(is_conflict(mirror.activate(other.name(), Some(base.name()))));
+    }
+    assert_serves(&fixture, &base);
+    // One that was staged before a higher one became current.
+    let (seventh, eighth) = (second_tree().release(7), Tree::default().file("x", "8", 8).release(8));
+    seventh.onto(Some(&base)).stage(&*mirror).unwrap();
+    eighth.onto(Some(&base)).publish(&*mirror, Some(base.name()));
+    assert!(is_conflict(mirror.activate(seventh.name(), Some(eighth.name()))));
+    assert_serves(&fixture, &eighth);
+}
+
+pub(crate) fn only_what_is_staged_can_be_activated<F: Fixture>() {
+    let (first, second) = (first_tree().release(1), second_tree().release(2));
+    let fixture = F::with(&[&first]);
+    let mirror = fixture.mirror();
+    assert!(is_conflict(mirror.activate(second.name(), Some(first.name()))));
+    let mut delivery = second.onto(Some(&first));
+    delivery.cut_after = Some(1);
+    delivery.stage(&*mirror).unwrap_err();
+    assert!(is_conflict(mirror.activate(second.name(), Some(first.name()))));
+    assert_serves(&fixture, &first);
+}
+
+pub(crate) fn activating_the_current_release_again_does_nothing<F: Fixture>() {
+    let (first, second) = (first_tree().release(1), second_tree().release(2));
+    let fixture = F::with(&[&first, &second]);
+    for expected in [None, Some(first.name()), Some(second.name())] {
+        fixture.mirror().activate(second.name(), expected).unwrap();
+        assert_serves(&fixture, &second);
+    }
+}
+
+pub(crate) fn an_abandoned_release_is_forgotten<F: Fixture>() {
+    let (first, second) = (first_tree().release(1), second_tree().release(2));
+    let fixture = F::with(&[&first]);
+    let mirror = fixture.mirror();
+    let delivery = second.onto(Some(&first));
+    delivery.stage(&*mirror).unwrap();
+    for _ in 0..2 {
+        mirror.abandon(second.name()).unwrap();
+        assert!(is_conflict(mirror.activate(second.name(), Some(first.name()))));
+        assert_eq!(mirror.state().unwrap().highest_sequence, 1);
+        assert_serves(&fixture, &first);
+    }
+    assert!(is_conflict(mirror.abandon(first.name())), "the current release stays");
+    delivery.publish(&*mirror, Some(first.name()));
+    assert!(is_conflict(mirror.abandon(first.name())), "a release that was served stays");
+    assert_serves(&fixture, &second);
+}
+
+pub(crate) fn the_later_of_two_stages_takes_the_slot<F: Fixture>() {
+    let first = first_tree().release(1);
+    for sequence in [2, 3] {
+        let fixture = F::with(&[&first]);
+        let (one, other) = (fixture.mirror(), fixture.mirror());
+        let earlier = second_tree().release(2);
+        let later = Tree::default().file("later.txt", "later", 1_700_000_003).release(sequence);
+        earlier.onto(Some(&first)).stage(&*one).unwrap();
+        later.onto(Some(&first)).stage(&*other).unwrap();
+        assert!(is_conflict(one.activate(earlier.name(), Some(first.name()))));
+        assert_serves(&fixture, &first);
+        other.activate(later.name(), Some(first.name())).unwrap();
+        assert_serves(&fixture, &later);
+        assert!(is_conflict(one.activate(earlier.name(), Some(first.name()))));
+        let state = one.state().unwrap();
+        assert_eq!(state.releases, [first.release.clone(), later.release.clone()], "the loser was never served");
+    }
+}
+
+pub(crate) fn a_locked_mirror_says_so_and_still_answers<F: Fixture>() {
+    const WAIT: Duration = Duration::from_millis(60);
+    let (first, second, third) = (first_tree().release(1), second_tree().release(2), first_tree().release(3));
+    let fixture = F::with(&[&first]);
+    let delivery = second.onto(Some(&first));
+    delivery.stage(&*fixture.mirror()).unwrap();
+    let hasty = fixture.handle(&site(), WAIT);
+    let lock = File::open(fixture.store().join(".headwater/lock")).unwrap();
+    lock.lock().unwrap();
+    let began = Instant::now();
+    let failures = [
+        third.onto(Some(&first)).stage(&*hasty).map(drop),
+        hasty.activate(second.name(), Some(first.name())),
+        hasty.abandon(second.name()),
+        hasty.settle(3).map(drop),
+        hasty.prune(3).map(drop),
+        hasty.verify(Depth::Full, &Silent).map(drop),
+        hasty.repair(&Archive(vec![]), &Silent).map(drop),
+    ]
+    .map(|result| result.unwrap_err().failure());
+    assert_eq!(failures, [Failure::Locked; 7]);
+    assert!(began.elapsed() >= WAIT * 7, "each has waited");
+    assert_eq!(hasty.state().unwrap().current, Some(first.name()));
+    assert!(hasty.manifest(&first.release.manifest).is_ok());
+    assert!(hasty.object(&first.file("app.js").object, 0).is_ok());
+    drop(lock);
+    // What arrived at the locked mirror need not be sent again.
+    let late = third.onto(Some(&first));
+    assert_eq!(late.stage(&*hasty).unwrap().sent, 0);
+    hasty.activate(third.name(), Some(first.name())).unwrap();
+    assert_serves(&fixture, &third);
+}

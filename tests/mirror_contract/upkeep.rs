@@ -1,0 +1,142 @@
+//! What is dropped, and what is not.
+
+use std::fs::File;
+use std::sync::Arc;
+use std::time::Duration;
+
+use headwater::mirror::Failure;
+
+use crate::fixture::{Fixture, assert_serves, faults};
+use crate::origin::{Tree, Version, first_tree, second_tree, site};
+
+/// A release with one object of its own and one that all share.
+fn numbered(sequence: u64) -> Version {
+    let own = format!("only in {sequence}");
+    Tree::default().file("own.txt", own, sequence).file("shared.txt", "shared", 1).release(sequence)
+}
+
+fn publish_numbered<F: Fixture>(fixture: &F, sequences: std::ops::RangeInclusive<u64>, keep: usize) -> Vec<Version> {
+    let versions: Vec<_> = sequences.map(numbered).collect();
+    let mirror = fixture.mirror();
+    let mut base: Option<&Version> = None;
+    for version in &versions {
+        version.onto(base).publish(&*mirror, base.map(Version::name));
+        mirror.settle(keep).unwrap();
+        base = Some(version);
+    }
+    versions
+}
+
+fn kept<F: Fixture>(fixture: &F) -> Vec<u64> {
+    fixture.mirror().state().unwrap().releases.iter().map(|release| release.sequence).collect()
+}
+
+pub(crate) fn settling_keeps_the_newest_releases<F: Fixture>() {
+    for (keep, wanted) in [(0, vec![5, 6]), (1, vec![5, 6]), (3, vec![4, 5, 6]), (9, (1..=6).collect())] {
+        let fixture = F::new();
+        let versions = publish_numbered(&fixture, 1..=6, keep);
+        // The slot that is not served shows the release before: its record stays, whatever is kept.
+        assert_eq!(kept(&fixture), wanted, "keep {keep}");
+        assert_eq!(fixture.object_count(), wanted.len() + 1, "keep {keep}");
+        let mirror = fixture.mirror();
+        for version in &versions {
+            let is_kept = wanted.contains(&version.release.sequence);
+            assert_eq!(mirror.object(&version.file("own.txt").object, 0).is_ok(), is_kept);
+            assert_eq!(mirror.manifest(&version.release.manifest).is_ok(), is_kept);
+        }
+        assert_serves(&fixture, &versions[5]);
+        assert_eq!(mirror.settle(keep).unwrap().objects, 0, "settling again drops nothing");
+    }
+}
+
+pub(crate) fn settling_keeps_what_a_staged_release_needs<F: Fixture>() {
+    let fixture = F::new();
+    let versions = publish_numbered(&fixture, 1..=4, 9);
+    let mirror = fixture.mirror();
+    // Brings back what only release 1 has, while an earlier push has yet to settle.
+    let fifth = Tree::default().file("own.txt", "only in 1", 5).release(5);
+    fifth.onto(Some(&versions[3])).stage(&*mirror).unwrap();
+    let pruned = fixture.mirror().settle(1).unwrap();
+    assert!(pruned.releases >= 2, "{pruned:?}");
+    mirror.activate(fifth.name(), Some(versions[3].name())).unwrap();
+    assert_serves(&fixture, &fifth);
+}
+
+pub(crate) fn pruning_drops_what_nothing_needs<F: Fixture>() {
+    let fixture = F::new();
+    let versions = publish_numbered(&fixture, 1..=5, 9);
+    let mirror = fixture.mirror();
+    let garbage = Tree::default().file("garbage", "staged and abandoned", 1).release(6);
+    garbage.onto(Some(&versions[4])).stage(&*mirror).unwrap();
+    mirror.abandon(garbage.name()).unwrap();
+    assert_eq!(fixture.object_count(), 7);
+    // The stage has taken the idle slot, so that only the current one is shown.
+    let pruned = mirror.prune(2).unwrap();
+    assert_eq!((pruned.releases, pruned.objects), (3, 4));
+    assert_eq!(kept(&fixture), [4, 5]);
+    assert_eq!(fixture.object_count(), 3);
+    assert_eq!(fixture.names(".headwater/manifests").len(), 2);
+    assert_eq!(mirror.prune(2).unwrap(), Default::default(), "pruning again drops nothing");
+    assert_serves(&fixture, &versions[4]);
+    // What is kept can still be gone back to.
+    let back = Tree::default().file("own.txt", "only in 4", 7).file("shared.txt", "shared", 1).release(7);
+    back.onto(Some(&versions[4])).publish(&*mirror, Some(versions[4].name()));
+    assert_serves(&fixture, &back);
+}
+
+pub(crate) fn pruning_keeps_what_may_be_resumed<F: Fixture>() {
+    let first = first_tree().release(1);
+    let second = second_tree().release(2);
+    let fixture = F::with(&[&first]);
+    let mut delivery = second.onto(Some(&first));
+    delivery.cut_after = Some(2);
+    delivery.stage(&*fixture.mirror()).unwrap_err();
+    fixture.mirror().prune(1).unwrap();
+    fixture.mirror().settle(1).unwrap();
+    delivery.cut_after = None;
+    assert_eq!(delivery.publish(&*fixture.mirror(), Some(first.name())).held, 2);
+    assert_serves(&fixture, &second);
+}
+
+pub(crate) fn a_stage_survives_pruning<F: Fixture>() {
+    let first = first_tree().release(1);
+    let second = second_tree().release(2);
+    for is_full in [true, false] {
+        // Objects that only the dropped release has are among those that the stage counts on.
+        let fixture = F::with(&[&first, &Tree::default().file("x", "x", 1).release(2)]);
+        let middle = Tree::default().file("x", "x", 1).release(2);
+        let third = second_tree().release(3);
+        let mut delivery = third.onto(Some(&middle));
+        let other = fixture.mirror();
+        delivery.before_pack = Some(Box::new(move || {
+            let pruned = if is_full { other.prune(1) } else { other.settle(1) };
+            pruned.expect("a stage does not lock out pruning while packs come");
+        }));
+        delivery.publish(&*fixture.mirror(), Some(middle.name()));
+        assert_serves(&fixture, &third);
+    }
+    // Also where the very first release is on its way.
+    let fixture = F::new();
+    let mut delivery = second.onto(None);
+    let other: Arc<_> = fixture.mirror();
+    delivery.before_pack = Some(Box::new(move || {
+        other.prune(1).expect("there is nothing to prune, and that is no error");
+    }));
+    delivery.publish(&*fixture.mirror(), None);
+    assert_serves(&fixture, &second);
+}
+
+pub(crate) fn nothing_lies_open_to_pruning_while_a_stage_waits<F: Fixture>() {
+    let (first, second) = (first_tree().release(1), second_tree().release(2));
+    let fixture = F::with(&[&first]);
+    let delivery = second.onto(Some(&first));
+    let lock = File::open(fixture.store().join(".headwater/lock")).unwrap();
+    lock.lock().unwrap();
+    let error = delivery.stage(&*fixture.handle(&site(), Duration::ZERO)).unwrap_err();
+    assert_eq!(error.failure(), Failure::Locked);
+    // Whoever has the lock may sweep: a record that waits there for the lock would be lost.
+    assert_eq!(fixture.names(".headwater/incoming/tmp"), [""; 0]);
+    drop(lock);
+    delivery.publish(&*fixture.mirror(), Some(first.name()));
+    assert_eq!(faults(&*fixture.mirror()), []);
+}
