@@ -83,10 +83,11 @@ impl Store {
         if kept.contains(manifest) || !self.has_manifest(manifest)? {
             return Ok(());
         }
-        for entry in self.manifest(manifest)? {
-            // A damaged one tells less: what it does not tell is left to a sweep.
-            let Ok(entry) = entry else { break };
-            candidates.extend(entry.file().map(|file| file.object));
+        // A damaged one tells less, or nothing: what it does not tell is left to a sweep.
+        if let Ok(entries) = self.manifest(manifest) {
+            for entry in entries.map_while(Result::ok) {
+                candidates.extend(entry.file().map(|file| file.object));
+            }
         }
         fsx::found(self.layout.manifests.unlink(manifest_name(manifest)))?;
         Ok(())
