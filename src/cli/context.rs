@@ -10,7 +10,7 @@ use headwater::fsx;
 use headwater::mirror::{DirectoryMirror, Location, Mirror};
 use headwater::pack;
 use headwater::push::{
-    Fleet, Guards, LevelChoice, MaxRemoved, MtimeMode, Options, Order, Require, Retention, RetentionRule, Source,
+    Fleet, Guards, LevelChoice, MaxRemoved, MtimeMode, Options, Order, Require, Retention, RetentionRule,
 };
 use headwater::scan::{NameRule, Root, ScanOptions, SymlinkMode};
 use headwater::tree_path::Site;
@@ -186,9 +186,4 @@ pub(crate) fn place(operand: &super::places::Operand, wait: Duration) -> Result<
         return Ok(Place::Mirror(mirror(&operand.place, None, wait, jobs(None))?));
     }
     Ok(Place::Tree(vec![Root { path: location.into(), at: None }]))
-}
-
-/// The source that `--from` names: a mirror that is one.
-pub(crate) fn from(choice: &MirrorChoice, wait: Duration) -> Result<Source, Failure> {
-    Ok(Source::Store(mirror(choice, None, wait, jobs(None))?))
 }

@@ -6,6 +6,8 @@
 use std::error::Error;
 use std::io::{self, Write as _};
 
+use serde::Serialize;
+
 use super::output::escape;
 
 /// How the program ends.
@@ -138,6 +140,17 @@ pub(crate) fn help() -> String {
     text
 }
 
+/// What `--json` prints of a failure.
+#[derive(Debug, Serialize)]
+pub(crate) struct Answer<'a> {
+    headwater: &'static str,
+    version: u32,
+    exit_code: u8,
+    error: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    hint: Option<&'a str>,
+}
+
 /// Why the program ends early: an error, what to do next, and the code.
 #[derive(Debug)]
 pub(crate) struct Failure {
@@ -175,6 +188,12 @@ impl Failure {
     /// The error with its causes, on one line, for JSON.
     pub(crate) fn text(&self) -> String {
         chain(&*self.error)
+    }
+
+    /// The object that `--json` prints in place of the result of `command`, which ends with `exit`.
+    pub(crate) fn answer(&self, command: &'static str, exit: Exit) -> Answer<'_> {
+        let hint = self.hint.as_deref();
+        Answer { headwater: command, version: 1, exit_code: exit.code(), error: self.text(), hint }
     }
 
     /// The lines for people: `error: …`, the details, `hint: …`. Nothing in

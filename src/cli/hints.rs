@@ -18,6 +18,9 @@ pub(crate) fn of_push(error: PushError) -> Failure {
             (Exit::Superseded, Some("to publish the older content all the same: --allow-older".into()))
         }
         PushError::Source { source, .. } => (Exit::Content, of_mirror(source.failure()).map(str::to_owned)),
+        PushError::Mirror { source, .. } => {
+            (mirror_exit(source.failure()), of_mirror(source.failure()).map(str::to_owned))
+        }
         PushError::EmptySource { .. } => (Exit::Content, Some("push a tree to it first".into())),
         PushError::Nested { .. } => {
             (Exit::Usage, Some("keep the tree, the mirrors and the cache (--cache) apart from one another".into()))
@@ -71,7 +74,8 @@ const fn guard_hint(fault: &GuardFault) -> &'static str {
         GuardFault::Shrinks { .. } => "if so many are meant to go: --allow-shrink; max_removed sets the limit",
         GuardFault::Lacks { .. } => "the build may have failed; must_have in headwater.toml lists what has to be there",
         GuardFault::Secrets { .. } => {
-            "exclude them (--exclude, .headwaterignore); if they are meant to be public: --allow-secrets"
+            "exclude them (--exclude, .headwaterignore); if they are meant to be public: --allow-secrets; \
+             a mirror is pushed with --from"
         }
         GuardFault::Rejected { .. } => "if it is wanted again: --again",
     }
@@ -99,15 +103,18 @@ pub(crate) const fn of_mirror(kind: Kind) -> Option<&'static str> {
 /// The failure of a command on one mirror.
 pub(crate) fn on_mirror(mirror: &str, error: &MirrorError) -> Failure {
     let kind = error.failure();
-    let exit = match kind {
+    let failure = Failure::new(mirror_exit(kind), format!("{mirror}: {}", error_chain(error)));
+    match of_mirror(kind) {
+        Some(hint) => failure.with_hint(hint),
+        None => failure,
+    }
+}
+
+const fn mirror_exit(kind: Kind) -> Exit {
+    match kind {
         Kind::Locked => Exit::Locked,
         Kind::Cancelled => Exit::Interrupted,
         kind if kind.is_denial() => Exit::Denied,
         _ => Exit::Failed,
-    };
-    let failure = Failure::new(exit, format!("{mirror}: {}", error_chain(error)));
-    match of_mirror(kind) {
-        Some(hint) => failure.with_hint(hint),
-        None => failure,
     }
 }

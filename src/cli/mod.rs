@@ -118,13 +118,18 @@ pub(crate) fn main() -> ExitCode {
         }
     };
     let code = match command().try_get_matches().and_then(|matches| Cli::from_arg_matches(&matches)) {
-        Ok(cli) => match run(cli.command) {
-            Ok(exit) => exit.into(),
-            Err(failure) => {
-                failure.print();
-                failure.exit().into()
+        Ok(cli) => {
+            let json = json_of(&cli.command);
+            match run(cli.command) {
+                Ok(exit) => exit.into(),
+                Err(failure) => {
+                    failure.print();
+                    // When stdout is gone too there is nobody left to tell; the code remains.
+                    json.and_then(|command| output::print_json(&failure.answer(command, failure.exit())).ok());
+                    failure.exit().into()
+                }
             }
-        },
+        }
         Err(error) => {
             // Help and version are such errors too, for stdout and with code 0.
             error.print().ok();
@@ -152,6 +157,23 @@ fn run(command: Command) -> Result<Exit, Failure> {
         Command::Repair(args) => upkeep::repair(&args),
         Command::Prune(args) => upkeep::prune(&args),
     }
+}
+
+/// The name of a command of which `--json` was asked: it prints one object, whatever happens.
+fn json_of(command: &Command) -> Option<&'static str> {
+    let (name, output) = match command {
+        Command::Push(args) => ("push", &args.output),
+        Command::Plan(args) => ("plan", &args.output),
+        Command::Diff(args) => ("diff", &args.output),
+        Command::Status(args) => ("status", &args.output),
+        Command::Releases(args) => ("releases", &args.output),
+        Command::Rollback(args) => ("rollback", &args.output),
+        Command::Verify(args) => ("verify", &args.output),
+        Command::Repair(args) => ("repair", &args.output),
+        Command::Prune(args) => ("prune", &args.output),
+        Command::Init(_) | Command::Completions(_) | Command::Man(_) => return None,
+    };
+    output.json.then_some(name)
 }
 
 /// The configuration: the file that was named, else that of the current

@@ -1,10 +1,15 @@
 //! `headwater push` and `headwater rollback`.
 
+use std::sync::Arc;
+
+use headwater::config::Config;
+use headwater::mirror::Mirror;
 use headwater::monitor::Monitor as _;
 use headwater::push::{self, Fleet, MirrorReport, Options, Outcome, Report, Source};
+use headwater::tree_path::Site;
 use serde::Serialize;
 
-use super::args::{GuardArgs, OutputArgs, PushArgs, RollbackArgs};
+use super::args::{GuardArgs, OutputArgs, PushArgs, ReleaseArgs, Require, RollbackArgs};
 use super::context::{self, Told};
 use super::failure::{self, Exit, Facts, Failure, eprint_raw};
 use super::output::{Align, Table, bytes, count, counted, print, print_json};
@@ -26,15 +31,22 @@ pub(crate) fn job(args: &PushArgs) -> Result<Job, Failure> {
     let config = load_config(&args.config)?;
     let is_directory = |word: &str| std::path::Path::new(word).is_dir();
     let places = places::of_push(&args.source.places, args.source.from.is_some(), &config, is_directory)?;
-    let settings = ReleaseSettings::merge(&args.release, &config, settings::environment)?;
+    let mut settings = ReleaseSettings::merge(&args.release, &config, settings::environment)?;
     let jobs = context::jobs(args.work.jobs);
     let wait = args.work.wait.wait;
-    let fleet = context::fleet(&places.mirrors, Some(&settings.site), wait, jobs)?;
-    let (source, scratch) = match &args.source.from {
+    let from = match &args.source.from {
         Some(from) => {
             let choice: Vec<MirrorChoice> = places::of_mirrors(std::slice::from_ref(from), &config)?;
-            (context::from(&choice[0], wait)?, context::scratch(args.work.cache.clone(), &settings.site, &[])?)
+            let from = context::mirror(&choice[0], None, wait, jobs)?;
+            settings.site = site_of(std::slice::from_ref(&from), &args.release, &config).unwrap_or(settings.site);
+            Some(from)
         }
+        None => None,
+    };
+    check_require(args.work.require, places.mirrors.len())?;
+    let fleet = context::fleet(&places.mirrors, Some(&settings.site), wait, jobs)?;
+    let (source, scratch) = match from {
+        Some(from) => (Source::Store(from), context::scratch(args.work.cache.clone(), &settings.site, &[])?),
         None => {
             let roots = context::roots(places.tree.as_deref(), &config);
             let scratch = context::scratch(args.work.cache.clone(), &settings.site, &roots)?;
@@ -47,37 +59,62 @@ pub(crate) fn job(args: &PushArgs) -> Result<Job, Failure> {
     Ok(Job { source, fleet, options, keep: keep(&config) })
 }
 
-fn keep(config: &headwater::config::Config) -> usize {
+/// Refuses a requirement that no outcome could meet.
+fn check_require(require: Require, mirrors: usize) -> Result<(), Failure> {
+    match require {
+        Require::Count(count) if count.get() > mirrors => {
+            let error = format!("--require {count} cannot be met by {}", counted(mirrors as u64, "mirror", "mirrors"));
+            Err(Failure::new(Exit::Usage, error).with_hint("name more mirrors, or require fewer"))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The site of the first of `mirrors` that has one, unless flag or file name it: where
+/// content comes from mirrors, they know whose it is.
+fn site_of(mirrors: &[Arc<dyn Mirror>], release: &ReleaseArgs, config: &Config) -> Option<Site> {
+    if release.site.is_some() || config.site.is_some() {
+        return None;
+    }
+    mirrors.iter().find_map(|mirror| mirror.state().ok()?.site)
+}
+
+fn keep(config: &Config) -> usize {
     usize::try_from(config.keep.get()).unwrap_or(usize::MAX)
 }
 
 /// Runs `headwater push`.
 pub(crate) fn run(args: &PushArgs) -> Result<Exit, Failure> {
-    execute(&job(args)?, &args.output, &args.guards)
+    execute("push", &job(args)?, &args.output, &args.guards)
 }
 
 /// Runs `headwater rollback`.
 pub(crate) fn rollback(args: &RollbackArgs) -> Result<Exit, Failure> {
     let config = load_config(&args.config)?;
     let choices = places::of_mirrors(&args.mirrors, &config)?;
-    let settings = ReleaseSettings::merge(&args.release, &config, settings::environment)?;
+    let mut settings = ReleaseSettings::merge(&args.release, &config, settings::environment)?;
     let jobs = context::jobs(args.work.jobs);
-    let fleet = context::fleet(&choices, Some(&settings.site), args.work.wait.wait, jobs)?;
+    let wait = args.work.wait.wait;
+    check_require(args.work.require, choices.len())?;
+    let of_any_site = context::fleet(&choices, None, wait, jobs)?;
+    settings.site = site_of(of_any_site.mirrors(), &args.release, &config).unwrap_or(settings.site);
+    let fleet = context::fleet(&choices, Some(&settings.site), wait, jobs)?;
     let scratch = context::scratch(args.work.cache.clone(), &settings.site, &[])?;
     // Going back is a decision of a person: no guard rail and no order of CI stands in its way.
     let guards =
         GuardArgs { allow_older: true, again: true, allow_shrink: true, allow_secrets: true, ..GuardArgs::default() };
-    let config_without_musts = headwater::config::Config { must_have: Vec::new(), ..config };
+    let config_without_musts = Config { must_have: Vec::new(), ..config };
     let told = Told { config: &config_without_musts, release: &args.release, guards: &guards, work: &args.work };
     let mut options = told.options(settings, scratch)?;
     if args.release.order.is_none() {
         options.order = None;
     }
     let source = Source::Rollback { to: args.to };
-    execute(&Job { source, fleet, options, keep: keep(&config_without_musts) }, &args.output, &guards)
+    let job = Job { source, fleet, options, keep: keep(&config_without_musts) };
+    execute("rollback", &job, &args.output, &guards)
 }
 
-fn execute(job: &Job, output: &OutputArgs, guards: &GuardArgs) -> Result<Exit, Failure> {
+fn execute(command: &'static str, job: &Job, output: &OutputArgs, guards: &GuardArgs) -> Result<Exit, Failure> {
     let progress = Progress::start(output)?;
     let pushed = push::push(&job.source, &job.fleet, &job.options, &progress);
     let report = match pushed {
@@ -88,6 +125,9 @@ fn execute(job: &Job, output: &OutputArgs, guards: &GuardArgs) -> Result<Exit, F
             let failure = hints::of_push(error);
             if is_superseded && guards.superseded_ok {
                 failure.print();
+                if output.json {
+                    print_json(&failure.answer(command, Exit::Success))?;
+                }
                 return Ok(Exit::Success);
             }
             return Err(failure);
@@ -95,7 +135,7 @@ fn execute(job: &Job, output: &OutputArgs, guards: &GuardArgs) -> Result<Exit, F
     };
     let exit = exit_of(&report, progress.is_cancelled(), guards.superseded_ok);
     if output.json {
-        print_json(&Answer { headwater: "push", version: 1, exit_code: exit.code(), report: &report })?;
+        print_json(&Answer { headwater: command, version: 1, exit_code: exit.code(), report: &report })?;
     } else if !output.quiet {
         print(&describe(&report))?;
     }
@@ -214,12 +254,13 @@ fn words(outcome: &Outcome) -> String {
     }
 }
 
-/// Says on stderr what to do about what failed; the errors themselves were told when they happened.
+/// Says on stderr what to do about what failed.
 fn explain(report: &Report, exit: Exit) -> Result<(), Failure> {
     let mut hints: Vec<&str> = Vec::new();
     let mut text = String::new();
     for mirror in &report.mirrors {
         if let Outcome::Failed { failure, .. } = &mirror.outcome {
+            // The failure itself was shown when it happened, also with --quiet.
             hints.extend(hints::of_mirror(*failure));
         }
     }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::fsx::IoError;
+use crate::fsx::{self, IoError};
 use crate::hash::ManifestId;
 use crate::mirror::{Mirror, MirrorError, MirrorState};
 use crate::monitor::{Event, Monitor};
@@ -103,9 +103,12 @@ pub(super) fn copy_manifest<'m>(
 pub(super) fn check_distinct(members: &[Member]) -> Result<(), PushError> {
     for (index, member) in members.iter().enumerate() {
         let store = |member: &Member| member.state.as_ref().ok().and_then(|state| state.store);
+        // Before the first push there is no store that could tell.
+        let place = |member: &Member| member.mirror.local_path().and_then(|path| fsx::resolve(&path).ok());
         let same = |other: &&Member| {
             other.mirror.location() == member.mirror.location()
                 || store(member).is_some() && store(other) == store(member)
+                || place(member).is_some() && place(other) == place(member)
         };
         if let Some(other) = members[index + 1..].iter().find(same) {
             let name = |member: &Member| member.mirror.location().to_owned();

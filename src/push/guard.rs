@@ -21,7 +21,7 @@ impl Default for MaxRemoved {
 const SMALL: u64 = 100;
 
 /// Names that no website shows on purpose.
-const SECRETS: [&str; 12] = [
+const SECRETS: [&str; 13] = [
     ".git",
     ".env",
     ".svn",
@@ -34,6 +34,8 @@ const SECRETS: [&str; 12] = [
     "id_ed25519",
     ".htpasswd",
     ".netrc",
+    // The inside of a mirror that was taken for a tree.
+    ".headwater",
 ];
 
 /// What is refused.

@@ -75,6 +75,14 @@ pub enum PushError {
         /// What happened.
         source: MirrorError,
     },
+    /// The mirror that was worked on, where there is only one.
+    #[error("{mirror}")]
+    Mirror {
+        /// Its name.
+        mirror: String,
+        /// What happened.
+        source: MirrorError,
+    },
     /// The mirror that the content should come from has no release.
     #[error("the source {mirror} has no release")]
     EmptySource {

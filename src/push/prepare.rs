@@ -88,10 +88,13 @@ struct Preparation {
 impl Preparation {
     /// Asks all mirrors and loads the source, side by side where that is possible.
     fn begin(source: &Source, fleet: &Fleet, options: &Options, monitor: &dyn Monitor) -> Result<Self, PushError> {
+        // First of all: our own directory must not come to be inside of a tree.
+        if let Source::Trees { roots, .. } = source {
+            check_nesting(roots, fleet, options)?;
+        }
         let scratch = Scratch::create(&options.scratch)?;
         let (members, loaded) = match source {
             Source::Trees { roots, scan } => {
-                check_nesting(roots, fleet, options)?;
                 let (members, tree) = std::thread::scope(|scope| {
                     let members = scope.spawn(|| fleet.states(monitor));
                     let tree = Tree::scan(roots, scan, monitor);
@@ -105,7 +108,11 @@ impl Preparation {
             }
             Source::Rollback { to } => {
                 let members = fleet.states(monitor);
-                let loaded = load_rollback(&members, *to)?;
+                // With too few mirrors it ends before anything is looked for on them.
+                let loaded = match is_met(&members, options) {
+                    true => load_rollback(&members, *to)?,
+                    false => Loaded { live: Live::Entries(Vec::new()), from: None, rolled_back_to: None },
+                };
                 (members, loaded)
             }
         };
@@ -115,10 +122,10 @@ impl Preparation {
 
     /// The report of a push that cannot meet its requirement, before anything is sent.
     fn unreachable(&self, options: &Options) -> Option<Report> {
-        let reachable = self.members.iter().filter(|member| member.state.is_ok()).count();
-        if options.require.is_met(reachable, self.members.len()) {
+        if is_met(&self.members, options) {
             return None;
         }
+        let reachable = reachable(&self.members);
         let report = |member: &Member| MirrorReport {
             mirror: member.mirror.name().to_owned(),
             location: member.mirror.location().to_owned(),
@@ -162,7 +169,9 @@ impl Preparation {
             && newest.content == content
             && newest.until.is_none_or(|until| until > now)
             && self.loaded.rolled_back_to.is_none()
+            && !self.has_diverged(newest)
             && let Some(manifest) = self.copy_manifest(newest)?
+            && !shows_expunged(&manifest, options)?
         {
             return Ok(self.into_target(
                 Next { release: newest.clone(), manifest, previous: None, sums: Sums::default() },
@@ -181,6 +190,13 @@ impl Preparation {
         let next = self.make_release(newest.as_ref(), options, monitor)?;
         let likely = self.loaded.rolled_back_to.as_ref().map(|release| release.manifest);
         Ok(self.into_target(next, true, likely))
+    }
+
+    /// Whether a mirror is on a release that the newest one cannot replace: a
+    /// new one, above both, brings them together again.
+    fn has_diverged(&self, newest: &Release) -> bool {
+        let is_stuck = |current: ReleaseName| current != newest.name() && current.sequence() >= newest.sequence;
+        self.members.iter().filter_map(Member::current).any(is_stuck)
     }
 
     fn into_target(self, next: Next, is_new: bool, likely_base: Option<ManifestId>) -> Target {
@@ -285,6 +301,26 @@ impl Preparation {
     }
 }
 
+fn reachable(members: &[Member]) -> usize {
+    members.iter().filter(|member| member.state.is_ok()).count()
+}
+
+/// Whether enough mirrors can be reached.
+fn is_met(members: &[Member], options: &Options) -> bool {
+    options.require.is_met(reachable(members), members.len())
+}
+
+/// Whether a retired entry is still served that shall go at once.
+fn shows_expunged(manifest: &ManifestFile, options: &Options) -> Result<bool, PushError> {
+    for entry in manifest.entries().map_err(PushError::NewManifest)? {
+        let entry = entry.map_err(PushError::NewManifest)?;
+        if !entry.is_live() && options.retention.is_expunged(&entry.path) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
 type Entries = Box<dyn Iterator<Item = Result<Entry, ManifestError>>>;
 
 fn entries(manifest: Option<&ManifestFile>) -> Result<Entries, ManifestError> {
@@ -316,7 +352,8 @@ fn check_nesting(roots: &[crate::scan::Root], fleet: &Fleet, options: &Options) 
     for root in roots {
         let Ok(tree) = fsx::resolve(&root.path) else { continue };
         for other in &others {
-            let resolved = fsx::resolve(other)?;
+            // What cannot be found (below a file, in a loop of links) is that mirror's failure, not that of all.
+            let Ok(resolved) = fsx::resolve(other) else { continue };
             if tree.starts_with(&resolved) || resolved.starts_with(&tree) {
                 let shown = |path: &std::path::Path| path.display().to_string();
                 return Err(PushError::Nested { tree: shown(&root.path), other: shown(other) });

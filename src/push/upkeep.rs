@@ -48,7 +48,7 @@ pub fn repair(source: &Source, mirror: &Arc<dyn Mirror>, monitor: &dyn Monitor) 
         }
         Source::Rollback { .. } => Supplies::new(Live::Entries(Vec::new()), vec![Arc::clone(mirror)], Vec::new()),
     };
-    let failed = |source| PushError::Source { mirror: mirror.location().to_owned(), source };
+    let failed = |source| PushError::Mirror { mirror: mirror.name().to_owned(), source };
     mirror.repair(&supplies, monitor).map_err(failed)
 }
 
@@ -111,7 +111,13 @@ fn find_release(mirror: &Arc<dyn Mirror>, sequence: Option<u64>) -> Result<Relea
 /// # Errors
 /// When one of them cannot be read.
 pub fn diff_sides(old: &DiffSide, new: &DiffSide, monitor: &dyn Monitor) -> Result<Diff, PushError> {
-    let (old, new) = (old.entries(monitor)?, new.entries(monitor)?);
+    // A tree knows nothing of what is retired: beside one it is no difference.
+    let is_tree = |side: &DiffSide| matches!(side, DiffSide::Trees { .. });
+    let is_live_only = is_tree(old) || is_tree(new);
+    let (mut old, mut new) = (old.entries(monitor)?, new.entries(monitor)?);
+    if is_live_only {
+        [&mut old, &mut new].into_iter().for_each(|entries| entries.retain(Entry::is_live));
+    }
     let stream = |entries: Vec<Entry>| entries.into_iter().map(Ok::<_, ManifestError>);
     diff(stream(old), stream(new)).map_err(PushError::NewManifest)
 }

@@ -173,6 +173,7 @@ impl Quarantine {
                 push_held(&HeldPiece { piece: *piece, digest }, &mut record);
             }
         }
+        record.extend_from_slice(ObjectId::of(&record).as_bytes());
         Ok(self.held.write_new(&id.to_string(), &record, FileMode::Record, None)?)
     }
 
@@ -263,7 +264,12 @@ fn push_held(held: &HeldPiece, out: &mut Vec<u8>) {
     out.extend_from_slice(held.digest.as_bytes());
 }
 
-fn parse_held(mut record: &[u8]) -> Option<Vec<HeldPiece>> {
+fn parse_held(record: &[u8]) -> Option<Vec<HeldPiece>> {
+    // A crash may have cut it, also between two pieces: less than all of it says nothing.
+    let (mut record, digest) = record.split_last_chunk::<32>()?;
+    if ObjectId::of(record).as_bytes() != digest {
+        return None;
+    }
     let mut pieces = Vec::new();
     while !record.is_empty() {
         let ordinal = u32::try_from(varint::take(&mut record).ok()?).ok()?;

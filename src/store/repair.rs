@@ -170,6 +170,9 @@ impl Store {
                 dir.remove_all(name)?;
                 mended += 1;
             }
+            if !parent.is_empty() {
+                stack.remove_empty(parent)?;
+            }
         }
         Ok(mended)
     }

@@ -70,7 +70,7 @@ impl DirStack {
     }
 
     /// Removes the directory `path` and those above it while they are empty.
-    fn remove_empty(&mut self, path: &str) -> Result<(), StoreError> {
+    pub(super) fn remove_empty(&mut self, path: &str) -> Result<(), StoreError> {
         let mut path = path;
         loop {
             let (parent, name) = path.rsplit_once('/').unwrap_or(("", path));

@@ -1,0 +1,226 @@
+//! `headwater.toml`, as seen by the commands that read it.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
+
+use serde_json::json;
+
+use crate::harness::{TREE, World, column};
+
+const MIRROR: &str = "\n[[mirror]]\nname = 'eu'\nurl = 'www'\n";
+
+/// A world with this configuration and, in `tree`, the small tree.
+fn world(config: &str) -> World {
+    let world = World::with_tree();
+    world.write("headwater.toml", format!("{config}{MIRROR}"));
+    world
+}
+
+#[test]
+fn site_content_and_mirrors_come_from_the_file_and_flags_win() {
+    let world = world("site = 'docs'\ncontent = 'tree'\n");
+    world.ok("push").says("eu");
+    assert_eq!(world.json("status eu", 0)["mirrors"][0]["site"], "docs");
+    world.run("push --site other").code(7);
+    world.ok("push --site other tree ./data");
+    assert_eq!(world.json("status ./data", 0)["mirrors"][0]["site"], "other");
+    world.write("another/index.html", "another");
+    world.ok("push ./another eu --allow-shrink");
+    assert_eq!(world.read("www/current/index.html"), "another");
+}
+
+#[test]
+fn paths_are_relative_to_the_file() {
+    let world = World::with_tree();
+    world.rename("tree", "project/tree");
+    world.write("project/hw.toml", format!("content = 'tree'{MIRROR}"));
+    world.ok("push --config project/hw.toml");
+    assert_eq!(world.served("project/www"), world.files("project/tree"));
+    world.run("push --config project/none.toml").code(2).warns("none.toml");
+}
+
+#[test]
+fn several_trees_make_one() {
+    let world = world("[[content]]\npath = 'tree'\n[[content]]\npath = 'api/html'\nat = 'docs/api'\n");
+    world.write("api/html/x.html", "x");
+    world.link("../a.html", "api/html/up.html");
+    // A link may lead from one tree into the other; where it stands counts.
+    world.ok("push");
+    let mut expected = world.files("tree");
+    expected.extend([
+        ("docs/api/x.html".to_owned(), "x".to_owned()),
+        ("docs/api/up.html".to_owned(), "-> ../a.html".to_owned()),
+    ]);
+    assert_eq!(world.served("www"), expected);
+    world.ok("push").says("nothing new");
+}
+
+#[test]
+fn trees_that_overlap_are_refused() {
+    let world = world("[[content]]\npath = 'tree'\n[[content]]\npath = 'api'\nat = 'docs'\n");
+    world.write("api/a.html", "another docs/a.html");
+    world.run("push").code(8).warns("docs/a.html");
+    world.remove("api/a.html");
+    world.write("api/b.html", "b");
+    world.write("tree/docs/b.html/c", "a directory there, a file here");
+    world.run("push").code(8).warns("docs/b.html");
+    assert!(!world.exists("www"));
+    let same = "content = [{path = 'tree'}, {path = 'api'}]\n";
+    world.write("headwater.toml", format!("{same}{MIRROR}"));
+    world.run("push").code(2).warns("line 1").warns("at");
+}
+
+#[test]
+fn exclude_and_ignore_files_and_flags_work_together() {
+    let world = world("content = 'tree'\nexclude = ['*.map', '/drafts/']\n");
+    for path in ["a.map", "drafts/x", "docs/drafts/y", "docs/z.tmp", "docs/keep.tmp", "node_modules/m.js"] {
+        world.write(&format!("tree/{path}"), "x");
+    }
+    world.write("tree/.headwaterignore", "node_modules/\n");
+    world.write("tree/docs/.headwaterignore", "*.tmp\n!keep.tmp\n");
+    world.ok("push");
+    let mut expected: Vec<&str> =
+        TREE.iter().map(|(path, _)| *path).chain(["docs/drafts/y", "docs/keep.tmp"]).collect();
+    expected.sort_unstable();
+    assert_eq!(world.served("www").into_keys().collect::<Vec<_>>(), expected);
+    world.args(&["push", "--exclude", "!a.map", "--exclude", "docs"]).code(0);
+    let served = world.served("www");
+    assert!(served.contains_key("a.map") && !served.contains_key("docs/a.html"), "{served:?}");
+}
+
+#[test]
+fn keep_removed_rules_come_first_to_last_before_the_default() {
+    let rules = "content = 'tree'\n[[keep_removed]]\nmatch = '/assets/deep/'\nfor = '0s'\n[[keep_removed]]\nmatch = '*.html'\nfor = '14d'\n";
+    let world = world(rules);
+    world.ok("push");
+    for path in ["assets", "docs", "app.js"] {
+        world.remove(&format!("tree/{path}"));
+    }
+    world.ok("push").says("3 retired, 1 removed");
+    let kept: Vec<_> = world.served("www").into_keys().collect();
+    assert_eq!(kept, ["app.js", "assets/style.css", "docs/a.html", "index.html"]);
+}
+
+#[test]
+fn the_time_of_files_may_come_from_the_source() {
+    let world = world("content = 'tree'\nmtime = 'source'\n");
+    let file = fs::File::options().write(true).open(world.path("tree/app.js")).unwrap();
+    file.set_modified(std::time::SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1_234_567_890)).unwrap();
+    world.ok("push");
+    assert_eq!(world.meta("www/current/app.js").mtime(), 1_234_567_890);
+    // A time alone is no change, and does not move with one elsewhere.
+    file.set_modified(std::time::SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1_300_000_000)).unwrap();
+    world.ok("push").says("nothing new");
+    world.write("tree/index.html", "2");
+    world.ok("push");
+    assert_eq!(world.meta("www/current/app.js").mtime(), 1_234_567_890);
+    world.ok("verify eu");
+}
+
+#[test]
+fn links_are_kept_followed_or_refused() {
+    let world = world("content = 'tree'\nsymlinks = 'refuse'\n");
+    world.write("outside/o.html", "outside");
+    world.link("index.html", "tree/home.html");
+    world.link("../outside", "tree/out");
+    world.run("push").code(8).warns("home.html").warns("out").warns("symlinks");
+    world.write("headwater.toml", format!("content = 'tree'\nsymlinks = 'follow'\n{MIRROR}"));
+    world.ok("push");
+    let served = world.served("www");
+    assert_eq!((served["home.html"].as_str(), served["out/o.html"].as_str()), ("<h1>hello</h1>\n", "outside"));
+    assert!(served.values().all(|content| !content.starts_with("->")));
+    world.write("headwater.toml", format!("content = 'tree'\nsymlinks = 'keep'\n{MIRROR}"));
+    world.run("push").code(8).warns("out is a symbolic link whose target ../outside leads out of the tree");
+}
+
+#[test]
+fn names_that_windows_lacks_are_warned_of_or_refused() {
+    let world = world("content = 'tree'\n");
+    for name in ["aux.html", "a:b", "INDEX.html"] {
+        world.write(&format!("tree/{name}"), "x");
+    }
+    world.ok("push").warns("warning: ");
+    world.write("headwater.toml", format!("content = 'tree'\nnames = 'portable'\n{MIRROR}"));
+    world.write("tree/new", "x");
+    let run = world.run("push").code(8).warns("3 paths");
+    for words in ["aux.html is the name of a device", "a:b has one of", "index.html differs from INDEX.html"] {
+        assert!(run.stderr.contains(words), "{words}: {}", run.stderr);
+    }
+}
+
+#[test]
+fn a_tree_without_what_it_must_have_is_refused() {
+    let world = world("content = 'tree'\nmust_have = ['index.html', 'docs', 'search/index.json']\n");
+    world.run("push").code(5).warns("lacks search/index.json").warns("must_have");
+    assert!(!world.exists("www"));
+    world.write("tree/search/index.json", "{}");
+    world.ok("push");
+}
+
+#[test]
+fn no_more_may_be_removed_than_the_file_says() {
+    let world = world("content = 'tree'\nmax_removed = 1\n");
+    world.ok("push");
+    world.remove("tree/assets");
+    world.run("push").code(5).warns("2 of 5 paths would go").warns("--allow-shrink");
+    world.write("headwater.toml", format!("content = 'tree'\nmax_removed = 2\n{MIRROR}"));
+    world.ok("push");
+    world.write("headwater.toml", format!("content = 'tree'\nmax_removed = '10%'\n{MIRROR}"));
+    (0..300).for_each(|number| world.write(&format!("tree/n{number}.html"), "x"));
+    world.ok("push");
+    (0..120).for_each(|number| world.remove(&format!("tree/n{number}.html")));
+    world.run("push").code(5).warns("120 of 303");
+    world.ok("push --allow-shrink");
+}
+
+#[test]
+fn a_mistake_is_named_with_line_and_column_and_nothing_is_done() {
+    for (config, place, words) in [
+        ("content = 'tree'\nsitte = 'x'\n", "line 2, column 1", "sitte"),
+        ("content = 'tree'\nkeep = 0\n", "line 2, column 8", ""),
+        ("content = 'tree'\nmtime = 'never'\n", "line 2, column 9", "push"),
+        ("content = 'tree'\nmax_removed = '200%'\n", "line 2, column 15", "100%"),
+        ("content = 'tree'\nmust_have = ['../x']\n", "line 2, column 14", ".."),
+        ("content = 'tree'\nexclude = ['[z-a]']\n", "line 2, column 12", ""),
+        ("content = 'tree'\n[[keep_removed]]\nmatch = '*.js'\nfor = 'soon'\n", "line 4, column 7", "soon"),
+        ("content = 'tree'\n[[mirror]]\nname = 'eu'\n", "line 2", "url"),
+        ("content = 'tree'\n[[mirror]]\nname = 'a b'\nurl = '/x'\n", "line 3, column 8", "name"),
+        (
+            "content = 'tree'\n[[mirror]]\nname = 'a'\nurl = 'x'\n[[mirror]]\nname = 'b'\nurl = 'x/'\n",
+            "line 7, column 7",
+            "same url",
+        ),
+        ("content = 'tree'\n[[mirror]]\nname = 'a'\nurl = 'x'\nurls = 'y'\n", "line 5, column 1", "urls"),
+        ("content = \n", "line 1", ""),
+        ("site = 'UPPER'\n", "line 1, column 8", "a-z"),
+    ] {
+        let world = World::with_tree();
+        world.write("headwater.toml", config);
+        let run = world.run("push tree ./www").code(2).warns(place).warns("headwater.toml").warns("hint");
+        assert!(run.stderr.contains(words), "{config}: {}", run.stderr);
+        assert!(!world.exists("www"));
+        for command in ["status", "verify", "plan tree ./www", "rollback ./www", "prune"] {
+            world.run(command).code(2).warns(place);
+        }
+    }
+}
+
+#[test]
+fn a_word_that_is_mirror_and_directory_is_asked_about() {
+    let world = world("content = 'tree'\n");
+    world.write("eu/index.html", "x");
+    world.run("push eu").code(2).warns("also a directory").warns("./eu");
+    world.ok("push tree eu");
+    world.run("push ./www").code(2).warns("the first argument is the tree");
+    world.run("push us").code(8).warns("eu");
+    world.run("push tree us").code(2).warns("eu");
+}
+
+#[test]
+fn json_has_the_configured_names() {
+    let world = world("content = 'tree'\n");
+    let answer = world.json("push", 0);
+    assert_eq!(column(&answer["mirrors"], "mirror"), ["eu"]);
+    assert_eq!(column(&answer["mirrors"], "location"), ["./www"]);
+    assert_eq!(answer["mirrors"][0]["now"], json!(1));
+}

@@ -1,0 +1,352 @@
+//! A small world for each test: a directory of its own, in which the program
+//! runs with its own home and cache and without what a CI sets.
+//!
+//! Every run is checked for what holds always: nothing in its output steers a
+//! terminal, and with `--json` stdout has one object, whose exit code is the
+//! one that the shell sees.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// The files of [`World::with_tree`].
+pub(crate) const TREE: [(&str, &str); 5] = [
+    ("app.js", "console.log(1)\n"),
+    ("assets/deep/er/logo.svg", "<svg/>\n"),
+    ("assets/style.css", "body { color: red }\n"),
+    ("docs/a.html", "<h1>a</h1>\n"),
+    ("index.html", "<h1>hello</h1>\n"),
+];
+
+/// A directory in which the program runs.
+pub(crate) struct World {
+    dir: TempDir,
+}
+
+impl World {
+    /// An empty one.
+    pub(crate) fn new() -> Self {
+        // In memory where that is possible: what is durable is not to be seen from outside, and syncs cost most.
+        let memory = Path::new("/dev/shm");
+        let parent = if memory.is_dir() { memory.to_owned() } else { std::env::temp_dir() };
+        let dir = TempDir::with_prefix_in("headwater-cli-", &parent);
+        Self { dir: dir.or_else(|_| TempDir::with_prefix("headwater-cli-")).unwrap() }
+    }
+
+    /// One with a small content tree in `tree`.
+    pub(crate) fn with_tree() -> Self {
+        let world = Self::new();
+        TREE.iter().for_each(|(path, content)| world.write(&format!("tree/{path}"), content));
+        world
+    }
+
+    /// One with the tree pushed to `./www`.
+    pub(crate) fn with_mirror() -> Self {
+        let world = Self::with_tree();
+        world.ok("push tree ./www");
+        world
+    }
+
+    pub(crate) fn path(&self, path: &str) -> PathBuf {
+        self.dir.path().join(path)
+    }
+
+    /// Writes a file and the directories above it.
+    pub(crate) fn write(&self, path: &str, content: impl AsRef<[u8]>) {
+        let path = self.path(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, content).unwrap();
+    }
+
+    pub(crate) fn read(&self, path: &str) -> String {
+        let path = self.path(path);
+        fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+    }
+
+    pub(crate) fn exists(&self, path: &str) -> bool {
+        self.path(path).symlink_metadata().is_ok()
+    }
+
+    pub(crate) fn remove(&self, path: &str) {
+        let path = self.path(path);
+        let is_dir = path.symlink_metadata().unwrap().is_dir();
+        if is_dir { fs::remove_dir_all(path) } else { fs::remove_file(path) }.unwrap();
+    }
+
+    pub(crate) fn mkdir(&self, path: &str) {
+        fs::create_dir_all(self.path(path)).unwrap();
+    }
+
+    pub(crate) fn rename(&self, from: &str, to: &str) {
+        fs::create_dir_all(self.path(to).parent().unwrap()).unwrap();
+        fs::rename(self.path(from), self.path(to)).unwrap();
+    }
+
+    pub(crate) fn link(&self, target: &str, path: &str) {
+        symlink(target, self.path(path)).unwrap();
+    }
+
+    pub(crate) fn chmod(&self, path: &str, mode: u32) {
+        fs::set_permissions(self.path(path), fs::Permissions::from_mode(mode)).unwrap();
+    }
+
+    pub(crate) fn meta(&self, path: &str) -> fs::Metadata {
+        self.path(path).symlink_metadata().unwrap()
+    }
+
+    /// Overwrites a file that is read-only, in place: the inode stays.
+    pub(crate) fn tamper(&self, path: &str, content: &str) {
+        let mode = self.meta(path).mode();
+        self.chmod(path, 0o644);
+        fs::write(self.path(path), content).unwrap();
+        self.chmod(path, mode & 0o7777);
+    }
+
+    /// The program with this world's surroundings.
+    pub(crate) fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_headwater"));
+        command.args(args).current_dir(self.dir.path()).stdin(Stdio::null());
+        for (name, _) in std::env::vars_os() {
+            let name = name.to_string_lossy().into_owned();
+            let is_of_ci = ["CI", "GITHUB_", "GITLAB_", "BUILD_", "JENKINS", "JOB_", "GIT_", "BRANCH_", "COMMIT_"];
+            if is_of_ci.iter().any(|prefix| name.starts_with(prefix)) {
+                command.env_remove(name);
+            }
+        }
+        command.env_remove("HEADWATER_FAULT").env_remove("NO_COLOR").env_remove("CLICOLOR_FORCE");
+        command.env("HOME", self.path("home")).env("XDG_CACHE_HOME", self.path("home/cache")).env("LC_ALL", "C");
+        command
+    }
+
+    /// Runs a line, split at spaces.
+    pub(crate) fn run(&self, line: &str) -> Run {
+        self.args(&line.split_whitespace().collect::<Vec<_>>())
+    }
+
+    /// Runs with these arguments.
+    pub(crate) fn args(&self, args: &[&str]) -> Run {
+        Run::new(args, &self.command(args).output().unwrap())
+    }
+
+    /// Runs a line with more variables.
+    pub(crate) fn run_with(&self, variables: &[(&str, &str)], line: &str) -> Run {
+        let args: Vec<&str> = line.split_whitespace().collect();
+        Run::new(&args, &self.command(&args).envs(variables.iter().copied()).output().unwrap())
+    }
+
+    /// Runs a line as somebody whom permissions bind: as the user nobody where
+    /// the tests run as root, to whom this world is given, else as who runs the tests.
+    pub(crate) fn run_unprivileged(&self, line: &str) -> Run {
+        let args: Vec<&str> = line.split_whitespace().collect();
+        let mut command = self.command(&args);
+        if is_root() {
+            const NOBODY: u32 = 65_534;
+            // Another user may not reach the target directory.
+            let copy = self.path("headwater-copy");
+            if !copy.exists() {
+                // By cp: a file open for writing here would be inherited by what other tests start just then (ETXTBSY).
+                let copied = Command::new("cp").arg(env!("CARGO_BIN_EXE_headwater")).arg(&copy).status().unwrap();
+                assert!(copied.success());
+            }
+            walk(self.dir.path(), &mut |path, _| std::os::unix::fs::lchown(path, Some(NOBODY), Some(NOBODY)).unwrap());
+            let variables: Vec<_> =
+                command.get_envs().map(|(name, value)| (name.to_owned(), value.map(ToOwned::to_owned))).collect();
+            command = Command::new(copy);
+            command.args(&args).current_dir(self.dir.path()).stdin(Stdio::null()).uid(NOBODY).gid(NOBODY);
+            for (name, value) in variables {
+                match value {
+                    Some(value) => command.env(name, value),
+                    None => command.env_remove(name),
+                };
+            }
+        }
+        Run::new(&args, &command.output().unwrap())
+    }
+
+    /// Starts a line and leaves it running.
+    pub(crate) fn start(&self, line: &str) -> Child {
+        let args: Vec<&str> = line.split_whitespace().collect();
+        self.command(&args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+    }
+
+    /// Runs a line that must succeed.
+    pub(crate) fn ok(&self, line: &str) -> Run {
+        self.run(line).code(0)
+    }
+
+    /// Runs a line with `--json` and gives the object.
+    pub(crate) fn json(&self, line: &str, code: i32) -> Value {
+        self.run(&format!("{line} --json")).code(code).json()
+    }
+
+    /// Runs a line with `--events` and gives the events, without the header.
+    pub(crate) fn events(&self, line: &str, code: i32) -> Vec<Value> {
+        self.run(&format!("{line} --events events.jsonl")).code(code);
+        let lines = self.read("events.jsonl");
+        lines.lines().skip(1).map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+
+    /// The kept releases of a mirror, as `releases --json` tells them, ascending.
+    pub(crate) fn releases(&self, mirror: &str) -> Vec<Value> {
+        let answer = self.json(&format!("releases {mirror}"), 0);
+        answer["mirrors"][0]["releases"].as_array().unwrap().clone()
+    }
+
+    /// The sequence that a mirror's link names.
+    pub(crate) fn current(&self, mirror: &str) -> u64 {
+        let target = fs::read_link(self.path(&format!("{mirror}/current"))).unwrap();
+        let name = target.to_str().unwrap().strip_prefix(".headwater/slots/").unwrap().to_owned();
+        name.split_once('-').unwrap().0.parse().unwrap()
+    }
+
+    /// What is below a directory: files with their content, links with their target.
+    pub(crate) fn files(&self, path: &str) -> BTreeMap<String, String> {
+        let mut files = BTreeMap::new();
+        walk(&self.path(path).join(""), &mut |path, meta| {
+            let content = match meta.is_symlink() {
+                true => format!("-> {}", fs::read_link(path).unwrap().display()),
+                false if meta.is_file() => String::from_utf8_lossy(&fs::read(path).unwrap()).into_owned(),
+                false => return,
+            };
+            files.insert(path.to_string_lossy().into_owned(), content);
+        });
+        let root = self.path(path).join("").to_string_lossy().into_owned();
+        files.into_iter().map(|(path, content)| (path[root.len()..].to_owned(), content)).collect()
+    }
+
+    /// What a visitor of a mirror gets.
+    pub(crate) fn served(&self, mirror: &str) -> BTreeMap<String, String> {
+        self.files(&format!("{mirror}/current"))
+    }
+
+    /// Everything that can be told about everything below a path, access times aside.
+    pub(crate) fn snapshot(&self, path: &str) -> Vec<String> {
+        let mut lines = Vec::new();
+        walk(&self.path(path), &mut |path, meta| {
+            let content = match (meta.is_symlink(), meta.is_file()) {
+                (true, _) => format!("-> {}", fs::read_link(path).unwrap().display()),
+                (_, true) => blake3::hash(&fs::read(path).unwrap()).to_hex().to_string(),
+                _ => String::new(),
+            };
+            let (path, mode, inode) = (path.display(), meta.mode(), meta.ino());
+            let time = (meta.mtime(), meta.mtime_nsec(), meta.ctime(), meta.ctime_nsec());
+            lines.push(format!("{path} {mode:o} {inode} {} {} {time:?} {content}", meta.nlink(), meta.len()));
+        });
+        lines
+    }
+
+    /// Files of a store, by the beginning of their path below `.headwater`, sorted.
+    pub(crate) fn inside(&self, mirror: &str, prefix: &str) -> Vec<String> {
+        let store = format!("{mirror}/.headwater");
+        let files = self.files(&store);
+        files.keys().filter(|path| path.starts_with(prefix)).map(|path| format!("{store}/{path}")).collect()
+    }
+
+    /// The object file with this content.
+    pub(crate) fn object(&self, mirror: &str, content: &str) -> String {
+        let id = blake3::hash(content.as_bytes()).to_hex().to_string();
+        format!("{mirror}/.headwater/objects/{}/{id}", &id[..2])
+    }
+}
+
+fn walk(path: &Path, visit: &mut dyn FnMut(&Path, &fs::Metadata)) {
+    let Ok(meta) = path.symlink_metadata() else { return };
+    visit(path, &meta);
+    if meta.is_dir() {
+        let mut entries: Vec<_> = fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path()).collect();
+        entries.sort();
+        entries.iter().for_each(|entry| walk(entry, visit));
+    }
+}
+
+/// What a run gave.
+#[derive(Debug)]
+pub(crate) struct Run {
+    line: String,
+    code: i32,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
+}
+
+impl Run {
+    /// Takes what a run with `args` gave, and checks what holds for every run.
+    pub(crate) fn new(args: &[&str], output: &Output) -> Self {
+        let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).expect("the output is UTF-8");
+        let run = Self {
+            line: args.join(" "),
+            // A run that a signal ended has none.
+            code: output.status.code().unwrap_or(-1),
+            stdout: text(&output.stdout),
+            stderr: text(&output.stderr),
+        };
+        let steers = |c: char| c.is_control() && c != '\n' || matches!(c, '\u{202a}'..='\u{202e}');
+        // Completions and manual pages are programs for a shell and for man.
+        if !matches!(args.first(), Some(&("completions" | "man"))) {
+            assert!(!run.stdout.contains(steers) && !run.stderr.contains(steers), "{}", run.shown());
+        }
+        assert!(!run.stderr.contains("panicked"), "{}", run.shown());
+        if args.contains(&"--json") && run.code >= 0 && run.code != 2 {
+            assert_eq!(run.stdout.lines().count(), 1, "{}", run.shown());
+            let code = run.json()["exit_code"].clone();
+            assert!(code.is_null() || code == run.code, "{}", run.shown());
+        }
+        run
+    }
+
+    fn shown(&self) -> String {
+        let Self { line, code, stdout, stderr } = self;
+        format!("headwater {line}\nended with {code}\nstdout:\n{stdout}\nstderr:\n{stderr}")
+    }
+
+    /// Expects this exit code.
+    #[track_caller]
+    pub(crate) fn code(self, code: i32) -> Self {
+        assert_eq!(self.code, code, "expected exit code {code}: {}", self.shown());
+        self
+    }
+
+    /// The one object on stdout.
+    #[track_caller]
+    pub(crate) fn json(&self) -> Value {
+        let value: Value =
+            serde_json::from_str(&self.stdout).unwrap_or_else(|error| panic!("{error}: {}", self.shown()));
+        assert!(value.is_object(), "{}", self.shown());
+        value
+    }
+
+    /// Expects these words on stdout.
+    #[track_caller]
+    pub(crate) fn says(self, words: &str) -> Self {
+        assert!(self.stdout.contains(words), "expected {words:?} on stdout: {}", self.shown());
+        self
+    }
+
+    /// Expects these words on stderr.
+    #[track_caller]
+    pub(crate) fn warns(self, words: &str) -> Self {
+        assert!(self.stderr.contains(words), "expected {words:?} on stderr: {}", self.shown());
+        self
+    }
+}
+
+/// The events of one kind.
+pub(crate) fn of_kind<'e>(events: &'e [Value], kind: &str) -> Vec<&'e Value> {
+    events.iter().filter(|event| event["event"] == kind).collect()
+}
+
+/// Whether permissions bind this user: they do not bind root.
+pub(crate) fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
+/// A line of JSON as an array of texts: `names(&answer["changes"], "path")`.
+pub(crate) fn column(rows: &Value, key: &str) -> Vec<String> {
+    let rows = rows.as_array().unwrap_or_else(|| panic!("no array: {rows}"));
+    rows.iter().map(|row| row[key].as_str().map_or_else(|| row[key].to_string(), str::to_owned)).collect()
+}

@@ -1,0 +1,54 @@
+//! `headwater init`.
+
+use crate::harness::World;
+
+#[test]
+fn the_file_is_written_once_and_never_replaced() {
+    let world = World::new();
+    world.ok("init").says("wrote headwater.toml").says("headwater push");
+    let written = world.read("headwater.toml");
+    for key in [
+        "site",
+        "content",
+        "exclude",
+        "keep",
+        "keep_removed",
+        "mtime",
+        "symlinks",
+        "names",
+        "must_have",
+        "max_removed",
+        "mirror",
+    ] {
+        assert!(written.contains(key), "{key}");
+    }
+    world.write("headwater.toml", "# mine\n");
+    world.run("init").code(2).warns("nothing was changed");
+    assert_eq!(world.read("headwater.toml"), "# mine\n");
+}
+
+#[test]
+fn after_init_a_push_needs_no_arguments() {
+    let world = World::with_tree();
+    world.ok("init");
+    world.rename("tree", "public");
+    let config = world.read("headwater.toml").replace("/srv/www", "mirrors/www");
+    world.write("headwater.toml", config);
+    world.mkdir("mirrors");
+    world.ok("plan").says("would be filled");
+    world.ok("push").says("release 1");
+    world.ok("push").says("nothing new");
+    world.ok("status");
+    assert_eq!(world.served("mirrors/www"), world.files("public"));
+}
+
+#[test]
+fn another_file_may_be_named() {
+    let world = World::new();
+    world.ok("init site.toml").says("--config site.toml");
+    assert!(world.exists("site.toml") && !world.exists("headwater.toml"));
+    world.run("init no/such/directory/x.toml").code(2);
+    world.link("elsewhere", "link.toml");
+    world.run("init link.toml").code(2);
+    assert!(!world.exists("elsewhere"));
+}

@@ -1,0 +1,23 @@
+//! Black-box tests of the program: arguments in, output, exit code and disk
+//! out. One module a subcommand; names are facts.
+//!
+//! They run as root and as anybody else. Where permissions matter, which do
+//! not bind root, a test says what it does instead.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on ends here")]
+
+mod harness;
+
+mod bad_input;
+mod config;
+mod diff;
+mod init;
+mod misc;
+mod plan;
+mod prune;
+mod push;
+mod releases;
+mod repair;
+mod rollback;
+mod status;
+mod verify;

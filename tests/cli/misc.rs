@@ -1,0 +1,208 @@
+//! What no single subcommand has for itself: help, completions, manual pages,
+//! exit codes of wrong usage, colour.
+
+use crate::harness::{Run, World};
+
+const COMMANDS: [&str; 12] = [
+    "push",
+    "plan",
+    "diff",
+    "status",
+    "releases",
+    "rollback",
+    "verify",
+    "repair",
+    "prune",
+    "init",
+    "completions",
+    "man",
+];
+
+#[test]
+fn help_has_every_command_an_example_and_the_exit_codes() {
+    let world = World::new();
+    let run = world.ok("--help").says("Exit codes").says("130");
+    assert!(COMMANDS.iter().all(|command| run.stdout.contains(&format!("\n  {command} "))), "{}", run.stdout);
+    for code in [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 130] {
+        assert!(run.stdout.contains(&format!("\n  {code:>3}  ")), "{code}");
+    }
+    for command in COMMANDS {
+        world.ok(&format!("{command} --help")).says("Examples:").says(&format!("headwater {command}"));
+        world.ok(&format!("help {command}")).says("Examples:");
+    }
+    world.ok("--version").says("headwater 0.");
+}
+
+#[test]
+fn push_help_has_every_flag_of_the_issue() {
+    let help = World::new().ok("push --help").stdout;
+    for flag in [
+        "--site",
+        "--note",
+        "--order",
+        "--allow-older",
+        "--again",
+        "--superseded-ok",
+        "--allow-shrink",
+        "--keep-removed",
+        "--expunge",
+        "--require",
+        "--jobs",
+        "--wait",
+        "--cache",
+        "--json",
+        "--quiet",
+        "--events",
+        "--from",
+        "--config",
+        "--exclude",
+        "--allow-secrets",
+        "--level",
+    ] {
+        assert!(help.contains(flag), "{flag}");
+    }
+}
+
+#[test]
+fn completions_are_for_every_shell() {
+    let world = World::new();
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        world.ok(&format!("completions {shell}")).says("rollback").says("superseded-ok");
+    }
+    world.run("completions tcsh").code(2);
+}
+
+#[test]
+fn the_manual_has_a_page_for_each_command() {
+    let world = World::new();
+    world.ok("man").says(".TH headwater").says("Exit codes").says("130");
+    world.ok("man ./man1");
+    assert!(world.exists("man1/headwater.1"));
+    for command in COMMANDS {
+        assert!(world.read(&format!("man1/headwater-{command}.1")).contains(command));
+    }
+}
+
+#[test]
+fn wrong_usage_is_2_and_does_nothing() {
+    let world = World::with_tree();
+    let before = world.snapshot("");
+    for line in [
+        "",
+        "psh",
+        "push",
+        "push tree",
+        "push tree www",
+        "push tree ./www --frobnicate",
+        "push tree ./www --site UPPER",
+        "push tree ./www --order 7",
+        "push tree ./www --keep-removed soon",
+        "push tree ./www --require none",
+        "push tree ./www --require 0",
+        "push tree https://example.com/x",
+        "push tree gopher://x/y",
+        "push https://example.com/x ./www",
+        "push tree ./www --events ./no/such/directory/e",
+        "status ./www ./www",
+        "verify",
+        "releases",
+        "prune",
+    ] {
+        world.run(line).code(2);
+    }
+    assert_eq!(world.snapshot(""), before);
+}
+
+#[test]
+fn more_mirrors_than_there_are_cannot_be_required() {
+    let world = World::with_tree();
+    let run = world.run("push tree ./www --require 2");
+    assert!(!world.exists("www"));
+    run.code(2).warns("--require");
+}
+
+#[test]
+fn output_is_plain_where_it_is_no_terminal() {
+    let world = World::with_tree();
+    // The harness looks at every run for escapes; here are those that would have colour.
+    world.run("push nowhere ./www").code(8);
+    world.run("psh").code(2);
+    world.run_with(&[("NO_COLOR", "1")], "--help").code(0);
+}
+
+#[test]
+fn a_reader_that_goes_away_is_no_failure() {
+    let world = World::with_mirror();
+    let mut child = world.start("releases ./www");
+    drop(child.stdout.take());
+    let run = Run::new(&["releases"], &child.wait_with_output().unwrap());
+    assert!(!run.stderr.contains("anic"));
+}
+
+#[test]
+fn events_may_go_to_a_device() {
+    let world = World::with_tree();
+    world.ok("push tree ./www --events /dev/stderr --quiet").warns("\"event\":\"activated\"");
+    world.write("tree/index.html", "2");
+    // A full disk there stops no push.
+    if world.path("/dev/full").exists() {
+        world.ok("push tree ./www --events /dev/full").warns("events are missing");
+    }
+    assert_eq!(world.served("www"), world.files("tree"));
+}
+
+#[test]
+fn every_command_with_json_prints_one_object() {
+    let world = World::with_tree();
+    // The harness checks that it is one and that its exit code is the right one.
+    for (line, code) in [
+        ("push tree ./www", 0),
+        ("plan tree ./www", 0),
+        ("diff ./www tree", 0),
+        ("status ./www", 0),
+        ("releases ./www", 0),
+        ("verify ./www", 0),
+        ("repair ./www --from tree", 0),
+        ("prune ./www", 0),
+        ("push nowhere ./www", 8),
+        ("plan nowhere ./www", 8),
+        ("diff ./www nowhere", 8),
+        ("repair ./www --from nowhere", 8),
+        ("verify ./nowhere", 1),
+        ("prune ./nowhere", 1),
+        ("status ./nowhere", 1),
+    ] {
+        let answer = world.json(line, code);
+        assert_eq!(answer["headwater"], line.split(' ').next().unwrap(), "{line}");
+        assert_eq!(answer["version"], 1);
+        if code == 8 {
+            assert!(answer["error"].as_str().unwrap().contains("nowhere"), "{answer}");
+        }
+    }
+}
+
+#[test]
+fn names_from_disk_and_arguments_steer_no_terminal() {
+    let world = World::with_tree();
+    // The harness looks for raw control characters in all of this.
+    let evil = "evil\x1b[2J\r\u{202e}x";
+    world.mkdir(evil);
+    world.args(&["push", &format!("./{evil}/none"), "./www"]).code(8);
+    world.args(&["push", "tree", &format!("./{evil}/no/parent")]).code(4);
+    world.args(&["push", "tree", &format!("./{evil}/m")]).code(0);
+    for command in ["status", "releases", "verify", "prune"] {
+        world.args(&[command, &format!("./{evil}/m")]).code(0);
+        world.args(&[command, &format!("./{evil}/m"), "--json"]).code(0);
+    }
+    world.args(&["diff", &format!("./{evil}/m"), "tree"]).code(0);
+    world.args(&["diff", &format!("./{evil}/m:7"), "tree"]).code(2);
+    world.args(&["push", evil, "./www"]).code(5).warns(".headwater").warns("--from");
+    world.args(&["status", evil]).code(2);
+    world.args(&["push", "tree", "./www", "--config", evil]).code(2);
+    world.args(&["init", &format!("./{evil}/x.toml")]).code(0);
+    world.write("bidi/a\u{202e}lmth.exe", "x");
+    world.ok("push bidi ./other");
+    world.ok("plan bidi ./third").says("\\u{202e}");
+    world.write("headwater.toml", "\"a\\u001b[31mb\" = 1\n");
+    world.run("status ./other").code(2);
+}

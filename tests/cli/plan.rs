@@ -1,0 +1,105 @@
+//! `headwater plan`.
+
+use serde_json::json;
+
+use crate::harness::{World, column};
+
+#[test]
+fn a_plan_changes_nothing_on_disk() {
+    let world = World::with_mirror();
+    world.write("tree/index.html", "2");
+    world.remove("tree/app.js");
+    let before = world.snapshot("");
+    world.ok("plan tree ./www ./new --cache ./tmp/cache");
+    world.remove("tmp");
+    // A directory's own times move when something was made in it for a while: here the world's.
+    let without_root = |lines: Vec<String>| lines[1..].to_vec();
+    assert_eq!(without_root(world.snapshot("")), without_root(before));
+    world.ok("plan tree ./www");
+    assert!(!world.exists("new"));
+    assert_eq!(world.snapshot("www"), world.snapshot("www"));
+}
+
+#[test]
+fn a_plan_names_the_paths_and_what_becomes_of_them() {
+    let world = World::with_mirror();
+    world.write("tree/index.html", "2");
+    world.write("tree/new.html", "new");
+    world.remove("tree/app.js");
+    world.rename("tree/docs/a.html", "tree/docs/b.html");
+    let run = world.ok("plan tree ./www").says("release 2 would be made");
+    for line in
+        ["changed  index.html", "added    new.html", "retired  app.js", "renamed  docs/b.html (from docs/a.html)"]
+    {
+        assert!(run.stdout.contains(line), "{line}: {}", run.stdout);
+    }
+    let plan = world.json("plan tree ./www", 0);
+    assert_eq!(column(&plan["changes"], "path"), ["app.js", "docs/b.html", "index.html", "new.html"]);
+    assert_eq!(column(&plan["changes"], "kind"), ["retired", "renamed", "changed", "added"]);
+    assert_eq!((&plan["same"], &plan["is_new"], &plan["sequence"]), (&json!(2), &json!(true), &json!(2)));
+}
+
+#[test]
+fn a_plan_counts_the_bytes_that_the_push_then_sends() {
+    let world = World::with_mirror();
+    world.write("tree/large.txt", "some words\n".repeat(10_000));
+    world.write("tree/index.html", "2");
+    for flags in ["--level raw", "--level 3", ""] {
+        let planned = world.json(&format!("plan tree ./www {flags}"), 0)["mirrors"][0].clone();
+        let pushed = world.json(&format!("push tree ./www {flags}"), 0)["mirrors"][0].clone();
+        let (planned, sent) = (planned["send_bytes"].as_u64().unwrap(), pushed["sent_bytes"].as_u64().unwrap());
+        // The plan counts the manifest change too, a few hundred bytes; packs are the same to the byte.
+        assert!(sent <= planned && planned - sent < 1_000, "{flags}: {planned} {sent}");
+        world.write("tree/large.txt", format!("other words {flags}\n").repeat(10_000));
+    }
+}
+
+#[test]
+fn nothing_to_do_is_said() {
+    let world = World::with_mirror();
+    world.ok("plan tree ./www").says("nothing to do: release 1");
+    let plan = world.json("plan tree ./www", 0);
+    assert_eq!((&plan["is_new"], &plan["changes"]), (&json!(false), &json!([])));
+    assert_eq!((&plan["mirrors"][0]["is_current"], &plan["mirrors"][0]["send_bytes"]), (&json!(true), &json!(0)));
+}
+
+#[test]
+fn a_mirror_that_lags_would_get_what_it_lacks() {
+    let world = World::with_mirror();
+    world.ok("plan tree ./www ./data").says("would be filled").says("would be brought");
+    let plan = world.json("plan tree ./www ./data", 0);
+    assert_eq!(plan["mirrors"][1]["objects"], 5);
+    assert_eq!(plan["mirrors"][1]["serves"], json!(null));
+    world.ok("plan --from ./www ./data").says("would be filled");
+}
+
+#[test]
+fn a_broken_mirror_is_named_with_its_reason() {
+    let world = World::with_mirror();
+    world.write("file", "");
+    world.write("tree/index.html", "2");
+    world.run("plan tree ./www ./file").code(4).warns("./file is not a directory").warns("--require");
+    let plan = world.json("plan tree ./www ./file --require 1", 3);
+    assert!(plan["mirrors"][1]["error"].as_str().unwrap().contains("not a directory"));
+}
+
+#[test]
+fn a_build_stamp_in_every_page_is_told() {
+    let world = World::with_tree();
+    let page =
+        |number: usize, stamp: &str| format!("<html>{}<!-- built {stamp} --></html>", "text ".repeat(number + 9));
+    (0..20).for_each(|number| world.write(&format!("tree/p{number}.html"), page(number, "Monday")));
+    world.ok("push tree ./www");
+    (0..20).for_each(|number| world.write(&format!("tree/p{number}.html"), page(number, "Friday")));
+    world.ok("plan tree ./www").says("20 of 20 changed .html differ only near one spot: a build stamp?").says("Fri");
+    assert_eq!(world.json("plan tree ./www", 0)["churn"][0]["near_one_spot"], 20);
+}
+
+#[test]
+fn fifty_paths_are_listed_and_the_rest_counted() {
+    let world = World::with_tree();
+    (0..60).for_each(|number| world.write(&format!("tree/n{number}"), "x"));
+    let run = world.ok("plan tree ./www").says("… and 15 more").says("65 added");
+    assert_eq!(run.stdout.lines().filter(|line| line.starts_with("added ")).count(), 50);
+    assert_eq!(world.json("plan tree ./www", 0)["changes"].as_array().unwrap().len(), 65);
+}

@@ -1,0 +1,86 @@
+//! `headwater prune`.
+
+use serde_json::json;
+
+use crate::harness::World;
+
+fn world() -> World {
+    let world = World::with_tree();
+    for number in 1..=5 {
+        world.write("tree/index.html", format!("version {number}"));
+        world.ok("push tree ./www");
+    }
+    world
+}
+
+fn sequences(world: &World) -> Vec<u64> {
+    world.releases("./www").iter().map(|one| one["sequence"].as_u64().unwrap()).collect()
+}
+
+#[test]
+fn what_is_dropped_is_told_and_what_is_kept_is_whole() {
+    let world = world();
+    assert_eq!(sequences(&world), [3, 4, 5]);
+    world.ok("prune ./www").says("0 releases and 0 objects");
+    // The idle slot shows release 4, which is kept with it.
+    let pruned = world.json("prune ./www --keep 1", 0)["mirrors"][0].clone();
+    assert_eq!((&pruned["releases"], &pruned["objects"]), (&json!(1), &json!(1)));
+    assert_eq!(sequences(&world), [4, 5]);
+    assert!(!world.exists(&world.object("www", "version 3")));
+    assert_eq!(world.served("www"), world.files("tree"));
+    world.ok("verify ./www");
+    world.ok("rollback ./www");
+    assert_eq!(world.read("www/current/index.html"), "version 4");
+}
+
+#[test]
+fn the_configuration_says_how_many_are_kept() {
+    let world = World::with_tree();
+    world.write("headwater.toml", "keep = 5\ncontent = 'tree'\n[[mirror]]\nname='eu'\nurl='www'\n");
+    for number in 1..=7 {
+        world.write("tree/index.html", format!("version {number}"));
+        world.ok("push");
+    }
+    assert_eq!(sequences(&world), [3, 4, 5, 6, 7]);
+    world.ok("prune --keep 2").says("eu: 3 releases");
+    assert_eq!(sequences(&world), [6, 7]);
+    for bad in ["0", "-1", "x"] {
+        world.run(&format!("prune --keep {bad}")).code(2);
+    }
+}
+
+#[test]
+fn strays_are_swept() {
+    let world = world();
+    let stray = world.object("www", "nobody needs this");
+    world.write(&stray, "nobody needs this");
+    world.write("www/.headwater/incoming/tmp/left-over", "x");
+    world.write("www/.headwater/slots/dirty/half/done", "x");
+    world.ok("prune ./www").says("1 object");
+    assert!(!world.exists(&stray) && !world.exists("www/.headwater/slots/dirty"));
+    assert!(world.inside("www", "incoming/tmp/").is_empty());
+    world.ok("verify ./www");
+}
+
+#[test]
+fn nothing_is_dropped_when_a_kept_manifest_cannot_be_read() {
+    let world = world();
+    let stray = world.object("www", "stray");
+    world.write(&stray, "stray");
+    let manifests = world.inside("www", "manifests/");
+    manifests.iter().for_each(|path| world.tamper(path, "garbage"));
+    let before = world.inside("www", "objects/");
+    world.run("prune ./www --keep 1").code(1).warns("headwater repair");
+    assert_eq!(world.inside("www", "objects/"), before);
+    assert!(world.exists(&stray));
+}
+
+#[test]
+fn what_is_no_mirror_is_left_alone() {
+    let world = World::with_tree();
+    let before = world.snapshot("tree");
+    world.run("prune ./tree").code(1).warns("was not touched");
+    world.run("prune ./nowhere").code(1);
+    assert_eq!(world.snapshot("tree"), before);
+    assert!(!world.exists("nowhere"));
+}

@@ -1,0 +1,39 @@
+//! `headwater releases`.
+
+use serde_json::json;
+
+use crate::harness::World;
+
+#[test]
+fn kept_releases_are_listed_newest_first_with_note_and_order() {
+    let world = World::with_tree();
+    world.args(&["push", "tree", "./www", "--note", "the first", "--order", "build:7"]).code(0);
+    world.write("tree/new.html", "1");
+    world.ok("push tree ./www");
+    world.ok("rollback ./www");
+    let run = world.ok("releases ./www").says("the first").says("build:7").says("back to 1").says("* 3");
+    let first = run.stdout.find("the first").unwrap();
+    assert!(run.stdout.find("back to 1").unwrap() < first);
+    let row = |text: &str| run.stdout.lines().find(|line| line.contains(text)).unwrap().to_owned();
+    assert!(row("back to 1").contains("-1") && run.stdout.contains("+1"), "{}", run.stdout);
+}
+
+#[test]
+fn json_has_the_records_as_they_are_kept() {
+    let world = World::with_mirror();
+    let answer = world.json("releases ./www", 0)["mirrors"][0].clone();
+    assert_eq!((&answer["mirror"], &answer["current"]), (&json!("./www"), &json!(1)));
+    let kept: serde_json::Value = serde_json::from_str(&world.read(&world.inside("www", "releases/")[0])).unwrap();
+    assert_eq!(answer["releases"], json!([kept]));
+    assert_eq!((&kept["site"], &kept["entries"]), (&json!("default"), &json!(5)));
+    assert_eq!(kept["bytes"], world.files("tree").values().map(String::len).sum::<usize>());
+}
+
+#[test]
+fn a_mirror_without_releases_and_one_that_is_none() {
+    let world = World::with_tree();
+    world.ok("releases ./nowhere").says("./nowhere");
+    world.write("file", "");
+    world.run("releases ./file").code(1).says("not a directory");
+    assert!(world.json("releases ./file", 1)["mirrors"][0]["error"].as_str().unwrap().contains("not a directory"));
+}

@@ -1,0 +1,104 @@
+//! `headwater repair`.
+
+use std::fs;
+
+use serde_json::json;
+
+use crate::harness::World;
+
+/// Damages nearly everything that a store has.
+fn damage(world: &World) {
+    world.tamper(&world.object("www", "<h1>hello</h1>\n"), "garbage");
+    world.remove(&world.object("www", "console.log(1)\n"));
+    world.remove("www/current/app.js");
+    world.write("www/current/stranger/x", "x");
+    world.remove("www/current/docs/a.html");
+    world.link("/etc/passwd", "www/current/docs/a.html");
+}
+
+#[test]
+fn everything_is_mended_from_the_tree() {
+    let world = World::with_mirror();
+    damage(&world);
+    world.run("verify ./www").code(1);
+    world.ok("repair ./www --from tree").says("2 objects fetched again, none is left");
+    assert_eq!(world.served("www"), world.files("tree"));
+    world.ok("verify ./www");
+    world.ok("repair ./www --from tree").says("no fault");
+    assert_eq!(world.current("www"), 1, "the release stays");
+}
+
+#[test]
+fn everything_is_mended_from_another_mirror() {
+    let world = World::with_tree();
+    world.ok("push tree ./www ./data");
+    damage(&world);
+    world.tamper(&world.inside("www", "manifests/")[0], "garbage");
+    world.tamper(&world.inside("www", "releases/")[0], "garbage");
+    let answer = world.json("repair ./www --from ./data", 0)["mirrors"][0].clone();
+    assert_eq!((&answer["left"], &answer["objects"]), (&json!([]), &json!(2)));
+    assert_eq!(world.served("www"), world.served("data"));
+    world.ok("verify ./www");
+}
+
+#[test]
+fn current_stays_where_it_is_while_it_is_mended() {
+    let world = World::with_mirror();
+    let target = fs::read_link(world.path("www/current")).unwrap();
+    let inode = world.meta("www/current/index.html");
+    world.write("www/current/stranger", "x");
+    world.ok("repair ./www --from tree");
+    assert_eq!(fs::read_link(world.path("www/current")).unwrap(), target);
+    assert_eq!(world.meta("www/current/index.html").modified().unwrap(), inode.modified().unwrap());
+}
+
+#[test]
+fn what_the_source_lacks_is_left_and_named() {
+    let world = World::with_mirror();
+    world.tamper(&world.object("www", "<h1>hello</h1>\n"), "garbage");
+    world.write("tree/index.html", "changed since");
+    world.run("repair ./www --from tree").code(1).says("left").warns("another mirror");
+    let left = world.json("repair ./www --from tree", 1)["mirrors"][0]["left"].clone();
+    assert!(!left.as_array().unwrap().is_empty());
+    // A source that lies is no source: only content with the right hash is taken.
+    world.write("tree/index.html", "<h1>jello</h1>\n");
+    world.run("repair ./www --from tree").code(1);
+    world.write("tree/index.html", "<h1>hello</h1>\n");
+    world.ok("repair ./www --from tree");
+    world.ok("verify ./www");
+}
+
+#[test]
+fn a_slot_edited_by_hand_is_mended_from_the_stores_own_objects() {
+    let world = World::with_mirror();
+    world.remove("www/current/index.html");
+    world.write("www/current/index.html", "edited by hand");
+    world.run("verify ./www --quick").code(1).says("index.html: size differs");
+    world.rename("tree/index.html", "elsewhere");
+    world.ok("repair ./www --from tree");
+    assert_eq!(world.read("www/current/index.html"), "<h1>hello</h1>\n");
+}
+
+#[test]
+fn an_edit_in_place_damages_the_object_too_and_both_are_mended() {
+    let world = World::with_mirror();
+    // One inode: what an editor that writes in place does.
+    world.tamper("www/current/index.html", "edited in place");
+    world.run("verify ./www").code(1).says("objects/");
+    world.ok("repair ./www --from tree");
+    assert_eq!(world.served("www"), world.files("tree"));
+    world.ok("verify ./www");
+}
+
+#[test]
+fn a_source_that_is_not_there_changes_nothing() {
+    let world = World::with_mirror();
+    world.write("www/current/stranger", "x");
+    let before = world.snapshot("www");
+    for source in ["./nowhere", "nowhere", "./tree/index.html"] {
+        world.run(&format!("repair ./www --from {source}")).code(8);
+    }
+    world.run("repair ./www").code(2);
+    world.run("repair --from tree").code(2);
+    assert_eq!(world.snapshot("www"), before);
+}

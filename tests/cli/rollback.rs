@@ -1,0 +1,127 @@
+//! `headwater rollback`.
+
+use serde_json::json;
+
+use crate::harness::{TREE, World};
+
+/// Two mirrors with the releases 1, 2 and 3.
+fn world() -> World {
+    let world = World::with_tree();
+    for number in 1..=3 {
+        world.write("tree/index.html", format!("version {number}"));
+        world.write(&format!("tree/only{number}.html"), "x");
+        world.ok("push tree ./www ./data");
+    }
+    world
+}
+
+#[test]
+fn a_rollback_is_a_new_release_with_the_content_before() {
+    let world = world();
+    let before = world.meta("www/current/index.html").modified().unwrap();
+    world.ok("rollback ./www ./data").says("release 4");
+    for mirror in ["www", "data"] {
+        assert_eq!(world.current(mirror), 4);
+        assert_eq!(world.read(&format!("{mirror}/current/index.html")), "version 2");
+        assert!(!world.exists(&format!("{mirror}/current/only3.html")));
+    }
+    assert!(world.meta("www/current/index.html").modified().unwrap() > before, "caches see a change");
+    let release = world.releases("./www").pop().unwrap();
+    assert_eq!((&release["rolled_back_to"], release["rejected"].as_array().unwrap().len()), (&json!(2), 1));
+    world.ok("verify ./www ./data");
+    world.ok("status ./www ./data");
+}
+
+#[test]
+fn a_rollback_sends_no_content() {
+    let world = world();
+    let answer = world.json("rollback ./www ./data --to 1", 0);
+    assert_eq!((&answer["mirrors"][0]["sent_packs"], &answer["mirrors"][1]["sent_packs"]), (&json!(0), &json!(0)));
+    assert_eq!(world.read("data/current/index.html"), "version 1");
+}
+
+#[test]
+fn a_sequence_that_is_not_kept_is_a_usage_error() {
+    let world = world();
+    let before = world.snapshot("www");
+    world.run("rollback ./www --to 99").code(2).warns("no mirror keeps a release 99").warns("headwater releases");
+    world.run("rollback ./www --to x").code(2);
+    world.run("rollback").code(2);
+    assert_eq!(world.snapshot("www"), before);
+}
+
+#[test]
+fn mirrors_on_different_releases_need_a_target() {
+    let world = world();
+    world.write("tree/index.html", "version 4");
+    world.ok("push tree ./www");
+    world.run("rollback ./www ./data").code(2).warns("ambiguous").warns("--to");
+    world.ok("rollback ./www ./data --to 2");
+    assert_eq!(
+        (world.read("www/current/index.html"), world.read("data/current/index.html")),
+        ("version 2".into(), "version 2".into())
+    );
+}
+
+#[test]
+fn a_target_that_one_mirror_has_is_enough_for_all() {
+    let world = world();
+    world.ok("push --from ./www ./new");
+    world.ok("rollback ./www ./data ./new --to 1");
+    assert_eq!(world.read("new/current/index.html"), "version 1");
+    world.ok("verify ./new");
+}
+
+#[test]
+fn the_first_release_has_nothing_before_it() {
+    let world = World::with_mirror();
+    world.run("rollback ./www").code(2).warns("no kept release before 1");
+    world.run("rollback ./nowhere").code(2).warns("no mirror has a release");
+    assert!(!world.exists("nowhere"));
+}
+
+#[test]
+fn two_rollbacks_go_back_and_forth() {
+    let world = world();
+    world.ok("rollback ./www ./data");
+    world.ok("rollback ./www ./data --to 3");
+    assert_eq!(world.read("www/current/index.html"), "version 3");
+    // It was wanted again, so pushing it is nothing new.
+    world.ok("push tree ./www ./data").says("nothing new: release 5");
+}
+
+#[test]
+fn what_the_rollback_removes_is_retired_for_cached_pages() {
+    let world = World::with_mirror();
+    world.write("tree/new.js", "new");
+    world.ok("push tree ./www");
+    world.ok("rollback ./www").says("1 retired");
+    assert_eq!(world.read("www/current/new.js"), "new");
+    world.ok("rollback ./www --to 2");
+    world.ok("rollback ./www --to 3 --keep-removed 0s");
+    assert!(!world.exists("www/current/new.js"));
+    assert_eq!(world.served("www").len(), TREE.len());
+}
+
+#[test]
+fn neither_guard_rails_nor_the_order_of_ci_stand_in_the_way() {
+    let world = world();
+    world.write("headwater.toml", "must_have = ['only3.html']\nmax_removed = 0\n");
+    world.ok("rollback ./www ./data --to 1");
+    let ci = [("CI", "true"), ("JOB_NAME", "deploy"), ("BUILD_NUMBER", "1")];
+    world.run_with(&ci, "rollback ./www ./data --to 3").code(0);
+    assert!(world.releases("./www").pop().unwrap()["orders"].is_null());
+}
+
+#[test]
+fn the_site_is_that_of_the_mirrors() {
+    let world = World::with_tree();
+    world.ok("push tree ./www --site docs");
+    world.write("tree/index.html", "2");
+    world.ok("push tree ./www --site docs");
+    assert_eq!(world.json("rollback ./www", 0)["headwater"], "rollback");
+    assert_eq!(world.read("www/current/index.html"), "<h1>hello</h1>\n");
+    world.run("rollback ./www --site other").code(7).warns("holds site \"docs\"");
+    world.write("file", "");
+    world.run("rollback ./file").code(4).warns("not a directory");
+}
