@@ -66,7 +66,7 @@ impl Build {
         let change = change.expect("two sorted lists");
         let mut packs = Packs { writer: PackWriter::new(), sealed: Vec::new() };
         for (number, wanted) in (0u32..).step_by(1000).zip(change.wanted.chunks(1000)) {
-            let contents: Vec<Vec<u8>> = wanted.iter().map(|wanted| self.content(wanted.entry)).collect();
+            let contents: Vec<Vec<u8>> = wanted.iter().map(|wanted| self.content(&wanted.path)).collect();
             let piece = |(ordinal, bytes): (u32, &Vec<u8>)| Piece {
                 ordinal,
                 offset: 0,
@@ -78,9 +78,9 @@ impl Build {
         Sealed { base, change: change.bytes, packs: packs.finish() }
     }
 
-    fn content(&self, entry: u64) -> Vec<u8> {
-        let index = u32::try_from(entry).expect("fewer than 2^32 files");
-        content(index, self.builds[index as usize])
+    fn content(&self, path: &TreePath) -> Vec<u8> {
+        let index = self.entries.binary_search_by(|entry| entry.path.cmp(path)).expect("a path of this build");
+        content(u32::try_from(index).expect("fewer than 2^32 files"), self.builds[index])
     }
 }
 

@@ -1,5 +1,7 @@
 //! Switching: the lead alone, then the others together.
 
+use std::cmp::Ordering;
+
 use crate::mirror::{Failure, MirrorError};
 use crate::monitor::{Event, Monitor};
 use crate::push::PushError;
@@ -8,7 +10,7 @@ use crate::push::options::Options;
 use crate::push::outcome::{Outcome, error_chain};
 use crate::push::prepare::Target;
 use crate::push::rollout::{mirror, stage_again};
-use crate::release::Release;
+use crate::release::{Release, ReleaseName};
 
 /// How often a slot is taken back from pushes that have lost.
 const MAX_TRIES: u32 = 4;
@@ -38,27 +40,20 @@ pub(super) fn activate(
             return Err(PushError::Cancelled);
         }
         let lead = rest.remove(0);
-        match try_one(target, lead, gate) {
+        match try_one(target, lead, target.members[lead].current(), gate) {
             Ok(()) => {
                 outcomes[lead] = Some(Outcome::Activated);
                 together(target, &rest, outcomes, options, gate);
                 return Ok(false);
             }
-            Err(error) if error.failure() == Failure::Conflict => match race(target, lead) {
-                Race::Ours => {
-                    outcomes[lead] = Some(Outcome::Activated);
-                    together(target, &rest, outcomes, options, gate);
-                    return Ok(false);
+            Err(error) if error.failure() == Failure::Conflict => {
+                if !matches!(race(target, lead, options), Race::Ours) {
+                    return Ok(lose(target, lead, outcomes, options));
                 }
-                Race::Older if target.is_new => {
-                    give_up(target, staged, outcomes);
-                    return Ok(true);
-                }
-                Race::Older | Race::Newer => {
-                    give_up(target, staged, outcomes);
-                    return Ok(false);
-                }
-            },
+                outcomes[lead] = Some(Outcome::Activated);
+                together(target, &rest, outcomes, options, gate);
+                return Ok(false);
+            }
             // The next one leads.
             Err(error) => outcomes[lead] = Some(failed(target, lead, &error, gate)),
         }
@@ -66,34 +61,45 @@ pub(super) fn activate(
     Ok(false)
 }
 
-/// Activates the target on one more mirror, after the lead. Where a push that
-/// has lost there took the slot meanwhile, the target is staged again.
+/// Activates the target on one more mirror, after the lead. What another push
+/// that has lost did there meanwhile is undone: an older release is replaced,
+/// and where the slot was taken the target is staged again.
 pub(super) fn one(target: &Target, index: usize, options: &Options, gate: &Gate<'_>) -> Outcome {
+    let mut expected = target.members[index].current();
     for _ in 0..MAX_TRIES {
-        let error = match try_one(target, index, gate) {
+        let error = match try_one(target, index, expected, gate) {
             Ok(()) => return Outcome::Activated,
             Err(error) if error.failure() == Failure::Conflict => error,
             Err(error) => return failed(target, index, &error, gate),
         };
-        let is_displaced =
-            mirror(target, index).state().is_ok_and(|state| state.current == target.members[index].current());
-        match race(target, index) {
+        let Ok(state) = mirror(target, index).state() else { return failed(target, index, &error, gate) };
+        match race(target, index, options) {
             Race::Ours => return Outcome::Activated,
-            Race::Newer if !is_displaced => return Outcome::Superseded,
-            Race::Older if !is_displaced => return failed(target, index, &error, gate),
-            Race::Older | Race::Newer => {
-                if let Err(error) = stage_again(target, index, options, gate) {
-                    return failed(target, index, &error, gate);
-                }
-            }
+            Race::Newer if state.current != expected => return Outcome::Superseded,
+            Race::Older | Race::Newer => {}
+        }
+        expected = state.current;
+        if state.staged.is_none_or(|staged| staged.name() != target.release.name())
+            && let Err(error) = stage_again(target, index, options, gate)
+        {
+            return failed(target, index, &error, gate);
         }
     }
     Outcome::Superseded
 }
 
-fn try_one(target: &Target, index: usize, gate: &Gate<'_>) -> Result<(), MirrorError> {
+/// What becomes of a push that lost a compare-and-set on `index`: everything
+/// that was staged is let go. Answers whether to start again on top of the other one.
+pub(super) fn lose(target: &Target, index: usize, outcomes: &mut [Option<Outcome>], options: &Options) -> bool {
+    let is_again = target.is_new && matches!(race(target, index, options), Race::Older);
+    outcomes[index] = Some(Outcome::Superseded);
+    give_up(target, outcomes);
+    is_again
+}
+
+fn try_one(target: &Target, index: usize, expected: Option<ReleaseName>, gate: &Gate<'_>) -> Result<(), MirrorError> {
     let mirror = mirror(target, index);
-    mirror.activate(target.release.name(), target.members[index].current())?;
+    mirror.activate(target.release.name(), expected)?;
     gate.event(Event::Activated { mirror: mirror.name().to_owned(), sequence: target.release.sequence });
     Ok(())
 }
@@ -126,8 +132,7 @@ fn by_store(target: &Target, staged: &[usize]) -> Vec<usize> {
 }
 
 /// Asks the mirror again: no clock decides but between two pushes of which one lost.
-fn race(target: &Target, index: usize) -> Race {
-    let began = |release: &Release| (release.began, release.id());
+fn race(target: &Target, index: usize, options: &Options) -> Race {
     // Without knowing the winner nothing may be put on top of it.
     let Ok(state) = mirror(target, index).state() else { return Race::Newer };
     let is_switched = state.current != target.members[index].current();
@@ -139,18 +144,28 @@ fn race(target: &Target, index: usize) -> Race {
     };
     match rival {
         Some(rival) if rival.name() == target.release.name() && is_switched => Race::Ours,
-        Some(rival) if began(rival) > began(&target.release) => Race::Newer,
+        Some(rival) if is_newer(rival, &target.release, options) => Race::Newer,
         _ => Race::Older,
     }
 }
 
+/// Whether a rival goes before ours: by order, where both have one in the same
+/// stream, else by the time at which the pushes began.
+fn is_newer(rival: &Release, ours: &Release, options: &Options) -> bool {
+    let began = |release: &Release| (release.began, release.id());
+    let order = options.order.as_ref().filter(|_| !options.allow_older);
+    match order.and_then(|order| rival.orders.get(&order.stream).map(|seen| seen.cmp(&order.number))) {
+        Some(Ordering::Greater) => true,
+        Some(Ordering::Less) => false,
+        Some(Ordering::Equal) | None => began(rival) > began(ours),
+    }
+}
+
 /// Lets go of everything that was staged and not switched.
-fn give_up(target: &Target, staged: &[usize], outcomes: &mut [Option<Outcome>]) {
-    for &index in staged {
+fn give_up(target: &Target, outcomes: &mut [Option<Outcome>]) {
+    for (index, outcome) in outcomes.iter_mut().enumerate().filter(|(_, outcome)| **outcome == Some(Outcome::Staged)) {
         // If that fails the release stays staged, unseen, until the next push takes its slot.
         mirror(target, index).abandon(target.release.name()).ok();
-        if outcomes[index] == Some(Outcome::Staged) {
-            outcomes[index] = Some(Outcome::Superseded);
-        }
+        *outcome = Some(Outcome::Superseded);
     }
 }

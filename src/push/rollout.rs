@@ -134,15 +134,18 @@ pub(super) fn batches(
         groups.entry(base_of(target, member)).or_default().push(index);
     }
     // A base that is damaged everywhere is none.
-    let mut bases: BTreeMap<Option<ManifestId>, (Option<Arc<ManifestFile>>, Vec<usize>)> = BTreeMap::new();
-    for (base, members) in groups {
-        let base = match base {
-            Some(base) => find_base(target, base)?,
-            None => None,
-        };
-        bases.entry(base.as_ref().map(|base| base.id)).or_insert((base, Vec::new())).1.extend(members);
+    let mut without: Vec<usize> = groups.remove(&None).unwrap_or_default();
+    let mut made = Vec::new();
+    for (base, members) in groups.into_iter().filter_map(|(base, members)| Some((base?, members))) {
+        match find_base(target, base)? {
+            Some(base) => made.push(batch(target, Some(base), members, options)?),
+            None => without.extend(members),
+        }
     }
-    bases.into_values().map(|(base, members)| batch(target, base, members, options)).collect()
+    if !without.is_empty() {
+        made.push(batch(target, None, without, options)?);
+    }
+    Ok(made)
 }
 
 fn find_base(target: &Target, base: ManifestId) -> Result<Option<Arc<ManifestFile>>, PushError> {
@@ -289,6 +292,11 @@ impl Conductor<'_> {
         let ready = self.outcomes.iter().flatten().filter(|outcome| is_ready(outcome)).count();
         if self.gate.is_cancelled() {
             return Err(PushError::Cancelled);
+        }
+        let is_conflict =
+            |outcome: &Option<Outcome>| matches!(outcome, Some(Outcome::Failed { failure: Failure::Conflict, .. }));
+        if let Some(index) = self.outcomes.iter().position(is_conflict) {
+            return Ok((activation::lose(self.target, index, self.outcomes, self.options), None));
         }
         if !self.options.require.is_met(ready, total) {
             return Ok((false, Some(unmet(self.options.require, ready, total))));

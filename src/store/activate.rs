@@ -44,9 +44,9 @@ impl Store {
     pub(super) fn point_current_at(&self, release: ReleaseName) -> Result<(), StoreError> {
         const NEW: &str = "current.new";
         let layout = &self.layout;
-        layout.headwater.unlink_if_any(NEW)?;
-        layout.headwater.symlink(&current_target(release), NEW)?;
-        layout.headwater.rename(NEW, &layout.root, CURRENT)?;
+        layout.tmp.unlink_if_any(NEW)?;
+        layout.tmp.symlink(&current_target(release), NEW)?;
+        layout.tmp.rename(NEW, &layout.root, CURRENT)?;
         Ok(layout.root.sync()?)
     }
 
@@ -57,7 +57,7 @@ impl Store {
     pub fn abandon(&self, release: ReleaseName, wait: Duration) -> Result<(), StoreError> {
         let _guard = self.lock(wait)?;
         let found = self.current()?;
-        if found.is_some_and(|current| current == release || current.sequence() > release.sequence()) {
+        if found == Some(release) || self.served_releases()?.contains(&release) {
             return Err(StoreError::Conflict { expected: None, found });
         }
         if self.layout.slots.stat(&release.to_string())?.is_some_and(|meta| meta.kind == FileKind::Directory) {

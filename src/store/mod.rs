@@ -215,6 +215,12 @@ pub enum StoreError {
         /// The object.
         object: ObjectId,
     },
+    /// A slot that is not what its manifest says.
+    #[error("{} was changed by somebody else", path.display())]
+    Tampered {
+        /// Where that shows.
+        path: PathBuf,
+    },
     /// The user asked to stop.
     #[error("stopped")]
     Cancelled,

@@ -174,7 +174,10 @@ impl Quarantine {
             }
         }
         record.extend_from_slice(ObjectId::of(&record).as_bytes());
-        Ok(self.held.write_new(&id.to_string(), &record, FileMode::Record, None)?)
+        // A record that was cut must not pass for a whole one of fewer pieces.
+        let temporary = format!("{id}.tmp");
+        self.held.write_new(&temporary, &record, FileMode::Record, None)?;
+        Ok(self.held.rename(&temporary, &self.held, &id.to_string())?)
     }
 
     fn write(&self, piece: &Piece, bytes: &[u8], digest: ObjectId) -> Result<(), StoreError> {

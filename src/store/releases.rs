@@ -52,7 +52,7 @@ impl Store {
         let current = self.current()?;
         let last = current.map_or(0, |current| current.sequence());
         for name in self.release_names()? {
-            if name.sequence() > last && Some(name) != except && Some(name) != current {
+            if name.sequence() >= last && Some(name) != except && Some(name) != current {
                 self.let_go(name)?;
             }
         }

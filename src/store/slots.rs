@@ -22,11 +22,21 @@ const MAX_LINKS: u64 = 64_000;
 pub(super) struct DirStack {
     root: Dir,
     open: Vec<(String, Dir)>,
+    strangers: Strangers,
+}
+
+/// What becomes of something that is not ours and stands in the way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Strangers {
+    /// It goes.
+    Go,
+    /// It tells that the tree is not what its manifest says.
+    Tell,
 }
 
 impl DirStack {
     pub(super) const fn new(root: Dir) -> Self {
-        Self { root, open: Vec::new() }
+        Self { root, open: Vec::new(), strangers: Strangers::Go }
     }
 
     fn top(&self) -> &Dir {
@@ -59,6 +69,9 @@ impl DirStack {
         for name in self.descend(parent) {
             let dir = match self.top().ensure_dir(name) {
                 Err(error) if is_no_directory(&error) => {
+                    if self.strangers == Strangers::Tell {
+                        return Err(StoreError::Tampered { path: self.top().join(name) });
+                    }
                     self.top().unlink(name)?;
                     self.top().create_dir(name)?
                 }
@@ -116,24 +129,29 @@ pub(super) struct SlotWriter<'s> {
 }
 
 impl<'s> SlotWriter<'s> {
-    /// Writes into `slot`.
-    pub(super) fn new(store: &'s Store, slot: Dir) -> Self {
+    /// Fills `slot`, which is empty.
+    pub(super) fn fill(store: &'s Store, slot: Dir) -> Self {
         Self { store, slot: DirStack::new(slot), copies: HashMap::new() }
+    }
+
+    /// Changes `slot`, which has the tree of a release. Whatever shows that it
+    /// has not gives [`StoreError::Tampered`].
+    pub(super) fn change(store: &'s Store, slot: Dir) -> Self {
+        let slot = DirStack { strangers: Strangers::Tell, ..DirStack::new(slot) };
+        Self { store, slot, copies: HashMap::new() }
     }
 
     /// Takes an entry away; the directory that may be empty now is left.
     pub(super) fn remove(&mut self, path: &TreePath) -> Result<(), StoreError> {
         let (parent, name) = split(path);
-        let Some(dir) = self.slot.find(parent)? else { return Ok(()) };
+        let Some(dir) = self.slot.find(parent)? else {
+            return Err(StoreError::Tampered { path: self.slot.root.join(parent) });
+        };
         match dir.unlink(name) {
-            Ok(()) => Ok(()),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            // Somebody put a directory where our file was.
-            Err(error) if dir.stat(name)?.is_some_and(|meta| meta.kind == FileKind::Directory) => {
-                drop(error);
-                Ok(dir.remove_all(name)?)
+            Err(error) if error.kind() == io::ErrorKind::NotFound || error.kind() == io::ErrorKind::IsADirectory => {
+                Err(StoreError::Tampered { path: dir.join(name) })
             }
-            Err(error) => Err(error.into()),
+            other => Ok(other?),
         }
     }
 
@@ -199,9 +217,13 @@ impl<'s> SlotWriter<'s> {
         name: &str,
         make: impl Fn(&Dir) -> Result<(), StoreError>,
     ) -> Result<(), StoreError> {
+        let is_told = self.slot.strangers == Strangers::Tell;
         let dir = self.slot.ensure(parent)?;
         match make(dir) {
             Err(StoreError::Io(error)) if error.kind() == io::ErrorKind::AlreadyExists => {
+                if is_told {
+                    return Err(StoreError::Tampered { path: dir.join(name) });
+                }
                 dir.remove_all(name)?;
                 make(dir)
             }

@@ -59,12 +59,7 @@ impl Store {
     ) -> Result<Option<Arrival<'a>>, StoreError> {
         self.check_site(&release.site)?;
         let offered = release.name();
-        if let Some(current) = self.current()?
-            && current != offered
-            && current.sequence() >= offered.sequence()
-        {
-            return Err(StoreError::NotNewer { offered, current });
-        }
+        self.check_newer(offered)?;
         if self.is_staged(offered)? {
             return Ok(None);
         }
@@ -75,6 +70,16 @@ impl Store {
         self.check_room(release, &needs)?;
         let quarantine = Quarantine::open(self, key, std::mem::take(&mut needs.objects), wait)?;
         Ok(Some(Arrival { store: self, release, base, change, needs, quarantine, bases: OnceLock::new(), wait }))
+    }
+
+    /// Refuses a release that is not newer than another one that is current.
+    fn check_newer(&self, offered: ReleaseName) -> Result<(), StoreError> {
+        match self.current()? {
+            Some(current) if current != offered && current.sequence() >= offered.sequence() => {
+                Err(StoreError::NotNewer { offered, current })
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Whether the release is complete here, seen or unseen.
@@ -139,14 +144,16 @@ impl Store {
     pub(super) fn build_slot(&self, release: &Release) -> Result<(SlotWriter<'_>, Vec<FileEntry>), StoreError> {
         let (slot, idle) = self.take_idle_slot()?;
         if let Some(idle) = idle {
-            let mut writer = SlotWriter::new(self, slot);
+            let mut writer = SlotWriter::change(self, slot);
             match self.update_slot(&mut writer, idle, release) {
-                // The manifest of the idle slot is damaged: what is in the slot cannot be told.
-                Err(StoreError::Manifest { .. }) => self.layout.slots.remove_all(DIRTY)?,
+                // What is in the slot cannot be told: its manifest is damaged, or somebody changed it.
+                Err(StoreError::Manifest { .. } | StoreError::Tampered { .. }) => {
+                    self.layout.slots.remove_all(DIRTY)?;
+                }
                 other => return other.map(|missing| (writer, missing)),
             }
         }
-        let mut writer = SlotWriter::new(self, self.layout.slots.ensure_dir(DIRTY)?);
+        let mut writer = SlotWriter::fill(self, self.layout.slots.ensure_dir(DIRTY)?);
         self.place_all(&mut writer, self.entries(&release.manifest)?)?;
         // Every object was linked or copied: none is missing.
         Ok((writer, Vec::new()))
@@ -253,7 +260,7 @@ impl Store {
         let release = self.release(current)?;
         let slots = &self.layout.slots;
         slots.remove_all(DIRTY)?;
-        let mut writer = SlotWriter::new(self, slots.create_dir(DIRTY)?);
+        let mut writer = SlotWriter::fill(self, slots.create_dir(DIRTY)?);
         self.place_all(&mut writer, self.entries(&release.manifest)?)?;
         slots.sync_file_system()?;
         slots.rename(DIRTY, slots, &spare.to_string())?;
@@ -368,6 +375,8 @@ impl Arrival<'_> {
         let temporary = format!("{}.zst", self.release.manifest);
         // Before the first temporary file: whoever has the lock may sweep those away.
         let _guard = self.store.lock(self.wait)?;
+        // Another push may have been quicker since this one began.
+        self.store.check_newer(self.release.name())?;
         self.rebuild_manifest(&objects, &temporary)?;
         self.store.write_release(self.release)?;
         self.store.layout.root.sync_file_system()?;
