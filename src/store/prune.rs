@@ -51,10 +51,14 @@ impl Store {
         let old = served.len().saturating_sub(keep.max(1));
         let dropped: Vec<_> = served[..old].iter().copied().filter(|name| !shown.contains(name)).collect();
         let names = self.release_names()?;
-        let kept = names.iter().filter(|name| !dropped.contains(name) && name.sequence() <= current.sequence());
         let mut kept_manifests = HashSet::new();
-        for name in kept {
-            kept_manifests.insert(self.release(*name)?.manifest);
+        for name in names.iter().filter(|name| !dropped.contains(name)) {
+            match self.release(*name) {
+                // Also one that another push has staged and will activate: it has looked for its objects already.
+                Ok(release) => kept_manifests.insert(release.manifest),
+                Err(_) if name.sequence() > current.sequence() => false,
+                Err(error) => return Err(error),
+            };
         }
         let mut candidates = HashSet::new();
         for name in &dropped {
