@@ -525,11 +525,7 @@ fn an_interrupted_push_ends_with_130_and_on_a_whole_release() {
     let old = world.served("www");
     world.write("tree/index.html", "2");
     // The lock holds it where it is, the signal comes, and then it may go on.
-    let mut child = world.start("push tree ./www ./data --events events.jsonl");
-    while !fs::read_to_string(world.path("events.jsonl")).unwrap_or_default().contains("\"staged\"") {
-        assert!(child.try_wait().unwrap().is_none(), "it waits for the lock");
-        std::thread::yield_now();
-    }
+    let child = world.start_until_staged("push tree ./www ./data");
     let pid = child.id().to_string();
     assert!(Command::new("kill").args(["-INT", &pid]).status().unwrap().success());
     // Caught signals are no longer pending once the handler ran.

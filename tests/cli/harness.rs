@@ -175,6 +175,16 @@ impl World {
         self.command(&args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
     }
 
+    /// Starts a push that writes its events to `events.jsonl`, and waits until it has staged a mirror.
+    pub(crate) fn start_until_staged(&self, line: &str) -> Child {
+        let mut child = self.start(&format!("{line} --events events.jsonl"));
+        while !fs::read_to_string(self.path("events.jsonl")).unwrap_or_default().contains("\"staged\"") {
+            assert!(child.try_wait().unwrap().is_none(), "it ended before it staged anything");
+            std::thread::yield_now();
+        }
+        child
+    }
+
     /// Runs a line that must succeed.
     pub(crate) fn ok(&self, line: &str) -> Run {
         self.run(line).code(0)

@@ -115,7 +115,7 @@ fn odd_but_honest_names_and_sizes_arrive() {
     world.write("tree/odd/empty too.txt", "");
     world.write(
         "tree/large.bin",
-        (0..5_000_000u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8).collect::<Vec<_>>(),
+        (0..5_000_000u32).map(|n| n.wrapping_mul(2_654_435_761).to_le_bytes()[2]).collect::<Vec<_>>(),
     );
     world.ok("push tree ./www");
     assert_eq!(world.served("www"), world.files("tree"));
