@@ -64,10 +64,13 @@ impl Store {
         if gone.is_empty() {
             return Ok(());
         }
-        let mut kept = HashSet::new();
-        for name in self.release_names()? {
-            kept.insert(self.release(name)?.manifest);
-        }
+        // What a damaged record needs nobody knows: then nothing goes until it is mended.
+        let names = self.release_names()?;
+        let Ok(kept) =
+            names.iter().map(|name| Ok(self.release(*name)?.manifest)).collect::<Result<HashSet<_>, StoreError>>()
+        else {
+            return Ok(());
+        };
         let mut candidates = HashSet::new();
         let mut manifests = HashSet::new();
         for name in &gone {

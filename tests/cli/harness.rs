@@ -175,6 +175,16 @@ impl World {
         self.command(&args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
     }
 
+    /// Starts a push that writes its events to `events.jsonl`, and waits until it has staged a mirror.
+    pub(crate) fn start_until_staged(&self, line: &str) -> Child {
+        let mut child = self.start(&format!("{line} --events events.jsonl"));
+        while !fs::read_to_string(self.path("events.jsonl")).unwrap_or_default().contains("\"staged\"") {
+            assert!(child.try_wait().unwrap().is_none(), "it ended before it staged anything");
+            std::thread::yield_now();
+        }
+        child
+    }
+
     /// Runs a line that must succeed.
     pub(crate) fn ok(&self, line: &str) -> Run {
         self.run(line).code(0)
@@ -349,4 +359,15 @@ pub(crate) fn is_root() -> bool {
 pub(crate) fn column(rows: &Value, key: &str) -> Vec<String> {
     let rows = rows.as_array().unwrap_or_else(|| panic!("no array: {rows}"));
     rows.iter().map(|row| row[key].as_str().map_or_else(|| row[key].to_string(), str::to_owned)).collect()
+}
+
+/// A push that must end with `code`, say `words` on stderr, and leave the mirror as it is.
+#[track_caller]
+pub(crate) fn refused(world: &World, line: &str, code: i32, words: &str) -> Run {
+    let before = world.snapshot("www");
+    let run = world.run(line).code(code).warns(words).warns("hint: ");
+    assert_eq!(run.stdout, "");
+    assert_eq!(world.json(line, code)["exit_code"], code);
+    assert_eq!(world.snapshot("www"), before);
+    run
 }

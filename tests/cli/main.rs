@@ -9,6 +9,7 @@
 mod harness;
 
 mod bad_input;
+mod bad_mirrors;
 mod config;
 mod diff;
 mod init;
@@ -16,6 +17,7 @@ mod misc;
 mod plan;
 mod prune;
 mod push;
+mod push_flags;
 mod releases;
 mod repair;
 mod rollback;

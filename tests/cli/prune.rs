@@ -1,8 +1,10 @@
 //! `headwater prune`.
 
+use std::fs::File;
+
 use serde_json::json;
 
-use crate::harness::World;
+use crate::harness::{Run, World};
 
 fn world() -> World {
     let world = World::with_tree();
@@ -83,4 +85,23 @@ fn what_is_no_mirror_is_left_alone() {
     world.run("prune ./nowhere").code(1);
     assert_eq!(world.snapshot("tree"), before);
     assert!(!world.exists("nowhere"));
+}
+
+#[test]
+fn what_a_push_has_staged_is_not_dropped_before_it_switches() {
+    let world = World::with_mirror();
+    world.ok("push tree ./www ./data");
+    world.write("tree/index.html", "2");
+    world.ok("push tree ./www ./data");
+    // Nearly the first content again: its objects are there, and only release 1 has them.
+    world.write("tree/index.html", "<h1>hello</h1>\n");
+    world.write("tree/new.html", "new");
+    let lock = File::open(world.path("data/.headwater/lock")).unwrap();
+    lock.lock().unwrap();
+    let child = world.start_until_staged("push tree ./www ./data");
+    world.ok("prune ./www --keep 1").says("1 release");
+    drop(lock);
+    Run::new(&["push"], &child.wait_with_output().unwrap()).code(0);
+    assert_eq!(world.served("www"), world.files("tree"));
+    world.ok("verify ./www ./data");
 }

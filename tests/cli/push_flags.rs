@@ -1,0 +1,313 @@
+//! `headwater push`: its flags.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
+
+use serde_json::json;
+
+use crate::harness::{TREE, World, of_kind};
+
+#[test]
+fn keep_removed_is_for_every_kind() {
+    let world = World::with_mirror();
+    world.remove("tree/docs/a.html");
+    world.ok("push tree ./www --keep-removed 1h").says("1 retired");
+    assert!(world.exists("www/current/docs/a.html"));
+    world.remove("tree/app.js");
+    world.ok("push tree ./www --keep-removed 0s").says("1 removed");
+    assert!(!world.exists("www/current/app.js"));
+    assert!(world.exists("www/current/docs/a.html"), "a later push does not shorten what was promised");
+    world.ok("verify ./www");
+}
+
+#[test]
+fn a_retired_file_that_comes_back_is_live_with_a_later_time() {
+    let world = World::with_mirror();
+    let before = world.meta("www/current/app.js").mtime();
+    world.remove("tree/app.js");
+    world.ok("push tree ./www");
+    world.write("tree/app.js", TREE[0].1);
+    let answer = world.json("push tree ./www", 0);
+    assert_eq!((&answer["changes"]["added"], &answer["mirrors"][0]["sent_packs"]), (&json!(1), &json!(0)));
+    assert!(world.meta("www/current/app.js").mtime() > before);
+    assert!(world.releases("./www").pop().unwrap()["retired"].is_null());
+}
+
+#[test]
+fn due_retired_entries_make_a_quiet_release() {
+    let world = World::with_mirror();
+    world.remove("tree/app.js");
+    world.ok("push tree ./www --keep-removed 1s").says("1 retired");
+    assert!(world.exists("www/current/app.js"));
+    // No clock can be set from outside: the same push is tried until a second has passed, a few dozen times at most.
+    let gone = (0..400).any(|_| {
+        world.ok("push tree ./www");
+        !world.exists("www/current/app.js")
+    });
+    assert!(gone);
+    assert_eq!(world.current("www"), 3);
+    world.ok("push tree ./www").says("nothing new: release 3");
+}
+
+#[test]
+fn expunged_paths_are_gone_at_once() {
+    let world = World::with_mirror();
+    world.remove("tree/assets");
+    world.ok("push tree ./www").says("2 retired");
+    world.ok("push tree ./www --expunge assets/deep --note takedown");
+    let served = world.served("www");
+    assert!(!served.contains_key("assets/deep/er/logo.svg") && served.contains_key("assets/style.css"), "{served:?}");
+    // What the tree has is not expunged.
+    world.write("tree/index.html", "2");
+    world.ok("push tree ./www --expunge index.html");
+    assert_eq!(world.read("www/current/index.html"), "2");
+    world.run("push tree ./www --expunge ../x").code(2);
+}
+
+#[test]
+fn a_broken_mirror_stops_all_unless_fewer_are_required() {
+    let world = World::with_tree();
+    world.write("file", "not a mirror");
+    let refused = world.json("push tree ./www ./file ./data", 4);
+    let outcomes: Vec<_> = refused["mirrors"].as_array().unwrap().iter().map(|one| &one["outcome"]).collect();
+    assert_eq!(outcomes, ["skipped", "failed", "skipped"]);
+    assert!(!world.exists("www") && !world.exists("data"), "nothing was sent");
+    world.run("push tree ./www ./file ./data").code(4).warns("./file").warns("--require");
+
+    for require in ["any", "1", "2"] {
+        let answer = world.json(&format!("push tree ./www ./file ./data --require {require}"), 3);
+        assert_eq!(answer["mirrors"][1]["failure"], "bad_place");
+        assert_eq!(world.served("www"), world.files("tree"));
+        assert_eq!(world.served("data"), world.files("tree"));
+        world.write("tree/index.html", require);
+    }
+    world.run("push tree ./www ./file ./data --require 3").code(4);
+    assert_ne!(world.served("www"), world.files("tree"));
+    assert_eq!(world.read("file"), "not a mirror");
+}
+
+#[test]
+fn a_mirror_that_lags_gets_the_newest_release_as_it_is() {
+    let world = World::with_mirror();
+    world.ok("push tree ./www ./data").says("nothing new");
+    world.write("tree/index.html", "2");
+    world.ok("push tree ./www");
+    let answer = world.json("push tree ./www ./data", 0);
+    assert_eq!((&answer["is_new"], &answer["sequence"]), (&json!(false), &json!(2)));
+    assert_eq!(
+        (&answer["mirrors"][0]["outcome"], &answer["mirrors"][1]["outcome"]),
+        (&json!("current"), &json!("activated"))
+    );
+    assert_eq!(world.served("data"), world.files("tree"));
+    assert_eq!(world.releases("./www").last(), world.releases("./data").last());
+}
+
+#[test]
+fn from_a_mirror_a_new_one_is_filled_and_a_laggard_healed_without_the_tree() {
+    let world = World::with_mirror();
+    world.remove("tree/app.js");
+    world.ok("push tree ./www");
+    let served = world.served("www");
+    world.rename("tree", "gone");
+    world.ok("push --from ./www ./data");
+    assert_eq!(world.served("data"), served);
+    assert_eq!(world.releases("./www").last(), world.releases("./data").last());
+    world.rename("gone", "tree");
+    world.write("tree/index.html", "3");
+    world.ok("push tree ./www");
+    world.remove("tree");
+    world.ok("push --from ./www ./data").says("2 -> 3");
+    assert_eq!(world.served("data"), world.served("www"));
+    world.ok("push --from ./data ./www").says("nothing new");
+    world.ok("verify ./www ./data");
+}
+
+#[test]
+fn from_a_mirror_the_site_is_that_of_the_mirror() {
+    let world = World::with_tree();
+    world.ok("push tree ./www --site docs");
+    world.ok("push --from ./www ./data");
+    assert_eq!(world.json("status ./data", 0)["mirrors"][0]["site"], "docs");
+}
+
+#[test]
+fn from_what_is_no_mirror_or_has_no_release_is_missing_content() {
+    let world = World::with_tree();
+    world.mkdir("empty");
+    for source in ["./tree", "./empty", "./nowhere"] {
+        world.run(&format!("push --from {source} ./www")).code(8);
+        assert!(!world.exists("www"), "{source}");
+    }
+}
+
+#[test]
+fn jobs_and_levels_change_nothing_that_is_served() {
+    let world = World::with_tree();
+    let text = "the same words again and again\n".repeat(5_000);
+    world.write("tree/words.txt", &text);
+    let sent = |mirror: &str, flags: &str| {
+        let answer = world.json(&format!("push tree ./{mirror} {flags}"), 0);
+        assert_eq!(world.served(mirror), world.files("tree"));
+        answer["mirrors"][0]["sent_bytes"].as_u64().unwrap()
+    };
+    let (raw, three) = (sent("raw", "--level raw --jobs 1"), sent("three", "--level 3 --jobs 4"));
+    let best = sent("best", "--level 19 -j 2");
+    assert!(raw > text.len() as u64 && three < raw / 10 && best < raw / 10, "{raw} {three} {best}");
+    assert_eq!(sent("auto", "--level auto"), raw, "to a directory nothing is compressed");
+    for bad in ["--level 20", "--level fast", "--jobs 0", "--jobs x"] {
+        world.run(&format!("push tree ./www {bad}")).code(2);
+    }
+}
+
+#[test]
+fn the_cache_saves_reading_and_may_be_lost() {
+    let world = World::with_tree();
+    let hashed = |line: &str| {
+        let events = world.events(line, 0);
+        of_kind(&events, "scan_finished")[0]["hashed_files"].as_u64().unwrap()
+    };
+    assert_eq!(hashed("push tree ./www --cache ./cache"), 5);
+    let caches = world.files("cache");
+    let stat_cache = caches.keys().find(|path| path.ends_with("/stat-cache")).unwrap().clone();
+    assert_eq!(caches.len(), 1, "nothing of the push is left behind: {caches:?}");
+    // Files written in the second of the scan are read once more; not so when they are older.
+    for (path, _) in TREE {
+        let file = fs::File::options().write(true).open(world.path(&format!("tree/{path}"))).unwrap();
+        file.set_modified(std::time::SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1_000_000_000)).unwrap();
+    }
+    hashed("push tree ./www --cache ./cache");
+    world.tamper(&format!("cache/{stat_cache}"), "damaged");
+    assert_eq!(hashed("push tree ./www --cache ./cache"), 5);
+    world.remove("cache");
+    assert_eq!(hashed("push tree ./www --cache ./cache"), 5);
+    assert_eq!(world.current("www"), 1);
+    world.ok("push tree ./www");
+    assert!(world.exists("home/cache/headwater"), "the default is in the XDG cache");
+}
+
+#[test]
+fn what_is_excluded_does_not_arrive() {
+    let world = World::with_tree();
+    world.write("tree/a.map", "map");
+    world.write("tree/docs/draft.html", "draft");
+    world.write("tree/.headwaterignore", "draft.*\n");
+    world.args(&["push", "tree", "./www", "--exclude", "*.map", "--exclude", "/assets/"]).code(0);
+    let paths: Vec<_> = world.served("www").into_keys().collect();
+    assert_eq!(paths, ["app.js", "docs/a.html", "index.html"]);
+    world.run("push tree ./www --exclude [z-a]").code(2);
+}
+
+#[test]
+fn json_is_one_object_with_an_outcome_a_mirror() {
+    let world = World::with_tree();
+    let answer = world.json("push tree ./www ./data", 0);
+    assert_eq!(
+        (&answer["headwater"], &answer["version"], &answer["exit_code"]),
+        (&json!("push"), &json!(1), &json!(0))
+    );
+    assert_eq!((&answer["site"], &answer["sequence"]), (&json!("default"), &json!(1)));
+    assert_eq!(answer["changes"], json!({"added": 5, "changed": 0, "retired": 0, "removed": 0, "same": 0}));
+    for (index, mirror) in ["./www", "./data"].iter().enumerate() {
+        let row = &answer["mirrors"][index];
+        assert_eq!(
+            (&row["mirror"], &row["location"], &row["outcome"]),
+            (&json!(mirror), &json!(mirror), &json!("activated"))
+        );
+        assert_eq!((&row["before"], &row["now"]), (&json!(null), &json!(1)));
+    }
+}
+
+#[test]
+fn quiet_says_nothing_when_all_is_well() {
+    let world = World::with_tree();
+    let run = world.ok("push tree ./www --quiet");
+    assert_eq!((run.stdout.as_str(), run.stderr.as_str()), ("", ""));
+    world.run("push missing ./www --quiet").code(8).warns("missing");
+}
+
+#[test]
+fn events_tell_a_push_from_scan_to_switch() {
+    let world = World::with_tree();
+    let events = world.events("push tree ./www", 0);
+    assert_eq!(world.read("events.jsonl").lines().next(), Some(r#"{"headwater":"events","version":1}"#));
+    let kinds: Vec<&str> = events.iter().map(|event| event["event"].as_str().unwrap()).collect();
+    let order = [
+        "scan_started",
+        "scan_finished",
+        "bundle_started",
+        "pack_sealed",
+        "pack_sent",
+        "staged",
+        "activated",
+        "pruned",
+    ];
+    let places: Vec<_> = order.iter().map(|kind| kinds.iter().position(|one| one == kind).expect(kind)).collect();
+    assert!(places.is_sorted(), "{kinds:?}");
+    assert!(events.iter().all(|event| event["time"].as_str().unwrap().ends_with('Z')));
+    assert_eq!(of_kind(&events, "pack_sealed")[0]["pack"], of_kind(&events, "pack_sent")[0]["pack"]);
+    assert_eq!(of_kind(&events, "activated")[0]["sequence"], 1);
+    let again = world.events("push tree ./www", 0);
+    assert_eq!((of_kind(&again, "pack_sent").len(), of_kind(&again, "already_current").len()), (0, 1));
+}
+
+#[test]
+fn an_interrupted_push_goes_on_where_it_was() {
+    let world = World::with_tree();
+    world.write("tree/large.txt", "content\n".repeat(20_000));
+    let steps = world.run_with(&[("HEADWATER_FAULT", "count")], "push tree ./counted").code(0);
+    let steps: u64 = steps.stderr.lines().find_map(|line| line.strip_prefix("steps: ")).unwrap().parse().unwrap();
+    let mut held = 0;
+    // The first steps only make the directories of the store.
+    for step in (steps / 2..steps).step_by(5) {
+        let mirror = format!("m{step}");
+        let kill = format!("kill@{step}");
+        world.run_with(&[("HEADWATER_FAULT", &kill)], &format!("push tree ./{mirror}"));
+        let events = world.events(&format!("push tree ./{mirror}"), 0);
+        let (sent, kept) = (of_kind(&events, "pack_sent").len(), of_kind(&events, "pack_held").len());
+        assert!(sent + kept <= 1, "{events:?}");
+        held += kept;
+        assert_eq!(world.served(&mirror), world.files("tree"));
+    }
+    assert!(held > 0, "some kill came after the pack was there");
+}
+
+/// A kill between the creation and the writing of the record of a pack leaves it empty.
+#[test]
+fn an_empty_record_of_a_pack_is_void() {
+    let world = World::with_tree();
+    let kill = |step: u64| world.run_with(&[("HEADWATER_FAULT", &format!("kill@{step}"))], "push tree ./www").code(-1);
+    let steps = world.run_with(&[("HEADWATER_FAULT", "count")], "push tree ./counted").code(0);
+    let steps: u64 = steps.stderr.lines().find_map(|line| line.strip_prefix("steps: ")).unwrap().parse().unwrap();
+    let held = |step: &u64| {
+        if world.exists("www") {
+            world.remove("www");
+        }
+        kill(*step);
+        world.inside("www", "incoming/").into_iter().find(|path| path.contains("/held/"))
+    };
+    // Some two thirds of the way the pack is there; from then on it is, until it is used.
+    let record = (steps / 2..steps).find_map(|step| held(&step)).unwrap();
+    world.chmod(&record, 0o644);
+    world.write(&record, "");
+    world.ok("push tree ./www");
+    assert_eq!(world.served("www"), world.files("tree"));
+}
+
+#[test]
+fn three_releases_are_kept_and_their_objects_with_them() {
+    let world = World::with_tree();
+    for number in 1..=8 {
+        world.write("tree/index.html", format!("version {number}"));
+        world.ok("push tree ./www");
+    }
+    let kept: Vec<u64> = world.releases("./www").iter().map(|one| one["sequence"].as_u64().unwrap()).collect();
+    assert_eq!(kept, [6, 7, 8]);
+    assert!(!world.exists(&world.object("www", "version 5")) && world.exists(&world.object("www", "version 6")));
+    assert_eq!(world.inside("www", "objects/").len(), 4 + 3);
+    assert_eq!(world.inside("www", "manifests/").len(), 3);
+    assert!(
+        world.inside("www", "incoming/").iter().all(|path| path.ends_with("/lock")),
+        "{:?}",
+        world.inside("www", "incoming/")
+    );
+}
