@@ -13,7 +13,7 @@ use crate::push::rollout::{mirror, stage_again};
 use crate::release::{Release, ReleaseName};
 
 /// How often a slot is taken back from pushes that have lost.
-const MAX_TRIES: u32 = 4;
+const MAX_TRIES: u32 = 8;
 
 /// Who won where a compare-and-set was lost.
 enum Race {
@@ -76,6 +76,10 @@ pub(super) fn one(target: &Target, index: usize, options: &Options, gate: &Gate<
         match race(target, index, options) {
             Race::Ours => return Outcome::Activated,
             Race::Newer if state.current != expected => return Outcome::Superseded,
+            // It goes on top of ours, and will be there in a moment.
+            Race::Newer if state.staged.as_ref().is_some_and(|staged| staged.sequence > target.release.sequence) => {
+                return Outcome::Superseded;
+            }
             Race::Older | Race::Newer => {}
         }
         expected = state.current;
