@@ -48,26 +48,38 @@ struct Retired {
     is_fresh: bool,
 }
 
-/// Looks at both for the first time.
-pub(super) fn outline(
+/// Looks at both and drafts the next manifest on `out`. The draft stands
+/// unless a link was moved or a retired entry is in the way of a live one:
+/// then [`Outline::write`] writes it again.
+pub(super) fn draft<W: Write>(
     previous: impl Iterator<Item = Result<Entry, ManifestError>>,
     live: &Live,
     rules: &Rules<'_>,
-) -> Result<Outline, ManifestError> {
+    out: W,
+) -> Result<(Outline, Option<(W, Totals)>), ManifestError> {
     let mut outline = Outline::default();
     let mut moved = Vec::new();
+    // A draft that went wrong, because a retired entry is in the way, is none.
+    let mut writer = Some(ManifestWriter::new(out));
+    let mut push =
+        |entry: &Entry| writer = writer.take().and_then(|mut writer| writer.push(entry).ok().map(|()| writer));
     for pair in Pairs::new(previous, live.entries().map(Ok)) {
         match pair? {
             Pair::Old(old) => {
                 outline.total += u64::from(old.is_live());
                 outline.gone += u64::from(old.is_live());
-                outline.retired.extend(retire(old, rules));
+                if let Some(retired) = retire(old, rules) {
+                    push(&retired.entry);
+                    outline.retired.push(retired);
+                }
             }
-            Pair::New(new) => {
+            Pair::New(mut new) => {
                 outline.sums.added += 1;
                 moved.extend(link_destination(&new));
+                set_time(&mut new, None, rules, false);
+                push(&new);
             }
-            Pair::Both(old, new) => {
+            Pair::Both(old, mut new) => {
                 outline.total += u64::from(old.is_live());
                 let counter = match (old.is_live(), old.has_content_of(&new)) {
                     (false, _) => &mut outline.sums.added,
@@ -78,14 +90,33 @@ pub(super) fn outline(
                 if !old.is_live() || old.kind != new.kind {
                     moved.extend(link_destination(&new));
                 }
+                set_time(&mut new, Some(&old), rules, false);
+                push(&new);
             }
         }
     }
+    let retired = outline.retired.len();
     drop_conflicts(&mut outline.retired, live);
     outline.sums.retired = outline.retired.iter().filter(|retired| retired.is_fresh).count() as u64;
     outline.sums.removed = outline.gone.saturating_sub(outline.sums.retired);
     outline.touched = spread(moved, live);
-    Ok(outline)
+    let stands = outline.touched.is_empty() && outline.retired.len() == retired;
+    let written = writer.filter(|_| stands).map(ManifestWriter::finish).transpose()?;
+    Ok((outline, written))
+}
+
+/// Gives a live file the time that visitors' caches need.
+fn set_time(new: &mut Entry, old: Option<&Entry>, rules: &Rules<'_>, is_touched: bool) {
+    let Kind::File(file) = &mut new.kind else { return };
+    let old = old.filter(|old| old.is_live()).and_then(Entry::file);
+    match (rules.mtime, old) {
+        (MtimeMode::Source, Some(old)) if old.object == file.object => file.mtime = old.mtime,
+        (MtimeMode::Source, _) => {}
+        (MtimeMode::Release, Some(old)) if old.object == file.object && old.exec == file.exec && !is_touched => {
+            file.mtime = old.mtime;
+        }
+        (MtimeMode::Release, _) => file.mtime = rules.created,
+    }
 }
 
 fn link_destination(entry: &Entry) -> Option<String> {
@@ -198,19 +229,7 @@ impl Outline {
                 Pair::Both(old, new) => (Some(old), new),
             };
             let is_touched = self.is_touched(&new);
-            if let Kind::File(file) = &mut new.kind {
-                let old = old.filter(|old| old.is_live()).and_then(|old| old.file().copied());
-                match (rules.mtime, old) {
-                    (MtimeMode::Source, Some(old)) if old.object == file.object => file.mtime = old.mtime,
-                    (MtimeMode::Source, _) => {}
-                    (MtimeMode::Release, Some(old))
-                        if old.object == file.object && old.exec == file.exec && !is_touched =>
-                    {
-                        file.mtime = old.mtime;
-                    }
-                    (MtimeMode::Release, _) => file.mtime = rules.created,
-                }
-            }
+            set_time(&mut new, old.as_ref(), rules, is_touched);
             writer.push(&new)?;
         }
         writer.finish()
@@ -242,8 +261,11 @@ mod tests {
         let rules = Rules { created, mtime: MtimeMode::Release, retention: &retention };
         let live = Live::Entries(live);
         let stream = || previous.iter().cloned().map(Ok);
-        let outline = outline(stream(), &live, &rules).unwrap();
-        let (bytes, _) = outline.write(stream(), &live, &rules, Vec::new()).unwrap();
+        let (outline, draft) = draft(stream(), &live, &rules, Vec::new()).unwrap();
+        let (bytes, totals) = outline.write(stream(), &live, &rules, Vec::new()).unwrap();
+        if let Some((draft, drafted)) = draft {
+            assert_eq!((&draft, drafted), (&bytes, totals), "a draft that stands is the manifest");
+        }
         ManifestReader::new(&bytes[..], None).unwrap().collect::<Result<_, _>>().unwrap()
     }
 

@@ -14,7 +14,7 @@ use crate::push::contents::Supplies;
 use crate::push::fleet::{self, Fleet, Member};
 use crate::push::gate::Traffic;
 use crate::push::guard::GuardFault;
-use crate::push::next::{Outline, Rules, outline};
+use crate::push::next::{Outline, Rules, draft};
 use crate::push::options::Options;
 use crate::push::outcome::{MirrorReport, Outcome, Report, Sums};
 use crate::push::scratch::{ManifestFile, Scratch};
@@ -171,7 +171,7 @@ impl Preparation {
             && self.loaded.rolled_back_to.is_none()
             && !self.has_diverged(newest)
             && let Some(manifest) = self.copy_manifest(newest)?
-            && !shows_expunged(&manifest, options)?
+            && !(options.retention.has_expunged() && shows_expunged(&manifest, options)?)
         {
             return Ok(self.into_target(
                 Next { release: newest.clone(), manifest, previous: None, sums: Sums::default() },
@@ -243,11 +243,8 @@ impl Preparation {
             monitor.event(Event::Warned { message });
         }
         let stream = || entries(previous.as_deref());
-        let live = &self.loaded.live;
-        let outline =
-            outline(stream().map_err(PushError::NewManifest)?, live, &rules).map_err(PushError::NewManifest)?;
+        let (outline, totals, manifest) = self.write_manifest(&stream, &rules)?;
         options.guards.check_removed(outline.gone, outline.total)?;
-        let (totals, manifest) = self.write_manifest(&outline, stream().map_err(PushError::NewManifest)?, &rules)?;
         let mut release = self.describe(&totals, newest, options);
         release.created = created;
         Ok(Next { release, manifest: Arc::new(manifest), previous, sums: outline.sums })
@@ -255,17 +252,22 @@ impl Preparation {
 
     fn write_manifest(
         &self,
-        outline: &Outline,
-        previous: Entries,
+        previous: &dyn Fn() -> Result<Entries, ManifestError>,
         rules: &Rules<'_>,
-    ) -> Result<(Totals, ManifestFile), PushError> {
-        let file = self.scratch.dir().create_file("manifest")?;
-        let out = BufWriter::with_capacity(1 << 17, &file);
-        let (out, totals) = outline.write(previous, &self.loaded.live, rules, out).map_err(PushError::NewManifest)?;
-        out.into_inner()
-            .map_err(std::io::IntoInnerError::into_error)
-            .context("write", || self.scratch.dir().join("manifest"))?;
-        Ok((totals, ManifestFile { file, id: totals.manifest }))
+    ) -> Result<(Outline, Totals, ManifestFile), PushError> {
+        let live = &self.loaded.live;
+        let create =
+            |name: &str| Ok::<_, PushError>(BufWriter::with_capacity(1 << 17, self.scratch.dir().create_file(name)?));
+        let previous = || previous().map_err(PushError::NewManifest);
+        let (outline, drafted) = draft(previous()?, live, rules, create("draft")?).map_err(PushError::NewManifest)?;
+        let written = match drafted {
+            Some(written) => written,
+            None => outline.write(previous()?, live, rules, create("manifest")?).map_err(PushError::NewManifest)?,
+        };
+        let (out, totals) = written;
+        let file = out.into_inner().map_err(std::io::IntoInnerError::into_error);
+        let file = file.context("write", || self.scratch.dir().join("manifest"))?;
+        Ok((outline, totals, ManifestFile { file, id: totals.manifest }))
     }
 
     fn describe(&self, totals: &Totals, newest: Option<&Release>, options: &Options) -> Release {

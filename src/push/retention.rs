@@ -63,6 +63,12 @@ impl Retention {
         }
     }
 
+    /// Whether there are paths at which nothing stays.
+    #[must_use]
+    pub const fn has_expunged(&self) -> bool {
+        !self.expunged.is_empty()
+    }
+
     /// Whether nothing stays at `path`, not even what was retired before.
     #[must_use]
     pub fn is_expunged(&self, path: &TreePath) -> bool {

@@ -160,9 +160,21 @@ impl<'s> SlotWriter<'s> {
         self.slot.remove_empty(path)
     }
 
+    /// Puts entries in their places, and answers those that a link to their
+    /// object cannot be, in order.
+    pub(super) fn place_each(&mut self, entries: &[Entry]) -> Result<Vec<Entry>, StoreError> {
+        let mut left = Vec::new();
+        for entry in entries {
+            if !self.place(entry)? {
+                left.push(entry.clone());
+            }
+        }
+        Ok(left)
+    }
+
     /// Puts an entry in its place, which is free: a link to its object.
     /// Answers no where the object has other times or mode, or too many names.
-    pub(super) fn place(&mut self, entry: &Entry) -> Result<bool, StoreError> {
+    fn place(&mut self, entry: &Entry) -> Result<bool, StoreError> {
         let (parent, name) = split(&entry.path);
         match &entry.kind {
             Kind::Symlink(target) => self.put(parent, name, |dir| Ok(dir.symlink(target.as_str(), name)?))?,

@@ -9,6 +9,7 @@ use std::iter::Peekable;
 use std::sync::OnceLock;
 use std::time::Duration;
 
+use crate::fsx::Dir;
 use crate::hash::{BundleKey, ManifestId, ObjectId, PackId};
 use crate::manifest::transit::{self, Needs};
 use crate::manifest::{Entry, FileEntry, Kind, ManifestError, Pair, Pairs};
@@ -153,8 +154,7 @@ impl Store {
                 other => return other.map(|missing| (writer, missing)),
             }
         }
-        let mut writer = SlotWriter::fill(self, self.layout.slots.ensure_dir(DIRTY)?);
-        self.place_all(&mut writer, self.entries(&release.manifest)?)?;
+        let writer = self.fill_slot(self.layout.slots.ensure_dir(DIRTY)?, &release.manifest)?;
         // Every object was linked or copied: none is missing.
         Ok((writer, Vec::new()))
     }
@@ -194,27 +194,43 @@ impl Store {
         for directory in emptied.iter().rev() {
             writer.remove_empty(directory)?;
         }
-        self.place_all(writer, places.into_iter().map(Ok))?;
+        let left = writer.place_each(&places)?;
+        self.place_left(writer, &left)?;
         missing.sort_unstable_by_key(|file| file.object);
         missing.dedup_by_key(|file| file.object);
         Ok(missing)
     }
 
-    /// Places entries, in order. Those whose object has other times or too
-    /// many names come last: from the live slot where its release has the very
-    /// same file, else by copy.
-    fn place_all(
-        &self,
-        writer: &mut SlotWriter<'_>,
-        entries: impl Iterator<Item = Result<Entry, StoreError>>,
-    ) -> Result<(), StoreError> {
+    /// Fills an empty slot with the tree of a manifest, on two threads: the
+    /// system calls of one tree hardly wait for those of the other half.
+    fn fill_slot(&self, slot: Dir, manifest: &ManifestId) -> Result<SlotWriter<'_>, StoreError> {
+        /// Entries placed at once: the two halves of a batch are mostly in different directories.
+        const BATCH: usize = 4096;
+        let mut helper = SlotWriter::fill(self, slot.try_clone()?);
+        let mut writer = SlotWriter::fill(self, slot);
+        let mut entries = self.entries(manifest)?;
         let mut left = Vec::new();
-        for entry in entries {
-            let entry = entry?;
-            if !writer.place(&entry)? {
-                left.push(entry);
+        loop {
+            let batch: Vec<Entry> = entries.by_ref().take(BATCH).collect::<Result<_, _>>()?;
+            if batch.is_empty() {
+                break;
             }
+            let (first, second) = batch.split_at(batch.len() / 2);
+            let (first, second) = std::thread::scope(|scope| {
+                let helped = scope.spawn(|| helper.place_each(first));
+                let second = writer.place_each(second);
+                (helped.join().expect("placing entries does not panic"), second)
+            });
+            left.extend(first?);
+            left.extend(second?);
         }
+        self.place_left(&mut writer, &left)?;
+        Ok(writer)
+    }
+
+    /// Places entries that a link to their object cannot be: a link to the
+    /// live slot's file where that is the very same, else a copy. In order.
+    fn place_left(&self, writer: &mut SlotWriter<'_>, left: &[Entry]) -> Result<(), StoreError> {
         if left.is_empty() {
             return Ok(());
         }
@@ -260,8 +276,7 @@ impl Store {
         let release = self.release(current)?;
         let slots = &self.layout.slots;
         slots.remove_all(DIRTY)?;
-        let mut writer = SlotWriter::fill(self, slots.create_dir(DIRTY)?);
-        self.place_all(&mut writer, self.entries(&release.manifest)?)?;
+        self.fill_slot(slots.create_dir(DIRTY)?, &release.manifest)?;
         slots.sync_file_system()?;
         slots.rename(DIRTY, slots, &spare.to_string())?;
         Ok(slots.sync()?)
