@@ -91,7 +91,9 @@ pub(crate) const fn of_mirror(kind: Kind) -> Option<&'static str> {
         Kind::OtherOwner => Some("run headwater as the user who owns the mirror"),
         Kind::OtherSite => Some("name its site with --site, or another directory"),
         Kind::Denied => Some("this user needs to write there"),
-        Kind::BadPlace => Some("a mirror is a directory on a local disk whose parent directory exists"),
+        Kind::BadPlace => Some(
+            "a mirror is a directory on a local disk whose parent directory exists; `headwater push TREE MIRROR` makes one",
+        ),
         Kind::NewerFormat => Some("upgrade headwater here"),
         Kind::NoSpace => Some("free some space, or `headwater prune` with a smaller --keep, then push again"),
         Kind::Locked => Some("another headwater is at work there: try again, or wait longer with --wait"),

@@ -267,7 +267,10 @@ fn explain(report: &Report, exit: Exit) -> Result<(), Failure> {
     match exit {
         Exit::Partial => hints.push("the others have the release: the same push again brings up those that failed"),
         Exit::Nothing if report.unmet.is_some() => {
-            hints.push("nothing was activated: mend what failed and push again, or lower --require");
+            hints.push(match report.mirrors.len() {
+                1 => "nothing was activated: mend what failed and push again",
+                _ => "nothing was activated: mend what failed and push again, or lower --require",
+            });
         }
         Exit::Superseded => hints.push("a newer push has won; nothing is to be done"),
         _ => {}

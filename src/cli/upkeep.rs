@@ -103,7 +103,7 @@ pub(crate) fn verify(args: &VerifyArgs) -> Result<Exit, Failure> {
             0 => "no fault".to_owned(),
             number => counted(number, "fault", "faults"),
         };
-        let entries = counted(verified.entries, "served entry", "served entries");
+        let entries = counted(verified.entries, "entry of a slot", "entries of slots");
         format!("{}:{looked} {entries} checked: {found}\n{}", escape(mirror), faults(&verified.faults))
     };
     let work = |mirror: &Arc<dyn Mirror>, progress: &Progress| in_mirror(mirror, mirror.verify(depth, progress));

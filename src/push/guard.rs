@@ -78,7 +78,7 @@ pub enum GuardFault {
         paths: Vec<String>,
     },
     /// Content that a rollback left.
-    #[error("release {sequence} with this very content was rolled back")]
+    #[error("this very content was rolled back, as release {sequence} remembers")]
     Rejected {
         /// The sequence of the newest release.
         sequence: u64,

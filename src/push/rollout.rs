@@ -48,8 +48,9 @@ pub(super) struct Batch {
 /// Says how many mirrors are needed and how many there are.
 pub(super) fn unmet(require: Require, ready: usize, total: usize) -> String {
     match require {
-        Require::All => format!("all {total} mirrors are required, and {ready} are ready"),
-        Require::AtLeast(count) => format!("{count} mirrors are required, and {ready} of {total} are ready"),
+        Require::All if total == 1 => "the mirror is not ready".to_owned(),
+        Require::All => format!("all {total} mirrors are required, but only {ready} can be had"),
+        Require::AtLeast(count) => format!("{count} of {total} mirrors are required, but only {ready} can be had"),
     }
 }
 

@@ -4,10 +4,14 @@ use std::fs::File;
 use std::io::{Read, Write as _};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use crate::fsx::{self, Context as _, Dir, IoError};
 use crate::hash::ManifestId;
 use crate::manifest::{ManifestError, ManifestReader};
+
+const PREFIX: &str = "push-";
+const LOCK: &str = "lock";
 
 /// A directory that is removed when dropped.
 #[derive(Debug)]
@@ -15,6 +19,7 @@ pub(super) struct Scratch {
     parent: Dir,
     name: String,
     dir: Dir,
+    _lock: File,
 }
 
 impl Scratch {
@@ -23,15 +28,34 @@ impl Scratch {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         fsx::create_dir_all(path)?;
         let parent = Dir::open(path)?;
-        let name = format!("push-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        // Held for a moment only: nobody sweeps between a directory and its lock.
+        let guard = parent.open_or_create_file(LOCK)?;
+        fsx::lock(&guard, Duration::from_secs(60), &parent.join(LOCK))?;
+        sweep(&parent)?;
+        let name = format!("{PREFIX}{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         parent.remove_all(&name)?;
         let dir = parent.create_dir(&name)?;
-        Ok(Self { parent, name, dir })
+        let lock = dir.open_or_create_file(LOCK)?;
+        fsx::lock(&lock, Duration::ZERO, &dir.join(LOCK))?;
+        Ok(Self { parent, name, dir, _lock: lock })
     }
 
     pub(super) const fn dir(&self) -> &Dir {
         &self.dir
     }
+}
+
+/// Removes what killed pushes left: directories that nobody holds.
+fn sweep(parent: &Dir) -> Result<(), IoError> {
+    for (name, _) in parent.entries()? {
+        let Some(name) = name.to_str().filter(|name| name.starts_with(PREFIX)) else { continue };
+        let Some(dir) = parent.find_dir(name)? else { continue };
+        let lock = dir.open_or_create_file(LOCK)?;
+        if fsx::lock(&lock, Duration::ZERO, &dir.join(LOCK))? {
+            parent.remove_all(name)?;
+        }
+    }
+    Ok(())
 }
 
 impl Drop for Scratch {
@@ -92,5 +116,25 @@ impl Read for FileFromStart {
         let count = std::os::unix::fs::FileExt::read_at(&self.file, buffer, self.offset)?;
         self.offset += count as u64;
         Ok(count)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_killed_push_left_goes_and_what_another_one_uses_stays() {
+        let cache = tempfile::tempdir().unwrap();
+        let left = cache.path().join("push-1-0");
+        std::fs::create_dir(&left).unwrap();
+        std::fs::write(left.join("packs-0"), "left").unwrap();
+        let first = Scratch::create(cache.path()).unwrap();
+        assert!(!left.exists());
+        let second = Scratch::create(cache.path()).unwrap();
+        let places = [first.dir().path().to_owned(), second.dir().path().to_owned()];
+        assert!(places.iter().all(|place| place.is_dir()), "{places:?}");
+        drop((first, second));
+        assert!(places.iter().all(|place| !place.exists()));
     }
 }
