@@ -184,7 +184,10 @@ fn batch(
     let mut key = blake3::Hasher::new();
     key.update(b"headwater bundle 1\n");
     key.update(&id.map_or([0; 32], |id| *id.as_bytes()));
-    key.update(target.release.content.as_bytes());
+    // The ordinals of a quarantine are those of this very list.
+    for wanted in &change.wanted {
+        key.update(wanted.object.as_bytes());
+    }
     key.update(format!("{level}\n").as_bytes());
     Ok(Batch { base, change, level, key: BundleKey::finish(&key), members })
 }
