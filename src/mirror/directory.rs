@@ -3,6 +3,7 @@
 use std::io::{Read, Seek as _, SeekFrom};
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -55,9 +56,14 @@ impl DirectoryMirror {
 
     /// Feeds packs to `arrival`, on several threads.
     fn receive(&self, arrival: &Arrival<'_>, bundle: &dyn Bundle, monitor: &dyn Monitor) -> Result<(), MirrorError> {
+        /// Each holds a pack: more would cost memory, and the disk is one.
+        const MAX_THREADS: usize = 4;
         let cursor = Mutex::new(bundle.packs());
-        let work = || -> Result<(), MirrorError> {
-            while let Some(pack) = next_pack(&cursor, monitor)? {
+        let is_failed = AtomicBool::new(false);
+        let take_all = || -> Result<(), MirrorError> {
+            while !is_failed.load(Ordering::Relaxed)
+                && let Some(pack) = next_pack(&cursor, monitor)?
+            {
                 let mirror = self.name.clone();
                 if arrival.holds(&pack.id()) {
                     monitor.event(Event::PackHeld { mirror, pack: pack.id() });
@@ -71,8 +77,9 @@ impl DirectoryMirror {
             }
             Ok(())
         };
+        let work = || take_all().inspect_err(|_| is_failed.store(true, Ordering::Relaxed));
         std::thread::scope(|scope| {
-            let helpers: Vec<_> = (1..self.jobs.get()).map(|_| scope.spawn(work)).collect();
+            let helpers: Vec<_> = (1..self.jobs.get().min(MAX_THREADS)).map(|_| scope.spawn(work)).collect();
             let mut result = work();
             for helper in helpers {
                 let helped = helper.join().expect("unpacking does not panic");

@@ -45,6 +45,7 @@ struct Shelf {
     /// Seats that wait for a pack.
     idle: usize,
     spilled_bytes: u64,
+    is_scratch_full: bool,
 }
 
 /// The packs of one bundle.
@@ -80,18 +81,19 @@ impl<'a> PackShelf<'a> {
     }
 
     /// Adds a pack, once there is room. Answers whether anyone still wants it.
-    pub(super) fn push(&self, pack: pack::Pack) -> Result<bool, IoError> {
+    pub(super) fn push(&self, pack: pack::Pack) -> bool {
         let mut shelf = self.shelf();
         loop {
             shelf.forget_taken();
             if shelf.seats.is_empty() {
-                return Ok(false);
+                return false;
             }
             if shelf.in_memory() < WINDOW {
                 break;
             }
-            if shelf.idle > 0 {
-                self.spill_oldest(&mut shelf)?;
+            // Where there is no room to spill to, the slowest mirror sets the pace.
+            if shelf.idle > 0 && !shelf.is_scratch_full {
+                shelf.is_scratch_full = self.spill_oldest(&mut shelf).is_err();
                 continue;
             }
             shelf = self.changed.wait(shelf).unwrap_or_else(PoisonError::into_inner);
@@ -99,7 +101,7 @@ impl<'a> PackShelf<'a> {
         let size = pack.bytes.len();
         shelf.packs.push(Sealed { id: pack.id, size, place: Place::Memory(Arc::new(pack.bytes)) });
         self.changed.notify_all();
-        Ok(true)
+        true
     }
 
     fn spill_oldest(&self, shelf: &mut Shelf) -> Result<(), IoError> {

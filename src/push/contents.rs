@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::io::Read;
 use std::os::unix::fs::FileExt as _;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use crate::hash::{ManifestId, ObjectId, hash_reader};
 use crate::manifest::transit::Wanted;
@@ -21,12 +21,14 @@ pub(super) struct Supplies {
     mirrors: Vec<Arc<dyn Mirror>>,
     releases: Vec<Release>,
     by_object: OnceLock<HashMap<ObjectId, usize>>,
+    /// Large objects and the mirror that has each whole.
+    whole: Mutex<HashMap<ObjectId, usize>>,
 }
 
 impl Supplies {
     /// Content of `live`, and of the `mirrors`, which keep `releases`.
-    pub(super) const fn new(live: Live, mirrors: Vec<Arc<dyn Mirror>>, releases: Vec<Release>) -> Self {
-        Self { live, mirrors, releases, by_object: OnceLock::new() }
+    pub(super) fn new(live: Live, mirrors: Vec<Arc<dyn Mirror>>, releases: Vec<Release>) -> Self {
+        Self { live, mirrors, releases, by_object: OnceLock::new(), whole: Mutex::default() }
     }
 
     /// Opens the tree's file at `index`, if that is a file with this content.
@@ -65,8 +67,14 @@ impl Supplies {
     }
 
     fn mirror_object(&self, id: &ObjectId, offset: u64) -> Result<Box<dyn Read + Send>, SupplyError> {
-        let mut opened = self.mirrors.iter().filter_map(|mirror| mirror.object(id, offset).ok());
-        opened.next().ok_or_else(|| format!("object {id} is neither in the tree nor on any mirror").into())
+        let mut known = self.whole.lock().unwrap_or_else(PoisonError::into_inner);
+        let index = match known.get(id) {
+            Some(index) => *index,
+            // Read through once for all its pieces.
+            None => self.mirrors.iter().position(|mirror| is_intact(mirror, id)).ok_or_else(|| lost(id))?,
+        };
+        known.insert(*id, index);
+        Ok(self.mirrors[index].object(id, offset)?)
     }
 
     /// Where the tree has an object: an index is made when first asked.
@@ -83,19 +91,22 @@ impl Supplies {
     }
 }
 
+fn is_intact(mirror: &Arc<dyn Mirror>, id: &ObjectId) -> bool {
+    mirror.object(id, 0).is_ok_and(|content| hash_reader(content).is_ok_and(|(found, _)| found == *id))
+}
+
+fn lost(id: &ObjectId) -> SupplyError {
+    format!("object {id} is neither in the tree nor whole on any mirror").into()
+}
+
 impl Contents for Supplies {
     fn object(&self, id: &ObjectId) -> Result<Box<dyn Read + Send>, SupplyError> {
         if let Some(opened) = self.index_of(id).and_then(|index| self.open_at(index, id)) {
             return Ok(Box::new(opened?));
         }
         // Read through first: where one mirror's copy is damaged, another may have a good one.
-        let is_intact = |mirror: &&Arc<dyn Mirror>| {
-            mirror.object(id, 0).is_ok_and(|content| hash_reader(content).is_ok_and(|(found, _)| found == *id))
-        };
-        if let Some(mirror) = self.mirrors.iter().find(is_intact) {
-            return Ok(mirror.object(id, 0)?);
-        }
-        Err(format!("object {id} is neither in the tree nor whole on any mirror").into())
+        let mirror = self.mirrors.iter().find(|mirror| is_intact(mirror, id)).ok_or_else(|| lost(id))?;
+        Ok(mirror.object(id, 0)?)
     }
 }
 

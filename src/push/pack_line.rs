@@ -65,6 +65,14 @@ type Answer = Receiver<Result<Made, LineError>>;
 
 /// Builds the packs of `job` onto `shelf` and ends it, one way or the other.
 pub(super) fn run(job: &Job<'_>, shelf: &PackShelf<'_>, monitor: &dyn Monitor) -> Result<(), LineError> {
+    /// Should the line break, nobody waits for it.
+    struct Broken<'s, 'a>(&'s PackShelf<'a>);
+    impl Drop for Broken<'_, '_> {
+        fn drop(&mut self) {
+            self.0.end(Err("the packs could not be made".to_owned()));
+        }
+    }
+    let _broken = Broken(shelf);
     let result = make_packs(job, shelf, monitor);
     shelf.end(result.as_ref().map(|_| ()).map_err(|error| crate::push::outcome::error_chain(error)));
     result
@@ -202,7 +210,7 @@ impl<'a, 'l> Sealer<'a, 'l> {
         }
         let pack = std::mem::take(&mut self.writer).finish();
         self.monitor.event(Event::PackSealed { pack: pack.id, bytes: pack.bytes.len() as u64 });
-        if self.shelf.push(pack)? { Ok(()) } else { Err(LineError::Cancelled) }
+        if self.shelf.push(pack) { Ok(()) } else { Err(LineError::Cancelled) }
     }
 
     fn finish(mut self) -> Result<(), LineError> {

@@ -200,8 +200,9 @@ impl Preparation {
     }
 
     fn into_target(self, next: Next, is_new: bool, likely_base: Option<ManifestId>) -> Target {
-        let from = self.loaded.from.iter().map(|member| Arc::clone(&member.mirror));
-        let mirrors: Vec<_> = self.members.iter().map(|member| Arc::clone(&member.mirror)).chain(from).collect();
+        // What a mirror is brought up from is more likely whole than what is brought up.
+        let from = self.loaded.from.iter().chain(&self.members);
+        let mirrors: Vec<_> = from.map(|member| Arc::clone(&member.mirror)).collect();
         let releases = self.members.iter().chain(&self.loaded.from).flat_map(Member::releases).cloned().collect();
         Target {
             release: next.release,
@@ -387,15 +388,26 @@ fn load_store(mirror: &Arc<dyn Mirror>) -> Result<Loaded, PushError> {
 /// Loads the release to go back to: one for the whole fleet.
 fn load_rollback(members: &[Member], to: Option<u64>) -> Result<Loaded, PushError> {
     let release = match to {
-        Some(sequence) => {
-            let kept = members.iter().flat_map(Member::releases).find(|release| release.sequence == sequence);
-            kept.ok_or_else(|| PushError::Rollback(format!("no mirror keeps a release {sequence}")))?
-        }
+        Some(sequence) => kept_release(members, sequence)?,
         None => rollback_target(members)?,
     };
-    let mirror = fleet::holders(members, &release.manifest).next().expect("the release was found on a mirror");
-    let live = Live::Entries(live_entries(mirror, release)?);
-    Ok(Loaded { live, from: None, rolled_back_to: Some(release.clone()) })
+    // Where one mirror's manifest is damaged, another may have it whole.
+    let mut loaded = fleet::holders(members, &release.manifest).map(|mirror| live_entries(mirror, release));
+    let first = loaded.next().expect("the release was found on a mirror");
+    let live = first.or_else(|error| loaded.find_map(Result::ok).ok_or(error))?;
+    Ok(Loaded { live: Live::Entries(live), from: None, rolled_back_to: Some(release.clone()) })
+}
+
+/// The release of a sequence, if that is one and the same wherever it is kept.
+fn kept_release(members: &[Member], sequence: u64) -> Result<&Release, PushError> {
+    let mut kept = members.iter().flat_map(Member::releases).filter(|release| release.sequence == sequence);
+    let first = kept.next().ok_or_else(|| PushError::Rollback(format!("no mirror keeps a release {sequence}")))?;
+    match kept.all(|other| other.id() == first.id()) {
+        true => Ok(first),
+        false => {
+            Err(PushError::Rollback(format!("release {sequence} is not the same on all mirrors: name fewer of them")))
+        }
+    }
 }
 
 /// The release before the current one, if all mirrors agree on both.
@@ -408,7 +420,11 @@ fn rollback_target(members: &[Member]) -> Result<&Release, PushError> {
     }
     let newest = fleet::newest(members).ok_or_else(|| PushError::Rollback("no mirror has a release yet".into()))?;
     let releases = members.iter().flat_map(Member::releases);
-    let before = releases.filter(|release| release.sequence < newest.sequence && release.content != newest.content);
+    let before = releases.filter(|release| {
+        release.sequence < newest.sequence
+            && release.content != newest.content
+            && !newest.rejected.contains(&release.content)
+    });
     before
         .max_by_key(|release| release.rank())
         .ok_or_else(|| PushError::Rollback(format!("no kept release before {} differs from it", newest.sequence)))

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::fsx::{self, Context as _, Dir, IoError};
-use crate::hash::ManifestId;
+use crate::hash::{ManifestId, StoreId};
 use crate::manifest::{ManifestError, ManifestReader};
 
 const PREFIX: &str = "push-";
@@ -25,15 +25,15 @@ pub(super) struct Scratch {
 impl Scratch {
     /// A fresh directory below `path`, which is created if need be.
     pub(super) fn create(path: &Path) -> Result<Self, IoError> {
-        static NEXT: AtomicU64 = AtomicU64::new(0);
         fsx::create_dir_all(path)?;
         let parent = Dir::open(path)?;
         // Held for a moment only: nobody sweeps between a directory and its lock.
         let guard = parent.open_or_create_file(LOCK)?;
         fsx::lock(&guard, Duration::from_secs(60), &parent.join(LOCK))?;
         sweep(&parent)?;
-        let name = format!("{PREFIX}{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
-        parent.remove_all(&name)?;
+        // Process ids are not unique where several containers share a cache.
+        let unique = StoreId::random().map_err(|error| IoError::new("name a directory in", path, error))?;
+        let name = format!("{PREFIX}{unique}");
         let dir = parent.create_dir(&name)?;
         let lock = dir.open_or_create_file(LOCK)?;
         fsx::lock(&lock, Duration::ZERO, &dir.join(LOCK))?;
@@ -81,7 +81,8 @@ impl ManifestFile {
         mut from: impl Read,
         id: ManifestId,
     ) -> Result<Option<Self>, IoError> {
-        scratch.dir.unlink_if_any(name)?;
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let name = &format!("{name}-{}", NEXT.fetch_add(1, Ordering::Relaxed));
         let mut file = scratch.dir.create_file(name)?;
         let mut hasher = blake3::Hasher::new();
         let mut buffer = vec![0; 1 << 17];

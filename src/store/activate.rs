@@ -64,7 +64,9 @@ impl Store {
             self.layout.slots.remove_all(&release.to_string())?;
         }
         self.let_go(release)?;
-        self.drop_gone_releases(&mut Pruned::default())
+        // Only tidies up: what fails here is tried again after the next push.
+        self.drop_gone_releases(&mut Pruned::default()).ok();
+        Ok(())
     }
 
     /// What happens by itself after an activation, once that was answered:

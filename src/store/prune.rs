@@ -4,7 +4,7 @@
 //! its manifest under the same lock. References go before what they refer to,
 //! so that an interruption leaves garbage at most, which a sweep finds.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::time::Duration;
 
 use serde::Serialize;
@@ -65,7 +65,8 @@ impl Store {
             return Ok(());
         }
         // What a damaged record needs nobody knows: then nothing goes until it is mended.
-        let names = self.release_names()?;
+        // The current one counts also when its record is lost.
+        let names: BTreeSet<_> = self.release_names()?.into_iter().chain(self.current()?).collect();
         let Ok(kept) =
             names.iter().map(|name| Ok(self.release(*name)?.manifest)).collect::<Result<HashSet<_>, StoreError>>()
         else {
@@ -82,7 +83,9 @@ impl Store {
                 manifests.insert(release.manifest);
             }
         }
-        self.keep_needed(&kept, &mut candidates)?;
+        if self.keep_needed(&kept, &mut candidates).is_err() {
+            return Ok(());
+        }
         for object in candidates {
             self.drop_object(&object, pruned)?;
         }
@@ -155,7 +158,7 @@ impl Store {
     /// Compares everything that is here with everything that is needed.
     fn sweep(&self, pruned: &mut Pruned) -> Result<(), StoreError> {
         let mut manifests = HashSet::new();
-        for name in self.release_names()? {
+        for name in self.release_names()?.into_iter().chain(self.current()?) {
             manifests.insert(self.release(name)?.manifest);
         }
         let mut needed = HashSet::new();

@@ -28,6 +28,16 @@ struct Progress {
     id: Option<ObjectId>,
 }
 
+impl Store {
+    /// Bytes of content in the quarantine `key`, if there is one.
+    pub(super) fn quarantined_bytes(&self, key: &BundleKey) -> Result<u64, StoreError> {
+        let Some(dir) = self.layout.incoming.find_dir(&quarantine_name(key))? else { return Ok(0) };
+        let Some(new) = dir.find_dir("new")? else { return Ok(0) };
+        let sizes = new.entries()?.into_iter().filter_map(|(name, _)| Some(new.stat(name.to_str()?).ok()??.size));
+        Ok(sizes.sum())
+    }
+}
+
 /// The quarantine of one unfinished push; locked against other processes.
 #[derive(Debug)]
 pub struct Quarantine {
@@ -63,12 +73,19 @@ impl Quarantine {
         wait: Duration,
     ) -> Result<Self, StoreError> {
         let name = quarantine_name(key);
-        let dir = store.layout.incoming.ensure_dir(&name)?;
-        let path = dir.join(LOCK);
-        let lock = dir.open_or_create_file(LOCK)?;
-        if !fsx::lock(&lock, wait, &path)? {
-            return Err(StoreError::Locked { path });
-        }
+        let (dir, lock) = loop {
+            let dir = store.layout.incoming.ensure_dir(&name)?;
+            let path = dir.join(LOCK);
+            let Some(lock) = fsx::found(dir.open_or_create_file(LOCK))? else { continue };
+            if !fsx::lock(&lock, wait, &path)? {
+                return Err(StoreError::Locked { path });
+            }
+            // Whoever had the lock may have ended and removed the directory.
+            let inode = |meta: Option<fsx::Meta>| meta.map(|meta| meta.inode);
+            if inode(store.layout.incoming.stat(&name)?) == inode(dir.stat(".")?) {
+                break (dir, lock);
+            }
+        };
         let (new, held) = (dir.ensure_dir("new")?, dir.ensure_dir("held")?);
         let progress = Mutex::new(vec![Progress::default(); objects.len()]);
         let mut quarantine = Self { name, dir, new, held, _lock: lock, objects, progress, packs: HashSet::new() };
@@ -126,7 +143,18 @@ impl Quarantine {
                 self.new.unlink(&name)?;
             }
         }
+        self.unseal_partial(&covered)?;
         self.seal_again()
+    }
+
+    /// Content that is to be written to again may have been sealed before a crash.
+    fn unseal_partial(&self, covered: &HashSet<u32>) -> Result<(), StoreError> {
+        let is_partial = |ordinal: &&u32| self.progress()[**ordinal as usize].id.is_none();
+        for ordinal in covered.iter().filter(is_partial) {
+            let name = ordinal_name(*ordinal);
+            fsx::seal(&self.new.open_file(&name)?, FileMode::Record, None, || self.new.join(&name))?;
+        }
+        Ok(())
     }
 
     /// Whole content of an earlier push gets the times of this one.

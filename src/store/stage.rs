@@ -68,7 +68,7 @@ impl Store {
         if needs.head.base != base {
             return Err(lie("the manifest change is against another base"));
         }
-        self.check_room(release, &needs)?;
+        self.check_room(release, &needs, self.quarantined_bytes(key)?)?;
         let quarantine = Quarantine::open(self, key, std::mem::take(&mut needs.objects), wait)?;
         Ok(Some(Arrival { store: self, release, base, change, needs, quarantine, bases: OnceLock::new(), wait }))
     }
@@ -88,8 +88,8 @@ impl Store {
         Ok(self.layout.slots.stat(&name.to_string())?.is_some() && self.release(name).is_ok())
     }
 
-    /// Refuses what cannot fit, before anything is written.
-    fn check_room(&self, release: &Release, needs: &Needs) -> Result<(), StoreError> {
+    /// Refuses what cannot fit, before anything is written. `held_bytes` of it are here already.
+    fn check_room(&self, release: &Release, needs: &Needs, held_bytes: u64) -> Result<(), StoreError> {
         // A line of a manifest compresses to less; a name in each of two slots and in objects.
         const ENTRY_BYTES: u64 = 256;
         /// Our own directories and records, and some for those of a slot.
@@ -97,6 +97,7 @@ impl Store {
         let system = self.layout.root.file_system()?;
         let rounded = |size: u64| size.div_ceil(system.block_bytes).saturating_mul(system.block_bytes);
         let content = needs.objects.iter().fold(0u64, |sum, object| sum.saturating_add(rounded(object.size)));
+        let content = content.saturating_sub(held_bytes);
         let needed = content.saturating_add(release.entries.saturating_mul(ENTRY_BYTES));
         let path = || self.path().to_owned();
         if needed > system.free_bytes {
@@ -392,6 +393,9 @@ impl Arrival<'_> {
         let _guard = self.store.lock(self.wait)?;
         // Another push may have been quicker since this one began.
         self.store.check_newer(self.release.name())?;
+        if self.store.is_staged(self.release.name())? {
+            return Ok(0);
+        }
         self.rebuild_manifest(&objects, &temporary)?;
         self.store.write_release(self.release)?;
         self.store.layout.root.sync_file_system()?;
@@ -406,7 +410,8 @@ impl Arrival<'_> {
         self.store.name_slot(self.release.name())?;
         // Whoever staged before has lost its slot to this release.
         self.store.forget_staged(Some(self.release.name()))?;
-        self.store.drop_gone_releases(&mut Pruned::default())?;
+        // Only tidies up: what fails here is tried again after the next push.
+        self.store.drop_gone_releases(&mut Pruned::default()).ok();
         Ok(fetched)
     }
 

@@ -10,7 +10,7 @@ use crate::fsx::{Dir, FileKind};
 use crate::hash::{ManifestId, ObjectId, hash_reader};
 use crate::manifest::{Entry, FileEntry, Kind};
 use crate::release::{Release, ReleaseName};
-use crate::store::layout::{DIRTY, SlotName, manifest_name, object_name, release_file};
+use crate::store::layout::{CURRENT, DIRTY, SlotName, manifest_name, object_name, release_file};
 use crate::store::slots::{DirStack, has_metadata_of};
 use crate::store::{Store, StoreError};
 
@@ -105,7 +105,12 @@ impl Store {
     ) -> Result<Verified, StoreError> {
         let _guard = self.lock(wait)?;
         let mut found = Verified::default();
-        let Some(current) = self.current()? else { return Ok(found) };
+        let Some(current) = self.current()? else {
+            if !self.release_names()?.is_empty() && !self.slot_names()?.is_empty() {
+                found.fault(FaultKind::Missing, CURRENT.to_owned(), None);
+            }
+            return Ok(found);
+        };
         match depth {
             Depth::Quick => {
                 if let Some(release) = self.verify_release(current, &mut found) {

@@ -133,6 +133,14 @@ impl Scenario {
     /// Runs the command, with a fault armed if one is given.
     pub(crate) fn run(&self, fault: Option<&str>) -> Outcome {
         let arguments: Vec<&str> = self.command.iter().map(|word| &**word).collect();
+        // What an earlier run left in the cache is swept up: that would move the steps.
+        for place in std::fs::read_dir(self.world.path("cache/headwater")).into_iter().flatten().flatten() {
+            for left in std::fs::read_dir(place.path()).into_iter().flatten().flatten() {
+                if left.file_name().as_encoded_bytes().starts_with(b"push-") {
+                    std::fs::remove_dir_all(left.path()).unwrap();
+                }
+            }
+        }
         match fault {
             Some(fault) => self.world.run_with_fault(fault, &arguments),
             None => self.world.run(&arguments),
