@@ -75,7 +75,10 @@ pub(super) fn one(target: &Target, index: usize, options: &Options, gate: &Gate<
         let Ok(state) = mirror(target, index).state() else { return failed(target, index, &error, gate) };
         match race(target, index, options) {
             Race::Ours => return Outcome::Activated,
-            Race::Newer if state.current != expected => return Outcome::Superseded,
+            // A lower sequence is what ours goes on top of, whenever it began.
+            Race::Newer if state.current.is_some_and(|current| current.sequence() >= target.release.sequence) => {
+                return Outcome::Superseded;
+            }
             // It goes on top of ours, and will be there in a moment.
             Race::Newer if state.staged.as_ref().is_some_and(|staged| staged.sequence > target.release.sequence) => {
                 return Outcome::Superseded;
