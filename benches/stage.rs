@@ -138,7 +138,7 @@ impl Pack for SealedPack {
 
 struct Sealed {
     base: Option<ManifestId>,
-    change: Vec<u8>,
+    change: Arc<[u8]>,
     packs: Vec<SealedPack>,
 }
 

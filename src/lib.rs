@@ -9,6 +9,7 @@
 //! * [`pack`]: blocks and packs, in which content travels.
 //! * [`scan`]: turns content trees into a sorted list of paths and object ids.
 //! * [`store`]: keeps releases on a mirror's disk and switches between them.
+//! * [`wire`]: what origin and receiver say to each other.
 //! * [`mirror`]: what can be asked of a mirror, wherever it is.
 //! * [`push`]: brings a source to a whole fleet, or says honestly where it did not.
 //! * [`config`]: what `headwater.toml` says.
@@ -28,3 +29,4 @@ pub mod scan;
 pub mod store;
 pub mod tree_path;
 pub mod varint;
+pub mod wire;

@@ -4,7 +4,7 @@ use std::io::{Read, Seek as _, SeekFrom};
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::fsx::Context as _;
@@ -55,7 +55,7 @@ impl DirectoryMirror {
     }
 
     /// Feeds packs to `arrival`, on several threads.
-    fn receive(&self, arrival: &Arrival<'_>, bundle: &dyn Bundle, monitor: &dyn Monitor) -> Result<(), MirrorError> {
+    fn receive(&self, arrival: &Arrival, bundle: &dyn Bundle, monitor: &dyn Monitor) -> Result<(), MirrorError> {
         /// Each holds a pack: more would cost memory, and the disk is one.
         const MAX_THREADS: usize = 4;
         let cursor = Mutex::new(bundle.packs());
@@ -151,9 +151,9 @@ impl Mirror for DirectoryMirror {
     }
 
     fn stage(&self, request: &StageRequest<'_>, bundle: &dyn Bundle, monitor: &dyn Monitor) -> Result<(), MirrorError> {
-        let store = Store::open_or_create(&self.path, &request.release.site)?;
+        let store = Arc::new(Store::open_or_create(&self.path, &request.release.site)?);
         let begun = store.begin(request.release, &request.key, request.base, request.change, self.wait)?;
-        let Some(arrival) = begun else { return Ok(()) };
+        let Some(mut arrival) = begun else { return Ok(()) };
         match self.receive(&arrival, bundle, monitor) {
             Ok(()) => {}
             Err(MirrorError::Store(error)) => return Err(arrival.fail(error).into()),

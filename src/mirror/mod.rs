@@ -230,7 +230,7 @@ pub struct StageRequest<'a> {
     /// The manifest that `change` is against; the mirror has it. Nothing: the empty one.
     pub base: Option<ManifestId>,
     /// The manifest change (see [`crate::manifest::transit`]).
-    pub change: &'a [u8],
+    pub change: &'a Arc<[u8]>,
 }
 
 /// Everything a mirror can be mended from.

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use crate::fsx::{self, IoError};
 use crate::hash::ManifestId;
+use crate::manifest::{Entry, ManifestReader};
 use crate::mirror::{Mirror, MirrorError, MirrorState};
 use crate::monitor::{Event, Monitor};
 use crate::push::PushError;
@@ -97,6 +98,19 @@ pub(super) fn copy_manifest<'m>(
         }
     }
     Ok(None)
+}
+
+/// All entries of a release that a mirror keeps.
+pub(super) fn release_entries(mirror: &Arc<dyn Mirror>, release: &Release) -> Result<Vec<Entry>, PushError> {
+    let failed = |source| PushError::Manifest { release: release.name(), source };
+    let bytes = mirror.manifest(&release.manifest).map_err(|source| in_source(mirror, source))?;
+    let entries = ManifestReader::new(bytes, Some(release.manifest)).map_err(failed)?;
+    entries.collect::<Result<_, _>>().map_err(failed)
+}
+
+/// Names the mirror that content should come from.
+pub(super) fn in_source(mirror: &Arc<dyn Mirror>, source: MirrorError) -> PushError {
+    PushError::Source { mirror: mirror.location().to_owned(), source }
 }
 
 /// Refuses two names for one mirror: they would race each other.

@@ -12,7 +12,7 @@ use crate::push::gate::Gate;
 use crate::push::options::Options;
 use crate::push::outcome::{Outcome, Report, Sums};
 use crate::push::prepare::{Prepared, Target, prepare};
-use crate::push::rollout::{Batch, batches};
+use crate::push::rollout::{Batch, at_once, batches};
 use crate::push::source::Source;
 use crate::push::{PushError, pack_line};
 
@@ -70,16 +70,7 @@ pub fn plan(
         Prepared::Refused(report) => return Ok(Err(report)),
         Prepared::Target(target) => target,
     };
-    let name = target.release.name();
-    let outcomes: Vec<Option<Outcome>> = target
-        .members
-        .iter()
-        .map(|member| match &member.state {
-            Err(error) => Some(Outcome::failed(error)),
-            Ok(state) if state.current == Some(name) => Some(Outcome::Current),
-            Ok(_) => None,
-        })
-        .collect();
+    let outcomes: Vec<Option<Outcome>> = target.members.iter().map(|member| at_once(&target, member)).collect();
     let batches = batches(&target, &outcomes, options)?;
     let mut sizes = Vec::with_capacity(batches.len());
     for (number, batch) in (0..).zip(&batches) {

@@ -1,13 +1,13 @@
 //! From what the mirrors said and what the source has to what shall be done:
 //! fence, guard rails, the new manifest and release, or nothing at all.
 
-use std::io::{BufWriter, Read};
+use std::io::BufWriter;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::fsx::{self, Context as _};
 use crate::hash::ManifestId;
-use crate::manifest::{Entry, ManifestError, ManifestReader, Totals};
+use crate::manifest::{Entry, ManifestError, Totals};
 use crate::mirror::Mirror;
 use crate::monitor::{Event, Monitor};
 use crate::push::contents::Supplies;
@@ -17,7 +17,7 @@ use crate::push::guard::GuardFault;
 use crate::push::next::{Outline, Rules, draft};
 use crate::push::options::Options;
 use crate::push::outcome::{MirrorReport, Outcome, Report, Sums};
-use crate::push::scratch::{ManifestFile, Scratch};
+use crate::push::scratch::{Entries, ManifestFile, Scratch, entries};
 use crate::push::source::{Live, Source};
 use crate::push::{PushError, rollout};
 use crate::release::{Release, ReleaseName};
@@ -324,15 +324,6 @@ fn shows_expunged(manifest: &ManifestFile, options: &Options) -> Result<bool, Pu
     Ok(false)
 }
 
-type Entries = Box<dyn Iterator<Item = Result<Entry, ManifestError>>>;
-
-fn entries(manifest: Option<&ManifestFile>) -> Result<Entries, ManifestError> {
-    match manifest {
-        Some(manifest) => Ok(Box::new(manifest.entries()?)),
-        None => Ok(Box::new(std::iter::empty())),
-    }
-}
-
 fn unix_seconds() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
@@ -367,19 +358,15 @@ fn check_nesting(roots: &[crate::scan::Root], fleet: &Fleet, options: &Options) 
 }
 
 fn live_entries(mirror: &Arc<dyn Mirror>, release: &Release) -> Result<Vec<Entry>, PushError> {
-    let failed = |source| PushError::Manifest { release: release.name(), source };
-    let bytes: Box<dyn Read + Send> = mirror
-        .manifest(&release.manifest)
-        .map_err(|source| PushError::Source { mirror: mirror.location().to_owned(), source })?;
-    let entries = ManifestReader::new(bytes, Some(release.manifest)).map_err(failed)?;
-    let live = entries.filter(|entry| entry.as_ref().map_or(true, Entry::is_live));
-    live.collect::<Result<_, _>>().map_err(failed)
+    let mut entries = fleet::release_entries(mirror, release)?;
+    entries.retain(Entry::is_live);
+    Ok(entries)
 }
 
 /// Loads the current release of a mirror.
 fn load_store(mirror: &Arc<dyn Mirror>) -> Result<Loaded, PushError> {
     let name = || mirror.location().to_owned();
-    let state = mirror.state().map_err(|source| PushError::Source { mirror: name(), source })?;
+    let state = mirror.state().map_err(|source| fleet::in_source(mirror, source))?;
     let release = state.current_release().cloned().ok_or_else(|| PushError::EmptySource { mirror: name() })?;
     let live = Live::Entries(live_entries(mirror, &release)?);
     Ok(Loaded { live, from: Some(Member { mirror: Arc::clone(mirror), state: Ok(state) }), rolled_back_to: None })

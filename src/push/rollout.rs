@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, RecvTimeoutError, unbounded};
 
 use crate::hash::{BundleKey, ManifestId};
+use crate::manifest::ManifestError;
 use crate::manifest::transit::{self, Change};
-use crate::manifest::{Entry, ManifestError};
 use crate::mirror::{Failure, Link, Mirror, MirrorError, StageRequest};
 use crate::monitor::{Event, Monitor};
 use crate::pack::Level;
@@ -24,7 +24,7 @@ use crate::push::options::{LevelChoice, Options, Require};
 use crate::push::outcome::{MirrorReport, Outcome, Report, error_chain};
 use crate::push::pack_line::{self, Job, LineError};
 use crate::push::prepare::Target;
-use crate::push::scratch::ManifestFile;
+use crate::push::scratch::{Entries, ManifestFile, entries};
 use crate::push::source::Live;
 use crate::push::{PushError, activation};
 
@@ -57,8 +57,11 @@ pub(super) fn unmet(require: Require, ready: usize, total: usize) -> String {
 /// Brings every mirror of `target` to its release.
 pub(super) fn run(target: &Target, options: &Options, monitor: &dyn Monitor) -> Result<End, PushError> {
     let gate = Gate::new(monitor);
-    let mut outcomes: Vec<Option<Outcome>> =
-        target.members.iter().map(|member| at_once(target, member, &gate)).collect();
+    let mut outcomes: Vec<Option<Outcome>> = target.members.iter().map(|member| at_once(target, member)).collect();
+    for (member, _) in target.members.iter().zip(&outcomes).filter(|(_, outcome)| **outcome == Some(Outcome::Current)) {
+        let (mirror, sequence) = (member.mirror.name().to_owned(), target.release.sequence);
+        gate.event(Event::AlreadyCurrent { mirror, sequence });
+    }
     let batches = batches(target, &outcomes, options)?;
     let (sender, staged) = unbounded();
     let (line_sender, line_errors) = unbounded();
@@ -106,14 +109,10 @@ pub(super) fn run(target: &Target, options: &Options, monitor: &dyn Monitor) -> 
 }
 
 /// The outcome of a mirror that needs nothing, or to which nothing can be done.
-fn at_once(target: &Target, member: &Member, monitor: &dyn Monitor) -> Option<Outcome> {
+pub(super) fn at_once(target: &Target, member: &Member) -> Option<Outcome> {
     match &member.state {
         Err(error) => Some(Outcome::failed(error)),
-        Ok(state) if state.current == Some(target.release.name()) => {
-            let (mirror, sequence) = (member.mirror.name().to_owned(), target.release.sequence);
-            monitor.event(Event::AlreadyCurrent { mirror, sequence });
-            Some(Outcome::Current)
-        }
+        Ok(state) if state.current == Some(target.release.name()) => Some(Outcome::Current),
         Ok(_) => None,
     }
 }
@@ -153,15 +152,6 @@ fn find_base(target: &Target, base: ManifestId) -> Result<Option<Arc<ManifestFil
     match target.previous.as_ref().filter(|previous| previous.id == base) {
         Some(previous) => Ok(Some(Arc::clone(previous))),
         None => Ok(fleet::copy_manifest(&target.members, &base, &target.scratch)?),
-    }
-}
-
-type Entries = Box<dyn Iterator<Item = Result<Entry, ManifestError>>>;
-
-fn entries(manifest: Option<&ManifestFile>) -> Result<Entries, ManifestError> {
-    match manifest {
-        Some(manifest) => Ok(Box::new(manifest.entries()?)),
-        None => Ok(Box::new(std::iter::empty())),
     }
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::fsx::{self, Context as _, Dir, IoError};
 use crate::hash::{ManifestId, StoreId};
-use crate::manifest::{ManifestError, ManifestReader};
+use crate::manifest::{Entry, ManifestError, ManifestReader};
 
 const PREFIX: &str = "push-";
 const LOCK: &str = "lock";
@@ -103,6 +103,17 @@ impl ManifestFile {
         let reader = FileFromStart { file: self.file.try_clone()?, offset: 0 };
         // The id was checked when the file was written, and nobody else knows it.
         ManifestReader::new(Box::new(reader), None)
+    }
+}
+
+/// Entries in manifest order.
+pub(super) type Entries = Box<dyn Iterator<Item = Result<Entry, ManifestError>>>;
+
+/// The entries of a manifest, or of none.
+pub(super) fn entries(manifest: Option<&ManifestFile>) -> Result<Entries, ManifestError> {
+    match manifest {
+        Some(manifest) => Ok(Box::new(manifest.entries()?)),
+        None => Ok(Box::new(std::iter::empty())),
     }
 }
 

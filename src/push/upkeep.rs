@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use crate::manifest::{Diff, Entry, ManifestError, ManifestReader, diff};
-use crate::mirror::{Mirror, MirrorError, Repaired};
+use crate::manifest::{Diff, Entry, ManifestError, diff};
+use crate::mirror::{Mirror, Repaired};
 use crate::monitor::{Event, Monitor};
 use crate::push::PushError;
 use crate::push::contents::Supplies;
-use crate::push::fleet::Fleet;
+use crate::push::fleet::{self, Fleet, in_source};
 use crate::push::outcome::{Report, error_chain};
 use crate::push::source::{Live, Source};
 use crate::release::Release;
@@ -42,8 +42,7 @@ pub fn repair(source: &Source, mirror: &Arc<dyn Mirror>, monitor: &dyn Monitor) 
             Supplies::new(Live::Tree(Tree::scan(roots, scan, monitor)?), vec![Arc::clone(mirror)], Vec::new())
         }
         Source::Store(from) => {
-            let failed = |source| PushError::Source { mirror: from.location().to_owned(), source };
-            let releases = from.state().map_err(failed)?.releases;
+            let releases = from.state().map_err(|source| in_source(from, source))?.releases;
             Supplies::new(Live::Entries(Vec::new()), vec![Arc::clone(from), Arc::clone(mirror)], releases)
         }
         Source::Rollback { .. } => Supplies::new(Live::Entries(Vec::new()), vec![Arc::clone(mirror)], Vec::new()),
@@ -75,19 +74,9 @@ impl DiffSide {
     fn entries(&self, monitor: &dyn Monitor) -> Result<Vec<Entry>, PushError> {
         match self {
             Self::Trees { roots, scan } => Ok(Live::Tree(Tree::scan(roots, scan, monitor)?).entries().collect()),
-            Self::Release { mirror, sequence } => {
-                let release = find_release(mirror, *sequence)?;
-                let bytes = mirror.manifest(&release.manifest).map_err(|source| in_source(mirror, source))?;
-                let failed = |source| PushError::Manifest { release: release.name(), source };
-                let entries = ManifestReader::new(bytes, Some(release.manifest)).map_err(failed)?;
-                entries.collect::<Result<_, _>>().map_err(failed)
-            }
+            Self::Release { mirror, sequence } => fleet::release_entries(mirror, &find_release(mirror, *sequence)?),
         }
     }
-}
-
-fn in_source(mirror: &Arc<dyn Mirror>, source: MirrorError) -> PushError {
-    PushError::Source { mirror: mirror.location().to_owned(), source }
 }
 
 fn find_release(mirror: &Arc<dyn Mirror>, sequence: Option<u64>) -> Result<Release, PushError> {

@@ -29,9 +29,7 @@ impl Store {
         if found != expected {
             return Err(StoreError::Conflict { expected, found });
         }
-        if let Some(current) = found.filter(|current| current.sequence() >= release.sequence()) {
-            return Err(StoreError::NotNewer { offered: release, current });
-        }
+        self.check_newer(release)?;
         if !self.is_staged(release)? {
             return Err(StoreError::NotStaged { release });
         }
@@ -57,7 +55,7 @@ impl Store {
     pub fn abandon(&self, release: ReleaseName, wait: Duration) -> Result<(), StoreError> {
         let _guard = self.lock(wait)?;
         let found = self.current()?;
-        if found == Some(release) || self.served_releases()?.contains(&release) {
+        if self.served_releases()?.contains(&release) {
             return Err(StoreError::Conflict { expected: None, found });
         }
         if self.layout.slots.stat(&release.to_string())?.is_some_and(|meta| meta.kind == FileKind::Directory) {

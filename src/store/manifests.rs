@@ -5,7 +5,7 @@ use std::io::{BufReader, Write as _};
 
 use crate::fsx::{self, Context as _, FileMode};
 use crate::hash::ManifestId;
-use crate::manifest::{ManifestError, ManifestReader, Totals};
+use crate::manifest::{Entry, ManifestError, ManifestReader, Totals};
 use crate::store::layout::manifest_name;
 use crate::store::{Store, StoreError};
 
@@ -44,6 +44,15 @@ impl Store {
     pub(super) fn in_manifest(&self, id: &ManifestId) -> impl Fn(ManifestError) -> StoreError + use<> {
         let path = self.layout.manifests.join(manifest_name(id));
         move |source| StoreError::Manifest { path: path.clone(), source }
+    }
+
+    /// The entries of a manifest, with errors that name it.
+    pub(super) fn entries(
+        &self,
+        manifest: &ManifestId,
+    ) -> Result<impl Iterator<Item = Result<Entry, StoreError>> + use<>, StoreError> {
+        let words = self.in_manifest(manifest);
+        Ok(self.manifest(manifest)?.map(move |entry| entry.map_err(&words)))
     }
 
     /// Reads a manifest to its end.

@@ -201,12 +201,12 @@ pub enum StoreError {
         /// What does not hold.
         what: String,
     },
-    /// A missing object could not be fetched again.
-    #[error("object {object} is missing here and could not be fetched")]
+    /// Missing objects could not be fetched again.
+    #[error("{} missing or damaged here and could not be fetched", several(missing))]
     Fetch {
-        /// The object.
-        object: ObjectId,
-        /// Why not.
+        /// The objects.
+        missing: Vec<ObjectId>,
+        /// Why the first of them could not.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// An object whose bytes are not what its id says.
@@ -228,6 +228,19 @@ pub enum StoreError {
 
 fn name(release: Option<ReleaseName>) -> String {
     release.map_or_else(|| "none".to_owned(), |release| release.to_string())
+}
+
+fn several(objects: &[ObjectId]) -> String {
+    match objects {
+        [] => "no object is".to_owned(),
+        [object] => format!("object {object} is"),
+        [object, more @ ..] => format!("object {object} and {} more are", more.len()),
+    }
+}
+
+/// What arrived is not what was announced.
+fn lie(what: impl Into<String>) -> StoreError {
+    StoreError::Lie { what: what.into() }
 }
 
 impl StoreError {

@@ -4,7 +4,7 @@
 //! its manifest under the same lock. References go before what they refer to,
 //! so that an interruption leaves garbage at most, which a sweep finds.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::HashSet;
 use std::time::Duration;
 
 use serde::Serialize;
@@ -65,8 +65,7 @@ impl Store {
             return Ok(());
         }
         // What a damaged record needs nobody knows: then nothing goes until it is mended.
-        // The current one counts also when its record is lost.
-        let names: BTreeSet<_> = self.release_names()?.into_iter().chain(self.current()?).collect();
+        let names = self.known_releases()?;
         let Ok(kept) =
             names.iter().map(|name| Ok(self.release(*name)?.manifest)).collect::<Result<HashSet<_>, StoreError>>()
         else {
@@ -114,8 +113,8 @@ impl Store {
             if candidates.is_empty() {
                 break;
             }
-            for entry in self.manifest(manifest)? {
-                if let Some(file) = entry.map_err(self.in_manifest(manifest))?.file() {
+            for entry in self.entries(manifest)? {
+                if let Some(file) = entry?.file() {
                     candidates.remove(&file.object);
                 }
             }
@@ -158,13 +157,13 @@ impl Store {
     /// Compares everything that is here with everything that is needed.
     fn sweep(&self, pruned: &mut Pruned) -> Result<(), StoreError> {
         let mut manifests = HashSet::new();
-        for name in self.release_names()?.into_iter().chain(self.current()?) {
+        for name in self.known_releases()? {
             manifests.insert(self.release(name)?.manifest);
         }
         let mut needed = HashSet::new();
         for manifest in &manifests {
-            for entry in self.manifest(manifest)? {
-                needed.extend(entry.map_err(self.in_manifest(manifest))?.file().map(|file| file.object));
+            for entry in self.entries(manifest)? {
+                needed.extend(entry?.file().map(|file| file.object));
             }
         }
         for object in self.list_objects()?.iter().filter(|object| !needed.contains(object)) {

@@ -16,7 +16,7 @@ use crate::hash::{BundleKey, ObjectId, PackId, hash_reader};
 use crate::manifest::transit::NewObject;
 use crate::pack::{BaseRange, PackReader, Piece};
 use crate::store::layout::{LOCK, Layout, quarantine_name};
-use crate::store::{Store, StoreError};
+use crate::store::{Store, StoreError, lie};
 use crate::varint;
 
 /// A record is 40 bytes a piece, and a pack has no more pieces than bytes.
@@ -42,7 +42,6 @@ impl Store {
 #[derive(Debug)]
 pub struct Quarantine {
     name: String,
-    dir: Dir,
     new: Dir,
     held: Dir,
     _lock: File,
@@ -58,10 +57,6 @@ struct HeldPiece {
 
 fn ordinal_name(ordinal: u32) -> String {
     ordinal.to_string()
-}
-
-fn lie(what: impl Into<String>) -> StoreError {
-    StoreError::Lie { what: what.into() }
 }
 
 impl Quarantine {
@@ -88,7 +83,7 @@ impl Quarantine {
         };
         let (new, held) = (dir.ensure_dir("new")?, dir.ensure_dir("held")?);
         let progress = Mutex::new(vec![Progress::default(); objects.len()]);
-        let mut quarantine = Self { name, dir, new, held, _lock: lock, objects, progress, packs: HashSet::new() };
+        let mut quarantine = Self { name, new, held, _lock: lock, objects, progress, packs: HashSet::new() };
         match quarantine.resume() {
             // What is here contradicts itself: it must not stand in the way of what comes.
             Err(StoreError::Lie { .. }) => quarantine.start_over()?,
@@ -282,8 +277,7 @@ impl Quarantine {
     }
 
     /// Removes the quarantine.
-    pub(super) fn discard(self, layout: &Layout) -> Result<(), StoreError> {
-        drop((self.dir, self.new, self.held));
+    pub(super) fn discard(&self, layout: &Layout) -> Result<(), StoreError> {
         Ok(layout.incoming.remove_all(&self.name)?)
     }
 }

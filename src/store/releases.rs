@@ -1,5 +1,7 @@
 //! Release records at rest.
 
+use std::collections::BTreeSet;
+
 use crate::fsx::{self, FileMode};
 use crate::release::{MAX_RECORD_BYTES, Release, ReleaseError, ReleaseName};
 use crate::store::layout::{GONE, RECORD, gone_file, release_file};
@@ -32,6 +34,12 @@ impl Store {
     /// The names of all records, ascending; staged ones included.
     pub(super) fn release_names(&self) -> Result<Vec<ReleaseName>, StoreError> {
         self.names_ending_in(RECORD)
+    }
+
+    /// The names of all records and of the current release, which counts also
+    /// when its record is lost.
+    pub(super) fn known_releases(&self) -> Result<BTreeSet<ReleaseName>, StoreError> {
+        Ok(self.release_names()?.into_iter().chain(self.current()?).collect())
     }
 
     /// The names of releases that are gone while what only they needed is still here.

@@ -72,7 +72,7 @@ impl Store {
 
     fn mend_records(&self, records: &dyn FetchRecords) -> Result<u64, StoreError> {
         let mut mended = 0;
-        for name in self.release_names()?.into_iter().chain(self.current()?).collect::<BTreeSet<_>>() {
+        for name in self.known_releases()? {
             if self.release(name).is_err()
                 && let Some(release) = records.release(name).filter(|release| release.name() == name)
             {
@@ -157,8 +157,8 @@ impl Store {
         let mut stack = DirStack::new(root.try_clone()?);
         let mut seen = HashSet::new();
         let mut mended = 0;
-        for entry in self.manifest(&manifest)? {
-            let entry = entry.map_err(self.in_manifest(&manifest))?;
+        for entry in self.entries(&manifest)? {
+            let entry = entry?;
             mended += u64::from(self.mend_entry(&mut stack, &entry)?);
             seen.insert(String::from(entry.path));
         }

@@ -6,7 +6,7 @@
 use std::error::Error;
 use std::io::Read;
 use std::iter::Peekable;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use crate::fsx::Dir;
@@ -20,27 +20,25 @@ use crate::store::layout::{DIRTY, SlotName};
 use crate::store::manifests::ManifestStream;
 use crate::store::quarantine::Quarantine;
 use crate::store::slots::{DirStack, SlotWriter};
-use crate::store::{Pruned, Store, StoreError};
+use crate::store::{Pruned, Store, StoreError, lie};
 
 /// Opens the content of an object that is missing here.
 pub type FetchObject<'a> = dyn Fn(&ObjectId) -> Result<Box<dyn Read + Send>, Box<dyn Error + Send + Sync>> + Sync + 'a;
 
 /// A release on its way into a store: takes packs, then becomes staged.
 #[derive(Debug)]
-pub struct Arrival<'a> {
-    store: &'a Store,
-    release: &'a Release,
+pub struct Arrival {
+    store: Arc<Store>,
+    release: Release,
     base: Option<ManifestId>,
-    change: &'a [u8],
+    change: Arc<[u8]>,
     needs: Needs,
     quarantine: Quarantine,
+    /// The new objects, once they have their names.
+    promoted: Option<Arc<[(ObjectId, u64)]>>,
     /// The objects of the base by position, read when the first block has a base.
     bases: OnceLock<Vec<Option<ObjectId>>>,
     wait: Duration,
-}
-
-fn lie(what: impl Into<String>) -> StoreError {
-    StoreError::Lie { what: what.into() }
 }
 
 impl Store {
@@ -50,14 +48,14 @@ impl Store {
     /// # Errors
     /// A release that is not newer than the current one, a base that is not
     /// here, too little room, a change that is malformed.
-    pub fn begin<'a>(
-        &'a self,
-        release: &'a Release,
+    pub fn begin(
+        self: &Arc<Self>,
+        release: &Release,
         key: &BundleKey,
         base: Option<ManifestId>,
-        change: &'a [u8],
+        change: &Arc<[u8]>,
         wait: Duration,
-    ) -> Result<Option<Arrival<'a>>, StoreError> {
+    ) -> Result<Option<Arrival>, StoreError> {
         self.check_site(&release.site)?;
         let offered = release.name();
         self.check_newer(offered)?;
@@ -70,11 +68,13 @@ impl Store {
         }
         self.check_room(release, &needs, self.quarantined_bytes(key)?)?;
         let quarantine = Quarantine::open(self, key, std::mem::take(&mut needs.objects), wait)?;
-        Ok(Some(Arrival { store: self, release, base, change, needs, quarantine, bases: OnceLock::new(), wait }))
+        let (store, release, change) = (Arc::clone(self), release.clone(), Arc::clone(change));
+        let (promoted, bases) = (None, OnceLock::new());
+        Ok(Some(Arrival { store, release, base, change, needs, quarantine, promoted, bases, wait }))
     }
 
     /// Refuses a release that is not newer than another one that is current.
-    fn check_newer(&self, offered: ReleaseName) -> Result<(), StoreError> {
+    pub(super) fn check_newer(&self, offered: ReleaseName) -> Result<(), StoreError> {
         match self.current()? {
             Some(current) if current != offered && current.sequence() >= offered.sequence() => {
                 Err(StoreError::NotNewer { offered, current })
@@ -121,16 +121,30 @@ impl Store {
     }
 
     /// Fetches objects again; each is durable before it gets its name.
+    ///
+    /// # Errors
+    /// [`StoreError::Fetch`] with all those that cannot be had; none of the others is kept then.
     pub(super) fn fetch_objects(&self, files: &[FileEntry], fetch: &FetchObject<'_>) -> Result<(), StoreError> {
         let tmp = &self.layout.tmp;
+        let mut missing = Vec::new();
+        let mut why = None;
         for file in files {
-            let failed = |source| StoreError::Fetch { object: file.object, source };
-            let content = fetch(&file.object).map_err(failed)?;
             let name = file.object.to_string();
             tmp.unlink_if_any(&name)?;
-            if !write_object(file, content, tmp, &name)? {
-                return Err(failed("what was fetched is not this object".into()));
-            }
+            let error = match fetch(&file.object) {
+                Err(error) => error,
+                Ok(content) => {
+                    if write_object(file, content, tmp, &name)? {
+                        continue;
+                    }
+                    "what was fetched is not this object".into()
+                }
+            };
+            missing.push(file.object);
+            why.get_or_insert(error);
+        }
+        if let Some(source) = why {
+            return Err(StoreError::Fetch { missing, source });
         }
         if !files.is_empty() {
             tmp.sync_file_system()?;
@@ -240,15 +254,6 @@ impl Store {
         left.iter().try_for_each(|entry| writer.place_hard(entry, live.as_mut().filter(|_| same.has(entry))))
     }
 
-    /// The entries of a manifest, with errors that name it.
-    fn entries(
-        &self,
-        manifest: &ManifestId,
-    ) -> Result<impl Iterator<Item = Result<Entry, StoreError>> + use<>, StoreError> {
-        let words = self.in_manifest(manifest);
-        Ok(self.manifest(manifest)?.map(move |entry| entry.map_err(&words)))
-    }
-
     fn live_entries(&self) -> LiveEntries {
         let stream = || self.manifest(&self.release(self.current().ok()??).ok()?.manifest).ok();
         LiveEntries { stream: stream().map(Iterator::peekable) }
@@ -310,7 +315,7 @@ impl LiveEntries {
     }
 }
 
-impl Arrival<'_> {
+impl Arrival {
     /// Whether a pack need not be sent again.
     #[must_use]
     pub fn holds(&self, pack: &PackId) -> bool {
@@ -349,12 +354,13 @@ impl Arrival<'_> {
 
     /// Makes the release complete and durable, unseen. Objects of the base
     /// that turn out to be missing or damaged are fetched again; answers how many.
+    /// After [`StoreError::Fetch`] it may be called again, with a better supply.
     ///
     /// # Errors
     /// When what arrived is not what was announced, when something missing
     /// cannot be fetched, or when the disk fails; the quarantine is then
     /// dropped unless the fault was on the way.
-    pub fn finish(self, fetch: &FetchObject<'_>) -> Result<u64, StoreError> {
+    pub fn finish(&mut self, fetch: &FetchObject<'_>) -> Result<u64, StoreError> {
         match self.complete(fetch) {
             Ok(fetched) => {
                 self.quarantine.discard(&self.store.layout)?;
@@ -367,7 +373,7 @@ impl Arrival<'_> {
     /// Gives up after `error`. What is in doubt is dropped: after a failed
     /// write or sync nobody knows what is on the disk, and a full one wants its space back.
     #[must_use]
-    pub fn fail(self, error: StoreError) -> StoreError {
+    pub fn fail(&self, error: StoreError) -> StoreError {
         let blamed = self.damaged_base(&error);
         if (error.is_disk_failure() || matches!(error, StoreError::Lie { .. } | StoreError::Pack(_)))
             && let Err(second) = self.quarantine.discard(&self.store.layout)
@@ -386,21 +392,30 @@ impl Arrival<'_> {
         self.store.check_manifest(&base).err()
     }
 
-    fn complete(&self, fetch: &FetchObject<'_>) -> Result<u64, StoreError> {
-        let objects = self.quarantine.objects()?;
+    fn complete(&mut self, fetch: &FetchObject<'_>) -> Result<u64, StoreError> {
+        let promoted = self.promoted.clone();
+        let is_promoted = promoted.is_some();
+        let objects = match promoted {
+            Some(objects) => objects,
+            None => self.quarantine.objects()?.into(),
+        };
         let temporary = format!("{}.zst", self.release.manifest);
         // Before the first temporary file: whoever has the lock may sweep those away.
-        let _guard = self.store.lock(self.wait)?;
+        let store = Arc::clone(&self.store);
+        let _guard = store.lock(self.wait)?;
         // Another push may have been quicker since this one began.
         self.store.check_newer(self.release.name())?;
         if self.store.is_staged(self.release.name())? {
             return Ok(0);
         }
         self.rebuild_manifest(&objects, &temporary)?;
-        self.store.write_release(self.release)?;
+        self.store.write_release(&self.release)?;
         self.store.layout.root.sync_file_system()?;
-        for (ordinal, (id, _)) in (0u32..).zip(&objects) {
-            self.quarantine.promote(ordinal, id, self.store)?;
+        if !is_promoted {
+            for (ordinal, (id, _)) in (0u32..).zip(objects.iter()) {
+                self.quarantine.promote(ordinal, id, &self.store)?;
+            }
+            self.promoted = Some(objects);
         }
         self.store.adopt_manifest(&temporary, &self.release.manifest)?;
         let (mut writer, fetched) = self.build_slot(fetch)?;
@@ -418,12 +433,12 @@ impl Arrival<'_> {
     /// Builds the slot. What is missing or damaged is fetched on the way; answers how many objects.
     fn build_slot(&self, fetch: &FetchObject<'_>) -> Result<(SlotWriter<'_>, u64), StoreError> {
         let mut fetched = 0;
-        let (writer, missing) = match self.store.build_slot(self.release) {
+        let (writer, missing) = match self.store.build_slot(&self.release) {
             Err(StoreError::DamagedObject { .. }) => {
                 let damaged = self.store.damaged_objects(&self.release.manifest)?;
                 self.store.fetch_objects(&damaged, fetch)?;
                 fetched += damaged.len() as u64;
-                self.store.build_slot(self.release)?
+                self.store.build_slot(&self.release)?
             }
             other => other?,
         };
@@ -440,9 +455,9 @@ impl Arrival<'_> {
             transit::objects_at(&self.needs.base_entries, self.store.base_stream(self.base)?).map_err(words)?;
         let base = self.store.base_stream(self.base)?;
         let totals = self.store.write_manifest(temporary, |out| {
-            Ok(transit::apply(self.change, base, objects, &copies, out).map_err(words)?.1)
+            Ok(transit::apply(&self.change, base, objects, &copies, out).map_err(words)?.1)
         })?;
-        let release = self.release;
+        let release = &self.release;
         let announced =
             (release.manifest, release.content, release.entries, release.retired, release.bytes, release.until);
         let found = (totals.manifest, totals.content, totals.entries, totals.retired, totals.bytes, totals.until);

@@ -127,7 +127,7 @@ impl Store {
 
     fn verify_all(&self, found: &mut Verified, cancelled: &(dyn Fn() -> bool + Sync)) -> Result<(), StoreError> {
         let mut releases = HashMap::new();
-        for name in self.release_names()?.into_iter().chain(self.current()?).collect::<BTreeSet<_>>() {
+        for name in self.known_releases()? {
             releases.extend(self.verify_release(name, found).map(|release| (name, release)));
         }
         let manifests: HashSet<ManifestId> = releases.values().map(|release| release.manifest).collect();
@@ -170,9 +170,8 @@ impl Store {
             Ok(false) | Err(_) => return found.fault(FaultKind::Missing, path, None),
         }
         let mut read = || -> Result<(), StoreError> {
-            for entry in self.manifest(id)? {
-                let entry = entry.map_err(self.in_manifest(id))?;
-                needed.extend(entry.file().map(|file| (file.object, *file)));
+            for entry in self.entries(id)? {
+                needed.extend(entry?.file().map(|file| (file.object, *file)));
             }
             Ok(())
         };
@@ -239,8 +238,8 @@ impl Store {
     /// The objects of a manifest that are missing or damaged, each once.
     pub(super) fn damaged_objects(&self, manifest: &ManifestId) -> Result<Vec<FileEntry>, StoreError> {
         let mut damaged = HashMap::new();
-        for entry in self.manifest(manifest)? {
-            if let Some(file) = entry.map_err(self.in_manifest(manifest))?.file()
+        for entry in self.entries(manifest)? {
+            if let Some(file) = entry?.file()
                 && self.check_object(file).is_err()
             {
                 damaged.insert(file.object, *file);

@@ -19,7 +19,7 @@ fn flip(pack: &mut SealedPack, at: usize) {
 fn edit_change(delivery: &mut Delivery, edit: impl FnOnce(&mut Vec<u8>)) {
     let mut plain = zstd::decode_all(&delivery.change[..]).unwrap();
     edit(&mut plain);
-    delivery.change = zstd::encode_all(&plain[..], 3).unwrap();
+    delivery.change = zstd::encode_all(&plain[..], 3).unwrap().into();
 }
 
 /// Where the number of new objects stands in a plain change; it is one byte here, as is no `created`.
@@ -61,8 +61,8 @@ const CHANGE_LIES: [Lie; 11] = [
     ("something after the end", |it| edit_change(it, |plain| plain.push(1))),
     ("no end", |it| edit_change(it, |plain| plain.truncate(plain.len() - 1))),
     ("a newer version", |it| edit_change(it, |plain| plain[4] = 2)),
-    ("a cut frame", |it| it.change.truncate(it.change.len() - 5)),
-    ("nothing", |it| it.change.clear()),
+    ("a cut frame", |it| it.change = it.change[..it.change.len() - 5].into()),
+    ("nothing", |it| it.change = [].into()),
 ];
 
 const PACK_LIES: [Lie; 14] = [
@@ -149,7 +149,7 @@ fn adding(path: &[u8], target: Option<&[u8]>) -> Vec<u8> {
 
 fn handmade(version: &Version, path: &[u8], target: Option<&[u8]>) -> Delivery {
     let mut delivery = version.onto(None);
-    delivery.change = adding(path, target);
+    delivery.change = adding(path, target).into();
     delivery.packs = if target.is_none() { vec![SealedPack::raw(0, 0, b"evil")] } else { vec![] };
     delivery
 }

@@ -231,7 +231,7 @@ pub(crate) struct Delivery {
     pub(crate) release: Release,
     pub(crate) key: BundleKey,
     pub(crate) base: Option<ManifestId>,
-    pub(crate) change: Vec<u8>,
+    pub(crate) change: Arc<[u8]>,
     pub(crate) packs: Vec<SealedPack>,
     pub(crate) objects: Objects,
     /// The line breaks after so many packs.

@@ -261,5 +261,5 @@ where
     }
     encoder.buffer.push(OP_END);
     encoder.out.write_all(&encoder.buffer)?;
-    Ok(Change { bytes: encoder.out.finish()?, wanted })
+    Ok(Change { bytes: encoder.out.finish()?.into(), wanted })
 }

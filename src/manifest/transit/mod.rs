@@ -14,6 +14,8 @@ mod tests;
 pub use decode::{Head, Needs, apply, needs, objects_at};
 pub use encode::encode;
 
+use std::sync::Arc;
+
 use crate::hash::ObjectId;
 use crate::tree_path::TreePath;
 
@@ -66,7 +68,7 @@ pub struct Wanted {
 #[derive(Debug, Clone)]
 pub struct Change {
     /// The transit form.
-    pub bytes: Vec<u8>,
+    pub bytes: Arc<[u8]>,
     /// The new objects, by ordinal.
     pub wanted: Vec<Wanted>,
 }

@@ -1,0 +1,304 @@
+#![doc = include_str!("PROTOCOL.md")]
+//!
+//! ---
+//!
+//! This room has the messages and limits that both ends share. It touches no
+//! socket, file or clock, and refuses to know who asks and who answers.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::hash::{BundleKey, ManifestId, ObjectId, PackId, StoreId};
+use crate::release::ReleaseName;
+use crate::tree_path::Site;
+
+/// The version that this headwater speaks.
+pub const VERSION: u32 = 1;
+/// The header that names the version of a request.
+pub const VERSION_HEADER: &str = "headwater-protocol";
+/// Begins the banner of `headwater receive`.
+pub const BANNER: &str = "headwater receive 1 ";
+/// Largest head of a stage, in bytes: it has a release and the ids of inline packs.
+pub const MAX_HEAD_BYTES: u32 = 4 * 1024 * 1024;
+/// Largest manifest change, in bytes: that of some ten million entries.
+pub const MAX_CHANGE_BYTES: u64 = 1024 * 1024 * 1024;
+/// Largest body of a request that has no packs and no content, in bytes.
+pub const MAX_MESSAGE_BYTES: u64 = 64 * 1024;
+/// Largest answer that is one JSON object, in bytes: that of a verification with very many faults.
+pub const MAX_ANSWER_BYTES: u64 = 256 * 1024 * 1024;
+/// Packs of at most this many bytes in all may be part of the stage itself.
+pub const MAX_INLINE_BYTES: u64 = 32 * 1024 * 1024;
+
+/// What a request is about, below the base path of a site.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Resource {
+    /// The state of the mirror.
+    State,
+    /// What anybody may know of the mirror.
+    Status,
+    /// A manifest.
+    Manifest(ManifestId),
+    /// An object.
+    Object(ObjectId),
+    /// A record of a release.
+    Release(ReleaseName),
+    /// A pack of an open stage.
+    Pack(BundleKey, PackId),
+    /// Something to do.
+    Action(Action),
+}
+
+/// Something to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Action {
+    /// Make a release complete, unseen.
+    Stage,
+    /// Make it current.
+    Activate,
+    /// Forget it.
+    Abandon,
+    /// Tidy up after an activation.
+    Settle,
+    /// Drop what nothing needs.
+    Prune,
+    /// Look for faults.
+    Verify,
+    /// Mend them.
+    Repair,
+}
+
+impl Action {
+    const ALL: [Self; 7] =
+        [Self::Stage, Self::Activate, Self::Abandon, Self::Settle, Self::Prune, Self::Verify, Self::Repair];
+
+    /// Its name in a path.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Stage => "stage",
+            Self::Activate => "activate",
+            Self::Abandon => "abandon",
+            Self::Settle => "settle",
+            Self::Prune => "prune",
+            Self::Verify => "verify",
+            Self::Repair => "repair",
+        }
+    }
+}
+
+impl fmt::Display for Resource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::State => f.write_str("v1/state"),
+            Self::Status => f.write_str("status.json"),
+            Self::Manifest(id) => write!(f, "v1/manifests/{id}"),
+            Self::Object(id) => write!(f, "v1/objects/{id}"),
+            Self::Release(name) => write!(f, "v1/releases/{name}"),
+            Self::Pack(key, id) => write!(f, "v1/packs/{key}/{id}"),
+            Self::Action(action) => write!(f, "v1/{}", action.name()),
+        }
+    }
+}
+
+impl Resource {
+    /// Reads a path relative to the base path of a site; nothing but the canonical spelling.
+    #[must_use]
+    pub fn parse(path: &str) -> Option<Self> {
+        let rest = match path.strip_prefix("v1/") {
+            Some(rest) => rest,
+            None => return (path == "status.json").then_some(Self::Status),
+        };
+        let parts: Vec<&str> = rest.splitn(4, '/').collect();
+        match parts[..] {
+            ["state"] => Some(Self::State),
+            ["manifests", id] => Some(Self::Manifest(ManifestId::parse_hex(id.as_bytes())?)),
+            ["objects", id] => Some(Self::Object(ObjectId::parse_hex(id.as_bytes())?)),
+            ["releases", name] => Some(Self::Release(name.parse().ok()?)),
+            ["packs", key, id] => {
+                Some(Self::Pack(BundleKey::parse_hex(key.as_bytes())?, PackId::parse_hex(id.as_bytes())?))
+            }
+            [name] => Action::ALL.into_iter().find(|action| action.name() == name).map(Self::Action),
+            _ => None,
+        }
+    }
+}
+
+/// Why a request was refused.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("{message}")]
+pub struct Refusal {
+    /// What kind of failure; see the protocol.
+    pub kind: String,
+    /// For people, one line. Of a peer: to be escaped before it is shown.
+    pub message: String,
+}
+
+impl Refusal {
+    /// A refusal.
+    #[must_use]
+    pub fn new(kind: &str, message: impl Into<String>) -> Self {
+        Self { kind: kind.to_owned(), message: message.into() }
+    }
+}
+
+/// What every answer is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Answer<T> {
+    /// It was done.
+    #[serde(rename = "ok")]
+    Ok(T),
+    /// It was not.
+    #[serde(rename = "error")]
+    Error(Refusal),
+}
+
+/// Nothing more to say.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Done {}
+
+/// The state of a mirror.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct State {
+    /// The version of headwater there.
+    #[serde(default)]
+    pub headwater: String,
+    /// The id of its store; nothing where none was made yet.
+    #[serde(default)]
+    pub store: Option<StoreId>,
+    /// Its site, also before a store was made, where the receiver is bound to one.
+    #[serde(default)]
+    pub site: Option<Site>,
+    /// What `current` names.
+    #[serde(default)]
+    pub current: Option<ReleaseName>,
+    /// The canonical records of the releases that are or were served, ascending.
+    #[serde(default)]
+    pub releases: Vec<String>,
+    /// The canonical record of the release that is staged and not current.
+    #[serde(default)]
+    pub staged: Option<String>,
+    /// The highest sequence of anything there.
+    #[serde(default)]
+    pub highest_sequence: u64,
+    /// Bytes free.
+    #[serde(default)]
+    pub free_bytes: Option<u64>,
+    /// Whether whoever asked may push.
+    #[serde(default)]
+    pub may_push: bool,
+}
+
+/// What anybody may know of a mirror.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// The site.
+    pub site: Site,
+    /// The sequence of the current release.
+    pub sequence: Option<u64>,
+    /// The name of the current release.
+    pub release: Option<ReleaseName>,
+    /// When it was made, seconds since 1970.
+    pub published: Option<u64>,
+    /// When it became current here, seconds since 1970.
+    pub activated: Option<u64>,
+}
+
+/// The head of a stage.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StageHead {
+    /// The canonical record of the release.
+    pub release: String,
+    /// Names the bundle.
+    pub key: BundleKey,
+    /// The manifest that the change is against; nothing: the empty one.
+    #[serde(default)]
+    pub base: Option<ManifestId>,
+    /// Length of the manifest change.
+    pub change_bytes: u64,
+    /// The packs in this body.
+    #[serde(default)]
+    pub packs: Vec<InlinePack>,
+    /// Whether everything is there after this body.
+    pub is_whole: bool,
+}
+
+/// A pack in the body of a stage.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InlinePack {
+    /// Its id.
+    pub id: PackId,
+    /// Its length.
+    pub bytes: u64,
+}
+
+/// The answer to a stage.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Staging {
+    /// The release is complete and durable there.
+    Staged {
+        /// Objects that were sent whole because they were damaged or missing.
+        resent: u64,
+    },
+    /// Packs are awaited; these are there already.
+    Held(Vec<PackId>),
+    /// These objects of the base are damaged or missing there.
+    Lacking(Vec<ObjectId>),
+}
+
+/// Which release to make current.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Activate {
+    /// The staged release.
+    pub release: ReleaseName,
+    /// What must be current now.
+    #[serde(default)]
+    pub expected: Option<ReleaseName>,
+}
+
+/// Which release to forget.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Abandon {
+    /// The staged release.
+    pub release: ReleaseName,
+}
+
+/// How many releases to keep.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Keep {
+    /// Releases; a receiver's own configuration overrides it.
+    pub keep: usize,
+}
+
+/// How far to look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Verify {
+    /// Sizes and times only.
+    #[serde(default)]
+    pub quick: bool,
+}
+
+/// What `headwater receive` says before it speaks HTTP.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Banner {
+    /// The version of headwater there.
+    pub headwater: String,
+    /// The protocol versions it speaks.
+    pub protocols: Vec<u32>,
+    /// The sites, each with its directory and base path.
+    pub sites: Vec<BannerSite>,
+}
+
+/// A site behind a banner.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BannerSite {
+    /// The directory of the mirror.
+    pub directory: PathBuf,
+    /// The site; nothing where no store was made yet and none is configured.
+    #[serde(default)]
+    pub site: Option<Site>,
+    /// Where it is served: `/` or `/<name>/`.
+    pub base: String,
+}
