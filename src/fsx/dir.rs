@@ -246,6 +246,21 @@ impl Dir {
         rustix::fs::renameat(&self.fd, name, &to.fd, to_name).context("rename to", || to.join(to_name))
     }
 
+    /// Moves the directory `name` to `to_name` in `to`, which is free or an
+    /// empty directory; answers no, and does nothing, if it is not, or if the
+    /// file system moves no directories.
+    ///
+    /// # Errors
+    /// When it cannot be moved.
+    pub fn rename_dir(&self, name: &str, to: &Self, to_name: &str) -> Result<bool> {
+        step("rename", || to.join(to_name))?;
+        match rustix::fs::renameat(&self.fd, name, &to.fd, to_name) {
+            Ok(()) => Ok(true),
+            Err(Errno::NOTEMPTY | Errno::EXIST | Errno::XDEV) => Ok(false),
+            Err(error) => Err(IoError::new("rename to", to.join(to_name), error)),
+        }
+    }
+
     /// Creates the symbolic link `name` with this target.
     ///
     /// # Errors

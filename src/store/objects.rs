@@ -5,7 +5,7 @@ use std::os::unix::fs::FileExt as _;
 
 use crate::fsx::{self, Context as _, Meta};
 use crate::hash::ObjectId;
-use crate::store::layout::object_name;
+use crate::store::layout::{object_name, shelf_name};
 use crate::store::{Store, StoreError};
 
 impl Store {
@@ -27,7 +27,7 @@ impl Store {
     pub(super) fn list_objects(&self) -> Result<Vec<ObjectId>, StoreError> {
         let mut objects = Vec::new();
         for byte in 0..=255u8 {
-            let dir = self.layout.objects.open_dir(&format!("{byte:02x}"))?;
+            let dir = self.layout.objects.open_dir(&shelf_name(byte))?;
             let named = dir.entries()?;
             let start = objects.len();
             objects.extend(named.iter().filter_map(|(name, _)| ObjectId::parse_hex(name.as_encoded_bytes())));

@@ -8,19 +8,21 @@
 use std::collections::HashSet;
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use crate::fsx::{self, Context as _, Dir, FileMode};
 use crate::hash::{BundleKey, ObjectId, PackId, hash_reader};
 use crate::manifest::transit::NewObject;
 use crate::pack::{BaseRange, PackReader, Piece};
-use crate::store::layout::{LOCK, Layout, quarantine_name};
+use crate::store::layout::{LOCK, Layout, quarantine_name, shelf_name};
 use crate::store::{Store, StoreError, lie};
 use crate::varint;
 
 /// A record is 40 bytes a piece, and a pack has no more pieces than bytes.
 const MAX_HELD_BYTES: u64 = 64 * 1024 * 1024;
+const OBJECTS: &str = "objects";
+const PARTS: &str = "parts";
 
 #[derive(Debug, Clone, Copy, Default)]
 struct Progress {
@@ -32,9 +34,75 @@ impl Store {
     /// Bytes of content in the quarantine `key`, if there is one.
     pub(super) fn quarantined_bytes(&self, key: &BundleKey) -> Result<u64, StoreError> {
         let Some(dir) = self.layout.incoming.find_dir(&quarantine_name(key))? else { return Ok(0) };
-        let Some(new) = dir.find_dir("new")? else { return Ok(0) };
-        let sizes = new.entries()?.into_iter().filter_map(|(name, _)| Some(new.stat(name.to_str()?).ok()??.size));
-        Ok(sizes.sum())
+        let size_in = |dir: &Dir| -> Result<u64, StoreError> {
+            let sizes = dir.entries()?.into_iter().filter_map(|(name, _)| Some(dir.stat(name.to_str()?).ok()??.size));
+            Ok(sizes.sum())
+        };
+        let mut sum = dir.find_dir(PARTS)?.map_or(Ok(0), |parts| size_in(&parts))?;
+        if let Some(objects) = dir.find_dir(OBJECTS)? {
+            for (name, _) in objects.entries()? {
+                let shelf = name.to_str().map(|name| objects.find_dir(name)).transpose()?.flatten();
+                sum += shelf.map_or(Ok(0), |shelf| size_in(&shelf))?;
+            }
+        }
+        Ok(sum)
+    }
+}
+
+/// Content that arrived in one piece, in directories like those of the store:
+/// where that has none they are moved there whole.
+#[derive(Debug)]
+struct Whole {
+    dir: Dir,
+    shelves: Vec<OnceLock<Dir>>,
+}
+
+impl Whole {
+    fn new(dir: Dir) -> Self {
+        Self { dir, shelves: std::iter::repeat_with(OnceLock::new).take(256).collect() }
+    }
+
+    /// The directory for an object, made when it is first asked for.
+    fn shelf(&self, object: &ObjectId) -> Result<&Dir, StoreError> {
+        let cell = &self.shelves[usize::from(object.as_bytes()[0])];
+        match cell.get() {
+            Some(shelf) => Ok(shelf),
+            None => {
+                let shelf = self.dir.ensure_dir(&shelf_name(object.as_bytes()[0]))?;
+                Ok(cell.get_or_init(|| shelf))
+            }
+        }
+    }
+
+    /// Opens a file that is there.
+    fn open_file(&self, object: &ObjectId) -> Result<File, StoreError> {
+        Ok(self.shelf(object)?.open_file(&object.to_string())?)
+    }
+
+    /// Removes every file that is not in `kept`.
+    fn keep_only(&self, kept: &HashSet<ObjectId>) -> Result<(), StoreError> {
+        for (shelf, _) in self.dir.entries()? {
+            let Some(shelf) = shelf.to_str().map(|name| self.dir.open_dir(name)).transpose()? else { continue };
+            for (name, _) in shelf.entries()? {
+                if ObjectId::parse_hex(name.as_encoded_bytes()).is_none_or(|object| !kept.contains(&object)) {
+                    shelf.unlink(&name)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Moves all directories for which the store has none, or an empty one;
+    /// answers which. Nothing else may be in them than what is wanted.
+    fn move_shelves(&self, objects: &Dir) -> Result<Vec<bool>, StoreError> {
+        let mut moved = vec![false; 256];
+        for (byte, is_moved) in (0u8..=255).zip(&mut moved) {
+            let name = shelf_name(byte);
+            if self.shelves[usize::from(byte)].get().is_some() {
+                *is_moved = self.dir.rename_dir(&name, objects, &name)?;
+            }
+        }
+        Ok(moved)
     }
 }
 
@@ -42,7 +110,9 @@ impl Store {
 #[derive(Debug)]
 pub struct Quarantine {
     name: String,
-    new: Dir,
+    whole: Whole,
+    /// Content that comes in several pieces, by ordinal.
+    parts: Dir,
     held: Dir,
     _lock: File,
     objects: Vec<NewObject>,
@@ -53,6 +123,13 @@ pub struct Quarantine {
 struct HeldPiece {
     piece: Piece,
     digest: ObjectId,
+}
+
+/// Which files of a quarantine have pieces that are held.
+#[derive(Default)]
+struct Covered {
+    parts: HashSet<u32>,
+    whole: HashSet<ObjectId>,
 }
 
 fn ordinal_name(ordinal: u32) -> String {
@@ -81,9 +158,11 @@ impl Quarantine {
                 break (dir, lock);
             }
         };
-        let (new, held) = (dir.ensure_dir("new")?, dir.ensure_dir("held")?);
+        let (whole, parts) = (Whole::new(dir.ensure_dir(OBJECTS)?), dir.ensure_dir(PARTS)?);
+        let held = dir.ensure_dir("held")?;
         let progress = Mutex::new(vec![Progress::default(); objects.len()]);
-        let mut quarantine = Self { name, new, held, _lock: lock, objects, progress, packs: HashSet::new() };
+        let packs = HashSet::new();
+        let mut quarantine = Self { name, whole, parts, held, _lock: lock, objects, progress, packs };
         match quarantine.resume() {
             // What is here contradicts itself: it must not stand in the way of what comes.
             Err(StoreError::Lie { .. }) => quarantine.start_over()?,
@@ -93,11 +172,12 @@ impl Quarantine {
     }
 
     fn start_over(&mut self) -> Result<(), StoreError> {
-        for dir in [&self.held, &self.new] {
+        for dir in [&self.held, &self.parts] {
             for (name, _) in dir.entries()? {
                 dir.unlink(&name)?;
             }
         }
+        self.whole.keep_only(&HashSet::new())?;
         self.packs.clear();
         self.progress().fill(Progress::default());
         Ok(())
@@ -113,8 +193,14 @@ impl Quarantine {
         self.progress.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The content of an ordinal if it comes in one piece.
+    fn is_whole(&self, piece: &Piece) -> bool {
+        let size = self.objects.get(piece.ordinal as usize).map(|object| object.size);
+        size == Some(u64::from(piece.length))
+    }
+
     fn resume(&mut self) -> Result<(), StoreError> {
-        let mut covered = HashSet::new();
+        let mut covered = Covered::default();
         for (name, _) in self.held.entries()? {
             let Some(pack) = PackId::parse_hex(name.as_encoded_bytes()) else {
                 self.held.unlink(&name)?;
@@ -127,38 +213,47 @@ impl Quarantine {
                 continue;
             };
             for held in &pieces {
-                covered.insert(held.piece.ordinal);
+                if self.is_whole(&held.piece) {
+                    covered.whole.insert(held.digest);
+                } else {
+                    covered.parts.insert(held.piece.ordinal);
+                }
                 self.count(&held.piece, held.digest)?;
             }
             self.packs.insert(pack);
         }
-        for (name, _) in self.new.entries()? {
+        self.whole.keep_only(&covered.whole)?;
+        for (name, _) in self.parts.entries()? {
             let ordinal = name.to_str().and_then(|name| name.parse::<u32>().ok());
-            if ordinal.is_none_or(|ordinal| !covered.contains(&ordinal)) {
-                self.new.unlink(&name)?;
+            if ordinal.is_none_or(|ordinal| !covered.parts.contains(&ordinal)) {
+                self.parts.unlink(&name)?;
             }
         }
-        self.unseal_partial(&covered)?;
-        self.seal_again()
+        self.unseal_partial(&covered.parts)?;
+        self.seal_again(&covered.parts)
     }
 
     /// Content that is to be written to again may have been sealed before a crash.
-    fn unseal_partial(&self, covered: &HashSet<u32>) -> Result<(), StoreError> {
+    fn unseal_partial(&self, parts: &HashSet<u32>) -> Result<(), StoreError> {
         let is_partial = |ordinal: &&u32| self.progress()[**ordinal as usize].id.is_none();
-        for ordinal in covered.iter().filter(is_partial) {
+        for ordinal in parts.iter().filter(is_partial) {
             let name = ordinal_name(*ordinal);
-            fsx::seal(&self.new.open_file(&name)?, FileMode::Record, None, || self.new.join(&name))?;
+            fsx::seal(&self.parts.open_file(&name)?, FileMode::Record, None, || self.parts.join(&name))?;
         }
         Ok(())
     }
 
     /// Whole content of an earlier push gets the times of this one.
-    fn seal_again(&self) -> Result<(), StoreError> {
-        let whole: Vec<bool> = self.progress().iter().map(|progress| progress.id.is_some()).collect();
-        for (ordinal, object) in (0u32..).zip(&self.objects).filter(|(ordinal, _)| whole[*ordinal as usize]) {
-            let name = ordinal_name(ordinal);
-            let file = self.new.open_file(&name)?;
-            fsx::seal(&file, FileMode::content(object.exec), Some(object.mtime), || self.new.join(&name))?;
+    fn seal_again(&self, parts: &HashSet<u32>) -> Result<(), StoreError> {
+        let ids: Vec<Option<ObjectId>> = self.progress().iter().map(|progress| progress.id).collect();
+        for ((ordinal, object), id) in (0u32..).zip(&self.objects).zip(ids) {
+            let Some(id) = id else { continue };
+            let file = if parts.contains(&ordinal) {
+                self.parts.open_file(&ordinal_name(ordinal))?
+            } else {
+                self.whole.open_file(&id)?
+            };
+            fsx::seal(&file, FileMode::content(object.exec), Some(object.mtime), || self.parts.join(id.to_string()))?;
         }
         Ok(())
     }
@@ -168,9 +263,15 @@ impl Quarantine {
         let fits = self.objects.get(piece.ordinal as usize).is_some_and(|object| {
             piece.offset.checked_add(u64::from(piece.length)).is_some_and(|end| end <= object.size)
         });
+        let open = || {
+            if self.is_whole(piece) {
+                self.whole.open_file(&held.digest).ok()
+            } else {
+                self.parts.open_file(&ordinal_name(piece.ordinal)).ok()
+            }
+        };
         let mut bytes = vec![0; piece.length as usize];
-        let read =
-            || self.new.open_file(&ordinal_name(piece.ordinal)).ok()?.read_exact_at(&mut bytes, piece.offset).ok();
+        let read = || open()?.read_exact_at(&mut bytes, piece.offset).ok();
         fits && { read }().is_some() && ObjectId::of(&bytes) == held.digest
     }
 
@@ -209,12 +310,13 @@ impl Quarantine {
         if end.is_none_or(|end| end > object.size) {
             return Err(lie(format!("content behind the end of new object {}", piece.ordinal)));
         }
-        let name = ordinal_name(piece.ordinal);
         if u64::from(piece.length) == object.size {
-            self.new.write_new(&name, bytes, FileMode::content(object.exec), Some(object.mtime))?;
+            let mode = FileMode::content(object.exec);
+            self.whole.shelf(&digest)?.write_new(&digest.to_string(), bytes, mode, Some(object.mtime))?;
         } else {
-            let file = self.new.open_or_create_file(&name)?;
-            fsx::write_at(&file, bytes, piece.offset, || self.new.join(&name))?;
+            let name = ordinal_name(piece.ordinal);
+            let file = self.parts.open_or_create_file(&name)?;
+            fsx::write_at(&file, bytes, piece.offset, || self.parts.join(&name))?;
         }
         self.count(piece, digest)
     }
@@ -237,8 +339,8 @@ impl Quarantine {
         let mut id = digest;
         if u64::from(piece.length) < object.size {
             let name = ordinal_name(piece.ordinal);
-            let path = || self.new.join(&name);
-            let file = self.new.open_file(&name)?;
+            let path = || self.parts.join(&name);
+            let file = self.parts.open_file(&name)?;
             let (whole, size) = hash_reader(&file).context("read", path)?;
             if size != object.size {
                 return Err(lie(format!("new object {} is not of its size", piece.ordinal)));
@@ -258,10 +360,11 @@ impl Quarantine {
             let id = match progress.id {
                 Some(id) => id,
                 None if object.size == 0 => {
-                    let mode = FileMode::content(object.exec);
-                    self.new.unlink_if_any(&ordinal_name(ordinal))?;
-                    self.new.write_new(&ordinal_name(ordinal), b"", mode, Some(object.mtime))?;
-                    ObjectId::of(b"")
+                    let (id, mode) = (ObjectId::of(b""), FileMode::content(object.exec));
+                    let (shelf, name) = (self.whole.shelf(&id)?, id.to_string());
+                    shelf.unlink_if_any(&name)?;
+                    shelf.write_new(&name, b"", mode, Some(object.mtime))?;
+                    id
                 }
                 None => return Err(lie(format!("new object {ordinal} did not arrive whole"))),
             };
@@ -270,10 +373,20 @@ impl Quarantine {
         Ok(ids)
     }
 
-    /// Moves the content of an ordinal to its object. It replaces an object
-    /// that is there: that one may be damaged, and this one was just hashed.
-    pub(super) fn promote(&self, ordinal: u32, id: &ObjectId, store: &Store) -> Result<(), StoreError> {
-        store.adopt(id, &self.new, &ordinal_name(ordinal))
+    /// Gives all content the names of its objects. It replaces objects that
+    /// are there: these may be damaged, and this was just hashed.
+    pub(super) fn promote(&self, objects: &[(ObjectId, u64)], store: &Store) -> Result<(), StoreError> {
+        let parts: HashSet<u32> =
+            self.parts.entries()?.iter().filter_map(|(name, _)| name.to_str()?.parse().ok()).collect();
+        let moved = self.whole.move_shelves(&store.layout.objects)?;
+        for (ordinal, (id, _)) in (0u32..).zip(objects) {
+            if parts.contains(&ordinal) {
+                store.adopt(id, &self.parts, &ordinal_name(ordinal))?;
+            } else if !moved[usize::from(id.as_bytes()[0])] {
+                store.adopt(id, self.whole.shelf(id)?, &id.to_string())?;
+            }
+        }
+        Ok(())
     }
 
     /// Removes the quarantine.

@@ -412,9 +412,7 @@ impl Arrival {
         self.store.write_release(&self.release)?;
         self.store.layout.root.sync_file_system()?;
         if !is_promoted {
-            for (ordinal, (id, _)) in (0u32..).zip(objects.iter()) {
-                self.quarantine.promote(ordinal, id, &self.store)?;
-            }
+            self.quarantine.promote(&objects, &self.store)?;
             self.promoted = Some(objects);
         }
         self.store.adopt_manifest(&temporary, &self.release.manifest)?;

@@ -4,7 +4,7 @@ use std::fs;
 
 use headwater::mirror::Failure;
 
-use crate::fixture::{Fixture, assert_serves};
+use crate::fixture::{Fixture, assert_serves, tree_at};
 use crate::origin::{Delivery, Seen, Version, first_tree, second_tree};
 
 /// Breaks the line after `packs` packs.
@@ -52,16 +52,16 @@ pub(crate) fn what_rotted_in_quarantine_is_asked_for_again<F: Fixture>() {
         |file| fs::write(file, [fs::read(file).unwrap(), b"more".to_vec()].concat()).unwrap(),
     ];
     for harm in harms {
-        for place in ["new", "held"] {
+        for place in ["objects", "parts", "held"] {
             let fixture = F::with(&[&first]);
             let (second, mut delivery) = second_onto(&first);
             let packs = delivery.packs.len();
             interrupt(&fixture, &mut delivery, packs);
             let incoming = fixture.names(".headwater/incoming");
             let key = incoming.iter().find(|name| *name != "tmp").expect("there is a quarantine");
-            let dir = format!(".headwater/incoming/{key}/{place}");
-            for name in fixture.names(&dir) {
-                let file = fixture.store().join(&dir).join(name);
+            let dir = fixture.store().join(format!(".headwater/incoming/{key}/{place}"));
+            let files = tree_at(&dir).into_keys().map(|name| dir.join(name)).filter(|file| file.is_file());
+            for file in files {
                 crate::damage::make_writable(&file);
                 harm(&file);
             }

@@ -20,7 +20,7 @@ fn prepare() -> World {
     world.publish(&Tree::small(), &["mirror"], &[]);
     world.publish(&Tree::small().file("js/app.js", "let release = 2;"), &["mirror"], &[]);
     let outside = world.path("outside");
-    for name in ["js", "docs", "objects/aa", "releases", "manifests", "slots", "incoming/tmp", "new", "held"] {
+    for name in ["js", "docs", "objects/aa", "releases", "manifests", "slots", "incoming/tmp", "parts", "held"] {
         fs::create_dir_all(outside.join(name)).unwrap();
     }
     for name in ["secret", "js/app.js", "index.html", "lock", "format", "docs/old.html", "objects/aa/secret"] {
