@@ -3,11 +3,15 @@
 //!
 //! Knows how ids are computed and spelled. Refuses to know what they name.
 
+mod pieces;
+
 use std::fmt;
 use std::io::{self, Read};
 use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+pub use pieces::{PieceHash, PieceHashes};
 
 /// A text that is not the lower-case hexadecimal form of an id.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

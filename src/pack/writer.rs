@@ -36,7 +36,8 @@ impl PackWriter {
     /// A pack without blocks.
     #[must_use]
     pub fn new() -> Self {
-        let mut bytes = MAGIC.to_vec();
+        let mut bytes = Vec::with_capacity(TARGET_PACK_BYTES + TARGET_PACK_BYTES / 8);
+        bytes.extend_from_slice(MAGIC);
         bytes.push(VERSION);
         Self { bytes, block_count: 0, content_bytes: 0 }
     }

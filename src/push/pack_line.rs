@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 use crossbeam_channel::{Receiver, Sender, bounded};
 
 use crate::fsx::IoError;
-use crate::hash::ObjectId;
+use crate::hash::{ObjectId, PieceHash, PieceHashes};
 use crate::manifest::transit::Wanted;
 use crate::mirror::SupplyError;
 use crate::monitor::{Event, Monitor};
@@ -56,9 +56,8 @@ pub(super) struct Job<'a> {
 
 struct Made {
     block: EncodedBlock,
-    pieces: Vec<Piece>,
-    /// Kept where an object spans blocks: it is hashed in order behind the workers.
-    content: Option<Vec<u8>>,
+    /// Of objects that span blocks, with their hashes.
+    parts: Vec<(Piece, PieceHash)>,
 }
 
 type Answer = Receiver<Result<Made, LineError>>;
@@ -93,7 +92,7 @@ fn make_packs(job: &Job<'_>, shelf: &PackShelf<'_>, monitor: &dyn Monitor) -> Re
                 let mut reader = Reader::default();
                 for (pieces, answer) in tickets {
                     // Nobody listens any more once the line has failed.
-                    answer.send(reader.make(job, pieces)).ok();
+                    answer.send(reader.make(job, &pieces)).ok();
                 }
             });
         }
@@ -126,23 +125,24 @@ struct Reader {
 }
 
 impl Reader {
-    fn make(&mut self, job: &Job<'_>, pieces: Vec<Piece>) -> Result<Made, LineError> {
+    fn make(&mut self, job: &Job<'_>, pieces: &[Piece]) -> Result<Made, LineError> {
         self.content.clear();
-        let mut spans = false;
-        for piece in &pieces {
+        let mut parts = Vec::new();
+        for piece in pieces {
             let wanted = &job.wanted[piece.ordinal as usize];
             let start = self.content.len();
             let path = || wanted.path.to_string();
             let read = job.supplies.read(wanted, piece, &mut self.content);
             read.map_err(|source| LineError::Read { path: path(), source })?;
+            let bytes = &self.content[start..];
             if u64::from(piece.length) < wanted.size {
-                spans = true;
-            } else if ObjectId::of(&self.content[start..]) != wanted.object {
+                parts.push((*piece, PieceHash::of(bytes, piece.offset)));
+            } else if ObjectId::of(bytes) != wanted.object {
                 return Err(LineError::Changed { path: path() });
             }
         }
-        let block = encode_block(&pieces, &self.content, &[], &[], job.level)?;
-        Ok(Made { block, pieces, content: spans.then(|| std::mem::take(&mut self.content)) })
+        let block = encode_block(pieces, &self.content, &[], &[], job.level)?;
+        Ok(Made { block, parts })
     }
 }
 
@@ -152,7 +152,7 @@ struct Sealer<'a, 'l> {
     shelf: &'a PackShelf<'l>,
     monitor: &'a dyn Monitor,
     writer: PackWriter,
-    spanning: Option<(u32, blake3::Hasher, u64)>,
+    spanning: Option<(u32, PieceHashes, u64)>,
     bytes: u64,
     packed_bytes: u64,
 }
@@ -164,9 +164,7 @@ impl<'a, 'l> Sealer<'a, 'l> {
 
     fn take(&mut self, next: &Answer) -> Result<(), LineError> {
         let made = next.recv().map_err(|_| LineError::Cancelled)??;
-        if let Some(content) = &made.content {
-            self.hash_spanning(&made.pieces, content)?;
-        }
+        made.parts.iter().try_for_each(|(piece, hash)| self.check_part(piece, *hash))?;
         self.bytes += made.block.content_bytes() as u64;
         self.packed_bytes += made.block.encoded_bytes() as u64;
         if !self.writer.fits(&made.block) {
@@ -180,26 +178,20 @@ impl<'a, 'l> Sealer<'a, 'l> {
         Ok(())
     }
 
-    fn hash_spanning(&mut self, pieces: &[Piece], content: &[u8]) -> Result<(), LineError> {
-        let mut at = 0;
-        for piece in pieces {
-            let bytes = &content[at..at + piece.length as usize];
-            at += piece.length as usize;
-            let wanted = &self.job.wanted[piece.ordinal as usize];
-            if u64::from(piece.length) == wanted.size {
-                continue;
-            }
-            if piece.offset == 0 {
-                self.spanning = Some((piece.ordinal, blake3::Hasher::new(), 0));
-            }
-            let changed = || LineError::Changed { path: wanted.path.to_string() };
-            let Some((ordinal, hasher, hashed)) = &mut self.spanning else { return Err(changed()) };
-            hasher.update(bytes);
-            *hashed += u64::from(piece.length);
-            let is_whole = *hashed == wanted.size;
-            if *ordinal != piece.ordinal || (is_whole && ObjectId::finish(hasher) != wanted.object) {
-                return Err(changed());
-            }
+    /// Takes the next part of an object; the last one shows whether it is what the scan saw.
+    fn check_part(&mut self, piece: &Piece, hash: PieceHash) -> Result<(), LineError> {
+        let wanted = &self.job.wanted[piece.ordinal as usize];
+        let changed = || LineError::Changed { path: wanted.path.to_string() };
+        if piece.offset == 0 {
+            self.spanning = Some((piece.ordinal, PieceHashes::default(), 0));
+        }
+        let Some((ordinal, hashes, hashed)) = &mut self.spanning else { return Err(changed()) };
+        let length = u64::from(piece.length);
+        hashes.push(piece.offset, length, hash);
+        *hashed += length;
+        let is_whole = *hashed == wanted.size;
+        if *ordinal != piece.ordinal || is_whole && std::mem::take(hashes).finish(wanted.size) != Some(wanted.object) {
+            return Err(changed());
         }
         Ok(())
     }

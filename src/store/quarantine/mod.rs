@@ -5,19 +5,24 @@
 //! (of another process, after a crash or a power cut) can read it again,
 //! believe what has the right bytes, and have only the rest sent.
 
-use std::collections::HashSet;
+mod held;
+mod whole;
+
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crate::fsx::{self, Context as _, Dir, FileMode};
-use crate::hash::{BundleKey, ObjectId, PackId, hash_reader};
+use crate::hash::{BundleKey, ObjectId, PackId, PieceHash, PieceHashes, hash_reader};
 use crate::manifest::transit::NewObject;
 use crate::pack::{BaseRange, PackReader, Piece};
-use crate::store::layout::{LOCK, Layout, quarantine_name, shelf_name};
+use crate::store::layout::{LOCK, Layout, quarantine_name};
 use crate::store::{Store, StoreError, lie};
-use crate::varint;
+
+use held::HeldPiece;
+use whole::Whole;
 
 /// A record is 40 bytes a piece, and a pack has no more pieces than bytes.
 const MAX_HELD_BYTES: u64 = 64 * 1024 * 1024;
@@ -49,63 +54,6 @@ impl Store {
     }
 }
 
-/// Content that arrived in one piece, in directories like those of the store:
-/// where that has none they are moved there whole.
-#[derive(Debug)]
-struct Whole {
-    dir: Dir,
-    shelves: Vec<OnceLock<Dir>>,
-}
-
-impl Whole {
-    fn new(dir: Dir) -> Self {
-        Self { dir, shelves: std::iter::repeat_with(OnceLock::new).take(256).collect() }
-    }
-
-    /// The directory for an object, made when it is first asked for.
-    fn shelf(&self, object: &ObjectId) -> Result<&Dir, StoreError> {
-        let cell = &self.shelves[usize::from(object.as_bytes()[0])];
-        match cell.get() {
-            Some(shelf) => Ok(shelf),
-            None => {
-                let shelf = self.dir.ensure_dir(&shelf_name(object.as_bytes()[0]))?;
-                Ok(cell.get_or_init(|| shelf))
-            }
-        }
-    }
-
-    /// Opens a file that is there.
-    fn open_file(&self, object: &ObjectId) -> Result<File, StoreError> {
-        Ok(self.shelf(object)?.open_file(&object.to_string())?)
-    }
-
-    /// Removes every file that is not in `kept`.
-    fn keep_only(&self, kept: &HashSet<ObjectId>) -> Result<(), StoreError> {
-        for (shelf, _) in self.dir.entries()? {
-            let Some(shelf) = shelf.to_str().map(|name| self.dir.open_dir(name)).transpose()? else { continue };
-            for (name, _) in shelf.entries()? {
-                if ObjectId::parse_hex(name.as_encoded_bytes()).is_none_or(|object| !kept.contains(&object)) {
-                    shelf.unlink(&name)?;
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Moves all directories for which the store has none, or an empty one;
-    /// answers which. Nothing else may be in them than what is wanted.
-    fn move_shelves(&self, objects: &Dir) -> Result<Vec<bool>, StoreError> {
-        let mut moved = vec![false; 256];
-        for (byte, is_moved) in (0u8..=255).zip(&mut moved) {
-            let name = shelf_name(byte);
-            if self.shelves[usize::from(byte)].get().is_some() {
-                *is_moved = self.dir.rename_dir(&name, objects, &name)?;
-            }
-        }
-        Ok(moved)
-    }
-}
-
 /// The quarantine of one unfinished push; locked against other processes.
 #[derive(Debug)]
 pub struct Quarantine {
@@ -113,16 +61,15 @@ pub struct Quarantine {
     whole: Whole,
     /// Content that comes in several pieces, by ordinal.
     parts: Dir,
+    /// Whose turn it is to write to a file in `parts`.
+    turn: Mutex<()>,
     held: Dir,
     _lock: File,
     objects: Vec<NewObject>,
     progress: Mutex<Vec<Progress>>,
+    /// The pieces so far of objects that come in several.
+    hashes: Mutex<HashMap<u32, PieceHashes>>,
     packs: HashSet<PackId>,
-}
-
-struct HeldPiece {
-    piece: Piece,
-    digest: ObjectId,
 }
 
 /// Which files of a quarantine have pieces that are held.
@@ -162,7 +109,18 @@ impl Quarantine {
         let held = dir.ensure_dir("held")?;
         let progress = Mutex::new(vec![Progress::default(); objects.len()]);
         let packs = HashSet::new();
-        let mut quarantine = Self { name, whole, parts, held, _lock: lock, objects, progress, packs };
+        let mut quarantine = Self {
+            name,
+            whole,
+            parts,
+            turn: Mutex::new(()),
+            held,
+            _lock: lock,
+            objects,
+            progress,
+            hashes: Mutex::default(),
+            packs,
+        };
         match quarantine.resume() {
             // What is here contradicts itself: it must not stand in the way of what comes.
             Err(StoreError::Lie { .. }) => quarantine.start_over()?,
@@ -180,6 +138,7 @@ impl Quarantine {
         self.whole.keep_only(&HashSet::new())?;
         self.packs.clear();
         self.progress().fill(Progress::default());
+        self.hashes().clear();
         Ok(())
     }
 
@@ -199,6 +158,10 @@ impl Quarantine {
         size == Some(u64::from(piece.length))
     }
 
+    fn hashes(&self) -> MutexGuard<'_, HashMap<u32, PieceHashes>> {
+        self.hashes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn resume(&mut self) -> Result<(), StoreError> {
         let mut covered = Covered::default();
         for (name, _) in self.held.entries()? {
@@ -207,18 +170,18 @@ impl Quarantine {
                 continue;
             };
             let record = self.held.read(&pack.to_string(), MAX_HELD_BYTES)?;
-            let pieces = parse_held(&record).filter(|pieces| pieces.iter().all(|held| self.is_intact(held)));
+            let pieces = held::parse(&record).filter(|pieces| pieces.iter().all(|held| self.is_intact(held)));
             let Some(pieces) = pieces else {
                 self.held.unlink(&name)?;
                 continue;
             };
             for held in &pieces {
                 if self.is_whole(&held.piece) {
-                    covered.whole.insert(held.digest);
+                    covered.whole.insert(held.hash.of_whole());
                 } else {
                     covered.parts.insert(held.piece.ordinal);
                 }
-                self.count(&held.piece, held.digest)?;
+                self.count(&held.piece, held.hash)?;
             }
             self.packs.insert(pack);
         }
@@ -265,14 +228,14 @@ impl Quarantine {
         });
         let open = || {
             if self.is_whole(piece) {
-                self.whole.open_file(&held.digest).ok()
+                self.whole.open_file(&held.hash.of_whole()).ok()
             } else {
                 self.parts.open_file(&ordinal_name(piece.ordinal)).ok()
             }
         };
         let mut bytes = vec![0; piece.length as usize];
         let read = || open()?.read_exact_at(&mut bytes, piece.offset).ok();
-        fits && { read }().is_some() && ObjectId::of(&bytes) == held.digest
+        fits && { read }().is_some() && self.hash(piece, &bytes) == held.hash
     }
 
     /// Writes the content of a pack and remembers that it is held. May be
@@ -292,64 +255,82 @@ impl Quarantine {
             for piece in block.pieces() {
                 let (bytes, behind) = rest.split_at(piece.length as usize);
                 rest = behind;
-                let digest = ObjectId::of(bytes);
-                self.write(piece, bytes, digest)?;
-                push_held(&HeldPiece { piece: *piece, digest }, &mut record);
+                let hash = self.hash(piece, bytes);
+                self.write(piece, bytes, hash)?;
+                HeldPiece { piece: *piece, hash }.push(&mut record);
             }
         }
-        record.extend_from_slice(ObjectId::of(&record).as_bytes());
-        // A record that was cut must not pass for a whole one of fewer pieces.
+        held::seal(&mut record);
         let temporary = format!("{id}.tmp");
         self.held.write_new(&temporary, &record, FileMode::Record, None)?;
         Ok(self.held.rename(&temporary, &self.held, &id.to_string())?)
     }
 
-    fn write(&self, piece: &Piece, bytes: &[u8], digest: ObjectId) -> Result<(), StoreError> {
+    fn hash(&self, piece: &Piece, bytes: &[u8]) -> PieceHash {
+        if self.is_whole(piece) { PieceHash::of_object(bytes) } else { PieceHash::of(bytes, piece.offset) }
+    }
+
+    fn write(&self, piece: &Piece, bytes: &[u8], hash: PieceHash) -> Result<(), StoreError> {
         let object = self.objects.get(piece.ordinal as usize).ok_or_else(|| lie("content that nothing shows"))?;
         let end = piece.offset.checked_add(u64::from(piece.length));
         if end.is_none_or(|end| end > object.size) {
             return Err(lie(format!("content behind the end of new object {}", piece.ordinal)));
         }
         if u64::from(piece.length) == object.size {
-            let mode = FileMode::content(object.exec);
-            self.whole.shelf(&digest)?.write_new(&digest.to_string(), bytes, mode, Some(object.mtime))?;
+            let (id, mode) = (hash.of_whole(), FileMode::content(object.exec));
+            self.whole.shelf(&id)?.write_new(&id.to_string(), bytes, mode, Some(object.mtime))?;
         } else {
             let name = ordinal_name(piece.ordinal);
+            // Neighbours of one file would spin for its inode and keep a core from better work.
+            let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
             let file = self.parts.open_or_create_file(&name)?;
             fsx::write_at(&file, bytes, piece.offset, || self.parts.join(&name))?;
         }
-        self.count(piece, digest)
+        self.count(piece, hash)
     }
 
-    /// Counts a piece; hashes and seals an object of several pieces once it is whole.
-    fn count(&self, piece: &Piece, digest: ObjectId) -> Result<(), StoreError> {
+    /// Counts a piece; an object of several is sealed once it is whole.
+    fn count(&self, piece: &Piece, hash: PieceHash) -> Result<(), StoreError> {
         let object = self.objects[piece.ordinal as usize];
+        let length = u64::from(piece.length);
+        let is_one = self.is_whole(piece);
+        if !is_one {
+            self.hashes().entry(piece.ordinal).or_default().push(piece.offset, length, hash);
+        }
         let is_whole = {
             let mut progress = self.progress();
             let progress = &mut progress[piece.ordinal as usize];
-            progress.received += u64::from(piece.length);
+            progress.received += length;
             if progress.received > object.size {
                 return Err(lie(format!("content of new object {} twice", piece.ordinal)));
             }
             progress.received == object.size
         };
-        if !is_whole {
-            return Ok(());
+        if is_whole {
+            let id = if is_one { hash.of_whole() } else { self.seal(piece.ordinal)? };
+            self.progress()[piece.ordinal as usize].id = Some(id);
         }
-        let mut id = digest;
-        if u64::from(piece.length) < object.size {
-            let name = ordinal_name(piece.ordinal);
-            let path = || self.parts.join(&name);
-            let file = self.parts.open_file(&name)?;
-            let (whole, size) = hash_reader(&file).context("read", path)?;
-            if size != object.size {
-                return Err(lie(format!("new object {} is not of its size", piece.ordinal)));
-            }
-            fsx::seal(&file, FileMode::content(object.exec), Some(object.mtime), path)?;
-            id = whole;
-        }
-        self.progress()[piece.ordinal as usize].id = Some(id);
         Ok(())
+    }
+
+    /// Seals the content of an ordinal that came in several pieces, all of
+    /// which are there; answers its id.
+    fn seal(&self, ordinal: u32) -> Result<ObjectId, StoreError> {
+        let object = self.objects[ordinal as usize];
+        let name = ordinal_name(ordinal);
+        let path = || self.parts.join(&name);
+        let file = self.parts.open_file(&name)?;
+        let hashes = self.hashes().remove(&ordinal).unwrap_or_default();
+        let (id, size) = match hashes.finish(object.size) {
+            Some(id) => (id, fsx::fstat(&file, &path())?.len()),
+            // Cut in another way than we do it.
+            None => hash_reader(&file).context("read", path)?,
+        };
+        if size != object.size {
+            return Err(lie(format!("new object {ordinal} is not of its size")));
+        }
+        fsx::seal(&file, FileMode::content(object.exec), Some(object.mtime), path)?;
+        Ok(id)
     }
 
     /// The ids and sizes of the new objects, by ordinal, all of them whole.
@@ -393,29 +374,4 @@ impl Quarantine {
     pub(super) fn discard(&self, layout: &Layout) -> Result<(), StoreError> {
         Ok(layout.incoming.remove_all(&self.name)?)
     }
-}
-
-fn push_held(held: &HeldPiece, out: &mut Vec<u8>) {
-    varint::push(u64::from(held.piece.ordinal), out);
-    varint::push(held.piece.offset, out);
-    varint::push(u64::from(held.piece.length), out);
-    out.extend_from_slice(held.digest.as_bytes());
-}
-
-fn parse_held(record: &[u8]) -> Option<Vec<HeldPiece>> {
-    // A crash may have cut it, also between two pieces: less than all of it says nothing.
-    let (mut record, digest) = record.split_last_chunk::<32>()?;
-    if ObjectId::of(record).as_bytes() != digest {
-        return None;
-    }
-    let mut pieces = Vec::new();
-    while !record.is_empty() {
-        let ordinal = u32::try_from(varint::take(&mut record).ok()?).ok()?;
-        let offset = varint::take(&mut record).ok()?;
-        let length = u32::try_from(varint::take(&mut record).ok()?).ok()?;
-        let (digest, rest) = record.split_first_chunk::<32>()?;
-        record = rest;
-        pieces.push(HeldPiece { piece: Piece { ordinal, offset, length }, digest: ObjectId::from_bytes(*digest) });
-    }
-    Some(pieces)
 }
