@@ -11,7 +11,7 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
 use super::fault::{self, Fault, step};
-use super::{Context as _, FileKind, FileMode, FileSystem, IoError, Meta, Result, found, seal};
+use super::{Context as _, FileKind, FileMode, FileSystem, IoError, Meta, Result, Seen, found, seal};
 
 /// Permissions of a directory of ours: others may read.
 const DIRECTORY_MODE: u32 = 0o755;
@@ -200,6 +200,15 @@ impl Dir {
             Err(Errno::NOENT | Errno::NOTDIR) => Ok(None),
             Err(error) => Err(IoError::new("examine", self.join(name), error)),
         }
+    }
+
+    /// One look at what is at the relative `path`, links in the last step not followed.
+    ///
+    /// # Errors
+    /// When nothing is there or it may not be examined.
+    pub fn look(&self, path: &OsStr) -> Result<Seen> {
+        let stat = rustix::fs::statat(&self.fd, path, AtFlags::SYMLINK_NOFOLLOW);
+        Ok(Seen::from(&stat.context("examine", || self.join(path))?))
     }
 
     /// The names in it, in no order, with their kinds.

@@ -126,11 +126,44 @@ pub struct Stamp {
     pub device: u64,
 }
 
+/// What one look at a name tells a scan.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Seen {
+    /// What it is.
+    pub kind: FileKind,
+    /// Permission bits.
+    pub mode: u32,
+    /// What tells this state of it from another.
+    pub stamp: Stamp,
+}
+
+impl From<&fs::Metadata> for Seen {
+    fn from(meta: &fs::Metadata) -> Self {
+        Self { kind: FileType::from_raw_mode(meta.mode()).into(), mode: meta.mode() & 0o7777, stamp: Stamp::of(meta) }
+    }
+}
+
+impl From<&rustix::fs::Stat> for Seen {
+    fn from(stat: &rustix::fs::Stat) -> Self {
+        let stamp = Stamp {
+            size: u64::try_from(stat.st_size).unwrap_or(0),
+            mtime_ns: nanoseconds(stat.st_mtime, i64::try_from(stat.st_mtime_nsec).unwrap_or(0)),
+            ctime_ns: nanoseconds(stat.st_ctime, i64::try_from(stat.st_ctime_nsec).unwrap_or(0)),
+            inode: stat.st_ino,
+            device: stat.st_dev,
+        };
+        Self { kind: FileType::from_raw_mode(stat.st_mode).into(), mode: stat.st_mode & 0o7777, stamp }
+    }
+}
+
+const fn nanoseconds(seconds: i64, rest: i64) -> i64 {
+    seconds.saturating_mul(1_000_000_000).saturating_add(rest)
+}
+
 impl Stamp {
     /// The stamp in `meta`.
     #[must_use]
     pub fn of(meta: &fs::Metadata) -> Self {
-        let nanoseconds = |seconds: i64, rest: i64| seconds.saturating_mul(1_000_000_000).saturating_add(rest);
         Self {
             size: meta.size(),
             mtime_ns: nanoseconds(meta.mtime(), meta.mtime_nsec()),

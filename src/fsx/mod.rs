@@ -22,7 +22,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
 pub use dir::Dir;
-pub use meta::{FileKind, FileMode, FileSystem, Meta, Stamp};
+pub use meta::{FileKind, FileMode, FileSystem, Meta, Seen, Stamp};
 
 use fault::step;
 

@@ -8,12 +8,14 @@
 //! [`std::io::Write`] that somebody else opened. Everything streams: a
 //! manifest of a million entries is a normal size.
 
+mod ahead;
 mod codec;
 mod content;
 mod diff;
 mod entry;
 pub mod transit;
 
+pub use ahead::ahead;
 pub use codec::{MAX_ENTRIES, ManifestReader, ManifestWriter, Totals, parse_entry_line, push_entry_line};
 pub use content::ContentHasher;
 pub use diff::{Change, ChangeKind, Diff, Pair, Pairs, diff};

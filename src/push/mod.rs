@@ -21,6 +21,7 @@ mod outcome;
 mod pack_line;
 mod plan;
 mod prepare;
+mod recheck;
 mod retention;
 mod rollout;
 mod scratch;
@@ -47,6 +48,7 @@ use crate::release::ReleaseName;
 use crate::scan::ScanError;
 
 use prepare::Prepared;
+use recheck::Recheck;
 
 /// Why a push ended before it came to the mirrors. What happened on a mirror is in the [`Report`].
 #[derive(Debug, thiserror::Error)]
@@ -144,13 +146,15 @@ pub fn push(source: &Source, fleet: &Fleet, options: &Options, monitor: &dyn Mon
     let mut round = 0;
     loop {
         round += 1;
-        let prepared = prepare::prepare(source, fleet, options, monitor)?;
-        let target = match prepared {
-            Prepared::Refused(report) => return Ok(report),
-            Prepared::Target(target) => target,
-        };
-        let rollout = rollout::run(&target, options, monitor)?;
-        match rollout {
+        let end = std::thread::scope(|scope| {
+            let mut recheck = Recheck::none();
+            let on_new = |live: &source::Live| recheck = Recheck::start(scope, live, monitor);
+            match prepare::prepare(source, fleet, options, on_new, monitor)? {
+                Prepared::Refused(report) => Ok(rollout::End::Report(report)),
+                Prepared::Target(target) => rollout::run(&target, || recheck.finish(monitor), options, monitor),
+            }
+        })?;
+        match end {
             rollout::End::Report(report) => return Ok(report),
             rollout::End::Again(report) if round == MAX_ROUNDS => return Ok(report),
             rollout::End::Again(_) => {

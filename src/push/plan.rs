@@ -66,7 +66,7 @@ pub fn plan(
     options: &Options,
     monitor: &dyn Monitor,
 ) -> Result<Result<PlanReport, Report>, PushError> {
-    let target = match prepare(source, fleet, options, monitor)? {
+    let target = match prepare(source, fleet, options, |_| {}, monitor)? {
         Prepared::Refused(report) => return Ok(Err(report)),
         Prepared::Target(target) => target,
     };

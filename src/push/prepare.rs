@@ -49,18 +49,20 @@ pub(super) struct Target {
     pub(super) scratch: Scratch,
 }
 
-/// Asks the mirrors, loads the source, and decides.
+/// Asks the mirrors, loads the source, and decides. `on_new` is told what was
+/// loaded as soon as it is clear that a release is made of it.
 pub(super) fn prepare(
     source: &Source,
     fleet: &Fleet,
     options: &Options,
+    on_new: impl FnOnce(&Live),
     monitor: &dyn Monitor,
 ) -> Result<Prepared, PushError> {
     let preparation = Preparation::begin(source, fleet, options, monitor)?;
     if let Some(report) = preparation.unreachable(options) {
         return Ok(Prepared::Refused(report));
     }
-    preparation.decide(options, monitor).map(|target| Prepared::Target(Box::new(target)))
+    preparation.decide(options, on_new, monitor).map(|target| Prepared::Target(Box::new(target)))
 }
 
 /// What is pushed, loaded.
@@ -100,7 +102,7 @@ impl Preparation {
                     let tree = Tree::scan(roots, scan, monitor);
                     (members.join().expect("asking for states does not panic"), tree)
                 });
-                (members, Loaded { live: Live::Tree(tree?), from: None, rolled_back_to: None })
+                (members, Loaded { live: Live::Tree(Arc::new(tree?)), from: None, rolled_back_to: None })
             }
             Source::Store(mirror) => {
                 let members = fleet.states(monitor);
@@ -160,7 +162,7 @@ impl Preparation {
         fleet::newest(&self.members).into_iter().chain(source).max_by_key(|release| release.rank()).cloned()
     }
 
-    fn decide(self, options: &Options, monitor: &dyn Monitor) -> Result<Target, PushError> {
+    fn decide(self, options: &Options, on_new: impl FnOnce(&Live), monitor: &dyn Monitor) -> Result<Target, PushError> {
         let newest = self.newest(options);
         check_order(options, newest.as_ref())?;
         let content = self.loaded.live.content();
@@ -187,6 +189,7 @@ impl Preparation {
             return Err(GuardFault::Rejected { sequence: newest.sequence }.into());
         }
         options.guards.check_tree(self.loaded.live.paths())?;
+        on_new(&self.loaded.live);
         let next = self.make_release(newest.as_ref(), options, monitor)?;
         let likely = self.loaded.rolled_back_to.as_ref().map(|release| release.manifest);
         Ok(self.into_target(next, true, likely))

@@ -25,8 +25,8 @@ use crate::push::outcome::{MirrorReport, Outcome, Report, error_chain};
 use crate::push::pack_line::{self, Job, LineError};
 use crate::push::prepare::Target;
 use crate::push::scratch::{Entries, ManifestFile, entries};
-use crate::push::source::Live;
 use crate::push::{PushError, activation};
+use crate::scan::ScanError;
 
 /// How a rollout ended.
 pub(super) enum End {
@@ -54,8 +54,14 @@ pub(super) fn unmet(require: Require, ready: usize, total: usize) -> String {
     }
 }
 
-/// Brings every mirror of `target` to its release.
-pub(super) fn run(target: &Target, options: &Options, monitor: &dyn Monitor) -> Result<End, PushError> {
+/// Brings every mirror of `target` to its release. Before any of them
+/// switches, `unchanged` says whether the source is still as it was loaded.
+pub(super) fn run(
+    target: &Target,
+    unchanged: impl FnOnce() -> Result<(), ScanError>,
+    options: &Options,
+    monitor: &dyn Monitor,
+) -> Result<End, PushError> {
     let gate = Gate::new(monitor);
     let mut outcomes: Vec<Option<Outcome>> = target.members.iter().map(|member| at_once(target, member)).collect();
     for (member, _) in target.members.iter().zip(&outcomes).filter(|(_, outcome)| **outcome == Some(Outcome::Current)) {
@@ -63,15 +69,29 @@ pub(super) fn run(target: &Target, options: &Options, monitor: &dyn Monitor) -> 
         gate.event(Event::AlreadyCurrent { mirror, sequence });
     }
     let batches = batches(target, &outcomes, options)?;
+    let result = roll_out(target, &batches, &mut outcomes, unchanged, options, &gate);
+    let (is_again, unmet) = result?;
+    let report = report(target, outcomes, &batches, &gate, unmet);
+    Ok(if is_again { End::Again(report) } else { End::Report(report) })
+}
+
+/// Stages and activates; answers whether to do it all again, and why nothing was activated.
+fn roll_out(
+    target: &Target,
+    batches: &[Batch],
+    outcomes: &mut Vec<Option<Outcome>>,
+    unchanged: impl FnOnce() -> Result<(), ScanError>,
+    options: &Options,
+    gate: &Gate<'_>,
+) -> Result<(bool, Option<String>), PushError> {
     let (sender, staged) = unbounded();
     let (line_sender, line_errors) = unbounded();
     let shelves: Vec<PackShelf<'_>> = (0..)
-        .zip(&batches)
+        .zip(batches)
         .map(|(number, _)| PackShelf::new(number, &target.supplies, &target.scratch))
         .collect::<Result<_, _>>()?;
     let result = std::thread::scope(|scope| {
-        let (gate, shelves) = (&gate, &shelves);
-        for (batch, shelf) in batches.iter().zip(shelves) {
+        for (batch, shelf) in batches.iter().zip(&shelves) {
             let seats: Vec<_> = batch.members.iter().map(|index| (*index, shelf.seat())).collect();
             let line_sender = line_sender.clone();
             scope.spawn(move || {
@@ -88,12 +108,7 @@ pub(super) fn run(target: &Target, options: &Options, monitor: &dyn Monitor) -> 
             }
         }
         drop((sender, line_sender));
-        let recheck = scope.spawn(move || match &target.supplies.live {
-            Live::Tree(tree) if target.is_new => tree.recheck(gate),
-            _ => Ok(()),
-        });
-        let mut conductor = Conductor { target, options, gate, outcomes: &mut outcomes, staged: &staged };
-        let unchanged = || recheck.join().expect("looking at the tree does not panic");
+        let mut conductor = Conductor { target, options, gate, outcomes, staged: &staged };
         let result = conductor.conduct(unchanged);
         gate.stop();
         result
@@ -103,9 +118,7 @@ pub(super) fn run(target: &Target, options: &Options, monitor: &dyn Monitor) -> 
     {
         return Err(PushError::Line(error));
     }
-    let (is_again, unmet) = result?;
-    let report = report(target, outcomes, &batches, &gate, unmet);
-    Ok(if is_again { End::Again(report) } else { End::Report(report) })
+    result
 }
 
 /// The outcome of a mirror that needs nothing, or to which nothing can be done.
@@ -279,7 +292,7 @@ impl Conductor<'_> {
     /// Answers whether to start again, and what was lacking if nothing was activated.
     fn conduct(
         &mut self,
-        unchanged: impl FnOnce() -> Result<(), crate::scan::ScanError>,
+        unchanged: impl FnOnce() -> Result<(), ScanError>,
     ) -> Result<(bool, Option<String>), PushError> {
         self.wait();
         let total = self.target.members.len();

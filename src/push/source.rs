@@ -31,7 +31,7 @@ pub enum Source {
 #[derive(Debug)]
 pub(super) enum Live {
     /// A scanned tree.
-    Tree(Tree),
+    Tree(Arc<Tree>),
     /// The live entries of a manifest.
     Entries(Vec<Entry>),
 }

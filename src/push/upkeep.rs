@@ -39,7 +39,7 @@ pub fn settle(report: &Report, fleet: &Fleet, keep: usize, monitor: &dyn Monitor
 pub fn repair(source: &Source, mirror: &Arc<dyn Mirror>, monitor: &dyn Monitor) -> Result<Repaired, PushError> {
     let supplies = match source {
         Source::Trees { roots, scan } => {
-            Supplies::new(Live::Tree(Tree::scan(roots, scan, monitor)?), vec![Arc::clone(mirror)], Vec::new())
+            Supplies::new(Live::Tree(Arc::new(Tree::scan(roots, scan, monitor)?)), vec![Arc::clone(mirror)], Vec::new())
         }
         Source::Store(from) => {
             let releases = from.state().map_err(|source| in_source(from, source))?.releases;
@@ -73,7 +73,9 @@ pub enum DiffSide {
 impl DiffSide {
     fn entries(&self, monitor: &dyn Monitor) -> Result<Vec<Entry>, PushError> {
         match self {
-            Self::Trees { roots, scan } => Ok(Live::Tree(Tree::scan(roots, scan, monitor)?).entries().collect()),
+            Self::Trees { roots, scan } => {
+                Ok(Live::Tree(Arc::new(Tree::scan(roots, scan, monitor)?)).entries().collect())
+            }
             Self::Release { mirror, sequence } => fleet::release_entries(mirror, &find_release(mirror, *sequence)?),
         }
     }

@@ -1,8 +1,10 @@
 //! What a worker does with a batch: look at each entry, and read those files
 //! whose content is not known; or, in a second walk, compare.
 
-use std::fs::{FileType, Metadata};
-use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
+use std::ffi::OsStr;
+use std::fs::FileType;
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::FileTypeExt as _;
 
 use walkdir::DirEntry;
 
@@ -12,7 +14,7 @@ use super::pipeline::{Counters, Job};
 use super::stat_cache::Known;
 use super::walk::OpenRoot;
 use super::{SymlinkMode, TreeEntry, TreeKind};
-use crate::fsx::{self, Stamp};
+use crate::fsx::{FileKind, Seen};
 use crate::tree_path::{LinkTarget, TreePath};
 
 /// The entries of a batch, and what is wrong with the others.
@@ -67,11 +69,11 @@ impl<'a> Examiner<'a> {
     }
 
     fn file(&mut self, job: &Job<Option<Known>>, path: &TreePath) -> Result<TreeKind, Fault> {
-        let meta = self.stat(&job.entry)?;
-        if !meta.is_file() {
+        let Seen { kind, mode, stamp } = self.look(&job.entry)?;
+        if kind != FileKind::File {
             return Err(Fault::altered(shown(path), How::Changed));
         }
-        let (stamp, exec) = (Stamp::of(&meta), meta.mode() & 0o111 != 0);
+        let exec = mode & 0o111 != 0;
         let object = match job.known {
             Some(known) if known.stamp == stamp => known.object,
             _ => {
@@ -99,7 +101,7 @@ impl<'a> Examiner<'a> {
             .map_err(|fault| refused(format!("is a symbolic link whose target {} {fault}", quoted())))
     }
 
-    fn stat(&self, entry: &DirEntry) -> Result<Metadata, Fault> {
+    fn look(&self, entry: &DirEntry) -> Result<Seen, Fault> {
         let shown = || self.root.shown(self.root.relative(entry.path()));
         if self.symlinks == SymlinkMode::Follow {
             // walkdir knows which entries it reached through a link.
@@ -107,9 +109,11 @@ impl<'a> Examiner<'a> {
                 Some(io) => Fault::io(shown(), io),
                 None => Fault::altered(shown(), How::Changed),
             };
-            return entry.metadata().map_err(io);
+            return entry.metadata().map(|meta| Seen::from(&meta)).map_err(io);
         }
-        fsx::lstat(entry.path()).map_err(|error| Fault::io(shown(), &error.source))
+        // The way down to the root need not be gone again for each file.
+        let relative = OsStr::from_bytes(self.root.relative(entry.path()));
+        self.root.dir.look(relative).map_err(|error| Fault::io(shown(), &error.source))
     }
 
     /// What is no more as `entries` say. A job knows the number of its entry.
@@ -124,7 +128,7 @@ impl<'a> Examiner<'a> {
         };
         let same = match &before.kind {
             TreeKind::File { stamp, .. } => {
-                self.stat(&job.entry).map(|meta| meta.is_file() && Stamp::of(&meta) == *stamp)
+                self.look(&job.entry).map(|seen| seen.kind == FileKind::File && seen.stamp == *stamp)
             }
             TreeKind::Symlink { target } => self.link(&before.path).map(|now| now == *target),
         };

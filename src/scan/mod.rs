@@ -22,6 +22,7 @@ mod examine;
 mod links;
 mod names;
 mod pipeline;
+mod recheck;
 mod rules;
 mod stat_cache;
 #[cfg(test)]

@@ -19,8 +19,9 @@ use crate::monitor::{Event, Monitor};
 /// that the last batch does not keep one core busy alone.
 const BATCH: usize = 256;
 
-/// Batches that wait for each worker.
-const WAITING: usize = 2;
+/// Batches that wait for each worker: while they last, the walk reads and
+/// sorts the next large directory.
+const WAITING: usize = 16;
 
 /// How often progress is told and a wish to stop is looked for.
 const TICK: Duration = Duration::from_millis(100);

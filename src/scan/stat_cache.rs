@@ -69,7 +69,7 @@ pub(super) struct Known {
 
 /// Whether a file with this stamp may have changed without a trace after a
 /// scan that began at `started`.
-const fn is_racy(stamp: &Stamp, started: i64) -> bool {
+pub(super) const fn is_racy(stamp: &Stamp, started: i64) -> bool {
     let margin = if stamp.mtime_ns % 1_000_000_000 == 0 { COARSE_TICK_NS } else { TICK_NS };
     let last = if stamp.mtime_ns > stamp.ctime_ns { stamp.mtime_ns } else { stamp.ctime_ns };
     last >= started.saturating_sub(margin)

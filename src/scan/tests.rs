@@ -15,7 +15,7 @@ use super::*;
 use crate::monitor::{Event, Monitor, Silent};
 
 /// Far enough ahead that nothing written by a test is racy.
-const LATER_NS: i64 = 60_000_000_000;
+pub(super) const LATER_NS: i64 = 60_000_000_000;
 
 #[derive(Default)]
 struct Recorder(Mutex<Vec<Event>>);
@@ -37,24 +37,24 @@ impl Recorder {
     }
 }
 
-fn now_ns() -> i64 {
+pub(super) fn now_ns() -> i64 {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
     i64::try_from(now.as_nanos()).unwrap()
 }
 
-fn put(dir: &Path, name: &str, content: &str) {
+pub(super) fn put(dir: &Path, name: &str, content: &str) {
     let path = dir.join(name);
     fs::create_dir_all(path.parent().unwrap()).unwrap();
     fs::write(path, content).unwrap();
 }
 
-fn tree(files: &[&str]) -> TempDir {
+pub(super) fn tree(files: &[&str]) -> TempDir {
     let dir = tempfile::tempdir().unwrap();
     files.iter().for_each(|name| put(dir.path(), name, name));
     dir
 }
 
-fn root(dir: &Path) -> Root {
+pub(super) fn root(dir: &Path) -> Root {
     Root { path: dir.to_owned(), at: None }
 }
 
@@ -62,7 +62,7 @@ fn root_at(dir: &Path, at: &str) -> Root {
     Root { path: dir.to_owned(), at: Some(TreePath::new(at).unwrap()) }
 }
 
-fn scan(dir: &Path, options: &ScanOptions) -> Result<Tree, ScanError> {
+pub(super) fn scan(dir: &Path, options: &ScanOptions) -> Result<Tree, ScanError> {
     Tree::scan(&[root(dir)], options, &Silent)
 }
 
@@ -77,7 +77,7 @@ fn offenders(result: Result<Tree, ScanError>) -> Vec<(String, String)> {
     }
 }
 
-fn alterations(result: Result<(), ScanError>) -> Vec<(String, How)> {
+pub(super) fn alterations(result: Result<(), ScanError>) -> Vec<(String, How)> {
     match result {
         Err(ScanError::Changed { list, .. }) => list.into_iter().map(|found| (found.path, found.how)).collect(),
         other => panic!("nothing changed: {other:?}"),

@@ -1,6 +1,5 @@
-//! The scanned tree: made by a first walk, confirmed by a second.
+//! The scanned tree: made by a walk, confirmed by a second look.
 
-use std::cmp::Ordering as Order;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
@@ -10,6 +9,7 @@ use super::content::{ContentFault, Opener};
 use super::error::{self, Alteration, Fault, How, ScanError, escape, escape_path};
 use super::examine::{Examined, Examiner};
 use super::pipeline::{self, Counters, Crew};
+use super::recheck::Mark;
 use super::stat_cache::{Absent, Known, StatCache, StatCacheWriter};
 use super::walk::{OpenRoot, Walk};
 use super::{NameRule, Root, ScanOptions, SymlinkMode, TreeEntry, TreeKind, links, names};
@@ -23,11 +23,15 @@ const EXAMPLES: usize = 3;
 /// All entries of one or several roots, each with its content's id.
 #[derive(Debug)]
 pub struct Tree {
-    roots: Vec<OpenRoot>,
-    options: ScanOptions,
-    entries: Vec<TreeEntry>,
+    pub(super) roots: Vec<OpenRoot>,
+    pub(super) options: ScanOptions,
+    pub(super) entries: Vec<TreeEntry>,
     /// The roots of links, by path; empty if there is one root only.
     link_roots: Vec<(TreePath, u16)>,
+    /// The directories that were walked, each with the number of its root.
+    pub(super) marks: Vec<(u16, Mark)>,
+    /// When the scan began, in nanoseconds since 1970.
+    pub(super) started: i64,
 }
 
 impl Tree {
@@ -52,7 +56,8 @@ impl Tree {
     ) -> Result<Self, ScanError> {
         u16::try_from(roots.len()).map_err(|_| ScanError::TooManyRoots)?;
         let open = roots.iter().map(OpenRoot::open).collect::<Result<Vec<_>, _>>()?;
-        let tree = Self { roots: open, options: options.clone(), entries: Vec::new(), link_roots: Vec::new() };
+        let (options, entries, link_roots, marks) = (options.clone(), Vec::new(), Vec::new(), Vec::new());
+        let tree = Self { roots: open, options, entries, link_roots, marks, started };
         let mut scan = Scan { tree, faults: Vec::new(), hashed_files: 0 };
         let mut cache = scan.open_cache(monitor);
         let had_cache = cache.is_some();
@@ -103,56 +108,18 @@ impl Tree {
         })
     }
 
-    /// Walks the roots again, reading no file: everything must be as it was scanned.
-    ///
-    /// # Errors
-    /// [`ScanError::Changed`] with what is not; a wish to stop.
-    pub fn recheck(&self, monitor: &dyn Monitor) -> Result<(), ScanError> {
-        let mut altered = Vec::new();
-        for (number, root) in (0..).zip(&self.roots) {
-            let counters = Counters::default();
-            let crew = Crew { jobs: jobs(&self.options), counters: &counters, monitor, is_told: false };
-            let mut walk = Walk::new(root, &self.options)?;
-            let mut before = (0..self.entries.len()).filter(|&index| self.root_of(index) == number).peekable();
-            let mut removed = Vec::new();
-            let known = |entry: &walkdir::DirEntry| {
-                let relative = root.relative(entry.path());
-                while let Some(&index) = before.peek() {
-                    match root.strip(&self.entries[index].path).as_bytes().cmp(relative) {
-                        Order::Less => removed.extend(before.next()),
-                        Order::Equal => return before.next(),
-                        Order::Greater => break,
-                    }
-                }
-                None
-            };
-            pipeline::run(
-                &mut walk,
-                &crew,
-                known,
-                || Examiner::new(root, number, self.options.symlinks, &counters),
-                |examiner, batch| examiner.compare(&self.entries, batch),
-                |found| altered.extend(found),
-            )?;
-            removed.extend(before);
-            altered.extend(walk.into_faults().into_iter().map(Fault::into_alteration));
-            altered.extend(removed.into_iter().map(|index| Alteration { path: self.shown(index), how: How::Removed }));
-        }
-        error::changed(altered)
-    }
-
     /// Where entry `index` is on this machine, for messages.
     ///
     /// # Panics
     /// When there is no such entry.
     #[must_use]
     pub fn source_path(&self, index: usize) -> PathBuf {
-        let root = &self.roots[usize::from(self.root_of(index))];
+        let root = &self.roots[usize::from(self.root_of(&self.entries[index]))];
         root.path.join(root.strip(&self.entries[index].path))
     }
 
-    fn root_of(&self, index: usize) -> u16 {
-        let entry = &self.entries[index];
+    /// The number of the root that an entry is from.
+    pub(super) fn root_of(&self, entry: &TreeEntry) -> u16 {
         match &entry.kind {
             TreeKind::File { root, .. } => *root,
             TreeKind::Symlink { .. } => {
@@ -162,17 +129,18 @@ impl Tree {
         }
     }
 
-    fn shown(&self, index: usize) -> String {
+    pub(super) fn shown(&self, index: usize) -> String {
         let path = self.entries.get(index).map_or("?", |entry| entry.path.as_str());
         escape(path.as_bytes())
     }
 
-    fn follows(&self) -> bool {
+    pub(super) fn follows(&self) -> bool {
         self.options.symlinks == SymlinkMode::Follow
     }
 }
 
-fn jobs(options: &ScanOptions) -> usize {
+/// Threads to work with.
+pub(super) fn jobs(options: &ScanOptions) -> usize {
     match options.jobs {
         0 => std::thread::available_parallelism().map_or(1, usize::from),
         jobs => jobs,
@@ -203,7 +171,7 @@ impl Scan {
 
     /// Appends the entries of one root, in their order.
     fn walk(&mut self, number: u16, cache: Option<&mut StatCache>, monitor: &dyn Monitor) -> Result<(), ScanError> {
-        let Tree { roots, options, entries, link_roots } = &mut self.tree;
+        let Tree { roots, options, entries, link_roots, marks, .. } = &mut self.tree;
         let root = &roots[usize::from(number)];
         let is_merged = roots.len() > 1;
         let counters = Counters::default();
@@ -236,7 +204,9 @@ impl Scan {
         if let Some(cache) = cache {
             cache.end_section();
         }
-        self.faults.extend(walk.into_faults());
+        let (faults, looked) = walk.finish();
+        self.faults.extend(faults);
+        marks.extend(looked.into_iter().map(|mark| (number, mark)));
         let hashed_files = counters.hashed_files.into_inner();
         self.hashed_files += hashed_files;
         run?;

@@ -13,6 +13,7 @@ use walkdir::{DirEntry, WalkDir};
 
 use super::content::Opener;
 use super::error::{self, Fault, How, ScanError, escape, escape_path};
+use super::recheck::Mark;
 use super::rules::{self, Rules, RulesFault};
 use super::{Root, ScanOptions, SymlinkMode};
 use crate::fsx::{self, Dir};
@@ -78,6 +79,7 @@ pub(super) struct Walk<'a> {
     opener: Opener<'a>,
     rules: Rules,
     faults: Vec<Fault>,
+    marks: Vec<Mark>,
 }
 
 impl<'a> Walk<'a> {
@@ -86,21 +88,23 @@ impl<'a> Walk<'a> {
         let inner =
             WalkDir::new(&root.path).follow_links(follow).sort_by(move |a, b| by_tree_path(a, b, follow)).into_iter();
         let (opener, rules) = (Opener::new(root, follow), Rules::new(&options.exclude)?);
-        let mut walk = Self { root, inner, follow, opener, rules, faults: Vec::new() };
+        let mut walk = Self { root, inner, follow, opener, rules, faults: Vec::new(), marks: Vec::new() };
         walk.enter(&root.path, b"", 0);
         Ok(walk)
     }
 
-    /// What was wrong on the way.
-    pub(super) fn into_faults(self) -> Vec<Fault> {
-        self.faults
+    /// What was wrong on the way, and what was come by.
+    pub(super) fn finish(self) -> (Vec<Fault>, Vec<Mark>) {
+        (self.faults, self.marks)
     }
 
     /// Takes up the rules of a directory.
     fn enter(&mut self, path: &Path, relative: &[u8], depth: usize) {
+        self.marks.push(Mark::of(self.root, relative));
         let path = path.join(rules::FILE_NAME);
         // One look at a path costs less than the way down to it, which only those few take that have rules.
         let Ok(meta) = fsx::lstat(&path) else { return };
+        self.marks.push(Mark::of(self.root, self.root.relative(&path)));
         let name = String::from_utf8_lossy(self.root.relative(&path));
         let shown = self.root.shown(name.as_bytes());
         if !(meta.is_file() || (self.follow && meta.is_symlink())) {

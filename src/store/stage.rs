@@ -12,7 +12,7 @@ use std::time::Duration;
 use crate::fsx::Dir;
 use crate::hash::{BundleKey, ManifestId, ObjectId, PackId};
 use crate::manifest::transit::{self, Needs};
-use crate::manifest::{Entry, FileEntry, Kind, ManifestError, Pair, Pairs};
+use crate::manifest::{Entry, FileEntry, Kind, ManifestError, Pair, Pairs, ahead};
 use crate::pack::{BaseRange, PackReader};
 use crate::release::{Release, ReleaseName};
 use crate::store::copy::write_object;
@@ -113,7 +113,7 @@ impl Store {
     fn base_stream(
         &self,
         base: Option<ManifestId>,
-    ) -> Result<Box<dyn Iterator<Item = Result<Entry, ManifestError>>>, StoreError> {
+    ) -> Result<Box<dyn Iterator<Item = Result<Entry, ManifestError>> + Send>, StoreError> {
         match base {
             Some(base) => Ok(Box::new(self.manifest(&base)?)),
             None => Ok(Box::new(std::iter::empty())),
@@ -153,15 +153,20 @@ impl Store {
     }
 
     /// Builds the tree of `release` in the slot `dirty`, not synced, and
-    /// answers the objects that its manifest has and the store has not.
+    /// answers the objects that its manifest has and the store, of which all
+    /// is `here`, has not.
     ///
     /// # Errors
     /// [`StoreError::DamagedObject`] for one that the slot itself needs.
-    pub(super) fn build_slot(&self, release: &Release) -> Result<(SlotWriter<'_>, Vec<FileEntry>), StoreError> {
+    pub(super) fn build_slot(
+        &self,
+        release: &Release,
+        here: &[ObjectId],
+    ) -> Result<(SlotWriter<'_>, Vec<FileEntry>), StoreError> {
         let (slot, idle) = self.take_idle_slot()?;
         if let Some(idle) = idle {
             let mut writer = SlotWriter::change(self, slot);
-            match self.update_slot(&mut writer, idle, release) {
+            match self.update_slot(&mut writer, idle, release, here) {
                 // What is in the slot cannot be told: its manifest is damaged, or somebody changed it.
                 Err(StoreError::Manifest { .. } | StoreError::Tampered { .. }) => {
                     self.layout.slots.remove_all(DIRTY)?;
@@ -180,31 +185,14 @@ impl Store {
         writer: &mut SlotWriter<'_>,
         from: SlotName,
         to: &Release,
+        here: &[ObjectId],
     ) -> Result<Vec<FileEntry>, StoreError> {
-        let here = self.list_objects()?;
         let old = self.entries(&self.release(from.release)?.manifest)?;
-        let mut missing: Vec<FileEntry> = Vec::new();
-        let mut places = Vec::new();
-        let mut emptied: Vec<String> = Vec::new();
-        for pair in Pairs::new(old, self.entries(&to.manifest)?) {
-            match pair? {
-                Pair::Old(old) => {
-                    writer.remove(&old.path)?;
-                    match old.path.parent() {
-                        Some(parent) if emptied.last().is_none_or(|last| last != parent) => emptied.push(parent.into()),
-                        _ => {}
-                    }
-                }
-                Pair::New(new) => places.push(new),
-                Pair::Both(old, new) if old.kind == new.kind => {
-                    missing.extend(new.file().filter(|file| here.binary_search(&file.object).is_err()));
-                }
-                Pair::Both(_, new) => {
-                    writer.remove(&new.path)?;
-                    places.push(new);
-                }
-            }
-        }
+        let mut changes = SlotChanges::default();
+        ahead(old, |old| {
+            Pairs::new(old, self.entries(&to.manifest)?).try_for_each(|pair| changes.take(pair?, writer, here))
+        })?;
+        let SlotChanges { places, emptied, mut missing } = changes;
         // What goes goes first: a directory may have to make room for a file.
         for directory in emptied.iter().rev() {
             writer.remove_empty(directory)?;
@@ -286,6 +274,42 @@ impl Store {
         slots.sync_file_system()?;
         slots.rename(DIRTY, slots, &spare.to_string())?;
         Ok(slots.sync()?)
+    }
+}
+
+/// What one walk over the manifests of two releases finds for a slot.
+#[derive(Default)]
+struct SlotChanges {
+    places: Vec<Entry>,
+    /// Directories that something was removed from.
+    emptied: Vec<String>,
+    missing: Vec<FileEntry>,
+}
+
+impl SlotChanges {
+    /// Takes away what goes or changes, and notes what comes; of what stays,
+    /// the objects that are not `here`.
+    fn take(&mut self, pair: Pair, writer: &mut SlotWriter<'_>, here: &[ObjectId]) -> Result<(), StoreError> {
+        match pair {
+            Pair::Old(old) => {
+                writer.remove(&old.path)?;
+                match old.path.parent() {
+                    Some(parent) if self.emptied.last().is_none_or(|last| last != parent) => {
+                        self.emptied.push(parent.into());
+                    }
+                    _ => {}
+                }
+            }
+            Pair::New(new) => self.places.push(new),
+            Pair::Both(old, new) if old.kind == new.kind => {
+                self.missing.extend(new.file().filter(|file| here.binary_search(&file.object).is_err()));
+            }
+            Pair::Both(_, new) => {
+                writer.remove(&new.path)?;
+                self.places.push(new);
+            }
+        }
+        Ok(())
     }
 }
 
@@ -408,15 +432,24 @@ impl Arrival {
         if self.store.is_staged(self.release.name())? {
             return Ok(0);
         }
-        self.rebuild_manifest(&objects, &temporary)?;
+        // Reading the names of all objects takes as long as writing the manifest.
+        let (written, here) = std::thread::scope(|scope| {
+            let here = scope.spawn(|| store.list_objects());
+            let written = self.rebuild_manifest(&objects, &temporary);
+            (written, here.join().expect("listing does not panic"))
+        });
+        written?;
+        let mut here = here?;
         self.store.write_release(&self.release)?;
         self.store.layout.root.sync_file_system()?;
         if !is_promoted {
             self.quarantine.promote(&objects, &self.store)?;
+            here.extend(objects.iter().map(|(id, _)| *id));
+            here.sort_unstable();
             self.promoted = Some(objects);
         }
         self.store.adopt_manifest(&temporary, &self.release.manifest)?;
-        let (mut writer, fetched) = self.build_slot(fetch)?;
+        let (mut writer, fetched) = self.build_slot(&here, fetch)?;
         self.store.layout.root.sync_file_system()?;
         writer.share_copies()?;
         drop(writer);
@@ -429,14 +462,14 @@ impl Arrival {
     }
 
     /// Builds the slot. What is missing or damaged is fetched on the way; answers how many objects.
-    fn build_slot(&self, fetch: &FetchObject<'_>) -> Result<(SlotWriter<'_>, u64), StoreError> {
+    fn build_slot(&self, here: &[ObjectId], fetch: &FetchObject<'_>) -> Result<(SlotWriter<'_>, u64), StoreError> {
         let mut fetched = 0;
-        let (writer, missing) = match self.store.build_slot(&self.release) {
+        let (writer, missing) = match self.store.build_slot(&self.release, here) {
             Err(StoreError::DamagedObject { .. }) => {
                 let damaged = self.store.damaged_objects(&self.release.manifest)?;
                 self.store.fetch_objects(&damaged, fetch)?;
                 fetched += damaged.len() as u64;
-                self.store.build_slot(&self.release)?
+                self.store.build_slot(&self.release, here)?
             }
             other => other?,
         };
@@ -453,7 +486,8 @@ impl Arrival {
             transit::objects_at(&self.needs.base_entries, self.store.base_stream(self.base)?).map_err(words)?;
         let base = self.store.base_stream(self.base)?;
         let totals = self.store.write_manifest(temporary, |out| {
-            Ok(transit::apply(&self.change, base, objects, &copies, out).map_err(words)?.1)
+            let applied = ahead(base, |base| transit::apply(&self.change, base, objects, &copies, out));
+            Ok(applied.map_err(words)?.1)
         })?;
         let release = &self.release;
         let announced =

@@ -1,0 +1,43 @@
+//! Reading ahead: decoding is half of the work of whoever walks a manifest.
+
+use crossbeam_channel::bounded;
+
+/// Items handed over at once: enough that the channel does not show.
+const BATCH: usize = 512;
+/// Batches that wait.
+const WAITING: usize = 4;
+
+/// Gives `consume` the `items`, which another thread reads ahead. At most a
+/// few thousand of them wait.
+pub fn ahead<T: Send, R>(
+    items: impl Iterator<Item = T> + Send,
+    consume: impl FnOnce(&mut dyn Iterator<Item = T>) -> R,
+) -> R {
+    let (sender, batches) = bounded::<Vec<T>>(WAITING);
+    std::thread::scope(|scope| {
+        scope.spawn(move || {
+            let mut items = items;
+            loop {
+                let batch: Vec<T> = items.by_ref().take(BATCH).collect();
+                // Nobody takes them any more once whoever consumes has had enough.
+                if batch.is_empty() || sender.send(batch).is_err() {
+                    return;
+                }
+            }
+        });
+        consume(&mut batches.into_iter().flatten())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn items_come_in_order_and_need_not_all_be_taken() {
+        let all: Vec<u32> = ahead(0..10_000, |items| items.collect());
+        assert!(all.iter().copied().eq(0..10_000));
+        assert_eq!(ahead(0.., |items| items.take(3).count()), 3);
+        assert_eq!(ahead(std::iter::empty::<u32>(), |items| items.count()), 0);
+    }
+}

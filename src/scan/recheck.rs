@@ -1,0 +1,198 @@
+//! The second look at a scanned tree.
+//!
+//! Mostly nothing changed, and that shows without walking: a directory in
+//! which no name came or went has the stamp that it had. Only where a stamp
+//! differs, or is too young to tell, the roots are walked again to name what
+//! changed.
+
+use std::cmp::Ordering as Order;
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt as _;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::content::Opener;
+use super::error::{self, Alteration, Fault, How, ScanError};
+use super::examine::Examiner;
+use super::pipeline::{self, Counters, Crew};
+use super::stat_cache::is_racy;
+use super::tree::{Tree, jobs};
+use super::walk::{OpenRoot, Walk};
+use super::{TreeEntry, TreeKind};
+use crate::fsx::{FileKind, Stamp};
+use crate::monitor::Monitor;
+
+/// Entries between two looks for a wish to stop.
+const BATCH: usize = 256;
+
+/// A directory, or a file of rules, as the walk came by it.
+#[derive(Debug)]
+pub(super) struct Mark {
+    /// Relative to the root.
+    path: Vec<u8>,
+    /// Nothing where it could not be told.
+    stamp: Option<Stamp>,
+}
+
+impl Mark {
+    pub(super) fn of(root: &OpenRoot, relative: &[u8]) -> Self {
+        Self { path: relative.to_owned(), stamp: look(root, relative) }
+    }
+
+    /// Whether it is now as it was, and that means something.
+    fn holds(&self, root: &OpenRoot, started: i64) -> bool {
+        self.stamp.is_some_and(|stamp| !is_racy(&stamp, started)) && look(root, &self.path) == self.stamp
+    }
+}
+
+fn look(root: &OpenRoot, relative: &[u8]) -> Option<Stamp> {
+    let path = if relative.is_empty() { b"." } else { relative };
+    root.dir.look(OsStr::from_bytes(path)).ok().map(|seen| seen.stamp)
+}
+
+impl Tree {
+    /// Looks at the roots again, reading no file: everything must be as it was scanned.
+    ///
+    /// # Errors
+    /// [`ScanError::Changed`] with what is not; a wish to stop.
+    pub fn recheck(&self, monitor: &dyn Monitor) -> Result<(), ScanError> {
+        if self.is_untouched(monitor) { Ok(()) } else { self.walk_again(monitor) }
+    }
+
+    /// Whether it is certain that nothing changed.
+    pub(super) fn is_untouched(&self, monitor: &dyn Monitor) -> bool {
+        // What is reached through links has directories that nobody marked.
+        if self.follows() {
+            return false;
+        }
+        let mut marks = self.marks.iter().map(|(number, mark)| (&self.roots[usize::from(*number)], mark));
+        if !marks.all(|(root, mark)| mark.holds(root, self.started)) {
+            return false;
+        }
+        // Beside a push, which needs the other cores more.
+        let jobs = jobs(&self.options).div_ceil(2);
+        let differs = AtomicBool::new(false);
+        let compare = |entries: &[TreeEntry]| {
+            for batch in entries.chunks(BATCH) {
+                if differs.load(Ordering::Relaxed)
+                    || monitor.is_cancelled()
+                    || !batch.iter().all(|one| self.is_same(one))
+                {
+                    differs.store(true, Ordering::Relaxed);
+                    return;
+                }
+            }
+        };
+        std::thread::scope(|scope| {
+            for part in self.entries.chunks(self.entries.len().div_ceil(jobs).max(1)) {
+                scope.spawn(|| compare(part));
+            }
+        });
+        !differs.into_inner()
+    }
+
+    fn is_same(&self, entry: &TreeEntry) -> bool {
+        let root = |number: u16| &self.roots[usize::from(number)];
+        match &entry.kind {
+            TreeKind::File { stamp, root: number, .. } => {
+                let root = root(*number);
+                let seen = root.dir.look(OsStr::new(root.strip(&entry.path)));
+                seen.is_ok_and(|seen| seen.kind == FileKind::File && seen.stamp == *stamp)
+            }
+            TreeKind::Symlink { target } => {
+                let root = root(self.root_of(entry));
+                let now = Opener::new(root, false).read_link(root.strip(&entry.path));
+                now.is_ok_and(|now| now == target.as_str().as_bytes())
+            }
+        }
+    }
+
+    /// Walks the roots again and names what is not as it was.
+    fn walk_again(&self, monitor: &dyn Monitor) -> Result<(), ScanError> {
+        let mut altered = Vec::new();
+        for (number, root) in (0..).zip(&self.roots) {
+            let counters = Counters::default();
+            let crew = Crew { jobs: jobs(&self.options), counters: &counters, monitor, is_told: false };
+            let mut walk = Walk::new(root, &self.options)?;
+            let mut before =
+                (0..self.entries.len()).filter(|&index| self.root_of(&self.entries[index]) == number).peekable();
+            let mut removed = Vec::new();
+            let known = |entry: &walkdir::DirEntry| {
+                let relative = root.relative(entry.path());
+                while let Some(&index) = before.peek() {
+                    match root.strip(&self.entries[index].path).as_bytes().cmp(relative) {
+                        Order::Less => removed.extend(before.next()),
+                        Order::Equal => return before.next(),
+                        Order::Greater => break,
+                    }
+                }
+                None
+            };
+            pipeline::run(
+                &mut walk,
+                &crew,
+                known,
+                || Examiner::new(root, number, self.options.symlinks, &counters),
+                |examiner, batch| examiner.compare(&self.entries, batch),
+                |found| altered.extend(found),
+            )?;
+            removed.extend(before);
+            altered.extend(walk.finish().0.into_iter().map(Fault::into_alteration));
+            altered.extend(removed.into_iter().map(|index| Alteration { path: self.shown(index), how: How::Removed }));
+        }
+        error::changed(altered)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::{PermissionsExt as _, symlink};
+    use std::path::Path;
+
+    use crate::monitor::Silent;
+    use crate::scan::tests::{LATER_NS, alterations, now_ns, put, root, scan, tree};
+    use crate::scan::{ScanOptions, Tree};
+
+    #[test]
+    fn one_change_is_found_where_stamps_are_old_enough_to_be_trusted() {
+        type Harm = fn(&Path);
+        let harms: [(&str, Harm); 9] = [
+            ("a file is added", |dir| put(dir, "deep/down/new.txt", "new")),
+            ("a file goes", |dir| fs::remove_file(dir.join("deep/down/a.txt")).unwrap()),
+            ("content changes", |dir| put(dir, "deep/b.txt", "B")),
+            ("a mode changes", |dir| {
+                fs::set_permissions(dir.join("deep/b.txt"), fs::Permissions::from_mode(0o700)).unwrap()
+            }),
+            ("a link is moved", |dir| {
+                fs::remove_file(dir.join("link")).unwrap();
+                symlink("top.txt", dir.join("link")).unwrap();
+            }),
+            ("rules change", |dir| put(dir, "deep/.headwaterignore", "b.txt\n")),
+            ("rules come", |dir| put(dir, ".headwaterignore", "top.txt\n")),
+            ("a directory is replaced", |dir| {
+                fs::rename(dir.join("deep/down"), dir.join("deep/gone")).unwrap();
+                put(dir, "deep/down/a.txt", "a");
+            }),
+            ("a directory comes", |dir| put(dir, "fresh/x.txt", "x")),
+        ];
+        for (what, harm) in harms {
+            let dir = tree(&["top.txt", "deep/b.txt", "deep/down/a.txt"]);
+            put(dir.path(), "deep/.headwaterignore", "*.tmp\n");
+            symlink("deep/b.txt", dir.path().join("link")).unwrap();
+            let tree =
+                Tree::scan_at(&[root(dir.path())], &ScanOptions::default(), now_ns() + LATER_NS, &Silent).unwrap();
+            assert!(tree.is_untouched(&Silent), "{what}: certain before");
+            tree.recheck(&Silent).unwrap();
+            harm(dir.path());
+            assert!(!alterations(tree.recheck(&Silent)).is_empty(), "{what}");
+        }
+    }
+
+    #[test]
+    fn stamps_of_the_scan_s_own_time_are_not_trusted() {
+        let dir = tree(&["a.txt"]);
+        let tree = scan(dir.path(), &ScanOptions::default()).unwrap();
+        assert!(!tree.is_untouched(&Silent));
+        tree.recheck(&Silent).unwrap();
+    }
+}
