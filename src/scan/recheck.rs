@@ -161,7 +161,7 @@ mod tests {
             ("a file goes", |dir| fs::remove_file(dir.join("deep/down/a.txt")).unwrap()),
             ("content changes", |dir| put(dir, "deep/b.txt", "B")),
             ("a mode changes", |dir| {
-                fs::set_permissions(dir.join("deep/b.txt"), fs::Permissions::from_mode(0o700)).unwrap()
+                fs::set_permissions(dir.join("deep/b.txt"), fs::Permissions::from_mode(0o700)).unwrap();
             }),
             ("a link is moved", |dir| {
                 fs::remove_file(dir.join("link")).unwrap();

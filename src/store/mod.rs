@@ -8,6 +8,7 @@
 //! refuses to know who pushes, over what, and what a fleet is.
 
 mod activate;
+mod build;
 mod copy;
 mod layout;
 mod manifests;

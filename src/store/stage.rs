@@ -5,21 +5,17 @@
 
 use std::error::Error;
 use std::io::Read;
-use std::iter::Peekable;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use crate::fsx::Dir;
 use crate::hash::{BundleKey, ManifestId, ObjectId, PackId};
 use crate::manifest::transit::{self, Needs};
-use crate::manifest::{Entry, FileEntry, Kind, ManifestError, Pair, Pairs, ahead};
+use crate::manifest::{Entry, FileEntry, ManifestError, ahead};
 use crate::pack::{BaseRange, PackReader};
 use crate::release::{Release, ReleaseName};
 use crate::store::copy::write_object;
-use crate::store::layout::{DIRTY, SlotName};
-use crate::store::manifests::ManifestStream;
 use crate::store::quarantine::Quarantine;
-use crate::store::slots::{DirStack, SlotWriter};
+use crate::store::slots::SlotWriter;
 use crate::store::{Pruned, Store, StoreError, lie};
 
 /// Opens the content of an object that is missing here.
@@ -150,192 +146,6 @@ impl Store {
             tmp.sync_file_system()?;
         }
         files.iter().try_for_each(|file| self.adopt(&file.object, tmp, &file.object.to_string()))
-    }
-
-    /// Builds the tree of `release` in the slot `dirty`, not synced, and
-    /// answers the objects that its manifest has and the store, of which all
-    /// is `here`, has not.
-    ///
-    /// # Errors
-    /// [`StoreError::DamagedObject`] for one that the slot itself needs.
-    pub(super) fn build_slot(
-        &self,
-        release: &Release,
-        here: &[ObjectId],
-    ) -> Result<(SlotWriter<'_>, Vec<FileEntry>), StoreError> {
-        let (slot, idle) = self.take_idle_slot()?;
-        if let Some(idle) = idle {
-            let mut writer = SlotWriter::change(self, slot);
-            match self.update_slot(&mut writer, idle, release, here) {
-                // What is in the slot cannot be told: its manifest is damaged, or somebody changed it.
-                Err(StoreError::Manifest { .. } | StoreError::Tampered { .. }) => {
-                    self.layout.slots.remove_all(DIRTY)?;
-                }
-                other => return other.map(|missing| (writer, missing)),
-            }
-        }
-        let writer = self.fill_slot(self.layout.slots.ensure_dir(DIRTY)?, &release.manifest)?;
-        // Every object was linked or copied: none is missing.
-        Ok((writer, Vec::new()))
-    }
-
-    /// Brings a slot from the release it has to another one.
-    fn update_slot(
-        &self,
-        writer: &mut SlotWriter<'_>,
-        from: SlotName,
-        to: &Release,
-        here: &[ObjectId],
-    ) -> Result<Vec<FileEntry>, StoreError> {
-        let old = self.entries(&self.release(from.release)?.manifest)?;
-        let mut changes = SlotChanges::default();
-        ahead(old, |old| {
-            Pairs::new(old, self.entries(&to.manifest)?).try_for_each(|pair| changes.take(pair?, writer, here))
-        })?;
-        let SlotChanges { places, emptied, mut missing } = changes;
-        // What goes goes first: a directory may have to make room for a file.
-        for directory in emptied.iter().rev() {
-            writer.remove_empty(directory)?;
-        }
-        let left = writer.place_each(&places)?;
-        self.place_left(writer, &left)?;
-        missing.sort_unstable_by_key(|file| file.object);
-        missing.dedup_by_key(|file| file.object);
-        Ok(missing)
-    }
-
-    /// Fills an empty slot with the tree of a manifest, on two threads: the
-    /// system calls of one tree hardly wait for those of the other half.
-    fn fill_slot(&self, slot: Dir, manifest: &ManifestId) -> Result<SlotWriter<'_>, StoreError> {
-        /// Entries placed at once: the two halves of a batch are mostly in different directories.
-        const BATCH: usize = 4096;
-        let mut helper = SlotWriter::fill(self, slot.try_clone()?);
-        let mut writer = SlotWriter::fill(self, slot);
-        let mut entries = self.entries(manifest)?;
-        let mut left = Vec::new();
-        loop {
-            let batch: Vec<Entry> = entries.by_ref().take(BATCH).collect::<Result<_, _>>()?;
-            if batch.is_empty() {
-                break;
-            }
-            let (first, second) = batch.split_at(batch.len() / 2);
-            let (first, second) = std::thread::scope(|scope| {
-                let helped = scope.spawn(|| helper.place_each(first));
-                let second = writer.place_each(second);
-                (helped.join().expect("placing entries does not panic"), second)
-            });
-            left.extend(first?);
-            left.extend(second?);
-        }
-        self.place_left(&mut writer, &left)?;
-        Ok(writer)
-    }
-
-    /// Places entries that a link to their object cannot be: a link to the
-    /// live slot's file where that is the very same, else a copy. In order.
-    fn place_left(&self, writer: &mut SlotWriter<'_>, left: &[Entry]) -> Result<(), StoreError> {
-        if left.is_empty() {
-            return Ok(());
-        }
-        let mut live = self.live_slot()?.map(DirStack::new);
-        let mut same = self.live_entries();
-        left.iter().try_for_each(|entry| writer.place_hard(entry, live.as_mut().filter(|_| same.has(entry))))
-    }
-
-    fn live_entries(&self) -> LiveEntries {
-        let stream = || self.manifest(&self.release(self.current().ok()??).ok()?.manifest).ok();
-        LiveEntries { stream: stream().map(Iterator::peekable) }
-    }
-
-    /// Completes a staged slot: `dirty`, durable, gets its name, and so does the record.
-    fn name_slot(&self, name: ReleaseName) -> Result<(), StoreError> {
-        self.adopt_release(name)?;
-        let slots = &self.layout.slots;
-        slots.rename(DIRTY, slots, &name.to_string())?;
-        self.layout.releases.sync()?;
-        Ok(slots.sync()?)
-    }
-
-    /// Makes the second slot, after the first push has answered: from then on
-    /// a push costs what changed. Does nothing if there is an idle slot.
-    ///
-    /// # Errors
-    /// Those of the disk; what is served is not touched.
-    pub(super) fn fill_spare_slot(&self) -> Result<(), StoreError> {
-        let Some(current) = self.current()? else { return Ok(()) };
-        let spare = SlotName { release: current, is_spare: true };
-        if self.slot_names()?.iter().any(|slot| slot.is_spare || slot.release != current) {
-            return Ok(());
-        }
-        let release = self.release(current)?;
-        let slots = &self.layout.slots;
-        slots.remove_all(DIRTY)?;
-        self.fill_slot(slots.create_dir(DIRTY)?, &release.manifest)?;
-        slots.sync_file_system()?;
-        slots.rename(DIRTY, slots, &spare.to_string())?;
-        Ok(slots.sync()?)
-    }
-}
-
-/// What one walk over the manifests of two releases finds for a slot.
-#[derive(Default)]
-struct SlotChanges {
-    places: Vec<Entry>,
-    /// Directories that something was removed from.
-    emptied: Vec<String>,
-    missing: Vec<FileEntry>,
-}
-
-impl SlotChanges {
-    /// Takes away what goes or changes, and notes what comes; of what stays,
-    /// the objects that are not `here`.
-    fn take(&mut self, pair: Pair, writer: &mut SlotWriter<'_>, here: &[ObjectId]) -> Result<(), StoreError> {
-        match pair {
-            Pair::Old(old) => {
-                writer.remove(&old.path)?;
-                match old.path.parent() {
-                    Some(parent) if self.emptied.last().is_none_or(|last| last != parent) => {
-                        self.emptied.push(parent.into());
-                    }
-                    _ => {}
-                }
-            }
-            Pair::New(new) => self.places.push(new),
-            Pair::Both(old, new) if old.kind == new.kind => {
-                self.missing.extend(new.file().filter(|file| here.binary_search(&file.object).is_err()));
-            }
-            Pair::Both(_, new) => {
-                writer.remove(&new.path)?;
-                self.places.push(new);
-            }
-        }
-        Ok(())
-    }
-}
-
-/// Asks the live release's manifest about entries in ascending order.
-struct LiveEntries {
-    stream: Option<Peekable<ManifestStream>>,
-}
-
-impl LiveEntries {
-    /// Whether it has the very same file. A damaged manifest has nothing from there on.
-    fn has(&mut self, entry: &Entry) -> bool {
-        let Some(stream) = self.stream.as_mut() else { return false };
-        loop {
-            match stream.peek() {
-                Some(Ok(live)) if live.path < entry.path => {
-                    stream.next();
-                }
-                Some(Ok(live)) => {
-                    return live.path == entry.path && live.kind == entry.kind && matches!(live.kind, Kind::File(_));
-                }
-                Some(Err(_)) | None => {
-                    self.stream = None;
-                    return false;
-                }
-            }
-        }
     }
 }
 
