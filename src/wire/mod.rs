@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::hash::{BundleKey, ManifestId, ObjectId, PackId, StoreId};
 use crate::release::ReleaseName;
+pub use crate::store::{Fault, Pruned, Verified};
 use crate::tree_path::Site;
 
 /// The version that this headwater speaks.
@@ -278,6 +279,38 @@ pub struct Verify {
     /// Sizes and times only.
     #[serde(default)]
     pub quick: bool,
+}
+
+/// What can be mended, with what was sent for it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Repair {}
+
+/// What was mended, and what more would help.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Repairing {
+    /// Faults that were found before.
+    pub found: Vec<Fault>,
+    /// Objects that were put right from what was sent.
+    pub objects: u64,
+    /// Served entries, records and manifests that were put right.
+    pub mended: u64,
+    /// Faults that are still there.
+    pub left: Vec<Fault>,
+    /// What is taken now if it is put.
+    pub wants: Wants,
+}
+
+/// What a receiver would like to have.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Wants {
+    /// Objects.
+    pub objects: Vec<ObjectId>,
+    /// Manifests.
+    pub manifests: Vec<ManifestId>,
+    /// Records of releases.
+    pub releases: Vec<ReleaseName>,
 }
 
 /// What `headwater receive` says before it speaks HTTP.
