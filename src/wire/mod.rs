@@ -186,6 +186,9 @@ pub struct State {
     /// Bytes free.
     #[serde(default)]
     pub free_bytes: Option<u64>,
+    /// The bundles of which it has something from an interrupted push; nothing: it cannot tell.
+    #[serde(default)]
+    pub unfinished: Option<Vec<BundleKey>>,
     /// Whether whoever asked may push.
     #[serde(default)]
     pub may_push: bool,
