@@ -50,7 +50,8 @@ impl SiteState {
     pub(super) fn state(&self, right: Right) -> Result<State, Refused> {
         let (headwater, may_push) = (env!("CARGO_PKG_VERSION").to_owned(), right == Right::Push);
         let Some(store) = self.look()? else {
-            return Ok(State { headwater, site: self.settings.name.clone(), may_push, ..State::default() });
+            let (site, unfinished) = (self.settings.name.clone(), Some(Vec::new()));
+            return Ok(State { headwater, site, unfinished, may_push, ..State::default() });
         };
         let text = |release: &Release| String::from_utf8(release.to_bytes()).unwrap_or_default();
         let served = store.served_releases()?;
@@ -64,6 +65,7 @@ impl SiteState {
             staged: store.staged_release()?.as_ref().map(text),
             highest_sequence: store.highest_sequence()?,
             free_bytes: store.free_bytes().ok().map(|free| free.saturating_sub(self.settings.min_free_bytes)),
+            unfinished: Some(store.unfinished()?),
             may_push,
         })
     }

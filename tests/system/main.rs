@@ -24,6 +24,9 @@ mod house;
 #[cfg(debug_assertions)]
 mod kill;
 mod nginx;
+#[allow(dead_code, reason = "the contract suite uses the rest")]
+#[path = "../mirror_contract/origin.rs"]
+mod origin;
 #[cfg(debug_assertions)]
 mod powercut;
 mod proof;
@@ -32,6 +35,7 @@ mod races;
 mod resume;
 #[cfg(debug_assertions)]
 mod scenario;
+mod serving;
 mod trees;
 mod validators;
 mod verify;
