@@ -26,6 +26,7 @@ mod places;
 mod plan;
 mod progress;
 mod push;
+mod remote;
 mod settings;
 mod signals;
 mod status;
