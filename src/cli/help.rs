@@ -86,3 +86,21 @@ pub(super) const MAN: &str = "\
 Examples:
   headwater man | man -l -                       read it
   headwater man /usr/local/share/man/man1        install it, with one page for each subcommand";
+
+/// Below `headwater serve --help`.
+pub(super) const SERVE: &str = "\
+Examples:
+  headwater serve /srv/www --no-auth             on 127.0.0.1:7447, for this machine only
+  headwater serve /srv/www --site docs --token-file tokens.toml --behind-proxy --listen 10.0.0.5:7447
+  headwater serve --config /etc/headwater/serve.toml";
+
+/// Below `headwater receive --help`.
+pub(super) const RECEIVE: &str = "\
+Examples:
+  command=\"headwater receive /srv/www\",restrict ssh-ed25519 AAAA…
+                                                 a line of authorized_keys: this key may push there, and nothing else";
+
+/// Below `headwater token --help`.
+pub(super) const TOKEN: &str = "\
+Examples:
+  headwater token new --site docs --allow push --expires 90d";
