@@ -23,10 +23,13 @@ use toml::Spanned;
 use crate::fsx::{self, IoError};
 use crate::tree_path::{Site, TreePath};
 
+mod access;
 mod raw;
 pub mod serve;
 #[cfg(test)]
 mod tests;
+
+pub use access::{MirrorAccess, TokenSource};
 
 /// The name of the file in the directory where the command runs.
 pub const FILE_NAME: &str = "headwater.toml";
@@ -230,6 +233,8 @@ pub struct MirrorConfig {
     pub name: MirrorName,
     /// Where it is: a url, or a path that has a `/`.
     pub url: String,
+    /// How it is reached, where it is on another machine.
+    pub access: MirrorAccess,
 }
 
 /// A name for a mirror: visible characters, no `/` and no space, not
@@ -352,7 +357,8 @@ impl Checker<'_> {
             if let Some(other) = names_by_url.insert(url.trim_end_matches('/').to_owned(), name.clone()) {
                 return Err(self.error(mirror.url.span(), format!("the mirror {other:?} has the same url")));
             }
-            mirrors.push(MirrorConfig { name, url });
+            let access = self.access(&mirror)?;
+            mirrors.push(MirrorConfig { name, url, access });
         }
         Ok(mirrors)
     }

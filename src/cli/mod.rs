@@ -26,6 +26,7 @@ mod places;
 mod plan;
 mod progress;
 mod push;
+mod remote;
 mod serve;
 mod settings;
 mod signals;

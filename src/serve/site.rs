@@ -51,7 +51,7 @@ impl SiteState {
         let (headwater, may_push) = (env!("CARGO_PKG_VERSION").to_owned(), right == Right::Push);
         let Some(store) = self.look()? else {
             let (site, unfinished) = (self.settings.name.clone(), Some(Vec::new()));
-            return Ok(State { headwater, site, unfinished, may_push, ..State::default() });
+            return Ok(State { headwater, site, may_push, unfinished, ..State::default() });
         };
         let text = |release: &Release| String::from_utf8(release.to_bytes()).unwrap_or_default();
         let served = store.served_releases()?;
@@ -65,7 +65,7 @@ impl SiteState {
             staged: store.staged_release()?.as_ref().map(text),
             highest_sequence: store.highest_sequence()?,
             free_bytes: store.free_bytes().ok().map(|free| free.saturating_sub(self.settings.min_free_bytes)),
-            unfinished: Some(store.unfinished()?),
+            unfinished: store.unfinished().ok(),
             may_push,
         })
     }

@@ -13,6 +13,7 @@ mod formats;
 mod healing;
 mod lies;
 mod origin;
+mod remote;
 mod resuming;
 mod staging;
 mod state;
@@ -89,3 +90,6 @@ macro_rules! contract {
 }
 
 contract!(directory, crate::fixture::Directory);
+contract!(http, crate::remote::Http);
+contract!(https, crate::remote::Https);
+contract!(ssh, crate::remote::Ssh);
