@@ -199,6 +199,13 @@ fn push_and_serve_name_neither_each_other_nor_a_concrete_mirror() {
 }
 
 #[test]
+fn only_the_receiver_waits_for_many_at_once() {
+    let is_elsewhere = |file: &str| !file.starts_with("src/serve/");
+    assert_none(&lines_with(is_elsewhere, &["tokio::", "hyper::", "hyper_util::", "http_body_util::"]));
+    assert_none(&lines_with(|file| file.starts_with("src/serve/"), &["ureq::", "crate::config"]));
+}
+
+#[test]
 fn the_sources_have_no_unsafe_code_and_no_sleep_but_for_the_lock() {
     assert_none(&lines_with(|_| true, &["unsafe {", "unsafe fn"]));
     assert_none(&lines_with(|file| is_library(file) && !file.starts_with("src/fsx"), &["thread::sleep"]));
