@@ -212,11 +212,4 @@ impl FetchRecords for Asker<'_> {
         decoder.window_log_max(WINDOW_LOG_MAX).ok()?;
         Some(Box::new(decoder))
     }
-
-    /// What was asked for before and did not come is not to be had.
-    fn is_waiting(&self) -> bool {
-        let (wants, inner) = (self.wants(), self.desk.inner());
-        wants.releases.iter().any(|name| !inner.releases.asked.contains(name))
-            || wants.manifests.iter().any(|id| !inner.manifests.asked.contains(id))
-    }
 }

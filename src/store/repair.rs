@@ -24,10 +24,6 @@ pub trait FetchRecords {
     fn release(&self, name: ReleaseName) -> Option<Release>;
     /// The canonical bytes of a manifest, unchecked, if it is to be had.
     fn manifest(&self, id: &ManifestId) -> Option<Box<dyn Read + Send>>;
-    /// Whether what was not to be had may still come: then nothing is given up for the lack of it.
-    fn is_waiting(&self) -> bool {
-        false
-    }
 }
 
 /// What was mended.
@@ -66,8 +62,7 @@ impl Store {
             repaired.objects += self.mend_objects(fetch)?;
             let current = self.current()?.map(|release| SlotName { release, is_spare: false });
             for slot in self.slot_names()?.into_iter().chain(current).collect::<BTreeSet<_>>() {
-                let keeps = Some(slot) == current || records.is_waiting();
-                repaired.mended += self.mend_slot(slot, keeps)?;
+                repaired.mended += self.mend_slot(slot, Some(slot) == current)?;
             }
             self.layout.root.sync_file_system()?;
         }
@@ -148,11 +143,11 @@ impl Store {
         Ok(mended)
     }
 
-    /// Puts right every entry of a slot. One that is beyond that is dropped, unless it is to be kept.
-    fn mend_slot(&self, slot: SlotName, keeps: bool) -> Result<u64, StoreError> {
+    /// Puts right every entry of a slot. An idle slot that is beyond that is dropped.
+    fn mend_slot(&self, slot: SlotName, is_current: bool) -> Result<u64, StoreError> {
         let manifest = match self.release(slot.release) {
             Ok(release) if self.is_manifest_intact(&release.manifest) => release.manifest,
-            _ if keeps => return Ok(0),
+            _ if is_current => return Ok(0),
             _ => {
                 self.layout.slots.remove_all(&slot.to_string())?;
                 return Ok(1);

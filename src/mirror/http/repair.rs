@@ -38,7 +38,7 @@ pub(super) fn run(wired: &Wired, supply: &dyn Supply, monitor: &dyn Monitor) -> 
         repaired.objects += answer.objects;
         repaired.mended += answer.mended;
         repaired.left = answer.left;
-        // Each round wants something that was not wanted before, so they end.
+        // Each round sends something that was not sent before, so they end.
         if !send(wired, supply, &answer.wants, &mut sent, &stop)? {
             break;
         }
@@ -46,8 +46,7 @@ pub(super) fn run(wired: &Wired, supply: &dyn Supply, monitor: &dyn Monitor) -> 
     Ok(repaired)
 }
 
-/// Puts what is wanted and to be had. Answers whether anything was wanted for
-/// the first time: what does not come then is given up at the next request.
+/// Puts what is wanted and to be had. Answers whether there was any.
 fn send(
     wired: &Wired,
     supply: &dyn Supply,
@@ -57,19 +56,20 @@ fn send(
 ) -> Result<bool, MirrorError> {
     let mut any = false;
     for name in &wants.releases {
-        if sent.releases.insert(*name) {
+        if sent.releases.insert(*name)
+            && let Some(release) = supply.release(*name)
+        {
+            put(wired, Resource::Release(*name), &release.to_bytes(), stop)?;
             any = true;
-            if let Some(release) = supply.release(*name) {
-                put(wired, Resource::Release(*name), &release.to_bytes(), stop)?;
-            }
         }
     }
     for id in &wants.manifests {
-        if sent.manifests.insert(*id) {
+        if sent.manifests.insert(*id)
+            && let Some(plain) = supply.manifest(id)
+            && let Some(frame) = packed(plain)
+        {
+            put(wired, Resource::Manifest(*id), &frame, stop)?;
             any = true;
-            if let Some(frame) = supply.manifest(id).and_then(packed) {
-                put(wired, Resource::Manifest(*id), &frame, stop)?;
-            }
         }
     }
     for id in &wants.objects {
