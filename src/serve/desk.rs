@@ -65,6 +65,8 @@ struct Inner {
     file: Option<Arc<File>>,
     end: u64,
     used: Option<Instant>,
+    /// Those who are working with what is here.
+    holders: usize,
 }
 
 /// The desk of a site. Forgets everything after an idle time.
@@ -76,6 +78,17 @@ impl Desk {
         let mut inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         inner.used = Some(Instant::now());
         inner
+    }
+
+    /// Keeps what is here from being forgotten for another while.
+    pub(super) fn touch(&self) {
+        drop(self.inner());
+    }
+
+    /// Keeps what is here as long as the answer lives.
+    pub(super) fn hold(&self) -> Hold<'_> {
+        self.inner().holders += 1;
+        Hold(self)
     }
 
     /// Takes these from now on.
@@ -133,9 +146,18 @@ impl Desk {
     /// Forgets everything if nobody was here for so long.
     pub(super) fn sweep(&self, idle: Duration) {
         let mut inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if inner.used.is_some_and(|used| used.elapsed() >= idle) {
+        if inner.holders == 0 && inner.used.is_some_and(|used| used.elapsed() >= idle) {
             *inner = Inner::default();
         }
+    }
+}
+
+/// Keeps a desk as it is.
+pub(super) struct Hold<'a>(&'a Desk);
+
+impl Drop for Hold<'_> {
+    fn drop(&mut self) {
+        self.0.inner().holders -= 1;
     }
 }
 

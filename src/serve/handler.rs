@@ -17,6 +17,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use crate::hash::{ManifestId, ObjectId};
 use crate::release::{MAX_RECORD_BYTES, Release, ReleaseName};
+use crate::serve::desk::Section;
 use crate::serve::guarded::Phases;
 use crate::serve::hook::Hooks;
 use crate::serve::inbox::Inbox;
@@ -291,7 +292,7 @@ impl Handler {
     async fn put_object(&self, site: &Arc<SiteState>, id: ObjectId, inbox: &mut Inbox) -> Result<Done, Refused> {
         let length = inbox.check(u64::MAX)?;
         site.desk.check_object(&id)?;
-        let section = self.section(site, length).await?;
+        let section = self.section(site, length, inbox).await?;
         let hash = inbox.spool(length, &section.file, section.at).await?;
         if hash.as_bytes() != id.as_bytes() {
             return Err(Refused::malformed("these bytes are not this object"));
@@ -303,15 +304,17 @@ impl Handler {
     async fn put_manifest(&self, site: &Arc<SiteState>, id: ManifestId, inbox: &mut Inbox) -> Result<Done, Refused> {
         let length = inbox.check(MAX_CHANGE_BYTES)?;
         site.desk.check_manifest(&id)?;
-        let section = self.section(site, length).await?;
+        let section = self.section(site, length, inbox).await?;
         // The store checks its id when it uses it.
         inbox.spool(length, &section.file, section.at).await?;
         site.desk.put_manifest(id, section);
         Ok(Done {})
     }
 
-    async fn section(&self, site: &Arc<SiteState>, length: u64) -> Result<crate::serve::desk::Section, Refused> {
-        let site = Arc::clone(site);
+    /// Room on the desk for what `inbox` brings.
+    async fn section(&self, site: &Arc<SiteState>, length: u64, inbox: &mut Inbox) -> Result<Section, Refused> {
+        let (site, toucher) = (Arc::clone(site), Arc::clone(site));
+        inbox.tell(move || toucher.desk.touch());
         let reserve = move || {
             let store = site.store()?;
             site.check_free(&store, length)?;

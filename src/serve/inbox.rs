@@ -37,6 +37,8 @@ pub(super) struct Inbox {
     deadline: Instant,
     idle: Duration,
     drain: Duration,
+    /// Told when something arrived, so that what waits for it is not given up meanwhile.
+    listener: Option<Box<dyn Fn() + Send>>,
 }
 
 impl Inbox {
@@ -46,7 +48,13 @@ impl Inbox {
         let waits = headers.contains_key(EXPECT);
         let by_size = Duration::from_secs(length.unwrap_or(0) / limits.body_bytes_per_second.max(1));
         let deadline = Instant::now() + limits.body + by_size.min(Duration::from_secs(7 * 86_400));
-        Self { body, length, rest: Bytes::new(), waits, deadline, idle: limits.body_idle, drain: limits.drain }
+        let (idle, drain) = (limits.body_idle, limits.drain);
+        Self { body, length, rest: Bytes::new(), waits, deadline, idle, drain, listener: None }
+    }
+
+    /// Calls `listener` whenever something arrived.
+    pub(super) fn tell(&mut self, listener: impl Fn() + Send + 'static) {
+        self.listener = Some(Box::new(listener));
     }
 
     /// The announced length, 0 without one.
@@ -78,6 +86,9 @@ impl Inbox {
                 Some(Ok(frame)) => self.rest = frame.into_data().unwrap_or_default(),
                 Some(Err(_)) | None => return Err(Refused::cut("the body ended before its announced length")),
             }
+        }
+        if let Some(listener) = &self.listener {
+            listener();
         }
         let here = usize::try_from(limit).unwrap_or(usize::MAX).min(self.rest.len());
         Ok(self.rest.split_to(here))

@@ -7,8 +7,8 @@
 //! told. Nothing that arrives is believed: the store computes every id.
 //!
 //! Refuses to know what a fleet is, where settings come from, and who reads
-//! the log. The only room that uses `hyper`, `hyper-util`, `http-body-util`,
-//! `tokio` and `tokio-rustls`.
+//! the log. The only room that uses `hyper`, `hyper-util`, `http-body-util` and
+//! `tokio`.
 
 mod access;
 mod desk;

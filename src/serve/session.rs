@@ -121,6 +121,13 @@ impl Sessions {
         Some(session)
     }
 
+    /// Keeps the open stage of this key, if there is one, from being given up.
+    pub(super) fn touch(&self, key: &BundleKey) {
+        if let Some(session) = lock(&self.0).get(key) {
+            session.touch();
+        }
+    }
+
     /// Whether one more may be opened.
     pub(super) fn has_room(&self) -> bool {
         lock(&self.0).len() < MAX_OPEN

@@ -193,6 +193,8 @@ pub(super) async fn put_pack(
         }
         Arc::clone(&session.store)
     };
+    let toucher = Arc::clone(site);
+    inbox.tell(move || toucher.sessions.touch(&key));
     let content = Content::receive(inbox, length, &store).await?;
     // A slow body must not hold a stage that its origin has given up.
     let session = site.sessions.find(&key).ok_or_else(closed)?;

@@ -356,6 +356,21 @@ fn a_stage_that_nobody_comes_back_to_is_closed_and_kept_on_the_disk() {
 }
 
 #[test]
+fn a_pack_that_comes_slowly_keeps_its_stage_open() {
+    let receiver = Receiver::limited(|limits| limits.stage = Duration::from_millis(200));
+    let delivery = first_tree().release(1).onto(None);
+    receiver.ask("POST", "/v1/stage", &stage_body(&delivery, &[], Whole::No)).ok();
+    let pack = &delivery.packs[0];
+    let mut connection = receiver.connect();
+    connection.send(&head("PUT", &pack_path(&delivery, pack), &[], pack.bytes.len()));
+    for part in pack.bytes.chunks(pack.bytes.len() / 12) {
+        super::pass(Duration::from_millis(50));
+        connection.send(part);
+    }
+    connection.answer().unwrap().ok();
+}
+
+#[test]
 fn of_two_senders_one_wins_and_the_other_is_told() {
     let receiver = Receiver::open();
     let base = first_tree().release(1);
