@@ -165,11 +165,12 @@ impl Drop for Hold<'_> {
 pub(super) struct Asker<'a> {
     desk: &'a Desk,
     wants: Mutex<Wants>,
+    is_last: bool,
 }
 
 impl<'a> Asker<'a> {
-    pub(super) fn new(desk: &'a Desk) -> Self {
-        Self { desk, wants: Mutex::default() }
+    pub(super) fn new(desk: &'a Desk, is_last: bool) -> Self {
+        Self { desk, wants: Mutex::default(), is_last }
     }
 
     fn wants(&self) -> MutexGuard<'_, Wants> {
@@ -194,6 +195,11 @@ impl<'a> Asker<'a> {
 }
 
 impl FetchRecords for Asker<'_> {
+    fn is_awaited(&self) -> bool {
+        let wants = self.wants();
+        !self.is_last && !(wants.releases.is_empty() && wants.manifests.is_empty())
+    }
+
     fn release(&self, name: ReleaseName) -> Option<Release> {
         let release = self.desk.inner().releases.came.get(&name).cloned();
         if release.is_none() {

@@ -28,8 +28,8 @@ use crate::serve::site::{SiteState, Switched};
 use crate::serve::{Access, Limits, Log, Right, Settings, stage};
 use crate::store::Depth;
 use crate::wire::{
-    Abandon, Action, Activate, Answer, Done, Keep, MAX_CHANGE_BYTES, MAX_MESSAGE_BYTES, Refusal, Resource, VERSION,
-    VERSION_HEADER, Verify,
+    Abandon, Action, Activate, Answer, Done, Keep, MAX_CHANGE_BYTES, MAX_MESSAGE_BYTES, Refusal, Repair, Resource,
+    VERSION, VERSION_HEADER, Verify,
 };
 
 /// Operations on stores at once; each may wait for a lock.
@@ -361,12 +361,15 @@ impl Handler {
                     verified
                 })
             }
-            Action::Repair => Reaction::later(async move {
-                let (asker, is_gone) = presence();
-                let repaired = this.blocking(move || site.repair(&is_gone)).await;
-                drop(asker);
-                repaired
-            }),
+            Action::Repair => {
+                let request: Repair = parse(&body)?;
+                Reaction::later(async move {
+                    let (asker, is_gone) = presence();
+                    let repaired = this.blocking(move || site.repair(request, &is_gone)).await;
+                    drop(asker);
+                    repaired
+                })
+            }
         })
     }
 

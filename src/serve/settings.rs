@@ -116,7 +116,7 @@ pub struct Limits {
     pub write: Duration,
     /// An unfinished stage is forgotten after this long without a request.
     pub stage: Duration,
-    /// For the lock of a store.
+    /// For the lock of a store. The origin asks again as long as it was told to wait.
     pub lock: Duration,
     /// For requests in flight when the receiver stops.
     pub shutdown: Duration,
@@ -143,7 +143,7 @@ impl Default for Limits {
             drain: seconds(10),
             write: seconds(60),
             stage: seconds(120),
-            lock: seconds(5),
+            lock: seconds(1),
             shutdown: seconds(30),
             patience: seconds(2),
             heartbeat: seconds(5),

@@ -14,7 +14,7 @@ use crate::serve::session::{Session, Sessions, missing};
 use crate::serve::{Right, SiteSettings};
 use crate::store::{Depth, Presence, Pruned, Store, StoreError, Verified};
 use crate::tree_path::Site;
-use crate::wire::{Activate, BannerSite, Repairing, Staging, State, Status, Wants};
+use crate::wire::{Activate, BannerSite, Repair, Repairing, Staging, State, Status, Wants};
 
 /// A site of a receiver.
 #[derive(Debug)]
@@ -197,9 +197,9 @@ impl SiteState {
         Ok(self.store()?.verify(depth, self.lock, cancelled)?)
     }
 
-    pub(super) fn repair(&self, cancelled: &(dyn Fn() -> bool + Sync)) -> Result<Repairing, Refused> {
+    pub(super) fn repair(&self, request: Repair, cancelled: &(dyn Fn() -> bool + Sync)) -> Result<Repairing, Refused> {
         let _hold = self.desk.hold();
-        let asker = Asker::new(&self.desk);
+        let asker = Asker::new(&self.desk, request.is_last);
         let repaired = self.store()?.repair(&|id| asker.object(id), &asker, self.lock, cancelled)?;
         let wants = asker.into_wants();
         self.desk.ask(&wants);

@@ -286,7 +286,11 @@ pub struct Verify {
 
 /// What can be mended, with what was sent for it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Repair {}
+pub struct Repair {
+    /// Whether nothing more comes: then what cannot be mended is let go.
+    #[serde(default)]
+    pub is_last: bool,
+}
 
 /// What was mended, and what more would help.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -92,7 +92,7 @@ pub(crate) struct Https {
     receiver: Receiver,
     store: PathBuf,
     access: Access,
-    _dir: TempDir,
+    _dirs: [TempDir; 2],
 }
 
 impl Fixture for Https {
@@ -100,12 +100,13 @@ impl Fixture for Https {
         let dir = workplace();
         let store = dir.path().join("www");
         let made = rcgen::generate_simple_self_signed(vec![HOST.to_owned()]).unwrap();
-        let files = TlsFiles { cert: dir.path().join("cert.pem"), key: dir.path().join("key.pem") };
+        let keys = workplace();
+        let files = TlsFiles { cert: keys.path().join("cert.pem"), key: keys.path().join("key.pem") };
         fs::write(&files.cert, made.cert.pem()).unwrap();
         fs::write(&files.key, made.signing_key.serialize_pem()).unwrap();
         let mut access = Access::default();
         access.trust_only(made.cert.pem().as_bytes()).unwrap();
-        Self { receiver: Receiver::start(&store, Some(files)), store, access, _dir: dir }
+        Self { receiver: Receiver::start(&store, Some(files)), store, access, _dirs: [dir, keys] }
     }
 
     fn handle(&self, site: &Site, wait: Duration) -> Arc<dyn Mirror> {
@@ -121,7 +122,7 @@ impl Fixture for Https {
 pub(crate) struct Ssh {
     store: PathBuf,
     program: PathBuf,
-    _dir: TempDir,
+    _dirs: [TempDir; 2],
 }
 
 /// Takes the options that the client gives, says what a login may say, and runs the command as a login shell does.
@@ -143,11 +144,11 @@ exec /bin/sh -c "$*"
 
 impl Fixture for Ssh {
     fn new() -> Self {
-        let dir = workplace();
-        let (store, program) = (dir.path().join("it's www"), dir.path().join("ssh"));
+        let (dir, bin) = (workplace(), workplace());
+        let (store, program) = (dir.path().join("it's www"), bin.path().join("ssh"));
         fs::write(&program, STAND_IN).unwrap();
         fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
-        Self { store, program, _dir: dir }
+        Self { store, program, _dirs: [dir, bin] }
     }
 
     fn handle(&self, site: &Site, wait: Duration) -> Arc<dyn Mirror> {

@@ -84,7 +84,7 @@ impl Client {
         &self,
         base: &str,
         request: &Request<'_>,
-        patience: &Patience<'_>,
+        patience: &mut Patience<'_>,
     ) -> Result<T, Trouble> {
         let response = self.send(base, request, patience)?;
         let status = response.status();
@@ -124,7 +124,7 @@ impl Client {
         &self,
         base: &str,
         request: &Request<'_>,
-        patience: &Patience<'_>,
+        patience: &mut Patience<'_>,
     ) -> Result<Response<ureq::Body>, Trouble> {
         let left = patience.left().map_err(Trouble::final_)?;
         let total = [left, request.limit].into_iter().flatten().min();

@@ -110,6 +110,8 @@ pub(super) struct Patience<'s> {
     failures: u32,
     has_failed: bool,
     since: Option<Instant>,
+    /// When the last request was made.
+    asked: Option<Instant>,
     locked_since: Option<Instant>,
     wait: Duration,
     deadline: Option<Instant>,
@@ -119,7 +121,7 @@ pub(super) struct Patience<'s> {
 impl<'s> Patience<'s> {
     /// Patience that begins now.
     pub(super) const fn new(wait: Duration, deadline: Option<Instant>, stop: Stop<'s>) -> Self {
-        Self { failures: 0, has_failed: false, since: None, locked_since: None, wait, deadline, stop }
+        Self { failures: 0, has_failed: false, since: None, asked: None, locked_since: None, wait, deadline, stop }
     }
 
     /// Something came through: counting begins anew.
@@ -135,7 +137,8 @@ impl<'s> Patience<'s> {
     }
 
     /// The time left for one request.
-    pub(super) fn left(&self) -> Result<Option<Duration>, MirrorError> {
+    pub(super) fn left(&mut self) -> Result<Option<Duration>, MirrorError> {
+        self.asked = Some(Instant::now());
         if (self.stop)() {
             return Err(MirrorError::Cancelled);
         }
@@ -161,7 +164,7 @@ impl<'s> Patience<'s> {
         let pause = match trouble.again {
             Again::Never => return Err(trouble.error),
             Again::WhileLocked => {
-                let left = self.wait.saturating_sub(now - *self.locked_since.get_or_insert(now));
+                let left = self.wait.saturating_sub(now - *self.locked_since.get_or_insert(self.asked.unwrap_or(now)));
                 if left.is_zero() {
                     return Err(trouble.error);
                 }

@@ -30,8 +30,9 @@ pub(super) fn run(wired: &Wired, supply: &dyn Supply, monitor: &dyn Monitor) -> 
     let stop = || monitor.is_cancelled();
     let mut sent = Sent::default();
     let mut repaired = Repaired::default();
+    let mut is_last = false;
     for round in 0.. {
-        let answer: Repairing = wired.act(Action::Repair, &wire::Repair {}, &stop)?;
+        let answer: Repairing = wired.act(Action::Repair, &wire::Repair { is_last }, &stop)?;
         if round == 0 {
             repaired.found = answer.found;
         }
@@ -39,9 +40,14 @@ pub(super) fn run(wired: &Wired, supply: &dyn Supply, monitor: &dyn Monitor) -> 
         repaired.mended += answer.mended;
         repaired.left = answer.left;
         // Each round sends something that was not sent before, so they end.
-        if !send(wired, supply, &answer.wants, &mut sent, &stop)? {
+        let wants = &answer.wants;
+        if !is_last && send(wired, supply, wants, &mut sent, &stop)? {
+            continue;
+        }
+        if is_last || wants.releases.is_empty() && wants.manifests.is_empty() {
             break;
         }
+        is_last = true;
     }
     Ok(repaired)
 }
