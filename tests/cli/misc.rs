@@ -3,7 +3,7 @@
 
 use crate::harness::{Run, World};
 
-const COMMANDS: [&str; 12] = [
+const COMMANDS: [&str; 15] = [
     "push",
     "plan",
     "diff",
@@ -13,6 +13,9 @@ const COMMANDS: [&str; 12] = [
     "verify",
     "repair",
     "prune",
+    "serve",
+    "receive",
+    "token",
     "init",
     "completions",
     "man",
