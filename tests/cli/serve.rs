@@ -54,7 +54,7 @@ fn a_token_is_printed_once_and_its_hash_goes_into_the_file() {
     let parsed = headwater::serve::Token::parse(&token).expect("stdout is the token and nothing else");
     assert!(run.stderr.contains(&parsed.hash().to_hex().to_string()) && !run.stderr.contains(&token[12..]));
     // The lines can be appended as they are.
-    world.write("serve.toml", &format!("{SITE}{}", run.stderr));
+    world.write("serve.toml", format!("{SITE}{}", run.stderr));
     let settings = headwater::config::serve::load(&world.path("serve.toml")).unwrap();
     let headwater::serve::Access::Tokens(tokens) = settings.access else { panic!("no tokens") };
     assert_eq!(tokens.len(), 1);
@@ -84,7 +84,7 @@ fn receive_ends_with_its_client_and_says_what_cannot_be_a_mirror() {
     world.write("full/file", "not ours");
     world.run("receive full").code(1).warns("cannot serve full").warns("is no mirror");
     world.run("receive").code(2).warns("DIR");
-    world.write("serve.toml", &format!("{SITE}[[site]]\nname = \"blog\"\ndir = \"blog\"\n"));
+    world.write("serve.toml", format!("{SITE}[[site]]\nname = \"blog\"\ndir = \"blog\"\n"));
     let run = world.ok("receive --config serve.toml");
     assert!(run.stdout.contains("\"/docs/\"") && run.stdout.contains("\"/blog/\""), "{}", run.stdout);
 }
