@@ -157,7 +157,7 @@ pub(crate) struct OutputArgs {
 /// The mirrors of commands that have no tree.
 #[derive(Debug, Clone, Default, Args)]
 pub(crate) struct MirrorsArgs {
-    /// Mirrors: names from the configuration, or locations such as /srv/www; default: all configured ones
+    /// Mirrors: names from the configuration, or locations such as /srv/www or https://host/site; default: all configured ones
     #[arg(value_name = "MIRROR", value_hint = ValueHint::AnyPath)]
     pub(crate) mirrors: Vec<String>,
 }

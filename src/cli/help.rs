@@ -14,6 +14,8 @@ Examples:
   headwater push public /srv/www /data/www       two mirrors, switched together
   headwater push                                 tree and mirrors from headwater.toml
   headwater push public eu us --require 1        switch as soon as one of two is ready
+  headwater push public https://edge1:7447/docs ssh://me@edge2/srv/www
+                                                 mirrors on other machines (token in HEADWATER_TOKEN)
   headwater push --from /srv/www /data/new       fill a new mirror from another, without the tree
   headwater push public /srv/www --order build:7 --superseded-ok
                                                  in CI: an old run never replaces a newer one";

@@ -272,6 +272,21 @@ mod tests {
     }
 
     #[test]
+    fn the_file_in_the_readme_is_read() {
+        let readme = include_str!("../../README.md");
+        let (_, file) = readme.split_once("```toml\n# /etc/headwater/serve.toml").expect("there is one");
+        let settings = parse(&file[file.find('\n').unwrap()..file.find("```").unwrap()]).unwrap();
+        let (site, limits) = (&settings.sites[0], Limits::default());
+        assert!(site.quota_bytes.is_some() && site.quota_entries.is_some() && site.keep.is_some());
+        assert!(settings.tls.is_some() && site.post_activate.is_some() && site.min_free_bytes > 0);
+        // What the text there says of deadlines is so.
+        let seconds = [limits.first_byte, limits.head, limits.idle, limits.body_idle, limits.body, limits.shutdown];
+        assert_eq!(seconds.map(|limit| limit.as_secs()), [10, 10, 75, 30, 60, 30]);
+        let numbers = (limits.body_bytes_per_second, limits.connections, limits.connections_per_address);
+        assert_eq!(numbers, (16 * 1024, 512, 64));
+    }
+
+    #[test]
     fn mistakes_are_named_with_their_place() {
         let site = "[[site]]\nname = \"docs\"\ndir = \"www\"\n";
         let token = format!("[[token]]\nid = \"0123abcd\"\nhash = \"{}\"\n", blake3::hash(b"").to_hex());

@@ -17,6 +17,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use crate::hash::{ManifestId, ObjectId};
 use crate::release::{MAX_RECORD_BYTES, Release, ReleaseName};
+use crate::serve::crew::Crew;
 use crate::serve::desk::Section;
 use crate::serve::guarded::Phases;
 use crate::serve::hook::Hooks;
@@ -34,8 +35,8 @@ use crate::wire::{
 
 /// Operations on stores at once; each may wait for a lock.
 const WORKERS: usize = 32;
-/// The unit in which memory for manifest changes is reserved.
-const CHANGE_UNIT: u64 = 1024;
+/// The unit in which memory is reserved, in bytes.
+const UNIT: u64 = 1024;
 
 /// Answers requests.
 pub(super) struct Handler {
@@ -45,9 +46,9 @@ pub(super) struct Handler {
     pub(super) log: Arc<dyn Log>,
     pub(super) hooks: Hooks,
     workers: Arc<Semaphore>,
-    decoders: Arc<Semaphore>,
+    decoders: Crew,
     changes: Arc<Semaphore>,
-    change_units: u32,
+    packs: Arc<Semaphore>,
 }
 
 /// What becomes of a request that was not refused at once.
@@ -69,29 +70,34 @@ impl Reaction {
 }
 
 impl Handler {
-    pub(super) fn new(settings: &Settings, log: Arc<dyn Log>) -> Self {
+    pub(super) fn new(settings: &Settings, log: Arc<dyn Log>) -> io::Result<Self> {
         let limits = settings.limits.clone();
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get);
-        let change_units = u32::try_from(limits.change_bytes.div_ceil(CHANGE_UNIT)).unwrap_or(u32::MAX >> 4);
         let site = |site: &crate::serve::SiteSettings| Arc::new(SiteState::new(site.clone(), limits.lock));
-        Self {
+        let memory = |bytes: u64| Arc::new(Semaphore::new(units(bytes) as usize));
+        Ok(Self {
             sites: settings.sites.iter().map(site).collect(),
             access: settings.access.clone(),
             log,
             hooks: Hooks::default(),
             workers: Arc::new(Semaphore::new(WORKERS)),
-            decoders: Arc::new(Semaphore::new(cores)),
-            changes: Arc::new(Semaphore::new(change_units as usize)),
-            change_units,
+            decoders: Crew::new(cores)?,
+            changes: memory(limits.change_bytes),
+            packs: memory(limits.pack_bytes),
             limits,
-        }
+        })
     }
 
     /// Memory for a manifest change; a larger one than all of it takes all of it.
     pub(super) fn reserve(&self, bytes: u64) -> Result<OwnedSemaphorePermit, Refused> {
-        let units = u32::try_from(bytes.div_ceil(CHANGE_UNIT)).unwrap_or(u32::MAX).min(self.change_units);
-        let changes = Arc::clone(&self.changes);
-        changes.try_acquire_many_owned(units).map_err(|_| Refused::busy("too many manifest changes are on their way"))
+        let wanted = units(bytes).min(units(self.limits.change_bytes));
+        let permit = Arc::clone(&self.changes).try_acquire_many_owned(wanted);
+        permit.map_err(|_| Refused::busy("too many manifest changes are on their way"))
+    }
+
+    /// Memory for a pack, if there is any left.
+    pub(super) fn reserve_pack(&self, bytes: u64) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.packs).try_acquire_many_owned(units(bytes)).ok()
     }
 
     /// Does what blocks, when there is a worker for it. It goes on when the one who asked goes.
@@ -109,8 +115,7 @@ impl Handler {
         &self,
         work: impl FnOnce() -> Result<T, Refused> + Send + 'static,
     ) -> Result<T, Refused> {
-        let permit = Arc::clone(&self.decoders).acquire_owned().await;
-        run(permit.map_err(|error| Refused::broken(&error))?, work).await
+        self.decoders.run(work).await
     }
 
     /// Forgets what nobody came back for.
@@ -381,6 +386,10 @@ impl Handler {
         }
         Ok(Done {})
     }
+}
+
+fn units(bytes: u64) -> u32 {
+    u32::try_from(bytes.div_ceil(UNIT)).unwrap_or(u32::MAX >> 4)
 }
 
 async fn run<T: Send + 'static>(

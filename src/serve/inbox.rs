@@ -94,10 +94,10 @@ impl Inbox {
         Ok(self.rest.split_to(here))
     }
 
-    /// The next `length` bytes in memory, which grows as they arrive.
+    /// The next `length` bytes in memory, which is used as they arrive.
     pub(super) async fn read(&mut self, length: u64) -> Result<Vec<u8>, Refused> {
-        const AT_ONCE: u64 = 1024 * 1024;
-        let mut bytes = Vec::with_capacity(usize::try_from(length.min(AT_ONCE)).unwrap_or(0));
+        // What was never written to takes no memory; beyond this size it grows.
+        let mut bytes = Vec::with_capacity(usize::try_from(length).unwrap_or(usize::MAX).min(MAX_PACK_BYTES));
         while (bytes.len() as u64) < length {
             let chunk = self.chunk(length - bytes.len() as u64).await?;
             bytes.extend_from_slice(&chunk);

@@ -11,6 +11,7 @@
 //! `tokio`.
 
 mod access;
+mod crew;
 mod desk;
 mod framing;
 mod guarded;

@@ -75,15 +75,14 @@ impl Session {
         held
     }
 
-    /// Takes a pack that `read` reads. Blocks; the second time it does nothing.
-    pub(super) fn take(&self, id: &PackId, read: impl FnOnce() -> Result<Vec<u8>, Refused>) -> Result<(), TakeError> {
+    /// Takes a pack. Blocks; the second time it does nothing.
+    pub(super) fn take(&self, id: &PackId, bytes: &[u8]) -> Result<(), TakeError> {
         let pack = Arc::clone(lock(&self.packs).entry(*id).or_default());
         let mut is_taken = lock(&pack);
         if *is_taken {
             return Ok(());
         }
-        let bytes = read().map_err(TakeError::Pack)?;
-        let reader = PackReader::open(&bytes).map_err(|error| TakeError::Pack(StoreError::from(error).into()))?;
+        let reader = PackReader::open(bytes).map_err(|error| TakeError::Pack(StoreError::from(error).into()))?;
         if reader.id() != *id {
             return Err(TakeError::Pack(Refused::malformed("this pack has another id than it was announced with")));
         }

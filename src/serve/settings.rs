@@ -126,6 +126,8 @@ pub struct Limits {
     pub heartbeat: Duration,
     /// Bytes of manifest changes in memory, all open stages together.
     pub change_bytes: u64,
+    /// Bytes of packs in memory, all connections together; what does not fit waits on the disk.
+    pub pack_bytes: u64,
 }
 
 impl Default for Limits {
@@ -147,7 +149,8 @@ impl Default for Limits {
             shutdown: seconds(30),
             patience: seconds(2),
             heartbeat: seconds(5),
-            change_bytes: 64 * 1024 * 1024,
+            change_bytes: 32 * 1024 * 1024,
+            pack_bytes: 32 * 1024 * 1024,
         }
     }
 }

@@ -5,6 +5,8 @@ use std::os::unix::fs::FileExt as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use tokio::sync::OwnedSemaphorePermit;
+
 use crate::fsx::Context as _;
 use crate::hash::{BundleKey, PackId};
 use crate::pack::MAX_PACK_BYTES;
@@ -17,13 +19,16 @@ use crate::serve::site::{Order, SiteState};
 use crate::store::Store;
 use crate::wire::{Done, MAX_CHANGE_BYTES, MAX_HEAD_BYTES, MAX_INLINE_BYTES, StageHead, Staging};
 
-/// Packs up to this size stay in memory until they are decoded; larger ones wait on the disk.
-const MAX_MEMORY_BYTES: u64 = 1024 * 1024;
+/// Packs up to this size stay in memory until they are decoded; larger ones
+/// do if there is memory left for them, else they wait on the disk.
+const SMALL_BYTES: u64 = 256 * 1024;
+/// Heads up to this size are read without further ado.
+const SMALL_HEAD_BYTES: u32 = 64 * 1024;
 /// Bytes of the length before the head.
 const LENGTH_BYTES: u64 = 4;
 
 /// Reads the head of a stage and checks that its parts make the body.
-async fn read_head(inbox: &mut Inbox) -> Result<StageHead, Refused> {
+async fn read_head(handler: &Handler, inbox: &mut Inbox) -> Result<StageHead, Refused> {
     let limit = LENGTH_BYTES + u64::from(MAX_HEAD_BYTES) + MAX_CHANGE_BYTES + MAX_INLINE_BYTES;
     let length = inbox.check(limit)?;
     let short = || Refused::malformed("the body of a stage is shorter than its parts");
@@ -34,6 +39,8 @@ async fn read_head(inbox: &mut Inbox) -> Result<StageHead, Refused> {
         return Err(Refused::too_large(format!("the head has {head_bytes} bytes, at most {MAX_HEAD_BYTES} are taken")));
     }
     let rest = rest.checked_sub(u64::from(head_bytes)).ok_or_else(short)?;
+    let is_small = head_bytes <= SMALL_HEAD_BYTES;
+    let _memory = (!is_small).then(|| handler.reserve(u64::from(head_bytes))).transpose()?;
     let head = inbox.read(u64::from(head_bytes)).await?;
     let head: StageHead =
         serde_json::from_slice(&head).map_err(|error| Refused::malformed(format!("the head of a stage: {error}")))?;
@@ -55,7 +62,7 @@ pub(super) async fn stage(
     site: &Arc<SiteState>,
     inbox: &mut Inbox,
 ) -> Result<Reaction, Refused> {
-    let head = read_head(inbox).await?;
+    let head = read_head(handler, inbox).await?;
     let release = Release::parse(head.release.as_bytes()).map_err(|error| Refused::malformed(error.to_string()))?;
     site.check_release(&release)?;
     let memory = handler.reserve(head.change_bytes)?;
@@ -80,7 +87,7 @@ pub(super) async fn stage(
             inbox.skip(pack.bytes).await?;
             continue;
         }
-        let content = Content::receive(inbox, pack.bytes, &session.store).await?;
+        let content = Content::receive(&handler, inbox, pack.bytes, &session.store).await?;
         take(&handler, &site, Arc::clone(&session), pack.id, content).await?;
     }
     Ok(Reaction::later(async move { conclude(&handler, &site, session, head.is_whole).await }))
@@ -125,31 +132,37 @@ async fn conclude(
 
 /// The bytes of a pack that wait for a decoder.
 enum Content {
-    Memory(Vec<u8>),
+    Memory(Vec<u8>, Option<OwnedSemaphorePermit>),
     Spool { file: Arc<File>, length: usize },
 }
 
 impl Content {
-    async fn receive(inbox: &mut Inbox, length: u64, store: &Arc<Store>) -> Result<Self, Refused> {
-        if length <= MAX_MEMORY_BYTES {
-            return Ok(Self::Memory(inbox.read(length).await?));
-        }
+    async fn receive(handler: &Handler, inbox: &mut Inbox, length: u64, store: &Arc<Store>) -> Result<Self, Refused> {
         let size = usize::try_from(length).ok().filter(|size| *size <= MAX_PACK_BYTES);
-        let length_in_memory = size.ok_or_else(|| Refused::too_large("a pack has at most 32 MiB"))?;
+        let size = size.ok_or_else(|| Refused::too_large("a pack has at most 32 MiB"))?;
+        let permit = (length > SMALL_BYTES).then(|| handler.reserve_pack(length)).flatten();
+        if length <= SMALL_BYTES || permit.is_some() {
+            return Ok(Self::Memory(inbox.read(length).await?, permit));
+        }
         let store = Arc::clone(store);
         let file = tokio::task::spawn_blocking(move || store.spool()).await.map_err(|error| Refused::broken(&error))?;
         let file = Arc::new(file?);
         inbox.spool(length, &file, 0).await?;
-        Ok(Self::Spool { file, length: length_in_memory })
+        Ok(Self::Spool { file, length: size })
     }
 
-    fn read(self) -> Result<Vec<u8>, Refused> {
+    /// Gives them to `take`.
+    fn with<T>(self, take: impl FnOnce(&[u8]) -> T) -> Result<T, Refused> {
         match self {
-            Self::Memory(bytes) => Ok(bytes),
+            Self::Memory(bytes, permit) => {
+                let result = take(&bytes);
+                drop((bytes, permit));
+                Ok(result)
+            }
             Self::Spool { file, length } => {
                 let mut bytes = vec![0; length];
                 file.read_exact_at(&mut bytes, 0).context("read", || PathBuf::from("a spool file"))?;
-                Ok(bytes)
+                Ok(take(&bytes))
             }
         }
     }
@@ -165,7 +178,7 @@ async fn take(
 ) -> Result<(), Refused> {
     let site = Arc::clone(site);
     // The work goes on when the peer goes: what came is kept for its return.
-    let work = move || match session.take(&id, || content.read()) {
+    let work = move || match content.with(|bytes| session.take(&id, bytes))? {
         Ok(()) => Ok(()),
         Err(TakeError::Pack(refused)) => Err(refused),
         Err(TakeError::Stage(refused)) => {
@@ -195,7 +208,7 @@ pub(super) async fn put_pack(
     };
     let toucher = Arc::clone(site);
     inbox.tell(move || toucher.sessions.touch(&key));
-    let content = Content::receive(inbox, length, &store).await?;
+    let content = Content::receive(handler, inbox, length, &store).await?;
     // A slow body must not hold a stage that its origin has given up.
     let session = site.sessions.find(&key).ok_or_else(closed)?;
     take(handler, site, session, id, content).await?;

@@ -24,7 +24,7 @@ const SILENCE: Duration = Duration::from_secs(300);
 pub fn receive(settings: &Settings, log: Arc<dyn Log>) -> Result<(), ServeError> {
     let mut settings = settings.clone();
     settings.limits = patient(&settings.limits, SILENCE);
-    let handler = Arc::new(Handler::new(&settings, log));
+    let handler = Arc::new(Handler::new(&settings, log).map_err(ServeError::Runtime)?);
     let sites = handler
         .sites
         .iter()

@@ -2,6 +2,7 @@
 //! sockets and bytes, which shares nothing with the one that pushes.
 
 mod access;
+mod front;
 mod program;
 mod pushes;
 mod vectors;

@@ -90,8 +90,13 @@ fn packs_come_on_several_connections_at_once_and_doubled() {
 }
 
 #[test]
-fn a_large_pack_waits_on_the_disk_and_arrives() {
-    let receiver = Receiver::open();
+fn a_large_pack_waits_in_memory_or_on_the_disk_and_arrives() {
+    for pack_bytes in [0, 1 << 20, 32 << 20] {
+        a_large_pack_arrives(&Receiver::limited(|limits| limits.pack_bytes = pack_bytes));
+    }
+}
+
+fn a_large_pack_arrives(receiver: &Receiver) {
     let content = noise(3 << 20, 9);
     let release = Tree::default().file("a.bin", &content[..], 1_700_000_001).release(1);
     let mut delivery = release.onto(None);
