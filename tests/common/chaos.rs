@@ -73,7 +73,6 @@ struct Shared {
     harmed: Mutex<HashMap<String, u32>>,
     bytes: AtomicU64,
     is_over: AtomicBool,
-    open: Mutex<Vec<TcpStream>>,
 }
 
 impl Chaos {
@@ -88,7 +87,6 @@ impl Chaos {
             harmed: Mutex::default(),
             bytes: AtomicU64::new(0),
             is_over: AtomicBool::new(false),
-            open: Mutex::default(),
         });
         let acceptor = Arc::clone(&shared);
         std::thread::spawn(move || {
@@ -97,15 +95,11 @@ impl Chaos {
                 if acceptor.is_over.load(Ordering::SeqCst) {
                     return;
                 }
-                acceptor.open.lock().unwrap().extend(client.try_clone());
                 let shared = Arc::clone(&acceptor);
                 std::thread::spawn(move || {
                     let Ok(mut server) = shared.connect() else { return };
-                    // However it ends, both sides learn of it.
+                    // However it ends, both ends are closed then, for good: nobody waits for what is not read.
                     shared.serve(&client, &mut server).ok();
-                    for end in [&client, server.get_ref()] {
-                        end.shutdown(std::net::Shutdown::Both).ok();
-                    }
                 });
             }
         });
@@ -127,9 +121,6 @@ impl Chaos {
 impl Drop for Chaos {
     fn drop(&mut self) {
         self.shared.is_over.store(true, Ordering::SeqCst);
-        for open in self.shared.open.lock().unwrap().drain(..) {
-            open.shutdown(std::net::Shutdown::Both).ok();
-        }
         // Wakes whoever waits for the next connection.
         TcpStream::connect(self.address).ok();
     }
@@ -214,7 +205,6 @@ impl Shared {
                 let mut second = self.connect()?;
                 second.get_mut().write_all(&bytes)?;
                 answer(&mut second)?;
-                second.get_ref().shutdown(std::net::Shutdown::Both)?;
             }
             write(server.get_mut(), &bytes, harm)?;
             let answer = answer(server)?;
@@ -235,7 +225,6 @@ impl Shared {
     fn connect(&self) -> io::Result<BufReader<TcpStream>> {
         let server = TcpStream::connect(self.target)?;
         server.set_nodelay(true)?;
-        self.open.lock().unwrap().extend(server.try_clone());
         Ok(BufReader::new(server))
     }
 

@@ -67,6 +67,23 @@ fn a_receiver_that_is_killed_half_way_is_named_and_healed_by_the_next_push() {
 }
 
 #[test]
+fn large_content_goes_in_packs_of_its_own_and_is_not_sent_twice() {
+    let world = World::new();
+    let receiver = Receiver::start(&world.path("web"));
+    let mut rng = Rng::new(seed());
+    let tree = (0..3).fold(Tree::small(), |tree, index| tree.file(&format!("large{index}"), rng.bytes(24 << 20)));
+    world.write("tree", &tree);
+    // Every request of the link is harmed now and then; each pack counts once all the same.
+    let link = Chaos::start(receiver.address(), 20, rng.next());
+    let outcome = push(&world, &[&format!("http://{}/", link.address())], &["--json"]).expect(&[0]);
+    let report = report(&outcome);
+    let sent = report["mirrors"][0]["sent_bytes"].as_u64().unwrap();
+    assert!((72 << 20..80 << 20).contains(&sent), "{report}");
+    assert!(report["mirrors"][0]["sent_packs"].as_u64().unwrap() > 2, "{report}");
+    assert!(serves_tree(&world, "web"));
+}
+
+#[test]
 fn nothing_new_costs_a_mirror_less_than_4_kb() {
     let world = World::new();
     let receiver = Receiver::start(&world.path("web"));
