@@ -280,7 +280,8 @@ mod tests {
         let line = "headwater push public /srv/a eu --site docs --note n --order build:7 --allow-older --again \
                     --superseded-ok --allow-shrink --allow-secrets --keep-removed 14d --expunge a/b --expunge c \
                     --require 2 --jobs 3 --wait 5m --cache /c --level raw --exclude *.map --json --quiet \
-                    --events e --config f";
+                    --events e --config f --deadline 10m --ssh-command ssh --receive-command hw --bwlimit 2MB \
+                    --max-parallel 4";
         let line = line.split_whitespace().collect::<Vec<_>>().join(" ");
         let Command::Push(push) = parse(&line).unwrap() else { panic!("not push") };
         assert_eq!(push.source.places, ["public", "/srv/a", "eu"]);
@@ -289,6 +290,8 @@ mod tests {
         assert_eq!(push.release.expunge.len(), 2);
         assert_eq!(push.work.level, args::Level::Raw);
         assert_eq!(push.work.wait.wait.as_secs(), 300);
+        assert_eq!(push.work.traffic.bwlimit.map(std::num::NonZero::get), Some(2_000_000));
+        assert_eq!(push.work.remote.deadline.map(|deadline| deadline.as_secs()), Some(600));
         assert!(push.guards.again && push.output.json);
         assert!(matches!(parse(&line.replacen("push", "plan", 1)), Ok(Command::Plan(_))));
     }

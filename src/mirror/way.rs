@@ -38,7 +38,7 @@ pub enum WayError {
         to: String,
     },
     /// A 413 that no receiver of ours sends.
-    #[error("a proxy in front of it refuses a body of {bytes} bytes")]
+    #[error("a proxy in front of it refuses bodies of {bytes} bytes: raise its limit (client_max_body_size of nginx)")]
     BodyTooLarge {
         /// The length of what was refused.
         bytes: u64,

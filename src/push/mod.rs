@@ -150,6 +150,7 @@ pub fn push(source: &Source, fleet: &Fleet, options: &Options, monitor: &dyn Mon
             Prepared::Target(target) => target,
         };
         let rollout = rollout::run(&target, options, monitor)?;
+        target.remember();
         match rollout {
             rollout::End::Report(report) => return Ok(report),
             rollout::End::Again(report) if round == MAX_ROUNDS => return Ok(report),

@@ -7,6 +7,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on stops")]
 
+#[path = "../common/chaos.rs"]
+mod chaos;
 mod damage;
 mod fixture;
 mod formats;
@@ -93,3 +95,4 @@ contract!(directory, crate::fixture::Directory);
 contract!(http, crate::remote::Http);
 contract!(https, crate::remote::Https);
 contract!(ssh, crate::remote::Ssh);
+contract!(flaky, crate::remote::Flaky);

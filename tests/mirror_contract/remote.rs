@@ -13,6 +13,7 @@ use headwater::serve::{self, Front, Handle, Limits, NoLog, Server, Settings, Sit
 use headwater::tree_path::Site;
 use tempfile::TempDir;
 
+use crate::chaos::{self, Chaos};
 use crate::fixture::{Fixture, workplace};
 
 /// The name that certificates are made for.
@@ -166,5 +167,27 @@ impl Fixture for Ssh {
 
     fn store(&self) -> &Path {
         &self.store
+    }
+}
+
+/// A mirror over HTTP and a link that harms every seventh request.
+pub(crate) struct Flaky {
+    chaos: Chaos,
+    inner: Http,
+}
+
+impl Fixture for Flaky {
+    fn new() -> Self {
+        let inner = Http::new();
+        let chaos = Chaos::start(inner.receiver.address(), 15, chaos::seed());
+        Self { chaos, inner }
+    }
+
+    fn handle(&self, site: &Site, wait: Duration) -> Arc<dyn Mirror> {
+        mirror_at(&format!("http://{}/", self.chaos.address()), &Access::default(), site, wait)
+    }
+
+    fn store(&self) -> &Path {
+        self.inner.store()
     }
 }

@@ -12,6 +12,9 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on stops")]
 
+#[allow(dead_code, reason = "the contract suite uses the rest")]
+#[path = "../common/chaos.rs"]
+mod chaos;
 mod checker;
 mod convergence;
 #[cfg(debug_assertions)]
@@ -31,6 +34,7 @@ mod origin;
 mod powercut;
 mod proof;
 mod races;
+mod remote;
 #[cfg(debug_assertions)]
 mod resume;
 #[cfg(debug_assertions)]

@@ -18,7 +18,7 @@ use crate::store::StoreError;
 use crate::wire::{self, Action, InlinePack, Resource, StageHead, Staging};
 
 /// Packs of at most so many bytes in all travel with the stage itself.
-const INLINE_BYTES: u64 = 4 * 1024 * 1024;
+pub(super) const INLINE_BYTES: u64 = 4 * 1024 * 1024;
 /// How often it is begun again with a receiver that forgets.
 const MAX_ROUNDS: u32 = 5;
 
@@ -107,7 +107,7 @@ impl Stage<'_> {
         let is_taken = asked.is_ok();
         for (pack, _) in packs {
             if is_taken {
-                upload.acknowledge(&*pack);
+                upload.acknowledge(pack);
             } else {
                 upload.give_back(pack);
             }
@@ -147,10 +147,16 @@ impl Stage<'_> {
     fn complete(&mut self) -> Result<Step, MirrorError> {
         let mut before: Option<Vec<ObjectId>> = None;
         loop {
-            let lacking = match self.ask(&[], true, &mut self.patience())? {
-                Staging::Staged { .. } => return Ok(Step::Staged),
-                Staging::Held(_) => return Ok(Step::Forgotten),
-                Staging::Lacking(lacking) => lacking,
+            let mut patience = self.patience();
+            let lacking = match self.ask(&[], true, &mut patience) {
+                Ok(Staging::Staged { .. }) => return Ok(Step::Staged),
+                Ok(Staging::Held(_)) => return Ok(Step::Forgotten),
+                Ok(Staging::Lacking(lacking)) => lacking,
+                // It may have been staged before its answer was lost, and then lost its slot to another push.
+                Err(MirrorError::Remote { refusal }) if patience.has_failed() && refusal.kind == "malformed" => {
+                    return Ok(Step::Forgotten);
+                }
+                Err(error) => return Err(error),
             };
             // What was sent is asked for again: it will be so for ever.
             if before.is_some_and(|before| lacking.iter().any(|object| before.contains(object))) {

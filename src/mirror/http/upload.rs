@@ -14,7 +14,7 @@ use crate::hash::{BundleKey, ObjectId, PackId, hash_reader};
 use crate::mirror::http::body::{Body, SMALL};
 use crate::mirror::http::client::{Request, Verb};
 use crate::mirror::http::pace::Stop;
-use crate::mirror::http::stage::is_unknown;
+use crate::mirror::http::stage::{INLINE_BYTES, is_unknown};
 use crate::mirror::http::{HttpMirror, Wired};
 use crate::mirror::way::WayError;
 use crate::mirror::{Bundle, MirrorError, Pack, PackCursor, SupplyError};
@@ -40,10 +40,21 @@ pub(super) struct Upload<'u> {
     key: BundleKey,
     monitor: &'u dyn Monitor,
     source: Mutex<Source<'u>>,
-    acknowledged: Mutex<HashSet<PackId>>,
+    arrived: Mutex<Arrived>,
     gauge: Mutex<Gauge>,
     is_over: AtomicBool,
     is_announced: AtomicBool,
+}
+
+/// What was acknowledged.
+#[derive(Default)]
+struct Arrived {
+    packs: HashSet<PackId>,
+    /// Those that were told of: sent once, sent again or not.
+    told: HashSet<PackId>,
+    /// As many of them as fit in little memory, for a receiver that loses them.
+    kept: Vec<Box<dyn Pack>>,
+    kept_bytes: u64,
 }
 
 struct Source<'u> {
@@ -138,7 +149,7 @@ impl<'u> Upload<'u> {
             key,
             monitor,
             source: Mutex::new(Source { cursor: bundle.packs(), waiting: VecDeque::new() }),
-            acknowledged: Mutex::default(),
+            arrived: Mutex::default(),
             gauge: Mutex::new(Gauge::new(mirror.connections)),
             is_over: AtomicBool::new(false),
             is_announced: AtomicBool::new(false),
@@ -166,11 +177,33 @@ impl<'u> Upload<'u> {
     }
 
     /// Notes that a pack is there.
-    pub(super) fn acknowledge(&self, pack: &dyn Pack) {
-        if lock(&self.acknowledged).insert(pack.id()) {
-            let mirror = self.mirror.name.clone();
-            self.monitor.event(Event::PackSent { mirror, pack: pack.id(), bytes: pack.size() });
+    pub(super) fn acknowledge(&self, pack: Box<dyn Pack>) {
+        let (id, bytes) = (pack.id(), pack.size());
+        let mut arrived = lock(&self.arrived);
+        arrived.packs.insert(id);
+        let is_news = arrived.told.insert(id);
+        if arrived.kept_bytes + bytes <= INLINE_BYTES {
+            arrived.kept_bytes += bytes;
+            arrived.kept.push(pack);
         }
+        drop(arrived);
+        if is_news {
+            self.monitor.event(Event::PackSent { mirror: self.mirror.name.clone(), pack: id, bytes });
+        }
+    }
+
+    /// Has the packs that were lost over there wait again, if they are still here.
+    fn take_back_lost(&self, held: &HashSet<PackId>) -> Result<(), MirrorError> {
+        let mut arrived = lock(&self.arrived);
+        let kept = std::mem::take(&mut arrived.kept);
+        let (still, lost): (Vec<_>, Vec<_>) = kept.into_iter().partition(|pack| held.contains(&pack.id()));
+        arrived.kept_bytes = still.iter().map(|pack| pack.size()).sum();
+        arrived.kept = still;
+        for pack in lost {
+            arrived.packs.remove(&pack.id());
+            self.give_back(pack);
+        }
+        if arrived.packs.is_subset(held) { Ok(()) } else { Err(WayError::Forgotten.into()) }
     }
 
     /// Keeps a pack for the next try.
@@ -180,9 +213,7 @@ impl<'u> Upload<'u> {
 
     /// Sends every pack that is not `held`.
     pub(super) fn run(&self, held: &HashSet<PackId>) -> Result<Uploaded, MirrorError> {
-        if !lock(&self.acknowledged).is_subset(held) {
-            return Err(WayError::Forgotten.into());
-        }
+        self.take_back_lost(held)?;
         self.is_over.store(false, Ordering::Relaxed);
         let result = Mutex::new(Ok(Uploaded::All));
         lock(&self.gauge).workers = 1;
@@ -209,7 +240,10 @@ impl<'u> Upload<'u> {
                         scope.spawn(|| self.work(scope, held, result));
                     }
                     match self.send(&*pack) {
-                        Ok(()) => continue,
+                        Ok(()) => {
+                            self.acknowledge(pack);
+                            continue;
+                        }
                         Err(error) if is_unknown(&error) => {
                             self.give_back(pack);
                             Ok(Uploaded::Forgotten)
@@ -243,7 +277,11 @@ impl<'u> Upload<'u> {
             if !held.contains(&pack.id()) {
                 return Ok(Some(pack));
             }
-            if lock(&self.acknowledged).insert(pack.id()) {
+            let mut arrived = lock(&self.arrived);
+            arrived.packs.insert(pack.id());
+            let is_news = arrived.told.insert(pack.id());
+            drop(arrived);
+            if is_news {
                 self.monitor.event(Event::PackHeld { mirror: self.mirror.name.clone(), pack: pack.id() });
             }
         }
@@ -270,9 +308,7 @@ impl<'u> Upload<'u> {
             false => gauge.sent(pack.size(), Instant::now()),
         }
         drop(gauge);
-        let wire::Done {} = sent?;
-        self.acknowledge(pack);
-        Ok(())
+        sent.map(|wire::Done {}| ())
     }
 }
 

@@ -154,7 +154,10 @@ impl Child {
                     false => trouble(WayError::Ssh { what }, Again::Later),
                 }
             }
-            Some(127) => self.no_receiver(heard, "the command was not found there, "),
+            Some(127) => self.no_receiver(
+                heard,
+                "the command was not found there (install it, or name it with --receive-command), ",
+            ),
             Some(code) => self.no_receiver(heard, &format!("exit code {code}, ")),
             None => self.no_receiver(heard, "it was ended by a signal, "),
         }
