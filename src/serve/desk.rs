@@ -197,8 +197,7 @@ impl<'a> Asker<'a> {
 impl FetchRecords for Asker<'_> {
     fn is_awaited(&self) -> bool {
         let wants = self.wants();
-        let lacks_none = wants.releases.is_empty() && wants.manifests.is_empty();
-        !self.is_last && !lacks_none
+        !(self.is_last || wants.releases.is_empty() && wants.manifests.is_empty())
     }
 
     fn release(&self, name: ReleaseName) -> Option<Release> {

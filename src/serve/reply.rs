@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use hyper::body::{Body, Bytes, Frame, SizeHint};
-use hyper::header::{CONNECTION, CONTENT_RANGE, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
+use hyper::header::{CONNECTION, CONTENT_RANGE, CONTENT_TYPE, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 use hyper::{Response, StatusCode};
 use serde::Serialize;
 use tokio::sync::mpsc;
@@ -178,6 +178,9 @@ pub(super) fn refused(refused: &Refused) -> Response<Reply> {
     }
     if refused.ends_connection {
         headers.insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    if refused.status == StatusCode::UNAUTHORIZED {
+        headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
     }
     if refused.status == StatusCode::UPGRADE_REQUIRED {
         headers.insert(VERSION_HEADER, VERSION.into());

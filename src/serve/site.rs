@@ -104,7 +104,9 @@ impl SiteState {
     }
 
     /// Refuses a release that this site does not take, before any content is read.
-    pub(super) fn check_release(&self, release: &Release) -> Result<(), Refused> {
+    pub(super) fn check_release(&self, release: &Release, change_bytes: u64) -> Result<(), Refused> {
+        /// What one entry can take in a change: a path or a target of 1,024 bytes, and numbers.
+        const ENTRY_BYTES: u64 = 2_400;
         if let Some(name) = self.settings.name.as_ref().filter(|name| **name != release.site) {
             let (path, wanted) = (self.settings.directory.clone(), release.site.clone());
             return Err(StoreError::OtherSite { path, found: name.clone(), wanted }.into());
@@ -114,6 +116,10 @@ impl SiteState {
             None => Ok(()),
         };
         over("entries", release.entries, self.settings.quota_entries)?;
+        // The change names entries of the base too, which is within the quota as well.
+        let change_quota =
+            self.settings.quota_entries.map(|entries| entries.saturating_add(1).saturating_mul(2 * ENTRY_BYTES));
+        over("bytes of manifest change", change_bytes, change_quota)?;
         over("bytes", release.bytes, self.settings.quota_bytes)
     }
 

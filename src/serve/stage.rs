@@ -64,7 +64,7 @@ pub(super) async fn stage(
 ) -> Result<Reaction, Refused> {
     let head = read_head(handler, inbox).await?;
     let release = Release::parse(head.release.as_bytes()).map_err(|error| Refused::malformed(error.to_string()))?;
-    site.check_release(&release)?;
+    site.check_release(&release, head.change_bytes)?;
     let memory = handler.reserve(head.change_bytes)?;
     let change: Arc<[u8]> = inbox.read(head.change_bytes).await?.into();
     let order = Order { release, key: head.key, base: head.base, change, memory };

@@ -206,6 +206,9 @@ fn a_release_over_the_quota_is_refused_before_its_content_comes() {
     (delivery.release.bytes, delivery.release.entries) = (10, 2);
     assert_eq!(ask(&delivery).refusal(), (507, "no_space".to_owned()));
     let small = Tree::default().file("a", "a", 1_700_000_001).release(1);
+    let mut swollen = small.onto(None);
+    swollen.change = noise(50_000, 4).into();
+    assert_eq!(ask(&swollen).refusal(), (507, "no_space".to_owned()));
     publish(&mut receiver.connect(), &small.onto(None), None);
 }
 

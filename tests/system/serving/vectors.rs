@@ -157,6 +157,50 @@ fn heads_that_can_be_read_in_two_ways_are_refused() {
     assert_eq!(receiver.ask("GET", "/healthz", b"").status, 200);
 }
 
+/// Sound requests, to be spoiled.
+fn sound_requests() -> Vec<Vec<u8>> {
+    let delivery = first_tree().release(1).onto(None);
+    let stage = stage_body(&delivery, &delivery.packs, Whole::Yes);
+    let pack = &delivery.packs[0];
+    vec![
+        head("GET", "/v1/state", &[], 0),
+        [head("POST", "/v1/prune", &[], 10), b"{\"keep\":1}".to_vec()].concat(),
+        [head("POST", "/v1/stage", &[], stage.len()), stage].concat(),
+        [head("PUT", &pack_path(&delivery, pack), &[], pack.bytes.len()), pack.bytes.to_vec()].concat(),
+    ]
+}
+
+#[test]
+fn whatever_arrives_the_receiver_lives_and_serves() {
+    use proptest::prelude::{Strategy as _, any};
+    let receiver = hasty();
+    let requests = sound_requests();
+    let spoil = (0..requests.len(), proptest::collection::vec((any::<usize>(), any::<u8>()), 1..6), any::<bool>());
+    let spoiled = spoil.prop_map(|(which, edits, cuts)| {
+        let mut request = requests[which].clone();
+        for (at, byte) in edits {
+            let at = at % request.len();
+            if cuts { request.truncate(at.max(1)) } else { request[at] = byte }
+        }
+        request
+    });
+    let config = proptest::test_runner::Config { cases: 100, failure_persistence: None, ..Default::default() };
+    let mut runner = proptest::test_runner::TestRunner::new(config);
+    runner
+        .run(&spoiled, |request| {
+            let mut connection = receiver.connect();
+            std::io::Write::write_all(connection.stream.get_mut(), &request).ok();
+            connection.stream.get_mut().shutdown(std::net::Shutdown::Write).ok();
+            assert!(connection.time_to_end() < SOON);
+            assert_eq!(receiver.ask("GET", "/healthz", b"").status, 200);
+            Ok(())
+        })
+        .unwrap();
+    let logged = receiver.logged();
+    assert!(!logged.contains("panic") && !logged.contains(r#""status":500"#), "{logged}");
+    assert!(crate::checker::state(&receiver.mirror()).is_ok());
+}
+
 #[test]
 fn a_body_needs_a_length() {
     let receiver = Receiver::open();
