@@ -1,9 +1,10 @@
-//! The file `headwater.toml`: what is pushed where, when no argument says it.
+//! The file `headwater.toml`: what is pushed where, when no argument says it;
+//! and [`serve`], what a receiver is told.
 //!
 //! Turns text into a checked [`Config`] or into an error that names line and
 //! column. Unknown keys are errors: a typing error must not turn a rule off.
 //! Paths in the result are relative to the directory of the file. Uses the
-//! crates `toml`, `jiff` (durations) and `ignore` (to check patterns).
+//! crates `toml`, `jiff` (durations), `bytesize` and `ignore` (to check patterns).
 //!
 //! Refuses to know which file it is, what arguments override, and what a
 //! mirror's url leads to.
@@ -22,9 +23,13 @@ use toml::Spanned;
 use crate::fsx::{self, IoError};
 use crate::tree_path::{Site, TreePath};
 
+mod access;
 mod raw;
+pub mod serve;
 #[cfg(test)]
 mod tests;
+
+pub use access::{MirrorAccess, TokenSource};
 
 /// The name of the file in the directory where the command runs.
 pub const FILE_NAME: &str = "headwater.toml";
@@ -121,11 +126,7 @@ impl Config {
     /// # Errors
     /// When it cannot be read or breaks a rule.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
-        let text = fsx::read_text(path, MAX_BYTES + 1)?;
-        if text.len() as u64 > MAX_BYTES {
-            return Err(ConfigError::TooLarge { path: path.to_owned() });
-        }
-        Self::parse(&text, path)
+        Self::parse(&read(path)?, path)
     }
 
     /// Checks `text`, the content of the file at `path`. Touches no disk.
@@ -232,6 +233,8 @@ pub struct MirrorConfig {
     pub name: MirrorName,
     /// Where it is: a url, or a path that has a `/`.
     pub url: String,
+    /// How it is reached, where it is on another machine.
+    pub access: MirrorAccess,
 }
 
 /// A name for a mirror: visible characters, no `/` and no space, not
@@ -286,7 +289,16 @@ pub fn parse_duration(text: &str) -> Result<Duration, ParseDurationError> {
     duration.ok().and_then(|signed| Duration::try_from(signed).ok()).ok_or_else(|| ParseDurationError(text.to_owned()))
 }
 
-/// Turns the file as it is written into a [`Config`].
+/// The text of the file at `path`.
+fn read(path: &Path) -> Result<String, ConfigError> {
+    let text = fsx::read_text(path, MAX_BYTES + 1)?;
+    if text.len() as u64 > MAX_BYTES {
+        return Err(ConfigError::TooLarge { path: path.to_owned() });
+    }
+    Ok(text)
+}
+
+/// Turns a file as it is written into what it says.
 struct Checker<'a> {
     text: &'a str,
     path: &'a Path,
@@ -345,7 +357,8 @@ impl Checker<'_> {
             if let Some(other) = names_by_url.insert(url.trim_end_matches('/').to_owned(), name.clone()) {
                 return Err(self.error(mirror.url.span(), format!("the mirror {other:?} has the same url")));
             }
-            mirrors.push(MirrorConfig { name, url });
+            let access = self.access(&mirror)?;
+            mirrors.push(MirrorConfig { name, url, access });
         }
         Ok(mirrors)
     }

@@ -12,6 +12,7 @@
 //! * [`wire`]: what origin and receiver say to each other.
 //! * [`mirror`]: what can be asked of a mirror, wherever it is.
 //! * [`push`]: brings a source to a whole fleet, or says honestly where it did not.
+//! * [`serve`]: answers origins for the sites of this machine, over HTTP(S) or a pipe.
 //! * [`config`]: what `headwater.toml` says.
 //!
 //! The library never prints, exits or reads the environment; the program around it does.
@@ -26,6 +27,7 @@ pub mod pack;
 pub mod push;
 pub mod release;
 pub mod scan;
+pub mod serve;
 pub mod store;
 pub mod tree_path;
 pub mod varint;

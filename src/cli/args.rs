@@ -2,7 +2,7 @@
 //! their values. The doc comments here are the help texts.
 
 use std::fmt;
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU64, NonZeroUsize};
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
@@ -15,6 +15,7 @@ use headwater::tree_path::{Site, TreePath};
 const PUBLISH: &str = "What is published";
 const GUARDS: &str = "Guard rails";
 const RUN: &str = "How it runs";
+const REMOTE: &str = "Mirrors on other machines";
 const OUTPUT: &str = "Output";
 
 /// Longest name of an order stream, in bytes: releases copy it forward.
@@ -156,7 +157,7 @@ pub(crate) struct OutputArgs {
 /// The mirrors of commands that have no tree.
 #[derive(Debug, Clone, Default, Args)]
 pub(crate) struct MirrorsArgs {
-    /// Mirrors: names from the configuration, or locations such as /srv/www; default: all configured ones
+    /// Mirrors: names from the configuration, or locations such as /srv/www or https://host/site; default: all configured ones
     #[arg(value_name = "MIRROR", value_hint = ValueHint::AnyPath)]
     pub(crate) mirrors: Vec<String>,
 }
@@ -236,6 +237,74 @@ pub(crate) struct WorkArgs {
     /// Compression on the way: auto (none to directories on this machine), raw (none), or a zstd level from 1 to 19
     #[arg(long, value_name = "auto|raw|1..19", default_value_t = Level::Auto, help_heading = RUN)]
     pub(crate) level: Level,
+    #[command(flatten)]
+    pub(crate) remote: RemoteArgs,
+    #[command(flatten)]
+    pub(crate) traffic: TrafficArgs,
+}
+
+/// How mirrors on other machines are reached.
+#[derive(Debug, Clone, Default, Args)]
+pub(crate) struct RemoteArgs {
+    /// Give up on what is not done after this long; mirrors that are not ready then stay on their release
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration, help_heading = REMOTE)]
+    pub(crate) deadline: Option<Duration>,
+    /// Call ssh like this, as in "ssh -i key"; words are split at blanks, quotes keep them together [default: ssh]
+    #[arg(long, value_name = "COMMAND", value_parser = parse_words, help_heading = REMOTE)]
+    pub(crate) ssh_command: Option<Words>,
+    /// What runs there over ssh, as its shell reads it [default: headwater]
+    #[arg(long, value_name = "COMMAND", value_parser = parse_line, help_heading = REMOTE)]
+    pub(crate) receive_command: Option<String>,
+}
+
+/// The words of a command, at least one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Words(pub(crate) Vec<String>);
+
+/// Splits a command at blanks; what stands in single or double quotes stays together, nothing else is special.
+fn parse_words(text: &str) -> Result<Words, String> {
+    let (mut words, mut word, mut quote) = (Vec::new(), None::<String>, None);
+    for c in text.chars() {
+        match quote {
+            Some(open) if c == open => quote = None,
+            None if c == '\'' || c == '"' => {
+                quote = Some(c);
+                word.get_or_insert_default();
+            }
+            None if c.is_whitespace() => words.extend(word.take()),
+            _ => word.get_or_insert_default().push(c),
+        }
+    }
+    words.extend(word);
+    match (quote, words.first()) {
+        (Some(_), _) => Err("a quote is not closed".to_owned()),
+        (None, Some(program)) if !program.is_empty() => Ok(Words(words)),
+        _ => Err("it names no program".to_owned()),
+    }
+}
+
+fn parse_line(text: &str) -> Result<String, String> {
+    match text.trim() {
+        line if line.is_empty() || line.contains(char::is_control) => Err("write a command on one line".to_owned()),
+        line => Ok(line.to_owned()),
+    }
+}
+
+/// Reads a rate in bytes a second, such as `500kB`, `2MB` or `1 MiB`.
+fn parse_rate(text: &str) -> Result<NonZeroU64, String> {
+    let rate = text.parse::<bytesize::ByteSize>().ok().and_then(|size| NonZeroU64::new(size.as_u64()));
+    rate.ok_or_else(|| "write bytes a second, such as `500kB` or `2MB`".to_owned())
+}
+
+/// How much is sent at once.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct TrafficArgs {
+    /// Send at most this much a second to mirrors on other machines, all together: 500kB, 2MB
+    #[arg(long, value_name = "RATE", value_parser = parse_rate, help_heading = REMOTE)]
+    pub(crate) bwlimit: Option<NonZeroU64>,
+    /// Send content to at most this many of them at once
+    #[arg(long, value_name = "N", default_value = "16", help_heading = REMOTE)]
+    pub(crate) max_parallel: NonZeroUsize,
 }
 
 /// Patience.
@@ -273,6 +342,8 @@ pub(crate) struct DiffArgs {
     #[arg(value_name = "B", value_hint = ValueHint::AnyPath)]
     pub(crate) new: String,
     #[command(flatten)]
+    pub(crate) remote: RemoteArgs,
+    #[command(flatten)]
     pub(crate) config: ConfigArgs,
     #[command(flatten)]
     pub(crate) output: OutputArgs,
@@ -283,6 +354,8 @@ pub(crate) struct DiffArgs {
 pub(crate) struct StatusArgs {
     #[command(flatten)]
     pub(crate) mirrors: MirrorsArgs,
+    #[command(flatten)]
+    pub(crate) remote: RemoteArgs,
     #[command(flatten)]
     pub(crate) config: ConfigArgs,
     #[command(flatten)]
@@ -317,6 +390,8 @@ pub(crate) struct VerifyArgs {
     #[arg(long)]
     pub(crate) quick: bool,
     #[command(flatten)]
+    pub(crate) remote: RemoteArgs,
+    #[command(flatten)]
     pub(crate) config: ConfigArgs,
     #[command(flatten)]
     pub(crate) output: OutputArgs,
@@ -334,6 +409,8 @@ pub(crate) struct RepairArgs {
     #[command(flatten)]
     pub(crate) wait: WaitArgs,
     #[command(flatten)]
+    pub(crate) remote: RemoteArgs,
+    #[command(flatten)]
     pub(crate) config: ConfigArgs,
     #[command(flatten)]
     pub(crate) output: OutputArgs,
@@ -349,6 +426,8 @@ pub(crate) struct PruneArgs {
     pub(crate) keep: Option<std::num::NonZeroU32>,
     #[command(flatten)]
     pub(crate) wait: WaitArgs,
+    #[command(flatten)]
+    pub(crate) remote: RemoteArgs,
     #[command(flatten)]
     pub(crate) config: ConfigArgs,
     #[command(flatten)]
@@ -375,6 +454,28 @@ mod tests {
         }
         for bad in ["", "0", "-1", "half"] {
             assert!(bad.parse::<Require>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_command_is_split_into_words() {
+        let words = |text: &str| parse_words(text).map(|words| words.0.join("|"));
+        assert_eq!(words("ssh").unwrap(), "ssh");
+        assert_eq!(words("  ssh -i 'my key'  -o \"A b\"='c' ''").unwrap(), "ssh|-i|my key|-o|A b=c|");
+        for bad in ["", "  ", "ssh 'x", "''"] {
+            assert!(words(bad).is_err(), "{bad}");
+        }
+        assert!(parse_line("a\nb").is_err() && parse_line(" ").is_err());
+        assert_eq!(parse_line("sudo headwater").unwrap(), "sudo headwater");
+    }
+
+    #[test]
+    fn rates_have_units() {
+        for (text, rate) in [("500", 500), ("500kB", 500_000), ("2MB", 2_000_000), ("1 MiB", 1 << 20)] {
+            assert_eq!(parse_rate(text).unwrap().get(), rate, "{text}");
+        }
+        for bad in ["", "0", "fast", "-1", "2MB/s"] {
+            assert!(parse_rate(bad).is_err(), "{bad}");
         }
     }
 

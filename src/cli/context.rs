@@ -7,48 +7,21 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use headwater::config::{self, Config};
 use headwater::fsx;
-use headwater::mirror::{DirectoryMirror, Location, Mirror};
+use headwater::mirror::Mirror;
 use headwater::pack;
-use headwater::push::{
-    Fleet, Guards, LevelChoice, MaxRemoved, MtimeMode, Options, Order, Require, Retention, RetentionRule,
-};
+use headwater::push::{Guards, LevelChoice, MaxRemoved, MtimeMode, Options, Order, Require, Retention, RetentionRule};
 use headwater::scan::{NameRule, Root, ScanOptions, SymlinkMode};
 use headwater::tree_path::Site;
 
 use super::args::{self, GuardArgs, ReleaseArgs, WorkArgs};
 use super::failure::{Exit, Failure};
-use super::places::MirrorChoice;
+use super::remote::Reach;
 use super::settings::{self, ReleaseSettings};
 
 /// Mirrors that are not ready are waited for so long, once enough are.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// How long commands wait for a lock that have no flag for it.
 pub(crate) const DEFAULT_WAIT: Duration = Duration::from_secs(60);
-
-/// Opens nothing yet: the mirrors of these choices.
-pub(crate) fn fleet(
-    choices: &[MirrorChoice],
-    site: Option<&Site>,
-    wait: Duration,
-    jobs: NonZeroUsize,
-) -> Result<Fleet, Failure> {
-    let mirrors = choices.iter().map(|choice| mirror(choice, site, wait, jobs));
-    Ok(Fleet::new(mirrors.collect::<Result<_, _>>()?))
-}
-
-/// The mirror of a choice.
-pub(crate) fn mirror(
-    choice: &MirrorChoice,
-    site: Option<&Site>,
-    wait: Duration,
-    jobs: NonZeroUsize,
-) -> Result<Arc<dyn Mirror>, Failure> {
-    let location = Location::parse(&choice.location).map_err(|error| Failure::new(Exit::Usage, error))?;
-    let (name, text) = (choice.name.clone(), choice.location.clone());
-    Ok(match location {
-        Location::Directory(path) => Arc::new(DirectoryMirror::new(name, text, path, site.cloned(), wait, jobs)),
-    })
-}
 
 /// As many threads as were asked for, else as there are cores.
 pub(crate) fn jobs(asked: Option<NonZeroUsize>) -> NonZeroUsize {
@@ -179,11 +152,11 @@ pub(crate) enum Place {
 }
 
 /// Tells a tree from a mirror by looking.
-pub(crate) fn place(operand: &super::places::Operand, wait: Duration) -> Result<Place, Failure> {
+pub(crate) fn place(operand: &super::places::Operand, reach: &Reach) -> Result<Place, Failure> {
     let location = &operand.place.location;
     let is_store = Path::new(location.strip_prefix("file://").unwrap_or(location)).join(".headwater/format").exists();
     if operand.is_mirror || is_store {
-        return Ok(Place::Mirror(mirror(&operand.place, None, wait, jobs(None))?));
+        return Ok(Place::Mirror(reach.mirror(&operand.place, None)?));
     }
     Ok(Place::Tree(vec![Root { path: location.into(), at: None }]))
 }

@@ -14,6 +14,8 @@ Examples:
   headwater push public /srv/www /data/www       two mirrors, switched together
   headwater push                                 tree and mirrors from headwater.toml
   headwater push public eu us --require 1        switch as soon as one of two is ready
+  headwater push public https://edge1:7447/docs ssh://me@edge2/srv/www
+                                                 mirrors on other machines (token in HEADWATER_TOKEN)
   headwater push --from /srv/www /data/new       fill a new mirror from another, without the tree
   headwater push public /srv/www --order build:7 --superseded-ok
                                                  in CI: an old run never replaces a newer one";
@@ -86,3 +88,21 @@ pub(super) const MAN: &str = "\
 Examples:
   headwater man | man -l -                       read it
   headwater man /usr/local/share/man/man1        install it, with one page for each subcommand";
+
+/// Below `headwater serve --help`.
+pub(super) const SERVE: &str = "\
+Examples:
+  headwater serve /srv/www --no-auth             on 127.0.0.1:7447, for this machine only
+  headwater serve /srv/www --site docs --token-file tokens.toml --behind-proxy --listen 10.0.0.5:7447
+  headwater serve --config /etc/headwater/serve.toml";
+
+/// Below `headwater receive --help`.
+pub(super) const RECEIVE: &str = "\
+Examples:
+  command=\"headwater receive /srv/www\",restrict ssh-ed25519 AAAA…
+                                                 a line of authorized_keys: this key may push there, and nothing else";
+
+/// Below `headwater token --help`.
+pub(super) const TOKEN: &str = "\
+Examples:
+  headwater token new --site docs --allow push --expires 90d";

@@ -98,6 +98,17 @@ pub(crate) const fn of_mirror(kind: Kind) -> Option<&'static str> {
         Kind::NoSpace => Some("free some space, or `headwater prune` with a smaller --keep, then push again"),
         Kind::Locked => Some("another headwater is at work there: try again, or wait longer with --wait"),
         Kind::DamagedBase => Some("`headwater verify` names what is damaged, `headwater repair --from` mends it"),
+        Kind::Unreachable => {
+            Some("see that its receiver runs and the network leads there; the same push again goes on")
+        }
+        Kind::Unauthorized => Some(
+            "a token comes from the variable HEADWATER_TOKEN, or as `token_env` or `token_file` of the [[mirror]]; \
+             for ssh, a key must let this user in without a password",
+        ),
+        Kind::Timeout => Some("the same push again goes on where this one was"),
+        Kind::Protocol => Some("see that the location is that of a `headwater serve` or `headwater receive`"),
+        Kind::Version => Some("let both sides run versions of headwater that know each other"),
+        Kind::Busy => Some("its receiver has too much to do: try again later"),
         Kind::Conflict | Kind::Origin | Kind::Cancelled | Kind::Other => None,
     }
 }

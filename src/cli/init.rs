@@ -62,14 +62,16 @@ content = "public"
 #for = "0s"
 
 # The mirrors. A web server's root is the `current` in the mirror's directory.
-# A url is a directory on a local disk of this machine, or file:///srv/www.
+# A url is a directory on a local disk of this machine, https://host:port/site
+# (`headwater serve` runs there) or ssh://user@host/srv/www (`headwater` is installed there).
 [[mirror]]
 name = "local"
 url = "/srv/www"
 
 #[[mirror]]
 #name = "second"
-#url = "/data/www"
+#url = "https://edge1.example:7447/docs"
+#token_env = "EDGE1_TOKEN"
 
 # Several directories can make one tree, each at its own place. This replaces
 # the `content` above.

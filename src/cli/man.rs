@@ -38,7 +38,13 @@ fn pages() -> io::Result<Vec<(String, Vec<u8>)>> {
     let mut root = super::command();
     // Names the subcommands' pages, and lets the global parts reach them.
     root.build();
-    let subcommands = root.get_subcommands().filter(|sub| sub.get_name() != "help").cloned();
+    let below = |command: &clap::Command| -> Vec<clap::Command> {
+        command.get_subcommands().filter(|sub| sub.get_name() != "help").cloned().collect()
+    };
+    let subcommands = below(&root).into_iter().flat_map(|sub| {
+        let nested = below(&sub);
+        std::iter::once(sub).chain(nested)
+    });
     let mut pages = Vec::new();
     for command in std::iter::once(root.clone()).chain(subcommands) {
         let name = command.get_display_name().unwrap_or(command.get_name()).to_owned();
@@ -59,7 +65,7 @@ mod tests {
         let pages = pages().unwrap();
         let names: Vec<&str> = pages.iter().map(|(name, _)| name.as_str()).collect();
         assert_eq!(names[..3], ["headwater.1", "headwater-push.1", "headwater-plan.1"]);
-        assert_eq!(names.len(), 13);
+        assert_eq!(names.len(), 17);
         for (name, page) in &pages {
             let page = String::from_utf8_lossy(page);
             assert!(page.contains(".TH") && page.contains("Examples"), "{name}");

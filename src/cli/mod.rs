@@ -26,9 +26,12 @@ mod places;
 mod plan;
 mod progress;
 mod push;
+mod remote;
+mod serve;
 mod settings;
 mod signals;
 mod status;
+mod token;
 mod upkeep;
 
 use failure::{Exit, Failure};
@@ -92,6 +95,21 @@ enum Command {
     /// current one stays while the idle slot has its tree.
     #[command(after_help = help::PRUNE)]
     Prune(args::PruneArgs),
+    /// Take pushes from other machines, over HTTP or HTTPS
+    ///
+    /// Runs until SIGTERM; SIGHUP reads the certificate again. Logs to stderr, a JSON object a line.
+    #[command(after_help = help::SERVE)]
+    Serve(serve::ServeArgs),
+    /// Take a push on standard input and output: what SSH runs
+    #[command(after_help = help::RECEIVE)]
+    Receive(serve::ReceiveArgs),
+    /// Make tokens for those who push
+    #[command(after_help = help::TOKEN, subcommand_required = true)]
+    Token {
+        /// What to do
+        #[command(subcommand)]
+        command: token::TokenCommand,
+    },
     /// Write a commented headwater.toml to begin with
     #[command(after_help = help::INIT)]
     Init(init::InitArgs),
@@ -156,6 +174,9 @@ fn run(command: Command) -> Result<Exit, Failure> {
         Command::Verify(args) => upkeep::verify(&args),
         Command::Repair(args) => upkeep::repair(&args),
         Command::Prune(args) => upkeep::prune(&args),
+        Command::Serve(args) => serve::serve(&args),
+        Command::Receive(args) => serve::receive(&args),
+        Command::Token { command } => token::run(&command),
     }
 }
 
@@ -171,7 +192,12 @@ fn json_of(command: &Command) -> Option<&'static str> {
         Command::Verify(args) => ("verify", &args.output),
         Command::Repair(args) => ("repair", &args.output),
         Command::Prune(args) => ("prune", &args.output),
-        Command::Init(_) | Command::Completions(_) | Command::Man(_) => return None,
+        Command::Init(_)
+        | Command::Completions(_)
+        | Command::Man(_)
+        | Command::Serve(_)
+        | Command::Receive(_)
+        | Command::Token { .. } => return None,
     };
     output.json.then_some(name)
 }
@@ -187,17 +213,25 @@ pub(crate) fn load_config(args: &args::ConfigArgs) -> Result<Config, Failure> {
         },
     };
     loaded.map_err(|error| match &error {
+        ConfigError::Invalid { .. } => {
+            config_failure(error).with_hint("`headwater init` writes a file with every key explained")
+        }
+        _ => config_failure(error),
+    })
+}
+
+/// A configuration that cannot be used, with the lines that show why.
+fn config_failure(error: ConfigError) -> Failure {
+    match &error {
         ConfigError::Invalid { snippet, .. } => {
             let snippet = snippet.clone();
-            Failure::new(Exit::Usage, error)
-                .with_details(snippet)
-                .with_hint("`headwater init` writes a file with every key explained")
+            Failure::new(Exit::Usage, error).with_details(snippet)
         }
         ConfigError::Read(_) => {
             Failure::new(Exit::Usage, error).with_hint("the file must exist and be readable; see --config")
         }
         ConfigError::TooLarge { .. } => Failure::new(Exit::Usage, error),
-    })
+    }
 }
 
 /// Arms the fault that a test asked for; answers whether steps are counted.
@@ -246,7 +280,8 @@ mod tests {
         let line = "headwater push public /srv/a eu --site docs --note n --order build:7 --allow-older --again \
                     --superseded-ok --allow-shrink --allow-secrets --keep-removed 14d --expunge a/b --expunge c \
                     --require 2 --jobs 3 --wait 5m --cache /c --level raw --exclude *.map --json --quiet \
-                    --events e --config f";
+                    --events e --config f --deadline 10m --ssh-command ssh --receive-command hw --bwlimit 2MB \
+                    --max-parallel 4";
         let line = line.split_whitespace().collect::<Vec<_>>().join(" ");
         let Command::Push(push) = parse(&line).unwrap() else { panic!("not push") };
         assert_eq!(push.source.places, ["public", "/srv/a", "eu"]);
@@ -255,6 +290,8 @@ mod tests {
         assert_eq!(push.release.expunge.len(), 2);
         assert_eq!(push.work.level, args::Level::Raw);
         assert_eq!(push.work.wait.wait.as_secs(), 300);
+        assert_eq!(push.work.traffic.bwlimit.map(std::num::NonZero::get), Some(2_000_000));
+        assert_eq!(push.work.remote.deadline.map(|deadline| deadline.as_secs()), Some(600));
         assert!(push.guards.again && push.output.json);
         assert!(matches!(parse(&line.replacen("push", "plan", 1)), Ok(Command::Plan(_))));
     }

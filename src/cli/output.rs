@@ -182,7 +182,7 @@ pub(crate) fn print_json(object: &impl Serialize) -> Result<(), Failure> {
 
 /// `object` on one line. serde_json leaves DEL, C1 and bidirectional
 /// characters as they are, so these are escaped here, the JSON way.
-fn json_line(object: &impl Serialize) -> serde_json::Result<String> {
+pub(crate) fn json_line(object: &impl Serialize) -> serde_json::Result<String> {
     let json = serde_json::to_string(object)?;
     let mut line = String::with_capacity(json.len() + 1);
     for c in json.chars() {

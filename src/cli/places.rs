@@ -5,7 +5,7 @@
 //! word is the name of a configured mirror or, where a tree may stand, a
 //! directory, and never silently one of the two.
 
-use headwater::config::{Config, FILE_NAME, MirrorConfig};
+use headwater::config::{Config, FILE_NAME, MirrorAccess, MirrorConfig};
 
 use super::failure::{Exit, Failure};
 
@@ -16,17 +16,19 @@ pub(crate) struct MirrorChoice {
     pub(crate) name: String,
     /// Where it is.
     pub(crate) location: String,
+    /// How it is reached, where it is on another machine.
+    pub(crate) access: MirrorAccess,
 }
 
 impl MirrorChoice {
     fn at(location: &str) -> Self {
-        Self { name: location.to_owned(), location: location.to_owned() }
+        Self { name: location.to_owned(), location: location.to_owned(), access: MirrorAccess::default() }
     }
 }
 
 impl From<&MirrorConfig> for MirrorChoice {
     fn from(mirror: &MirrorConfig) -> Self {
-        Self { name: mirror.name.to_string(), location: mirror.url.clone() }
+        Self { name: mirror.name.to_string(), location: mirror.url.clone(), access: mirror.access.clone() }
     }
 }
 
@@ -345,8 +347,8 @@ mod tests {
     #[test]
     fn mirrors_keep_their_names() {
         let mirrors = of_mirrors(&["us".to_owned(), "/a".to_owned()], &fleet()).unwrap();
-        assert_eq!(mirrors[0], MirrorChoice { name: "us".into(), location: "ssh://us/srv".into() });
-        assert_eq!(mirrors[1], MirrorChoice { name: "/a".into(), location: "/a".into() });
+        assert_eq!(mirrors[0], MirrorChoice { name: "us".into(), ..MirrorChoice::at("ssh://us/srv") });
+        assert_eq!(mirrors[1], MirrorChoice::at("/a"));
         assert_eq!(of_mirrors(&[], &fleet()).unwrap().len(), 2);
     }
 

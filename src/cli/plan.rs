@@ -10,6 +10,7 @@ use super::failure::{Exit, Failure};
 use super::output::{Align, Table, bytes, count, counted, escape, listed, print, print_json};
 use super::places;
 use super::progress::Progress;
+use super::remote::Reach;
 use super::{hints, load_config, push as push_command};
 
 /// Runs `headwater plan`.
@@ -163,9 +164,10 @@ struct DiffAnswer<'a> {
 pub(crate) fn diff(args: &DiffArgs) -> Result<Exit, Failure> {
     let config = load_config(&args.config)?;
     let is_directory = |word: &str| std::path::Path::new(word).is_dir();
+    let reach = Reach::new(&args.remote, None, context::DEFAULT_WAIT, context::jobs(None));
     let side = |text: &str| -> Result<DiffSide, Failure> {
         let operand = places::of_operand(text, &config, is_directory)?;
-        Ok(match context::place(&operand, context::DEFAULT_WAIT)? {
+        Ok(match context::place(&operand, &reach)? {
             Place::Mirror(mirror) => DiffSide::Release { mirror, sequence: operand.sequence },
             Place::Tree(roots) => {
                 DiffSide::Trees { roots, scan: context::scan_options(&[], &config, context::jobs(None), None) }

@@ -15,6 +15,7 @@ use super::failure::{self, Exit, Facts, Failure, eprint_raw};
 use super::output::{Align, Table, bytes, count, counted, print, print_json};
 use super::places::{self, MirrorChoice};
 use super::progress::Progress;
+use super::remote::Reach;
 use super::settings::{self, ReleaseSettings};
 use super::{hints, load_config};
 
@@ -33,18 +34,19 @@ pub(crate) fn job(args: &PushArgs) -> Result<Job, Failure> {
     let places = places::of_push(&args.source.places, args.source.from.is_some(), &config, is_directory)?;
     let mut settings = ReleaseSettings::merge(&args.release, &config, settings::environment)?;
     let jobs = context::jobs(args.work.jobs);
-    let wait = args.work.wait.wait;
+    let work = &args.work;
+    let reach = Reach::new(&work.remote, Some(&work.traffic), work.wait.wait, jobs);
     let from = match &args.source.from {
         Some(from) => {
             let choice: Vec<MirrorChoice> = places::of_mirrors(std::slice::from_ref(from), &config)?;
-            let from = context::mirror(&choice[0], None, wait, jobs)?;
+            let from = reach.mirror(&choice[0], None)?;
             settings.site = site_of(std::slice::from_ref(&from), &args.release, &config).unwrap_or(settings.site);
             Some(from)
         }
         None => None,
     };
     check_require(args.work.require, places.mirrors.len())?;
-    let fleet = context::fleet(&places.mirrors, Some(&settings.site), wait, jobs)?;
+    let fleet = reach.fleet(&places.mirrors, Some(&settings.site))?;
     let (source, scratch) = match from {
         Some(from) => (Source::Store(from), context::scratch(args.work.cache.clone(), &settings.site, &[])?),
         None => {
@@ -94,11 +96,12 @@ pub(crate) fn rollback(args: &RollbackArgs) -> Result<Exit, Failure> {
     let choices = places::of_mirrors(&args.mirrors, &config)?;
     let mut settings = ReleaseSettings::merge(&args.release, &config, settings::environment)?;
     let jobs = context::jobs(args.work.jobs);
-    let wait = args.work.wait.wait;
-    check_require(args.work.require, choices.len())?;
-    let of_any_site = context::fleet(&choices, None, wait, jobs)?;
+    let work = &args.work;
+    let reach = Reach::new(&work.remote, Some(&work.traffic), work.wait.wait, jobs);
+    check_require(work.require, choices.len())?;
+    let of_any_site = reach.fleet(&choices, None)?;
     settings.site = site_of(of_any_site.mirrors(), &args.release, &config).unwrap_or(settings.site);
-    let fleet = context::fleet(&choices, Some(&settings.site), wait, jobs)?;
+    let fleet = reach.fleet(&choices, Some(&settings.site))?;
     let scratch = context::scratch(args.work.cache.clone(), &settings.site, &[])?;
     // Going back is a decision of a person: no guard rail and no order of CI stands in its way.
     let guards =

@@ -12,6 +12,7 @@ use super::context;
 use super::failure::{Exit, Failure};
 use super::output::{Align, Table, age, bytes, count, counted, duration, moment, print, print_json};
 use super::progress::Progress;
+use super::remote::Reach;
 use super::{load_config, places};
 
 /// How a mirror stands, worst first.
@@ -60,7 +61,8 @@ struct Answer<R> {
 fn members(args: &StatusArgs) -> Result<Vec<Member>, Failure> {
     let config = load_config(&args.config)?;
     let choices = places::of_mirrors(&args.mirrors.mirrors, &config)?;
-    let fleet: Fleet = context::fleet(&choices, None, context::DEFAULT_WAIT, context::jobs(None))?;
+    let reach = Reach::new(&args.remote, None, context::DEFAULT_WAIT, context::jobs(None));
+    let fleet: Fleet = reach.fleet(&choices, None)?;
     let progress = Progress::start(&super::args::OutputArgs { quiet: true, ..args.output.clone() })?;
     let members = fleet.states(&progress);
     progress.finish();

@@ -6,11 +6,12 @@ use headwater::mirror::{Depth, Fault, Mirror, MirrorError, Pruned, Repaired, Ver
 use headwater::push::{self, Source};
 use serde::Serialize;
 
-use super::args::{ConfigArgs, MirrorsArgs, OutputArgs, PruneArgs, RepairArgs, VerifyArgs};
+use super::args::{ConfigArgs, MirrorsArgs, OutputArgs, PruneArgs, RemoteArgs, RepairArgs, VerifyArgs};
 use super::context::{self, Place};
 use super::failure::{Exit, Failure, eprint_raw};
 use super::output::{bytes, count, counted, escape, listed, print, print_json};
 use super::progress::Progress;
+use super::remote::Reach;
 use super::{hints, load_config, places};
 
 #[derive(Serialize)]
@@ -73,11 +74,13 @@ fn each<T: Serialize>(
 fn mirrors(
     args: &MirrorsArgs,
     config: &ConfigArgs,
+    remote: &RemoteArgs,
     wait: std::time::Duration,
 ) -> Result<Vec<Arc<dyn Mirror>>, Failure> {
     let config = load_config(config)?;
     let choices = places::of_mirrors(&args.mirrors, &config)?;
-    Ok(context::fleet(&choices, None, wait, context::jobs(None))?.mirrors().to_vec())
+    let reach = Reach::new(remote, None, wait, context::jobs(None));
+    Ok(reach.fleet(&choices, None)?.mirrors().to_vec())
 }
 
 fn in_mirror<T>(mirror: &Arc<dyn Mirror>, result: Result<T, MirrorError>) -> Result<T, Failure> {
@@ -90,7 +93,7 @@ fn faults(faults: &[Fault]) -> String {
 
 /// Runs `headwater verify`.
 pub(crate) fn verify(args: &VerifyArgs) -> Result<Exit, Failure> {
-    let mirrors = mirrors(&args.mirrors, &args.config, context::DEFAULT_WAIT)?;
+    let mirrors = mirrors(&args.mirrors, &args.config, &args.remote, context::DEFAULT_WAIT)?;
     let depth = if args.quick { Depth::Quick } else { Depth::Full };
     let describe = |mirror: &str, verified: &Verified| {
         let looked = match depth {
@@ -122,11 +125,11 @@ fn hint(text: &str) -> Result<(), Failure> {
 pub(crate) fn repair(args: &RepairArgs) -> Result<Exit, Failure> {
     let config = load_config(&args.config)?;
     let choices = places::of_mirrors(&args.mirrors, &config)?;
-    let wait = args.wait.wait;
     let jobs = context::jobs(None);
-    let mirrors = context::fleet(&choices, None, wait, jobs)?.mirrors().to_vec();
+    let reach = Reach::new(&args.remote, None, args.wait.wait, jobs);
+    let mirrors = reach.fleet(&choices, None)?.mirrors().to_vec();
     let operand = places::of_operand(&args.from, &config, |word| std::path::Path::new(word).is_dir())?;
-    let source = match context::place(&operand, wait)? {
+    let source = match context::place(&operand, &reach)? {
         Place::Mirror(mirror) => Source::Store(mirror),
         Place::Tree(roots) => Source::Trees { roots, scan: context::scan_options(&[], &config, jobs, None) },
     };
@@ -154,7 +157,7 @@ pub(crate) fn repair(args: &RepairArgs) -> Result<Exit, Failure> {
 /// Runs `headwater prune`.
 pub(crate) fn prune(args: &PruneArgs) -> Result<Exit, Failure> {
     let config = load_config(&args.config)?;
-    let mirrors = mirrors(&args.mirrors, &args.config, args.wait.wait)?;
+    let mirrors = mirrors(&args.mirrors, &args.config, &args.remote, args.wait.wait)?;
     let keep = usize::try_from(args.keep.unwrap_or(config.keep).get()).unwrap_or(usize::MAX);
     let describe = |mirror: &str, pruned: &Pruned| {
         let releases = counted(pruned.releases, "release", "releases");

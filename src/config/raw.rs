@@ -56,6 +56,13 @@ pub(super) struct KeepRemoved {
 pub(super) struct Mirror {
     pub(super) name: Spanned<String>,
     pub(super) url: Spanned<String>,
+    pub(super) token_env: Option<Spanned<String>>,
+    pub(super) token_file: Option<Spanned<String>>,
+    pub(super) ca: Option<Spanned<String>>,
+    pub(super) client_cert: Option<Spanned<String>>,
+    pub(super) client_key: Option<Spanned<String>>,
+    pub(super) proxy: Option<Spanned<String>>,
+    pub(super) host_key: Option<Spanned<String>>,
 }
 
 /// A list that has something in it: `mirror = []` says less than no key and

@@ -175,3 +175,38 @@ fn a_missing_and_a_huge_file_are_errors() {
     std::fs::write(&path, "keep = 1").unwrap();
     assert_eq!(Config::load(&path).unwrap().keep.get(), 1);
 }
+
+#[test]
+fn remote_mirrors_have_their_own_keys() {
+    let text = "[[mirror]]\nname='eu'\nurl='https://eu.example/docs'\ntoken_env='EU'\nca='ca.pem'\n\
+                client_cert='c.pem'\nclient_key='/k.pem'\nproxy='http://p:1'\n\
+                [[mirror]]\nname='us'\nurl='https://us.example/'\ntoken_file='us.token'\n\
+                [[mirror]]\nname='ssh'\nurl='ssh://h/srv'\n\
+                host_key='ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAAAAAAAAAAAAAAAAAAA comment'\n";
+    let config = parse(text).unwrap();
+    let access = |name: &str| config.mirror(name).unwrap().access.clone();
+    let eu = access("eu");
+    assert_eq!(eu.token, Some(TokenSource::Variable("EU".into())));
+    assert_eq!(eu.ca.as_deref(), Some(Path::new("/etc/hw/ca.pem")));
+    assert_eq!(eu.client, Some(("/etc/hw/c.pem".into(), "/k.pem".into())));
+    assert_eq!(access("us").token, Some(TokenSource::File("/etc/hw/us.token".into())));
+    assert_eq!(access("ssh").host_key.unwrap(), "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAAAAAAAAAAAAAAAAAAA");
+}
+
+#[test]
+fn keys_of_remote_mirrors_stand_where_they_mean_something() {
+    let https = "[[mirror]]\nname='a'\nurl='https://h/x'\n";
+    for (text, part) in [
+        ("[[mirror]]\nname='a'\nurl='/x'\ntoken_env='T'".to_owned(), "is for a mirror with an https: url"),
+        ("[[mirror]]\nname='a'\nurl='ssh://h/x'\nca='c'".to_owned(), "is for a mirror with an https: url"),
+        (format!("{https}host_key='ssh-ed25519 AAAA'"), "is for a mirror with an ssh: url"),
+        (format!("{https}token_env='T'\ntoken_file='f'"), "not both"),
+        (format!("{https}client_cert='c'"), "go together"),
+        (format!("{https}ca=''"), "`ca` is empty"),
+        ("[[mirror]]\nname='a'\nurl='ssh://h/x'\nhost_key='ssh-ed25519\\nAAAA'".to_owned(), "a host key is written"),
+        (format!("{https}token='secret'"), "unknown field `token`"),
+    ] {
+        let (_, _, message) = mistake(&text);
+        assert!(message.contains(part), "{text}: {message}");
+    }
+}

@@ -105,6 +105,28 @@ impl Dir {
         Ok(File::from(fd))
     }
 
+    /// Creates a file without a name in it, for writing and reading: it goes when it is closed.
+    ///
+    /// # Errors
+    /// When it cannot be created.
+    pub fn create_unnamed(&self) -> Result<File> {
+        step("create", || self.path.clone())?;
+        let flags = OFlags::RDWR | OFlags::TMPFILE | OFlags::CLOEXEC;
+        match rustix::fs::openat(&self.fd, ".", flags, Mode::from_raw_mode(0o600)) {
+            Ok(fd) => Ok(File::from(fd)),
+            // File systems that have no such files: one whose name is taken away at once.
+            Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::NOSYS) => {
+                let mut number = [0; 16];
+                getrandom::fill(&mut number).map_err(io::Error::other).context("create", || self.path.clone())?;
+                let name = format!("unnamed-{:032x}", u128::from_ne_bytes(number));
+                let file = self.create_file(&name)?;
+                self.unlink(&name)?;
+                Ok(file)
+            }
+            Err(error) => Err(IoError::new("create a file in", self.path.clone(), error)),
+        }
+    }
+
     /// Writes the whole file `name`, which must be new; not synced.
     /// `mtime` is in seconds since 1970; without it the time is now.
     ///

@@ -1,15 +1,19 @@
 //! Where a mirror is, as the user writes it.
+//!
+//! Promises that what it accepts cannot be taken for an option by `ssh`, has
+//! no password in it, and does not send a token over an open wire.
 
+use std::net::{IpAddr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 
-/// Why a text names no mirror.
+/// Why a text names no mirror. None of them repeats a text that may hold a password.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum LocationError {
     /// Nothing at all.
     #[error("a mirror's location is empty")]
     Empty,
     /// A URL of a kind that this version cannot reach.
-    #[error("{location:?}: mirrors at {scheme}: URLs are not supported by this version; use a directory")]
+    #[error("{location:?}: mirrors at {scheme}: URLs are not supported; use a directory, https: or ssh:")]
     Scheme {
         /// The whole text.
         location: String,
@@ -22,6 +26,26 @@ pub enum LocationError {
         /// The whole text.
         location: String,
     },
+    /// A user or a password in a URL.
+    #[error("the URL of a mirror on {host:?} has a user or a password in it")]
+    Credentials {
+        /// The host, and what is behind it.
+        host: String,
+    },
+    /// `http:` to another machine.
+    #[error("{location:?}: over http: anybody on the way can read and change everything; use https:")]
+    Plain {
+        /// The whole text.
+        location: String,
+    },
+    /// A URL that is malformed.
+    #[error("{location:?}: {what}")]
+    Malformed {
+        /// The whole text.
+        location: String,
+        /// What is wrong.
+        what: &'static str,
+    },
 }
 
 /// Where a mirror is.
@@ -29,10 +53,74 @@ pub enum LocationError {
 pub enum Location {
     /// A directory on this machine.
     Directory(PathBuf),
+    /// A receiver that is reached over HTTP.
+    Http(HttpPlace),
+    /// A receiver that is started over SSH.
+    Ssh(SshPlace),
+}
+
+/// A receiver that is reached over HTTP.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HttpPlace {
+    base: String,
+    is_loopback: bool,
+}
+
+impl HttpPlace {
+    /// The base path of the site, as a URL that ends in `/`.
+    #[must_use]
+    pub fn base(&self) -> &str {
+        &self.base
+    }
+
+    /// Whether it is on this machine.
+    #[must_use]
+    pub const fn is_loopback(&self) -> bool {
+        self.is_loopback
+    }
+}
+
+/// A receiver that is started over SSH.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SshPlace {
+    user: Option<String>,
+    host: String,
+    port: Option<u16>,
+    directory: String,
+}
+
+impl SshPlace {
+    /// `user@host` or `host`, as `ssh` takes it; never begins with `-`.
+    #[must_use]
+    pub fn destination(&self) -> String {
+        match &self.user {
+            Some(user) => format!("{user}@{}", self.host),
+            None => self.host.clone(),
+        }
+    }
+
+    /// The host.
+    #[must_use]
+    pub fn host(&self) -> &str {
+        &self.host
+    }
+
+    /// The port, if one was named.
+    #[must_use]
+    pub const fn port(&self) -> Option<u16> {
+        self.port
+    }
+
+    /// The directory of the mirror there, absolute, without a `/` at its end.
+    #[must_use]
+    pub fn directory(&self) -> &str {
+        &self.directory
+    }
 }
 
 impl Location {
-    /// Reads a location: a path, or `file:///absolute/path`.
+    /// Reads a location: a path, `file:///absolute/path`, `https://host[:port]/path`,
+    /// `http://` the same on this machine, or `ssh://[user@]host[:port]/absolute/path`.
     ///
     /// # Errors
     /// What it is instead.
@@ -41,21 +129,103 @@ impl Location {
             return Err(LocationError::Empty);
         }
         let Some((scheme, rest)) = text.split_once("://") else { return Ok(Self::Directory(text.into())) };
-        if scheme != "file" {
-            let (location, scheme) = (text.to_owned(), scheme.to_owned());
-            return Err(LocationError::Scheme { location, scheme });
-        }
-        if Path::new(rest).is_absolute() {
-            Ok(Self::Directory(rest.into()))
-        } else {
-            Err(LocationError::File { location: text.to_owned() })
+        match scheme {
+            "file" if Path::new(rest).is_absolute() => Ok(Self::Directory(rest.into())),
+            "file" => Err(LocationError::File { location: text.to_owned() }),
+            "https" | "http" => http(text, scheme, rest).map(Self::Http),
+            "ssh" => ssh(text, rest).map(Self::Ssh),
+            _ => Err(LocationError::Scheme { location: text.to_owned(), scheme: scheme.to_owned() }),
         }
     }
+}
+
+/// Words a fault of the URL `location`.
+fn malformed(location: &str, what: &'static str) -> LocationError {
+    LocationError::Malformed { location: location.to_owned(), what }
+}
+
+/// A host with its port.
+struct Authority<'t> {
+    host: &'t str,
+    port: Option<u16>,
+}
+
+fn authority<'t>(location: &str, text: &'t str) -> Result<Authority<'t>, LocationError> {
+    let (host, port) = match text.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        Some((host, rest)) if host.parse::<Ipv6Addr>().is_ok() => (host, rest.strip_prefix(':')),
+        Some(_) => return Err(malformed(location, "what stands in brackets is no IPv6 address")),
+        None => text.split_once(':').map_or((text, None), |(host, port)| (host, Some(port))),
+    };
+    let is_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_' | ':');
+    if host.is_empty() || !host.chars().all(is_name) {
+        return Err(malformed(location, "a host has letters, digits, '.', '-' and '_'"));
+    }
+    if host.starts_with('-') {
+        return Err(malformed(location, "a host does not begin with '-'"));
+    }
+    let number = |text: &str| text.parse::<u16>().ok().filter(|port| *port > 0);
+    match port.map(number) {
+        Some(None) => Err(malformed(location, "a port is a number from 1 to 65535")),
+        Some(port) => Ok(Authority { host, port }),
+        None => Ok(Authority { host, port: None }),
+    }
+}
+
+fn http(location: &str, scheme: &str, rest: &str) -> Result<HttpPlace, LocationError> {
+    let (place, path) = rest.split_once('/').unwrap_or((rest, ""));
+    if let Some((_, host)) = place.rsplit_once('@') {
+        return Err(LocationError::Credentials { host: host.to_owned() });
+    }
+    let is_plain = |c: char| {
+        c.is_ascii_graphic() && !matches!(c, '?' | '#' | '"' | '<' | '>' | '\\' | '^' | '`' | '{' | '|' | '}')
+    };
+    if !path.chars().all(is_plain) {
+        return Err(malformed(location, "a mirror's URL has no query, and a path in ASCII"));
+    }
+    if path.split('/').any(|part| part == "." || part == "..") {
+        return Err(malformed(location, "a mirror's URL has no '.' or '..' in its path"));
+    }
+    let Authority { host, .. } = authority(location, place)?;
+    let is_loopback = host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback());
+    if scheme == "http" && !is_loopback {
+        return Err(LocationError::Plain { location: location.to_owned() });
+    }
+    let path = path.trim_end_matches('/');
+    let slash = if path.is_empty() { "" } else { "/" };
+    Ok(HttpPlace { base: format!("{scheme}://{place}/{path}{slash}"), is_loopback })
+}
+
+fn ssh(location: &str, rest: &str) -> Result<SshPlace, LocationError> {
+    let (place, directory) = rest.split_once('/').unwrap_or((rest, ""));
+    let (user, place) = place.rsplit_once('@').map_or((None, place), |(user, host)| (Some(user), host));
+    if user.is_some_and(|user| user.contains(':')) {
+        return Err(LocationError::Credentials { host: place.to_owned() });
+    }
+    let is_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_' | '+');
+    if user.is_some_and(|user| user.is_empty() || user.starts_with('-') || !user.chars().all(is_name)) {
+        return Err(malformed(
+            location,
+            "a user has letters, digits, '.', '-', '_' and '+', and does not begin with '-'",
+        ));
+    }
+    let Authority { host, port } = authority(location, place)?;
+    let directory = directory.trim_end_matches('/');
+    if directory.is_empty() || directory.contains(char::is_control) {
+        return Err(malformed(location, "an ssh URL is ssh://[user@]host[:port]/absolute/path"));
+    }
+    Ok(SshPlace { user: user.map(str::to_owned), host: host.to_owned(), port, directory: format!("/{directory}") })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn base(text: &str) -> String {
+        match Location::parse(text) {
+            Ok(Location::Http(place)) => place.base,
+            other => panic!("{text}: {other:?}"),
+        }
+    }
 
     #[test]
     fn paths_and_file_urls_are_directories_and_the_rest_is_named() {
@@ -67,5 +237,68 @@ mod tests {
         assert!(
             matches!(Location::parse("gopher://h/x"), Err(LocationError::Scheme { scheme, .. }) if scheme == "gopher")
         );
+    }
+
+    #[test]
+    fn http_urls_are_bases_of_a_site() {
+        assert_eq!(base("https://edge1.example:7447/docs"), "https://edge1.example:7447/docs/");
+        assert_eq!(base("https://edge1.example/a/b//"), "https://edge1.example/a/b/");
+        for text in ["https://edge1.example", "https://edge1.example/"] {
+            assert_eq!(base(text), "https://edge1.example/");
+        }
+        for text in ["http://127.0.0.1:80/x", "http://localhost/x", "http://[::1]:9/x", "http://127.9.9.9/"] {
+            assert!(base(text).starts_with("http://"));
+        }
+    }
+
+    #[test]
+    fn plain_http_leaves_this_machine_never() {
+        for text in
+            ["http://edge1.example/docs", "http://10.0.0.1/", "http://localhost.example/", "http://[2001:db8::1]/"]
+        {
+            assert!(matches!(Location::parse(text), Err(LocationError::Plain { .. })), "{text}");
+        }
+    }
+
+    #[test]
+    fn passwords_are_refused_and_not_repeated() {
+        for text in ["https://me:hush@h/x", "https://hush@h/x", "ssh://me:hush@h/srv", "http://a:hush@127.0.0.1/"] {
+            let error = Location::parse(text).unwrap_err();
+            assert!(matches!(error, LocationError::Credentials { .. }), "{text}");
+            assert!(!error.to_string().contains("hush"), "{error}");
+        }
+    }
+
+    #[test]
+    fn ssh_urls_have_a_host_and_an_absolute_path() {
+        let Ok(Location::Ssh(place)) = Location::parse("ssh://deploy@edge2:2222/srv/www/") else { panic!("not ssh") };
+        assert_eq!((place.destination().as_str(), place.port()), ("deploy@edge2", Some(2222)));
+        assert_eq!((place.host(), place.directory()), ("edge2", "/srv/www"));
+        let Ok(Location::Ssh(place)) = Location::parse("ssh://[::1]/srv/with space") else { panic!("not ssh") };
+        assert_eq!((place.destination().as_str(), place.directory()), ("::1", "/srv/with space"));
+    }
+
+    #[test]
+    fn what_ssh_would_take_for_an_option_is_refused() {
+        for text in [
+            "ssh://-oProxyCommand=x/srv",
+            "ssh://-l@h/srv",
+            "ssh://h",
+            "ssh://h/",
+            "ssh:///srv",
+            "ssh://h:0/srv",
+            "ssh://h:x/srv",
+            "ssh://a b@h/srv",
+            "ssh://h;x/srv",
+            "https:///x",
+            "https://h:99999/",
+            "https://h/x?y",
+            "https://h/../x",
+            "https://[h]/",
+        ] {
+            let error = Location::parse(text).unwrap_err();
+            assert!(matches!(error, LocationError::Malformed { .. }), "{text}: {error}");
+            assert!(error.to_string().contains(text), "{error}");
+        }
     }
 }

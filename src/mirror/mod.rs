@@ -5,10 +5,16 @@
 //! too. Refuses to know what a fleet is and in which order mirrors switch.
 
 mod directory;
+mod http;
 mod location;
+mod ssh;
+mod way;
 
 pub use directory::DirectoryMirror;
-pub use location::{Location, LocationError};
+pub use http::{Access, AccessError, ClientIdentity, HttpMirror, Limiter, Pace, ProxyChoice, Token, Turns};
+pub use location::{HttpPlace, Location, LocationError, SshPlace};
+pub use ssh::SshSettings;
+pub use way::WayError;
 
 use std::error::Error;
 use std::fmt;
@@ -24,6 +30,7 @@ pub use crate::store::{Depth, Fault, FetchRecords, Pruned, Repaired, Verified};
 
 use crate::store::StoreError;
 use crate::tree_path::Site;
+use crate::wire::Refusal;
 
 /// An error of whoever supplies content.
 pub type SupplyError = Box<dyn Error + Send + Sync>;
@@ -34,6 +41,15 @@ pub enum MirrorError {
     /// Its store.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// A remote mirror refused.
+    #[error("{refusal}")]
+    Remote {
+        /// What it answered. Of a peer: to be escaped before it is shown.
+        refusal: Refusal,
+    },
+    /// The way to a remote mirror.
+    #[error(transparent)]
+    Way(#[from] WayError),
     /// The origin could not supply what it had announced.
     #[error("the origin could not supply what it announced")]
     Supply(#[source] SupplyError),
@@ -67,6 +83,18 @@ pub enum Failure {
     Origin,
     /// The mirror's base for the manifest change is damaged.
     DamagedBase,
+    /// No way there, or it broke.
+    Unreachable,
+    /// No token, a wrong one, or one that may not do this.
+    Unauthorized,
+    /// Silence, or the deadline of the run.
+    Timeout,
+    /// What answers is no receiver of headwater, or not the one that was meant.
+    Protocol,
+    /// A receiver that needs another version of the protocol.
+    Version,
+    /// The receiver has too much to do.
+    Busy,
     /// The user asked to stop.
     Cancelled,
     /// Everything else.
@@ -77,7 +105,7 @@ impl Failure {
     /// Whether access was denied.
     #[must_use]
     pub const fn is_denial(self) -> bool {
-        matches!(self, Self::Denied | Self::OtherOwner | Self::OtherSite)
+        matches!(self, Self::Denied | Self::OtherOwner | Self::OtherSite | Self::Unauthorized)
     }
 
     /// Its name in JSON.
@@ -95,8 +123,58 @@ impl Failure {
             Self::Conflict => "conflict",
             Self::Origin => "origin",
             Self::DamagedBase => "damaged",
+            Self::Unreachable => "unreachable",
+            Self::Unauthorized => "unauthorized",
+            Self::Timeout => "timeout",
+            Self::Protocol => "protocol",
+            Self::Version => "version",
+            Self::Busy => "busy",
             Self::Cancelled => "cancelled",
             Self::Other => "other",
+        }
+    }
+
+    /// The kind of a refusal. What only a mirror's own machine can know comes back as it
+    /// was there; that a request was not understood is a matter of the protocol.
+    #[must_use]
+    pub fn of_refusal(kind: &str) -> Self {
+        const SAME: [Failure; 12] = [
+            Failure::Denied,
+            Failure::OtherOwner,
+            Failure::OtherSite,
+            Failure::NotEmpty,
+            Failure::BadPlace,
+            Failure::NewerFormat,
+            Failure::NoSpace,
+            Failure::Locked,
+            Failure::Conflict,
+            Failure::DamagedBase,
+            Failure::Version,
+            Failure::Busy,
+        ];
+        match kind {
+            "unauthorized" | "forbidden" => Self::Unauthorized,
+            "malformed" | "too_large" | "not_asked_for" | "unknown" => Self::Protocol,
+            _ => SAME.into_iter().find(|failure| failure.name() == kind).unwrap_or(Self::Other),
+        }
+    }
+
+    /// The kind of an error on the way.
+    #[must_use]
+    const fn of_way(error: &WayError) -> Self {
+        match error {
+            WayError::Unreachable { .. } | WayError::Lost { .. } | WayError::Tls { .. } | WayError::Ssh { .. } => {
+                Self::Unreachable
+            }
+            WayError::Timeout { .. } | WayError::Deadline => Self::Timeout,
+            WayError::Version { .. } => Self::Version,
+            WayError::SshDenied { .. } => Self::Unauthorized,
+            WayError::Redirect { .. }
+            | WayError::BodyTooLarge { .. }
+            | WayError::Foreign { .. }
+            | WayError::NoReceiver { .. }
+            | WayError::OtherDirectory { .. }
+            | WayError::Forgotten => Self::Protocol,
         }
     }
 }
@@ -106,6 +184,8 @@ impl MirrorError {
     #[must_use]
     pub fn failure(&self) -> Failure {
         match self {
+            Self::Remote { refusal } => Failure::of_refusal(&refusal.kind),
+            Self::Way(error) => Failure::of_way(error),
             Self::Supply(_) => Failure::Origin,
             Self::Cancelled | Self::Store(StoreError::Cancelled) => Failure::Cancelled,
             Self::Store(StoreError::Locked { .. }) => Failure::Locked,

@@ -129,6 +129,10 @@ fn failed(target: &Target, index: usize, error: &MirrorError, gate: &Gate<'_>) -
 
 /// The staged mirrors in order of their store ids; a new one has an id only now.
 fn by_store(target: &Target, staged: &[usize]) -> Vec<usize> {
+    // Alone it leads, whatever its id: a new one is not asked for it.
+    if staged.len() < 2 {
+        return staged.to_vec();
+    }
     let id = |index: usize| {
         let known = target.members[index].state.as_ref().ok().and_then(|state| state.store);
         known.or_else(|| mirror(target, index).state().ok()?.store)

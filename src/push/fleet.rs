@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::fsx::{self, IoError};
 use crate::hash::ManifestId;
 use crate::manifest::{Entry, ManifestReader};
-use crate::mirror::{Mirror, MirrorError, MirrorState};
+use crate::mirror::{Link, Mirror, MirrorError, MirrorState};
 use crate::monitor::{Event, Monitor};
 use crate::push::PushError;
 use crate::push::outcome::error_chain;
@@ -91,7 +91,12 @@ pub(super) fn copy_manifest<'m>(
     manifest: &ManifestId,
     scratch: &Scratch,
 ) -> Result<Option<Arc<ManifestFile>>, IoError> {
-    for mirror in holders(members, manifest) {
+    if let Some(known) = scratch.known_manifest(*manifest)? {
+        return Ok(Some(Arc::new(known)));
+    }
+    let mut near_first: Vec<_> = holders(members, manifest).collect();
+    near_first.sort_by_key(|mirror| mirror.link() == Link::Network);
+    for mirror in near_first {
         let Ok(bytes) = mirror.manifest(manifest) else { continue };
         if let Some(copy) = ManifestFile::copy(scratch, &manifest.to_string(), bytes, *manifest)? {
             return Ok(Some(Arc::new(copy)));

@@ -93,7 +93,7 @@ pub fn plan(
 
 fn compare(target: &Target, batch: &Batch) -> Result<Diff, PushError> {
     let old = batch.base_entries().map_err(PushError::NewManifest)?;
-    let new = target.manifest.entries().map_err(PushError::NewManifest)?;
+    let new = target.new_entries().map_err(PushError::NewManifest)?;
     diff(old, new).map_err(PushError::NewManifest)
 }
 

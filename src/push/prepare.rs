@@ -8,7 +8,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use crate::fsx::{self, Context as _};
 use crate::hash::ManifestId;
 use crate::manifest::{Entry, ManifestError, Totals};
-use crate::mirror::Mirror;
+use crate::mirror::{Link, Mirror};
 use crate::monitor::{Event, Monitor};
 use crate::push::contents::Supplies;
 use crate::push::fleet::{self, Fleet, Member};
@@ -37,7 +37,8 @@ pub(super) struct Target {
     pub(super) release: Release,
     /// Whether this push makes it.
     pub(super) is_new: bool,
-    pub(super) manifest: Arc<ManifestFile>,
+    /// Its manifest; nothing where no mirror needs it and all are far away.
+    pub(super) manifest: Option<Arc<ManifestFile>>,
     /// The manifest before it, if this push makes the release and there was one.
     pub(super) previous: Option<Arc<ManifestFile>>,
     pub(super) supplies: Supplies,
@@ -47,6 +48,23 @@ pub(super) struct Target {
     /// How it differs from the newest release before it.
     pub(super) sums: Sums,
     pub(super) scratch: Scratch,
+}
+
+impl Target {
+    /// Keeps its manifest for the next push, where fetching it again would take a network.
+    pub(super) fn remember(&self) {
+        let is_far = self.members.iter().any(|member| member.mirror.link() == Link::Network);
+        if let Some(manifest) = self.manifest.as_ref().filter(|_| is_far) {
+            // Without it the next push asks a mirror.
+            self.scratch.keep_manifest(manifest).ok();
+        }
+    }
+
+    /// The entries of its manifest, for a mirror that needs them.
+    pub(super) fn new_entries(&self) -> Result<Entries, ManifestError> {
+        let manifest = self.manifest.as_deref();
+        Ok(Box::new(manifest.expect("it was copied, because a mirror needs it").entries()?))
+    }
 }
 
 /// Asks the mirrors, loads the source, and decides. `on_new` is told what was
@@ -76,7 +94,7 @@ struct Loaded {
 /// A release, made or found.
 struct Next {
     release: Release,
-    manifest: Arc<ManifestFile>,
+    manifest: Option<Arc<ManifestFile>>,
     previous: Option<Arc<ManifestFile>>,
     sums: Sums,
 }
@@ -172,8 +190,7 @@ impl Preparation {
             && newest.until.is_none_or(|until| until > now)
             && self.loaded.rolled_back_to.is_none()
             && !self.has_diverged(newest)
-            && let Some(manifest) = self.copy_manifest(newest)?
-            && !(options.retention.has_expunged() && shows_expunged(&manifest, options)?)
+            && let Some(manifest) = self.manifest_to_keep(newest, options)?
         {
             return Ok(self.into_target(
                 Next { release: newest.clone(), manifest, previous: None, sums: Sums::default() },
@@ -220,6 +237,25 @@ impl Preparation {
         }
     }
 
+    /// The manifest of a release that is to stay the newest. The outer nothing: it cannot stay,
+    /// because the manifest is damaged everywhere, or shows what shall not be shown. The inner
+    /// nothing: all mirrors have the release, and none of them is near enough to look without cost.
+    fn manifest_to_keep(
+        &self,
+        newest: &Release,
+        options: &Options,
+    ) -> Result<Option<Option<Arc<ManifestFile>>>, PushError> {
+        let all = || self.members.iter().filter_map(|member| Some((member, member.state.as_ref().ok()?)));
+        let is_served = all().all(|(_, state)| state.current == Some(newest.name()));
+        let is_far = all().all(|(member, _)| member.mirror.link() == Link::Network);
+        if is_served && is_far && !options.retention.has_expunged() {
+            return Ok(Some(None));
+        }
+        let Some(manifest) = self.copy_manifest(newest)? else { return Ok(None) };
+        let is_shown = options.retention.has_expunged() && shows_expunged(&manifest, options)?;
+        Ok(if is_shown { None } else { Some(Some(manifest)) })
+    }
+
     /// Copies the manifest of a release from whoever has it whole to a scratch file.
     fn copy_manifest(&self, release: &Release) -> Result<Option<Arc<ManifestFile>>, PushError> {
         let members = self.members.iter().chain(&self.loaded.from);
@@ -251,7 +287,7 @@ impl Preparation {
         options.guards.check_removed(outline.gone, outline.total)?;
         let mut release = self.describe(&totals, newest, options);
         release.created = created;
-        Ok(Next { release, manifest: Arc::new(manifest), previous, sums: outline.sums })
+        Ok(Next { release, manifest: Some(Arc::new(manifest)), previous, sums: outline.sums })
     }
 
     fn write_manifest(

@@ -174,7 +174,7 @@ fn batch(
     members: Vec<usize>,
     options: &Options,
 ) -> Result<Batch, PushError> {
-    let new = || target.manifest.entries();
+    let new = || target.new_entries();
     let id = base.as_ref().map(|base| base.id);
     let change = transit::encode(|| entries(base.as_deref()), new, id, target.release.created);
     let change = change.map_err(PushError::NewManifest)?;

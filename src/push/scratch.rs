@@ -12,6 +12,8 @@ use crate::manifest::{Entry, ManifestError, ManifestReader};
 
 const PREFIX: &str = "push-";
 const LOCK: &str = "lock";
+/// The manifest that the last push over a network ended with; it outlives the push.
+const KNOWN: &str = "manifest";
 
 /// A directory that is removed when dropped.
 #[derive(Debug)]
@@ -42,6 +44,24 @@ impl Scratch {
 
     pub(super) const fn dir(&self) -> &Dir {
         &self.dir
+    }
+
+    /// Keeps a manifest for the next push from here.
+    pub(super) fn keep_manifest(&self, manifest: &ManifestFile) -> Result<(), IoError> {
+        self.dir.unlink_if_any(KNOWN)?;
+        let mut copy = self.dir.create_file(KNOWN)?;
+        let mut from =
+            FileFromStart { file: manifest.file.try_clone().context("read", || self.dir.join(KNOWN))?, offset: 0 };
+        std::io::copy(&mut from, &mut copy).context("write", || self.dir.join(KNOWN))?;
+        self.dir.rename(KNOWN, &self.parent, KNOWN)
+    }
+
+    /// The manifest `id`, if that is the one that was kept, and whole.
+    pub(super) fn known_manifest(&self, id: ManifestId) -> Result<Option<ManifestFile>, IoError> {
+        match fsx::found(self.parent.open_file(KNOWN))? {
+            Some(file) => ManifestFile::copy(self, KNOWN, file, id),
+            None => Ok(None),
+        }
     }
 }
 
@@ -134,6 +154,23 @@ impl Read for FileFromStart {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_kept_manifest_is_known_to_the_next_push_if_it_is_whole() {
+        let cache = tempfile::tempdir().unwrap();
+        let (id, other) = (ManifestId::of(b"lines"), ManifestId::of(b"others"));
+        {
+            let scratch = Scratch::create(cache.path()).unwrap();
+            assert!(scratch.known_manifest(id).unwrap().is_none());
+            let manifest = ManifestFile::copy(&scratch, "m", &b"lines"[..], id).unwrap().unwrap();
+            scratch.keep_manifest(&manifest).unwrap();
+        }
+        let scratch = Scratch::create(cache.path()).unwrap();
+        assert_eq!(scratch.known_manifest(id).unwrap().unwrap().id, id);
+        assert!(scratch.known_manifest(other).unwrap().is_none());
+        std::fs::write(cache.path().join(KNOWN), "linez").unwrap();
+        assert!(scratch.known_manifest(id).unwrap().is_none());
+    }
 
     #[test]
     fn what_a_killed_push_left_goes_and_what_another_one_uses_stays() {

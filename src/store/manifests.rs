@@ -40,6 +40,14 @@ impl Store {
         Ok(decoder)
     }
 
+    /// The file of a manifest as it is kept: one zstd frame, unchecked.
+    ///
+    /// # Errors
+    /// When it is not here.
+    pub fn manifest_file(&self, id: &ManifestId) -> Result<File, StoreError> {
+        Ok(self.layout.manifests.open_file(&manifest_name(id))?)
+    }
+
     /// Words an error of a manifest's stream.
     pub(super) fn in_manifest(&self, id: &ManifestId) -> impl Fn(ManifestError) -> StoreError + use<> {
         let path = self.layout.manifests.join(manifest_name(id));

@@ -154,6 +154,15 @@ impl Store {
         Ok(self.layout.root.file_system()?.free_bytes)
     }
 
+    /// A file without a name for what is on its way, on the store's file
+    /// system; it goes when it is closed, also by a killed process.
+    ///
+    /// # Errors
+    /// When it cannot be created.
+    pub fn spool(&self) -> Result<File, StoreError> {
+        Ok(self.layout.tmp.create_unnamed()?)
+    }
+
     /// Refuses another site than `wanted`.
     ///
     /// # Errors

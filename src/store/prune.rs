@@ -7,7 +7,7 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::fsx::{self, FileKind};
 use crate::hash::{BundleKey, ManifestId, ObjectId};
@@ -16,7 +16,8 @@ use crate::store::layout::{DIRTY, LOCK, SlotName, manifest_name, object_name};
 use crate::store::{Store, StoreError};
 
 /// What was dropped.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Pruned {
     /// Releases.
     pub releases: u64,

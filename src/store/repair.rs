@@ -24,6 +24,10 @@ pub trait FetchRecords {
     fn release(&self, name: ReleaseName) -> Option<Release>;
     /// The canonical bytes of a manifest, unchecked, if it is to be had.
     fn manifest(&self, id: &ManifestId) -> Option<Box<dyn Read + Send>>;
+    /// Whether a record that was not to be had may still come: then nothing is given up for want of it.
+    fn is_awaited(&self) -> bool {
+        false
+    }
 }
 
 /// What was mended.
@@ -62,7 +66,7 @@ impl Store {
             repaired.objects += self.mend_objects(fetch)?;
             let current = self.current()?.map(|release| SlotName { release, is_spare: false });
             for slot in self.slot_names()?.into_iter().chain(current).collect::<BTreeSet<_>>() {
-                repaired.mended += self.mend_slot(slot, Some(slot) == current)?;
+                repaired.mended += self.mend_slot(slot, Some(slot) == current || records.is_awaited())?;
             }
             self.layout.root.sync_file_system()?;
         }
@@ -143,11 +147,11 @@ impl Store {
         Ok(mended)
     }
 
-    /// Puts right every entry of a slot. An idle slot that is beyond that is dropped.
-    fn mend_slot(&self, slot: SlotName, is_current: bool) -> Result<u64, StoreError> {
+    /// Puts right every entry of a slot. One that is beyond that is dropped, unless it is needed.
+    fn mend_slot(&self, slot: SlotName, is_needed: bool) -> Result<u64, StoreError> {
         let manifest = match self.release(slot.release) {
             Ok(release) if self.is_manifest_intact(&release.manifest) => release.manifest,
-            _ if is_current => return Ok(0),
+            _ if is_needed => return Ok(0),
             _ => {
                 self.layout.slots.remove_all(&slot.to_string())?;
                 return Ok(1);

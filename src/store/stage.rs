@@ -156,6 +156,11 @@ impl Arrival {
         self.quarantine.packs().contains(pack)
     }
 
+    /// The packs that it held when it began.
+    pub fn held(&self) -> impl Iterator<Item = PackId> + '_ {
+        self.quarantine.packs().iter().copied()
+    }
+
     /// Takes a pack, already checked against its id. May be called from several threads.
     ///
     /// # Errors

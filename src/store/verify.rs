@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fmt;
 use std::time::Duration;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::fsx::{Dir, FileKind};
 use crate::hash::{ManifestId, ObjectId, hash_reader};
@@ -24,7 +24,7 @@ pub enum Depth {
 }
 
 /// What is wrong.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FaultKind {
     /// It should be there.
@@ -46,14 +46,14 @@ pub enum FaultKind {
 }
 
 /// One fault.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Fault {
     /// What is wrong.
     pub kind: FaultKind,
     /// Where, below the mirror's directory.
     pub path: String,
     /// The object concerned.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub object: Option<ObjectId>,
 }
 
@@ -74,7 +74,8 @@ impl fmt::Display for Fault {
 }
 
 /// What was looked at, and what was found.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Verified {
     /// Objects that were re-hashed.
     pub objects: u64,

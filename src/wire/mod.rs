@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::hash::{BundleKey, ManifestId, ObjectId, PackId, StoreId};
 use crate::release::ReleaseName;
+pub use crate::store::{Fault, Pruned, Verified};
 use crate::tree_path::Site;
 
 /// The version that this headwater speaks.
@@ -185,6 +186,9 @@ pub struct State {
     /// Bytes free.
     #[serde(default)]
     pub free_bytes: Option<u64>,
+    /// The bundles of which it has something from an interrupted push; nothing: it cannot tell.
+    #[serde(default)]
+    pub unfinished: Option<Vec<BundleKey>>,
     /// Whether whoever asked may push.
     #[serde(default)]
     pub may_push: bool,
@@ -278,6 +282,42 @@ pub struct Verify {
     /// Sizes and times only.
     #[serde(default)]
     pub quick: bool,
+}
+
+/// What can be mended, with what was sent for it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Repair {
+    /// Whether nothing more comes: then what cannot be mended is let go.
+    #[serde(default)]
+    pub is_last: bool,
+}
+
+/// What was mended, and what more would help.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Repairing {
+    /// Faults that were found before.
+    pub found: Vec<Fault>,
+    /// Objects that were put right from what was sent.
+    pub objects: u64,
+    /// Served entries, records and manifests that were put right.
+    pub mended: u64,
+    /// Faults that are still there.
+    pub left: Vec<Fault>,
+    /// What is taken now if it is put.
+    pub wants: Wants,
+}
+
+/// What a receiver would like to have.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Wants {
+    /// Objects.
+    pub objects: Vec<ObjectId>,
+    /// Manifests.
+    pub manifests: Vec<ManifestId>,
+    /// Records of releases.
+    pub releases: Vec<ReleaseName>,
 }
 
 /// What `headwater receive` says before it speaks HTTP.

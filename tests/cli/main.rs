@@ -21,5 +21,6 @@ mod push_flags;
 mod releases;
 mod repair;
 mod rollback;
+mod serve;
 mod status;
 mod verify;

@@ -3,7 +3,7 @@
 
 use crate::harness::{Run, World};
 
-const COMMANDS: [&str; 12] = [
+const COMMANDS: [&str; 15] = [
     "push",
     "plan",
     "diff",
@@ -13,6 +13,9 @@ const COMMANDS: [&str; 12] = [
     "verify",
     "repair",
     "prune",
+    "serve",
+    "receive",
+    "token",
     "init",
     "completions",
     "man",
@@ -99,7 +102,10 @@ fn wrong_usage_is_2_and_does_nothing() {
         "push tree ./www --keep-removed soon",
         "push tree ./www --require none",
         "push tree ./www --require 0",
-        "push tree https://example.com/x",
+        "push tree http://example.com/x",
+        "push tree https://me:hush@example.com/x",
+        "push tree ssh://-oProxyCommand=x/srv",
+        "push tree ssh://example.com",
         "push tree gopher://x/y",
         "push https://example.com/x ./www",
         "push tree ./www --events ./no/such/directory/e",

@@ -7,12 +7,15 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on stops")]
 
+#[path = "../common/chaos.rs"]
+mod chaos;
 mod damage;
 mod fixture;
 mod formats;
 mod healing;
 mod lies;
 mod origin;
+mod remote;
 mod resuming;
 mod staging;
 mod state;
@@ -89,3 +92,7 @@ macro_rules! contract {
 }
 
 contract!(directory, crate::fixture::Directory);
+contract!(http, crate::remote::Http);
+contract!(https, crate::remote::Https);
+contract!(ssh, crate::remote::Ssh);
+contract!(flaky, crate::remote::Flaky);

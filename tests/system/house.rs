@@ -199,9 +199,26 @@ fn push_and_serve_name_neither_each_other_nor_a_concrete_mirror() {
 }
 
 #[test]
-fn the_sources_have_no_unsafe_code_and_no_sleep_but_for_the_lock() {
+fn only_the_receiver_waits_for_many_at_once() {
+    let is_elsewhere = |file: &str| !file.starts_with("src/serve/");
+    assert_none(&lines_with(is_elsewhere, &["tokio::", "hyper::", "hyper_util::", "http_body_util::"]));
+    assert_none(&lines_with(|file| file.starts_with("src/serve/"), &["ureq::", "crate::config"]));
+}
+
+#[test]
+fn the_sources_have_no_unsafe_code_and_no_sleep_but_for_locks_and_the_next_try() {
     assert_none(&lines_with(|_| true, &["unsafe {", "unsafe fn"]));
-    assert_none(&lines_with(|file| is_library(file) && !file.starts_with("src/fsx"), &["thread::sleep"]));
+    let may_sleep = |file: &str| file.starts_with("src/fsx") || file == "src/mirror/http/pace.rs";
+    assert_none(&lines_with(|file| is_library(file) && !may_sleep(file), &["thread::sleep", "park_timeout"]));
+}
+
+#[test]
+fn only_remote_mirrors_speak_http_and_only_they_start_processes() {
+    let is_remote = |file: &str| file.starts_with("src/mirror/http/") || file.starts_with("src/mirror/ssh/");
+    assert_none(&lines_with(|file| !is_remote(file), &["ureq"]));
+    let may_start = |file: &str| file.starts_with("src/mirror/ssh/") || file == "src/serve/hook.rs";
+    assert_none(&lines_with(|file| is_library(file) && !may_start(file), &["process::Command", "Command::new("]));
+    assert_none(&lines_with(|file| file.starts_with("src/mirror/"), &["crate::serve"]));
 }
 
 #[test]

@@ -12,6 +12,9 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on stops")]
 
+#[allow(dead_code, reason = "the contract suite uses the rest")]
+#[path = "../common/chaos.rs"]
+mod chaos;
 mod checker;
 mod convergence;
 #[cfg(debug_assertions)]
@@ -24,14 +27,19 @@ mod house;
 #[cfg(debug_assertions)]
 mod kill;
 mod nginx;
+#[allow(dead_code, reason = "the contract suite uses the rest")]
+#[path = "../mirror_contract/origin.rs"]
+mod origin;
 #[cfg(debug_assertions)]
 mod powercut;
 mod proof;
 mod races;
+mod remote;
 #[cfg(debug_assertions)]
 mod resume;
 #[cfg(debug_assertions)]
 mod scenario;
+mod serving;
 mod trees;
 mod validators;
 mod verify;

@@ -36,6 +36,15 @@ struct Progress {
 }
 
 impl Store {
+    /// The bundles of which something is here, from pushes that did not end.
+    ///
+    /// # Errors
+    /// When the disk cannot be read.
+    pub fn unfinished(&self) -> Result<Vec<BundleKey>, StoreError> {
+        let entries = self.layout.incoming.entries()?;
+        Ok(entries.iter().filter_map(|(name, _)| BundleKey::parse_hex(name.as_encoded_bytes())).collect())
+    }
+
     /// Bytes of content in the quarantine `key`, if there is one.
     pub(super) fn quarantined_bytes(&self, key: &BundleKey) -> Result<u64, StoreError> {
         let Some(dir) = self.layout.incoming.find_dir(&quarantine_name(key))? else { return Ok(0) };

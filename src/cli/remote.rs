@@ -1,0 +1,211 @@
+//! Makes mirrors of their locations: what flags, file and environment say about
+//! the way to those on other machines.
+//!
+//! Reads the secrets that the configuration names. None of them comes from an
+//! argument, and none of them is in a failure.
+
+use std::num::NonZeroUsize;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use headwater::config::{MirrorAccess, TokenSource};
+use headwater::fsx;
+use headwater::mirror::{
+    Access, AccessError, ClientIdentity, DirectoryMirror, HttpMirror, Limiter, Location, LocationError, Mirror, Pace,
+    ProxyChoice, SshSettings, Token, Turns,
+};
+use headwater::push::Fleet;
+use headwater::tree_path::Site;
+
+use super::args::{RemoteArgs, TrafficArgs};
+use super::failure::{Exit, Failure};
+use super::places::MirrorChoice;
+
+/// The variable with the token of mirrors that name no other one.
+pub(crate) const TOKEN_VARIABLE: &str = "HEADWATER_TOKEN";
+/// The variables with a proxy, the first that is set.
+const PROXY_VARIABLES: [&str; 4] = ["HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"];
+/// The variables with the hosts to which no proxy leads.
+const NO_PROXY_VARIABLES: [&str; 2] = ["NO_PROXY", "no_proxy"];
+/// Longest file with a token, in bytes.
+const MAX_TOKEN_BYTES: u64 = 8 * 1024;
+/// Longest file with certificates, in bytes: the bundle of a system has half of that.
+const MAX_PEM_BYTES: u64 = 1024 * 1024;
+
+/// How the mirrors of one run are reached.
+pub(crate) struct Reach {
+    jobs: NonZeroUsize,
+    pace: Pace,
+    ssh: SshSettings,
+    environment: fn(&str) -> Option<String>,
+}
+
+impl Reach {
+    /// As told; `traffic` is for commands that send content.
+    pub(crate) fn new(remote: &RemoteArgs, traffic: Option<&TrafficArgs>, wait: Duration, jobs: NonZeroUsize) -> Self {
+        let defaults = SshSettings::default();
+        let pace = Pace {
+            wait,
+            deadline: remote.deadline.map(|deadline| Instant::now() + deadline),
+            limit: traffic.and_then(|traffic| traffic.bwlimit).map(|rate| Arc::new(Limiter::new(rate.get()))),
+            turns: traffic.map(|traffic| Arc::new(Turns::new(traffic.max_parallel.get()))),
+        };
+        let ssh = SshSettings {
+            command: remote.ssh_command.as_ref().map_or(defaults.command, |words| words.0.clone()),
+            receiver: remote.receive_command.clone().unwrap_or(defaults.receiver),
+            host_key: None,
+        };
+        Self { jobs, pace, ssh, environment: super::settings::environment }
+    }
+
+    /// Opens nothing yet: the mirrors of these choices.
+    pub(crate) fn fleet(&self, choices: &[MirrorChoice], site: Option<&Site>) -> Result<Fleet, Failure> {
+        Ok(Fleet::new(choices.iter().map(|choice| self.mirror(choice, site)).collect::<Result<_, _>>()?))
+    }
+
+    /// The mirror of a choice.
+    pub(crate) fn mirror(&self, choice: &MirrorChoice, site: Option<&Site>) -> Result<Arc<dyn Mirror>, Failure> {
+        let (name, text, site) = (choice.name.clone(), choice.location.clone(), site.cloned());
+        let pace = self.pace.clone();
+        Ok(match Location::parse(&choice.location).map_err(|error| wrong_location(&error))? {
+            Location::Directory(path) => {
+                Arc::new(DirectoryMirror::new(name, text, path, site, self.pace.wait, self.jobs))
+            }
+            Location::Http(place) => {
+                let access = self.access(&choice.access).map_err(|failure| failure.of(&choice.name))?;
+                Arc::new(HttpMirror::new(name, text, &place, &access, site, pace))
+            }
+            Location::Ssh(place) => {
+                let settings = SshSettings { host_key: choice.access.host_key.clone(), ..self.ssh.clone() };
+                Arc::new(HttpMirror::over_ssh(name, text, &place, &settings, site, pace))
+            }
+        })
+    }
+
+    fn access(&self, told: &MirrorAccess) -> Result<Access, Unusable> {
+        let mut access = Access::new(self.token(told)?, self.proxy(told)?);
+        if let Some(ca) = &told.ca {
+            let what = || format!("`ca` {}", ca.display());
+            access.trust_only(read(ca, what)?.as_bytes()).map_err(|error| Unusable::new(what(), &error))?;
+        }
+        if let Some((chain, key)) = &told.client {
+            let what = || format!("`client_cert` {} with `client_key` {}", chain.display(), key.display());
+            let identity = ClientIdentity::new(read(chain, what)?.as_bytes(), read(key, what)?.as_bytes());
+            access.identity = Some(identity.map_err(|error| Unusable::new(what(), &error))?);
+        }
+        Ok(access)
+    }
+
+    fn token(&self, told: &MirrorAccess) -> Result<Option<Token>, Unusable> {
+        let (text, what) = match &told.token {
+            None => match self.first(&[TOKEN_VARIABLE]) {
+                Some((name, text)) => (text, format!("the token in {name}")),
+                None => return Ok(None),
+            },
+            Some(TokenSource::Variable(name)) => {
+                let what = format!("`token_env` {name}");
+                let unset = || Unusable { what: what.clone(), why: "this variable is not set".to_owned() };
+                ((self.environment)(name).ok_or_else(unset)?, what)
+            }
+            Some(TokenSource::File(path)) => {
+                let what = format!("`token_file` {}", path.display());
+                let text = fsx::read_text(path, MAX_TOKEN_BYTES);
+                (text.map_err(|error| Unusable { what: what.clone(), why: error.source.to_string() })?, what)
+            }
+        };
+        Token::new(&text).map(Some).map_err(|error| Unusable::new(what, &error))
+    }
+
+    fn proxy(&self, told: &MirrorAccess) -> Result<Option<ProxyChoice>, Unusable> {
+        let (url, what) = match &told.proxy {
+            Some(url) => (url.clone(), "`proxy`".to_owned()),
+            None => match self.first(&PROXY_VARIABLES) {
+                Some((name, url)) => (url, format!("the proxy in {name}")),
+                None => return Ok(None),
+            },
+        };
+        // What the file says of this mirror is meant for it.
+        let except = self.first(&NO_PROXY_VARIABLES).filter(|_| told.proxy.is_none());
+        let choice = ProxyChoice::new(&url, except.as_ref().map(|(_, hosts)| hosts.as_str()));
+        choice.map(Some).map_err(|error| Unusable::new(what, &error))
+    }
+
+    /// The first of these variables that says something.
+    fn first(&self, names: &[&'static str]) -> Option<(&'static str, String)> {
+        let set = |name: &&'static str| (self.environment)(name).filter(|text| !text.trim().is_empty());
+        names.iter().find_map(|name| Some((*name, set(name)?)))
+    }
+}
+
+/// Something for access that cannot be used.
+struct Unusable {
+    what: String,
+    why: String,
+}
+
+impl Unusable {
+    fn new(what: String, error: &AccessError) -> Self {
+        Self { what, why: error.to_string() }
+    }
+
+    fn of(self, mirror: &str) -> Failure {
+        let hint = "see \"Mirrors on other machines\" in the README";
+        Failure::new(Exit::Usage, format!("mirror {mirror:?}: {}: {}", self.what, self.why)).with_hint(hint)
+    }
+}
+
+fn read(path: &Path, what: impl Fn() -> String) -> Result<String, Unusable> {
+    fsx::read_text(path, MAX_PEM_BYTES).map_err(|error| Unusable { what: what(), why: error.source.to_string() })
+}
+
+fn wrong_location(error: &LocationError) -> Failure {
+    let hint = match error {
+        LocationError::Credentials { .. } => {
+            "a token comes from the variable HEADWATER_TOKEN, or as `token_env` or `token_file` of a [[mirror]]"
+        }
+        _ => "a mirror is a directory, https://host[:port]/path or ssh://[user@]host[:port]/absolute/path",
+    };
+    Failure::new(Exit::Usage, error.to_string()).with_hint(hint)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reach(environment: fn(&str) -> Option<String>) -> Reach {
+        let reach = Reach::new(&RemoteArgs::default(), None, Duration::ZERO, NonZeroUsize::MIN);
+        Reach { environment, ..reach }
+    }
+
+    fn canary(name: &str) -> Option<String> {
+        (name == TOKEN_VARIABLE || name == "MINE").then(|| "hw_canary".to_owned())
+    }
+
+    #[test]
+    fn a_token_comes_from_the_variable_that_is_named() {
+        let token = |told: &MirrorAccess, environment| reach(environment).token(told).map_err(|error| error.why);
+        let named = |name: &str| MirrorAccess {
+            token: Some(TokenSource::Variable(name.to_owned())),
+            ..MirrorAccess::default()
+        };
+        assert_eq!(token(&MirrorAccess::default(), |_| None), Ok(None));
+        assert_eq!(token(&MirrorAccess::default(), canary), Ok(Some(Token::new("hw_canary").unwrap())));
+        assert_eq!(token(&named("MINE"), canary), Ok(Some(Token::new("hw_canary").unwrap())));
+        assert!(token(&named("OTHER"), canary).unwrap_err().contains("not set"));
+    }
+
+    #[test]
+    fn what_cannot_be_used_is_named_without_its_content() {
+        let bad = |name: &str| (name == TOKEN_VARIABLE).then(|| "canary canary".to_owned());
+        let failure = reach(bad).access(&MirrorAccess::default()).unwrap_err().of("eu");
+        let text = failure.render();
+        assert!(text.contains(TOKEN_VARIABLE) && text.contains("eu") && !text.contains("canary"), "{text}");
+        let proxy = |name: &str| (name == "ALL_PROXY").then(|| "socks5://u:canary@h:1".to_owned());
+        let text = reach(proxy).access(&MirrorAccess::default()).unwrap_err().of("eu").render();
+        assert!(text.contains("ALL_PROXY") && !text.contains("canary"), "{text}");
+        let told = MirrorAccess { ca: Some("/no/such.pem".into()), ..MirrorAccess::default() };
+        let text = reach(|_| None).access(&told).unwrap_err().of("eu").render();
+        assert!(text.contains("/no/such.pem"), "{text}");
+    }
+}

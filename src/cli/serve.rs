@@ -1,0 +1,163 @@
+//! `headwater serve` and `headwater receive`: settings, signals, the log.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use clap::{Args, ValueHint};
+use headwater::config::serve as config;
+use headwater::serve::{self, Access, Front, Handle, Log, Record, ServeError, Server, Settings, SiteSettings};
+use headwater::tree_path::Site;
+use jiff::Timestamp;
+use serde::Serialize;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+use super::failure::{Exit, Failure, eprint_raw};
+use super::output::json_line;
+
+/// The arguments of `serve`.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct ServeArgs {
+    /// The directory of the one mirror to serve, at the path /; it is made by the first push
+    #[arg(value_name = "DIR", value_hint = ValueHint::DirPath, required_unless_present = "config")]
+    dir: Option<PathBuf>,
+    /// Serve what this serve.toml says
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, conflicts_with_all = ["dir", "site", "no_auth", "token_file"])]
+    config: Option<PathBuf>,
+    /// Listen here [default: 127.0.0.1:7447]
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    listen: Option<SocketAddr>,
+    /// Take this site only [default: that of the mirror, or of the first push]
+    #[arg(long, value_name = "NAME")]
+    site: Option<Site>,
+    /// Ask for no token: on loopback only
+    #[arg(long, conflicts_with = "token_file")]
+    no_auth: bool,
+    /// Ask for one of the tokens in FILE: the [[token]] tables that `headwater token new` prints
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, requires = "site")]
+    token_file: Option<PathBuf>,
+    /// A proxy in front speaks TLS and is the only one who connects
+    #[arg(long)]
+    behind_proxy: bool,
+}
+
+/// The arguments of `receive`.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct ReceiveArgs {
+    /// The directory of the one mirror
+    #[arg(value_name = "DIR", value_hint = ValueHint::DirPath, required_unless_present = "config")]
+    dir: Option<PathBuf>,
+    /// Serve the sites of this serve.toml; its tokens and address do not count
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, conflicts_with_all = ["dir", "site"])]
+    config: Option<PathBuf>,
+    /// Take this site only [default: that of the mirror, or of the first push]
+    #[arg(long, value_name = "NAME")]
+    site: Option<Site>,
+}
+
+/// Writes records to stderr, a JSON object a line.
+struct StderrLog;
+
+#[derive(Serialize)]
+struct Line<'a> {
+    time: String,
+    #[serde(flatten)]
+    record: &'a Record,
+}
+
+impl Log for StderrLog {
+    fn record(&self, record: &Record) {
+        let line = Line { time: format!("{:.3}", Timestamp::now()), record };
+        // When stderr is gone there is nobody left to tell.
+        json_line(&line).ok().and_then(|line| eprint_raw(&line).ok());
+    }
+}
+
+fn failure(error: ServeError) -> Failure {
+    let (exit, hint) = match &error {
+        ServeError::InTheClear { .. } => (
+            Exit::Usage,
+            Some("give it a certificate ([tls] in serve.toml), or a proxy with one in front (--behind-proxy)"),
+        ),
+        ServeError::Open { .. } => {
+            (Exit::Usage, Some("`headwater token new` makes a token; --no-auth is for 127.0.0.1"))
+        }
+        ServeError::NoSites => (Exit::Usage, Some("name a directory, or a [[site]] in serve.toml")),
+        ServeError::Certificate { .. } => {
+            (Exit::Usage, Some("cert is a PEM chain, key the PEM key that belongs to it"))
+        }
+        ServeError::Listen { .. } => {
+            (Exit::Failed, Some("another program may listen there; --listen names another place"))
+        }
+        ServeError::Site { .. } | ServeError::Io(_) | ServeError::Runtime(_) => (Exit::Failed, None),
+    };
+    let failure = Failure::new(exit, error);
+    match hint {
+        Some(hint) => failure.with_hint(hint),
+        None => failure,
+    }
+}
+
+fn load(path: &Path) -> Result<Settings, Failure> {
+    config::load(path).map_err(super::config_failure)
+}
+
+/// Runs `headwater serve`.
+pub(crate) fn serve(args: &ServeArgs) -> Result<Exit, Failure> {
+    let mut settings = match (&args.config, &args.dir) {
+        (Some(path), _) => load(path)?,
+        (None, dir) => one_site(args, dir.clone().unwrap_or_default())?,
+    };
+    if let Some(listen) = args.listen {
+        settings.listen = listen;
+    }
+    if args.behind_proxy {
+        settings.front = Front::Proxy;
+    }
+    let server = Server::bind(&settings, Arc::new(StderrLog)).map_err(failure)?;
+    watch_signals(server.handle()).map_err(|error| Failure::new(Exit::Failed, error))?;
+    server.run().map_err(failure)?;
+    Ok(Exit::Success)
+}
+
+fn one_site(args: &ServeArgs, dir: PathBuf) -> Result<Settings, Failure> {
+    let access = match &args.token_file {
+        Some(path) => Access::Tokens(config::load_tokens(path).map_err(super::config_failure)?),
+        None if args.no_auth => Access::Open,
+        None => {
+            let hint =
+                "--token-file FILE names who may; `headwater token new` makes a token; --no-auth is for 127.0.0.1";
+            return Err(Failure::new(Exit::Usage, "nobody could push: no token is known").with_hint(hint));
+        }
+    };
+    let listen = config::DEFAULT_LISTEN.parse().map_err(|error| Failure::new(Exit::Failed, error))?;
+    Ok(Settings::new(listen, vec![SiteSettings::new(dir, args.site.clone())], access))
+}
+
+/// SIGTERM and SIGINT end the receiver when what is in flight has ended, SIGHUP has it read its certificate again.
+fn watch_signals(handle: Handle) -> std::io::Result<()> {
+    let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP])?;
+    std::thread::Builder::new().name("signals".into()).spawn(move || {
+        for signal in signals.forever() {
+            if signal == SIGHUP { handle.reload() } else { handle.stop() }
+        }
+    })?;
+    Ok(())
+}
+
+/// Runs `headwater receive`. Whoever could start it was let in by SSH; what
+/// the client wanted to run (`SSH_ORIGINAL_COMMAND`) does not count.
+pub(crate) fn receive(args: &ReceiveArgs) -> Result<Exit, Failure> {
+    let mut settings = match (&args.config, &args.dir) {
+        (Some(path), _) => load(path)?,
+        (None, dir) => {
+            let listen = config::DEFAULT_LISTEN.parse().map_err(|error| Failure::new(Exit::Failed, error))?;
+            let site = SiteSettings::new(dir.clone().unwrap_or_default(), args.site.clone());
+            Settings::new(listen, vec![site], Access::Open)
+        }
+    };
+    settings.access = Access::Open;
+    serve::receive(&settings, Arc::new(serve::NoLog)).map_err(failure)?;
+    Ok(Exit::Success)
+}

@@ -1,0 +1,95 @@
+//! What `[[mirror]]` says of mirrors on other machines: who we are to them,
+//! whom we believe them to be, which way leads there.
+//!
+//! Secrets are named here and never written: an environment variable or a file has them.
+
+use std::path::PathBuf;
+
+use toml::Spanned;
+
+use super::{Checker, ConfigError, raw};
+
+/// Where a token is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TokenSource {
+    /// In this environment variable.
+    Variable(String),
+    /// In this file.
+    File(PathBuf),
+}
+
+/// How a mirror on another machine is reached. Files are relative to the directory of the configuration.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct MirrorAccess {
+    /// Where its token is; nothing: where the command looks by default.
+    pub token: Option<TokenSource>,
+    /// The file with those who may vouch for its certificate, instead of the system's.
+    pub ca: Option<PathBuf>,
+    /// The files with our certificate and its key.
+    pub client: Option<(PathBuf, PathBuf)>,
+    /// The proxy on the way.
+    pub proxy: Option<String>,
+    /// The only key that its ssh host may have, as in `ssh-ed25519 AAAA…`.
+    pub host_key: Option<String>,
+}
+
+impl Checker<'_> {
+    pub(super) fn access(&self, mirror: &raw::Mirror) -> Result<MirrorAccess, ConfigError> {
+        let url: &str = mirror.url.as_ref();
+        let web = [
+            ("token_env", &mirror.token_env),
+            ("token_file", &mirror.token_file),
+            ("ca", &mirror.ca),
+            ("client_cert", &mirror.client_cert),
+            ("client_key", &mirror.client_key),
+            ("proxy", &mirror.proxy),
+        ];
+        if !url.starts_with("https://") && !url.starts_with("http://") {
+            self.none_of(&web, "an https: url")?;
+        }
+        if !url.starts_with("ssh://") {
+            self.none_of(&[("host_key", &mirror.host_key)], "an ssh: url")?;
+        }
+        for (key, text) in web.iter().copied().chain([("host_key", &mirror.host_key)]) {
+            if let Some(text) = text.as_ref().filter(|text| text.as_ref().trim().is_empty()) {
+                return Err(self.error(text.span(), format!("`{key}` is empty")));
+            }
+        }
+        let file = |text: &Option<Spanned<String>>| text.as_ref().map(|text| self.base().join(text.as_ref()));
+        let token = match (&mirror.token_env, &mirror.token_file) {
+            (Some(_), Some(second)) => {
+                return Err(self.error(second.span(), "a token comes from `token_env` or from `token_file`, not both"));
+            }
+            (Some(name), None) => Some(TokenSource::Variable(name.as_ref().clone())),
+            (None, path) => file(path).map(TokenSource::File),
+        };
+        let client = match (file(&mirror.client_cert), file(&mirror.client_key)) {
+            (Some(chain), Some(key)) => Some((chain, key)),
+            (None, None) => None,
+            _ => return Err(self.error(mirror.url.span(), "`client_cert` and `client_key` go together")),
+        };
+        let host_key = mirror.host_key.as_ref().map(|key| self.host_key(key)).transpose()?;
+        let proxy = mirror.proxy.as_ref().map(|proxy| proxy.as_ref().clone());
+        Ok(MirrorAccess { token, ca: file(&mirror.ca), client, proxy, host_key })
+    }
+
+    fn none_of(&self, keys: &[(&str, &Option<Spanned<String>>)], of: &str) -> Result<(), ConfigError> {
+        match keys.iter().find_map(|(key, text)| text.as_ref().map(|text| (key, text.span()))) {
+            Some((key, span)) => Err(self.error(span, format!("`{key}` is for a mirror with {of}"))),
+            None => Ok(()),
+        }
+    }
+
+    /// One public key: its kind and its base64, nothing that could be a second line or an option.
+    fn host_key(&self, key: &Spanned<String>) -> Result<String, ConfigError> {
+        let words: Vec<&str> = key.as_ref().split(' ').filter(|word| !word.is_empty()).collect();
+        let is_kind = |kind: &str| kind.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'@'));
+        let is_base64 = |text: &str| text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'/' | b'='));
+        match words[..] {
+            [kind, text] | [kind, text, _] if is_kind(kind) && is_base64(text) && text.len() >= 32 => {
+                Ok(format!("{kind} {text}"))
+            }
+            _ => Err(self.error(key.span(), "a host key is written as in \"ssh-ed25519 AAAAC3Nz…\", on one line")),
+        }
+    }
+}

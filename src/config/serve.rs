@@ -1,0 +1,311 @@
+//! `serve.toml` as it is written, and what it makes of a receiver: the same
+//! rules as for `headwater.toml`.
+
+use std::net::SocketAddr;
+use std::num::NonZeroU32;
+use std::path::{Path, PathBuf};
+
+use bytesize::ByteSize;
+use serde::Deserialize;
+use toml::Spanned;
+
+use super::{Checker, ConfigError, parse_duration, read};
+use crate::serve::{Access, Front, Hook, Limits, Right, Settings, SiteSettings, TlsFiles, TokenId, TokenRecord};
+use crate::tree_path::Site;
+
+/// The usual port.
+pub const DEFAULT_LISTEN: &str = "127.0.0.1:7447";
+
+/// A command after an activation may take so long by default.
+const HOOK_SECONDS: u64 = 30;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    listen: Option<Spanned<String>>,
+    tls: Option<TlsTable>,
+    #[serde(default)]
+    behind_proxy: bool,
+    #[serde(default)]
+    limits: LimitsTable,
+    #[serde(default)]
+    site: Vec<SiteTable>,
+    #[serde(default)]
+    token: Vec<TokenTable>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a table with `cert` and `key`")]
+struct TlsTable {
+    cert: PathBuf,
+    key: PathBuf,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+struct LimitsTable {
+    connections: Option<NonZeroU32>,
+    connections_per_address: Option<NonZeroU32>,
+    first_byte: Option<Spanned<String>>,
+    head: Option<Spanned<String>>,
+    idle: Option<Spanned<String>>,
+    body_idle: Option<Spanned<String>>,
+    body: Option<Spanned<String>>,
+    stage: Option<Spanned<String>>,
+    shutdown: Option<Spanned<String>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a table with `name` and `dir`")]
+struct SiteTable {
+    name: Spanned<String>,
+    dir: Spanned<PathBuf>,
+    keep: Option<NonZeroU32>,
+    quota: Option<Spanned<String>>,
+    quota_entries: Option<u64>,
+    min_free: Option<Spanned<String>>,
+    #[serde(default)]
+    post_activate: Vec<String>,
+    post_activate_timeout: Option<Spanned<String>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a table as `headwater token new` prints it")]
+struct TokenTable {
+    id: Spanned<String>,
+    hash: Spanned<String>,
+    sites: Vec<Spanned<String>>,
+    allow: Spanned<String>,
+    expires: Option<Spanned<String>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct TokenFile {
+    #[serde(default)]
+    token: Vec<TokenTable>,
+}
+
+/// Reads and checks the `serve.toml` at `path`. Relative paths in it are from its directory.
+///
+/// # Errors
+/// When it cannot be read or breaks a rule.
+pub fn load(path: &Path) -> Result<Settings, ConfigError> {
+    parse(&read(path)?, path)
+}
+
+/// Reads and checks a file of nothing but `[[token]]` tables.
+///
+/// # Errors
+/// When it cannot be read or breaks a rule.
+pub fn load_tokens(path: &Path) -> Result<Vec<TokenRecord>, ConfigError> {
+    let text = read(path)?;
+    let checker = Checker { text: &text, path };
+    let file: TokenFile = toml::from_str(&text).map_err(|error| checker.syntax(&error))?;
+    checker.tokens(file.token, None)
+}
+
+/// Checks `text`, the content of the `serve.toml` at `path`. Touches no disk.
+///
+/// # Errors
+/// [`ConfigError::Invalid`], for the first rule that it breaks.
+pub fn parse(text: &str, path: &Path) -> Result<Settings, ConfigError> {
+    let checker = Checker { text, path };
+    let file: File = toml::from_str(text).map_err(|error| checker.syntax(&error))?;
+    let listen = match &file.listen {
+        Some(listen) => checker.parsed(listen, |text| text.parse::<SocketAddr>().map_err(|_| "is no ADDRESS:PORT"))?,
+        None => DEFAULT_LISTEN.parse().expect("the default is an address"),
+    };
+    let sites = checker.sites(file.site)?;
+    let names: Vec<Site> = sites.iter().filter_map(|site| site.name.clone()).collect();
+    let tokens = checker.tokens(file.token, Some(&names))?;
+    let tls = file.tls.map(|tls| TlsFiles { cert: checker.base().join(tls.cert), key: checker.base().join(tls.key) });
+    let front = if file.behind_proxy { Front::Proxy } else { Front::None };
+    let limits = checker.limits(&file.limits)?;
+    Ok(Settings { listen, tls, front, access: Access::Tokens(tokens), sites, limits })
+}
+
+impl Checker<'_> {
+    fn sites(&self, tables: Vec<SiteTable>) -> Result<Vec<SiteSettings>, ConfigError> {
+        let mut sites: Vec<SiteSettings> = Vec::with_capacity(tables.len());
+        for table in tables {
+            let span = table.name.span();
+            let site = self.site(table)?;
+            if sites.iter().any(|earlier| earlier.name == site.name) {
+                return Err(self.error(span, "there is already a site of this name"));
+            }
+            if sites.iter().any(|earlier| earlier.directory == site.directory) {
+                return Err(self.error(span, "another site has the same directory"));
+            }
+            sites.push(site);
+        }
+        Ok(sites)
+    }
+
+    fn site(&self, table: SiteTable) -> Result<SiteSettings, ConfigError> {
+        let name = self.parsed(&table.name, Site::new)?;
+        let size = |text: &Option<Spanned<String>>| -> Result<Option<u64>, ConfigError> {
+            let parse = |text: &str| text.parse::<ByteSize>().map(|size| size.as_u64());
+            text.as_ref().map(|text| self.parsed(text, parse)).transpose()
+        };
+        if table.dir.as_ref().as_os_str().is_empty() {
+            return Err(self.error(table.dir.span(), "the path is empty"));
+        }
+        let timeout = table.post_activate_timeout.as_ref().map(|text| self.duration(text)).transpose()?;
+        let timeout = timeout.unwrap_or(std::time::Duration::from_secs(HOOK_SECONDS));
+        let command = table.post_activate;
+        Ok(SiteSettings {
+            base: format!("/{name}/"),
+            name: Some(name),
+            directory: self.base().join(table.dir.into_inner()),
+            keep: table.keep.map(|keep| usize::try_from(keep.get()).unwrap_or(usize::MAX)),
+            quota_bytes: size(&table.quota)?,
+            quota_entries: table.quota_entries,
+            min_free_bytes: size(&table.min_free)?.unwrap_or(0),
+            post_activate: (!command.is_empty()).then_some(Hook { command, timeout }),
+        })
+    }
+
+    fn duration(&self, text: &Spanned<String>) -> Result<std::time::Duration, ConfigError> {
+        parse_duration(text.as_ref()).map_err(|error| self.error(text.span(), error.to_string()))
+    }
+
+    fn limits(&self, table: &LimitsTable) -> Result<Limits, ConfigError> {
+        let defaults = Limits::default();
+        let or =
+            |text: &Option<Spanned<String>>, default| text.as_ref().map_or(Ok(default), |text| self.duration(text));
+        let number = |number: Option<NonZeroU32>, default| {
+            number.map_or(default, |number| usize::try_from(number.get()).unwrap_or(usize::MAX))
+        };
+        Ok(Limits {
+            connections: number(table.connections, defaults.connections),
+            connections_per_address: number(table.connections_per_address, defaults.connections_per_address),
+            first_byte: or(&table.first_byte, defaults.first_byte)?,
+            head: or(&table.head, defaults.head)?,
+            idle: or(&table.idle, defaults.idle)?,
+            body_idle: or(&table.body_idle, defaults.body_idle)?,
+            body: or(&table.body, defaults.body)?,
+            stage: or(&table.stage, defaults.stage)?,
+            shutdown: or(&table.shutdown, defaults.shutdown)?,
+            ..defaults
+        })
+    }
+
+    /// The tokens, which may name only these sites.
+    fn tokens(&self, tables: Vec<TokenTable>, known: Option<&[Site]>) -> Result<Vec<TokenRecord>, ConfigError> {
+        let mut records: Vec<TokenRecord> = Vec::with_capacity(tables.len());
+        for table in tables {
+            let id = TokenId::new(table.id.as_ref());
+            let id = id.ok_or_else(|| self.error(table.id.span(), "an id has 8 lower-case hexadecimal digits"))?;
+            if records.iter().any(|earlier| earlier.id == id) {
+                return Err(self.error(table.id.span(), "there is already a token of this id"));
+            }
+            let hash = blake3::Hash::from_hex(table.hash.as_ref().as_bytes())
+                .map_err(|_| self.error(table.hash.span(), "a hash has 64 hexadecimal digits"))?;
+            let mut sites = Vec::with_capacity(table.sites.len());
+            for text in &table.sites {
+                let site = self.parsed(text, Site::new)?;
+                if known.is_some_and(|known| !known.contains(&site)) {
+                    return Err(self.error(text.span(), format!("there is no [[site]] {site}")));
+                }
+                sites.push(site);
+            }
+            let allow = self.parsed(&table.allow, str::parse::<Right>)?;
+            let expires = table.expires.as_ref().map(|text| self.parsed(text, moment)).transpose()?;
+            records.push(TokenRecord { id, hash, sites, allow, expires });
+        }
+        Ok(records)
+    }
+}
+
+fn moment(text: &str) -> Result<u64, &'static str> {
+    let moment = text.parse::<jiff::Timestamp>().map_err(|_| "is no time: write it like 2027-02-21T00:00:00Z")?;
+    u64::try_from(moment.as_second()).map_err(|_| "is before 1970")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<Settings, ConfigError> {
+        super::parse(text, Path::new("/etc/headwater/serve.toml"))
+    }
+
+    #[test]
+    fn a_whole_file_is_read() {
+        let hash = blake3::hash(b"x").to_hex();
+        let text = format!(
+            r#"
+            listen = "[::]:7447"
+            behind_proxy = true
+            tls = {{ cert = "a.pem", key = "/k.pem" }}
+            limits = {{ connections = 2000, head = "5s" }}
+            [[site]]
+            name = "docs"
+            dir = "../www"
+            keep = 5
+            quota = "10 GB"
+            quota_entries = 1000
+            min_free = "1 GiB"
+            post_activate = ["nginx", "-s", "reload"]
+            post_activate_timeout = "5s"
+            [[token]]
+            id = "0123abcd"
+            hash = "{hash}"
+            sites = ["docs"]
+            allow = "read"
+            expires = "2027-02-21T00:00:00Z"
+            "#
+        );
+        let settings = parse(&text).unwrap();
+        let site = &settings.sites[0];
+        assert_eq!((site.base.as_str(), site.keep, site.quota_bytes), ("/docs/", Some(5), Some(10_000_000_000)));
+        assert_eq!((site.quota_entries, site.min_free_bytes), (Some(1000), 1 << 30));
+        assert_eq!(site.directory, Path::new("/etc/headwater/../www"));
+        assert_eq!(site.post_activate.as_ref().unwrap().timeout.as_secs(), 5);
+        assert_eq!((settings.limits.connections, settings.limits.head.as_secs()), (2000, 5));
+        assert_eq!(settings.limits.idle, Limits::default().idle);
+        assert_eq!(settings.tls.unwrap().cert, Path::new("/etc/headwater/a.pem"));
+        assert_eq!(settings.front, Front::Proxy);
+        let Access::Tokens(tokens) = settings.access else { panic!("no tokens") };
+        assert_eq!((tokens[0].allow, tokens[0].expires), (Right::Read, Some(1_803_168_000)));
+    }
+
+    #[test]
+    fn the_file_in_the_readme_is_read() {
+        let readme = include_str!("../../README.md");
+        let (_, file) = readme.split_once("```toml\n# /etc/headwater/serve.toml").expect("there is one");
+        let settings = parse(&file[file.find('\n').unwrap()..file.find("```").unwrap()]).unwrap();
+        let (site, limits) = (&settings.sites[0], Limits::default());
+        assert!(site.quota_bytes.is_some() && site.quota_entries.is_some() && site.keep.is_some());
+        assert!(settings.tls.is_some() && site.post_activate.is_some() && site.min_free_bytes > 0);
+        // What the text there says of deadlines is so.
+        let seconds = [limits.first_byte, limits.head, limits.idle, limits.body_idle, limits.body, limits.shutdown];
+        assert_eq!(seconds.map(|limit| limit.as_secs()), [10, 10, 75, 30, 60, 30]);
+        let numbers = (limits.body_bytes_per_second, limits.connections, limits.connections_per_address);
+        assert_eq!(numbers, (16 * 1024, 512, 64));
+    }
+
+    #[test]
+    fn mistakes_are_named_with_their_place() {
+        let site = "[[site]]\nname = \"docs\"\ndir = \"www\"\n";
+        let token = format!("[[token]]\nid = \"0123abcd\"\nhash = \"{}\"\n", blake3::hash(b"").to_hex());
+        for (text, at, words) in [
+            ("lisen = \"x\"\n".to_owned(), (1, 1), "unknown field `lisen`"),
+            ("listen = \"7447\"\n".to_owned(), (1, 10), "ADDRESS:PORT"),
+            (format!("{site}qouta = 1\n"), (4, 1), "unknown field `qouta`"),
+            (format!("{site}quota = \"much\"\n"), (4, 9), "much"),
+            (format!("{site}{site}"), (5, 8), "already a site"),
+            (format!("{site}[[site]]\nname = \"x\"\ndir = \"www\"\n"), (5, 8), "same directory"),
+            ("[[site]]\nname = \"Docs\"\ndir = \"www\"\n".to_owned(), (2, 8), "Docs"),
+            (format!("{site}{token}sites = [\"dosc\"]\nallow = \"push\"\n"), (7, 10), "no [[site]] dosc"),
+            (format!("{site}{token}sites = [\"docs\"]\nallow = \"all\"\n"), (8, 9), "`push` or `read`"),
+            (format!("{site}{token}sites = []\nallow = \"push\"\nexpires = \"soon\"\n"), (9, 11), "is no time"),
+            (format!("{site}{}", token.replace("0123abcd", "x")), (4, 1), "missing field"),
+            (format!("[limits]\nhead = \"x\"\n{site}"), (2, 8), "no duration"),
+        ] {
+            let Err(ConfigError::Invalid { line, column, message, .. }) = parse(&text) else { panic!("{text}") };
+            assert!((line, column) == at && message.contains(words), "{text}{line}:{column} {message}");
+        }
+    }
+}

@@ -1,0 +1,339 @@
+//! One mirror's agent: requests, answers, and what to do when there is none.
+//!
+//! Promises that the token goes nowhere but to the mirror, that every request
+//! ends, and that no answer takes more memory than its limit. Uses the crate
+//! `ureq`.
+
+use std::io::{self, BufReader, Read};
+use std::time::Duration;
+
+use serde::de::DeserializeOwned;
+use ureq::http::{Response, StatusCode};
+use ureq::{Agent, AsSendBody, Error as UreqError, SendBody};
+
+use crate::mirror::MirrorError;
+use crate::mirror::http::body::Body;
+use crate::mirror::http::pace::{Again, Limiter, Patience, Trouble};
+use crate::mirror::way::WayError;
+use crate::wire::{Answer, Refusal, Resource, VERSION, VERSION_HEADER};
+
+/// As much of an answer that is not ours as is shown.
+const SHOWN_BYTES: usize = 200;
+/// Bodies from here on are announced and await a go-ahead, if asked to.
+const LARGE: u64 = 1024 * 1024;
+
+/// How a request begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Verb {
+    Get,
+    Put,
+    Post,
+}
+
+/// A request that can be made as often as need be.
+pub(super) struct Request<'r> {
+    pub(super) verb: Verb,
+    pub(super) resource: Resource,
+    pub(super) body: Body<'r>,
+    /// The first byte that is wanted.
+    pub(super) offset: u64,
+    /// Whether a large body awaits a go-ahead.
+    pub(super) is_announced: bool,
+    /// The longest time for all of it; nothing: as long as something is moving.
+    pub(super) limit: Option<Duration>,
+    /// The largest answer, in bytes.
+    pub(super) answer_bytes: u64,
+}
+
+impl<'r> Request<'r> {
+    /// A request with nothing special about it.
+    pub(super) const fn new(verb: Verb, resource: Resource, body: Body<'r>, answer_bytes: u64) -> Self {
+        Self { verb, resource, body, offset: 0, is_announced: false, limit: None, answer_bytes }
+    }
+}
+
+/// The agent of one mirror, and what each of its requests has.
+#[derive(Debug)]
+pub(super) struct Client {
+    pub(super) agent: Agent,
+    pub(super) token: Option<super::Token>,
+    pub(super) limit: Option<std::sync::Arc<Limiter>>,
+}
+
+impl Client {
+    /// Makes a request below `base` until it is answered, or patience ends.
+    pub(super) fn ask<T: DeserializeOwned>(
+        &self,
+        base: &str,
+        request: &Request<'_>,
+        patience: &mut Patience<'_>,
+    ) -> Result<T, MirrorError> {
+        loop {
+            match self.ask_once(base, request, patience) {
+                Ok(answer) => {
+                    patience.progress();
+                    return Ok(answer);
+                }
+                Err(trouble) => patience.next(trouble)?,
+            }
+        }
+    }
+
+    /// Makes a request once.
+    pub(super) fn ask_once<T: DeserializeOwned>(
+        &self,
+        base: &str,
+        request: &Request<'_>,
+        patience: &mut Patience<'_>,
+    ) -> Result<T, Trouble> {
+        let response = self.send(base, request, patience)?;
+        let status = response.status();
+        match read_answer(response, request.answer_bytes)? {
+            Answer::Ok(answer) => Ok(answer),
+            Answer::Error(refusal) => Err(refused(refusal, status, None)),
+        }
+    }
+
+    /// Makes a request whose answer is content, until it begins or patience ends.
+    pub(super) fn open(
+        &self,
+        base: &str,
+        request: &Request<'_>,
+        patience: &mut Patience<'_>,
+    ) -> Result<Response<ureq::Body>, MirrorError> {
+        loop {
+            let opened = self.send(base, request, patience).and_then(|response| {
+                let status = response.status();
+                match status {
+                    StatusCode::OK | StatusCode::PARTIAL_CONTENT => Ok(response),
+                    _ => match read_answer::<serde::de::IgnoredAny>(response, request.answer_bytes)? {
+                        Answer::Error(refusal) => Err(refused(refusal, status, None)),
+                        Answer::Ok(_) => Err(foreign(status, "content was asked for")),
+                    },
+                }
+            });
+            match opened {
+                Ok(response) => return Ok(response),
+                Err(trouble) => patience.next(trouble)?,
+            }
+        }
+    }
+
+    /// Sends a request and reads the head of the answer; a redirect is none.
+    fn send(
+        &self,
+        base: &str,
+        request: &Request<'_>,
+        patience: &mut Patience<'_>,
+    ) -> Result<Response<ureq::Body>, Trouble> {
+        let left = patience.left().map_err(Trouble::final_)?;
+        let total = [left, request.limit].into_iter().flatten().min();
+        let url = format!("{base}{}", request.resource);
+        let body = request.body.open(self.limit.as_deref(), patience.stop());
+        let mut body = body.map_err(|error| Trouble::final_(MirrorError::Supply(error.into())))?;
+        let mut builder = ureq::http::Request::builder().uri(url).header(VERSION_HEADER, VERSION);
+        if let Some(token) = &self.token {
+            builder = builder.header("authorization", token.header());
+        }
+        if request.offset > 0 {
+            builder = builder.header("range", format!("bytes={}-", request.offset));
+        }
+        if request.is_announced && request.body.len() > LARGE {
+            builder = builder.header("expect", "100-continue");
+        }
+        let sent = match request.verb {
+            Verb::Get => self.run(builder.method("GET"), (), total),
+            verb => {
+                let builder = builder.method(if verb == Verb::Put { "PUT" } else { "POST" });
+                let builder = builder.header("content-length", request.body.len());
+                self.run(builder, SendBody::from_reader(&mut body), total)
+            }
+        };
+        let trouble = |error| wrong(error, patience, left.is_some() && left == total);
+        let response = sent.map_err(trouble)?;
+        checked(response, request.body.len())
+    }
+
+    fn run(
+        &self,
+        builder: ureq::http::request::Builder,
+        body: impl AsSendBody,
+        total: Option<Duration>,
+    ) -> Result<Response<ureq::Body>, UreqError> {
+        let request = self.agent.configure_request(builder.body(body)?).timeout_global(total).build();
+        self.agent.run(request)
+    }
+}
+
+/// Sorts out answers that a receiver never gives.
+fn checked(response: Response<ureq::Body>, sent_bytes: u64) -> Result<Response<ureq::Body>, Trouble> {
+    let status = response.status();
+    if status.is_redirection() {
+        let to = response.headers().get("location").and_then(|to| to.to_str().ok()).unwrap_or("nowhere");
+        return Err(Trouble::final_(WayError::Redirect { to: shown(to.as_bytes()) }.into()));
+    }
+    let is_json =
+        response.headers().get("content-type").is_some_and(|kind| kind.as_bytes().starts_with(b"application/json"));
+    let asked = retry_after(&response);
+    match status {
+        StatusCode::UPGRADE_REQUIRED => Err(version(response)),
+        StatusCode::PAYLOAD_TOO_LARGE if !is_json => {
+            Err(Trouble::final_(WayError::BodyTooLarge { bytes: sent_bytes }.into()))
+        }
+        StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => match read_answer(response, SMALL_ANSWER)? {
+            Answer::Error(refusal) => Err(refused(refusal, status, asked)),
+            Answer::<serde::de::IgnoredAny>::Ok(_) => Err(foreign(status, "no refusal")),
+        },
+        _ => Ok(response),
+    }
+}
+
+/// An answer that only says why not, in bytes.
+const SMALL_ANSWER: u64 = 64 * 1024;
+
+fn retry_after(response: &Response<ureq::Body>) -> Option<Duration> {
+    let value = response.headers().get("retry-after")?.to_str().ok()?;
+    value.trim().parse().ok().map(Duration::from_secs)
+}
+
+fn version(response: Response<ureq::Body>) -> Trouble {
+    let needed = response.headers().get(VERSION_HEADER).and_then(|needed| needed.to_str().ok());
+    let needed = needed.map_or_else(|| "another".to_owned(), |needed| shown(needed.as_bytes()));
+    let said = match read_answer::<serde::de::IgnoredAny>(response, SMALL_ANSWER) {
+        Ok(Answer::Error(refusal)) => refusal.message,
+        Ok(Answer::Ok(_)) | Err(_) => "it does not say more".to_owned(),
+    };
+    Trouble::final_(WayError::Version { needed, said }.into())
+}
+
+/// What follows from a refusal.
+fn refused(refusal: Refusal, status: StatusCode, asked: Option<Duration>) -> Trouble {
+    let again = match (refusal.kind.as_str(), asked) {
+        ("locked", _) => Again::WhileLocked,
+        ("busy", Some(asked)) => Again::After(asked),
+        ("busy", None) => Again::Later,
+        (_, Some(asked)) if matches!(status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS) => {
+            Again::After(asked)
+        }
+        _ => Again::Never,
+    };
+    Trouble { error: MirrorError::Remote { refusal }, again }
+}
+
+fn foreign(status: StatusCode, what: &str) -> Trouble {
+    let error = WayError::Foreign { status: status.as_u16(), what: what.to_owned() };
+    // 502, 503 and 504 are how a proxy says that the receiver is being restarted.
+    let again = if matches!(status.as_u16(), 429 | 502..=504) { Again::Later } else { Again::Never };
+    Trouble { error: error.into(), again }
+}
+
+/// Reads an answer; line feeds before it say only that somebody is there.
+fn read_answer<T: DeserializeOwned>(response: Response<ureq::Body>, most: u64) -> Result<Answer<T>, Trouble> {
+    let status = response.status();
+    let reader = response.into_body().into_with_config().limit(most.saturating_add(1)).reader();
+    let mut heard = Heard { reader, first: Vec::new() };
+    let answer = serde_json::from_reader(BufReader::new(&mut heard));
+    answer.map_err(|error: serde_json::Error| {
+        if error.is_io() || error.is_eof() && !heard.first.is_empty() {
+            return lost(io::Error::from(error));
+        }
+        match heard.first.trim_ascii() {
+            // Cut off, by whoever stands between: the receiver itself announces how long its answer is.
+            b"" => Trouble { error: WayError::Lost { what: "an empty answer".into() }.into(), again: Again::Later },
+            first => foreign(status, &shown(first)),
+        }
+    })
+}
+
+/// Remembers how what is read began.
+struct Heard<R> {
+    reader: R,
+    first: Vec<u8>,
+}
+
+impl<R: Read> Read for Heard<R> {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        let count = self.reader.read(out)?;
+        let room = SHOWN_BYTES.saturating_sub(self.first.trim_ascii_start().len());
+        self.first.extend_from_slice(&out[..count.min(room)]);
+        if self.first.trim_ascii().is_empty() {
+            self.first.clear();
+        }
+        Ok(count)
+    }
+}
+
+/// The first line of something that a peer said, short.
+fn shown(bytes: &[u8]) -> String {
+    let text = String::from_utf8_lossy(&bytes[..bytes.len().min(SHOWN_BYTES)]).into_owned();
+    text.lines().find(|line| !line.trim().is_empty()).unwrap_or("nothing").trim().to_owned()
+}
+
+/// What follows from an error while an answer is read.
+pub(super) fn lost(error: io::Error) -> Trouble {
+    match UreqError::from(error) {
+        UreqError::Timeout(timeout) => {
+            Trouble { error: WayError::Timeout { what: timeout.to_string() }.into(), again: Again::Later }
+        }
+        UreqError::BodyExceedsLimit(_) => {
+            let what = "an answer without end".to_owned();
+            Trouble::final_(WayError::Foreign { status: 200, what }.into())
+        }
+        other => Trouble { error: WayError::Lost { what: other.to_string() }.into(), again: Again::Later },
+    }
+}
+
+/// What follows from a request that was not answered.
+fn wrong(error: UreqError, patience: &Patience<'_>, is_deadline: bool) -> Trouble {
+    if (patience.stop())() {
+        return Trouble::final_(MirrorError::Cancelled);
+    }
+    let unreachable = |what: String| WayError::Unreachable { what };
+    let (error, again) = match error {
+        UreqError::Timeout(ureq::Timeout::Global) if is_deadline => (WayError::Deadline, Again::Never),
+        UreqError::Timeout(ureq::Timeout::Connect | ureq::Timeout::Resolve) => {
+            (unreachable("no connection in time".into()), Again::Later)
+        }
+        UreqError::Timeout(timeout) => (WayError::Timeout { what: timeout.to_string() }, Again::Later),
+        UreqError::HostNotFound => (unreachable("there is no such host".into()), Again::Later),
+        UreqError::Rustls(error) => (WayError::Tls { what: error.to_string() }, Again::Never),
+        UreqError::Tls(what) => (WayError::Tls { what: what.to_owned() }, Again::Never),
+        UreqError::ConnectProxyFailed(what) => (unreachable(format!("the proxy says {what}")), Again::Never),
+        UreqError::Io(error) => match of_io(&error) {
+            // Most likely it lay idle and was closed just then.
+            (error @ WayError::Lost { .. }, _) if !patience.has_failed() => (error, Again::AtOnce),
+            other => other,
+        },
+        UreqError::Other(error) => match error.downcast::<Trouble>() {
+            Ok(trouble) => return *trouble,
+            Err(error) => (unreachable(error.to_string()), Again::Never),
+        },
+        other => (WayError::Lost { what: other.to_string() }, Again::Later),
+    };
+    Trouble { error: error.into(), again }
+}
+
+fn of_io(error: &io::Error) -> (WayError, Again) {
+    use io::ErrorKind as Kind;
+    let what = error.to_string();
+    match error.kind() {
+        // Certificates: rustls hides its errors in these.
+        Kind::InvalidData => (WayError::Tls { what }, Again::Never),
+        Kind::ConnectionRefused | Kind::HostUnreachable | Kind::NetworkUnreachable | Kind::NetworkDown => {
+            (WayError::Unreachable { what }, Again::Later)
+        }
+        Kind::BrokenPipe | Kind::ConnectionReset | Kind::ConnectionAborted | Kind::UnexpectedEof => {
+            (WayError::Lost { what }, Again::Later)
+        }
+        Kind::TimedOut | Kind::WouldBlock => (WayError::Timeout { what }, Again::Later),
+        _ => (WayError::Lost { what }, Again::Later),
+    }
+}
+
+impl std::fmt::Display for Trouble {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.error.fmt(f)
+    }
+}
+
+impl std::error::Error for Trouble {}

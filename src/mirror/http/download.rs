@@ -1,0 +1,90 @@
+//! Content on its way in: when the connection breaks it goes on where it was.
+
+use std::io::{self, BufReader, Read};
+use std::sync::Arc;
+
+use crate::mirror::MirrorError;
+use crate::mirror::http::body::Body;
+use crate::mirror::http::client::{Request, Verb, lost};
+use crate::mirror::http::pace::Patience;
+use crate::mirror::http::{GO_ON, Wired};
+use crate::mirror::way::WayError;
+use crate::wire::Resource;
+
+/// The largest window of a frame, as the store has it: bounds our memory.
+const WINDOW_LOG_MAX: u32 = 23;
+/// The largest manifest, in bytes: that of some ten million entries. Without an end a small frame could fill a disk.
+const MAX_MANIFEST_BYTES: u64 = 8 * 1024 * 1024 * 1024;
+/// The largest refusal instead of content, in bytes.
+const MAX_REFUSAL_BYTES: u64 = 64 * 1024;
+
+/// Content that is being read.
+pub(super) struct Download {
+    wired: Arc<Wired>,
+    resource: Resource,
+    /// The next byte.
+    at: u64,
+    reader: Box<dyn Read + Send>,
+    patience: Patience<'static>,
+}
+
+impl Download {
+    /// Begins to read `resource` from byte `at` on.
+    pub(super) fn open(wired: Arc<Wired>, resource: Resource, at: u64) -> Result<Self, MirrorError> {
+        let patience = wired.patience(GO_ON);
+        let mut download = Self { wired, resource, at, reader: Box::new(io::empty()), patience };
+        download.reopen()?;
+        Ok(download)
+    }
+
+    fn reopen(&mut self) -> Result<(), MirrorError> {
+        // Only objects can be had in parts; what a manifest is read for again is dropped here.
+        let is_ranged = matches!(self.resource, Resource::Object(_));
+        let request = Request {
+            offset: if is_ranged { self.at } else { 0 },
+            ..Request::new(Verb::Get, self.resource, Body::None, MAX_REFUSAL_BYTES)
+        };
+        let base = self.wired.base(&mut self.patience)?;
+        let response = self.wired.client.open(&base, &request, &mut self.patience)?;
+        let is_part = response.status() == ureq::http::StatusCode::PARTIAL_CONTENT;
+        let mut reader = response.into_body().into_reader();
+        if !is_part && self.at > 0 {
+            let skipped = io::copy(&mut (&mut reader).take(self.at), &mut io::sink());
+            match skipped {
+                Ok(skipped) if skipped == self.at => {}
+                Ok(_) => return Err(WayError::Lost { what: "content became shorter".into() }.into()),
+                Err(error) => return Err(lost(error).error),
+            }
+        }
+        self.reader = Box::new(reader);
+        Ok(())
+    }
+}
+
+impl Read for Download {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        loop {
+            match self.reader.read(out) {
+                Ok(count) => {
+                    self.at += count as u64;
+                    if count > 0 {
+                        self.patience.progress();
+                    }
+                    return Ok(count);
+                }
+                Err(error) => {
+                    self.patience.next(lost(error)).map_err(io::Error::other)?;
+                    self.reopen().map_err(io::Error::other)?;
+                }
+            }
+        }
+    }
+}
+
+/// The plain bytes of a manifest that travels as one frame.
+pub(super) fn decoded(download: Download) -> Result<Box<dyn Read + Send>, MirrorError> {
+    let garbled = |error: io::Error| WayError::Foreign { status: 200, what: error.to_string() };
+    let mut decoder = zstd::Decoder::with_buffer(BufReader::new(download)).map_err(garbled)?;
+    decoder.window_log_max(WINDOW_LOG_MAX).map_err(garbled)?;
+    Ok(Box::new(decoder.take(MAX_MANIFEST_BYTES)))
+}

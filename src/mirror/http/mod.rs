@@ -1,0 +1,293 @@
+//! A mirror behind a receiver: the protocol of [`crate::wire`], over HTTP, TLS
+//! or the standard input and output of `ssh`.
+//!
+//! Promises that every operation ends, that what is sent twice counts once,
+//! and that a failure says whether the way, the receiver or the mirror is at
+//! fault. Refuses to know what a fleet is.
+
+mod access;
+mod body;
+mod client;
+mod download;
+mod pace;
+mod repair;
+mod stage;
+mod upload;
+
+pub use access::{Access, AccessError, ClientIdentity, ProxyChoice, Token};
+pub use pace::{Limiter, Pace, Turns};
+
+pub(super) use access::CONNECT;
+pub(super) use pace::{Again, Trouble};
+
+use std::io::Read;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use ureq::Agent;
+
+use crate::hash::{BundleKey, ManifestId, ObjectId};
+use crate::mirror::location::{HttpPlace, SshPlace};
+use crate::mirror::ssh::{SshLink, SshSettings};
+use crate::mirror::{Bundle, Link, Mirror, MirrorError, MirrorState, StageRequest, Supply};
+use crate::monitor::Monitor;
+use crate::release::{Release, ReleaseName};
+use crate::store::{Depth, Pruned, Repaired, StoreError, Verified};
+use crate::tree_path::Site;
+use crate::wire::{self, Action, Resource};
+
+use body::Body;
+use client::{Client, Request, Verb};
+use pace::{Patience, Stop};
+
+/// Connections for packs, at most.
+const MAX_CONNECTIONS: usize = 8;
+/// Longest time for what a receiver answers from its memory.
+const QUICK: Duration = Duration::from_secs(120);
+/// Largest state, in bytes: it has the records of all kept releases.
+const MAX_STATE_BYTES: u64 = 64 * 1024 * 1024;
+/// Nobody asks to stop.
+const GO_ON: Stop<'static> = &|| false;
+
+/// What the mirror told of itself when it was last asked.
+#[derive(Debug, Clone, Default)]
+struct Known {
+    site: Option<Site>,
+    unfinished: Option<Vec<BundleKey>>,
+}
+
+/// How its receiver is reached.
+#[derive(Debug)]
+enum Way {
+    /// At this base.
+    Http(String),
+    /// Behind this child process, which tells the base.
+    Ssh(Arc<SshLink>),
+}
+
+/// What the operations of a mirror share.
+#[derive(Debug)]
+struct Wired {
+    client: Client,
+    way: Way,
+    pace: Pace,
+}
+
+impl Wired {
+    /// The base of all URLs.
+    fn base(&self, patience: &mut Patience<'_>) -> Result<String, MirrorError> {
+        match &self.way {
+            Way::Http(base) => Ok(base.clone()),
+            Way::Ssh(link) => loop {
+                match link.base(patience.left()?, patience.stop()) {
+                    Ok(base) => return Ok(base),
+                    Err(trouble) => patience.next(trouble)?,
+                }
+            },
+        }
+    }
+
+    fn patience<'s>(&self, stop: Stop<'s>) -> Patience<'s> {
+        Patience::new(self.pace.wait, self.pace.deadline, stop)
+    }
+
+    fn ask<T: DeserializeOwned>(&self, request: &Request<'_>, patience: &mut Patience<'_>) -> Result<T, MirrorError> {
+        let base = self.base(patience)?;
+        self.client.ask(&base, request, patience)
+    }
+
+    /// Asks the receiver to do something that may be told in one message.
+    fn act<T: DeserializeOwned>(
+        &self,
+        action: Action,
+        message: &impl Serialize,
+        stop: Stop<'_>,
+    ) -> Result<T, MirrorError> {
+        let message = to_json(message);
+        let body = Body::Parts(vec![&message]);
+        let request = Request::new(Verb::Post, Resource::Action(action), body, wire::MAX_ANSWER_BYTES);
+        self.ask(&request, &mut self.patience(stop))
+    }
+}
+
+fn to_json(message: &impl Serialize) -> Vec<u8> {
+    serde_json::to_vec(message).expect("messages have text keys only")
+}
+
+/// A mirror behind a receiver.
+#[derive(Debug)]
+pub struct HttpMirror {
+    name: String,
+    location: String,
+    /// Refuse to touch another site; nothing: any.
+    site: Option<Site>,
+    wired: Arc<Wired>,
+    connections: usize,
+    known: Mutex<Option<Known>>,
+}
+
+impl HttpMirror {
+    /// The mirror `name` at `place`, written as `location`. `site`, if given,
+    /// is the only one that is accepted there.
+    #[must_use]
+    pub fn new(
+        name: String,
+        location: String,
+        place: &HttpPlace,
+        access: &Access,
+        site: Option<Site>,
+        pace: Pace,
+    ) -> Self {
+        let agent = Agent::new_with_config(access.config(MAX_CONNECTIONS, place.is_loopback()));
+        let client = Client { agent, token: access.token.clone(), limit: pace.limit.clone() };
+        let wired = Wired { client, way: Way::Http(place.base().to_owned()), pace };
+        Self { name, location, site, wired: Arc::new(wired), connections: MAX_CONNECTIONS, known: Mutex::default() }
+    }
+
+    /// The mirror `name` behind `ssh`, the same way. It has one connection.
+    #[must_use]
+    pub fn over_ssh(
+        name: String,
+        location: String,
+        place: &SshPlace,
+        settings: &SshSettings,
+        site: Option<Site>,
+        pace: Pace,
+    ) -> Self {
+        let link = Arc::new(SshLink::new(place, settings, site.clone()));
+        let agent = SshLink::agent(&link, Access::config_over_ssh());
+        let client = Client { agent, token: None, limit: pace.limit.clone() };
+        let wired = Wired { client, way: Way::Ssh(link), pace };
+        Self { name, location, site, wired: Arc::new(wired), connections: 1, known: Mutex::default() }
+    }
+
+    fn known(&self) -> MutexGuard<'_, Option<Known>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Makes sure that it is the right site's. The mirror is asked at most once.
+    fn check_site(&self) -> Result<(), MirrorError> {
+        let Some(wanted) = &self.site else { return Ok(()) };
+        let known = self.known().clone();
+        let found = match known {
+            Some(known) => known.site,
+            None => self.state()?.site,
+        };
+        match found {
+            Some(found) if found != *wanted => {
+                Err(StoreError::OtherSite { path: self.location.clone().into(), found, wanted: wanted.clone() }.into())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn learn(&self, state: &wire::State) {
+        *self.known() = Some(Known { site: state.site.clone(), unfinished: state.unfinished.clone() });
+    }
+
+    fn ask_state(&self) -> Result<wire::State, MirrorError> {
+        let request =
+            Request { limit: Some(QUICK), ..Request::new(Verb::Get, Resource::State, Body::None, MAX_STATE_BYTES) };
+        self.wired.ask(&request, &mut self.wired.patience(GO_ON))
+    }
+
+    fn content(&self, resource: Resource, offset: u64) -> Result<download::Download, MirrorError> {
+        self.check_site()?;
+        download::Download::open(Arc::clone(&self.wired), resource, offset)
+    }
+}
+
+/// A release record as it came; one that is none is left out, as a damaged one is.
+fn record(text: &str) -> Option<Release> {
+    Release::parse(text.as_bytes()).ok()
+}
+
+impl Mirror for HttpMirror {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn location(&self) -> &str {
+        &self.location
+    }
+
+    fn link(&self) -> Link {
+        Link::Network
+    }
+
+    fn local_path(&self) -> Option<PathBuf> {
+        None
+    }
+
+    fn state(&self) -> Result<MirrorState, MirrorError> {
+        let state = self.ask_state()?;
+        self.learn(&state);
+        self.check_site()?;
+        Ok(MirrorState {
+            store: state.store,
+            // A receiver may be bound to a site before there is a store; that is no site of a mirror yet.
+            site: state.site.filter(|_| state.store.is_some()),
+            current: state.current,
+            releases: state.releases.iter().filter_map(|text| record(text)).collect(),
+            staged: state.staged.as_deref().and_then(record),
+            highest_sequence: state.highest_sequence,
+            free_bytes: state.free_bytes,
+        })
+    }
+
+    fn manifest(&self, id: &ManifestId) -> Result<Box<dyn Read + Send>, MirrorError> {
+        download::decoded(self.content(Resource::Manifest(*id), 0)?)
+    }
+
+    fn object(&self, id: &ObjectId, offset: u64) -> Result<Box<dyn Read + Send>, MirrorError> {
+        Ok(Box::new(self.content(Resource::Object(*id), offset)?))
+    }
+
+    fn stage(&self, request: &StageRequest<'_>, bundle: &dyn Bundle, monitor: &dyn Monitor) -> Result<(), MirrorError> {
+        stage::run(self, request, bundle, monitor)
+    }
+
+    fn activate(&self, release: ReleaseName, expected: Option<ReleaseName>) -> Result<(), MirrorError> {
+        self.check_site()?;
+        let message = wire::Activate { release, expected };
+        let asked: Result<wire::Done, _> = self.wired.act(Action::Activate, &message, GO_ON);
+        match asked {
+            Ok(wire::Done {}) => Ok(()),
+            // Whether it was done is not known: the answer is what was lost.
+            Err(error @ MirrorError::Way(_)) => match self.ask_state() {
+                Ok(state) if state.current == Some(release) => Ok(()),
+                _ => Err(error),
+            },
+            Err(error) => Err(error),
+        }
+    }
+
+    fn abandon(&self, release: ReleaseName) -> Result<(), MirrorError> {
+        self.check_site()?;
+        self.wired.act(Action::Abandon, &wire::Abandon { release }, GO_ON).map(|wire::Done {}| ())
+    }
+
+    fn settle(&self, keep: usize) -> Result<Pruned, MirrorError> {
+        self.check_site()?;
+        self.wired.act(Action::Settle, &wire::Keep { keep }, GO_ON)
+    }
+
+    fn prune(&self, keep: usize) -> Result<Pruned, MirrorError> {
+        self.check_site()?;
+        self.wired.act(Action::Prune, &wire::Keep { keep }, GO_ON)
+    }
+
+    fn verify(&self, depth: Depth, monitor: &dyn Monitor) -> Result<Verified, MirrorError> {
+        self.check_site()?;
+        let message = wire::Verify { quick: depth == Depth::Quick };
+        self.wired.act(Action::Verify, &message, &|| monitor.is_cancelled())
+    }
+
+    fn repair(&self, supply: &dyn Supply, monitor: &dyn Monitor) -> Result<Repaired, MirrorError> {
+        self.check_site()?;
+        repair::run(&self.wired, supply, monitor)
+    }
+}

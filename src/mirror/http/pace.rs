@@ -1,0 +1,342 @@
+//! How long, how often and how fast: deadlines, pauses between tries, and a
+//! limit on what leaves this machine.
+
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::mirror::MirrorError;
+use crate::mirror::way::WayError;
+
+/// Tries without progress, the first one counted.
+const MAX_TRIES: u32 = 5;
+/// No further try once there was no progress for so long.
+const MAX_IDLE: Duration = Duration::from_secs(60);
+/// The pause after the first failure; it doubles.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+/// The longest pause that is not asked for.
+const MAX_PAUSE: Duration = Duration::from_secs(5);
+/// The longest pause that a receiver may ask for.
+const MAX_ASKED: Duration = Duration::from_secs(30);
+/// The longest pause before a lock is tried again.
+const LOCK_PAUSE: Duration = Duration::from_millis(500);
+/// How soon a request to stop is noticed.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// The times that a mirror is given.
+#[derive(Debug, Clone, Default)]
+pub struct Pace {
+    /// The longest wait for a lock there.
+    pub wait: Duration,
+    /// When the run must have ended.
+    pub deadline: Option<Instant>,
+    /// What may be sent.
+    pub limit: Option<Arc<Limiter>>,
+    /// Who may send content now; nothing: everybody.
+    pub turns: Option<Arc<Turns>>,
+}
+
+/// Lets only so many mirrors have content sent to them at once.
+#[derive(Debug)]
+pub struct Turns {
+    free: Mutex<usize>,
+    changed: Condvar,
+}
+
+impl Turns {
+    /// So many at once; at least one.
+    #[must_use]
+    pub fn new(most: usize) -> Self {
+        Self { free: Mutex::new(most.max(1)), changed: Condvar::new() }
+    }
+
+    /// Waits for a turn; nothing if told to stop meanwhile.
+    pub(super) fn take(&self, stop: Stop<'_>) -> Option<Turn<'_>> {
+        let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
+        while *free == 0 {
+            if stop() {
+                return None;
+            }
+            free = self.changed.wait_timeout(free, LOOK).unwrap_or_else(PoisonError::into_inner).0;
+        }
+        *free -= 1;
+        Some(Turn(self))
+    }
+}
+
+/// A turn, which ends with this value.
+#[derive(Debug)]
+pub(super) struct Turn<'t>(&'t Turns);
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        *self.0.free.lock().unwrap_or_else(PoisonError::into_inner) += 1;
+        self.0.changed.notify_one();
+    }
+}
+
+/// What to do about a failure.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::mirror) enum Again {
+    /// Nothing: it would fail again.
+    Never,
+    /// At once: a connection that lay idle was closed meanwhile.
+    AtOnce,
+    /// After a pause.
+    Later,
+    /// After as long as the receiver asks.
+    After(Duration),
+    /// Until the wait for a lock is over.
+    WhileLocked,
+}
+
+/// A failure and what to do about it.
+#[derive(Debug)]
+pub(in crate::mirror) struct Trouble {
+    pub(in crate::mirror) error: MirrorError,
+    pub(in crate::mirror) again: Again,
+}
+
+impl Trouble {
+    pub(in crate::mirror) const fn final_(error: MirrorError) -> Self {
+        Self { error, again: Again::Never }
+    }
+}
+
+/// Whoever may say that the work shall end.
+pub(super) type Stop<'s> = &'s (dyn Fn() -> bool + Sync);
+
+/// Decides whether something is tried again, and pauses before.
+pub(super) struct Patience<'s> {
+    failures: u32,
+    has_failed: bool,
+    since: Option<Instant>,
+    /// When the last request was made.
+    asked: Option<Instant>,
+    locked_since: Option<Instant>,
+    wait: Duration,
+    deadline: Option<Instant>,
+    stop: Stop<'s>,
+}
+
+impl<'s> Patience<'s> {
+    /// Patience that begins now.
+    pub(super) const fn new(wait: Duration, deadline: Option<Instant>, stop: Stop<'s>) -> Self {
+        Self { failures: 0, has_failed: false, since: None, asked: None, locked_since: None, wait, deadline, stop }
+    }
+
+    /// Something came through: counting begins anew.
+    pub(super) const fn progress(&mut self) {
+        self.failures = 0;
+        self.since = None;
+        self.locked_since = None;
+    }
+
+    /// Whether anything failed so far.
+    pub(super) const fn has_failed(&self) -> bool {
+        self.has_failed
+    }
+
+    /// The time left for one request.
+    pub(super) fn left(&mut self) -> Result<Option<Duration>, MirrorError> {
+        self.asked = Some(Instant::now());
+        if (self.stop)() {
+            return Err(MirrorError::Cancelled);
+        }
+        let left = self.deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        match left {
+            Some(Duration::ZERO) => Err(WayError::Deadline.into()),
+            left => Ok(left),
+        }
+    }
+
+    /// Whether the work shall end.
+    pub(super) fn stop(&self) -> Stop<'s> {
+        self.stop
+    }
+
+    /// Pauses before the next try.
+    ///
+    /// # Errors
+    /// The trouble itself, when there is to be none.
+    pub(super) fn next(&mut self, trouble: Trouble) -> Result<(), MirrorError> {
+        let now = Instant::now();
+        self.has_failed = true;
+        let pause = match trouble.again {
+            Again::Never => return Err(trouble.error),
+            Again::WhileLocked => {
+                let left = self.wait.saturating_sub(now - *self.locked_since.get_or_insert(self.asked.unwrap_or(now)));
+                if left.is_zero() {
+                    return Err(trouble.error);
+                }
+                self.failures += 1;
+                return self.pause(self.backoff().min(LOCK_PAUSE).min(left), trouble.error);
+            }
+            Again::AtOnce => Duration::ZERO,
+            Again::Later => self.backoff(),
+            Again::After(asked) => asked.min(MAX_ASKED),
+        };
+        self.failures += 1;
+        let since = *self.since.get_or_insert(now);
+        if self.failures >= MAX_TRIES || now - since > MAX_IDLE {
+            return Err(trouble.error);
+        }
+        self.pause(pause, trouble.error)
+    }
+
+    /// Half of it is left to chance, so that many who failed at once do not come back at once.
+    fn backoff(&self) -> Duration {
+        let full = FIRST_PAUSE.saturating_mul(1 << self.failures.min(8)).min(MAX_PAUSE);
+        full / 2 + full.mul_f64(chance() / 2.0)
+    }
+
+    fn pause(&self, pause: Duration, error: MirrorError) -> Result<(), MirrorError> {
+        let end = Instant::now() + pause;
+        if self.deadline.is_some_and(|deadline| deadline <= end) {
+            // Its own words say more than that the time is over.
+            return Err(error);
+        }
+        match wait_until(end, self.stop) {
+            true => Ok(()),
+            false => Err(MirrorError::Cancelled),
+        }
+    }
+}
+
+/// Waits; answers false if told to stop meanwhile.
+fn wait_until(end: Instant, stop: Stop<'_>) -> bool {
+    loop {
+        let left = end.saturating_duration_since(Instant::now());
+        if stop() || left.is_zero() {
+            return left.is_zero();
+        }
+        std::thread::sleep(left.min(LOOK));
+    }
+}
+
+/// A number from 0 to 1. Where the system has no randomness all pauses are of one length.
+fn chance() -> f64 {
+    let mut byte = [128];
+    getrandom::fill(&mut byte).ok();
+    f64::from(byte[0]) / 255.0
+}
+
+/// A limit on what is sent, shared by all who have it.
+#[derive(Debug)]
+pub struct Limiter {
+    bytes_per_second: f64,
+    /// When all that was let through so far will have been due.
+    due: Mutex<Option<Instant>>,
+}
+
+impl Limiter {
+    /// At most `bytes_per_second`, which is at least 1.
+    #[must_use]
+    pub fn new(bytes_per_second: u64) -> Self {
+        let rate = u32::try_from(bytes_per_second.max(1)).unwrap_or(u32::MAX);
+        Self { bytes_per_second: f64::from(rate), due: Mutex::default() }
+    }
+
+    /// The most that should be sent in one go: a tenth of a second.
+    pub(super) fn portion(&self) -> usize {
+        // As floating point numbers do: what does not fit becomes the largest that does.
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it is positive and saturates")]
+        let portion = (self.bytes_per_second / 10.0) as usize;
+        portion.max(1)
+    }
+
+    /// Waits until `bytes` may be sent; answers false if told to stop meanwhile.
+    pub(super) fn wait(&self, bytes: usize, stop: Stop<'_>) -> bool {
+        let cost = Duration::from_secs_f64(f64::from(u32::try_from(bytes).unwrap_or(u32::MAX)) / self.bytes_per_second);
+        let turn = {
+            let mut due = self.due.lock().unwrap_or_else(PoisonError::into_inner);
+            let now = Instant::now();
+            let turn = due.map_or(now, |due| due.max(now));
+            *due = Some(turn + cost);
+            turn
+        };
+        wait_until(turn, stop)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GO: Stop<'_> = &|| false;
+
+    fn lost() -> MirrorError {
+        WayError::Lost { what: "x".into() }.into()
+    }
+
+    #[test]
+    fn what_fails_for_good_is_not_tried_again() {
+        let mut patience = Patience::new(Duration::from_secs(60), None, GO);
+        assert!(patience.next(Trouble::final_(lost())).is_err());
+    }
+
+    #[test]
+    fn tries_without_progress_are_counted() {
+        let mut patience = Patience::new(Duration::ZERO, None, GO);
+        let again = |patience: &mut Patience<'_>| patience.next(Trouble { error: lost(), again: Again::AtOnce });
+        for _ in 0..3 {
+            for _ in 1..MAX_TRIES {
+                again(&mut patience).unwrap();
+            }
+            patience.progress();
+        }
+        for _ in 1..MAX_TRIES {
+            again(&mut patience).unwrap();
+        }
+        assert!(again(&mut patience).is_err());
+    }
+
+    #[test]
+    fn a_lock_is_waited_for_as_long_as_told() {
+        let wait = Duration::from_millis(120);
+        let began = Instant::now();
+        let mut patience = Patience::new(wait, None, GO);
+        while patience.next(Trouble { error: lost(), again: Again::WhileLocked }).is_ok() {}
+        assert!(began.elapsed() >= wait);
+    }
+
+    #[test]
+    fn a_deadline_ends_it_before_a_pause_would() {
+        let mut patience = Patience::new(Duration::ZERO, Some(Instant::now() + Duration::from_millis(10)), GO);
+        let asked = Again::After(Duration::from_secs(20));
+        let began = Instant::now();
+        assert!(patience.next(Trouble { error: lost(), again: asked }).is_err());
+        assert!(began.elapsed() < Duration::from_secs(5));
+    }
+
+    #[test]
+    fn whoever_shall_stop_does_not_pause() {
+        let mut patience = Patience::new(Duration::ZERO, None, &|| true);
+        let result = patience.next(Trouble { error: lost(), again: Again::After(Duration::from_secs(20)) });
+        assert!(matches!(result, Err(MirrorError::Cancelled)));
+        assert!(matches!(patience.left(), Err(MirrorError::Cancelled)));
+    }
+
+    #[test]
+    fn turns_are_taken_and_given_back() {
+        let turns = Turns::new(1);
+        let first = turns.take(GO).unwrap();
+        assert!(turns.take(&|| true).is_none());
+        std::thread::scope(|scope| {
+            let second = scope.spawn(|| turns.take(GO).is_some());
+            drop(first);
+            assert!(second.join().unwrap());
+        });
+    }
+
+    #[test]
+    fn a_limit_spreads_what_is_sent() {
+        let limiter = Limiter::new(1_000_000);
+        assert_eq!(limiter.portion(), 100_000);
+        let began = Instant::now();
+        for _ in 0..4 {
+            assert!(limiter.wait(100_000, GO));
+        }
+        // The first goes at once.
+        assert!(began.elapsed() >= Duration::from_millis(299), "{:?}", began.elapsed());
+    }
+}

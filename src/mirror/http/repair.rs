@@ -1,0 +1,97 @@
+//! Mending a remote mirror: it says what it wants, we send what we have.
+
+use std::collections::HashSet;
+use std::io::Read;
+
+use crate::hash::{ManifestId, ObjectId};
+use crate::mirror::http::Wired;
+use crate::mirror::http::body::Body;
+use crate::mirror::http::client::{Request, Verb};
+use crate::mirror::http::upload::put_object;
+use crate::mirror::{MirrorError, Supply};
+use crate::monitor::Monitor;
+use crate::release::ReleaseName;
+use crate::store::Repaired;
+use crate::wire::{self, Action, Repairing, Resource, Wants};
+
+/// How manifests are packed, as the store does it.
+const LEVEL: i32 = 1;
+
+/// What was sent already: what is wanted again was of no use.
+#[derive(Default)]
+struct Sent {
+    objects: HashSet<ObjectId>,
+    manifests: HashSet<ManifestId>,
+    releases: HashSet<ReleaseName>,
+}
+
+/// Mends the mirror as far as `supply` goes.
+pub(super) fn run(wired: &Wired, supply: &dyn Supply, monitor: &dyn Monitor) -> Result<Repaired, MirrorError> {
+    let stop = || monitor.is_cancelled();
+    let mut sent = Sent::default();
+    let mut repaired = Repaired::default();
+    let mut is_last = false;
+    for round in 0.. {
+        let answer: Repairing = wired.act(Action::Repair, &wire::Repair { is_last }, &stop)?;
+        if round == 0 {
+            repaired.found = answer.found;
+        }
+        repaired.objects += answer.objects;
+        repaired.mended += answer.mended;
+        repaired.left = answer.left;
+        // Each round sends something that was not sent before, so they end.
+        let wants = &answer.wants;
+        if !is_last && send(wired, supply, wants, &mut sent, &stop)? {
+            continue;
+        }
+        if is_last || wants.releases.is_empty() && wants.manifests.is_empty() {
+            break;
+        }
+        is_last = true;
+    }
+    Ok(repaired)
+}
+
+/// Puts what is wanted and to be had. Answers whether there was any.
+fn send(
+    wired: &Wired,
+    supply: &dyn Supply,
+    wants: &Wants,
+    sent: &mut Sent,
+    stop: &(dyn Fn() -> bool + Sync),
+) -> Result<bool, MirrorError> {
+    let mut any = false;
+    for name in &wants.releases {
+        if sent.releases.insert(*name)
+            && let Some(release) = supply.release(*name)
+        {
+            put(wired, Resource::Release(*name), &release.to_bytes(), stop)?;
+            any = true;
+        }
+    }
+    for id in &wants.manifests {
+        if sent.manifests.insert(*id)
+            && let Some(plain) = supply.manifest(id)
+            && let Some(frame) = packed(plain)
+        {
+            put(wired, Resource::Manifest(*id), &frame, stop)?;
+            any = true;
+        }
+    }
+    for id in &wants.objects {
+        if sent.objects.insert(*id) && put_object(wired, &|| supply.object(id), id, stop)?.is_ok() {
+            any = true;
+        }
+    }
+    Ok(any)
+}
+
+/// The frame of a manifest; nothing if it cannot be read to its end.
+fn packed(plain: Box<dyn Read + Send>) -> Option<Vec<u8>> {
+    zstd::encode_all(plain, LEVEL).ok()
+}
+
+fn put(wired: &Wired, resource: Resource, bytes: &[u8], stop: &(dyn Fn() -> bool + Sync)) -> Result<(), MirrorError> {
+    let request = Request::new(Verb::Put, resource, Body::Parts(vec![bytes]), wire::MAX_MESSAGE_BYTES);
+    wired.ask(&request, &mut wired.patience(stop)).map(|wire::Done {}| ())
+}

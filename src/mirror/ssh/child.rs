@@ -1,0 +1,306 @@
+//! The child process: how it is called, what it says first, how it ends.
+
+use std::fs::File;
+use std::io::{self, Read as _, Write as _};
+use std::net::Shutdown;
+use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::process::{Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use crate::mirror::MirrorError;
+use crate::mirror::http::{Again, CONNECT, Trouble};
+use crate::mirror::location::SshPlace;
+use crate::mirror::ssh::banner::{self, Heard, Line};
+use crate::mirror::ssh::{SshSettings, lock, trouble};
+use crate::mirror::way::WayError;
+
+/// How soon a request to stop is noticed.
+const LOOK: Duration = Duration::from_millis(100);
+/// As much of what it says on stderr as is kept, in bytes: the end of it.
+const KEPT_BYTES: usize = 8 * 1024;
+/// The longest text of it in an error, in characters.
+const SHOWN_CHARS: usize = 600;
+/// How long it may take to end once it is told to.
+const FAREWELL: Duration = Duration::from_secs(2);
+/// The name under which a pinned key is looked up: it stands for whatever host is dialled.
+const PINNED: &str = "headwater-pinned";
+
+/// A running `ssh`, which ends with this value.
+#[derive(Debug)]
+pub(super) struct Child {
+    process: std::process::Child,
+    pub(super) stream: UnixStream,
+    said: Arc<Mutex<Vec<u8>>>,
+    listener: Option<JoinHandle<()>>,
+    /// Open as long as ssh may read the pinned key through it.
+    _pinned: Option<File>,
+}
+
+/// A word that the shell over there takes as it is.
+fn quoted(word: &str) -> String {
+    format!("'{}'", word.replace('\'', r"'\''"))
+}
+
+/// All arguments of `ssh`.
+fn arguments(place: &SshPlace, settings: &SshSettings, pinned: Option<&str>) -> Vec<String> {
+    let mut options = vec!["BatchMode=yes".to_owned(), format!("ConnectTimeout={}", CONNECT.as_secs())];
+    // A dead peer is noticed although ssh itself keeps our end open.
+    options.extend(["ServerAliveInterval=15".to_owned(), "ServerAliveCountMax=4".to_owned()]);
+    if let Some(file) = pinned {
+        options.extend([
+            format!("UserKnownHostsFile={file}"),
+            "GlobalKnownHostsFile=/dev/null".to_owned(),
+            "StrictHostKeyChecking=yes".to_owned(),
+            "UpdateHostKeys=no".to_owned(),
+            format!("HostKeyAlias={PINNED}"),
+        ]);
+    }
+    let mut arguments: Vec<String> = settings.command[1..].to_vec();
+    arguments.push("-T".to_owned());
+    arguments.extend(options.into_iter().flat_map(|option| ["-o".to_owned(), option]));
+    if let Some(port) = place.port() {
+        arguments.extend(["-p".to_owned(), port.to_string()]);
+    }
+    let command = format!("{} receive {}", settings.receiver, quoted(place.directory()));
+    arguments.extend([place.destination(), "--".to_owned(), command]);
+    arguments
+}
+
+/// A file without a name that has the pinned key, and the path by which a child of ours reads it.
+fn pin(key: &str) -> io::Result<(File, String)> {
+    let memory = rustix::fs::memfd_create("known_hosts", rustix::fs::MemfdFlags::CLOEXEC)?;
+    let mut file = File::from(memory);
+    writeln!(file, "{PINNED} {key}")?;
+    let path = format!("/proc/{}/fd/{}", std::process::id(), file.as_raw_fd());
+    Ok((file, path))
+}
+
+impl Child {
+    /// Starts `ssh`.
+    pub(super) fn start(place: &SshPlace, settings: &SshSettings) -> Result<Self, Trouble> {
+        let failed =
+            |what: &str, error: &io::Error| trouble(WayError::Ssh { what: format!("{what}: {error}") }, Again::Never);
+        let program = settings.command.first().map_or("ssh", String::as_str);
+        let pinned = settings.host_key.as_deref().map(pin).transpose();
+        let pinned = pinned.map_err(|error| failed("cannot hand over the host key", &error))?;
+        let (stream, other) = UnixStream::pair().map_err(|error| failed("cannot make a socket", &error))?;
+        let other = OwnedFd::from(other);
+        let again = other.try_clone().map_err(|error| failed("cannot make a socket", &error))?;
+        let spawned = Command::new(program)
+            .args(arguments(place, settings, pinned.as_ref().map(|(_, path)| path.as_str())))
+            .stdin(Stdio::from(other))
+            .stdout(Stdio::from(again))
+            .stderr(Stdio::piped())
+            .spawn();
+        let mut process = spawned.map_err(|error| failed(&format!("cannot run {program}"), &error))?;
+        let said = Arc::new(Mutex::new(Vec::new()));
+        let listener = process.stderr.take().map(|stderr| {
+            let said = Arc::clone(&said);
+            std::thread::spawn(move || listen(stderr, &said))
+        });
+        Ok(Self { process, stream, said, listener, _pinned: pinned.map(|(file, _)| file) })
+    }
+
+    /// Waits for the line of the receiver.
+    pub(super) fn greeting(&mut self, time: Duration, stop: &dyn Fn() -> bool) -> Result<Line, Trouble> {
+        let end = Instant::now() + time;
+        let mut heard = Vec::new();
+        loop {
+            if stop() {
+                return Err(Trouble::final_(MirrorError::Cancelled));
+            }
+            match banner::look(&heard) {
+                Heard::Line(line) => return Ok(line),
+                Heard::Nonsense => return Err(self.no_receiver(&heard, "")),
+                Heard::More => {}
+            }
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                let what = format!("ssh has no connection to a receiver yet{}", self.quote(&heard));
+                return Err(trouble(WayError::Timeout { what }, Again::Later));
+            }
+            let mut some = [0; 4096];
+            let read = self.stream.set_read_timeout(Some(left.min(LOOK))).and_then(|()| self.stream.read(&mut some));
+            match read {
+                Ok(0) => return Err(self.ended(&heard)),
+                Ok(count) => heard.extend_from_slice(&some[..count]),
+                Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {}
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(_) => return Err(self.ended(&heard)),
+            }
+        }
+    }
+
+    fn no_receiver(&self, heard: &[u8], why: &str) -> Trouble {
+        trouble(
+            WayError::NoReceiver { what: format!("{why}it said nothing of ours{}", self.quote(heard)) },
+            Again::Never,
+        )
+    }
+
+    /// Why it ended before there was a banner.
+    fn ended(&mut self, heard: &[u8]) -> Trouble {
+        let status = self.finish();
+        let said = self.quote(heard);
+        match status.as_ref().ok().and_then(ExitStatus::code) {
+            Some(255) => {
+                let what = format!("exit code 255{said}");
+                let is_denied = ["Permission denied", "Host key verification failed", "Too many authentication"];
+                match is_denied.iter().any(|words| said.contains(words)) {
+                    true => trouble(WayError::SshDenied { what }, Again::Never),
+                    false => trouble(WayError::Ssh { what }, Again::Later),
+                }
+            }
+            Some(127) => self.no_receiver(
+                heard,
+                "the command was not found there (install it, or name it with --receive-command), ",
+            ),
+            Some(code) => self.no_receiver(heard, &format!("exit code {code}, ")),
+            None => self.no_receiver(heard, "it was ended by a signal, "),
+        }
+    }
+
+    /// What it said, for an error: stderr, then what came instead of a banner.
+    fn quote(&self, heard: &[u8]) -> String {
+        let said = lock(&self.said).clone();
+        let text = [String::from_utf8_lossy(&said), String::from_utf8_lossy(heard)].concat();
+        let lines: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+        let text = lines.join(" / ");
+        match text.char_indices().rev().nth(SHOWN_CHARS) {
+            _ if text.is_empty() => String::new(),
+            Some((at, _)) => format!(": …{}", &text[at..]),
+            None => format!(": {text}"),
+        }
+    }
+
+    /// Lets it end: it is told that nothing more comes, and killed if that does not help.
+    fn finish(&mut self) -> io::Result<ExitStatus> {
+        self.stream.shutdown(Shutdown::Write).ok();
+        let end = Instant::now() + FAREWELL;
+        let mut rest = [0; 4096];
+        // It has closed its end when it is gone.
+        loop {
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() || self.stream.set_read_timeout(Some(left)).is_err() {
+                break;
+            }
+            match self.stream.read(&mut rest) {
+                Ok(0) => break,
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(_) => break,
+            }
+        }
+        if Instant::now() >= end {
+            self.process.kill().ok();
+        }
+        let status = self.process.wait();
+        if let Some(listener) = self.listener.take().filter(|listener| listener.is_finished() || status.is_ok()) {
+            // A helper of ssh may hold stderr open (a shared connection does): then what it said so far is all.
+            let end = Instant::now() + LOOK;
+            while !listener.is_finished() && Instant::now() < end {
+                std::thread::yield_now();
+            }
+        }
+        status
+    }
+}
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        if self.listener.is_some() {
+            self.finish().ok();
+        }
+    }
+}
+
+/// Keeps the end of what a child says.
+fn listen(mut stderr: std::process::ChildStderr, said: &Mutex<Vec<u8>>) {
+    let mut some = [0; 1024];
+    while let Ok(count @ 1..) = stderr.read(&mut some) {
+        let mut said = lock(said);
+        said.extend_from_slice(&some[..count]);
+        let surplus = said.len().saturating_sub(KEPT_BYTES);
+        said.drain(..surplus);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mirror::Location;
+
+    fn place(text: &str) -> SshPlace {
+        match Location::parse(text) {
+            Ok(Location::Ssh(place)) => place,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn ssh_is_asked_for_one_command_and_never_for_a_password() {
+        let settings = SshSettings { command: vec!["ssh".into(), "-i".into(), "key".into()], ..SshSettings::default() };
+        let all = arguments(&place("ssh://me@edge2:2222/srv/it's"), &settings, None).join(" ");
+        assert_eq!(
+            all,
+            "-i key -T -o BatchMode=yes -o ConnectTimeout=10 -o ServerAliveInterval=15 -o ServerAliveCountMax=4 \
+             -p 2222 me@edge2 -- headwater receive '/srv/it'\\''s'"
+        );
+        let pinned = arguments(&place("ssh://edge2/srv"), &SshSettings::default(), Some("/x")).join(" ");
+        assert!(pinned.contains("UserKnownHostsFile=/x") && pinned.contains("StrictHostKeyChecking=yes"), "{pinned}");
+    }
+
+    #[test]
+    fn what_cannot_be_run_is_said() {
+        let settings = SshSettings { command: vec!["/no/such/ssh".into()], ..SshSettings::default() };
+        let error = Child::start(&place("ssh://h/srv"), &settings).unwrap_err().error;
+        assert!(error.to_string().contains("/no/such/ssh"), "{error}");
+    }
+
+    fn greeting(script: &str) -> (Result<Line, Trouble>, u32) {
+        let command = vec!["/bin/sh".to_owned(), "-c".to_owned(), script.to_owned()];
+        let settings = SshSettings { command, ..SshSettings::default() };
+        let mut child = Child::start(&place("ssh://h/srv"), &settings).unwrap();
+        let id = child.process.id();
+        (child.greeting(Duration::from_secs(20), &|| false), id)
+    }
+
+    #[test]
+    fn how_it_ended_tells_what_is_wrong() {
+        let error = |script: &str| match greeting(script).0.unwrap_err().error {
+            MirrorError::Way(error) => error,
+            other => panic!("{other}"),
+        };
+        let ssh = error("echo 'connect to host h port 22: Connection refused' >&2; exit 255");
+        assert!(matches!(&ssh, WayError::Ssh { what } if what.contains("Connection refused")), "{ssh}");
+        let denied = error("echo 'me@h: Permission denied (publickey).' >&2; exit 255");
+        assert!(matches!(denied, WayError::SshDenied { .. }));
+        let none = error("echo motd; echo 'sh: headwater: command not found' >&2; exit 127");
+        let words = ["not found there", "command not found", "motd"];
+        assert!(
+            matches!(&none, WayError::NoReceiver { what } if words.iter().all(|word| what.contains(word))),
+            "{none}"
+        );
+        let noise = error("yes | head -c 100000");
+        assert!(matches!(noise, WayError::NoReceiver { .. }), "{noise}");
+        let other = error("exit 3");
+        assert!(matches!(&other, WayError::NoReceiver { what } if what.contains("exit code 3")), "{other}");
+    }
+
+    #[test]
+    fn no_child_outlives_its_value() {
+        let (found, id) = greeting("echo 'headwater receive 9 {}'; exec sleep 1000");
+        assert_eq!(found.unwrap(), Line::OtherVersion("9".into()));
+        assert!(!std::path::Path::new(&format!("/proc/{id}")).exists());
+    }
+
+    #[test]
+    fn a_pinned_key_can_be_read_by_a_child() {
+        let (_file, path) = pin("ssh-ed25519 AAAA").unwrap();
+        let output = Command::new("cat").arg(path).output().unwrap();
+        assert_eq!(output.stdout, b"headwater-pinned ssh-ed25519 AAAA\n");
+    }
+}

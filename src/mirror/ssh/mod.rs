@@ -1,0 +1,187 @@
+//! Receivers behind `ssh`: a child process whose standard input and output
+//! carry the same HTTP as a socket would.
+//!
+//! Promises that nothing of a location or a peer becomes an option or a
+//! command, and that no child outlives its connection. Refuses to know what is
+//! said over it.
+
+mod banner;
+mod child;
+mod transport;
+
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use ureq::Agent;
+use ureq::config::Config;
+
+use crate::mirror::MirrorError;
+use crate::mirror::http::{Again, Trouble};
+use crate::mirror::location::SshPlace;
+use crate::mirror::way::WayError;
+use crate::store::StoreError;
+use crate::tree_path::Site;
+use crate::wire::{Banner, BannerSite, VERSION};
+
+use child::Child;
+use transport::{Nowhere, Pipe, PipeConnector};
+
+/// Longest time from the start of `ssh` to the banner.
+const GREETING: Duration = Duration::from_secs(60);
+/// The authority in requests; the child process is the only place they go to.
+const AUTHORITY: &str = "http://receiver";
+
+/// How `ssh` is called.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SshSettings {
+    /// The program and its first arguments.
+    pub command: Vec<String>,
+    /// What runs there, as its shell reads it; `receive` and the directory follow.
+    pub receiver: String,
+    /// The only key that the host may have, as in `ssh-ed25519 AAAA…`; nothing: as `ssh` is configured.
+    pub host_key: Option<String>,
+}
+
+impl Default for SshSettings {
+    fn default() -> Self {
+        Self { command: vec!["ssh".to_owned()], receiver: "headwater".to_owned(), host_key: None }
+    }
+}
+
+/// The way to one receiver behind `ssh`.
+pub(super) struct SshLink {
+    place: SshPlace,
+    settings: SshSettings,
+    site: Option<Site>,
+    /// The base path, once a banner has told it.
+    base: Mutex<Option<String>>,
+    /// A connection that was made to learn the base.
+    stash: Mutex<Option<Pipe>>,
+}
+
+impl fmt::Debug for SshLink {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SshLink").field("place", &self.place).field("site", &self.site).finish_non_exhaustive()
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl SshLink {
+    pub(super) fn new(place: &SshPlace, settings: &SshSettings, site: Option<Site>) -> Self {
+        let (place, settings) = (place.clone(), settings.clone());
+        Self { place, settings, site, base: Mutex::default(), stash: Mutex::default() }
+    }
+
+    /// An agent whose connections are children of this link.
+    pub(super) fn agent(link: &Arc<Self>, config: Config) -> Agent {
+        Agent::with_parts(config, PipeConnector::new(Arc::clone(link)), Nowhere)
+    }
+
+    /// The base of all URLs; starts `ssh` if nobody did yet.
+    pub(super) fn base(&self, left: Option<Duration>, stop: &dyn Fn() -> bool) -> Result<String, Trouble> {
+        if let Some(base) = &*lock(&self.base) {
+            return Ok(base.clone());
+        }
+        let pipe = self.connect(left, stop)?;
+        *lock(&self.stash) = Some(pipe);
+        Ok(lock(&self.base).clone().unwrap_or_else(|| format!("{AUTHORITY}/")))
+    }
+
+    /// The connection that is there already, else a new one.
+    fn take(&self, left: Option<Duration>) -> Result<Pipe, Trouble> {
+        match lock(&self.stash).take() {
+            Some(pipe) => Ok(pipe),
+            None => self.connect(left, &|| false),
+        }
+    }
+
+    fn connect(&self, left: Option<Duration>, stop: &dyn Fn() -> bool) -> Result<Pipe, Trouble> {
+        let time = left.map_or(GREETING, |left| left.min(GREETING));
+        let mut child = Child::start(&self.place, &self.settings)?;
+        let line = child.greeting(time, stop)?;
+        let base = self.check(&line).map_err(Trouble::final_)?;
+        *lock(&self.base) = Some(format!("{AUTHORITY}{base}"));
+        Ok(Pipe::new(child))
+    }
+
+    /// The base path of the site that is meant, if the receiver has that.
+    fn check(&self, line: &banner::Line) -> Result<String, MirrorError> {
+        let banner = match line {
+            banner::Line::Banner(banner) => banner,
+            banner::Line::OtherVersion(needed) => {
+                return Err(WayError::Version { needed: needed.clone(), said: "its banner says so".into() }.into());
+            }
+        };
+        if !banner.protocols.contains(&VERSION) {
+            let needed: Vec<String> = banner.protocols.iter().map(ToString::to_string).collect();
+            let said = format!("it is headwater {}", banner.headwater);
+            return Err(WayError::Version { needed: needed.join(" or "), said }.into());
+        }
+        let site = self.find(banner)?;
+        match (&self.site, &site.site) {
+            (Some(wanted), Some(found)) if wanted != found => {
+                let path = site.directory.clone();
+                Err(StoreError::OtherSite { path, found: found.clone(), wanted: wanted.clone() }.into())
+            }
+            _ if site.base.starts_with('/')
+                && site.base.ends_with('/')
+                && site.base.bytes().all(|b| b.is_ascii_graphic()) =>
+            {
+                Ok(site.base.clone())
+            }
+            _ => Err(WayError::NoReceiver { what: "a banner with a base that is none".into() }.into()),
+        }
+    }
+
+    fn find<'b>(&self, banner: &'b Banner) -> Result<&'b BannerSite, MirrorError> {
+        let wanted = std::path::Path::new(self.place.directory());
+        banner.sites.iter().find(|site| site.directory == wanted).ok_or_else(|| {
+            let serves: Vec<String> = banner.sites.iter().map(|site| site.directory.display().to_string()).collect();
+            let serves = if serves.is_empty() { "nothing".to_owned() } else { serves.join(", ") };
+            WayError::OtherDirectory { serves, wanted: wanted.display().to_string() }.into()
+        })
+    }
+}
+
+/// What follows from a failure of `ssh`.
+const fn trouble(error: WayError, again: Again) -> Trouble {
+    Trouble { error: MirrorError::Way(error), again }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mirror::{Failure, Location};
+
+    fn link(site: Option<&str>) -> SshLink {
+        let Ok(Location::Ssh(place)) = Location::parse("ssh://h/srv/www") else { panic!("not ssh") };
+        SshLink::new(&place, &SshSettings::default(), site.map(|site| Site::new(site).unwrap()))
+    }
+
+    fn banner(directory: &str, site: Option<&str>, base: &str) -> banner::Line {
+        banner::Line::Banner(Banner {
+            headwater: "0.1.0".into(),
+            protocols: vec![1],
+            sites: vec![BannerSite {
+                directory: directory.into(),
+                site: site.map(|site| Site::new(site).unwrap()),
+                base: base.into(),
+            }],
+        })
+    }
+
+    #[test]
+    fn a_banner_must_have_the_directory_and_the_site_that_are_meant() {
+        assert_eq!(link(Some("docs")).check(&banner("/srv/www", None, "/")).unwrap(), "/");
+        assert_eq!(link(None).check(&banner("/srv/www/", Some("docs"), "/docs/")).unwrap(), "/docs/");
+        let failure = |link: SshLink, line: banner::Line| link.check(&line).unwrap_err().failure();
+        assert_eq!(failure(link(Some("docs")), banner("/srv/www", Some("news"), "/")), Failure::OtherSite);
+        assert_eq!(failure(link(None), banner("/srv/other", None, "/")), Failure::Protocol);
+        assert_eq!(failure(link(None), banner("/srv/www", None, "//evil.example")), Failure::Protocol);
+        assert_eq!(failure(link(None), banner::Line::OtherVersion("2".into())), Failure::Version);
+    }
+}

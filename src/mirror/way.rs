@@ -1,0 +1,91 @@
+//! What can go wrong on the way to a remote mirror.
+
+/// Why a mirror was not reached, or not understood. What peers said is in it as
+/// they said it: to be escaped before it is shown.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum WayError {
+    /// No connection.
+    #[error("it cannot be reached: {what}")]
+    Unreachable {
+        /// Why.
+        what: String,
+    },
+    /// A connection that broke.
+    #[error("the connection was lost: {what}")]
+    Lost {
+        /// How.
+        what: String,
+    },
+    /// Silence.
+    #[error("it took too long: {what}")]
+    Timeout {
+        /// What was waited for.
+        what: String,
+    },
+    /// The deadline of the run.
+    #[error("the deadline has passed")]
+    Deadline,
+    /// Certificates.
+    #[error("its TLS certificate was not accepted, or ours was not: {what}")]
+    Tls {
+        /// Why.
+        what: String,
+    },
+    /// A redirect; it is not followed.
+    #[error("it answers with a redirect to {to:?}, which is not followed")]
+    Redirect {
+        /// Where it points to.
+        to: String,
+    },
+    /// A 413 that no receiver of ours sends.
+    #[error("a proxy in front of it refuses bodies of {bytes} bytes: raise its limit (client_max_body_size of nginx)")]
+    BodyTooLarge {
+        /// The length of what was refused.
+        bytes: u64,
+    },
+    /// An answer that is not of our protocol.
+    #[error("it answers {status}, not as a headwater receiver does: {what}")]
+    Foreign {
+        /// The status.
+        status: u16,
+        /// How the answer begins, or what is wrong with it.
+        what: String,
+    },
+    /// Another version of the protocol.
+    #[error("it needs version {needed} of the protocol, and this headwater speaks {}: {said}", crate::wire::VERSION)]
+    Version {
+        /// The version it speaks.
+        needed: String,
+        /// What it said.
+        said: String,
+    },
+    /// `ssh` failed.
+    #[error("ssh failed: {what}")]
+    Ssh {
+        /// What it said.
+        what: String,
+    },
+    /// `ssh` was not let in, or does not trust the host.
+    #[error("ssh was not let in: {what}")]
+    SshDenied {
+        /// What it said.
+        what: String,
+    },
+    /// There is no headwater behind ssh.
+    #[error("no headwater was found there: {what}")]
+    NoReceiver {
+        /// What was said instead.
+        what: String,
+    },
+    /// A receiver that serves something else.
+    #[error("the receiver there serves {serves}, not {wanted}")]
+    OtherDirectory {
+        /// What it serves.
+        serves: String,
+        /// What was asked for.
+        wanted: String,
+    },
+    /// Packs that were acknowledged and are not there.
+    #[error("it has lost packs that it had acknowledged")]
+    Forgotten,
+}

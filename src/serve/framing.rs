@@ -1,0 +1,199 @@
+//! Strict heads: what can be read in two ways is not read at all.
+//!
+//! hyper takes a lone line feed for the end of a line, lets the second of two
+//! equal lengths pass, and drops a length beside a transfer encoding. A proxy
+//! in front may decide otherwise, and then the two disagree on where a request
+//! ends. So the bytes of a head pass here first; the byte that breaks a rule
+//! becomes NUL, which stands nowhere in a head: hyper then answers 400 and
+//! ends the connection.
+
+/// What is kept of a line: enough for a name and a length.
+const MAX_KEPT_BYTES: usize = 64;
+
+/// Where in a stream of requests the next byte stands.
+#[derive(Debug, Default)]
+enum Place {
+    /// Before the first byte of a head.
+    #[default]
+    Between,
+    /// In the head.
+    Head,
+    /// In a body with as many bytes to come.
+    Body(u64),
+    /// Behind something that cannot be told: the connection ends with this request.
+    Blind,
+}
+
+/// Follows the bytes of a connection.
+#[derive(Debug, Default)]
+pub(super) struct Framing {
+    place: Place,
+    /// The first bytes of the line that is read.
+    line: Vec<u8>,
+    line_bytes: usize,
+    is_first_line: bool,
+    ends_in_return: bool,
+    length: Option<u64>,
+    is_encoded: bool,
+}
+
+/// A rule was broken.
+struct Broken;
+
+impl Framing {
+    /// Looks at the next bytes; spoils the one that breaks a rule. Answers whether a head began.
+    pub(super) fn check(&mut self, bytes: &mut [u8]) -> bool {
+        let mut has_begun = false;
+        let mut at = 0;
+        while at < bytes.len() {
+            match self.place {
+                Place::Blind => break,
+                Place::Body(left) => {
+                    let here = left.min((bytes.len() - at) as u64);
+                    self.place = if here == left { Place::Between } else { Place::Body(left - here) };
+                    at += usize::try_from(here).unwrap_or(usize::MAX);
+                }
+                Place::Between => {
+                    has_begun = true;
+                    *self = Self { place: Place::Head, is_first_line: true, ..Self::default() };
+                }
+                Place::Head => {
+                    if self.take(bytes[at]).is_err() {
+                        bytes[at] = 0;
+                        self.place = Place::Blind;
+                    }
+                    at += 1;
+                }
+            }
+        }
+        has_begun
+    }
+
+    fn take(&mut self, byte: u8) -> Result<(), Broken> {
+        match byte {
+            b'\n' if self.ends_in_return => return self.end_line(),
+            b'\n' => return Err(Broken),
+            _ if self.ends_in_return => return Err(Broken),
+            b'\r' => {
+                self.ends_in_return = true;
+                return Ok(());
+            }
+            b' ' | b'\t' if self.line_bytes == 0 => return Err(Broken),
+            _ => {}
+        }
+        if self.line_bytes < MAX_KEPT_BYTES {
+            self.line.push(byte);
+        }
+        self.line_bytes += 1;
+        Ok(())
+    }
+
+    fn end_line(&mut self) -> Result<(), Broken> {
+        if self.line_bytes == 0 {
+            if self.is_first_line {
+                return Err(Broken);
+            }
+            self.place = match (self.is_encoded, self.length) {
+                (true, _) => Place::Blind,
+                (false, Some(length @ 1..)) => Place::Body(length),
+                (false, _) => Place::Between,
+            };
+        } else if !self.is_first_line {
+            self.field()?;
+        }
+        self.line.clear();
+        self.line_bytes = 0;
+        self.is_first_line = false;
+        self.ends_in_return = false;
+        Ok(())
+    }
+
+    fn field(&mut self) -> Result<(), Broken> {
+        let colon = self.line.iter().position(|byte| *byte == b':');
+        // A name without end within the kept bytes is none of the two.
+        let Some(colon) = colon else { return Ok(()) };
+        let (name, value) = self.line.split_at(colon);
+        let is_length = name.eq_ignore_ascii_case(b"content-length");
+        let is_encoding = name.eq_ignore_ascii_case(b"transfer-encoding");
+        if !is_length && !is_encoding {
+            return Ok(());
+        }
+        if self.length.is_some() || self.is_encoded {
+            return Err(Broken);
+        }
+        if is_encoding {
+            self.is_encoded = true;
+            return Ok(());
+        }
+        let value = value[1..].trim_ascii();
+        let is_plain = !value.is_empty() && value.iter().all(u8::is_ascii_digit) && self.line_bytes < MAX_KEPT_BYTES;
+        let length = std::str::from_utf8(value).ok().filter(|_| is_plain).and_then(|value| value.parse().ok());
+        self.length = Some(length.ok_or(Broken)?);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Whether the bytes pass unspoiled, however they are cut.
+    fn passes(bytes: &[u8]) -> bool {
+        let verdicts: Vec<bool> = (1..=bytes.len())
+            .map(|size| {
+                let mut framing = Framing::default();
+                let mut copy = bytes.to_vec();
+                copy.chunks_mut(size).for_each(|chunk| {
+                    framing.check(chunk);
+                });
+                copy == bytes
+            })
+            .collect();
+        assert!(verdicts.windows(2).all(|pair| pair[0] == pair[1]), "depends on where it is cut");
+        verdicts[0]
+    }
+
+    #[test]
+    fn what_says_one_thing_passes() {
+        for text in [
+            "GET / HTTP/1.1\r\nhost: a\r\n\r\n",
+            "PUT /x HTTP/1.1\r\nContent-Length: 3\r\n\r\n\n\n\nGET / HTTP/1.1\r\n\r\n",
+            "PUT /x HTTP/1.1\r\nContent-Length:0\r\n\r\nGET / HTTP/1.1\r\n\r\n",
+            "POST /x HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n0\n\n",
+        ] {
+            assert!(passes(text.as_bytes()), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn what_can_be_read_in_two_ways_is_spoiled() {
+        for text in [
+            "GET / HTTP/1.1\nhost: a\r\n\r\n",
+            "GET / HTTP/1.1\r\nhost: a\n\r\n",
+            "GET / HTTP/1.1\r\nhost: a\rb: c\r\n\r\n",
+            "GET / HTTP/1.1\r\nhost: a\r\n b\r\n\r\n",
+            "GET / HTTP/1.1\r\nhost: a\r\n\tb\r\n\r\n",
+            "\r\nGET / HTTP/1.1\r\n\r\n",
+            "PUT / HTTP/1.1\r\ncontent-length: 3\r\ncontent-length: 3\r\n\r\nabc",
+            "PUT / HTTP/1.1\r\ncontent-length: 3\r\nContent-Length: 4\r\n\r\nabcd",
+            "PUT / HTTP/1.1\r\ncontent-length: 3, 3\r\n\r\nabc",
+            "PUT / HTTP/1.1\r\ncontent-length: +3\r\n\r\nabc",
+            "PUT / HTTP/1.1\r\ncontent-length:\r\n\r\nabc",
+            "PUT / HTTP/1.1\r\ncontent-length: 99999999999999999999\r\n\r\nabc",
+            "PUT / HTTP/1.1\r\ncontent-length: 3\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
+            "PUT / HTTP/1.1\r\ntransfer-encoding: chunked\r\ncontent-length: 3\r\n\r\n0\r\n\r\n",
+            "PUT / HTTP/1.1\r\ntransfer-encoding: chunked\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
+        ] {
+            assert!(!passes(text.as_bytes()), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn every_head_is_noticed_once() {
+        let mut framing = Framing::default();
+        let mut request = *b"PUT / HTTP/1.1\r\ncontent-length: 2\r\n\r\nab";
+        assert!(framing.check(&mut request[..5]));
+        assert!(!framing.check(&mut request[5..]));
+        assert!(framing.check(&mut b"GET".to_owned()));
+    }
+}

@@ -1,0 +1,444 @@
+//! From a request to its answer: which site, who asks, what to do.
+
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::Instant;
+
+use hyper::body::{Bytes, Incoming};
+use hyper::header::{AUTHORIZATION, RANGE};
+use hyper::http::request::Parts;
+use hyper::{Method, Request, Response, StatusCode};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+
+use crate::hash::{ManifestId, ObjectId};
+use crate::release::{MAX_RECORD_BYTES, Release, ReleaseName};
+use crate::serve::crew::Crew;
+use crate::serve::desk::Section;
+use crate::serve::guarded::Phases;
+use crate::serve::hook::Hooks;
+use crate::serve::inbox::Inbox;
+use crate::serve::log::Entry;
+use crate::serve::refused::{Refused, or_unknown};
+use crate::serve::reply::{self, Reply};
+use crate::serve::site::{SiteState, Switched};
+use crate::serve::{Access, Limits, Log, Right, Settings, stage};
+use crate::store::Depth;
+use crate::wire::{
+    Abandon, Action, Activate, Answer, Done, Keep, MAX_CHANGE_BYTES, MAX_MESSAGE_BYTES, Refusal, Repair, Resource,
+    VERSION, VERSION_HEADER, Verify,
+};
+
+/// Operations on stores at once; each may wait for a lock.
+const WORKERS: usize = 32;
+/// The unit in which memory is reserved, in bytes.
+const UNIT: u64 = 1024;
+
+/// Answers requests.
+pub(super) struct Handler {
+    pub(super) sites: Vec<Arc<SiteState>>,
+    access: Access,
+    pub(super) limits: Limits,
+    pub(super) log: Arc<dyn Log>,
+    pub(super) hooks: Hooks,
+    workers: Arc<Semaphore>,
+    decoders: Crew,
+    changes: Arc<Semaphore>,
+    packs: Arc<Semaphore>,
+}
+
+/// What becomes of a request that was not refused at once.
+pub(super) enum Reaction {
+    Now(Response<Reply>),
+    Later(Pin<Box<dyn Future<Output = Result<Bytes, Refused>> + Send>>),
+}
+
+impl Reaction {
+    /// It was done.
+    pub(super) fn done<T: Serialize>(result: T) -> Self {
+        Self::Now(reply::done(result))
+    }
+
+    /// It may take long.
+    pub(super) fn later<T: Serialize>(work: impl Future<Output = Result<T, Refused>> + Send + 'static) -> Self {
+        Self::Later(Box::pin(async move { Ok(reply::json_bytes(&Answer::Ok(work.await?))) }))
+    }
+}
+
+impl Handler {
+    pub(super) fn new(settings: &Settings, log: Arc<dyn Log>) -> io::Result<Self> {
+        let limits = settings.limits.clone();
+        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get);
+        let site = |site: &crate::serve::SiteSettings| Arc::new(SiteState::new(site.clone(), limits.lock));
+        let memory = |bytes: u64| Arc::new(Semaphore::new(units(bytes) as usize));
+        Ok(Self {
+            sites: settings.sites.iter().map(site).collect(),
+            access: settings.access.clone(),
+            log,
+            hooks: Hooks::default(),
+            workers: Arc::new(Semaphore::new(WORKERS)),
+            decoders: Crew::new(cores)?,
+            changes: memory(limits.change_bytes),
+            packs: memory(limits.pack_bytes),
+            limits,
+        })
+    }
+
+    /// Memory for a manifest change; a larger one than all of it takes all of it.
+    pub(super) fn reserve(&self, bytes: u64) -> Result<OwnedSemaphorePermit, Refused> {
+        let wanted = units(bytes).min(units(self.limits.change_bytes));
+        let permit = Arc::clone(&self.changes).try_acquire_many_owned(wanted);
+        permit.map_err(|_| Refused::busy("too many manifest changes are on their way"))
+    }
+
+    /// Memory for a pack, if there is any left.
+    pub(super) fn reserve_pack(&self, bytes: u64) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.packs).try_acquire_many_owned(units(bytes)).ok()
+    }
+
+    /// Does what blocks, when there is a worker for it. It goes on when the one who asked goes.
+    pub(super) async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> Result<T, Refused> + Send + 'static,
+    ) -> Result<T, Refused> {
+        let permit = tokio::time::timeout(self.limits.lock, Arc::clone(&self.workers).acquire_owned()).await;
+        let Ok(Ok(permit)) = permit else { return Err(Refused::busy("too much is being done here")) };
+        run(permit, work).await
+    }
+
+    /// The same, for what decodes a pack.
+    pub(super) async fn decoding<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> Result<T, Refused> + Send + 'static,
+    ) -> Result<T, Refused> {
+        self.decoders.run(work).await
+    }
+
+    /// Forgets what nobody came back for.
+    pub(super) fn sweep(&self) {
+        for site in &self.sites {
+            site.sessions.sweep(self.limits.stage);
+            site.desk.sweep(self.limits.stage);
+        }
+    }
+
+    /// Answers a request.
+    pub(super) async fn answer(
+        self: Arc<Self>,
+        request: Request<Incoming>,
+        peer: Arc<str>,
+        phases: Arc<Phases>,
+    ) -> Response<Reply> {
+        phases.requested();
+        let (parts, body) = request.into_parts();
+        let mut inbox = Inbox::new(body, &parts.headers, &self.limits);
+        let mut entry = Entry {
+            log: Arc::clone(&self.log),
+            peer,
+            token: None,
+            method: parts.method.to_string(),
+            path: parts.uri.path().to_owned(),
+            body_bytes: inbox.announced(),
+            began: Instant::now(),
+        };
+        let reaction = self.react(&parts, &mut inbox, &mut entry).await;
+        let response = match reaction {
+            Ok(Reaction::Now(response)) => {
+                entry.end(response.status().as_u16(), None);
+                response
+            }
+            Ok(Reaction::Later(work)) => self.patiently(work, entry).await,
+            Err(refused) => {
+                inbox.drain().await;
+                entry.end(refused.status.as_u16(), Some(&refused.refusal));
+                reply::refused(&refused)
+            }
+        };
+        response.map(|reply| reply.watched(phases))
+    }
+
+    /// Answers with the true status if that is soon known, else with 200 and signs of life until it is.
+    async fn patiently(
+        &self,
+        mut work: Pin<Box<dyn Future<Output = Result<Bytes, Refused>> + Send>>,
+        entry: Entry,
+    ) -> Response<Reply> {
+        if let Ok(result) = tokio::time::timeout(self.limits.patience, &mut work).await {
+            return match result {
+                Ok(bytes) => {
+                    entry.end(200, None);
+                    reply::json(bytes)
+                }
+                Err(refused) => {
+                    entry.end(refused.status.as_u16(), Some(&refused.refusal));
+                    reply::refused(&refused)
+                }
+            };
+        }
+        let (sender, from) = mpsc::channel::<io::Result<Bytes>>(2);
+        let heartbeat = self.limits.heartbeat;
+        tokio::spawn(async move {
+            let last = loop {
+                if sender.send(Ok(Bytes::from_static(b"\n"))).await.is_err() {
+                    entry.end(499, Some(&Refusal::new("cancelled", "the peer went away")));
+                    return;
+                }
+                if let Ok(result) = tokio::time::timeout(heartbeat, &mut work).await {
+                    break result;
+                }
+            };
+            let bytes = last.unwrap_or_else(|refused| {
+                entry.end(refused.status.as_u16(), Some(&refused.refusal));
+                reply::json_bytes(&Answer::<()>::Error(refused.refusal))
+            });
+            // A peer that went away asks again.
+            sender.send(Ok(bytes)).await.ok();
+        });
+        reply::later(from)
+    }
+
+    async fn react(self: &Arc<Self>, parts: &Parts, inbox: &mut Inbox, entry: &mut Entry) -> Result<Reaction, Refused> {
+        let path = parts.uri.path();
+        match path {
+            "/healthz" => return only(&parts.method, &Method::GET).map(|()| Reaction::done(Done {})),
+            "/ready" => return self.ready(&parts.method).await,
+            _ => {}
+        }
+        let (site, resource) = self.find(path)?;
+        if resource == Some(Resource::Status) {
+            only(&parts.method, &Method::GET)?;
+            let site = Arc::clone(site);
+            let status = self.blocking(move || site.status()).await?;
+            return Ok(Reaction::Now(reply::plain(StatusCode::OK, &status)));
+        }
+        check_version(parts)?;
+        let authorization = parts.headers.get(AUTHORIZATION).map(hyper::header::HeaderValue::as_bytes);
+        let grant = self.access.grant(authorization, site.settings.name.as_ref())?;
+        entry.token = grant.token.as_ref().map(ToString::to_string);
+        let resource = resource.ok_or_else(|| Refused::unknown("there is nothing at this path"))?;
+        grant.check(if parts.method == Method::GET { Right::Read } else { Right::Push })?;
+        match (&parts.method, resource) {
+            (&Method::GET, _) => self.read(site, resource, parts, grant.right).await,
+            (&Method::PUT, _) => self.put(site, resource, inbox).await,
+            (&Method::POST, Resource::Action(Action::Stage)) => stage::stage(self, site, inbox).await,
+            (&Method::POST, Resource::Action(action)) => self.act(site, action, inbox).await,
+            _ => Err(not_here()),
+        }
+    }
+
+    /// The site that a path is below, and what it names there.
+    fn find(&self, path: &str) -> Result<(&Arc<SiteState>, Option<Resource>), Refused> {
+        let below = self.sites.iter().find_map(|site| Some((site, path.strip_prefix(&*site.settings.base)?)));
+        let (site, rest) = below.ok_or_else(|| Refused::unknown("no site is served at this path"))?;
+        Ok((site, Resource::parse(rest)))
+    }
+
+    async fn ready(self: &Arc<Self>, method: &Method) -> Result<Reaction, Refused> {
+        only(method, &Method::GET)?;
+        let this = Arc::clone(self);
+        let are_ready = self.blocking(move || Ok(this.sites.iter().all(|site| site.is_ready()))).await?;
+        match are_ready {
+            true => Ok(Reaction::done(Done {})),
+            false => Err(Refused { retry_after: None, ..Refused::busy("a site serves no release yet") }),
+        }
+    }
+
+    async fn read(
+        &self,
+        site: &Arc<SiteState>,
+        resource: Resource,
+        parts: &Parts,
+        right: Right,
+    ) -> Result<Reaction, Refused> {
+        let site = Arc::clone(site);
+        let (file, is_object) = match resource {
+            Resource::State => return Ok(Reaction::done(self.blocking(move || site.state(right)).await?)),
+            Resource::Manifest(id) => {
+                (self.blocking(move || site.store()?.manifest_file(&id).map_err(or_unknown)).await?, false)
+            }
+            Resource::Object(id) => {
+                (self.blocking(move || site.store()?.open_object(&id).map_err(or_unknown)).await?, true)
+            }
+            _ => return Err(not_here()),
+        };
+        let length = file.metadata().map_err(|error| Refused::broken(&error))?.len();
+        let range = parts.headers.get(RANGE).filter(|_| is_object);
+        let Some(range) = range else {
+            return Ok(Reaction::Now(reply::content(StatusCode::OK, Reply::file(file, 0, length))));
+        };
+        let offset =
+            range.to_str().ok().and_then(|range| range.strip_prefix("bytes=")?.strip_suffix('-')?.parse().ok());
+        let offset: u64 = offset.filter(|offset| *offset <= length).ok_or_else(|| {
+            Refused::new(StatusCode::RANGE_NOT_SATISFIABLE, "malformed", "a range is bytes=N- within the object")
+        })?;
+        Ok(Reaction::Now(reply::part(Reply::file(file, offset, length - offset), offset, length)))
+    }
+
+    async fn put(
+        self: &Arc<Self>,
+        site: &Arc<SiteState>,
+        resource: Resource,
+        inbox: &mut Inbox,
+    ) -> Result<Reaction, Refused> {
+        let done = match resource {
+            Resource::Pack(key, id) => stage::put_pack(self, site, (key, id), inbox).await?,
+            Resource::Object(id) => self.put_object(site, id, inbox).await?,
+            Resource::Manifest(id) => self.put_manifest(site, id, inbox).await?,
+            Resource::Release(name) => put_release(site, name, inbox).await?,
+            _ => return Err(not_here()),
+        };
+        Ok(Reaction::done(done))
+    }
+
+    async fn put_object(&self, site: &Arc<SiteState>, id: ObjectId, inbox: &mut Inbox) -> Result<Done, Refused> {
+        let length = inbox.check(u64::MAX)?;
+        site.desk.check_object(&id)?;
+        let section = self.section(site, length, inbox).await?;
+        let hash = inbox.spool(length, &section.file, section.at).await?;
+        if hash.as_bytes() != id.as_bytes() {
+            return Err(Refused::malformed("these bytes are not this object"));
+        }
+        site.desk.put_object(id, section);
+        Ok(Done {})
+    }
+
+    async fn put_manifest(&self, site: &Arc<SiteState>, id: ManifestId, inbox: &mut Inbox) -> Result<Done, Refused> {
+        let length = inbox.check(MAX_CHANGE_BYTES)?;
+        site.desk.check_manifest(&id)?;
+        let section = self.section(site, length, inbox).await?;
+        // The store checks its id when it uses it.
+        inbox.spool(length, &section.file, section.at).await?;
+        site.desk.put_manifest(id, section);
+        Ok(Done {})
+    }
+
+    /// Room on the desk for what `inbox` brings.
+    async fn section(&self, site: &Arc<SiteState>, length: u64, inbox: &mut Inbox) -> Result<Section, Refused> {
+        let (site, toucher) = (Arc::clone(site), Arc::clone(site));
+        inbox.tell(move || toucher.desk.touch());
+        let reserve = move || {
+            let store = site.store()?;
+            site.check_free(&store, length)?;
+            Ok(site.desk.reserve(&store, length)?)
+        };
+        self.blocking(reserve).await
+    }
+
+    async fn act(
+        self: &Arc<Self>,
+        site: &Arc<SiteState>,
+        action: Action,
+        inbox: &mut Inbox,
+    ) -> Result<Reaction, Refused> {
+        let length = inbox.check(MAX_MESSAGE_BYTES)?;
+        let body = inbox.read(length).await?;
+        let this = Arc::clone(self);
+        let site = Arc::clone(site);
+        Ok(match action {
+            Action::Stage => return Err(not_here()),
+            Action::Activate => {
+                let request: Activate = parse(&body)?;
+                Reaction::later(async move { this.activate(site, request).await })
+            }
+            Action::Abandon => {
+                let Abandon { release } = parse(&body)?;
+                Reaction::later(async move { this.blocking(move || site.abandon(release).map(|()| Done {})).await })
+            }
+            Action::Settle => {
+                let Keep { keep } = parse(&body)?;
+                Reaction::later(async move { this.blocking(move || site.settle(keep)).await })
+            }
+            Action::Prune => {
+                let Keep { keep } = parse(&body)?;
+                Reaction::later(async move { this.blocking(move || site.prune(keep)).await })
+            }
+            Action::Verify => {
+                let Verify { quick } = parse(&body)?;
+                let depth = if quick { Depth::Quick } else { Depth::Full };
+                Reaction::later(async move {
+                    let (asker, is_gone) = presence();
+                    let verified = this.blocking(move || site.verify(depth, &is_gone)).await;
+                    drop(asker);
+                    verified
+                })
+            }
+            Action::Repair => {
+                let request: Repair = parse(&body)?;
+                Reaction::later(async move {
+                    let (asker, is_gone) = presence();
+                    let repaired = this.blocking(move || site.repair(request, &is_gone)).await;
+                    drop(asker);
+                    repaired
+                })
+            }
+        })
+    }
+
+    async fn activate(&self, site: Arc<SiteState>, request: Activate) -> Result<Done, Refused> {
+        let worker = Arc::clone(&site);
+        let switched = self.blocking(move || worker.activate(request)).await?;
+        if let (Switched::Now(name), Some(hook)) = (switched, &site.settings.post_activate) {
+            self.hooks.start(hook, &name, request.release, &self.log);
+        }
+        Ok(Done {})
+    }
+}
+
+fn units(bytes: u64) -> u32 {
+    u32::try_from(bytes.div_ceil(UNIT)).unwrap_or(u32::MAX >> 4)
+}
+
+async fn run<T: Send + 'static>(
+    permit: OwnedSemaphorePermit,
+    work: impl FnOnce() -> Result<T, Refused> + Send + 'static,
+) -> Result<T, Refused> {
+    let work = move || {
+        let result = work();
+        drop(permit);
+        result
+    };
+    tokio::task::spawn_blocking(work).await.map_err(|error| Refused::broken(&error))?
+}
+
+/// A guard of the one who asks, and whether it is gone.
+fn presence() -> (Arc<AtomicBool>, impl Fn() -> bool + Send + Sync) {
+    let asker = Arc::new(AtomicBool::new(true));
+    let weak: Weak<AtomicBool> = Arc::downgrade(&asker);
+    (asker, move || weak.upgrade().is_none_or(|asker| !asker.load(Ordering::Relaxed)))
+}
+
+async fn put_release(site: &Arc<SiteState>, name: ReleaseName, inbox: &mut Inbox) -> Result<Done, Refused> {
+    let length = inbox.check(MAX_RECORD_BYTES)?;
+    site.desk.check_release(&name)?;
+    let release = Release::parse(&inbox.read(length).await?).map_err(|error| Refused::malformed(error.to_string()))?;
+    if release.name() != name {
+        return Err(Refused::malformed("these bytes are not this release"));
+    }
+    site.desk.put_release(release);
+    Ok(Done {})
+}
+
+fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Refused> {
+    serde_json::from_slice(body).map_err(|error| Refused::malformed(error.to_string()))
+}
+
+fn not_here() -> Refused {
+    Refused::new(StatusCode::METHOD_NOT_ALLOWED, "unknown", "this cannot be done to this path")
+}
+
+fn only(method: &Method, wanted: &Method) -> Result<(), Refused> {
+    if method == wanted { Ok(()) } else { Err(not_here()) }
+}
+
+fn check_version(parts: &Parts) -> Result<(), Refused> {
+    let version = parts.headers.get(VERSION_HEADER).map(hyper::header::HeaderValue::as_bytes);
+    if version == Some(VERSION.to_string().as_bytes()) {
+        return Ok(());
+    }
+    let words = format!("this receiver is headwater {} and speaks protocol {VERSION} only", env!("CARGO_PKG_VERSION"));
+    Err(Refused::new(StatusCode::UPGRADE_REQUIRED, "version", words))
+}

@@ -1,0 +1,78 @@
+//! The command that runs after an activation: the mirror's own, never the push's failure.
+
+use std::os::unix::process::CommandExt as _;
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process_group};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use crate::release::ReleaseName;
+use crate::serve::{Hook, Log, Record};
+use crate::tree_path::Site;
+
+/// How often a running command is looked at.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// The commands that run.
+#[derive(Debug, Default)]
+pub(super) struct Hooks(Mutex<JoinSet<()>>);
+
+impl Hooks {
+    /// Runs `hook` for a release that became current.
+    pub(super) fn start(&self, hook: &Hook, site: &Site, release: ReleaseName, log: &Arc<dyn Log>) {
+        let (hook, site, log) = (hook.clone(), site.clone(), Arc::clone(log));
+        let mut hooks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        while hooks.try_join_next().is_some() {}
+        hooks.spawn(async move {
+            if let Err(message) = run(&hook, &site, release).await {
+                let (site, release) = (site.to_string(), release.to_string());
+                log.record(&Record::HookFailed { site, release, message });
+            }
+        });
+    }
+
+    /// Waits for those that run; each has its own time limit.
+    pub(super) async fn finish(&self) {
+        let mut hooks = std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
+        while hooks.join_next().await.is_some() {}
+    }
+}
+
+async fn run(hook: &Hook, site: &Site, release: ReleaseName) -> Result<(), String> {
+    let Some((program, arguments)) = hook.command.split_first() else { return Ok(()) };
+    let child = Command::new(program)
+        .args(arguments)
+        .env("HEADWATER_SITE", site.as_str())
+        .env("HEADWATER_RELEASE", release.to_string())
+        .env("HEADWATER_SEQUENCE", release.sequence().to_string())
+        .stdin(Stdio::null())
+        // Standard output may be the connection to the origin.
+        .stdout(Stdio::null())
+        .process_group(0)
+        .spawn();
+    let mut child = child.map_err(|error| format!("cannot run {program}: {error}"))?;
+    let deadline = Instant::now() + hook.timeout;
+    loop {
+        match child.try_wait() {
+            Ok(Some(status)) if status.success() => return Ok(()),
+            Ok(Some(status)) => return Err(format!("{program}: {status}")),
+            Ok(None) if Instant::now() < deadline => tokio::time::sleep(PAUSE).await,
+            Ok(None) => {
+                end(&mut child);
+                return Err(format!("{program} did not end within {} s", hook.timeout.as_secs_f32()));
+            }
+            Err(error) => return Err(format!("cannot wait for {program}: {error}")),
+        }
+    }
+}
+
+/// Ends the command and what it started.
+fn end(child: &mut Child) {
+    let group = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
+    // It may have ended by itself meanwhile; then there is nothing to end.
+    group.map(|group| kill_process_group(group, Signal::KILL).ok());
+    child.wait().ok();
+}

@@ -1,0 +1,150 @@
+//! The body of a request: read within its announced length and its deadlines.
+//!
+//! Two deadlines: none of its reads may wait longer than `body_idle`, and all
+//! together no longer than `body` and what the size adds. Memory is one chunk,
+//! but for what the caller asks to have in memory.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt as _;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use http_body_util::BodyExt as _;
+use hyper::body::{Body as _, Bytes, Incoming};
+use hyper::header::{EXPECT, TRANSFER_ENCODING};
+use hyper::{HeaderMap, StatusCode};
+use tokio::time::{Duration, Instant};
+
+use crate::fsx::Context as _;
+use crate::pack::MAX_PACK_BYTES;
+use crate::serve::Limits;
+use crate::serve::refused::Refused;
+
+/// Written to the disk at once.
+const CHUNK_BYTES: usize = 256 * 1024;
+/// Most of a refused body that is read so that the peer gets to read the refusal.
+const MAX_DRAINED_BYTES: u64 = MAX_PACK_BYTES as u64;
+
+/// A body on its way.
+pub(super) struct Inbox {
+    body: Incoming,
+    /// The announced length; nothing: none was.
+    length: Option<u64>,
+    /// What was read and not taken.
+    rest: Bytes,
+    /// Whether the peer waits for a word before it sends.
+    waits: bool,
+    deadline: Instant,
+    idle: Duration,
+    drain: Duration,
+    /// Told when something arrived, so that what waits for it is not given up meanwhile.
+    listener: Option<Box<dyn Fn() + Send>>,
+}
+
+impl Inbox {
+    pub(super) fn new(body: Incoming, headers: &HeaderMap, limits: &Limits) -> Self {
+        let is_encoded = headers.contains_key(TRANSFER_ENCODING);
+        let length = body.size_hint().exact().filter(|_| !is_encoded);
+        let waits = headers.contains_key(EXPECT);
+        let by_size = Duration::from_secs(length.unwrap_or(0) / limits.body_bytes_per_second.max(1));
+        let deadline = Instant::now() + limits.body + by_size.min(Duration::from_secs(7 * 86_400));
+        let (idle, drain) = (limits.body_idle, limits.drain);
+        Self { body, length, rest: Bytes::new(), waits, deadline, idle, drain, listener: None }
+    }
+
+    /// Calls `listener` whenever something arrived.
+    pub(super) fn tell(&mut self, listener: impl Fn() + Send + 'static) {
+        self.listener = Some(Box::new(listener));
+    }
+
+    /// The announced length, 0 without one.
+    pub(super) fn announced(&self) -> u64 {
+        self.length.unwrap_or(0)
+    }
+
+    /// Refuses a body without a length or over `limit`.
+    pub(super) fn check(&self, limit: u64) -> Result<u64, Refused> {
+        let Some(length) = self.length else {
+            let words = "a body needs a content-length and no transfer-encoding";
+            let refused = Refused::new(StatusCode::LENGTH_REQUIRED, "malformed", words);
+            return Err(Refused { ends_connection: true, ..refused });
+        };
+        if length > limit {
+            return Err(Refused::too_large(format!("{length} bytes, and at most {limit} are taken here")));
+        }
+        Ok(length)
+    }
+
+    /// The next bytes, at most `limit` and at least one.
+    async fn chunk(&mut self, limit: u64) -> Result<Bytes, Refused> {
+        self.waits = false;
+        while self.rest.is_empty() {
+            let deadline = self.deadline.min(Instant::now() + self.idle);
+            let frame = tokio::time::timeout_at(deadline, self.body.frame()).await;
+            let frame = frame.map_err(|_| Refused::cut("the body came too slowly"))?;
+            match frame {
+                Some(Ok(frame)) => self.rest = frame.into_data().unwrap_or_default(),
+                Some(Err(_)) | None => return Err(Refused::cut("the body ended before its announced length")),
+            }
+        }
+        if let Some(listener) = &self.listener {
+            listener();
+        }
+        let here = usize::try_from(limit).unwrap_or(usize::MAX).min(self.rest.len());
+        Ok(self.rest.split_to(here))
+    }
+
+    /// The next `length` bytes in memory, which is used as they arrive.
+    pub(super) async fn read(&mut self, length: u64) -> Result<Vec<u8>, Refused> {
+        // What was never written to takes no memory; beyond this size it grows.
+        let mut bytes = Vec::with_capacity(usize::try_from(length).unwrap_or(usize::MAX).min(MAX_PACK_BYTES));
+        while (bytes.len() as u64) < length {
+            let chunk = self.chunk(length - bytes.len() as u64).await?;
+            bytes.extend_from_slice(&chunk);
+        }
+        Ok(bytes)
+    }
+
+    /// Leaves out the next `length` bytes.
+    pub(super) async fn skip(&mut self, length: u64) -> Result<(), Refused> {
+        let mut left = length;
+        while left > 0 {
+            left -= self.chunk(left).await?.len() as u64;
+        }
+        Ok(())
+    }
+
+    /// The next `length` bytes into `file` at `offset`; answers their BLAKE3.
+    pub(super) async fn spool(&mut self, length: u64, file: &Arc<File>, offset: u64) -> Result<blake3::Hash, Refused> {
+        let mut hasher = blake3::Hasher::new();
+        let mut done = 0;
+        while done < length {
+            let bytes = self.read((length - done).min(CHUNK_BYTES as u64)).await?;
+            let (at, count, file) = (offset + done, bytes.len() as u64, Arc::clone(file));
+            let written = tokio::task::spawn_blocking(move || {
+                hasher.update(&bytes);
+                file.write_all_at(&bytes, at).context("write", || PathBuf::from("a spool file"))?;
+                Ok::<_, crate::fsx::IoError>(hasher)
+            });
+            hasher = written.await.map_err(|error| Refused::broken(&error))??;
+            done += count;
+        }
+        Ok(hasher.finalize())
+    }
+
+    /// Reads what is left of a refused body, within bounds: a client that
+    /// sends all before it reads would never see the refusal else.
+    pub(super) async fn drain(&mut self) {
+        if self.waits || self.length.is_none() {
+            return;
+        }
+        self.deadline = self.deadline.min(Instant::now() + self.drain);
+        let mut left = MAX_DRAINED_BYTES;
+        while left > 0 && !(self.rest.is_empty() && self.body.is_end_stream()) {
+            match self.chunk(left).await {
+                Ok(chunk) => left -= chunk.len() as u64,
+                Err(_) => return,
+            }
+        }
+    }
+}

@@ -1,0 +1,135 @@
+//! What a receiver tells of its work: records, a line each.
+//!
+//! The room hands records to a [`Log`] and never prints. Text that came from a
+//! peer is in them as it came, but short and without anything that looks like a
+//! token: whoever writes it escapes it.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use serde::Serialize;
+
+/// Longest text of a peer in a record, in bytes.
+const MAX_TEXT_BYTES: usize = 200;
+
+/// Takes records. Called from many threads; must be quick.
+pub trait Log: Send + Sync {
+    /// Takes a record.
+    fn record(&self, record: &Record);
+}
+
+/// Keeps nothing.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct NoLog;
+
+impl Log for NoLog {
+    fn record(&self, _: &Record) {}
+}
+
+/// A fact.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub enum Record {
+    /// The receiver listens.
+    Listening {
+        /// Where.
+        address: String,
+        /// How many sites.
+        sites: usize,
+    },
+    /// A request was answered.
+    Answered {
+        /// Who asked.
+        peer: String,
+        /// The token's public name.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        token: Option<String>,
+        /// The method.
+        method: String,
+        /// The path.
+        path: String,
+        /// The status; of an answer that began before it was known, that of its end.
+        status: u16,
+        /// The kind of the refusal.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        kind: Option<String>,
+        /// The message of the refusal.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        message: Option<String>,
+        /// The announced length of the body, in bytes.
+        body_bytes: u64,
+        /// How long it took.
+        milliseconds: u64,
+    },
+    /// A connection was turned away: there are too many.
+    Full {
+        /// Who connected.
+        peer: String,
+    },
+    /// What should run after an activation went wrong; the release is current all the same.
+    HookFailed {
+        /// The site.
+        site: String,
+        /// The release.
+        release: String,
+        /// What happened.
+        message: String,
+    },
+    /// The certificate was read again.
+    CertificateRead {
+        /// Why it was not taken; the old one stays.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        error: Option<String>,
+    },
+    /// The system could not hand out a connection.
+    AcceptFailed {
+        /// Why.
+        message: String,
+    },
+    /// The receiver stopped.
+    Stopped {
+        /// Connections that did not end in time.
+        cut: usize,
+    },
+}
+
+/// The record of a request, while it is answered.
+pub(super) struct Entry {
+    pub(super) log: Arc<dyn Log>,
+    pub(super) peer: Arc<str>,
+    pub(super) token: Option<String>,
+    pub(super) method: String,
+    pub(super) path: String,
+    pub(super) body_bytes: u64,
+    pub(super) began: Instant,
+}
+
+impl Entry {
+    /// Tells how the request ended.
+    pub(super) fn end(self, status: u16, refusal: Option<&crate::wire::Refusal>) {
+        self.log.record(&Record::Answered {
+            peer: self.peer.to_string(),
+            token: self.token,
+            method: text(&self.method),
+            path: text(&self.path),
+            status,
+            kind: refusal.map(|refusal| refusal.kind.clone()),
+            message: refusal.map(|refusal| text(&refusal.message)),
+            body_bytes: self.body_bytes,
+            milliseconds: u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX),
+        });
+    }
+}
+
+/// A text fit for a record.
+pub(super) fn text(text: &str) -> String {
+    if text.contains("hw_") {
+        return "(withheld: it may have a token)".to_owned();
+    }
+    let mut end = text.len().min(MAX_TEXT_BYTES);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    let mark = if end < text.len() { "…" } else { "" };
+    format!("{}{mark}", &text[..end])
+}

@@ -1,0 +1,92 @@
+//! The receiver: answers what origins ask of the sites of this machine.
+//!
+//! A thin handler over [`crate::store`]: it speaks [`crate::wire`] over TCP,
+//! TLS or standard input and output, and promises that nobody without a token
+//! changes anything, that a slow or hostile peer costs its deadline and no one
+//! else, that memory is bounded whatever arrives, and that no token is ever
+//! told. Nothing that arrives is believed: the store computes every id.
+//!
+//! Refuses to know what a fleet is, where settings come from, and who reads
+//! the log. The only room that uses `hyper`, `hyper-util`, `http-body-util` and
+//! `tokio`.
+
+mod access;
+mod crew;
+mod desk;
+mod framing;
+mod guarded;
+mod handler;
+mod hook;
+mod inbox;
+mod log;
+mod refused;
+mod reply;
+mod server;
+mod session;
+mod settings;
+mod site;
+mod stage;
+mod stdio;
+mod tls;
+
+pub use access::{Access, ParseRightError, Right, Token, TokenId, TokenRecord};
+pub use log::{Log, NoLog, Record};
+pub use server::{Handle, Server};
+pub use settings::{Front, Hook, Limits, Settings, SiteSettings, TlsFiles};
+pub use stdio::receive;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use crate::fsx::IoError;
+use crate::store::StoreError;
+
+/// Why a receiver does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// Tokens would travel in the clear.
+    #[error("{listen} can be reached from other machines, and there is neither TLS nor a proxy in front")]
+    InTheClear {
+        /// The address.
+        listen: SocketAddr,
+    },
+    /// Anybody could push.
+    #[error("{listen} can be reached from other machines, and no token would be asked for")]
+    Open {
+        /// The address.
+        listen: SocketAddr,
+    },
+    /// There is nothing to serve.
+    #[error("there is no site to serve")]
+    NoSites,
+    /// The address cannot be had.
+    #[error("cannot listen on {listen}")]
+    Listen {
+        /// The address.
+        listen: SocketAddr,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The certificate or its key cannot be used.
+    #[error("cannot use the certificate {}", path.display())]
+    Certificate {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// A directory cannot be a mirror.
+    #[error("cannot serve {}", path.display())]
+    Site {
+        /// The directory.
+        path: PathBuf,
+        /// Why.
+        source: StoreError,
+    },
+    /// A file.
+    #[error(transparent)]
+    Io(#[from] IoError),
+    /// The system hands out no threads or connections.
+    #[error("cannot start")]
+    Runtime(#[source] std::io::Error),
+}

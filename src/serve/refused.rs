@@ -1,0 +1,112 @@
+//! Refusals: what went wrong, as the peer gets to read it.
+
+use std::error::Error;
+use std::time::Duration;
+
+use hyper::StatusCode;
+
+use crate::fsx::IoError;
+use crate::mirror::{Failure, MirrorError};
+use crate::store::StoreError;
+use crate::wire::Refusal;
+
+/// A refusal and what HTTP says with it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Refused {
+    pub(super) status: StatusCode,
+    pub(super) refusal: Refusal,
+    /// When to try again.
+    pub(super) retry_after: Option<Duration>,
+    /// Whether what follows on the connection cannot be told.
+    pub(super) ends_connection: bool,
+}
+
+impl Refused {
+    pub(super) fn new(status: StatusCode, kind: &str, message: impl Into<String>) -> Self {
+        Self { status, refusal: Refusal::new(kind, message), retry_after: None, ends_connection: false }
+    }
+
+    pub(super) fn malformed(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "malformed", message)
+    }
+
+    pub(super) fn unknown(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::NOT_FOUND, "unknown", message)
+    }
+
+    pub(super) fn too_large(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", message)
+    }
+
+    pub(super) fn no_space(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::INSUFFICIENT_STORAGE, Failure::NoSpace.name(), message)
+    }
+
+    pub(super) fn not_asked_for(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::CONFLICT, "not_asked_for", message)
+    }
+
+    pub(super) fn busy(message: impl Into<String>) -> Self {
+        let retry_after = Some(Duration::from_secs(1));
+        Self { retry_after, ..Self::new(StatusCode::SERVICE_UNAVAILABLE, "busy", message) }
+    }
+
+    /// A body that came too slowly, or broke off.
+    pub(super) fn cut(message: impl Into<String>) -> Self {
+        Self { ends_connection: true, ..Self::new(StatusCode::REQUEST_TIMEOUT, "malformed", message) }
+    }
+
+    /// A worker that ended without an answer: a broken invariant.
+    pub(super) fn broken(error: &dyn Error) -> Self {
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, Failure::Other.name(), chain(error))
+    }
+}
+
+impl From<StoreError> for Refused {
+    fn from(error: StoreError) -> Self {
+        let message = chain(&error);
+        if matches!(error, StoreError::Lie { .. } | StoreError::Pack(_)) {
+            return Self::malformed(message);
+        }
+        let failure = MirrorError::Store(error).failure();
+        let status = match failure {
+            Failure::Denied | Failure::OtherOwner | Failure::OtherSite => StatusCode::FORBIDDEN,
+            Failure::NoSpace => StatusCode::INSUFFICIENT_STORAGE,
+            Failure::Locked => StatusCode::LOCKED,
+            Failure::Conflict | Failure::NotEmpty => StatusCode::CONFLICT,
+            _ => StatusCode::INTERNAL_SERVER_ERROR,
+        };
+        let retry_after = (failure == Failure::Locked).then_some(Duration::from_secs(1));
+        Self { retry_after, ..Self::new(status, failure.name(), message) }
+    }
+}
+
+impl From<IoError> for Refused {
+    fn from(error: IoError) -> Self {
+        StoreError::Io(error).into()
+    }
+}
+
+/// The same, but for what is not there.
+pub(super) fn or_unknown(error: StoreError) -> Refused {
+    match &error {
+        StoreError::Io(io) if io.kind() == std::io::ErrorKind::NotFound => Refused::unknown(chain(&error)),
+        StoreError::NotAStore { .. } => Refused::unknown(chain(&error)),
+        _ => error.into(),
+    }
+}
+
+/// An error and its causes on one line, each once.
+pub(super) fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let words = error.to_string();
+        if !text.ends_with(&words) {
+            text.push_str(": ");
+            text.push_str(&words);
+        }
+        cause = error.source();
+    }
+    text
+}

@@ -1,0 +1,319 @@
+//! Listening: an accept loop of our own, with deadlines from the accept on and
+//! limits on connections.
+
+use std::collections::HashMap;
+use std::convert::Infallible;
+use std::future::{Future as _, poll_fn};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener};
+use std::pin::pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio::runtime::Runtime;
+use tokio::sync::watch;
+
+use crate::serve::guarded::{Guarded, Phases};
+use crate::serve::handler::Handler;
+use crate::serve::tls::Tls;
+use crate::serve::{Front, Limits, Log, Record, ServeError, Settings};
+
+/// Largest head of a request, in bytes, and most fields in it.
+const MAX_HEAD_BYTES: usize = 16 * 1024;
+const MAX_FIELDS: usize = 64;
+/// What a connection reads at once.
+const MAX_BUFFER_BYTES: usize = 128 * 1024;
+/// Threads that may wait for a disk or a lock.
+const BLOCKING_THREADS: usize = 64;
+/// Pause after the system could hand out no connection.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// What a connection over the limit is told, if it can be told without waiting.
+const FULL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\nconnection: close\r\n\
+    content-type: application/json\r\ncontent-length: 67\r\n\r\n\
+    {\"error\":{\"kind\":\"busy\",\"message\":\"too many connections are open\"}}\n";
+
+/// A receiver that listens.
+pub struct Server {
+    listener: TcpListener,
+    address: SocketAddr,
+    handler: Arc<Handler>,
+    tls: Option<Tls>,
+    per_address: usize,
+    stop: watch::Sender<bool>,
+}
+
+impl std::fmt::Debug for Server {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Server").field("address", &self.address).finish_non_exhaustive()
+    }
+}
+
+/// Stops a server, or has it read its certificate again.
+#[derive(Clone)]
+pub struct Handle {
+    stop: watch::Sender<bool>,
+    tls: Option<Tls>,
+    log: Arc<dyn Log>,
+}
+
+impl std::fmt::Debug for Handle {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Handle").finish_non_exhaustive()
+    }
+}
+
+impl Handle {
+    /// Takes no more requests and ends when those in flight are answered, or after the limit for that.
+    pub fn stop(&self) {
+        self.stop.send_replace(true);
+    }
+
+    /// Reads the certificate again; the log tells what came of it.
+    pub fn reload(&self) {
+        let Some(tls) = &self.tls else { return };
+        let error = tls.reload().err().map(|error| crate::serve::refused::chain(&error));
+        self.log.record(&Record::CertificateRead { error });
+    }
+}
+
+impl Server {
+    /// Checks `settings` and listens; answers nobody yet.
+    ///
+    /// # Errors
+    /// Settings that are not safe, a certificate or an address that cannot be used.
+    pub fn bind(settings: &Settings, log: Arc<dyn Log>) -> Result<Self, ServeError> {
+        settings.check()?;
+        let tls = settings.tls.as_ref().map(Tls::open).transpose()?;
+        let listen = settings.listen;
+        let words = |source| ServeError::Listen { listen, source };
+        let listener = TcpListener::bind(listen).map_err(words)?;
+        listener.set_nonblocking(true).map_err(words)?;
+        let address = listener.local_addr().map_err(words)?;
+        let limits = &settings.limits;
+        let per_address = match settings.front {
+            Front::None => limits.connections_per_address,
+            Front::Proxy => limits.connections,
+        };
+        let handler = Arc::new(Handler::new(settings, log).map_err(ServeError::Runtime)?);
+        Ok(Self { listener, address, handler, tls, per_address, stop: watch::Sender::new(false) })
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub const fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// A handle for other threads.
+    #[must_use]
+    pub fn handle(&self) -> Handle {
+        Handle { stop: self.stop.clone(), tls: self.tls.clone(), log: Arc::clone(&self.handler.log) }
+    }
+
+    /// Answers until it is stopped. Blocks.
+    ///
+    /// # Errors
+    /// When the system hands out no threads.
+    pub fn run(self) -> Result<(), ServeError> {
+        let runtime = runtime()?;
+        let result = runtime.block_on(self.serve());
+        runtime.shutdown_timeout(Duration::from_secs(1));
+        result
+    }
+
+    async fn serve(self) -> Result<(), ServeError> {
+        let listener = tokio::net::TcpListener::from_std(self.listener).map_err(ServeError::Runtime)?;
+        let handler = self.handler;
+        let (address, sites) = (self.address.to_string(), handler.sites.len());
+        handler.log.record(&Record::Listening { address, sites });
+        let door = Door {
+            handler: Arc::clone(&handler),
+            tls: self.tls,
+            guests: Guests::new(handler.limits.connections, self.per_address),
+            stop: self.stop.clone(),
+        };
+        let accepting = tokio::spawn(accept(listener, Arc::new(door)));
+        let sweeping = tokio::spawn(sweep(Arc::clone(&handler)));
+        let mut stop = self.stop.subscribe();
+        // The sender is ours, so this ends only with the word.
+        stop.wait_for(|stop| *stop).await.ok();
+        accepting.abort();
+        sweeping.abort();
+        accepting.await.ok();
+        drop(stop);
+        // Each connection has a receiver, and ends with the request that it is in.
+        tokio::time::timeout(handler.limits.shutdown, self.stop.closed()).await.ok();
+        handler.hooks.finish().await;
+        handler.log.record(&Record::Stopped { cut: self.stop.receiver_count() });
+        Ok(())
+    }
+}
+
+/// The threads of a receiver.
+pub(super) fn runtime() -> Result<Runtime, ServeError> {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    builder.enable_all().max_blocking_threads(BLOCKING_THREADS).build().map_err(ServeError::Runtime)
+}
+
+/// Forgets stages that were given up, now and then.
+pub(super) async fn sweep(handler: Arc<Handler>) {
+    let period = (handler.limits.stage / 4).clamp(Duration::from_millis(20), Duration::from_secs(15));
+    loop {
+        tokio::time::sleep(period).await;
+        handler.sweep();
+    }
+}
+
+struct Door {
+    handler: Arc<Handler>,
+    tls: Option<Tls>,
+    guests: Arc<Guests>,
+    stop: watch::Sender<bool>,
+}
+
+async fn accept(listener: tokio::net::TcpListener, door: Arc<Door>) {
+    loop {
+        let (stream, peer) = match listener.accept().await {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                door.handler.log.record(&Record::AcceptFailed { message: error.to_string() });
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        let Some(seat) = door.guests.seat(peer.ip()) else {
+            door.handler.log.record(&Record::Full { peer: peer.to_string() });
+            if door.tls.is_none() {
+                // Whoever does not read it sees the end of the connection.
+                stream.try_write(FULL).ok();
+            }
+            continue;
+        };
+        let (door, stop) = (Arc::clone(&door), door.stop.subscribe());
+        tokio::spawn(async move {
+            door.welcome(stream, peer, stop).await;
+            drop(seat);
+        });
+    }
+}
+
+impl Door {
+    async fn welcome(&self, stream: TcpStream, peer: SocketAddr, stop: watch::Receiver<bool>) {
+        // Answers are whole; waiting for more to send would only cost time.
+        stream.set_nodelay(true).ok();
+        let phases = Phases::new(&self.handler.limits);
+        let peer: Arc<str> = peer.to_string().into();
+        let Some(tls) = &self.tls else {
+            return serve(&self.handler, stream, peer, phases, stop).await;
+        };
+        let handshake = tls.acceptor().accept(stream);
+        let Ok(Ok(stream)) = tokio::time::timeout(self.handler.limits.first_byte, handshake).await else { return };
+        serve(&self.handler, stream, peer, phases, stop).await;
+    }
+}
+
+/// Answers the requests of one connection, one after the other.
+pub(super) async fn serve<S>(
+    handler: &Arc<Handler>,
+    stream: S,
+    peer: Arc<str>,
+    phases: Arc<Phases>,
+    mut stop: watch::Receiver<bool>,
+) where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let stream = TokioIo::new(Guarded::new(stream, Arc::clone(&phases), &handler.limits));
+    let service = service_fn(|request| {
+        let answer = Arc::clone(handler).answer(request, Arc::clone(&peer), Arc::clone(&phases));
+        async move { Ok::<_, Infallible>(answer.await) }
+    });
+    let connection = http1::Builder::new()
+        // The deadlines are those of `Guarded`, which tell a head from a pause between two.
+        .header_read_timeout(None)
+        .max_header_size(MAX_HEAD_BYTES)
+        .max_headers(MAX_FIELDS)
+        .max_buf_size(MAX_BUFFER_BYTES)
+        .serve_connection(stream, service);
+    let mut connection = pin!(connection);
+    let mut stopped = pin!(stop.wait_for(|stop| *stop));
+    let mut is_stopping = false;
+    let end = poll_fn(|context| {
+        if !is_stopping && stopped.as_mut().poll(context).is_ready() {
+            is_stopping = true;
+            connection.as_mut().graceful_shutdown();
+        }
+        connection.as_mut().poll(context)
+    });
+    // A peer that breaks off or breaks a rule has had its answer: nothing is left to do.
+    end.await.ok();
+}
+
+/// Who is connected, and from where.
+struct Guests {
+    most: usize,
+    most_per_address: usize,
+    seats: Mutex<Seats>,
+}
+
+#[derive(Default)]
+struct Seats {
+    taken: usize,
+    by_address: HashMap<IpAddr, usize>,
+}
+
+/// The right to be connected.
+struct Seat {
+    guests: Arc<Guests>,
+    address: IpAddr,
+}
+
+impl Guests {
+    fn new(most: usize, most_per_address: usize) -> Arc<Self> {
+        Arc::new(Self { most, most_per_address, seats: Mutex::default() })
+    }
+
+    fn seat(self: &Arc<Self>, address: IpAddr) -> Option<Seat> {
+        let address = network(address);
+        let mut seats = self.seats.lock().unwrap_or_else(PoisonError::into_inner);
+        let here = seats.by_address.get(&address).copied().unwrap_or(0);
+        if seats.taken >= self.most || here >= self.most_per_address {
+            return None;
+        }
+        seats.taken += 1;
+        seats.by_address.insert(address, here + 1);
+        Some(Seat { guests: Arc::clone(self), address })
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        let mut seats = self.guests.seats.lock().unwrap_or_else(PoisonError::into_inner);
+        seats.taken -= 1;
+        if let Some(here) = seats.by_address.get_mut(&self.address) {
+            *here -= 1;
+            if *here == 0 {
+                seats.by_address.remove(&self.address);
+            }
+        }
+    }
+}
+
+/// What counts as one address: whoever has an IPv6 address has a network of 64 bits.
+fn network(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => {
+            let high = u128::from(address) >> 64 << 64;
+            Ipv6Addr::from(high).into()
+        }
+        address @ IpAddr::V4(_) => address,
+    }
+}
+
+/// The limits of a connection over standard input and output: its peer was let in by somebody else.
+pub(super) fn patient(limits: &Limits, silence: Duration) -> Limits {
+    Limits { first_byte: silence, idle: silence, head: silence, ..limits.clone() }
+}

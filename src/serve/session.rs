@@ -1,0 +1,166 @@
+//! Open stages: what stands between the first request of a push and its last.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+use tokio::sync::OwnedSemaphorePermit;
+
+use crate::hash::{BundleKey, ObjectId, PackId};
+use crate::pack::PackReader;
+use crate::release::{Release, ReleaseName};
+use crate::serve::refused::Refused;
+use crate::store::{Arrival, Store, StoreError};
+
+/// Stages of one site that may be open at once: each holds a lock and a manifest change.
+const MAX_OPEN: usize = 16;
+
+/// An open stage.
+#[derive(Debug)]
+pub(super) struct Session {
+    pub(super) key: BundleKey,
+    pub(super) store: Arc<Store>,
+    release: ReleaseName,
+    change: Arc<[u8]>,
+    arrival: RwLock<Arrival>,
+    /// The packs that were taken, or are being taken: whoever comes second waits.
+    packs: Mutex<HashMap<PackId, Arc<Mutex<bool>>>>,
+    used: Mutex<Instant>,
+    _memory: OwnedSemaphorePermit,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Session {
+    pub(super) fn new(
+        key: BundleKey,
+        store: Arc<Store>,
+        release: &Release,
+        change: Arc<[u8]>,
+        arrival: Arrival,
+        memory: OwnedSemaphorePermit,
+    ) -> Self {
+        let packs = arrival.held().map(|pack| (pack, Arc::new(Mutex::new(true)))).collect();
+        let (release, arrival, packs) = (release.name(), RwLock::new(arrival), Mutex::new(packs));
+        Self { key, store, release, change, arrival, packs, used: Mutex::new(Instant::now()), _memory: memory }
+    }
+
+    /// Whether it is the stage of this release by this change.
+    pub(super) fn is_of(&self, release: &Release, change: &[u8]) -> bool {
+        self.release == release.name() && *self.change == *change
+    }
+
+    pub(super) fn touch(&self) {
+        *lock(&self.used) = Instant::now();
+    }
+
+    fn is_idle(&self, limit: Duration) -> bool {
+        lock(&self.used).elapsed() >= limit
+    }
+
+    /// Whether a pack need not be sent.
+    pub(super) fn holds(&self, id: &PackId) -> bool {
+        let pack = lock(&self.packs).get(id).cloned();
+        // One that is being taken may yet fail.
+        pack.is_some_and(|pack| pack.try_lock().is_ok_and(|is_taken| *is_taken))
+    }
+
+    /// The packs that need not be sent, in order.
+    pub(super) fn held(&self) -> Vec<PackId> {
+        let ids: Vec<PackId> = lock(&self.packs).keys().copied().collect();
+        let mut held: Vec<PackId> = ids.into_iter().filter(|id| self.holds(id)).collect();
+        held.sort_unstable();
+        held
+    }
+
+    /// Takes a pack. Blocks; the second time it does nothing.
+    pub(super) fn take(&self, id: &PackId, bytes: &[u8]) -> Result<(), TakeError> {
+        let pack = Arc::clone(lock(&self.packs).entry(*id).or_default());
+        let mut is_taken = lock(&pack);
+        if *is_taken {
+            return Ok(());
+        }
+        let reader = PackReader::open(bytes).map_err(|error| TakeError::Pack(StoreError::from(error).into()))?;
+        if reader.id() != *id {
+            return Err(TakeError::Pack(Refused::malformed("this pack has another id than it was announced with")));
+        }
+        let arrival = self.arrival.read().unwrap_or_else(PoisonError::into_inner);
+        arrival.take(id, &reader).map_err(|error| TakeError::Stage(arrival.fail(error).into()))?;
+        *is_taken = true;
+        drop(is_taken);
+        self.touch();
+        Ok(())
+    }
+
+    /// Makes the release complete; see [`Arrival::finish`]. Blocks.
+    pub(super) fn finish(&self, fetch: &crate::store::FetchObject<'_>) -> Result<u64, StoreError> {
+        self.arrival.write().unwrap_or_else(PoisonError::into_inner).finish(fetch)
+    }
+}
+
+/// Why a pack was not taken.
+pub(super) enum TakeError {
+    /// The fault is the pack's: another may follow.
+    Pack(Refused),
+    /// The stage is over.
+    Stage(Refused),
+}
+
+/// The open stages of a site.
+#[derive(Debug, Default)]
+pub(super) struct Sessions(Mutex<HashMap<BundleKey, Arc<Session>>>);
+
+impl Sessions {
+    /// The open stage of this key.
+    pub(super) fn find(&self, key: &BundleKey) -> Option<Arc<Session>> {
+        let session = lock(&self.0).get(key).cloned()?;
+        session.touch();
+        Some(session)
+    }
+
+    /// Keeps the open stage of this key, if there is one, from being given up.
+    pub(super) fn touch(&self, key: &BundleKey) {
+        if let Some(session) = lock(&self.0).get(key) {
+            session.touch();
+        }
+    }
+
+    /// Whether one more may be opened.
+    pub(super) fn has_room(&self) -> bool {
+        lock(&self.0).len() < MAX_OPEN
+    }
+
+    pub(super) fn insert(&self, session: &Arc<Session>) {
+        let old = lock(&self.0).insert(session.key, Arc::clone(session));
+        drop(old);
+    }
+
+    /// Closes whatever is open under this key.
+    pub(super) fn close(&self, key: &BundleKey) {
+        let old = lock(&self.0).remove(key);
+        drop(old);
+    }
+
+    /// Closes this very stage.
+    pub(super) fn end(&self, session: &Arc<Session>) {
+        let mut sessions = lock(&self.0);
+        if sessions.get(&session.key).is_some_and(|open| Arc::ptr_eq(open, session)) {
+            sessions.remove(&session.key);
+        }
+    }
+
+    /// Closes those that nobody uses and nobody used for so long.
+    pub(super) fn sweep(&self, idle: Duration) {
+        lock(&self.0).retain(|_, session| Arc::strong_count(session) > 1 || !session.is_idle(idle));
+    }
+}
+
+/// The object ids that a failed fetch names, if it can be made good.
+pub(super) fn missing(error: &StoreError) -> Option<&[ObjectId]> {
+    match error {
+        StoreError::Fetch { missing, .. } if !missing.is_empty() => Some(missing),
+        _ => None,
+    }
+}

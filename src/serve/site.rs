@@ -1,0 +1,234 @@
+//! One site: its store, its open stages, and what it does with a request.
+//!
+//! Everything here blocks and is called where that is allowed.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::fsx;
+use crate::manifest::transit;
+use crate::release::{Release, ReleaseName};
+use crate::serve::desk::{Asker, Desk};
+use crate::serve::refused::{Refused, or_unknown};
+use crate::serve::session::{Session, Sessions, missing};
+use crate::serve::{Right, SiteSettings};
+use crate::store::{Depth, Presence, Pruned, Store, StoreError, Verified};
+use crate::tree_path::Site;
+use crate::wire::{Activate, BannerSite, Repair, Repairing, Staging, State, Status, Wants};
+
+/// A site of a receiver.
+#[derive(Debug)]
+pub(super) struct SiteState {
+    pub(super) settings: SiteSettings,
+    pub(super) sessions: Sessions,
+    pub(super) desk: Desk,
+    /// Held while a stage is opened: two requests of one key must not open it twice.
+    pub(super) opening: tokio::sync::Mutex<()>,
+    lock: Duration,
+}
+
+impl SiteState {
+    pub(super) fn new(settings: SiteSettings, lock: Duration) -> Self {
+        let (sessions, desk, opening) = (Sessions::default(), Desk::default(), tokio::sync::Mutex::default());
+        Self { settings, sessions, desk, opening, lock }
+    }
+
+    fn look(&self) -> Result<Option<Store>, StoreError> {
+        let Presence::Store(store) = Store::look(&self.settings.directory)? else { return Ok(None) };
+        if let Some(site) = &self.settings.name {
+            store.check_site(site)?;
+        }
+        Ok(Some(*store))
+    }
+
+    /// The store, which must be there.
+    pub(super) fn store(&self) -> Result<Store, Refused> {
+        let absent = || Refused::unknown("there is no release here yet");
+        self.look().map_err(or_unknown)?.ok_or_else(absent)
+    }
+
+    pub(super) fn state(&self, right: Right) -> Result<State, Refused> {
+        let (headwater, may_push) = (env!("CARGO_PKG_VERSION").to_owned(), right == Right::Push);
+        let Some(store) = self.look()? else {
+            let (site, unfinished) = (self.settings.name.clone(), Some(Vec::new()));
+            return Ok(State { headwater, site, may_push, unfinished, ..State::default() });
+        };
+        let text = |release: &Release| String::from_utf8(release.to_bytes()).unwrap_or_default();
+        let served = store.served_releases()?;
+        Ok(State {
+            headwater,
+            store: Some(store.id()),
+            site: Some(store.site().clone()),
+            current: store.current()?,
+            // A damaged record is verify's to tell; without it the rest still works.
+            releases: served.into_iter().filter_map(|name| Some(text(&store.release(name).ok()?))).collect(),
+            staged: store.staged_release()?.as_ref().map(text),
+            highest_sequence: store.highest_sequence()?,
+            free_bytes: store.free_bytes().ok().map(|free| free.saturating_sub(self.settings.min_free_bytes)),
+            unfinished: store.unfinished().ok(),
+            may_push,
+        })
+    }
+
+    pub(super) fn status(&self) -> Result<Status, Refused> {
+        let unknown = || Refused::unknown("there is no site here yet");
+        let Some(store) = self.look()? else {
+            let site = self.settings.name.clone().ok_or_else(unknown)?;
+            return Ok(Status { site, sequence: None, release: None, published: None, activated: None });
+        };
+        let release = store.current()?;
+        let switched = || {
+            let changed = fsx::lstat(&store.path().join("current")).ok()?.modified().ok()?;
+            Some(changed.duration_since(std::time::UNIX_EPOCH).ok()?.as_secs())
+        };
+        Ok(Status {
+            site: store.site().clone(),
+            sequence: release.map(|release| release.sequence()),
+            release,
+            published: release.and_then(|name| Some(store.release(name).ok()?.created)),
+            activated: release.and_then(|_| switched()),
+        })
+    }
+
+    /// Whether it serves a complete release.
+    pub(super) fn is_ready(&self) -> bool {
+        let current = || self.look().ok()??.current().ok()?;
+        // What the link names is complete: it is never made before.
+        current().is_some()
+            && std::fs::metadata(self.settings.directory.join("current")).is_ok_and(|meta| meta.is_dir())
+    }
+
+    pub(super) fn banner(&self) -> Result<BannerSite, StoreError> {
+        let site = self.look()?.map(|store| store.site().clone()).or_else(|| self.settings.name.clone());
+        Ok(BannerSite { directory: self.settings.directory.clone(), site, base: self.settings.base.clone() })
+    }
+
+    /// Refuses a release that this site does not take, before any content is read.
+    pub(super) fn check_release(&self, release: &Release, change_bytes: u64) -> Result<(), Refused> {
+        /// What one entry can take in a change: a path or a target of 1,024 bytes, and numbers.
+        const ENTRY_BYTES: u64 = 2_400;
+        if let Some(name) = self.settings.name.as_ref().filter(|name| **name != release.site) {
+            let (path, wanted) = (self.settings.directory.clone(), release.site.clone());
+            return Err(StoreError::OtherSite { path, found: name.clone(), wanted }.into());
+        }
+        let over = |what: &str, size: u64, quota: Option<u64>| match quota.filter(|quota| size > *quota) {
+            Some(quota) => Err(Refused::no_space(format!("the release has {size} {what}, and the quota is {quota}"))),
+            None => Ok(()),
+        };
+        over("entries", release.entries, self.settings.quota_entries)?;
+        // The change names entries of the base too, which is within the quota as well.
+        let change_quota =
+            self.settings.quota_entries.map(|entries| entries.saturating_add(1).saturating_mul(2 * ENTRY_BYTES));
+        over("bytes of manifest change", change_bytes, change_quota)?;
+        over("bytes", release.bytes, self.settings.quota_bytes)
+    }
+
+    /// Opens a stage: the store, made if need be, and the arrival. Nothing where the release is staged already.
+    pub(super) fn begin(&self, order: Order) -> Result<Option<Session>, Refused> {
+        let Order { release, key, base, change, memory } = order;
+        let store = Arc::new(Store::open_or_create(&self.settings.directory, &release.site)?);
+        self.check_change(&store, &change)?;
+        let arrival = store.begin(&release, &key, base, &change, self.lock)?;
+        Ok(arrival.map(|arrival| Session::new(key, store, &release, change, arrival, memory)))
+    }
+
+    /// What the change brings must fit what this site allows, whatever the release says of itself.
+    fn check_change(&self, store: &Store, change: &[u8]) -> Result<(), Refused> {
+        let (quota, min_free) = (self.settings.quota_bytes, self.settings.min_free_bytes);
+        if quota.is_none() && min_free == 0 {
+            return Ok(());
+        }
+        let needs = transit::needs(change).map_err(|error| Refused::malformed(error.to_string()))?;
+        let new_bytes = needs.objects.iter().fold(0u64, |sum, object| sum.saturating_add(object.size));
+        if let Some(quota) = quota.filter(|quota| new_bytes > *quota) {
+            return Err(Refused::no_space(format!("{new_bytes} new bytes are announced, and the quota is {quota}")));
+        }
+        self.check_free(store, new_bytes)
+    }
+
+    /// Refuses what would leave less free than this site keeps free.
+    pub(super) fn check_free(&self, store: &Store, new_bytes: u64) -> Result<(), Refused> {
+        let (free, keep) = (store.free_bytes()?, self.settings.min_free_bytes);
+        if new_bytes.saturating_add(keep) > free {
+            let words = format!("{free} bytes are free, {new_bytes} would come, and {keep} have to stay free");
+            return Err(Refused::no_space(words));
+        }
+        Ok(())
+    }
+
+    /// Ends a stage, or says what is lacking.
+    pub(super) fn finish(&self, session: &Arc<Session>) -> Result<Staging, Refused> {
+        let _hold = self.desk.hold();
+        let result = session.finish(&|id| self.desk.object(id));
+        session.touch();
+        let error = match result {
+            Ok(resent) => {
+                self.sessions.end(session);
+                return Ok(Staging::Staged { resent });
+            }
+            Err(error) => error,
+        };
+        if let Some(missing) = missing(&error) {
+            let objects = missing.to_vec();
+            self.desk.ask(&Wants { objects: objects.clone(), ..Wants::default() });
+            return Ok(Staging::Lacking(objects));
+        }
+        if !matches!(error, StoreError::Locked { .. }) {
+            self.sessions.end(session);
+        }
+        Err(error.into())
+    }
+
+    /// Answers whether it was current before.
+    pub(super) fn activate(&self, request: Activate) -> Result<Switched, Refused> {
+        let store = self.store()?;
+        let was_current = store.current()? == Some(request.release);
+        store.activate(request.release, request.expected, self.lock)?;
+        Ok(if was_current { Switched::Before } else { Switched::Now(store.site().clone()) })
+    }
+
+    pub(super) fn abandon(&self, release: ReleaseName) -> Result<(), Refused> {
+        Ok(self.store()?.abandon(release, self.lock)?)
+    }
+
+    pub(super) fn settle(&self, keep: usize) -> Result<Pruned, Refused> {
+        Ok(self.store()?.settle(self.settings.keep.unwrap_or(keep), self.lock)?)
+    }
+
+    pub(super) fn prune(&self, keep: usize) -> Result<Pruned, Refused> {
+        Ok(self.store()?.prune(self.settings.keep.unwrap_or(keep), self.lock)?)
+    }
+
+    pub(super) fn verify(&self, depth: Depth, cancelled: &(dyn Fn() -> bool + Sync)) -> Result<Verified, Refused> {
+        Ok(self.store()?.verify(depth, self.lock, cancelled)?)
+    }
+
+    pub(super) fn repair(&self, request: Repair, cancelled: &(dyn Fn() -> bool + Sync)) -> Result<Repairing, Refused> {
+        let _hold = self.desk.hold();
+        let asker = Asker::new(&self.desk, request.is_last);
+        let repaired = self.store()?.repair(&|id| asker.object(id), &asker, self.lock, cancelled)?;
+        let wants = asker.into_wants();
+        self.desk.ask(&wants);
+        let (found, objects, mended, left) = (repaired.found, repaired.objects, repaired.mended, repaired.left);
+        Ok(Repairing { found, objects, mended, left, wants })
+    }
+}
+
+/// Whether an activation changed anything.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Switched {
+    /// The release was current already.
+    Before,
+    /// It became current, on this site.
+    Now(Site),
+}
+
+/// What a stage begins with.
+#[derive(Debug)]
+pub(super) struct Order {
+    pub(super) release: Release,
+    pub(super) key: crate::hash::BundleKey,
+    pub(super) base: Option<crate::hash::ManifestId>,
+    pub(super) change: Arc<[u8]>,
+    pub(super) memory: tokio::sync::OwnedSemaphorePermit,
+}

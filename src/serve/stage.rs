@@ -1,0 +1,216 @@
+//! `POST v1/stage` and `PUT v1/packs/…`: how packs come from a connection into an arrival.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt as _;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use tokio::sync::OwnedSemaphorePermit;
+
+use crate::fsx::Context as _;
+use crate::hash::{BundleKey, PackId};
+use crate::pack::MAX_PACK_BYTES;
+use crate::release::Release;
+use crate::serve::handler::{Handler, Reaction};
+use crate::serve::inbox::Inbox;
+use crate::serve::refused::Refused;
+use crate::serve::session::{Session, TakeError};
+use crate::serve::site::{Order, SiteState};
+use crate::store::Store;
+use crate::wire::{Done, MAX_CHANGE_BYTES, MAX_HEAD_BYTES, MAX_INLINE_BYTES, StageHead, Staging};
+
+/// Packs up to this size stay in memory until they are decoded; larger ones
+/// do if there is memory left for them, else they wait on the disk.
+const SMALL_BYTES: u64 = 256 * 1024;
+/// Heads up to this size are read without further ado.
+const SMALL_HEAD_BYTES: u32 = 64 * 1024;
+/// Bytes of the length before the head.
+const LENGTH_BYTES: u64 = 4;
+
+/// Reads the head of a stage and checks that its parts make the body.
+async fn read_head(handler: &Handler, inbox: &mut Inbox) -> Result<StageHead, Refused> {
+    let limit = LENGTH_BYTES + u64::from(MAX_HEAD_BYTES) + MAX_CHANGE_BYTES + MAX_INLINE_BYTES;
+    let length = inbox.check(limit)?;
+    let short = || Refused::malformed("the body of a stage is shorter than its parts");
+    let rest = length.checked_sub(LENGTH_BYTES).ok_or_else(short)?;
+    let head_bytes = inbox.read(LENGTH_BYTES).await?;
+    let head_bytes = u32::from_be_bytes(head_bytes.try_into().map_err(|_| short())?);
+    if head_bytes > MAX_HEAD_BYTES {
+        return Err(Refused::too_large(format!("the head has {head_bytes} bytes, at most {MAX_HEAD_BYTES} are taken")));
+    }
+    let rest = rest.checked_sub(u64::from(head_bytes)).ok_or_else(short)?;
+    let is_small = head_bytes <= SMALL_HEAD_BYTES;
+    let _memory = (!is_small).then(|| handler.reserve(u64::from(head_bytes))).transpose()?;
+    let head = inbox.read(u64::from(head_bytes)).await?;
+    let head: StageHead =
+        serde_json::from_slice(&head).map_err(|error| Refused::malformed(format!("the head of a stage: {error}")))?;
+    let packs = head.packs.iter().try_fold(0u64, |sum, pack| sum.checked_add(pack.bytes));
+    let packs = packs.filter(|packs| *packs <= MAX_INLINE_BYTES);
+    let packs = packs.ok_or_else(|| Refused::too_large("the packs in a stage have more bytes than one request may"))?;
+    if head.change_bytes > MAX_CHANGE_BYTES {
+        return Err(Refused::too_large("the manifest change is too large"));
+    }
+    if head.change_bytes + packs != rest {
+        return Err(Refused::malformed("the parts of the stage do not make its body"));
+    }
+    Ok(head)
+}
+
+/// Answers `POST v1/stage`.
+pub(super) async fn stage(
+    handler: &Arc<Handler>,
+    site: &Arc<SiteState>,
+    inbox: &mut Inbox,
+) -> Result<Reaction, Refused> {
+    let head = read_head(handler, inbox).await?;
+    let release = Release::parse(head.release.as_bytes()).map_err(|error| Refused::malformed(error.to_string()))?;
+    site.check_release(&release, head.change_bytes)?;
+    let memory = handler.reserve(head.change_bytes)?;
+    let change: Arc<[u8]> = inbox.read(head.change_bytes).await?.into();
+    let order = Order { release, key: head.key, base: head.base, change, memory };
+    let (handler, site) = (Arc::clone(handler), Arc::clone(site));
+    if head.packs.is_empty() {
+        // Reading again what an interrupted push left may take its time.
+        return Ok(Reaction::later(async move {
+            match open(&handler, &site, order).await? {
+                Some(session) => conclude(&handler, &site, session, head.is_whole).await,
+                None => Ok(Staging::Staged { resent: 0 }),
+            }
+        }));
+    }
+    let Some(session) = open(&handler, &site, order).await? else {
+        inbox.drain().await;
+        return Ok(Reaction::done(Staging::Staged { resent: 0 }));
+    };
+    for pack in &head.packs {
+        if session.holds(&pack.id) {
+            inbox.skip(pack.bytes).await?;
+            continue;
+        }
+        let content = Content::receive(&handler, inbox, pack.bytes, &session.store).await?;
+        take(&handler, &site, Arc::clone(&session), pack.id, content).await?;
+    }
+    Ok(Reaction::later(async move { conclude(&handler, &site, session, head.is_whole).await }))
+}
+
+/// The stage of this order: the open one, or a new one in place of another of its key.
+async fn open(handler: &Handler, site: &Arc<SiteState>, order: Order) -> Result<Option<Arc<Session>>, Refused> {
+    let _turn = site.opening.lock().await;
+    let key = order.key;
+    if let Some(session) = site.sessions.find(&key) {
+        if session.is_of(&order.release, &order.change) {
+            return Ok(Some(session));
+        }
+        // Of a push that broke off, or of another origin. What it brought is found again on the disk.
+        drop(session);
+        site.sessions.close(&key);
+    }
+    if !site.sessions.has_room() {
+        return Err(Refused::busy("too many stages are open here"));
+    }
+    let opener = Arc::clone(site);
+    let session = handler.blocking(move || opener.begin(order)).await?.map(Arc::new);
+    if let Some(session) = &session {
+        site.sessions.insert(session);
+    }
+    Ok(session)
+}
+
+/// Answers what is held, or makes the release complete.
+async fn conclude(
+    handler: &Handler,
+    site: &Arc<SiteState>,
+    session: Arc<Session>,
+    is_whole: bool,
+) -> Result<Staging, Refused> {
+    if !is_whole {
+        return Ok(Staging::Held(session.held()));
+    }
+    let site = Arc::clone(site);
+    handler.blocking(move || site.finish(&session)).await
+}
+
+/// The bytes of a pack that wait for a decoder.
+enum Content {
+    Memory(Vec<u8>, Option<OwnedSemaphorePermit>),
+    Spool { file: Arc<File>, length: usize },
+}
+
+impl Content {
+    async fn receive(handler: &Handler, inbox: &mut Inbox, length: u64, store: &Arc<Store>) -> Result<Self, Refused> {
+        let size = usize::try_from(length).ok().filter(|size| *size <= MAX_PACK_BYTES);
+        let size = size.ok_or_else(|| Refused::too_large("a pack has at most 32 MiB"))?;
+        let permit = (length > SMALL_BYTES).then(|| handler.reserve_pack(length)).flatten();
+        if length <= SMALL_BYTES || permit.is_some() {
+            return Ok(Self::Memory(inbox.read(length).await?, permit));
+        }
+        let store = Arc::clone(store);
+        let file = tokio::task::spawn_blocking(move || store.spool()).await.map_err(|error| Refused::broken(&error))?;
+        let file = Arc::new(file?);
+        inbox.spool(length, &file, 0).await?;
+        Ok(Self::Spool { file, length: size })
+    }
+
+    /// Gives them to `take`.
+    fn with<T>(self, take: impl FnOnce(&[u8]) -> T) -> Result<T, Refused> {
+        match self {
+            Self::Memory(bytes, permit) => {
+                let result = take(&bytes);
+                drop((bytes, permit));
+                Ok(result)
+            }
+            Self::Spool { file, length } => {
+                let mut bytes = vec![0; length];
+                file.read_exact_at(&mut bytes, 0).context("read", || PathBuf::from("a spool file"))?;
+                Ok(take(&bytes))
+            }
+        }
+    }
+}
+
+/// Decodes a pack into its stage, once a decoder is free.
+async fn take(
+    handler: &Handler,
+    site: &Arc<SiteState>,
+    session: Arc<Session>,
+    id: PackId,
+    content: Content,
+) -> Result<(), Refused> {
+    let site = Arc::clone(site);
+    // The work goes on when the peer goes: what came is kept for its return.
+    let work = move || match content.with(|bytes| session.take(&id, bytes))? {
+        Ok(()) => Ok(()),
+        Err(TakeError::Pack(refused)) => Err(refused),
+        Err(TakeError::Stage(refused)) => {
+            site.sessions.end(&session);
+            Err(refused)
+        }
+    };
+    handler.decoding(work).await
+}
+
+/// Answers `PUT v1/packs/<key>/<id>`.
+pub(super) async fn put_pack(
+    handler: &Arc<Handler>,
+    site: &Arc<SiteState>,
+    (key, id): (BundleKey, PackId),
+    inbox: &mut Inbox,
+) -> Result<Done, Refused> {
+    let closed = || Refused::unknown("no stage of this key is open; stage again to learn what is held");
+    let length = inbox.check(MAX_PACK_BYTES as u64)?;
+    let store = {
+        let session = site.sessions.find(&key).ok_or_else(closed)?;
+        if session.holds(&id) {
+            inbox.drain().await;
+            return Ok(Done {});
+        }
+        Arc::clone(&session.store)
+    };
+    let toucher = Arc::clone(site);
+    inbox.tell(move || toucher.sessions.touch(&key));
+    let content = Content::receive(handler, inbox, length, &store).await?;
+    // A slow body must not hold a stage that its origin has given up.
+    let session = site.sessions.find(&key).ok_or_else(closed)?;
+    take(handler, site, session, id, content).await?;
+    Ok(Done {})
+}

@@ -1,0 +1,52 @@
+//! The same receiver on standard input and output, for SSH.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::io::AsyncWriteExt as _;
+use tokio::sync::watch;
+
+use crate::serve::guarded::Phases;
+use crate::serve::handler::Handler;
+use crate::serve::server::{patient, runtime, serve, sweep};
+use crate::serve::{Log, ServeError, Settings};
+use crate::wire::{BANNER, Banner, VERSION};
+
+/// A peer that says nothing for so long is gone, whatever SSH thinks.
+const SILENCE: Duration = Duration::from_secs(300);
+
+/// Writes the banner and answers requests on standard input and output until
+/// the peer closes it, or is silent for five minutes. Blocks. Who may connect
+/// was decided by whoever started this: nothing but `settings.access` asks.
+///
+/// # Errors
+/// A site whose directory cannot be a mirror: the peer sees the end of the connection.
+pub fn receive(settings: &Settings, log: Arc<dyn Log>) -> Result<(), ServeError> {
+    let mut settings = settings.clone();
+    settings.limits = patient(&settings.limits, SILENCE);
+    let handler = Arc::new(Handler::new(&settings, log).map_err(ServeError::Runtime)?);
+    let sites = handler
+        .sites
+        .iter()
+        .map(|site| site.banner().map_err(|source| ServeError::Site { path: site.settings.directory.clone(), source }));
+    let sites = sites.collect::<Result<_, _>>()?;
+    let banner = Banner { headwater: env!("CARGO_PKG_VERSION").to_owned(), protocols: vec![VERSION], sites };
+    let banner = serde_json::to_string(&banner).map_err(|error| ServeError::Runtime(error.into()))?;
+    let runtime = runtime()?;
+    let result = runtime.block_on(async {
+        let mut out = tokio::io::stdout();
+        out.write_all(format!("{BANNER}{banner}\n").as_bytes()).await.map_err(ServeError::Runtime)?;
+        out.flush().await.map_err(ServeError::Runtime)?;
+        let sweeping = tokio::spawn(sweep(Arc::clone(&handler)));
+        let stream = tokio::io::join(tokio::io::stdin(), out);
+        // Nobody stops it: it ends with its peer.
+        let stop = watch::Sender::new(false);
+        serve(&handler, stream, "ssh".into(), Phases::new(&handler.limits), stop.subscribe()).await;
+        sweeping.abort();
+        handler.hooks.finish().await;
+        Ok(())
+    });
+    // A thread may still wait for input that never comes.
+    runtime.shutdown_background();
+    result
+}

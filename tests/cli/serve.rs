@@ -1,0 +1,90 @@
+//! `headwater serve`, `receive` and `token`: flags, files, and what is refused
+//! before anything listens.
+
+use crate::harness::World;
+
+const SITE: &str = "[[site]]\nname = \"docs\"\ndir = \"www\"\n";
+
+#[test]
+fn nobody_is_served_without_saying_who_may_push() {
+    let world = World::new();
+    world.run("serve www").code(2).warns("no token is known").warns("token new");
+    world.run("serve").code(2).warns("DIR");
+    world.run("serve www --no-auth --token-file t.toml").code(2).warns("--token-file");
+    world.run("serve www --token-file t.toml").code(2).warns("--site");
+    world.run("serve www --config serve.toml").code(2).warns("--config");
+    assert!(!world.path("www").exists());
+}
+
+#[test]
+fn other_machines_are_not_served_in_the_clear_or_without_tokens() {
+    let world = World::new();
+    world.write("tokens.toml", "");
+    let tokens = "serve www --site docs --token-file tokens.toml --listen 0.0.0.0:0";
+    world.run(tokens).code(2).warns("neither TLS nor a proxy").warns("--behind-proxy");
+    world.run("serve www --no-auth --listen 0.0.0.0:0").code(2).warns("no token would be asked for");
+    world.run("serve www --no-auth --behind-proxy --listen [::]:0").code(2).warns("no token would be asked for");
+    world.run("serve www --no-auth --listen 7447").code(2).warns("--listen");
+}
+
+#[test]
+fn a_serve_toml_is_checked_before_anything_listens() {
+    let world = World::new();
+    world.run("serve --config serve.toml").code(2).warns("serve.toml");
+    for (text, words) in [
+        (format!("{SITE}kep = 3\n"), "serve.toml line 4, column 1: unknown field `kep`"),
+        (String::new(), "there is no site"),
+        (format!("listen = \"0.0.0.0:0\"\n{SITE}"), "neither TLS nor a proxy"),
+        (format!("tls = {{ cert = \"c.pem\", key = \"k.pem\" }}\n{SITE}"), "c.pem"),
+    ] {
+        world.write("serve.toml", &text);
+        world.run("serve --config serve.toml").code(2).warns(words);
+    }
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap();
+    world.run(&format!("serve www --no-auth --listen {address}")).code(1).warns("cannot listen on");
+}
+
+#[test]
+fn a_token_is_printed_once_and_its_hash_goes_into_the_file() {
+    let world = World::new();
+    world.write("serve.toml", SITE);
+    let run = world.ok("token new --site docs --allow push --expires 90d --config serve.toml");
+    let token = run.stdout.trim().to_owned();
+    let parsed = headwater::serve::Token::parse(&token).expect("stdout is the token and nothing else");
+    assert!(run.stderr.contains(&parsed.hash().to_hex().to_string()) && !run.stderr.contains(&token[12..]));
+    // The lines can be appended as they are.
+    world.write("serve.toml", format!("{SITE}{}", run.stderr));
+    let settings = headwater::config::serve::load(&world.path("serve.toml")).unwrap();
+    let headwater::serve::Access::Tokens(tokens) = settings.access else { panic!("no tokens") };
+    assert_eq!(tokens.len(), 1);
+    assert!(tokens[0].expires.is_some() && tokens[0].hash == parsed.hash());
+    let another = world.ok("token new --site docs --allow read").stdout;
+    assert_ne!(another.trim(), token);
+}
+
+#[test]
+fn a_token_for_nothing_is_refused() {
+    let world = World::new();
+    world.write("serve.toml", SITE);
+    world.run("token new --site blog --allow push --config serve.toml").code(2).warns("no [[site]] blog");
+    world.run("token new --site docs --allow all").code(2).warns("push");
+    world.run("token new --site docs").code(2).warns("--allow");
+    world.run("token new --allow push").code(2).warns("--site");
+    world.run("token new --site docs --allow push --expires soon").code(2).warns("--expires");
+    world.run("token").code(2);
+}
+
+#[test]
+fn receive_ends_with_its_client_and_says_what_cannot_be_a_mirror() {
+    let world = World::new();
+    let run = world.ok("receive www --site docs");
+    assert!(run.stdout.starts_with("headwater receive 1 {") && run.stdout.ends_with("}\n"), "{}", run.stdout);
+    assert!(!world.path("www").exists(), "asking makes nothing");
+    world.write("full/file", "not ours");
+    world.run("receive full").code(1).warns("cannot serve full").warns("is no mirror");
+    world.run("receive").code(2).warns("DIR");
+    world.write("serve.toml", format!("{SITE}[[site]]\nname = \"blog\"\ndir = \"blog\"\n"));
+    let run = world.ok("receive --config serve.toml");
+    assert!(run.stdout.contains("\"/docs/\"") && run.stdout.contains("\"/blog/\""), "{}", run.stdout);
+}

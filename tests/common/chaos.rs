@@ -1,0 +1,269 @@
+//! A link that misbehaves: a proxy for HTTP/1.1 that cuts, resets, trickles,
+//! duplicates, and swallows answers after the receiver has done its work.
+//!
+//! It is told how often, by a seed, and never does it to one request so often
+//! that nobody could get it through.
+
+use std::collections::HashMap;
+use std::io::{self, BufRead as _, BufReader, Read as _, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+
+/// One request is not harmed more often than this in a row.
+const MAX_HARM: u32 = 2;
+
+/// Random numbers that a seed gives again: `SplitMix64`.
+#[derive(Debug)]
+pub(crate) struct Dice(u64);
+
+impl Dice {
+    pub(crate) const fn new(seed: u64) -> Self {
+        Self(seed)
+    }
+
+    /// A number below `end`.
+    pub(crate) fn below(&mut self, end: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (mixed ^ (mixed >> 31)) % end
+    }
+}
+
+/// The seed in `HEADWATER_SEED`, else one that differs each time; it is printed.
+pub(crate) fn seed() -> u64 {
+    use std::hash::{BuildHasher as _, Hasher as _};
+    let given = std::env::var("HEADWATER_SEED").ok().and_then(|seed| seed.parse().ok());
+    let seed = given.unwrap_or_else(|| std::collections::hash_map::RandomState::new().build_hasher().finish());
+    println!("HEADWATER_SEED={seed}");
+    seed
+}
+
+/// What is done to a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Harm {
+    None,
+    /// It never reaches the receiver.
+    Refuse,
+    /// The receiver gets a part of it.
+    CutRequest,
+    /// It is done, and the answer is lost.
+    Swallow,
+    /// It is done, and a part of the answer comes.
+    CutAnswer,
+    /// It comes twice.
+    Duplicate,
+    /// It and its answer come in small pieces.
+    Trickle,
+}
+
+/// A proxy, which ends with this value.
+pub(crate) struct Chaos {
+    address: SocketAddr,
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    target: SocketAddr,
+    /// Of a hundred requests, so many are harmed.
+    percent: u64,
+    dice: Mutex<Dice>,
+    harmed: Mutex<HashMap<String, u32>>,
+    bytes: AtomicU64,
+    is_over: AtomicBool,
+}
+
+impl Chaos {
+    /// A proxy to `target` that harms `percent` of a hundred requests.
+    pub(crate) fn start(target: SocketAddr, percent: u64, seed: u64) -> Self {
+        let listener = TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+        let address = listener.local_addr().unwrap();
+        let shared = Arc::new(Shared {
+            target,
+            percent,
+            dice: Mutex::new(Dice::new(seed)),
+            harmed: Mutex::default(),
+            bytes: AtomicU64::new(0),
+            is_over: AtomicBool::new(false),
+        });
+        let acceptor = Arc::clone(&shared);
+        std::thread::spawn(move || {
+            for client in listener.incoming() {
+                let Ok(client) = client else { return };
+                if acceptor.is_over.load(Ordering::SeqCst) {
+                    return;
+                }
+                let shared = Arc::clone(&acceptor);
+                std::thread::spawn(move || {
+                    let Ok(mut server) = shared.connect() else { return };
+                    // However it ends, both ends are closed then, for good: nobody waits for what is not read.
+                    shared.serve(&client, &mut server).ok();
+                });
+            }
+        });
+        Self { address, shared }
+    }
+
+    /// Where it listens.
+    pub(crate) const fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Bytes that went through, both ways together.
+    #[allow(dead_code, reason = "not every test binary measures")]
+    pub(crate) fn bytes(&self) -> u64 {
+        self.shared.bytes.load(Ordering::SeqCst)
+    }
+}
+
+impl Drop for Chaos {
+    fn drop(&mut self) {
+        self.shared.is_over.store(true, Ordering::SeqCst);
+        // Wakes whoever waits for the next connection.
+        TcpStream::connect(self.address).ok();
+    }
+}
+
+/// A request or an answer.
+struct Message {
+    head: Vec<u8>,
+    body: Vec<u8>,
+}
+
+impl Message {
+    fn read(from: &mut BufReader<TcpStream>) -> io::Result<Option<Self>> {
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            if from.read_until(b'\n', &mut head)? == 0 {
+                return Ok(None);
+            }
+        }
+        Ok(Some(Self { head, body: Vec::new() }))
+    }
+
+    fn field(&self, name: &str) -> Option<String> {
+        let text = String::from_utf8_lossy(&self.head).to_ascii_lowercase();
+        text.lines().find_map(|line| Some(line.strip_prefix(name)?.strip_prefix(':')?.trim().to_owned()))
+    }
+
+    fn read_body(&mut self, from: &mut BufReader<TcpStream>) -> io::Result<()> {
+        if let Some(length) = self.field("content-length") {
+            let length: u64 = length.parse().map_err(io::Error::other)?;
+            if from.by_ref().take(length).read_to_end(&mut self.body)? as u64 != length {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+        } else if self.field("transfer-encoding").is_some() {
+            loop {
+                let start = self.body.len();
+                from.read_until(b'\n', &mut self.body)?;
+                let size = String::from_utf8_lossy(&self.body[start..]).trim().to_owned();
+                let size = u64::from_str_radix(&size, 16).map_err(io::Error::other)?;
+                from.by_ref().take(size + 2).read_to_end(&mut self.body)?;
+                if size == 0 {
+                    break;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn bytes(&self) -> Vec<u8> {
+        [&self.head[..], &self.body].concat()
+    }
+}
+
+impl Shared {
+    /// Forwards requests of one connection, each whole before the next.
+    fn serve(&self, client: &TcpStream, server: &mut BufReader<TcpStream>) -> io::Result<()> {
+        client.set_nodelay(true)?;
+        let mut from_client = BufReader::new(client.try_clone()?);
+        while let Some(mut request) = Message::read(&mut from_client)? {
+            let harm = self.choose(&request);
+            if request.field("expect").is_some() {
+                (&*client).write_all(b"HTTP/1.1 100 Continue\r\n\r\n")?;
+                let text = String::from_utf8_lossy(&request.head).into_owned();
+                let kept: Vec<&str> = text
+                    .split_inclusive("\r\n")
+                    .filter(|line| !line.to_ascii_lowercase().starts_with("expect:"))
+                    .collect();
+                request.head = kept.concat().into_bytes();
+            }
+            if harm == Harm::Refuse {
+                return Ok(());
+            }
+            request.read_body(&mut from_client)?;
+            let bytes = request.bytes();
+            self.bytes.fetch_add(bytes.len() as u64, Ordering::SeqCst);
+            if harm == Harm::CutRequest {
+                let end = self.dice.lock().unwrap().below(bytes.len() as u64);
+                server.get_mut().write_all(&bytes[..usize::try_from(end).unwrap()])?;
+                return Ok(());
+            }
+            if harm == Harm::Duplicate {
+                let mut second = self.connect()?;
+                second.get_mut().write_all(&bytes)?;
+                answer(&mut second)?;
+            }
+            write(server.get_mut(), &bytes, harm)?;
+            let answer = answer(server)?;
+            self.bytes.fetch_add(answer.len() as u64, Ordering::SeqCst);
+            let sent = match harm {
+                Harm::Swallow => 0,
+                Harm::CutAnswer => usize::try_from(self.dice.lock().unwrap().below(answer.len() as u64)).unwrap(),
+                _ => answer.len(),
+            };
+            write(&mut &*client, &answer[..sent], harm)?;
+            if sent < answer.len() {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    fn connect(&self) -> io::Result<BufReader<TcpStream>> {
+        let server = TcpStream::connect(self.target)?;
+        server.set_nodelay(true)?;
+        Ok(BufReader::new(server))
+    }
+
+    fn choose(&self, request: &Message) -> Harm {
+        let line = String::from_utf8_lossy(&request.head).lines().next().unwrap_or_default().to_owned();
+        let mut dice = self.dice.lock().unwrap();
+        let mut harmed = self.harmed.lock().unwrap();
+        let count = harmed.entry(line.clone()).or_default();
+        // What these answer is what this very request did, so that a test could not tell a second one from a first.
+        let is_counting = ["/prune ", "/settle ", "/repair "].iter().any(|path| line.contains(path));
+        let kinds: &[Harm] = match is_counting {
+            true => &[Harm::Refuse, Harm::CutRequest, Harm::Trickle],
+            false => &[Harm::Refuse, Harm::CutRequest, Harm::Trickle, Harm::Swallow, Harm::CutAnswer, Harm::Duplicate],
+        };
+        if dice.below(100) >= self.percent || *count >= MAX_HARM {
+            *count = 0;
+            return Harm::None;
+        }
+        *count += 1;
+        kinds[usize::try_from(dice.below(kinds.len() as u64)).unwrap()]
+    }
+}
+
+/// Reads one answer, as it came.
+fn answer(server: &mut BufReader<TcpStream>) -> io::Result<Vec<u8>> {
+    let mut answer = Message::read(server)?.ok_or(io::ErrorKind::UnexpectedEof)?;
+    answer.read_body(server)?;
+    Ok(answer.bytes())
+}
+
+fn write(to: &mut impl Write, bytes: &[u8], harm: Harm) -> io::Result<()> {
+    if harm != Harm::Trickle {
+        return to.write_all(bytes);
+    }
+    // Few pieces are enough: each is a read of its own on the other side.
+    let size = (bytes.len() / 50).max(1);
+    bytes.chunks(size).try_for_each(|piece| {
+        to.write_all(piece)?;
+        std::thread::yield_now();
+        to.flush()
+    })
+}

@@ -1,0 +1,193 @@
+//! Mirrors behind a receiver: HTTP, TLS, and `ssh` with a stand-in for it.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use headwater::mirror::{Access, HttpMirror, Location, Mirror, Pace, SshSettings};
+use headwater::serve::{self, Front, Handle, Limits, NoLog, Server, Settings, SiteSettings, TlsFiles};
+use headwater::tree_path::Site;
+use tempfile::TempDir;
+
+use crate::chaos::{self, Chaos};
+use crate::fixture::{Fixture, workplace};
+
+/// The name that certificates are made for.
+const HOST: &str = "localhost";
+
+/// A receiver in this process, which ends with this value.
+pub(crate) struct Receiver {
+    handle: Handle,
+    address: SocketAddr,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Receiver {
+    /// One for the mirror in `directory`.
+    pub(crate) fn start(directory: &Path, tls: Option<TlsFiles>) -> Self {
+        let settings = Settings {
+            listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+            tls,
+            front: Front::None,
+            access: serve::Access::Open,
+            sites: vec![SiteSettings::new(directory.to_owned(), None)],
+            // Who waits for a lock is the origin: it asks again as long as it was told to.
+            limits: Limits { lock: Duration::from_millis(20), ..Limits::default() },
+        };
+        let server = Server::bind(&settings, Arc::new(NoLog)).unwrap();
+        let (handle, address) = (server.handle(), server.address());
+        let thread = std::thread::spawn(move || server.run().unwrap());
+        Self { handle, address, thread: Some(thread) }
+    }
+
+    /// Where it listens.
+    pub(crate) const fn address(&self) -> SocketAddr {
+        self.address
+    }
+}
+
+impl Drop for Receiver {
+    fn drop(&mut self) {
+        self.handle.stop();
+        let thread = self.thread.take().expect("it is stopped once");
+        assert!(thread.join().is_ok(), "the receiver ended by a panic");
+    }
+}
+
+/// A mirror at a URL.
+pub(crate) fn mirror_at(url: &str, access: &Access, site: &Site, wait: Duration) -> Arc<dyn Mirror> {
+    let Ok(Location::Http(place)) = Location::parse(url) else { panic!("{url}") };
+    let pace = Pace { wait, ..Pace::default() };
+    Arc::new(HttpMirror::new("m".into(), url.to_owned(), &place, access, Some(site.clone()), pace))
+}
+
+/// A mirror over plain HTTP.
+pub(crate) struct Http {
+    receiver: Receiver,
+    store: PathBuf,
+    _dir: TempDir,
+}
+
+impl Fixture for Http {
+    fn new() -> Self {
+        let dir = workplace();
+        let store = dir.path().join("www");
+        Self { receiver: Receiver::start(&store, None), store, _dir: dir }
+    }
+
+    fn handle(&self, site: &Site, wait: Duration) -> Arc<dyn Mirror> {
+        mirror_at(&format!("http://{}/", self.receiver.address()), &Access::default(), site, wait)
+    }
+
+    fn store(&self) -> &Path {
+        &self.store
+    }
+}
+
+/// A mirror over TLS.
+pub(crate) struct Https {
+    receiver: Receiver,
+    store: PathBuf,
+    access: Access,
+    _dirs: [TempDir; 2],
+}
+
+impl Fixture for Https {
+    fn new() -> Self {
+        let dir = workplace();
+        let store = dir.path().join("www");
+        let made = rcgen::generate_simple_self_signed(vec![HOST.to_owned()]).unwrap();
+        let keys = workplace();
+        let files = TlsFiles { cert: keys.path().join("cert.pem"), key: keys.path().join("key.pem") };
+        fs::write(&files.cert, made.cert.pem()).unwrap();
+        fs::write(&files.key, made.signing_key.serialize_pem()).unwrap();
+        let mut access = Access::default();
+        access.trust_only(made.cert.pem().as_bytes()).unwrap();
+        Self { receiver: Receiver::start(&store, Some(files)), store, access, _dirs: [dir, keys] }
+    }
+
+    fn handle(&self, site: &Site, wait: Duration) -> Arc<dyn Mirror> {
+        mirror_at(&format!("https://{HOST}:{}/", self.receiver.address().port()), &self.access, site, wait)
+    }
+
+    fn store(&self) -> &Path {
+        &self.store
+    }
+}
+
+/// A mirror over `ssh`, or what the client takes for it.
+pub(crate) struct Ssh {
+    store: PathBuf,
+    program: PathBuf,
+    _dirs: [TempDir; 2],
+}
+
+/// Takes the options that the client gives, says what a login may say, and runs the command as a login shell does.
+const STAND_IN: &str = r#"#!/bin/sh
+while [ $# -gt 0 ]; do
+    case "$1" in
+        -o|-p) shift 2 ;;
+        -T) shift ;;
+        edge2) break ;;
+        *) echo "stand-in: unexpected argument $1" >&2; exit 255 ;;
+    esac
+done
+shift
+[ "$1" = -- ] && shift
+echo "Welcome to edge2"
+printf 'last login: never\n' >&2
+exec /bin/sh -c "$*"
+"#;
+
+impl Fixture for Ssh {
+    fn new() -> Self {
+        let (dir, bin) = (workplace(), workplace());
+        let (store, program) = (dir.path().join("it's www"), bin.path().join("ssh"));
+        fs::write(&program, STAND_IN).unwrap();
+        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+        Self { store, program, _dirs: [dir, bin] }
+    }
+
+    fn handle(&self, site: &Site, wait: Duration) -> Arc<dyn Mirror> {
+        let url = format!("ssh://edge2{}", self.store.display());
+        let Ok(Location::Ssh(place)) = Location::parse(&url) else { panic!("{url}") };
+        // Through a shell: a script that was just written may still be open for writing in a child of another test.
+        let settings = SshSettings {
+            command: vec!["/bin/sh".into(), self.program.display().to_string()],
+            receiver: env!("CARGO_BIN_EXE_headwater").to_owned(),
+            host_key: None,
+        };
+        let pace = Pace { wait, ..Pace::default() };
+        Arc::new(HttpMirror::over_ssh("m".into(), url, &place, &settings, Some(site.clone()), pace))
+    }
+
+    fn store(&self) -> &Path {
+        &self.store
+    }
+}
+
+/// A mirror over HTTP and a link that harms every seventh request.
+pub(crate) struct Flaky {
+    chaos: Chaos,
+    inner: Http,
+}
+
+impl Fixture for Flaky {
+    fn new() -> Self {
+        let inner = Http::new();
+        let chaos = Chaos::start(inner.receiver.address(), 15, chaos::seed());
+        Self { chaos, inner }
+    }
+
+    fn handle(&self, site: &Site, wait: Duration) -> Arc<dyn Mirror> {
+        mirror_at(&format!("http://{}/", self.chaos.address()), &Access::default(), site, wait)
+    }
+
+    fn store(&self) -> &Path {
+        self.inner.store()
+    }
+}

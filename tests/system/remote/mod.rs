@@ -1,0 +1,96 @@
+//! Pushes to mirrors on other machines: many kinds at once, lying receivers,
+//! links that break, certificates of somebody else, secrets that must not show.
+
+mod fleet;
+mod liars;
+mod ssh;
+mod tls;
+
+use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use headwater::serve::{Access, Handle, NoLog, Server, Settings, SiteSettings};
+use serde_json::Value;
+
+use crate::checker;
+use crate::harness::{Outcome, World};
+
+/// A receiver in this process, which ends with this value.
+pub(super) struct Receiver {
+    handle: Handle,
+    address: SocketAddr,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Receiver {
+    /// One that lets everybody on this machine in.
+    pub(super) fn start(directory: &Path) -> Self {
+        Self::with(directory, |_| {})
+    }
+
+    /// One with settings of the test's own.
+    pub(super) fn with(directory: &Path, change: impl FnOnce(&mut Settings)) -> Self {
+        let sites = vec![SiteSettings::new(directory.to_owned(), None)];
+        let mut settings = Settings::new(SocketAddr::from(([127, 0, 0, 1], 0)), sites, Access::Open);
+        change(&mut settings);
+        let server = Server::bind(&settings, Arc::new(NoLog)).unwrap();
+        let (handle, address) = (server.handle(), server.address());
+        let thread = std::thread::spawn(move || server.run().unwrap());
+        Self { handle, address, thread: Some(thread) }
+    }
+
+    pub(super) const fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    pub(super) fn url(&self) -> String {
+        format!("http://{}/", self.address)
+    }
+}
+
+impl Drop for Receiver {
+    fn drop(&mut self) {
+        self.handle.stop();
+        self.thread.take().expect("it is stopped once").join().unwrap();
+    }
+}
+
+/// Writes a program that takes the arguments of ssh and runs the command in a
+/// shell of this machine, with `before` in front of it.
+pub(super) fn stand_in(world: &World, name: &str, before: &str) -> String {
+    let script = format!(
+        "while [ $# -gt 0 ]; do case \"$1\" in -o|-p) shift 2 ;; -T) shift ;; *) break ;; esac; done\n\
+         shift; [ \"$1\" = -- ] && shift\n{before}\nexec /bin/sh -c \"$*\"\n"
+    );
+    let path = world.path(name);
+    std::fs::write(&path, script).unwrap();
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+    format!("/bin/sh {}", world.at(name))
+}
+
+/// The flags for such a program.
+pub(super) fn over(command: &str) -> [&str; 4] {
+    ["--ssh-command", command, "--receive-command", env!("CARGO_BIN_EXE_headwater")]
+}
+
+/// Pushes the tree of a world to these places.
+pub(super) fn push(world: &World, places: &[&str], flags: &[&str]) -> Outcome {
+    let tree = world.at("tree");
+    world.run(&[&["push", &tree], places, flags].concat())
+}
+
+/// The one object that a run with `--json` printed.
+pub(super) fn report(outcome: &Outcome) -> Value {
+    serde_json::from_str(&outcome.stdout).unwrap_or_else(|_| panic!("{outcome}"))
+}
+
+/// Whether a mirror serves exactly the tree, by a look that shares nothing with the library.
+pub(super) fn serves_tree(world: &World, mirror: &str) -> bool {
+    match checker::state(&world.path(mirror)).unwrap_or_else(|faults| panic!("{mirror}: {faults:#?}")) {
+        Some(served) => checker::check_equals_tree(&served, &world.path("tree")).is_ok(),
+        None => false,
+    }
+}

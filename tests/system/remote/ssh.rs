@@ -1,0 +1,107 @@
+//! What can go wrong with ssh, with a stand-in for it; and a real sshd.
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use super::{over, push, serves_tree, stand_in};
+use crate::harness::World;
+use crate::trees::Tree;
+
+/// Pushes through a stand-in that does `before`; answers what was said.
+#[track_caller]
+fn fails(before: &str, code: i32, words: &[&str]) {
+    let world = World::new();
+    world.write("tree", &Tree::small());
+    let ssh = stand_in(&world, "ssh", before);
+    let outcome = push(&world, &[&format!("ssh://edge2{}", world.at("shell"))], &over(&ssh)).expect(&[code]);
+    for word in words {
+        assert!(outcome.stderr.contains(word), "no {word:?} in {outcome}");
+    }
+}
+
+#[test]
+fn failures_of_ssh_are_told_apart() {
+    fails("echo 'Host key verification failed.' >&2; exit 255", 7, &["not let in", "Host key verification failed"]);
+    fails("echo 'me@edge2: Permission denied (publickey).' >&2; exit 255", 7, &["Permission denied"]);
+    fails("echo 'sh: headwater: not found' >&2; exit 127", 4, &["no headwater was found there", "--receive-command"]);
+    fails("echo 'only sftp here'; exit 1", 4, &["no headwater was found", "only sftp here"]);
+    fails("echo 'headwater receive 2 {}'; exit 0", 4, &["needs version 2"]);
+}
+
+#[test]
+fn an_escape_in_what_a_host_says_is_shown_and_not_obeyed() {
+    let world = World::new();
+    world.write("tree", &Tree::small());
+    let ssh = stand_in(&world, "ssh", "printf '\\033[2Jowned\\n'; exit 1");
+    let outcome = push(&world, &[&format!("ssh://edge2{}", world.at("shell"))], &over(&ssh)).expect(&[4]);
+    assert!(outcome.stderr.contains("owned") && !outcome.stderr.contains('\u{1b}'), "{outcome}");
+}
+
+#[test]
+fn a_receiver_for_another_directory_or_site_is_refused() {
+    let world = World::new();
+    world.write("tree", &Tree::small());
+    let receive = |directory: &str, site: &str| {
+        let program = env!("CARGO_BIN_EXE_headwater");
+        format!("exec {program} receive {} --site {site}", world.at(directory))
+    };
+    for (before, words) in
+        [(receive("other", "default"), "not "), (receive("shell", "news"), "holds site \"news\", not \"default\"")]
+    {
+        let ssh = stand_in(&world, "ssh", &before);
+        let outcome = push(&world, &[&format!("ssh://edge2{}", world.at("shell"))], &over(&ssh));
+        assert!(matches!(outcome.code(), Some(4 | 7)) && outcome.stderr.contains(words), "{outcome}");
+        assert!(!world.path("shell").exists() && !world.path("other").exists());
+    }
+}
+
+#[test]
+#[ignore = "needs openssh-server, and root to run it"]
+fn a_real_sshd_carries_it() {
+    let world = World::new();
+    world.write("tree", &Tree::small());
+    for name in ["host", "wrong", "user"] {
+        let mut made = Command::new("ssh-keygen");
+        made.args(["-q", "-t", "ed25519", "-N", "", "-f"]).arg(world.path(name));
+        assert!(made.status().unwrap().success());
+    }
+    let program = env!("CARGO_BIN_EXE_headwater");
+    let public = std::fs::read_to_string(world.path("user.pub")).unwrap();
+    let entry = format!("command=\"{program} receive {}\",restrict {public}", world.at("shell"));
+    std::fs::write(world.path("authorized"), entry).unwrap();
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let options = [
+        format!("HostKey={}", world.at("host")),
+        format!("AuthorizedKeysFile={}", world.at("authorized")),
+        format!("ListenAddress=127.0.0.1:{port}"),
+        format!("PidFile={}", world.at("pid")),
+        "StrictModes=no".to_owned(),
+        "PasswordAuthentication=no".to_owned(),
+    ];
+    std::fs::create_dir_all("/run/sshd").unwrap();
+    let mut sshd = Command::new("/usr/sbin/sshd");
+    sshd.args(["-D", "-e", "-f", "/dev/null"]).args(options.iter().flat_map(|option| ["-o", option]));
+    let mut sshd = sshd.stderr(Stdio::null()).spawn().unwrap();
+    let user = String::from_utf8(Command::new("id").arg("-un").output().unwrap().stdout).unwrap();
+    let url = format!("ssh://{}@127.0.0.1:{port}{}", user.trim(), world.at("shell"));
+    let pushed = |key: &str| push_with_key(&world, &url, key);
+    let outcomes = [pushed("wrong"), pushed("host"), pushed("host")];
+    let stopped = sshd.kill();
+    sshd.wait().unwrap();
+    stopped.unwrap();
+    let [wrong, first, second] = outcomes;
+    assert!(wrong.stderr.contains("Host key verification failed"), "{wrong}");
+    wrong.expect(&[7]);
+    first.expect(&[0]);
+    second.expect(&[0]);
+    assert!(serves_tree(&world, "shell"));
+    assert!(Path::new(&world.at("shell")).join("current").exists());
+}
+
+fn push_with_key(world: &World, url: &str, host: &str) -> crate::harness::Outcome {
+    let key = std::fs::read_to_string(world.path(format!("{host}.pub"))).unwrap();
+    let config = format!("content = 'tree'\n[[mirror]]\nname = 'edge'\nurl = '{url}'\nhost_key = '{}'\n", key.trim());
+    std::fs::write(world.path("headwater.toml"), config).unwrap();
+    let ssh = format!("ssh -F /dev/null -o IdentitiesOnly=yes -i {}", world.at("user"));
+    world.run(&["push", "--ssh-command", &ssh])
+}

@@ -1,0 +1,40 @@
+//! Certificates of somebody else, expired, or of nobody we know.
+
+use headwater::serve::TlsFiles;
+
+use super::{Receiver, serves_tree};
+use crate::harness::World;
+use crate::trees::Tree;
+
+/// Pushes to a receiver whose certificate `change` has made, and that `ca` vouches for.
+fn push_to(change: impl FnOnce(&mut rcgen::CertificateParams), is_trusted: bool, codes: &[i32], words: &str) {
+    let world = World::new();
+    world.write("tree", &Tree::small());
+    let key = rcgen::KeyPair::generate().unwrap();
+    let mut params = rcgen::CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+    change(&mut params);
+    let cert = params.self_signed(&key).unwrap();
+    let files = TlsFiles { cert: world.path("cert.pem"), key: world.path("key.pem") };
+    std::fs::write(&files.cert, cert.pem()).unwrap();
+    std::fs::write(&files.key, key.serialize_pem()).unwrap();
+    let receiver = Receiver::with(&world.path("web"), |settings| settings.tls = Some(files));
+    let ca = if is_trusted { "ca = 'cert.pem'" } else { "" };
+    let url = format!("https://localhost:{}/", receiver.address().port());
+    let config = format!("content = 'tree'\n[[mirror]]\nname = 'web'\nurl = '{url}'\n{ca}\n");
+    std::fs::write(world.path("headwater.toml"), config).unwrap();
+    let outcome = world.run(&["push"]).expect(codes);
+    assert!(outcome.stderr.contains(words), "{outcome}");
+    assert_eq!(serves_tree(&world, "web"), codes == [0]);
+}
+
+#[test]
+fn only_the_right_certificate_is_accepted() {
+    push_to(|_| {}, true, &[0], "release 1 is current");
+    push_to(|_| {}, false, &[4], "TLS");
+    let other = |params: &mut rcgen::CertificateParams| {
+        params.subject_alt_names = vec![rcgen::SanType::DnsName("other.example".try_into().unwrap())];
+    };
+    push_to(other, true, &[4], "TLS");
+    let expired = |params: &mut rcgen::CertificateParams| params.not_after = rcgen::date_time_ymd(2020, 1, 1);
+    push_to(expired, true, &[4], "TLS");
+}

@@ -1,0 +1,178 @@
+//! G26, G27: who is let in, and what nobody gets to see.
+
+use std::net::SocketAddr;
+
+use headwater::serve::{
+    Access, Front, Limits, NoLog, Right, ServeError, Server, Settings, SiteSettings, Token, TokenRecord,
+};
+use headwater::tree_path::Site;
+
+use super::{Answer, Receiver, Whole, stage_body};
+use crate::origin::first_tree;
+
+fn record(token: &Token, site: &str, allow: Right, expires: Option<u64>) -> TokenRecord {
+    let sites = vec![Site::new(site).unwrap()];
+    TokenRecord { id: token.id().clone(), hash: token.hash(), sites, allow, expires }
+}
+
+#[test]
+fn only_those_with_a_token_of_this_site_and_right_get_in() {
+    let [push, read, other, old] = [(); 4].map(|()| Token::random().unwrap());
+    let records = vec![
+        record(&push, "docs", Right::Push, Some(u64::MAX)),
+        record(&read, "docs", Right::Read, None),
+        record(&other, "other", Right::Push, None),
+        record(&old, "docs", Right::Push, Some(1_700_000_000)),
+    ];
+    let receiver = Receiver::new(|settings| settings.access = Access::Tokens(records));
+    let stranger = Token::random().unwrap();
+    let delivery = first_tree().release(1).onto(None);
+    let body = stage_body(&delivery, &delivery.packs, Whole::Yes);
+    let ask = |method: &str, path: &str, token: Option<&str>, body: &[u8]| -> Answer {
+        let bearer = token.map(|token| format!("Bearer {token}"));
+        let fields: Vec<(&str, &str)> = bearer.iter().map(|bearer| ("authorization", &**bearer)).collect();
+        receiver.connect().ask(method, path, &fields, body)
+    };
+    let mut wrong = push.reveal();
+    let last = if wrong.ends_with('0') { "1" } else { "0" };
+    wrong.replace_range(wrong.len() - 1.., last);
+    for (token, status, word) in [
+        (None, 401, "needed"),
+        (Some(wrong.clone()), 401, "not known"),
+        (Some(stranger.reveal()), 401, "not known"),
+        (Some("hw_x".to_owned()), 401, "no token"),
+        (Some(old.reveal()), 401, "expired"),
+        (Some(other.reveal()), 403, "another site"),
+        (Some(read.reveal()), 403, "read, and not push"),
+    ] {
+        for (method, path, body) in
+            [("POST", "/v1/stage", &body[..]), ("POST", "/v1/activate", b"{}"), ("PUT", "/v1/objects/x", b"x")]
+        {
+            let refused = ask(method, path, token.as_deref(), body);
+            let message = refused.json()["error"]["message"].as_str().unwrap().to_owned();
+            // What is not there is not there for those who may read, either.
+            let is_absent = refused.status == 404 && path.ends_with("/x") && status == 403;
+            assert!(is_absent || refused.status == status && message.contains(word), "{path}: {message}");
+        }
+    }
+    assert!(!receiver.mirror().exists(), "nobody changed anything");
+    let (read_state, push_state) = (
+        ask("GET", "/v1/state", Some(&read.reveal()), b"").ok(),
+        ask("GET", "/v1/state", Some(&push.reveal()), b"").ok(),
+    );
+    assert_eq!((&read_state["may_push"], &push_state["may_push"]), (&false.into(), &true.into()));
+    ask("POST", "/v1/stage", Some(&push.reveal()), &body).ok();
+    // What anybody may know.
+    for path in ["/healthz", "/status.json"] {
+        assert_eq!(ask("GET", path, None, b"").status, 200, "{path}");
+    }
+    let logged = receiver.logged();
+    for token in [&push, &read, &other, &old, &stranger] {
+        let secret = &token.reveal()[12..];
+        assert!(!logged.contains(secret), "a token is in the log");
+    }
+    assert!(!logged.contains(&wrong[12..]), "what was nearly a token is in the log");
+    assert!(logged.contains(&format!(r#""token":"{}""#, push.id())), "who pushed is not in the log");
+}
+
+#[test]
+fn a_token_in_a_path_is_not_logged() {
+    let receiver = Receiver::open();
+    let token = Token::random().unwrap().reveal();
+    receiver.ask("GET", &format!("/v1/state?token={token}"), b"");
+    receiver.ask("GET", &format!("/{token}"), b"");
+    receiver.ask("DELETE", &format!("/v1/{token}/x"), b"");
+    assert!(!receiver.logged().contains(&token[12..]), "{}", receiver.logged());
+}
+
+#[test]
+fn another_version_is_told_which_is_spoken() {
+    let receiver = Receiver::open();
+    for field in ["", "headwater-protocol: 2\r\n", "headwater-protocol: one\r\n"] {
+        let mut connection = receiver.connect();
+        connection.send(format!("GET /v1/state HTTP/1.1\r\nhost: a\r\n{field}\r\n").as_bytes());
+        let answer = connection.answer().unwrap();
+        assert_eq!(answer.refusal(), (426, "version".to_owned()));
+        assert!(answer.head.contains("headwater-protocol: 1\r\n"), "{}", answer.head);
+    }
+}
+
+#[test]
+fn paths_have_one_spelling_and_methods_one_meaning() {
+    let receiver = Receiver::open();
+    for path in [
+        "/",
+        "/v1",
+        "/v1/",
+        "/v1/state/",
+        "//v1/state",
+        "/v1/./state",
+        "/v1/%73tate",
+        "/v1/objects/../state",
+        "/v2/state",
+        "/.headwater/format",
+        "/current/",
+        "/v1/objects/ABC",
+        "*",
+    ] {
+        assert_eq!(receiver.ask("GET", path, b"").refusal(), (404, "unknown".to_owned()), "{path}");
+    }
+    for (method, path) in [
+        ("POST", "/v1/state"),
+        ("PUT", "/v1/state"),
+        ("GET", "/v1/stage"),
+        ("DELETE", "/v1/state"),
+        ("POST", "/healthz"),
+    ] {
+        assert_eq!(receiver.ask(method, path, b"").refusal(), (405, "unknown".to_owned()), "{method} {path}");
+    }
+}
+
+#[test]
+fn nothing_listens_for_everybody_without_tls_or_tokens() {
+    let dir = crate::harness::scratch();
+    let site = || vec![SiteSettings::new(dir.path().join("www"), None)];
+    let outside = SocketAddr::from(([0, 0, 0, 0], 0));
+    let bind = |settings: &Settings| Server::bind(settings, std::sync::Arc::new(NoLog));
+    let settings = Settings::new(outside, site(), Access::Tokens(Vec::new()));
+    assert!(matches!(bind(&settings), Err(ServeError::InTheClear { .. })));
+    let proxied = Settings { front: Front::Proxy, ..settings };
+    assert!(bind(&proxied).is_ok());
+    let open = Settings { access: Access::Open, ..proxied };
+    assert!(matches!(bind(&open), Err(ServeError::Open { .. })));
+    let inside = Settings { listen: SocketAddr::from(([127, 0, 0, 1], 0)), ..open };
+    assert!(bind(&inside).is_ok());
+    let mapped = Settings { listen: "[::ffff:127.0.0.1]:0".parse().unwrap(), limits: Limits::default(), ..inside };
+    assert!(mapped.check().is_ok());
+    assert!(matches!(bind(&Settings { sites: Vec::new(), ..mapped }), Err(ServeError::NoSites)));
+}
+
+#[test]
+fn sites_lie_apart() {
+    let [docs, blog] = [(); 2].map(|()| Token::random().unwrap());
+    let records = vec![record(&docs, "docs", Right::Push, None), record(&blog, "blog", Right::Push, None)];
+    let receiver = Receiver::new(|settings| {
+        settings.access = Access::Tokens(records);
+        let docs = &mut settings.sites[0];
+        docs.base = "/docs/".to_owned();
+        let mut blog = SiteSettings::new(docs.directory.with_file_name("blog"), Some(Site::new("blog").unwrap()));
+        blog.base = "/blog/".to_owned();
+        settings.sites.push(blog);
+    });
+    let ask = |method: &str, path: &str, token: &Token, body: &[u8]| {
+        let bearer = format!("Bearer {}", token.reveal());
+        receiver.connect().ask(method, path, &[("authorization", &bearer)], body)
+    };
+    assert_eq!(ask("GET", "/docs/v1/state", &docs, b"").ok()["site"], "docs");
+    assert_eq!(ask("GET", "/blog/v1/state", &blog, b"").ok()["site"], "blog");
+    assert_eq!(ask("GET", "/blog/v1/state", &docs, b"").status, 403);
+    assert_eq!(ask("GET", "/v1/state", &docs, b"").status, 404);
+    let delivery = first_tree().release(1).onto(None);
+    let body = stage_body(&delivery, &delivery.packs, Whole::Yes);
+    assert_eq!(ask("POST", "/blog/v1/stage", &blog, &body).refusal(), (403, "other_site".to_owned()));
+    ask("POST", "/docs/v1/stage", &docs, &body).ok();
+    let ready = || ask("GET", "/ready", &docs, b"").status;
+    assert_eq!(ready(), 503);
+    ask("POST", "/docs/v1/activate", &docs, &super::activation(&delivery, None)).ok();
+    assert_eq!(ready(), 503, "one of two sites is not ready");
+}

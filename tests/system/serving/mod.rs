@@ -1,0 +1,281 @@
+//! The receiver against whoever connects to it: a client of its own, made of
+//! sockets and bytes, which shares nothing with the one that pushes.
+
+mod access;
+mod front;
+mod program;
+mod pushes;
+mod vectors;
+
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use headwater::serve::{Access, Handle, Limits, Log, Record, Server, Settings, SiteSettings};
+use headwater::tree_path::Site;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::harness::scratch;
+use crate::origin::{Delivery, SealedPack};
+
+/// No answer takes longer than this.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Keeps every record, as it would be written.
+#[derive(Default)]
+pub(super) struct Kept(Mutex<Vec<String>>);
+
+impl Log for Kept {
+    fn record(&self, record: &Record) {
+        self.0.lock().unwrap().push(serde_json::to_string(record).unwrap());
+    }
+}
+
+/// A receiver on a free port, and its one mirror.
+pub(super) struct Receiver {
+    dir: TempDir,
+    pub(super) address: SocketAddr,
+    pub(super) log: Arc<Kept>,
+    handle: Handle,
+}
+
+impl Receiver {
+    /// One that lets everybody in, with the usual limits.
+    pub(super) fn open() -> Self {
+        Self::new(|_| {})
+    }
+
+    /// One with these limits.
+    pub(super) fn limited(limit: impl FnOnce(&mut Limits)) -> Self {
+        Self::new(|settings| limit(&mut settings.limits))
+    }
+
+    /// One with settings of the test's own.
+    pub(super) fn new(change: impl FnOnce(&mut Settings)) -> Self {
+        let dir = scratch();
+        let site = SiteSettings::new(dir.path().join("www"), Some(Site::new("docs").unwrap()));
+        let listen = SocketAddr::from(([127, 0, 0, 1], 0));
+        let mut settings = Settings::new(listen, vec![site], Access::Open);
+        change(&mut settings);
+        let log = Arc::new(Kept::default());
+        let server = Server::bind(&settings, log.clone()).unwrap();
+        let (address, handle) = (server.address(), server.handle());
+        std::thread::spawn(move || server.run().unwrap());
+        Self { dir, address, log, handle }
+    }
+
+    /// Where the mirror is.
+    pub(super) fn mirror(&self) -> PathBuf {
+        self.dir.path().join("www")
+    }
+
+    /// A new connection.
+    pub(super) fn connect(&self) -> Connection {
+        Connection::to(self.address)
+    }
+
+    /// One request on a connection of its own.
+    pub(super) fn ask(&self, method: &str, path: &str, body: &[u8]) -> Answer {
+        self.connect().ask(method, path, &[], body)
+    }
+
+    /// What was logged so far.
+    pub(super) fn logged(&self) -> String {
+        self.log.0.lock().unwrap().join("\n")
+    }
+
+    /// The handle.
+    pub(super) const fn handle(&self) -> &Handle {
+        &self.handle
+    }
+}
+
+impl Drop for Receiver {
+    fn drop(&mut self) {
+        self.handle.stop();
+    }
+}
+
+/// A connection that speaks HTTP as the test wants it.
+pub(super) struct Connection {
+    pub(super) stream: BufReader<TcpStream>,
+}
+
+/// What came back.
+#[derive(Debug, Clone)]
+pub(super) struct Answer {
+    pub(super) status: u16,
+    pub(super) head: String,
+    pub(super) body: Vec<u8>,
+}
+
+impl Answer {
+    pub(super) fn json(&self) -> Value {
+        serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error}: {self:?}"))
+    }
+
+    /// The kind of the refusal.
+    pub(super) fn kind(&self) -> String {
+        self.json()["error"]["kind"].as_str().unwrap_or("none").to_owned()
+    }
+
+    /// What was done, which it was.
+    #[track_caller]
+    pub(super) fn ok(&self) -> Value {
+        assert_eq!(self.status, 200, "{}{}", self.head, String::from_utf8_lossy(&self.body));
+        self.json().get("ok").unwrap_or_else(|| panic!("{}", self.json())).clone()
+    }
+
+    /// The status and the kind of a refusal.
+    pub(super) fn refusal(&self) -> (u16, String) {
+        (self.status, self.kind())
+    }
+}
+
+impl Connection {
+    pub(super) fn to(address: SocketAddr) -> Self {
+        let stream = TcpStream::connect(address).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_write_timeout(Some(PATIENCE)).unwrap();
+        stream.set_nodelay(true).unwrap();
+        Self { stream: BufReader::new(stream) }
+    }
+
+    /// Sends bytes as they are.
+    pub(super) fn send(&mut self, bytes: &[u8]) {
+        self.stream.get_mut().write_all(bytes).unwrap();
+    }
+
+    /// Sends a request and reads its answer.
+    pub(super) fn ask(&mut self, method: &str, path: &str, fields: &[(&str, &str)], body: &[u8]) -> Answer {
+        self.send(&head(method, path, fields, body.len()));
+        // A refusal may come before all is sent; it is read all the same.
+        self.stream.get_mut().write_all(body).ok();
+        self.answer().expect("an answer")
+    }
+
+    /// Reads an answer; nothing if the connection ended instead.
+    pub(super) fn answer(&mut self) -> Option<Answer> {
+        let mut head = String::new();
+        loop {
+            let start = head.len();
+            match self.stream.read_line(&mut head) {
+                Ok(0) | Err(_) => return None,
+                Ok(_) if &head[start..] == "\r\n" => break,
+                Ok(_) => {}
+            }
+        }
+        let field = |name: &str| {
+            let line = head.lines().find(|line| line.to_ascii_lowercase().starts_with(name))?;
+            Some(line.split_once(':')?.1.trim().to_owned())
+        };
+        let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+        let mut body = Vec::new();
+        if field("transfer-encoding").is_some() {
+            self.chunks(&mut body)?;
+        } else if status != 100 {
+            let length = field("content-length").map_or(0, |length| length.parse().unwrap());
+            body.resize(length, 0);
+            self.stream.read_exact(&mut body).ok()?;
+        }
+        Some(Answer { status, head, body })
+    }
+
+    fn chunks(&mut self, body: &mut Vec<u8>) -> Option<()> {
+        loop {
+            let mut line = String::new();
+            self.stream.read_line(&mut line).ok()?;
+            let length = usize::from_str_radix(line.trim(), 16).ok()?;
+            let start = body.len();
+            body.resize(start + length + 2, 0);
+            self.stream.read_exact(&mut body[start..]).ok()?;
+            body.truncate(start + length);
+            if length == 0 {
+                return Some(());
+            }
+        }
+    }
+
+    /// How long it takes until the other side ends the connection.
+    pub(super) fn time_to_end(&mut self) -> Duration {
+        let began = Instant::now();
+        let mut rest = Vec::new();
+        // A reset is an end too.
+        self.stream.read_to_end(&mut rest).ok();
+        assert!(began.elapsed() < PATIENCE, "it was never ended");
+        began.elapsed()
+    }
+}
+
+/// The head of a request of this protocol.
+pub(super) fn head(method: &str, path: &str, fields: &[(&str, &str)], length: usize) -> Vec<u8> {
+    let mut head = format!("{method} {path} HTTP/1.1\r\nhost: mirror\r\nheadwater-protocol: 1\r\n");
+    if method != "GET" {
+        head.push_str(&format!("content-length: {length}\r\n"));
+    }
+    fields.iter().for_each(|(name, value)| head.push_str(&format!("{name}: {value}\r\n")));
+    head.push_str("\r\n");
+    head.into_bytes()
+}
+
+/// Whether packs are all there after a stage.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Whole {
+    Yes,
+    No,
+}
+
+/// The body of a stage with these packs in it.
+pub(super) fn stage_body(delivery: &Delivery, packs: &[SealedPack], whole: Whole) -> Vec<u8> {
+    let inline: Vec<Value> =
+        packs.iter().map(|pack| json!({"id": pack.id.to_string(), "bytes": pack.bytes.len()})).collect();
+    let head = json!({
+        "release": String::from_utf8(delivery.release.to_bytes()).unwrap(),
+        "key": delivery.key.to_string(),
+        "base": delivery.base.map(|base| base.to_string()),
+        "change_bytes": delivery.change.len(),
+        "packs": inline,
+        "is_whole": whole == Whole::Yes,
+    });
+    let head = head.to_string().into_bytes();
+    let length = u32::try_from(head.len()).unwrap().to_be_bytes();
+    let mut body = [&length[..], &head, &delivery.change].concat();
+    packs.iter().for_each(|pack| body.extend_from_slice(&pack.bytes));
+    body
+}
+
+/// The body of an activation.
+pub(super) fn activation(delivery: &Delivery, expected: Option<&str>) -> Vec<u8> {
+    json!({"release": delivery.release.name().to_string(), "expected": expected}).to_string().into_bytes()
+}
+
+/// The path of a pack.
+pub(super) fn pack_path(delivery: &Delivery, pack: &SealedPack) -> String {
+    format!("/v1/packs/{}/{}", delivery.key, pack.id)
+}
+
+/// Lets `time` pass: where what is told is that nothing happens meanwhile.
+pub(super) fn pass(time: Duration) {
+    let (_sender, never) = std::sync::mpsc::channel::<()>();
+    never.recv_timeout(time).unwrap_err();
+}
+
+/// Waits until `is_so`, which must be soon.
+#[track_caller]
+pub(super) fn wait_until(what: &str, is_so: impl Fn() -> bool) {
+    let began = Instant::now();
+    while !is_so() {
+        assert!(began.elapsed() < PATIENCE, "{what}: never");
+        pass(Duration::from_millis(5));
+    }
+}
+
+/// What a mirror serves is whole, and is the release with this sequence.
+#[track_caller]
+pub(super) fn assert_serves(mirror: &Path, sequence: u64) {
+    let served = crate::checker::check_store(mirror).unwrap_or_else(|faults| panic!("{faults:#?}"));
+    assert_eq!(served.record.sequence, sequence);
+}

@@ -1,0 +1,289 @@
+//! `headwater serve` and `headwater receive` as processes: signals, pipes,
+//! certificates, kills, full disks.
+
+use std::fs;
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::SocketAddr;
+use std::process::{Child, Stdio};
+use std::sync::Arc;
+
+use headwater::serve::{TlsFiles, Token};
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::{Value, json};
+
+use super::{Connection, Receiver, Whole, activation, assert_serves, head, pack_path, stage_body, wait_until};
+use crate::checker;
+use crate::harness::World;
+use crate::origin::{first_tree, second_tree};
+
+/// `headwater serve`, running.
+struct Program {
+    child: Child,
+    address: SocketAddr,
+    /// Takes what it writes to stderr, so that it never waits for that.
+    log: Option<std::thread::JoinHandle<String>>,
+}
+
+impl Program {
+    /// Serves `mirror` of this world; `fault` is armed.
+    fn start(world: &World, flags: &[&str], fault: &str) -> Self {
+        let mirror = world.at("mirror");
+        let arguments = [&["serve", &mirror, "--listen", "127.0.0.1:0"], flags].concat();
+        let mut command = world.command(&arguments);
+        let mut child = command.env("HEADWATER_FAULT", fault).stderr(Stdio::piped()).spawn().unwrap();
+        let mut stderr = BufReader::new(child.stderr.take().unwrap());
+        let mut first = String::new();
+        stderr.read_line(&mut first).unwrap();
+        let line: Value = serde_json::from_str(&first).unwrap_or_else(|_| panic!("{first}"));
+        assert_eq!(line["event"], "listening");
+        let address = line["address"].as_str().unwrap().parse().unwrap();
+        let log = std::thread::spawn(move || {
+            stderr.read_to_string(&mut first).unwrap();
+            first
+        });
+        Self { child, address, log: Some(log) }
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).unwrap();
+    }
+
+    /// Waits for its end; answers its code and its log.
+    fn end(&mut self) -> (Option<i32>, String) {
+        let status = self.child.wait().unwrap();
+        (status.code(), self.log.take().unwrap().join().unwrap())
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+}
+
+/// A connection on which the other side may die at any moment.
+fn try_ask(address: SocketAddr, path: &str, body: &[u8]) -> Option<super::Answer> {
+    let mut stream = std::net::TcpStream::connect(address).ok()?;
+    stream.set_read_timeout(Some(super::PATIENCE)).unwrap();
+    stream.write_all(&head("POST", path, &[], body.len())).ok()?;
+    stream.write_all(body).ok()?;
+    Connection { stream: BufReader::new(stream) }.answer()
+}
+
+#[test]
+fn what_is_in_flight_is_answered_before_it_stops() {
+    let world = World::new();
+    let mut program = Program::start(&world, &["--no-auth"], "");
+    let delivery = first_tree().release(1).onto(None);
+    let body = stage_body(&delivery, &delivery.packs, Whole::Yes);
+    let mut idle = Connection::to(program.address);
+    idle.ask("GET", "/healthz", &[], b"").ok();
+    let mut busy = Connection::to(program.address);
+    busy.send(&head("POST", "/v1/stage", &[("expect", "100-continue")], body.len()));
+    // Now the handler has it.
+    assert_eq!(busy.answer().unwrap().status, 100);
+    busy.send(&body[..100]);
+    program.signal(Signal::TERM);
+    assert!(idle.answer().is_none(), "an idle connection is closed");
+    wait_until("nobody is let in", || std::net::TcpStream::connect(program.address).is_err());
+    busy.send(&body[100..]);
+    assert_eq!(busy.answer().unwrap().ok(), json!({"staged": {"resent": 0}}));
+    let (code, log) = program.end();
+    assert_eq!(code, Some(0), "{log}");
+    assert!(log.lines().last().unwrap().contains(r#""event":"stopped","cut":0"#), "{log}");
+}
+
+#[test]
+fn a_token_is_in_no_output() {
+    let world = World::new();
+    let token = world.run(&["token", "new", "--site", "docs", "--allow", "push"]).expect(&[0]);
+    let (secret, table) = (token.stdout.trim().to_owned(), token.stderr.clone());
+    assert!(Token::parse(&secret).is_some() && !table.contains(&secret[12..]), "{table}");
+    fs::write(world.path("tokens.toml"), &table).unwrap();
+    let file = world.at("tokens.toml");
+    let mut program = Program::start(&world, &["--site", "docs", "--token-file", &file], "");
+    for bearer in [format!("Bearer {secret}"), format!("bearer {secret}x"), format!("Basic {secret}"), secret.clone()] {
+        let state = Connection::to(program.address).ask("GET", "/v1/state", &[("authorization", &bearer)], b"");
+        assert_eq!(state.status == 200, bearer == format!("Bearer {secret}"), "{bearer}");
+        assert!(!String::from_utf8_lossy(&state.body).contains(&secret[12..]));
+    }
+    Connection::to(program.address).ask("GET", &format!("/{secret}"), &[], b"");
+    program.signal(Signal::INT);
+    let (code, log) = program.end();
+    assert_eq!(code, Some(0), "{log}");
+    assert!(!log.contains(&secret[12..]), "{log}");
+    assert!(log.contains(&secret[3..11]), "who asked is named: {log}");
+}
+
+#[test]
+fn text_of_a_peer_is_escaped_in_the_log() {
+    let world = World::new();
+    let mut program = Program::start(&world, &["--no-auth"], "");
+    let mut connection = Connection::to(program.address);
+    connection.send("GET /\u{9b}31m\u{202e}evil HTTP/1.1\r\nhost: a\r\n\r\n".as_bytes());
+    connection.answer();
+    let lie = br#"{"release":"\u001b[2J\n1-0000000000000000"}"#;
+    Connection::to(program.address).ask("POST", "/v1/activate", &[], lie);
+    program.signal(Signal::TERM);
+    let (_, log) = program.end();
+    let steers = |c: char| c != '\n' && c.is_control() || ('\u{202a}'..='\u{202e}').contains(&c);
+    assert!(!log.contains(steers), "{log:?}");
+    assert!(log.lines().all(|line| serde_json::from_str::<Value>(line).is_ok()), "{log}");
+}
+
+#[test]
+fn receive_says_who_it_is_and_answers_on_pipes() {
+    let world = World::new();
+    let mirror = world.at("mirror");
+    let mut command = world.command(&["receive", &mirror, "--site", "docs"]);
+    command.env("SSH_ORIGINAL_COMMAND", "rm -rf /").stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let (mut input, mut output) = (child.stdin.take().unwrap(), BufReader::new(child.stdout.take().unwrap()));
+    let mut banner = String::new();
+    output.read_line(&mut banner).unwrap();
+    let banner: Value = serde_json::from_str(banner.strip_prefix("headwater receive 1 ").unwrap()).unwrap();
+    assert_eq!(banner["protocols"], json!([1]));
+    assert_eq!(banner["sites"], json!([{"directory": mirror, "site": "docs", "base": "/"}]));
+    let delivery = first_tree().release(1).onto(None);
+    let stage = stage_body(&delivery, &delivery.packs, Whole::Yes);
+    for (path, body) in [("/v1/stage", stage), ("/v1/activate", activation(&delivery, None))] {
+        input.write_all(&head("POST", path, &[], body.len())).unwrap();
+        input.write_all(&body).unwrap();
+        let mut line = String::new();
+        let mut length = 0;
+        while line != "\r\n" {
+            line.clear();
+            output.read_line(&mut line).unwrap();
+            length = line.strip_prefix("content-length: ").map_or(length, |text| text.trim().parse().unwrap());
+        }
+        let mut answer = vec![0; length];
+        output.read_exact(&mut answer).unwrap();
+        assert!(answer.starts_with(br#"{"ok":"#), "{}", String::from_utf8_lossy(&answer));
+    }
+    drop(input);
+    let end = child.wait_with_output().unwrap();
+    assert!(end.status.success());
+    assert_eq!(String::from_utf8_lossy(&end.stderr), "");
+    assert_serves(&world.path("mirror"), 1);
+}
+
+/// A certificate for localhost in files of these names; answers it for a client to trust.
+fn certificate(files: &TlsFiles) -> ureq::tls::Certificate<'static> {
+    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    fs::write(&files.cert, made.cert.pem()).unwrap();
+    fs::write(&files.key, made.signing_key.serialize_pem()).unwrap();
+    ureq::tls::Certificate::from_pem(made.cert.pem().as_bytes()).unwrap().to_owned()
+}
+
+fn is_trusted(address: SocketAddr, root: &ureq::tls::Certificate<'static>) -> bool {
+    let roots = ureq::tls::RootCerts::Specific(Arc::new(vec![root.clone()]));
+    let tls = ureq::tls::TlsConfig::builder().root_certs(roots).build();
+    let agent = ureq::Agent::new_with_config(ureq::Agent::config_builder().tls_config(tls).proxy(None).build());
+    agent.get(format!("https://localhost:{}/healthz", address.port())).call().is_ok()
+}
+
+#[test]
+fn a_certificate_is_read_again_and_a_bad_one_changes_nothing() {
+    let dir = crate::harness::scratch();
+    let files = TlsFiles { cert: dir.path().join("cert.pem"), key: dir.path().join("key.pem") };
+    let old = certificate(&files);
+    let receiver = Receiver::new(|settings| settings.tls = Some(files.clone()));
+    assert!(is_trusted(receiver.address, &old));
+    let new = certificate(&files);
+    assert!(!is_trusted(receiver.address, &new), "not before it is told");
+    receiver.handle().reload();
+    assert!(is_trusted(receiver.address, &new) && !is_trusted(receiver.address, &old));
+    fs::write(&files.key, "not a key").unwrap();
+    receiver.handle().reload();
+    assert!(is_trusted(receiver.address, &new));
+    let logged = receiver.logged();
+    assert!(logged.contains(r#"{"event":"certificate_read"}"#) && logged.contains("key.pem"), "{logged}");
+    // Whoever speaks no TLS learns nothing and harms nobody.
+    let mut plain = receiver.connect();
+    plain.send(b"GET /healthz HTTP/1.1\r\n\r\n");
+    assert!(plain.answer().is_none());
+    assert!(is_trusted(receiver.address, &new));
+}
+
+#[cfg(debug_assertions)]
+#[test]
+fn a_receiver_that_is_killed_anywhere_serves_a_whole_release_and_goes_on() {
+    let world = World::new();
+    let (first, second) = (first_tree().release(1), second_tree().release(2));
+    let publish = |address: SocketAddr, delivery: &crate::origin::Delivery, expected: Option<String>| {
+        let body = stage_body(delivery, &delivery.packs, Whole::Yes);
+        // What it holds of an earlier attempt is not taken twice.
+        let staged = try_ask(address, "/v1/stage", &body)?;
+        let activated = try_ask(address, "/v1/activate", &activation(delivery, expected.as_deref()))?;
+        let settled = try_ask(address, "/v1/settle", br#"{"keep":3}"#)?;
+        [staged, activated, settled].iter().all(|answer| answer.status == 200).then_some(())
+    };
+    {
+        let program = Program::start(&world, &["--no-auth"], "");
+        publish(program.address, &first.onto(None), None).unwrap();
+    }
+    world.save("mirror");
+    let delivery = second.onto(Some(&first));
+    let expected = Some(first.name().to_string());
+    let (mut step, mut sequences) = (1, Vec::new());
+    loop {
+        world.restore("mirror");
+        let mut program = Program::start(&world, &["--no-auth"], &format!("kill@{step}"));
+        let is_done = publish(program.address, &delivery, expected.clone()).is_some();
+        if is_done {
+            break;
+        }
+        assert_eq!(program.end().0, None, "it was killed at step {step}");
+        let served = world.served("mirror");
+        sequences.push(served.record.sequence);
+        let again = Program::start(&world, &["--no-auth"], "");
+        publish(again.address, &delivery, expected.clone()).unwrap_or_else(|| panic!("killed at step {step}"));
+        assert_serves(&world.path("mirror"), 2);
+        step += 1;
+    }
+    assert!(sequences.contains(&1) && sequences.contains(&2) && sequences.is_sorted(), "{sequences:?}");
+    assert!(checker::check_store(&world.path("mirror")).is_ok());
+}
+
+#[cfg(debug_assertions)]
+#[test]
+fn a_full_disk_is_told_and_given_back() {
+    let world = World::new();
+    let delivery = first_tree().release(1).onto(None);
+    let body = stage_body(&delivery, &delivery.packs, Whole::Yes);
+    const ENOSPC: i32 = 28;
+    for op in ["write", "create", "sync file system", "rename"] {
+        {
+            let program = Program::start(&world, &["--no-auth"], &format!("errno={ENOSPC}@{op}"));
+            let full = Connection::to(program.address).ask("POST", "/v1/stage", &[], &body);
+            assert_eq!(full.refusal(), (507, "no_space".to_owned()), "{op}");
+        }
+        assert!(checker::state(&world.path("mirror")).unwrap().is_none());
+    }
+    let program = Program::start(&world, &["--no-auth"], "");
+    let mut connection = Connection::to(program.address);
+    connection.ask("POST", "/v1/stage", &[], &body).ok();
+    connection.ask("POST", "/v1/activate", &[], &activation(&delivery, None)).ok();
+    assert_serves(&world.path("mirror"), 1);
+}
+
+#[test]
+fn a_receiver_that_starts_anew_goes_on_with_what_came_before() {
+    let world = World::new();
+    let delivery = first_tree().release(1).onto(None);
+    let pack = &delivery.packs[0];
+    {
+        let program = Program::start(&world, &["--no-auth"], "");
+        let mut connection = Connection::to(program.address);
+        connection.ask("POST", "/v1/stage", &[], &stage_body(&delivery, &[], Whole::No)).ok();
+        connection.ask("PUT", &pack_path(&delivery, pack), &[], &pack.bytes).ok();
+        program.signal(Signal::KILL);
+    }
+    let program = Program::start(&world, &["--no-auth"], "");
+    let mut connection = Connection::to(program.address);
+    let state = connection.ask("GET", "/v1/state", &[], b"").ok();
+    assert_eq!(state["unfinished"], json!([delivery.key.to_string()]));
+    let held = connection.ask("POST", "/v1/stage", &[], &stage_body(&delivery, &[], Whole::No)).ok();
+    assert_eq!(held, json!({"held": [pack.id.to_string()]}));
+}

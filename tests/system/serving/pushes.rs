@@ -1,0 +1,459 @@
+//! What can arrive: sound pushes in every shape, and what nobody asked for.
+
+use std::fs;
+use std::time::Duration;
+
+use headwater::pack::{Level, Piece, encode_block};
+use serde_json::{Value, json};
+
+use super::{
+    Connection, PATIENCE, Receiver, Whole, activation, assert_serves, head, pack_path, stage_body, wait_until,
+};
+use crate::origin::{Delivery, SealedPack, Tree, Version, first_tree, noise, second_tree};
+
+/// Stages with all packs in the request, and activates.
+fn publish(connection: &mut Connection, delivery: &Delivery, expected: Option<&Version>) {
+    let body = stage_body(delivery, &delivery.packs, Whole::Yes);
+    let staged = connection.ask("POST", "/v1/stage", &[], &body).ok();
+    assert_eq!(staged, json!({"staged": {"resent": 0}}));
+    let expected = expected.map(|expected| expected.name().to_string());
+    connection.ask("POST", "/v1/activate", &[], &activation(delivery, expected.as_deref())).ok();
+}
+
+#[test]
+fn an_update_is_three_requests_on_one_connection() {
+    let receiver = Receiver::open();
+    let (first, second) = (first_tree().release(1), second_tree().release(2));
+    let mut connection = receiver.connect();
+    let state = connection.ask("GET", "/v1/state", &[], b"").ok();
+    assert_eq!((&state["store"], &state["site"]), (&Value::Null, &json!("docs")));
+    assert!(!receiver.mirror().exists(), "asking makes nothing");
+    publish(&mut connection, &first.onto(None), None);
+    connection.ask("POST", "/v1/settle", &[], br#"{"keep":3}"#).ok();
+    publish(&mut connection, &second.onto(Some(&first)), Some(&first));
+    assert_serves(&receiver.mirror(), 2);
+    let state = connection.ask("GET", "/v1/state", &[], b"");
+    assert!(state.head.len() + state.body.len() < 2000, "{}{}", state.head, state.body.len());
+    let state = state.ok();
+    assert_eq!(state["current"], json!(second.name().to_string()));
+    assert_eq!(state["releases"][0], json!(String::from_utf8(first.release.to_bytes()).unwrap()));
+    assert_eq!((&state["may_push"], &state["unfinished"]), (&json!(true), &json!([])));
+}
+
+#[test]
+fn every_request_may_come_twice() {
+    let receiver = Receiver::open();
+    let release = first_tree().release(1);
+    let delivery = release.onto(None);
+    let mut connection = receiver.connect();
+    let open = stage_body(&delivery, &[], Whole::No);
+    for _ in 0..2 {
+        assert_eq!(connection.ask("POST", "/v1/stage", &[], &open).ok(), json!({"held": []}));
+    }
+    for pack in &delivery.packs {
+        for _ in 0..2 {
+            connection.ask("PUT", &pack_path(&delivery, pack), &[], &pack.bytes).ok();
+        }
+    }
+    let held = connection.ask("POST", "/v1/stage", &[], &open).ok();
+    assert_eq!(held["held"].as_array().unwrap().len(), delivery.packs.len());
+    let whole = stage_body(&delivery, &[], Whole::Yes);
+    for _ in 0..2 {
+        let staged = connection.ask("POST", "/v1/stage", &[], &whole).ok();
+        assert_eq!(staged, json!({"staged": {"resent": 0}}));
+    }
+    for _ in 0..2 {
+        connection.ask("POST", "/v1/activate", &[], &activation(&delivery, None)).ok();
+        connection.ask("POST", "/v1/settle", &[], br#"{"keep":3}"#).ok();
+    }
+    assert_serves(&receiver.mirror(), 1);
+}
+
+#[test]
+fn packs_come_on_several_connections_at_once_and_doubled() {
+    let receiver = Receiver::open();
+    let delivery = first_tree().file("big.bin", noise(60_000, 3), 1_700_000_001).release(1).onto(None);
+    receiver.ask("POST", "/v1/stage", &stage_body(&delivery, &[], Whole::No)).ok();
+    std::thread::scope(|scope| {
+        for start in 0..4 {
+            let (receiver, delivery) = (&receiver, &delivery);
+            scope.spawn(move || {
+                let mut connection = receiver.connect();
+                for pack in delivery.packs.iter().skip(start / 2).step_by(2) {
+                    connection.ask("PUT", &pack_path(delivery, pack), &[], &pack.bytes).ok();
+                }
+            });
+        }
+    });
+    let staged = receiver.ask("POST", "/v1/stage", &stage_body(&delivery, &[], Whole::Yes)).ok();
+    assert_eq!(staged, json!({"staged": {"resent": 0}}));
+}
+
+#[test]
+fn a_large_pack_waits_in_memory_or_on_the_disk_and_arrives() {
+    for pack_bytes in [0, 1 << 20, 32 << 20] {
+        a_large_pack_arrives(&Receiver::limited(|limits| limits.pack_bytes = pack_bytes));
+    }
+}
+
+fn a_large_pack_arrives(receiver: &Receiver) {
+    let content = noise(3 << 20, 9);
+    let release = Tree::default().file("a.bin", &content[..], 1_700_000_001).release(1);
+    let mut delivery = release.onto(None);
+    delivery.packs = vec![SealedPack::raw(0, 0, &content)];
+    publish(&mut receiver.connect(), &delivery, None);
+    assert_serves(&receiver.mirror(), 1);
+}
+
+#[test]
+fn a_damaged_pack_is_refused_and_the_stage_goes_on() {
+    let receiver = Receiver::open();
+    let delivery = first_tree().release(1).onto(None);
+    let mut connection = receiver.connect();
+    connection.ask("POST", "/v1/stage", &[], &stage_body(&delivery, &[], Whole::No)).ok();
+    let pack = &delivery.packs[0];
+    let mut flipped = pack.bytes.to_vec();
+    flipped[20] ^= 4;
+    let short = &pack.bytes[..pack.bytes.len() - 3];
+    let other = &delivery.packs[1].bytes;
+    for wrong in [&flipped, short, other, &b"<html>"[..], b""] {
+        let refused = connection.ask("PUT", &pack_path(&delivery, pack), &[], wrong);
+        assert_eq!(refused.refusal(), (400, "malformed".to_owned()));
+    }
+    for pack in &delivery.packs {
+        connection.ask("PUT", &pack_path(&delivery, pack), &[], &pack.bytes).ok();
+    }
+    connection.ask("POST", "/v1/stage", &[], &stage_body(&delivery, &[], Whole::Yes)).ok();
+}
+
+#[test]
+fn bombs_and_lies_end_the_stage_and_leave_nothing() {
+    let receiver = Receiver::open();
+    let delivery = first_tree().release(1).onto(None);
+    let mut connection = receiver.connect();
+    let bomb = {
+        // 4 MiB of zeros in a few bytes, for an object of another size.
+        let piece = Piece { ordinal: 0, offset: 0, length: 4 << 20 };
+        SealedPack::of(&encode_block(&[piece], &vec![0; 4 << 20], &[], &[], Level::Zstd(3)).unwrap())
+    };
+    assert!(bomb.bytes.len() < 1000);
+    for wrong in [bomb, SealedPack::raw(1000, 0, b"nobody's"), SealedPack::raw(0, 1 << 40, b"behind")] {
+        connection.ask("POST", "/v1/stage", &[], &stage_body(&delivery, &[], Whole::No)).ok();
+        let refused = connection.ask("PUT", &pack_path(&delivery, &wrong), &[], &wrong.bytes);
+        assert_eq!(refused.refusal(), (400, "malformed".to_owned()));
+        let closed = connection.ask("PUT", &pack_path(&delivery, &wrong), &[], &wrong.bytes);
+        assert_eq!(closed.refusal(), (404, "unknown".to_owned()));
+    }
+    assert_eq!(fs::read_dir(receiver.mirror().join(".headwater/manifests")).unwrap().count(), 0);
+    publish(&mut connection, &delivery, None);
+    assert_serves(&receiver.mirror(), 1);
+}
+
+#[test]
+fn a_manifest_that_is_not_what_was_announced_is_refused() {
+    let receiver = Receiver::open();
+    let release = first_tree().release(1);
+    for spoil in [
+        (|it| it.release.entries += 1) as fn(&mut Delivery),
+        |it| it.release.bytes -= 1,
+        |it| it.change = it.change[..it.change.len() - 5].into(),
+        |it| it.change = (*b"not a change").into(),
+        |it| it.packs.truncate(1),
+    ] {
+        let mut delivery = release.onto(None);
+        spoil(&mut delivery);
+        let refused = receiver.ask("POST", "/v1/stage", &stage_body(&delivery, &delivery.packs, Whole::Yes));
+        assert_eq!(refused.refusal(), (400, "malformed".to_owned()));
+    }
+    let sound = stage_body(&release.onto(None), &[], Whole::No);
+    for (at, byte) in [(0, 1), (3, 0), (4, b'['), (sound.len() / 2, b'"')] {
+        let mut body = sound.clone();
+        body[at] = byte;
+        let refused = receiver.ask("POST", "/v1/stage", &body);
+        assert!(matches!(refused.status, 400 | 413), "{refused:?}");
+    }
+    let state = receiver.ask("GET", "/v1/state", b"").ok();
+    assert_eq!((&state["current"], &state["highest_sequence"]), (&Value::Null, &json!(0)));
+}
+
+#[test]
+fn a_release_of_another_site_or_an_older_one_is_refused() {
+    let receiver = Receiver::open();
+    let (first, second) = (first_tree().release(1), second_tree().release(2));
+    publish(&mut receiver.connect(), &second.onto(None), None);
+    let older = receiver.ask("POST", "/v1/stage", &stage_body(&first.onto(None), &[], Whole::No));
+    assert_eq!(older.refusal(), (409, "conflict".to_owned()));
+    let mut other = first_tree().release(3);
+    other.release.site = headwater::tree_path::Site::new("other").unwrap();
+    let other = receiver.ask("POST", "/v1/stage", &stage_body(&other.onto(None), &[], Whole::No));
+    assert_eq!(other.refusal(), (403, "other_site".to_owned()));
+    let lost = receiver.ask("POST", "/v1/activate", &activation(&first.onto(None), None));
+    assert_eq!(lost.refusal(), (409, "conflict".to_owned()));
+}
+
+#[test]
+fn a_release_over_the_quota_is_refused_before_its_content_comes() {
+    let receiver = Receiver::new(|settings| {
+        settings.sites[0].quota_bytes = Some(5_000);
+        settings.sites[0].quota_entries = Some(7);
+    });
+    let full = first_tree().release(1);
+    assert!(full.release.bytes > 5_000 && full.release.entries > 7);
+    let mut delivery = full.onto(None);
+    let ask = |delivery: &Delivery| receiver.ask("POST", "/v1/stage", &stage_body(delivery, &[], Whole::No));
+    assert_eq!(ask(&delivery).refusal(), (507, "no_space".to_owned()));
+    // A release that belittles itself is caught by what its change brings.
+    (delivery.release.bytes, delivery.release.entries) = (10, 2);
+    assert_eq!(ask(&delivery).refusal(), (507, "no_space".to_owned()));
+    let small = Tree::default().file("a", "a", 1_700_000_001).release(1);
+    let mut swollen = small.onto(None);
+    swollen.change = noise(50_000, 4).into();
+    assert_eq!(ask(&swollen).refusal(), (507, "no_space".to_owned()));
+    publish(&mut receiver.connect(), &small.onto(None), None);
+}
+
+#[test]
+fn what_has_to_stay_free_stays_free() {
+    let receiver = Receiver::new(|settings| settings.sites[0].min_free_bytes = u64::MAX / 2);
+    let delivery = first_tree().release(1).onto(None);
+    let refused = receiver.ask("POST", "/v1/stage", &stage_body(&delivery, &[], Whole::No));
+    assert_eq!(refused.refusal(), (507, "no_space".to_owned()));
+}
+
+#[test]
+fn only_what_was_asked_for_is_taken() {
+    let receiver = Receiver::open();
+    let (first, second) = (first_tree().release(1), second_tree().release(2));
+    let mut connection = receiver.connect();
+    publish(&mut connection, &first.onto(None), None);
+    connection.ask("POST", "/v1/settle", &[], br#"{"keep":3}"#).ok();
+    let object = first.file("img/logo.bin").object;
+    let path = format!("/v1/objects/{object}");
+    let refused = connection.ask("PUT", &path, &[], &first.objects[&object]);
+    assert_eq!(refused.refusal(), (409, "not_asked_for".to_owned()));
+    for path in [
+        format!("/v1/manifests/{}", first.release.manifest),
+        format!("/v1/releases/{}", first.name()),
+        pack_path(&second.onto(None), &SealedPack::raw(0, 0, b"x")),
+    ] {
+        assert!(matches!(connection.ask("PUT", &path, &[], b"x").status, 404 | 409), "{path}");
+    }
+    // Now it is missed, and so asked for.
+    let hex = object.to_string();
+    fs::remove_file(receiver.mirror().join(".headwater/objects").join(&hex[..2]).join(&hex)).unwrap();
+    let delivery = second.onto(Some(&first));
+    let body = stage_body(&delivery, &delivery.packs, Whole::Yes);
+    let lacking = connection.ask("POST", "/v1/stage", &[], &body).ok();
+    assert_eq!(lacking, json!({"lacking": [hex]}));
+    let wrong = connection.ask("PUT", &path, &[], b"other bytes");
+    assert_eq!(wrong.refusal(), (400, "malformed".to_owned()));
+    connection.ask("PUT", &path, &[], &first.objects[&object]).ok();
+    let staged = connection.ask("POST", "/v1/stage", &[], &stage_body(&delivery, &[], Whole::Yes)).ok();
+    assert_eq!(staged, json!({"staged": {"resent": 1}}));
+    connection.ask("POST", "/v1/activate", &[], &activation(&delivery, Some(&first.name().to_string()))).ok();
+    assert_serves(&receiver.mirror(), 2);
+}
+
+#[test]
+fn repair_asks_for_what_it_needs_and_mends() {
+    let receiver = Receiver::open();
+    let first = first_tree().release(1);
+    let mut connection = receiver.connect();
+    publish(&mut connection, &first.onto(None), None);
+    let inner = receiver.mirror().join(".headwater");
+    let object = first.file("img/logo.bin").object;
+    let hex = object.to_string();
+    // A new inode: the slot shares the old one.
+    let file = inner.join("objects").join(&hex[..2]).join(&hex);
+    fs::remove_file(&file).unwrap();
+    fs::write(&file, b"rotten").unwrap();
+    fs::remove_file(inner.join(format!("manifests/{}.zst", first.release.manifest))).unwrap();
+    fs::remove_file(inner.join(format!("releases/{}.json", first.name()))).unwrap();
+    let put = |connection: &mut Connection, wants: &Value| {
+        for id in wants["objects"].as_array().unwrap() {
+            assert_eq!(id, &json!(hex));
+            connection.ask("PUT", &format!("/v1/objects/{hex}"), &[], &first.objects[&object]).ok();
+        }
+        for id in wants["manifests"].as_array().unwrap() {
+            let bytes = zstd::encode_all(&first.manifest[..], 3).unwrap();
+            connection.ask("PUT", &format!("/v1/manifests/{}", id.as_str().unwrap()), &[], &bytes).ok();
+        }
+        for name in wants["releases"].as_array().unwrap() {
+            let path = format!("/v1/releases/{}", name.as_str().unwrap());
+            connection.ask("PUT", &path, &[], &first.release.to_bytes()).ok();
+        }
+    };
+    let mut rounds = 0;
+    loop {
+        let repairing = connection.ask("POST", "/v1/repair", &[], b"{}").ok();
+        if repairing["left"].as_array().unwrap().is_empty() {
+            break;
+        }
+        put(&mut connection, &repairing["wants"]);
+        rounds += 1;
+        assert!(rounds < 6, "{repairing}");
+    }
+    assert_eq!(rounds, 3, "the record, then its manifest, then the object");
+    let verified = connection.ask("POST", "/v1/verify", &[], b"{}").ok();
+    assert_eq!(verified["faults"], json!([]));
+    assert_serves(&receiver.mirror(), 1);
+}
+
+#[test]
+fn manifests_and_objects_are_read_from_any_offset() {
+    let receiver = Receiver::open();
+    let first = first_tree().release(1);
+    let mut connection = receiver.connect();
+    publish(&mut connection, &first.onto(None), None);
+    let manifest = connection.ask("GET", &format!("/v1/manifests/{}", first.release.manifest), &[], b"");
+    assert_eq!(zstd::decode_all(&manifest.body[..]).unwrap(), first.manifest);
+    let object = first.file("img/logo.bin").object;
+    let (path, content) = (format!("/v1/objects/{object}"), &first.objects[&object]);
+    assert_eq!(&connection.ask("GET", &path, &[], b"").body, &**content);
+    for offset in [0, 1, 3_499, 3_500] {
+        let part = connection.ask("GET", &path, &[("range", &format!("bytes={offset}-"))], b"");
+        assert_eq!((part.status, &part.body[..]), (206, &content[offset..]));
+    }
+    for wrong in ["bytes=3501-", "bytes=-5", "bytes=0-1", "lines=1-"] {
+        assert_eq!(connection.ask("GET", &path, &[("range", wrong)], b"").status, 416, "{wrong}");
+    }
+    let absent = format!("/v1/objects/{}", "0".repeat(64));
+    assert_eq!(connection.ask("GET", &absent, &[], b"").refusal(), (404, "unknown".to_owned()));
+}
+
+#[test]
+fn a_sender_that_vanishes_in_a_pack_goes_on_where_it_was() {
+    let receiver = Receiver::open();
+    let delivery = first_tree().release(1).onto(None);
+    let mut connection = receiver.connect();
+    connection.ask("POST", "/v1/stage", &[], &stage_body(&delivery, &[], Whole::No)).ok();
+    connection.ask("PUT", &pack_path(&delivery, &delivery.packs[0]), &[], &delivery.packs[0].bytes).ok();
+    let pack = &delivery.packs[1];
+    connection.send(&head("PUT", &pack_path(&delivery, pack), &[], pack.bytes.len()));
+    connection.send(&pack.bytes[..pack.bytes.len() / 2]);
+    drop(connection);
+    // Another process, on another day: a release of its own with the same content.
+    let mut later = first_tree().release(1);
+    later.release.began += 86_400_000;
+    let again = later.onto(None);
+    assert_eq!(again.key, delivery.key);
+    let held = receiver.ask("POST", "/v1/stage", &stage_body(&again, &[], Whole::No)).ok();
+    assert_eq!(held, json!({"held": [delivery.packs[0].id.to_string()]}));
+    for pack in &again.packs[1..] {
+        receiver.ask("PUT", &pack_path(&again, pack), &pack.bytes).ok();
+    }
+    receiver.ask("POST", "/v1/stage", &stage_body(&again, &[], Whole::Yes)).ok();
+    receiver.ask("POST", "/v1/activate", &activation(&again, None)).ok();
+    assert_serves(&receiver.mirror(), 1);
+}
+
+#[test]
+fn a_stage_that_nobody_comes_back_to_is_closed_and_kept_on_the_disk() {
+    let receiver = Receiver::limited(|limits| limits.stage = Duration::from_millis(100));
+    let delivery = first_tree().release(1).onto(None);
+    receiver.ask("POST", "/v1/stage", &stage_body(&delivery, &delivery.packs[..1], Whole::No)).ok();
+    let pack = &delivery.packs[1];
+    // A damaged pack is told apart from one that no stage is open for, and does not keep it open for long.
+    let is_closed = || {
+        super::pass(Duration::from_millis(300));
+        receiver.ask("PUT", &pack_path(&delivery, pack), b"x").status == 404
+    };
+    wait_until("the stage is closed", is_closed);
+    let held = receiver.ask("POST", "/v1/stage", &stage_body(&delivery, &[], Whole::No)).ok();
+    assert_eq!(held, json!({"held": [delivery.packs[0].id.to_string()]}));
+}
+
+#[test]
+fn a_pack_that_comes_slowly_keeps_its_stage_open() {
+    let receiver = Receiver::limited(|limits| limits.stage = Duration::from_millis(200));
+    let delivery = first_tree().release(1).onto(None);
+    receiver.ask("POST", "/v1/stage", &stage_body(&delivery, &[], Whole::No)).ok();
+    let pack = &delivery.packs[0];
+    let mut connection = receiver.connect();
+    connection.send(&head("PUT", &pack_path(&delivery, pack), &[], pack.bytes.len()));
+    for part in pack.bytes.chunks(pack.bytes.len() / 12) {
+        super::pass(Duration::from_millis(50));
+        connection.send(part);
+    }
+    connection.answer().unwrap().ok();
+}
+
+#[test]
+fn of_two_senders_one_wins_and_the_other_is_told() {
+    let receiver = Receiver::open();
+    let base = first_tree().release(1);
+    publish(&mut receiver.connect(), &base.onto(None), None);
+    let versions = [second_tree().release(2), first_tree().file("new", "x", 1_700_000_003).release(2)];
+    let outcomes: Vec<u16> = std::thread::scope(|scope| {
+        let send = |version: &Version| {
+            let delivery = version.onto(Some(&base));
+            let staged = receiver.ask("POST", "/v1/stage", &stage_body(&delivery, &delivery.packs, Whole::Yes));
+            if staged.status != 200 {
+                return staged.status;
+            }
+            let expected = base.name().to_string();
+            receiver.ask("POST", "/v1/activate", &activation(&delivery, Some(&expected))).status
+        };
+        let senders: Vec<_> = versions.iter().map(|version| scope.spawn(move || send(version))).collect();
+        senders.into_iter().map(|sender| sender.join().unwrap()).collect()
+    });
+    let won = outcomes.iter().filter(|status| **status == 200).count();
+    assert!(won == 1 && outcomes.iter().all(|status| matches!(status, 200 | 409)), "{outcomes:?}");
+    assert_serves(&receiver.mirror(), 2);
+}
+
+#[test]
+fn a_locked_mirror_says_so_and_the_answer_begins_before_that() {
+    let receiver = Receiver::limited(|limits| {
+        limits.lock = Duration::from_millis(400);
+        limits.patience = Duration::from_millis(50);
+        limits.heartbeat = Duration::from_millis(50);
+    });
+    let first = first_tree().release(1);
+    publish(&mut receiver.connect(), &first.onto(None), None);
+    let lock = fs::File::open(receiver.mirror().join(".headwater/lock")).unwrap();
+    lock.lock().unwrap();
+    let late = receiver.ask("POST", "/v1/prune", br#"{"keep":1}"#);
+    assert_eq!((late.status, late.kind().as_str()), (200, "locked"));
+    assert!(late.body.starts_with(b"\n\n"), "{late:?}");
+    let logged = || receiver.logged().contains(r#""path":"/v1/prune","status":423,"kind":"locked""#);
+    wait_until("its true end is logged", logged);
+    drop(lock);
+    receiver.ask("POST", "/v1/prune", br#"{"keep":1}"#).ok();
+}
+
+#[test]
+fn the_mirror_decides_how_many_releases_it_keeps_and_what_runs_after() {
+    let receiver = Receiver::new(|settings| {
+        let site = &mut settings.sites[0];
+        site.keep = Some(1);
+        let script = format!("echo $HEADWATER_SITE $HEADWATER_RELEASE > {}.ran; exit 3", site.directory.display());
+        let command = ["sh", "-c", &script].map(str::to_owned).to_vec();
+        site.post_activate = Some(headwater::serve::Hook { command, timeout: PATIENCE });
+    });
+    let (first, second) = (first_tree().release(1), second_tree().release(2));
+    let mut connection = receiver.connect();
+    publish(&mut connection, &first.onto(None), None);
+    connection.ask("POST", "/v1/settle", &[], br#"{"keep":100}"#).ok();
+    let ran = receiver.mirror().with_extension("ran");
+    let expected = format!("docs {}\n", first.name());
+    wait_until("the command ran", || fs::read_to_string(&ran).is_ok_and(|text| text == expected));
+    wait_until("its failure is logged", || receiver.logged().contains(r#""event":"hook_failed""#));
+    publish(&mut connection, &second.onto(Some(&first)), Some(&first));
+    let third = first_tree().release(3);
+    publish(&mut connection, &third.onto(Some(&second)), Some(&second));
+    connection.ask("POST", "/v1/settle", &[], br#"{"keep":100}"#).ok();
+    let state = connection.ask("GET", "/v1/state", &[], b"").ok();
+    assert!(state["releases"].as_array().unwrap().len() < 3, "{state}");
+}
+
+#[test]
+fn a_command_that_does_not_end_is_ended() {
+    let receiver = Receiver::new(|settings| {
+        let command = ["sleep", "1000"].map(str::to_owned).to_vec();
+        let timeout = Duration::from_millis(100);
+        settings.sites[0].post_activate = Some(headwater::serve::Hook { command, timeout });
+    });
+    publish(&mut receiver.connect(), &first_tree().release(1).onto(None), None);
+    wait_until("it is ended", || receiver.logged().contains("did not end within 0.1 s"));
+}

@@ -1,0 +1,302 @@
+//! G25: bytes on a socket that no honest client sends, or sends so slowly.
+
+use std::time::{Duration, Instant};
+
+use super::{Connection, Receiver, Whole, head, pack_path, stage_body};
+use crate::origin::{first_tree, noise};
+
+/// Short enough to wait for, long enough for a busy machine.
+const SHORT: Duration = Duration::from_millis(300);
+/// A deadline of [`SHORT`] is over long before this.
+const SOON: Duration = Duration::from_secs(10);
+
+fn hasty() -> Receiver {
+    Receiver::limited(|limits| {
+        limits.first_byte = SHORT;
+        limits.head = SHORT;
+        limits.idle = SHORT;
+        limits.body_idle = SHORT;
+        limits.body = SHORT;
+        limits.drain = SHORT;
+    })
+}
+
+/// Sends a byte now and then until the other side ends the connection.
+fn trickle(connection: &mut Connection, byte: u8) -> Duration {
+    let began = Instant::now();
+    let stream = connection.stream.get_ref();
+    stream.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
+    loop {
+        use std::io::{ErrorKind, Read as _, Write as _};
+        assert!(began.elapsed() < SOON, "a trickle moves the deadline");
+        if connection.stream.get_mut().write_all(&[byte]).is_err() {
+            return began.elapsed();
+        }
+        let mut answer = [0; 1024];
+        match connection.stream.get_mut().read(&mut answer) {
+            Ok(0) => return began.elapsed(),
+            Err(error) if !matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
+                return began.elapsed();
+            }
+            _ => {}
+        }
+    }
+}
+
+#[test]
+fn whoever_says_nothing_is_cut() {
+    let receiver = hasty();
+    assert!(receiver.connect().time_to_end() >= SHORT);
+}
+
+#[test]
+fn a_head_that_trickles_is_cut() {
+    let receiver = hasty();
+    let mut connection = receiver.connect();
+    connection.send(b"GET /v1/state HTTP/1.1\r\nx: ");
+    assert!(trickle(&mut connection, b'a') >= SHORT);
+}
+
+#[test]
+fn an_idle_connection_is_cut_after_its_answer() {
+    let receiver = hasty();
+    let mut connection = receiver.connect();
+    connection.ask("GET", "/v1/state", &[], b"").ok();
+    assert!(connection.time_to_end() >= SHORT);
+}
+
+#[test]
+fn a_pause_between_requests_may_be_longer_than_a_head() {
+    let receiver = Receiver::limited(|limits| limits.head = Duration::from_millis(50));
+    let mut connection = receiver.connect();
+    for _ in 0..2 {
+        connection.ask("GET", "/v1/state", &[], b"").ok();
+        super::pass(Duration::from_millis(150));
+    }
+    connection.ask("GET", "/v1/state", &[], b"").ok();
+}
+
+#[test]
+fn a_body_that_stops_or_trickles_is_cut() {
+    let receiver = hasty();
+    for is_trickle in [false, true] {
+        let mut connection = receiver.connect();
+        connection.send(&head("POST", "/v1/prune", &[], 5_000));
+        connection.send(b"{");
+        let took = if is_trickle { trickle(&mut connection, b' ') } else { connection.time_to_end() };
+        assert!(took < SOON);
+    }
+    let delivery = first_tree().release(1).onto(None);
+    receiver.ask("POST", "/v1/stage", &stage_body(&delivery, &[], Whole::No)).ok();
+    let pack = &delivery.packs[0];
+    let mut connection = receiver.connect();
+    connection.send(&head("PUT", &pack_path(&delivery, pack), &[], pack.bytes.len()));
+    connection.send(&pack.bytes[..10]);
+    assert_eq!(connection.answer().unwrap().status, 408);
+    assert!(connection.time_to_end() < SOON);
+    receiver.ask("PUT", &pack_path(&delivery, pack), &pack.bytes).ok();
+}
+
+#[test]
+fn whoever_does_not_read_its_answer_is_cut() {
+    let receiver = Receiver::limited(|limits| limits.write = SHORT);
+    let content = noise(24 << 20, 1);
+    let release = crate::origin::Tree::default().file("a", &content[..], 1_700_000_001).release(1);
+    let mut delivery = release.onto(None);
+    // Each within what one block may hold.
+    delivery.packs = content
+        .chunks(2 << 20)
+        .enumerate()
+        .map(|(index, bytes)| crate::origin::SealedPack::raw(0, (index * (2 << 20)) as u64, bytes))
+        .collect();
+    let mut connection = receiver.connect();
+    connection.ask("POST", "/v1/stage", &[], &stage_body(&delivery, &delivery.packs, Whole::Yes)).ok();
+    connection.ask("POST", "/v1/activate", &[], &super::activation(&delivery, None)).ok();
+    let object = headwater::hash::ObjectId::of(&content);
+    let mut lazy = receiver.connect();
+    lazy.send(&head("GET", &format!("/v1/objects/{object}"), &[], 0));
+    // What fits in the buffers between arrives; the rest never does.
+    super::pass(SHORT * 5);
+    assert!(lazy.answer().is_none(), "it was patient for ever");
+}
+
+#[test]
+fn heads_that_can_be_read_in_two_ways_are_refused() {
+    let receiver = Receiver::open();
+    let version = "headwater-protocol: 1\r\n";
+    for text in [
+        format!("GET /v1/state HTTP/1.1\nhost: a\r\n{version}\r\n"),
+        format!("GET /v1/state HTTP/1.1\r\nhost: a\n{version}\r\n"),
+        format!("GET /v1/state HTTP/1.1\r\nhost: a\r\n folded\r\n{version}\r\n"),
+        format!("GET /v1/state HTTP/1.1\r\nhost : a\r\n{version}\r\n"),
+        format!("GET /v1/state HTTP/1.1\r\nhost: a\rb: c\r\n{version}\r\n"),
+        format!("POST /v1/prune HTTP/1.1\r\n{version}content-length: 10\r\ncontent-length: 10\r\n\r\n{{\"keep\":1}}"),
+        format!("POST /v1/prune HTTP/1.1\r\n{version}content-length: 10\r\ncontent-length: 11\r\n\r\n{{\"keep\":1}}"),
+        format!("POST /v1/prune HTTP/1.1\r\n{version}content-length: +10\r\n\r\n{{\"keep\":1}}"),
+        format!(
+            "POST /v1/prune HTTP/1.1\r\n{version}content-length: 10\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n"
+        ),
+        format!(
+            "POST /v1/prune HTTP/1.1\r\n{version}transfer-encoding: chunked\r\ncontent-length: 10\r\n\r\n0\r\n\r\n"
+        ),
+        format!("POST /v1/prune HTTP/1.1\r\n{version}transfer-encoding: xchunked\r\n\r\n0\r\n\r\n"),
+        format!("GET  /v1/state HTTP/1.1\r\n{version}\r\n"),
+        format!("GET /v1/\0state HTTP/1.1\r\n{version}\r\n"),
+        format!("GET /v1/state HTTP/3.1\r\n{version}\r\n"),
+        format!("GET /v1/state HTTP/1.1\r\n{version}{}\r\n", "a: b\r\n".repeat(200)),
+        format!("GET /v1/state HTTP/1.1\r\n{version}long: {}\r\n\r\n", "x".repeat(40_000)),
+        format!("GET /{} HTTP/1.1\r\n{version}\r\n", "x".repeat(40_000)),
+    ] {
+        let mut connection = receiver.connect();
+        connection.send(text.as_bytes());
+        let answer = connection.answer();
+        let status = answer.map(|answer| answer.status);
+        assert!(matches!(status, None | Some(400 | 413 | 414 | 431 | 505)), "{status:?} to {text:.120}");
+        assert!(connection.time_to_end() < SOON, "the connection goes on after {text:.120}");
+    }
+    assert_eq!(receiver.ask("GET", "/healthz", b"").status, 200);
+}
+
+/// Sound requests, to be spoiled.
+fn sound_requests() -> Vec<Vec<u8>> {
+    let delivery = first_tree().release(1).onto(None);
+    let stage = stage_body(&delivery, &delivery.packs, Whole::Yes);
+    let pack = &delivery.packs[0];
+    vec![
+        head("GET", "/v1/state", &[], 0),
+        [head("POST", "/v1/prune", &[], 10), b"{\"keep\":1}".to_vec()].concat(),
+        [head("POST", "/v1/stage", &[], stage.len()), stage].concat(),
+        [head("PUT", &pack_path(&delivery, pack), &[], pack.bytes.len()), pack.bytes.to_vec()].concat(),
+    ]
+}
+
+#[test]
+fn whatever_arrives_the_receiver_lives_and_serves() {
+    use proptest::prelude::{Strategy as _, any};
+    let receiver = hasty();
+    let requests = sound_requests();
+    let spoil = (0..requests.len(), proptest::collection::vec((any::<usize>(), any::<u8>()), 1..6), any::<bool>());
+    let spoiled = spoil.prop_map(|(which, edits, cuts)| {
+        let mut request = requests[which].clone();
+        for (at, byte) in edits {
+            let at = at % request.len();
+            if cuts { request.truncate(at.max(1)) } else { request[at] = byte }
+        }
+        request
+    });
+    let config = proptest::test_runner::Config { cases: 100, failure_persistence: None, ..Default::default() };
+    let mut runner = proptest::test_runner::TestRunner::new(config);
+    runner
+        .run(&spoiled, |request| {
+            let mut connection = receiver.connect();
+            std::io::Write::write_all(connection.stream.get_mut(), &request).ok();
+            connection.stream.get_mut().shutdown(std::net::Shutdown::Write).ok();
+            assert!(connection.time_to_end() < SOON);
+            assert_eq!(receiver.ask("GET", "/healthz", b"").status, 200);
+            Ok(())
+        })
+        .unwrap();
+    let logged = receiver.logged();
+    assert!(!logged.contains("panic") && !logged.contains(r#""status":500"#), "{logged}");
+    assert!(crate::checker::state(&receiver.mirror()).is_ok());
+}
+
+#[test]
+fn a_body_needs_a_length() {
+    let receiver = Receiver::open();
+    let mut connection = receiver.connect();
+    connection.send(b"POST /v1/prune HTTP/1.1\r\nheadwater-protocol: 1\r\ntransfer-encoding: chunked\r\n\r\n");
+    connection.send(b"a\r\n{\"keep\":1}\r\n0\r\n\r\n");
+    assert_eq!(connection.answer().unwrap().status, 411);
+    assert!(connection.time_to_end() < SOON);
+    for (path, length) in
+        [("/v1/prune", 70_000), ("/v1/stage", 4 << 30), (&*format!("/v1/packs/{0}/{0}", "a".repeat(64)), 33 << 20)]
+    {
+        let mut connection = receiver.connect();
+        connection.send(&head("POST", path, &[("expect", "100-continue")], length).replace_method(path));
+        assert_eq!(connection.answer().unwrap().refusal(), (413, "too_large".to_owned()), "{path}");
+    }
+}
+
+/// Packs are put, all else is posted.
+trait ReplaceMethod {
+    fn replace_method(self, path: &str) -> Vec<u8>;
+}
+
+impl ReplaceMethod for Vec<u8> {
+    fn replace_method(self, path: &str) -> Vec<u8> {
+        let text = String::from_utf8(self).unwrap();
+        if path.contains("/packs/") { text.replacen("POST", "PUT", 1).into() } else { text.into() }
+    }
+}
+
+#[test]
+fn whoever_expects_to_be_told_is_told_before_it_sends() {
+    let receiver = Receiver::open();
+    let delivery = first_tree().release(1).onto(None);
+    let pack = &delivery.packs[0];
+    let expects = [("expect", "100-continue")];
+    let mut connection = receiver.connect();
+    connection.send(&head("PUT", &pack_path(&delivery, pack), &expects, pack.bytes.len()));
+    assert_eq!(connection.answer().unwrap().refusal(), (404, "unknown".to_owned()));
+    receiver.ask("POST", "/v1/stage", &stage_body(&delivery, &[], Whole::No)).ok();
+    let mut connection = receiver.connect();
+    connection.send(&head("PUT", &pack_path(&delivery, pack), &expects, pack.bytes.len()));
+    assert_eq!(connection.answer().unwrap().status, 100);
+    connection.send(&pack.bytes);
+    connection.answer().unwrap().ok();
+}
+
+#[test]
+fn a_refusal_is_read_by_those_who_send_all_before_they_read() {
+    let receiver = Receiver::open();
+    let mut connection = receiver.connect();
+    let path = format!("/v1/packs/{0}/{0}", "a".repeat(64));
+    for _ in 0..2 {
+        let refused = connection.ask("PUT", &path, &[], &vec![7; 20 << 20]);
+        assert_eq!(refused.refusal(), (404, "unknown".to_owned()), "and the connection goes on");
+    }
+}
+
+#[test]
+fn there_is_a_limit_of_connections_and_of_those_from_one_address() {
+    for per_address in [2, 100] {
+        let receiver = Receiver::limited(|limits| {
+            limits.connections = if per_address == 2 { 100 } else { 2 };
+            limits.connections_per_address = per_address;
+        });
+        let mut seated: Vec<Connection> = (0..2).map(|_| receiver.connect()).collect();
+        seated.iter_mut().for_each(|one| drop(one.ask("GET", "/healthz", &[], b"").ok()));
+        let mut third = receiver.connect();
+        let told = third.answer().unwrap();
+        assert_eq!(told.refusal(), (503, "busy".to_owned()));
+        assert!(told.head.contains("retry-after: 1"));
+        drop(seated);
+        super::wait_until("there is room again", || {
+            let mut connection = receiver.connect();
+            connection.send(&head("GET", "/healthz", &[], 0));
+            connection.answer().is_some_and(|answer| answer.status == 200)
+        });
+    }
+}
+
+#[test]
+fn others_are_served_beside_many_who_do_nothing() {
+    let receiver = Receiver::limited(|limits| {
+        limits.connections = 400;
+        limits.connections_per_address = 400;
+    });
+    let mut slow: Vec<Connection> = (0..300).map(|_| receiver.connect()).collect();
+    slow.iter_mut().for_each(|one| one.send(b"GET /v1/state HTTP/1.1\r\nx: "));
+    let mut connection = receiver.connect();
+    let mut times: Vec<Duration> = (0..200)
+        .map(|_| {
+            let began = Instant::now();
+            connection.ask("GET", "/v1/state", &[], b"").ok();
+            began.elapsed()
+        })
+        .collect();
+    times.sort_unstable();
+    assert!(times[198] < Duration::from_millis(250), "{:?}", times[198]);
+    drop(slow);
+}
