@@ -264,7 +264,7 @@ pub enum Link {
 }
 
 /// A pack that can be sent.
-pub trait Pack: Send {
+pub trait Pack: Send + Sync {
     /// Its id.
     fn id(&self) -> PackId;
     /// Its length in bytes.
@@ -283,6 +283,11 @@ pub trait PackCursor: Send {
     /// # Errors
     /// When the bundle cannot be built.
     fn next(&mut self) -> Result<Option<Box<dyn Pack>>, SupplyError>;
+
+    /// Whether [`PackCursor::next`] would answer at once, as far as known.
+    fn is_ready(&self) -> bool {
+        false
+    }
 }
 
 /// Opens the content of objects.

@@ -195,6 +195,12 @@ impl PackCursor for Cursor<'_, '_> {
             shelf.idle -= 1;
         }
     }
+
+    fn is_ready(&self) -> bool {
+        let shelf = self.shelf.shelf();
+        let at = shelf.seats.get(&self.number).copied().unwrap_or(0);
+        at < shelf.packs.len() || shelf.end.is_some()
+    }
 }
 
 enum Bytes {

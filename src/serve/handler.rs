@@ -286,6 +286,7 @@ impl Handler {
     ) -> Result<Reaction, Refused> {
         let done = match resource {
             Resource::Pack(key, id) => stage::put_pack(self, site, (key, id), inbox).await?,
+            Resource::Packs(key) => stage::put_packs(self, site, key, inbox).await?,
             Resource::Object(id) => self.put_object(site, id, inbox).await?,
             Resource::Manifest(id) => self.put_manifest(site, id, inbox).await?,
             Resource::Release(name) => put_release(site, name, inbox).await?,

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use tokio::sync::OwnedSemaphorePermit;
+use tokio::task::JoinHandle;
 
 use crate::fsx::Context as _;
 use crate::hash::{BundleKey, PackId};
@@ -17,7 +18,9 @@ use crate::serve::refused::Refused;
 use crate::serve::session::{Session, TakeError};
 use crate::serve::site::{Order, SiteState};
 use crate::store::Store;
-use crate::wire::{Done, MAX_CHANGE_BYTES, MAX_HEAD_BYTES, MAX_INLINE_BYTES, StageHead, Staging};
+use crate::wire::{
+    Done, MAX_CHANGE_BYTES, MAX_HEAD_BYTES, MAX_INLINE_BYTES, MAX_PACKS_BYTES, PACK_HEAD_BYTES, StageHead, Staging,
+};
 
 /// Packs up to this size stay in memory until they are decoded; larger ones
 /// do if there is memory left for them, else they wait on the disk.
@@ -212,5 +215,45 @@ pub(super) async fn put_pack(
     // A slow body must not hold a stage that its origin has given up.
     let session = site.sessions.find(&key).ok_or_else(closed)?;
     take(handler, site, session, id, content).await?;
+    Ok(Done {})
+}
+
+/// Answers `PUT v1/packs/<key>`: one pack is decoded while the next one comes.
+pub(super) async fn put_packs(
+    handler: &Arc<Handler>,
+    site: &Arc<SiteState>,
+    key: BundleKey,
+    inbox: &mut Inbox,
+) -> Result<Done, Refused> {
+    let closed = || Refused::unknown("no stage of this key is open; stage again to learn what is held");
+    let mut left = inbox.check(MAX_PACKS_BYTES)?;
+    let store = Arc::clone(&site.sessions.find(&key).ok_or_else(closed)?.store);
+    let toucher = Arc::clone(site);
+    inbox.tell(move || toucher.sessions.touch(&key));
+    let mut taking: Option<JoinHandle<Result<(), Refused>>> = None;
+    while left > 0 {
+        let short = || Refused::malformed("the packs do not make their body");
+        left = left.checked_sub(PACK_HEAD_BYTES).ok_or_else(short)?;
+        let head = inbox.read(PACK_HEAD_BYTES).await?;
+        let (id, length) = head.split_first_chunk().ok_or_else(short)?;
+        let length = u64::from(u32::from_be_bytes(length.try_into().map_err(|_| short())?));
+        left = left.checked_sub(length).ok_or_else(short)?;
+        let id = PackId::from_bytes(*id);
+        // A slow body must not hold a stage that its origin has given up: it is looked for each time.
+        if site.sessions.find(&key).ok_or_else(closed)?.holds(&id) {
+            inbox.skip(length).await?;
+            continue;
+        }
+        let content = Content::receive(handler, inbox, length, &store).await?;
+        if let Some(taken) = taking.take() {
+            taken.await.map_err(|error| Refused::broken(&error))??;
+        }
+        let session = site.sessions.find(&key).ok_or_else(closed)?;
+        let (handler, site) = (Arc::clone(handler), Arc::clone(site));
+        taking = Some(tokio::spawn(async move { take(&handler, &site, session, id, content).await }));
+    }
+    if let Some(taken) = taking {
+        taken.await.map_err(|error| Refused::broken(&error))??;
+    }
     Ok(Done {})
 }

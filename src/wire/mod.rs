@@ -31,6 +31,10 @@ pub const MAX_MESSAGE_BYTES: u64 = 64 * 1024;
 pub const MAX_ANSWER_BYTES: u64 = 256 * 1024 * 1024;
 /// Packs of at most this many bytes in all may be part of the stage itself.
 pub const MAX_INLINE_BYTES: u64 = 32 * 1024 * 1024;
+/// Largest body of several packs, in bytes.
+pub const MAX_PACKS_BYTES: u64 = 64 * 1024 * 1024;
+/// What stands before each of several packs: its id and its length (big endian).
+pub const PACK_HEAD_BYTES: u64 = 32 + 4;
 
 /// What a request is about, below the base path of a site.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,6 +51,8 @@ pub enum Resource {
     Release(ReleaseName),
     /// A pack of an open stage.
     Pack(BundleKey, PackId),
+    /// Several packs of an open stage.
+    Packs(BundleKey),
     /// Something to do.
     Action(Action),
 }
@@ -98,6 +104,7 @@ impl fmt::Display for Resource {
             Self::Object(id) => write!(f, "v1/objects/{id}"),
             Self::Release(name) => write!(f, "v1/releases/{name}"),
             Self::Pack(key, id) => write!(f, "v1/packs/{key}/{id}"),
+            Self::Packs(key) => write!(f, "v1/packs/{key}"),
             Self::Action(action) => write!(f, "v1/{}", action.name()),
         }
     }
@@ -117,6 +124,7 @@ impl Resource {
             ["manifests", id] => Some(Self::Manifest(ManifestId::parse_hex(id.as_bytes())?)),
             ["objects", id] => Some(Self::Object(ObjectId::parse_hex(id.as_bytes())?)),
             ["releases", name] => Some(Self::Release(name.parse().ok()?)),
+            ["packs", key] => Some(Self::Packs(BundleKey::parse_hex(key.as_bytes())?)),
             ["packs", key, id] => {
                 Some(Self::Pack(BundleKey::parse_hex(key.as_bytes())?, PackId::parse_hex(id.as_bytes())?))
             }

@@ -15,7 +15,7 @@ pub(super) enum Body<'b> {
     /// These bytes, one after the other.
     Parts(Vec<&'b [u8]>),
     /// So many bytes of what this opens.
-    Stream(u64, &'b (dyn Fn() -> io::Result<Box<dyn Read + Send>> + Sync)),
+    Stream(u64, &'b (dyn Fn() -> io::Result<Box<dyn Read + Send + 'b>> + Sync)),
 }
 
 impl Body<'_> {

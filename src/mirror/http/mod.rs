@@ -99,6 +99,12 @@ impl Wired {
         self.client.ask(&base, request, patience)
     }
 
+    /// Makes a request once.
+    fn ask_once<T: DeserializeOwned>(&self, request: &Request<'_>, patience: &mut Patience<'_>) -> Result<T, Trouble> {
+        let base = self.base(patience).map_err(Trouble::final_)?;
+        self.client.ask_once(&base, request, patience)
+    }
+
     /// Asks the receiver to do something that may be told in one message.
     fn act<T: DeserializeOwned>(
         &self,

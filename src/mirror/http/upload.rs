@@ -1,19 +1,20 @@
 //! Sending packs on as many connections as pay.
 //!
-//! A pack is let go of only when it is acknowledged, so memory holds one for
-//! each connection.
+//! All packs that are ready go in one request, so that the connection is
+//! always busy; another connection is tried only once sending takes long. A
+//! pack is let go of only when it is acknowledged, and read when its turn comes.
 
 use std::collections::{HashSet, VecDeque};
 use std::io::{self, Read};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::Scope;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::hash::{BundleKey, ObjectId, PackId, hash_reader};
 use crate::mirror::http::body::{Body, SMALL};
 use crate::mirror::http::client::{Request, Verb};
-use crate::mirror::http::pace::Stop;
+use crate::mirror::http::pace::{Again, Patience, Stop};
 use crate::mirror::http::stage::{INLINE_BYTES, is_unknown};
 use crate::mirror::http::{HttpMirror, Wired};
 use crate::mirror::way::WayError;
@@ -21,10 +22,15 @@ use crate::mirror::{Bundle, MirrorError, Pack, PackCursor, SupplyError};
 use crate::monitor::{Event, Monitor};
 use crate::wire::{self, Resource};
 
-/// Connections to begin with.
-const FIRST_CONNECTIONS: usize = 2;
+/// Connections to begin with: two that begin at once take from each other what
+/// a link has, and lose it where its queue is short.
+const FIRST_CONNECTIONS: usize = 1;
 /// One more connection must bring at least so much more.
-const GAIN: f64 = 1.05;
+const GAIN: f64 = 1.1;
+/// So long is a rate measured before the number of connections changes.
+const LONG: Duration = Duration::from_secs(3);
+/// Packs in one request, at most so many bytes.
+const BATCH_BYTES: u64 = 32 * 1024 * 1024;
 
 /// How an upload ended.
 pub(super) enum Uploaded {
@@ -44,6 +50,8 @@ pub(super) struct Upload<'u> {
     gauge: Mutex<Gauge>,
     is_over: AtomicBool,
     is_announced: AtomicBool,
+    /// Whether a request with several packs was cut: from then on they go one by one.
+    is_careful: AtomicBool,
 }
 
 /// What was acknowledged.
@@ -70,6 +78,10 @@ impl Source<'_> {
             None => self.cursor.next().map_err(MirrorError::Supply),
         }
     }
+
+    fn is_ready(&self) -> bool {
+        !self.waiting.is_empty() || self.cursor.is_ready()
+    }
 }
 
 /// Decides on the number of connections: one more while that pays, half after trouble.
@@ -78,15 +90,16 @@ struct Gauge {
     allowed: usize,
     most: usize,
     best: f64,
+    /// Whether the last connection is there to see what it brings.
+    is_trying: bool,
     bytes: u64,
-    packs: usize,
     since: Instant,
 }
 
 impl Gauge {
     fn new(most: usize) -> Self {
         let allowed = FIRST_CONNECTIONS.min(most);
-        Self { workers: 0, allowed, most, best: 0.0, bytes: 0, packs: 0, since: Instant::now() }
+        Self { workers: 0, allowed, most, best: 0.0, is_trying: false, bytes: 0, since: Instant::now() }
     }
 
     /// Whether there is room for one more, who is then counted.
@@ -109,27 +122,31 @@ impl Gauge {
 
     fn sent(&mut self, bytes: u64, now: Instant) {
         self.bytes += bytes;
-        self.packs += 1;
-        if self.packs < 2 * self.allowed {
+        let passed = now - self.since;
+        if passed < LONG {
             return;
         }
         #[expect(clippy::cast_precision_loss, reason = "a rate is a rough thing")]
-        let rate = self.bytes as f64 / (now - self.since).as_secs_f64().max(1e-6);
+        let rate = self.bytes as f64 / passed.as_secs_f64();
         if rate > self.best * GAIN {
             self.best = rate;
+            self.is_trying = self.allowed < self.most;
             self.allowed = (self.allowed + 1).min(self.most);
+        } else if self.is_trying {
+            self.is_trying = false;
+            self.allowed -= 1;
         }
         self.restart(now);
     }
 
     fn trouble(&mut self, now: Instant) {
         self.allowed = (self.allowed / 2).max(1);
-        self.best = 0.0;
+        (self.best, self.is_trying) = (0.0, false);
         self.restart(now);
     }
 
     const fn restart(&mut self, now: Instant) {
-        (self.bytes, self.packs, self.since) = (0, 0, now);
+        (self.bytes, self.since) = (0, now);
     }
 }
 
@@ -153,6 +170,7 @@ impl<'u> Upload<'u> {
             gauge: Mutex::new(Gauge::new(mirror.connections)),
             is_over: AtomicBool::new(false),
             is_announced: AtomicBool::new(false),
+            is_careful: AtomicBool::new(false),
         }
     }
 
@@ -233,25 +251,29 @@ impl<'u> Upload<'u> {
             if lock(&self.gauge).dismiss() {
                 return;
             }
-            let end = match self.next(held) {
-                Ok(Some(pack)) => {
-                    // Only now: the first pack may be the only one.
+            let end = match self.next_batch(held) {
+                Ok(packs) if packs.is_empty() => Ok(Uploaded::All),
+                Ok(packs) => {
                     if lock(&self.gauge).hire() {
                         scope.spawn(|| self.work(scope, held, result));
                     }
-                    match self.send(&*pack) {
-                        Ok(()) => {
-                            self.acknowledge(pack);
+                    match self.send(&packs) {
+                        Ok(Sent::All) => {
+                            packs.into_iter().for_each(|pack| self.acknowledge(pack));
+                            continue;
+                        }
+                        Ok(Sent::Cut) => {
+                            self.is_careful.store(true, Ordering::Relaxed);
+                            packs.into_iter().for_each(|pack| self.give_back(pack));
                             continue;
                         }
                         Err(error) if is_unknown(&error) => {
-                            self.give_back(pack);
+                            packs.into_iter().for_each(|pack| self.give_back(pack));
                             Ok(Uploaded::Forgotten)
                         }
                         Err(error) => Err(error),
                     }
                 }
-                Ok(None) => Ok(Uploaded::All),
                 Err(error) => Err(error),
             };
             self.is_over.store(true, Ordering::Relaxed);
@@ -262,20 +284,26 @@ impl<'u> Upload<'u> {
         }
     }
 
-    /// The next pack that is not there.
-    fn next(&self, held: &HashSet<PackId>) -> Result<Option<Box<dyn Pack>>, MirrorError> {
+    /// The next packs that are not there: one, and all that are ready behind it.
+    fn next_batch(&self, held: &HashSet<PackId>) -> Result<Vec<Box<dyn Pack>>, MirrorError> {
         let mut source = lock(&self.source);
+        let mut packs = Vec::new();
+        let mut bytes = 0;
         loop {
             if self.monitor.is_cancelled() {
                 return Err(MirrorError::Cancelled);
             }
             // Who waited here while another one failed takes no more.
-            if self.is_over.load(Ordering::Relaxed) {
-                return Ok(None);
+            let is_over = self.is_over.load(Ordering::Relaxed);
+            let is_alone = self.is_careful.load(Ordering::Relaxed) || bytes + BATCH_BYTES / 4 > BATCH_BYTES;
+            if is_over || !packs.is_empty() && (is_alone || !source.is_ready()) {
+                return Ok(packs);
             }
-            let Some(pack) = source.next()? else { return Ok(None) };
+            let Some(pack) = source.next()? else { return Ok(packs) };
             if !held.contains(&pack.id()) {
-                return Ok(Some(pack));
+                bytes += pack.size();
+                packs.push(pack);
+                continue;
             }
             let mut arrived = lock(&self.arrived);
             arrived.packs.insert(pack.id());
@@ -287,28 +315,80 @@ impl<'u> Upload<'u> {
         }
     }
 
-    fn send(&self, pack: &dyn Pack) -> Result<(), MirrorError> {
-        let bytes = pack.bytes().map_err(MirrorError::Supply)?;
+    fn send(&self, packs: &[Box<dyn Pack>]) -> Result<Sent, MirrorError> {
         let stop = || self.monitor.is_cancelled();
         let mut patience = self.mirror.wired.patience(&stop);
-        let request = Request {
-            // A refusal of the first one is read before everything is sent.
-            is_announced: !self.is_announced.swap(true, Ordering::Relaxed),
-            ..Request::new(
-                Verb::Put,
-                Resource::Pack(self.key, pack.id()),
-                Body::Parts(vec![&bytes]),
-                wire::MAX_MESSAGE_BYTES,
-            )
+        // A refusal of the first one is read before everything is sent.
+        let is_announced = !self.is_announced.swap(true, Ordering::Relaxed);
+        let sent = match packs {
+            [pack] => {
+                let bytes = pack.bytes().map_err(MirrorError::Supply)?;
+                let resource = Resource::Pack(self.key, pack.id());
+                let request = Request::new(Verb::Put, resource, Body::Parts(vec![&bytes]), wire::MAX_MESSAGE_BYTES);
+                let request = Request { is_announced, ..request };
+                self.mirror.wired.ask(&request, &mut patience).map(|wire::Done {}| Sent::All)
+            }
+            several => self.send_several(several, is_announced, &mut patience),
         };
-        let sent = self.mirror.wired.ask(&request, &mut patience);
         let mut gauge = lock(&self.gauge);
-        match patience.has_failed() {
+        match patience.has_failed() || matches!(sent, Ok(Sent::Cut)) {
             true => gauge.trouble(Instant::now()),
-            false => gauge.sent(pack.size(), Instant::now()),
+            false => gauge.sent(packs.iter().map(|pack| pack.size()).sum(), Instant::now()),
         }
         drop(gauge);
-        sent.map(|wire::Done {}| ())
+        sent
+    }
+
+    /// Sends packs in one request, once: what is cut off is not all sent again.
+    fn send_several(
+        &self,
+        packs: &[Box<dyn Pack>],
+        is_announced: bool,
+        patience: &mut Patience<'_>,
+    ) -> Result<Sent, MirrorError> {
+        let length = packs.iter().map(|pack| wire::PACK_HEAD_BYTES + pack.size()).sum();
+        let open = || -> io::Result<Box<dyn Read + Send + '_>> { Ok(Box::new(Row { packs, open: None })) };
+        let resource = Resource::Packs(self.key);
+        let request = Request::new(Verb::Put, resource, Body::Stream(length, &open), wire::MAX_MESSAGE_BYTES);
+        match self.mirror.wired.ask_once(&Request { is_announced, ..request }, patience) {
+            Ok(wire::Done {}) => Ok(Sent::All),
+            Err(trouble) if trouble.again == Again::Never => Err(trouble.error),
+            Err(_) => Ok(Sent::Cut),
+        }
+    }
+}
+
+/// What became of packs that were sent.
+enum Sent {
+    All,
+    /// Some may be there; what it was may pass.
+    Cut,
+}
+
+/// Packs one after the other, each behind its head and read when its turn comes.
+struct Row<'p> {
+    packs: &'p [Box<dyn Pack>],
+    open: Option<(Vec<u8>, Arc<Vec<u8>>, usize)>,
+}
+
+impl Read for Row<'_> {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        loop {
+            if let Some((head, bytes, at)) = &mut self.open {
+                let rest = if *at < head.len() { &head[*at..] } else { &bytes[*at - head.len()..] };
+                if !rest.is_empty() {
+                    let count = rest.len().min(out.len());
+                    out[..count].copy_from_slice(&rest[..count]);
+                    *at += count;
+                    return Ok(count);
+                }
+            }
+            let Some((pack, behind)) = self.packs.split_first() else { return Ok(0) };
+            let bytes = pack.bytes().map_err(io::Error::other)?;
+            let length = u32::try_from(bytes.len()).map_err(io::Error::other)?;
+            let head = [&pack.id().as_bytes()[..], &length.to_be_bytes()].concat();
+            (self.packs, self.open) = (behind, Some((head, bytes, 0)));
+        }
     }
 }
 
@@ -358,7 +438,7 @@ mod tests {
     fn settle(rate: impl Fn(usize) -> u32) -> usize {
         let mut gauge = Gauge::new(8);
         let mut now = gauge.since;
-        for _ in 0..100 {
+        for _ in 0..2000 {
             now += Duration::from_secs(1) / rate(gauge.allowed);
             gauge.sent(1, now);
         }
@@ -367,13 +447,13 @@ mod tests {
 
     #[test]
     fn connections_grow_while_that_pays() {
-        assert_eq!(Gauge::new(8).allowed, 2);
+        assert_eq!(Gauge::new(8).allowed, 1);
         assert_eq!(Gauge::new(1).allowed, 1);
         assert_eq!(settle(|connections| 10 * u32::try_from(connections).unwrap()), 8);
-        assert_eq!(settle(|_| 10), 3);
+        assert_eq!(settle(|_| 10), 1);
         assert_eq!(
             settle(|connections| if connections < 5 { 10 * u32::try_from(connections).unwrap() } else { 40 }),
-            5
+            4
         );
     }
 
@@ -384,9 +464,37 @@ mod tests {
             gauge.trouble(Instant::now());
             assert_eq!(gauge.allowed, wanted);
         }
-        gauge.sent(1, Instant::now());
-        gauge.sent(1, Instant::now());
+        gauge.sent(1, Instant::now() + LONG);
         assert_eq!(gauge.allowed, 2, "and they grow again");
+    }
+
+    /// A pack of these bytes.
+    struct Bare(Vec<u8>);
+
+    impl Pack for Bare {
+        fn id(&self) -> PackId {
+            PackId::of(&self.0)
+        }
+
+        fn size(&self) -> u64 {
+            self.0.len() as u64
+        }
+
+        fn bytes(&self) -> Result<Arc<Vec<u8>>, SupplyError> {
+            Ok(Arc::new(self.0.clone()))
+        }
+    }
+
+    #[test]
+    fn packs_in_a_row_stand_behind_their_heads() {
+        let packs: Vec<Box<dyn Pack>> = vec![Box::new(Bare(b"abc".to_vec())), Box::new(Bare(vec![7; 300]))];
+        let mut row = Vec::new();
+        Row { packs: &packs, open: None }.read_to_end(&mut row).unwrap();
+        let (first, second) = (PackId::of(b"abc"), PackId::of(&[7; 300]));
+        let wanted: [&[u8]; 6] =
+            [first.as_bytes(), &[0, 0, 0, 3], b"abc", second.as_bytes(), &[0, 0, 1, 44], &[7; 300]];
+        assert_eq!(row, wanted.concat());
+        assert_eq!(row.len() as u64, 2 * wire::PACK_HEAD_BYTES + 303);
     }
 
     #[test]
