@@ -48,7 +48,7 @@ impl Reach {
         let pace = Pace {
             wait,
             deadline: remote.deadline.map(|deadline| Instant::now() + deadline),
-            limit: traffic.and_then(|traffic| traffic.bwlimit).map(|rate| Arc::new(Limiter::new(rate.get()))),
+            limit: traffic.and_then(|traffic| traffic.bwlimit).map(|rate| Arc::new(Limiter::new(rate.get(), None))),
             turns: traffic.map(|traffic| Arc::new(Turns::new(traffic.max_parallel.get()))),
         };
         let ssh = SshSettings {
@@ -67,7 +67,10 @@ impl Reach {
     /// The mirror of a choice.
     pub(crate) fn mirror(&self, choice: &MirrorChoice, site: Option<&Site>) -> Result<Arc<dyn Mirror>, Failure> {
         let (name, text, site) = (choice.name.clone(), choice.location.clone(), site.cloned());
-        let pace = self.pace.clone();
+        let mut pace = self.pace.clone();
+        if let Some(rate) = choice.access.bwlimit {
+            pace.limit = Some(Arc::new(Limiter::new(rate.get(), pace.limit.take())));
+        }
         Ok(match Location::parse(&choice.location).map_err(|error| wrong_location(&error))? {
             Location::Directory(path) => {
                 Arc::new(DirectoryMirror::new(name, text, path, site, self.pace.wait, self.jobs))

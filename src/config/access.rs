@@ -3,8 +3,10 @@
 //!
 //! Secrets are named here and never written: an environment variable or a file has them.
 
+use std::num::NonZeroU64;
 use std::path::PathBuf;
 
+use bytesize::ByteSize;
 use toml::Spanned;
 
 use super::{Checker, ConfigError, raw};
@@ -31,6 +33,8 @@ pub struct MirrorAccess {
     pub proxy: Option<String>,
     /// The only key that its ssh host may have, as in `ssh-ed25519 AAAA…`.
     pub host_key: Option<String>,
+    /// The most that is sent to it, in bytes a second; nothing: no limit of its own.
+    pub bwlimit: Option<NonZeroU64>,
 }
 
 impl Checker<'_> {
@@ -46,6 +50,9 @@ impl Checker<'_> {
         ];
         if !url.starts_with("https://") && !url.starts_with("http://") {
             self.none_of(&web, "an https: url")?;
+        }
+        if !url.contains("://") || url.starts_with("file://") {
+            self.none_of(&[("bwlimit", &mirror.bwlimit)], "an https: or ssh: url")?;
         }
         if !url.starts_with("ssh://") {
             self.none_of(&[("host_key", &mirror.host_key)], "an ssh: url")?;
@@ -70,7 +77,8 @@ impl Checker<'_> {
         };
         let host_key = mirror.host_key.as_ref().map(|key| self.host_key(key)).transpose()?;
         let proxy = mirror.proxy.as_ref().map(|proxy| proxy.as_ref().clone());
-        Ok(MirrorAccess { token, ca: file(&mirror.ca), client, proxy, host_key })
+        let bwlimit = mirror.bwlimit.as_ref().map(|rate| self.rate(rate)).transpose()?;
+        Ok(MirrorAccess { token, ca: file(&mirror.ca), client, proxy, host_key, bwlimit })
     }
 
     fn none_of(&self, keys: &[(&str, &Option<Spanned<String>>)], of: &str) -> Result<(), ConfigError> {
@@ -78,6 +86,11 @@ impl Checker<'_> {
             Some((key, span)) => Err(self.error(span, format!("`{key}` is for a mirror with {of}"))),
             None => Ok(()),
         }
+    }
+
+    fn rate(&self, rate: &Spanned<String>) -> Result<NonZeroU64, ConfigError> {
+        let bytes = rate.as_ref().parse::<ByteSize>().ok().and_then(|size| NonZeroU64::new(size.as_u64()));
+        bytes.ok_or_else(|| self.error(rate.span(), "a rate is written as in \"2MB\", in bytes a second"))
     }
 
     /// One public key: its kind and its base64, nothing that could be a second line or an option.

@@ -63,6 +63,7 @@ pub(super) struct Mirror {
     pub(super) client_key: Option<Spanned<String>>,
     pub(super) proxy: Option<Spanned<String>>,
     pub(super) host_key: Option<Spanned<String>>,
+    pub(super) bwlimit: Option<Spanned<String>>,
 }
 
 /// A list that has something in it: `mirror = []` says less than no key and

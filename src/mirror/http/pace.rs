@@ -224,16 +224,18 @@ fn chance() -> f64 {
 #[derive(Debug)]
 pub struct Limiter {
     bytes_per_second: f64,
+    /// A limit that holds as well.
+    outer: Option<Arc<Self>>,
     /// When all that was let through so far will have been due.
     due: Mutex<Option<Instant>>,
 }
 
 impl Limiter {
-    /// At most `bytes_per_second`, which is at least 1.
+    /// At most `bytes_per_second`, which is at least 1, and what `outer` lets through.
     #[must_use]
-    pub fn new(bytes_per_second: u64) -> Self {
+    pub fn new(bytes_per_second: u64, outer: Option<Arc<Self>>) -> Self {
         let rate = u32::try_from(bytes_per_second.max(1)).unwrap_or(u32::MAX);
-        Self { bytes_per_second: f64::from(rate), due: Mutex::default() }
+        Self { bytes_per_second: f64::from(rate), outer, due: Mutex::default() }
     }
 
     /// The most that should be sent in one go: a tenth of a second.
@@ -241,7 +243,8 @@ impl Limiter {
         // As floating point numbers do: what does not fit becomes the largest that does.
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it is positive and saturates")]
         let portion = (self.bytes_per_second / 10.0) as usize;
-        portion.max(1)
+        let outer = self.outer.as_ref().map_or(usize::MAX, |outer| outer.portion());
+        portion.clamp(1, outer)
     }
 
     /// Waits until `bytes` may be sent; answers false if told to stop meanwhile.
@@ -254,7 +257,7 @@ impl Limiter {
             *due = Some(turn + cost);
             turn
         };
-        wait_until(turn, stop)
+        wait_until(turn, stop) && self.outer.as_ref().is_none_or(|outer| outer.wait(bytes, stop))
     }
 }
 
@@ -330,7 +333,7 @@ mod tests {
 
     #[test]
     fn a_limit_spreads_what_is_sent() {
-        let limiter = Limiter::new(1_000_000);
+        let limiter = Limiter::new(1_000_000, None);
         assert_eq!(limiter.portion(), 100_000);
         let began = Instant::now();
         for _ in 0..4 {
@@ -338,5 +341,17 @@ mod tests {
         }
         // The first goes at once.
         assert!(began.elapsed() >= Duration::from_millis(299), "{:?}", began.elapsed());
+    }
+    #[test]
+    fn the_narrower_of_two_limits_decides() {
+        for (inner, outer) in [(1_000_000, 100_000_000), (100_000_000, 1_000_000)] {
+            let limiter = Limiter::new(inner, Some(Arc::new(Limiter::new(outer, None))));
+            assert_eq!(limiter.portion(), 100_000);
+            let began = Instant::now();
+            for _ in 0..3 {
+                assert!(limiter.wait(100_000, GO));
+            }
+            assert!(began.elapsed() >= Duration::from_millis(199), "{inner} {outer}: {:?}", began.elapsed());
+        }
     }
 }
