@@ -176,7 +176,8 @@ fn apply_everywhere(change: &[u8]) {
     }
 }
 
-fn stream(entries: &[Entry]) -> impl Iterator<Item = Result<Entry, ManifestError>> + use<'_> {
+/// Entries, as a reader would give them.
+pub(crate) fn stream(entries: &[Entry]) -> impl Iterator<Item = Result<Entry, ManifestError>> + use<'_> {
     entries.iter().cloned().map(Ok)
 }
 

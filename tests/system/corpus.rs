@@ -12,6 +12,7 @@ use headwater::wire;
 use serde::Serialize;
 
 use crate::fuzzing::{corpus, mutant};
+use crate::targets::stream;
 use crate::trees::Rng;
 
 const MUTANTS: usize = 6;
@@ -82,8 +83,8 @@ fn changes() -> Inputs {
         moved.push(Entry { path: format!("z{index}").parse().unwrap(), ..entry.clone() });
     }
     for (base, new) in [(&second, &first), (&first, &moved), (&moved, &first), (&first, &first)] {
-        let open = |entries: &[Entry]| Ok(entries.to_vec().into_iter().map(Ok));
-        let change = transit::encode(|| open(base), || open(new), Some(ManifestId::of(b"base")), 1_700_000_000);
+        let change =
+            transit::encode(|| Ok(stream(base)), || Ok(stream(new)), Some(ManifestId::of(b"base")), 1_700_000_000);
         all.push(change.unwrap().bytes.to_vec());
     }
     let plain: Inputs = all.iter().map(|change| zstd::decode_all(&change[..]).unwrap()).collect();

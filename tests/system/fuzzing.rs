@@ -8,7 +8,7 @@ use crate::targets::{ALL, Target};
 use crate::trees::{Rng, seed};
 
 /// Mutants of each target.
-const MUTANTS: usize = 1500;
+const MUTANTS: usize = 5000;
 
 /// Where the inputs of a target are.
 pub(crate) fn corpus(name: &str) -> PathBuf {
