@@ -17,10 +17,12 @@
 mod chaos;
 mod checker;
 mod convergence;
+mod corpus;
 #[cfg(debug_assertions)]
 mod errno;
 mod forge;
 mod full_disk;
+mod fuzzing;
 mod harness;
 mod hostile;
 mod house;
@@ -40,6 +42,11 @@ mod resume;
 #[cfg(debug_assertions)]
 mod scenario;
 mod serving;
+#[path = "../common/targets.rs"]
+mod targets;
 mod trees;
 mod validators;
 mod verify;
+
+// The targets compile in a file of the library, which finds this in the root.
+use headwater::wire;

@@ -183,10 +183,11 @@ impl<'a> Cursor<'a> {
     }
 
     fn number(&mut self) -> Result<u64, ManifestError> {
-        let digits = self.rest.iter().take_while(|byte| byte.is_ascii_digit()).count();
+        // One digit more than any number has: enough to refuse it, too few to overflow.
+        let digits = self.rest.iter().take(17).take_while(|byte| byte.is_ascii_digit()).count();
         let (text, rest) = self.rest.split_at(digits);
         let canonical = digits > 0 && digits <= 16 && (digits == 1 || text[0] != b'0');
-        let value = text.iter().fold(0u64, |value, digit| value.wrapping_mul(10) + u64::from(digit - b'0'));
+        let value = text.iter().fold(0u64, |value, digit| value * 10 + u64::from(digit - b'0'));
         if !canonical || value > MAX_NUMBER {
             return Err(self.fail("a number is not a plain integer below 2^53"));
         }

@@ -150,8 +150,18 @@ impl Client {
             }
         };
         let trouble = |error| wrong(error, patience, left.is_some() && left == total);
-        let response = sent.map_err(trouble)?;
+        let response = sent.map_err(|error| self.by_proxy(base, trouble(error)))?;
         checked(response, request.body.len())
+    }
+
+    /// Says which proxy it is that was not reached, or did not lead there.
+    fn by_proxy(&self, base: &str, mut trouble: Trouble) -> Trouble {
+        let proxy = self.agent.config().proxy();
+        let proxy = proxy.filter(|proxy| base.parse().is_ok_and(|base| !proxy.is_no_proxy(&base)));
+        if let (MirrorError::Way(WayError::Unreachable { what }), Some(proxy)) = (&mut trouble.error, proxy) {
+            *what = format!("by the proxy {}:{}: {what}", proxy.host(), proxy.port());
+        }
+        trouble
     }
 
     fn run(
@@ -298,7 +308,7 @@ fn wrong(error: UreqError, patience: &Patience<'_>, is_deadline: bool) -> Troubl
         UreqError::HostNotFound => (unreachable("there is no such host".into()), Again::Later),
         UreqError::Rustls(error) => (WayError::Tls { what: error.to_string() }, Again::Never),
         UreqError::Tls(what) => (WayError::Tls { what: what.to_owned() }, Again::Never),
-        UreqError::ConnectProxyFailed(what) => (unreachable(format!("the proxy says {what}")), Again::Never),
+        UreqError::ConnectProxyFailed(what) => (unreachable(what), Again::Never),
         UreqError::Io(error) => match of_io(&error) {
             // Most likely it lay idle and was closed just then.
             (error @ WayError::Lost { .. }, _) if !patience.has_failed() => (error, Again::AtOnce),

@@ -3,6 +3,7 @@
 
 mod fleet;
 mod liars;
+mod means;
 mod ssh;
 mod tls;
 

@@ -1,0 +1,90 @@
+//! The corpora of the fuzz targets, and mutants of them: a few seconds of what
+//! `cargo fuzz` does for hours.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use crate::targets::{ALL, Target};
+use crate::trees::{Rng, seed};
+
+/// Mutants of each target.
+const MUTANTS: usize = 5000;
+
+/// Where the inputs of a target are.
+pub(crate) fn corpus(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(name)
+}
+
+/// The inputs of a target, in the order of their names.
+fn inputs(name: &str) -> Vec<Vec<u8>> {
+    let mut files: Vec<PathBuf> = fs::read_dir(corpus(name)).unwrap().map(|entry| entry.unwrap().path()).collect();
+    files.sort();
+    files.iter().map(|file| fs::read(file).unwrap()).collect()
+}
+
+/// Calls a target; a panic in it shows the input, which the name of a file would not.
+fn call(name: &str, target: Target, input: &[u8]) {
+    let outcome = std::panic::catch_unwind(|| target(input));
+    assert!(outcome.is_ok(), "{name} fails for b\"{}\"", input.escape_ascii());
+}
+
+#[test]
+fn every_target_has_a_corpus_and_a_program_and_holds_for_all_of_it() {
+    let mut named: Vec<String> =
+        fs::read_dir(corpus("")).unwrap().map(|entry| name_of(&entry.unwrap().path())).collect();
+    named.sort();
+    assert_eq!(named, ALL.map(|(name, _)| name.to_owned()));
+    for (name, target) in ALL {
+        let inputs = inputs(name);
+        assert!(inputs.len() >= 4, "{name} has {} inputs", inputs.len());
+        inputs.iter().for_each(|input| call(name, target, input));
+        let program = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("fuzz/fuzz_targets/{name}.rs"));
+        assert!(fs::read_to_string(program).unwrap().contains(&format!("targets::{name}(data)")), "{name}");
+    }
+}
+
+fn name_of(path: &Path) -> String {
+    path.file_name().unwrap().to_str().unwrap().to_owned()
+}
+
+#[test]
+fn every_target_holds_for_mutants_of_its_corpus() {
+    let mut rng = Rng::new(seed());
+    for (name, target) in ALL {
+        let inputs = inputs(name);
+        for _ in 0..MUTANTS {
+            call(name, target, &mutant(&inputs, &mut rng));
+        }
+    }
+}
+
+/// One of these, changed in a few places.
+pub(crate) fn mutant(inputs: &[Vec<u8>], rng: &mut Rng) -> Vec<u8> {
+    let mut bytes = rng.pick(inputs);
+    for _ in 0..=rng.below(4) {
+        let at = rng.below(bytes.len() + 1);
+        match rng.below(6) {
+            0 => bytes.truncate(at),
+            1 => {
+                let end = (at + 1 + rng.below(16)).min(bytes.len());
+                bytes.drain(at..end);
+            }
+            2 => {
+                let other = rng.pick(inputs);
+                let from = rng.below(other.len() + 1);
+                let end = (from + rng.below(64)).min(other.len());
+                bytes.splice(at..at, other[from..end].iter().copied());
+            }
+            3 => {
+                let number = rng.pick(&[b"\0".as_slice(), b"\xff\xff\xff\xff\x0f", b"\x80\0", b"18446744073709551616"]);
+                bytes.splice(at..at, number.iter().copied());
+            }
+            _ => {
+                if let Some(byte) = bytes.get_mut(at) {
+                    *byte ^= 1 << rng.below(8);
+                }
+            }
+        }
+    }
+    bytes
+}

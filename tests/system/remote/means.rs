@@ -1,0 +1,229 @@
+//! What the configuration says of the way to a mirror and of who we are to it:
+//! proxies, files with tokens, certificates of our own.
+
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+
+use headwater::serve::{Access, Right, TlsFiles, Token, TokenRecord};
+use headwater::tree_path::Site;
+
+use super::{Receiver, serves_tree};
+use crate::harness::{Outcome, World};
+use crate::trees::Tree;
+
+/// A proxy that knows `CONNECT` and leads everywhere to one place. Ends with this value.
+struct Proxy {
+    address: SocketAddr,
+    heads: Arc<Mutex<Vec<String>>>,
+    is_over: Arc<AtomicBool>,
+}
+
+impl Proxy {
+    /// One that leads to `target`; without, it refuses with this status.
+    fn start(target: Result<SocketAddr, &'static str>) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let (heads, is_over) = (Arc::new(Mutex::new(Vec::new())), Arc::new(AtomicBool::new(false)));
+        let (kept, over) = (Arc::clone(&heads), Arc::clone(&is_over));
+        std::thread::spawn(move || {
+            for client in listener.incoming() {
+                if over.load(Ordering::SeqCst) {
+                    return;
+                }
+                let (client, kept) = (client.unwrap(), Arc::clone(&kept));
+                std::thread::spawn(move || lead(client, target, &kept));
+            }
+        });
+        Self { address, heads, is_over }
+    }
+
+    fn url(&self) -> String {
+        format!("http://me:canary@{}", self.address)
+    }
+
+    fn heads(&self) -> Vec<String> {
+        self.heads.lock().unwrap().clone()
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        self.is_over.store(true, Ordering::SeqCst);
+        TcpStream::connect(self.address).ok();
+    }
+}
+
+/// Serves one connection to its end; whoever hangs up has its reasons.
+fn lead(mut client: TcpStream, target: Result<SocketAddr, &str>, heads: &Mutex<Vec<String>>) {
+    let mut reader = BufReader::new(client.try_clone().unwrap());
+    let mut head = String::new();
+    while !head.ends_with("\r\n\r\n") {
+        if !matches!(reader.read_line(&mut head), Ok(1..)) {
+            return;
+        }
+    }
+    heads.lock().unwrap().push(head);
+    let target = match target {
+        Ok(target) => target,
+        Err(status) => {
+            let answer = format!("HTTP/1.1 {status}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
+            client.write_all(answer.as_bytes()).ok();
+            return;
+        }
+    };
+    let mut server = TcpStream::connect(target).unwrap();
+    client.write_all(b"HTTP/1.1 200 Connection established\r\n\r\n").unwrap();
+    let mut to_server = server.try_clone().unwrap();
+    let forth = std::thread::spawn(move || {
+        std::io::copy(&mut reader, &mut to_server).ok();
+        to_server.shutdown(std::net::Shutdown::Write).ok();
+    });
+    std::io::copy(&mut server, &mut client).ok();
+    client.shutdown(std::net::Shutdown::Both).ok();
+    forth.join().unwrap();
+}
+
+/// Writes a configuration with one mirror and pushes to it.
+fn push_with(world: &World, url: &str, lines: &str) -> Outcome {
+    let config = format!("content = 'tree'\n[[mirror]]\nname = 'web'\nurl = '{url}'\n{lines}\n");
+    std::fs::write(world.path("headwater.toml"), config).unwrap();
+    world.run(&["push"])
+}
+
+fn world() -> World {
+    let world = World::new();
+    world.write("tree", &Tree::small());
+    world
+}
+
+#[track_caller]
+fn says(outcome: &Outcome, words: &[&str]) {
+    for word in words {
+        assert!(outcome.stderr.contains(word), "no {word:?} in {outcome}");
+    }
+    let all = format!("{}{}", outcome.stdout, outcome.stderr);
+    assert!(!all.contains("canary") && !all.contains("panicked"), "{outcome}");
+}
+
+/// Writes a certificate for `name` and its key, as `<file>.pem` and `<file>.key`.
+fn certify(world: &World, name: &str, file: &str) -> TlsFiles {
+    let made = rcgen::generate_simple_self_signed(vec![name.to_owned()]).unwrap();
+    let files = TlsFiles { cert: world.path(format!("{file}.pem")), key: world.path(format!("{file}.key")) };
+    std::fs::write(&files.cert, made.cert.pem()).unwrap();
+    std::fs::write(&files.key, made.signing_key.serialize_pem()).unwrap();
+    files
+}
+
+#[test]
+fn a_push_goes_through_the_proxy_that_is_configured_to_the_mirror_itself() {
+    let world = world();
+    let files = certify(&world, "edge.example", "edge");
+    let receiver = Receiver::with(&world.path("web"), |settings| settings.tls = Some(files));
+    let proxy = Proxy::start(Ok(receiver.address()));
+    // A name that nobody resolves but the proxy.
+    let lines = format!("ca = 'edge.pem'\nproxy = '{}'", proxy.url());
+    let outcome = push_with(&world, "https://edge.example/", &lines).expect(&[0]);
+    says(&outcome, &["release 1 is current"]);
+    assert!(serves_tree(&world, "web"));
+    let heads = proxy.heads();
+    assert!(!heads.is_empty() && heads.iter().all(|head| head.starts_with("CONNECT edge.example:443 ")), "{heads:?}");
+    assert!(heads.iter().all(|head| head.to_lowercase().contains("proxy-authorization: basic ")), "{heads:?}");
+}
+
+#[test]
+fn no_proxy_is_between_a_machine_and_itself() {
+    let world = world();
+    let receiver = Receiver::start(&world.path("web"));
+    let proxy = Proxy::start(Err("403 Forbidden"));
+    push_with(&world, &receiver.url(), &format!("proxy = '{}'", proxy.url())).expect(&[0]);
+    assert!(serves_tree(&world, "web") && proxy.heads().is_empty());
+}
+
+#[test]
+fn a_proxy_that_is_down_or_refuses_is_named() {
+    let world = world();
+    // Bound and let go again: nobody listens there.
+    let dead = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let outcome = push_with(&world, "https://edge.example/", &format!("proxy = 'http://me:canary@{dead}'"));
+    says(&outcome, &["by the proxy", &dead.to_string(), "refused"]);
+    assert_eq!(outcome.code(), Some(4), "{outcome}");
+    for status in ["403 Forbidden", "407 Proxy Authentication Required"] {
+        let proxy = Proxy::start(Err(status));
+        let outcome = push_with(&world, "https://edge.example/", &format!("proxy = '{}'", proxy.url()));
+        says(&outcome, &["by the proxy", &proxy.address.to_string(), &status[..3]]);
+        assert_eq!(outcome.code(), Some(4), "{outcome}");
+        assert!(!proxy.heads().is_empty());
+    }
+}
+
+#[test]
+fn a_token_comes_from_its_file() {
+    let world = world();
+    let token = Token::random().unwrap();
+    let site = Site::new("default").unwrap();
+    let record = TokenRecord {
+        id: token.id().clone(),
+        hash: token.hash(),
+        sites: vec![site.clone()],
+        allow: Right::Push,
+        expires: None,
+    };
+    let receiver = Receiver::with(&world.path("web"), |settings| {
+        settings.sites[0].name = Some(site);
+        settings.access = Access::Tokens(vec![record]);
+    });
+    let push = || push_with(&world, &receiver.url(), "token_file = 'secret'");
+    let write = |text: &str| std::fs::write(world.path("secret"), text).unwrap();
+    says(&push().expect(&[2]), &["token_file", "secret", "No such file"]);
+    for unusable in ["", "\n", "hw_canary and more\n", "hw_canary\nhw_canary\n"] {
+        write(unusable);
+        says(&push().expect(&[2]), &["token_file", "secret", "the token is empty"]);
+    }
+    std::fs::remove_file(world.path("secret")).unwrap();
+    std::fs::create_dir(world.path("secret")).unwrap();
+    says(&push().expect(&[2]), &["token_file", "secret"]);
+    std::fs::remove_dir(world.path("secret")).unwrap();
+    write("hw_canary\n");
+    says(&push().expect(&[7]), &["no token"]);
+    assert!(!serves_tree(&world, "web"));
+    for end in ["", "\n", "\r\n"] {
+        write(&format!("{}{end}", token.reveal()));
+        let outcome = push().expect(&[0]);
+        assert!(!outcome.stderr.contains(&token.reveal()[12..]), "{outcome}");
+    }
+    assert!(serves_tree(&world, "web"));
+}
+
+#[test]
+fn a_certificate_of_ours_that_cannot_be_used_is_named_before_anything_is_sent() {
+    let world = world();
+    certify(&world, "me.example", "me");
+    certify(&world, "other.example", "other");
+    std::fs::write(world.path("noise.pem"), "canary").unwrap();
+    let files = certify(&world, "localhost", "edge");
+    let receiver = Receiver::with(&world.path("web"), |settings| settings.tls = Some(files));
+    let url = format!("https://localhost:{}/", receiver.address().port());
+    let push = |cert: &str, key: &str| {
+        push_with(&world, &url, &format!("ca = 'edge.pem'\nclient_cert = '{cert}'\nclient_key = '{key}'"))
+    };
+    for (cert, key, words) in [
+        ("me.pem", "other.key", "cannot be used together"),
+        ("noise.pem", "me.key", "no certificate in PEM form"),
+        ("me.key", "me.key", "no certificate in PEM form"),
+        ("me.pem", "noise.pem", "no private key in PEM form"),
+        ("me.pem", "me.pem", "no private key in PEM form"),
+        ("gone.pem", "me.key", "No such file"),
+        ("me.pem", "gone.key", "No such file"),
+    ] {
+        let outcome = push(cert, key).expect(&[2]);
+        says(&outcome, &["client_cert", cert, key, words]);
+        assert!(!outcome.stderr.contains("PRIVATE KEY"), "{outcome}");
+    }
+    assert!(!Path::new(&world.at("web")).join("current").exists());
+    // A receiver that asks for none does not mind one.
+    push("me.pem", "me.key").expect(&[0]);
+    assert!(serves_tree(&world, "web"));
+}
