@@ -5,6 +5,7 @@ mod fleet;
 mod liars;
 mod ssh;
 mod tls;
+mod unsure;
 
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt as _;
