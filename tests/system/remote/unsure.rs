@@ -44,7 +44,7 @@ enum End {
 }
 
 /// Stands before a receiver; swallows the answer to the first activation, and refuses the others.
-fn swallow(listener: TcpListener, to: SocketAddr, end: End) {
+fn swallow(listener: &TcpListener, to: SocketAddr, end: End) {
     let activations = AtomicUsize::new(0);
     std::thread::scope(|scope| {
         for stream in listener.incoming() {
@@ -82,7 +82,7 @@ fn pushes_through(end: End, flags: &[&str]) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}/", listener.local_addr().unwrap());
     let to = receiver.address();
-    std::thread::spawn(move || swallow(listener, to, end));
+    std::thread::spawn(move || swallow(&listener, to, end));
     let outcome = push(&world, &[&url], &[flags, &["--json"]].concat()).expect(&[0]);
     assert_eq!(report(&outcome)["mirrors"][0]["outcome"], "activated", "{outcome}");
     assert!(serves_tree(&world, "there"));
