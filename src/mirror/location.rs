@@ -26,8 +26,8 @@ pub enum LocationError {
         /// The whole text.
         location: String,
     },
-    /// A user or a password in a URL.
-    #[error("the URL of a mirror on {host:?} has a user or a password in it")]
+    /// A user, a password or a token in a URL.
+    #[error("the URL of a mirror on {host:?} has a user, a password or a token in it")]
     Credentials {
         /// The host, and what is behind it.
         host: String,
@@ -129,6 +129,10 @@ impl Location {
             return Err(LocationError::Empty);
         }
         let Some((scheme, rest)) = text.split_once("://") else { return Ok(Self::Directory(text.into())) };
+        if scheme != "file" && has_token(rest) {
+            let place = rest.split(['/', '?', '#']).next().filter(|place| !has_token(place));
+            return Err(LocationError::Credentials { host: place.unwrap_or("…").to_owned() });
+        }
         match scheme {
             "file" if Path::new(rest).is_absolute() => Ok(Self::Directory(rest.into())),
             "file" => Err(LocationError::File { location: text.to_owned() }),
@@ -139,9 +143,19 @@ impl Location {
     }
 }
 
-/// Words a fault of the URL `location`.
+/// Words a fault of the URL `location`, without a query: that is where secrets are put.
 fn malformed(location: &str, what: &'static str) -> LocationError {
-    LocationError::Malformed { location: location.to_owned(), what }
+    let shown = location.split(['?', '#']).next().unwrap_or_default();
+    LocationError::Malformed { location: shown.to_owned(), what }
+}
+
+/// Whether a token of ours stands in `text`.
+fn has_token(text: &str) -> bool {
+    let is_token = |(at, _): (usize, &str)| {
+        let id = text[at + 3..].split('_').next().unwrap_or_default();
+        id.len() == 8 && id.len() + 3 < text.len() - at && id.bytes().all(|byte| byte.is_ascii_hexdigit())
+    };
+    text.match_indices("hw_").any(is_token)
 }
 
 /// A host with its port.
@@ -270,6 +284,25 @@ mod tests {
     }
 
     #[test]
+    fn a_token_in_a_url_is_refused_and_not_repeated() {
+        let token = "hw_0123abcd_5ec2e7";
+        for text in [
+            format!("https://h/docs?token={token}"),
+            format!("https://h/{token}/docs"),
+            format!("https://{token}@h/docs"),
+            format!("https://{token}"),
+            format!("ssh://{token}@h/srv"),
+            "https://h/docs?key=5ec2e7".to_owned(),
+            "https://h/docs#5ec2e7".to_owned(),
+        ] {
+            let error = Location::parse(&text).unwrap_err();
+            assert!(!error.to_string().contains("5ec2e7"), "{error}");
+        }
+        assert_eq!(base("https://h/hw_docs"), "https://h/hw_docs/");
+        assert_eq!(base("https://h/hw_0123abcd"), "https://h/hw_0123abcd/");
+    }
+
+    #[test]
     fn ssh_urls_have_a_host_and_an_absolute_path() {
         let Ok(Location::Ssh(place)) = Location::parse("ssh://deploy@edge2:2222/srv/www/") else { panic!("not ssh") };
         assert_eq!((place.destination().as_str(), place.port()), ("deploy@edge2", Some(2222)));
@@ -298,7 +331,7 @@ mod tests {
         ] {
             let error = Location::parse(text).unwrap_err();
             assert!(matches!(error, LocationError::Malformed { .. }), "{text}: {error}");
-            assert!(error.to_string().contains(text), "{error}");
+            assert!(error.to_string().contains(text.split('?').next().unwrap()), "{error}");
         }
     }
 }

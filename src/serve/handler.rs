@@ -34,7 +34,7 @@ use crate::wire::{
 };
 
 /// Operations on stores at once; each may wait for a lock.
-const WORKERS: usize = 32;
+const WORKERS: u32 = 32;
 /// The unit in which memory is reserved, in bytes.
 const UNIT: u64 = 1024;
 
@@ -80,7 +80,7 @@ impl Handler {
             access: settings.access.clone(),
             log,
             hooks: Hooks::default(),
-            workers: Arc::new(Semaphore::new(WORKERS)),
+            workers: Arc::new(Semaphore::new(WORKERS as usize)),
             decoders: Crew::new(cores)?,
             changes: memory(limits.change_bytes),
             packs: memory(limits.pack_bytes),
@@ -116,6 +116,12 @@ impl Handler {
         work: impl FnOnce() -> Result<T, Refused> + Send + 'static,
     ) -> Result<T, Refused> {
         self.decoders.run(work).await
+    }
+
+    /// Waits for the work that nobody waits for any more, until `deadline`, and for the commands that it started.
+    pub(super) async fn finish(&self, deadline: tokio::time::Instant) {
+        tokio::time::timeout_at(deadline, self.workers.acquire_many(WORKERS)).await.ok();
+        self.hooks.finish().await;
     }
 
     /// Forgets what nobody came back for.
@@ -191,10 +197,16 @@ impl Handler {
                     break result;
                 }
             };
-            let bytes = last.unwrap_or_else(|refused| {
-                entry.end(refused.status.as_u16(), Some(&refused.refusal));
-                reply::json_bytes(&Answer::<()>::Error(refused.refusal))
-            });
+            let bytes = match last {
+                Ok(bytes) => {
+                    entry.end(200, None);
+                    bytes
+                }
+                Err(refused) => {
+                    entry.end(refused.status.as_u16(), Some(&refused.refusal));
+                    reply::json_bytes(&Answer::<()>::Error(refused.refusal))
+                }
+            };
             // A peer that went away asks again.
             sender.send(Ok(bytes)).await.ok();
         });
@@ -219,7 +231,7 @@ impl Handler {
         let authorization = parts.headers.get(AUTHORIZATION).map(hyper::header::HeaderValue::as_bytes);
         let grant = self.access.grant(authorization, site.settings.name.as_ref())?;
         entry.token = grant.token.as_ref().map(ToString::to_string);
-        let resource = resource.ok_or_else(|| Refused::unknown("there is nothing at this path"))?;
+        let resource = resource.ok_or_else(|| nothing_below(&site.settings.base))?;
         grant.check(if parts.method == Method::GET { Right::Read } else { Right::Push })?;
         match (&parts.method, resource) {
             (&Method::GET, _) => self.read(site, resource, parts, grant.right).await,
@@ -379,13 +391,16 @@ impl Handler {
         })
     }
 
-    async fn activate(&self, site: Arc<SiteState>, request: Activate) -> Result<Done, Refused> {
-        let worker = Arc::clone(&site);
-        let switched = self.blocking(move || worker.activate(request)).await?;
-        if let (Switched::Now(name), Some(hook)) = (switched, &site.settings.post_activate) {
-            self.hooks.start(hook, &name, request.release, &self.log);
-        }
-        Ok(Done {})
+    async fn activate(self: Arc<Self>, site: Arc<SiteState>, request: Activate) -> Result<Done, Refused> {
+        let this = Arc::clone(&self);
+        let switch = move || {
+            // All in one: the peer may go at any moment, and whoever asks again finds it switched.
+            if let (Switched::Now(name), Some(hook)) = (site.activate(request)?, &site.settings.post_activate) {
+                this.hooks.start(hook, &name, request.release, &this.log);
+            }
+            Ok(Done {})
+        };
+        self.blocking(switch).await
     }
 }
 
@@ -425,6 +440,10 @@ async fn put_release(site: &Arc<SiteState>, name: ReleaseName, inbox: &mut Inbox
 
 fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Refused> {
     serde_json::from_slice(body).map_err(|error| Refused::malformed(error.to_string()))
+}
+
+fn nothing_below(base: &str) -> Refused {
+    Refused::unknown(format!("there is nothing at this path: the site that is meant answers at {base}"))
 }
 
 fn not_here() -> Refused {

@@ -146,8 +146,9 @@ impl Server {
         accepting.await.ok();
         drop(stop);
         // Each connection has a receiver, and ends with the request that it is in.
-        tokio::time::timeout(handler.limits.shutdown, self.stop.closed()).await.ok();
-        handler.hooks.finish().await;
+        let deadline = tokio::time::Instant::now() + handler.limits.shutdown;
+        tokio::time::timeout_at(deadline, self.stop.closed()).await.ok();
+        handler.finish(deadline).await;
         handler.log.record(&Record::Stopped { cut: self.stop.receiver_count() });
         Ok(())
     }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use tokio::io::AsyncWriteExt as _;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use crate::serve::guarded::Phases;
 use crate::serve::handler::Handler;
@@ -14,6 +15,8 @@ use crate::wire::{BANNER, Banner, VERSION};
 
 /// A peer that says nothing for so long is gone, whatever SSH thinks.
 const SILENCE: Duration = Duration::from_secs(300);
+/// For what is being done when the peer goes: a switch, and that its command is run. More would keep locks.
+const LAST_WORK: Duration = Duration::from_secs(5);
 
 /// Writes the banner and answers requests on standard input and output until
 /// the peer closes it, or is silent for five minutes. Blocks. Who may connect
@@ -43,7 +46,7 @@ pub fn receive(settings: &Settings, log: Arc<dyn Log>) -> Result<(), ServeError>
         let stop = watch::Sender::new(false);
         serve(&handler, stream, "ssh".into(), Phases::new(&handler.limits), stop.subscribe()).await;
         sweeping.abort();
-        handler.hooks.finish().await;
+        handler.finish(Instant::now() + LAST_WORK).await;
         Ok(())
     });
     // A thread may still wait for input that never comes.

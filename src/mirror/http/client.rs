@@ -225,6 +225,8 @@ fn refused(refusal: Refusal, status: StatusCode, asked: Option<Duration>) -> Tro
         (_, Some(asked)) if matches!(status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS) => {
             Again::After(asked)
         }
+        // A body that was stalled on its way, and is cut as if the connection had broken.
+        _ if status == StatusCode::REQUEST_TIMEOUT => Again::Later,
         _ => Again::Never,
     };
     Trouble { error: MirrorError::Remote { refusal }, again }
@@ -233,7 +235,7 @@ fn refused(refusal: Refusal, status: StatusCode, asked: Option<Duration>) -> Tro
 fn foreign(status: StatusCode, what: &str) -> Trouble {
     let error = WayError::Foreign { status: status.as_u16(), what: what.to_owned() };
     // 502, 503 and 504 are how a proxy says that the receiver is being restarted.
-    let again = if matches!(status.as_u16(), 429 | 502..=504) { Again::Later } else { Again::Never };
+    let again = if matches!(status.as_u16(), 408 | 429 | 502..=504) { Again::Later } else { Again::Never };
     Trouble { error: error.into(), again }
 }
 

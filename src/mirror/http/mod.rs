@@ -23,7 +23,7 @@ pub(super) use pace::{Again, Trouble};
 use std::io::Read;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -47,6 +47,8 @@ use pace::{Patience, Stop};
 const MAX_CONNECTIONS: usize = 8;
 /// Longest time for what a receiver answers from its memory.
 const QUICK: Duration = Duration::from_secs(120);
+/// Beyond the deadline, to learn whether a switch was made before it.
+const GRACE: Duration = Duration::from_secs(5);
 /// Largest state, in bytes: it has the records of all kept releases.
 const MAX_STATE_BYTES: u64 = 64 * 1024 * 1024;
 /// Nobody asks to stop.
@@ -112,10 +114,19 @@ impl Wired {
         message: &impl Serialize,
         stop: Stop<'_>,
     ) -> Result<T, MirrorError> {
+        self.act_with(action, message, &mut self.patience(stop))
+    }
+
+    fn act_with<T: DeserializeOwned>(
+        &self,
+        action: Action,
+        message: &impl Serialize,
+        patience: &mut Patience<'_>,
+    ) -> Result<T, MirrorError> {
         let message = to_json(message);
         let body = Body::Parts(vec![&message]);
         let request = Request::new(Verb::Post, Resource::Action(action), body, wire::MAX_ANSWER_BYTES);
-        self.ask(&request, &mut self.patience(stop))
+        self.ask(&request, patience)
     }
 }
 
@@ -195,9 +206,13 @@ impl HttpMirror {
     }
 
     fn ask_state(&self) -> Result<wire::State, MirrorError> {
+        self.ask_state_by(self.wired.pace.deadline)
+    }
+
+    fn ask_state_by(&self, deadline: Option<Instant>) -> Result<wire::State, MirrorError> {
         let request =
             Request { limit: Some(QUICK), ..Request::new(Verb::Get, Resource::State, Body::None, MAX_STATE_BYTES) };
-        self.wired.ask(&request, &mut self.wired.patience(GO_ON))
+        self.wired.ask(&request, &mut Patience::new(self.wired.pace.wait, deadline, GO_ON))
     }
 
     fn content(&self, resource: Resource, offset: u64) -> Result<download::Download, MirrorError> {
@@ -259,14 +274,18 @@ impl Mirror for HttpMirror {
     fn activate(&self, release: ReleaseName, expected: Option<ReleaseName>) -> Result<(), MirrorError> {
         self.check_site()?;
         let message = wire::Activate { release, expected };
-        let asked: Result<wire::Done, _> = self.wired.act(Action::Activate, &message, GO_ON);
+        let mut patience = self.wired.patience(GO_ON);
+        let asked: Result<wire::Done, _> = self.wired.act_with(Action::Activate, &message, &mut patience);
         match asked {
             Ok(wire::Done {}) => Ok(()),
-            // Whether it was done is not known: the answer is what was lost.
-            Err(error @ MirrorError::Way(_)) => match self.ask_state() {
-                Ok(state) if state.current == Some(release) => Ok(()),
-                _ => Err(error),
-            },
+            // Whether it was done is not known: the answer is what was lost, now or before a refusal.
+            Err(error) if matches!(error, MirrorError::Way(_)) || patience.has_failed() => {
+                let deadline = self.wired.pace.deadline.map(|deadline| deadline.max(Instant::now() + GRACE));
+                match self.ask_state_by(deadline) {
+                    Ok(state) if state.current == Some(release) => Ok(()),
+                    _ => Err(error),
+                }
+            }
             Err(error) => Err(error),
         }
     }

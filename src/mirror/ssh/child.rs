@@ -194,9 +194,11 @@ impl Child {
                 Err(_) => break,
             }
         }
-        if Instant::now() >= end {
-            self.process.kill().ok();
+        // Mostly it is gone within a moment; one that closed its end and goes on is not waited for.
+        while Instant::now() < end && matches!(self.process.try_wait(), Ok(None)) {
+            std::thread::yield_now();
         }
+        self.process.kill().ok();
         let status = self.process.wait();
         if let Some(listener) = self.listener.take().filter(|listener| listener.is_finished() || status.is_ok()) {
             // A helper of ssh may hold stderr open (a shared connection does): then what it said so far is all.
@@ -294,6 +296,14 @@ mod tests {
     fn no_child_outlives_its_value() {
         let (found, id) = greeting("echo 'headwater receive 9 {}'; exec sleep 1000");
         assert_eq!(found.unwrap(), Line::OtherVersion("9".into()));
+        assert!(!std::path::Path::new(&format!("/proc/{id}")).exists());
+    }
+
+    #[test]
+    fn a_child_that_closes_its_end_and_goes_on_is_ended() {
+        let began = Instant::now();
+        let (found, id) = greeting("exec sleep 30 <&- >&-");
+        assert!(found.is_err() && began.elapsed() < Duration::from_secs(15), "{:?}", began.elapsed());
         assert!(!std::path::Path::new(&format!("/proc/{id}")).exists());
     }
 

@@ -187,6 +187,28 @@ fn a_mirror_that_acknowledges_and_stores_nothing_fools_nobody_else() {
 }
 
 #[test]
+fn a_body_that_came_too_slowly_is_sent_again() {
+    let world = World::new();
+    world.write("tree", &Tree::small());
+    let is_cut = AtomicBool::new(false);
+    let liar = Liar::start(move |stream, head| {
+        let json = "content-type: application/json\r\n";
+        match head.split(' ').nth(1).unwrap() {
+            path if path.ends_with("/state") => answer(stream, "200 OK", json, "{\"ok\":{\"unfinished\":[]}}"),
+            path if path.ends_with("/stage") && !is_cut.swap(true, Ordering::SeqCst) => {
+                let body = "{\"error\":{\"kind\":\"malformed\",\"message\":\"the body came too slowly\"}}";
+                answer(stream, "408 Request Timeout", json, body);
+            }
+            path if path.ends_with("/stage") => {
+                answer(stream, "200 OK", json, "{\"ok\":{\"staged\":{\"resent\":0}}}");
+            }
+            _ => answer(stream, "200 OK", json, "{\"ok\":{}}"),
+        }
+    });
+    push(&world, &[&liar.url()], &[]).expect(&[0]);
+}
+
+#[test]
 fn tokens_let_in_and_show_nowhere() {
     let world = World::new();
     world.write("tree", &Tree::small());

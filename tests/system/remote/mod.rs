@@ -6,6 +6,7 @@ mod liars;
 mod means;
 mod ssh;
 mod tls;
+mod unsure;
 
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt as _;

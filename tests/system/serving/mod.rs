@@ -3,6 +3,7 @@
 
 mod access;
 mod front;
+mod patience;
 mod program;
 mod pushes;
 mod vectors;

@@ -12,7 +12,7 @@ use super::{
 use crate::origin::{Delivery, SealedPack, Tree, Version, first_tree, noise, second_tree};
 
 /// Stages with all packs in the request, and activates.
-fn publish(connection: &mut Connection, delivery: &Delivery, expected: Option<&Version>) {
+pub(super) fn publish(connection: &mut Connection, delivery: &Delivery, expected: Option<&Version>) {
     let body = stage_body(delivery, &delivery.packs, Whole::Yes);
     let staged = connection.ask("POST", "/v1/stage", &[], &body).ok();
     assert_eq!(staged, json!({"staged": {"resent": 0}}));

@@ -1,0 +1,56 @@
+//! What takes long: the work goes on and is told of, whoever waits for it.
+
+use std::fs;
+use std::io::BufRead as _;
+use std::time::Duration;
+
+use super::pushes::publish;
+use super::{PATIENCE, Receiver, Whole, activation, head, stage_body, wait_until};
+use crate::origin::first_tree;
+
+#[test]
+fn the_command_runs_also_when_whoever_activated_is_gone() {
+    let receiver = Receiver::new(|settings| {
+        let site = &mut settings.sites[0];
+        let script = format!("touch {}.ran", site.directory.display());
+        let command = ["sh", "-c", &script].map(str::to_owned).to_vec();
+        site.post_activate = Some(headwater::serve::Hook { command, timeout: PATIENCE });
+        settings.limits.lock = PATIENCE;
+        settings.limits.patience = Duration::from_millis(50);
+        settings.limits.heartbeat = Duration::from_millis(50);
+    });
+    let delivery = first_tree().release(1).onto(None);
+    receiver.ask("POST", "/v1/stage", &stage_body(&delivery, &delivery.packs, Whole::Yes)).ok();
+    let lock = fs::File::open(receiver.mirror().join(".headwater/lock")).unwrap();
+    lock.lock().unwrap();
+    let mut connection = receiver.connect();
+    let body = activation(&delivery, None);
+    connection.send(&head("POST", "/v1/activate", &[], body.len()));
+    connection.send(&body);
+    // It waits for the lock now.
+    assert!(!connection.stream.fill_buf().unwrap().is_empty());
+    drop(connection);
+    wait_until("it is noticed that nobody waits", || receiver.logged().contains(r#""status":499"#));
+    drop(lock);
+    wait_until("the release is current", || receiver.mirror().join("current").exists());
+    wait_until("the command ran", || receiver.mirror().with_extension("ran").exists());
+}
+
+#[test]
+fn what_took_long_and_was_done_is_logged() {
+    let receiver = Receiver::limited(|limits| {
+        limits.lock = PATIENCE;
+        limits.patience = Duration::from_millis(50);
+    });
+    publish(&mut receiver.connect(), &first_tree().release(1).onto(None), None);
+    let lock = fs::File::open(receiver.mirror().join(".headwater/lock")).unwrap();
+    lock.lock().unwrap();
+    let mut connection = receiver.connect();
+    connection.send(&head("POST", "/v1/prune", &[], 10));
+    connection.send(br#"{"keep":1}"#);
+    assert!(!connection.stream.fill_buf().unwrap().is_empty());
+    drop(lock);
+    connection.answer().unwrap().ok();
+    let logged = || receiver.logged().contains(r#""path":"/v1/prune","status":200"#);
+    wait_until("its end is logged", logged);
+}
