@@ -21,6 +21,7 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use crate::fsx::{self, IoError};
+use crate::mirror::has_token;
 use crate::tree_path::{Site, TreePath};
 
 mod access;
@@ -412,6 +413,7 @@ impl Checker<'_> {
         let before = &self.text[..start];
         let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
         let line = self.text[line_start..].lines().next().unwrap_or("");
+        let line = if has_token(line) { "(withheld: it has a token)" } else { line };
         let number = before.matches('\n').count() + 1;
         let column = self.text[line_start..start].chars().count() + 1;
         let marked = self.text[start..].get(..span.len()).and_then(|marked| marked.lines().next()).unwrap_or("");

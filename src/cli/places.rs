@@ -6,6 +6,7 @@
 //! directory, and never silently one of the two.
 
 use headwater::config::{Config, FILE_NAME, MirrorAccess, MirrorConfig};
+use headwater::mirror::has_token;
 
 use super::failure::{Exit, Failure};
 
@@ -210,7 +211,10 @@ fn is_tree(first: &str, config: &Config, is_directory: impl Fn(&str) -> bool) ->
         let configured = config.mirrors.iter().find(same).map(|mirror| mirror.name.to_string());
         return match configured {
             None if !is_url(first) => Ok(true),
-            name => Err(PlaceError::MirrorAsTree { location: first.to_owned(), name }),
+            name => {
+                let location = if has_token(first) { "(withheld: it has a token)" } else { first };
+                Err(PlaceError::MirrorAsTree { location: location.to_owned(), name })
+            }
         };
     }
     match (config.mirror(first), is_directory(first)) {
@@ -334,6 +338,8 @@ mod tests {
             let error = push(&[first], false, &fleet()).unwrap_err();
             assert!(matches!(error, PlaceError::MirrorAsTree { .. }), "{error}");
         }
+        let error = push(&["https://h/d?token=hw_0123abcd_5ec2e7"], false, &fleet()).unwrap_err();
+        assert!(!format!("{error} {}", error.hint()).contains("5ec2e7"), "{error}");
     }
 
     #[test]

@@ -10,6 +10,7 @@ use bytesize::ByteSize;
 use toml::Spanned;
 
 use super::{Checker, ConfigError, raw};
+use crate::mirror::has_token;
 
 /// Where a token is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -61,6 +62,11 @@ impl Checker<'_> {
             if let Some(text) = text.as_ref().filter(|text| text.as_ref().trim().is_empty()) {
                 return Err(self.error(text.span(), format!("`{key}` is empty")));
             }
+        }
+        if let Some(text) =
+            [&mirror.token_env, &mirror.token_file].into_iter().flatten().find(|text| has_token(text.as_ref()))
+        {
+            return Err(self.error(text.span(), "this is a token itself, and not where one is: make a new one"));
         }
         let file = |text: &Option<Spanned<String>>| text.as_ref().map(|text| self.base().join(text.as_ref()));
         let token = match (&mirror.token_env, &mirror.token_file) {

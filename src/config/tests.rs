@@ -216,3 +216,13 @@ fn keys_of_remote_mirrors_stand_where_they_mean_something() {
         assert!(message.contains(part), "{text}: {message}");
     }
 }
+
+#[test]
+fn a_token_where_none_belongs_is_not_repeated() {
+    for line in ["token='T'", "token_env='T'", "token_file='T'", "proxy=['T']"] {
+        let line = line.replace('T', "hw_0123abcd_5ec2e7");
+        let error = parse(&format!("[[mirror]]\nname='a'\nurl='https://h/x'\n{line}")).unwrap_err();
+        let all = format!("{error} {error:?}");
+        assert!(all.contains("withheld") && !all.contains("5ec2e7"), "{all}");
+    }
+}

@@ -149,8 +149,9 @@ fn malformed(location: &str, what: &'static str) -> LocationError {
     LocationError::Malformed { location: shown.to_owned(), what }
 }
 
-/// Whether a token of ours stands in `text`.
-fn has_token(text: &str) -> bool {
+/// Whether a token of ours stands in `text`, so that it must not be repeated.
+#[must_use]
+pub fn has_token(text: &str) -> bool {
     let is_token = |(at, _): (usize, &str)| {
         let id = text[at + 3..].split('_').next().unwrap_or_default();
         id.len() == 8 && id.len() + 3 < text.len() - at && id.bytes().all(|byte| byte.is_ascii_hexdigit())

@@ -12,7 +12,7 @@ mod way;
 
 pub use directory::DirectoryMirror;
 pub use http::{Access, AccessError, ClientIdentity, HttpMirror, Limiter, Pace, ProxyChoice, Token, Turns};
-pub use location::{HttpPlace, Location, LocationError, SshPlace};
+pub use location::{HttpPlace, Location, LocationError, SshPlace, has_token};
 pub use ssh::SshSettings;
 pub use way::WayError;
 
