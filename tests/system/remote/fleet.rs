@@ -120,7 +120,8 @@ fn rounds(count: usize) {
     let mut tree = Tree::random(&mut rng, 30);
     for round in 0..count {
         tree.mutate(&mut rng);
-        tree.put("always.txt", format!("round {round}"));
+        // A path that no mutation makes a directory of.
+        tree.put("v1/index.html", format!("round {round}"));
         world.write("tree", &tree);
         // A link that is down: nobody listens there.
         let is_down: Vec<bool> = links.iter().map(|_| rng.chance(15)).collect();
