@@ -25,7 +25,7 @@ impl PieceHash {
         if is_subtree(offset, bytes.len() as u64) {
             Self(blake3::Hasher::new().set_input_offset(offset).update(bytes).finalize_non_root())
         } else {
-            Self(*blake3::hash(bytes).as_bytes())
+            Self::of_object(bytes)
         }
     }
 

@@ -26,6 +26,9 @@ use std::io;
 use crate::hash::ManifestId;
 use crate::tree_path::PathFault;
 
+/// The window of a compressed manifest or change has at most 8 MiB: bounds the memory of whoever reads.
+pub const WINDOW_LOG_MAX: u32 = 23;
+
 /// What is wrong with a manifest or its transit form.
 #[derive(Debug, thiserror::Error)]
 pub enum ManifestError {

@@ -69,8 +69,7 @@ pub(super) fn run(
         gate.event(Event::AlreadyCurrent { mirror, sequence });
     }
     let batches = batches(target, &outcomes, options)?;
-    let result = roll_out(target, &batches, &mut outcomes, unchanged, options, &gate);
-    let (is_again, unmet) = result?;
+    let (is_again, unmet) = roll_out(target, &batches, &mut outcomes, unchanged, options, &gate)?;
     let report = report(target, outcomes, &batches, &gate, unmet);
     Ok(if is_again { End::Again(report) } else { End::Report(report) })
 }

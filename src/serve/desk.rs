@@ -10,13 +10,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::hash::{ManifestId, ObjectId};
+use crate::manifest::WINDOW_LOG_MAX;
 use crate::release::{Release, ReleaseName};
 use crate::serve::refused::Refused;
 use crate::store::{FetchRecords, Store, StoreError};
 use crate::wire::Wants;
-
-/// A window of 8 MiB, as every manifest in transit has at most: bounds the memory.
-const WINDOW_LOG_MAX: u32 = 23;
 
 /// Part of the file.
 #[derive(Debug, Clone)]

@@ -192,6 +192,27 @@ async fn take(
     handler.decoding(work).await
 }
 
+/// A pack that is being decoded.
+type Taking = JoinHandle<Result<(), Refused>>;
+
+/// Waits for the pack that is being decoded, if there is one.
+async fn joined(taking: Option<Taking>) -> Result<(), Refused> {
+    match taking {
+        Some(taking) => taking.await.map_err(|error| Refused::broken(&error))?,
+        None => Ok(()),
+    }
+}
+
+fn closed() -> Refused {
+    Refused::unknown("no stage of this key is open; stage again to learn what is held")
+}
+
+/// Keeps the stage open while a body for it arrives.
+fn keep_open(site: &Arc<SiteState>, key: BundleKey, inbox: &mut Inbox) {
+    let site = Arc::clone(site);
+    inbox.tell(move || site.sessions.touch(&key));
+}
+
 /// Answers `PUT v1/packs/<key>/<id>`.
 pub(super) async fn put_pack(
     handler: &Arc<Handler>,
@@ -199,7 +220,6 @@ pub(super) async fn put_pack(
     (key, id): (BundleKey, PackId),
     inbox: &mut Inbox,
 ) -> Result<Done, Refused> {
-    let closed = || Refused::unknown("no stage of this key is open; stage again to learn what is held");
     let length = inbox.check(MAX_PACK_BYTES as u64)?;
     let store = {
         let session = site.sessions.find(&key).ok_or_else(closed)?;
@@ -209,8 +229,7 @@ pub(super) async fn put_pack(
         }
         Arc::clone(&session.store)
     };
-    let toucher = Arc::clone(site);
-    inbox.tell(move || toucher.sessions.touch(&key));
+    keep_open(site, key, inbox);
     let content = Content::receive(handler, inbox, length, &store).await?;
     // A slow body must not hold a stage that its origin has given up.
     let session = site.sessions.find(&key).ok_or_else(closed)?;
@@ -225,12 +244,10 @@ pub(super) async fn put_packs(
     key: BundleKey,
     inbox: &mut Inbox,
 ) -> Result<Done, Refused> {
-    let closed = || Refused::unknown("no stage of this key is open; stage again to learn what is held");
     let mut left = inbox.check(MAX_PACKS_BYTES)?;
     let store = Arc::clone(&site.sessions.find(&key).ok_or_else(closed)?.store);
-    let toucher = Arc::clone(site);
-    inbox.tell(move || toucher.sessions.touch(&key));
-    let mut taking: Option<JoinHandle<Result<(), Refused>>> = None;
+    keep_open(site, key, inbox);
+    let mut taking: Option<Taking> = None;
     while left > 0 {
         let short = || Refused::malformed("the packs do not make their body");
         left = left.checked_sub(PACK_HEAD_BYTES).ok_or_else(short)?;
@@ -245,15 +262,11 @@ pub(super) async fn put_packs(
             continue;
         }
         let content = Content::receive(handler, inbox, length, &store).await?;
-        if let Some(taken) = taking.take() {
-            taken.await.map_err(|error| Refused::broken(&error))??;
-        }
+        joined(taking.take()).await?;
         let session = site.sessions.find(&key).ok_or_else(closed)?;
         let (handler, site) = (Arc::clone(handler), Arc::clone(site));
         taking = Some(tokio::spawn(async move { take(&handler, &site, session, id, content).await }));
     }
-    if let Some(taken) = taking {
-        taken.await.map_err(|error| Refused::broken(&error))??;
-    }
+    joined(taking).await?;
     Ok(Done {})
 }

@@ -5,14 +5,12 @@ use std::io::{BufReader, Write as _};
 
 use crate::fsx::{self, Context as _, FileMode};
 use crate::hash::ManifestId;
-use crate::manifest::{Entry, ManifestError, ManifestReader, Totals};
+use crate::manifest::{Entry, ManifestError, ManifestReader, Totals, WINDOW_LOG_MAX};
 use crate::store::layout::manifest_name;
 use crate::store::{Store, StoreError};
 
 /// Object ids hardly compress and paths do easily: a higher level buys nothing.
 const LEVEL: i32 = 1;
-/// A window of 8 MiB: bounds the memory of whoever reads.
-const WINDOW_LOG_MAX: u32 = 23;
 
 /// The entries of a manifest in a store; the id is checked at the end.
 pub type ManifestStream = ManifestReader<zstd::Decoder<'static, BufReader<File>>>;

@@ -5,12 +5,12 @@ use std::io::{BufRead, BufReader, Read as _, Write};
 
 use super::{
     CONTENT, CREATED, EARLIER_NEW, EXEC, FROM_BASE, MAGIC, NEXT_NEW, NewObject, OP_ADD, OP_CHANGE, OP_DROP, OP_END,
-    OP_KEEP, SAME, SYMLINK, UNTIL, VERSION, WINDOW_LOG_MAX,
+    OP_KEEP, SAME, SYMLINK, UNTIL, VERSION,
 };
 use crate::hash::{ManifestId, ObjectId};
 use crate::manifest::codec::MAX_ENTRIES;
 use crate::manifest::entry::{Entry, FileEntry, Kind};
-use crate::manifest::{ManifestError, ManifestWriter, Totals};
+use crate::manifest::{ManifestError, ManifestWriter, Totals, WINDOW_LOG_MAX};
 use crate::tree_path::{LinkTarget, MAX_PATH_BYTES, TreePath};
 use crate::varint;
 

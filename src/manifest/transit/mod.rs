@@ -23,8 +23,6 @@ const MAGIC: &[u8; 4] = b"HWMC";
 const VERSION: u8 = 1;
 /// Fast, and within a few per cent of the best for these small streams.
 const LEVEL: i32 = 3;
-/// A window of 8 MiB: bounds the memory of whoever decodes.
-const WINDOW_LOG_MAX: u32 = 23;
 
 const OP_END: u8 = 0;
 const OP_KEEP: u8 = 1;

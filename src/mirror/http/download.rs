@@ -3,6 +3,7 @@
 use std::io::{self, BufReader, Read};
 use std::sync::Arc;
 
+use crate::manifest::WINDOW_LOG_MAX;
 use crate::mirror::MirrorError;
 use crate::mirror::http::body::Body;
 use crate::mirror::http::client::{Request, Verb, lost};
@@ -11,8 +12,6 @@ use crate::mirror::http::{GO_ON, Wired};
 use crate::mirror::way::WayError;
 use crate::wire::Resource;
 
-/// The largest window of a frame, as the store has it: bounds our memory.
-const WINDOW_LOG_MAX: u32 = 23;
 /// The largest manifest, in bytes: that of some ten million entries. Without an end a small frame could fill a disk.
 const MAX_MANIFEST_BYTES: u64 = 8 * 1024 * 1024 * 1024;
 /// The largest refusal instead of content, in bytes.

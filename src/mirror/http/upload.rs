@@ -29,8 +29,8 @@ const FIRST_CONNECTIONS: usize = 1;
 const GAIN: f64 = 1.1;
 /// So long is a rate measured before the number of connections changes.
 const LONG: Duration = Duration::from_secs(3);
-/// Packs in one request, at most so many bytes.
-const BATCH_BYTES: u64 = 32 * 1024 * 1024;
+/// Packs in one request: one more is added while they have at most so many bytes.
+const BATCH_BYTES: u64 = 24 * 1024 * 1024;
 
 /// How an upload ended.
 pub(super) enum Uploaded {
@@ -63,6 +63,14 @@ struct Arrived {
     /// As many of them as fit in little memory, for a receiver that loses them.
     kept: Vec<Box<dyn Pack>>,
     kept_bytes: u64,
+}
+
+impl Arrived {
+    /// Notes that a pack is there; answers whether nobody was told yet.
+    fn note(&mut self, id: PackId) -> bool {
+        self.packs.insert(id);
+        self.told.insert(id)
+    }
 }
 
 struct Source<'u> {
@@ -198,8 +206,7 @@ impl<'u> Upload<'u> {
     pub(super) fn acknowledge(&self, pack: Box<dyn Pack>) {
         let (id, bytes) = (pack.id(), pack.size());
         let mut arrived = lock(&self.arrived);
-        arrived.packs.insert(id);
-        let is_news = arrived.told.insert(id);
+        let is_news = arrived.note(id);
         if arrived.kept_bytes + bytes <= INLINE_BYTES {
             arrived.kept_bytes += bytes;
             arrived.kept.push(pack);
@@ -295,7 +302,7 @@ impl<'u> Upload<'u> {
             }
             // Who waited here while another one failed takes no more.
             let is_over = self.is_over.load(Ordering::Relaxed);
-            let is_alone = self.is_careful.load(Ordering::Relaxed) || bytes + BATCH_BYTES / 4 > BATCH_BYTES;
+            let is_alone = self.is_careful.load(Ordering::Relaxed) || bytes > BATCH_BYTES;
             if is_over || !packs.is_empty() && (is_alone || !source.is_ready()) {
                 return Ok(packs);
             }
@@ -305,11 +312,7 @@ impl<'u> Upload<'u> {
                 packs.push(pack);
                 continue;
             }
-            let mut arrived = lock(&self.arrived);
-            arrived.packs.insert(pack.id());
-            let is_news = arrived.told.insert(pack.id());
-            drop(arrived);
-            if is_news {
+            if lock(&self.arrived).note(pack.id()) {
                 self.monitor.event(Event::PackHeld { mirror: self.mirror.name.clone(), pack: pack.id() });
             }
         }
