@@ -16,21 +16,27 @@
 //!
 //! The only user of the `zstd` crate for packs is `frame.rs`.
 
+mod bases;
 mod block;
 mod encode;
 mod frame;
 mod group;
 mod layout;
 mod level;
+mod names;
 mod reader;
+mod sketch;
 mod writer;
 
+pub use bases::{Base, base_ranges};
 pub use block::Block;
 pub use encode::{EncodedBlock, encode_block};
 pub use group::{Groups, Member, group, group_within};
 pub use layout::{BaseRange, Piece};
 pub use level::{Level, ParseLevelError};
+pub use names::lasting_name;
 pub use reader::{Blocks, PackReader};
+pub use sketch::Sketch;
 pub use writer::{Pack, PackWriter};
 
 use std::io;

@@ -80,7 +80,7 @@ pub(super) fn run(job: &Job<'_>, shelf: &PackShelf<'_>, monitor: &dyn Monitor) -
 fn make_packs(job: &Job<'_>, shelf: &PackShelf<'_>, monitor: &dyn Monitor) -> Result<(), LineError> {
     let members: Vec<Member<'_>> = (0u32..)
         .zip(job.wanted)
-        .map(|(ordinal, wanted)| Member { ordinal, size: wanted.size, path: &wanted.path })
+        .map(|(ordinal, wanted)| Member { ordinal, size: wanted.size, path: &wanted.path, base_bytes: 0 })
         .collect();
     let bytes = job.wanted.iter().map(|wanted| wanted.size).sum();
     monitor.event(Event::BundleStarted { objects: job.wanted.len() as u64, bytes });
