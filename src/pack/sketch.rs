@@ -42,6 +42,12 @@ impl Sketch {
         }
     }
 
+    /// The sketch of these hashes, if they are ascending and not too many.
+    #[must_use]
+    pub fn from_hashes(hashes: Vec<u32>) -> Option<Self> {
+        (hashes.len() <= MOST && hashes.is_sorted()).then_some(Self(hashes))
+    }
+
     /// Its hashes, ascending.
     #[must_use]
     pub fn hashes(&self) -> &[u32] {

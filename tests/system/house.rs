@@ -150,7 +150,7 @@ fn level(room: &str) -> usize {
     match room {
         "fsx" => 1,
         "manifest" | "pack" | "release" => 2,
-        "scan" | "store" | "wire" => 3,
+        "cache" | "scan" | "store" | "wire" => 3,
         "mirror" => 4,
         "push" | "serve" | "config" => 5,
         "cli" | "main" => 6,
