@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use super::layout::{self, Cursor, Kind};
-use super::{BaseRange, MAX_CONTENT_BYTES, PackError, Piece, frame};
+use super::{BaseRange, MAX_CONTENT_BYTES, MAX_DENSE_BYTES, PackError, Piece, frame};
 
 /// A block of a pack. Its ranges are within the limits of the format; its
 /// frame has been delimited but not looked into.
@@ -46,8 +46,11 @@ impl<'a> Block<'a> {
     /// Takes one block, its kind byte first.
     pub(super) fn take(input: &mut Cursor<'a>) -> Result<Self, PackError> {
         let kind = Kind::from_byte(input.byte("kind of a block")?)?;
-        let (pieces, content_bytes) = layout::take_pieces(input)?;
-        let (bases, prefix_bytes) = layout::take_bases(input)?;
+        let (pieces, bases) = match kind {
+            Kind::Zstd | Kind::Raw => (layout::take_pieces(input)?.0, layout::take_bases(input)?.0),
+            Kind::Dense => take_dense(input)?,
+        };
+        let (content_bytes, prefix_bytes) = (layout::content_bytes(&pieces)?, layout::prefix_bytes(&bases)?);
         let length = input.number("length of a frame")?;
         if kind == Kind::Raw {
             if !bases.is_empty() {
@@ -77,7 +80,18 @@ impl<'a> Block<'a> {
         }
         match self.kind {
             Kind::Raw => Ok(Cow::Borrowed(self.frame)),
-            Kind::Zstd => frame::decode(self.frame, prefix, self.content_bytes).map(Cow::Owned),
+            Kind::Zstd | Kind::Dense => frame::decode(self.frame, prefix, self.content_bytes).map(Cow::Owned),
         }
     }
+}
+
+/// Takes ranges that are compressed.
+fn take_dense(input: &mut Cursor<'_>) -> Result<(Vec<Piece>, Vec<BaseRange>), PackError> {
+    const WHAT: &str = "ranges of a block";
+    let bytes = input.number(WHAT)?;
+    let bytes = usize::try_from(bytes).ok().filter(|bytes| *bytes <= MAX_DENSE_BYTES);
+    let bytes = bytes.ok_or(PackError::Limit { what: WHAT, limit: MAX_DENSE_BYTES })?;
+    let length = input.number(WHAT)?;
+    let packed = input.take(length, WHAT)?;
+    layout::take_dense(&frame::decode(packed, &[], bytes)?)
 }

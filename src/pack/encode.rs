@@ -10,6 +10,9 @@ use super::layout::{self, Cursor, Kind};
 use super::{BaseRange, Level, MAX_PACK_BYTES, PackError, Piece, frame};
 use crate::varint;
 
+/// How hard the ranges of a block are compressed: they are few.
+const RANGES_LEVEL: i32 = 9;
+
 /// A block as it stands in a pack.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EncodedBlock {
@@ -84,27 +87,39 @@ fn encode_block_with(
         Level::Zstd(_) if bases.is_empty() && frame::looks_compressed(content) => None,
         Level::Zstd(level) => Some(encoder(content, prefix, level).map_err(|source| PackError::Encoder { source })?),
     };
-    let mut head = vec![];
-    let mut block = None;
-    if let Some(frame) = frame {
-        head.push(Kind::Zstd.byte());
-        layout::push_pieces(pieces, &mut head);
-        let bases_at = head.len();
-        layout::push_bases(bases, &mut head);
+    let raw_head = plain_head(Kind::Raw, pieces, &[]);
+    let zstd = match frame {
+        Some(frame) => Some((zstd_head(pieces, bases)?, frame)),
+        None => None,
+    };
+    let block = match zstd {
         // The list of bases is a price that a raw block need not pay.
-        if frame.len() + (head.len() - bases_at) < content.len() + 1 {
-            block = Some(assemble(&head, &frame, pieces, bases, content));
+        Some((head, frame)) if head.len() + frame.len() < raw_head.len() + content.len() => {
+            assemble(&head, &frame, pieces, bases, content)
         }
-    }
-    let block = block.unwrap_or_else(|| {
-        head.clear();
-        head.push(Kind::Raw.byte());
-        layout::push_pieces(pieces, &mut head);
-        layout::push_bases(&[], &mut head);
-        assemble(&head, content, pieces, &[], content)
-    });
+        _ => assemble(&raw_head, content, pieces, &[], content),
+    };
     prove(&block, pieces, content, prefix)?;
     Ok(block)
+}
+
+fn plain_head(kind: Kind, pieces: &[Piece], bases: &[BaseRange]) -> Vec<u8> {
+    let mut head = vec![kind.byte()];
+    layout::push_pieces(pieces, &mut head);
+    layout::push_bases(bases, &mut head);
+    head
+}
+
+/// The ranges as they are or compressed, whichever is smaller.
+fn zstd_head(pieces: &[Piece], bases: &[BaseRange]) -> Result<Vec<u8>, PackError> {
+    let plain = plain_head(Kind::Zstd, pieces, bases);
+    let ranges = layout::dense(pieces, bases);
+    let packed = frame::encode(&ranges, &[], RANGES_LEVEL).map_err(|source| PackError::Encoder { source })?;
+    let mut head = vec![Kind::Dense.byte()];
+    varint::push(ranges.len() as u64, &mut head);
+    varint::push(packed.len() as u64, &mut head);
+    head.extend_from_slice(&packed);
+    Ok(if head.len() < plain.len() { head } else { plain })
 }
 
 fn check(pieces: &[Piece], content: &[u8], bases: &[BaseRange], prefix: &[u8], level: Level) -> Result<(), PackError> {

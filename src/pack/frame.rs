@@ -23,6 +23,18 @@ fn window_log(content_bytes: usize, prefix_bytes: usize) -> u32 {
     (content_bytes + prefix_bytes).next_power_of_two().ilog2().max(MIN_WINDOW_LOG)
 }
 
+/// Above this much prefix the library looks for long matches at so few places
+/// that many are missed. Measured on 385 MB of changed libraries with 16 MiB
+/// each: 60.6 MB in 1.37 s as it is, 55.6 MB in 1.70 s at four times as many
+/// places and for half as long matches.
+const LARGE_PREFIX_BYTES: usize = 4 << 20;
+
+/// The level of a frame with a prefix. What long matches leave over is little, so
+/// that it pays to be quick with it: the pages above take 0.23 s, not 0.37 s, and 8 % more.
+const fn effort_against(level: i32) -> i32 {
+    if level <= 3 { 1 } else { level }
+}
+
 /// Compresses `content` against `prefix` into one frame.
 ///
 /// A context is made anew for each frame: that binds it to no prefix, and the
@@ -34,9 +46,14 @@ fn window_log(content_bytes: usize, prefix_bytes: usize) -> u32 {
 /// on 10,145 changed pages of 275 MB in blocks of 256 KiB: 3.2 MB in 0.41 s
 /// without it, 0.16 MB in 0.40 s with it.
 pub(super) fn encode(content: &[u8], prefix: &[u8], level: i32) -> io::Result<Vec<u8>> {
-    let mut encoder = Encoder::with_ref_prefix(Vec::new(), level, prefix)?;
+    let effort = if prefix.is_empty() { level } else { effort_against(level) };
+    let mut encoder = Encoder::with_ref_prefix(Vec::new(), effort, prefix)?;
     encoder.set_parameter(CParameter::WindowLog(window_log(content.len(), prefix.len())))?;
     encoder.long_distance_matching(!prefix.is_empty())?;
+    if prefix.len() > LARGE_PREFIX_BYTES {
+        encoder.set_parameter(CParameter::LdmHashRateLog(6))?;
+        encoder.set_parameter(CParameter::LdmMinMatch(32))?;
+    }
     encoder.include_checksum(true)?;
     encoder.include_contentsize(true)?;
     encoder.include_dictid(false)?;

@@ -3,7 +3,7 @@
 //!
 //! Knows the spelling and the limits of both lists, for writing and reading.
 
-use super::{KIND_RAW, KIND_ZSTD, MAX_CONTENT_BYTES, MAX_PREFIX_BYTES, MAX_RANGES, PackError};
+use super::{KIND_DENSE, KIND_RAW, KIND_ZSTD, MAX_CONTENT_BYTES, MAX_PREFIX_BYTES, MAX_RANGES, PackError};
 use crate::varint;
 
 /// A range of a new object.
@@ -32,6 +32,8 @@ pub struct BaseRange {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
     Zstd,
+    /// The same, with the ranges compressed.
+    Dense,
     Raw,
 }
 
@@ -39,6 +41,7 @@ impl Kind {
     pub(super) const fn byte(self) -> u8 {
         match self {
             Self::Zstd => KIND_ZSTD,
+            Self::Dense => KIND_DENSE,
             Self::Raw => KIND_RAW,
         }
     }
@@ -46,6 +49,7 @@ impl Kind {
     pub(super) const fn from_byte(byte: u8) -> Result<Self, PackError> {
         match byte {
             KIND_ZSTD => Ok(Self::Zstd),
+            KIND_DENSE => Ok(Self::Dense),
             KIND_RAW => Ok(Self::Raw),
             _ => Err(PackError::Garbled { what: "a block of unknown kind" }),
         }
@@ -201,6 +205,123 @@ pub(super) fn take_bases(input: &mut Cursor<'_>) -> Result<(Vec<BaseRange>, usiz
     Ok((bases, total))
 }
 
+/// Both lists by columns, in differences: mostly zeros where neighbours are
+/// encoded against their likes, so that it compresses to a third.
+pub(super) fn dense(pieces: &[Piece], bases: &[BaseRange]) -> Vec<u8> {
+    let mut out = Vec::new();
+    varint::push(pieces.len() as u64, &mut out);
+    varint::push(bases.len() as u64, &mut out);
+    push_steps(pieces.iter().map(|piece| u64::from(piece.ordinal)), &mut out);
+    pieces.iter().for_each(|piece| varint::push(piece.offset, &mut out));
+    pieces.iter().for_each(|piece| varint::push(u64::from(piece.length), &mut out));
+    let mut expected = Expected::new(pieces);
+    for base in bases {
+        push_difference(base.entry, expected.entry(), &mut out);
+        expected.was(base.entry);
+    }
+    bases.iter().for_each(|base| varint::push(base.offset, &mut out));
+    for (index, base) in bases.iter().enumerate() {
+        push_difference(u64::from(base.length), length_beside(pieces, index), &mut out);
+    }
+    out
+}
+
+/// The length of the piece that a base most likely belongs to.
+fn length_beside(pieces: &[Piece], index: usize) -> u64 {
+    pieces.get(index).map_or(0, |piece| u64::from(piece.length))
+}
+
+/// Where the next base most likely stands: as far behind the one before it as its piece is.
+struct Expected<'p> {
+    pieces: &'p [Piece],
+    index: usize,
+    last: u64,
+}
+
+impl<'p> Expected<'p> {
+    const fn new(pieces: &'p [Piece]) -> Self {
+        Self { pieces, index: 0, last: 0 }
+    }
+
+    fn entry(&self) -> u64 {
+        let ordinal = |index: usize| self.pieces.get(index).map(|piece| u64::from(piece.ordinal));
+        let before = self.index.checked_sub(1).map_or(Some(0), ordinal);
+        let step = ordinal(self.index).zip(before).map_or(1, |(now, before)| now.wrapping_sub(before));
+        self.last.wrapping_add(step)
+    }
+
+    const fn was(&mut self, entry: u64) {
+        (self.index, self.last) = (self.index + 1, entry);
+    }
+}
+
+/// Writes how far `value` is from `expected`, in zigzag form.
+fn push_difference(value: u64, expected: u64, out: &mut Vec<u8>) {
+    let difference = value.wrapping_sub(expected).cast_signed();
+    varint::push(((difference << 1) ^ (difference >> 63)).cast_unsigned(), out);
+}
+
+/// Writes numbers, of which each is expected to be the one before it and 1.
+fn push_steps(values: impl Iterator<Item = u64>, out: &mut Vec<u8>) {
+    let mut expected = 0;
+    for value in values {
+        push_difference(value, expected, out);
+        expected = value.wrapping_add(1);
+    }
+}
+
+fn take_difference(input: &mut Cursor<'_>, expected: u64, what: &'static str) -> Result<u64, PackError> {
+    let zigzag = input.number(what)?;
+    let difference = (zigzag >> 1).cast_signed() ^ -((zigzag & 1).cast_signed());
+    Ok(expected.wrapping_add(difference.cast_unsigned()))
+}
+
+fn take_column<T>(count: usize, mut next: impl FnMut(usize) -> Result<T, PackError>) -> Result<Vec<T>, PackError> {
+    (0..count).map(&mut next).collect()
+}
+
+fn take_steps(input: &mut Cursor<'_>, count: usize, what: &'static str) -> Result<Vec<u64>, PackError> {
+    let mut expected = 0;
+    take_column(count, |_| {
+        let value = take_difference(input, expected, what)?;
+        expected = value.wrapping_add(1);
+        Ok(value)
+    })
+}
+
+/// Reads what [`dense`] wrote, all of it.
+pub(super) fn take_dense(bytes: &[u8]) -> Result<(Vec<Piece>, Vec<BaseRange>), PackError> {
+    const PIECE: &str = "length of a piece";
+    const BASE: &str = "length of a base";
+    let input = &mut Cursor { rest: bytes };
+    let counts = [input.count("pieces of a block")?, input.count("bases of a block")?];
+    let ordinals = take_steps(input, counts[0], "ordinal of a piece")?;
+    let offsets = take_column(counts[0], |_| input.number("offset of a piece"))?;
+    let lengths = take_column(counts[0], |_| length(input, PIECE, MAX_CONTENT_BYTES))?;
+    let mut pieces = Vec::with_capacity(counts[0]);
+    for ((ordinal, offset), length) in ordinals.into_iter().zip(offsets).zip(lengths) {
+        let ordinal = u32::try_from(ordinal).map_err(|_| PackError::Garbled { what: "ordinal of a piece" })?;
+        pieces.push(Piece { ordinal, offset, length });
+    }
+    let mut expected = Expected::new(&pieces);
+    let entries = take_column(counts[1], |_| {
+        let entry = take_difference(input, expected.entry(), "entry of a base")?;
+        expected.was(entry);
+        Ok(entry)
+    })?;
+    let offsets = take_column(counts[1], |_| input.number("offset of a base"))?;
+    let lengths = take_column(counts[1], |index| {
+        let length = take_difference(input, length_beside(&pieces, index), BASE)?;
+        u32::try_from(length).map_err(|_| PackError::Limit { what: BASE, limit: MAX_PREFIX_BYTES })
+    })?;
+    if !input.rest.is_empty() {
+        return Err(PackError::Garbled { what: "bytes behind the ranges of a block" });
+    }
+    let ranges = entries.into_iter().zip(offsets).zip(lengths);
+    let bases = ranges.map(|((entry, offset), length)| BaseRange { entry, offset, length }).collect();
+    Ok((pieces, bases))
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -225,6 +346,10 @@ mod tests {
             prop_assert_eq!(take_pieces(&mut input).unwrap(), (pieces.clone(), content_bytes(&pieces).unwrap()));
             prop_assert_eq!(take_bases(&mut input).unwrap(), (bases.clone(), prefix_bytes(&bases).unwrap()));
             prop_assert!(input.rest.is_empty());
+            let packed = dense(&pieces, &bases);
+            prop_assert_eq!(take_dense(&packed).unwrap(), (pieces, bases));
+            prop_assert!(take_dense(&packed[..packed.len() - 1]).is_err());
+            prop_assert!(take_dense(&[&packed[..], &[0]].concat()).is_err());
         }
 
         #[test]

@@ -49,6 +49,8 @@ pub const MAX_CONTENT_BYTES: usize = 4 << 20;
 pub const MAX_PREFIX_BYTES: usize = 16 << 20;
 /// Pieces of one block, and also its bases: bounds the header.
 pub const MAX_RANGES: usize = 65_536;
+/// The ranges of a block, before they are compressed: three numbers for each of twice as many.
+const MAX_DENSE_BYTES: usize = 4 << 20;
 /// A whole pack: a receiver may hold one in memory.
 pub const MAX_PACK_BYTES: usize = 32 << 20;
 /// A pack is sealed once it has reached this size: small enough that a retry
@@ -64,6 +66,7 @@ const VERSION: u8 = 1;
 const KIND_END: u8 = 0;
 const KIND_ZSTD: u8 = 1;
 const KIND_RAW: u8 = 2;
+const KIND_DENSE: u8 = 3;
 const DIGEST_BYTES: usize = 32;
 
 /// What is wrong with a pack, or with what should become one.

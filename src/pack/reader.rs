@@ -183,7 +183,7 @@ mod tests {
 
     #[test]
     fn nothing_comes_after_an_error() {
-        let bytes = sealed(&body(3, &[1, 0, 0, 2, 0, 2], b"ab\0\x01"));
+        let bytes = sealed(&body(4, &[1, 0, 0, 2, 0, 2], b"ab\0\x01"));
         let mut blocks = PackReader::open(&bytes).unwrap().blocks();
         assert!(matches!(blocks.next(), Some(Err(PackError::Garbled { .. }))));
         assert!(blocks.next().is_none());

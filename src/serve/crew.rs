@@ -16,6 +16,7 @@ type Job = Box<dyn FnOnce() + Send>;
 /// The threads; they end when the crew goes.
 #[derive(Debug)]
 pub(super) struct Crew {
+    size: usize,
     jobs: mpsc::Sender<Job>,
 }
 
@@ -28,7 +29,12 @@ impl Crew {
             let queue = Arc::clone(&queue);
             std::thread::Builder::new().name("decoder".into()).spawn(move || work(&queue))?;
         }
-        Ok(Self { jobs })
+        Ok(Self { size, jobs })
+    }
+
+    /// The number of its threads.
+    pub(super) const fn size(&self) -> usize {
+        self.size
     }
 
     /// Does `work` when a thread is free. It is done also when nobody waits for it any more.

@@ -110,6 +110,11 @@ impl Handler {
         run(permit, work).await
     }
 
+    /// How many packs are decoded at once.
+    pub(super) const fn decoders(&self) -> usize {
+        self.decoders.size()
+    }
+
     /// The same, for what decodes a pack.
     pub(super) async fn decoding<T: Send + 'static>(
         &self,

@@ -1,5 +1,6 @@
 //! `POST v1/stage` and `PUT v1/packs/…`: how packs come from a connection into an arrival.
 
+use std::collections::VecDeque;
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
 use std::path::PathBuf;
@@ -85,14 +86,16 @@ pub(super) async fn stage(
         inbox.drain().await;
         return Ok(Reaction::done(Staging::Staged { resent: 0 }));
     };
+    let mut takings = Takings::default();
     for pack in &head.packs {
         if session.holds(&pack.id) {
             inbox.skip(pack.bytes).await?;
             continue;
         }
         let content = Content::receive(&handler, inbox, pack.bytes, &session.store).await?;
-        take(&handler, &site, Arc::clone(&session), pack.id, content).await?;
+        takings.push(&handler, &site, Arc::clone(&session), pack.id, content).await?;
     }
+    takings.finish().await?;
     Ok(Reaction::later(async move { conclude(&handler, &site, session, head.is_whole).await }))
 }
 
@@ -192,14 +195,40 @@ async fn take(
     handler.decoding(work).await
 }
 
-/// A pack that is being decoded.
-type Taking = JoinHandle<Result<(), Refused>>;
+/// Packs of one body that are being decoded while the next ones come.
+#[derive(Default)]
+struct Takings(VecDeque<JoinHandle<Result<(), Refused>>>);
 
-/// Waits for the pack that is being decoded, if there is one.
-async fn joined(taking: Option<Taking>) -> Result<(), Refused> {
-    match taking {
-        Some(taking) => taking.await.map_err(|error| Refused::broken(&error))?,
-        None => Ok(()),
+impl Takings {
+    /// Has a pack decoded. Where as many are under way as there are decoders, waits for the first of them.
+    async fn push(
+        &mut self,
+        handler: &Arc<Handler>,
+        site: &Arc<SiteState>,
+        session: Arc<Session>,
+        id: PackId,
+        content: Content,
+    ) -> Result<(), Refused> {
+        if self.0.len() >= handler.decoders() {
+            self.wait_for_one().await?;
+        }
+        let (handler, site) = (Arc::clone(handler), Arc::clone(site));
+        self.0.push_back(tokio::spawn(async move { take(&handler, &site, session, id, content).await }));
+        Ok(())
+    }
+
+    async fn wait_for_one(&mut self) -> Result<(), Refused> {
+        match self.0.pop_front() {
+            Some(taking) => taking.await.map_err(|error| Refused::broken(&error))?,
+            None => Ok(()),
+        }
+    }
+
+    async fn finish(mut self) -> Result<(), Refused> {
+        while !self.0.is_empty() {
+            self.wait_for_one().await?;
+        }
+        Ok(())
     }
 }
 
@@ -237,7 +266,7 @@ pub(super) async fn put_pack(
     Ok(Done {})
 }
 
-/// Answers `PUT v1/packs/<key>`: one pack is decoded while the next one comes.
+/// Answers `PUT v1/packs/<key>`: packs are decoded while the next ones come.
 pub(super) async fn put_packs(
     handler: &Arc<Handler>,
     site: &Arc<SiteState>,
@@ -247,7 +276,7 @@ pub(super) async fn put_packs(
     let mut left = inbox.check(MAX_PACKS_BYTES)?;
     let store = Arc::clone(&site.sessions.find(&key).ok_or_else(closed)?.store);
     keep_open(site, key, inbox);
-    let mut taking: Option<Taking> = None;
+    let mut takings = Takings::default();
     while left > 0 {
         let short = || Refused::malformed("the packs do not make their body");
         left = left.checked_sub(PACK_HEAD_BYTES).ok_or_else(short)?;
@@ -262,11 +291,9 @@ pub(super) async fn put_packs(
             continue;
         }
         let content = Content::receive(handler, inbox, length, &store).await?;
-        joined(taking.take()).await?;
         let session = site.sessions.find(&key).ok_or_else(closed)?;
-        let (handler, site) = (Arc::clone(handler), Arc::clone(site));
-        taking = Some(tokio::spawn(async move { take(&handler, &site, session, id, content).await }));
+        takings.push(handler, site, session, id, content).await?;
     }
-    joined(taking).await?;
+    takings.finish().await?;
     Ok(Done {})
 }

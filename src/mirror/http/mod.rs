@@ -59,6 +59,8 @@ const GO_ON: Stop<'static> = &|| false;
 struct Known {
     site: Option<Site>,
     unfinished: Option<Vec<BundleKey>>,
+    /// How long it took to connect and to get an answer.
+    answered_in: Duration,
 }
 
 /// How its receiver is reached.
@@ -201,8 +203,9 @@ impl HttpMirror {
         }
     }
 
-    fn learn(&self, state: &wire::State) {
-        *self.known() = Some(Known { site: state.site.clone(), unfinished: state.unfinished.clone() });
+    fn learn(&self, state: &wire::State, answered_in: Duration) {
+        let (site, unfinished) = (state.site.clone(), state.unfinished.clone());
+        *self.known() = Some(Known { site, unfinished, answered_in });
     }
 
     fn ask_state(&self) -> Result<wire::State, MirrorError> {
@@ -244,8 +247,9 @@ impl Mirror for HttpMirror {
     }
 
     fn state(&self) -> Result<MirrorState, MirrorError> {
+        let asked = Instant::now();
         let state = self.ask_state()?;
-        self.learn(&state);
+        self.learn(&state, asked.elapsed());
         self.check_site()?;
         Ok(MirrorState {
             store: state.store,

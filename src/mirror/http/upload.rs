@@ -182,11 +182,12 @@ impl<'u> Upload<'u> {
         }
     }
 
-    /// All packs, if they are at most `limit` bytes; else those that were looked at wait.
-    pub(super) fn gather(&self, limit: u64) -> Result<Option<Vec<Box<dyn Pack>>>, MirrorError> {
+    /// All packs, if they are at most `limit` bytes and soon to be had; else those that were looked at wait.
+    pub(super) fn gather(&self, limit: u64, patience: Duration) -> Result<Option<Vec<Box<dyn Pack>>>, MirrorError> {
+        let began = Instant::now();
         let mut source = lock(&self.source);
         let (mut packs, mut bytes) = (Vec::new(), 0);
-        while bytes <= limit {
+        while bytes <= limit && (began.elapsed() <= patience || source.is_ready()) {
             if self.monitor.is_cancelled() {
                 return Err(MirrorError::Cancelled);
             }
