@@ -6,7 +6,9 @@ use std::sync::Arc;
 
 use clap::{Args, ValueHint};
 use headwater::config::serve as config;
-use headwater::serve::{self, Access, Front, Handle, Log, Record, ServeError, Server, Settings, SiteSettings};
+use headwater::serve::{
+    self, Access, Front, GroupError, Handle, Log, Record, ServeError, Server, Settings, SiteSettings,
+};
 use headwater::tree_path::Site;
 use jiff::Timestamp;
 use serde::Serialize;
@@ -90,7 +92,15 @@ fn failure(error: ServeError) -> Failure {
         ServeError::Listen { .. } => {
             (Exit::Failed, Some("another program may listen there; --listen names another place"))
         }
-        ServeError::Site { .. } | ServeError::Io(_) | ServeError::Runtime(_) => (Exit::Failed, None),
+        ServeError::Group { source: GroupError::Unknown(_), .. } => {
+            (Exit::Usage, Some("a group that is known to the system by other means can be given by its number"))
+        }
+        ServeError::Group { source: GroupError::NotMember { .. }, .. } => {
+            (Exit::Usage, Some("make the user that serves a member of the group and start it again"))
+        }
+        ServeError::Group { .. } | ServeError::Site { .. } | ServeError::Io(_) | ServeError::Runtime(_) => {
+            (Exit::Failed, None)
+        }
     };
     let failure = Failure::new(exit, error);
     match hint {

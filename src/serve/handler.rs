@@ -26,7 +26,7 @@ use crate::serve::log::Entry;
 use crate::serve::refused::{Refused, or_unknown};
 use crate::serve::reply::{self, Reply};
 use crate::serve::site::{SiteState, Switched};
-use crate::serve::{Access, Limits, Log, Right, Settings, stage};
+use crate::serve::{Access, Limits, Log, Right, ServeError, Settings, stage};
 use crate::store::Depth;
 use crate::wire::{
     Abandon, Action, Activate, Answer, Done, Keep, MAX_CHANGE_BYTES, MAX_MESSAGE_BYTES, Refusal, Repair, Resource,
@@ -70,18 +70,18 @@ impl Reaction {
 }
 
 impl Handler {
-    pub(super) fn new(settings: &Settings, log: Arc<dyn Log>) -> io::Result<Self> {
+    pub(super) fn new(settings: &Settings, log: Arc<dyn Log>) -> Result<Self, ServeError> {
         let limits = settings.limits.clone();
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get);
-        let site = |site: &crate::serve::SiteSettings| Arc::new(SiteState::new(site.clone(), limits.lock));
+        let sites = settings.sites.iter().map(|site| Ok(Arc::new(SiteState::new(site, limits.lock)?)));
         let memory = |bytes: u64| Arc::new(Semaphore::new(units(bytes) as usize));
         Ok(Self {
-            sites: settings.sites.iter().map(site).collect(),
+            sites: sites.collect::<Result<_, ServeError>>()?,
             access: settings.access.clone(),
             log,
             hooks: Hooks::default(),
             workers: Arc::new(Semaphore::new(WORKERS as usize)),
-            decoders: Crew::new(cores)?,
+            decoders: Crew::new(cores).map_err(ServeError::Runtime)?,
             changes: memory(limits.change_bytes),
             packs: memory(limits.pack_bytes),
             limits,

@@ -98,7 +98,7 @@ impl Server {
             Front::None => limits.connections_per_address,
             Front::Proxy => limits.connections,
         };
-        let handler = Arc::new(Handler::new(settings, log).map_err(ServeError::Runtime)?);
+        let handler = Arc::new(Handler::new(settings, log)?);
         Ok(Self { listener, address, handler, tls, per_address, stop: watch::Sender::new(false) })
     }
 

@@ -27,7 +27,7 @@ const LAST_WORK: Duration = Duration::from_secs(5);
 pub fn receive(settings: &Settings, log: Arc<dyn Log>) -> Result<(), ServeError> {
     let mut settings = settings.clone();
     settings.limits = patient(&settings.limits, SILENCE);
-    let handler = Arc::new(Handler::new(&settings, log).map_err(ServeError::Runtime)?);
+    let handler = Arc::new(Handler::new(&settings, log)?);
     let sites = handler
         .sites
         .iter()

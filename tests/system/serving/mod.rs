@@ -6,6 +6,7 @@ mod front;
 mod patience;
 mod program;
 mod pushes;
+mod readers;
 mod vectors;
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
