@@ -139,6 +139,13 @@ impl SiteState {
         Ok(arrival.map(|arrival| Session::new(key, store, &release, change, arrival, memory)))
     }
 
+    /// A file for a manifest change on its way, on the file system of the store, made if need be.
+    pub(super) fn spool(&self, name: &Site, length: u64) -> Result<std::fs::File, Refused> {
+        let store = Store::open_or_create(&self.settings.directory, name)?;
+        self.check_free(&store, length)?;
+        Ok(store.spool()?)
+    }
+
     /// What the change brings must fit what this site allows, whatever the release says of itself.
     fn check_change(&self, store: &Store, change: &[u8]) -> Result<(), Refused> {
         let (quota, min_free) = (self.settings.quota_bytes, self.settings.min_free_bytes);
@@ -190,8 +197,23 @@ impl SiteState {
     pub(super) fn activate(&self, request: Activate) -> Result<Switched, Refused> {
         let store = self.store()?;
         let was_current = store.current()? == Some(request.release);
+        if self.settings.post_activate.is_some() && !was_current {
+            store.note_switch(request.release)?;
+        }
         store.activate(request.release, request.expected, self.lock)?;
         Ok(if was_current { Switched::Before } else { Switched::Now(store.site().clone()) })
+    }
+
+    /// The release that became current and whose command never began.
+    pub(super) fn noted_switch(&self) -> Option<(Site, ReleaseName)> {
+        let store = self.look().ok()??;
+        Some((store.site().clone(), store.noted_switch().ok()??))
+    }
+
+    /// The command begins: there is nothing to make up for.
+    pub(super) fn clear_switch(&self) {
+        // At worst it runs once more than it has to.
+        self.look().ok().flatten().map(|store| store.clear_switch().ok());
     }
 
     pub(super) fn abandon(&self, release: ReleaseName) -> Result<(), Refused> {

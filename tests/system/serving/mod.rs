@@ -3,6 +3,7 @@
 
 mod access;
 mod front;
+mod hardening;
 mod patience;
 mod program;
 mod pushes;
