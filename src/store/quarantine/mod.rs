@@ -225,14 +225,13 @@ impl Quarantine {
         let ids: Vec<Option<ObjectId>> = self.progress().iter().map(|progress| progress.id).collect();
         for ((ordinal, object), id) in (0u32..).zip(&self.objects).zip(ids) {
             let Some(id) = id else { continue };
-            let file = if parts.contains(&ordinal) {
-                self.parts.open_file(&ordinal_name(ordinal))?
+            let (file, path) = if parts.contains(&ordinal) {
+                let name = ordinal_name(ordinal);
+                (self.parts.open_file(&name)?, self.parts.join(name))
             } else {
-                self.whole.open_file(&id)?
+                (self.whole.open_file(&id)?, self.whole.shelf(&id)?.join(id.to_string()))
             };
-            fsx::seal(&file, self.permissions.file(object.exec), Some(object.mtime), || {
-                self.parts.join(id.to_string())
-            })?;
+            fsx::seal(&file, self.permissions.file(object.exec), Some(object.mtime), || path.clone())?;
         }
         Ok(())
     }
