@@ -112,7 +112,7 @@ fn write(path: &Path) -> Result<(), IoError> {
     let invalid = || IoError::new("create", path, io::Error::from(io::ErrorKind::InvalidInput));
     let name = path.file_name().and_then(|name| name.to_str()).ok_or_else(invalid)?;
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    Dir::open(parent)?.write_new(name, TEMPLATE.as_bytes(), FileMode::Record, None)
+    Dir::open(parent)?.write_new(name, TEMPLATE.as_bytes(), FileMode::RECORD, None)
 }
 
 #[cfg(test)]

@@ -97,7 +97,7 @@ enum Command {
     Prune(args::PruneArgs),
     /// Take pushes from other machines, over HTTP or HTTPS
     ///
-    /// Runs until SIGTERM; SIGHUP reads the certificate again. Logs to stderr, a JSON object a line.
+    /// Runs until SIGTERM; SIGHUP reads the certificate and the tokens again. Logs to stderr, a JSON object a line.
     #[command(after_help = help::SERVE)]
     Serve(serve::ServeArgs),
     /// Take a push on standard input and output: what SSH runs

@@ -3,8 +3,7 @@
 use std::sync::Arc;
 
 use headwater::config::Config;
-use headwater::mirror::Mirror;
-use headwater::monitor::Monitor as _;
+use headwater::monitor::{Monitor as _, Silent};
 use headwater::push::{self, Fleet, MirrorReport, Options, Outcome, Report, Source};
 use headwater::tree_path::Site;
 use serde::Serialize;
@@ -40,7 +39,8 @@ pub(crate) fn job(args: &PushArgs) -> Result<Job, Failure> {
         Some(from) => {
             let choice: Vec<MirrorChoice> = places::of_mirrors(std::slice::from_ref(from), &config)?;
             let from = reach.mirror(&choice[0], None)?;
-            settings.site = site_of(std::slice::from_ref(&from), &args.release, &config).unwrap_or(settings.site);
+            settings.site =
+                site_of(&Fleet::new(vec![Arc::clone(&from)]), &args.release, &config).unwrap_or(settings.site);
             Some(from)
         }
         None => None,
@@ -72,13 +72,13 @@ fn check_require(require: Require, mirrors: usize) -> Result<(), Failure> {
     }
 }
 
-/// The site of the first of `mirrors` that has one, unless flag or file name it: where
+/// The site of the first mirror of `fleet` that has one, unless flag or file name it: where
 /// content comes from mirrors, they know whose it is.
-fn site_of(mirrors: &[Arc<dyn Mirror>], release: &ReleaseArgs, config: &Config) -> Option<Site> {
+fn site_of(fleet: &Fleet, release: &ReleaseArgs, config: &Config) -> Option<Site> {
     if release.site.is_some() || config.site.is_some() {
         return None;
     }
-    mirrors.iter().find_map(|mirror| mirror.state().ok()?.site)
+    fleet.states(&Silent).into_iter().find_map(|member| member.state.ok()?.site)
 }
 
 fn keep(config: &Config) -> usize {
@@ -100,7 +100,7 @@ pub(crate) fn rollback(args: &RollbackArgs) -> Result<Exit, Failure> {
     let reach = Reach::new(&work.remote, Some(&work.traffic), work.wait.wait, jobs);
     check_require(work.require, choices.len())?;
     let of_any_site = reach.fleet(&choices, None)?;
-    settings.site = site_of(of_any_site.mirrors(), &args.release, &config).unwrap_or(settings.site);
+    settings.site = site_of(&of_any_site, &args.release, &config).unwrap_or(settings.site);
     let fleet = reach.fleet(&choices, Some(&settings.site))?;
     let scratch = context::scratch(args.work.cache.clone(), &settings.site, &[])?;
     // Going back is a decision of a person: no guard rail and no order of CI stands in its way.

@@ -5,6 +5,7 @@
 //! argument, and none of them is in a failure.
 
 use std::num::NonZeroUsize;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -19,7 +20,7 @@ use headwater::push::Fleet;
 use headwater::tree_path::Site;
 
 use super::args::{RemoteArgs, TrafficArgs};
-use super::failure::{Exit, Failure};
+use super::failure::{Exit, Failure, eprint_raw};
 use super::places::MirrorChoice;
 
 /// The variable with the token of mirrors that name no other one.
@@ -113,6 +114,7 @@ impl Reach {
             }
             Some(TokenSource::File(path)) => {
                 let what = format!("`token_file` {}", path.display());
+                warn_if_open(path, &what);
                 let text = fsx::read_text(path, MAX_TOKEN_BYTES);
                 (text.map_err(|error| Unusable { what: what.clone(), why: error.source.to_string() })?, what)
             }
@@ -170,6 +172,15 @@ fn wrong_location(error: &LocationError) -> Failure {
         _ => "a mirror is a directory, https://host[:port]/path or ssh://[user@]host[:port]/absolute/path",
     };
     Failure::new(Exit::Usage, error.to_string()).with_hint(hint)
+}
+
+/// Warns of a secret that everybody on this machine may read. What cannot be examined is told when it is read.
+fn warn_if_open(path: &Path, what: &str) {
+    let is_open = std::fs::metadata(path).is_ok_and(|meta| meta.permissions().mode() & 0o004 != 0);
+    if is_open {
+        // A terminal that is gone needs no warning.
+        eprint_raw(&format!("warning: everybody on this machine may read {what}: chmod o-r\n")).ok();
+    }
 }
 
 #[cfg(test)]

@@ -5,8 +5,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::{Args, ValueHint};
-use headwater::config::serve as config;
-use headwater::serve::{self, Access, Front, Handle, Log, Record, ServeError, Server, Settings, SiteSettings};
+use headwater::config::{ConfigError, serve as config};
+use headwater::push::error_chain;
+use headwater::serve::{
+    self, Access, Front, GroupError, Handle, Log, Record, ServeError, Server, Settings, SiteSettings, TokenRecord,
+};
 use headwater::tree_path::Site;
 use jiff::Timestamp;
 use serde::Serialize;
@@ -90,7 +93,15 @@ fn failure(error: ServeError) -> Failure {
         ServeError::Listen { .. } => {
             (Exit::Failed, Some("another program may listen there; --listen names another place"))
         }
-        ServeError::Site { .. } | ServeError::Io(_) | ServeError::Runtime(_) => (Exit::Failed, None),
+        ServeError::Group { source: GroupError::Unknown(_), .. } => {
+            (Exit::Usage, Some("a group that is known to the system by other means can be given by its number"))
+        }
+        ServeError::Group { source: GroupError::NotMember { .. }, .. } => {
+            (Exit::Usage, Some("make the user that serves a member of the group and start it again"))
+        }
+        ServeError::Group { .. } | ServeError::Site { .. } | ServeError::Io(_) | ServeError::Runtime(_) => {
+            (Exit::Failed, None)
+        }
     };
     let failure = Failure::new(exit, error);
     match hint {
@@ -116,7 +127,15 @@ pub(crate) fn serve(args: &ServeArgs) -> Result<Exit, Failure> {
         settings.front = Front::Proxy;
     }
     let server = Server::bind(&settings, Arc::new(StderrLog)).map_err(failure)?;
-    watch_signals(server.handle()).map_err(|error| Failure::new(Exit::Failed, error))?;
+    let handle = server.handle();
+    let files = (args.config.clone(), args.token_file.clone());
+    let reload = move || {
+        handle.reload();
+        if let Some(tokens) = read_tokens(&files) {
+            handle.use_tokens(tokens.map_err(|error| error_chain(&error)));
+        }
+    };
+    watch_signals(server.handle(), reload).map_err(|error| Failure::new(Exit::Failed, error))?;
     server.run().map_err(failure)?;
     Ok(Exit::Success)
 }
@@ -135,12 +154,26 @@ fn one_site(args: &ServeArgs, dir: PathBuf) -> Result<Settings, Failure> {
     Ok(Settings::new(listen, vec![SiteSettings::new(dir, args.site.clone())], access))
 }
 
-/// SIGTERM and SIGINT end the receiver when what is in flight has ended, SIGHUP has it read its certificate again.
-fn watch_signals(handle: Handle) -> std::io::Result<()> {
+/// The tokens as their file has them now; nothing where no file has any.
+fn read_tokens(files: &(Option<PathBuf>, Option<PathBuf>)) -> Option<Result<Vec<TokenRecord>, ConfigError>> {
+    let of_access = |settings: Settings| match settings.access {
+        Access::Tokens(tokens) => tokens,
+        Access::Open => Vec::new(),
+    };
+    match files {
+        (Some(config), _) => Some(config::load(config).map(of_access)),
+        (None, Some(file)) => Some(config::load_tokens(file)),
+        (None, None) => None,
+    }
+}
+
+/// SIGTERM and SIGINT end the receiver when what is in flight has ended, SIGHUP has it read
+/// its certificate and its tokens again.
+fn watch_signals(handle: Handle, reload: impl Fn() + Send + 'static) -> std::io::Result<()> {
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP])?;
     std::thread::Builder::new().name("signals".into()).spawn(move || {
         for signal in signals.forever() {
-            if signal == SIGHUP { handle.reload() } else { handle.stop() }
+            if signal == SIGHUP { reload() } else { handle.stop() }
         }
     })?;
     Ok(())

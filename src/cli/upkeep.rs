@@ -30,7 +30,8 @@ struct One<T> {
     error: Option<String>,
 }
 
-/// Does something to each mirror, tells it, and gives the worst exit code.
+/// Does something to each mirror, tells it, and gives the worst exit code. `advice` is for
+/// what was found on a mirror and is not well; a mirror that fails has its own.
 fn each<T: Serialize>(
     name: &'static str,
     mirrors: &[Arc<dyn Mirror>],
@@ -38,6 +39,7 @@ fn each<T: Serialize>(
     work: impl Fn(&Arc<dyn Mirror>, &Progress) -> Result<T, Failure>,
     describe: impl Fn(&str, &T) -> String,
     is_well: impl Fn(&T) -> bool,
+    advice: Option<&str>,
 ) -> Result<Exit, Failure> {
     let progress = Progress::start(output)?;
     let results: Vec<(String, Result<T, Failure>)> =
@@ -67,6 +69,11 @@ fn each<T: Serialize>(
     }
     if output.json {
         print_json(&answer)?;
+    }
+    let is_advised = answer.mirrors.iter().filter_map(|one| one.result.as_ref()).any(|result| !is_well(result));
+    if let Some(advice) = advice.filter(|_| is_advised) {
+        let written = eprint_raw(&format!("hint: {advice}\n"));
+        written.map_err(|error| Failure::new(Exit::Failed, error))?;
     }
     Ok(exit)
 }
@@ -110,15 +117,8 @@ pub(crate) fn verify(args: &VerifyArgs) -> Result<Exit, Failure> {
         format!("{}:{looked} {entries} checked: {found}\n{}", escape(mirror), faults(&verified.faults))
     };
     let work = |mirror: &Arc<dyn Mirror>, progress: &Progress| in_mirror(mirror, mirror.verify(depth, progress));
-    let exit = each("verify", &mirrors, &args.output, work, describe, |verified| verified.faults.is_empty())?;
-    if exit == Exit::Failed {
-        hint("`headwater repair MIRROR --from TREE|MIRROR` mends what can be fetched again")?;
-    }
-    Ok(exit)
-}
-
-fn hint(text: &str) -> Result<(), Failure> {
-    eprint_raw(&format!("hint: {text}\n")).map_err(|error| Failure::new(Exit::Failed, error))
+    let advice = "`headwater repair MIRROR --from TREE|MIRROR` mends what can be fetched again";
+    each("verify", &mirrors, &args.output, work, describe, |verified| verified.faults.is_empty(), Some(advice))
 }
 
 /// Runs `headwater repair`.
@@ -147,11 +147,8 @@ pub(crate) fn repair(args: &RepairArgs) -> Result<Exit, Failure> {
     };
     let work =
         |mirror: &Arc<dyn Mirror>, progress: &Progress| push::repair(&source, mirror, progress).map_err(hints::of_push);
-    let exit = each("repair", &mirrors, &args.output, work, describe, |repaired| repaired.left.is_empty())?;
-    if exit == Exit::Failed {
-        hint("what is left is not in this source: try another mirror; a push of the tree makes a release anew")?;
-    }
-    Ok(exit)
+    let advice = "what is left is not in this source: try another mirror; a push of the tree makes a release anew";
+    each("repair", &mirrors, &args.output, work, describe, |repaired| repaired.left.is_empty(), Some(advice))
 }
 
 /// Runs `headwater prune`.
@@ -165,5 +162,5 @@ pub(crate) fn prune(args: &PruneArgs) -> Result<Exit, Failure> {
         format!("{}: {releases} and {objects} of {} dropped\n", escape(mirror), bytes(pruned.bytes))
     };
     let work = |mirror: &Arc<dyn Mirror>, _: &Progress| in_mirror(mirror, mirror.prune(keep));
-    each("prune", &mirrors, &args.output, work, describe, |_| true)
+    each("prune", &mirrors, &args.output, work, describe, |_| true, None)
 }

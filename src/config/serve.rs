@@ -10,7 +10,9 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use super::{Checker, ConfigError, parse_duration, read};
-use crate::serve::{Access, Front, Hook, Limits, Right, Settings, SiteSettings, TlsFiles, TokenId, TokenRecord};
+use crate::serve::{
+    Access, Front, Hook, Limits, Readers, Right, Settings, SiteSettings, TlsFiles, TokenId, TokenRecord,
+};
 use crate::tree_path::Site;
 
 /// The usual port.
@@ -64,6 +66,9 @@ struct SiteTable {
     quota: Option<Spanned<String>>,
     quota_entries: Option<u64>,
     min_free: Option<Spanned<String>>,
+    group: Option<Spanned<String>>,
+    file_mode: Option<Spanned<String>>,
+    dir_mode: Option<Spanned<String>>,
     #[serde(default)]
     post_activate: Vec<String>,
     post_activate_timeout: Option<Spanned<String>>,
@@ -151,6 +156,7 @@ impl Checker<'_> {
         if table.dir.as_ref().as_os_str().is_empty() {
             return Err(self.error(table.dir.span(), "the path is empty"));
         }
+        let readers = self.readers(&table)?;
         let timeout = table.post_activate_timeout.as_ref().map(|text| self.duration(text)).transpose()?;
         let timeout = timeout.unwrap_or(std::time::Duration::from_secs(HOOK_SECONDS));
         let command = table.post_activate;
@@ -162,7 +168,21 @@ impl Checker<'_> {
             quota_bytes: size(&table.quota)?,
             quota_entries: table.quota_entries,
             min_free_bytes: size(&table.min_free)?.unwrap_or(0),
+            readers: Some(readers),
             post_activate: (!command.is_empty()).then_some(Hook { command, timeout }),
+        })
+    }
+
+    fn readers(&self, table: &SiteTable) -> Result<Readers, ConfigError> {
+        if let Some(group) = table.group.as_ref().filter(|group| group.as_ref().trim().is_empty()) {
+            return Err(self.error(group.span(), "the group is empty"));
+        }
+        let file_mode = table.file_mode.as_ref().map(|text| self.parsed(text, str::parse)).transpose()?;
+        let dir_mode = table.dir_mode.as_ref().map(|text| self.parsed(text, str::parse)).transpose()?;
+        Ok(Readers {
+            group: table.group.as_ref().map(|group| group.as_ref().clone()),
+            file_mode: file_mode.unwrap_or_default(),
+            dir_mode: dir_mode.unwrap_or_default(),
         })
     }
 
@@ -247,6 +267,8 @@ mod tests {
             quota = "10 GB"
             quota_entries = 1000
             min_free = "1 GiB"
+            group = "www-data"
+            file_mode = "0440"
             post_activate = ["nginx", "-s", "reload"]
             post_activate_timeout = "5s"
             [[token]]
@@ -261,6 +283,9 @@ mod tests {
         let site = &settings.sites[0];
         assert_eq!((site.base.as_str(), site.keep, site.quota_bytes), ("/docs/", Some(5), Some(10_000_000_000)));
         assert_eq!((site.quota_entries, site.min_free_bytes), (Some(1000), 1 << 30));
+        let readers = site.readers.as_ref().unwrap();
+        let modes = (readers.file_mode.to_string(), readers.dir_mode.to_string());
+        assert_eq!((readers.group.as_deref(), modes), (Some("www-data"), ("0440".into(), "0755".into())));
         assert_eq!(site.directory, Path::new("/etc/headwater/../www"));
         assert_eq!(site.post_activate.as_ref().unwrap().timeout.as_secs(), 5);
         assert_eq!((settings.limits.connections, settings.limits.head.as_secs()), (2000, 5));
@@ -295,6 +320,9 @@ mod tests {
             ("listen = \"7447\"\n".to_owned(), (1, 10), "ADDRESS:PORT"),
             (format!("{site}qouta = 1\n"), (4, 1), "unknown field `qouta`"),
             (format!("{site}quota = \"much\"\n"), (4, 9), "much"),
+            (format!("{site}file_mode = \"0640\"\n"), (4, 13), "\"0640\" is no mode for a file here"),
+            (format!("{site}dir_mode = \"rwx\"\n"), (4, 12), "octal digits"),
+            (format!("{site}group = \"\"\n"), (4, 9), "the group is empty"),
             (format!("{site}{site}"), (5, 8), "already a site"),
             (format!("{site}[[site]]\nname = \"x\"\ndir = \"www\"\n"), (5, 8), "same directory"),
             ("[[site]]\nname = \"Docs\"\ndir = \"www\"\n".to_owned(), (2, 8), "Docs"),

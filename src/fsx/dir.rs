@@ -11,10 +11,7 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
 use super::fault::{self, Fault, step};
-use super::{Context as _, FileKind, FileMode, FileSystem, IoError, Meta, Result, Seen, found, seal};
-
-/// Permissions of a directory of ours: others may read.
-const DIRECTORY_MODE: u32 = 0o755;
+use super::{Context as _, FileKind, FileMode, FileSystem, IoError, Meta, Result, Seen, found, seal, set_mode};
 
 /// An open directory; names are relative to it and links are not followed.
 #[derive(Debug)]
@@ -70,12 +67,20 @@ impl Dir {
     /// # Errors
     /// When the name is taken or the directory cannot be created.
     pub fn create_dir(&self, name: &str) -> Result<Self> {
+        self.create_dir_as(name, FileMode::DIRECTORY)
+    }
+
+    /// Creates the directory `name` with these permissions and opens it.
+    ///
+    /// # Errors
+    /// When the name is taken or the directory cannot be created.
+    pub fn create_dir_as(&self, name: &str, mode: FileMode) -> Result<Self> {
         step("create directory", || self.join(name))?;
-        rustix::fs::mkdirat(&self.fd, name, Mode::from_raw_mode(DIRECTORY_MODE))
+        rustix::fs::mkdirat(&self.fd, name, Mode::from_raw_mode(mode.bits))
             .context("create directory", || self.join(name))?;
         let dir = self.open_dir(name)?;
         // The umask may have taken bits that a web server of another user needs.
-        rustix::fs::fchmod(&dir.fd, Mode::from_raw_mode(DIRECTORY_MODE)).context("set mode of", || dir.path.clone())?;
+        set_mode(&dir.fd, mode, || dir.path.clone())?;
         Ok(dir)
     }
 
@@ -84,9 +89,17 @@ impl Dir {
     /// # Errors
     /// As [`Dir::open_dir`] and [`Dir::create_dir`].
     pub fn ensure_dir(&self, name: &str) -> Result<Self> {
+        self.ensure_dir_as(name, FileMode::DIRECTORY)
+    }
+
+    /// Opens the directory `name`, created with these permissions if it was missing.
+    ///
+    /// # Errors
+    /// As [`Dir::open_dir`] and [`Dir::create_dir`].
+    pub fn ensure_dir_as(&self, name: &str, mode: FileMode) -> Result<Self> {
         match self.find_dir(name)? {
             Some(dir) => Ok(dir),
-            None => match self.create_dir(name) {
+            None => match self.create_dir_as(name, mode) {
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => self.open_dir(name),
                 other => other,
             },
@@ -216,6 +229,7 @@ impl Dir {
                 size: u64::try_from(stat.st_size).unwrap_or(0),
                 mtime: stat.st_mtime,
                 mode: stat.st_mode & 0o7777,
+                group: stat.st_gid,
                 links: stat.st_nlink,
                 inode: stat.st_ino,
             })),

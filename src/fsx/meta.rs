@@ -16,6 +16,8 @@ pub struct Meta {
     pub mtime: i64,
     /// Permission bits.
     pub mode: u32,
+    /// The id of its group.
+    pub group: u32,
     /// Number of names.
     pub links: u64,
     /// Inode number.
@@ -46,32 +48,25 @@ impl From<FileType> for FileKind {
     }
 }
 
-/// Permissions of a new file: exactly these, whatever the umask.
+/// Permissions of a new file or directory: exactly these, whatever the umask.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum FileMode {
-    /// 0444: content that is never written again.
-    Content,
-    /// 0555: content that may be executed.
-    Executable,
-    /// 0644: a record of ours that others may read.
-    Record,
+pub struct FileMode {
+    /// The permission bits.
+    pub bits: u32,
+    /// The id of its group; nothing: that which the system gives it.
+    pub group: Option<u32>,
 }
 
 impl FileMode {
-    /// Content that may or may not be executed.
-    #[must_use]
-    pub const fn content(exec: bool) -> Self {
-        if exec { Self::Executable } else { Self::Content }
-    }
+    /// 0644: a record of ours that others may read.
+    pub const RECORD: Self = Self { bits: 0o644, group: None };
+    /// 0755: a directory of ours that others may read.
+    pub const DIRECTORY: Self = Self { bits: 0o755, group: None };
 
-    /// The permission bits.
+    /// Whether a file is as this says.
     #[must_use]
-    pub const fn bits(self) -> u32 {
-        match self {
-            Self::Content => 0o444,
-            Self::Executable => 0o555,
-            Self::Record => 0o644,
-        }
+    pub fn is_of(self, meta: &Meta) -> bool {
+        meta.mode == self.bits && self.group.is_none_or(|group| group == meta.group)
     }
 }
 

@@ -15,6 +15,7 @@ mod meta;
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{self, Write as _};
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -87,7 +88,7 @@ pub fn found<T>(result: Result<T>) -> Result<Option<T>> {
     }
 }
 
-/// Gives a written file its final times and mode.
+/// Gives a written file its final times, group and mode.
 ///
 /// # Errors
 /// When the system refuses.
@@ -98,7 +99,16 @@ pub fn seal(file: &File, mode: FileMode, mtime: Option<u64>, path: impl Fn() -> 
         file.set_times(fs::FileTimes::new().set_accessed(time).set_modified(time)).context("set time of", &path)?;
     }
     step("set mode of", &path)?;
-    rustix::fs::fchmod(file, Mode::from_raw_mode(mode.bits())).context("set mode of", &path)
+    set_mode(file, mode, path)
+}
+
+/// Gives what is open its group and mode, whatever the umask was when it was created.
+fn set_mode(file: impl AsFd, mode: FileMode, path: impl Fn() -> PathBuf) -> Result<()> {
+    if let Some(group) = mode.group {
+        let group = rustix::fs::Gid::from_raw(group);
+        rustix::fs::fchown(&file, None, Some(group)).context("set group of", &path)?;
+    }
+    rustix::fs::fchmod(&file, Mode::from_raw_mode(mode.bits)).context("set mode of", &path)
 }
 
 /// Writes `bytes` at `offset` of an open file.
@@ -193,7 +203,7 @@ pub fn replace_file(path: &Path, write: impl FnOnce(&mut io::BufWriter<&File>) -
     let written = (|| {
         let mut out = io::BufWriter::with_capacity(128 * 1024, &file);
         write(&mut out).and_then(|()| out.flush()).context("write", || path.to_owned())?;
-        seal(&file, FileMode::Record, None, || path.to_owned())?;
+        seal(&file, FileMode::RECORD, None, || path.to_owned())?;
         dir.rename(&temporary, &dir, name)
     })();
     if written.is_err() {

@@ -65,9 +65,9 @@ impl Supplies {
             return Ok(file.read_exact_at(&mut out[start..], piece.offset)?);
         }
         let content = match u64::from(piece.length) == wanted.size {
-            true => self.object(id)?,
+            true => self.intact_object(id, wanted.size)?,
             // A large one is not read through for each of its pieces.
-            false => self.mirror_object(id, piece.offset)?,
+            false => self.mirror_object(wanted, piece.offset)?,
         };
         content.take(u64::from(piece.length)).read_to_end(out)?;
         if out.len() - start == length {
@@ -77,15 +77,25 @@ impl Supplies {
         }
     }
 
-    fn mirror_object(&self, id: &ObjectId, offset: u64) -> Result<Box<dyn Read + Send>, SupplyError> {
+    fn mirror_object(&self, wanted: &Wanted, offset: u64) -> Result<Box<dyn Read + Send>, SupplyError> {
+        let id = &wanted.object;
         let mut known = self.whole.lock().unwrap_or_else(PoisonError::into_inner);
         let index = match known.get(id) {
             Some(index) => *index,
             // Read through once for all its pieces.
-            None => self.mirrors.iter().position(|mirror| is_intact(mirror, id)).ok_or_else(|| lost(id))?,
+            None => {
+                self.mirrors.iter().position(|mirror| is_intact(mirror, id, wanted.size)).ok_or_else(|| lost(id))?
+            }
         };
         known.insert(*id, index);
         Ok(self.mirrors[index].object(id, offset)?)
+    }
+
+    /// An object of at most so many bytes, from a mirror. Read through first: where one's copy is
+    /// damaged, another may have a good one.
+    fn intact_object(&self, id: &ObjectId, most: u64) -> Result<Box<dyn Read + Send>, SupplyError> {
+        let mirror = self.mirrors.iter().find(|mirror| is_intact(mirror, id, most)).ok_or_else(|| lost(id))?;
+        Ok(mirror.object(id, 0)?)
     }
 
     /// Where the tree has an object: an index is made when first asked.
@@ -102,8 +112,13 @@ impl Supplies {
     }
 }
 
-fn is_intact(mirror: &Arc<dyn Mirror>, id: &ObjectId) -> bool {
-    mirror.object(id, 0).is_ok_and(|content| hash_reader(content).is_ok_and(|(found, _)| found == *id))
+/// Whether a mirror has an object as it should be. One that lies is not listened to beyond `most` bytes and one more.
+fn is_intact(mirror: &Arc<dyn Mirror>, id: &ObjectId, most: u64) -> bool {
+    mirror.object(id, 0).is_ok_and(|content| is_object(content, id, most))
+}
+
+fn is_object(content: impl Read, id: &ObjectId, most: u64) -> bool {
+    hash_reader(content.take(most.saturating_add(1))).is_ok_and(|(found, _)| found == *id)
 }
 
 fn lost(id: &ObjectId) -> SupplyError {
@@ -115,9 +130,8 @@ impl Contents for Supplies {
         if let Some(opened) = self.index_of(id).and_then(|index| self.open_at(index, id)) {
             return Ok(Box::new(opened?));
         }
-        // Read through first: where one mirror's copy is damaged, another may have a good one.
-        let mirror = self.mirrors.iter().find(|mirror| is_intact(mirror, id)).ok_or_else(|| lost(id))?;
-        Ok(mirror.object(id, 0)?)
+        // Whoever asks by id alone knows no size; the deadline of the run is what ends a liar then.
+        self.intact_object(id, u64::MAX)
     }
 }
 
@@ -134,5 +148,17 @@ impl FetchRecords for Supplies {
             };
             if is_whole(mirror.manifest(id).ok()?) { mirror.manifest(id).ok() } else { None }
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mirror_that_never_ends_an_object_is_not_heard_out() {
+        assert!(!is_object(std::io::repeat(0), &ObjectId::of(&[0; 1000]), 1000));
+        assert!(is_object(&[0; 1000][..], &ObjectId::of(&[0; 1000]), 1000));
+        assert!(!is_object(&[0; 999][..], &ObjectId::of(&[0; 1000]), 1000));
     }
 }

@@ -4,7 +4,7 @@ use std::future::Future;
 use std::io;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, Weak};
 use std::time::Instant;
 
 use hyper::body::{Bytes, Incoming};
@@ -22,12 +22,13 @@ use crate::serve::desk::Section;
 use crate::serve::guarded::Phases;
 use crate::serve::hook::Hooks;
 use crate::serve::inbox::Inbox;
-use crate::serve::log::Entry;
+use crate::serve::log::{Entry, text};
 use crate::serve::refused::{Refused, or_unknown};
 use crate::serve::reply::{self, Reply};
 use crate::serve::site::{SiteState, Switched};
-use crate::serve::{Access, Limits, Log, Right, Settings, stage};
+use crate::serve::{Access, Limits, Log, Record, Right, ServeError, Settings, TokenRecord, stage};
 use crate::store::Depth;
+use crate::tree_path::Site;
 use crate::wire::{
     Abandon, Action, Activate, Answer, Done, Keep, MAX_CHANGE_BYTES, MAX_MESSAGE_BYTES, Refusal, Repair, Resource,
     VERSION, VERSION_HEADER, Verify,
@@ -41,7 +42,7 @@ const UNIT: u64 = 1024;
 /// Answers requests.
 pub(super) struct Handler {
     pub(super) sites: Vec<Arc<SiteState>>,
-    access: Access,
+    access: RwLock<Access>,
     pub(super) limits: Limits,
     pub(super) log: Arc<dyn Log>,
     pub(super) hooks: Hooks,
@@ -70,22 +71,39 @@ impl Reaction {
 }
 
 impl Handler {
-    pub(super) fn new(settings: &Settings, log: Arc<dyn Log>) -> io::Result<Self> {
+    pub(super) fn new(settings: &Settings, log: Arc<dyn Log>) -> Result<Self, ServeError> {
         let limits = settings.limits.clone();
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get);
-        let site = |site: &crate::serve::SiteSettings| Arc::new(SiteState::new(site.clone(), limits.lock));
+        let sites = settings.sites.iter().map(|site| Ok(Arc::new(SiteState::new(site, limits.lock)?)));
         let memory = |bytes: u64| Arc::new(Semaphore::new(units(bytes) as usize));
         Ok(Self {
-            sites: settings.sites.iter().map(site).collect(),
-            access: settings.access.clone(),
+            sites: sites.collect::<Result<_, ServeError>>()?,
+            access: RwLock::new(settings.access.clone()),
             log,
             hooks: Hooks::default(),
             workers: Arc::new(Semaphore::new(WORKERS as usize)),
-            decoders: Crew::new(cores)?,
+            decoders: Crew::new(cores).map_err(ServeError::Runtime)?,
             changes: memory(limits.change_bytes),
             packs: memory(limits.pack_bytes),
             limits,
         })
+    }
+
+    fn access(&self) -> RwLockReadGuard<'_, Access> {
+        self.access.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// From now on these tokens hold, where tokens are asked for at all.
+    pub(super) fn use_tokens(&self, tokens: Vec<TokenRecord>) {
+        let mut access = self.access.write().unwrap_or_else(PoisonError::into_inner);
+        if let Access::Tokens(known) = &mut *access {
+            *known = tokens;
+        }
+    }
+
+    /// Tells of a peer that came to no request.
+    pub(super) fn turned_away(&self, peer: &str, message: &str) {
+        self.log.record(&Record::TurnedAway { peer: peer.to_owned(), message: text(message) });
     }
 
     /// Memory for a manifest change; a larger one than all of it takes all of it.
@@ -221,20 +239,20 @@ impl Handler {
     async fn react(self: &Arc<Self>, parts: &Parts, inbox: &mut Inbox, entry: &mut Entry) -> Result<Reaction, Refused> {
         let path = parts.uri.path();
         match path {
-            "/healthz" => return only(&parts.method, &Method::GET).map(|()| Reaction::done(Done {})),
+            "/healthz" => return only_looks(&parts.method).map(|()| Reaction::done(Done {})),
             "/ready" => return self.ready(&parts.method).await,
             _ => {}
         }
         let (site, resource) = self.find(path)?;
         if resource == Some(Resource::Status) {
-            only(&parts.method, &Method::GET)?;
+            only_looks(&parts.method)?;
             let site = Arc::clone(site);
             let status = self.blocking(move || site.status()).await?;
             return Ok(Reaction::Now(reply::plain(StatusCode::OK, &status)));
         }
         check_version(parts)?;
         let authorization = parts.headers.get(AUTHORIZATION).map(hyper::header::HeaderValue::as_bytes);
-        let grant = self.access.grant(authorization, site.settings.name.as_ref())?;
+        let grant = self.access().grant(authorization, site.settings.name.as_ref())?;
         entry.token = grant.token.as_ref().map(ToString::to_string);
         let resource = resource.ok_or_else(|| nothing_below(&site.settings.base))?;
         grant.check(if parts.method == Method::GET { Right::Read } else { Right::Push })?;
@@ -255,7 +273,7 @@ impl Handler {
     }
 
     async fn ready(self: &Arc<Self>, method: &Method) -> Result<Reaction, Refused> {
-        only(method, &Method::GET)?;
+        only_looks(method)?;
         let this = Arc::clone(self);
         let are_ready = self.blocking(move || Ok(this.sites.iter().all(|site| site.is_ready()))).await?;
         match are_ready {
@@ -396,12 +414,28 @@ impl Handler {
         })
     }
 
+    /// Begins what follows when a release has become current.
+    fn follow(&self, site: &Arc<SiteState>, switched: (Site, ReleaseName)) {
+        let Some(hook) = &site.settings.post_activate else { return };
+        let state = Arc::clone(site);
+        self.hooks.start(hook, switched, &self.log, move || state.clear_switch());
+    }
+
+    /// Begins what an earlier receiver was killed before.
+    pub(super) fn catch_up(&self) {
+        for site in &self.sites {
+            if let Some(switched) = site.noted_switch() {
+                self.follow(site, switched);
+            }
+        }
+    }
+
     async fn activate(self: Arc<Self>, site: Arc<SiteState>, request: Activate) -> Result<Done, Refused> {
         let this = Arc::clone(&self);
         let switch = move || {
             // All in one: the peer may go at any moment, and whoever asks again finds it switched.
-            if let (Switched::Now(name), Some(hook)) = (site.activate(request)?, &site.settings.post_activate) {
-                this.hooks.start(hook, &name, request.release, &this.log);
+            if let Switched::Now(name) = site.activate(request)? {
+                this.follow(&site, (name, request.release));
             }
             Ok(Done {})
         };
@@ -455,8 +489,9 @@ fn not_here() -> Refused {
     Refused::new(StatusCode::METHOD_NOT_ALLOWED, "unknown", "this cannot be done to this path")
 }
 
-fn only(method: &Method, wanted: &Method) -> Result<(), Refused> {
-    if method == wanted { Ok(()) } else { Err(not_here()) }
+/// What anybody may look at can be asked for without its body too, as monitors do.
+fn only_looks(method: &Method) -> Result<(), Refused> {
+    if [Method::GET, Method::HEAD].contains(method) { Ok(()) } else { Err(not_here()) }
 }
 
 fn check_version(parts: &Parts) -> Result<(), Refused> {

@@ -21,13 +21,19 @@ const PAUSE: Duration = Duration::from_millis(50);
 pub(super) struct Hooks(Mutex<JoinSet<()>>);
 
 impl Hooks {
-    /// Runs `hook` for a release that became current.
-    pub(super) fn start(&self, hook: &Hook, site: &Site, release: ReleaseName, log: &Arc<dyn Log>) {
-        let (hook, site, log) = (hook.clone(), site.clone(), Arc::clone(log));
+    /// Runs `hook` for a release that became current; `began` is called once it runs, or cannot.
+    pub(super) fn start(
+        &self,
+        hook: &Hook,
+        (site, release): (Site, ReleaseName),
+        log: &Arc<dyn Log>,
+        began: impl FnOnce() + Send + 'static,
+    ) {
+        let (hook, log) = (hook.clone(), Arc::clone(log));
         let mut hooks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         while hooks.try_join_next().is_some() {}
         hooks.spawn(async move {
-            if let Err(message) = run(&hook, &site, release).await {
+            if let Err(message) = run(&hook, &site, release, began).await {
                 let (site, release) = (site.to_string(), release.to_string());
                 log.record(&Record::HookFailed { site, release, message });
             }
@@ -41,7 +47,7 @@ impl Hooks {
     }
 }
 
-async fn run(hook: &Hook, site: &Site, release: ReleaseName) -> Result<(), String> {
+async fn run(hook: &Hook, site: &Site, release: ReleaseName, began: impl FnOnce()) -> Result<(), String> {
     let Some((program, arguments)) = hook.command.split_first() else { return Ok(()) };
     let child = Command::new(program)
         .args(arguments)
@@ -53,6 +59,7 @@ async fn run(hook: &Hook, site: &Site, release: ReleaseName) -> Result<(), Strin
         .stdout(Stdio::null())
         .process_group(0)
         .spawn();
+    began();
     let mut child = child.map_err(|error| format!("cannot run {program}: {error}"))?;
     let deadline = Instant::now() + hook.timeout;
     loop {

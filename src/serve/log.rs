@@ -66,6 +66,13 @@ pub enum Record {
         /// Who connected.
         peer: String,
     },
+    /// A connection ended before there was a request: no TLS, or no HTTP that is understood.
+    TurnedAway {
+        /// Who connected.
+        peer: String,
+        /// Why.
+        message: String,
+    },
     /// What should run after an activation went wrong; the release is current all the same.
     HookFailed {
         /// The site.
@@ -78,6 +85,15 @@ pub enum Record {
     /// The certificate was read again.
     CertificateRead {
         /// Why it was not taken; the old one stays.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        error: Option<String>,
+    },
+    /// The tokens were read again.
+    TokensRead {
+        /// How many hold now.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        tokens: Option<usize>,
+        /// Why they were not taken; the old ones stay.
         #[serde(skip_serializing_if = "Option::is_none")]
         error: Option<String>,
     },

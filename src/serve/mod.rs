@@ -19,6 +19,7 @@ mod handler;
 mod hook;
 mod inbox;
 mod log;
+mod readers;
 mod refused;
 mod reply;
 mod server;
@@ -31,6 +32,7 @@ mod tls;
 
 pub use access::{Access, ParseRightError, Right, Token, TokenId, TokenRecord};
 pub use log::{Log, NoLog, Record};
+pub use readers::{GroupError, Readers};
 pub use server::{Handle, Server};
 pub use settings::{Front, Hook, Limits, Settings, SiteSettings, TlsFiles};
 pub use stdio::receive;
@@ -82,6 +84,14 @@ pub enum ServeError {
         path: PathBuf,
         /// Why.
         source: StoreError,
+    },
+    /// The files of a site cannot be given to the group that is to read them.
+    #[error("cannot serve {}", path.display())]
+    Group {
+        /// The directory of the site.
+        path: PathBuf,
+        /// Why.
+        source: GroupError,
     },
     /// A file.
     #[error(transparent)]

@@ -20,7 +20,7 @@ use tokio::sync::watch;
 use crate::serve::guarded::{Guarded, Phases};
 use crate::serve::handler::Handler;
 use crate::serve::tls::Tls;
-use crate::serve::{Front, Limits, Log, Record, ServeError, Settings};
+use crate::serve::{Front, Limits, Log, Record, ServeError, Settings, TokenRecord};
 
 /// Largest head of a request, in bytes, and most fields in it.
 const MAX_HEAD_BYTES: usize = 16 * 1024;
@@ -52,12 +52,12 @@ impl std::fmt::Debug for Server {
     }
 }
 
-/// Stops a server, or has it read its certificate again.
+/// Stops a server, or has it use another certificate or other tokens.
 #[derive(Clone)]
 pub struct Handle {
     stop: watch::Sender<bool>,
     tls: Option<Tls>,
-    log: Arc<dyn Log>,
+    handler: Arc<Handler>,
 }
 
 impl std::fmt::Debug for Handle {
@@ -76,7 +76,21 @@ impl Handle {
     pub fn reload(&self) {
         let Some(tls) = &self.tls else { return };
         let error = tls.reload().err().map(|error| crate::serve::refused::chain(&error));
-        self.log.record(&Record::CertificateRead { error });
+        self.handler.log.record(&Record::CertificateRead { error });
+    }
+
+    /// From now on these tokens hold, if tokens are asked for; or, where they could not be
+    /// read, the old ones. The log tells which.
+    pub fn use_tokens(&self, tokens: Result<Vec<TokenRecord>, String>) {
+        let (tokens, error) = match tokens {
+            Ok(tokens) => {
+                let count = tokens.len();
+                self.handler.use_tokens(tokens);
+                (Some(count), None)
+            }
+            Err(error) => (None, Some(error)),
+        };
+        self.handler.log.record(&Record::TokensRead { tokens, error });
     }
 }
 
@@ -98,7 +112,7 @@ impl Server {
             Front::None => limits.connections_per_address,
             Front::Proxy => limits.connections,
         };
-        let handler = Arc::new(Handler::new(settings, log).map_err(ServeError::Runtime)?);
+        let handler = Arc::new(Handler::new(settings, log)?);
         Ok(Self { listener, address, handler, tls, per_address, stop: watch::Sender::new(false) })
     }
 
@@ -111,7 +125,7 @@ impl Server {
     /// A handle for other threads.
     #[must_use]
     pub fn handle(&self) -> Handle {
-        Handle { stop: self.stop.clone(), tls: self.tls.clone(), log: Arc::clone(&self.handler.log) }
+        Handle { stop: self.stop.clone(), tls: self.tls.clone(), handler: Arc::clone(&self.handler) }
     }
 
     /// Answers until it is stopped. Blocks.
@@ -130,6 +144,7 @@ impl Server {
         let handler = self.handler;
         let (address, sites) = (self.address.to_string(), handler.sites.len());
         handler.log.record(&Record::Listening { address, sites });
+        handler.catch_up();
         let door = Door {
             handler: Arc::clone(&handler),
             tls: self.tls,
@@ -212,7 +227,11 @@ impl Door {
             return serve(&self.handler, stream, peer, phases, stop).await;
         };
         let handshake = tls.acceptor().accept(stream);
-        let Ok(Ok(stream)) = tokio::time::timeout(self.handler.limits.first_byte, handshake).await else { return };
+        let stream = match tokio::time::timeout(self.handler.limits.first_byte, handshake).await {
+            Ok(Ok(stream)) => stream,
+            Ok(Err(error)) => return self.handler.turned_away(&peer, &format!("no TLS: {error}")),
+            Err(_) => return self.handler.turned_away(&peer, "no TLS in time"),
+        };
         serve(&self.handler, stream, peer, phases, stop).await;
     }
 }
@@ -249,8 +268,12 @@ pub(super) async fn serve<S>(
         }
         connection.as_mut().poll(context)
     });
-    // A peer that breaks off or breaks a rule has had its answer: nothing is left to do.
-    end.await.ok();
+    // A peer that breaks off or breaks a rule has had its answer; of a rule nobody else tells.
+    if let Err(error) = end.await
+        && error.is_parse()
+    {
+        handler.turned_away(&peer, &error.to_string());
+    }
 }
 
 /// Who is connected, and from where.

@@ -127,9 +127,16 @@ impl Sessions {
         }
     }
 
-    /// Whether one more may be opened.
-    pub(super) fn has_room(&self) -> bool {
-        lock(&self.0).len() < MAX_OPEN
+    /// Whether one more may be opened. When there are as many as may be, the one that was idle
+    /// longest is closed: what it brought is found again on the disk.
+    pub(super) fn make_room(&self) -> bool {
+        let mut sessions = lock(&self.0);
+        if sessions.len() < MAX_OPEN {
+            return true;
+        }
+        let unused = sessions.iter().filter(|(_, session)| Arc::strong_count(session) == 1);
+        let oldest = unused.min_by_key(|(_, session)| *lock(&session.used)).map(|(key, _)| *key);
+        oldest.and_then(|key| sessions.remove(&key)).is_some()
     }
 
     pub(super) fn insert(&self, session: &Arc<Session>) {

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::serve::{Access, ServeError};
+use crate::serve::{Access, Readers, ServeError};
 use crate::tree_path::Site;
 
 /// Everything that a receiver is told.
@@ -60,6 +60,8 @@ pub struct SiteSettings {
     pub quota_entries: Option<u64>,
     /// Bytes that stay free on its file system.
     pub min_free_bytes: u64,
+    /// Who may read what is served, from the next release on; nothing: as the store has it.
+    pub readers: Option<Readers>,
     /// What runs after a release became current.
     pub post_activate: Option<Hook>,
 }
@@ -76,6 +78,7 @@ impl SiteSettings {
             quota_bytes: None,
             quota_entries: None,
             min_free_bytes: 0,
+            readers: None,
             post_activate: None,
         }
     }

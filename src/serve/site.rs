@@ -11,8 +11,8 @@ use crate::release::{Release, ReleaseName};
 use crate::serve::desk::{Asker, Desk};
 use crate::serve::refused::{Refused, or_unknown};
 use crate::serve::session::{Session, Sessions, missing};
-use crate::serve::{Right, SiteSettings};
-use crate::store::{Depth, Presence, Pruned, Store, StoreError, Verified};
+use crate::serve::{Readers, Right, ServeError, SiteSettings};
+use crate::store::{Depth, Permissions, Presence, Pruned, Store, StoreError, Verified};
 use crate::tree_path::Site;
 use crate::wire::{Activate, BannerSite, Repair, Repairing, Staging, State, Status, Wants};
 
@@ -24,13 +24,17 @@ pub(super) struct SiteState {
     pub(super) desk: Desk,
     /// Held while a stage is opened: two requests of one key must not open it twice.
     pub(super) opening: tokio::sync::Mutex<()>,
+    permissions: Option<Permissions>,
     lock: Duration,
 }
 
 impl SiteState {
-    pub(super) fn new(settings: SiteSettings, lock: Duration) -> Self {
+    pub(super) fn new(settings: &SiteSettings, lock: Duration) -> Result<Self, ServeError> {
+        let permissions = settings.readers.as_ref().map(Readers::permissions).transpose();
+        let path = || settings.directory.clone();
+        let permissions = permissions.map_err(|source| ServeError::Group { path: path(), source })?;
         let (sessions, desk, opening) = (Sessions::default(), Desk::default(), tokio::sync::Mutex::default());
-        Self { settings, sessions, desk, opening, lock }
+        Ok(Self { settings: settings.clone(), sessions, desk, opening, permissions, lock })
     }
 
     fn look(&self) -> Result<Option<Store>, StoreError> {
@@ -128,8 +132,18 @@ impl SiteState {
         let Order { release, key, base, change, memory } = order;
         let store = Arc::new(Store::open_or_create(&self.settings.directory, &release.site)?);
         self.check_change(&store, &change)?;
+        if let Some(permissions) = self.permissions {
+            store.use_permissions(permissions, self.lock)?;
+        }
         let arrival = store.begin(&release, &key, base, &change, self.lock)?;
         Ok(arrival.map(|arrival| Session::new(key, store, &release, change, arrival, memory)))
+    }
+
+    /// A file for a manifest change on its way, on the file system of the store, made if need be.
+    pub(super) fn spool(&self, name: &Site, length: u64) -> Result<std::fs::File, Refused> {
+        let store = Store::open_or_create(&self.settings.directory, name)?;
+        self.check_free(&store, length)?;
+        Ok(store.spool()?)
     }
 
     /// What the change brings must fit what this site allows, whatever the release says of itself.
@@ -183,8 +197,23 @@ impl SiteState {
     pub(super) fn activate(&self, request: Activate) -> Result<Switched, Refused> {
         let store = self.store()?;
         let was_current = store.current()? == Some(request.release);
+        if self.settings.post_activate.is_some() && !was_current {
+            store.note_switch(request.release)?;
+        }
         store.activate(request.release, request.expected, self.lock)?;
         Ok(if was_current { Switched::Before } else { Switched::Now(store.site().clone()) })
+    }
+
+    /// The release that became current and whose command never began.
+    pub(super) fn noted_switch(&self) -> Option<(Site, ReleaseName)> {
+        let store = self.look().ok()??;
+        Some((store.site().clone(), store.noted_switch().ok()??))
+    }
+
+    /// The command begins: there is nothing to make up for.
+    pub(super) fn clear_switch(&self) {
+        // At worst it runs once more than it has to.
+        self.look().ok().flatten().map(|store| store.clear_switch().ok());
     }
 
     pub(super) fn abandon(&self, release: ReleaseName) -> Result<(), Refused> {

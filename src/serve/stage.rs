@@ -9,7 +9,7 @@ use std::sync::Arc;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::JoinHandle;
 
-use crate::fsx::Context as _;
+use crate::fsx::{Context as _, IoError};
 use crate::hash::{BundleKey, PackId};
 use crate::pack::MAX_PACK_BYTES;
 use crate::release::Release;
@@ -28,6 +28,8 @@ use crate::wire::{
 const SMALL_BYTES: u64 = 256 * 1024;
 /// Heads up to this size are read without further ado.
 const SMALL_HEAD_BYTES: u32 = 64 * 1024;
+/// Changes up to this size are read into memory as they come.
+const SMALL_CHANGE_BYTES: u64 = 64 * 1024;
 /// Bytes of the length before the head.
 const LENGTH_BYTES: u64 = 4;
 
@@ -60,6 +62,34 @@ async fn read_head(handler: &Handler, inbox: &mut Inbox) -> Result<StageHead, Re
     Ok(head)
 }
 
+/// Reads a manifest change, and then reserves memory for it: one that trickles in takes none from others.
+async fn read_change(
+    handler: &Handler,
+    site: &Arc<SiteState>,
+    release: &Release,
+    length: u64,
+    inbox: &mut Inbox,
+) -> Result<(Arc<[u8]>, OwnedSemaphorePermit), Refused> {
+    if length <= SMALL_CHANGE_BYTES {
+        let change = inbox.read(length).await?;
+        return Ok((change.into(), handler.reserve(length)?));
+    }
+    let (opener, name) = (Arc::clone(site), release.site.clone());
+    let file = Arc::new(handler.blocking(move || opener.spool(&name, length)).await?);
+    inbox.spool(length, &file, 0).await?;
+    let memory = handler.reserve(length)?;
+    let size = usize::try_from(length).map_err(|error| Refused::broken(&error))?;
+    let read = move || Ok(read_spool(&file, size)?.into());
+    Ok((handler.blocking(read).await?, memory))
+}
+
+/// Reads back what was spooled.
+fn read_spool(file: &File, length: usize) -> Result<Vec<u8>, IoError> {
+    let mut bytes = vec![0; length];
+    file.read_exact_at(&mut bytes, 0).context("read", || PathBuf::from("a spool file"))?;
+    Ok(bytes)
+}
+
 /// Answers `POST v1/stage`.
 pub(super) async fn stage(
     handler: &Arc<Handler>,
@@ -69,8 +99,7 @@ pub(super) async fn stage(
     let head = read_head(handler, inbox).await?;
     let release = Release::parse(head.release.as_bytes()).map_err(|error| Refused::malformed(error.to_string()))?;
     site.check_release(&release, head.change_bytes)?;
-    let memory = handler.reserve(head.change_bytes)?;
-    let change: Arc<[u8]> = inbox.read(head.change_bytes).await?.into();
+    let (change, memory) = read_change(handler, site, &release, head.change_bytes, inbox).await?;
     let order = Order { release, key: head.key, base: head.base, change, memory };
     let (handler, site) = (Arc::clone(handler), Arc::clone(site));
     if head.packs.is_empty() {
@@ -111,7 +140,7 @@ async fn open(handler: &Handler, site: &Arc<SiteState>, order: Order) -> Result<
         drop(session);
         site.sessions.close(&key);
     }
-    if !site.sessions.has_room() {
+    if !site.sessions.make_room() {
         return Err(Refused::busy("too many stages are open here"));
     }
     let opener = Arc::clone(site);
@@ -166,8 +195,7 @@ impl Content {
                 Ok(result)
             }
             Self::Spool { file, length } => {
-                let mut bytes = vec![0; length];
-                file.read_exact_at(&mut bytes, 0).context("read", || PathBuf::from("a spool file"))?;
+                let bytes = read_spool(&file, length)?;
                 Ok(take(&bytes))
             }
         }

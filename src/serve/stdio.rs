@@ -27,7 +27,7 @@ const LAST_WORK: Duration = Duration::from_secs(5);
 pub fn receive(settings: &Settings, log: Arc<dyn Log>) -> Result<(), ServeError> {
     let mut settings = settings.clone();
     settings.limits = patient(&settings.limits, SILENCE);
-    let handler = Arc::new(Handler::new(&settings, log).map_err(ServeError::Runtime)?);
+    let handler = Arc::new(Handler::new(&settings, log)?);
     let sites = handler
         .sites
         .iter()
@@ -40,6 +40,7 @@ pub fn receive(settings: &Settings, log: Arc<dyn Log>) -> Result<(), ServeError>
         let mut out = tokio::io::stdout();
         out.write_all(format!("{BANNER}{banner}\n").as_bytes()).await.map_err(ServeError::Runtime)?;
         out.flush().await.map_err(ServeError::Runtime)?;
+        handler.catch_up();
         let sweeping = tokio::spawn(sweep(Arc::clone(&handler)));
         let stream = tokio::io::join(tokio::io::stdin(), out);
         // Nobody stops it: it ends with its peer.

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use crate::fsx::FileKind;
+use crate::fsx::{self, FileKind, FileMode};
 use crate::release::ReleaseName;
-use crate::store::layout::{CURRENT, current_target};
+use crate::store::layout::{CURRENT, Layout, SWITCHED, current_target};
 use crate::store::{Pruned, Store, StoreError};
 
 impl Store {
@@ -46,6 +46,38 @@ impl Store {
         layout.tmp.symlink(&current_target(release), NEW)?;
         layout.tmp.rename(NEW, &layout.root, CURRENT)?;
         Ok(layout.root.sync()?)
+    }
+
+    /// Notes that something is to follow when `release` has become current, so that it is not
+    /// forgotten by whoever is killed in between. Not durable: a power cut ends what it is for, too.
+    ///
+    /// # Errors
+    /// Those of the disk.
+    pub fn note_switch(&self, release: ReleaseName) -> Result<(), StoreError> {
+        let Layout { tmp, headwater, .. } = &self.layout;
+        tmp.unlink_if_any(SWITCHED)?;
+        tmp.write_new(SWITCHED, release.to_string().as_bytes(), FileMode::RECORD, None)?;
+        Ok(tmp.rename(SWITCHED, headwater, SWITCHED)?)
+    }
+
+    /// The current release, if what is to follow of it was noted and did not happen.
+    ///
+    /// # Errors
+    /// Those of the disk.
+    pub fn noted_switch(&self) -> Result<Option<ReleaseName>, StoreError> {
+        const MAX_NAME_BYTES: u64 = 64;
+        let Some(note) = fsx::found(self.layout.headwater.read(SWITCHED, MAX_NAME_BYTES))? else { return Ok(None) };
+        let noted = std::str::from_utf8(&note).ok().and_then(|name| name.parse().ok());
+        Ok(self.current()?.filter(|current| noted == Some(*current)))
+    }
+
+    /// What was to follow happens.
+    ///
+    /// # Errors
+    /// Those of the disk.
+    pub fn clear_switch(&self) -> Result<(), StoreError> {
+        self.layout.headwater.unlink_if_any(SWITCHED)?;
+        Ok(())
     }
 
     /// Forgets a release that was staged and shall not become current.

@@ -5,12 +5,13 @@
 
 use std::iter::Peekable;
 
-use crate::fsx::Dir;
-use crate::hash::{ManifestId, ObjectId};
+use crate::fsx::{Dir, FileMode};
+use crate::hash::ObjectId;
 use crate::manifest::{Entry, FileEntry, Kind, Pair, Pairs, ahead};
 use crate::release::{Release, ReleaseName};
 use crate::store::layout::{DIRTY, SlotName};
 use crate::store::manifests::ManifestStream;
+use crate::store::permissions::Permissions;
 use crate::store::slots::{DirStack, SlotWriter};
 use crate::store::{Store, StoreError};
 
@@ -26,9 +27,10 @@ impl Store {
         release: &Release,
         here: &[ObjectId],
     ) -> Result<(SlotWriter<'_>, Vec<FileEntry>), StoreError> {
-        let (slot, idle) = self.take_idle_slot()?;
+        let permissions = self.permissions_of(release.sequence)?;
+        let (slot, idle) = self.take_idle_slot(permissions)?;
         if let Some(idle) = idle {
-            let mut writer = SlotWriter::change(self, slot);
+            let mut writer = SlotWriter::change(self, slot, permissions);
             match self.update_slot(&mut writer, idle, release, here) {
                 // What is in the slot cannot be told: its manifest is damaged, or somebody changed it.
                 Err(StoreError::Manifest { .. } | StoreError::Tampered { .. }) => {
@@ -37,7 +39,8 @@ impl Store {
                 other => return other.map(|missing| (writer, missing)),
             }
         }
-        let writer = self.fill_slot(self.layout.slots.ensure_dir(DIRTY)?, &release.manifest)?;
+        let slot = self.layout.slots.ensure_dir_as(DIRTY, permissions.directory())?;
+        let writer = self.fill_slot(slot, release, permissions)?;
         // Every object was linked or copied: none is missing.
         Ok((writer, Vec::new()))
     }
@@ -67,14 +70,14 @@ impl Store {
         Ok(missing)
     }
 
-    /// Fills an empty slot with the tree of a manifest, on two threads: the
+    /// Fills an empty slot with the tree of a release, on two threads: the
     /// system calls of one tree hardly wait for those of the other half.
-    fn fill_slot(&self, slot: Dir, manifest: &ManifestId) -> Result<SlotWriter<'_>, StoreError> {
+    fn fill_slot(&self, slot: Dir, release: &Release, permissions: Permissions) -> Result<SlotWriter<'_>, StoreError> {
         /// Entries placed at once: the two halves of a batch are mostly in different directories.
         const BATCH: usize = 4096;
-        let mut helper = SlotWriter::fill(self, slot.try_clone()?);
-        let mut writer = SlotWriter::fill(self, slot);
-        let mut entries = self.entries(manifest)?;
+        let mut helper = SlotWriter::fill(self, slot.try_clone()?, permissions);
+        let mut writer = SlotWriter::fill(self, slot, permissions);
+        let mut entries = self.entries(&release.manifest)?;
         let mut left = Vec::new();
         loop {
             let batch: Vec<Entry> = entries.by_ref().take(BATCH).collect::<Result<_, _>>()?;
@@ -100,7 +103,7 @@ impl Store {
         if left.is_empty() {
             return Ok(());
         }
-        let mut live = self.live_slot()?.map(DirStack::new);
+        let mut live = self.live_slot()?.map(|slot| DirStack::new(slot, FileMode::DIRECTORY));
         let mut same = self.live_entries();
         left.iter().try_for_each(|entry| writer.place_hard(entry, live.as_mut().filter(|_| same.has(entry))))
     }
@@ -133,7 +136,9 @@ impl Store {
         let release = self.release(current)?;
         let slots = &self.layout.slots;
         slots.remove_all(DIRTY)?;
-        self.fill_slot(slots.create_dir(DIRTY)?, &release.manifest)?;
+        let permissions = self.permissions_of(current.sequence())?;
+        let slot = slots.create_dir_as(DIRTY, permissions.directory())?;
+        self.fill_slot(slot, &release, permissions)?;
         slots.sync_file_system()?;
         slots.rename(DIRTY, slots, &spare.to_string())?;
         Ok(slots.sync()?)

@@ -13,23 +13,35 @@ const CHUNK_BYTES: usize = 256 * 1024;
 
 impl Store {
     /// Writes the content of an entry's object to the new file `name` in
-    /// `dir`, with the entry's time and mode. Not synced.
+    /// `dir`, with the entry's time and these permissions. Not synced.
     ///
     /// # Errors
     /// [`StoreError::DamagedObject`] when the object is not what its id says.
-    pub(super) fn copy_object(&self, entry: &FileEntry, dir: &Dir, name: &str) -> Result<(), StoreError> {
+    pub(super) fn copy_object(
+        &self,
+        entry: &FileEntry,
+        mode: FileMode,
+        dir: &Dir,
+        name: &str,
+    ) -> Result<(), StoreError> {
         let damaged = StoreError::DamagedObject { object: entry.object };
         let Some(from) = fsx::found(self.layout.objects.open_file(&object_name(&entry.object)))? else {
             return Err(damaged);
         };
-        if write_object(entry, from, dir, name)? { Ok(()) } else { Err(damaged) }
+        if write_object(entry, mode, from, dir, name)? { Ok(()) } else { Err(damaged) }
     }
 }
 
 /// Writes what `from` gives to the new file `name` in `dir`, with the entry's
-/// time and mode; answers whether it was the entry's object. If not, the file
+/// time and these permissions; answers whether it was the entry's object. If not, the file
 /// is gone again. Not synced.
-pub(super) fn write_object(entry: &FileEntry, from: impl Read, dir: &Dir, name: &str) -> Result<bool, StoreError> {
+pub(super) fn write_object(
+    entry: &FileEntry,
+    mode: FileMode,
+    from: impl Read,
+    dir: &Dir,
+    name: &str,
+) -> Result<bool, StoreError> {
     let path = || dir.join(name);
     let mut file = dir.create_file(name)?;
     fsx::fault::mark("write", &path())?;
@@ -52,6 +64,6 @@ pub(super) fn write_object(entry: &FileEntry, from: impl Read, dir: &Dir, name: 
         dir.unlink(name)?;
         return Ok(false);
     }
-    fsx::seal(&file, FileMode::content(entry.exec), Some(entry.mtime), path)?;
+    fsx::seal(&file, mode, Some(entry.mtime), path)?;
     Ok(true)
 }

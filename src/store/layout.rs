@@ -8,6 +8,7 @@ pub(super) const HEADWATER: &str = ".headwater";
 pub(super) const CURRENT: &str = "current";
 pub(super) const FORMAT: &str = "format";
 pub(super) const LOCK: &str = "lock";
+pub(super) const SWITCHED: &str = "switched";
 pub(super) const DIRTY: &str = "dirty";
 const SLOTS: &str = "slots";
 const SPARE: &str = ".spare";

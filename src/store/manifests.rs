@@ -99,7 +99,7 @@ impl Store {
         out.flush().context("write", path)?;
         let encoder = out.into_inner().map_err(std::io::IntoInnerError::into_error).context("write", path)?;
         encoder.finish().context("write", path)?;
-        fsx::seal(&file, FileMode::Record, None, path)?;
+        fsx::seal(&file, FileMode::RECORD, None, path)?;
         Ok(totals)
     }
 

@@ -14,6 +14,7 @@ mod layout;
 mod manifests;
 mod objects;
 mod open;
+mod permissions;
 mod prune;
 mod quarantine;
 mod releases;
@@ -24,6 +25,7 @@ mod verify;
 
 pub use manifests::ManifestStream;
 pub use open::{Presence, Store};
+pub use permissions::{ContentMode, DirectoryMode, ModeError, Permissions};
 pub use prune::Pruned;
 pub use quarantine::Quarantine;
 pub use repair::{FetchRecords, Repaired};

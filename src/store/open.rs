@@ -12,6 +12,7 @@ use crate::hash::StoreId;
 use crate::release::ReleaseName;
 use crate::store::StoreError;
 use crate::store::layout::{CURRENT, FORMAT, HEADWATER, LOCK, Layout, parse_current_target};
+use crate::store::permissions::{Era, Permissions, eras_with, permissions_at};
 use crate::tree_path::Site;
 
 /// A format file is one short line.
@@ -24,6 +25,9 @@ struct Format {
     version: u64,
     id: StoreId,
     site: Site,
+    /// Permissions of releases, ascending; before the first the default.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    eras: Vec<Era>,
 }
 
 /// What is at the place of a mirror.
@@ -116,14 +120,8 @@ impl Store {
             return Ok(Self { layout, format, path: path.to_owned() });
         }
         let id = StoreId::random().map_err(|error| fsx::IoError::new("make an id for", path, error))?;
-        let format = Format { headwater: "store".into(), version: 1, id, site: site.clone() };
-        let mut bytes = serde_json::to_vec(&format).expect("plain values");
-        bytes.push(b'\n');
-        layout.tmp.unlink_if_any(FORMAT)?;
-        layout.tmp.write_new(FORMAT, &bytes, FileMode::Record, None)?;
-        headwater.sync_file_system()?;
-        layout.tmp.rename(FORMAT, &headwater, FORMAT)?;
-        headwater.sync()?;
+        let format = Format { headwater: "store".into(), version: 1, id, site: site.clone(), eras: Vec::new() };
+        write_format(&layout, &format)?;
         layout.root.sync()?;
         Ok(Self { layout, format, path: path.to_owned() })
     }
@@ -172,6 +170,28 @@ impl Store {
             return Ok(());
         }
         Err(StoreError::OtherSite { path: self.path.clone(), found: self.site().clone(), wanted: wanted.clone() })
+    }
+
+    /// The permissions of the release `sequence`, as the disk has them now.
+    pub(super) fn permissions_of(&self, sequence: u64) -> Result<Permissions, StoreError> {
+        let format = read_format(&self.layout.headwater)?;
+        Ok(permissions_at(format.as_ref().map_or(&[], |format| &format.eras), sequence))
+    }
+
+    /// From the next release on, files and directories get these permissions.
+    /// Releases that are here keep theirs.
+    ///
+    /// # Errors
+    /// Those of the disk, and [`StoreError::Locked`].
+    pub fn use_permissions(&self, permissions: Permissions, wait: Duration) -> Result<(), StoreError> {
+        if self.permissions_of(u64::MAX)? == permissions {
+            return Ok(());
+        }
+        let _guard = self.lock(wait)?;
+        let lowest = self.slot_names()?.first().map_or(u64::MAX, |slot| slot.release.sequence());
+        let mut format = read_format(&self.layout.headwater)?.unwrap_or_else(|| self.format.clone());
+        format.eras = eras_with(&format.eras, permissions, self.highest_sequence()?, lowest);
+        write_format(&self.layout, &format)
     }
 
     /// The current release, as the link names it.
@@ -254,7 +274,7 @@ fn check_links(dir: &Dir) -> Result<(), StoreError> {
     const PROBE: [&str; 3] = ["probe", "probe.hard", "probe.soft"];
     let clear = || PROBE.iter().try_for_each(|name| dir.unlink_if_any(name).map(|_| ()));
     clear()?;
-    dir.write_new(PROBE[0], b"", FileMode::Record, None)?;
+    dir.write_new(PROBE[0], b"", FileMode::RECORD, None)?;
     let hard = dir.link(PROBE[0], dir, PROBE[1]);
     let soft = dir.symlink(PROBE[0], PROBE[2]);
     clear()?;
@@ -279,6 +299,16 @@ fn lock(headwater: &Dir, wait: Duration) -> Result<Guard, StoreError> {
     let path = headwater.join(LOCK);
     let file = headwater.open_or_create_file(LOCK)?;
     if fsx::lock(&file, wait, &path)? { Ok(Guard { _file: file }) } else { Err(StoreError::Locked { path }) }
+}
+
+fn write_format(layout: &Layout, format: &Format) -> Result<(), StoreError> {
+    let mut bytes = serde_json::to_vec(format).expect("plain values");
+    bytes.push(b'\n');
+    layout.tmp.unlink_if_any(FORMAT)?;
+    layout.tmp.write_new(FORMAT, &bytes, FileMode::RECORD, None)?;
+    layout.headwater.sync_file_system()?;
+    layout.tmp.rename(FORMAT, &layout.headwater, FORMAT)?;
+    Ok(layout.headwater.sync()?)
 }
 
 fn read_format(headwater: &Dir) -> Result<Option<Format>, StoreError> {

@@ -114,7 +114,7 @@ impl Store {
     pub(super) fn write_release(&self, release: &Release) -> Result<(), StoreError> {
         let file = release_file(release.name());
         self.layout.tmp.unlink_if_any(&file)?;
-        Ok(self.layout.tmp.write_new(&file, &release.to_bytes(), FileMode::Record, None)?)
+        Ok(self.layout.tmp.write_new(&file, &release.to_bytes(), FileMode::RECORD, None)?)
     }
 
     /// Gives the record, which is durable, its own name; that name is not synced.

@@ -13,6 +13,7 @@ use crate::hash::ManifestId;
 use crate::manifest::{Entry, FileEntry, Kind, ManifestReader, ManifestWriter};
 use crate::release::{Release, ReleaseName};
 use crate::store::layout::{SlotName, object_name};
+use crate::store::permissions::Permissions;
 use crate::store::slots::{DirStack, has_metadata_of};
 use crate::store::stage::FetchObject;
 use crate::store::verify::{Depth, Fault, FaultKind};
@@ -157,13 +158,14 @@ impl Store {
                 return Ok(1);
             }
         };
-        let root = self.layout.slots.ensure_dir(&slot.to_string())?;
-        let mut stack = DirStack::new(root.try_clone()?);
+        let permissions = self.permissions_of(slot.release.sequence())?;
+        let root = self.layout.slots.ensure_dir_as(&slot.to_string(), permissions.directory())?;
+        let mut stack = DirStack::new(root.try_clone()?, permissions.directory());
         let mut seen = HashSet::new();
         let mut mended = 0;
         for entry in self.entries(&manifest)? {
             let entry = entry?;
-            mended += u64::from(self.mend_entry(&mut stack, &entry)?);
+            mended += u64::from(self.mend_entry(&mut stack, &entry, permissions)?);
             seen.insert(String::from(entry.path));
         }
         let mut strangers = Vec::new();
@@ -181,8 +183,8 @@ impl Store {
         Ok(mended)
     }
 
-    fn mend_entry(&self, stack: &mut DirStack, entry: &Entry) -> Result<bool, StoreError> {
-        let faults = super::verify::check_entry(stack, entry, &HashMap::new(), Depth::Full)?;
+    fn mend_entry(&self, stack: &mut DirStack, entry: &Entry, permissions: Permissions) -> Result<bool, StoreError> {
+        let faults = super::verify::check_entry(stack, entry, permissions, &HashMap::new(), Depth::Full)?;
         if faults.is_empty() {
             return Ok(false);
         }
@@ -192,12 +194,13 @@ impl Store {
         match &entry.kind {
             Kind::Symlink(target) => tmp.symlink(target.as_str(), NAME)?,
             Kind::File(file) => {
-                let shared = self.object_meta(&file.object)?.is_some_and(|meta| has_metadata_of(&meta, file));
+                let shared =
+                    self.object_meta(&file.object)?.is_some_and(|meta| has_metadata_of(&meta, file, permissions));
                 // The object itself may be the damaged inode, if it could not be fetched.
                 if shared && self.check_object(file).is_ok() {
                     self.layout.objects.link(&object_name(&file.object), tmp, NAME)?;
                 } else {
-                    match self.copy_object(file, tmp, NAME) {
+                    match self.copy_object(file, permissions.file(file.exec), tmp, NAME) {
                         Err(StoreError::DamagedObject { .. }) => return Ok(false),
                         other => other?,
                     }

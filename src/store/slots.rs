@@ -11,6 +11,7 @@ use crate::fsx::{Dir, FileKind, FileMode, Meta};
 use crate::hash::ObjectId;
 use crate::manifest::{Entry, FileEntry, Kind};
 use crate::store::layout::{DIRTY, SlotName, object_name};
+use crate::store::permissions::Permissions;
 use crate::store::{Store, StoreError};
 use crate::tree_path::TreePath;
 
@@ -23,6 +24,8 @@ pub(super) struct DirStack {
     root: Dir,
     open: Vec<(String, Dir)>,
     strangers: Strangers,
+    /// Permissions of the directories that it makes.
+    mode: FileMode,
 }
 
 /// What becomes of something that is not ours and stands in the way.
@@ -35,8 +38,8 @@ enum Strangers {
 }
 
 impl DirStack {
-    pub(super) const fn new(root: Dir) -> Self {
-        Self { root, open: Vec::new(), strangers: Strangers::Go }
+    pub(super) const fn new(root: Dir, mode: FileMode) -> Self {
+        Self { root, open: Vec::new(), strangers: Strangers::Go, mode }
     }
 
     fn top(&self) -> &Dir {
@@ -66,14 +69,15 @@ impl DirStack {
     /// The directory `parent`, created where missing. What stands in the way
     /// is not ours and goes.
     pub(super) fn ensure(&mut self, parent: &str) -> Result<&Dir, StoreError> {
+        let mode = self.mode;
         for name in self.descend(parent) {
-            let dir = match self.top().ensure_dir(name) {
+            let dir = match self.top().ensure_dir_as(name, mode) {
                 Err(error) if is_no_directory(&error) => {
                     if self.strangers == Strangers::Tell {
                         return Err(StoreError::Tampered { path: self.top().join(name) });
                     }
                     self.top().unlink(name)?;
-                    self.top().create_dir(name)?
+                    self.top().create_dir_as(name, mode)?
                 }
                 other => other?,
             };
@@ -107,16 +111,16 @@ fn split(path: &TreePath) -> (&str, &str) {
 }
 
 /// Whether the file is what the entry wants in all but its bytes.
-pub(super) fn has_metadata_of(meta: &Meta, file: &FileEntry) -> bool {
+pub(super) fn has_metadata_of(meta: &Meta, file: &FileEntry, permissions: Permissions) -> bool {
     meta.kind == FileKind::File
         && meta.size == file.size
         && u64::try_from(meta.mtime) == Ok(file.mtime)
-        && meta.mode == FileMode::content(file.exec).bits()
+        && permissions.file(file.exec).is_of(meta)
 }
 
 /// Whether one more name of this file can be the entry.
-fn is_linkable(meta: &Meta, file: &FileEntry) -> bool {
-    has_metadata_of(meta, file) && meta.links < MAX_LINKS
+fn is_linkable(meta: &Meta, file: &FileEntry, permissions: Permissions) -> bool {
+    has_metadata_of(meta, file, permissions) && meta.links < MAX_LINKS
 }
 
 /// Changes one slot into the tree of a release.
@@ -124,21 +128,24 @@ fn is_linkable(meta: &Meta, file: &FileEntry) -> bool {
 pub(super) struct SlotWriter<'s> {
     store: &'s Store,
     slot: DirStack,
+    permissions: Permissions,
     /// Objects that had to be copied, and the last copy.
     copies: HashMap<ObjectId, TreePath>,
 }
 
 impl<'s> SlotWriter<'s> {
     /// Fills `slot`, which is empty.
-    pub(super) fn fill(store: &'s Store, slot: Dir) -> Self {
-        Self { store, slot: DirStack::new(slot), copies: HashMap::new() }
+    pub(super) fn fill(store: &'s Store, slot: Dir, permissions: Permissions) -> Self {
+        let slot = DirStack::new(slot, permissions.directory());
+        Self { store, slot, permissions, copies: HashMap::new() }
     }
 
     /// Changes `slot`, which has the tree of a release. Whatever shows that it
     /// has not gives [`StoreError::Tampered`].
-    pub(super) fn change(store: &'s Store, slot: Dir) -> Self {
-        let slot = DirStack { strangers: Strangers::Tell, ..DirStack::new(slot) };
-        Self { store, slot, copies: HashMap::new() }
+    pub(super) fn change(store: &'s Store, slot: Dir, permissions: Permissions) -> Self {
+        let mut writer = Self::fill(store, slot, permissions);
+        writer.slot.strangers = Strangers::Tell;
+        writer
     }
 
     /// Takes an entry away; the directory that may be empty now is left.
@@ -183,7 +190,7 @@ impl<'s> SlotWriter<'s> {
                 let objects = &self.store.layout.objects;
                 match objects.stat(&object)? {
                     Some(meta) if meta.size == file.size && meta.kind == FileKind::File => {
-                        if !is_linkable(&meta, file) {
+                        if !is_linkable(&meta, file, self.permissions) {
                             return Ok(false);
                         }
                         self.put(parent, name, |dir| Ok(objects.link(&object, dir, name)?))?;
@@ -202,7 +209,7 @@ impl<'s> SlotWriter<'s> {
         let (parent, name) = split(&entry.path);
         if let Some(live) = live
             && let Some(live) = live.find(parent)?
-            && live.stat(name)?.is_some_and(|meta| is_linkable(&meta, file))
+            && live.stat(name)?.is_some_and(|meta| is_linkable(&meta, file, self.permissions))
         {
             return self.put(parent, name, |dir| Ok(live.link(name, dir, name)?));
         }
@@ -210,13 +217,13 @@ impl<'s> SlotWriter<'s> {
             let (copy_parent, copy_name) = split(&copy);
             let from = self.slot.find(copy_parent)?.map(Dir::try_clone).transpose()?;
             if let Some(from) = from
-                && from.stat(copy_name)?.is_some_and(|meta| is_linkable(&meta, file))
+                && from.stat(copy_name)?.is_some_and(|meta| is_linkable(&meta, file, self.permissions))
             {
                 return self.put(parent, name, |dir| Ok(from.link(copy_name, dir, name)?));
             }
         }
-        let store = self.store;
-        self.put(parent, name, |dir| store.copy_object(file, dir, name))?;
+        let (store, mode) = (self.store, self.permissions.file(file.exec));
+        self.put(parent, name, |dir| store.copy_object(file, mode, dir, name))?;
         self.copies.insert(file.object, entry.path.clone());
         Ok(())
     }
@@ -277,8 +284,9 @@ impl Store {
     }
 
     /// Takes the idle slot to be changed: the slot, now `dirty`, and the
-    /// release whose tree it has. Without an idle slot a new, empty one.
-    pub(super) fn take_idle_slot(&self) -> Result<(Dir, Option<SlotName>), StoreError> {
+    /// release whose tree it has. Without an idle slot a new, empty one; one of
+    /// other permissions than the wanted is none.
+    pub(super) fn take_idle_slot(&self, wanted: Permissions) -> Result<(Dir, Option<SlotName>), StoreError> {
         let slots = &self.layout.slots;
         slots.remove_all(DIRTY)?;
         let current = self.current()?;
@@ -286,7 +294,8 @@ impl Store {
         idle.retain(|slot| slot.is_spare || Some(slot.release) != current);
         // Only a tree whose manifest is at hand can be changed; others are of no use.
         let usable = idle.iter().rposition(|slot| {
-            self.release(slot.release).is_ok_and(|release| self.has_manifest(&release.manifest).unwrap_or(false))
+            self.permissions_of(slot.release.sequence()).is_ok_and(|permissions| permissions == wanted)
+                && self.release(slot.release).is_ok_and(|release| self.has_manifest(&release.manifest).unwrap_or(false))
         });
         let taken = usable.map(|index| idle.remove(index));
         for slot in idle {
@@ -297,7 +306,7 @@ impl Store {
                 slots.rename(&slot.to_string(), slots, DIRTY)?;
                 Ok((slots.open_dir(DIRTY)?, Some(slot)))
             }
-            None => Ok((slots.create_dir(DIRTY)?, None)),
+            None => Ok((slots.create_dir_as(DIRTY, wanted.directory())?, None)),
         }
     }
 }

@@ -63,7 +63,8 @@ impl Store {
             return Err(lie("the manifest change is against another base"));
         }
         self.check_room(release, &needs, self.quarantined_bytes(key)?)?;
-        let quarantine = Quarantine::open(self, key, std::mem::take(&mut needs.objects), wait)?;
+        let permissions = self.permissions_of(offered.sequence())?;
+        let quarantine = Quarantine::open(self, key, std::mem::take(&mut needs.objects), permissions, wait)?;
         let (store, release, change) = (Arc::clone(self), release.clone(), Arc::clone(change));
         let (promoted, bases) = (None, OnceLock::new());
         Ok(Some(Arrival { store, release, base, change, needs, quarantine, promoted, bases, wait }))
@@ -122,6 +123,8 @@ impl Store {
     /// [`StoreError::Fetch`] with all those that cannot be had; none of the others is kept then.
     pub(super) fn fetch_objects(&self, files: &[FileEntry], fetch: &FetchObject<'_>) -> Result<(), StoreError> {
         let tmp = &self.layout.tmp;
+        // Which release they are for is not asked: one that has others copies them.
+        let permissions = self.permissions_of(u64::MAX)?;
         let mut missing = Vec::new();
         let mut why = None;
         for file in files {
@@ -130,7 +133,7 @@ impl Store {
             let error = match fetch(&file.object) {
                 Err(error) => error,
                 Ok(content) => {
-                    if write_object(file, content, tmp, &name)? {
+                    if write_object(file, permissions.file(file.exec), content, tmp, &name)? {
                         continue;
                     }
                     "what was fetched is not this object".into()

@@ -11,6 +11,7 @@ use crate::hash::{ManifestId, ObjectId, hash_reader};
 use crate::manifest::{Entry, FileEntry, Kind};
 use crate::release::{Release, ReleaseName};
 use crate::store::layout::{CURRENT, DIRTY, SlotName, manifest_name, object_name, release_file};
+use crate::store::permissions::Permissions;
 use crate::store::slots::{DirStack, has_metadata_of};
 use crate::store::{Store, StoreError};
 
@@ -270,7 +271,8 @@ impl Store {
             return Ok(());
         };
         let mut seen = HashSet::new();
-        let mut stack = DirStack::new(root.try_clone()?);
+        let permissions = self.permissions_of(slot.release.sequence())?;
+        let mut stack = DirStack::new(root.try_clone()?, permissions.directory());
         for entry in entries {
             let Ok(entry) = entry else {
                 self.verify_manifest(&release.manifest, &mut HashMap::new(), found);
@@ -278,7 +280,7 @@ impl Store {
             };
             found.entries += 1;
             let object = entry.file().map(|file| file.object);
-            for kind in check_entry(&mut stack, &entry, inodes, depth)? {
+            for kind in check_entry(&mut stack, &entry, permissions, inodes, depth)? {
                 found.fault(kind, format!("{at}/{}", entry.path), object);
             }
             seen.insert(String::from(entry.path));
@@ -290,6 +292,7 @@ impl Store {
 pub(super) fn check_entry(
     stack: &mut DirStack,
     entry: &Entry,
+    permissions: Permissions,
     inodes: &HashMap<ObjectId, u64>,
     depth: Depth,
 ) -> Result<Vec<FaultKind>, StoreError> {
@@ -307,7 +310,7 @@ pub(super) fn check_entry(
         Kind::File(_) if meta.kind != FileKind::File => Ok(vec![FaultKind::WrongKind]),
         Kind::File(file) => {
             let mut kinds = Vec::new();
-            if !has_metadata_of(&meta, file) {
+            if !has_metadata_of(&meta, file, permissions) {
                 kinds.push(if meta.size != file.size {
                     FaultKind::Size
                 } else if u64::try_from(meta.mtime) != Ok(file.mtime) {

@@ -320,6 +320,11 @@ fn wrong(error: UreqError, patience: &Patience<'_>, is_deadline: bool) -> Troubl
             Ok(trouble) => return *trouble,
             Err(error) => (unreachable(error.to_string()), Again::Never),
         },
+        UreqError::Protocol(error) => {
+            let what =
+                format!("what it says is no HTTP ({error}); if it speaks TLS, its location begins with https://");
+            (WayError::Lost { what }, Again::Later)
+        }
         other => (WayError::Lost { what: other.to_string() }, Again::Later),
     };
     Trouble { error: error.into(), again }

@@ -2,8 +2,9 @@
 
 use std::fmt;
 use std::io::{self, Read as _, Write as _};
+use std::os::unix::net::UnixStream;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ureq::Error;
 use ureq::config::Config;
@@ -16,6 +17,9 @@ use crate::mirror::ssh::child::Child;
 
 /// The size of a buffer, in bytes; less would cost a system call more often.
 const BUFFER_BYTES: usize = 128 * 1024;
+
+/// Written at once: of more the system would wait for each part anew.
+const WRITE_BYTES: usize = 32 * 1024;
 
 /// Makes connections that are child processes.
 #[derive(Debug)]
@@ -70,6 +74,26 @@ fn time(timeout: NextTimeout) -> Option<Duration> {
     timeout.not_zero().map(|time| *time)
 }
 
+/// Writes all of `output` in the time that is left. A peer that takes little by little
+/// must not make each write wait as long as all of them may.
+fn write_within(stream: &mut UnixStream, mut output: &[u8], left: Option<Duration>) -> io::Result<()> {
+    let deadline = left.map(|left| Instant::now() + left);
+    while !output.is_empty() {
+        let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        if left.is_some_and(|left| left.is_zero()) {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        stream.set_write_timeout(left)?;
+        match stream.write(&output[..output.len().min(WRITE_BYTES)]) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(count) => output = &output[count..],
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
 fn worded(error: io::Error, timeout: NextTimeout) -> Error {
     match error.kind() {
         io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => Error::Timeout(timeout.reason),
@@ -84,9 +108,8 @@ impl Transport for Pipe {
 
     fn transmit_output(&mut self, amount: usize, timeout: NextTimeout) -> Result<(), Error> {
         let timeout = timeout.for_write();
-        self.child.stream.set_write_timeout(time(timeout))?;
         let output = &self.buffers.output()[..amount];
-        self.child.stream.write_all(output).map_err(|error| worded(error, timeout))
+        write_within(&mut self.child.stream, output, time(timeout)).map_err(|error| worded(error, timeout))
     }
 
     fn await_input(&mut self, timeout: NextTimeout) -> Result<bool, Error> {
@@ -108,5 +131,36 @@ impl Transport for Pipe {
         let is_quiet = stream.set_nonblocking(true).is_ok()
             && matches!(stream.read(&mut [0]), Err(error) if error.kind() == io::ErrorKind::WouldBlock);
         is_quiet && stream.set_nonblocking(false).is_ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_peer_that_takes_little_by_little_does_not_move_the_deadline() {
+        let (mut ours, mut theirs) = UnixStream::pair().unwrap();
+        let (stop, stopped) = std::sync::mpsc::channel::<()>();
+        let trickle = std::thread::spawn(move || {
+            let mut buffer = [0; 4096];
+            while stopped.recv_timeout(Duration::from_millis(5)).is_err() {
+                // The end comes when nobody writes any more.
+                if theirs.read(&mut buffer).unwrap() == 0 {
+                    return;
+                }
+            }
+        });
+        let began = Instant::now();
+        let error = write_within(&mut ours, &vec![0; 64 << 20], Some(Duration::from_millis(100))).unwrap_err();
+        assert!(matches!(error.kind(), io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock), "{error}");
+        assert!(began.elapsed() < Duration::from_secs(5));
+        drop(ours);
+        stop.send(()).ok();
+        trickle.join().unwrap();
+        let (mut ours, mut theirs) = UnixStream::pair().unwrap();
+        write_within(&mut ours, b"all of it", None).unwrap();
+        drop(ours);
+        assert_eq!(io::read_to_string(&mut theirs).unwrap(), "all of it");
     }
 }

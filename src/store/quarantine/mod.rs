@@ -19,6 +19,7 @@ use crate::hash::{BundleKey, ObjectId, PackId, PieceHash, PieceHashes, hash_read
 use crate::manifest::transit::NewObject;
 use crate::pack::{BaseRange, PackReader, Piece};
 use crate::store::layout::{LOCK, Layout, quarantine_name};
+use crate::store::permissions::Permissions;
 use crate::store::{Store, StoreError, lie};
 
 use held::HeldPiece;
@@ -79,6 +80,8 @@ pub struct Quarantine {
     /// The pieces so far of objects that come in several.
     hashes: Mutex<HashMap<u32, PieceHashes>>,
     packs: HashSet<PackId>,
+    /// Those that the content gets.
+    permissions: Permissions,
 }
 
 /// Which files of a quarantine have pieces that are held.
@@ -98,6 +101,7 @@ impl Quarantine {
         store: &Store,
         key: &BundleKey,
         objects: Vec<NewObject>,
+        permissions: Permissions,
         wait: Duration,
     ) -> Result<Self, StoreError> {
         let name = quarantine_name(key);
@@ -129,6 +133,7 @@ impl Quarantine {
             progress,
             hashes: Mutex::default(),
             packs,
+            permissions,
         };
         match quarantine.resume() {
             // What is here contradicts itself: it must not stand in the way of what comes.
@@ -210,7 +215,7 @@ impl Quarantine {
         let is_partial = |ordinal: &&u32| self.progress()[**ordinal as usize].id.is_none();
         for ordinal in parts.iter().filter(is_partial) {
             let name = ordinal_name(*ordinal);
-            fsx::seal(&self.parts.open_file(&name)?, FileMode::Record, None, || self.parts.join(&name))?;
+            fsx::seal(&self.parts.open_file(&name)?, FileMode::RECORD, None, || self.parts.join(&name))?;
         }
         Ok(())
     }
@@ -220,12 +225,13 @@ impl Quarantine {
         let ids: Vec<Option<ObjectId>> = self.progress().iter().map(|progress| progress.id).collect();
         for ((ordinal, object), id) in (0u32..).zip(&self.objects).zip(ids) {
             let Some(id) = id else { continue };
-            let file = if parts.contains(&ordinal) {
-                self.parts.open_file(&ordinal_name(ordinal))?
+            let (file, path) = if parts.contains(&ordinal) {
+                let name = ordinal_name(ordinal);
+                (self.parts.open_file(&name)?, self.parts.join(name))
             } else {
-                self.whole.open_file(&id)?
+                (self.whole.open_file(&id)?, self.whole.shelf(&id)?.join(id.to_string()))
             };
-            fsx::seal(&file, FileMode::content(object.exec), Some(object.mtime), || self.parts.join(id.to_string()))?;
+            fsx::seal(&file, self.permissions.file(object.exec), Some(object.mtime), || path.clone())?;
         }
         Ok(())
     }
@@ -271,7 +277,7 @@ impl Quarantine {
         }
         held::seal(&mut record);
         let temporary = format!("{id}.tmp");
-        self.held.write_new(&temporary, &record, FileMode::Record, None)?;
+        self.held.write_new(&temporary, &record, FileMode::RECORD, None)?;
         Ok(self.held.rename(&temporary, &self.held, &id.to_string())?)
     }
 
@@ -286,7 +292,7 @@ impl Quarantine {
             return Err(lie(format!("content behind the end of new object {}", piece.ordinal)));
         }
         if u64::from(piece.length) == object.size {
-            let (id, mode) = (hash.of_whole(), FileMode::content(object.exec));
+            let (id, mode) = (hash.of_whole(), self.permissions.file(object.exec));
             self.whole.shelf(&id)?.write_new(&id.to_string(), bytes, mode, Some(object.mtime))?;
         } else {
             let name = ordinal_name(piece.ordinal);
@@ -338,7 +344,7 @@ impl Quarantine {
         if size != object.size {
             return Err(lie(format!("new object {ordinal} is not of its size")));
         }
-        fsx::seal(&file, FileMode::content(object.exec), Some(object.mtime), path)?;
+        fsx::seal(&file, self.permissions.file(object.exec), Some(object.mtime), path)?;
         Ok(id)
     }
 
@@ -350,7 +356,7 @@ impl Quarantine {
             let id = match progress.id {
                 Some(id) => id,
                 None if object.size == 0 => {
-                    let (id, mode) = (ObjectId::of(b""), FileMode::content(object.exec));
+                    let (id, mode) = (ObjectId::of(b""), self.permissions.file(object.exec));
                     let (shelf, name) = (self.whole.shelf(&id)?, id.to_string());
                     shelf.unlink_if_any(&name)?;
                     shelf.write_new(&name, b"", mode, Some(object.mtime))?;

@@ -3,6 +3,7 @@
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -187,7 +188,12 @@ fn a_token_comes_from_its_file() {
     says(&push().expect(&[2]), &["token_file", "secret"]);
     std::fs::remove_dir(world.path("secret")).unwrap();
     write("hw_canary\n");
-    says(&push().expect(&[7]), &["no token"]);
+    let mode = |bits| std::fs::set_permissions(world.path("secret"), PermissionsExt::from_mode(bits)).unwrap();
+    mode(0o644);
+    says(&push().expect(&[7]), &["no token", "everybody on this machine may read", "chmod o-r"]);
+    mode(0o640);
+    let closed = push().expect(&[7]);
+    assert!(!closed.stderr.contains("everybody"), "{closed}");
     assert!(!serves_tree(&world, "web"));
     for end in ["", "\n", "\r\n"] {
         write(&format!("{}{end}", token.reveal()));

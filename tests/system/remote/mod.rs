@@ -4,6 +4,7 @@
 mod fleet;
 mod liars;
 mod means;
+mod real;
 mod ssh;
 mod tls;
 mod unsure;

@@ -1,8 +1,8 @@
 //! What can go wrong with ssh, with a stand-in for it; and a real sshd.
 
 use std::path::Path;
-use std::process::{Command, Stdio};
 
+use super::real::{Sshd, new_key, public_key, ssh_command};
 use super::{over, push, serves_tree, stand_in};
 use crate::harness::World;
 use crate::trees::Tree;
@@ -60,48 +60,21 @@ fn a_receiver_for_another_directory_or_site_is_refused() {
 fn a_real_sshd_carries_it() {
     let world = World::new();
     world.write("tree", &Tree::small());
-    for name in ["host", "wrong", "user"] {
-        let mut made = Command::new("ssh-keygen");
-        made.args(["-q", "-t", "ed25519", "-N", "", "-f"]).arg(world.path(name));
-        assert!(made.status().unwrap().success());
-    }
-    let program = env!("CARGO_BIN_EXE_headwater");
-    let public = std::fs::read_to_string(world.path("user.pub")).unwrap();
-    let entry = format!("command=\"{program} receive {}\",restrict {public}", world.at("shell"));
-    std::fs::write(world.path("authorized"), entry).unwrap();
-    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    let options = [
-        format!("HostKey={}", world.at("host")),
-        format!("AuthorizedKeysFile={}", world.at("authorized")),
-        format!("ListenAddress=127.0.0.1:{port}"),
-        format!("PidFile={}", world.at("pid")),
-        "StrictModes=no".to_owned(),
-        "PasswordAuthentication=no".to_owned(),
-    ];
-    std::fs::create_dir_all("/run/sshd").unwrap();
-    let mut sshd = Command::new("/usr/sbin/sshd");
-    sshd.args(["-D", "-e", "-f", "/dev/null"]).args(options.iter().flat_map(|option| ["-o", option]));
-    let mut sshd = sshd.stderr(Stdio::null()).spawn().unwrap();
-    let user = String::from_utf8(Command::new("id").arg("-un").output().unwrap().stdout).unwrap();
-    let url = format!("ssh://{}@127.0.0.1:{port}{}", user.trim(), world.at("shell"));
-    let pushed = |key: &str| push_with_key(&world, &url, key);
-    let outcomes = [pushed("wrong"), pushed("host"), pushed("host")];
-    let stopped = sshd.kill();
-    sshd.wait().unwrap();
-    stopped.unwrap();
-    let [wrong, first, second] = outcomes;
+    let sshd = Sshd::start(&world);
+    new_key(&world, "wrong");
+    let wrong = push_with_key(&world, &sshd.url, "wrong");
     assert!(wrong.stderr.contains("Host key verification failed"), "{wrong}");
     wrong.expect(&[7]);
-    first.expect(&[0]);
-    second.expect(&[0]);
+    for _ in 0..2 {
+        push_with_key(&world, &sshd.url, "host").expect(&[0]);
+    }
     assert!(serves_tree(&world, "shell"));
     assert!(Path::new(&world.at("shell")).join("current").exists());
 }
 
 fn push_with_key(world: &World, url: &str, host: &str) -> crate::harness::Outcome {
-    let key = std::fs::read_to_string(world.path(format!("{host}.pub"))).unwrap();
-    let config = format!("content = 'tree'\n[[mirror]]\nname = 'edge'\nurl = '{url}'\nhost_key = '{}'\n", key.trim());
+    let key = public_key(world, host);
+    let config = format!("content = 'tree'\n[[mirror]]\nname = 'edge'\nurl = '{url}'\nhost_key = '{key}'\n");
     std::fs::write(world.path("headwater.toml"), config).unwrap();
-    let ssh = format!("ssh -F /dev/null -o IdentitiesOnly=yes -i {}", world.at("user"));
-    world.run(&["push", "--ssh-command", &ssh])
+    world.run(&["push", "--ssh-command", &ssh_command(world)])
 }

@@ -2,7 +2,7 @@
 
 use headwater::serve::TlsFiles;
 
-use super::{Receiver, serves_tree};
+use super::{Receiver, push, serves_tree};
 use crate::harness::World;
 use crate::trees::Tree;
 
@@ -37,4 +37,20 @@ fn only_the_right_certificate_is_accepted() {
     push_to(other, true, &[4], "TLS");
     let expired = |params: &mut rcgen::CertificateParams| params.not_after = rcgen::date_time_ymd(2020, 1, 1);
     push_to(expired, true, &[4], "TLS");
+}
+
+#[test]
+fn whoever_forgets_the_s_of_https_is_told() {
+    let world = World::new();
+    world.write("tree", &Tree::small());
+    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let files = TlsFiles { cert: world.path("cert.pem"), key: world.path("key.pem") };
+    std::fs::write(&files.cert, made.cert.pem()).unwrap();
+    std::fs::write(&files.key, made.signing_key.serialize_pem()).unwrap();
+    let receiver = Receiver::with(&world.path("web"), |settings| settings.tls = Some(files));
+    let outcome = push(&world, &[&receiver.url()], &[]).expect(&[4]);
+    assert!(outcome.stderr.contains("https://"), "{outcome}");
+    // Nothing was found there, so there is nothing to repair.
+    let outcome = world.run(&["verify", "http://127.0.0.1:1/"]).expect(&[1]);
+    assert!(outcome.stderr.contains("receiver") && !outcome.stderr.contains("headwater repair"), "{outcome}");
 }

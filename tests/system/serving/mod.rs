@@ -3,9 +3,11 @@
 
 mod access;
 mod front;
+mod hardening;
 mod patience;
 mod program;
 mod pushes;
+mod readers;
 mod vectors;
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};

@@ -17,16 +17,16 @@ use crate::harness::World;
 use crate::origin::{first_tree, second_tree};
 
 /// `headwater serve`, running.
-struct Program {
+pub(super) struct Program {
     child: Child,
-    address: SocketAddr,
+    pub(super) address: SocketAddr,
     /// Takes what it writes to stderr, so that it never waits for that.
     log: Option<std::thread::JoinHandle<String>>,
 }
 
 impl Program {
     /// Serves `mirror` of this world; `fault` is armed.
-    fn start(world: &World, flags: &[&str], fault: &str) -> Self {
+    pub(super) fn start(world: &World, flags: &[&str], fault: &str) -> Self {
         let mirror = world.at("mirror");
         let arguments = [&["serve", &mirror, "--listen", "127.0.0.1:0"], flags].concat();
         let mut command = world.command(&arguments);
@@ -44,7 +44,7 @@ impl Program {
         Self { child, address, log: Some(log) }
     }
 
-    fn signal(&self, signal: Signal) {
+    pub(super) fn signal(&self, signal: Signal) {
         kill_process(Pid::from_child(&self.child), signal).unwrap();
     }
 
@@ -203,6 +203,7 @@ fn a_certificate_is_read_again_and_a_bad_one_changes_nothing() {
     let mut plain = receiver.connect();
     plain.send(b"GET /healthz HTTP/1.1\r\n\r\n");
     assert!(plain.answer().is_none());
+    wait_until("it is logged", || receiver.logged().contains(r#""event":"turned_away""#));
     assert!(is_trusted(receiver.address, &new));
 }
 

@@ -1,0 +1,147 @@
+//! What peers do that break off, trickle or come at the wrong moment, and what the receiver makes up for.
+
+use std::fs;
+
+use headwater::serve::{Hook, Token};
+use headwater::store::Store;
+use rustix::process::Signal;
+use serde_json::json;
+
+use super::program::Program;
+use super::pushes::publish;
+use super::{Connection, Receiver, Whole, assert_serves, head, stage_body, wait_until};
+use crate::harness::{World, scratch};
+use crate::origin::{Tree, first_tree, second_tree};
+
+#[test]
+fn a_change_that_trickles_in_takes_no_memory_from_others() {
+    let receiver = Receiver::open();
+    let mut delivery = first_tree().release(1).onto(None);
+    delivery.change = vec![0; 32 << 20].into();
+    let body = stage_body(&delivery, &[], Whole::No);
+    let mut slow = receiver.connect();
+    slow.send(&head("POST", "/v1/stage", &[("expect", "100-continue")], body.len()));
+    assert_eq!(slow.answer().unwrap().status, 100);
+    slow.send(&body[..1 << 20]);
+    // The file that it waits in is made in the store.
+    wait_until("the change begins to arrive", || receiver.mirror().join(".headwater/format").exists());
+    publish(&mut receiver.connect(), &second_tree().release(2).onto(None), None);
+    assert_serves(&receiver.mirror(), 2);
+}
+
+#[test]
+fn a_large_change_is_taken_from_the_disk() {
+    let receiver = Receiver::open();
+    let mut tree = Tree::default();
+    for number in 0..2_000u32 {
+        // Names that do not compress.
+        let name = blake3::hash(&number.to_le_bytes()).to_hex();
+        tree = tree.file(&format!("{name}{}", name.chars().rev().collect::<String>()), &b"x"[..], 1_700_000_001);
+    }
+    let delivery = tree.release(1).onto(None);
+    assert!(delivery.change.len() > 64 * 1024, "{}", delivery.change.len());
+    publish(&mut receiver.connect(), &delivery, None);
+    assert_serves(&receiver.mirror(), 1);
+}
+
+#[test]
+fn pushes_that_were_killed_do_not_keep_the_next_one_out() {
+    let receiver = Receiver::open();
+    for number in 0..20u8 {
+        let delivery = Tree::default().file("a", &[number; 10][..], 1_700_000_001).release(1).onto(None);
+        let opened = receiver.ask("POST", "/v1/stage", &stage_body(&delivery, &[], Whole::No)).ok();
+        assert_eq!(opened, json!({"held": []}));
+    }
+    publish(&mut receiver.connect(), &first_tree().release(1).onto(None), None);
+    assert_serves(&receiver.mirror(), 1);
+}
+
+#[test]
+fn a_monitor_may_ask_without_a_body() {
+    let receiver = Receiver::open();
+    for (path, status) in [("/healthz", "200"), ("/ready", "503"), ("/status.json", "200"), ("/v1/state", "405")] {
+        let mut connection = receiver.connect();
+        connection.send(&head("HEAD", path, &[("connection", "close")], 0));
+        let mut answer = String::new();
+        std::io::Read::read_to_string(&mut connection.stream, &mut answer).unwrap();
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status}")) && answer.ends_with("\r\n\r\n"), "{path}: {answer}");
+    }
+}
+
+#[test]
+fn what_is_no_http_is_logged() {
+    let receiver = Receiver::open();
+    let mut connection = receiver.connect();
+    connection.send(b"\x16\x03\x01\x00\xa5\x01\x00\r\n\r\n");
+    connection.time_to_end();
+    wait_until("it is logged", || receiver.logged().contains(r#""event":"turned_away""#));
+}
+
+#[test]
+fn tokens_are_read_again_on_sighup() {
+    let world = World::new();
+    let new_token = || {
+        let made = world.run(&["token", "new", "--site", "docs", "--allow", "push"]).expect(&[0]);
+        (made.stdout.trim().to_owned(), made.stderr)
+    };
+    let ((first, first_table), (second, second_table)) = (new_token(), new_token());
+    assert!(Token::parse(&first).is_some() && Token::parse(&second).is_some());
+    let file = world.path("tokens.toml");
+    fs::write(&file, &first_table).unwrap();
+    let program = Program::start(&world, &["--site", "docs", "--token-file", &world.at("tokens.toml")], "");
+    let status = |token: &str| {
+        let bearer = format!("Bearer {token}");
+        Connection::to(program.address).ask("GET", "/v1/state", &[("authorization", &bearer)], b"").status
+    };
+    assert_eq!((status(&first), status(&second)), (200, 401));
+    fs::write(&file, &second_table).unwrap();
+    program.signal(Signal::HUP);
+    wait_until("the second token holds", || status(&second) == 200);
+    assert_eq!(status(&first), 401);
+    // What cannot be read changes nothing; the third one tells that the second reading has ended.
+    fs::write(&file, "[[token]]\nid = 1\n").unwrap();
+    program.signal(Signal::HUP);
+    let (third, third_table) = new_token();
+    assert_eq!(status(&second), 200);
+    fs::write(&file, format!("{second_table}{third_table}")).unwrap();
+    program.signal(Signal::HUP);
+    wait_until("the third token holds", || status(&third) == 200);
+    assert_eq!(status(&second), 200);
+}
+
+#[test]
+fn a_command_that_a_kill_came_before_runs_at_the_next_start() {
+    let dir = scratch();
+    let (mirror, told) = (dir.path().join("www"), dir.path().join("told"));
+    let release = first_tree().release(1);
+    let start = |is_hooked: bool| {
+        Receiver::new(|settings| {
+            let site = &mut settings.sites[0];
+            site.directory.clone_from(&mirror);
+            let script = format!("echo $HEADWATER_RELEASE >> '{}'", told.display());
+            let hook = Hook {
+                command: vec!["sh".to_owned(), "-c".to_owned(), script],
+                timeout: std::time::Duration::from_secs(20),
+            };
+            site.post_activate = is_hooked.then_some(hook);
+        })
+    };
+    publish(&mut start(false).connect(), &release.onto(None), None);
+    let store = Store::open(&mirror).unwrap();
+    // A note of what is not current is of a switch that never was.
+    for (noted, lines) in [("9-0000000000000000".parse().unwrap(), 0), (release.name(), 1), (release.name(), 2)] {
+        store.note_switch(noted).unwrap();
+        let receiver = start(true);
+        receiver.ask("GET", "/healthz", b"").ok();
+        let found = || fs::read_to_string(&told).map_or(0, |text| text.lines().count());
+        wait_until("the command has run", || found() == lines);
+        wait_until("the note is gone", || store.noted_switch().unwrap().is_none());
+    }
+    assert_eq!(fs::read_to_string(&told).unwrap().lines().next().unwrap(), release.name().to_string());
+    // And one that nothing came before runs once, at once.
+    let second = second_tree().release(2);
+    let receiver = start(true);
+    publish(&mut receiver.connect(), &second.onto(Some(&release)), Some(&release));
+    wait_until("the command has run", || fs::read_to_string(&told).unwrap().lines().count() == 3);
+    wait_until("the note is gone", || !mirror.join(".headwater/switched").exists());
+}
