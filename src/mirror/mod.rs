@@ -206,8 +206,20 @@ impl MirrorError {
             Self::Store(StoreError::Conflict { .. } | StoreError::NotNewer { .. } | StoreError::NotStaged { .. }) => {
                 Failure::Conflict
             }
-            Self::Store(StoreError::Manifest { .. }) => Failure::DamagedBase,
+            Self::Store(StoreError::Manifest { .. } | StoreError::DamagedBases { .. }) => Failure::DamagedBase,
             Self::Store(_) => Failure::Other,
+        }
+    }
+}
+
+impl MirrorError {
+    /// The old objects that are damaged there, where that is why new content could not be taken.
+    #[must_use]
+    pub fn damaged_bases(&self) -> &[ObjectId] {
+        match self {
+            Self::Store(StoreError::DamagedBases { objects }) => objects,
+            Self::Remote { refusal } => &refusal.objects,
+            _ => &[],
         }
     }
 }

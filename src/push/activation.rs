@@ -8,8 +8,8 @@ use crate::push::PushError;
 use crate::push::gate::Gate;
 use crate::push::options::Options;
 use crate::push::outcome::{Outcome, error_chain};
-use crate::push::prepare::Target;
 use crate::push::rollout::{mirror, stage_again};
+use crate::push::target::Target;
 use crate::release::{Release, ReleaseName};
 
 /// How often a slot is taken back from pushes that have lost.

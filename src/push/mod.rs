@@ -29,6 +29,7 @@ mod retention;
 mod rollout;
 mod scratch;
 mod source;
+mod target;
 mod upkeep;
 
 pub use bases::BaseCounts;

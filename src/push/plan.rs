@@ -11,9 +11,10 @@ use crate::push::fleet::Fleet;
 use crate::push::gate::Gate;
 use crate::push::options::Options;
 use crate::push::outcome::{Outcome, Report, Sums};
-use crate::push::prepare::{Prepared, Target, prepare};
+use crate::push::prepare::{Prepared, prepare};
 use crate::push::rollout::{Batch, at_once, batches};
 use crate::push::source::Source;
+use crate::push::target::Target;
 use crate::push::{PushError, pack_line};
 
 /// What would happen to one mirror.

@@ -25,8 +25,8 @@ use crate::push::keeping::Keeping;
 use crate::push::options::{LevelChoice, Options, Require};
 use crate::push::outcome::{MirrorReport, Outcome, Report, error_chain};
 use crate::push::pack_line::{self, Job, LineError};
-use crate::push::prepare::Target;
 use crate::push::scratch::{Entries, ManifestFile, entries};
+use crate::push::target::Target;
 use crate::push::{PushError, activation};
 use crate::scan::ScanError;
 
@@ -47,6 +47,9 @@ pub(super) struct Batch {
     key: BundleKey,
     members: Vec<usize>,
 }
+
+/// Damaged objects of a mirror that are worked around; more mean that hardly any is whole.
+const MAX_SHUNNED: usize = 10_000;
 
 /// Says how many mirrors are needed and how many there are.
 pub(super) fn unmet(require: Require, ready: usize, total: usize) -> String {
@@ -263,14 +266,22 @@ fn stage(
     let mirror = &target.members[index].mirror;
     let staged = mirror.stage(&batch.request(target), &seat, gate);
     drop(seat);
-    match staged {
-        Err(error) if error.failure() == Failure::DamagedBase && batch.base.is_some() => {
-            let message = format!("{}: {}: sending everything anew", mirror.name(), error_chain(&error));
-            gate.event(Event::Warned { message });
-            stage_alone(target, None, index, &HashSet::new(), options, gate)
-        }
-        other => other,
+    let (mut staged, mut base, mut shunned) = (staged, batch.base.clone(), HashSet::new());
+    while let Err(error) = &staged
+        && error.failure() == Failure::DamagedBase
+        && base.is_some()
+    {
+        let known = shunned.len();
+        shunned.extend(error.damaged_bases().iter().copied());
+        // Objects that are not named, or named again and again: its base is of no use at all.
+        let is_named = shunned.len() > known && shunned.len() <= MAX_SHUNNED;
+        base = base.filter(|_| is_named);
+        let remedy = if is_named { "sending anew what builds on them" } else { "sending everything anew" };
+        let message = format!("{}: {}: {remedy}", mirror.name(), error_chain(error));
+        gate.event(Event::Warned { message });
+        staged = stage_alone(target, base.clone(), index, &shunned, options, gate);
     }
+    staged
 }
 
 /// Stages the target on one mirror a second time, with packs of its own.

@@ -68,7 +68,8 @@ impl From<StoreError> for Refused {
         if matches!(error, StoreError::Lie { .. } | StoreError::Pack(_)) {
             return Self::malformed(message);
         }
-        let failure = MirrorError::Store(error).failure();
+        let error = MirrorError::Store(error);
+        let (failure, objects) = (error.failure(), error.damaged_bases().to_vec());
         let status = match failure {
             Failure::Denied | Failure::OtherOwner | Failure::OtherSite => StatusCode::FORBIDDEN,
             Failure::NoSpace => StatusCode::INSUFFICIENT_STORAGE,
@@ -77,7 +78,8 @@ impl From<StoreError> for Refused {
             _ => StatusCode::INTERNAL_SERVER_ERROR,
         };
         let retry_after = (failure == Failure::Locked).then_some(Duration::from_secs(1));
-        Self { retry_after, ..Self::new(status, failure.name(), message) }
+        let refusal = Refusal { objects, ..Refusal::new(failure.name(), message) };
+        Self { status, refusal, retry_after, ends_connection: false }
     }
 }
 

@@ -47,9 +47,14 @@ impl Session {
         Self { key, store, release, change, arrival, packs, used: Mutex::new(Instant::now()), _memory: memory }
     }
 
+    /// Whether it is the stage of this release.
+    pub(super) fn is_of_release(&self, release: &Release) -> bool {
+        self.release == release.name()
+    }
+
     /// Whether it is the stage of this release by this change.
     pub(super) fn is_of(&self, release: &Release, change: &[u8]) -> bool {
-        self.release == release.name() && *self.change == *change
+        self.is_of_release(release) && *self.change == *change
     }
 
     pub(super) fn touch(&self) {

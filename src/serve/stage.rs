@@ -99,6 +99,15 @@ pub(super) async fn stage(
     let head = read_head(handler, inbox).await?;
     let release = Release::parse(head.release.as_bytes()).map_err(|error| Refused::malformed(error.to_string()))?;
     site.check_release(&release, head.change_bytes)?;
+    if head.change_bytes == 0 {
+        let session = site.sessions.find(&head.key).filter(|session| session.is_of_release(&release));
+        let session = session.ok_or_else(closed)?;
+        let (handler, site) = (Arc::clone(handler), Arc::clone(site));
+        return match head.packs.is_empty() {
+            true => Ok(Reaction::later(async move { conclude(&handler, &site, session, head.is_whole).await })),
+            false => Err(Refused::malformed("a stage with packs has a manifest change")),
+        };
+    }
     let (change, memory) = read_change(handler, site, &release, head.change_bytes, inbox).await?;
     let order = Order { release, key: head.key, base: head.base, change, memory };
     let (handler, site) = (Arc::clone(handler), Arc::clone(site));

@@ -165,6 +165,12 @@ pub enum StoreError {
         /// What is wrong.
         source: ManifestError,
     },
+    /// Old objects that new content builds on are damaged or missing. They no longer count as present.
+    #[error("{} old objects that new content builds on are damaged or missing", objects.len())]
+    DamagedBases {
+        /// The objects.
+        objects: Vec<ObjectId>,
+    },
     /// A release record that is damaged.
     #[error("release record {}", path.display())]
     Release {

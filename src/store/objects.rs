@@ -4,7 +4,7 @@ use std::fs::File;
 use std::os::unix::fs::FileExt as _;
 
 use crate::fsx::{self, Context as _, Meta};
-use crate::hash::ObjectId;
+use crate::hash::{ObjectId, hash_reader};
 use crate::store::layout::{object_name, shelf_name};
 use crate::store::{Store, StoreError};
 
@@ -49,6 +49,17 @@ impl Store {
         out.resize(start + length as usize, 0);
         let path = || self.layout.objects.join(object_name(object));
         Ok(file.read_exact_at(&mut out[start..], offset).context("read", path)?)
+    }
+
+    /// Whether the file of an object has its bytes.
+    pub(super) fn is_intact(&self, object: &ObjectId) -> bool {
+        self.open_object(object).is_ok_and(|file| hash_reader(file).is_ok_and(|(found, _)| found == *object))
+    }
+
+    /// Takes the name of an object away: it is here no more.
+    pub(super) fn forget_object(&self, object: &ObjectId) -> Result<(), StoreError> {
+        self.layout.objects.unlink_if_any(&object_name(object))?;
+        Ok(())
     }
 
     /// Gives the content in `dir`/`name`, which is durable, the name of its object.

@@ -3,6 +3,7 @@
 //! The order of writing is that of `FORMAT.md`: data before name, name before
 //! reference, reference before acknowledgement.
 
+use std::borrow::Cow;
 use std::error::Error;
 use std::io::Read;
 use std::sync::{Arc, OnceLock};
@@ -11,7 +12,7 @@ use std::time::Duration;
 use crate::hash::{BundleKey, ManifestId, ObjectId, PackId};
 use crate::manifest::transit::{self, Needs};
 use crate::manifest::{Entry, FileEntry, ManifestError, ahead};
-use crate::pack::{BaseRange, PackReader};
+use crate::pack::{BaseRange, Block, PackReader};
 use crate::release::{Release, ReleaseName};
 use crate::store::copy::write_object;
 use crate::store::quarantine::Quarantine;
@@ -169,11 +170,20 @@ impl Arrival {
     /// # Errors
     /// A pack that is malformed or has what nobody asked for, or an error of the disk.
     pub fn take(&self, id: &PackId, pack: &PackReader<'_>) -> Result<(), StoreError> {
-        self.quarantine.take(id, pack, |ranges| self.prefix(ranges))
+        self.quarantine.take(id, pack, |block| self.decode(block))
     }
 
-    /// Reads the bases of a block.
-    fn prefix(&self, ranges: &[BaseRange]) -> Result<Vec<u8>, StoreError> {
+    fn decode<'b>(&self, block: &Block<'b>) -> Result<Cow<'b, [u8]>, StoreError> {
+        let objects = self.base_objects(block.bases())?;
+        let decoded = self.prefix(block.bases(), &objects).and_then(|prefix| Ok(block.decode(&prefix)?));
+        decoded.map_err(|error| self.blame_bases(objects, error))
+    }
+
+    /// The objects of bases, in their order.
+    fn base_objects(&self, ranges: &[BaseRange]) -> Result<Vec<ObjectId>, StoreError> {
+        if ranges.is_empty() {
+            return Ok(Vec::new());
+        }
         let bases = match self.bases.get() {
             Some(bases) => bases,
             None => {
@@ -185,13 +195,36 @@ impl Arrival {
                 self.bases.get_or_init(|| objects)
             }
         };
-        let mut prefix = Vec::new();
-        for range in ranges {
+        let object = |range: &BaseRange| {
             let entry = usize::try_from(range.entry).ok().and_then(|entry| *bases.get(entry)?);
-            let object = entry.ok_or_else(|| lie("a block has a base that the base manifest has not"))?;
-            self.store.read_range(&object, range.offset, range.length, &mut prefix)?;
+            entry.ok_or_else(|| lie("a block has a base that the base manifest has not"))
+        };
+        ranges.iter().map(object).collect()
+    }
+
+    /// Reads the bases of a block.
+    fn prefix(&self, ranges: &[BaseRange], objects: &[ObjectId]) -> Result<Vec<u8>, StoreError> {
+        let mut prefix = Vec::with_capacity(ranges.iter().map(|range| range.length as usize).sum());
+        for (range, object) in ranges.iter().zip(objects) {
+            self.store.read_range(object, range.offset, range.length, &mut prefix)?;
         }
         Ok(prefix)
+    }
+
+    /// Looks whether the bases of a block that does not decode are what they should be. Those that
+    /// are not lose their names: what is not there can be fetched again.
+    fn blame_bases(&self, mut objects: Vec<ObjectId>, error: StoreError) -> StoreError {
+        objects.sort_unstable();
+        objects.dedup();
+        objects.retain(|object| !self.store.is_intact(object));
+        if objects.is_empty() {
+            return error;
+        }
+        let forgotten = self
+            .store
+            .lock(self.wait)
+            .and_then(|_guard| objects.iter().try_for_each(|object| self.store.forget_object(object)));
+        forgotten.err().unwrap_or(StoreError::DamagedBases { objects })
     }
 
     /// Makes the release complete and durable, unseen. Objects of the base
@@ -217,7 +250,8 @@ impl Arrival {
     #[must_use]
     pub fn fail(&self, error: StoreError) -> StoreError {
         let blamed = self.damaged_base(&error);
-        if (error.is_disk_failure() || matches!(error, StoreError::Lie { .. } | StoreError::Pack(_)))
+        let is_void = matches!(error, StoreError::Lie { .. } | StoreError::Pack(_) | StoreError::DamagedBases { .. });
+        if (error.is_disk_failure() || is_void)
             && let Err(second) = self.quarantine.discard(&self.store.layout)
         {
             // The first error is the one to tell; the next prune tries again.

@@ -142,13 +142,16 @@ pub struct Refusal {
     pub kind: String,
     /// For people, one line. Of a peer: to be escaped before it is shown.
     pub message: String,
+    /// Old objects that are damaged there, where that is why.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub objects: Vec<ObjectId>,
 }
 
 impl Refusal {
     /// A refusal.
     #[must_use]
     pub fn new(kind: &str, message: impl Into<String>) -> Self {
-        Self { kind: kind.to_owned(), message: message.into() }
+        Self { kind: kind.to_owned(), message: message.into(), objects: Vec::new() }
     }
 }
 
@@ -227,7 +230,7 @@ pub struct StageHead {
     /// The manifest that the change is against; nothing: the empty one.
     #[serde(default)]
     pub base: Option<ManifestId>,
-    /// Length of the manifest change.
+    /// Length of the manifest change; 0 for that of the stage that is open.
     pub change_bytes: u64,
     /// The packs in this body.
     #[serde(default)]

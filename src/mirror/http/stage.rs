@@ -74,18 +74,28 @@ enum Step {
 impl Stage<'_> {
     /// Sends a stage with these packs in it.
     fn ask(&self, packs: &[Loaded], is_whole: bool, patience: &mut Patience<'_>) -> Result<Staging, MirrorError> {
+        self.ask_with(self.request.change, packs, is_whole, patience)
+    }
+
+    fn ask_with(
+        &self,
+        change: &[u8],
+        packs: &[Loaded],
+        is_whole: bool,
+        patience: &mut Patience<'_>,
+    ) -> Result<Staging, MirrorError> {
         let request = self.request;
         let release = String::from_utf8(request.release.to_bytes()).expect("a release record is JSON");
         let head = to_json(&StageHead {
             release,
             key: request.key,
             base: request.base,
-            change_bytes: request.change.len() as u64,
+            change_bytes: change.len() as u64,
             packs: packs.iter().map(|(pack, bytes)| InlinePack { id: pack.id(), bytes: bytes.len() as u64 }).collect(),
             is_whole,
         });
         let length = u32::try_from(head.len()).unwrap_or(u32::MAX).to_be_bytes();
-        let mut parts: Vec<&[u8]> = vec![&length, &head, request.change];
+        let mut parts: Vec<&[u8]> = vec![&length, &head, change];
         parts.extend(packs.iter().map(|(_, bytes)| bytes.as_slice()));
         let resource = Resource::Action(Action::Stage);
         let request = Request::new(Verb::Post, resource, Body::Parts(parts), wire::MAX_ANSWER_BYTES);
@@ -152,10 +162,12 @@ impl Stage<'_> {
         let mut before: Option<Vec<ObjectId>> = None;
         loop {
             let mut patience = self.patience();
-            let lacking = match self.ask(&[], true, &mut patience) {
+            // The manifest change is there already.
+            let lacking = match self.ask_with(&[], &[], true, &mut patience) {
                 Ok(Staging::Staged { .. }) => return Ok(Step::Staged),
                 Ok(Staging::Held(_)) => return Ok(Step::Forgotten),
                 Ok(Staging::Lacking(lacking)) => lacking,
+                Err(error) if is_unknown(&error) => return Ok(Step::Forgotten),
                 // It may have been staged before its answer was lost, and then lost its slot to another push.
                 Err(MirrorError::Remote { refusal }) if patience.has_failed() && refusal.kind == "malformed" => {
                     return Ok(Step::Forgotten);

@@ -8,6 +8,7 @@
 mod held;
 mod whole;
 
+use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
@@ -17,7 +18,7 @@ use std::time::Duration;
 use crate::fsx::{self, Context as _, Dir, FileMode};
 use crate::hash::{BundleKey, ObjectId, PackId, PieceHash, PieceHashes, hash_reader};
 use crate::manifest::transit::NewObject;
-use crate::pack::{BaseRange, PackReader, Piece};
+use crate::pack::{Block, PackReader, Piece};
 use crate::store::layout::{LOCK, Layout, quarantine_name};
 use crate::store::permissions::Permissions;
 use crate::store::{Store, StoreError, lie};
@@ -254,18 +255,17 @@ impl Quarantine {
     }
 
     /// Writes the content of a pack and remembers that it is held. May be
-    /// called from several threads; `prefix` reads the bases of a block.
+    /// called from several threads; `decode` knows the bases of a block.
     pub(super) fn take(
         &self,
         id: &PackId,
         pack: &PackReader<'_>,
-        prefix: impl Fn(&[BaseRange]) -> Result<Vec<u8>, StoreError>,
+        decode: impl for<'b> Fn(&Block<'b>) -> Result<Cow<'b, [u8]>, StoreError>,
     ) -> Result<(), StoreError> {
         let mut record = Vec::new();
         for block in pack.blocks() {
             let block = block?;
-            let prefix = if block.bases().is_empty() { Vec::new() } else { prefix(block.bases())? };
-            let content = block.decode(&prefix)?;
+            let content = decode(&block)?;
             let mut rest = &content[..];
             for piece in block.pieces() {
                 let (bytes, behind) = rest.split_at(piece.length as usize);

@@ -1,0 +1,92 @@
+//! What a push brings every mirror to, and what the origin remembers of it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::cache::ContentCache;
+use crate::fsx::IoError;
+use crate::hash::ManifestId;
+use crate::manifest::ManifestError;
+use crate::mirror::Link;
+use crate::monitor::{Event, Monitor};
+use crate::push::contents::Supplies;
+use crate::push::fleet::Member;
+use crate::push::keeping::{self, Keeping};
+use crate::push::options::Options;
+use crate::push::outcome::{Sums, error_chain};
+use crate::push::rollout::Batch;
+use crate::push::scratch::{Entries, ManifestFile, Scratch};
+use crate::release::Release;
+
+/// The release that every mirror shall have.
+#[derive(Debug)]
+pub(super) struct Target {
+    pub(super) release: Release,
+    /// Whether this push makes it.
+    pub(super) is_new: bool,
+    /// Its manifest; nothing where no mirror needs it and all are far away.
+    pub(super) manifest: Option<Arc<ManifestFile>>,
+    /// The manifest before it, if this push makes the release and there was one.
+    pub(super) previous: Option<Arc<ManifestFile>>,
+    pub(super) supplies: Supplies,
+    pub(super) members: Vec<Member>,
+    /// A kept manifest that has most of the content: the one a rollback goes back to.
+    pub(super) likely_base: Option<ManifestId>,
+    /// How it differs from the newest release before it.
+    pub(super) sums: Sums,
+    pub(super) scratch: Scratch,
+    /// Whether its content is being kept for the next push.
+    pub(super) is_kept: AtomicBool,
+}
+
+impl Target {
+    /// Keeps its manifest for the next push, where fetching it again would take a network, and
+    /// drops old content that is no longer of use.
+    pub(super) fn remember(&self, options: &Options, monitor: &dyn Monitor) {
+        let is_far = self.members.iter().any(|member| member.mirror.link() == Link::Network);
+        if let Some(manifest) = self.manifest.as_ref().filter(|_| is_far) {
+            // Without it the next push asks a mirror.
+            self.scratch.keep_manifest(manifest, self.release.sequence, options.keep_content.releases).ok();
+        }
+        if let Some(cache) = self.supplies.old.cache() {
+            let tidied = keeping::tidy(cache, &self.scratch, self.release.bytes, options.keep_content.most_bytes);
+            warn_of_cache(tidied.err().map(|error| error.to_string()), cache, monitor);
+        }
+    }
+
+    /// Begins to keep new content, if that is of use: once a release, and where no mirror of this machine has it.
+    pub(super) fn begin_keeping(&self, bytes: u64, options: &Options, monitor: &dyn Monitor) -> Option<Keeping> {
+        let cache = self.supplies.old.cache().filter(|_| self.is_new && !self.is_kept.swap(true, Ordering::Relaxed))?;
+        let begun = Keeping::begin(cache, bytes, options.keep_content.most_bytes);
+        begun.unwrap_or_else(|error| {
+            not_kept(&error, monitor);
+            None
+        })
+    }
+
+    /// Keeps what went into the packs of `batch`.
+    pub(super) fn end_keeping(&self, keeping: Keeping, batch: &Batch, monitor: &dyn Monitor) {
+        if let Err(error) = keeping.finish(&batch.change.wanted, &batch.bases.sketches) {
+            not_kept(&error, monitor);
+        }
+    }
+
+    /// The entries of its manifest, for a mirror that needs them.
+    pub(super) fn new_entries(&self) -> Result<Entries, ManifestError> {
+        let manifest = self.manifest.as_deref();
+        Ok(Box::new(manifest.expect("it was copied, because a mirror needs it").entries()?))
+    }
+}
+
+fn not_kept(error: &IoError, monitor: &dyn Monitor) {
+    let message = format!("new content is not kept for the next push, which may send more: {}", error_chain(error));
+    monitor.event(Event::Warned { message });
+}
+
+fn warn_of_cache(error: Option<String>, cache: &ContentCache, monitor: &dyn Monitor) {
+    let damaged = (cache.damaged() > 0).then(|| format!("{} of its files were damaged", cache.damaged()));
+    if let Some(what) = damaged.or(error) {
+        let message = format!("the cache of old content: {what}; what is lost of it is sent whole");
+        monitor.event(Event::Warned { message });
+    }
+}
