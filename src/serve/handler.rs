@@ -269,6 +269,7 @@ impl Handler {
         let site = Arc::clone(site);
         let (file, is_object) = match resource {
             Resource::State => return Ok(Reaction::done(self.blocking(move || site.state(right)).await?)),
+            Resource::History => return Ok(Reaction::done(self.blocking(move || site.history()).await?)),
             Resource::Manifest(id) => {
                 (self.blocking(move || site.store()?.manifest_file(&id).map_err(or_unknown)).await?, false)
             }

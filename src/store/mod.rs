@@ -10,6 +10,7 @@
 mod activate;
 mod build;
 mod copy;
+mod history;
 mod layout;
 mod manifests;
 mod objects;
@@ -22,6 +23,7 @@ mod slots;
 mod stage;
 mod verify;
 
+pub use history::{Happening, What};
 pub use manifests::ManifestStream;
 pub use open::{Presence, Store};
 pub use prune::Pruned;
