@@ -12,6 +12,7 @@
 //! * [`wire`]: what origin and receiver say to each other.
 //! * [`mirror`]: what can be asked of a mirror, wherever it is.
 //! * [`push`]: brings a source to a whole fleet, or says honestly where it did not.
+//! * [`watch`]: how the mirrors of a fleet stand, judged by what they say.
 //! * [`serve`]: answers origins for the sites of this machine, over HTTP(S) or a pipe.
 //! * [`config`]: what `headwater.toml` says.
 //!
@@ -31,4 +32,5 @@ pub mod serve;
 pub mod store;
 pub mod tree_path;
 pub mod varint;
+pub mod watch;
 pub mod wire;

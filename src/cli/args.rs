@@ -14,9 +14,9 @@ use headwater::tree_path::{Site, TreePath};
 /// Headings of the help text.
 const PUBLISH: &str = "What is published";
 const GUARDS: &str = "Guard rails";
-const RUN: &str = "How it runs";
+pub(crate) const RUN: &str = "How it runs";
 const REMOTE: &str = "Mirrors on other machines";
-const OUTPUT: &str = "Output";
+pub(crate) const OUTPUT: &str = "Output";
 
 /// Longest name of an order stream, in bytes: releases copy it forward.
 const MAX_STREAM_BYTES: usize = 200;
@@ -349,9 +349,9 @@ pub(crate) struct DiffArgs {
     pub(crate) output: OutputArgs,
 }
 
-/// The arguments of `status` and `releases`.
+/// The arguments of `releases`.
 #[derive(Debug, Clone, Args)]
-pub(crate) struct StatusArgs {
+pub(crate) struct ReleasesArgs {
     #[command(flatten)]
     pub(crate) mirrors: MirrorsArgs,
     #[command(flatten)]

@@ -26,6 +26,7 @@ mod places;
 mod plan;
 mod progress;
 mod push;
+mod releases;
 mod remote;
 mod serve;
 mod settings;
@@ -69,12 +70,12 @@ enum Command {
     Diff(args::DiffArgs),
     /// Show what each mirror serves and how far it lags, worst first
     ///
-    /// Ends with 1 when a mirror is not current.
+    /// Ends with 1 when a mirror is not current, unless it is frozen; with --check as monitoring plug-ins do.
     #[command(after_help = help::STATUS)]
-    Status(args::StatusArgs),
+    Status(Box<status::StatusArgs>),
     /// List the kept releases of mirrors
     #[command(after_help = help::RELEASES)]
-    Releases(args::StatusArgs),
+    Releases(args::ReleasesArgs),
     /// Go back to the content of a kept release
     ///
     /// Makes a new release with the old content, the same for all mirrors, so caches notice it. The content that
@@ -169,7 +170,7 @@ fn run(command: Command) -> Result<Exit, Failure> {
         Command::Plan(args) => plan::run(&args),
         Command::Diff(args) => plan::diff(&args),
         Command::Status(args) => status::run(&args),
-        Command::Releases(args) => status::releases(&args),
+        Command::Releases(args) => releases::run(&args),
         Command::Rollback(args) => push::rollback(&args),
         Command::Verify(args) => upkeep::verify(&args),
         Command::Repair(args) => upkeep::repair(&args),

@@ -153,7 +153,8 @@ fn level(room: &str) -> usize {
         "scan" | "store" | "wire" => 3,
         "mirror" => 4,
         "push" | "serve" | "config" => 5,
-        "cli" | "main" => 6,
+        "watch" => 6,
+        "cli" | "main" => 7,
         // Ids and their like: imported everywhere, they import nothing but each other.
         _ => 0,
     }
