@@ -21,6 +21,7 @@ mod hints;
 mod init;
 mod live;
 mod man;
+mod metrics;
 mod output;
 mod places;
 mod plan;

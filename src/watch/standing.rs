@@ -151,23 +151,9 @@ pub fn releases<'s>(seen: &'s [Seen], site: &Site) -> Vec<&'s Release> {
 impl Seen {
     fn standing(&self, all: &[Self], is_frozen: bool, now: u64) -> Standing {
         let mut standing = Standing {
-            mirror: self.mirror.clone(),
-            location: self.location.clone(),
-            state: State::Unknown,
-            site: None,
-            sequence: None,
-            release: None,
-            created: None,
-            entries: None,
-            bytes: None,
-            staged: None,
-            behind: 0,
-            lag: None,
             switched: last(&self.history, switched),
             verified: last(&self.history, verified),
-            free_bytes: None,
-            round_trip_ms: None,
-            error: None,
+            ..Standing::silent(&self.mirror, &self.location, State::Unknown)
         };
         let state = match &self.state {
             Ok(state) => state,
@@ -266,6 +252,30 @@ pub fn severity(standings: &[Standing], limits: Limits) -> Level {
 }
 
 impl Standing {
+    /// Of a mirror that says nothing of itself.
+    #[must_use]
+    pub fn silent(mirror: &str, location: &str, state: State) -> Self {
+        Self {
+            mirror: mirror.to_owned(),
+            location: location.to_owned(),
+            state,
+            site: None,
+            sequence: None,
+            release: None,
+            created: None,
+            entries: None,
+            bytes: None,
+            staged: None,
+            behind: 0,
+            lag: None,
+            switched: None,
+            verified: None,
+            free_bytes: None,
+            round_trip_ms: None,
+            error: None,
+        }
+    }
+
     /// How bad it is with this mirror; never unknown.
     #[must_use]
     pub fn severity(&self, limits: Limits) -> Level {

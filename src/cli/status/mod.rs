@@ -2,20 +2,27 @@
 //! people, programs and monitors.
 
 mod check;
+mod page;
 mod table;
 
+use std::collections::BTreeSet;
+use std::io::Write as _;
+use std::path::PathBuf;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use clap::Args;
-use headwater::config::{Config, parse_duration};
+use clap::{Args, ValueHint};
+use headwater::config::parse_duration;
+use headwater::fsx;
 use headwater::monitor::Monitor as _;
 use headwater::push::Fleet;
+use headwater::tree_path::Site;
 use headwater::watch::{self, Limits, Seen, Standing};
 use serde::Serialize;
 
 use super::args::{ConfigArgs, MirrorsArgs, OUTPUT, OutputArgs, RemoteArgs};
 use super::context;
 use super::failure::{Exit, Failure};
+use super::metrics;
 use super::output::{print, print_json};
 use super::progress::Progress;
 use super::remote::Reach;
@@ -47,6 +54,12 @@ pub(crate) struct StatusArgs {
     /// With --check: critical is a mirror that lags more than this
     #[arg(long, value_name = "DURATION", value_parser = parse_duration, default_value = "24h", help_heading = OUTPUT)]
     crit: Duration,
+    /// Write the same, with the last two weeks and what each release changed, as one web page to FILE
+    #[arg(long, value_name = "FILE.html", value_hint = ValueHint::FilePath, help_heading = OUTPUT)]
+    html: Option<PathBuf>,
+    /// Write the same as gauges to FILE, for the textfile collector of Prometheus
+    #[arg(long, value_name = "FILE.prom", value_hint = ValueHint::FilePath, help_heading = OUTPUT)]
+    metrics: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) remote: RemoteArgs,
     #[command(flatten)]
@@ -71,7 +84,6 @@ struct Look {
 
 /// Whom to ask, and what is known of them without asking.
 struct Watcher {
-    config: Config,
     fleet: Fleet,
     progress: Progress,
 }
@@ -84,16 +96,59 @@ impl Watcher {
         let fleet = reach.fleet(&choices, None)?;
         // What went wrong stands in the answer.
         let progress = Progress::start(&OutputArgs { quiet: true, ..args.output.clone() })?;
-        Ok(Self { config, fleet, progress })
+        Ok(Self { fleet, progress })
     }
 
     fn look(&self) -> Look {
         let seen = watch::survey(&self.fleet, &self.progress);
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-        let is_frozen = |name: &str| false;
-        let standings = watch::judge(&seen, is_frozen, now);
+        let standings = watch::judge(&seen, |_| false, now);
         Look { seen, standings, now }
     }
+
+    /// Writes the files that were asked for.
+    fn write(&self, look: &Look, args: &StatusArgs) -> Result<(), Failure> {
+        if let Some(path) = &args.metrics {
+            let site = look.title();
+            let told = metrics::Told { site: &site, standings: &look.standings, ended: None, now: look.now };
+            metrics::write(path, &told).map_err(|error| not_written("--metrics", error))?;
+        }
+        if let Some(path) = &args.html {
+            let html = self.page(look).render();
+            let written = fsx::replace_file(path, |out| out.write_all(html.as_bytes()));
+            written.map_err(|error| not_written("--html", error))?;
+        }
+        Ok(())
+    }
+
+    fn page<'a>(&self, look: &'a Look) -> page::Page<'a> {
+        let mut releases = Vec::new();
+        for site in look.sites() {
+            let known = watch::releases(&look.seen, site);
+            let before = std::iter::once(None).chain(known.iter().map(|release| Some(*release)));
+            // How the oldest that is kept differs from the one before nobody knows any more.
+            let diff = |old: Option<&_>, new| watch::changes(&self.fleet, &look.seen, Some(old?), new);
+            releases.extend(known.iter().zip(before).map(|(release, before)| (*release, diff(before, release))));
+        }
+        releases.reverse();
+        page::Page { title: look.title(), standings: &look.standings, seen: &look.seen, releases, now: look.now }
+    }
+}
+
+impl Look {
+    /// The sites of the mirrors, each once.
+    fn sites(&self) -> BTreeSet<&Site> {
+        self.standings.iter().filter_map(|standing| standing.site.as_ref()).collect()
+    }
+
+    fn title(&self) -> String {
+        let names: Vec<&str> = self.sites().into_iter().map(Site::as_str).collect();
+        names.join(", ")
+    }
+}
+
+fn not_written(flag: &str, error: fsx::IoError) -> Failure {
+    Failure::new(Exit::Failed, error).with_hint(format!("{flag} names a file in a directory that can be written"))
 }
 
 /// Runs `headwater status`.
@@ -103,7 +158,9 @@ pub(crate) fn run(args: &StatusArgs) -> Result<Exit, Failure> {
     }
     let watcher = Watcher::new(args)?;
     let exit = loop {
-        let exit = show(&watcher.look(), args)?;
+        let look = watcher.look();
+        let exit = show(&look, args)?;
+        watcher.write(&look, args)?;
         let Some(pause) = args.watch else { break exit };
         if !wait(&watcher.progress, pause) {
             break exit;
