@@ -25,12 +25,14 @@ use crate::mirror::has_token;
 use crate::tree_path::{Site, TreePath};
 
 mod access;
+mod notify;
 mod raw;
 pub mod serve;
 #[cfg(test)]
 mod tests;
 
 pub use access::{MirrorAccess, TokenSource};
+pub use notify::{Hooks, Notify, Purge};
 
 /// The name of the file in the directory where the command runs.
 pub const FILE_NAME: &str = "headwater.toml";
@@ -101,6 +103,8 @@ pub struct Config {
     pub max_removed: Option<MaxRemoved>,
     /// The mirrors in the order of the file; names and urls differ.
     pub mirrors: Vec<MirrorConfig>,
+    /// Who is told of a change.
+    pub notify: Notify,
 }
 
 impl Default for Config {
@@ -117,6 +121,7 @@ impl Default for Config {
             must_have: Vec::new(),
             max_removed: None,
             mirrors: Vec::new(),
+            notify: Notify::default(),
         }
     }
 }
@@ -308,6 +313,7 @@ struct Checker<'a> {
 impl Checker<'_> {
     fn check(&self, file: raw::File) -> Result<Config, ConfigError> {
         let defaults = Config::default();
+        let notify = notify::RawNotify { hooks: file.hooks, purge: file.purge, ping: file.ping, metrics: file.metrics };
         let site = file.site.map(|site| self.parsed(&site, Site::new)).transpose()?;
         let rule = |rule: raw::KeepRemoved| -> Result<KeepRemoved, ConfigError> {
             let keep =
@@ -326,6 +332,7 @@ impl Checker<'_> {
             must_have: file.must_have.iter().map(|path| self.parsed(path, TreePath::new)).collect::<Result<_, _>>()?,
             max_removed: file.max_removed,
             mirrors: self.mirrors(file.mirror)?,
+            notify: self.notify(notify)?,
         })
     }
 

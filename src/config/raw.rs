@@ -8,6 +8,7 @@ use serde::Deserialize;
 use serde::de::{Deserializer, Error as _, SeqAccess, Visitor, value::SeqAccessDeserializer};
 use toml::Spanned;
 
+use super::notify::{RawHooks, RawMetrics, RawPing, RawPurge};
 use super::{MaxRemoved, MtimeSource, NamePolicy, SymlinkMode};
 
 #[derive(Deserialize)]
@@ -33,6 +34,10 @@ pub(super) struct File {
     pub(super) max_removed: Option<MaxRemoved>,
     #[serde(default, deserialize_with = "some")]
     pub(super) mirror: Vec<Mirror>,
+    pub(super) hooks: Option<RawHooks>,
+    pub(super) purge: Option<RawPurge>,
+    pub(super) ping: Option<Spanned<RawPing>>,
+    pub(super) metrics: Option<RawMetrics>,
 }
 
 #[derive(Deserialize)]
