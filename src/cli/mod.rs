@@ -232,7 +232,10 @@ fn config_failure(error: ConfigError) -> Failure {
         ConfigError::Read(_) => {
             Failure::new(Exit::Usage, error).with_hint("the file must exist and be readable; see --config")
         }
-        ConfigError::TooLarge { .. } => Failure::new(Exit::Usage, error),
+        ConfigError::List(_) | ConfigError::Command { .. } => Failure::new(Exit::Usage, error).with_hint(
+            "`mirrors_from` names a file, or a command as a list of words; run it by hand to see what it says",
+        ),
+        ConfigError::TooLarge { .. } | ConfigError::ListTooLarge { .. } => Failure::new(Exit::Usage, error),
     }
 }
 
@@ -302,7 +305,7 @@ mod tests {
     fn push_without_arguments_waits_a_minute_for_all() {
         let Command::Push(push) = parse("headwater push").unwrap() else { panic!("not push") };
         assert_eq!(push.work.wait.wait.as_secs(), 60);
-        assert_eq!((push.work.require, push.work.level), (args::Require::All, args::Level::Auto));
+        assert_eq!((push.work.require, push.work.level), (None, args::Level::Auto));
     }
 
     #[test]

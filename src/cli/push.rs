@@ -2,14 +2,14 @@
 
 use std::sync::Arc;
 
-use headwater::config::Config;
+use headwater::config::{Config, Require};
 use headwater::mirror::Mirror;
 use headwater::monitor::Monitor as _;
 use headwater::push::{self, Fleet, MirrorReport, Options, Outcome, Report, Source};
 use headwater::tree_path::Site;
 use serde::Serialize;
 
-use super::args::{GuardArgs, OutputArgs, PushArgs, ReleaseArgs, Require, RollbackArgs};
+use super::args::{GuardArgs, OutputArgs, PushArgs, ReleaseArgs, RollbackArgs};
 use super::context::{self, Told};
 use super::failure::{self, Exit, Facts, Failure, eprint_raw};
 use super::output::{Align, Table, bytes, count, counted, print, print_json};
@@ -45,7 +45,7 @@ pub(crate) fn job(args: &PushArgs) -> Result<Job, Failure> {
         }
         None => None,
     };
-    check_require(args.work.require, places.mirrors.len())?;
+    check_require(args.work.require.unwrap_or(config.require), places.mirrors.len())?;
     let fleet = reach.fleet(&places.mirrors, Some(&settings.site))?;
     let (source, scratch) = match from {
         Some(from) => (Source::Store(from), context::scratch(args.work.cache.clone(), &settings.site, &[])?),
@@ -98,7 +98,7 @@ pub(crate) fn rollback(args: &RollbackArgs) -> Result<Exit, Failure> {
     let jobs = context::jobs(args.work.jobs);
     let work = &args.work;
     let reach = Reach::new(&work.remote, Some(&work.traffic), work.wait.wait, jobs);
-    check_require(work.require, choices.len())?;
+    check_require(work.require.unwrap_or(config.require), choices.len())?;
     let of_any_site = reach.fleet(&choices, None)?;
     settings.site = site_of(of_any_site.mirrors(), &args.release, &config).unwrap_or(settings.site);
     let fleet = reach.fleet(&choices, Some(&settings.site))?;

@@ -132,7 +132,7 @@ impl Checker<'_> {
             hooks: raw.hooks.map(|hooks| self.hooks(hooks)).transpose()?.unwrap_or_default(),
             purge: raw.purge.map(|purge| self.purge(&purge)).transpose()?,
             ping: raw.ping.map(|ping| self.ping(&ping)).transpose()?,
-            metrics: raw.metrics.map(|metrics| self.base().join(metrics.file)),
+            metrics: raw.metrics.map(|metrics| self.base.join(metrics.file)),
         })
     }
 
@@ -147,7 +147,7 @@ impl Checker<'_> {
             on_activated: command(raw.on_activated)?,
             on_failed: command(raw.on_failed)?,
             limit: self.time_or(raw.timeout.as_ref(), HOOK_LIMIT)?,
-            directory: self.base().to_owned(),
+            directory: self.base.to_owned(),
         })
     }
 
@@ -217,7 +217,7 @@ impl Checker<'_> {
                 Err(self.error(second.span(), format!("write `{}` or `{}`, not both", env.0, file.0)))
             }
             (Some(name), None) => Ok(Some(TokenSource::Variable(name.as_ref().clone()))),
-            (None, Some(path)) => Ok(Some(TokenSource::File(self.base().join(path.as_ref())))),
+            (None, Some(path)) => Ok(Some(TokenSource::File(self.base.join(path.as_ref())))),
             (None, None) => Ok(None),
         }
     }

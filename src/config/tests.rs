@@ -4,6 +4,8 @@ use std::num::NonZeroU64;
 
 use super::*;
 
+mod fleet;
+
 fn parse(text: &str) -> Result<Config, ConfigError> {
     Config::parse(text, Path::new("/etc/hw/headwater.toml"))
 }

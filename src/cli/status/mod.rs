@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use clap::{Args, ValueHint};
-use headwater::config::parse_duration;
+use headwater::config::{Config, parse_duration};
 use headwater::fsx;
 use headwater::monitor::Monitor as _;
 use headwater::push::Fleet;
@@ -84,6 +84,7 @@ struct Look {
 
 /// Whom to ask, and what is known of them without asking.
 struct Watcher {
+    config: Config,
     fleet: Fleet,
     progress: Progress,
 }
@@ -96,13 +97,14 @@ impl Watcher {
         let fleet = reach.fleet(&choices, None)?;
         // What went wrong stands in the answer.
         let progress = Progress::start(&OutputArgs { quiet: true, ..args.output.clone() })?;
-        Ok(Self { fleet, progress })
+        Ok(Self { config, fleet, progress })
     }
 
     fn look(&self) -> Look {
         let seen = watch::survey(&self.fleet, &self.progress);
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-        let standings = watch::judge(&seen, |_| false, now);
+        let is_frozen = |name: &str| self.config.mirror(name).is_some_and(|mirror| mirror.is_frozen(now));
+        let standings = watch::judge(&seen, is_frozen, now);
         Look { seen, standings, now }
     }
 
