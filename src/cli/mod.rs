@@ -22,6 +22,7 @@ mod init;
 mod live;
 mod man;
 mod metrics;
+mod mirrorlist;
 mod output;
 mod places;
 mod plan;
@@ -35,6 +36,8 @@ mod signals;
 mod status;
 mod token;
 mod upkeep;
+mod watcher;
+mod which;
 
 use failure::{Exit, Failure};
 
@@ -74,6 +77,16 @@ enum Command {
     /// Ends with 1 when a mirror is not current, unless it is frozen; with --check as monitoring plug-ins do.
     #[command(after_help = help::STATUS)]
     Status(Box<status::StatusArgs>),
+    /// Show what each mirror has at a path, since which release, and what visitors get there
+    ///
+    /// Ends with 1 when mirrors differ, lack it, or their visitors get something else.
+    #[command(after_help = help::WHICH)]
+    Which(which::WhichArgs),
+    /// List the mirrors that are proven current, for a balancer or a client
+    ///
+    /// Only mirrors with a `public_url` that serve the newest release, by region and weight.
+    #[command(after_help = help::MIRRORLIST)]
+    Mirrorlist(mirrorlist::MirrorlistArgs),
     /// List the kept releases of mirrors
     #[command(after_help = help::RELEASES)]
     Releases(args::ReleasesArgs),
@@ -171,6 +184,8 @@ fn run(command: Command) -> Result<Exit, Failure> {
         Command::Plan(args) => plan::run(&args),
         Command::Diff(args) => plan::diff(&args),
         Command::Status(args) => status::run(&args),
+        Command::Which(args) => which::run(&args),
+        Command::Mirrorlist(args) => mirrorlist::run(&args),
         Command::Releases(args) => releases::run(&args),
         Command::Rollback(args) => push::rollback(&args),
         Command::Verify(args) => upkeep::verify(&args),
@@ -189,6 +204,7 @@ fn json_of(command: &Command) -> Option<&'static str> {
         Command::Plan(args) => ("plan", &args.output),
         Command::Diff(args) => ("diff", &args.output),
         Command::Status(args) => ("status", &args.output),
+        Command::Which(args) => ("which", &args.output),
         Command::Releases(args) => ("releases", &args.output),
         Command::Rollback(args) => ("rollback", &args.output),
         Command::Verify(args) => ("verify", &args.output),
@@ -197,6 +213,7 @@ fn json_of(command: &Command) -> Option<&'static str> {
         Command::Init(_)
         | Command::Completions(_)
         | Command::Man(_)
+        | Command::Mirrorlist(_)
         | Command::Serve(_)
         | Command::Receive(_)
         | Command::Token { .. } => return None,

@@ -5,10 +5,12 @@
 
 mod changes;
 mod days;
+mod public;
 mod standing;
 mod survey;
 
 pub use changes::changes;
 pub use days::{DAY_SECONDS, Day, DayKind, days, published};
+pub use public::{Public, Stale, fetch, look};
 pub use standing::{LastVerify, Level, Limits, Standing, State, judge, releases, severity};
 pub use survey::{Seen, survey};

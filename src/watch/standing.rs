@@ -9,7 +9,7 @@ use crate::mirror::{Failure, Happening, What};
 use crate::push::error_chain;
 use crate::release::Release;
 use crate::tree_path::Site;
-use crate::watch::Seen;
+use crate::watch::{Public, Seen};
 
 /// How a mirror stands, worst first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -124,6 +124,9 @@ pub struct Standing {
     pub free_bytes: Option<u64>,
     /// How long it took to answer, in milliseconds.
     pub round_trip_ms: Option<u64>,
+    /// What visitors get, where that was looked at.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub public: Option<Public>,
     /// Why it cannot be told how it stands. Of a peer: to be escaped before it is shown.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
@@ -272,8 +275,21 @@ impl Standing {
             verified: None,
             free_bytes: None,
             round_trip_ms: None,
+            public: None,
             error: None,
         }
+    }
+
+    /// Whether nobody has to do anything.
+    #[must_use]
+    pub fn is_well(&self) -> bool {
+        self.state.is_well() && !self.is_stale()
+    }
+
+    /// Whether visitors were seen to get something else than it says.
+    #[must_use]
+    pub fn is_stale(&self) -> bool {
+        self.public.as_ref().is_some_and(|public| !public.stale.is_empty())
     }
 
     /// How bad it is with this mirror; never unknown.
@@ -284,7 +300,7 @@ impl Standing {
         match self.state {
             State::Frozen => Level::Ok,
             _ if lag > limits.crit => Level::Critical,
-            _ if lag > limits.warn || has_faults || !self.state.is_known() => Level::Warning,
+            _ if lag > limits.warn || has_faults || self.is_stale() || !self.state.is_known() => Level::Warning,
             State::Diverged => Level::Warning,
             _ => Level::Ok,
         }

@@ -60,6 +60,7 @@ fn why(standing: &Standing) -> String {
         Some(lag) if standing.behind > 0 => {
             format!("{} by {}", standing.state.name(), duration(Duration::from_secs(lag)))
         }
+        _ if standing.is_stale() => "is stale for visitors".to_owned(),
         _ if standing.state.is_well() && faults > 0 => format!("has {}", counted(faults, "fault", "faults")),
         _ => standing.state.name().to_owned(),
     }

@@ -3,7 +3,7 @@
 use std::io::{IsTerminal as _, stdout};
 use std::time::Duration;
 
-use headwater::watch::{LastVerify, Standing, State};
+use headwater::watch::{LastVerify, Public, Standing, State};
 
 use super::super::output::{Align, Table, age, bytes, count, counted, duration, moment};
 
@@ -38,7 +38,7 @@ pub(super) fn describe(standings: &[Standing], now: u64) -> String {
             optional(standing.bytes.map(bytes)),
             optional(standing.free_bytes.map(bytes)),
             optional(standing.round_trip_ms.map(|ms| format!("{} ms", count(ms)))),
-            standing.error.clone().unwrap_or_default(),
+            standing.error.clone().or_else(|| standing.public.as_ref().map(visitors)).unwrap_or_default(),
         ]);
     }
     format!("{}\n{}", summary(standings), table.render())
@@ -60,6 +60,23 @@ fn verification(verified: LastVerify, now: u64) -> String {
     match verified.faults {
         0 => format!("{}{depth}", age(verified.time, now)),
         faults => format!("{}{depth}: {}", age(verified.time, now), counted(faults, "fault", "faults")),
+    }
+}
+
+/// What visitors get, in a few words.
+fn visitors(public: &Public) -> String {
+    match public.stale.first() {
+        None => format!("visitors get it: {} fetched", counted(public.checked, "file", "files")),
+        Some(stale) => {
+            let number = public.stale.len() as u64;
+            format!(
+                "visitors get {} of {} otherwise: {}: {}",
+                count(number),
+                count(public.checked),
+                stale.path,
+                stale.why
+            )
+        }
     }
 }
 
