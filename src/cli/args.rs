@@ -11,6 +11,8 @@ use clap::{Args, ValueHint};
 use headwater::config::{Require, parse_duration};
 use headwater::tree_path::{Site, TreePath};
 
+use super::after::AroundArgs;
+
 /// Headings of the help text.
 const PUBLISH: &str = "What is published";
 const GUARDS: &str = "Guard rails";
@@ -294,6 +296,8 @@ pub(crate) struct PushArgs {
     #[command(flatten)]
     pub(crate) work: WorkArgs,
     #[command(flatten)]
+    pub(crate) around: AroundArgs,
+    #[command(flatten)]
     pub(crate) config: ConfigArgs,
     #[command(flatten)]
     pub(crate) output: OutputArgs,
@@ -342,6 +346,8 @@ pub(crate) struct RollbackArgs {
     pub(crate) release: ReleaseArgs,
     #[command(flatten)]
     pub(crate) work: WorkArgs,
+    #[command(flatten)]
+    pub(crate) around: AroundArgs,
     #[command(flatten)]
     pub(crate) config: ConfigArgs,
     #[command(flatten)]

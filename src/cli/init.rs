@@ -103,6 +103,36 @@ url = "/srv/www"
 #soak = "10m"
 #probe = "index.html"
 
+# Commands that run here after a push: when something changed for visitors, and
+# when a push did not succeed everywhere. They read the paths of changed URLs, one
+# a line, and have HEADWATER_SITE, _RELEASE, _SEQUENCE, _EXIT_CODE and _ERROR. What
+# becomes of them changes no exit code. (Examples.)
+#[hooks]
+#on_activated = ["./after.sh"]
+#on_failed = ["./alarm.sh", "docs"]
+#timeout = "60s"
+
+# A CDN that has to forget what changed: lists of URLs below `base` are posted as
+# {"files": […]} until it acknowledges them, in this push or the next. (Example.)
+#[purge]
+#url = "https://api.cdn.example/zones/1/purge"
+#base = "https://www.example.org"
+#token_env = "CDN_TOKEN"
+#header = "authorization"
+#key = "files"
+#max_urls = 30
+#max_bytes = "64kB"
+#retry_for = "5m"
+
+# A health check that is asked when a push begins (…/start), succeeds, or fails
+# (…/fail). Its URL is a secret. (Example.)
+#[ping]
+#url_env = "PING_URL"
+
+# A file with gauges for Prometheus that each push replaces. (Example.)
+#[metrics]
+#file = "/var/lib/node_exporter/headwater.prom"
+
 # Several directories can make one tree, each at its own place. This replaces
 # the `content` above.
 #[[content]]

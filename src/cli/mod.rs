@@ -10,8 +10,10 @@ use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use headwater::config::{Config, ConfigError, FILE_NAME};
 use headwater::fsx::fault;
 
+mod after;
 mod args;
 mod ci;
+mod ci_report;
 mod completions;
 mod context;
 mod event_log;

@@ -92,10 +92,13 @@ impl Look {
         self.standings.iter().filter_map(|standing| standing.site.as_ref()).collect()
     }
 
-    /// The same, in words.
-    pub(crate) fn title(&self) -> String {
-        let names: Vec<&str> = self.sites().into_iter().map(Site::as_str).collect();
-        names.join(", ")
+    /// The same, in words; that of the configuration where no mirror says one.
+    pub(crate) fn title(&self, config: &Config) -> String {
+        let mut sites = self.sites();
+        if sites.is_empty() {
+            sites.extend(&config.site);
+        }
+        sites.into_iter().map(Site::as_str).collect::<Vec<_>>().join(", ")
     }
 
     /// The configured mirrors that serve the newest release, and whose visitors get it as far as that was looked at.

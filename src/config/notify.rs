@@ -44,13 +44,11 @@ pub struct Hooks {
     pub on_failed: Option<Vec<String>>,
     /// How long each may take.
     pub limit: Duration,
-    /// Where they run: the directory of the file.
-    pub directory: PathBuf,
 }
 
 impl Default for Hooks {
     fn default() -> Self {
-        Self { on_activated: None, on_failed: None, limit: HOOK_LIMIT, directory: PathBuf::from(".") }
+        Self { on_activated: None, on_failed: None, limit: HOOK_LIMIT }
     }
 }
 
@@ -141,13 +139,19 @@ impl Checker<'_> {
             Some(words) if words.as_ref().first().is_none_or(|program| program.trim().is_empty()) => {
                 Err(self.error(words.span(), "a command is written as in [\"./after.sh\", \"argument\"]"))
             }
-            words => Ok(words.map(Spanned::into_inner)),
+            words => Ok(words.map(|words| {
+                let mut words = words.into_inner();
+                // A bare name is looked for where the shell would.
+                if let Some(program) = words.first_mut().filter(|program| program.contains('/')) {
+                    *program = self.base.join(&*program).to_string_lossy().into_owned();
+                }
+                words
+            })),
         };
         Ok(Hooks {
             on_activated: command(raw.on_activated)?,
             on_failed: command(raw.on_failed)?,
             limit: self.time_or(raw.timeout.as_ref(), HOOK_LIMIT)?,
-            directory: self.base.to_owned(),
         })
     }
 

@@ -8,6 +8,7 @@
 
 mod harness;
 
+mod after;
 mod bad_input;
 mod bad_mirrors;
 mod config;
@@ -24,3 +25,5 @@ mod rollback;
 mod serve;
 mod status;
 mod verify;
+mod web;
+mod which;

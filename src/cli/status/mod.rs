@@ -128,7 +128,7 @@ fn show(look: &Look, args: &StatusArgs) -> Result<Exit, Failure> {
 /// Writes the files that were asked for.
 fn write(watcher: &Watcher, look: &Look, args: &StatusArgs) -> Result<(), Failure> {
     if let Some(path) = &args.metrics {
-        let site = look.title();
+        let site = look.title(&watcher.config);
         let told = metrics::Told { site: &site, standings: &look.standings, ended: None, now: look.now };
         metrics::write(path, &told).map_err(|error| not_written("--metrics", error))?;
     }
@@ -150,7 +150,13 @@ fn page<'a>(watcher: &Watcher, look: &'a Look) -> page::Page<'a> {
         releases.extend(known.iter().zip(before).map(|(release, before)| (*release, diff(before, release))));
     }
     releases.reverse();
-    page::Page { title: look.title(), standings: &look.standings, seen: &look.seen, releases, now: look.now }
+    page::Page {
+        title: look.title(&watcher.config),
+        standings: &look.standings,
+        seen: &look.seen,
+        releases,
+        now: look.now,
+    }
 }
 
 fn not_written(flag: &str, error: fsx::IoError) -> Failure {
