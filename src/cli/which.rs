@@ -20,6 +20,8 @@ use super::watcher::Watcher;
 
 /// Longest time for what visitors get.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// What is read at least, in bytes, before it counts as too large: what visitors get may be longer than it should be.
+const MIN_LIMIT: u64 = 64 * 1024 * 1024;
 
 /// The arguments of `which`.
 #[derive(Debug, Clone, Args)]
@@ -156,7 +158,7 @@ fn at(mirror: &dyn Mirror, release: &Release, path: &TreePath) -> Result<Option<
 }
 
 fn visit(web: &Web, url: &str, path: &TreePath, size: Option<u64>) -> Visited {
-    match watch::fetch(web, url, path.as_str(), size.unwrap_or(0)) {
+    match watch::fetch(web, url, path.as_str(), size.unwrap_or(0).max(MIN_LIMIT)) {
         Ok(fetched) => Visited { object: Some(fetched.object), error: None },
         Err(error) => Visited { object: None, error: Some(error.to_string()) },
     }

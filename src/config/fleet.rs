@@ -412,7 +412,7 @@ impl Checker<'_> {
 }
 
 /// Whether visitors can be sent there: no secret in it, and room for a path behind it.
-fn is_public_url(text: &str) -> bool {
+pub(super) fn is_public_url(text: &str) -> bool {
     let rest = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
     let is_plain = |c: char| c.is_ascii_graphic() && !matches!(c, '?' | '#' | '@' | '"' | '<' | '>' | '\\' | '{' | '}');
     rest.is_some_and(|rest| !rest.is_empty() && !rest.starts_with('/') && rest.chars().all(is_plain))

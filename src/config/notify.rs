@@ -10,6 +10,7 @@ use bytesize::ByteSize;
 use serde::Deserialize;
 use toml::Spanned;
 
+use super::fleet::is_public_url;
 use super::{Checker, ConfigError, TokenSource, parse_duration};
 use crate::mirror::has_token;
 
@@ -228,16 +229,12 @@ impl Checker<'_> {
 
     /// A plain URL, with nothing in it that could be a secret.
     fn web_url<T>(&self, url: &str, at: &Spanned<T>) -> Result<String, ConfigError> {
-        let rest = url.strip_prefix("https://").or_else(|| url.strip_prefix("http://"));
-        let is_plain = |c: char| c.is_ascii_graphic() && !matches!(c, '#' | '@' | '"' | '<' | '>' | '\\');
-        match rest {
-            Some(rest)
-                if !rest.is_empty() && !rest.starts_with('/') && rest.chars().all(is_plain) && !has_token(url) =>
-            {
-                Ok(url.to_owned())
-            }
-            _ => Err(self.error(at.span(), "this is no url as in https://host/path, without a name or a secret in it")),
+        // Some endpoints want to be told something behind a question mark.
+        let (place, query) = url.split_once('?').unwrap_or((url, ""));
+        if is_public_url(place) && query.bytes().all(|byte| byte.is_ascii_graphic()) && !has_token(query) {
+            return Ok(url.to_owned());
         }
+        Err(self.error(at.span(), "this is no url as in https://host/path, without a name or a secret in it"))
     }
 
     fn time_or(&self, text: Option<&Spanned<String>>, default: Duration) -> Result<Duration, ConfigError> {

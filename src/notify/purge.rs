@@ -72,10 +72,10 @@ pub fn paths(diff: &Diff) -> BTreeSet<String> {
 
 /// These paths below each of the `bases`.
 #[must_use]
-pub fn urls<'p>(bases: &[String], paths: impl IntoIterator<Item = &'p String> + Clone) -> Vec<String> {
+pub fn urls(bases: &[String], paths: &BTreeSet<String>) -> Vec<String> {
     let below = |base: &String| {
         let base = base.trim_end_matches('/').to_owned();
-        paths.clone().into_iter().map(move |path| format!("{base}/{path}"))
+        paths.iter().map(move |path| format!("{base}/{path}"))
     };
     bases.iter().flat_map(below).collect()
 }
@@ -211,7 +211,7 @@ mod tests {
         let told: Vec<String> = paths(&diff).into_iter().collect();
         assert_eq!(told, ["", "b/", "b/index.html", "gone", "index.html", "moved", "myindex.html", "to%20%C3%A9"]);
         let bases = ["https://a.example".to_owned(), "https://b.example/x/".to_owned()];
-        let told = urls(&bases, &told[..2]);
+        let told = urls(&bases, &told[..2].iter().cloned().collect());
         assert_eq!(
             told,
             ["https://a.example/", "https://a.example/b/", "https://b.example/x/", "https://b.example/x/b/"]

@@ -107,6 +107,8 @@ fn day(history: &[Happening], switches: &[(u64, u64)], published: &BTreeMap<u64,
 
 #[cfg(test)]
 mod tests {
+    use std::slice::from_ref;
+
     use super::*;
     use crate::hash::ReleaseId;
     use crate::release::ReleaseName;
@@ -129,9 +131,9 @@ mod tests {
         let at = |days_ago: u64, seconds: u64| NOW - 3_600 - days_ago * DAY_SECONDS + seconds;
         assert_eq!(kinds(&[], &[(1, at(3, 0))]), [Unknown; 4]);
         let joined = switch(at(2, 100), 1);
-        assert_eq!(kinds(&[joined.clone()], &[(1, at(3, 0))]), [Unknown, Fresh, Fresh, Fresh]);
+        assert_eq!(kinds(from_ref(&joined), &[(1, at(3, 0))]), [Unknown, Fresh, Fresh, Fresh]);
         // A release that it still lacks makes each day late since.
-        assert_eq!(kinds(&[joined.clone()], &[(1, at(3, 0)), (2, at(1, 50))]), [Unknown, Fresh, Late, Late]);
+        assert_eq!(kinds(from_ref(&joined), &[(1, at(3, 0)), (2, at(1, 50))]), [Unknown, Fresh, Late, Late]);
         let prompt = switch(at(1, 300), 2);
         assert_eq!(kinds(&[joined.clone(), prompt], &[(1, at(3, 0)), (2, at(1, 50))]), [Unknown, Fresh, Fresh, Fresh]);
         // One that it skipped counts as served with the next.

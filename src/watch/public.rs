@@ -82,7 +82,7 @@ fn check(web: &Web, url: &str, path: &str, file: &FileEntry) -> Result<(), Strin
     match fetch(web, url, path, file.size) {
         Ok(Fetched { object, .. }) if object == file.object => Ok(()),
         Ok(Fetched { object, .. }) => Err(format!("other content: {}", short(&object))),
-        // More than the file has is other content too.
+        Err(WebError::TooLarge { .. }) => Err("other content, and more of it".to_owned()),
         Err(error) => Err(error.to_string()),
     }
 }

@@ -309,6 +309,8 @@ impl Standing {
 
 #[cfg(test)]
 mod tests {
+    use std::slice::from_ref;
+
     use super::*;
     use crate::hash::{ContentId, ManifestId};
     use crate::mirror::{MirrorError, MirrorState};
@@ -351,11 +353,11 @@ mod tests {
         let (one, two, other) = (release(1, b"1"), release(2, b"2"), release(2, b"x"));
         let newest = std::cmp::max_by_key(two.clone(), other.clone(), Release::rank);
         let oldest = std::cmp::min_by_key(two, other, Release::rank);
-        let mut staging = serving("staging", &[one.clone()]);
+        let mut staging = serving("staging", from_ref(&one));
         staging.state.as_mut().unwrap().staged = Some(newest.clone());
         let all = [
             serving("current", &[one.clone(), newest]),
-            serving("cold", &[one.clone()]),
+            serving("cold", from_ref(&one)),
             seen("joining", Ok(MirrorState::default())),
             staging,
             serving("behind", &[one]),

@@ -34,7 +34,13 @@ pub(super) fn section(page: &Page<'_>) -> String {
 
 fn card(standing: &Standing, history: &[Happening], strip: &str, now: u64) -> String {
     let (name, place) = (text(&standing.mirror), text(&standing.location));
-    let place = if name == place { String::new() } else { format!("<span class=\"place\">{place}</span>") };
+    let place = if name == place { String::new() } else { place };
+    let place = match standing.round_trip_ms {
+        Some(ms) if place.is_empty() => format!("answers in {} ms", count(ms)),
+        Some(ms) => format!("{place}, answers in {} ms", count(ms)),
+        None => place,
+    };
+    let place = format!("<span class=\"place\">{place}</span>");
     let mut html = format!(
         "<li class=\"mirror\">\n<div class=\"top\"><h3 class=\"name\">{name}</h3>{place}\
          <span class=\"state {}\">{}</span></div>\n",
@@ -70,10 +76,15 @@ fn facts(standing: &Standing, now: u64) -> String {
     );
     add("Switched", standing.switched.map(|switched| time(switched, now)));
     add("Verified", standing.verified.map(|verified| verification(verified, now)));
-    add("Files", standing.entries.map(count));
-    add("Size", standing.bytes.map(bytes));
+    add("Content", standing.bytes.map(bytes));
     add("Free", standing.free_bytes.map(bytes));
-    add("Answers in", standing.round_trip_ms.map(|ms| format!("{} ms", count(ms))));
+    add(
+        "Visitors",
+        standing.public.as_ref().map(|public| match public.stale.first() {
+            None => "get this release".to_owned(),
+            Some(stale) => format!("get {} otherwise: {}", text(&stale.path), text(&stale.why)),
+        }),
+    );
     html.push_str("</dl>\n");
     html
 }

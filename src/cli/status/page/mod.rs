@@ -137,6 +137,10 @@ impl Page<'_> {
             Some(0) => "none".to_owned(),
             Some(lag) => duration(Duration::from_secs(lag)),
         };
+        let mirrors = match self.of(|state| state == State::Frozen) {
+            0 => count(self.standings.len() as u64),
+            frozen => format!("{}, {} frozen", count(self.standings.len() as u64), count(frozen)),
+        };
         let faults: u64 = self.standings.iter().filter_map(|one| one.verified).map(|verified| verified.faults).sum();
         let never = counted_of(|standing| standing.state.is_known() && standing.verified.is_none());
         let verified = match (faults, never) {
@@ -146,7 +150,7 @@ impl Page<'_> {
         };
         format!(
             "<dl class=\"sums\">\n{}{}{}{}</dl>\n",
-            fact("Mirrors", &count(self.standings.len() as u64)),
+            fact("Mirrors", &mirrors),
             fact("Not reached", &count(counted_of(|standing| !standing.state.is_known()))),
             fact("Longest lag", &lag),
             fact("Verified", &verified),
