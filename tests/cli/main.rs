@@ -15,6 +15,7 @@ mod config;
 mod diff;
 mod init;
 mod misc;
+mod page;
 mod plan;
 mod prune;
 mod push;

@@ -74,8 +74,9 @@ fn facts(standing: &Standing, now: u64) -> String {
             format!("{}, {behind}", duration(Duration::from_secs(lag)))
         }),
     );
-    add("Switched", standing.switched.map(|switched| time(switched, now)));
-    add("Verified", standing.verified.map(|verified| verification(verified, now)));
+    let or = |text: Option<String>, without: &str| Some(text.unwrap_or_else(|| without.to_owned()));
+    add("Switched", or(standing.switched.map(|switched| time(switched, now)), "not known"));
+    add("Verified", or(standing.verified.map(|verified| verification(verified, now)), "not known"));
     add("Content", standing.bytes.map(bytes));
     add("Free", standing.free_bytes.map(bytes));
     add(
