@@ -110,7 +110,7 @@ fn grouping(criterion: &mut Criterion) {
             TreePath::new(&text).expect("a valid path")
         })
         .collect();
-    let member = |(ordinal, path)| Member { ordinal, size: u64::from(ordinal % 20_000), path };
+    let member = |(ordinal, path)| Member { ordinal, size: u64::from(ordinal % 20_000), path, base_bytes: 0 };
     let members: Vec<_> = (0..).zip(&paths).map(member).collect();
     let mut group_of = criterion.benchmark_group("group a million");
     group_of.sample_size(10);

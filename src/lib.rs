@@ -7,6 +7,7 @@
 //! * [`manifest`]: the sorted entries of a release, how two of them differ, and how
 //!   that difference travels. [`release`]: the small record that names a manifest.
 //! * [`pack`]: blocks and packs, in which content travels.
+//! * [`cache`]: keeps old content at the origin.
 //! * [`scan`]: turns content trees into a sorted list of paths and object ids.
 //! * [`store`]: keeps releases on a mirror's disk and switches between them.
 //! * [`wire`]: what origin and receiver say to each other.
@@ -19,6 +20,7 @@
 //!
 //! The library never prints, exits or reads the environment; the program around it does.
 
+pub mod cache;
 pub mod config;
 pub mod fsx;
 pub mod hash;

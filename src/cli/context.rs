@@ -9,7 +9,9 @@ use headwater::config::{self, Config};
 use headwater::fsx;
 use headwater::mirror::Mirror;
 use headwater::pack;
-use headwater::push::{Guards, LevelChoice, MaxRemoved, MtimeMode, Options, Order, Require, Retention, RetentionRule};
+use headwater::push::{
+    Guards, KeepContent, LevelChoice, MaxRemoved, MtimeMode, Options, Order, Require, Retention, RetentionRule,
+};
 use headwater::scan::{NameRule, Root, ScanOptions, SymlinkMode};
 use headwater::tree_path::Site;
 
@@ -118,6 +120,7 @@ impl Told<'_> {
                 args::Level::Zstd(level) => LevelChoice::Fixed(pack::Level::Zstd(level.into())),
             },
             scratch,
+            keep_content: KeepContent::default(),
             began: u64::try_from(began).unwrap_or(u64::MAX),
             patience: PATIENCE,
         })

@@ -18,11 +18,6 @@ const FRAME_MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
 /// The least that zstd knows.
 const MIN_WINDOW_LOG: u32 = 10;
 
-/// Above this much prefix the ordinary match finder, whose tables are sized
-/// for the level, no longer sees the far end of it: measured, a 64 MiB patch
-/// is 28 MB without long-distance matching and 0.4 MB with it.
-const LONG_DISTANCE_BYTES: usize = 256 << 10;
-
 /// Bits of the window that lets every byte of a block reach every base.
 fn window_log(content_bytes: usize, prefix_bytes: usize) -> u32 {
     (content_bytes + prefix_bytes).next_power_of_two().ilog2().max(MIN_WINDOW_LOG)
@@ -33,10 +28,15 @@ fn window_log(content_bytes: usize, prefix_bytes: usize) -> u32 {
 /// A context is made anew for each frame: that binds it to no prefix, and the
 /// bytes depend on nothing that was compressed before. The one-shot functions
 /// of the library make patches several times larger than the streaming ones.
+///
+/// Long-distance matching goes with every prefix: the ordinary match finder,
+/// whose tables are sized for the level, loses what lies further back. Measured
+/// on 10,145 changed pages of 275 MB in blocks of 256 KiB: 3.2 MB in 0.41 s
+/// without it, 0.16 MB in 0.40 s with it.
 pub(super) fn encode(content: &[u8], prefix: &[u8], level: i32) -> io::Result<Vec<u8>> {
     let mut encoder = Encoder::with_ref_prefix(Vec::new(), level, prefix)?;
     encoder.set_parameter(CParameter::WindowLog(window_log(content.len(), prefix.len())))?;
-    encoder.long_distance_matching(prefix.len() > LONG_DISTANCE_BYTES)?;
+    encoder.long_distance_matching(!prefix.is_empty())?;
     encoder.include_checksum(true)?;
     encoder.include_contentsize(true)?;
     encoder.include_dictid(false)?;

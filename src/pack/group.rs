@@ -1,18 +1,24 @@
 //! Which pieces of new objects share a block.
 //!
 //! Pure and deterministic: the order in which the members are given does not
-//! matter. Knows nothing of bases; whoever has bases groups with a smaller
-//! limit, so that the bases of a block stay within theirs.
+//! matter. Knows of bases only how many bytes they have.
 
 use std::cmp::Ordering;
 use std::collections::HashMap;
 
+use super::names::hash_token;
 use super::{Level, MAX_CONTENT_BYTES, MAX_RANGES, Piece};
 use crate::tree_path::TreePath;
 
 /// Content of a raw block: nothing is gained by more, and blocks of this size
 /// keep reader, network and writer busy at the same time.
 const RAW_CONTENT_BYTES: usize = 1 << 20;
+
+/// Content of a block of small objects with bases. Measured on 275 MB of changed
+/// pages: 0.16 MB for 256 KiB to 512 KiB, 0.23 MB for 1 MiB, at the same speed.
+const AGAINST_CONTENT_BYTES: u32 = 512 << 10;
+/// Bases of such a block: what has more of them stands alone.
+const AGAINST_BASE_BYTES: u64 = 2 << 20;
 
 /// A new object that is to travel.
 #[derive(Debug, Clone, Copy)]
@@ -23,6 +29,15 @@ pub struct Member<'a> {
     pub size: u64,
     /// A path that it is found at.
     pub path: &'a TreePath,
+    /// Bytes of the bases it is encoded against; 0 for none.
+    pub base_bytes: u64,
+}
+
+impl Member<'_> {
+    /// Whether its bases or it are so large that a block should serve it alone.
+    const fn is_large(&self) -> bool {
+        self.size > AGAINST_CONTENT_BYTES as u64 || self.base_bytes > AGAINST_BASE_BYTES
+    }
 }
 
 /// Groups `members` into blocks as large as `level` makes sensible.
@@ -31,7 +46,9 @@ pub struct Member<'a> {
 /// without its hash token (`app.js` for `app.3fa9c1.js`), then path. Raw
 /// contents are in path order, the order they are read in. An object that fits
 /// into one block is not divided; a larger one fills blocks of its own, and
-/// its rest shares one. Objects without bytes have no piece.
+/// its rest shares one. Objects with bases come last, in smaller blocks that
+/// they share with their like only; a large one has blocks of its own. Objects
+/// without bytes have no piece.
 #[must_use]
 pub fn group<'m>(members: &'m [Member<'m>], level: Level) -> Groups<'m> {
     let limit = match level {
@@ -46,16 +63,12 @@ pub fn group<'m>(members: &'m [Member<'m>], level: Level) -> Groups<'m> {
 #[must_use]
 pub fn group_within<'m>(members: &'m [Member<'m>], level: Level, content_bytes: usize) -> Groups<'m> {
     let limit = content_bytes.clamp(1, MAX_CONTENT_BYTES);
-    Groups {
-        members,
-        order: match level {
-            Level::Raw => path_order(members),
-            Level::Zstd(_) => like_order(members),
-        },
-        next: 0,
-        offset: 0,
-        limit: u32::try_from(limit).unwrap_or(u32::MAX),
-    }
+    let mut order = match level {
+        Level::Raw => path_order(members),
+        Level::Zstd(_) => like_order(members),
+    };
+    order.sort_by_key(|index| members[*index as usize].base_bytes > 0);
+    Groups { members, order, next: 0, offset: 0, limit: u32::try_from(limit).unwrap_or(u32::MAX) }
 }
 
 /// The blocks of a bundle, one after the other: see [`group`]. Holds 4 bytes a
@@ -75,10 +88,54 @@ impl Iterator for Groups<'_> {
     type Item = Vec<Piece>;
 
     fn next(&mut self) -> Option<Vec<Piece>> {
+        if self.peek()?.base_bytes > 0 { self.next_against() } else { self.next_plain() }
+    }
+}
+
+impl<'m> Groups<'m> {
+    fn peek(&self) -> Option<&'m Member<'m>> {
+        self.order.get(self.next).map(|index| &self.members[*index as usize])
+    }
+
+    /// The next block with bases.
+    fn next_against(&mut self) -> Option<Vec<Piece>> {
+        let mut pieces = Vec::new();
+        let (mut room, mut base_bytes) = (self.limit.min(AGAINST_CONTENT_BYTES), 0);
+        while let Some(member) = self.peek() {
+            let is_large = member.is_large() || member.size > u64::from(self.limit);
+            if is_large && pieces.is_empty() {
+                return Some(vec![self.take_part(member, self.limit)]);
+            }
+            base_bytes += member.base_bytes;
+            let fits = member.size <= u64::from(room) && base_bytes <= AGAINST_BASE_BYTES;
+            if !pieces.is_empty() && (is_large || !fits || pieces.len() == MAX_RANGES) {
+                break;
+            }
+            let piece = self.take_part(member, self.limit);
+            room = room.saturating_sub(piece.length);
+            pieces.push(piece);
+        }
+        (!pieces.is_empty()).then_some(pieces)
+    }
+
+    /// Takes at most `most` bytes of the next member.
+    fn take_part(&mut self, member: &Member<'_>, most: u32) -> Piece {
+        let left = member.size - self.offset;
+        let length = u32::try_from(left).unwrap_or(u32::MAX).min(most);
+        let piece = Piece { ordinal: member.ordinal, offset: self.offset, length };
+        if u64::from(length) == left {
+            (self.next, self.offset) = (self.next + 1, 0);
+        } else {
+            self.offset += u64::from(length);
+        }
+        piece
+    }
+
+    /// The next block without bases.
+    fn next_plain(&mut self) -> Option<Vec<Piece>> {
         let mut pieces = Vec::new();
         let mut room = self.limit;
-        while let Some(&index) = self.order.get(self.next) {
-            let member = &self.members[index as usize];
+        while let Some(member) = self.peek().filter(|member| member.base_bytes == 0) {
             let left = member.size - self.offset;
             let is_whole = left <= u64::from(room);
             // What does not fit begins the next block. So an object is divided
@@ -86,13 +143,10 @@ impl Iterator for Groups<'_> {
             if !pieces.is_empty() && (!is_whole || pieces.len() == MAX_RANGES) {
                 break;
             }
-            let length = u32::try_from(left).unwrap_or(u32::MAX).min(room);
-            pieces.push(Piece { ordinal: member.ordinal, offset: self.offset, length });
-            room -= length;
-            if is_whole {
-                (self.next, self.offset) = (self.next + 1, 0);
-            } else {
-                self.offset += u64::from(length);
+            let piece = self.take_part(member, room);
+            room -= piece.length;
+            pieces.push(piece);
+            if !is_whole {
                 break;
             }
         }
@@ -195,32 +249,6 @@ impl Key {
     }
 }
 
-/// Where the hash token of a file name stands, if it has one.
-fn hash_token(name: &str) -> Option<(usize, usize)> {
-    let mut start = 0;
-    for part in name.split(['.', '-', '_']) {
-        if is_hash(part) {
-            return Some((start, start + part.len()));
-        }
-        start += part.len() + 1;
-    }
-    None
-}
-
-/// Whether a bundler may have made this part of a name: hexadecimal with a
-/// digit, as of webpack, or letters of both cases with a digit, as of vite.
-fn is_hash(part: &str) -> bool {
-    let bytes = part.as_bytes();
-    let has = |test: fn(&u8) -> bool| bytes.iter().any(test);
-    let all = |test: fn(&u8) -> bool| bytes.iter().all(test);
-    let hexadecimal = bytes.len() >= 6 && all(u8::is_ascii_hexdigit);
-    let mixed = bytes.len() >= 8
-        && all(u8::is_ascii_alphanumeric)
-        && has(u8::is_ascii_lowercase)
-        && has(u8::is_ascii_uppercase);
-    (hexadecimal || mixed) && has(u8::is_ascii_digit)
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -233,7 +261,10 @@ mod tests {
 
     /// Members with ordinals by position.
     fn members<'p>(paths: &'p [TreePath], sizes: &[u64]) -> Vec<Member<'p>> {
-        (0..).zip(paths.iter().zip(sizes)).map(|(ordinal, (path, &size))| Member { ordinal, size, path }).collect()
+        (0..)
+            .zip(paths.iter().zip(sizes))
+            .map(|(ordinal, (path, &size))| Member { ordinal, size, path, base_bytes: 0 })
+            .collect()
     }
 
     fn order_of(texts: &[&str], level: Level) -> Vec<String> {
@@ -278,23 +309,6 @@ mod tests {
     }
 
     #[test]
-    fn hash_tokens_are_found_and_words_are_not() {
-        for (name, token) in [
-            ("app.3fa9c1.js", Some("3fa9c1")),
-            ("app-3FA9C1D2.chunk.js", Some("3FA9C1D2")),
-            ("0123456789abcdef.css", Some("0123456789abcdef")),
-            ("index-BfX2a9Qd.js", Some("BfX2a9Qd")),
-            ("page_000123.html", Some("000123")),
-            ("facade.js", None),
-            ("v1.22.3.js", None),
-            ("JavaScript.js", None),
-            ("readme", None),
-        ] {
-            assert_eq!(hash_token(name).map(|(start, end)| &name[start..end]), token, "{name}");
-        }
-    }
-
-    #[test]
     fn large_objects_span_blocks_and_their_rest_shares_one() {
         let paths = paths(&["a.js", "b.js", "c.js", "d.js"]);
         let members = members(&paths, &[30, 250, 0, 40]);
@@ -316,10 +330,31 @@ mod tests {
         assert_eq!(group(&whole, Level::Zstd(19)).count(), 2);
         assert_eq!(group(&whole, Level::Raw).count(), 5);
         assert_eq!(group_within(&whole[1..], Level::Raw, 0).count(), 1);
-        let tiny: Vec<_> = (0..70_000).map(|ordinal| Member { ordinal, size: 1, path: &paths[0] }).collect();
+        let tiny: Vec<_> =
+            (0..70_000).map(|ordinal| Member { ordinal, size: 1, path: &paths[0], base_bytes: 0 }).collect();
         let counts: Vec<_> = group(&tiny, Level::default()).map(|block| block.len()).collect();
         assert_eq!(counts, [MAX_RANGES, 70_000 - MAX_RANGES]);
         assert_eq!(group(&[], Level::default()).next(), None);
+    }
+
+    #[test]
+    fn objects_with_bases_come_last_and_share_small_blocks() {
+        let paths = paths(&["a.js", "b.js", "c.js", "d.js", "e.js", "f.js"]);
+        let mut members = members(&paths, &[300 << 10, 300 << 10, 200 << 10, 5 << 20, 7, 9]);
+        for (index, bytes) in [(0, 300 << 10), (2, 200 << 10), (3, 5 << 20), (4, 9 << 20), (5, 1)] {
+            members[index].base_bytes = bytes;
+        }
+        let blocks: Vec<_> = group(&members, Level::default()).collect();
+        let piece = |ordinal: u32, offset, length| Piece { ordinal, offset, length };
+        let expected = vec![
+            vec![piece(1, 0, 300 << 10)],
+            vec![piece(0, 0, 300 << 10), piece(2, 0, 200 << 10)],
+            vec![piece(3, 0, 4 << 20)],
+            vec![piece(3, 4 << 20, 1 << 20)],
+            vec![piece(4, 0, 7)],
+            vec![piece(5, 0, 9)],
+        ];
+        assert_eq!(blocks, expected);
     }
 
     #[test]
@@ -333,15 +368,20 @@ mod tests {
     proptest! {
         #[test]
         fn every_byte_is_in_one_piece_and_input_order_does_not_matter(
-            input in prop::collection::btree_map("[a-c]{1,3}(\\.[0-9a-f]{6})?\\.(js|css)", 0u64..300, 0..40),
+            input in prop::collection::btree_map(
+                "[a-c]{1,3}(\\.[0-9a-f]{6})?\\.(js|css)",
+                (0u64..300, prop_oneof![Just(0), 1u64..3 << 20]),
+                0..40,
+            ),
             limit in 1usize..200,
             is_raw: bool,
             rotation in 0usize..40,
         ) {
             let level = if is_raw { Level::Raw } else { Level::default() };
             let paths: Vec<_> = input.keys().map(|path| TreePath::new(path).unwrap()).collect();
-            let sizes: Vec<_> = input.into_values().collect();
+            let (sizes, bases): (Vec<_>, Vec<_>) = input.into_values().unzip();
             let mut members = members(&paths, &sizes);
+            members.iter_mut().zip(bases).for_each(|(member, bytes)| member.base_bytes = bytes);
             let blocks: Vec<_> = group_within(&members, level, limit).collect();
             let mut done = vec![0; sizes.len()];
             for block in &blocks {

@@ -16,21 +16,27 @@
 //!
 //! The only user of the `zstd` crate for packs is `frame.rs`.
 
+mod bases;
 mod block;
 mod encode;
 mod frame;
 mod group;
 mod layout;
 mod level;
+mod names;
 mod reader;
+mod sketch;
 mod writer;
 
+pub use bases::{Base, base_ranges};
 pub use block::Block;
 pub use encode::{EncodedBlock, encode_block};
 pub use group::{Groups, Member, group, group_within};
 pub use layout::{BaseRange, Piece};
 pub use level::{Level, ParseLevelError};
+pub use names::lasting_name;
 pub use reader::{Blocks, PackReader};
+pub use sketch::Sketch;
 pub use writer::{Pack, PackWriter};
 
 use std::io;
@@ -49,6 +55,9 @@ pub const MAX_PACK_BYTES: usize = 32 << 20;
 /// costs little and a transfer starts early, large enough that requests and
 /// syncs do not show.
 pub const TARGET_PACK_BYTES: usize = 8 << 20;
+/// A pack is also sealed once so much content is in it: blocks against bases are
+/// so small that one pack could hold hours of a mirror's work, all of which would begin at the end.
+pub const TARGET_PACK_CONTENT_BYTES: u64 = 32 << 20;
 
 const MAGIC: &[u8; 4] = b"HWPK";
 const VERSION: u8 = 1;

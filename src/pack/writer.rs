@@ -4,7 +4,9 @@
 //! bytes.
 
 use super::encode::EncodedBlock;
-use super::{DIGEST_BYTES, KIND_END, MAGIC, MAX_PACK_BYTES, PackError, TARGET_PACK_BYTES, VERSION};
+use super::{
+    DIGEST_BYTES, KIND_END, MAGIC, MAX_PACK_BYTES, PackError, TARGET_PACK_BYTES, TARGET_PACK_CONTENT_BYTES, VERSION,
+};
 use crate::hash::PackId;
 use crate::varint;
 
@@ -48,11 +50,11 @@ impl PackWriter {
         self.block_count == 0
     }
 
-    /// Whether it has reached [`TARGET_PACK_BYTES`] and should be finished.
-    /// A pack that is not full has room for any block.
+    /// Whether it has reached [`TARGET_PACK_BYTES`], or [`TARGET_PACK_CONTENT_BYTES`] of content, and
+    /// should be finished. A pack that is not full has room for any block.
     #[must_use]
     pub fn is_full(&self) -> bool {
-        self.bytes.len() + MAX_END_BYTES >= TARGET_PACK_BYTES
+        self.bytes.len() + MAX_END_BYTES >= TARGET_PACK_BYTES || self.content_bytes >= TARGET_PACK_CONTENT_BYTES
     }
 
     /// Whether the pack stays within [`MAX_PACK_BYTES`] with `block`.

@@ -6,10 +6,12 @@ use std::io::Read;
 use std::os::unix::fs::FileExt as _;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
+use crate::cache::ContentCache;
 use crate::hash::{ManifestId, ObjectId, hash_reader};
 use crate::manifest::transit::Wanted;
 use crate::mirror::{Contents, FetchRecords, Mirror, SupplyError};
 use crate::pack::Piece;
+use crate::push::old_content::OldContent;
 use crate::push::source::Live;
 use crate::release::{Release, ReleaseName};
 use crate::scan::TreeKind;
@@ -18,6 +20,8 @@ use crate::scan::TreeKind;
 #[derive(Debug)]
 pub(super) struct Supplies {
     pub(super) live: Live,
+    /// What new content can be encoded against.
+    pub(super) old: OldContent,
     mirrors: Vec<Arc<dyn Mirror>>,
     releases: Vec<Release>,
     by_object: OnceLock<HashMap<ObjectId, usize>>,
@@ -28,7 +32,14 @@ pub(super) struct Supplies {
 impl Supplies {
     /// Content of `live`, and of the `mirrors`, which keep `releases`.
     pub(super) fn new(live: Live, mirrors: Vec<Arc<dyn Mirror>>, releases: Vec<Release>) -> Self {
-        Self { live, mirrors, releases, by_object: OnceLock::new(), whole: Mutex::default() }
+        let old = OldContent::default();
+        Self { live, old, mirrors, releases, by_object: OnceLock::new(), whole: Mutex::default() }
+    }
+
+    /// With the old content of its mirrors on this machine and of `cache`.
+    pub(super) fn with_old_content(mut self, cache: Option<ContentCache>) -> Self {
+        self.old = OldContent::new(self.mirrors.iter(), cache);
+        self
     }
 
     /// Opens the tree's file at `index`, if that is a file with this content.

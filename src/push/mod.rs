@@ -9,13 +9,16 @@
 //! refuses to know where a mirror is and how anything is shown.
 
 mod activation;
+mod bases;
 mod bundle;
 mod churn;
 mod contents;
 mod fleet;
 mod gate;
 mod guard;
+mod keeping;
 mod next;
+mod old_content;
 mod options;
 mod outcome;
 mod pack_line;
@@ -28,11 +31,12 @@ mod scratch;
 mod source;
 mod upkeep;
 
+pub use bases::BaseCounts;
 pub use churn::Churn;
 pub use fleet::{Fleet, Member};
 pub use gate::Traffic;
 pub use guard::{GuardFault, Guards, MaxRemoved};
-pub use options::{LevelChoice, MtimeMode, Options, Order, Require};
+pub use options::{KeepContent, LevelChoice, MtimeMode, Options, Order, Require};
 pub use outcome::{MirrorReport, Outcome, Report, Sums, error_chain};
 pub use pack_line::LineError;
 pub use plan::{MirrorPlan, PlanReport, plan};
@@ -153,7 +157,7 @@ pub fn push(source: &Source, fleet: &Fleet, options: &Options, monitor: &dyn Mon
                 Prepared::Refused(report) => Ok::<_, PushError>(rollout::End::Report(report)),
                 Prepared::Target(target) => {
                     let end = rollout::run(&target, || recheck.finish(monitor), options, monitor)?;
-                    target.remember();
+                    target.remember(options, monitor);
                     Ok(end)
                 }
             }

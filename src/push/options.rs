@@ -68,6 +68,21 @@ pub enum LevelChoice {
     Fixed(Level),
 }
 
+/// Content of old releases that the origin keeps, to send what changed inside of files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KeepContent {
+    /// Of how many releases.
+    pub releases: usize,
+    /// At most so many bytes; 0 keeps nothing.
+    pub most_bytes: u64,
+}
+
+impl Default for KeepContent {
+    fn default() -> Self {
+        Self { releases: 3, most_bytes: 8 << 30 }
+    }
+}
+
 /// What a push can be told.
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -93,8 +108,10 @@ pub struct Options {
     pub jobs: NonZeroUsize,
     /// How content is compressed.
     pub level: LevelChoice,
-    /// A directory of our own at the origin, for what is too large for memory.
+    /// A directory of our own at the origin, for what is too large for memory and what is kept for the next push.
     pub scratch: PathBuf,
+    /// What is kept of old releases.
+    pub keep_content: KeepContent,
     /// The time, in milliseconds since 1970, at which the push began.
     pub began: u64,
     /// How long mirrors that are not ready are waited for, once enough are.

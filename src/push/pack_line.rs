@@ -13,9 +13,16 @@ use crate::hash::{ObjectId, PieceHash, PieceHashes};
 use crate::manifest::transit::Wanted;
 use crate::mirror::SupplyError;
 use crate::monitor::{Event, Monitor};
-use crate::pack::{EncodedBlock, Level, Member, PackError, PackWriter, Piece, encode_block, group};
+use crate::pack::{
+    BaseRange, EncodedBlock, Level, Member, PackError, PackWriter, Piece, base_ranges, encode_block, group,
+};
+use crate::push::bases::Bases;
 use crate::push::bundle::PackShelf;
 use crate::push::contents::Supplies;
+use crate::push::keeping::Keeping;
+
+/// A block that is not smaller than this part of its content is also tried without bases.
+const POOR: usize = 4;
 
 /// Why a bundle could not be built.
 #[derive(Debug, thiserror::Error)]
@@ -50,6 +57,9 @@ pub enum LineError {
 pub(super) struct Job<'a> {
     pub(super) wanted: &'a [Wanted],
     pub(super) supplies: &'a Supplies,
+    pub(super) bases: &'a Bases,
+    /// Where new content is kept for the next push.
+    pub(super) keeping: Option<&'a Keeping>,
     pub(super) level: Level,
     pub(super) jobs: usize,
 }
@@ -58,6 +68,14 @@ struct Made {
     block: EncodedBlock,
     /// Of objects that span blocks, with their hashes.
     parts: Vec<(Piece, PieceHash)>,
+}
+
+/// A block to be made.
+struct Ticket {
+    pieces: Vec<Piece>,
+    /// Where its content is kept.
+    kept_at: u64,
+    answer: Sender<Result<Made, LineError>>,
 }
 
 type Answer = Receiver<Result<Made, LineError>>;
@@ -80,19 +98,22 @@ pub(super) fn run(job: &Job<'_>, shelf: &PackShelf<'_>, monitor: &dyn Monitor) -
 fn make_packs(job: &Job<'_>, shelf: &PackShelf<'_>, monitor: &dyn Monitor) -> Result<(), LineError> {
     let members: Vec<Member<'_>> = (0u32..)
         .zip(job.wanted)
-        .map(|(ordinal, wanted)| Member { ordinal, size: wanted.size, path: &wanted.path })
+        .map(|(ordinal, wanted)| {
+            let base_bytes = job.bases.of(ordinal).iter().map(|base| base.size).sum();
+            Member { ordinal, size: wanted.size, path: &wanted.path, base_bytes }
+        })
         .collect();
     let bytes = job.wanted.iter().map(|wanted| wanted.size).sum();
     monitor.event(Event::BundleStarted { objects: job.wanted.len() as u64, bytes });
-    let (work, tickets) = bounded::<(Vec<Piece>, Sender<Result<Made, LineError>>)>(job.jobs);
+    let (work, tickets) = bounded::<Ticket>(job.jobs);
     std::thread::scope(|scope| {
         for _ in 0..job.jobs {
             let tickets = tickets.clone();
             scope.spawn(move || {
                 let mut reader = Reader::default();
-                for (pieces, answer) in tickets {
+                for Ticket { pieces, kept_at, answer } in tickets {
                     // Nobody listens any more once the line has failed.
-                    answer.send(reader.make(job, &pieces)).ok();
+                    answer.send(reader.make(job, &pieces, kept_at)).ok();
                 }
             });
         }
@@ -109,7 +130,8 @@ fn make_packs(job: &Job<'_>, shelf: &PackShelf<'_>, monitor: &dyn Monitor) -> Re
                 sealer.take(&next)?;
             }
             let (answer, made) = bounded(1);
-            work.send((pieces, answer)).map_err(|_| LineError::Cancelled)?;
+            let kept_at = job.keeping.map_or(0, |keeping| keeping.place(&pieces, job.wanted));
+            work.send(Ticket { pieces, kept_at, answer }).map_err(|_| LineError::Cancelled)?;
             pending.push_back(made);
         }
         drop(work);
@@ -122,10 +144,11 @@ fn make_packs(job: &Job<'_>, shelf: &PackShelf<'_>, monitor: &dyn Monitor) -> Re
 #[derive(Default)]
 struct Reader {
     content: Vec<u8>,
+    prefix: Vec<u8>,
 }
 
 impl Reader {
-    fn make(&mut self, job: &Job<'_>, pieces: &[Piece]) -> Result<Made, LineError> {
+    fn make(&mut self, job: &Job<'_>, pieces: &[Piece], kept_at: u64) -> Result<Made, LineError> {
         self.content.clear();
         let mut parts = Vec::new();
         for piece in pieces {
@@ -141,8 +164,37 @@ impl Reader {
                 return Err(LineError::Changed { path: path() });
             }
         }
-        let block = encode_block(pieces, &self.content, &[], &[], job.level)?;
-        Ok(Made { block, parts })
+        if let Some(keeping) = job.keeping {
+            keeping.write(&self.content, kept_at);
+        }
+        Ok(Made { block: self.encode(job, pieces)?, parts })
+    }
+
+    fn encode(&mut self, job: &Job<'_>, pieces: &[Piece]) -> Result<EncodedBlock, PackError> {
+        let bases = self.read_bases(job, pieces);
+        let plain = || encode_block(pieces, &self.content, &[], &[], job.level);
+        if bases.is_empty() {
+            return plain();
+        }
+        let block = encode_block(pieces, &self.content, &bases, &self.prefix, job.level)?;
+        if block.encoded_bytes() < self.content.len() / POOR {
+            return Ok(block);
+        }
+        let plain = plain()?;
+        Ok(if plain.encoded_bytes() < block.encoded_bytes() { plain } else { block })
+    }
+
+    /// Reads the bases of a block; none where one of them cannot be had.
+    fn read_bases(&mut self, job: &Job<'_>, pieces: &[Piece]) -> Vec<BaseRange> {
+        let size_of = |ordinal: u32| job.wanted[ordinal as usize].size;
+        let ranges = base_ranges(pieces, |ordinal| (job.bases.of(ordinal), size_of(ordinal)));
+        self.prefix.clear();
+        let old = &job.supplies.old;
+        let is_read = ranges.iter().all(|range| {
+            let object = job.bases.object(range.entry);
+            object.is_some_and(|object| old.read(object, range.offset, range.length, &mut self.prefix))
+        });
+        if is_read { ranges } else { Vec::new() }
     }
 }
 

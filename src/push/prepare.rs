@@ -3,9 +3,11 @@
 
 use std::io::BufWriter;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use crate::fsx::{self, Context as _};
+use crate::cache::ContentCache;
+use crate::fsx::{self, Context as _, IoError};
 use crate::hash::ManifestId;
 use crate::manifest::{Entry, ManifestError, Totals};
 use crate::mirror::{Link, Mirror};
@@ -14,9 +16,11 @@ use crate::push::contents::Supplies;
 use crate::push::fleet::{self, Fleet, Member};
 use crate::push::gate::Traffic;
 use crate::push::guard::GuardFault;
+use crate::push::keeping::{self, Keeping};
 use crate::push::next::{Outline, Rules, draft};
 use crate::push::options::Options;
-use crate::push::outcome::{MirrorReport, Outcome, Report, Sums};
+use crate::push::outcome::{MirrorReport, Outcome, Report, Sums, error_chain};
+use crate::push::rollout::Batch;
 use crate::push::scratch::{Entries, ManifestFile, Scratch, entries};
 use crate::push::source::{Live, Source};
 use crate::push::{PushError, rollout};
@@ -48,15 +52,39 @@ pub(super) struct Target {
     /// How it differs from the newest release before it.
     pub(super) sums: Sums,
     pub(super) scratch: Scratch,
+    /// Whether its content is being kept for the next push.
+    is_kept: AtomicBool,
 }
 
 impl Target {
-    /// Keeps its manifest for the next push, where fetching it again would take a network.
-    pub(super) fn remember(&self) {
+    /// Keeps its manifest for the next push, where fetching it again would take a network, and
+    /// drops old content that is no longer of use.
+    pub(super) fn remember(&self, options: &Options, monitor: &dyn Monitor) {
         let is_far = self.members.iter().any(|member| member.mirror.link() == Link::Network);
         if let Some(manifest) = self.manifest.as_ref().filter(|_| is_far) {
             // Without it the next push asks a mirror.
-            self.scratch.keep_manifest(manifest).ok();
+            self.scratch.keep_manifest(manifest, self.release.sequence, options.keep_content.releases).ok();
+        }
+        if let Some(cache) = self.supplies.old.cache() {
+            let tidied = keeping::tidy(cache, &self.scratch, self.release.bytes, options.keep_content.most_bytes);
+            warn_of_cache(tidied.err().map(|error| error.to_string()), cache, monitor);
+        }
+    }
+
+    /// Begins to keep new content, if that is of use: once a release, and where no mirror of this machine has it.
+    pub(super) fn begin_keeping(&self, bytes: u64, options: &Options, monitor: &dyn Monitor) -> Option<Keeping> {
+        let cache = self.supplies.old.cache().filter(|_| self.is_new && !self.is_kept.swap(true, Ordering::Relaxed))?;
+        let begun = Keeping::begin(cache, bytes, options.keep_content.most_bytes);
+        begun.unwrap_or_else(|error| {
+            not_kept(&error, monitor);
+            None
+        })
+    }
+
+    /// Keeps what went into the packs of `batch`.
+    pub(super) fn end_keeping(&self, keeping: Keeping, batch: &Batch, monitor: &dyn Monitor) {
+        if let Err(error) = keeping.finish(&batch.change.wanted, &batch.bases.sketches) {
+            not_kept(&error, monitor);
         }
     }
 
@@ -64,6 +92,19 @@ impl Target {
     pub(super) fn new_entries(&self) -> Result<Entries, ManifestError> {
         let manifest = self.manifest.as_deref();
         Ok(Box::new(manifest.expect("it was copied, because a mirror needs it").entries()?))
+    }
+}
+
+fn not_kept(error: &IoError, monitor: &dyn Monitor) {
+    let message = format!("new content is not kept for the next push, which may send more: {}", error_chain(error));
+    monitor.event(Event::Warned { message });
+}
+
+fn warn_of_cache(error: Option<String>, cache: &ContentCache, monitor: &dyn Monitor) {
+    let damaged = (cache.damaged() > 0).then(|| format!("{} of its files were damaged", cache.damaged()));
+    if let Some(what) = damaged.or(error) {
+        let message = format!("the cache of old content: {what}; what is lost of it is sent whole");
+        monitor.event(Event::Warned { message });
     }
 }
 
@@ -81,6 +122,12 @@ pub(super) fn prepare(
         return Ok(Prepared::Refused(report));
     }
     preparation.decide(options, on_new, monitor).map(|target| Prepared::Target(Box::new(target)))
+}
+
+/// Whether old content is worth keeping: for mirrors far away, where none on this machine keeps it anyway.
+fn has_use_for_cache(members: &[Member]) -> bool {
+    let has = |link| members.iter().any(|member| member.mirror.link() == link && member.state.is_ok());
+    has(Link::Network) && !has(Link::Local)
 }
 
 /// What is pushed, loaded.
@@ -103,6 +150,7 @@ struct Preparation {
     members: Vec<Member>,
     loaded: Loaded,
     scratch: Scratch,
+    cache: Option<ContentCache>,
 }
 
 impl Preparation {
@@ -137,7 +185,11 @@ impl Preparation {
             }
         };
         fleet::check_distinct(&members)?;
-        Ok(Self { members, loaded, scratch })
+        let cache = match has_use_for_cache(&members) && options.keep_content.most_bytes > 0 {
+            true => Some(ContentCache::open(scratch.content_dir()?)?),
+            false => None,
+        };
+        Ok(Self { members, loaded, scratch, cache })
     }
 
     /// The report of a push that cannot meet its requirement, before anything is sent.
@@ -224,16 +276,18 @@ impl Preparation {
         let from = self.loaded.from.iter().chain(&self.members);
         let mirrors: Vec<_> = from.map(|member| Arc::clone(&member.mirror)).collect();
         let releases = self.members.iter().chain(&self.loaded.from).flat_map(Member::releases).cloned().collect();
+        let supplies = Supplies::new(self.loaded.live, mirrors, releases).with_old_content(self.cache);
         Target {
             release: next.release,
             is_new,
             manifest: next.manifest,
             previous: next.previous,
             sums: next.sums,
-            supplies: Supplies::new(self.loaded.live, mirrors, releases),
+            supplies,
             members: self.members,
             likely_base,
             scratch: self.scratch,
+            is_kept: AtomicBool::new(false),
         }
     }
 

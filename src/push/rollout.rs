@@ -5,21 +5,23 @@
 //! staged mirror in order of store id, switches alone: of two racing pushes
 //! the one that loses there has switched nothing.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, unbounded};
 
-use crate::hash::{BundleKey, ManifestId};
+use crate::hash::{BundleKey, ManifestId, ObjectId};
 use crate::manifest::ManifestError;
 use crate::manifest::transit::{self, Change};
 use crate::mirror::{Failure, Link, Mirror, MirrorError, StageRequest};
 use crate::monitor::{Event, Monitor};
 use crate::pack::Level;
+use crate::push::bases::{Bases, Search};
 use crate::push::bundle::{PackShelf, Seat};
 use crate::push::fleet::{self, Member};
 use crate::push::gate::Gate;
+use crate::push::keeping::Keeping;
 use crate::push::options::{LevelChoice, Options, Require};
 use crate::push::outcome::{MirrorReport, Outcome, Report, error_chain};
 use crate::push::pack_line::{self, Job, LineError};
@@ -40,6 +42,7 @@ pub(super) enum End {
 pub(super) struct Batch {
     base: Option<Arc<ManifestFile>>,
     pub(super) change: Change,
+    pub(super) bases: Bases,
     level: Level,
     key: BundleKey,
     members: Vec<usize>,
@@ -97,8 +100,7 @@ fn roll_out(
             let seats: Vec<_> = batch.members.iter().map(|index| (*index, shelf.seat())).collect();
             let line_sender = line_sender.clone();
             scope.spawn(move || {
-                let job = batch.job(target, options);
-                if let Err(error) = pack_line::run(&job, shelf, gate) {
+                if let Err(error) = batch.make_packs(target, shelf, options, gate) {
                     line_sender.send(error).ok();
                 }
             });
@@ -153,12 +155,12 @@ pub(super) fn batches(
     let mut made = Vec::new();
     for (base, members) in groups.into_iter().filter_map(|(base, members)| Some((base?, members))) {
         match find_base(target, base)? {
-            Some(base) => made.push(batch(target, Some(base), members, options)?),
+            Some(base) => made.push(batch(target, Some(base), members, &HashSet::new(), options)?),
             None => without.extend(members),
         }
     }
     if !without.is_empty() {
-        made.push(batch(target, None, without, options)?);
+        made.push(batch(target, None, without, &HashSet::new(), options)?);
     }
     Ok(made)
 }
@@ -174,6 +176,7 @@ fn batch(
     target: &Target,
     base: Option<Arc<ManifestFile>>,
     members: Vec<usize>,
+    shunned: &HashSet<ObjectId>,
     options: &Options,
 ) -> Result<Batch, PushError> {
     let new = || target.new_entries();
@@ -186,6 +189,15 @@ fn batch(
         LevelChoice::Auto if is_local => Level::Raw,
         LevelChoice::Auto => Level::Zstd(3),
     };
+    let bases = match &base {
+        Some(base) if level != Level::Raw && !change.wanted.is_empty() => {
+            let (old, supplies, jobs) = (&target.supplies.old, &target.supplies, options.jobs.get());
+            let search = Search { wanted: &change.wanted, old, supplies, shunned, jobs };
+            search.run(|| entries(Some(base)), target.new_entries().map_err(PushError::NewManifest)?)
+        }
+        _ => Ok(Bases::none(&change.wanted)),
+    };
+    let bases = bases.map_err(PushError::NewManifest)?;
     let mut key = blake3::Hasher::new();
     key.update(b"headwater bundle 1\n");
     key.update(&id.map_or([0; 32], |id| *id.as_bytes()));
@@ -194,7 +206,8 @@ fn batch(
         key.update(wanted.object.as_bytes());
     }
     key.update(format!("{level}\n").as_bytes());
-    Ok(Batch { base, change, level, key: BundleKey::finish(&key), members })
+    bases.add_to(&mut key);
+    Ok(Batch { base, change, bases, level, key: BundleKey::finish(&key), members })
 }
 
 impl Batch {
@@ -207,9 +220,25 @@ impl Batch {
         entries(self.base.as_deref())
     }
 
-    pub(super) fn job<'a>(&'a self, target: &'a Target, options: &Options) -> Job<'a> {
-        let jobs = options.jobs.get();
-        Job { wanted: &self.change.wanted, supplies: &target.supplies, level: self.level, jobs }
+    pub(super) fn job<'a>(&'a self, target: &'a Target, keeping: Option<&'a Keeping>, options: &Options) -> Job<'a> {
+        let (wanted, supplies, bases) = (&self.change.wanted, &target.supplies, &self.bases);
+        Job { wanted, supplies, bases, keeping, level: self.level, jobs: options.jobs.get() }
+    }
+
+    /// Makes its packs, and keeps the content of a new release for the next push.
+    fn make_packs(
+        &self,
+        target: &Target,
+        shelf: &PackShelf<'_>,
+        options: &Options,
+        gate: &Gate<'_>,
+    ) -> Result<(), LineError> {
+        let keeping = target.begin_keeping(self.new_bytes(), options, gate);
+        pack_line::run(&self.job(target, keeping.as_ref(), options), shelf, gate)?;
+        if let Some(keeping) = keeping {
+            target.end_keeping(keeping, self, gate);
+        }
+        Ok(())
     }
 
     fn request<'a>(&'a self, target: &'a Target) -> StageRequest<'a> {
@@ -241,7 +270,7 @@ fn stage(
         Err(error) if error.failure() == Failure::DamagedBase && batch.base.is_some() => {
             let message = format!("{}: {}: sending everything anew", mirror.name(), error_chain(&error));
             gate.event(Event::Warned { message });
-            stage_alone(target, None, index, options, gate)
+            stage_alone(target, None, index, &HashSet::new(), options, gate)
         }
         other => other,
     }
@@ -259,23 +288,24 @@ pub(super) fn stage_again(
         Some(base) => find_base(target, base).map_err(supply)?,
         None => None,
     };
-    stage_alone(target, base, index, options, gate)
+    stage_alone(target, base, index, &HashSet::new(), options, gate)
 }
 
 fn stage_alone(
     target: &Target,
     base: Option<Arc<ManifestFile>>,
     index: usize,
+    shunned: &HashSet<ObjectId>,
     options: &Options,
     gate: &Gate<'_>,
 ) -> Result<(), MirrorError> {
     let supply = |error: PushError| MirrorError::Supply(Box::new(error));
-    let batch = batch(target, base, vec![index], options).map_err(supply)?;
+    let batch = batch(target, base, vec![index], shunned, options).map_err(supply)?;
     let shelf = PackShelf::new(target.members.len() + index, &target.supplies, &target.scratch)?;
     std::thread::scope(|scope| {
         let seat = shelf.seat();
         // Its error reaches the mirror through the shelf.
-        scope.spawn(|| pack_line::run(&batch.job(target, options), &shelf, gate).ok());
+        scope.spawn(|| pack_line::run(&batch.job(target, None, options), &shelf, gate).ok());
         // When this returns the seat goes, and the line need not wait for anyone.
         target.members[index].mirror.stage(&batch.request(target), &seat, gate)
     })

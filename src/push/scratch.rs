@@ -12,8 +12,10 @@ use crate::manifest::{Entry, ManifestError, ManifestReader};
 
 const PREFIX: &str = "push-";
 const LOCK: &str = "lock";
-/// The manifest that the last push over a network ended with; it outlives the push.
-const KNOWN: &str = "manifest";
+/// Manifests that the last pushes over a network ended with outlive them: this, the sequence and the id.
+const KNOWN: &str = "manifest-";
+/// Content of old releases.
+const CONTENT: &str = "content";
 
 /// A directory that is removed when dropped.
 #[derive(Debug)]
@@ -46,20 +48,56 @@ impl Scratch {
         &self.dir
     }
 
-    /// Keeps a manifest for the next push from here.
-    pub(super) fn keep_manifest(&self, manifest: &ManifestFile) -> Result<(), IoError> {
-        self.dir.unlink_if_any(KNOWN)?;
-        let mut copy = self.dir.create_file(KNOWN)?;
-        let mut from =
-            FileFromStart { file: manifest.file.try_clone().context("read", || self.dir.join(KNOWN))?, offset: 0 };
-        std::io::copy(&mut from, &mut copy).context("write", || self.dir.join(KNOWN))?;
-        self.dir.rename(KNOWN, &self.parent, KNOWN)
+    /// The directory for content of old releases, which outlives the push.
+    pub(super) fn content_dir(&self) -> Result<Dir, IoError> {
+        self.parent.ensure_dir(CONTENT)
     }
 
-    /// The manifest `id`, if that is the one that was kept, and whole.
+    /// Keeps the manifest of the release `sequence` for the pushes to come, and the `keep` newest in all.
+    pub(super) fn keep_manifest(&self, manifest: &ManifestFile, sequence: u64, keep: usize) -> Result<(), IoError> {
+        let name = format!("{KNOWN}{sequence:020}-{}", manifest.id);
+        if self.parent.stat(&name)?.is_none() {
+            let mut copy = self.dir.create_file(&name)?;
+            let path = || self.dir.join(&name);
+            let mut from = FileFromStart { file: manifest.file.try_clone().context("read", path)?, offset: 0 };
+            std::io::copy(&mut from, &mut copy).context("write", path)?;
+            self.dir.rename(&name, &self.parent, &name)?;
+        }
+        for (name, _) in self.kept()?.into_iter().skip(keep.max(1)) {
+            self.parent.unlink_if_any(&name)?;
+        }
+        Ok(())
+    }
+
+    /// The names of the manifests that are kept, with their ids, the newest first.
+    fn kept(&self) -> Result<Vec<(String, ManifestId)>, IoError> {
+        let id = |name: &str| ManifestId::parse_hex(name.strip_prefix(KNOWN)?.split_once('-')?.1.as_bytes());
+        let names = self.parent.entries()?.into_iter().filter_map(|(name, _)| name.into_string().ok());
+        let mut kept: Vec<_> = names.filter_map(|name| id(&name).map(|id| (name, id))).collect();
+        kept.sort_unstable_by(|a, b| b.cmp(a));
+        Ok(kept)
+    }
+
+    /// The manifest `id`, if it was kept, and whole.
     pub(super) fn known_manifest(&self, id: ManifestId) -> Result<Option<ManifestFile>, IoError> {
-        match fsx::found(self.parent.open_file(KNOWN))? {
-            Some(file) => ManifestFile::copy(self, KNOWN, file, id),
+        match self.kept()?.into_iter().find(|(_, kept)| *kept == id) {
+            Some((name, _)) => self.open_known(&name, id),
+            None => Ok(None),
+        }
+    }
+
+    /// The manifests that are kept and whole, the newest first.
+    pub(super) fn known_manifests(&self) -> Result<Vec<ManifestFile>, IoError> {
+        let mut whole = Vec::new();
+        for (name, id) in self.kept()? {
+            whole.extend(self.open_known(&name, id)?);
+        }
+        Ok(whole)
+    }
+
+    fn open_known(&self, name: &str, id: ManifestId) -> Result<Option<ManifestFile>, IoError> {
+        match fsx::found(self.parent.open_file(name))? {
+            Some(file) => ManifestFile::copy(self, "known", file, id),
             None => Ok(None),
         }
     }
@@ -163,13 +201,28 @@ mod tests {
             let scratch = Scratch::create(cache.path()).unwrap();
             assert!(scratch.known_manifest(id).unwrap().is_none());
             let manifest = ManifestFile::copy(&scratch, "m", &b"lines"[..], id).unwrap().unwrap();
-            scratch.keep_manifest(&manifest).unwrap();
+            scratch.keep_manifest(&manifest, 7, 3).unwrap();
+            scratch.keep_manifest(&manifest, 7, 3).unwrap();
         }
         let scratch = Scratch::create(cache.path()).unwrap();
         assert_eq!(scratch.known_manifest(id).unwrap().unwrap().id, id);
         assert!(scratch.known_manifest(other).unwrap().is_none());
-        std::fs::write(cache.path().join(KNOWN), "linez").unwrap();
+        std::fs::write(cache.path().join(format!("{KNOWN}{:020}-{id}", 7)), "linez").unwrap();
         assert!(scratch.known_manifest(id).unwrap().is_none());
+    }
+
+    #[test]
+    fn the_newest_manifests_are_kept() {
+        let cache = tempfile::tempdir().unwrap();
+        let scratch = Scratch::create(cache.path()).unwrap();
+        for sequence in [9, 10, 11] {
+            let lines = format!("lines {sequence}");
+            let id = ManifestId::of(lines.as_bytes());
+            let manifest = ManifestFile::copy(&scratch, "m", lines.as_bytes(), id).unwrap().unwrap();
+            scratch.keep_manifest(&manifest, sequence, 2).unwrap();
+        }
+        let known: Vec<_> = scratch.known_manifests().unwrap().into_iter().map(|known| known.id).collect();
+        assert_eq!(known, [ManifestId::of(b"lines 11"), ManifestId::of(b"lines 10")]);
     }
 
     #[test]

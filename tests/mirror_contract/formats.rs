@@ -191,6 +191,7 @@ fn options(scratch: &Path) -> Options {
         jobs: NonZeroUsize::new(2).unwrap(),
         level: LevelChoice::Auto,
         scratch: scratch.to_owned(),
+        keep_content: headwater::push::KeepContent::default(),
         began: 1_800_000_000_000,
         patience: Duration::from_secs(30),
     }

@@ -150,7 +150,7 @@ fn level(room: &str) -> usize {
     match room {
         "fsx" | "web" => 1,
         "manifest" | "pack" | "release" => 2,
-        "scan" | "store" | "wire" | "notify" => 3,
+        "cache" | "scan" | "store" | "wire" | "notify" => 3,
         "mirror" => 4,
         "push" | "serve" | "config" => 5,
         "watch" => 6,

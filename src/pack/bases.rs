@@ -1,0 +1,82 @@
+//! Which bytes of old objects a block is encoded against.
+
+use std::collections::HashSet;
+
+use super::{BaseRange, MAX_PREFIX_BYTES, MAX_RANGES, Piece};
+
+/// An old object that a new one is encoded against.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Base {
+    /// Position among all entries of the base manifest, counted from 0, of one that is a file.
+    pub entry: u64,
+    /// Bytes of its object.
+    pub size: u64,
+}
+
+/// The bases of a block of `pieces`, within the limits of the format. `bases_of`
+/// tells those of a new object, the best first, and its size. Each base is taken
+/// once. What is larger than fits is taken around the place that corresponds to the piece.
+#[must_use]
+pub fn base_ranges<'b>(pieces: &[Piece], bases_of: impl Fn(u32) -> (&'b [Base], u64)) -> Vec<BaseRange> {
+    let mut ranges = Vec::new();
+    let mut seen = HashSet::new();
+    let mut room = MAX_PREFIX_BYTES as u64;
+    for piece in pieces {
+        let (bases, size) = bases_of(piece.ordinal);
+        for base in bases {
+            if base.size == 0 || room == 0 || ranges.len() == MAX_RANGES || !seen.insert(base.entry) {
+                continue;
+            }
+            let length = base.size.min(room);
+            room -= length;
+            let offset = start_of(piece, size, base.size, length);
+            let length = u32::try_from(length).expect("a prefix has at most 16 MiB");
+            ranges.push(BaseRange { entry: base.entry, offset, length });
+        }
+    }
+    ranges
+}
+
+/// Where `length` bytes of an old object of `old` bytes begin whose middle
+/// corresponds to the middle of `piece` in its object of `new` bytes.
+fn start_of(piece: &Piece, new: u64, old: u64, length: u64) -> u64 {
+    let middle = u128::from(piece.offset) + u128::from(piece.length) / 2;
+    let place = middle * u128::from(old) / u128::from(new.max(1));
+    let place = u64::try_from(place).unwrap_or(u64::MAX);
+    place.saturating_sub(length / 2).min(old - length)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn small_bases_are_whole_and_each_is_taken_once() {
+        let table =
+            [vec![Base { entry: 5, size: 100 }], vec![Base { entry: 5, size: 100 }, Base { entry: 9, size: 7 }]];
+        let pieces = [0, 1].map(|ordinal| Piece { ordinal, offset: 0, length: 50 });
+        let ranges = base_ranges(&pieces, |ordinal| (&table[ordinal as usize], 50));
+        let range = |entry, length| BaseRange { entry, offset: 0, length };
+        assert_eq!(ranges, [range(5, 100), range(9, 7)]);
+    }
+
+    #[test]
+    fn of_a_large_base_the_corresponding_place_is_taken() {
+        let bases = [Base { entry: 0, size: 200 << 20 }];
+        let at = |offset: u64| {
+            let piece = Piece { ordinal: 0, offset, length: 4 << 20 };
+            base_ranges(&[piece], |_| (&bases, 100 << 20))[0]
+        };
+        assert_eq!(at(0), BaseRange { entry: 0, offset: 0, length: 16 << 20 });
+        assert_eq!(at(48 << 20).offset, (100 << 20) - (8 << 20));
+        assert_eq!(at(96 << 20).offset, (200 << 20) - (16 << 20));
+    }
+
+    #[test]
+    fn the_limit_of_the_prefix_holds() {
+        let bases: Vec<_> = (0..9).map(|entry| Base { entry, size: 3 << 20 }).collect();
+        let ranges = base_ranges(&[Piece { ordinal: 0, offset: 0, length: 1 }], |_| (&bases, 1));
+        assert_eq!(ranges.iter().map(|range| range.length as usize).sum::<usize>(), MAX_PREFIX_BYTES);
+        assert_eq!(ranges.len(), 6);
+    }
+}

@@ -1,0 +1,90 @@
+//! What contents have in common, without comparing them: a sketch of each.
+//!
+//! Content is cut where its own bytes say so, so that an insertion moves no
+//! cut behind it; the smallest of the chunks' hashes are a fair sample of all
+//! of them, the same for like contents (a bottom-k sketch: Broder, "On the
+//! resemblance and containment of documents", 1997). The only user of the
+//! crate `fastcdc`.
+
+use fastcdc::v2020::FastCDC;
+
+/// Bytes of the chunks: least, average, most.
+const CHUNK_BYTES: (usize, usize, usize) = (256, 1024, 4096);
+/// Hashes of a sketch.
+const MOST: usize = 48;
+
+/// A sample of what a content consists of.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Sketch(Vec<u32>);
+
+impl Sketch {
+    /// The sketch of `content`.
+    #[must_use]
+    pub fn of(content: &[u8]) -> Self {
+        let (least, average, most) = CHUNK_BYTES;
+        let mut sketch = Self::default();
+        for chunk in FastCDC::new(content, least, average, most) {
+            sketch.add(chunk.hash, chunk.length);
+        }
+        sketch
+    }
+
+    /// The rolling hash at the end of a chunk covers its last bytes; with the length it stands for all.
+    fn add(&mut self, hash: u64, length: usize) {
+        let mixed = (hash ^ (length as u64).rotate_left(32)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let hash = u32::try_from(mixed >> 32).expect("32 bits are left");
+        if self.0.len() == MOST && self.0.last().is_some_and(|largest| hash >= *largest) {
+            return;
+        }
+        if let Err(at) = self.0.binary_search(&hash) {
+            self.0.insert(at, hash);
+            self.0.truncate(MOST);
+        }
+    }
+
+    /// The sketch of these hashes, if they are ascending and not too many.
+    #[must_use]
+    pub fn from_hashes(hashes: Vec<u32>) -> Option<Self> {
+        (hashes.len() <= MOST && hashes.is_sorted()).then_some(Self(hashes))
+    }
+
+    /// Its hashes, ascending.
+    #[must_use]
+    pub fn hashes(&self) -> &[u32] {
+        &self.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn noise(seed: u8, count: usize) -> Vec<u8> {
+        let mut bytes = vec![0; count];
+        blake3::Hasher::new().update(&[seed]).finalize_xof().fill(&mut bytes);
+        bytes
+    }
+
+    fn shared(a: &Sketch, b: &Sketch) -> usize {
+        a.hashes().iter().filter(|hash| b.hashes().contains(hash)).count()
+    }
+
+    #[test]
+    fn like_contents_share_most_of_their_sketch_and_others_nothing() {
+        let (one, other) = (noise(1, 200_000), noise(2, 200_000));
+        let mut edited = one.clone();
+        edited.splice(70_000..70_003, *b"inserted");
+        let [a, b, c] = [&one, &edited, &other].map(|content| Sketch::of(content));
+        assert_eq!(a.hashes().len(), MOST);
+        assert!(a.hashes().is_sorted());
+        assert!(shared(&a, &b) > MOST * 9 / 10, "{}", shared(&a, &b));
+        assert_eq!(shared(&a, &c), 0);
+    }
+
+    #[test]
+    fn content_of_any_length_has_a_sketch() {
+        assert!(Sketch::of(b"").hashes().is_empty());
+        assert_eq!(Sketch::of(b"a").hashes().len(), 1);
+        assert_eq!(Sketch::of(&[0; 10_000]).hashes().len(), 2);
+    }
+}

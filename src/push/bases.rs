@@ -1,0 +1,435 @@
+//! Which old object each new one is encoded against.
+//!
+//! The old object at the same path; else the one whose content is most alike;
+//! else one of the same name but for a bundler's hash; else, for small files,
+//! a neighbour. Only what the origin can read and the mirror has counts. What
+//! is chosen depends on nothing else, so that a push that broke off goes on.
+
+use std::collections::{HashMap, HashSet};
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::sync::Mutex;
+use std::sync::PoisonError;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use serde::Serialize;
+
+use crate::hash::ObjectId;
+use crate::manifest::transit::Wanted;
+use crate::manifest::{Entry, ManifestError, Pair, Pairs};
+use crate::pack::{Base, Piece, Sketch, lasting_name};
+use crate::push::contents::Supplies;
+use crate::push::old_content::{OldContent, OldObject};
+use crate::push::scratch::Entries;
+use crate::tree_path::TreePath;
+
+/// Old entries that are looked at for likeness: bounds the memory.
+const MAX_CANDIDATES: usize = 200_000;
+/// What is smaller has too few chunks for a sketch.
+const MIN_SKETCHED_BYTES: u64 = 2 << 10;
+/// What is larger is not read for a sketch.
+const MAX_SKETCHED_BYTES: u64 = 64 << 20;
+/// New objects up to this size are encoded against a neighbour where nothing better is there.
+const NEIGHBOUR_BYTES: u64 = 128 << 10;
+/// Bytes of old content that are sketched: so many times those of the new one.
+const SKETCH_FACTOR: u64 = 4;
+const SKETCH_LEAST_BYTES: u64 = 64 << 20;
+/// Candidates that one chunk votes for: a chunk of everything tells nothing.
+const MAX_VOTES: usize = 32;
+
+/// How many new objects have a base, by why it was chosen.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct BaseCounts {
+    /// The old object at the same path.
+    pub same_path: u64,
+    /// The old object whose content is most alike.
+    pub like_content: u64,
+    /// An old object of the same name, but for a bundler's hash.
+    pub like_name: u64,
+    /// For a small file, one of the same kind in the same directory.
+    pub neighbour: u64,
+    /// None.
+    pub none: u64,
+}
+
+/// The bases of a bundle.
+#[derive(Debug, Default)]
+pub(super) struct Bases {
+    /// By ordinal; the best first.
+    of: Vec<Vec<Base>>,
+    /// By position in the base manifest.
+    objects: HashMap<u64, OldObject>,
+    pub(super) counts: BaseCounts,
+    /// Sketches that were made of new objects, by ordinal.
+    pub(super) sketches: HashMap<u32, Sketch>,
+}
+
+impl Bases {
+    /// No bases at all.
+    pub(super) fn none(wanted: &[Wanted]) -> Self {
+        let counts = BaseCounts { none: wanted.len() as u64, ..BaseCounts::default() };
+        Self { counts, ..Self::default() }
+    }
+
+    /// The bases of a new object, the best first.
+    pub(super) fn of(&self, ordinal: u32) -> &[Base] {
+        self.of.get(ordinal as usize).map_or(&[], Vec::as_slice)
+    }
+
+    /// The old object at a position of the base manifest.
+    pub(super) fn object(&self, entry: u64) -> Option<&OldObject> {
+        self.objects.get(&entry)
+    }
+
+    /// Adds all that decides on the blocks to a key.
+    pub(super) fn add_to(&self, key: &mut blake3::Hasher) {
+        for (ordinal, bases) in self.of.iter().enumerate() {
+            for base in bases {
+                key.update(&(ordinal as u64).to_le_bytes()).update(&base.entry.to_le_bytes());
+            }
+        }
+    }
+}
+
+/// An entry of the base manifest.
+#[derive(Debug)]
+struct Candidate {
+    base: Base,
+    object: ObjectId,
+    path: TreePath,
+}
+
+impl Candidate {
+    fn new(position: u64, entry: Entry) -> Option<Self> {
+        let file = entry.file()?;
+        let (object, base) = (file.object, Base { entry: position, size: file.size });
+        (file.size > 0).then_some(Self { base, object, path: entry.path })
+    }
+}
+
+/// Where bases are looked for.
+pub(super) struct Search<'a> {
+    pub(super) wanted: &'a [Wanted],
+    pub(super) old: &'a OldContent,
+    pub(super) supplies: &'a Supplies,
+    /// Objects of the mirror that are no bases: they were damaged there.
+    pub(super) shunned: &'a HashSet<ObjectId>,
+    pub(super) jobs: usize,
+}
+
+/// What a look at both manifests finds.
+#[derive(Default)]
+struct Looked {
+    /// The old object at the same path, by ordinal.
+    same_path: Vec<Option<(Base, ObjectId)>>,
+    candidates: Vec<Candidate>,
+}
+
+impl Search<'_> {
+    /// Chooses. `base` and `new` are the entries of the two manifests.
+    pub(super) fn run(
+        &self,
+        base: impl Fn() -> Result<Entries, ManifestError>,
+        new: Entries,
+    ) -> Result<Bases, ManifestError> {
+        let Looked { same_path, mut candidates } = self.look(base()?, new)?;
+        let is_left = |ordinal: &usize| same_path[*ordinal].is_none() && self.wanted[*ordinal].size > 0;
+        let mut left: Vec<usize> = (0..self.wanted.len()).filter(is_left).collect();
+        if left.is_empty() {
+            candidates.clear();
+        } else {
+            self.add_namesakes(&left, base()?, &mut candidates)?;
+        }
+        let at_paths = same_path.iter().flatten().map(|(base, object)| (*object, base.size));
+        let others = candidates.iter().map(|candidate| (candidate.object, candidate.base.size));
+        let found = self.old.find(&at_paths.chain(others).collect());
+        let mut bases = Bases { of: vec![Vec::new(); self.wanted.len()], ..Bases::default() };
+        for (ordinal, same) in same_path.into_iter().enumerate() {
+            let Some((base, object)) = same else { continue };
+            match found.get(&object) {
+                Some(object) => {
+                    bases.of[ordinal].push(base);
+                    bases.objects.insert(base.entry, object.clone());
+                    bases.counts.same_path += 1;
+                }
+                None => left.push(ordinal),
+            }
+        }
+        candidates.retain(|candidate| found.contains_key(&candidate.object));
+        left.sort_unstable();
+        self.choose_alike(&left, &candidates, &found, &mut bases);
+        bases.counts.none = bases.of.iter().filter(|bases| bases.is_empty()).count() as u64;
+        Ok(bases)
+    }
+
+    fn may_be_base(&self, new_bytes: u64, base: &Base, object: &ObjectId) -> bool {
+        // A large base for little content costs more to read than it saves to send.
+        base.size > 0 && base.size <= new_bytes.saturating_mul(16) + (1 << 20) && !self.shunned.contains(object)
+    }
+
+    /// Finds the old object at the path of each new one, and the old paths that are no more.
+    fn look(&self, base: Entries, new: Entries) -> Result<Looked, ManifestError> {
+        let mut looked = Looked { same_path: vec![None; self.wanted.len()], candidates: Vec::new() };
+        let mut next = 0;
+        let mut position = 0;
+        for pair in Pairs::new(base, new) {
+            let (old, new) = match pair? {
+                Pair::Old(old) => (Some(old), None),
+                Pair::New(new) => (None, Some(new)),
+                Pair::Both(old, new) => (Some(old), Some(new)),
+            };
+            if let Some(new) = &new
+                && self.wanted.get(next).is_some_and(|wanted| wanted.path == new.path)
+            {
+                let same = old.as_ref().and_then(Entry::file);
+                let same = same.map(|file| (Base { entry: position, size: file.size }, file.object));
+                let size = self.wanted[next].size;
+                looked.same_path[next] = same.filter(|(base, object)| self.may_be_base(size, base, object));
+                next += 1;
+            }
+            let is_gone = |old: &Entry| old.is_live() && new.as_ref().is_none_or(|new| !new.is_live());
+            if let Some(old) = old {
+                if is_gone(&old) && looked.candidates.len() < MAX_CANDIDATES {
+                    looked.candidates.extend(Candidate::new(position, old));
+                }
+                position += 1;
+            }
+        }
+        Ok(looked)
+    }
+
+    /// Adds old entries of the same names or kinds as those `left`.
+    fn add_namesakes(
+        &self,
+        left: &[usize],
+        base: Entries,
+        candidates: &mut Vec<Candidate>,
+    ) -> Result<(), ManifestError> {
+        let keys: HashSet<u64> = left.iter().flat_map(|ordinal| keys_of(&self.wanted[*ordinal].path)).collect();
+        let known: HashSet<u64> = candidates.iter().map(|candidate| candidate.base.entry).collect();
+        for (position, entry) in (0u64..).zip(base) {
+            let entry = entry?;
+            let is_alike = keys_of(&entry.path).iter().any(|key| keys.contains(key));
+            if is_alike && !known.contains(&position) && candidates.len() < MAX_CANDIDATES {
+                candidates.extend(Candidate::new(position, entry));
+            }
+        }
+        Ok(())
+    }
+
+    fn choose_alike(
+        &self,
+        left: &[usize],
+        candidates: &[Candidate],
+        found: &HashMap<ObjectId, OldObject>,
+        bases: &mut Bases,
+    ) {
+        if left.is_empty() || candidates.is_empty() {
+            return;
+        }
+        let sketches = self.sketch(left, candidates, found);
+        let votes = Votes::new(&sketches.old);
+        let names = ByKey::new(candidates);
+        for (index, ordinal) in left.iter().enumerate() {
+            let wanted = &self.wanted[*ordinal];
+            let may_be = |at: &usize| {
+                let candidate = &candidates[*at];
+                self.may_be_base(wanted.size, &candidate.base, &candidate.object)
+            };
+            let alike = votes.best(&sketches.new[index], |at| (&candidates[at], wanted));
+            let [name, kind] = keys_of(&wanted.path);
+            let mut chosen: Vec<usize> = alike.into_iter().filter(|at| may_be(at)).collect();
+            let counts = &mut bases.counts;
+            if !chosen.is_empty() {
+                counts.like_content += 1;
+            } else if let Some(at) = names.best(name, candidates, wanted, |at| may_be(&at)) {
+                chosen.push(at);
+                counts.like_name += 1;
+            } else if wanted.size <= NEIGHBOUR_BYTES
+                && let Some(at) = names
+                    .best(kind, candidates, wanted, |at| may_be(&at) && candidates[at].base.size <= NEIGHBOUR_BYTES)
+            {
+                chosen.push(at);
+                counts.neighbour += 1;
+            }
+            for at in chosen {
+                let candidate = &candidates[at];
+                bases.of[*ordinal].push(candidate.base);
+                bases.objects.insert(candidate.base.entry, found[&candidate.object].clone());
+            }
+        }
+        let ordinals = left.iter().map(|ordinal| u32::try_from(*ordinal).expect("ordinals have 32 bits"));
+        bases.sketches = ordinals.zip(sketches.new).filter(|(_, sketch)| !sketch.hashes().is_empty()).collect();
+    }
+
+    /// Sketches the new objects `left` and the candidates, on all cores.
+    fn sketch(&self, left: &[usize], candidates: &[Candidate], found: &HashMap<ObjectId, OldObject>) -> Sketches {
+        let is_sketched = |size: u64| (MIN_SKETCHED_BYTES..=MAX_SKETCHED_BYTES).contains(&size);
+        let new_bytes: u64 =
+            left.iter().map(|ordinal| self.wanted[*ordinal].size).filter(|size| is_sketched(*size)).sum();
+        let mut room = new_bytes.saturating_mul(SKETCH_FACTOR).max(SKETCH_LEAST_BYTES);
+        // In order, so that what fits does not depend on who is quicker.
+        let fits: Vec<bool> = candidates
+            .iter()
+            .map(|candidate| {
+                let cost = if found[&candidate.object].sketch().is_some() { 0 } else { candidate.base.size };
+                let fits = is_sketched(candidate.base.size) && cost <= room;
+                room -= if fits { cost } else { 0 };
+                fits
+            })
+            .collect();
+        let new = in_parallel(left.len(), self.jobs, |index| {
+            let wanted = &self.wanted[left[index]];
+            if is_sketched(wanted.size) { self.sketch_new(left[index], wanted) } else { Sketch::default() }
+        });
+        let old = in_parallel(candidates.len(), self.jobs, |index| {
+            if fits[index] {
+                self.sketch_old(&found[&candidates[index].object], candidates[index].base.size)
+            } else {
+                Sketch::default()
+            }
+        });
+        Sketches { new, old }
+    }
+
+    fn sketch_new(&self, ordinal: usize, wanted: &Wanted) -> Sketch {
+        let ordinal = u32::try_from(ordinal).expect("ordinals have 32 bits");
+        let length = u32::try_from(wanted.size).expect("what is sketched is small");
+        let mut content = Vec::new();
+        // What cannot be read is told when it is to be sent.
+        match self.supplies.read(wanted, &Piece { ordinal, offset: 0, length }, &mut content) {
+            Ok(()) => Sketch::of(&content),
+            Err(_) => Sketch::default(),
+        }
+    }
+
+    fn sketch_old(&self, object: &OldObject, size: u64) -> Sketch {
+        if let Some(sketch) = object.sketch() {
+            return sketch.clone();
+        }
+        let length = u32::try_from(size).expect("what is sketched is small");
+        let mut content = Vec::new();
+        if self.old.read(object, 0, length, &mut content) { Sketch::of(&content) } else { Sketch::default() }
+    }
+}
+
+struct Sketches {
+    new: Vec<Sketch>,
+    old: Vec<Sketch>,
+}
+
+/// The results of `make` for 0 to `count`, on `jobs` threads.
+fn in_parallel<T: Default + Send>(count: usize, jobs: usize, make: impl Fn(usize) -> T + Sync) -> Vec<T> {
+    let mut results: Vec<T> = Vec::new();
+    results.resize_with(count, T::default);
+    let (next, made) = (AtomicUsize::new(0), Mutex::new(results));
+    std::thread::scope(|scope| {
+        for _ in 0..jobs.min(count) {
+            scope.spawn(|| {
+                loop {
+                    let index = next.fetch_add(1, Ordering::Relaxed);
+                    if index >= count {
+                        return;
+                    }
+                    let result = make(index);
+                    made.lock().unwrap_or_else(PoisonError::into_inner)[index] = result;
+                }
+            });
+        }
+    });
+    made.into_inner().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What stands for the lasting name of a path, and for its directory and extension.
+fn keys_of(path: &TreePath) -> [u64; 2] {
+    let hash = |parts: [&str; 3]| {
+        let mut hasher = DefaultHasher::new();
+        parts.hash(&mut hasher);
+        hasher.finish()
+    };
+    let (head, tail) = lasting_name(path);
+    let directory = path.as_str().strip_suffix(path.name()).unwrap_or_default();
+    [hash(["name", head, tail]), hash(["kind", directory, path.extension().unwrap_or_default()])]
+}
+
+/// Candidates by the keys of their paths.
+struct ByKey(HashMap<u64, Vec<usize>>);
+
+impl ByKey {
+    fn new(candidates: &[Candidate]) -> Self {
+        let mut by_key: HashMap<u64, Vec<usize>> = HashMap::new();
+        for (at, candidate) in candidates.iter().enumerate() {
+            keys_of(&candidate.path).into_iter().for_each(|key| by_key.entry(key).or_default().push(at));
+        }
+        by_key.values_mut().for_each(|places| places.truncate(1000));
+        Self(by_key)
+    }
+
+    /// The one of this key whose path is most alike, then whose size is nearest.
+    fn best(
+        &self,
+        key: u64,
+        candidates: &[Candidate],
+        wanted: &Wanted,
+        may_be: impl Fn(usize) -> bool,
+    ) -> Option<usize> {
+        let near = |at: &usize| {
+            let candidate = &candidates[*at];
+            let alike = common_bytes(candidate.path.as_str(), wanted.path.as_str());
+            (alike, std::cmp::Reverse((candidate.base.size.abs_diff(wanted.size), candidate.base.entry)))
+        };
+        self.0.get(&key)?.iter().copied().filter(|at| may_be(*at)).max_by_key(near)
+    }
+}
+
+/// Bytes that two paths have in common at their beginnings and at their ends.
+fn common_bytes(a: &str, b: &str) -> usize {
+    let equal = |(a, b): &(u8, u8)| a == b;
+    let head = a.bytes().zip(b.bytes()).take_while(equal).count();
+    let tail = a.bytes().rev().zip(b.bytes().rev()).take_while(equal).count();
+    head + tail
+}
+
+/// Which candidates have a chunk.
+struct Votes(HashMap<u32, Vec<u32>>);
+
+impl Votes {
+    fn new(old: &[Sketch]) -> Self {
+        let mut votes: HashMap<u32, Vec<u32>> = HashMap::new();
+        for (at, sketch) in (0u32..).zip(old) {
+            for hash in sketch.hashes() {
+                let places = votes.entry(*hash).or_default();
+                if places.len() < MAX_VOTES {
+                    places.push(at);
+                }
+            }
+        }
+        Self(votes)
+    }
+
+    /// The candidates that share most of `sketch`: one, and a second that has much of the rest.
+    fn best<'c>(&self, sketch: &Sketch, of: impl Fn(usize) -> (&'c Candidate, &'c Wanted)) -> Vec<usize> {
+        let mut chosen = Vec::new();
+        let mut left: Vec<u32> = sketch.hashes().to_vec();
+        for least in [sketch.hashes().len() / 16, sketch.hashes().len() / 8] {
+            let mut shares: HashMap<u32, usize> = HashMap::new();
+            let voted = left.iter().filter_map(|hash| self.0.get(hash)).flatten();
+            voted.for_each(|at| *shares.entry(*at).or_default() += 1);
+            let rank = |(at, share): &(u32, usize)| {
+                let (candidate, wanted) = of(*at as usize);
+                let distance = candidate.base.size.abs_diff(wanted.size);
+                (
+                    *share,
+                    common_bytes(candidate.path.as_str(), wanted.path.as_str()),
+                    std::cmp::Reverse((distance, *at)),
+                )
+            };
+            let Some((at, share)) = shares.into_iter().max_by_key(rank) else { break };
+            if share < least.max(2) {
+                break;
+            }
+            chosen.push(at as usize);
+            left.retain(|hash| !self.0.get(hash).is_some_and(|places| places.contains(&at)));
+        }
+        chosen
+    }
+}
