@@ -50,30 +50,28 @@ pub fn published(seen: &[Seen]) -> BTreeMap<u64, u64> {
 /// The last `count` days of a mirror with this history, the oldest first, today last.
 #[must_use]
 pub fn days(history: &[Happening], published: &BTreeMap<u64, u64>, now: u64, count: u64) -> Vec<Day> {
-    let switches: Vec<(u64, u64)> = switches(history, now).collect();
+    let switches = switches(history, now);
     let today = now - now % DAY_SECONDS;
     let starts = (0..count).rev().map(|ago| today.saturating_sub(ago * DAY_SECONDS));
     starts.map(|start| day(history, &switches, published, start, now)).collect()
 }
 
-/// Times and sequences of the switches. Sequences only rise; times that do not, or that are ahead, are of a clock that jumped.
-fn switches(history: &[Happening], now: u64) -> impl Iterator<Item = (u64, u64)> {
+/// Times and sequences of the switches. Both only rise; times that do not, or that are ahead, are of a clock that jumped.
+fn switches(history: &[Happening], now: u64) -> Vec<(u64, u64)> {
     let switched = |happening: &Happening| match happening.what {
         What::Switched { release, .. } => Some((happening.time, release.sequence())),
         _ => None,
     };
-    let all: Vec<(u64, u64)> = history.iter().filter_map(switched).collect();
-    let mut latest = now;
-    let mut sane: Vec<(u64, u64)> = all
-        .into_iter()
-        .rev()
-        .map(|(time, sequence)| {
-            latest = latest.min(time);
-            (latest, sequence)
-        })
-        .collect();
-    sane.reverse();
-    sane.into_iter()
+    let mut all: Vec<(u64, u64)> = history.iter().filter_map(switched).collect();
+    all.iter_mut().fold(0, |highest, (_, sequence)| {
+        *sequence = highest.max(*sequence);
+        *sequence
+    });
+    all.iter_mut().rev().fold(now, |latest, (time, _)| {
+        *time = latest.min(*time);
+        *time
+    });
+    all
 }
 
 fn day(history: &[Happening], switches: &[(u64, u64)], published: &BTreeMap<u64, u64>, start: u64, now: u64) -> Day {
@@ -85,7 +83,8 @@ fn day(history: &[Happening], switches: &[(u64, u64)], published: &BTreeMap<u64,
     day.switches = switches.iter().filter(|(time, _)| is_within(*time)).count() as u64;
     for (sequence, time) in published {
         let from = (*time).max(joined);
-        let until = switches.iter().find(|(_, served)| served >= sequence).map_or(now, |(time, _)| *time);
+        let until =
+            switches.get(switches.partition_point(|(_, served)| served < sequence)).map_or(now, |(time, _)| *time);
         // It lacked this release during some of the day.
         if from < end && until >= start && until > from {
             day.lag = day.lag.max(until.min(end).saturating_sub(from));

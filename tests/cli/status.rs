@@ -136,3 +136,32 @@ fn a_watch_looks_again_until_it_is_told_to_stop() {
     assert_eq!(child.wait().unwrap().code(), Some(0));
     world.run("status ./www --watch 5").code(2);
 }
+
+#[test]
+#[ignore = "a figure, of a machine that does nothing else"]
+fn a_hundred_mirrors_answer_within_a_second() {
+    let world = World::with_tree();
+    let names: Vec<String> = (0..100).map(|number| format!("m{number}")).collect();
+    let sites: String = names.iter().map(|name| format!(" --site {name}")).collect();
+    let token = world.ok(&format!("token new{sites} --allow push"));
+    let tables: String = names.iter().map(|name| format!("[[site]]\nname='{name}'\ndir='{name}'\n")).collect();
+    world.write("serve.toml", format!("listen='127.0.0.1:0'\n{tables}{}", token.stderr));
+    let mut receiver = world.start("serve --config serve.toml");
+    let mut log = std::io::BufRead::lines(std::io::BufReader::new(receiver.stderr.take().unwrap()));
+    let first: serde_json::Value = serde_json::from_str(&log.next().unwrap().unwrap()).unwrap();
+    let drain = std::thread::spawn(move || log.map_while(Result::ok).for_each(drop));
+    for name in &names {
+        world.ok(&format!("push tree ./{name} --site {name} --quiet"));
+    }
+    let address = first["address"].as_str().unwrap();
+    let mirror = |name: &String| format!("[[mirror]]\nname='{name}-http'\nurl='http://{address}/{name}'\n");
+    world.write("headwater.toml", names.iter().map(mirror).collect::<String>());
+    let began = std::time::Instant::now();
+    world.run_with(&[("HEADWATER_TOKEN", token.stdout.trim())], "status").code(0).says("100 of 100 mirrors current");
+    let took = began.elapsed();
+    receiver.kill().unwrap();
+    receiver.wait().unwrap();
+    drain.join().unwrap();
+    assert!(took < std::time::Duration::from_secs(1), "{took:?}");
+    println!("100 mirrors over HTTP: {took:?}");
+}
