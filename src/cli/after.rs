@@ -172,9 +172,9 @@ impl<'a> After<'a> {
     fn needs_survey(&self, report: Option<&Report>) -> bool {
         let notify = &self.config.notify;
         let is_told = notify.purge.is_some() || notify.hooks.on_activated.is_some() || notify.hooks.on_failed.is_some();
-        let has_switched =
-            report.is_some_and(|report| report.mirrors.iter().any(|one| one.outcome == Outcome::Activated));
-        self.metrics().is_some() || is_told && has_switched
+        let may_have_switched =
+            report.is_some_and(|report| report.mirrors.iter().any(|one| one.outcome != Outcome::Current));
+        self.metrics().is_some() || is_told && may_have_switched
     }
 
     fn note(&mut self, who: &'static str, result: Result<String, String>) {
@@ -309,28 +309,27 @@ pub(crate) fn wait(pause: Duration, progress: &Progress) -> bool {
     !progress.is_cancelled()
 }
 
-/// The paths of URLs at which visitors of a mirror that switched get something else now.
+/// The paths of URLs at which visitors of a mirror that switched get something else now, or got it for a while:
+/// a release that was served and left again is in caches too.
 fn changed(report: &Report, fleet: &Fleet, seen: &[Seen], progress: &Progress) -> BTreeSet<String> {
-    let switched: Vec<(&Seen, Option<u64>)> = seen
-        .iter()
-        .zip(&report.mirrors)
-        .filter(|(_, mirror)| mirror.outcome == Outcome::Activated)
-        .map(|(one, mirror)| (one, mirror.before))
-        .collect();
     // A mirror that served nothing had no visitors; where none had any all is new.
-    let is_first = switched.iter().all(|(_, before)| before.is_none());
+    let is_first = report.mirrors.iter().all(|mirror| mirror.before.is_none());
     let mut steps: Vec<(Option<&Release>, &Release)> = Vec::new();
-    for (one, before) in switched.into_iter().filter(|(_, before)| is_first || before.is_some()) {
-        let Some((state, new)) = one.state.as_ref().ok().and_then(|state| Some((state, state.current_release()?)))
-        else {
+    for (one, mirror) in seen.iter().zip(&report.mirrors) {
+        let Ok(state) = &one.state else { continue };
+        let (before, kept) = (mirror.before, &state.releases);
+        let mut old = before.and_then(|before| kept.iter().find(|release| release.sequence == before));
+        if before.is_none() && !is_first {
             continue;
-        };
-        let old = before.and_then(|before| state.releases.iter().find(|release| release.sequence == before));
-        let is_quiet = old.is_some_and(|old| old.content == new.content);
-        let is_known =
-            steps.iter().any(|(known, to)| known.map(Release::id) == old.map(Release::id) && to.id() == new.id());
-        if !is_quiet && !is_known {
-            steps.push((old, new));
+        }
+        for new in kept.iter().filter(|release| before.is_none_or(|before| release.sequence > before)) {
+            let is_quiet = old.is_some_and(|old| old.content == new.content);
+            let is_known =
+                steps.iter().any(|(from, to)| from.map(Release::id) == old.map(Release::id) && to.id() == new.id());
+            if !is_quiet && !is_known {
+                steps.push((old, new));
+            }
+            old = Some(new);
         }
     }
     let mut paths = BTreeSet::new();
