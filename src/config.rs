@@ -3,13 +3,13 @@
 //!
 //! Turns text into a checked [`Config`] or into an error that names line and
 //! column. Unknown keys are errors: a typing error must not turn a rule off.
+//! The mirrors may also come from a list, a file or what a command writes.
 //! Paths in the result are relative to the directory of the file. Uses the
 //! crates `toml`, `jiff` (durations), `bytesize` and `ignore` (to check patterns).
 //!
 //! Refuses to know which file it is, what arguments override, and what a
 //! mirror's url leads to.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::num::NonZeroU32;
 use std::ops::Range;
@@ -25,12 +25,19 @@ use crate::mirror::has_token;
 use crate::tree_path::{Site, TreePath};
 
 mod access;
+mod command;
+mod fleet;
+mod listed;
+mod notify;
 mod raw;
 pub mod serve;
 #[cfg(test)]
 mod tests;
 
 pub use access::{MirrorAccess, TokenSource};
+pub use command::CommandError;
+pub use fleet::{Frozen, Label, MirrorConfig, MirrorName, NameError, OnFailure, ParseRequireError, Require, Wave};
+pub use notify::{Hooks, Notify, Purge};
 
 /// The name of the file in the directory where the command runs.
 pub const FILE_NAME: &str = "headwater.toml";
@@ -44,9 +51,6 @@ pub const DEFAULT_KEEP: NonZeroU32 = NonZeroU32::new(3).expect("3 is not 0");
 /// Longest file, in bytes: far more than any fleet needs.
 const MAX_BYTES: u64 = 1024 * 1024;
 
-/// Longest name of a mirror, in bytes: it has to fit into a line of progress.
-const MAX_NAME_BYTES: usize = 64;
-
 /// Why there is no configuration.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
@@ -59,10 +63,27 @@ pub enum ConfigError {
         /// The file.
         path: PathBuf,
     },
+    /// The list of mirrors could not be read.
+    #[error("cannot use the list of mirrors")]
+    List(#[source] IoError),
+    /// The command that lists the mirrors gave nothing that can be used.
+    #[error("the command {command:?} of `mirrors_from`")]
+    Command {
+        /// Its words.
+        command: String,
+        /// Why.
+        source: CommandError,
+    },
+    /// What it wrote, or the file in its place, is larger than any list.
+    #[error("the list of mirrors from {list} is larger than 1 MiB")]
+    ListTooLarge {
+        /// What gave the list.
+        list: String,
+    },
     /// The text breaks a rule.
     #[error("{} line {line}, column {column}: {message}", path.display())]
     Invalid {
-        /// The file.
+        /// The file, or what is said of a command in its place.
         path: PathBuf,
         /// The line, from 1.
         line: usize,
@@ -99,8 +120,16 @@ pub struct Config {
     pub must_have: Vec<TreePath>,
     /// How much may vanish in one push; nothing: the built-in limit.
     pub max_removed: Option<MaxRemoved>,
-    /// The mirrors in the order of the file; names and urls differ.
+    /// The mirrors in the order of the file, then of the list; names and places differ.
     pub mirrors: Vec<MirrorConfig>,
+    /// Who is told of a change.
+    pub notify: Notify,
+    /// Which mirrors switch first, in order; no group is in two of them.
+    pub waves: Vec<Wave>,
+    /// How many mirrors must be ready before any switches.
+    pub require: Require,
+    /// What becomes of those that switched when another one then fails to.
+    pub on_failure: OnFailure,
 }
 
 impl Default for Config {
@@ -117,27 +146,37 @@ impl Default for Config {
             must_have: Vec::new(),
             max_removed: None,
             mirrors: Vec::new(),
+            notify: Notify::default(),
+            waves: Vec::new(),
+            require: Require::default(),
+            on_failure: OnFailure::default(),
         }
     }
 }
 
 impl Config {
-    /// Reads and checks the file at `path`.
+    /// Reads and checks the file at `path`, and the list of mirrors that it names; runs the
+    /// command that makes the list, if it names one.
     ///
     /// # Errors
-    /// When it cannot be read or breaks a rule.
+    /// When one of them cannot be read or breaks a rule.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
-        Self::parse(&read(path)?, path)
+        Self::parse_with(&read(path)?, path, listed::read)
     }
 
-    /// Checks `text`, the content of the file at `path`. Touches no disk.
+    /// Checks `text`, the content of the file at `path`. Touches no disk: a list of mirrors
+    /// that it names counts as empty.
     ///
     /// # Errors
     /// [`ConfigError::Invalid`], for the first rule that it breaks.
     pub fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
-        let checker = Checker { text, path };
+        Self::parse_with(text, path, |_, _| Ok(String::new()))
+    }
+
+    fn parse_with(text: &str, path: &Path, read_list: listed::Reader) -> Result<Self, ConfigError> {
+        let checker = Checker::new(text, path);
         let file: raw::File = toml::from_str(text).map_err(|error| checker.syntax(&error))?;
-        checker.check(file)
+        checker.check(file, read_list)
     }
 
     /// The mirror of this name.
@@ -227,53 +266,6 @@ impl FromStr for MaxRemoved {
     }
 }
 
-/// A mirror with a name.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct MirrorConfig {
-    /// Its name.
-    pub name: MirrorName,
-    /// Where it is: a url, or a path that has a `/`.
-    pub url: String,
-    /// How it is reached, where it is on another machine.
-    pub access: MirrorAccess,
-}
-
-/// A name for a mirror: visible characters, no `/` and no space, not
-/// beginning with `-` or `.`, at most 64 bytes.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct MirrorName(Box<str>);
-
-/// A text that is no name for a mirror.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("a mirror's name has 1 to 64 visible characters, no '/' or space, and does not begin with '-' or '.'")]
-pub struct MirrorNameError;
-
-impl MirrorName {
-    /// The name `text`, checked.
-    ///
-    /// # Errors
-    /// When it breaks a rule.
-    pub fn new(text: &str) -> Result<Self, MirrorNameError> {
-        let bad = |c: char| c == '/' || c.is_whitespace() || c.is_control();
-        if text.is_empty() || text.len() > MAX_NAME_BYTES || text.starts_with(['-', '.']) || text.contains(bad) {
-            return Err(MirrorNameError);
-        }
-        Ok(Self(text.into()))
-    }
-
-    /// The name as text.
-    #[must_use]
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Display for MirrorName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
 /// A text that is no duration.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} is no duration: write it like \"30s\", \"5m\", \"24h\", \"14d\" or \"1h 30m\"")]
@@ -303,11 +295,23 @@ fn read(path: &Path) -> Result<String, ConfigError> {
 struct Checker<'a> {
     text: &'a str,
     path: &'a Path,
+    /// What paths in the text are relative to; never empty, so that what is joined to it has a `/`.
+    base: &'a Path,
+}
+
+impl<'a> Checker<'a> {
+    /// Of the file at `path`.
+    fn new(text: &'a str, path: &'a Path) -> Self {
+        let base = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        Self { text, path, base }
+    }
 }
 
 impl Checker<'_> {
-    fn check(&self, file: raw::File) -> Result<Config, ConfigError> {
+    fn check(&self, file: raw::File, read_list: listed::Reader) -> Result<Config, ConfigError> {
         let defaults = Config::default();
+        let notify = notify::RawNotify { hooks: file.hooks, purge: file.purge, ping: file.ping, metrics: file.metrics };
+        let mirrors = self.mirrors(file.mirror, &file.mirror_defaults, file.mirrors_from.as_ref(), read_list)?;
         let site = file.site.map(|site| self.parsed(&site, Site::new)).transpose()?;
         let rule = |rule: raw::KeepRemoved| -> Result<KeepRemoved, ConfigError> {
             let keep =
@@ -325,7 +329,11 @@ impl Checker<'_> {
             names: file.names,
             must_have: file.must_have.iter().map(|path| self.parsed(path, TreePath::new)).collect::<Result<_, _>>()?,
             max_removed: file.max_removed,
-            mirrors: self.mirrors(file.mirror)?,
+            notify: self.notify(notify)?,
+            waves: self.waves(file.wave, &mirrors)?,
+            mirrors,
+            require: file.require.unwrap_or_default(),
+            on_failure: file.on_failure,
         })
     }
 
@@ -340,47 +348,9 @@ impl Checker<'_> {
             if tree.path.as_ref().is_empty() {
                 return Err(self.error(tree.path.span(), "the path is empty"));
             }
-            content.push(Content { path: self.base().join(tree.path.into_inner()), at });
+            content.push(Content { path: self.base.join(tree.path.into_inner()), at });
         }
         Ok(content)
-    }
-
-    fn mirrors(&self, raw_mirrors: Vec<raw::Mirror>) -> Result<Vec<MirrorConfig>, ConfigError> {
-        let mut mirrors: Vec<MirrorConfig> = Vec::with_capacity(raw_mirrors.len());
-        let mut names_by_url = BTreeMap::new();
-        for mirror in raw_mirrors {
-            let name = MirrorName::new(mirror.name.as_ref())
-                .map_err(|error| self.error(mirror.name.span(), error.to_string()))?;
-            if mirrors.iter().any(|earlier| earlier.name == name) {
-                return Err(self.error(mirror.name.span(), format!("there is already a mirror named {name:?}")));
-            }
-            let url = self.url(&mirror.url)?;
-            if let Some(other) = names_by_url.insert(url.trim_end_matches('/').to_owned(), name.clone()) {
-                return Err(self.error(mirror.url.span(), format!("the mirror {other:?} has the same url")));
-            }
-            let access = self.access(&mirror)?;
-            mirrors.push(MirrorConfig { name, url, access });
-        }
-        Ok(mirrors)
-    }
-
-    /// A url as it is, a path relative to the file's directory, always with a `/`.
-    fn url(&self, url: &Spanned<String>) -> Result<String, ConfigError> {
-        let text: &str = url.as_ref();
-        if text.trim().is_empty() {
-            return Err(self.error(url.span(), "the url is empty"));
-        }
-        if text.contains("://") {
-            return Ok(text.to_owned());
-        }
-        let path = self.base().join(text);
-        let path = path.to_str().ok_or_else(|| self.error(url.span(), "the path to this file is not UTF-8"))?;
-        Ok(path.to_owned())
-    }
-
-    /// The directory of the file; never empty, so that what is joined to it has a `/`.
-    fn base(&self) -> &Path {
-        self.path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
     }
 
     fn parsed<T, E: fmt::Display>(

@@ -13,6 +13,8 @@
 //! * [`wire`]: what origin and receiver say to each other.
 //! * [`mirror`]: what can be asked of a mirror, wherever it is.
 //! * [`push`]: brings a source to a whole fleet, or says honestly where it did not.
+//! * [`web`]: a small client for URLs of others. [`notify`]: who is told of a change.
+//! * [`watch`]: how the mirrors of a fleet stand, judged by what they say.
 //! * [`serve`]: answers origins for the sites of this machine, over HTTP(S) or a pipe.
 //! * [`config`]: what `headwater.toml` says.
 //!
@@ -25,6 +27,7 @@ pub mod hash;
 pub mod manifest;
 pub mod mirror;
 pub mod monitor;
+pub mod notify;
 pub mod pack;
 pub mod push;
 pub mod release;
@@ -33,4 +36,6 @@ pub mod serve;
 pub mod store;
 pub mod tree_path;
 pub mod varint;
+pub mod watch;
+pub mod web;
 pub mod wire;

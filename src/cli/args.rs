@@ -8,15 +8,17 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use clap::{Args, ValueHint};
-use headwater::config::parse_duration;
+use headwater::config::{Require, parse_duration};
 use headwater::tree_path::{Site, TreePath};
+
+use super::after::AroundArgs;
 
 /// Headings of the help text.
 const PUBLISH: &str = "What is published";
 const GUARDS: &str = "Guard rails";
-const RUN: &str = "How it runs";
+pub(crate) const RUN: &str = "How it runs";
 const REMOTE: &str = "Mirrors on other machines";
-const OUTPUT: &str = "Output";
+pub(crate) const OUTPUT: &str = "Output";
 
 /// Longest name of an order stream, in bytes: releases copy it forward.
 const MAX_STREAM_BYTES: usize = 200;
@@ -62,39 +64,6 @@ impl FromStr for Order {
 impl fmt::Display for Order {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}", self.stream, self.number)
-    }
-}
-
-/// How many mirrors must be staged before any is switched.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Require {
-    /// Every one.
-    All,
-    /// One.
-    Any,
-    /// At least this many.
-    Count(NonZeroUsize),
-}
-
-impl FromStr for Require {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text {
-            "all" => Ok(Self::All),
-            "any" => Ok(Self::Any),
-            number => number.parse().map(Self::Count).map_err(|_| "write `all`, `any`, or a number from 1".to_owned()),
-        }
-    }
-}
-
-impl fmt::Display for Require {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::All => f.write_str("all"),
-            Self::Any => f.write_str("any"),
-            Self::Count(count) => write!(f, "{count}"),
-        }
     }
 }
 
@@ -223,9 +192,9 @@ pub(crate) struct GuardArgs {
 /// How the work is done.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct WorkArgs {
-    /// Switch mirrors only when this many are ready: all, any, or a number
-    #[arg(long, value_name = "all|N|any", default_value_t = Require::All, help_heading = RUN)]
-    pub(crate) require: Require,
+    /// Switch mirrors only when this many are ready: all, any, a number or a percentage [default: `require` of the configuration, else all]
+    #[arg(long, value_name = "all|N|N%|any", help_heading = RUN)]
+    pub(crate) require: Option<Require>,
     /// Use this many threads [default: one for each core]
     #[arg(short, long, value_name = "N", help_heading = RUN)]
     pub(crate) jobs: Option<NonZeroUsize>,
@@ -327,6 +296,8 @@ pub(crate) struct PushArgs {
     #[command(flatten)]
     pub(crate) work: WorkArgs,
     #[command(flatten)]
+    pub(crate) around: AroundArgs,
+    #[command(flatten)]
     pub(crate) config: ConfigArgs,
     #[command(flatten)]
     pub(crate) output: OutputArgs,
@@ -349,9 +320,9 @@ pub(crate) struct DiffArgs {
     pub(crate) output: OutputArgs,
 }
 
-/// The arguments of `status` and `releases`.
+/// The arguments of `releases`.
 #[derive(Debug, Clone, Args)]
-pub(crate) struct StatusArgs {
+pub(crate) struct ReleasesArgs {
     #[command(flatten)]
     pub(crate) mirrors: MirrorsArgs,
     #[command(flatten)]
@@ -375,6 +346,8 @@ pub(crate) struct RollbackArgs {
     pub(crate) release: ReleaseArgs,
     #[command(flatten)]
     pub(crate) work: WorkArgs,
+    #[command(flatten)]
+    pub(crate) around: AroundArgs,
     #[command(flatten)]
     pub(crate) config: ConfigArgs,
     #[command(flatten)]
@@ -444,16 +417,6 @@ mod tests {
         assert_eq!((order.stream(), order.number()), ("github:me/site/CI: all", 17));
         for bad in ["", "build", "build:", ":3", "build:-1", "build:x", "a\nb:3", &format!("{}:1", "s".repeat(201))] {
             assert!(bad.parse::<Order>().is_err(), "{bad}");
-        }
-    }
-
-    #[test]
-    fn require_is_all_any_or_a_number() {
-        for text in ["all", "any", "3"] {
-            assert_eq!(text.parse::<Require>().unwrap().to_string(), text);
-        }
-        for bad in ["", "0", "-1", "half"] {
-            assert!(bad.parse::<Require>().is_err(), "{bad}");
         }
     }
 

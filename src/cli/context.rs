@@ -107,10 +107,11 @@ impl Told<'_> {
                 config::MtimeSource::Push => MtimeMode::Release,
                 config::MtimeSource::Source => MtimeMode::Source,
             },
-            require: match self.work.require {
-                args::Require::All => Require::All,
-                args::Require::Any => Require::AtLeast(1),
-                args::Require::Count(count) => Require::AtLeast(count.get()),
+            require: match self.work.require.unwrap_or(self.config.require) {
+                config::Require::All => Require::All,
+                config::Require::Any => Require::AtLeast(1),
+                config::Require::Count(count) => Require::AtLeast(count.get()),
+                config::Require::Percent(percent) => Require::Percent(percent),
             },
             jobs: jobs(self.work.jobs),
             level: match self.work.level {

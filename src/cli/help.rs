@@ -37,7 +37,22 @@ Examples:
 pub(super) const STATUS: &str = "\
 Examples:
   headwater status                               all mirrors of headwater.toml
+  headwater status --watch                       the same, again and again
+  headwater status --check --warn 1h --crit 24h  one line for a monitoring plug-in
+  headwater status --public --html fleet.html    what visitors get too, and a page for everybody
   headwater status /srv/www /data/www --json";
+
+/// Below `headwater which --help`.
+pub(super) const WHICH: &str = "\
+Examples:
+  headwater which assets/app.js                  on all mirrors of headwater.toml
+  headwater which / eu us --json                 the start page of two of them";
+
+/// Below `headwater mirrorlist --help`.
+pub(super) const MIRRORLIST: &str = "\
+Examples:
+  headwater mirrorlist --format nginx --output /etc/nginx/mirrors.conf
+  headwater mirrorlist --format metalink --path repodata/repomd.xml";
 
 /// Below `headwater releases --help`.
 pub(super) const RELEASES: &str = "\

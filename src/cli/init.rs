@@ -50,6 +50,18 @@ content = "public"
 # --allow-shrink lets one push through. (Example.)
 #max_removed = "25%"
 
+# How many mirrors must be ready before any switches: "all", "any", a number, or
+# a percentage such as "80%".
+#require = "all"
+
+# What becomes of those that switched when another one then fails to: "leave"
+# them on the new release, or "revert" them to the content they had.
+#on_failure = "leave"
+
+# More mirrors than the [[mirror]] below, a JSON object with the same keys on each
+# line: from a file, "mirrors.jsonl", or as a command writes them. (Example.)
+#mirrors_from = ["inventory", "--format=jsonl"]
+
 # How long removed files are still served, so that pages in caches find their
 # assets; the first match counts. Without rules: 24h, but at once for .html,
 # .htm, .xml, .json, .txt and names without an extension. (Examples.)
@@ -72,6 +84,54 @@ url = "/srv/www"
 #name = "second"
 #url = "https://edge1.example:7447/docs"
 #token_env = "EDGE1_TOKEN"
+#group = "canary"                          # for --only, --skip and [[wave]]
+#public_url = "https://edge1.example/docs" # where visitors find it
+#region = "eu"
+#weight = 1
+#frozen = true                             # left as it is
+#until = 2026-12-24                        # until then
+
+# What mirrors have in common; {name} is the name of each.
+#[mirror_defaults]
+#url = "https://{name}.example:7447/docs"
+#token_env = "MIRRORS_TOKEN"
+
+# Mirrors that switch first: for how long the release is served there alone, and
+# what has to be right then, a url or a path below each `public_url`.
+#[[wave]]
+#groups = ["canary"]
+#soak = "10m"
+#probe = "index.html"
+
+# Commands that run here after a push: when something changed for visitors, and
+# when a push did not succeed everywhere. They read the paths of changed URLs, one
+# a line, and have HEADWATER_SITE, _RELEASE, _SEQUENCE, _EXIT_CODE and _ERROR. What
+# becomes of them changes no exit code. (Examples.)
+#[hooks]
+#on_activated = ["./after.sh"]
+#on_failed = ["./alarm.sh", "docs"]
+#timeout = "60s"
+
+# A CDN that has to forget what changed: lists of URLs below `base` are posted as
+# {"files": […]} until it acknowledges them, in this push or the next. (Example.)
+#[purge]
+#url = "https://api.cdn.example/zones/1/purge"
+#base = "https://www.example.org"
+#token_env = "CDN_TOKEN"
+#header = "authorization"
+#key = "files"
+#max_urls = 30
+#max_bytes = "64kB"
+#retry_for = "5m"
+
+# A health check that is asked when a push begins (…/start), succeeds, or fails
+# (…/fail). Its URL is a secret. (Example.)
+#[ping]
+#url_env = "PING_URL"
+
+# A file with gauges for Prometheus that each push replaces. (Example.)
+#[metrics]
+#file = "/var/lib/node_exporter/headwater.prom"
 
 # Several directories can make one tree, each at its own place. This replaces
 # the `content` above.

@@ -10,8 +10,10 @@ use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use headwater::config::{Config, ConfigError, FILE_NAME};
 use headwater::fsx::fault;
 
+mod after;
 mod args;
 mod ci;
+mod ci_report;
 mod completions;
 mod context;
 mod event_log;
@@ -21,11 +23,14 @@ mod hints;
 mod init;
 mod live;
 mod man;
+mod metrics;
+mod mirrorlist;
 mod output;
 mod places;
 mod plan;
 mod progress;
 mod push;
+mod releases;
 mod remote;
 mod serve;
 mod settings;
@@ -33,6 +38,8 @@ mod signals;
 mod status;
 mod token;
 mod upkeep;
+mod watcher;
+mod which;
 
 use failure::{Exit, Failure};
 
@@ -69,12 +76,22 @@ enum Command {
     Diff(args::DiffArgs),
     /// Show what each mirror serves and how far it lags, worst first
     ///
-    /// Ends with 1 when a mirror is not current.
+    /// Ends with 1 when a mirror is not current, unless it is frozen; with --check as monitoring plug-ins do.
     #[command(after_help = help::STATUS)]
-    Status(args::StatusArgs),
+    Status(Box<status::StatusArgs>),
+    /// Show what each mirror has at a path, since which release, and what visitors get there
+    ///
+    /// Ends with 1 when mirrors differ, lack it, or their visitors get something else.
+    #[command(after_help = help::WHICH)]
+    Which(which::WhichArgs),
+    /// List the mirrors that are proven current, for a balancer or a client
+    ///
+    /// Only mirrors with a `public_url` that serve the newest release, by region and weight.
+    #[command(after_help = help::MIRRORLIST)]
+    Mirrorlist(mirrorlist::MirrorlistArgs),
     /// List the kept releases of mirrors
     #[command(after_help = help::RELEASES)]
-    Releases(args::StatusArgs),
+    Releases(args::ReleasesArgs),
     /// Go back to the content of a kept release
     ///
     /// Makes a new release with the old content, the same for all mirrors, so caches notice it. The content that
@@ -169,7 +186,9 @@ fn run(command: Command) -> Result<Exit, Failure> {
         Command::Plan(args) => plan::run(&args),
         Command::Diff(args) => plan::diff(&args),
         Command::Status(args) => status::run(&args),
-        Command::Releases(args) => status::releases(&args),
+        Command::Which(args) => which::run(&args),
+        Command::Mirrorlist(args) => mirrorlist::run(&args),
+        Command::Releases(args) => releases::run(&args),
         Command::Rollback(args) => push::rollback(&args),
         Command::Verify(args) => upkeep::verify(&args),
         Command::Repair(args) => upkeep::repair(&args),
@@ -187,6 +206,7 @@ fn json_of(command: &Command) -> Option<&'static str> {
         Command::Plan(args) => ("plan", &args.output),
         Command::Diff(args) => ("diff", &args.output),
         Command::Status(args) => ("status", &args.output),
+        Command::Which(args) => ("which", &args.output),
         Command::Releases(args) => ("releases", &args.output),
         Command::Rollback(args) => ("rollback", &args.output),
         Command::Verify(args) => ("verify", &args.output),
@@ -195,6 +215,7 @@ fn json_of(command: &Command) -> Option<&'static str> {
         Command::Init(_)
         | Command::Completions(_)
         | Command::Man(_)
+        | Command::Mirrorlist(_)
         | Command::Serve(_)
         | Command::Receive(_)
         | Command::Token { .. } => return None,
@@ -230,7 +251,10 @@ fn config_failure(error: ConfigError) -> Failure {
         ConfigError::Read(_) => {
             Failure::new(Exit::Usage, error).with_hint("the file must exist and be readable; see --config")
         }
-        ConfigError::TooLarge { .. } => Failure::new(Exit::Usage, error),
+        ConfigError::List(_) | ConfigError::Command { .. } => Failure::new(Exit::Usage, error).with_hint(
+            "`mirrors_from` names a file, or a command as a list of words; run it by hand to see what it says",
+        ),
+        ConfigError::TooLarge { .. } | ConfigError::ListTooLarge { .. } => Failure::new(Exit::Usage, error),
     }
 }
 
@@ -300,7 +324,7 @@ mod tests {
     fn push_without_arguments_waits_a_minute_for_all() {
         let Command::Push(push) = parse("headwater push").unwrap() else { panic!("not push") };
         assert_eq!(push.work.wait.wait.as_secs(), 60);
-        assert_eq!((push.work.require, push.work.level), (args::Require::All, args::Level::Auto));
+        assert_eq!((push.work.require, push.work.level), (None, args::Level::Auto));
     }
 
     #[test]

@@ -2,13 +2,14 @@
 
 use std::sync::Arc;
 
-use headwater::config::Config;
+use headwater::config::{Config, Require};
 use headwater::monitor::{Monitor as _, Silent};
 use headwater::push::{self, Fleet, MirrorReport, Options, Outcome, Report, Source};
 use headwater::tree_path::Site;
 use serde::Serialize;
 
-use super::args::{GuardArgs, OutputArgs, PushArgs, ReleaseArgs, Require, RollbackArgs};
+use super::after::{After, AroundArgs, Heard};
+use super::args::{GuardArgs, OutputArgs, PushArgs, ReleaseArgs, RollbackArgs};
 use super::context::{self, Told};
 use super::failure::{self, Exit, Facts, Failure, eprint_raw};
 use super::output::{Align, Table, bytes, count, counted, print, print_json};
@@ -24,6 +25,8 @@ pub(crate) struct Job {
     pub(crate) fleet: Fleet,
     pub(crate) options: Options,
     pub(crate) keep: usize,
+    config: Config,
+    around: AroundArgs,
 }
 
 /// The push that the arguments of `push` and `plan` ask for.
@@ -45,7 +48,7 @@ pub(crate) fn job(args: &PushArgs) -> Result<Job, Failure> {
         }
         None => None,
     };
-    check_require(args.work.require, places.mirrors.len())?;
+    check_require(args.work.require.unwrap_or(config.require), places.mirrors.len())?;
     let fleet = reach.fleet(&places.mirrors, Some(&settings.site))?;
     let (source, scratch) = match from {
         Some(from) => (Source::Store(from), context::scratch(args.work.cache.clone(), &settings.site, &[])?),
@@ -58,7 +61,7 @@ pub(crate) fn job(args: &PushArgs) -> Result<Job, Failure> {
     };
     let told = Told { config: &config, release: &args.release, guards: &args.guards, work: &args.work };
     let options = told.options(settings, scratch)?;
-    Ok(Job { source, fleet, options, keep: keep(&config) })
+    Ok(Job { source, fleet, options, keep: keep(&config), config, around: args.around.clone() })
 }
 
 /// Refuses a requirement that no outcome could meet.
@@ -98,7 +101,7 @@ pub(crate) fn rollback(args: &RollbackArgs) -> Result<Exit, Failure> {
     let jobs = context::jobs(args.work.jobs);
     let work = &args.work;
     let reach = Reach::new(&work.remote, Some(&work.traffic), work.wait.wait, jobs);
-    check_require(work.require, choices.len())?;
+    check_require(work.require.unwrap_or(config.require), choices.len())?;
     let of_any_site = reach.fleet(&choices, None)?;
     settings.site = site_of(&of_any_site, &args.release, &config).unwrap_or(settings.site);
     let fleet = reach.fleet(&choices, Some(&settings.site))?;
@@ -113,20 +116,27 @@ pub(crate) fn rollback(args: &RollbackArgs) -> Result<Exit, Failure> {
         options.order = None;
     }
     let source = Source::Rollback { to: args.to };
-    let job = Job { source, fleet, options, keep: keep(&config_without_musts) };
+    let (keep, around) = (keep(&config_without_musts), args.around.clone());
+    let job = Job { source, fleet, options, keep, config: config_without_musts, around };
     execute("rollback", &job, &args.output, &guards)
 }
 
 fn execute(command: &'static str, job: &Job, output: &OutputArgs, guards: &GuardArgs) -> Result<Exit, Failure> {
     let progress = Progress::start(output)?;
+    let Some(_turn) = job.around.turn(&job.options.scratch, &progress)? else {
+        return not_now(command, &progress, output);
+    };
+    let after = After::begin(&job.config, &job.around, job.options.site.to_string(), &job.options.scratch);
     let pushed = push::push(&job.source, &job.fleet, &job.options, &progress);
     let report = match pushed {
         Ok(report) => report,
         Err(error) => {
-            let is_superseded = matches!(error, push::PushError::Superseded { .. });
-            progress.finish();
+            let is_let_go = matches!(error, push::PushError::Superseded { .. }) && guards.superseded_ok;
             let failure = hints::of_push(error);
-            if is_superseded && guards.superseded_ok {
+            let exit = if is_let_go { Exit::Success } else { failure.exit() };
+            after.end(None, exit.code(), Some(&failure.text()), &job.fleet, &progress);
+            progress.finish();
+            if is_let_go {
                 failure.print();
                 if output.json {
                     print_json(&failure.answer(command, Exit::Success))?;
@@ -137,15 +147,30 @@ fn execute(command: &'static str, job: &Job, output: &OutputArgs, guards: &Guard
         }
     };
     let exit = exit_of(&report, progress.is_cancelled(), guards.superseded_ok);
+    let told = after.end(Some(&report), exit.code(), None, &job.fleet, &progress);
     if output.json {
-        print_json(&Answer { headwater: command, version: 1, exit_code: exit.code(), report: &report })?;
+        print_json(&Answer { headwater: command, version: 1, exit_code: exit.code(), report: &report, told: &told })?;
     } else if !output.quiet {
-        print(&describe(&report))?;
+        print(&(describe(&report) + &told.iter().map(Heard::line).collect::<String>()))?;
     }
     // The answer is out: what follows only tidies up.
     push::settle(&report, &job.fleet, job.keep, &progress);
     progress.finish();
     explain(&report, exit)?;
+    Ok(exit)
+}
+
+/// Another push with `--alone` runs, or the user asked to stop before this one began.
+fn not_now(command: &'static str, progress: &Progress, output: &OutputArgs) -> Result<Exit, Failure> {
+    let (exit, words) = match progress.is_cancelled() {
+        true => (Exit::Interrupted, "stopped before it began"),
+        false => (Exit::Success, "nothing was done: another push of this content runs here"),
+    };
+    if output.json {
+        print_json(&Failure::new(exit, words).answer(command, exit))?;
+    } else if !output.quiet {
+        print(&format!("{words}\n"))?;
+    }
     Ok(exit)
 }
 
@@ -156,6 +181,9 @@ struct Answer<'a> {
     exit_code: u8,
     #[serde(flatten)]
     report: &'a Report,
+    /// Who else was told, and whether they took it.
+    #[serde(skip_serializing_if = "<[Heard]>::is_empty")]
+    told: &'a [Heard],
 }
 
 /// The exit code of a report.
@@ -246,7 +274,7 @@ fn releases(mirror: &MirrorReport) -> String {
     }
 }
 
-fn words(outcome: &Outcome) -> String {
+pub(crate) fn words(outcome: &Outcome) -> String {
     match outcome {
         Outcome::Activated => "switched".into(),
         Outcome::Current => "was current".into(),

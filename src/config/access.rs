@@ -38,27 +38,80 @@ pub struct MirrorAccess {
     pub bwlimit: Option<NonZeroU64>,
 }
 
-impl Checker<'_> {
-    pub(super) fn access(&self, mirror: &raw::Mirror) -> Result<MirrorAccess, ConfigError> {
-        let url: &str = mirror.url.as_ref();
-        let web = [
-            ("token_env", &mirror.token_env),
-            ("token_file", &mirror.token_file),
-            ("ca", &mirror.ca),
-            ("client_cert", &mirror.client_cert),
-            ("client_key", &mirror.client_key),
-            ("proxy", &mirror.proxy),
-        ];
-        if !url.starts_with("https://") && !url.starts_with("http://") {
-            self.none_of(&web, "an https: url")?;
+/// What leads to a mirror: some keys mean something for some only.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Reach {
+    Local,
+    Web,
+    Ssh,
+}
+
+impl Reach {
+    fn of(url: &str) -> Self {
+        match url.split_once("://") {
+            Some(("https" | "http", _)) => Self::Web,
+            Some(("ssh", _)) => Self::Ssh,
+            _ => Self::Local,
         }
-        if !url.contains("://") || url.starts_with("file://") {
+    }
+}
+
+impl MirrorAccess {
+    /// What is not said here as `common` says it, where that means something.
+    fn or(self, common: &Self, reach: Reach) -> Self {
+        let common = common.clone();
+        match reach {
+            Reach::Local => self,
+            Reach::Ssh => {
+                Self { host_key: self.host_key.or(common.host_key), bwlimit: self.bwlimit.or(common.bwlimit), ..self }
+            }
+            Reach::Web => Self {
+                token: self.token.or(common.token),
+                ca: self.ca.or(common.ca),
+                client: self.client.or(common.client),
+                proxy: self.proxy.or(common.proxy),
+                bwlimit: self.bwlimit.or(common.bwlimit),
+                host_key: None,
+            },
+        }
+    }
+}
+
+fn web_keys(mirror: &raw::Mirror) -> [(&'static str, &Option<Spanned<String>>); 6] {
+    [
+        ("token_env", &mirror.token_env),
+        ("token_file", &mirror.token_file),
+        ("ca", &mirror.ca),
+        ("client_cert", &mirror.client_cert),
+        ("client_key", &mirror.client_key),
+        ("proxy", &mirror.proxy),
+    ]
+}
+
+impl Checker<'_> {
+    /// What a mirror at `url` says itself, completed from what all have in common.
+    pub(super) fn access_at(
+        &self,
+        url: &str,
+        mirror: &raw::Mirror,
+        common: &MirrorAccess,
+    ) -> Result<MirrorAccess, ConfigError> {
+        let reach = Reach::of(url);
+        if reach != Reach::Web {
+            self.none_of(&web_keys(mirror), "an https: url")?;
+        }
+        if reach == Reach::Local {
             self.none_of(&[("bwlimit", &mirror.bwlimit)], "an https: or ssh: url")?;
         }
-        if !url.starts_with("ssh://") {
+        if reach != Reach::Ssh {
             self.none_of(&[("host_key", &mirror.host_key)], "an ssh: url")?;
         }
-        for (key, text) in web.iter().copied().chain([("host_key", &mirror.host_key)]) {
+        Ok(self.access(mirror)?.or(common, reach))
+    }
+
+    /// What a table says, wherever the mirror is.
+    pub(super) fn access(&self, mirror: &raw::Mirror) -> Result<MirrorAccess, ConfigError> {
+        for (key, text) in web_keys(mirror).iter().copied().chain([("host_key", &mirror.host_key)]) {
             if let Some(text) = text.as_ref().filter(|text| text.as_ref().trim().is_empty()) {
                 return Err(self.error(text.span(), format!("`{key}` is empty")));
             }
@@ -68,7 +121,7 @@ impl Checker<'_> {
         {
             return Err(self.error(text.span(), "this is a token itself, and not where one is: make a new one"));
         }
-        let file = |text: &Option<Spanned<String>>| text.as_ref().map(|text| self.base().join(text.as_ref()));
+        let file = |text: &Option<Spanned<String>>| text.as_ref().map(|text| self.base.join(text.as_ref()));
         let token = match (&mirror.token_env, &mirror.token_file) {
             (Some(_), Some(second)) => {
                 return Err(self.error(second.span(), "a token comes from `token_env` or from `token_file`, not both"));
@@ -79,7 +132,11 @@ impl Checker<'_> {
         let client = match (file(&mirror.client_cert), file(&mirror.client_key)) {
             (Some(chain), Some(key)) => Some((chain, key)),
             (None, None) => None,
-            _ => return Err(self.error(mirror.url.span(), "`client_cert` and `client_key` go together")),
+            _ => {
+                let one = [&mirror.client_cert, &mirror.client_key].into_iter().flatten().next();
+                let span = one.map_or(0..0, Spanned::span);
+                return Err(self.error(span, "`client_cert` and `client_key` go together"));
+            }
         };
         let host_key = mirror.host_key.as_ref().map(|key| self.host_key(key)).transpose()?;
         let proxy = mirror.proxy.as_ref().map(|proxy| proxy.as_ref().clone());

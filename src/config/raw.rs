@@ -2,13 +2,16 @@
 //! the types do not check. Texts carry where they stood.
 
 use std::fmt;
+use std::marker::PhantomData;
 use std::num::NonZeroU32;
+use std::str::FromStr;
 
 use serde::Deserialize;
 use serde::de::{Deserializer, Error as _, SeqAccess, Visitor, value::SeqAccessDeserializer};
-use toml::Spanned;
+use toml::{Spanned, Value};
 
-use super::{MaxRemoved, MtimeSource, NamePolicy, SymlinkMode};
+use super::notify::{RawHooks, RawMetrics, RawPing, RawPurge};
+use super::{MaxRemoved, MtimeSource, NamePolicy, OnFailure, Require, SymlinkMode};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -31,8 +34,21 @@ pub(super) struct File {
     pub(super) must_have: Vec<Spanned<String>>,
     #[serde(default, deserialize_with = "max_removed")]
     pub(super) max_removed: Option<MaxRemoved>,
+    pub(super) hooks: Option<RawHooks>,
+    pub(super) purge: Option<RawPurge>,
+    pub(super) ping: Option<Spanned<RawPing>>,
+    pub(super) metrics: Option<RawMetrics>,
     #[serde(default, deserialize_with = "some")]
-    pub(super) mirror: Vec<Mirror>,
+    pub(super) mirror: Vec<Spanned<Mirror>>,
+    #[serde(default)]
+    pub(super) mirror_defaults: Mirror,
+    pub(super) mirrors_from: Option<Spanned<Value>>,
+    #[serde(default, deserialize_with = "some")]
+    pub(super) wave: Vec<Wave>,
+    #[serde(default, deserialize_with = "require")]
+    pub(super) require: Option<Require>,
+    #[serde(default)]
+    pub(super) on_failure: OnFailure,
 }
 
 #[derive(Deserialize)]
@@ -51,11 +67,18 @@ pub(super) struct KeepRemoved {
     pub(super) keep: Spanned<String>,
 }
 
-#[derive(Deserialize)]
+/// A mirror, or what the mirrors have in common.
+#[derive(Deserialize, Default)]
 #[serde(deny_unknown_fields, expecting = "a table with `name` and `url`")]
 pub(super) struct Mirror {
-    pub(super) name: Spanned<String>,
-    pub(super) url: Spanned<String>,
+    pub(super) name: Option<Spanned<String>>,
+    pub(super) url: Option<Spanned<String>>,
+    pub(super) group: Option<Spanned<String>>,
+    pub(super) region: Option<Spanned<String>>,
+    pub(super) weight: Option<NonZeroU32>,
+    pub(super) public_url: Option<Spanned<String>>,
+    pub(super) frozen: Option<Spanned<bool>>,
+    pub(super) until: Option<Spanned<Value>>,
     pub(super) token_env: Option<Spanned<String>>,
     pub(super) token_file: Option<Spanned<String>>,
     pub(super) ca: Option<Spanned<String>>,
@@ -64,6 +87,14 @@ pub(super) struct Mirror {
     pub(super) proxy: Option<Spanned<String>>,
     pub(super) host_key: Option<Spanned<String>>,
     pub(super) bwlimit: Option<Spanned<String>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a table with `groups`, `soak` and `probe`")]
+pub(super) struct Wave {
+    pub(super) groups: Spanned<Vec<Spanned<String>>>,
+    pub(super) soak: Option<Spanned<String>>,
+    pub(super) probe: Option<Spanned<Value>>,
 }
 
 /// A list that has something in it: `mirror = []` says less than no key and
@@ -101,24 +132,35 @@ fn content<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Content>, D
 }
 
 fn max_removed<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<MaxRemoved>, D::Error> {
-    struct TextOrCount;
+    text_or_count(deserializer, "a percentage such as \"50%\", or a number of paths")
+}
 
-    impl Visitor<'_> for TextOrCount {
-        type Value = MaxRemoved;
+fn require<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Require>, D::Error> {
+    text_or_count(deserializer, "\"all\", \"any\", a number of mirrors, or a percentage such as \"80%\"")
+}
+
+/// What is written as a text, or, where that is a number, as the number itself.
+fn text_or_count<'de, D: Deserializer<'de>, T>(deserializer: D, expecting: &'static str) -> Result<Option<T>, D::Error>
+where
+    T: FromStr<Err: fmt::Display>,
+{
+    struct TextOrCount<T>(&'static str, PhantomData<T>);
+
+    impl<T: FromStr<Err: fmt::Display>> Visitor<'_> for TextOrCount<T> {
+        type Value = T;
 
         fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str("a percentage such as \"50%\", or a number of paths")
+            f.write_str(self.0)
         }
 
-        fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<MaxRemoved, E> {
+        fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<T, E> {
             text.parse().map_err(E::custom)
         }
 
-        fn visit_i64<E: serde::de::Error>(self, count: i64) -> Result<MaxRemoved, E> {
-            let count = u64::try_from(count).map_err(|_| E::custom("must not be negative"))?;
-            Ok(MaxRemoved::Count(count))
+        fn visit_i64<E: serde::de::Error>(self, count: i64) -> Result<T, E> {
+            self.visit_str(&count.to_string())
         }
     }
 
-    deserializer.deserialize_any(TextOrCount).map(Some)
+    deserializer.deserialize_any(TextOrCount(expecting, PhantomData)).map(Some)
 }

@@ -105,7 +105,7 @@ pub fn load(path: &Path) -> Result<Settings, ConfigError> {
 /// When it cannot be read or breaks a rule.
 pub fn load_tokens(path: &Path) -> Result<Vec<TokenRecord>, ConfigError> {
     let text = read(path)?;
-    let checker = Checker { text: &text, path };
+    let checker = Checker::new(&text, path);
     let file: TokenFile = toml::from_str(&text).map_err(|error| checker.syntax(&error))?;
     checker.tokens(file.token, None)
 }
@@ -115,7 +115,7 @@ pub fn load_tokens(path: &Path) -> Result<Vec<TokenRecord>, ConfigError> {
 /// # Errors
 /// [`ConfigError::Invalid`], for the first rule that it breaks.
 pub fn parse(text: &str, path: &Path) -> Result<Settings, ConfigError> {
-    let checker = Checker { text, path };
+    let checker = Checker::new(text, path);
     let file: File = toml::from_str(text).map_err(|error| checker.syntax(&error))?;
     let listen = match &file.listen {
         Some(listen) => checker.parsed(listen, |text| text.parse::<SocketAddr>().map_err(|_| "is no ADDRESS:PORT"))?,
@@ -124,7 +124,7 @@ pub fn parse(text: &str, path: &Path) -> Result<Settings, ConfigError> {
     let sites = checker.sites(file.site)?;
     let names: Vec<Site> = sites.iter().filter_map(|site| site.name.clone()).collect();
     let tokens = checker.tokens(file.token, Some(&names))?;
-    let tls = file.tls.map(|tls| TlsFiles { cert: checker.base().join(tls.cert), key: checker.base().join(tls.key) });
+    let tls = file.tls.map(|tls| TlsFiles { cert: checker.base.join(tls.cert), key: checker.base.join(tls.key) });
     let front = if file.behind_proxy { Front::Proxy } else { Front::None };
     let limits = checker.limits(&file.limits)?;
     Ok(Settings { listen, tls, front, access: Access::Tokens(tokens), sites, limits })
@@ -163,7 +163,7 @@ impl Checker<'_> {
         Ok(SiteSettings {
             base: format!("/{name}/"),
             name: Some(name),
-            directory: self.base().join(table.dir.into_inner()),
+            directory: self.base.join(table.dir.into_inner()),
             keep: table.keep.map(|keep| usize::try_from(keep.get()).unwrap_or(usize::MAX)),
             quota_bytes: size(&table.quota)?,
             quota_entries: table.quota_entries,

@@ -10,7 +10,7 @@ use std::time::Duration;
 use crate::fsx::Context as _;
 use crate::hash::{ManifestId, ObjectId};
 use crate::mirror::{
-    Bundle, Link, Mirror, MirrorError, MirrorState, Pack, PackCursor, StageRequest, Supply, SupplyError,
+    Bundle, Happening, Link, Mirror, MirrorError, MirrorState, Pack, PackCursor, StageRequest, Supply, SupplyError,
 };
 use crate::monitor::{Event, Monitor};
 use crate::pack::PackReader;
@@ -138,6 +138,13 @@ impl Mirror for DirectoryMirror {
             highest_sequence: store.highest_sequence()?,
             free_bytes: store.free_bytes().ok(),
         })
+    }
+
+    fn history(&self) -> Result<Vec<Happening>, MirrorError> {
+        match Store::look(&self.path)? {
+            Presence::Absent => Ok(Vec::new()),
+            Presence::Store(store) => Ok(store.history()?),
+        }
     }
 
     fn manifest(&self, id: &ManifestId) -> Result<Box<dyn Read + Send>, MirrorError> {

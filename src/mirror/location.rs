@@ -143,6 +143,29 @@ impl Location {
     }
 }
 
+impl Location {
+    /// A text that is equal for two locations of one place, as far as their words tell: a link or
+    /// a second name of a host does not show in them.
+    #[must_use]
+    pub fn canonical(&self) -> String {
+        match self {
+            Self::Directory(path) => path.components().collect::<PathBuf>().to_string_lossy().into_owned(),
+            Self::Http(place) => {
+                let (scheme, rest) = place.base.split_once("://").unwrap_or_default();
+                let (host, path) = rest.split_once('/').unwrap_or((rest, ""));
+                let usual = if scheme == "https" { ":443" } else { ":80" };
+                let host = host.to_ascii_lowercase();
+                format!("{scheme}://{}/{path}", host.strip_suffix(usual).unwrap_or(&host))
+            }
+            Self::Ssh(place) => {
+                let user = place.user.as_ref().map(|user| format!("{user}@")).unwrap_or_default();
+                let (host, port) = (place.host.to_ascii_lowercase(), place.port.unwrap_or(22));
+                format!("ssh://{user}{host}:{port}{}", place.directory)
+            }
+        }
+    }
+}
+
 /// Words a fault of the URL `location`, without a query: that is where secrets are put.
 fn malformed(location: &str, what: &'static str) -> LocationError {
     let shown = location.split(['?', '#']).next().unwrap_or_default();
@@ -263,6 +286,27 @@ mod tests {
         }
         for text in ["http://127.0.0.1:80/x", "http://localhost/x", "http://[::1]:9/x", "http://127.9.9.9/"] {
             assert!(base(text).starts_with("http://"));
+        }
+    }
+
+    #[test]
+    fn one_place_has_one_canonical_form() {
+        let canonical = |text: &str| Location::parse(text).unwrap().canonical();
+        for (one, other) in [
+            ("/srv/www", "file:///srv//./www/"),
+            ("https://Edge.example:443/docs/", "https://edge.example/docs"),
+            ("http://127.0.0.1:80/x", "http://127.0.0.1/x"),
+            ("ssh://me@H:22/srv/www/", "ssh://me@h/srv/www"),
+        ] {
+            assert_eq!(canonical(one), canonical(other));
+        }
+        for (one, other) in [
+            ("/srv/www", "/srv/WWW"),
+            ("https://h/docs", "https://h/Docs"),
+            ("https://h:80/docs", "https://h/docs"),
+            ("ssh://me@h/srv", "ssh://you@h/srv"),
+        ] {
+            assert_ne!(canonical(one), canonical(other));
         }
     }
 

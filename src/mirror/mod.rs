@@ -26,7 +26,7 @@ use crate::fsx::IoError;
 use crate::hash::{BundleKey, ManifestId, ObjectId, PackId, StoreId};
 use crate::monitor::Monitor;
 use crate::release::{Release, ReleaseName};
-pub use crate::store::{Depth, Fault, FetchRecords, Pruned, Repaired, Verified};
+pub use crate::store::{Depth, Fault, FetchRecords, Happening, Pruned, Repaired, Verified, What};
 
 use crate::store::StoreError;
 use crate::tree_path::Site;
@@ -358,6 +358,13 @@ pub trait Mirror: Send + Sync + fmt::Debug {
     /// When there can be no mirror.
     fn state(&self) -> Result<MirrorState, MirrorError>;
 
+    /// What happened there, in the order in which it was noted, as far as the mirror remembers.
+    /// Times are of its own clock. Changes nothing; nothing happened where no mirror is yet.
+    ///
+    /// # Errors
+    /// When it cannot tell.
+    fn history(&self) -> Result<Vec<Happening>, MirrorError>;
+
     /// The canonical bytes of a manifest, unchecked.
     ///
     /// # Errors
@@ -402,7 +409,7 @@ pub trait Mirror: Send + Sync + fmt::Debug {
     /// Those of the mirror; nothing that is needed is touched.
     fn prune(&self, keep: usize) -> Result<Pruned, MirrorError>;
 
-    /// Looks for faults. Changes nothing.
+    /// Looks for faults. Changes nothing but the history.
     ///
     /// # Errors
     /// When it cannot be looked at; faults are no errors.

@@ -42,20 +42,28 @@ impl Fleet {
 
     /// Asks all mirrors at once for their state.
     pub fn states(&self, monitor: &dyn Monitor) -> Vec<Member> {
-        let ask = |mirror: &Arc<dyn Mirror>| {
-            let state = mirror.state();
-            let name = mirror.name().to_owned();
-            monitor.event(match &state {
-                Ok(state) => {
-                    Event::StateLearned { mirror: name, sequence: state.current.map(|current| current.sequence()) }
-                }
-                Err(error) => Event::MirrorFailed { mirror: name, error: error_chain(error) },
-            });
-            Member { mirror: Arc::clone(mirror), state }
-        };
+        self.ask(|mirror| Self::state_of(mirror, monitor))
+    }
+
+    /// Asks one mirror for its state.
+    pub fn state_of(mirror: &Arc<dyn Mirror>, monitor: &dyn Monitor) -> Member {
+        let state = mirror.state();
+        let name = mirror.name().to_owned();
+        monitor.event(match &state {
+            Ok(state) => {
+                Event::StateLearned { mirror: name, sequence: state.current.map(|current| current.sequence()) }
+            }
+            Err(error) => Event::MirrorFailed { mirror: name, error: error_chain(error) },
+        });
+        Member { mirror: Arc::clone(mirror), state }
+    }
+
+    /// Asks all mirrors at once; the answers are in their order.
+    pub fn ask<T: Send>(&self, question: impl Fn(&Arc<dyn Mirror>) -> T + Sync) -> Vec<T> {
+        let question = &question;
         std::thread::scope(|scope| {
-            let asked: Vec<_> = self.mirrors.iter().map(|mirror| scope.spawn(move || ask(mirror))).collect();
-            asked.into_iter().map(|thread| thread.join().expect("asking for a state does not panic")).collect()
+            let asked: Vec<_> = self.mirrors.iter().map(|mirror| scope.spawn(move || question(mirror))).collect();
+            asked.into_iter().map(|thread| thread.join().expect("asking does not panic")).collect()
         })
     }
 }

@@ -36,16 +36,25 @@ pub enum Require {
     All,
     /// At least so many.
     AtLeast(usize),
+    /// At least this part of them, in percent, and one.
+    Percent(u8),
 }
 
 impl Require {
+    /// How many of `total` mirrors are enough.
+    #[must_use]
+    pub fn of(self, total: usize) -> usize {
+        match self {
+            Self::All => total,
+            Self::AtLeast(count) => count,
+            Self::Percent(percent) => (total * usize::from(percent)).div_ceil(100).max(1),
+        }
+    }
+
     /// Whether `staged` of `total` mirrors are enough.
     #[must_use]
-    pub const fn is_met(self, staged: usize, total: usize) -> bool {
-        match self {
-            Self::All => staged == total,
-            Self::AtLeast(count) => staged >= count,
-        }
+    pub fn is_met(self, staged: usize, total: usize) -> bool {
+        staged >= self.of(total)
     }
 }
 

@@ -56,7 +56,10 @@ pub(super) fn unmet(require: Require, ready: usize, total: usize) -> String {
     match require {
         Require::All if total == 1 => "the mirror is not ready".to_owned(),
         Require::All => format!("all {total} mirrors are required, but only {ready} can be had"),
-        Require::AtLeast(count) => format!("{count} of {total} mirrors are required, but only {ready} can be had"),
+        Require::AtLeast(_) | Require::Percent(_) => {
+            let needed = require.of(total);
+            format!("{needed} of {total} mirrors are required, but only {ready} can be had")
+        }
     }
 }
 

@@ -11,7 +11,6 @@ use hyper::body::{Bytes, Incoming};
 use hyper::header::{AUTHORIZATION, RANGE};
 use hyper::http::request::Parts;
 use hyper::{Method, Request, Response, StatusCode};
-use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
@@ -23,6 +22,7 @@ use crate::serve::guarded::Phases;
 use crate::serve::hook::Hooks;
 use crate::serve::inbox::Inbox;
 use crate::serve::log::{Entry, text};
+use crate::serve::reaction::Reaction;
 use crate::serve::refused::{Refused, or_unknown};
 use crate::serve::reply::{self, Reply};
 use crate::serve::site::{SiteState, Switched};
@@ -50,24 +50,6 @@ pub(super) struct Handler {
     decoders: Crew,
     changes: Arc<Semaphore>,
     packs: Arc<Semaphore>,
-}
-
-/// What becomes of a request that was not refused at once.
-pub(super) enum Reaction {
-    Now(Response<Reply>),
-    Later(Pin<Box<dyn Future<Output = Result<Bytes, Refused>> + Send>>),
-}
-
-impl Reaction {
-    /// It was done.
-    pub(super) fn done<T: Serialize>(result: T) -> Self {
-        Self::Now(reply::done(result))
-    }
-
-    /// It may take long.
-    pub(super) fn later<T: Serialize>(work: impl Future<Output = Result<T, Refused>> + Send + 'static) -> Self {
-        Self::Later(Box::pin(async move { Ok(reply::json_bytes(&Answer::Ok(work.await?))) }))
-    }
 }
 
 impl Handler {
@@ -292,6 +274,7 @@ impl Handler {
         let site = Arc::clone(site);
         let (file, is_object) = match resource {
             Resource::State => return Ok(Reaction::done(self.blocking(move || site.state(right)).await?)),
+            Resource::History => return Ok(Reaction::done(self.blocking(move || site.history()).await?)),
             Resource::Manifest(id) => {
                 (self.blocking(move || site.store()?.manifest_file(&id).map_err(or_unknown)).await?, false)
             }

@@ -19,6 +19,7 @@ mod handler;
 mod hook;
 mod inbox;
 mod log;
+mod reaction;
 mod readers;
 mod refused;
 mod reply;

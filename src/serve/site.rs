@@ -14,7 +14,7 @@ use crate::serve::session::{Session, Sessions, missing};
 use crate::serve::{Readers, Right, ServeError, SiteSettings};
 use crate::store::{Depth, Permissions, Presence, Pruned, Store, StoreError, Verified};
 use crate::tree_path::Site;
-use crate::wire::{Activate, BannerSite, Repair, Repairing, Staging, State, Status, Wants};
+use crate::wire::{Activate, BannerSite, History, Repair, Repairing, Staging, State, Status, Wants};
 
 /// A site of a receiver.
 #[derive(Debug)]
@@ -72,6 +72,11 @@ impl SiteState {
             unfinished: store.unfinished().ok(),
             may_push,
         })
+    }
+
+    pub(super) fn history(&self) -> Result<History, Refused> {
+        let events = self.look()?.map_or_else(|| Ok(Vec::new()), |store| store.history())?;
+        Ok(History { events })
     }
 
     pub(super) fn status(&self) -> Result<Status, Refused> {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::fsx::{self, FileKind, FileMode};
 use crate::release::ReleaseName;
 use crate::store::layout::{CURRENT, Layout, SWITCHED, current_target};
-use crate::store::{Pruned, Store, StoreError};
+use crate::store::{Pruned, Store, StoreError, What};
 
 impl Store {
     /// Makes a staged release current: compare-and-set on what is current,
@@ -35,7 +35,9 @@ impl Store {
         }
         // Others that were staged and lost: never served, so never to be listed.
         self.forget_staged(Some(release))?;
-        self.point_current_at(release)
+        self.point_current_at(release)?;
+        self.note(What::Switched { release, from: found });
+        Ok(())
     }
 
     /// Replaces `current` in one step and makes that durable.
@@ -107,6 +109,8 @@ impl Store {
     pub fn settle(&self, keep: usize, wait: Duration) -> Result<Pruned, StoreError> {
         let _guard = self.lock(wait)?;
         self.fill_spare_slot()?;
-        self.drop_old_releases(keep)
+        let pruned = self.drop_old_releases(keep)?;
+        self.note_pruned(&pruned);
+        Ok(pruned)
     }
 }

@@ -10,6 +10,7 @@
 mod activate;
 mod build;
 mod copy;
+mod history;
 mod layout;
 mod manifests;
 mod objects;
@@ -23,6 +24,7 @@ mod slots;
 mod stage;
 mod verify;
 
+pub use history::{Happening, What};
 pub use manifests::ManifestStream;
 pub use open::{Presence, Store};
 pub use permissions::{ContentMode, DirectoryMode, ModeError, Permissions};

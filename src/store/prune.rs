@@ -13,7 +13,7 @@ use crate::fsx::{self, FileKind};
 use crate::hash::{BundleKey, ManifestId, ObjectId};
 use crate::release::ReleaseName;
 use crate::store::layout::{DIRTY, LOCK, SlotName, manifest_name, object_name};
-use crate::store::{Store, StoreError};
+use crate::store::{Store, StoreError, What};
 
 /// What was dropped.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,7 +40,14 @@ impl Store {
         let _guard = self.lock(wait)?;
         let mut pruned = self.drop_old_releases(keep)?;
         self.sweep(&mut pruned)?;
+        self.note_pruned(&pruned);
         Ok(pruned)
+    }
+
+    pub(super) fn note_pruned(&self, pruned: &Pruned) {
+        if pruned.releases > 0 {
+            self.note(What::Pruned { releases: pruned.releases, bytes: pruned.bytes });
+        }
     }
 
     /// Drops old releases and what only they needed. Work goes with what is dropped.

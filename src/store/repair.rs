@@ -17,7 +17,7 @@ use crate::store::permissions::Permissions;
 use crate::store::slots::{DirStack, has_metadata_of};
 use crate::store::stage::FetchObject;
 use crate::store::verify::{Depth, Fault, FaultKind};
-use crate::store::{Store, StoreError};
+use crate::store::{Store, StoreError, What};
 
 /// Where the records of a store can be fetched again.
 pub trait FetchRecords {
@@ -71,7 +71,9 @@ impl Store {
             }
             self.layout.root.sync_file_system()?;
         }
-        repaired.left = self.verify(Depth::Full, wait, cancelled)?.faults;
+        let _guard = self.lock(wait)?;
+        repaired.left = self.look_for_faults(Depth::Full, cancelled)?.faults;
+        self.note(What::Repaired { found: repaired.found.len() as u64, left: repaired.left.len() as u64 });
         Ok(repaired)
     }
 

@@ -17,7 +17,7 @@ use crate::release::{Release, ReleaseName};
 use crate::store::copy::write_object;
 use crate::store::quarantine::Quarantine;
 use crate::store::slots::SlotWriter;
-use crate::store::{Pruned, Store, StoreError, lie};
+use crate::store::{Pruned, Store, StoreError, What, lie};
 
 /// Opens the content of an object that is missing here.
 pub type FetchObject<'a> = dyn Fn(&ObjectId) -> Result<Box<dyn Read + Send>, Box<dyn Error + Send + Sync>> + Sync + 'a;
@@ -250,6 +250,11 @@ impl Arrival {
     #[must_use]
     pub fn fail(&self, error: StoreError) -> StoreError {
         let blamed = self.damaged_base(&error);
+        if error.is_disk_failure()
+            && let Ok(_guard) = self.store.lock(Duration::ZERO)
+        {
+            self.store.note(What::failed(self.release.name(), &error));
+        }
         let is_void = matches!(error, StoreError::Lie { .. } | StoreError::Pack(_) | StoreError::DamagedBases { .. });
         if (error.is_disk_failure() || is_void)
             && let Err(second) = self.quarantine.discard(&self.store.layout)

@@ -13,7 +13,7 @@ use crate::release::{Release, ReleaseName};
 use crate::store::layout::{CURRENT, DIRTY, SlotName, manifest_name, object_name, release_file};
 use crate::store::permissions::Permissions;
 use crate::store::slots::{DirStack, has_metadata_of};
-use crate::store::{Store, StoreError};
+use crate::store::{Store, StoreError, What};
 
 /// How far to look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -95,7 +95,7 @@ impl Verified {
 }
 
 impl Store {
-    /// Looks for faults. Changes nothing. `cancelled` is asked now and then.
+    /// Looks for faults, and notes how many were found. Changes nothing else. `cancelled` is asked now and then.
     ///
     /// # Errors
     /// When the store cannot be read at all; faults are no errors.
@@ -106,6 +106,17 @@ impl Store {
         cancelled: &(dyn Fn() -> bool + Sync),
     ) -> Result<Verified, StoreError> {
         let _guard = self.lock(wait)?;
+        let found = self.look_for_faults(depth, cancelled)?;
+        self.note(What::Verified { quick: depth == Depth::Quick, faults: found.faults.len() as u64 });
+        Ok(found)
+    }
+
+    /// The same, by whoever has the lock, and nothing is noted.
+    pub(super) fn look_for_faults(
+        &self,
+        depth: Depth,
+        cancelled: &(dyn Fn() -> bool + Sync),
+    ) -> Result<Verified, StoreError> {
         let mut found = Verified::default();
         let Some(current) = self.current()? else {
             if !self.release_names()?.is_empty() && !self.slot_names()?.is_empty() {

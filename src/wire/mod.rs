@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::hash::{BundleKey, ManifestId, ObjectId, PackId, StoreId};
 use crate::release::ReleaseName;
-pub use crate::store::{Fault, Pruned, Verified};
+pub use crate::store::{Fault, Happening, Pruned, Verified};
 use crate::tree_path::Site;
 
 /// The version that this headwater speaks.
@@ -43,6 +43,8 @@ pub enum Resource {
     State,
     /// What anybody may know of the mirror.
     Status,
+    /// What happened there.
+    History,
     /// A manifest.
     Manifest(ManifestId),
     /// An object.
@@ -100,6 +102,7 @@ impl fmt::Display for Resource {
         match self {
             Self::State => f.write_str("v1/state"),
             Self::Status => f.write_str("status.json"),
+            Self::History => f.write_str("v1/history"),
             Self::Manifest(id) => write!(f, "v1/manifests/{id}"),
             Self::Object(id) => write!(f, "v1/objects/{id}"),
             Self::Release(name) => write!(f, "v1/releases/{name}"),
@@ -121,6 +124,7 @@ impl Resource {
         let parts: Vec<&str> = rest.splitn(4, '/').collect();
         match parts[..] {
             ["state"] => Some(Self::State),
+            ["history"] => Some(Self::History),
             ["manifests", id] => Some(Self::Manifest(ManifestId::parse_hex(id.as_bytes())?)),
             ["objects", id] => Some(Self::Object(ObjectId::parse_hex(id.as_bytes())?)),
             ["releases", name] => Some(Self::Release(name.parse().ok()?)),
@@ -218,6 +222,14 @@ pub struct Status {
     pub published: Option<u64>,
     /// When it became current here, seconds since 1970.
     pub activated: Option<u64>,
+}
+
+/// What happened in the store of a mirror.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct History {
+    /// In the order in which it was noted.
+    #[serde(default)]
+    pub events: Vec<Happening>,
 }
 
 /// The head of a stage.

@@ -8,12 +8,14 @@
 
 mod harness;
 
+mod after;
 mod bad_input;
 mod bad_mirrors;
 mod config;
 mod diff;
 mod init;
 mod misc;
+mod page;
 mod plan;
 mod prune;
 mod push;
@@ -24,3 +26,5 @@ mod rollback;
 mod serve;
 mod status;
 mod verify;
+mod web;
+mod which;

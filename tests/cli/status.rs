@@ -28,7 +28,7 @@ fn the_worst_comes_first() {
     let run = world.run("status ./www ./empty ./old ./file").code(1).says("1 of 4 mirrors current");
     assert!(run.stdout.contains("not a directory"));
     let rows = world.json("status ./www ./empty ./old ./file", 1)["mirrors"].clone();
-    assert_eq!(column(&rows, "state"), ["unknown", "behind", "empty", "current"]);
+    assert_eq!(column(&rows, "state"), ["unknown", "behind", "joining", "current"]);
     assert_eq!(column(&rows, "mirror"), ["./file", "./old", "./empty", "./www"]);
     assert_eq!(rows[1]["behind"], 2);
 }
@@ -52,7 +52,7 @@ fn a_status_changes_nothing() {
     let before = world.snapshot("");
     world.ok("status ./www");
     world.ok("releases ./www");
-    world.run("status ./nowhere").code(1).says("empty");
+    world.run("status ./nowhere").code(1).says("joining");
     assert_eq!(world.snapshot(""), before);
 }
 
@@ -70,4 +70,111 @@ fn all_configured_mirrors_are_asked_by_default() {
     world.run("status asia").code(2).warns("configured mirrors are: eu, us");
     world.remove("headwater.toml");
     world.run("status").code(2).warns("headwater init");
+}
+
+#[test]
+fn a_check_is_one_line_with_figures_and_the_code_of_a_plug_in() {
+    let world = World::with_tree();
+    world.ok("push tree ./www ./old");
+    world.run("status ./www ./old --check").code(0).says("HEADWATER OK - 2 of 2 mirrors current | lag=0s;3600;86400;0");
+    world.write("tree/index.html", "2");
+    world.ok("push tree ./www");
+    let line = "status ./www ./old --check";
+    // However slow this machine is, the lag is over none at all or not over a day.
+    world.run(&format!("{line} --warn 1d --crit 2d")).code(0).says("behind=1;;;0");
+    let mut run = world.run(&format!("{line} --warn 0s --crit 1d"));
+    while run.stdout.contains(" OK ") {
+        run = world.run(&format!("{line} --warn 0s --crit 1d"));
+    }
+    run.code(1).says("HEADWATER WARNING - 1 of 2 mirrors current, ./old behind by");
+    let run = world.run(&format!("{line} --warn 0s --crit 0s")).code(2);
+    assert_eq!(run.stdout.lines().count(), 1);
+    world.write("file", "");
+    world.run("status ./www ./file --check").code(1).says("./file unknown").says("unknown=1;;;0");
+    world.run("status ./file --check").code(3).says("HEADWATER UNKNOWN - 0 of 1 mirror current");
+    world.run("status --check").code(3).says("HEADWATER UNKNOWN - no mirror is named");
+    world.run("status ./www --check --warn soon").code(2).warns("--warn");
+}
+
+#[test]
+fn the_last_switch_and_the_last_verification_are_told() {
+    let world = World::with_mirror();
+    let row = || world.json("status ./www", 0)["mirrors"][0].clone();
+    let now = std::time::UNIX_EPOCH.elapsed().unwrap().as_secs();
+    assert!(row()["switched"].as_u64().unwrap().abs_diff(now) < 600);
+    assert_eq!(row()["verified"], json!(null));
+    world.ok("verify ./www --quick");
+    assert_eq!((&row()["verified"]["quick"], &row()["verified"]["faults"]), (&json!(true), &json!(0)));
+    world.tamper("www/current/index.html", "by hand");
+    world.run("verify ./www").code(1);
+    assert!(row()["verified"]["faults"].as_u64().unwrap() > 0);
+    world.run("status ./www --check").code(1).says("./www has");
+    world.ok("repair ./www --from tree");
+    assert_eq!(row()["verified"]["faults"], 0);
+    // What nobody can read changes nothing else.
+    world.write("www/.headwater/events.jsonl", "\u{0}rubbish\n{\"time\":");
+    assert_eq!((&row()["state"], &row()["switched"]), (&json!("current"), &json!(null)));
+    world.write("tree/index.html", "after");
+    world.ok("push tree ./www");
+    assert!(row()["switched"].as_u64().is_some());
+}
+
+#[test]
+fn a_watch_looks_again_until_it_is_told_to_stop() {
+    let world = World::with_mirror();
+    let mut child = world.start("status ./www --watch=1ms");
+    let mut looks = std::io::BufRead::lines(std::io::BufReader::new(child.stdout.take().unwrap()));
+    for _ in 0..3 {
+        assert!(looks.any(|line| line.unwrap().contains("1 of 1 mirror current")));
+    }
+    rustix::process::kill_process(
+        rustix::process::Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap(),
+        rustix::process::Signal::TERM,
+    )
+    .unwrap();
+    looks.by_ref().map_while(Result::ok).for_each(drop);
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+    world.run("status ./www --watch 5").code(2);
+}
+
+/// A receiver of `names`, below the world; its URL, and what ends with it.
+fn receiver(world: &World, names: &[String], tokens: &str) -> (std::process::Child, String) {
+    let tables: String = names.iter().map(|name| format!("[[site]]\nname='{name}'\ndir='{name}'\n")).collect();
+    let file = format!("{}.toml", names[0]);
+    let of_these = tokens.lines().find(|line| line.starts_with("sites")).unwrap();
+    let sites: Vec<String> = names.iter().map(|name| format!("\"{name}\"")).collect();
+    let tokens = tokens.replace(of_these, &format!("sites = [{}]", sites.join(",")));
+    world.write(&file, format!("listen='127.0.0.1:0'\n{tables}{tokens}"));
+    let mut child = world.start(&format!("serve --config {file}"));
+    let mut log = std::io::BufRead::lines(std::io::BufReader::new(child.stderr.take().unwrap()));
+    let first: serde_json::Value = serde_json::from_str(&log.next().unwrap().unwrap()).unwrap();
+    std::thread::spawn(move || log.map_while(Result::ok).for_each(drop));
+    (child, format!("http://{}", first["address"].as_str().unwrap()))
+}
+
+#[test]
+#[ignore = "a figure, of a machine that does nothing else"]
+fn a_hundred_mirrors_answer_within_a_second() {
+    let world = World::with_tree();
+    let names: Vec<String> = (0..100).map(|number| format!("m{number}")).collect();
+    let token = world.ok("token new --site m0 --allow push");
+    let mut config = String::new();
+    let mut receivers = Vec::new();
+    // One takes 64 connections at once.
+    for names in names.chunks(25) {
+        let (child, url) = receiver(&world, names, &token.stderr);
+        config.extend(names.iter().map(|name| format!("[[mirror]]\nname='{name}-http'\nurl='{url}/{name}'\n")));
+        receivers.push(child);
+    }
+    names.iter().for_each(|name| drop(world.ok(&format!("push tree ./{name} --site {name} --quiet"))));
+    world.write("headwater.toml", config);
+    let began = std::time::Instant::now();
+    world.run_with(&[("HEADWATER_TOKEN", token.stdout.trim())], "status").code(0).says("100 of 100 mirrors current");
+    let took = began.elapsed();
+    for mut receiver in receivers {
+        receiver.kill().unwrap();
+        receiver.wait().unwrap();
+    }
+    println!("100 mirrors over HTTP: {took:?}");
+    assert!(took < std::time::Duration::from_secs(1), "{took:?}");
 }

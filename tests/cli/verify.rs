@@ -107,14 +107,18 @@ fn one_bad_mirror_does_not_hide_the_others() {
 }
 
 #[test]
-fn verify_changes_nothing() {
+fn verify_changes_nothing_but_its_note() {
     let world = World::with_mirror();
+    let snapshot = || {
+        let lines = world.snapshot("").into_iter();
+        lines.filter(|line| !line.contains("/.headwater/events.jsonl ")).collect::<Vec<_>>()
+    };
     world.write("www/current/stranger", "x");
-    let before = world.snapshot("");
+    let before = snapshot();
     world.run("verify ./www").code(1);
     world.run("verify ./www --quick").code(1);
-    assert_eq!(world.snapshot(""), before);
+    assert_eq!(snapshot(), before);
     world.run("verify ./tree").code(1).warns("it was not touched");
     world.run("verify ./nowhere").code(1).warns("is no mirror");
-    assert_eq!(world.snapshot(""), before);
+    assert_eq!(snapshot(), before);
 }

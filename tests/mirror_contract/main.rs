@@ -13,6 +13,7 @@ mod damage;
 mod fixture;
 mod formats;
 mod healing;
+mod history;
 mod lies;
 mod origin;
 mod remote;
@@ -74,6 +75,9 @@ macro_rules! contract {
                     what_arrives_replaces_what_is_damaged
                     an_object_that_nobody_has_is_an_error
                     a_damaged_or_missing_base_is_named_as_such;
+                history:
+                    what_happened_is_told_in_its_order
+                    a_torn_history_harms_nothing;
                 upkeep:
                     settling_keeps_the_newest_releases
                     settling_keeps_what_a_staged_release_needs

@@ -19,12 +19,13 @@ fn prepare() -> World {
 }
 
 /// Every file of the store that says what it should be: not the lock, not the
-/// `format` (a store id is random), and not what is no release.
+/// `format` (a store id is random), not the notes for people, and not what is no release.
 fn files(directory: &Path, found: &mut Vec<PathBuf>) {
     for entry in fs::read_dir(directory).unwrap() {
         let path = entry.unwrap().path();
         let meta = path.symlink_metadata().unwrap();
-        let is_other = ["incoming", "slots/dirty", "lock", "format"].iter().any(|name| path.ends_with(name));
+        let is_other =
+            ["incoming", "slots/dirty", "lock", "format", "events.jsonl"].iter().any(|name| path.ends_with(name));
         if meta.is_dir() && !is_other {
             files(&path, found);
         } else if meta.is_file() && meta.len() > 0 && !is_other {

@@ -35,7 +35,7 @@ use crate::mirror::ssh::{SshLink, SshSettings};
 use crate::mirror::{Bundle, Link, Mirror, MirrorError, MirrorState, StageRequest, Supply};
 use crate::monitor::Monitor;
 use crate::release::{Release, ReleaseName};
-use crate::store::{Depth, Pruned, Repaired, StoreError, Verified};
+use crate::store::{Depth, Happening, Pruned, Repaired, StoreError, Verified};
 use crate::tree_path::Site;
 use crate::wire::{self, Action, Resource};
 
@@ -51,6 +51,8 @@ const QUICK: Duration = Duration::from_secs(120);
 const GRACE: Duration = Duration::from_secs(5);
 /// Largest state, in bytes: it has the records of all kept releases.
 const MAX_STATE_BYTES: u64 = 64 * 1024 * 1024;
+/// Largest history, in bytes: that of a store has a tenth of that.
+const MAX_HISTORY_BYTES: u64 = 2 * 1024 * 1024;
 /// Nobody asks to stop.
 const GO_ON: Stop<'static> = &|| false;
 
@@ -261,6 +263,14 @@ impl Mirror for HttpMirror {
             highest_sequence: state.highest_sequence,
             free_bytes: state.free_bytes,
         })
+    }
+
+    fn history(&self) -> Result<Vec<Happening>, MirrorError> {
+        self.check_site()?;
+        let request =
+            Request { limit: Some(QUICK), ..Request::new(Verb::Get, Resource::History, Body::None, MAX_HISTORY_BYTES) };
+        let history: wire::History = self.wired.ask(&request, &mut self.wired.patience(GO_ON))?;
+        Ok(history.events)
     }
 
     fn manifest(&self, id: &ManifestId) -> Result<Box<dyn Read + Send>, MirrorError> {

@@ -188,13 +188,14 @@ impl Check<'_> {
                 self.fault(format!("{name}: a stranger beside current"));
             }
         }
-        const KNOWN: [&str; 7] = ["format", "lock", "objects", "manifests", "releases", "slots", "incoming"];
+        const FILES: [&str; 3] = ["format", "lock", "events.jsonl"];
+        const DIRECTORIES: [&str; 5] = ["objects", "manifests", "releases", "slots", "incoming"];
         for name in names(&self.inner("")) {
             let meta = self.inner(&name).symlink_metadata().unwrap();
-            let is_right = if name == "format" || name == "lock" { meta.is_file() } else { meta.is_dir() };
+            let is_ours = FILES.contains(&&*name) && meta.is_file() || DIRECTORIES.contains(&&*name) && meta.is_dir();
             // Before `format` is written, all of it is the creation of a store that was interrupted.
             let is_store = self.inner("format").symlink_metadata().is_ok();
-            if is_store && (!KNOWN.contains(&&*name) || !is_right) {
+            if is_store && !is_ours {
                 self.fault(format!(".headwater/{name}: a stranger"));
             }
         }

@@ -183,7 +183,7 @@ fn a_mirror_that_acknowledges_and_stores_nothing_fools_nobody_else() {
     assert!(serves_tree(&world, "here"));
     // Whoever looks again sees it.
     let status = world.run(&["status", &liar.url(), &world.at("here"), "--json"]).expect(&[1]);
-    assert!(status.stdout.contains("\"empty\""), "{status}");
+    assert!(status.stdout.contains("\"joining\""), "{status}");
 }
 
 #[test]

@@ -1,0 +1,384 @@
+//! What follows a push: those who are told of it, and the files that say how it ended.
+//!
+//! Whatever goes wrong here is told and changes no exit code: the mirrors are as
+//! the report says. A release that changed nothing for visitors is told to nobody
+//! but the health check.
+
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use clap::{Args, ValueHint};
+use headwater::config::{self, Config, TokenSource, parse_duration};
+use headwater::fsx::{self, Dir, IoError};
+use headwater::monitor::{Event, Monitor as _};
+use headwater::notify::{self, Purge};
+use headwater::push::{Fleet, Outcome, Report};
+use headwater::release::Release;
+use headwater::watch::{self, Seen};
+use headwater::web::{Secret, Web};
+use serde::Serialize;
+
+use super::args::{OUTPUT, RUN};
+use super::ci_report::{self, End};
+use super::failure::{Exit, Failure, chain};
+use super::output::{counted, escape};
+use super::progress::Progress;
+use super::{metrics, settings, watcher};
+
+/// Longest time for one request to others.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// How soon a wish to stop is noticed.
+const TICK: Duration = Duration::from_millis(50);
+/// Longest file with a secret, in bytes.
+const MAX_SECRET_BYTES: u64 = 8 * 1024;
+/// What a CDN has not acknowledged yet, a URL a line, in the cache.
+const PENDING: &str = "purge-pending";
+/// Held while a push with `--alone` runs, in the cache.
+const ALONE: &str = "alone.lock";
+/// Longest list of these, in bytes.
+const MAX_PENDING_BYTES: u64 = 64 * 1024 * 1024;
+
+/// What surrounds a push.
+#[derive(Debug, Clone, Default, Args)]
+pub(crate) struct AroundArgs {
+    /// Do nothing, and end with 0, while another push of the same content with --alone runs here: for cron
+    #[arg(long, help_heading = RUN)]
+    alone: bool,
+    /// Begin after a random time of at most this, so that many origins do not begin at once
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration, help_heading = RUN)]
+    jitter: Option<Duration>,
+    /// Write how the mirrors stand after it as gauges to FILE, for the textfile collector of Prometheus
+    #[arg(long, value_name = "FILE.prom", value_hint = ValueHint::FilePath, help_heading = OUTPUT)]
+    metrics: Option<PathBuf>,
+    /// Write how it ended as NAME=VALUE lines to FILE, for a dotenv report of GitLab
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, help_heading = OUTPUT)]
+    dotenv: Option<PathBuf>,
+}
+
+/// The right to be the only push with `--alone`; goes when dropped or when the process ends.
+#[derive(Debug)]
+pub(crate) struct Turn {
+    _file: Option<File>,
+}
+
+impl AroundArgs {
+    /// Waits for the time to begin and takes the turn; nothing where there is nothing to do now.
+    pub(crate) fn turn(&self, scratch: &Path, progress: &Progress) -> Result<Option<Turn>, Failure> {
+        let failed = |error: IoError| Failure::new(Exit::Failed, error).with_hint("name a directory with --cache");
+        if let Some(most) = self.jitter
+            && !wait(random_part(most), progress)
+        {
+            return Ok(None);
+        }
+        if !self.alone {
+            return Ok(Some(Turn { _file: None }));
+        }
+        fsx::create_dir_all(scratch).map_err(failed)?;
+        let file = Dir::open(scratch).and_then(|dir| dir.open_or_create_file(ALONE)).map_err(failed)?;
+        let is_free = fsx::lock(&file, Duration::ZERO, &scratch.join(ALONE)).map_err(failed)?;
+        Ok(is_free.then_some(Turn { _file: Some(file) }))
+    }
+}
+
+/// A time between nothing and `most`; without a source of chance, nothing.
+fn random_part(most: Duration) -> Duration {
+    let mut bytes = [0; 4];
+    getrandom::fill(&mut bytes).ok();
+    most.mul_f64(f64::from(u32::from_ne_bytes(bytes)) / f64::from(u32::MAX))
+}
+
+/// Who was told, and whether they took it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct Heard {
+    /// Who: `on_activated`, `on_failed`, `purge`, `ping`, or a file.
+    who: &'static str,
+    /// Whether all is well with it.
+    ok: bool,
+    /// What became of it, for people.
+    message: String,
+}
+
+impl Heard {
+    /// The line for people, on stdout.
+    pub(crate) fn line(&self) -> String {
+        format!("{}: {}\n", self.who, escape(&self.message))
+    }
+}
+
+/// A push whose end will be told.
+pub(crate) struct After<'a> {
+    config: &'a Config,
+    args: &'a AroundArgs,
+    site: String,
+    scratch: &'a Path,
+    began: Instant,
+    ping: Option<Secret>,
+    told: Vec<Heard>,
+}
+
+impl<'a> After<'a> {
+    /// Tells the health check that a push begins.
+    pub(crate) fn begin(config: &'a Config, args: &'a AroundArgs, site: String, scratch: &'a Path) -> Self {
+        let mut after = Self { config, args, site, scratch, began: Instant::now(), ping: None, told: Vec::new() };
+        if let Some(source) = &config.notify.ping {
+            match secret(source) {
+                Ok(url) => after.ping = Some(url),
+                Err(why) => after.note("ping", Err(why)),
+            }
+        }
+        after.ping("/start");
+        after
+    }
+
+    /// Tells everybody how the push ended, and answers whom.
+    pub(crate) fn end(
+        mut self,
+        report: Option<&Report>,
+        code: u8,
+        error: Option<&str>,
+        fleet: &Fleet,
+        progress: &Progress,
+    ) -> Vec<Heard> {
+        let seen = self.needs_survey(report).then(|| watch::survey(fleet, progress));
+        let paths = match (report, &seen) {
+            (Some(report), Some(seen)) => changed(report, fleet, seen, progress),
+            _ => BTreeSet::new(),
+        };
+        let facts = Facts { report, code, error };
+        if !paths.is_empty() {
+            self.hook("on_activated", self.config.notify.hooks.on_activated.clone(), &paths, &facts);
+        }
+        self.purge(&paths, progress);
+        if code != 0 {
+            self.hook("on_failed", self.config.notify.hooks.on_failed.clone(), &paths, &facts);
+        }
+        self.ping(if code == 0 { "" } else { "/fail" });
+        self.write_metrics(seen, code);
+        self.write_ci(&facts);
+        for told in self.told.iter().filter(|told| !told.ok) {
+            progress.event(Event::Warned { message: format!("{}: {}", told.who, told.message) });
+        }
+        self.told
+    }
+
+    fn metrics(&self) -> Option<&Path> {
+        self.args.metrics.as_deref().or(self.config.notify.metrics.as_deref())
+    }
+
+    /// Whether anybody wants to know what the mirrors say now.
+    fn needs_survey(&self, report: Option<&Report>) -> bool {
+        let notify = &self.config.notify;
+        let is_told = notify.purge.is_some() || notify.hooks.on_activated.is_some() || notify.hooks.on_failed.is_some();
+        let may_have_switched =
+            report.is_some_and(|report| report.mirrors.iter().any(|one| one.outcome != Outcome::Current));
+        self.metrics().is_some() || is_told && may_have_switched
+    }
+
+    fn note(&mut self, who: &'static str, result: Result<String, String>) {
+        let ok = result.is_ok();
+        let message = result.unwrap_or_else(|message| message);
+        self.told.push(Heard { who, ok, message });
+    }
+
+    fn hook(&mut self, who: &'static str, command: Option<Vec<String>>, paths: &BTreeSet<String>, facts: &Facts<'_>) {
+        let Some(command) = command else { return };
+        let release = facts.report.and_then(|report| report.release).map(|release| release.to_string());
+        let sequence = facts.report.and_then(|report| report.sequence).map(|sequence| sequence.to_string());
+        let variables = [
+            ("HEADWATER_SITE", self.site.clone()),
+            ("HEADWATER_RELEASE", release.unwrap_or_default()),
+            ("HEADWATER_SEQUENCE", sequence.unwrap_or_default()),
+            ("HEADWATER_EXIT_CODE", facts.code.to_string()),
+            ("HEADWATER_ERROR", escape(&facts.error()).into_owned()),
+        ];
+        let input: String = paths.iter().map(|path| format!("/{path}\n")).collect();
+        let limit = self.config.notify.hooks.limit;
+        let ran = notify::run(&notify::Order { command: &command, variables: &variables, input: &input, limit });
+        let given = counted(paths.len() as u64, "path", "paths");
+        self.note(who, ran.map(|()| format!("ran with {given}")).map_err(|error| chain(&error)));
+    }
+
+    fn ping(&mut self, what: &str) {
+        let Some(url) = &self.ping else { return };
+        let asked = Web::new(PATIENCE).touch(&format!("{}{what}", url.reveal().trim_end_matches('/')));
+        // What went well is not worth a line.
+        if let Err(error) = asked {
+            self.note("ping", Err(format!("the health check was not told: {error}")));
+        }
+    }
+
+    /// Tells the CDN, also of what it did not acknowledge before.
+    fn purge(&mut self, paths: &BTreeSet<String>, progress: &Progress) {
+        let Some(told) = &self.config.notify.purge else { return };
+        let mut urls: BTreeSet<String> = self.pending().into_iter().collect();
+        urls.extend(notify::urls(&told.bases, paths));
+        if urls.is_empty() {
+            return;
+        }
+        let purge = match purge(told) {
+            Ok(purge) => purge,
+            Err(why) => {
+                let urls: Vec<String> = urls.into_iter().collect();
+                let lost = self.keep_pending(&urls);
+                return self.note("purge", lost.and(Err(why)));
+            }
+        };
+        let purged = purge.send(urls.into_iter().collect(), &|pause| wait(pause, progress));
+        let kept = self.keep_pending(&purged.left);
+        let requests = counted(purged.requests as u64, "request", "requests");
+        let done = format!("{} in {requests}", counted(purged.urls as u64, "URL", "URLs"));
+        let result = match purged.error {
+            None => Ok(done),
+            Some(why) => {
+                let left = counted(purged.left.len() as u64, "URL", "URLs");
+                Err(format!("{done}; {left} left for the next push: {why}"))
+            }
+        };
+        self.note("purge", kept.and(result));
+    }
+
+    fn pending(&self) -> Vec<String> {
+        let text = fsx::read_text(&self.scratch.join(PENDING), MAX_PENDING_BYTES).unwrap_or_default();
+        text.lines().map(str::to_owned).collect()
+    }
+
+    /// Remembers what has to be told again; the last word of an error that loses it.
+    fn keep_pending(&self, urls: &[String]) -> Result<String, String> {
+        let path = self.scratch.join(PENDING);
+        if urls.is_empty() && !path.exists() {
+            return Ok(String::new());
+        }
+        let written = fsx::create_dir_all(self.scratch)
+            .and_then(|()| fsx::replace_file(&path, |out| urls.iter().try_for_each(|url| writeln!(out, "{url}"))));
+        written.map(|()| String::new()).map_err(|error| format!("what is left cannot be remembered: {}", chain(&error)))
+    }
+
+    fn write_metrics(&mut self, seen: Option<Vec<Seen>>, code: u8) {
+        let (Some(path), Some(seen)) = (self.metrics().map(Path::to_owned), seen) else { return };
+        let look = watcher::look(seen, self.config);
+        let milliseconds = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let ended = Some(metrics::Ended { code, milliseconds });
+        let told = metrics::Told { site: &self.site, standings: &look.standings, ended, now: look.now };
+        if let Err(error) = metrics::write(&path, &told) {
+            self.note("metrics", Err(chain(&error)));
+        }
+    }
+
+    fn write_ci(&mut self, facts: &Facts<'_>) {
+        let error = facts.error();
+        let end = End { site: &self.site, report: facts.report, code: facts.code, error: &error };
+        if let Err(error) = ci_report::write(&end, self.args.dotenv.as_deref(), settings::environment) {
+            self.note("report", Err(error));
+        }
+    }
+}
+
+/// How the push ended.
+struct Facts<'a> {
+    report: Option<&'a Report>,
+    code: u8,
+    error: Option<&'a str>,
+}
+
+impl Facts<'_> {
+    /// What went wrong, in a line; empty where nothing did.
+    fn error(&self) -> String {
+        let failed = |report: &Report| {
+            let failed = report.mirrors.iter().find_map(|mirror| match &mirror.outcome {
+                Outcome::Failed { error, .. } => Some(format!("{}: {error}", mirror.mirror)),
+                _ => None,
+            });
+            failed.or_else(|| report.unmet.clone())
+        };
+        match self.error {
+            Some(error) => error.to_owned(),
+            None => self.report.filter(|_| self.code != 0).and_then(failed).unwrap_or_default(),
+        }
+    }
+}
+
+/// Waits, and answers whether to go on.
+pub(crate) fn wait(pause: Duration, progress: &Progress) -> bool {
+    let until = Instant::now() + pause;
+    while Instant::now() < until && !progress.is_cancelled() {
+        std::thread::sleep(TICK.min(until.saturating_duration_since(Instant::now())));
+    }
+    !progress.is_cancelled()
+}
+
+/// The paths of URLs at which visitors of a mirror that switched get something else now, or got it for a while:
+/// a release that was served and left again is in caches too.
+fn changed(report: &Report, fleet: &Fleet, seen: &[Seen], progress: &Progress) -> BTreeSet<String> {
+    // A mirror that served nothing had no visitors; where none had any all is new.
+    let is_first = report.mirrors.iter().all(|mirror| mirror.before.is_none());
+    let mut steps: Vec<(Option<&Release>, &Release)> = Vec::new();
+    for (one, mirror) in seen.iter().zip(&report.mirrors) {
+        let Ok(state) = &one.state else { continue };
+        let (before, kept) = (mirror.before, &state.releases);
+        let mut old = before.and_then(|before| kept.iter().find(|release| release.sequence == before));
+        if before.is_none() && !is_first {
+            continue;
+        }
+        for new in kept.iter().filter(|release| before.is_none_or(|before| release.sequence > before)) {
+            let is_quiet = old.is_some_and(|old| old.content == new.content);
+            let is_known =
+                steps.iter().any(|(from, to)| from.map(Release::id) == old.map(Release::id) && to.id() == new.id());
+            if !is_quiet && !is_known {
+                steps.push((old, new));
+            }
+            old = Some(new);
+        }
+    }
+    let mut paths = BTreeSet::new();
+    for (old, new) in steps {
+        // Rather too much than too little.
+        let diff = watch::changes(fleet, seen, old, new).or_else(|| watch::changes(fleet, seen, None, new));
+        match diff {
+            Some(diff) => paths.extend(notify::paths(&diff)),
+            None => {
+                let message = "what changed cannot be read from any mirror: nobody is told of it".to_owned();
+                progress.event(Event::Warned { message });
+            }
+        }
+    }
+    paths
+}
+
+fn purge(told: &config::Purge) -> Result<Purge, String> {
+    let token = told.token.as_ref().map(secret).transpose()?;
+    let value = token.map(|token| match told.header.eq_ignore_ascii_case("authorization") {
+        true => Secret::new(format!("Bearer {}", token.reveal())),
+        false => token,
+    });
+    Ok(Purge {
+        web: Web::new(PATIENCE),
+        endpoint: told.url.clone(),
+        header: value.map(|value| (told.header.clone(), value)),
+        key: told.key.clone(),
+        max_urls: told.max_urls.get(),
+        max_bytes: usize::try_from(told.max_bytes).unwrap_or(usize::MAX),
+        retry_for: told.retry_for,
+    })
+}
+
+/// The secret that is there; nothing of it is in an error.
+fn secret(source: &TokenSource) -> Result<Secret, String> {
+    let (text, what) = match source {
+        TokenSource::Variable(name) => {
+            (settings::environment(name).ok_or_else(|| format!("the variable {name} is not set"))?, name.clone())
+        }
+        TokenSource::File(path) => {
+            let what = path.display().to_string();
+            let text = fsx::read_text(path, MAX_SECRET_BYTES);
+            (text.map_err(|error| format!("{what}: {}", error.source))?, what)
+        }
+    };
+    let text = text.trim();
+    if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Err(format!("{what} is empty, or has blanks or line breaks inside"));
+    }
+    Ok(Secret::new(text.to_owned()))
+}

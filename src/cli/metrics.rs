@@ -1,0 +1,245 @@
+//! `--metrics FILE`: how the mirrors stand and how the last push ended, for
+//! the textfile collector of Prometheus' node_exporter.
+//!
+//! Gauges in base units, without times of their own; what is not known is left
+//! out. The file is replaced at once. What a run cannot know is carried over
+//! from the file it replaces: when a mirror was last seen current, how the last push ended.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::io::Write as _;
+use std::path::Path;
+
+use headwater::fsx::{self, IoError};
+use headwater::watch::{Standing, State};
+
+/// Largest file that is read again, in bytes: that of some ten thousand mirrors.
+const MAX_BYTES: u64 = 32 * 1024 * 1024;
+const LAST_SUCCESS: &str = "headwater_mirror_last_success_timestamp_seconds";
+const PUSH: &str = "headwater_push_";
+
+/// How a push ended.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Ended {
+    /// Its exit code.
+    pub(crate) code: u8,
+    /// How long it took, in milliseconds.
+    pub(crate) milliseconds: u64,
+}
+
+/// What is told: of the fleet, and of the push if there was one.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Told<'a> {
+    /// The site, which is also that of mirrors that said nothing.
+    pub(crate) site: &'a str,
+    /// How the mirrors stand.
+    pub(crate) standings: &'a [Standing],
+    /// How the push ended.
+    pub(crate) ended: Option<Ended>,
+    /// Seconds since 1970.
+    pub(crate) now: u64,
+}
+
+/// Replaces the file at `path`.
+pub(crate) fn write(path: &Path, told: &Told<'_>) -> Result<(), IoError> {
+    // What cannot be read has nothing to carry over.
+    let before = fsx::read_text(path, MAX_BYTES).unwrap_or_default();
+    let text = render(told, &before);
+    fsx::replace_file(path, |out| out.write_all(text.as_bytes()))
+}
+
+/// The text in place of `before`.
+fn render(told: &Told<'_>, before: &str) -> String {
+    let mut page = Page { text: String::new(), site: told.site };
+    of_mirrors(&mut page, told, before);
+    of_fleet(&mut page, told);
+    match told.ended {
+        Some(ended) => of_push(&mut page, ended, told, before),
+        None => page.text.extend(carried(before).iter().map(|line| format!("{line}\n"))),
+    }
+    page.text
+}
+
+fn of_mirrors(page: &mut Page<'_>, told: &Told<'_>, before: &str) {
+    let one = |is: bool| Some(u64::from(is));
+    type Fact = (&'static str, &'static str, fn(&Standing) -> Option<u64>);
+    const FACTS: [Fact; 10] = [
+        ("headwater_mirror_release_sequence", "Sequence of the release that the mirror serves.", |s| s.sequence),
+        ("headwater_mirror_release_timestamp_seconds", "When that release was published.", |s| s.created),
+        ("headwater_mirror_behind_releases", "Releases that the mirror lacks.", |s| s.lag.map(|_| s.behind)),
+        ("headwater_mirror_lag_seconds", "Time since the oldest release that the mirror lacks was published.", |s| {
+            s.lag
+        }),
+        ("headwater_mirror_switch_timestamp_seconds", "When the mirror last switched, by its clock.", |s| s.switched),
+        ("headwater_mirror_verify_timestamp_seconds", "When the mirror was last verified, by its clock.", |s| {
+            s.verified.map(|verified| verified.time)
+        }),
+        ("headwater_mirror_verify_faults", "Faults found then.", |s| s.verified.map(|verified| verified.faults)),
+        ("headwater_mirror_free_bytes", "Bytes free where the mirror is.", |s| s.free_bytes),
+        ("headwater_mirror_size_bytes", "Size of the files of the release that the mirror serves.", |s| s.bytes),
+        ("headwater_mirror_entries", "Entries of that release.", |s| s.entries),
+    ];
+    let rows = told.standings;
+    page.family("headwater_mirror_up", "Whether the mirror said what it serves.", rows, |s| one(s.state.is_known()));
+    page.family("headwater_mirror_current", "Whether the mirror serves the newest release.", rows, |s| {
+        one(s.state == State::Current)
+    });
+    for (name, help, fact) in FACTS {
+        page.family(name, help, rows, fact);
+    }
+    page.head("headwater_mirror_answer_seconds", "How long the mirror took to answer.");
+    for row in rows {
+        if let Some(ms) = row.round_trip_ms {
+            page.sample("headwater_mirror_answer_seconds", &[("mirror", &row.mirror)], &seconds(ms));
+        }
+    }
+    let last = last_success(before);
+    page.family(LAST_SUCCESS, "When the mirror was last seen to serve the newest release.", rows, |s| {
+        if s.state == State::Current { Some(told.now) } else { last.get(&s.mirror).copied() }
+    });
+}
+
+fn of_fleet(page: &mut Page<'_>, told: &Told<'_>) {
+    page.head("headwater_mirrors", "Mirrors by state.");
+    for state in State::ALL {
+        let number = told.standings.iter().filter(|standing| standing.state == state).count();
+        page.sample("headwater_mirrors", &[("state", state.name())], &number.to_string());
+    }
+    page.head("headwater_status_timestamp_seconds", "When the mirrors were asked.");
+    page.sample("headwater_status_timestamp_seconds", &[], &told.now.to_string());
+}
+
+fn of_push(page: &mut Page<'_>, ended: Ended, told: &Told<'_>, before: &str) {
+    let now = told.now.to_string();
+    let succeeded = match ended.code {
+        0 => Some(now.clone()),
+        _ => carried(before).iter().find_map(|line| {
+            line.strip_prefix("headwater_push_last_success_timestamp_seconds")?.rsplit(' ').next().map(str::to_owned)
+        }),
+    };
+    for (name, help, value) in [
+        ("headwater_push_timestamp_seconds", "When the last push ended.", Some(now)),
+        ("headwater_push_exit_code", "How it ended: 0 is success.", Some(ended.code.to_string())),
+        ("headwater_push_duration_seconds", "How long it took.", Some(seconds(ended.milliseconds))),
+        ("headwater_push_last_success_timestamp_seconds", "When the last push ended with 0.", succeeded),
+    ] {
+        if let Some(value) = value {
+            page.head(name, help);
+            page.sample(name, &[], &value);
+        }
+    }
+}
+
+fn seconds(milliseconds: u64) -> String {
+    format!("{}.{:03}", milliseconds / 1000, milliseconds % 1000)
+}
+
+/// The lines of an earlier file that tell of its push.
+fn carried(before: &str) -> Vec<&str> {
+    let tells = |line: &&str| {
+        let name = line.strip_prefix("# HELP ").or_else(|| line.strip_prefix("# TYPE ")).unwrap_or(line);
+        name.starts_with(PUSH)
+    };
+    before.lines().filter(tells).collect()
+}
+
+/// When an earlier file says that each mirror was last seen current.
+fn last_success(before: &str) -> BTreeMap<String, u64> {
+    let read = |line: &str| {
+        let (labels, value) = line.strip_prefix(LAST_SUCCESS)?.rsplit_once("\"} ")?;
+        let (_, mirror) = labels.split_once("mirror=\"")?;
+        Some((unquoted(mirror), value.trim().parse().ok()?))
+    };
+    before.lines().filter_map(read).collect()
+}
+
+fn quoted(text: &str) -> String {
+    text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
+}
+
+fn unquoted(text: &str) -> String {
+    let (mut plain, mut rest) = (String::with_capacity(text.len()), text.chars());
+    while let Some(c) = rest.next() {
+        match (c, c == '\\') {
+            (_, true) => plain.extend(rest.next().map(|next| if next == 'n' { '\n' } else { next })),
+            (c, false) => plain.push(c),
+        }
+    }
+    plain
+}
+
+struct Page<'a> {
+    text: String,
+    site: &'a str,
+}
+
+impl Page<'_> {
+    fn head(&mut self, name: &str, help: &str) {
+        // Writing to a string cannot fail.
+        write!(self.text, "# HELP {name} {help}\n# TYPE {name} gauge\n").ok();
+    }
+
+    fn sample(&mut self, name: &str, labels: &[(&str, &str)], value: &str) {
+        write!(self.text, "{name}{{site=\"{}\"", quoted(self.site)).ok();
+        for (label, text) in labels {
+            write!(self.text, ",{label}=\"{}\"", quoted(text)).ok();
+        }
+        writeln!(self.text, "}} {value}").ok();
+    }
+
+    /// One gauge of each mirror for which there is one.
+    fn family(&mut self, name: &str, help: &str, rows: &[Standing], fact: impl Fn(&Standing) -> Option<u64>) {
+        self.head(name, help);
+        for row in rows {
+            if let Some(value) = fact(row) {
+                self.sample(name, &[("mirror", &row.mirror)], &value.to_string());
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(mirror: &str, state: State) -> Standing {
+        Standing { lag: Some(3), ..Standing::silent(mirror, mirror, state) }
+    }
+
+    fn told<'a>(standings: &'a [Standing], now: u64) -> Told<'a> {
+        Told { site: "docs", standings, ended: None, now }
+    }
+
+    #[test]
+    fn names_are_quoted_and_read_again() {
+        for name in ["eu", "a\"b\\c", "line\nfeed", "\\n", "\"} 7"] {
+            let first = render(&told(&[row(name, State::Current)], 50), "");
+            let second = render(&told(&[row(name, State::Unreachable)], 60), &first);
+            assert_eq!(last_success(&second), BTreeMap::from([(name.to_owned(), 50)]), "{second}");
+        }
+    }
+
+    #[test]
+    fn the_last_success_survives_failures_and_garbage_does_no_harm() {
+        let one = render(&told(&[row("eu", State::Current), row("us", State::Behind)], 50), "not a metric\n{{{\n");
+        assert!(one.contains("{site=\"docs\",mirror=\"eu\"} 50\n"), "{one}");
+        assert!(!one.contains("headwater_push_"));
+        let ended = |code| Some(Ended { code, milliseconds: 1_500 });
+        let rows = [row("eu", State::Denied)];
+        let good = render(&Told { ended: ended(0), ..told(&rows, 60) }, &one);
+        let bad = render(&Told { ended: ended(4), ..told(&rows, 70) }, &good);
+        for line in [
+            "headwater_mirror_last_success_timestamp_seconds{site=\"docs\",mirror=\"eu\"} 50",
+            "headwater_push_exit_code{site=\"docs\"} 4",
+            "headwater_push_duration_seconds{site=\"docs\"} 1.500",
+            "headwater_push_timestamp_seconds{site=\"docs\"} 70",
+            "headwater_push_last_success_timestamp_seconds{site=\"docs\"} 60",
+        ] {
+            assert!(bad.lines().any(|found| found == line), "{line}: {bad}");
+        }
+        // A status keeps what it knows nothing of.
+        let status = render(&told(&rows, 80), &bad);
+        assert!(status.contains("headwater_push_timestamp_seconds{site=\"docs\"} 70\n"));
+        assert!(status.contains("headwater_status_timestamp_seconds{site=\"docs\"} 80\n"));
+    }
+}

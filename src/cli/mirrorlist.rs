@@ -1,0 +1,194 @@
+//! `headwater mirrorlist`: the mirrors that are proven current, for the
+//! balancer or the client that chooses among them.
+
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+
+use clap::{Args, ValueEnum, ValueHint};
+use headwater::config::MirrorConfig;
+use headwater::fsx;
+use headwater::tree_path::TreePath;
+use headwater::web::encode_path;
+use serde_json::json;
+
+use super::args::{ConfigArgs, MirrorsArgs, OUTPUT, OutputArgs, RemoteArgs};
+use super::failure::{Exit, Failure, eprint_raw};
+use super::output::{counted, escape, print};
+use super::watcher::Watcher;
+
+/// Largest list that is compared with the new one, in bytes.
+const MAX_BYTES: u64 = 16 * 1024 * 1024;
+/// The highest weight that haproxy takes.
+const MAX_HAPROXY_WEIGHT: u32 = 256;
+
+/// How the list is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    /// A public URL a line
+    Txt,
+    /// One JSON object
+    Json,
+    /// Where one file is to be had (RFC 5854); needs --path
+    Metalink,
+    /// Lines for an `upstream` of nginx
+    Nginx,
+    /// Lines for a `backend` of haproxy
+    Haproxy,
+}
+
+/// The arguments of `mirrorlist`.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct MirrorlistArgs {
+    #[command(flatten)]
+    mirrors: MirrorsArgs,
+    /// How the list is written
+    #[arg(long, value_enum, default_value = "txt", help_heading = OUTPUT)]
+    format: Format,
+    /// Replace FILE at once, and only if the list is another one; an empty list replaces none
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, help_heading = OUTPUT)]
+    output: Option<PathBuf>,
+    /// With --format metalink: the file in the tree
+    #[arg(long, value_name = "PATH", value_parser = TreePath::new, required_if_eq("format", "metalink"), help_heading = OUTPUT)]
+    path: Option<TreePath>,
+    /// List only mirrors whose visitors get the release: fetch some files through each public URL
+    #[arg(long, help_heading = OUTPUT)]
+    public: bool,
+    #[command(flatten)]
+    remote: RemoteArgs,
+    #[command(flatten)]
+    config: ConfigArgs,
+}
+
+/// Runs `headwater mirrorlist`.
+pub(crate) fn run(args: &MirrorlistArgs) -> Result<Exit, Failure> {
+    let watcher = Watcher::new(&args.mirrors.mirrors, &args.remote, &args.config, &OutputArgs::default())?;
+    if !watcher.config.mirrors.iter().any(|mirror| mirror.public_url.is_some()) {
+        let hint = "give each [[mirror]] a `public_url`, or all of them one with {name} in [mirror_defaults]";
+        return Err(Failure::new(Exit::Usage, "no mirror has a `public_url` to be listed").with_hint(hint));
+    }
+    let mut look = watcher.look();
+    if args.public {
+        watcher.look_at_public(&mut look);
+    }
+    watcher.progress.finish();
+    let mut listed: Vec<Listed<'_>> = look.proven(&watcher.config).into_iter().filter_map(Listed::new).collect();
+    listed.sort_by(|a, b| a.rank().cmp(&b.rank()));
+    if listed.is_empty() {
+        return Err(none(args, look.standings.len() as u64));
+    }
+    let text = render(&listed, args);
+    match &args.output {
+        None => print(&text)?,
+        Some(path) => replace(path, &text)?,
+    }
+    Ok(Exit::Success)
+}
+
+fn none(args: &MirrorlistArgs, mirrors: u64) -> Failure {
+    let kept = match &args.output {
+        Some(path) if path.exists() => format!("; {} stays as it is", path.display()),
+        _ => String::new(),
+    };
+    let error = format!("none of {} is proven current{kept}", counted(mirrors, "mirror", "mirrors"));
+    Failure::new(Exit::Failed, error).with_hint("`headwater status` tells how each of them stands")
+}
+
+/// Writes the list, unless it is there already.
+fn replace(path: &Path, text: &str) -> Result<(), Failure> {
+    if fsx::read_text(path, MAX_BYTES).is_ok_and(|before| before == text) {
+        return Ok(());
+    }
+    fsx::replace_file(path, |out| out.write_all(text.as_bytes())).map_err(|error| {
+        Failure::new(Exit::Failed, error).with_hint("--output names a file in a directory that can be written")
+    })?;
+    eprint_raw(&format!("wrote {}\n", escape(&path.to_string_lossy())))
+        .map_err(|error| Failure::new(Exit::Failed, error))
+}
+
+/// A mirror in the list.
+#[derive(Debug, Clone, Copy)]
+struct Listed<'a> {
+    mirror: &'a MirrorConfig,
+    url: &'a str,
+}
+
+impl<'a> Listed<'a> {
+    fn new(mirror: &'a MirrorConfig) -> Option<Self> {
+        Some(Self { mirror, url: mirror.public_url.as_deref()? })
+    }
+
+    fn region(&self) -> Option<&'a str> {
+        self.mirror.region.as_ref().map(headwater::config::Label::as_str)
+    }
+
+    /// By region, the weightiest first.
+    fn rank(&self) -> impl Ord + use<'a> {
+        (self.region(), std::cmp::Reverse(self.mirror.weight), self.mirror.name.as_str())
+    }
+
+    /// Host and port, for those that connect by themselves.
+    fn address(&self) -> (String, bool) {
+        let (scheme, rest) = self.url.split_once("://").unwrap_or(("https", self.url));
+        let is_tls = scheme == "https";
+        let host = rest.split('/').next().unwrap_or(rest);
+        let has_port = host.rsplit_once(':').is_some_and(|(_, port)| !port.is_empty() && !port.contains(']'));
+        let port = if is_tls { 443 } else { 80 };
+        (if has_port { host.to_owned() } else { format!("{host}:{port}") }, is_tls)
+    }
+}
+
+fn render(listed: &[Listed<'_>], args: &MirrorlistArgs) -> String {
+    match args.format {
+        Format::Txt => listed.iter().map(|one| format!("{}\n", one.url)).collect(),
+        Format::Json => json(listed),
+        Format::Metalink => metalink(listed, args.path.as_ref().map_or("", |path| path.as_str())),
+        Format::Nginx => {
+            listed.iter().map(|one| format!("server {} weight={};\n", one.address().0, one.mirror.weight)).collect()
+        }
+        Format::Haproxy => listed.iter().map(haproxy).collect(),
+    }
+}
+
+fn json(listed: &[Listed<'_>]) -> String {
+    let mirrors: Vec<_> = listed
+        .iter()
+        .map(|one| {
+            let (name, region) = (one.mirror.name.as_str(), one.region());
+            json!({ "name": name, "url": one.url, "region": region, "weight": one.mirror.weight })
+        })
+        .collect();
+    format!("{}\n", json!({ "headwater": "mirrorlist", "version": 1, "mirrors": mirrors }))
+}
+
+fn haproxy(one: &Listed<'_>) -> String {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    let name: String = one.mirror.name.as_str().chars().map(|c| if is_plain(c) { c } else { '_' }).collect();
+    let (address, is_tls) = one.address();
+    let weight = one.mirror.weight.get().min(MAX_HAPROXY_WEIGHT);
+    let host = address.rsplit_once(':').map_or("", |(host, _)| host);
+    let tls = if is_tls { format!(" ssl verify required sni str({host})") } else { String::new() };
+    format!("server {name} {address} weight {weight} check{tls}\n")
+}
+
+/// One file and where it is to be had, the weightiest first.
+fn metalink(listed: &[Listed<'_>], path: &str) -> String {
+    let name = xml(path.rsplit('/').next().unwrap_or(path));
+    let mut text = format!(
+        "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<metalink xmlns=\"urn:ietf:params:xml:ns:metalink\">\n  <file name=\"{name}\">\n"
+    );
+    let mut order: Vec<&Listed<'_>> = listed.iter().collect();
+    order.sort_by_key(|one| std::cmp::Reverse(one.mirror.weight));
+    for (place, one) in order.iter().enumerate() {
+        // A place is a country there.
+        let country =
+            one.region().filter(|region| region.len() == 2 && region.bytes().all(|b| b.is_ascii_alphabetic()));
+        let country = country.map(|country| format!(" location=\"{}\"", country.to_lowercase())).unwrap_or_default();
+        let url = xml(&format!("{}/{}", one.url.trim_end_matches('/'), encode_path(path)));
+        text.push_str(&format!("    <url priority=\"{}\"{country}>{url}</url>\n", place + 1));
+    }
+    text + "  </file>\n</metalink>\n"
+}
+
+fn xml(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
+}

@@ -1,0 +1,164 @@
+//! `headwater status`: how the mirrors stand, once or again and again, for
+//! people, programs and monitors.
+
+mod check;
+mod page;
+mod table;
+
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use clap::{Args, ValueHint};
+use headwater::config::parse_duration;
+use headwater::fsx;
+use headwater::monitor::Monitor as _;
+use headwater::watch::{self, Limits, Standing};
+use serde::Serialize;
+
+use super::args::{ConfigArgs, MirrorsArgs, OUTPUT, OutputArgs, RemoteArgs};
+use super::failure::{Exit, Failure};
+use super::metrics;
+use super::output::{print, print_json};
+use super::progress::Progress;
+use super::watcher::{Look, Watcher};
+
+/// Between two looks without another word.
+const PAUSE: &str = "5s";
+/// How soon a wish to stop is noticed.
+const TICK: Duration = Duration::from_millis(50);
+
+/// The arguments of `status`.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct StatusArgs {
+    #[command(flatten)]
+    mirrors: MirrorsArgs,
+    /// Look again and again, until Ctrl-C
+    #[arg(long, value_name = "PAUSE", value_parser = parse_duration, num_args = 0..=1, require_equals = true,
+        default_missing_value = PAUSE, conflicts_with = "check", help_heading = OUTPUT)]
+    watch: Option<Duration>,
+    /// Print one line and end as monitoring plug-ins do: 0 OK, 1 WARNING, 2 CRITICAL, 3 UNKNOWN
+    ///
+    /// A mirror that cannot be asked, one that diverged and one with faults are a warning; lag decides by --warn and
+    /// --crit. Where no mirror can be asked it is unknown. Frozen mirrors do not count.
+    #[arg(long, conflicts_with = "json", help_heading = OUTPUT)]
+    check: bool,
+    /// With --check: warn of a mirror that lags more than this
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration, default_value = "1h", help_heading = OUTPUT)]
+    warn: Duration,
+    /// With --check: critical is a mirror that lags more than this
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration, default_value = "24h", help_heading = OUTPUT)]
+    crit: Duration,
+    /// Look also at what visitors get: fetch the files that changed last through each mirror's `public_url`
+    #[arg(long, help_heading = OUTPUT)]
+    public: bool,
+    /// Write the same, with the last two weeks and what each release changed, as one web page to FILE
+    #[arg(long, value_name = "FILE.html", value_hint = ValueHint::FilePath, help_heading = OUTPUT)]
+    html: Option<PathBuf>,
+    /// Write the same as gauges to FILE, for the textfile collector of Prometheus
+    #[arg(long, value_name = "FILE.prom", value_hint = ValueHint::FilePath, help_heading = OUTPUT)]
+    metrics: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) remote: RemoteArgs,
+    #[command(flatten)]
+    pub(crate) config: ConfigArgs,
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+}
+
+#[derive(Serialize)]
+struct Answer<'a> {
+    headwater: &'static str,
+    version: u32,
+    mirrors: &'a [Standing],
+}
+
+/// Runs `headwater status`.
+pub(crate) fn run(args: &StatusArgs) -> Result<Exit, Failure> {
+    if args.check {
+        return check::run(Limits { warn: args.warn, crit: args.crit }, || Ok(look(&open(args)?, args).standings));
+    }
+    let watcher = open(args)?;
+    let exit = loop {
+        let look = look(&watcher, args);
+        let exit = show(&look, args)?;
+        write(&watcher, &look, args)?;
+        let Some(pause) = args.watch else { break exit };
+        if !wait(&watcher.progress, pause) {
+            break exit;
+        }
+    };
+    watcher.progress.finish();
+    Ok(exit)
+}
+
+fn open(args: &StatusArgs) -> Result<Watcher, Failure> {
+    Watcher::new(&args.mirrors.mirrors, &args.remote, &args.config, &args.output)
+}
+
+fn look(watcher: &Watcher, args: &StatusArgs) -> Look {
+    let mut look = watcher.look();
+    if args.public {
+        watcher.look_at_public(&mut look);
+    }
+    look
+}
+
+/// Waits, and answers whether to go on.
+fn wait(progress: &Progress, pause: Duration) -> bool {
+    let until = Instant::now() + pause;
+    while Instant::now() < until && !progress.is_cancelled() {
+        std::thread::sleep(TICK.min(pause));
+    }
+    !progress.is_cancelled()
+}
+
+/// Tells of one look, and how the program would end with it.
+fn show(look: &Look, args: &StatusArgs) -> Result<Exit, Failure> {
+    let is_well = look.standings.iter().all(Standing::is_well);
+    if args.output.json {
+        print_json(&Answer { headwater: "status", version: 1, mirrors: &look.standings })?;
+    } else if !(args.output.quiet && is_well) {
+        let text = table::describe(&look.standings, look.now);
+        print(&if args.watch.is_some() { table::afresh(&text, look.now) } else { text })?;
+    }
+    Ok(if is_well { Exit::Success } else { Exit::Failed })
+}
+
+/// Writes the files that were asked for.
+fn write(watcher: &Watcher, look: &Look, args: &StatusArgs) -> Result<(), Failure> {
+    if let Some(path) = &args.metrics {
+        let site = look.title(&watcher.config);
+        let told = metrics::Told { site: &site, standings: &look.standings, ended: None, now: look.now };
+        metrics::write(path, &told).map_err(|error| not_written("--metrics", error))?;
+    }
+    if let Some(path) = &args.html {
+        let html = page(watcher, look).render();
+        let written = fsx::replace_file(path, |out| out.write_all(html.as_bytes()));
+        written.map_err(|error| not_written("--html", error))?;
+    }
+    Ok(())
+}
+
+fn page<'a>(watcher: &Watcher, look: &'a Look) -> page::Page<'a> {
+    let mut releases = Vec::new();
+    for site in look.sites() {
+        let known = watch::releases(&look.seen, site);
+        let before = std::iter::once(None).chain(known.iter().map(|release| Some(*release)));
+        // How the oldest that is kept differs from the one before nobody knows any more.
+        let diff = |old: Option<&_>, new| watch::changes(&watcher.fleet, &look.seen, Some(old?), new);
+        releases.extend(known.iter().zip(before).map(|(release, before)| (*release, diff(before, release))));
+    }
+    releases.reverse();
+    page::Page {
+        title: look.title(&watcher.config),
+        standings: &look.standings,
+        seen: &look.seen,
+        releases,
+        now: look.now,
+    }
+}
+
+fn not_written(flag: &str, error: fsx::IoError) -> Failure {
+    Failure::new(Exit::Failed, error).with_hint(format!("{flag} names a file in a directory that can be written"))
+}

@@ -1,0 +1,193 @@
+//! `headwater status --html FILE`: the fleet on one page, for people.
+//!
+//! One file that needs nothing else: no script, no font, no image, and a policy
+//! that lets none in. Pure; whatever is not ours passes [`text`].
+
+mod mirrors;
+mod releases;
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use headwater::manifest::Diff;
+use headwater::release::Release;
+use headwater::watch::{Seen, Standing, State};
+
+use super::super::output::{age, count, counted, duration, escape, moment};
+
+const STYLE: &str = include_str!("style.css");
+
+/// What the page tells.
+#[derive(Debug)]
+pub(super) struct Page<'a> {
+    /// The sites of the mirrors.
+    pub(super) title: String,
+    /// How they stand, worst first.
+    pub(super) standings: &'a [Standing],
+    /// What they said.
+    pub(super) seen: &'a [Seen],
+    /// The releases that any of them keeps, newest first, and how each differs from the one before.
+    pub(super) releases: Vec<(&'a Release, Option<Diff>)>,
+    /// Seconds since 1970.
+    pub(super) now: u64,
+}
+
+/// `text` as it may stand in HTML, between tags and in quoted values.
+fn text(text: &str) -> String {
+    let mut safe = String::with_capacity(text.len() + 8);
+    for c in escape(text).chars() {
+        match c {
+            '&' => safe.push_str("&amp;"),
+            '<' => safe.push_str("&lt;"),
+            '>' => safe.push_str("&gt;"),
+            '"' => safe.push_str("&quot;"),
+            '\'' => safe.push_str("&#39;"),
+            plain => safe.push(plain),
+        }
+    }
+    safe
+}
+
+/// A term and its description.
+fn fact(term: &str, description: &str) -> String {
+    format!("<div><dt>{}</dt><dd>{}</dd></div>\n", text(term), text(description))
+}
+
+/// A time, for people and in its attribute for programs.
+fn time(seconds: u64, now: u64) -> String {
+    format!("<time datetime=\"{0}\" title=\"{0}\">{1}</time>", moment(seconds), age(seconds, now))
+}
+
+const fn class(state: State) -> &'static str {
+    match state {
+        State::Current => "good",
+        State::Frozen | State::Joining => "calm",
+        State::Behind | State::Staging => "late",
+        State::Unknown | State::Denied | State::Unreachable | State::Diverged => "bad",
+    }
+}
+
+impl Page<'_> {
+    /// The whole page.
+    pub(super) fn render(&self) -> String {
+        let mut page = String::with_capacity(64 * 1024);
+        let (title, verdict, mood) = (text(&self.title), self.verdict(), self.mood());
+        // Writing to a string cannot fail.
+        write!(
+            page,
+            "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
+             <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
+             <meta http-equiv=\"content-security-policy\" content=\"default-src 'none'; style-src 'unsafe-inline'; img-src data:\">\n\
+             <meta name=\"robots\" content=\"noindex\">\n<link rel=\"icon\" href=\"data:,\">\n\
+             <title>{title}: {verdict}</title>\n<style>\n{STYLE}</style>\n</head>\n<body>\n\
+             <header>\n<h1>{title}</h1>\n<p class=\"verdict {mood}\">{verdict}</p>\n{}</header>\n<main>\n",
+            self.subtitle()
+        )
+        .ok();
+        page.push_str(&self.sums());
+        page.push_str(&mirrors::section(self));
+        page.push_str(&releases::section(self));
+        write!(
+            page,
+            "</main>\n<footer>\n<p>Made by headwater {} at {}. Times are in UTC.</p>\n</footer>\n</body>\n</html>\n",
+            env!("CARGO_PKG_VERSION"),
+            moment(self.now)
+        )
+        .ok();
+        page
+    }
+
+    fn of(&self, is: impl Fn(State) -> bool) -> u64 {
+        self.standings.iter().filter(|standing| is(standing.state)).count() as u64
+    }
+
+    fn verdict(&self) -> String {
+        let (current, all) = (self.of(|state| state == State::Current), self.standings.len() as u64);
+        match (current, all - self.of(|state| state == State::Frozen)) {
+            (_, 0) => "Every mirror is frozen".to_owned(),
+            (1, 1) => "The mirror is current".to_owned(),
+            (current, counted) if current == counted => format!("All {} mirrors are current", count(current)),
+            (current, counted) => {
+                let are = if current == 1 { "is" } else { "are" };
+                format!("{} of {} mirrors {are} current", count(current), count(counted))
+            }
+        }
+    }
+
+    fn mood(&self) -> &'static str {
+        let has = |wanted| self.standings.iter().any(|standing| class(standing.state) == wanted);
+        ["bad", "late"].into_iter().find(|wanted| has(*wanted)).unwrap_or("good")
+    }
+
+    fn subtitle(&self) -> String {
+        let Some((newest, _)) = self.releases.first() else {
+            return "<p class=\"soft\">No release is known yet.</p>\n".to_owned();
+        };
+        let note = newest.note.as_deref().map(|note| format!("<br>{}", text(note))).unwrap_or_default();
+        let published = time(newest.created, self.now);
+        format!("<p class=\"soft\">Release {} was published {published}.{note}</p>\n", newest.sequence)
+    }
+
+    fn sums(&self) -> String {
+        let counted_of =
+            |is: fn(&Standing) -> bool| self.standings.iter().filter(|standing| is(standing)).count() as u64;
+        let lag = self.standings.iter().filter(|standing| standing.state != State::Frozen).filter_map(|one| one.lag);
+        let lag = match lag.max() {
+            None => "not known".to_owned(),
+            Some(0) => "none".to_owned(),
+            Some(lag) => duration(Duration::from_secs(lag)),
+        };
+        let mirrors = match self.of(|state| state == State::Frozen) {
+            0 => count(self.standings.len() as u64),
+            frozen => format!("{}, {} frozen", count(self.standings.len() as u64), count(frozen)),
+        };
+        let faults: u64 = self.standings.iter().filter_map(|one| one.verified).map(|verified| verified.faults).sum();
+        let never = counted_of(|standing| standing.state.is_known() && standing.verified.is_none());
+        let verified = match (faults, never) {
+            (0, 0) => "no fault".to_owned(),
+            (0, never) => format!("{} never", count(never)),
+            (faults, _) => counted(faults, "fault", "faults"),
+        };
+        format!(
+            "<dl class=\"sums\">\n{}{}{}{}</dl>\n",
+            fact("Mirrors", &mirrors),
+            fact("Not reached", &count(counted_of(|standing| !standing.state.is_known()))),
+            fact("Longest lag", &lag),
+            fact("Verified", &verified),
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_of_others_becomes_markup() {
+        assert_eq!(
+            text("<a href='x' id=\"y\">&amp;\u{202e}\u{1b}"),
+            "&lt;a href=&#39;x&#39; id=&quot;y&quot;&gt;&amp;amp;\\u{202e}\\u{1b}"
+        );
+        let evil = "</style><script>alert(1)</script>\u{1b}[2J";
+        let standing = Standing { error: Some(evil.into()), ..Standing::silent(evil, evil, State::Unknown) };
+        let page = Page { title: evil.into(), standings: &[standing], seen: &[], releases: Vec::new(), now: 0 };
+        let html = page.render();
+        assert_eq!(html.matches("<script").count() + html.matches('\u{1b}').count(), 0);
+        assert_eq!(html.matches("</style>").count(), 1);
+    }
+
+    #[test]
+    fn the_verdict_counts_those_that_are_not_frozen() {
+        let of = |states: &[State]| {
+            let standings: Vec<_> = states.iter().map(|state| Standing::silent("m", "/m", *state)).collect();
+            let page = Page { title: String::new(), standings: &standings, seen: &[], releases: Vec::new(), now: 0 };
+            (page.verdict(), page.mood())
+        };
+        let words = |verdict: &str, mood| (verdict.to_owned(), mood);
+        assert_eq!(of(&[State::Current]), words("The mirror is current", "good"));
+        assert_eq!(of(&[State::Current, State::Current, State::Frozen]), words("All 2 mirrors are current", "good"));
+        assert_eq!(of(&[State::Behind, State::Current]), words("1 of 2 mirrors is current", "late"));
+        assert_eq!(of(&[State::Unreachable, State::Behind]), words("0 of 2 mirrors are current", "bad"));
+        assert_eq!(of(&[State::Frozen]), words("Every mirror is frozen", "good"));
+    }
+}

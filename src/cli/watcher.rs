@@ -1,0 +1,109 @@
+//! Looking at the mirrors, for the commands that tell how they stand.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use headwater::config::{Config, MirrorConfig};
+use headwater::push::Fleet;
+use headwater::tree_path::Site;
+use headwater::watch::{self, Seen, Standing, State};
+use headwater::web::Web;
+
+use super::args::{ConfigArgs, OutputArgs, RemoteArgs};
+use super::failure::Failure;
+use super::progress::Progress;
+use super::remote::Reach;
+use super::{context, load_config, places};
+
+/// Longest time for one file through a public URL.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// What was seen at one look.
+pub(crate) struct Look {
+    /// What the mirrors said, in their order.
+    pub(crate) seen: Vec<Seen>,
+    /// How they stand, worst first.
+    pub(crate) standings: Vec<Standing>,
+    /// Seconds since 1970.
+    pub(crate) now: u64,
+}
+
+/// Whom to ask, and what is known of them without asking.
+pub(crate) struct Watcher {
+    pub(crate) config: Config,
+    pub(crate) fleet: Fleet,
+    pub(crate) progress: Progress,
+}
+
+impl Watcher {
+    /// Opens nothing yet.
+    pub(crate) fn new(
+        mirrors: &[String],
+        remote: &RemoteArgs,
+        config: &ConfigArgs,
+        output: &OutputArgs,
+    ) -> Result<Self, Failure> {
+        let config = load_config(config)?;
+        let choices = places::of_mirrors(mirrors, &config)?;
+        let fleet = Reach::new(remote, None, context::DEFAULT_WAIT, context::jobs(None)).fleet(&choices, None)?;
+        // What went wrong stands in the answer.
+        let progress = Progress::start(&OutputArgs { quiet: true, ..output.clone() })?;
+        Ok(Self { config, fleet, progress })
+    }
+
+    /// Asks all mirrors and judges how they stand.
+    pub(crate) fn look(&self) -> Look {
+        let seen = watch::survey(&self.fleet, &self.progress);
+        look(seen, &self.config)
+    }
+
+    /// What visitors get of every mirror that has a public URL and says what it serves.
+    pub(crate) fn look_at_public(&self, look: &mut Look) {
+        let web = Web::new(PATIENCE);
+        let (mirrors, seen) = (self.fleet.mirrors(), &look.seen);
+        let visit = |standing: &mut Standing| {
+            let index =
+                seen.iter().position(|one| one.location == standing.location && one.mirror == standing.mirror)?;
+            let url = self.config.mirror(&standing.mirror)?.public_url.as_deref()?;
+            let release = seen[index].state.as_ref().ok()?.current_release()?;
+            standing.public = Some(watch::look(&web, url, &*mirrors[index], release));
+            Some(())
+        };
+        std::thread::scope(|scope| {
+            for standing in &mut look.standings {
+                let visit = &visit;
+                scope.spawn(move || visit(standing));
+            }
+        });
+    }
+}
+
+/// The judgement of what mirrors said just now.
+pub(crate) fn look(seen: Vec<Seen>, config: &Config) -> Look {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    let is_frozen = |name: &str| config.mirror(name).is_some_and(|mirror| mirror.is_frozen(now));
+    let standings = watch::judge(&seen, is_frozen, now);
+    Look { seen, standings, now }
+}
+
+impl Look {
+    /// The sites of the mirrors, each once.
+    pub(crate) fn sites(&self) -> BTreeSet<&Site> {
+        self.standings.iter().filter_map(|standing| standing.site.as_ref()).collect()
+    }
+
+    /// The same, in words; that of the configuration where no mirror says one.
+    pub(crate) fn title(&self, config: &Config) -> String {
+        let mut sites = self.sites();
+        if sites.is_empty() {
+            sites.extend(&config.site);
+        }
+        sites.into_iter().map(Site::as_str).collect::<Vec<_>>().join(", ")
+    }
+
+    /// The configured mirrors that serve the newest release, and whose visitors get it as far as that was looked at.
+    pub(crate) fn proven<'c>(&self, config: &'c Config) -> Vec<&'c MirrorConfig> {
+        let is_proven = |standing: &&Standing| standing.state == State::Current && !standing.is_stale();
+        self.standings.iter().filter(is_proven).filter_map(|standing| config.mirror(&standing.mirror)).collect()
+    }
+}

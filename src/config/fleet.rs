@@ -1,0 +1,425 @@
+//! What the file says of the mirrors as a fleet: names, groups, what all have
+//! in common, who switches first, and how many must be ready.
+//!
+//! Refuses to know the time: who asks whether a mirror is frozen brings it.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::num::{NonZeroU32, NonZeroUsize};
+use std::str::FromStr;
+use std::time::Duration;
+
+use jiff::tz::TimeZone;
+use serde::Deserialize;
+use toml::{Spanned, Value};
+
+use super::listed::{self, Reader};
+use super::{Checker, ConfigError, MirrorAccess, parse_duration, raw};
+use crate::mirror::{Location, has_token};
+
+/// Longest name of a mirror or a group, in bytes: it has to fit into a line of progress.
+const MAX_NAME_BYTES: usize = 64;
+
+/// What stands for the mirror's name in the urls of a fleet.
+const NAME_PLACE: &str = "{name}";
+
+/// A mirror with a name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MirrorConfig {
+    /// Its name.
+    pub name: MirrorName,
+    /// Where it is: a url, or a path that has a `/`.
+    pub url: String,
+    /// How it is reached, where it is on another machine.
+    pub access: MirrorAccess,
+    /// The group that it is in.
+    pub group: Option<Label>,
+    /// Where it stands, for those who choose the nearest one.
+    pub region: Option<Label>,
+    /// Its share of the visitors, beside the others' weights.
+    pub weight: NonZeroU32,
+    /// Where visitors find its tree: a url without a `/` at its end.
+    pub public_url: Option<String>,
+    /// Whether it is left as it is.
+    pub frozen: Option<Frozen>,
+}
+
+impl MirrorConfig {
+    /// Whether it is left as it is at `now`, in seconds since 1970.
+    #[must_use]
+    pub fn is_frozen(&self, now: u64) -> bool {
+        match self.frozen {
+            None => false,
+            Some(Frozen::Always) => true,
+            Some(Frozen::Until(until)) => now < until,
+        }
+    }
+}
+
+/// How long a mirror is left as it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Frozen {
+    /// Until the file says something else.
+    Always,
+    /// Until this time, in seconds since 1970.
+    Until(u64),
+}
+
+/// A name for a mirror: visible characters, no `/` and no space, not
+/// beginning with `-` or `.`, at most 64 bytes.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct MirrorName(Box<str>);
+
+/// The name of a group or a region: the same characters as in the name of a mirror, and no comma.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Label(Box<str>);
+
+/// A text that is no name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a {what}'s name has 1 to 64 visible characters, no '/', ',' or space, and does not begin with '-' or '.'")]
+pub struct NameError {
+    what: &'static str,
+}
+
+/// Checks a name that stands in arguments, where `/` means a path and `,` parts two names.
+fn checked(text: &str, what: &'static str) -> Result<Box<str>, NameError> {
+    let bad = |c: char| c == '/' || c == ',' || c.is_whitespace() || c.is_control();
+    if text.is_empty() || text.len() > MAX_NAME_BYTES || text.starts_with(['-', '.']) || text.contains(bad) {
+        return Err(NameError { what });
+    }
+    Ok(text.into())
+}
+
+impl MirrorName {
+    /// The name `text`, checked.
+    ///
+    /// # Errors
+    /// When it breaks a rule.
+    pub fn new(text: &str) -> Result<Self, NameError> {
+        checked(text, "mirror").map(Self)
+    }
+
+    /// The name as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for MirrorName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl Label {
+    /// The name `text`, checked.
+    ///
+    /// # Errors
+    /// When it breaks a rule.
+    pub fn new(text: &str) -> Result<Self, NameError> {
+        checked(text, "group").map(Self)
+    }
+
+    /// The name as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Label {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Mirrors that switch together, after those of the waves before.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Wave {
+    /// The groups that they are in.
+    pub groups: Vec<Label>,
+    /// How long the release is served there before the next wave.
+    pub soak: Duration,
+    /// What has to be right after that: public urls, or paths below the public url of each mirror.
+    pub probes: Vec<String>,
+}
+
+/// How many mirrors must be ready before any switches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Require {
+    /// Every one.
+    #[default]
+    All,
+    /// One.
+    Any,
+    /// At least this many.
+    Count(NonZeroUsize),
+    /// At least this part of them, in percent, 1 to 100.
+    Percent(u8),
+}
+
+/// A text that is no requirement.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("write `all`, `any`, a number from 1, or a percentage from 1% to 100%")]
+pub struct ParseRequireError;
+
+impl FromStr for Require {
+    type Err = ParseRequireError;
+
+    fn from_str(text: &str) -> Result<Self, ParseRequireError> {
+        match (text, text.strip_suffix('%').map(str::parse)) {
+            ("all", _) => Ok(Self::All),
+            ("any", _) => Ok(Self::Any),
+            (_, Some(Ok(percent @ 1..=100))) => Ok(Self::Percent(percent)),
+            (number, None) => number.parse().map(Self::Count).map_err(|_| ParseRequireError),
+            _ => Err(ParseRequireError),
+        }
+    }
+}
+
+impl fmt::Display for Require {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::All => f.write_str("all"),
+            Self::Any => f.write_str("any"),
+            Self::Count(count) => write!(f, "{count}"),
+            Self::Percent(percent) => write!(f, "{percent}%"),
+        }
+    }
+}
+
+/// What becomes of mirrors that switched when another one then fails to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnFailure {
+    /// They keep the release; the other one gets it from the next push.
+    #[default]
+    Leave,
+    /// They go back to the content they had.
+    Revert,
+}
+
+/// The mirrors so far, and what no two of them may share.
+struct Roster<'a> {
+    common: &'a raw::Mirror,
+    access: MirrorAccess,
+    mirrors: Vec<MirrorConfig>,
+    names_by_place: BTreeMap<String, MirrorName>,
+}
+
+impl Checker<'_> {
+    pub(super) fn mirrors(
+        &self,
+        tables: Vec<Spanned<raw::Mirror>>,
+        common: &raw::Mirror,
+        from: Option<&Spanned<Value>>,
+        read_list: Reader,
+    ) -> Result<Vec<MirrorConfig>, ConfigError> {
+        if let Some(name) = &common.name {
+            return Err(self.error(name.span(), "each mirror has a name of its own"));
+        }
+        let access = self.access(common)?;
+        let mut roster = Roster { common, access, mirrors: Vec::new(), names_by_place: BTreeMap::new() };
+        // What is wrong in common is shown where it stands, also if no mirror says it.
+        self.public_url(common.public_url.as_ref(), "name")?;
+        self.frozen(common)?;
+        for table in tables {
+            let span = table.span();
+            let missing = |key: &str| self.error(span.start..span.start, format!("missing field `{key}`"));
+            self.add(&mut roster, &table.into_inner(), missing)?;
+        }
+        if let Some(from) = from {
+            let source = self.list_source(from)?;
+            for line in listed::lines(&read_list(&source, self.base)?, &source)? {
+                line.check(self.base, |checker, table| {
+                    let missing = |key: &str| checker.error(0..0, format!("missing field `{key}`"));
+                    checker.add(&mut roster, &table, missing)
+                })?;
+            }
+        }
+        self.check_groups(roster.mirrors)
+    }
+
+    fn add(
+        &self,
+        roster: &mut Roster<'_>,
+        table: &raw::Mirror,
+        missing: impl Fn(&str) -> ConfigError,
+    ) -> Result<(), ConfigError> {
+        let name = table.name.as_ref().ok_or_else(|| missing("name"))?;
+        let (text, name_span) = (name.as_ref(), name.span());
+        let name = MirrorName::new(text).map_err(|error| self.error(name.span(), error.to_string()))?;
+        if roster.mirrors.iter().any(|earlier| earlier.name == name) {
+            return Err(self.error(name_span, format!("there is already a mirror named {text:?}")));
+        }
+        let common = roster.common;
+        let url = table.url.as_ref().or(common.url.as_ref()).ok_or_else(|| missing("url"))?;
+        // A fault of the common url shows at the mirror for which it is one.
+        let span = table.url.as_ref().map_or(name_span, Spanned::span);
+        let url = self.url(&Spanned::new(span.clone(), url.as_ref().replace(NAME_PLACE, text)))?;
+        if let Some(other) = roster.names_by_place.insert(place(&url), name.clone()) {
+            return Err(self.error(span, format!("the mirror {:?} has the same url", other.as_str())));
+        }
+        let label = |own: &Option<Spanned<String>>, common: &Option<Spanned<String>>| {
+            let label = own.as_ref().or(common.as_ref());
+            label.map(|label| Label::new(label.as_ref()).map_err(|error| self.error(label.span(), error.to_string())))
+        };
+        let mirror = MirrorConfig {
+            access: self.access_at(&url, table, &roster.access)?,
+            url,
+            group: label(&table.group, &common.group).transpose()?,
+            region: label(&table.region, &common.region).transpose()?,
+            weight: table.weight.or(common.weight).unwrap_or(NonZeroU32::MIN),
+            public_url: self.public_url(table.public_url.as_ref().or(common.public_url.as_ref()), text)?,
+            frozen: if table.frozen.is_some() || table.until.is_some() {
+                self.frozen(table)?
+            } else {
+                self.frozen(common)?
+            },
+            name,
+        };
+        roster.mirrors.push(mirror);
+        Ok(())
+    }
+
+    /// A name after --only is that of a mirror or of a group, never of both.
+    fn check_groups(&self, mirrors: Vec<MirrorConfig>) -> Result<Vec<MirrorConfig>, ConfigError> {
+        let is_group =
+            |name: &str| mirrors.iter().any(|mirror| mirror.group.as_ref().is_some_and(|group| group.as_str() == name));
+        match mirrors.iter().find(|mirror| is_group(mirror.name.as_str())) {
+            Some(both) => {
+                Err(self.error(0..0, format!("{:?} is the name of a mirror and of a group", both.name.as_str())))
+            }
+            None => Ok(mirrors),
+        }
+    }
+
+    /// A url as it is, a path relative to the file's directory, always with a `/`.
+    fn url(&self, url: &Spanned<String>) -> Result<String, ConfigError> {
+        let text: &str = url.as_ref();
+        if text.trim().is_empty() {
+            return Err(self.error(url.span(), "the url is empty"));
+        }
+        if text.contains("://") {
+            return Ok(text.to_owned());
+        }
+        let path = self.base.join(text);
+        let path = path.to_str().ok_or_else(|| self.error(url.span(), "the path to this file is not UTF-8"))?;
+        Ok(path.to_owned())
+    }
+
+    fn public_url(&self, url: Option<&Spanned<String>>, name: &str) -> Result<Option<String>, ConfigError> {
+        let Some(url) = url else { return Ok(None) };
+        let text = url.as_ref().replace(NAME_PLACE, name);
+        match is_public_url(&text) {
+            true => Ok(Some(text.trim_end_matches('/').to_owned())),
+            false => {
+                Err(self
+                    .error(url.span(), "a public url is https://host[:port][/path], without user, query or fragment"))
+            }
+        }
+    }
+
+    fn frozen(&self, table: &raw::Mirror) -> Result<Option<Frozen>, ConfigError> {
+        let is_frozen = table.frozen.as_ref().is_some_and(|frozen| *frozen.as_ref());
+        match &table.until {
+            Some(until) if !is_frozen => Err(self.error(until.span(), "`until` goes with `frozen = true`")),
+            Some(until) => self.time(until).map(Frozen::Until).map(Some),
+            None => Ok(is_frozen.then_some(Frozen::Always)),
+        }
+    }
+
+    /// A date or a time, in seconds since 1970; without an offset it is in UTC.
+    fn time(&self, value: &Spanned<Value>) -> Result<u64, ConfigError> {
+        let text = match value.as_ref() {
+            Value::String(text) => text.clone(),
+            other => other.to_string(),
+        };
+        let civil = || text.parse::<jiff::civil::DateTime>().and_then(|time| time.to_zoned(TimeZone::UTC));
+        let time = text.parse::<jiff::Timestamp>().or_else(|_| civil().map(|time| time.timestamp()));
+        let seconds = time.ok().and_then(|time| u64::try_from(time.as_second()).ok());
+        seconds.ok_or_else(|| self.error(value.span(), "a time is written as in 2026-12-24 or 2026-12-24T18:00:00Z"))
+    }
+
+    pub(super) fn waves(&self, tables: Vec<raw::Wave>, mirrors: &[MirrorConfig]) -> Result<Vec<Wave>, ConfigError> {
+        let mut waves: Vec<Wave> = Vec::with_capacity(tables.len());
+        for table in tables {
+            let wave = self.wave(table, &waves, mirrors)?;
+            waves.push(wave);
+        }
+        Ok(waves)
+    }
+
+    fn wave(&self, table: raw::Wave, earlier: &[Wave], mirrors: &[MirrorConfig]) -> Result<Wave, ConfigError> {
+        let span = table.groups.span();
+        let mut groups = Vec::new();
+        for group in table.groups.into_inner() {
+            let label = Label::new(group.as_ref()).map_err(|error| self.error(group.span(), error.to_string()))?;
+            if !mirrors.iter().any(|mirror| mirror.group.as_ref() == Some(&label)) {
+                return Err(self.error(group.span(), format!("no mirror is in the group {:?}", label.as_str())));
+            }
+            if groups.contains(&label) || earlier.iter().any(|wave| wave.groups.contains(&label)) {
+                return Err(self.error(group.span(), format!("the group {:?} is in a wave already", label.as_str())));
+            }
+            groups.push(label);
+        }
+        if groups.is_empty() {
+            return Err(self.error(span, "a wave has at least one group"));
+        }
+        let soak = table
+            .soak
+            .as_ref()
+            .map(|soak| parse_duration(soak.as_ref()).map_err(|error| self.error(soak.span(), error.to_string())));
+        let probes = match &table.probe {
+            Some(probe) => self.probes(probe, &groups, mirrors)?,
+            None => Vec::new(),
+        };
+        Ok(Wave { groups, soak: soak.transpose()?.unwrap_or_default(), probes })
+    }
+
+    fn probes(
+        &self,
+        probe: &Spanned<Value>,
+        groups: &[Label],
+        mirrors: &[MirrorConfig],
+    ) -> Result<Vec<String>, ConfigError> {
+        let texts: Option<Vec<&str>> = match probe.as_ref() {
+            Value::String(one) => Some(vec![one]),
+            Value::Array(many) if !many.is_empty() => many.iter().map(Value::as_str).collect(),
+            _ => None,
+        };
+        let texts = texts.ok_or_else(|| self.error(probe.span(), "a probe is a url or a path, or a list of them"))?;
+        let in_wave = |mirror: &&MirrorConfig| mirror.group.as_ref().is_some_and(|group| groups.contains(group));
+        for text in &texts {
+            let is_url = text.contains("://");
+            if text.is_empty() || is_url && !is_public_url(text) {
+                return Err(self.error(
+                    probe.span(),
+                    format!("{text:?}: a probe is https://host/path, or a path such as index.html"),
+                ));
+            }
+            if let Some(mirror) = mirrors.iter().filter(in_wave).find(|mirror| !is_url && mirror.public_url.is_none()) {
+                let name = mirror.name.as_str();
+                return Err(self.error(
+                    probe.span(),
+                    format!("{text:?} is fetched from every mirror, but {name:?} has no `public_url`"),
+                ));
+            }
+        }
+        Ok(texts.into_iter().map(str::to_owned).collect())
+    }
+}
+
+/// Whether visitors can be sent there: no secret in it, and room for a path behind it.
+pub(super) fn is_public_url(text: &str) -> bool {
+    let rest = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
+    let is_plain = |c: char| c.is_ascii_graphic() && !matches!(c, '?' | '#' | '@' | '"' | '<' | '>' | '\\' | '{' | '}');
+    rest.is_some_and(|rest| !rest.is_empty() && !rest.starts_with('/') && rest.chars().all(is_plain))
+        && !has_token(text)
+}
+
+/// Equal for two urls that lead to one place, as far as their words tell.
+fn place(url: &str) -> String {
+    Location::parse(url).map_or_else(|_| url.to_owned(), |location| location.canonical())
+}

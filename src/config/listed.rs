@@ -1,0 +1,114 @@
+//! The list of mirrors beside the configuration: JSON lines with the keys of
+//! `[[mirror]]`, in a file or written by a command.
+//!
+//! Refuses to know what the keys mean: a line becomes the table that it would
+//! be in the file.
+
+use std::path::{Path, PathBuf};
+
+use toml::{Spanned, Value};
+
+use super::{Checker, ConfigError, MAX_BYTES, command, raw};
+use crate::fsx;
+
+/// Where a list is.
+pub(super) enum ListSource {
+    File(PathBuf),
+    Command(Vec<String>),
+}
+
+/// Reads a list; a command runs in the directory that is given.
+pub(super) type Reader = fn(&ListSource, &Path) -> Result<String, ConfigError>;
+
+impl ListSource {
+    /// What it is called in messages, in the place of a file's path.
+    fn name(&self) -> String {
+        match self {
+            Self::File(path) => path.display().to_string(),
+            Self::Command(words) => format!("the output of `{}`", words.join(" ")),
+        }
+    }
+}
+
+/// Reads the file, or runs the command.
+pub(super) fn read(source: &ListSource, directory: &Path) -> Result<String, ConfigError> {
+    let text = match source {
+        ListSource::File(path) => fsx::read_text(path, MAX_BYTES + 1).map_err(ConfigError::List)?,
+        ListSource::Command(words) => command::output(words, directory, MAX_BYTES)
+            .map_err(|source| ConfigError::Command { command: words.join(" "), source })?,
+    };
+    if text.len() as u64 > MAX_BYTES {
+        return Err(ConfigError::ListTooLarge { list: source.name() });
+    }
+    Ok(text)
+}
+
+impl Checker<'_> {
+    /// What `mirrors_from` means: a text is a file, a list is a command and its arguments.
+    pub(super) fn list_source(&self, from: &Spanned<Value>) -> Result<ListSource, ConfigError> {
+        let words = |values: &[Value]| -> Option<Vec<String>> {
+            let words: Option<Vec<_>> = values.iter().map(|word| word.as_str().map(str::to_owned)).collect();
+            words.filter(|words| words.first().is_some_and(|program| !program.is_empty()))
+        };
+        match from.as_ref() {
+            Value::String(file) if !file.is_empty() => Ok(ListSource::File(self.base.join(file))),
+            Value::Array(values) => match words(values) {
+                Some(words) => Ok(ListSource::Command(words)),
+                None => Err(self.error(from.span(), "a command is a list of texts, first the program")),
+            },
+            _ => Err(self.error(
+                from.span(),
+                "write a file, as in \"mirrors.jsonl\", or a command, as in [\"inventory\", \"--json\"]",
+            )),
+        }
+    }
+}
+
+/// A line of a list, as the table that it would be in the file.
+pub(super) struct Line {
+    number: usize,
+    text: String,
+    list: PathBuf,
+}
+
+/// The lines of a list that say something.
+pub(super) fn lines(text: &str, source: &ListSource) -> Result<Vec<Line>, ConfigError> {
+    let list = PathBuf::from(source.name());
+    let full = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
+    full.map(|(index, line)| Line::new(index + 1, line, &list)).collect()
+}
+
+impl Line {
+    fn new(number: usize, line: &str, list: &Path) -> Result<Self, ConfigError> {
+        let padded = format!("{}{line}", "\n".repeat(number - 1));
+        let error = |column: usize, message: String| {
+            let start =
+                padded.len() - line.len() + line.char_indices().nth(column.saturating_sub(1)).map_or(0, |(at, _)| at);
+            Checker::new(&padded, list).error(start..start + 1, message)
+        };
+        let table: toml::Table = serde_json::from_str(line).map_err(|fault| {
+            let text = fault.to_string();
+            let what = text.split(" at line ").next().unwrap_or_default();
+            error(fault.column(), format!("not a JSON object with the keys of [[mirror]]: {what}"))
+        })?;
+        let text = toml::to_string(&table).map_err(|fault| error(1, fault.to_string()))?;
+        Ok(Self { number, text, list: list.to_owned() })
+    }
+
+    /// Does `check` with the table, in which paths are relative to `base`; a mistake in it is one of this line.
+    pub(super) fn check<T>(
+        &self,
+        base: &Path,
+        check: impl FnOnce(&Checker<'_>, raw::Mirror) -> Result<T, ConfigError>,
+    ) -> Result<T, ConfigError> {
+        let checker = Checker { text: &self.text, path: &self.list, base };
+        let table = toml::from_str(&self.text).map_err(|error| checker.syntax(&error));
+        table.and_then(|table| check(&checker, table)).map_err(|error| match error {
+            ConfigError::Invalid { path, message, snippet, .. } => {
+                // The offender as it reads in TOML: near enough to find it in the line.
+                ConfigError::Invalid { path, line: self.number, column: 1, message, snippet }
+            }
+            other => other,
+        })
+    }
+}

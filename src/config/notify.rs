@@ -1,0 +1,244 @@
+//! What the file says of those who are told of a change: `[hooks]`, `[purge]`, `[ping]`, `[metrics]`.
+//!
+//! Secrets are named here and never written: an environment variable or a file has them.
+
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use bytesize::ByteSize;
+use serde::Deserialize;
+use toml::Spanned;
+
+use super::fleet::is_public_url;
+use super::{Checker, ConfigError, TokenSource, parse_duration};
+use crate::mirror::has_token;
+
+/// How long a hook may take that says nothing else.
+const HOOK_LIMIT: Duration = Duration::from_secs(60);
+/// How long a CDN that does not acknowledge is asked again.
+const RETRY_FOR: Duration = Duration::from_secs(300);
+/// What most CDNs take in a request.
+const MAX_URLS: NonZeroUsize = NonZeroUsize::new(30).expect("30 is not 0");
+/// The same, in bytes.
+const MAX_BYTES: u64 = 64 * 1024;
+
+/// Who is told of a change, and how.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Notify {
+    /// Commands of the origin.
+    pub hooks: Hooks,
+    /// A CDN that has to forget what changed.
+    pub purge: Option<Purge>,
+    /// Where the URL of a health check is.
+    pub ping: Option<TokenSource>,
+    /// The file with gauges that each push replaces.
+    pub metrics: Option<PathBuf>,
+}
+
+/// Commands that run at the origin after a push.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Hooks {
+    /// When something changed on a mirror: program and arguments.
+    pub on_activated: Option<Vec<String>>,
+    /// When a push did not succeed everywhere.
+    pub on_failed: Option<Vec<String>>,
+    /// How long each may take.
+    pub limit: Duration,
+}
+
+impl Default for Hooks {
+    fn default() -> Self {
+        Self { on_activated: None, on_failed: None, limit: HOOK_LIMIT }
+    }
+}
+
+/// A CDN.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Purge {
+    /// Where lists of URLs are posted to.
+    pub url: String,
+    /// The public URLs below which the tree is served; at least one.
+    pub bases: Vec<String>,
+    /// Where its token is.
+    pub token: Option<TokenSource>,
+    /// The header that has the token.
+    pub header: String,
+    /// The key of the list in the object that is posted.
+    pub key: String,
+    /// URLs in a request, at most.
+    pub max_urls: NonZeroUsize,
+    /// Bytes of a request, at most.
+    pub max_bytes: u64,
+    /// How long a request that is not acknowledged is repeated.
+    pub retry_for: Duration,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a table with `on_activated` and `on_failed`")]
+pub(super) struct RawHooks {
+    on_activated: Option<Spanned<Vec<String>>>,
+    on_failed: Option<Spanned<Vec<String>>>,
+    timeout: Option<Spanned<String>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a table with `url` and `base`")]
+pub(super) struct RawPurge {
+    url: Spanned<String>,
+    base: Spanned<OneOrMany>,
+    token_env: Option<Spanned<String>>,
+    token_file: Option<Spanned<String>>,
+    header: Option<Spanned<String>>,
+    key: Option<String>,
+    max_urls: Option<NonZeroUsize>,
+    max_bytes: Option<Spanned<String>>,
+    retry_for: Option<Spanned<String>>,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged, expecting = "a URL, or a list of them")]
+enum OneOrMany {
+    One(String),
+    Many(Vec<String>),
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a table with `url_env` or `url_file`")]
+pub(super) struct RawPing {
+    url_env: Option<Spanned<String>>,
+    url_file: Option<Spanned<String>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a table with `file`")]
+pub(super) struct RawMetrics {
+    file: PathBuf,
+}
+
+/// The tables as they are written.
+#[derive(Default)]
+pub(super) struct RawNotify {
+    pub(super) hooks: Option<RawHooks>,
+    pub(super) purge: Option<RawPurge>,
+    pub(super) ping: Option<Spanned<RawPing>>,
+    pub(super) metrics: Option<RawMetrics>,
+}
+
+impl Checker<'_> {
+    pub(super) fn notify(&self, raw: RawNotify) -> Result<Notify, ConfigError> {
+        Ok(Notify {
+            hooks: raw.hooks.map(|hooks| self.hooks(hooks)).transpose()?.unwrap_or_default(),
+            purge: raw.purge.map(|purge| self.purge(&purge)).transpose()?,
+            ping: raw.ping.map(|ping| self.ping(&ping)).transpose()?,
+            metrics: raw.metrics.map(|metrics| self.base.join(metrics.file)),
+        })
+    }
+
+    fn hooks(&self, raw: RawHooks) -> Result<Hooks, ConfigError> {
+        let command = |words: Option<Spanned<Vec<String>>>| match words {
+            Some(words) if words.as_ref().first().is_none_or(|program| program.trim().is_empty()) => {
+                Err(self.error(words.span(), "a command is written as in [\"./after.sh\", \"argument\"]"))
+            }
+            words => Ok(words.map(|words| {
+                let mut words = words.into_inner();
+                // A bare name is looked for where the shell would.
+                if let Some(program) = words.first_mut().filter(|program| program.contains('/')) {
+                    *program = self.base.join(&*program).to_string_lossy().into_owned();
+                }
+                words
+            })),
+        };
+        Ok(Hooks {
+            on_activated: command(raw.on_activated)?,
+            on_failed: command(raw.on_failed)?,
+            limit: self.time_or(raw.timeout.as_ref(), HOOK_LIMIT)?,
+        })
+    }
+
+    fn purge(&self, raw: &RawPurge) -> Result<Purge, ConfigError> {
+        let url = self.web_url(raw.url.as_ref(), &raw.url)?;
+        let bases: Vec<&String> = match raw.base.as_ref() {
+            OneOrMany::One(one) => vec![one],
+            OneOrMany::Many(many) => many.iter().collect(),
+        };
+        if bases.is_empty() {
+            return Err(
+                self.error(raw.base.span(), "`base` is the public url of the tree, as in https://www.example.org")
+            );
+        }
+        let header = raw.header.as_ref().map_or("authorization", |header| header.as_ref().as_str());
+        let is_name = |c: char| c.is_ascii_alphanumeric() || c == '-';
+        if header.is_empty() || !header.chars().all(is_name) {
+            let span = raw.header.as_ref().map_or(0..0, Spanned::span);
+            return Err(self.error(span, "`header` is the name of a header"));
+        }
+        let max_bytes = match &raw.max_bytes {
+            None => MAX_BYTES,
+            Some(size) => size
+                .as_ref()
+                .parse::<ByteSize>()
+                .map(|size| size.as_u64())
+                .ok()
+                .filter(|size| *size > 0)
+                .ok_or_else(|| self.error(size.span(), "a size is written as in \"64kB\""))?,
+        };
+        Ok(Purge {
+            url,
+            bases: bases.into_iter().map(|base| self.web_url(base, &raw.base)).collect::<Result<_, _>>()?,
+            token: self.secret(("token_env", &raw.token_env), ("token_file", &raw.token_file))?,
+            header: header.to_owned(),
+            key: raw.key.clone().unwrap_or_else(|| "files".to_owned()),
+            max_urls: raw.max_urls.unwrap_or(MAX_URLS),
+            max_bytes,
+            retry_for: self.time_or(raw.retry_for.as_ref(), RETRY_FOR)?,
+        })
+    }
+
+    fn ping(&self, raw: &Spanned<RawPing>) -> Result<TokenSource, ConfigError> {
+        let (env, file) = (&raw.as_ref().url_env, &raw.as_ref().url_file);
+        let missing =
+            || self.error(raw.span(), "the url of a health check is a secret: name it by `url_env` or `url_file`");
+        self.secret(("url_env", env), ("url_file", file))?.ok_or_else(missing)
+    }
+
+    /// Where a secret is, of the two keys that may say so.
+    fn secret(
+        &self,
+        env: (&str, &Option<Spanned<String>>),
+        file: (&str, &Option<Spanned<String>>),
+    ) -> Result<Option<TokenSource>, ConfigError> {
+        let given = [env.1, file.1]
+            .into_iter()
+            .flatten()
+            .find(|text| text.as_ref().trim().is_empty() || text.as_ref().contains("://") || has_token(text.as_ref()));
+        if let Some(text) = given {
+            return Err(
+                self.error(text.span(), format!("`{}` and `{}` say where a secret is, not what it is", env.0, file.0))
+            );
+        }
+        match (env.1, file.1) {
+            (Some(_), Some(second)) => {
+                Err(self.error(second.span(), format!("write `{}` or `{}`, not both", env.0, file.0)))
+            }
+            (Some(name), None) => Ok(Some(TokenSource::Variable(name.as_ref().clone()))),
+            (None, Some(path)) => Ok(Some(TokenSource::File(self.base.join(path.as_ref())))),
+            (None, None) => Ok(None),
+        }
+    }
+
+    /// A plain URL, with nothing in it that could be a secret.
+    fn web_url<T>(&self, url: &str, at: &Spanned<T>) -> Result<String, ConfigError> {
+        // Some endpoints want to be told something behind a question mark.
+        let (place, query) = url.split_once('?').unwrap_or((url, ""));
+        if is_public_url(place) && query.bytes().all(|byte| byte.is_ascii_graphic()) && !has_token(query) {
+            return Ok(url.to_owned());
+        }
+        Err(self.error(at.span(), "this is no url as in https://host/path, without a name or a secret in it"))
+    }
+
+    fn time_or(&self, text: Option<&Spanned<String>>, default: Duration) -> Result<Duration, ConfigError> {
+        let Some(text) = text else { return Ok(default) };
+        parse_duration(text.as_ref()).map_err(|error| self.error(text.span(), error.to_string()))
+    }
+}

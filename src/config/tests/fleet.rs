@@ -1,0 +1,182 @@
+//! Facts about mirrors as a fleet: what they have in common, groups, waves, requirements, lists.
+
+use std::num::NonZeroUsize;
+
+use super::*;
+
+const COMMON: &str = "[mirror_defaults]\nurl = 'https://{name}.example:7447/docs'\n\
+                      public_url = 'https://{name}.example/docs/'\ntoken_env = 'T'\ngroup = 'all'\nbwlimit = '2MB'\n";
+
+fn names(config: &Config) -> Vec<&str> {
+    config.mirrors.iter().map(|mirror| mirror.name.as_str()).collect()
+}
+
+#[test]
+fn mirrors_say_only_what_is_their_own() {
+    let text = format!(
+        "{COMMON}[[mirror]]\nname='e1'\nregion='eu'\nweight=3\n[[mirror]]\nname='e2'\ntoken_file='t'\ngroup='canary'\n\
+         [[mirror]]\nname='here'\nurl='www'\n[[mirror]]\nname='s'\nurl='ssh://h/srv/{{name}}'\n"
+    );
+    let config = parse(&text).unwrap();
+    let of = |name: &str| config.mirror(name).unwrap();
+    assert_eq!(of("e1").url, "https://e1.example:7447/docs");
+    assert_eq!(of("e1").public_url.as_deref(), Some("https://e1.example/docs"));
+    assert_eq!((of("e1").weight.get(), of("e2").weight.get()), (3, 1));
+    assert_eq!((of("e1").region.as_ref().map(Label::as_str), &of("e2").region), (Some("eu"), &None));
+    assert_eq!(of("e1").access.token, Some(TokenSource::Variable("T".into())));
+    assert_eq!(of("e2").access.token, Some(TokenSource::File("/etc/hw/t".into())));
+    assert_eq!(
+        (of("e1").group.as_ref().map(Label::as_str), of("e2").group.as_ref().map(Label::as_str)),
+        (Some("all"), Some("canary"))
+    );
+    assert_eq!((of("here").url.as_str(), &of("here").access), ("/etc/hw/www", &MirrorAccess::default()));
+    assert_eq!((of("s").url.as_str(), &of("s").access.token), ("ssh://h/srv/s", &None));
+    assert_eq!(of("s").access.bwlimit.map(NonZeroU64::get), Some(2_000_000));
+}
+
+#[test]
+fn a_mirror_is_frozen_until_its_time() {
+    let frozen = |keys: &str| parse(&format!("[[mirror]]\nname='a'\nurl='/x'\n{keys}")).unwrap().mirrors.remove(0);
+    assert!(!frozen("frozen=false").is_frozen(0) && !frozen("").is_frozen(0));
+    assert!(frozen("frozen=true").is_frozen(u64::MAX));
+    for until in
+        ["'2026-12-24'", "2026-12-24", "'2026-12-24T00:00:00Z'", "2026-12-24T01:00:00+01:00", "2026-12-24T00:00:00"]
+    {
+        let mirror = frozen(&format!("frozen=true\nuntil={until}"));
+        assert_eq!(mirror.frozen, Some(Frozen::Until(1_798_070_400)), "{until}");
+        assert!(mirror.is_frozen(1_798_070_399) && !mirror.is_frozen(1_798_070_400));
+    }
+}
+
+#[test]
+fn requirements_and_waves_are_understood() {
+    for (text, require) in [
+        ("'all'", Require::All),
+        ("'any'", Require::Any),
+        ("3", Require::Count(NonZeroUsize::new(3).unwrap())),
+        ("'80%'", Require::Percent(80)),
+    ] {
+        assert_eq!(parse(&format!("require={text}")).unwrap().require, require);
+        assert_eq!(require.to_string().parse(), Ok(require));
+    }
+    let text = format!(
+        "on_failure='revert'\n{COMMON}[[mirror]]\nname='a'\ngroup='canary'\n[[mirror]]\nname='b'\n\
+         [[wave]]\ngroups=['canary']\nsoak='10m'\nprobe='https://a.example/docs/index.html'\n\
+         [[wave]]\ngroups=['all']\nprobe=['index.html', 'a.js']\n"
+    );
+    let config = parse(&text).unwrap();
+    assert_eq!(config.on_failure, OnFailure::Revert);
+    assert_eq!(config.waves[0].groups, [Label::new("canary").unwrap()]);
+    assert_eq!((config.waves[0].soak, config.waves[1].soak), (Duration::from_secs(600), Duration::ZERO));
+    assert_eq!(config.waves[0].probes, ["https://a.example/docs/index.html"]);
+    assert_eq!(config.waves[1].probes, ["index.html", "a.js"]);
+}
+
+#[test]
+fn each_rule_of_a_fleet_names_its_offender() {
+    let two = "[[mirror]]\nname='a'\nurl='/x'\ngroup='g'\n[[mirror]]\nname='b'\nurl='/y'\ngroup='h'\n";
+    for (text, line, part) in [
+        ("require='most'", 1, "write `all`, `any`"),
+        ("require='0%'", 1, "from 1%"),
+        ("require=0", 1, "a number from 1"),
+        ("on_failure='panic'", 1, "`leave` or `revert`"),
+        ("[mirror_defaults]\nname='a'", 2, "a name of its own"),
+        ("[mirror_defaults]\nurls='a'", 2, "unknown field `urls`"),
+        ("[mirror_defaults]\nuntil=2026-01-01", 2, "goes with `frozen = true`"),
+        ("[mirror_defaults]\nca=''", 2, "`ca` is empty"),
+        ("[[mirror]]\nname='a'", 1, "missing field `url`"),
+        ("[[mirror]]\nurl='/a'", 1, "missing field `name`"),
+        ("[[mirror]]\nname='a'\nurl='/x'\ngroup='a b'", 4, "group's name"),
+        ("[[mirror]]\nname='a'\nurl='/x'\ngroup='a'", 1, "of a mirror and of a group"),
+        ("[[mirror]]\nname='a'\nurl='/x'\nweight=0", 4, "nonzero"),
+        ("[[mirror]]\nname='a'\nurl='/x'\nfrozen=true\nuntil='soon'", 5, "a time is written"),
+        ("[[mirror]]\nname='a'\nurl='/x'\nuntil=2026-01-01", 4, "goes with `frozen = true`"),
+        ("[[mirror]]\nname='a'\nurl='/x'\npublic_url='https://u@h/'", 4, "without user"),
+        ("[mirror_defaults]\nurl='https://h/x'\n[[mirror]]\nname='a'\n[[mirror]]\nname='b'", 6, "same url"),
+        ("[[mirror]]\nname='a'\nurl='https://H:443/x/'\n[[mirror]]\nname='b'\nurl='https://h/x'", 6, "same url"),
+        ("mirrors_from=3", 1, "write a file"),
+        ("mirrors_from=[]", 1, "first the program"),
+        ("mirrors_from=['a', 3]", 1, "first the program"),
+        ("mirrors_from=''", 1, "write a file"),
+        ("[[wave]]\nsoak='1m'", 1, "missing field `groups`"),
+        ("[[wave]]\ngroups=[]", 2, "at least one group"),
+        ("[[wave]]\ngroups=['x']", 2, "no mirror is in the group \"x\""),
+    ] {
+        let (at, _, message) = mistake(text);
+        assert_eq!(at, line, "{text}: {message}");
+        assert!(message.contains(part), "{text}: {message}");
+    }
+    for (wave, line, part) in [
+        ("[[wave]]\ngroups=['g','g']", 10, "in a wave already"),
+        ("[[wave]]\ngroups=['g']\n[[wave]]\ngroups=['h','g']", 12, "in a wave already"),
+        ("[[wave]]\ngroups=['g']\nsoak='soon'", 11, "no duration"),
+        ("[[wave]]\ngroups=['g']\nprobe='index.html'", 11, "\"a\" has no `public_url`"),
+        ("[[wave]]\ngroups=['g']\nprobe='ftp://h/x'", 11, "a probe is"),
+        ("[[wave]]\ngroups=['g']\nprobe=[]", 11, "or a list of them"),
+    ] {
+        let (at, _, message) = mistake(&format!("{two}{wave}"));
+        assert_eq!(at, line, "{wave}: {message}");
+        assert!(message.contains(part), "{wave}: {message}");
+    }
+}
+
+#[test]
+fn a_list_comes_from_a_file_or_a_command() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = dir.path().join(FILE_NAME);
+    let list = "{\"name\":\"b\",\"group\":\"canary\"}\n\n{\"name\":\"c\",\"url\":\"www/c\",\"weight\":2}\n";
+    std::fs::write(dir.path().join("list.jsonl"), list).unwrap();
+    for from in ["'list.jsonl'", "['cat', 'list.jsonl']"] {
+        let text = format!("mirrors_from={from}\n{COMMON}[[mirror]]\nname='a'\n[[wave]]\ngroups=['canary']\n");
+        std::fs::write(&config, text).unwrap();
+        let loaded = Config::load(&config).unwrap();
+        assert_eq!(names(&loaded), ["a", "b", "c"]);
+        assert_eq!(loaded.mirror("b").unwrap().url, "https://b.example:7447/docs");
+        assert_eq!(Path::new(&loaded.mirror("c").unwrap().url), dir.path().join("www/c"));
+    }
+}
+
+#[test]
+fn a_line_that_is_wrong_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = dir.path().join(FILE_NAME);
+    let good = "{\"name\":\"b\",\"url\":\"/b\"}";
+    for (line, part) in [
+        ("rubbish", "not a JSON object"),
+        ("[1]", "not a JSON object"),
+        ("{\"name\":\"c\",\"url\":null}", "not a JSON object"),
+        ("{\"name\":\"c\"}", "missing field `url`"),
+        ("{\"name\":\"c\",\"url\":\"/c\",\"urll\":1}", "unknown field `urll`"),
+        ("{\"name\":\"c d\",\"url\":\"/c\"}", "mirror's name"),
+        ("{\"name\":\"b\",\"url\":\"/c\"}", "already a mirror named \"b\""),
+        ("{\"name\":\"a\",\"url\":\"/c\"}", "already a mirror named \"a\""),
+        ("{\"name\":\"c\",\"url\":\"/b/\"}", "the mirror \"b\" has the same url"),
+    ] {
+        std::fs::write(&config, "mirrors_from='l'\n[[mirror]]\nname='a'\nurl='/a'\n").unwrap();
+        std::fs::write(dir.path().join("l"), format!("{good}\n{line}\n")).unwrap();
+        let Err(ConfigError::Invalid { path, line: at, message, .. }) = Config::load(&config) else {
+            panic!("{line} passed")
+        };
+        assert_eq!((path, at), (dir.path().join("l"), 2), "{message}");
+        assert!(message.contains(part), "{line}: {message}");
+    }
+}
+
+#[test]
+fn a_list_that_cannot_be_had_is_no_empty_list() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = dir.path().join(FILE_NAME);
+    let load = |from: &str| {
+        std::fs::write(&config, format!("mirrors_from={from}\n")).unwrap();
+        Config::load(&config)
+    };
+    assert!(matches!(load("'missing.jsonl'"), Err(ConfigError::List(_))));
+    let Err(error @ ConfigError::Command { .. }) = load("['sh', '-c', 'echo gone >&2; exit 7']") else {
+        panic!("passed")
+    };
+    assert!(error.to_string().contains("`mirrors_from`"));
+    assert!(matches!(load("['/no/such/program']"), Err(ConfigError::Command { .. })));
+    assert!(matches!(load("['yes', '{}']"), Err(ConfigError::ListTooLarge { .. })));
+    let Err(error) = load("['echo', 'hello']") else { panic!("passed") };
+    assert!(error.to_string().starts_with("the output of `echo hello` line 1, column 1: not a JSON object"), "{error}");
+}

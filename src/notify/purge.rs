@@ -1,0 +1,261 @@
+//! Telling a CDN what changed: which URLs, in batches that it takes, until it has acknowledged them.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+use serde_json::json;
+
+use crate::manifest::{ChangeKind, Diff};
+use crate::web::{Posted, Secret, Web, WebError, encode_path};
+
+/// The page that a web server shows for a directory.
+const INDEX: &str = "index.html";
+/// The pause after the first request that was not taken; it doubles.
+const FIRST_PAUSE: Duration = Duration::from_millis(500);
+/// The longest pause that nobody asked for.
+const MAX_PAUSE: Duration = Duration::from_secs(30);
+
+/// Where and how a CDN is told.
+#[derive(Debug, Clone)]
+pub struct Purge {
+    /// Asks.
+    pub web: Web,
+    /// Where lists are posted to.
+    pub endpoint: String,
+    /// A header that lets us in, with its value.
+    pub header: Option<(String, Secret)>,
+    /// The key of the list in the JSON object that is posted.
+    pub key: String,
+    /// URLs in a request, at most.
+    pub max_urls: usize,
+    /// Bytes of a request, at most; one URL is sent whatever its length.
+    pub max_bytes: usize,
+    /// How long requests that are not taken are repeated.
+    pub retry_for: Duration,
+}
+
+/// What became of a list of URLs.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Purged {
+    /// URLs that were acknowledged.
+    pub urls: usize,
+    /// Requests that were made.
+    pub requests: usize,
+    /// URLs that were not acknowledged: to be told again.
+    pub left: Vec<String>,
+    /// Why not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+/// The paths of URLs, without their first `/` and percent-encoded, at which a visitor gets something else
+/// now; ascending. A directory's page counts for the directory too. What is only retired is served as before.
+#[must_use]
+pub fn paths(diff: &Diff) -> BTreeSet<String> {
+    let mut paths = BTreeSet::new();
+    let mut add = |path: &str| {
+        let encoded = encode_path(path);
+        if let Some(directory) = encoded.strip_suffix(INDEX).filter(|rest| rest.is_empty() || rest.ends_with('/')) {
+            paths.insert(directory.to_owned());
+        }
+        paths.insert(encoded);
+    };
+    for change in diff.changes.iter().filter(|change| change.kind != ChangeKind::Retired) {
+        add(change.path.as_str());
+        if let Some(from) = &change.from {
+            add(from.as_str());
+        }
+    }
+    paths
+}
+
+/// These paths below each of the `bases`.
+#[must_use]
+pub fn urls(bases: &[String], paths: &BTreeSet<String>) -> Vec<String> {
+    let below = |base: &String| {
+        let base = base.trim_end_matches('/').to_owned();
+        paths.iter().map(move |path| format!("{base}/{path}"))
+    };
+    bases.iter().flat_map(below).collect()
+}
+
+/// What to do about a request that was not taken.
+#[derive(Debug, PartialEq, Eq)]
+enum Next {
+    /// It was taken.
+    Done,
+    /// In two halves.
+    Halve,
+    /// Again, after this pause if one was asked for.
+    Again(Option<Duration>, String),
+    /// Nothing: it would not be taken again.
+    Never(String),
+}
+
+fn next(answer: Result<Posted, WebError>, urls: usize) -> Next {
+    match answer {
+        Ok(Posted { status: 200..300, .. }) => Next::Done,
+        Ok(Posted { status: 413, .. }) if urls > 1 => Next::Halve,
+        Ok(Posted { status: status @ (408 | 425 | 429 | 500..600), retry_after }) => {
+            Next::Again(retry_after, WebError::Status { status }.to_string())
+        }
+        Ok(Posted { status, .. }) => Next::Never(WebError::Status { status }.to_string()),
+        Err(error @ WebError::BadUrl) => Next::Never(error.to_string()),
+        Err(error) => Next::Again(None, error.to_string()),
+    }
+}
+
+impl Purge {
+    /// Tells of `urls`, in batches, until all are acknowledged or the time is over. `pause` waits,
+    /// and answers whether to go on.
+    pub fn send(&self, urls: Vec<String>, pause: &dyn Fn(Duration) -> bool) -> Purged {
+        let end = Instant::now() + self.retry_for;
+        let mut purged = Purged::default();
+        let mut batches = self.batches(urls);
+        // The first comes from the back.
+        batches.reverse();
+        let mut wait = FIRST_PAUSE;
+        while let Some(mut batch) = batches.pop() {
+            purged.requests += 1;
+            match next(self.post(&batch), batch.len()) {
+                Next::Done => {
+                    purged.urls += batch.len();
+                    wait = FIRST_PAUSE;
+                }
+                Next::Halve => {
+                    batches.push(batch.split_off(batch.len() / 2));
+                    batches.push(batch);
+                }
+                Next::Again(asked, why) => {
+                    let this = asked.unwrap_or(wait);
+                    wait = (wait * 2).min(MAX_PAUSE);
+                    batches.push(batch);
+                    if Instant::now() + this > end || !pause(this) {
+                        purged.error = Some(why);
+                        break;
+                    }
+                }
+                Next::Never(why) => {
+                    purged.error = Some(why);
+                    purged.left.append(&mut batch);
+                }
+            }
+        }
+        purged.left.extend(batches.into_iter().rev().flatten());
+        purged
+    }
+
+    fn post(&self, batch: &[String]) -> Result<Posted, WebError> {
+        let mut headers = vec![("content-type", "application/json")];
+        headers.extend(self.header.as_ref().map(|(name, value)| (name.as_str(), value.reveal())));
+        self.web.post(&self.endpoint, &headers, json!({ &self.key: batch }).to_string().as_bytes())
+    }
+
+    fn batches(&self, urls: Vec<String>) -> Vec<Vec<String>> {
+        // What stands around a list, and around a URL in it.
+        let empty = self.key.len() + 8;
+        let (mut batches, mut bytes) = (Vec::<Vec<String>>::new(), 0);
+        for url in urls {
+            let more = url.len() + 3;
+            match batches.last_mut() {
+                Some(batch) if batch.len() < self.max_urls && bytes + more <= self.max_bytes => {
+                    batch.push(url);
+                    bytes += more;
+                }
+                _ => {
+                    batches.push(vec![url]);
+                    bytes = empty + more;
+                }
+            }
+        }
+        batches
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hash::ObjectId;
+    use crate::manifest::{Entry, FileEntry, Kind, ManifestError, diff};
+    use crate::tree_path::TreePath;
+
+    fn entries(files: &[(&str, &str, Option<u64>)]) -> Vec<Result<Entry, ManifestError>> {
+        let entry = |(path, content, until): &(&str, &str, Option<u64>)| {
+            let file = FileEntry { object: ObjectId::of(content.as_bytes()), size: 1, mtime: 1, exec: false };
+            Ok(Entry { path: TreePath::new(path).unwrap(), kind: Kind::File(file), until: *until })
+        };
+        files.iter().map(entry).collect()
+    }
+
+    #[test]
+    fn every_url_that_answers_otherwise_is_named() {
+        let old = entries(&[
+            ("a.js", "1", None),
+            ("b/index.html", "1", None),
+            ("gone", "g", None),
+            ("moved", "m", None),
+            ("same", "s", None),
+        ]);
+        let new = entries(&[
+            ("a.js", "1", Some(9)),
+            ("b/index.html", "2", None),
+            ("index.html", "i", None),
+            ("to é", "m", None),
+            ("myindex.html", "y", None),
+            ("same", "s", None),
+        ]);
+        let mut new: Vec<_> = new;
+        new.sort_by(|a, b| a.as_ref().unwrap().path.cmp(&b.as_ref().unwrap().path));
+        let diff = diff(old.into_iter(), new.into_iter()).unwrap();
+        let told: Vec<String> = paths(&diff).into_iter().collect();
+        assert_eq!(told, ["", "b/", "b/index.html", "gone", "index.html", "moved", "myindex.html", "to%20%C3%A9"]);
+        let bases = ["https://a.example".to_owned(), "https://b.example/x/".to_owned()];
+        let told = urls(&bases, &told[..2].iter().cloned().collect());
+        assert_eq!(
+            told,
+            ["https://a.example/", "https://a.example/b/", "https://b.example/x/", "https://b.example/x/b/"]
+        );
+    }
+
+    fn purge(max_urls: usize, max_bytes: usize) -> Purge {
+        let (endpoint, key) = ("http://127.0.0.1:1/".to_owned(), "files".to_owned());
+        Purge {
+            web: Web::new(Duration::from_secs(1)),
+            endpoint,
+            header: None,
+            key,
+            max_urls,
+            max_bytes,
+            retry_for: Duration::ZERO,
+        }
+    }
+
+    #[test]
+    fn batches_hold_what_the_limits_allow() {
+        let urls: Vec<String> = (0..10).map(|number| format!("https://a.example/{number}")).collect();
+        let sizes = |purge: Purge| purge.batches(urls.clone()).iter().map(Vec::len).collect::<Vec<_>>();
+        assert_eq!(sizes(purge(4, 100_000)), [4, 4, 2]);
+        assert_eq!(sizes(purge(100, 80)), [3, 3, 3, 1]);
+        assert_eq!(sizes(purge(100, 1)), [1; 10]);
+        for batch in purge(100, 80).batches(urls.clone()) {
+            assert!(json!({ "files": batch }).to_string().len() <= 80);
+        }
+        let left = purge(4, 100_000).send(urls.clone(), &|_| true);
+        assert_eq!((left.urls, left.requests, left.left == urls, left.error.is_some()), (0, 1, true, true));
+    }
+
+    #[test]
+    fn each_answer_has_its_consequence() {
+        let posted = |status, retry_after| Ok(Posted { status, retry_after });
+        assert_eq!(next(posted(204, None), 3), Next::Done);
+        assert_eq!(next(posted(413, None), 2), Next::Halve);
+        assert!(matches!(next(posted(413, None), 1), Next::Never(_)));
+        let seconds = Some(Duration::from_secs(9));
+        assert!(matches!(next(posted(429, seconds), 3), Next::Again(asked, _) if asked == seconds));
+        assert!(matches!(next(posted(503, None), 3), Next::Again(None, _)));
+        assert!(matches!(next(posted(403, None), 3), Next::Never(_)));
+        assert!(matches!(next(posted(302, None), 3), Next::Never(why) if why.contains("redirect")));
+        assert!(matches!(next(Err(WebError::Timeout { limit: Duration::ZERO }), 3), Next::Again(None, _)));
+    }
+}

@@ -1,0 +1,229 @@
+//! What happened in a store, in the order in which it happened: for people
+//! who ask how a mirror stands.
+//!
+//! Nothing else reads it: a line that is torn, lost or of a clock that jumped
+//! changes what is told and never what is done, and a note that cannot be
+//! written fails nothing.
+
+use std::error::Error as _;
+use std::os::unix::fs::FileExt as _;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde::{Deserialize, Serialize};
+
+use crate::fsx::{self, Context as _, FileKind, FileMode};
+use crate::release::ReleaseName;
+use crate::store::layout::HISTORY;
+use crate::store::{Store, StoreError};
+
+/// A longer log is cut to its newer half: some months of a busy mirror.
+const MAX_BYTES: u64 = 128 * 1024;
+/// Longest reason that is noted, in bytes.
+const MAX_WHY_BYTES: usize = 400;
+
+/// Something that happened in a store.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Happening {
+    /// When, by the clock of the mirror, in seconds since 1970.
+    pub time: u64,
+    /// What.
+    #[serde(flatten)]
+    pub what: What,
+}
+
+/// What happened.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub enum What {
+    /// A release became current.
+    Switched {
+        /// The release.
+        release: ReleaseName,
+        /// The one before; nothing for the first.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        from: Option<ReleaseName>,
+    },
+    /// A push ended because the disk refused something.
+    Failed {
+        /// The release that was on its way.
+        release: ReleaseName,
+        /// What the disk refused.
+        why: String,
+    },
+    /// Faults were looked for.
+    Verified {
+        /// Whether only at sizes and times.
+        quick: bool,
+        /// How many were found.
+        faults: u64,
+    },
+    /// Faults were mended.
+    Repaired {
+        /// How many there were.
+        found: u64,
+        /// How many are left.
+        left: u64,
+    },
+    /// Old releases were dropped.
+    Pruned {
+        /// How many.
+        releases: u64,
+        /// The size of what only they needed, in bytes.
+        bytes: u64,
+    },
+    /// Something that only a newer headwater knows.
+    #[serde(other)]
+    Unknown,
+}
+
+impl Store {
+    /// What happened here, in the order in which it was noted, as far as it is known: the
+    /// newest part, without lines that are torn.
+    ///
+    /// # Errors
+    /// When the log is there and cannot be read.
+    pub fn history(&self) -> Result<Vec<Happening>, StoreError> {
+        // One note more may be there than is cut.
+        let bytes = fsx::found(self.layout.headwater.read(HISTORY, 2 * MAX_BYTES))?.unwrap_or_default();
+        Ok(parse(&bytes))
+    }
+
+    /// Notes that something happened just now. The caller has the lock.
+    pub(super) fn note(&self, what: What) {
+        let time = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        let mut line = serde_json::to_vec(&Happening { time, what }).expect("plain values");
+        line.push(b'\n');
+        // What was done is done, whether or not it can be told.
+        self.append(line).ok();
+    }
+
+    fn append(&self, mut line: Vec<u8>) -> Result<(), StoreError> {
+        let headwater = &self.layout.headwater;
+        let size = match headwater.stat(HISTORY)? {
+            Some(meta) if meta.kind != FileKind::File => return Ok(()),
+            Some(meta) if meta.size > MAX_BYTES => self.cut()?,
+            Some(meta) => meta.size,
+            None => 0,
+        };
+        let file = headwater.open_or_create_file(HISTORY)?;
+        let path = || headwater.join(HISTORY);
+        // Behind a line that a crash tore this one has to begin anew.
+        let mut last = [b'\n'];
+        if size > 0 {
+            file.read_exact_at(&mut last, size - 1).context("read", path)?;
+        }
+        if last != [b'\n'] {
+            line.insert(0, b'\n');
+        }
+        Ok(fsx::write_at(&file, &line, size, path)?)
+    }
+
+    /// Drops the older half of the log; answers what is left, in bytes.
+    fn cut(&self) -> Result<u64, StoreError> {
+        let (headwater, tmp) = (&self.layout.headwater, &self.layout.tmp);
+        // One that somebody else made so large is not worth reading.
+        let bytes = headwater.read(HISTORY, 2 * MAX_BYTES).unwrap_or_default();
+        let half = &bytes[bytes.len() / 2..];
+        let kept = half.iter().position(|byte| *byte == b'\n').map_or(&[][..], |at| &half[at + 1..]);
+        tmp.unlink_if_any(HISTORY)?;
+        tmp.write_new(HISTORY, kept, FileMode::RECORD, None)?;
+        tmp.rename(HISTORY, headwater, HISTORY)?;
+        Ok(kept.len() as u64)
+    }
+}
+
+impl What {
+    /// A push of `release` that `error` ended.
+    pub(super) fn failed(release: ReleaseName, error: &StoreError) -> Self {
+        let mut why = error.source().map_or_else(|| error.to_string(), |cause| format!("{error}: {cause}"));
+        while why.len() > MAX_WHY_BYTES {
+            why.pop();
+        }
+        Self::Failed { release, why }
+    }
+}
+
+fn parse(bytes: &[u8]) -> Vec<Happening> {
+    bytes.split(|byte| *byte == b'\n').filter_map(|line| serde_json::from_slice(line).ok()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tree_path::Site;
+
+    fn store() -> (tempfile::TempDir, Store) {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open_or_create(&dir.path().join("www"), &Site::new("docs").unwrap()).unwrap();
+        (dir, store)
+    }
+
+    fn pruned(releases: u64) -> What {
+        What::Pruned { releases, bytes: 0 }
+    }
+
+    fn releases(store: &Store) -> Vec<u64> {
+        let number = |happening: Happening| match happening.what {
+            What::Pruned { releases, .. } => releases,
+            other => panic!("{other:?}"),
+        };
+        store.history().unwrap().into_iter().map(number).collect()
+    }
+
+    #[test]
+    fn notes_are_told_in_their_order() {
+        let (_dir, store) = store();
+        assert_eq!(store.history().unwrap(), []);
+        for number in 1..=3 {
+            store.note(pruned(number));
+        }
+        assert_eq!(releases(&store), [1, 2, 3]);
+    }
+
+    #[test]
+    fn a_torn_line_takes_no_other_with_it() {
+        let (_dir, store) = store();
+        let path = store.path().join(".headwater").join(HISTORY);
+        store.note(pruned(1));
+        let whole = std::fs::read(&path).unwrap();
+        for cut in 0..=whole.len() {
+            std::fs::write(&path, [&whole[..], &whole[..cut]].concat()).unwrap();
+            store.note(pruned(2));
+            let told = releases(&store);
+            // A line without only its line feed is whole.
+            let wanted = if cut + 1 >= whole.len() { vec![1, 1, 2] } else { vec![1, 2] };
+            assert_eq!(told, wanted, "cut at {cut}");
+        }
+    }
+
+    #[test]
+    fn the_log_stays_small_and_keeps_the_newest() {
+        let (_dir, store) = store();
+        let path = store.path().join(".headwater").join(HISTORY);
+        for number in 0..4_000 {
+            store.note(pruned(number));
+        }
+        assert!(std::fs::metadata(&path).unwrap().len() <= MAX_BYTES + 100);
+        let told = releases(&store);
+        assert!(told.len() > 500 && told.last() == Some(&3_999), "{}", told.len());
+        assert!(told.windows(2).all(|pair| pair[0] + 1 == pair[1]));
+        // What is no log of ours is replaced or left alone, and stops nothing.
+        std::fs::write(&path, vec![b'x'; 3 * 128 * 1024]).unwrap();
+        store.note(pruned(1));
+        assert_eq!(releases(&store), [1]);
+        std::fs::remove_file(&path).unwrap();
+        std::os::unix::fs::symlink("/dev/null", &path).unwrap();
+        store.note(pruned(2));
+        assert!(store.history().is_err());
+    }
+
+    #[test]
+    fn clocks_may_jump_and_newer_events_are_no_error() {
+        let lines = b"{\"time\":9,\"event\":\"pruned\",\"releases\":1,\"bytes\":2}\n\
+            {\"time\":3,\"event\":\"levitated\",\"height\":7}\nrubbish\n\
+            {\"time\":5,\"event\":\"verified\",\"quick\":false,\"faults\":0,\"later\":1}\n";
+        let told: Vec<_> = parse(lines).into_iter().map(|happening| (happening.time, happening.what)).collect();
+        let verified = What::Verified { quick: false, faults: 0 };
+        assert_eq!(told, [(9, What::Pruned { releases: 1, bytes: 2 }), (3, What::Unknown), (5, verified)]);
+    }
+}

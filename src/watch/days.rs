@@ -1,0 +1,156 @@
+//! The last days of a mirror, from what it and the others noted. Pure.
+
+use std::collections::BTreeMap;
+
+use crate::mirror::{Happening, What};
+use crate::watch::Seen;
+
+/// A day, in seconds.
+pub const DAY_SECONDS: u64 = 86_400;
+/// A release that came this much later than on the first mirror, in seconds, was on its way and not late.
+const TOLERANCE_SECONDS: u64 = 600;
+
+/// How a day went, best first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum DayKind {
+    /// Nothing is known of it.
+    Unknown,
+    /// The newest release was served all day.
+    Fresh,
+    /// Some release was late.
+    Late,
+    /// A push failed on the disk there, or faults were found.
+    Trouble,
+}
+
+/// One day of a mirror, in UTC.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Day {
+    /// When it began, in seconds since 1970.
+    pub start: u64,
+    /// How it went.
+    pub kind: DayKind,
+    /// How often the mirror switched.
+    pub switches: u64,
+    /// How long it lacked a release, at most, in seconds.
+    pub lag: u64,
+}
+
+/// When each release was first served anywhere, as far as anybody remembers: time by sequence.
+#[must_use]
+pub fn published(seen: &[Seen]) -> BTreeMap<u64, u64> {
+    let kept = seen.iter().filter_map(|one| one.state.as_ref().ok()).flat_map(|state| &state.releases);
+    let mut first: BTreeMap<u64, u64> = kept.map(|release| (release.sequence, release.created)).collect();
+    for (time, sequence) in seen.iter().flat_map(|one| switches(&one.history, u64::MAX)) {
+        first.entry(sequence).and_modify(|known| *known = time.min(*known)).or_insert(time);
+    }
+    first
+}
+
+/// The last `count` days of a mirror with this history, the oldest first, today last.
+#[must_use]
+pub fn days(history: &[Happening], published: &BTreeMap<u64, u64>, now: u64, count: u64) -> Vec<Day> {
+    let switches = switches(history, now);
+    let today = now - now % DAY_SECONDS;
+    let starts = (0..count).rev().map(|ago| today.saturating_sub(ago * DAY_SECONDS));
+    starts.map(|start| day(history, &switches, published, start, now)).collect()
+}
+
+/// Times and sequences of the switches. Both only rise; times that do not, or that are ahead, are of a clock that jumped.
+fn switches(history: &[Happening], now: u64) -> Vec<(u64, u64)> {
+    let switched = |happening: &Happening| match happening.what {
+        What::Switched { release, .. } => Some((happening.time, release.sequence())),
+        _ => None,
+    };
+    let mut all: Vec<(u64, u64)> = history.iter().filter_map(switched).collect();
+    all.iter_mut().fold(0, |highest, (_, sequence)| {
+        *sequence = highest.max(*sequence);
+        *sequence
+    });
+    all.iter_mut().rev().fold(now, |latest, (time, _)| {
+        *time = latest.min(*time);
+        *time
+    });
+    all
+}
+
+fn day(history: &[Happening], switches: &[(u64, u64)], published: &BTreeMap<u64, u64>, start: u64, now: u64) -> Day {
+    let end = (start + DAY_SECONDS).min(now + 1);
+    let is_within = |time: u64| (start..end).contains(&time);
+    let mut day = Day { start, kind: DayKind::Unknown, switches: 0, lag: 0 };
+    // Before the first switch that it remembers nobody knows what it served.
+    let Some(joined) = switches.first().map(|(time, _)| *time).filter(|joined| *joined < end) else { return day };
+    day.switches = switches.iter().filter(|(time, _)| is_within(*time)).count() as u64;
+    for (sequence, time) in published {
+        let from = (*time).max(joined);
+        let until =
+            switches.get(switches.partition_point(|(_, served)| served < sequence)).map_or(now, |(time, _)| *time);
+        // It lacked this release during some of the day.
+        if from < end && until >= start && until > from {
+            day.lag = day.lag.max(until.min(end).saturating_sub(from));
+        }
+    }
+    let is_trouble = history.iter().filter(|happening| is_within(happening.time)).any(|happening| {
+        matches!(
+            happening.what,
+            What::Failed { .. } | What::Verified { faults: 1.., .. } | What::Repaired { left: 1.., .. }
+        )
+    });
+    day.kind = match day.lag {
+        _ if is_trouble => DayKind::Trouble,
+        lag if lag > TOLERANCE_SECONDS => DayKind::Late,
+        _ => DayKind::Fresh,
+    };
+    day
+}
+
+#[cfg(test)]
+mod tests {
+    use std::slice::from_ref;
+
+    use super::*;
+    use crate::hash::ReleaseId;
+    use crate::release::ReleaseName;
+
+    const NOW: u64 = 20_000 * DAY_SECONDS + 3_600;
+
+    fn switch(time: u64, sequence: u64) -> Happening {
+        let release = ReleaseName::new(sequence, &ReleaseId::of(b"r"));
+        Happening { time, what: What::Switched { release, from: None } }
+    }
+
+    fn kinds(history: &[Happening], published: &[(u64, u64)]) -> Vec<DayKind> {
+        let published = published.iter().copied().collect();
+        days(history, &published, NOW, 4).iter().map(|day| day.kind).collect()
+    }
+
+    #[test]
+    fn days_tell_of_late_releases_and_trouble() {
+        use DayKind::{Fresh, Late, Trouble, Unknown};
+        let at = |days_ago: u64, seconds: u64| NOW - 3_600 - days_ago * DAY_SECONDS + seconds;
+        assert_eq!(kinds(&[], &[(1, at(3, 0))]), [Unknown; 4]);
+        let joined = switch(at(2, 100), 1);
+        assert_eq!(kinds(from_ref(&joined), &[(1, at(3, 0))]), [Unknown, Fresh, Fresh, Fresh]);
+        // A release that it still lacks makes each day late since.
+        assert_eq!(kinds(from_ref(&joined), &[(1, at(3, 0)), (2, at(1, 50))]), [Unknown, Fresh, Late, Late]);
+        let prompt = switch(at(1, 300), 2);
+        assert_eq!(kinds(&[joined.clone(), prompt], &[(1, at(3, 0)), (2, at(1, 50))]), [Unknown, Fresh, Fresh, Fresh]);
+        // One that it skipped counts as served with the next.
+        let skipped = [(1, at(3, 0)), (2, at(2, 200)), (3, at(1, 0))];
+        assert_eq!(kinds(&[joined.clone(), switch(at(1, 20), 3)], &skipped), [Unknown, Late, Late, Fresh]);
+        let faults = Happening { time: at(0, 5), what: What::Verified { quick: true, faults: 2 } };
+        assert_eq!(kinds(&[joined, faults], &[(1, at(3, 0))]), [Unknown, Fresh, Fresh, Trouble]);
+    }
+
+    #[test]
+    fn a_clock_that_jumped_makes_no_nonsense() {
+        use DayKind::Fresh;
+        let history = [switch(u64::MAX, 1), switch(NOW + 500_000, 2), switch(NOW - 3 * DAY_SECONDS, 3)];
+        let told = days(&history, &BTreeMap::from([(3, NOW - 3 * DAY_SECONDS)]), NOW, 4);
+        assert_eq!(
+            told.iter().map(|day| (day.kind, day.switches)).collect::<Vec<_>>(),
+            [(Fresh, 3), (Fresh, 0), (Fresh, 0), (Fresh, 0)]
+        );
+        assert_eq!(days(&history, &BTreeMap::new(), 0, 4).len(), 4);
+    }
+}

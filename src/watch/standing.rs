@@ -1,0 +1,416 @@
+//! The judgement: how each mirror stands, worst first. Pure: the time is given.
+
+use std::cmp::Reverse;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use crate::mirror::{Failure, Happening, What};
+use crate::push::error_chain;
+use crate::release::Release;
+use crate::tree_path::Site;
+use crate::watch::{Public, Seen};
+
+/// How a mirror stands, worst first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum State {
+    /// What it serves cannot be told.
+    Unknown,
+    /// It refuses to answer us.
+    Denied,
+    /// No way leads there, or it does not answer.
+    Unreachable,
+    /// It serves another release than the newest of the same sequence.
+    Diverged,
+    /// It serves an older release than another mirror.
+    Behind,
+    /// The same, but the newest release is complete there and waits to be switched to.
+    Staging,
+    /// It serves nothing yet.
+    Joining,
+    /// It is left as it is, because somebody said so.
+    Frozen,
+    /// It serves the newest release.
+    Current,
+}
+
+impl State {
+    /// All of them, worst first.
+    pub const ALL: [Self; 9] = [
+        Self::Unknown,
+        Self::Denied,
+        Self::Unreachable,
+        Self::Diverged,
+        Self::Behind,
+        Self::Staging,
+        Self::Joining,
+        Self::Frozen,
+        Self::Current,
+    ];
+
+    /// Its name, as in JSON.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Unknown => "unknown",
+            Self::Denied => "denied",
+            Self::Unreachable => "unreachable",
+            Self::Diverged => "diverged",
+            Self::Behind => "behind",
+            Self::Staging => "staging",
+            Self::Joining => "joining",
+            Self::Frozen => "frozen",
+            Self::Current => "current",
+        }
+    }
+
+    /// Whether nobody has to do anything.
+    #[must_use]
+    pub const fn is_well(self) -> bool {
+        matches!(self, Self::Current | Self::Frozen)
+    }
+
+    /// Whether it said what it serves.
+    #[must_use]
+    pub const fn is_known(self) -> bool {
+        !matches!(self, Self::Unknown | Self::Denied | Self::Unreachable)
+    }
+}
+
+/// The last time that faults were looked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct LastVerify {
+    /// When, by the mirror's clock, in seconds since 1970.
+    pub time: u64,
+    /// Whether only at sizes and times.
+    pub quick: bool,
+    /// How many there were, or are left where they were mended.
+    pub faults: u64,
+}
+
+/// How one mirror stands. Times are in seconds since 1970.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Standing {
+    /// Its name.
+    pub mirror: String,
+    /// Where it is.
+    pub location: String,
+    /// How it stands.
+    pub state: State,
+    /// Its site.
+    pub site: Option<Site>,
+    /// The sequence of the release that it serves.
+    pub sequence: Option<u64>,
+    /// The id of that release.
+    pub release: Option<String>,
+    /// When that release was published.
+    pub created: Option<u64>,
+    /// Entries of it.
+    pub entries: Option<u64>,
+    /// Size of its files, in bytes.
+    pub bytes: Option<u64>,
+    /// The sequence of a newer release that is complete there and not served.
+    pub staged: Option<u64>,
+    /// How many releases it lacks, of those that are known.
+    pub behind: u64,
+    /// Seconds since the oldest release that it lacks was published; nothing where that is not known.
+    pub lag: Option<u64>,
+    /// When it last switched, by its clock.
+    pub switched: Option<u64>,
+    /// When it was last verified or repaired.
+    pub verified: Option<LastVerify>,
+    /// Bytes free there.
+    pub free_bytes: Option<u64>,
+    /// How long it took to answer, in milliseconds.
+    pub round_trip_ms: Option<u64>,
+    /// What visitors get, where that was looked at.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub public: Option<Public>,
+    /// Why it cannot be told how it stands. Of a peer: to be escaped before it is shown.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+/// How the mirrors stand at `now`, worst first. `is_frozen` answers for a mirror's name.
+#[must_use]
+pub fn judge(seen: &[Seen], is_frozen: impl Fn(&str) -> bool, now: u64) -> Vec<Standing> {
+    let mut standings: Vec<Standing> = seen.iter().map(|one| one.standing(seen, is_frozen(&one.mirror), now)).collect();
+    standings.sort_by_key(|standing| (standing.state, Reverse(standing.lag)));
+    standings
+}
+
+/// The releases of a site that are or were served anywhere, each once, ascending.
+#[must_use]
+pub fn releases<'s>(seen: &'s [Seen], site: &Site) -> Vec<&'s Release> {
+    let states = seen.iter().filter_map(|one| one.state.as_ref().ok());
+    let mut known: Vec<&Release> =
+        states.flat_map(|state| &state.releases).filter(|release| release.site == *site).collect();
+    known.sort_by_key(|release| release.rank());
+    known.dedup_by_key(|release| release.id());
+    known
+}
+
+impl Seen {
+    fn standing(&self, all: &[Self], is_frozen: bool, now: u64) -> Standing {
+        let mut standing = Standing {
+            switched: last(&self.history, switched),
+            verified: last(&self.history, verified),
+            ..Standing::silent(&self.mirror, &self.location, State::Unknown)
+        };
+        let state = match &self.state {
+            Ok(state) => state,
+            Err(error) => {
+                standing.state = state_of(error.failure());
+                standing.error = Some(error_chain(error));
+                return standing;
+            }
+        };
+        standing.round_trip_ms = u64::try_from(self.round_trip.as_millis()).ok();
+        standing.free_bytes = state.free_bytes;
+        standing.site.clone_from(&state.site);
+        standing.sequence = state.current.map(|current| current.sequence());
+        standing.staged = state.staged.as_ref().map(|staged| staged.sequence);
+        let Some(site) = state.site.as_ref().filter(|_| state.current.is_some()) else {
+            standing.state = if is_frozen { State::Frozen } else { State::Joining };
+            return standing;
+        };
+        let Some(current) = state.current_release() else {
+            standing.error = Some("the record of its current release is damaged".into());
+            return standing;
+        };
+        standing.release = Some(current.id().to_string());
+        standing.created = Some(current.created);
+        (standing.entries, standing.bytes) = (Some(current.entries), Some(current.bytes));
+        let known = releases(all, site);
+        let lacking = &known[known.partition_point(|release| release.rank() <= current.rank())..];
+        standing.behind = lacking.len() as u64;
+        standing.lag = Some(lacking.first().map_or(0, |oldest| now.saturating_sub(oldest.created)));
+        standing.state = match lacking.last() {
+            _ if is_frozen => State::Frozen,
+            None => State::Current,
+            Some(newest) if newest.sequence == current.sequence => State::Diverged,
+            Some(newest) if state.staged.as_ref().is_some_and(|staged| staged.id() == newest.id()) => State::Staging,
+            Some(_) => State::Behind,
+        };
+        standing
+    }
+}
+
+const fn state_of(failure: Failure) -> State {
+    match failure {
+        failure if failure.is_denial() => State::Denied,
+        Failure::Unreachable | Failure::Timeout | Failure::Busy => State::Unreachable,
+        _ => State::Unknown,
+    }
+}
+
+/// What `pick` finds in the newest note. The order is that of the notes: their clock may have jumped.
+fn last<T>(history: &[Happening], pick: impl Fn(&Happening) -> Option<T>) -> Option<T> {
+    history.iter().rev().find_map(pick)
+}
+
+fn switched(happening: &Happening) -> Option<u64> {
+    matches!(happening.what, What::Switched { .. }).then_some(happening.time)
+}
+
+fn verified(happening: &Happening) -> Option<LastVerify> {
+    let time = happening.time;
+    match happening.what {
+        What::Verified { quick, faults } => Some(LastVerify { time, quick, faults }),
+        What::Repaired { left, .. } => Some(LastVerify { time, quick: false, faults: left }),
+        _ => None,
+    }
+}
+
+/// What is too much lag.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// From here on somebody should look.
+    pub warn: Duration,
+    /// From here on somebody must.
+    pub crit: Duration,
+}
+
+/// How bad it is, as monitoring plug-ins tell it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Level {
+    /// All is well, or soon will be.
+    Ok,
+    /// Somebody should look.
+    Warning,
+    /// Somebody must.
+    Critical,
+    /// Nobody could be asked.
+    Unknown,
+}
+
+/// How bad it is with all mirrors together: the worst of them, but unknown where none said what it serves.
+#[must_use]
+pub fn severity(standings: &[Standing], limits: Limits) -> Level {
+    if !standings.iter().any(|standing| standing.state.is_known()) {
+        return Level::Unknown;
+    }
+    standings.iter().map(|standing| standing.severity(limits)).max().unwrap_or(Level::Unknown)
+}
+
+impl Standing {
+    /// Of a mirror that says nothing of itself.
+    #[must_use]
+    pub fn silent(mirror: &str, location: &str, state: State) -> Self {
+        Self {
+            mirror: mirror.to_owned(),
+            location: location.to_owned(),
+            state,
+            site: None,
+            sequence: None,
+            release: None,
+            created: None,
+            entries: None,
+            bytes: None,
+            staged: None,
+            behind: 0,
+            lag: None,
+            switched: None,
+            verified: None,
+            free_bytes: None,
+            round_trip_ms: None,
+            public: None,
+            error: None,
+        }
+    }
+
+    /// Whether nobody has to do anything.
+    #[must_use]
+    pub fn is_well(&self) -> bool {
+        self.state.is_well() && !self.is_stale()
+    }
+
+    /// Whether visitors were seen to get something else than it says.
+    #[must_use]
+    pub fn is_stale(&self) -> bool {
+        self.public.as_ref().is_some_and(|public| !public.stale.is_empty())
+    }
+
+    /// How bad it is with this mirror; never unknown.
+    #[must_use]
+    pub fn severity(&self, limits: Limits) -> Level {
+        let lag = Duration::from_secs(self.lag.unwrap_or(0));
+        let has_faults = self.verified.is_some_and(|verified| verified.faults > 0);
+        match self.state {
+            State::Frozen => Level::Ok,
+            _ if lag > limits.crit => Level::Critical,
+            _ if lag > limits.warn || has_faults || self.is_stale() || !self.state.is_known() => Level::Warning,
+            State::Diverged => Level::Warning,
+            _ => Level::Ok,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::slice::from_ref;
+
+    use super::*;
+    use crate::hash::{ContentId, ManifestId};
+    use crate::mirror::{MirrorError, MirrorState};
+    use crate::wire::Refusal;
+
+    const NOW: u64 = 1_000_000;
+
+    fn release(sequence: u64, content: &[u8]) -> Release {
+        let site = Site::new("docs").unwrap();
+        let mut release = Release::new(site, sequence, ManifestId::of(b"m"), ContentId::of(content));
+        release.created = NOW - 10_000 + sequence * 1_000;
+        release
+    }
+
+    fn seen(mirror: &str, state: Result<MirrorState, MirrorError>) -> Seen {
+        let (mirror, location) = (mirror.to_owned(), format!("/srv/{mirror}"));
+        Seen { mirror, location, state, history: Vec::new(), round_trip: Duration::from_millis(7) }
+    }
+
+    fn serving(mirror: &str, releases: &[Release]) -> Seen {
+        let state = MirrorState {
+            site: Some(Site::new("docs").unwrap()),
+            current: releases.last().map(Release::name),
+            releases: releases.to_vec(),
+            ..MirrorState::default()
+        };
+        seen(mirror, Ok(state))
+    }
+
+    fn refusing(mirror: &str, kind: &str) -> Seen {
+        seen(mirror, Err(MirrorError::Remote { refusal: Refusal::new(kind, "no") }))
+    }
+
+    fn states(seen: &[Seen]) -> Vec<(String, State)> {
+        judge(seen, |name| name.starts_with("cold"), NOW).into_iter().map(|row| (row.mirror, row.state)).collect()
+    }
+
+    #[test]
+    fn every_state_has_its_place() {
+        let (one, two, other) = (release(1, b"1"), release(2, b"2"), release(2, b"x"));
+        let newest = std::cmp::max_by_key(two.clone(), other.clone(), Release::rank);
+        let oldest = std::cmp::min_by_key(two, other, Release::rank);
+        let mut staging = serving("staging", from_ref(&one));
+        staging.state.as_mut().unwrap().staged = Some(newest.clone());
+        let all = [
+            serving("current", &[one.clone(), newest]),
+            serving("cold", from_ref(&one)),
+            seen("joining", Ok(MirrorState::default())),
+            staging,
+            serving("behind", &[one]),
+            serving("diverged", &[oldest]),
+            refusing("unreachable", "busy"),
+            refusing("denied", "forbidden"),
+            refusing("unknown", "damaged"),
+        ];
+        let mut wanted: Vec<(String, State)> = State::ALL.map(|state| (state.name().to_owned(), state)).to_vec();
+        wanted[7].0 = "cold".to_owned();
+        assert_eq!(states(&all), wanted);
+    }
+
+    #[test]
+    fn lag_counts_from_the_oldest_release_that_is_lacking() {
+        let all: Vec<Release> = (1..=4).map(|sequence| release(sequence, b"c")).collect();
+        let rows = judge(&[serving("a", &all[..1]), serving("b", &all), serving("c", &all[1..3])], |_| false, NOW);
+        let told: Vec<_> = rows.iter().map(|row| (row.mirror.as_str(), row.behind, row.lag)).collect();
+        assert_eq!(told, [("a", 3, Some(8_000)), ("c", 1, Some(6_000)), ("b", 0, Some(0))]);
+        // A clock that is behind the publication lags by nothing.
+        let early = judge(&[serving("a", &all[..1]), serving("b", &all)], |_| false, 5);
+        assert_eq!((early[0].state, early[0].lag), (State::Behind, Some(0)));
+    }
+
+    #[test]
+    fn the_newest_note_counts_whatever_the_clock_said() {
+        let mut mirror = serving("a", &[release(1, b"1")]);
+        let note = |time, what| Happening { time, what };
+        let name = release(1, b"1").name();
+        mirror.history = vec![
+            note(900, What::Verified { quick: false, faults: 3 }),
+            note(u64::MAX, What::Switched { release: name, from: None }),
+            note(20, What::Switched { release: name, from: None }),
+            note(30, What::Repaired { found: 3, left: 1 }),
+            note(31, What::Unknown),
+        ];
+        let row = &judge(&[mirror], |_| false, NOW)[0];
+        assert_eq!(row.switched, Some(20));
+        assert_eq!(row.verified, Some(LastVerify { time: 30, quick: false, faults: 1 }));
+    }
+
+    #[test]
+    fn severity_is_the_worst_of_all() {
+        let limits = Limits { warn: Duration::from_secs(6_500), crit: Duration::from_secs(7_500) };
+        let all: Vec<Release> = (1..=4).map(|sequence| release(sequence, b"c")).collect();
+        let at = |seen: &[Seen]| severity(&judge(seen, |name| name == "cold", NOW), limits);
+        assert_eq!(at(&[serving("b", &all)]), Level::Ok);
+        assert_eq!(at(&[serving("b", &all), serving("c", &all[2..3])]), Level::Ok, "lag below the limit");
+        assert_eq!(at(&[serving("b", &all), serving("c", &all[1..2])]), Level::Warning);
+        assert_eq!(at(&[serving("b", &all), serving("c", &all[..1])]), Level::Critical);
+        assert_eq!(at(&[serving("b", &all), serving("cold", &all[..1])]), Level::Ok);
+        assert_eq!(at(&[serving("b", &all), refusing("x", "busy")]), Level::Warning);
+        assert_eq!(at(&[refusing("x", "busy"), refusing("y", "forbidden")]), Level::Unknown);
+        assert_eq!(at(&[]), Level::Unknown);
+    }
+}

@@ -1,0 +1,250 @@
+//! A small client for URLs that are not ours: what visitors get, a CDN that is
+//! told what changed, a health check.
+//!
+//! Follows no redirect, keeps no cookie, takes no proxy. Its errors never name the URL,
+//! which may be a secret: who asks says what was asked. Uses the crate `ureq`.
+
+use std::fmt;
+use std::time::Duration;
+
+use ureq::config::Config;
+use ureq::http::{HeaderMap, Response};
+use ureq::tls::{RootCerts, TlsConfig};
+use ureq::{Agent, Body};
+
+use crate::hash::{ObjectId, hash_reader};
+
+/// Longest time for a connection, TLS included.
+const CONNECT: Duration = Duration::from_secs(10);
+/// The longest that an answer may ask us to wait is told as this.
+const MAX_RETRY_AFTER: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// Why nothing came of a request. Nothing of the URL is in it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum WebError {
+    /// It is no URL that can be asked.
+    #[error("it is no http:// or https:// URL that can be asked")]
+    BadUrl,
+    /// No way there, or it broke.
+    #[error("it cannot be reached: {what}")]
+    Unreachable {
+        /// Why.
+        what: String,
+    },
+    /// It did not answer, or did not end, in time.
+    #[error("it did not answer within {} s", limit.as_secs_f32())]
+    Timeout {
+        /// The time that it had.
+        limit: Duration,
+    },
+    /// It answered that what was asked for is elsewhere or not to be had.
+    #[error("it answered {status}{}", if matches!(status, 300..400) { ", a redirect, which is not followed" } else { "" })]
+    Status {
+        /// The status.
+        status: u16,
+    },
+    /// It answered with more than the content can be.
+    #[error("its answer is larger than {limit} bytes")]
+    TooLarge {
+        /// The most that is read.
+        limit: u64,
+    },
+}
+
+/// A text that never shows: a token, or a URL that is one.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl Secret {
+    /// The secret `text`.
+    #[must_use]
+    pub const fn new(text: String) -> Self {
+        Self(text)
+    }
+
+    /// The text, for the one who has to know it.
+    #[must_use]
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret(…)")
+    }
+}
+
+/// What a URL gave.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Fetched {
+    /// The hash of the content.
+    pub object: ObjectId,
+    /// Its length, in bytes.
+    pub size: u64,
+}
+
+/// What somebody answered to what was posted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Posted {
+    /// The status.
+    pub status: u16,
+    /// How long it asked us to wait before the next request.
+    pub retry_after: Option<Duration>,
+}
+
+/// Asks URLs; every request ends within a time limit.
+#[derive(Clone)]
+pub struct Web {
+    agent: Agent,
+    limit: Duration,
+}
+
+impl fmt::Debug for Web {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Web").field("limit", &self.limit).finish_non_exhaustive()
+    }
+}
+
+impl Web {
+    /// Each request has at most `limit`, from its begin to the end of the answer.
+    #[must_use]
+    pub fn new(limit: Duration) -> Self {
+        let tls = TlsConfig::builder().root_certs(RootCerts::PlatformVerifier).build();
+        let config: Config = Agent::config_builder()
+            .http_status_as_error(false)
+            .max_redirects(0)
+            .max_redirects_will_error(false)
+            .user_agent(concat!("headwater/", env!("CARGO_PKG_VERSION")))
+            .proxy(None)
+            .tls_config(tls)
+            .timeout_connect(Some(CONNECT.min(limit)))
+            .timeout_global(Some(limit))
+            .build();
+        Self { agent: Agent::new_with_config(config), limit }
+    }
+
+    /// Gets `url` as it is now, past every cache that heeds us, and hashes at most `max_bytes` of content.
+    ///
+    /// # Errors
+    /// Anything but a whole answer with status 200.
+    pub fn fetch(&self, url: &str, max_bytes: u64) -> Result<Fetched, WebError> {
+        let mut answer = self.got(self.agent.get(url).header("accept-encoding", "identity").call())?;
+        let status = answer.status().as_u16();
+        if status != 200 {
+            return Err(WebError::Status { status });
+        }
+        // One byte more tells what is too large.
+        let read = hash_reader(answer.body_mut().with_config().limit(max_bytes + 1).reader());
+        let (object, size) = read.map_err(|error| match error.get_ref().and_then(|inner| inner.downcast_ref()) {
+            Some(ureq::Error::BodyExceedsLimit(_)) => WebError::TooLarge { limit: max_bytes },
+            Some(ureq::Error::Timeout(_)) => WebError::Timeout { limit: self.limit },
+            _ => WebError::Unreachable { what: error.to_string() },
+        })?;
+        if size > max_bytes { Err(WebError::TooLarge { limit: max_bytes }) } else { Ok(Fetched { object, size }) }
+    }
+
+    /// Gets `url` for the sake of having asked.
+    ///
+    /// # Errors
+    /// Anything but a status from 200 to 299.
+    pub fn touch(&self, url: &str) -> Result<(), WebError> {
+        match self.got(self.agent.get(url).call())?.status().as_u16() {
+            200..300 => Ok(()),
+            status => Err(WebError::Status { status }),
+        }
+    }
+
+    /// Posts `body` with these headers.
+    ///
+    /// # Errors
+    /// When there is no answer; one of any status is none.
+    pub fn post(&self, url: &str, headers: &[(&str, &str)], body: &[u8]) -> Result<Posted, WebError> {
+        let mut request = self.agent.post(url);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let answer = self.got(request.send(body))?;
+        Ok(Posted { status: answer.status().as_u16(), retry_after: retry_after(answer.headers()) })
+    }
+
+    fn got(&self, asked: Result<Response<Body>, ureq::Error>) -> Result<Response<Body>, WebError> {
+        asked.map_err(|error| match error {
+            ureq::Error::Timeout(_) => WebError::Timeout { limit: self.limit },
+            ureq::Error::BadUri(_) | ureq::Error::Http(_) => WebError::BadUrl,
+            ureq::Error::HostNotFound => WebError::Unreachable { what: "its host has no address".to_owned() },
+            ureq::Error::Io(error) => WebError::Unreachable { what: error.to_string() },
+            ureq::Error::ConnectionFailed => WebError::Unreachable { what: "no connection".to_owned() },
+            ureq::Error::Tls(what) => WebError::Unreachable { what: what.to_owned() },
+            // Of the others some repeat the URL.
+            _ => WebError::Unreachable { what: "the exchange broke off".to_owned() },
+        })
+    }
+}
+
+/// Seconds or a date, as RFC 9110 has it.
+fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let text = headers.get("retry-after")?.to_str().ok()?.trim();
+    let seconds = text.parse().ok().or_else(|| {
+        let until = jiff::fmt::rfc2822::parse(text).ok()?.timestamp();
+        u64::try_from(until.duration_since(jiff::Timestamp::now()).as_secs()).ok()
+    })?;
+    Some(Duration::from_secs(seconds).min(MAX_RETRY_AFTER))
+}
+
+/// `path` as it stands in a URL (RFC 3986): what may stand in a segment stays.
+#[must_use]
+pub fn encode_path(path: &str) -> String {
+    let mut encoded = String::with_capacity(path.len());
+    for byte in path.bytes() {
+        let is_plain = byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=:@/".contains(&byte);
+        if is_plain {
+            encoded.push(char::from(byte));
+        } else {
+            encoded.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    encoded
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_are_encoded_as_urls_have_them() {
+        assert_eq!(encode_path("a/b-c_d.~!$&'()*+,;=:@"), "a/b-c_d.~!$&'()*+,;=:@");
+        assert_eq!(encode_path("50% of é?#[x] y"), "50%25%20of%20%C3%A9%3F%23%5Bx%5D%20y");
+    }
+
+    #[test]
+    fn waits_are_seconds_or_dates() {
+        let after = |text: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert("retry-after", text.parse().unwrap());
+            retry_after(&headers)
+        };
+        assert_eq!(after("7"), Some(Duration::from_secs(7)));
+        assert_eq!(after("99999999999"), Some(MAX_RETRY_AFTER));
+        assert!(after("Wed, 01 Jan 2070 00:00:00 GMT").is_some());
+        for none in ["", "soon", "-1", "Wed, 01 Jan 2020 00:00:00 GMT"] {
+            assert_eq!(after(none), None, "{none}");
+        }
+    }
+
+    #[test]
+    fn errors_name_no_url() {
+        let web = Web::new(Duration::from_secs(5));
+        for url in [
+            "http://canary canary",
+            "canary",
+            "ftp://127.0.0.1/canary",
+            "http://127.0.0.1:1/canary",
+            "http://canary.invalid/canary",
+        ] {
+            for error in [web.fetch(url, 9).unwrap_err(), web.post(url, &[("x", "y")], b"").unwrap_err()] {
+                assert!(!format!("{error} {error:?}").contains("canary"), "{url}: {error:?}");
+            }
+        }
+    }
+}

@@ -1,0 +1,266 @@
+//! What follows a push: hooks, a CDN, a health check, gauges, and CI.
+
+use serde_json::{Value, json};
+
+use crate::harness::World;
+use crate::web::Web;
+
+/// A world with a tree and a configuration that says `more`.
+fn world(more: &str) -> World {
+    let world = World::with_tree();
+    world.write(
+        "headwater.toml",
+        format!("content = 'tree'\nsite = 'docs'\n{more}\n[[mirror]]\nname='eu'\nurl='www'\n"),
+    );
+    world
+}
+
+fn hooked(script: &str, more: &str) -> World {
+    let world = world(&format!("[hooks]\non_activated = ['/bin/sh', '-c', '''{script}''']\n{more}"));
+    world.ok("push");
+    world
+}
+
+#[test]
+fn a_hook_reads_the_changed_paths() {
+    let world = hooked("cat > seen; echo $HEADWATER_SITE $HEADWATER_SEQUENCE $HEADWATER_EXIT_CODE > how", "");
+    assert!(
+        world.read("seen").contains("/index.html\n") && world.read("seen").starts_with("/\n"),
+        "{}",
+        world.read("seen")
+    );
+    world.write("tree/a b/é.html", "new");
+    world.write("tree/index.html", "2");
+    world.ok("push").says("on_activated: ran with 3 paths");
+    assert_eq!(
+        (world.read("seen").as_str(), world.read("how").as_str()),
+        ("/\n/a%20b/%C3%A9.html\n/index.html\n", "docs 2 0\n")
+    );
+    // A push that changes nothing, and one that only lets entries go, tell nobody.
+    world.remove("seen");
+    world.ok("push");
+    assert!(!world.path("seen").exists());
+    world.remove("tree/a b/é.html");
+    let told = world.json("push --keep-removed 0s", 0)["told"].clone();
+    assert_eq!(told, json!([{ "who": "on_activated", "ok": true, "message": "ran with 1 path" }]));
+    assert_eq!(world.read("seen"), "/a%20b/%C3%A9.html\n");
+}
+
+#[test]
+fn a_laggard_that_heals_is_told_with_all_that_it_lacked() {
+    let world = world("[hooks]\non_activated = ['/bin/sh', '-c', 'cat > seen']");
+    world.ok("push");
+    world.ok("push --from eu ./old");
+    for number in ["2", "3"] {
+        world.write(&format!("tree/only-{number}.html"), number);
+        world.ok("push");
+    }
+    world.ok("push ./tree eu ./old").says("brought to 1 mirror");
+    assert_eq!(world.read("seen"), "/only-2.html\n/only-3.html\n");
+}
+
+#[test]
+fn a_hook_that_fails_or_never_ends_is_told_and_changes_no_exit_code() {
+    let world = hooked("echo no luck >&2; exit 3", "");
+    world.write("tree/x", "x");
+    world.ok("push").says("on_activated: exit status: 3: no luck").warns("on_activated: exit status: 3");
+    let world = hooked("sleep 1000 & sleep 1000", "timeout = '200ms'");
+    world.write("tree/x", "x");
+    world.ok("push").warns("on_activated: it did not end within 0.2 s and was killed");
+    let world = world_with_failure("./no-such-program");
+    world.run("push").code(4).warns("on_failed: it cannot be run");
+}
+
+fn world_with_failure(program: &str) -> World {
+    let world = world(&format!("[hooks]\non_failed = ['{program}']"));
+    world.write("www/stranger", "not a mirror");
+    world
+}
+
+#[test]
+fn who_is_told_of_failures_learns_what_failed() {
+    let world = world("[hooks]\non_failed = ['/bin/sh', '-c', 'echo $HEADWATER_EXIT_CODE: $HEADWATER_ERROR > alarm']");
+    world.ok("push");
+    assert!(!world.path("alarm").exists());
+    world.remove("tree");
+    world.run("push").code(8);
+    assert!(world.read("alarm").starts_with("8: ") && world.read("alarm").contains("tree"), "{}", world.read("alarm"));
+    world.write("tree/x", "x");
+    world.write("busy/stranger", "not a mirror");
+    world.run("push eu ./busy --require any").code(3);
+    assert!(world.read("alarm").starts_with("3: ./busy: "), "{}", world.read("alarm"));
+}
+
+fn cdn(web: &Web, more: &str) -> World {
+    let world = world(&format!(
+        "[purge]\nurl='{}/purge'\nbase='https://www.example/docs'\ntoken_env='CDN'\nmax_urls=3\n{more}",
+        web.url
+    ));
+    world.run_with(&[("CDN", "canary-token")], "push").code(0);
+    world
+}
+
+fn lists(web: &Web) -> Vec<usize> {
+    let files = |body: &str| serde_json::from_str::<Value>(body).unwrap()["files"].as_array().unwrap().len();
+    web.asked().iter().map(|asked| files(&asked.body)).collect()
+}
+
+const TOKEN: &[(&str, &str)] = &[("CDN", "canary-token")];
+
+#[test]
+fn a_cdn_forgets_what_changed() {
+    let web = Web::start(|_, _| (200, String::new(), Vec::new()));
+    let world = cdn(&web, "");
+    let before = web.asked().len();
+    assert!(before >= 2, "batches of three");
+    for number in 0..4 {
+        world.write(&format!("tree/n{number}"), "n");
+    }
+    world.write("tree/a/index.html", "a");
+    let run = world.run_with(TOKEN, "push").code(0).says("purge: 6 URLs in 2 requests");
+    assert!(!run.stdout.contains("canary") && !run.stderr.contains("canary"));
+    let asked = web.asked()[before..].to_vec();
+    assert_eq!(
+        asked[0].body,
+        r#"{"files":["https://www.example/docs/a/","https://www.example/docs/a/index.html","https://www.example/docs/n0"]}"#
+    );
+    assert!(
+        asked
+            .iter()
+            .all(|asked| asked.method == "POST" && asked.headers.contains("authorization: bearer canary-token"))
+    );
+    world.run_with(TOKEN, "push").code(0);
+    assert_eq!(web.asked().len(), before + 2, "nothing changed, nobody is told");
+}
+
+#[test]
+fn a_cdn_that_is_busy_or_takes_less_is_asked_until_it_has_acknowledged() {
+    let web = Web::start(|before, asked| match before {
+        0 => (429, "retry-after: 0\r\n".into(), Vec::new()),
+        1 => (503, "retry-after: 0\r\n".into(), Vec::new()),
+        _ if asked.body.matches("https:").count() > 1 => (413, String::new(), Vec::new()),
+        _ => (202, String::new(), Vec::new()),
+    });
+    cdn(&web, "");
+    let lists = lists(&web);
+    assert_eq!(lists[..6], [3, 3, 3, 1, 2, 1], "{lists:?}");
+}
+
+#[test]
+fn what_a_cdn_did_not_acknowledge_is_told_with_the_next_push() {
+    let web = Web::start(|before, _| (if before == 0 { 403 } else { 200 }, String::new(), Vec::new()));
+    let world = cdn(&web, "retry_for='0s'");
+    let count = web.asked().len();
+    let run = world.run_with(TOKEN, "push").code(0).says("nothing new").says("purge: 3 URLs in 1 request");
+    assert!(run.stderr.is_empty() || !run.stderr.contains("purge"), "{}", run.stderr);
+    assert_eq!(web.asked()[0].body, web.asked()[count].body);
+    world.run_with(TOKEN, "push").code(0);
+    assert_eq!(web.asked().len(), count + 1);
+    // A token that is not there is told, and the URLs are kept.
+    world.write("tree/later", "x");
+    world.ok("push").warns("purge: the variable CDN is not set");
+    world.run_with(TOKEN, "push").code(0).says("purge: 1 URL in 1 request");
+}
+
+#[test]
+fn a_health_check_is_told_and_its_url_is_not() {
+    let web = Web::start(|_, _| (200, String::new(), Vec::new()));
+    let world = world("[ping]\nurl_env='PING'");
+    let url = format!("{}/ping/canary", web.url);
+    let run = world.run_with(&[("PING", &url)], "push").code(0);
+    world.remove("tree");
+    world.run_with(&[("PING", &url)], "push").code(8);
+    let paths: Vec<String> = web.asked().into_iter().map(|asked| asked.path).collect();
+    assert_eq!(paths, ["/ping/canary/start", "/ping/canary", "/ping/canary/start", "/ping/canary/fail"]);
+    assert!(!format!("{}{}", run.stdout, run.stderr).contains("ping"));
+    world.write("tree/x", "x");
+    for url in ["http://127.0.0.1:1/canary", "canary", "http://canary.invalid/"] {
+        let run = world
+            .run_with(&[("PING", url)], "push --allow-shrink")
+            .code(0)
+            .warns("ping: the health check was not told");
+        assert!(!format!("{}{}", run.stdout, run.stderr).contains("canary"), "{}", run.stderr);
+    }
+    world.ok("push").warns("ping: the variable PING is not set");
+}
+
+#[test]
+fn gauges_are_what_a_parser_of_prometheus_takes() {
+    let world = world("[metrics]\nfile='headwater.prom'");
+    let gauges = || {
+        let text = world.read("headwater.prom");
+        let parsed =
+            openmetrics_parser::prometheus::parse_prometheus(&text).unwrap_or_else(|error| panic!("{error}: {text}"));
+        assert!(parsed.families.values().all(|family| !family.help.is_empty()));
+        (text, parsed.families.len())
+    };
+    world.ok("push");
+    let (text, families) = gauges();
+    assert!(families >= 15, "{text}");
+    let says = |text: &str, line: &str| assert!(text.lines().any(|found| found == line), "{line}: {text}");
+    says(&text, "headwater_push_exit_code{site=\"docs\"} 0");
+    says(&text, "headwater_mirror_current{site=\"docs\",mirror=\"eu\"} 1");
+    let success = text.lines().find(|line| line.starts_with("headwater_mirror_last_success")).unwrap().to_owned();
+    // The mirror goes, a push fails: what was last known of it stays.
+    world.write("gone/keep", "");
+    std::fs::rename(world.path("www"), world.path("elsewhere")).unwrap();
+    world.write("www", "a file");
+    world.run("push").code(4);
+    let (text, _) = gauges();
+    says(&text, &success);
+    says(&text, "headwater_push_exit_code{site=\"docs\"} 4");
+    says(&text, "headwater_mirror_up{site=\"docs\",mirror=\"eu\"} 0");
+    world.run("status --metrics headwater.prom").code(1);
+    says(&gauges().0, &success);
+    says(&gauges().0, "headwater_push_exit_code{site=\"docs\"} 4");
+    world.run("push --metrics no/such/dir.prom").code(4).warns("metrics: cannot");
+    world.run("status --metrics no/such/dir.prom").code(1).warns("--metrics");
+}
+
+#[test]
+fn ci_gets_a_summary_outputs_and_marks() {
+    let world = world("");
+    let variables: Vec<(&str, String)> = vec![
+        ("GITHUB_ACTIONS", "true".into()),
+        ("GITHUB_STEP_SUMMARY", world.path("summary").display().to_string()),
+        ("GITHUB_OUTPUT", world.path("output").display().to_string()),
+    ];
+    let variables: Vec<(&str, &str)> = variables.iter().map(|(name, value)| (*name, value.as_str())).collect();
+    let run = world.run_with(&variables, "push --dotenv end.env").code(0);
+    assert!(!run.stderr.contains("::error"));
+    assert!(
+        world.read("summary").starts_with("### headwater: release 1 of docs is on every mirror"),
+        "{}",
+        world.read("summary")
+    );
+    assert!(world.read("output").contains("outcome=published\n") && world.read("output").contains("sequence=1\n"));
+    assert!(world.read("end.env").contains("HEADWATER_EXIT_CODE=0\n"));
+    world.remove("tree");
+    let run = world.run_with(&variables, "push --dotenv end.env").code(8);
+    assert_eq!(run.stderr.matches("::error title=headwater::").count(), 1, "{}", run.stderr);
+    // Steps add to these files, and the report is of one push.
+    assert!(world.read("summary").contains("release 1 of docs") && world.read("summary").contains("ended with 8"));
+    assert!(world.read("end.env").contains("HEADWATER_OUTCOME=failed\n"));
+    assert_eq!(world.read("end.env").matches("EXIT_CODE").count(), 1);
+}
+
+#[test]
+fn runs_of_cron_do_not_pile_up() {
+    let world = world("[hooks]\non_activated = ['/bin/sh', '-c', 'mkfifo f; read x < f']");
+    let mut child = world.start("push --alone --jitter 1ms");
+    while !world.path("f").exists() {
+        assert!(child.try_wait().unwrap().is_none());
+        std::thread::yield_now();
+    }
+    world.write("tree/x", "x");
+    world.ok("push --alone").says("another push of this content runs here");
+    assert_eq!(world.ok("push --alone --quiet").stdout, "");
+    assert_eq!(world.json("push --alone", 0)["exit_code"], 0);
+    assert_eq!(world.current("www"), 1);
+    std::fs::write(world.path("f"), "go on\n").unwrap();
+    assert!(child.wait().unwrap().success());
+    world.remove("f");
+    world.write("headwater.toml", "content='tree'\nsite='docs'\n[[mirror]]\nname='eu'\nurl='www'\n");
+    world.ok("push --alone");
+    assert_eq!(world.current("www"), 2);
+}

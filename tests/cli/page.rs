@@ -1,0 +1,153 @@
+//! `headwater status --html`: what is in the page, and, in a browser, how it looks.
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use serde_json::Value;
+
+use crate::harness::World;
+
+const DAY: u64 = 86_400;
+
+/// A fleet with something of everything: current, behind, faulty, unreachable, frozen; notes and paths that are markup.
+fn fleet() -> World {
+    let world = World::with_tree();
+    let mirror = |name: &str, more: &str| format!("[[mirror]]\nname='{name}'\nurl='./{name}'\n{more}\n");
+    let names = ["eu-1", "eu-2", "a-mirror-with-a-rather-long-name-in-the-far-south.example.org"];
+    let mirrors: String = names.iter().map(|name| mirror(name, "")).collect();
+    let away = "[[mirror]]\nname='away'\nurl='http://127.0.0.1:1/docs'\n";
+    let config = format!("content='tree'\nsite='docs'\n{mirrors}{}{away}", mirror("cold", "frozen=true"));
+    world.write("headwater.toml", config);
+    let first = ["push", "./tree", "./eu-1", "./eu-2", "./cold", &format!("./{}", names[2])];
+    world.args(&first).code(0);
+    world.write("tree/<script>alert(1)</script>.html", "x");
+    world.write("tree/index.html", "2");
+    let note =
+        "rewrite <b>the guide</b> https://git.example/docs/-/merge_requests/4711/diffs?commit_id=0123456789abcdef";
+    world.args(&["push", "./tree", "./eu-1", &format!("./{}", names[2]), "--note", note]).code(0);
+    world.tamper("eu-1/current/index.html", "by hand");
+    world.run("verify ./eu-1").code(1);
+    let now = std::time::UNIX_EPOCH.elapsed().unwrap().as_secs();
+    let forged: String = (1..13)
+        .map(|ago| {
+            let (time, late) = (now - ago * DAY, if ago == 5 { 40_000 } else { 5 });
+            format!(
+                "{{\"time\":{},\"event\":\"failed\",\"release\":\"1-{:016x}\",\"why\":\"<i>disk\"}}\n",
+                time + late,
+                ago
+            )
+        })
+        .collect();
+    let log = "eu-2/.headwater/events.jsonl";
+    let old = world.read(log);
+    world.write(log, format!("{forged}{old}"));
+    world
+}
+
+#[test]
+fn the_page_is_one_file_that_needs_nothing_else() {
+    let world = fleet();
+    world.run("status --html page.html").code(1);
+    let page = world.read("page.html");
+    assert!(page.starts_with("<!doctype html>\n<html lang=\"en\">") && page.ends_with("</html>\n"));
+    for none in ["<script", "src=", "@import", "url(", "<link rel=\"stylesheet\"", "<b>the", "<i>disk", "\u{1b}"] {
+        assert!(!page.contains(none), "{none}");
+    }
+    for told in [
+        "2 of 4 mirrors are current",
+        "rewrite &lt;b&gt;the guide&lt;/b&gt;",
+        "&lt;script&gt;alert(1)&lt;/script&gt;.html",
+        "<dd>2 faults</dd>",
+        "unreachable",
+        "frozen",
+        "; 1 added, 1 changed",
+        "&lt;i&gt;disk",
+    ] {
+        assert!(page.contains(told), "{told}: {page}");
+    }
+    let place = |text: &str| page.find(text).unwrap();
+    assert!(place(">away<") < place(">eu-2<") && place(">eu-2<") < place(">eu-1<"), "worst first");
+    assert_eq!(page.matches("class=\"strip\"").count(), 5);
+    assert_eq!(page.matches("<span class=\"sr\">").count(), 5 * 14);
+    // The page is replaced as a whole, and one that cannot be written is told.
+    let inode = || std::os::unix::fs::MetadataExt::ino(&std::fs::metadata(world.path("page.html")).unwrap());
+    let before = inode();
+    world.run("status --html page.html --quiet").code(1);
+    assert_ne!(before, inode());
+    world.run("status --html no/such/page.html").code(1).warns("--html names a file");
+}
+
+/// Reports what of a frame is too wide, and how each text stands out from what is behind it.
+const MEASURE: &str = r##"
+addEventListener("load", () => {
+  const frame = document.querySelector("iframe"), inner = frame.contentDocument, view = frame.contentWindow;
+  const parse = (c) => { const n = c.match(/[\d.]+/g).map(Number); return n.length < 4 ? [...n, 1] : n; };
+  const light = (c) => { const [r, g, b] = c.map((v) => { v /= 255; return v <= .03928 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4; });
+    return .2126 * r + .7152 * g + .0722 * b; };
+  const ground = (e) => { for (; e; e = e.parentElement) { const c = parse(view.getComputedStyle(e).backgroundColor);
+    if (c[3] === 1) return c.slice(0, 3); } return [255, 255, 255]; };
+  const found = { wide: [], faint: [], texts: 0, width: inner.documentElement.scrollWidth };
+  for (const e of inner.body.querySelectorAll("*")) {
+    const box = e.getBoundingClientRect();
+    if (box.right > frame.clientWidth + .5 && !e.closest(".sr")) found.wide.push(e.className || e.tagName);
+    const own = [...e.childNodes].some((n) => n.nodeType === 3 && n.data.trim());
+    if (!own || e.closest(".sr")) continue;
+    found.texts++;
+    const a = light(parse(view.getComputedStyle(e).color).slice(0, 3)), b = light(ground(e));
+    const ratio = (Math.max(a, b) + .05) / (Math.min(a, b) + .05);
+    if (ratio < 4.5) found.faint.push([ratio.toFixed(2), e.className || e.tagName, e.textContent.slice(0, 40)]);
+  }
+  const out = document.createElement("pre"); out.textContent = "MEASURED" + JSON.stringify(found) + "END"; document.body.append(out);
+});
+"##;
+
+fn browser() -> PathBuf {
+    let names = ["chromium", "chromium-browser", "google-chrome"];
+    let places = std::env::split_paths(&std::env::var_os("PATH").unwrap()).collect::<Vec<_>>();
+    let all = names.iter().flat_map(|name| places.iter().map(move |place| place.join(name)));
+    all.into_iter().find(|path| path.exists()).expect("this test needs Chromium")
+}
+
+fn measure(world: &World, html: &str, width: u32, scheme: u32) -> Value {
+    let quoted = html.replace('&', "&amp;").replace('"', "&quot;");
+    let frame = format!(
+        "<!doctype html><script>{MEASURE}</script><body><iframe style=\"border:0;width:{width}px;height:900px\" srcdoc=\"{quoted}\"></iframe>"
+    );
+    world.write("frame.html", frame);
+    let profile = world.path("profile");
+    let mut command = Command::new(browser());
+    command.args(["--headless=new", "--no-sandbox", "--disable-gpu", "--dump-dom", "--virtual-time-budget=2000"]);
+    command.arg(format!("--blink-settings=preferredColorScheme={scheme}"));
+    command
+        .arg(format!("--user-data-dir={}", profile.display()))
+        .arg(format!("file://{}", world.path("frame.html").display()));
+    let output = command.output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let measured = text.split("MEASURED{").nth(1).and_then(|rest| rest.split("}END").next());
+    let measured = measured.unwrap_or_else(|| panic!("{}", String::from_utf8_lossy(&output.stderr)));
+    let plain = measured.replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&");
+    serde_json::from_str(&format!("{{{plain}}}")).unwrap()
+}
+
+#[test]
+#[ignore = "needs Chromium, which not every machine has"]
+fn the_page_fits_a_phone_and_every_text_stands_out() {
+    let world = fleet();
+    world.run("status --html page.html").code(1);
+    let page = world.read("page.html").replace("<details>", "<details open>");
+    for scheme in [0, 1] {
+        for width in [360, 800, 1400] {
+            let found = measure(&world, &page, width, scheme);
+            assert_eq!(found["wide"], serde_json::json!([]), "{width} px, scheme {scheme}");
+            assert_eq!(found["faint"], serde_json::json!([]), "{width} px, scheme {scheme}");
+            assert!(
+                found["texts"].as_u64().unwrap() > 60 && found["width"].as_u64().unwrap() <= width.into(),
+                "{found}"
+            );
+        }
+    }
+    // What this sees: a line that does not break, and grey on grey.
+    let bad = page.replace("</style>", "h2 { white-space: nowrap; width: 500px; } .soft { color: #999; }</style>");
+    let found = measure(&world, &bad, 360, 1);
+    assert!(!found["wide"].as_array().unwrap().is_empty() && !found["faint"].as_array().unwrap().is_empty());
+}

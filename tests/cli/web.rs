@@ -1,0 +1,92 @@
+//! A web server on loopback that remembers what it was asked and answers as told.
+
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
+/// What it was asked.
+#[derive(Debug, Clone)]
+pub(crate) struct Asked {
+    pub(crate) method: String,
+    pub(crate) path: String,
+    pub(crate) headers: String,
+    pub(crate) body: String,
+}
+
+/// Status, more header lines, body.
+pub(crate) type Said = (u16, String, Vec<u8>);
+
+/// A server, which ends with the process.
+pub(crate) struct Web {
+    pub(crate) url: String,
+    asked: Arc<Mutex<Vec<Asked>>>,
+}
+
+impl Web {
+    /// Answers each request with what `answer` says; that is given how many were before.
+    pub(crate) fn start(answer: impl Fn(usize, &Asked) -> Said + Send + Sync + 'static) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let asked = Arc::new(Mutex::new(Vec::new()));
+        let (log, answer) = (Arc::clone(&asked), Arc::new(answer));
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                let (log, answer) = (Arc::clone(&log), Arc::clone(&answer));
+                std::thread::spawn(move || serve(stream.unwrap(), &log, &*answer));
+            }
+        });
+        Self { url, asked }
+    }
+
+    /// Serves the files below `root`.
+    pub(crate) fn of_files(root: PathBuf) -> Self {
+        Self::start(move |_, asked| file(&root, &asked.path))
+    }
+
+    /// What it was asked so far.
+    pub(crate) fn asked(&self) -> Vec<Asked> {
+        self.asked.lock().unwrap().clone()
+    }
+}
+
+fn file(root: &Path, path: &str) -> Said {
+    let path = path.trim_start_matches('/');
+    let path = if path.is_empty() || path.ends_with('/') { format!("{path}index.html") } else { path.to_owned() };
+    match std::fs::read(root.join(path)) {
+        Ok(content) => (200, String::new(), content),
+        Err(_) => (404, String::new(), b"nothing here".to_vec()),
+    }
+}
+
+fn serve(stream: TcpStream, log: &Mutex<Vec<Asked>>, answer: &dyn Fn(usize, &Asked) -> Said) -> Option<()> {
+    let mut reader = BufReader::new(stream);
+    let mut line = String::new();
+    reader.read_line(&mut line).ok()?;
+    let mut words = line.split(' ');
+    let (method, path) = (words.next()?.to_owned(), words.next()?.to_owned());
+    let mut headers = String::new();
+    loop {
+        let mut line = String::new();
+        reader.read_line(&mut line).ok()?;
+        if line.trim().is_empty() {
+            break;
+        }
+        headers.push_str(&line.to_lowercase());
+    }
+    let length =
+        headers.lines().find_map(|line| line.strip_prefix("content-length: ")).map_or(0, |n| n.trim().parse().unwrap());
+    let mut body = vec![0; length];
+    reader.read_exact(&mut body).ok()?;
+    let asked = Asked { method, path, headers, body: String::from_utf8(body).unwrap() };
+    let before = {
+        let mut log = log.lock().unwrap();
+        log.push(asked.clone());
+        log.len() - 1
+    };
+    let (status, headers, body) = answer(before, &asked);
+    let head = format!("HTTP/1.1 {status} x\r\ncontent-length: {}\r\nconnection: close\r\n{headers}\r\n", body.len());
+    let stream = reader.get_mut();
+    stream.write_all(head.as_bytes()).ok()?;
+    stream.write_all(&body).ok()
+}

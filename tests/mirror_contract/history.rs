@@ -1,0 +1,57 @@
+//! What a mirror remembers of itself.
+
+use std::fs;
+
+use headwater::mirror::{Depth, What};
+use headwater::monitor::Silent;
+
+use crate::fixture::{Fixture, assert_serves};
+use crate::origin::{first_tree, second_tree};
+
+fn happened<F: Fixture>(fixture: &F) -> Vec<What> {
+    fixture.mirror().history().unwrap().into_iter().map(|happening| happening.what).collect()
+}
+
+pub(crate) fn what_happened_is_told_in_its_order<F: Fixture>() {
+    let fixture = F::new();
+    let mirror = fixture.mirror();
+    assert_eq!(mirror.history().unwrap(), [], "nothing happened where nothing is");
+    assert!(!fixture.store().exists(), "asking created something");
+    let (first, second) = (first_tree().release(1), second_tree().release(2));
+    first.onto(None).publish(&*mirror, None);
+    second.onto(Some(&first)).publish(&*mirror, Some(first.name()));
+    // Nothing happens when nothing changes.
+    mirror.activate(second.name(), Some(first.name())).unwrap();
+    let verified = mirror.verify(Depth::Quick, &Silent).unwrap();
+    assert_eq!(verified.faults, []);
+    let wanted = [
+        What::Switched { release: first.name(), from: None },
+        What::Switched { release: second.name(), from: Some(first.name()) },
+        What::Verified { quick: true, faults: 0 },
+    ];
+    let mut told = happened(&fixture);
+    // A verification whose answer got lost is asked for again.
+    told.dedup();
+    assert_eq!(told, wanted);
+    let now = std::time::UNIX_EPOCH.elapsed().unwrap().as_secs();
+    assert!(mirror.history().unwrap().iter().all(|happening| now.abs_diff(happening.time) < 600));
+}
+
+pub(crate) fn a_torn_history_harms_nothing<F: Fixture>() {
+    let (first, second) = (first_tree().release(1), second_tree().release(2));
+    let fixture = F::with(&[&first]);
+    let log = fixture.store().join(".headwater/events.jsonl");
+    let whole = fs::read(&log).unwrap();
+    fs::write(&log, [&whole[..], b"{\"time\":1,\"event\":\"swit"].concat()).unwrap();
+    second.onto(Some(&first)).publish(&*fixture.mirror(), Some(first.name()));
+    let switched = |from, release| What::Switched { release, from };
+    let wanted = [switched(None, first.name()), switched(Some(first.name()), second.name())];
+    assert_eq!(happened(&fixture), wanted);
+    // Not one that can be written: what matters goes on.
+    fs::remove_file(&log).unwrap();
+    fs::create_dir(&log).unwrap();
+    let third = first_tree().release(3);
+    third.onto(Some(&second)).publish(&*fixture.mirror(), Some(second.name()));
+    assert_serves(&fixture, &third);
+    assert!(fixture.mirror().history().is_err());
+}
