@@ -18,6 +18,7 @@ mod completions;
 mod context;
 mod event_log;
 mod failure;
+mod fleet;
 mod help;
 mod hints;
 mod init;
@@ -233,12 +234,14 @@ pub(crate) fn load_config(args: &args::ConfigArgs) -> Result<Config, Failure> {
             other => other,
         },
     };
-    loaded.map_err(|error| match &error {
+    let mut config = loaded.map_err(|error| match &error {
         ConfigError::Invalid { .. } => {
             config_failure(error).with_hint("`headwater init` writes a file with every key explained")
         }
         _ => config_failure(error),
-    })
+    })?;
+    fleet::narrow(&mut config, args)?;
+    Ok(config)
 }
 
 /// A configuration that cannot be used, with the lines that show why.
@@ -364,14 +367,14 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("hw.toml");
         std::fs::write(&path, "sitte = 'x'\n").unwrap();
-        let failure = load_config(&args::ConfigArgs { config: Some(path) }).unwrap_err();
+        let failure = load_config(&args::ConfigArgs { config: Some(path), ..Default::default() }).unwrap_err();
         assert_eq!(failure.exit(), Exit::Usage);
         let text = failure.render();
         assert!(
             text.contains("hw.toml line 1, column 1: unknown field `sitte`") && text.contains("1 | sitte"),
             "{text}"
         );
-        let missing = args::ConfigArgs { config: Some(dir.path().join("none")) };
+        let missing = args::ConfigArgs { config: Some(dir.path().join("none")), ..Default::default() };
         assert_eq!(load_config(&missing).unwrap_err().exit(), Exit::Usage);
     }
 }

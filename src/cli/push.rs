@@ -5,7 +5,7 @@ use std::sync::Arc;
 use headwater::config::{Config, Require};
 use headwater::mirror::Mirror;
 use headwater::monitor::Monitor as _;
-use headwater::push::{self, Fleet, MirrorReport, Options, Outcome, Report, Source};
+use headwater::push::{self, Fleet, Goal, MirrorReport, Options, Outcome, Report, Source};
 use headwater::tree_path::Site;
 use serde::Serialize;
 
@@ -13,12 +13,12 @@ use super::after::{After, AroundArgs, Heard};
 use super::args::{GuardArgs, OutputArgs, PushArgs, ReleaseArgs, RollbackArgs};
 use super::context::{self, Told};
 use super::failure::{self, Exit, Facts, Failure, eprint_raw};
-use super::output::{Align, Table, bytes, count, counted, print, print_json};
+use super::output::{Align, Table, bytes, count, counted, escape, print, print_json};
 use super::places::{self, MirrorChoice};
 use super::progress::Progress;
 use super::remote::Reach;
 use super::settings::{self, ReleaseSettings};
-use super::{hints, load_config};
+use super::{fleet, hints, load_config};
 
 /// A push, ready to run.
 pub(crate) struct Job {
@@ -26,6 +26,8 @@ pub(crate) struct Job {
     pub(crate) fleet: Fleet,
     pub(crate) options: Options,
     pub(crate) keep: usize,
+    /// What the report says of mirrors that are left as they are.
+    frozen: Vec<MirrorReport>,
     config: Config,
     around: AroundArgs,
 }
@@ -34,7 +36,7 @@ pub(crate) struct Job {
 pub(crate) fn job(args: &PushArgs) -> Result<Job, Failure> {
     let config = load_config(&args.config)?;
     let is_directory = |word: &str| std::path::Path::new(word).is_dir();
-    let places = places::of_push(&args.source.places, args.source.from.is_some(), &config, is_directory)?;
+    let mut places = places::of_push(&args.source.places, args.source.from.is_some(), &config, is_directory)?;
     let mut settings = ReleaseSettings::merge(&args.release, &config, settings::environment)?;
     let jobs = context::jobs(args.work.jobs);
     let work = &args.work;
@@ -48,8 +50,9 @@ pub(crate) fn job(args: &PushArgs) -> Result<Job, Failure> {
         }
         None => None,
     };
+    let frozen = fleet::set_frozen_apart(&mut places.mirrors, &config)?;
     check_require(args.work.require.unwrap_or(config.require), places.mirrors.len())?;
-    let fleet = reach.fleet(&places.mirrors, Some(&settings.site))?;
+    let mirrors = reach.fleet(&places.mirrors, Some(&settings.site))?;
     let (source, scratch) = match from {
         Some(from) => (Source::Store(from), context::scratch(args.work.cache.clone(), &settings.site, &[])?),
         None => {
@@ -59,9 +62,10 @@ pub(crate) fn job(args: &PushArgs) -> Result<Job, Failure> {
             (Source::Trees { roots, scan }, scratch)
         }
     };
-    let told = Told { config: &config, release: &args.release, guards: &args.guards, work: &args.work };
+    let goal = if args.stage_only { Goal::Stage } else { Goal::Activate };
+    let told = Told { config: &config, release: &args.release, guards: &args.guards, work: &args.work, goal };
     let options = told.options(settings, scratch)?;
-    Ok(Job { source, fleet, options, keep: keep(&config), config, around: args.around.clone() })
+    Ok(Job { source, fleet: mirrors, options, keep: keep(&config), frozen, config, around: args.around.clone() })
 }
 
 /// Refuses a requirement that no outcome could meet.
@@ -96,7 +100,8 @@ pub(crate) fn run(args: &PushArgs) -> Result<Exit, Failure> {
 /// Runs `headwater rollback`.
 pub(crate) fn rollback(args: &RollbackArgs) -> Result<Exit, Failure> {
     let config = load_config(&args.config)?;
-    let choices = places::of_mirrors(&args.mirrors, &config)?;
+    let mut choices = places::of_mirrors(&args.mirrors, &config)?;
+    let frozen = fleet::set_frozen_apart(&mut choices, &config)?;
     let mut settings = ReleaseSettings::merge(&args.release, &config, settings::environment)?;
     let jobs = context::jobs(args.work.jobs);
     let work = &args.work;
@@ -104,20 +109,21 @@ pub(crate) fn rollback(args: &RollbackArgs) -> Result<Exit, Failure> {
     check_require(work.require.unwrap_or(config.require), choices.len())?;
     let of_any_site = reach.fleet(&choices, None)?;
     settings.site = site_of(of_any_site.mirrors(), &args.release, &config).unwrap_or(settings.site);
-    let fleet = reach.fleet(&choices, Some(&settings.site))?;
+    let mirrors = reach.fleet(&choices, Some(&settings.site))?;
     let scratch = context::scratch(args.work.cache.clone(), &settings.site, &[])?;
     // Going back is a decision of a person: no guard rail and no order of CI stands in its way.
     let guards =
         GuardArgs { allow_older: true, again: true, allow_shrink: true, allow_secrets: true, ..GuardArgs::default() };
     let config_without_musts = Config { must_have: Vec::new(), ..config };
-    let told = Told { config: &config_without_musts, release: &args.release, guards: &guards, work: &args.work };
+    let (release, work, goal) = (&args.release, &args.work, Goal::Activate);
+    let told = Told { config: &config_without_musts, release, guards: &guards, work, goal };
     let mut options = told.options(settings, scratch)?;
     if args.release.order.is_none() {
         options.order = None;
     }
     let source = Source::Rollback { to: args.to };
     let (keep, around) = (keep(&config_without_musts), args.around.clone());
-    let job = Job { source, fleet, options, keep, config: config_without_musts, around };
+    let job = Job { source, fleet: mirrors, options, keep, frozen, config: config_without_musts, around };
     execute("rollback", &job, &args.output, &guards)
 }
 
@@ -129,7 +135,10 @@ fn execute(command: &'static str, job: &Job, output: &OutputArgs, guards: &Guard
     let after = After::begin(&job.config, &job.around, job.options.site.to_string(), &job.options.scratch);
     let pushed = push::push(&job.source, &job.fleet, &job.options, &progress);
     let report = match pushed {
-        Ok(report) => report,
+        Ok(mut report) => {
+            report.mirrors.extend(job.frozen.iter().cloned());
+            report
+        }
         Err(error) => {
             let is_let_go = matches!(error, push::PushError::Superseded { .. }) && guards.superseded_ok;
             let failure = hints::of_push(error);
@@ -188,10 +197,20 @@ struct Answer<'a> {
 
 /// The exit code of a report.
 pub(crate) fn exit_of(report: &Report, is_interrupted: bool, is_superseded_ok: bool) -> Exit {
-    let outcomes: Vec<failure::Outcome> = report.mirrors.iter().filter_map(|mirror| outcome(&mirror.outcome)).collect();
-    let is_done = report.mirrors.iter().all(|mirror| mirror.outcome.is_current());
+    let tried = || report.mirrors.iter().map(|mirror| &mirror.outcome).filter(|outcome| **outcome != Outcome::Frozen);
+    let is_staged = report.goal == Goal::Stage && report.unmet.is_none();
+    let known = |one: &Outcome| match one {
+        Outcome::Staged if is_staged => Some(failure::Outcome::AlreadyCurrent),
+        other => outcome(other),
+    };
+    let outcomes: Vec<failure::Outcome> = tried().filter_map(known).collect();
+    let is_done = tried().all(|outcome| outcome.is_current() || is_staged && *outcome == Outcome::Staged);
     // What was not tried because others failed has no outcome of its own.
-    let outcomes = if report.unmet.is_some() && !outcomes.is_empty() { outcomes } else { all_outcomes(report) };
+    let outcomes = if report.unmet.is_some() && !outcomes.is_empty() {
+        outcomes
+    } else {
+        tried().map(|one| known(one).unwrap_or(failure::Outcome::Failed)).collect()
+    };
     Exit::of(&Facts {
         is_interrupted: is_interrupted && !is_done,
         is_superseded_ok,
@@ -200,20 +219,16 @@ pub(crate) fn exit_of(report: &Report, is_interrupted: bool, is_superseded_ok: b
     })
 }
 
-fn all_outcomes(report: &Report) -> Vec<failure::Outcome> {
-    report.mirrors.iter().map(|mirror| outcome(&mirror.outcome).unwrap_or(failure::Outcome::Failed)).collect()
-}
-
 fn outcome(outcome: &Outcome) -> Option<failure::Outcome> {
     use headwater::mirror::Failure as Kind;
     Some(match outcome {
         Outcome::Activated => failure::Outcome::Activated,
         Outcome::Current => failure::Outcome::AlreadyCurrent,
         Outcome::Superseded => failure::Outcome::Superseded,
-        Outcome::Staged | Outcome::Skipped => return None,
+        Outcome::Staged | Outcome::Skipped | Outcome::Frozen => return None,
         Outcome::Failed { failure: kind, .. } if kind.is_denial() => failure::Outcome::Denied,
         Outcome::Failed { failure: Kind::Locked, .. } => failure::Outcome::Locked,
-        Outcome::Failed { .. } => failure::Outcome::Failed,
+        Outcome::Failed { .. } | Outcome::Reverted => failure::Outcome::Failed,
     })
 }
 
@@ -262,6 +277,27 @@ fn describe(report: &Report) -> String {
         table.row([mirror.mirror.clone(), releases(mirror), bytes(mirror.traffic.sent_bytes), words(&mirror.outcome)]);
     }
     text.push_str(&table.render());
+    text.push_str(&ending(report));
+    text
+}
+
+/// How the switching went, in lines below the table.
+fn ending(report: &Report) -> String {
+    let mut text = String::new();
+    if let Some(spread) = report.spread_ms.filter(|_| report.mirrors.len() > 1) {
+        text.push_str(&format!("first to last mirror: {spread} ms\n"));
+    }
+    if let Some(stopped) = &report.stopped {
+        text.push_str(&format!("stopped: {}\n", escape(stopped)));
+    }
+    if let Some(reverted) = &report.reverted {
+        if let Some(sequence) = reverted.sequence {
+            text.push_str(&format!("went back: release {sequence} has the content of before\n"));
+        }
+        if let Some(error) = &reverted.error {
+            text.push_str(&format!("did not go back: {}\n", escape(error)));
+        }
+    }
     text
 }
 
@@ -281,6 +317,8 @@ pub(crate) fn words(outcome: &Outcome) -> String {
         Outcome::Staged => "ready, not switched".into(),
         Outcome::Superseded => "superseded by a newer push".into(),
         Outcome::Skipped => "not tried".into(),
+        Outcome::Reverted => "switched, and went back".into(),
+        Outcome::Frozen => "frozen".into(),
         Outcome::Failed { error, .. } => format!("failed: {error}"),
     }
 }

@@ -23,17 +23,19 @@ mod plan;
 mod prepare;
 mod recheck;
 mod retention;
+mod revert;
 mod rollout;
 mod scratch;
 mod source;
 mod upkeep;
+mod waves;
 
 pub use churn::Churn;
 pub use fleet::{Fleet, Member};
 pub use gate::Traffic;
 pub use guard::{GuardFault, Guards, MaxRemoved};
-pub use options::{LevelChoice, MtimeMode, Options, Order, Require};
-pub use outcome::{MirrorReport, Outcome, Report, Sums, error_chain};
+pub use options::{Goal, LevelChoice, MtimeMode, OnFailure, Options, Order, Policy, Probe, Require, Wave};
+pub use outcome::{MirrorReport, Outcome, Report, Reverted, Sums, error_chain};
 pub use pack_line::LineError;
 pub use plan::{MirrorPlan, PlanReport, plan};
 pub use retention::{Retention, RetentionRule};
@@ -130,6 +132,12 @@ pub enum PushError {
     /// The origin's own disk.
     #[error(transparent)]
     Io(#[from] IoError),
+    /// A probe for what the release has not.
+    #[error("a probe of a wave asks for {path:?}, and the release has no such file")]
+    NoProbe {
+        /// The path.
+        path: String,
+    },
     /// The user asked to stop.
     #[error("stopped; every mirror is on a whole release")]
     Cancelled,
@@ -160,6 +168,9 @@ pub fn push(source: &Source, fleet: &Fleet, options: &Options, monitor: &dyn Mon
         })?;
         match end {
             rollout::End::Report(report) => return Ok(report),
+            rollout::End::Revert(report, back, to) => {
+                return Ok(revert::revert(report, &back, to, fleet, options, monitor));
+            }
             rollout::End::Again(report) if round == MAX_ROUNDS => return Ok(report),
             rollout::End::Again(_) => {
                 monitor

@@ -145,7 +145,7 @@ impl Preparation {
         if is_met(&self.members, options) {
             return None;
         }
-        let reachable = reachable(&self.members);
+        let (reachable, total) = reachable(&self.members);
         let report = |member: &Member| MirrorReport {
             mirror: member.mirror.name().to_owned(),
             location: member.mirror.location().to_owned(),
@@ -161,7 +161,11 @@ impl Preparation {
             is_new: false,
             changes: Sums::default(),
             new_bytes: 0,
-            unmet: Some(rollout::unmet(options.require, reachable, self.members.len())),
+            goal: options.policy.goal,
+            unmet: Some(rollout::unmet(options.require, reachable, total)),
+            stopped: None,
+            reverted: None,
+            spread_ms: None,
             mirrors: self.members.iter().map(report).collect(),
         })
     }
@@ -343,13 +347,16 @@ impl Preparation {
     }
 }
 
-fn reachable(members: &[Member]) -> usize {
-    members.iter().filter(|member| member.state.is_ok()).count()
+/// How many mirrors can be reached, and of how many, those that count.
+fn reachable(members: &[Member]) -> (usize, usize) {
+    let reachable = fleet::counted(members).filter(|index| members[*index].state.is_ok()).count();
+    (reachable, fleet::counted(members).count())
 }
 
 /// Whether enough mirrors can be reached.
 fn is_met(members: &[Member], options: &Options) -> bool {
-    options.require.is_met(reachable(members), members.len())
+    let (reachable, total) = reachable(members);
+    options.require.is_met(reachable, total)
 }
 
 /// Whether a retired entry is still served that shall go at once.

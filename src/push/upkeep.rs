@@ -8,7 +8,7 @@ use crate::monitor::{Event, Monitor};
 use crate::push::PushError;
 use crate::push::contents::Supplies;
 use crate::push::fleet::{self, Fleet, in_source};
-use crate::push::outcome::{Report, error_chain};
+use crate::push::outcome::{Outcome, Report, error_chain};
 use crate::push::source::{Live, Source};
 use crate::release::Release;
 use crate::scan::{Root, ScanOptions, Tree};
@@ -18,7 +18,7 @@ use crate::scan::{Root, ScanOptions, Tree};
 pub fn settle(report: &Report, fleet: &Fleet, keep: usize, monitor: &dyn Monitor) {
     std::thread::scope(|scope| {
         for (mirror, outcome) in fleet.mirrors().iter().zip(&report.mirrors) {
-            if outcome.outcome != crate::push::Outcome::Activated {
+            if !matches!(outcome.outcome, Outcome::Activated | Outcome::Reverted) {
                 continue;
             }
             scope.spawn(move || {
