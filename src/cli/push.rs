@@ -10,7 +10,7 @@ use headwater::tree_path::Site;
 use serde::Serialize;
 
 use super::after::{After, AroundArgs, Heard};
-use super::args::{GuardArgs, OutputArgs, PushArgs, ReleaseArgs, RollbackArgs};
+use super::args::{GuardArgs, OutputArgs, PushArgs, ReleaseArgs, RollbackArgs, WorkArgs};
 use super::context::{self, Told};
 use super::failure::{self, Exit, Facts, Failure, eprint_raw};
 use super::output::{Align, Table, bytes, count, counted, escape, print, print_json};
@@ -97,37 +97,59 @@ pub(crate) fn run(args: &PushArgs) -> Result<Exit, Failure> {
     execute("push", &job(args)?, &args.output, &args.guards)
 }
 
+/// What a command says that has no tree.
+pub(crate) struct TreeLess<'a> {
+    pub(crate) mirrors: &'a [String],
+    pub(crate) release: &'a ReleaseArgs,
+    pub(crate) work: &'a WorkArgs,
+    pub(crate) around: &'a AroundArgs,
+    pub(crate) config: Config,
+}
+
 /// Runs `headwater rollback`.
 pub(crate) fn rollback(args: &RollbackArgs) -> Result<Exit, Failure> {
-    let config = load_config(&args.config)?;
-    let mut choices = places::of_mirrors(&args.mirrors, &config)?;
-    let frozen = fleet::set_frozen_apart(&mut choices, &config)?;
-    let mut settings = ReleaseSettings::merge(&args.release, &config, settings::environment)?;
-    let jobs = context::jobs(args.work.jobs);
-    let work = &args.work;
-    let reach = Reach::new(&work.remote, Some(&work.traffic), work.wait.wait, jobs);
-    check_require(work.require.unwrap_or(config.require), choices.len())?;
-    let of_any_site = reach.fleet(&choices, None)?;
-    settings.site = site_of(of_any_site.mirrors(), &args.release, &config).unwrap_or(settings.site);
-    let mirrors = reach.fleet(&choices, Some(&settings.site))?;
-    let scratch = context::scratch(args.work.cache.clone(), &settings.site, &[])?;
-    // Going back is a decision of a person: no guard rail and no order of CI stands in its way.
-    let guards =
-        GuardArgs { allow_older: true, again: true, allow_shrink: true, allow_secrets: true, ..GuardArgs::default() };
-    let config_without_musts = Config { must_have: Vec::new(), ..config };
-    let (release, work, goal) = (&args.release, &args.work, Goal::Activate);
-    let told = Told { config: &config_without_musts, release, guards: &guards, work, goal };
-    let mut options = told.options(settings, scratch)?;
-    if args.release.order.is_none() {
-        options.order = None;
-    }
-    let source = Source::Rollback { to: args.to };
-    let (keep, around) = (keep(&config_without_musts), args.around.clone());
-    let job = Job { source, fleet: mirrors, options, keep, frozen, config: config_without_musts, around };
+    let told = TreeLess {
+        mirrors: &args.mirrors,
+        release: &args.release,
+        work: &args.work,
+        around: &args.around,
+        config: load_config(&args.config)?,
+    };
+    let (job, guards) = without_tree(told, Source::Rollback { to: args.to })?;
     execute("rollback", &job, &args.output, &guards)
 }
 
-fn execute(command: &'static str, job: &Job, output: &OutputArgs, guards: &GuardArgs) -> Result<Exit, Failure> {
+/// A push of what mirrors have. That is a decision of a person, or was pushed before: no guard rail and no order
+/// of CI stands in its way.
+pub(crate) fn without_tree(told: TreeLess<'_>, source: Source) -> Result<(Job, GuardArgs), Failure> {
+    let TreeLess { release, work, config, .. } = told;
+    let mut choices = places::of_mirrors(told.mirrors, &config)?;
+    let frozen = fleet::set_frozen_apart(&mut choices, &config)?;
+    let mut settings = ReleaseSettings::merge(release, &config, settings::environment)?;
+    let reach = Reach::new(&work.remote, Some(&work.traffic), work.wait.wait, context::jobs(work.jobs));
+    check_require(work.require.unwrap_or(config.require), choices.len())?;
+    let of_any_site = reach.fleet(&choices, None)?;
+    settings.site = site_of(of_any_site.mirrors(), release, &config).unwrap_or(settings.site);
+    let mirrors = reach.fleet(&choices, Some(&settings.site))?;
+    let scratch = context::scratch(work.cache.clone(), &settings.site, &[])?;
+    let guards =
+        GuardArgs { allow_older: true, again: true, allow_shrink: true, allow_secrets: true, ..GuardArgs::default() };
+    let config = Config { must_have: Vec::new(), ..config };
+    let mut options =
+        Told { config: &config, release, guards: &guards, work, goal: Goal::Activate }.options(settings, scratch)?;
+    if release.order.is_none() {
+        options.order = None;
+    }
+    let (keep, around) = (keep(&config), told.around.clone());
+    Ok((Job { source, fleet: mirrors, options, keep, frozen, config, around }, guards))
+}
+
+pub(crate) fn execute(
+    command: &'static str,
+    job: &Job,
+    output: &OutputArgs,
+    guards: &GuardArgs,
+) -> Result<Exit, Failure> {
     let progress = Progress::start(output)?;
     let Some(_turn) = job.around.turn(&job.options.scratch, &progress)? else {
         return not_now(command, &progress, output);
@@ -236,6 +258,9 @@ fn outcome(outcome: &Outcome) -> Option<failure::Outcome> {
 fn describe(report: &Report) -> String {
     let mut text = match (report.sequence, report.is_new) {
         (None, _) => format!("nothing was pushed: {}\n", report.unmet.as_deref().unwrap_or("too few mirrors")),
+        (Some(sequence), false) if report.unmet.is_some() => {
+            format!("release {sequence} was not activated: {}\n", report.unmet.as_deref().unwrap_or_default())
+        }
         (Some(sequence), false) => {
             let brought = report.mirrors.iter().filter(|mirror| mirror.outcome == Outcome::Activated).count() as u64;
             match brought {
@@ -281,9 +306,19 @@ fn describe(report: &Report) -> String {
     text
 }
 
+/// The name of the release.
+fn name(report: &Report) -> Option<String> {
+    let id = report.release?.to_string();
+    Some(format!("{}-{}", report.sequence?, &id[..16]))
+}
+
 /// How the switching went, in lines below the table.
 fn ending(report: &Report) -> String {
     let mut text = String::new();
+    let is_ready = report.mirrors.iter().any(|mirror| mirror.outcome == Outcome::Staged);
+    if let (true, Goal::Stage, Some(name)) = (is_ready, report.goal, name(report)) {
+        text.push_str(&format!("staged: `headwater activate {name}` serves it, `headwater abandon {name}` drops it\n"));
+    }
     if let Some(spread) = report.spread_ms.filter(|_| report.mirrors.len() > 1) {
         text.push_str(&format!("first to last mirror: {spread} ms\n"));
     }
@@ -323,8 +358,21 @@ pub(crate) fn words(outcome: &Outcome) -> String {
     }
 }
 
+/// What finishes a push of which too few mirrors were ready: those that are stay so.
+fn next_step(report: &Report) -> Option<String> {
+    let ready = report.mirrors.iter().filter(|one| one.outcome == Outcome::Staged || one.outcome.is_current()).count();
+    let staged = report.mirrors.iter().filter(|mirror| mirror.outcome == Outcome::Staged).count();
+    let total = report.mirrors.iter().filter(|mirror| mirror.outcome != Outcome::Frozen).count();
+    let name = name(report).filter(|_| staged > 0 && report.unmet.is_some())?;
+    Some(format!(
+        "{ready} of {total} staged and kept: `headwater activate {name} --require {ready}` finishes in a second; \
+         or mend what failed and push again"
+    ))
+}
+
 /// Says on stderr what to do about what failed.
 fn explain(report: &Report, exit: Exit) -> Result<(), Failure> {
+    let next = next_step(report);
     let mut hints: Vec<&str> = Vec::new();
     let mut text = String::new();
     for mirror in &report.mirrors {
@@ -335,6 +383,7 @@ fn explain(report: &Report, exit: Exit) -> Result<(), Failure> {
     }
     match exit {
         Exit::Partial => hints.push("the others have the release: the same push again brings up those that failed"),
+        Exit::Nothing if next.is_some() => hints.extend(next.as_deref()),
         Exit::Nothing if report.unmet.is_some() => {
             hints.push(match report.mirrors.len() {
                 1 => "nothing was activated: mend what failed and push again",

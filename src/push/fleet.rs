@@ -100,7 +100,10 @@ pub(super) fn holders<'m>(
     members: impl IntoIterator<Item = &'m Member>,
     manifest: &ManifestId,
 ) -> impl Iterator<Item = &'m Arc<dyn Mirror>> {
-    let holds = |member: &&Member| member.releases().iter().any(|release| release.manifest == *manifest);
+    let holds = |member: &&Member| {
+        let staged = member.state.as_ref().ok().and_then(|state| state.staged.as_ref());
+        member.releases().iter().chain(staged).any(|release| release.manifest == *manifest)
+    };
     members.into_iter().filter(holds).map(|member| &member.mirror)
 }
 

@@ -15,6 +15,8 @@ mod contents;
 mod fleet;
 mod gate;
 mod guard;
+mod later;
+mod load;
 mod next;
 mod options;
 mod outcome;
@@ -34,6 +36,7 @@ pub use churn::Churn;
 pub use fleet::{Fleet, Member};
 pub use gate::Traffic;
 pub use guard::{GuardFault, Guards, MaxRemoved};
+pub use later::{Abandoned, abandon, check_staged};
 pub use options::{Goal, LevelChoice, MtimeMode, OnFailure, Options, Order, Policy, Probe, Require, Wave};
 pub use outcome::{MirrorReport, Outcome, Report, Reverted, Sums, error_chain};
 pub use pack_line::LineError;
@@ -100,6 +103,12 @@ pub enum PushError {
         tree: String,
         /// The mirror or the cache.
         other: String,
+    },
+    /// A release that no mirror has staged.
+    #[error("no mirror has a release {release} staged")]
+    NotStaged {
+        /// How it was named.
+        release: String,
     },
     /// No release to roll back to.
     #[error("{0}")]

@@ -75,10 +75,9 @@ pub(super) fn run(
         gate.event(Event::AlreadyCurrent { mirror, sequence });
     }
     let batches = batches(target, &outcomes, options)?;
-    let expected = match batches.is_empty() {
-        true => Expected::new(),
-        false => waves::expected(target, options)?,
-    };
+    let is_done =
+        outcomes.iter().flatten().filter(|outcome| !matches!(outcome, Outcome::Staged)).count() == outcomes.len();
+    let expected = if is_done { Expected::new() } else { waves::expected(target, options)? };
     let (switched, unmet) = roll_out(target, &batches, &mut outcomes, &expected, unchanged, options, &gate)?;
     let mut report = report(target, outcomes, &batches, &gate, unmet);
     report.goal = options.policy.goal;
@@ -144,6 +143,9 @@ pub(super) fn at_once(target: &Target, member: &Member) -> Option<Outcome> {
     match &member.state {
         Err(error) => Some(Outcome::failed(error)),
         Ok(state) if state.current == Some(target.release.name()) => Some(Outcome::Current),
+        Ok(state) if state.staged.as_ref().is_some_and(|staged| staged.name() == target.release.name()) => {
+            Some(Outcome::Staged)
+        }
         Ok(_) => None,
     }
 }
@@ -336,7 +338,9 @@ impl Conductor<'_> {
             return Ok((Switched::default(), None));
         }
         let switched = waves::switch(self.target, self.expected, self.outcomes, self.options, self.gate)?;
-        if !switched.is_again && switched.stopped.is_none() {
+        if !switched.back.is_empty() {
+            self.abandon();
+        } else if !switched.is_again && switched.stopped.is_none() {
             self.late();
         }
         Ok((switched, None))

@@ -45,7 +45,9 @@ pub fn repair(source: &Source, mirror: &Arc<dyn Mirror>, monitor: &dyn Monitor) 
             let releases = from.state().map_err(|source| in_source(from, source))?.releases;
             Supplies::new(Live::Entries(Vec::new()), vec![Arc::clone(from), Arc::clone(mirror)], releases)
         }
-        Source::Rollback { .. } => Supplies::new(Live::Entries(Vec::new()), vec![Arc::clone(mirror)], Vec::new()),
+        Source::Rollback { .. } | Source::Staged(_) | Source::Newest => {
+            Supplies::new(Live::Entries(Vec::new()), vec![Arc::clone(mirror)], Vec::new())
+        }
     };
     let failed = |source| PushError::Mirror { mirror: mirror.name().to_owned(), source };
     mirror.repair(&supplies, monitor).map_err(failed)

@@ -15,6 +15,7 @@ mod layout;
 mod manifests;
 mod objects;
 mod open;
+mod preview;
 mod prune;
 mod quarantine;
 mod releases;
