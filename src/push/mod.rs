@@ -167,7 +167,7 @@ pub fn push(source: &Source, fleet: &Fleet, options: &Options, monitor: &dyn Mon
             let mut recheck = Recheck::none();
             let on_new = |live: &source::Live| recheck = Recheck::start(scope, live, monitor);
             match prepare::prepare(source, fleet, options, on_new, monitor)? {
-                Prepared::Refused(report) => Ok::<_, PushError>(rollout::End::Report(report)),
+                Prepared::Refused(report) => Ok::<_, PushError>(rollout::End::Report(*report)),
                 Prepared::Target(target) => {
                     let end = rollout::run(&target, || recheck.finish(monitor), options, monitor)?;
                     target.remember();

@@ -48,7 +48,8 @@ impl Require {
     pub fn of(self, total: usize) -> usize {
         match self {
             Self::All => total,
-            Self::AtLeast(count) => count,
+            // Mirrors that are joining are in no total, and may be too many of the fleet.
+            Self::AtLeast(count) => count.min(total),
             Self::Percent(percent) => (total * usize::from(percent)).div_ceil(100).max(1),
         }
     }

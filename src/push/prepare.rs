@@ -27,7 +27,7 @@ use crate::scan::Tree;
 /// What shall be done.
 pub(super) enum Prepared {
     /// Nothing: the requirement cannot be met.
-    Refused(Report),
+    Refused(Box<Report>),
     /// Bring every mirror to this.
     Target(Box<Target>),
 }
@@ -79,7 +79,7 @@ pub(super) fn prepare(
 ) -> Result<Prepared, PushError> {
     let preparation = Preparation::begin(source, fleet, options, monitor)?;
     if let Some(report) = preparation.unreachable(options) {
-        return Ok(Prepared::Refused(report));
+        return Ok(Prepared::Refused(Box::new(report)));
     }
     preparation.decide(options, on_new, monitor).map(|target| Prepared::Target(Box::new(target)))
 }
