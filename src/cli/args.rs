@@ -8,7 +8,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use clap::{Args, ValueHint};
-use headwater::config::{Require, parse_duration};
+use headwater::config::{OnFailure, Require, parse_duration};
 use headwater::tree_path::{Site, TreePath};
 
 use super::after::AroundArgs;
@@ -107,6 +107,12 @@ pub(crate) struct ConfigArgs {
     /// Read this configuration instead of headwater.toml in the current directory
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, help_heading = RUN)]
     pub(crate) config: Option<PathBuf>,
+    /// Of the configured mirrors, only these: names or groups, parted by commas
+    #[arg(long, value_name = "NAME|GROUP,…", value_delimiter = ',', help_heading = RUN)]
+    pub(crate) only: Vec<String>,
+    /// Of the configured mirrors, not these: names or groups, parted by commas
+    #[arg(long, value_name = "NAME|GROUP,…", value_delimiter = ',', help_heading = RUN)]
+    pub(crate) skip: Vec<String>,
 }
 
 /// What people and programs are told.
@@ -198,6 +204,9 @@ pub(crate) struct WorkArgs {
     /// Use this many threads [default: one for each core]
     #[arg(short, long, value_name = "N", help_heading = RUN)]
     pub(crate) jobs: Option<NonZeroUsize>,
+    /// What becomes of mirrors that switched when another one then fails to: leave them, or revert them [default: `on_failure` of the configuration, else leave]
+    #[arg(long, value_name = "leave|revert", value_parser = parse_on_failure, help_heading = RUN)]
+    pub(crate) on_failure: Option<OnFailure>,
     #[command(flatten)]
     pub(crate) wait: WaitArgs,
     /// Remember hashes here between runs; it may be deleted at any time [default: headwater in the XDG cache]
@@ -252,6 +261,14 @@ fn parse_words(text: &str) -> Result<Words, String> {
     }
 }
 
+fn parse_on_failure(text: &str) -> Result<OnFailure, String> {
+    match text {
+        "leave" => Ok(OnFailure::Leave),
+        "revert" => Ok(OnFailure::Revert),
+        _ => Err("write `leave` or `revert`".to_owned()),
+    }
+}
+
 fn parse_line(text: &str) -> Result<String, String> {
     match text.trim() {
         line if line.is_empty() || line.contains(char::is_control) => Err("write a command on one line".to_owned()),
@@ -291,6 +308,9 @@ pub(crate) struct PushArgs {
     pub(crate) source: SourceArgs,
     #[command(flatten)]
     pub(crate) release: ReleaseArgs,
+    /// Make the release complete on the mirrors and do not serve it yet: `headwater activate` does that later
+    #[arg(long, help_heading = RUN)]
+    pub(crate) stage_only: bool,
     #[command(flatten)]
     pub(crate) guards: GuardArgs,
     #[command(flatten)]

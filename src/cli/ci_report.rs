@@ -194,7 +194,11 @@ mod tests {
             is_new: true,
             changes: Sums { added: 1_234, ..Sums::default() },
             new_bytes: 0,
+            goal: headwater::push::Goal::Activate,
             unmet: None,
+            stopped: None,
+            reverted: None,
+            spread_ms: None,
             mirrors: failed.chain([one(99, Outcome::Activated)]).collect(),
         }
     }

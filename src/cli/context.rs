@@ -10,13 +10,14 @@ use headwater::fsx;
 use headwater::mirror::Mirror;
 use headwater::pack;
 use headwater::push::{
-    Guards, KeepContent, LevelChoice, MaxRemoved, MtimeMode, Options, Order, Require, Retention, RetentionRule,
+    Goal, Guards, KeepContent, LevelChoice, MaxRemoved, MtimeMode, Options, Order, Require, Retention, RetentionRule,
 };
 use headwater::scan::{NameRule, Root, ScanOptions, SymlinkMode};
 use headwater::tree_path::Site;
 
 use super::args::{self, GuardArgs, ReleaseArgs, WorkArgs};
 use super::failure::{Exit, Failure};
+use super::fleet;
 use super::remote::Reach;
 use super::settings::{self, ReleaseSettings};
 
@@ -82,6 +83,7 @@ pub(crate) struct Told<'a> {
     pub(crate) release: &'a ReleaseArgs,
     pub(crate) guards: &'a GuardArgs,
     pub(crate) work: &'a WorkArgs,
+    pub(crate) goal: Goal,
 }
 
 impl Told<'_> {
@@ -113,6 +115,7 @@ impl Told<'_> {
                 config::Require::Count(count) => Require::AtLeast(count.get()),
                 config::Require::Percent(percent) => Require::Percent(percent),
             },
+            policy: fleet::policy(self.config, self.work.on_failure, self.goal)?,
             jobs: jobs(self.work.jobs),
             level: match self.work.level {
                 args::Level::Auto => LevelChoice::Auto,

@@ -65,6 +65,25 @@ Examples:
   headwater rollback /srv/www /data/www          both to the release before the current one
   headwater rollback eu us --to 41               both to the content of release 41";
 
+/// Below `headwater activate --help`.
+pub(super) const ACTIVATE: &str = "\
+Examples:
+  headwater push --stage-only                    make release 12-9f3ac1d2e4b5a697 ready; MIRROR/staged shows it
+  headwater activate 12-9f3ac1d2e4b5a697         serve it everywhere
+  headwater activate 12 --at 2026-12-24T18:00Z   at that time";
+
+/// Below `headwater abandon --help`.
+pub(super) const ABANDON: &str = "\
+Examples:
+  headwater abandon 12-9f3ac1d2e4b5a697          drop what was staged, on all configured mirrors
+  headwater abandon 12 /srv/www                  on this one";
+
+/// Below `headwater heal --help`.
+pub(super) const HEAL: &str = "\
+Examples:
+  headwater heal                                 all configured mirrors
+  headwater heal --quiet --alone                 from cron";
+
 /// What `--order` says in `headwater rollback --help`: there, CI gives none.
 pub(super) const ROLLBACK_ORDER: &str = "Note this order in the release, so that pushes with a lower N are refused";
 

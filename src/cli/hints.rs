@@ -28,6 +28,13 @@ pub(crate) fn of_push(error: PushError) -> Failure {
         PushError::Rollback(_) | PushError::NoRelease(_) => {
             (Exit::Usage, Some("`headwater releases MIRROR` lists what is kept".into()))
         }
+        PushError::NotStaged { .. } => {
+            (Exit::Usage, Some("`headwater push --stage-only` stages one, a later push replaces it".into()))
+        }
+        PushError::NoProbe { .. } => (
+            Exit::Refused,
+            Some("nothing was sent; the tree lacks it, or `probe` of that [[wave]] names it wrongly".into()),
+        ),
         PushError::SameMirror { .. } => (Exit::Usage, Some("name each mirror once".into())),
         PushError::Manifest { .. } => {
             (Exit::Failed, Some("`headwater repair MIRROR --from ANOTHER` fetches it again".into()))

@@ -18,9 +18,11 @@ mod completions;
 mod context;
 mod event_log;
 mod failure;
+mod fleet;
 mod help;
 mod hints;
 mod init;
+mod later;
 mod live;
 mod man;
 mod metrics;
@@ -98,6 +100,19 @@ enum Command {
     /// was left is not pushed again without --again. No guard rail and no order of CI stands in the way.
     #[command(after_help = help::ROLLBACK, mut_arg("order", |arg| arg.help(help::ROLLBACK_ORDER)))]
     Rollback(Box<args::RollbackArgs>),
+    /// Serve a release that `push --stage-only` made ready, on all mirrors together
+    ///
+    /// Needs no tree. Mirrors that were not ready get it from those that are; --require and waves count as in a push.
+    #[command(after_help = help::ACTIVATE)]
+    Activate(Box<later::ActivateArgs>),
+    /// Drop a release that is staged and not served
+    #[command(after_help = help::ABANDON)]
+    Abandon(later::AbandonArgs),
+    /// Bring mirrors that lag to the newest release, from those that have it: for cron
+    ///
+    /// Needs no tree, and never waits for a mirror that cannot be reached.
+    #[command(after_help = help::HEAL)]
+    Heal(Box<later::HealArgs>),
     /// Check every byte of mirrors against its hash, and name every fault
     ///
     /// Ends with 1 when a fault was found; `headwater repair` mends it.
@@ -190,6 +205,9 @@ fn run(command: Command) -> Result<Exit, Failure> {
         Command::Mirrorlist(args) => mirrorlist::run(&args),
         Command::Releases(args) => releases::run(&args),
         Command::Rollback(args) => push::rollback(&args),
+        Command::Activate(args) => later::activate(&args),
+        Command::Abandon(args) => later::abandon(&args),
+        Command::Heal(args) => later::heal(&args),
         Command::Verify(args) => upkeep::verify(&args),
         Command::Repair(args) => upkeep::repair(&args),
         Command::Prune(args) => upkeep::prune(&args),
@@ -209,6 +227,9 @@ fn json_of(command: &Command) -> Option<&'static str> {
         Command::Which(args) => ("which", &args.output),
         Command::Releases(args) => ("releases", &args.output),
         Command::Rollback(args) => ("rollback", &args.output),
+        Command::Activate(args) => ("activate", &args.output),
+        Command::Abandon(args) => ("abandon", &args.output),
+        Command::Heal(args) => ("heal", &args.output),
         Command::Verify(args) => ("verify", &args.output),
         Command::Repair(args) => ("repair", &args.output),
         Command::Prune(args) => ("prune", &args.output),
@@ -233,12 +254,14 @@ pub(crate) fn load_config(args: &args::ConfigArgs) -> Result<Config, Failure> {
             other => other,
         },
     };
-    loaded.map_err(|error| match &error {
+    let mut config = loaded.map_err(|error| match &error {
         ConfigError::Invalid { .. } => {
             config_failure(error).with_hint("`headwater init` writes a file with every key explained")
         }
         _ => config_failure(error),
-    })
+    })?;
+    fleet::narrow(&mut config, args)?;
+    Ok(config)
 }
 
 /// A configuration that cannot be used, with the lines that show why.
@@ -364,14 +387,14 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("hw.toml");
         std::fs::write(&path, "sitte = 'x'\n").unwrap();
-        let failure = load_config(&args::ConfigArgs { config: Some(path) }).unwrap_err();
+        let failure = load_config(&args::ConfigArgs { config: Some(path), ..Default::default() }).unwrap_err();
         assert_eq!(failure.exit(), Exit::Usage);
         let text = failure.render();
         assert!(
             text.contains("hw.toml line 1, column 1: unknown field `sitte`") && text.contains("1 | sitte"),
             "{text}"
         );
-        let missing = args::ConfigArgs { config: Some(dir.path().join("none")) };
+        let missing = args::ConfigArgs { config: Some(dir.path().join("none")), ..Default::default() };
         assert_eq!(load_config(&missing).unwrap_err().exit(), Exit::Usage);
     }
 }

@@ -4,20 +4,20 @@ use std::sync::Arc;
 
 use headwater::config::{Config, Require};
 use headwater::monitor::{Monitor as _, Silent};
-use headwater::push::{self, Fleet, MirrorReport, Options, Outcome, Report, Source};
+use headwater::push::{self, Fleet, Goal, MirrorReport, Options, Outcome, Report, Source};
 use headwater::tree_path::Site;
 use serde::Serialize;
 
 use super::after::{After, AroundArgs, Heard};
-use super::args::{GuardArgs, OutputArgs, PushArgs, ReleaseArgs, RollbackArgs};
+use super::args::{GuardArgs, OutputArgs, PushArgs, ReleaseArgs, RollbackArgs, WorkArgs};
 use super::context::{self, Told};
 use super::failure::{self, Exit, Facts, Failure, eprint_raw};
-use super::output::{Align, Table, bytes, count, counted, print, print_json};
+use super::output::{Align, Table, bytes, count, counted, escape, print, print_json};
 use super::places::{self, MirrorChoice};
 use super::progress::Progress;
 use super::remote::Reach;
 use super::settings::{self, ReleaseSettings};
-use super::{hints, load_config};
+use super::{fleet, hints, load_config};
 
 /// A push, ready to run.
 pub(crate) struct Job {
@@ -25,6 +25,8 @@ pub(crate) struct Job {
     pub(crate) fleet: Fleet,
     pub(crate) options: Options,
     pub(crate) keep: usize,
+    /// What the report says of mirrors that are left as they are.
+    frozen: Vec<MirrorReport>,
     config: Config,
     around: AroundArgs,
 }
@@ -33,7 +35,7 @@ pub(crate) struct Job {
 pub(crate) fn job(args: &PushArgs) -> Result<Job, Failure> {
     let config = load_config(&args.config)?;
     let is_directory = |word: &str| std::path::Path::new(word).is_dir();
-    let places = places::of_push(&args.source.places, args.source.from.is_some(), &config, is_directory)?;
+    let mut places = places::of_push(&args.source.places, args.source.from.is_some(), &config, is_directory)?;
     let mut settings = ReleaseSettings::merge(&args.release, &config, settings::environment)?;
     let jobs = context::jobs(args.work.jobs);
     let work = &args.work;
@@ -48,8 +50,9 @@ pub(crate) fn job(args: &PushArgs) -> Result<Job, Failure> {
         }
         None => None,
     };
+    let frozen = fleet::set_frozen_apart(&mut places.mirrors, &config)?;
     check_require(args.work.require.unwrap_or(config.require), places.mirrors.len())?;
-    let fleet = reach.fleet(&places.mirrors, Some(&settings.site))?;
+    let mirrors = reach.fleet(&places.mirrors, Some(&settings.site))?;
     let (source, scratch) = match from {
         Some(from) => (Source::Store(from), context::scratch(args.work.cache.clone(), &settings.site, &[])?),
         None => {
@@ -59,9 +62,10 @@ pub(crate) fn job(args: &PushArgs) -> Result<Job, Failure> {
             (Source::Trees { roots, scan }, scratch)
         }
     };
-    let told = Told { config: &config, release: &args.release, guards: &args.guards, work: &args.work };
+    let goal = if args.stage_only { Goal::Stage } else { Goal::Activate };
+    let told = Told { config: &config, release: &args.release, guards: &args.guards, work: &args.work, goal };
     let options = told.options(settings, scratch)?;
-    Ok(Job { source, fleet, options, keep: keep(&config), config, around: args.around.clone() })
+    Ok(Job { source, fleet: mirrors, options, keep: keep(&config), frozen, config, around: args.around.clone() })
 }
 
 /// Refuses a requirement that no outcome could meet.
@@ -93,35 +97,59 @@ pub(crate) fn run(args: &PushArgs) -> Result<Exit, Failure> {
     execute("push", &job(args)?, &args.output, &args.guards)
 }
 
+/// What a command says that has no tree.
+pub(crate) struct TreeLess<'a> {
+    pub(crate) mirrors: &'a [String],
+    pub(crate) release: &'a ReleaseArgs,
+    pub(crate) work: &'a WorkArgs,
+    pub(crate) around: &'a AroundArgs,
+    pub(crate) config: Config,
+}
+
 /// Runs `headwater rollback`.
 pub(crate) fn rollback(args: &RollbackArgs) -> Result<Exit, Failure> {
-    let config = load_config(&args.config)?;
-    let choices = places::of_mirrors(&args.mirrors, &config)?;
-    let mut settings = ReleaseSettings::merge(&args.release, &config, settings::environment)?;
-    let jobs = context::jobs(args.work.jobs);
-    let work = &args.work;
-    let reach = Reach::new(&work.remote, Some(&work.traffic), work.wait.wait, jobs);
-    check_require(work.require.unwrap_or(config.require), choices.len())?;
-    let of_any_site = reach.fleet(&choices, None)?;
-    settings.site = site_of(&of_any_site, &args.release, &config).unwrap_or(settings.site);
-    let fleet = reach.fleet(&choices, Some(&settings.site))?;
-    let scratch = context::scratch(args.work.cache.clone(), &settings.site, &[])?;
-    // Going back is a decision of a person: no guard rail and no order of CI stands in its way.
-    let guards =
-        GuardArgs { allow_older: true, again: true, allow_shrink: true, allow_secrets: true, ..GuardArgs::default() };
-    let config_without_musts = Config { must_have: Vec::new(), ..config };
-    let told = Told { config: &config_without_musts, release: &args.release, guards: &guards, work: &args.work };
-    let mut options = told.options(settings, scratch)?;
-    if args.release.order.is_none() {
-        options.order = None;
-    }
-    let source = Source::Rollback { to: args.to };
-    let (keep, around) = (keep(&config_without_musts), args.around.clone());
-    let job = Job { source, fleet, options, keep, config: config_without_musts, around };
+    let told = TreeLess {
+        mirrors: &args.mirrors,
+        release: &args.release,
+        work: &args.work,
+        around: &args.around,
+        config: load_config(&args.config)?,
+    };
+    let (job, guards) = without_tree(told, Source::Rollback { to: args.to })?;
     execute("rollback", &job, &args.output, &guards)
 }
 
-fn execute(command: &'static str, job: &Job, output: &OutputArgs, guards: &GuardArgs) -> Result<Exit, Failure> {
+/// A push of what mirrors have. That is a decision of a person, or was pushed before: no guard rail and no order
+/// of CI stands in its way.
+pub(crate) fn without_tree(told: TreeLess<'_>, source: Source) -> Result<(Job, GuardArgs), Failure> {
+    let TreeLess { release, work, config, .. } = told;
+    let mut choices = places::of_mirrors(told.mirrors, &config)?;
+    let frozen = fleet::set_frozen_apart(&mut choices, &config)?;
+    let mut settings = ReleaseSettings::merge(release, &config, settings::environment)?;
+    let reach = Reach::new(&work.remote, Some(&work.traffic), work.wait.wait, context::jobs(work.jobs));
+    check_require(work.require.unwrap_or(config.require), choices.len())?;
+    let of_any_site = reach.fleet(&choices, None)?;
+    settings.site = site_of(&of_any_site, release, &config).unwrap_or(settings.site);
+    let mirrors = reach.fleet(&choices, Some(&settings.site))?;
+    let scratch = context::scratch(work.cache.clone(), &settings.site, &[])?;
+    let guards =
+        GuardArgs { allow_older: true, again: true, allow_shrink: true, allow_secrets: true, ..GuardArgs::default() };
+    let config = Config { must_have: Vec::new(), ..config };
+    let mut options =
+        Told { config: &config, release, guards: &guards, work, goal: Goal::Activate }.options(settings, scratch)?;
+    if release.order.is_none() {
+        options.order = None;
+    }
+    let (keep, around) = (keep(&config), told.around.clone());
+    Ok((Job { source, fleet: mirrors, options, keep, frozen, config, around }, guards))
+}
+
+pub(crate) fn execute(
+    command: &'static str,
+    job: &Job,
+    output: &OutputArgs,
+    guards: &GuardArgs,
+) -> Result<Exit, Failure> {
     let progress = Progress::start(output)?;
     let Some(_turn) = job.around.turn(&job.options.scratch, &progress)? else {
         return not_now(command, &progress, output);
@@ -129,7 +157,10 @@ fn execute(command: &'static str, job: &Job, output: &OutputArgs, guards: &Guard
     let after = After::begin(&job.config, &job.around, job.options.site.to_string(), &job.options.scratch);
     let pushed = push::push(&job.source, &job.fleet, &job.options, &progress);
     let report = match pushed {
-        Ok(report) => report,
+        Ok(mut report) => {
+            report.mirrors.extend(job.frozen.iter().cloned());
+            report
+        }
         Err(error) => {
             let is_let_go = matches!(error, push::PushError::Superseded { .. }) && guards.superseded_ok;
             let failure = hints::of_push(error);
@@ -188,10 +219,20 @@ struct Answer<'a> {
 
 /// The exit code of a report.
 pub(crate) fn exit_of(report: &Report, is_interrupted: bool, is_superseded_ok: bool) -> Exit {
-    let outcomes: Vec<failure::Outcome> = report.mirrors.iter().filter_map(|mirror| outcome(&mirror.outcome)).collect();
-    let is_done = report.mirrors.iter().all(|mirror| mirror.outcome.is_current());
+    let tried = || report.mirrors.iter().map(|mirror| &mirror.outcome).filter(|outcome| **outcome != Outcome::Frozen);
+    let is_staged = report.goal == Goal::Stage && report.unmet.is_none();
+    let known = |one: &Outcome| match one {
+        Outcome::Staged if is_staged => Some(failure::Outcome::AlreadyCurrent),
+        other => outcome(other),
+    };
+    let outcomes: Vec<failure::Outcome> = tried().filter_map(known).collect();
+    let is_done = tried().all(|outcome| outcome.is_current() || is_staged && *outcome == Outcome::Staged);
     // What was not tried because others failed has no outcome of its own.
-    let outcomes = if report.unmet.is_some() && !outcomes.is_empty() { outcomes } else { all_outcomes(report) };
+    let outcomes = if report.unmet.is_some() && !outcomes.is_empty() {
+        outcomes
+    } else {
+        tried().map(|one| known(one).unwrap_or(failure::Outcome::Failed)).collect()
+    };
     Exit::of(&Facts {
         is_interrupted: is_interrupted && !is_done,
         is_superseded_ok,
@@ -200,20 +241,16 @@ pub(crate) fn exit_of(report: &Report, is_interrupted: bool, is_superseded_ok: b
     })
 }
 
-fn all_outcomes(report: &Report) -> Vec<failure::Outcome> {
-    report.mirrors.iter().map(|mirror| outcome(&mirror.outcome).unwrap_or(failure::Outcome::Failed)).collect()
-}
-
 fn outcome(outcome: &Outcome) -> Option<failure::Outcome> {
     use headwater::mirror::Failure as Kind;
     Some(match outcome {
         Outcome::Activated => failure::Outcome::Activated,
         Outcome::Current => failure::Outcome::AlreadyCurrent,
         Outcome::Superseded => failure::Outcome::Superseded,
-        Outcome::Staged | Outcome::Skipped => return None,
+        Outcome::Staged | Outcome::Skipped | Outcome::Frozen => return None,
         Outcome::Failed { failure: kind, .. } if kind.is_denial() => failure::Outcome::Denied,
         Outcome::Failed { failure: Kind::Locked, .. } => failure::Outcome::Locked,
-        Outcome::Failed { .. } => failure::Outcome::Failed,
+        Outcome::Failed { .. } | Outcome::Reverted => failure::Outcome::Failed,
     })
 }
 
@@ -221,6 +258,9 @@ fn outcome(outcome: &Outcome) -> Option<failure::Outcome> {
 fn describe(report: &Report) -> String {
     let mut text = match (report.sequence, report.is_new) {
         (None, _) => format!("nothing was pushed: {}\n", report.unmet.as_deref().unwrap_or("too few mirrors")),
+        (Some(sequence), false) if report.unmet.is_some() => {
+            format!("release {sequence} was not activated: {}\n", report.unmet.as_deref().unwrap_or_default())
+        }
         (Some(sequence), false) => {
             let brought = report.mirrors.iter().filter(|mirror| mirror.outcome == Outcome::Activated).count() as u64;
             match brought {
@@ -262,6 +302,37 @@ fn describe(report: &Report) -> String {
         table.row([mirror.mirror.clone(), releases(mirror), bytes(mirror.traffic.sent_bytes), words(&mirror.outcome)]);
     }
     text.push_str(&table.render());
+    text.push_str(&ending(report));
+    text
+}
+
+/// The name of the release.
+fn name(report: &Report) -> Option<String> {
+    let id = report.release?.to_string();
+    Some(format!("{}-{}", report.sequence?, &id[..16]))
+}
+
+/// How the switching went, in lines below the table.
+fn ending(report: &Report) -> String {
+    let mut text = String::new();
+    let is_ready = report.mirrors.iter().any(|mirror| mirror.outcome == Outcome::Staged);
+    if let (true, Goal::Stage, Some(name)) = (is_ready, report.goal, name(report)) {
+        text.push_str(&format!("staged: `headwater activate {name}` serves it, `headwater abandon {name}` drops it\n"));
+    }
+    if let Some(spread) = report.spread_ms.filter(|_| report.mirrors.len() > 1) {
+        text.push_str(&format!("first to last mirror: {spread} ms\n"));
+    }
+    if let Some(stopped) = &report.stopped {
+        text.push_str(&format!("stopped: {}\n", escape(stopped)));
+    }
+    if let Some(reverted) = &report.reverted {
+        if let Some(sequence) = reverted.sequence {
+            text.push_str(&format!("went back: release {sequence} has the content of before\n"));
+        }
+        if let Some(error) = &reverted.error {
+            text.push_str(&format!("did not go back: {}\n", escape(error)));
+        }
+    }
     text
 }
 
@@ -281,12 +352,27 @@ pub(crate) fn words(outcome: &Outcome) -> String {
         Outcome::Staged => "ready, not switched".into(),
         Outcome::Superseded => "superseded by a newer push".into(),
         Outcome::Skipped => "not tried".into(),
+        Outcome::Reverted => "switched, and went back".into(),
+        Outcome::Frozen => "frozen".into(),
         Outcome::Failed { error, .. } => format!("failed: {error}"),
     }
 }
 
+/// What finishes a push of which too few mirrors were ready: those that are stay so.
+fn next_step(report: &Report) -> Option<String> {
+    let ready = report.mirrors.iter().filter(|one| one.outcome == Outcome::Staged || one.outcome.is_current()).count();
+    let staged = report.mirrors.iter().filter(|mirror| mirror.outcome == Outcome::Staged).count();
+    let total = report.mirrors.iter().filter(|mirror| mirror.outcome != Outcome::Frozen).count();
+    let name = name(report).filter(|_| staged > 0 && report.unmet.is_some())?;
+    Some(format!(
+        "{ready} of {total} staged and kept: `headwater activate {name} --require {ready}` finishes in a second; \
+         or mend what failed and push again"
+    ))
+}
+
 /// Says on stderr what to do about what failed.
 fn explain(report: &Report, exit: Exit) -> Result<(), Failure> {
+    let next = next_step(report);
     let mut hints: Vec<&str> = Vec::new();
     let mut text = String::new();
     for mirror in &report.mirrors {
@@ -297,6 +383,7 @@ fn explain(report: &Report, exit: Exit) -> Result<(), Failure> {
     }
     match exit {
         Exit::Partial => hints.push("the others have the release: the same push again brings up those that failed"),
+        Exit::Nothing if next.is_some() => hints.extend(next.as_deref()),
         Exit::Nothing if report.unmet.is_some() => {
             hints.push(match report.mirrors.len() {
                 1 => "nothing was activated: mend what failed and push again",

@@ -4,12 +4,12 @@ use std::cmp::Ordering;
 
 use crate::mirror::{Failure, MirrorError};
 use crate::monitor::{Event, Monitor};
-use crate::push::PushError;
 use crate::push::gate::Gate;
 use crate::push::options::Options;
 use crate::push::outcome::{Outcome, error_chain};
 use crate::push::rollout::{mirror, stage_again};
 use crate::push::target::Target;
+use crate::push::{PushError, fleet};
 use crate::release::{Release, ReleaseName};
 
 /// How often a slot is taken back from pushes that have lost.
@@ -111,7 +111,13 @@ fn try_one(target: &Target, index: usize, expected: Option<ReleaseName>, gate: &
     Ok(())
 }
 
-fn together(target: &Target, rest: &[usize], outcomes: &mut [Option<Outcome>], options: &Options, gate: &Gate<'_>) {
+pub(super) fn together(
+    target: &Target,
+    rest: &[usize],
+    outcomes: &mut [Option<Outcome>],
+    options: &Options,
+    gate: &Gate<'_>,
+) {
     std::thread::scope(|scope| {
         let start = |&index: &usize| (index, scope.spawn(move || one(target, index, options, gate)));
         let threads: Vec<_> = rest.iter().map(start).collect();
@@ -119,6 +125,10 @@ fn together(target: &Target, rest: &[usize], outcomes: &mut [Option<Outcome>], o
             outcomes[index] = Some(thread.join().expect("activating does not panic"));
         }
     });
+}
+
+pub(super) fn name(target: &Target, index: usize) -> &str {
+    mirror(target, index).name()
 }
 
 fn failed(target: &Target, index: usize, error: &MirrorError, gate: &Gate<'_>) -> Outcome {
@@ -137,9 +147,11 @@ fn by_store(target: &Target, staged: &[usize]) -> Vec<usize> {
         let known = target.members[index].state.as_ref().ok().and_then(|state| state.store);
         known.or_else(|| mirror(target, index).state().ok()?.store)
     };
-    let mut order: Vec<_> = staged.iter().map(|&index| (id(index), index)).collect();
+    // Others that push may not know of one that is joining: it leads only its like.
+    let rank = |index: usize| (fleet::is_joining(&target.members, index), id(index), index);
+    let mut order: Vec<_> = staged.iter().map(|&index| rank(index)).collect();
     order.sort_unstable();
-    order.into_iter().map(|(_, index)| index).collect()
+    order.into_iter().map(|(_, _, index)| index).collect()
 }
 
 /// Asks the mirror again: no clock decides but between two pushes of which one lost.

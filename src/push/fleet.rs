@@ -78,6 +78,17 @@ impl Member {
     }
 }
 
+/// Whether a mirror has no release yet while others have one: it is filled, and nobody waits for it.
+pub(super) fn is_joining(members: &[Member], index: usize) -> bool {
+    let is_empty = |member: &Member| member.state.as_ref().is_ok_and(|state| state.current.is_none());
+    is_empty(&members[index]) && members.iter().any(|member| member.current().is_some())
+}
+
+/// The mirrors that count for a requirement, by index.
+pub(super) fn counted(members: &[Member]) -> impl Iterator<Item = usize> + '_ {
+    (0..members.len()).filter(|index| !is_joining(members, *index))
+}
+
 /// The newest release that is current somewhere.
 pub(super) fn newest(members: &[Member]) -> Option<&Release> {
     let current = members.iter().filter_map(|member| member.state.as_ref().ok()?.current_release());
@@ -89,7 +100,10 @@ pub(super) fn holders<'m>(
     members: impl IntoIterator<Item = &'m Member>,
     manifest: &ManifestId,
 ) -> impl Iterator<Item = &'m Arc<dyn Mirror>> {
-    let holds = |member: &&Member| member.releases().iter().any(|release| release.manifest == *manifest);
+    let holds = |member: &&Member| {
+        let staged = member.state.as_ref().ok().and_then(|state| state.staged.as_ref());
+        member.releases().iter().chain(staged).any(|release| release.manifest == *manifest)
+    };
     members.into_iter().filter(holds).map(|member| &member.mirror)
 }
 

@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use serde::Serialize;
 
@@ -25,11 +26,12 @@ pub(super) struct Gate<'m> {
     monitor: &'m dyn Monitor,
     stopped: AtomicBool,
     traffic: Mutex<HashMap<String, Traffic>>,
+    switched: Mutex<HashMap<String, Instant>>,
 }
 
 impl<'m> Gate<'m> {
     pub(super) fn new(monitor: &'m dyn Monitor) -> Self {
-        Self { monitor, stopped: AtomicBool::new(false), traffic: Mutex::default() }
+        Self { monitor, stopped: AtomicBool::new(false), traffic: Mutex::default(), switched: Mutex::default() }
     }
 
     /// Lets every thread that still works end soon.
@@ -39,6 +41,14 @@ impl<'m> Gate<'m> {
 
     fn counts(&self) -> MutexGuard<'_, HashMap<String, Traffic>> {
         self.traffic.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The time between the first and the last of these mirrors to switch, in milliseconds.
+    pub(super) fn spread_ms<'n>(&self, mirrors: impl Iterator<Item = &'n str>) -> Option<u64> {
+        let switched = self.switched.lock().unwrap_or_else(PoisonError::into_inner);
+        let times: Vec<Instant> = mirrors.filter_map(|mirror| switched.get(mirror).copied()).collect();
+        let spread = times.iter().max()?.duration_since(*times.iter().min()?);
+        u64::try_from(spread.as_millis()).ok()
     }
 
     pub(super) fn traffic(&self, mirror: &str) -> Traffic {
@@ -56,6 +66,9 @@ impl Monitor for Gate<'_> {
                 traffic.sent_bytes += bytes;
             }
             Event::PackHeld { mirror, .. } => self.counts().entry(mirror.clone()).or_default().held_packs += 1,
+            Event::Activated { mirror, .. } => {
+                self.switched.lock().unwrap_or_else(PoisonError::into_inner).insert(mirror.clone(), Instant::now());
+            }
             _ => {}
         }
         self.monitor.event(event);

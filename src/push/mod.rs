@@ -17,6 +17,8 @@ mod fleet;
 mod gate;
 mod guard;
 mod keeping;
+mod later;
+mod load;
 mod next;
 mod old_content;
 mod options;
@@ -26,19 +28,22 @@ mod plan;
 mod prepare;
 mod recheck;
 mod retention;
+mod revert;
 mod rollout;
 mod scratch;
 mod source;
 mod target;
 mod upkeep;
+mod waves;
 
 pub use bases::BaseCounts;
 pub use churn::Churn;
 pub use fleet::{Fleet, Member};
 pub use gate::Traffic;
 pub use guard::{GuardFault, Guards, MaxRemoved};
-pub use options::{KeepContent, LevelChoice, MtimeMode, Options, Order, Require};
-pub use outcome::{MirrorReport, Outcome, Report, Sums, error_chain};
+pub use later::{Abandoned, abandon, check_staged};
+pub use options::{Goal, KeepContent, LevelChoice, MtimeMode, OnFailure, Options, Order, Policy, Probe, Require, Wave};
+pub use outcome::{MirrorReport, Outcome, Report, Reverted, Sums, error_chain};
 pub use pack_line::LineError;
 pub use plan::{MirrorPlan, PlanReport, plan};
 pub use retention::{Retention, RetentionRule};
@@ -104,6 +109,12 @@ pub enum PushError {
         /// The mirror or the cache.
         other: String,
     },
+    /// A release that no mirror has staged.
+    #[error("no mirror has a release {release} staged")]
+    NotStaged {
+        /// How it was named.
+        release: String,
+    },
     /// No release to roll back to.
     #[error("{0}")]
     Rollback(String),
@@ -135,6 +146,12 @@ pub enum PushError {
     /// The origin's own disk.
     #[error(transparent)]
     Io(#[from] IoError),
+    /// A probe for what the release has not.
+    #[error("a probe of a wave asks for {path:?}, and the release has no such file")]
+    NoProbe {
+        /// The path.
+        path: String,
+    },
     /// The user asked to stop.
     #[error("stopped; every mirror is on a whole release")]
     Cancelled,
@@ -155,7 +172,7 @@ pub fn push(source: &Source, fleet: &Fleet, options: &Options, monitor: &dyn Mon
             let mut recheck = Recheck::none();
             let on_new = |live: &source::Live| recheck = Recheck::start(scope, live, monitor);
             match prepare::prepare(source, fleet, options, on_new, monitor)? {
-                Prepared::Refused(report) => Ok::<_, PushError>(rollout::End::Report(report)),
+                Prepared::Refused(report) => Ok::<_, PushError>(rollout::End::Report(*report)),
                 Prepared::Target(target) => {
                     let end = rollout::run(&target, || recheck.finish(monitor), options, monitor)?;
                     target.remember(options, monitor);
@@ -165,6 +182,9 @@ pub fn push(source: &Source, fleet: &Fleet, options: &Options, monitor: &dyn Mon
         })?;
         match end {
             rollout::End::Report(report) => return Ok(report),
+            rollout::End::Revert(report, back, to) => {
+                return Ok(revert::revert(report, &back, to, fleet, options, monitor));
+            }
             rollout::End::Again(report) if round == MAX_ROUNDS => return Ok(report),
             rollout::End::Again(_) => {
                 monitor

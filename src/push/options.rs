@@ -4,10 +4,12 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use serde::Serialize;
+
 use crate::pack::Level;
 use crate::push::guard::Guards;
 use crate::push::retention::Retention;
-use crate::tree_path::Site;
+use crate::tree_path::{Site, TreePath};
 
 /// A number that rises with the age of what is pushed: a CI run number, say.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,7 +48,8 @@ impl Require {
     pub fn of(self, total: usize) -> usize {
         match self {
             Self::All => total,
-            Self::AtLeast(count) => count,
+            // Mirrors that are joining are in no total, and may be too many of the fleet.
+            Self::AtLeast(count) => count.min(total),
             Self::Percent(percent) => (total * usize::from(percent)).div_ceil(100).max(1),
         }
     }
@@ -56,6 +59,58 @@ impl Require {
     pub fn is_met(self, staged: usize, total: usize) -> bool {
         staged >= self.of(total)
     }
+}
+
+/// How far a push goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Goal {
+    /// To a release that is served.
+    #[default]
+    Activate,
+    /// To one that is complete on the mirrors and not served.
+    Stage,
+}
+
+/// What becomes of mirrors that switched when another one then fails to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum OnFailure {
+    /// They keep the release.
+    #[default]
+    Leave,
+    /// They go back to the content they had.
+    Revert,
+}
+
+/// A file that visitors must get.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Probe {
+    /// Where.
+    pub url: String,
+    /// Its path in the tree.
+    pub path: TreePath,
+}
+
+/// Mirrors that switch together, after those of the waves before.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Wave {
+    /// Their names.
+    pub mirrors: Vec<String>,
+    /// How long the release is served there before the probes, and before the next wave.
+    pub soak: Duration,
+    /// What must be right then; else the wave goes back to the content it had, and no other one switches.
+    pub probes: Vec<Probe>,
+}
+
+/// What happens once enough mirrors are ready.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Policy {
+    /// How far to go.
+    pub goal: Goal,
+    /// What becomes of the others when one fails to switch.
+    pub on_failure: OnFailure,
+    /// Who switches first, in order; mirrors in no wave are the last one.
+    pub waves: Vec<Wave>,
 }
 
 /// How content is compressed on its way.
@@ -104,6 +159,8 @@ pub struct Options {
     pub mtime: MtimeMode,
     /// How many mirrors must be staged.
     pub require: Require,
+    /// What happens then.
+    pub policy: Policy,
     /// Threads.
     pub jobs: NonZeroUsize,
     /// How content is compressed.

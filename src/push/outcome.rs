@@ -7,6 +7,7 @@ use serde::Serialize;
 use crate::hash::ReleaseId;
 use crate::mirror::{Failure, MirrorError};
 use crate::push::gate::Traffic;
+use crate::push::options::Goal;
 use crate::tree_path::Site;
 
 /// What became of one mirror.
@@ -23,6 +24,10 @@ pub enum Outcome {
     Superseded,
     /// It was not tried.
     Skipped,
+    /// It switched, and went back to the content it had.
+    Reverted,
+    /// It was left out, as it is to stay as it is.
+    Frozen,
     /// It stays on what it had.
     Failed {
         /// What kind of failure.
@@ -99,6 +104,18 @@ pub struct Sums {
     pub same: u64,
 }
 
+/// How mirrors went back to the content they had.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Reverted {
+    /// Why.
+    pub reason: String,
+    /// The sequence of the release that has the old content; nothing where that could not be.
+    pub sequence: Option<u64>,
+    /// Why a mirror that should have gone back did not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
 /// What became of a push.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Report {
@@ -114,9 +131,20 @@ pub struct Report {
     pub changes: Sums,
     /// Size of the content that is new to some mirror, in bytes.
     pub new_bytes: u64,
+    /// How far it was to go.
+    pub goal: Goal,
     /// How many mirrors were needed, and why nothing was activated.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub unmet: Option<String>,
+    /// Why not all that were ready switched.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stopped: Option<String>,
+    /// How those that had switched went back.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reverted: Option<Reverted>,
+    /// The longest time between the first and the last mirror of a wave to switch, in milliseconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub spread_ms: Option<u64>,
     /// One for each mirror, in the order given.
     pub mirrors: Vec<MirrorReport>,
 }

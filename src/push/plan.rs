@@ -68,7 +68,7 @@ pub fn plan(
     monitor: &dyn Monitor,
 ) -> Result<Result<PlanReport, Report>, PushError> {
     let target = match prepare(source, fleet, options, |_| {}, monitor)? {
-        Prepared::Refused(report) => return Ok(Err(report)),
+        Prepared::Refused(report) => return Ok(Err(*report)),
         Prepared::Target(target) => target,
     };
     let outcomes: Vec<Option<Outcome>> = target.members.iter().map(|member| at_once(&target, member)).collect();

@@ -9,13 +9,14 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use crate::cache::ContentCache;
 use crate::fsx::{self, Context as _};
 use crate::hash::ManifestId;
-use crate::manifest::{Entry, ManifestError, Totals};
-use crate::mirror::{Link, Mirror};
+use crate::manifest::{ManifestError, Totals};
+use crate::mirror::Link;
 use crate::monitor::{Event, Monitor};
 use crate::push::contents::Supplies;
 use crate::push::fleet::{self, Fleet, Member};
 use crate::push::gate::Traffic;
 use crate::push::guard::GuardFault;
+use crate::push::load::{self, Loaded, has_diverged};
 use crate::push::next::{Outline, Rules, draft};
 use crate::push::options::Options;
 use crate::push::outcome::{MirrorReport, Outcome, Report, Sums};
@@ -23,13 +24,13 @@ use crate::push::scratch::{Entries, ManifestFile, Scratch, entries};
 use crate::push::source::{Live, Source};
 use crate::push::target::Target;
 use crate::push::{PushError, rollout};
-use crate::release::{Release, ReleaseName};
+use crate::release::Release;
 use crate::scan::Tree;
 
 /// What shall be done.
 pub(super) enum Prepared {
     /// Nothing: the requirement cannot be met.
-    Refused(Report),
+    Refused(Box<Report>),
     /// Bring every mirror to this.
     Target(Box<Target>),
 }
@@ -45,7 +46,7 @@ pub(super) fn prepare(
 ) -> Result<Prepared, PushError> {
     let preparation = Preparation::begin(source, fleet, options, monitor)?;
     if let Some(report) = preparation.unreachable(options) {
-        return Ok(Prepared::Refused(report));
+        return Ok(Prepared::Refused(Box::new(report)));
     }
     preparation.decide(options, on_new, monitor).map(|target| Prepared::Target(Box::new(target)))
 }
@@ -54,14 +55,6 @@ pub(super) fn prepare(
 fn has_use_for_cache(members: &[Member]) -> bool {
     let has = |link| members.iter().any(|member| member.mirror.link() == link && member.state.is_ok());
     has(Link::Network) && !has(Link::Local)
-}
-
-/// What is pushed, loaded.
-struct Loaded {
-    live: Live,
-    /// The mirror it comes from, and that mirror's state.
-    from: Option<Member>,
-    rolled_back_to: Option<Release>,
 }
 
 /// A release, made or found.
@@ -94,18 +87,20 @@ impl Preparation {
                     let tree = Tree::scan(roots, scan, monitor);
                     (members.join().expect("asking for states does not panic"), tree)
                 });
-                (members, Loaded { live: Live::Tree(Arc::new(tree?)), from: None, rolled_back_to: None })
+                (members, Loaded::of(Live::Tree(Arc::new(tree?))))
             }
             Source::Store(mirror) => {
                 let members = fleet.states(monitor);
-                (members, load_store(mirror)?)
+                (members, load::load_store(mirror)?)
             }
-            Source::Rollback { to } => {
+            Source::Rollback { .. } | Source::Staged(_) | Source::Newest => {
                 let members = fleet.states(monitor);
                 // With too few mirrors it ends before anything is looked for on them.
-                let loaded = match is_met(&members, options) {
-                    true => load_rollback(&members, *to)?,
-                    false => Loaded { live: Live::Entries(Vec::new()), from: None, rolled_back_to: None },
+                let loaded = match source {
+                    _ if !is_met(&members, options) => Loaded::nothing(),
+                    Source::Rollback { to } => load::load_rollback(&members, *to)?,
+                    Source::Staged(text) => load::load_staged(&members, text)?,
+                    _ => load::load_newest(&members)?,
                 };
                 (members, loaded)
             }
@@ -123,7 +118,7 @@ impl Preparation {
         if is_met(&self.members, options) {
             return None;
         }
-        let reachable = reachable(&self.members);
+        let (reachable, total) = reachable(&self.members);
         let report = |member: &Member| MirrorReport {
             mirror: member.mirror.name().to_owned(),
             location: member.mirror.location().to_owned(),
@@ -139,7 +134,11 @@ impl Preparation {
             is_new: false,
             changes: Sums::default(),
             new_bytes: 0,
-            unmet: Some(rollout::unmet(options.require, reachable, self.members.len())),
+            goal: options.policy.goal,
+            unmet: Some(rollout::unmet(options.require, reachable, total)),
+            stopped: None,
+            reverted: None,
+            spread_ms: None,
             mirrors: self.members.iter().map(report).collect(),
         })
     }
@@ -159,6 +158,13 @@ impl Preparation {
     }
 
     fn decide(self, options: &Options, on_new: impl FnOnce(&Live), monitor: &dyn Monitor) -> Result<Target, PushError> {
+        if let Some(release) = self.loaded.as_it_is.clone() {
+            let damaged =
+                || PushError::NoRelease(format!("the manifest of release {} is damaged everywhere", release.name()));
+            let manifest = Some(self.copy_manifest(&release)?.ok_or_else(damaged)?);
+            let (previous, sums) = (None, Sums::default());
+            return Ok(self.into_target(Next { release, manifest, previous, sums }, false, None));
+        }
         let newest = self.newest(options);
         check_order(options, newest.as_ref())?;
         let content = self.loaded.live.content();
@@ -167,7 +173,7 @@ impl Preparation {
             && newest.content == content
             && newest.until.is_none_or(|until| until > now)
             && self.loaded.rolled_back_to.is_none()
-            && !self.has_diverged(newest)
+            && !has_diverged(&self.members, newest)
             && let Some(manifest) = self.manifest_to_keep(newest, options)?
         {
             return Ok(self.into_target(
@@ -188,13 +194,6 @@ impl Preparation {
         let next = self.make_release(newest.as_ref(), options, monitor)?;
         let likely = self.loaded.rolled_back_to.as_ref().map(|release| release.manifest);
         Ok(self.into_target(next, true, likely))
-    }
-
-    /// Whether a mirror is on a release that the newest one cannot replace: a
-    /// new one, above both, brings them together again.
-    fn has_diverged(&self, newest: &Release) -> bool {
-        let is_stuck = |current: ReleaseName| current != newest.name() && current.sequence() >= newest.sequence;
-        self.members.iter().filter_map(Member::current).any(is_stuck)
     }
 
     fn into_target(self, next: Next, is_new: bool, likely_base: Option<ManifestId>) -> Target {
@@ -323,13 +322,16 @@ impl Preparation {
     }
 }
 
-fn reachable(members: &[Member]) -> usize {
-    members.iter().filter(|member| member.state.is_ok()).count()
+/// How many mirrors can be reached, and of how many, those that count.
+fn reachable(members: &[Member]) -> (usize, usize) {
+    let reachable = fleet::counted(members).filter(|index| members[*index].state.is_ok()).count();
+    (reachable, fleet::counted(members).count())
 }
 
 /// Whether enough mirrors can be reached.
 fn is_met(members: &[Member], options: &Options) -> bool {
-    options.require.is_met(reachable(members), members.len())
+    let (reachable, total) = reachable(members);
+    options.require.is_met(reachable, total)
 }
 
 /// Whether a retired entry is still served that shall go at once.
@@ -374,64 +376,4 @@ fn check_nesting(roots: &[crate::scan::Root], fleet: &Fleet, options: &Options) 
         }
     }
     Ok(())
-}
-
-fn live_entries(mirror: &Arc<dyn Mirror>, release: &Release) -> Result<Vec<Entry>, PushError> {
-    let mut entries = fleet::release_entries(mirror, release)?;
-    entries.retain(Entry::is_live);
-    Ok(entries)
-}
-
-/// Loads the current release of a mirror.
-fn load_store(mirror: &Arc<dyn Mirror>) -> Result<Loaded, PushError> {
-    let name = || mirror.location().to_owned();
-    let state = mirror.state().map_err(|source| fleet::in_source(mirror, source))?;
-    let release = state.current_release().cloned().ok_or_else(|| PushError::EmptySource { mirror: name() })?;
-    let live = Live::Entries(live_entries(mirror, &release)?);
-    Ok(Loaded { live, from: Some(Member { mirror: Arc::clone(mirror), state: Ok(state) }), rolled_back_to: None })
-}
-
-/// Loads the release to go back to: one for the whole fleet.
-fn load_rollback(members: &[Member], to: Option<u64>) -> Result<Loaded, PushError> {
-    let release = match to {
-        Some(sequence) => kept_release(members, sequence)?,
-        None => rollback_target(members)?,
-    };
-    // Where one mirror's manifest is damaged, another may have it whole.
-    let mut loaded = fleet::holders(members, &release.manifest).map(|mirror| live_entries(mirror, release));
-    let first = loaded.next().expect("the release was found on a mirror");
-    let live = first.or_else(|error| loaded.find_map(Result::ok).ok_or(error))?;
-    Ok(Loaded { live: Live::Entries(live), from: None, rolled_back_to: Some(release.clone()) })
-}
-
-/// The release of a sequence, if that is one and the same wherever it is kept.
-fn kept_release(members: &[Member], sequence: u64) -> Result<&Release, PushError> {
-    let mut kept = members.iter().flat_map(Member::releases).filter(|release| release.sequence == sequence);
-    let first = kept.next().ok_or_else(|| PushError::Rollback(format!("no mirror keeps a release {sequence}")))?;
-    match kept.all(|other| other.id() == first.id()) {
-        true => Ok(first),
-        false => {
-            Err(PushError::Rollback(format!("release {sequence} is not the same on all mirrors: name fewer of them")))
-        }
-    }
-}
-
-/// The release before the current one, if all mirrors agree on both.
-fn rollback_target(members: &[Member]) -> Result<&Release, PushError> {
-    let reachable = || members.iter().filter(|member| member.state.is_ok());
-    let current: Vec<Option<ReleaseName>> = reachable().map(Member::current).collect();
-    if current.windows(2).any(|pair| pair[0] != pair[1]) {
-        let text = "the mirrors are not on one release, so what to go back to is ambiguous: say --to SEQ";
-        return Err(PushError::Rollback(text.into()));
-    }
-    let newest = fleet::newest(members).ok_or_else(|| PushError::Rollback("no mirror has a release yet".into()))?;
-    let releases = members.iter().flat_map(Member::releases);
-    let before = releases.filter(|release| {
-        release.sequence < newest.sequence
-            && release.content != newest.content
-            && !newest.rejected.contains(&release.content)
-    });
-    before
-        .max_by_key(|release| release.rank())
-        .ok_or_else(|| PushError::Rollback(format!("no kept release before {} differs from it", newest.sequence)))
 }

@@ -22,11 +22,12 @@ use crate::push::bundle::{PackShelf, Seat};
 use crate::push::fleet::{self, Member};
 use crate::push::gate::Gate;
 use crate::push::keeping::Keeping;
-use crate::push::options::{LevelChoice, Options, Require};
+use crate::push::options::{Goal, LevelChoice, Options, Require};
 use crate::push::outcome::{MirrorReport, Outcome, Report, error_chain};
 use crate::push::pack_line::{self, Job, LineError};
 use crate::push::scratch::{Entries, ManifestFile, entries};
 use crate::push::target::Target;
+use crate::push::waves::{self, Expected, Switched};
 use crate::push::{PushError, activation};
 use crate::scan::ScanError;
 
@@ -36,6 +37,8 @@ pub(super) enum End {
     Report(Report),
     /// Another push was quicker, but this one is newer: again on top of it.
     Again(Report),
+    /// These mirrors, by index, are to go back to what the sequence names.
+    Revert(Report, Vec<usize>, Option<u64>),
 }
 
 /// What takes all mirrors of one base to the target.
@@ -78,20 +81,32 @@ pub(super) fn run(
         gate.event(Event::AlreadyCurrent { mirror, sequence });
     }
     let batches = batches(target, &outcomes, options)?;
-    let (is_again, unmet) = roll_out(target, &batches, &mut outcomes, unchanged, options, &gate)?;
-    let report = report(target, outcomes, &batches, &gate, unmet);
-    Ok(if is_again { End::Again(report) } else { End::Report(report) })
+    let is_done =
+        outcomes.iter().flatten().filter(|outcome| !matches!(outcome, Outcome::Staged)).count() == outcomes.len();
+    let expected = if is_done { Expected::new() } else { waves::expected(target, options)? };
+    let (switched, unmet) = roll_out(target, &batches, &mut outcomes, &expected, unchanged, options, &gate)?;
+    let mut report = report(target, outcomes, &batches, &gate, unmet);
+    report.goal = options.policy.goal;
+    report.stopped = switched.stopped;
+    report.spread_ms = switched.spread_ms;
+    let before = switched.back.iter().filter_map(|index| report.mirrors[*index].before).max();
+    Ok(match switched.back.is_empty() {
+        _ if switched.is_again => End::Again(report),
+        true => End::Report(report),
+        false => End::Revert(report, switched.back, before),
+    })
 }
 
-/// Stages and activates; answers whether to do it all again, and why nothing was activated.
+/// Stages and activates; answers what came of it, or why nothing was activated.
 fn roll_out(
     target: &Target,
     batches: &[Batch],
     outcomes: &mut Vec<Option<Outcome>>,
+    expected: &Expected,
     unchanged: impl FnOnce() -> Result<(), ScanError>,
     options: &Options,
     gate: &Gate<'_>,
-) -> Result<(bool, Option<String>), PushError> {
+) -> Result<(Switched, Option<String>), PushError> {
     let (sender, staged) = unbounded();
     let (line_sender, line_errors) = unbounded();
     let shelves: Vec<PackShelf<'_>> = (0..)
@@ -115,7 +130,7 @@ fn roll_out(
             }
         }
         drop((sender, line_sender));
-        let mut conductor = Conductor { target, options, gate, outcomes, staged: &staged };
+        let mut conductor = Conductor { target, options, gate, outcomes, expected, staged: &staged };
         let result = conductor.conduct(unchanged);
         gate.stop();
         result
@@ -133,6 +148,9 @@ pub(super) fn at_once(target: &Target, member: &Member) -> Option<Outcome> {
     match &member.state {
         Err(error) => Some(Outcome::failed(error)),
         Ok(state) if state.current == Some(target.release.name()) => Some(Outcome::Current),
+        Ok(state) if state.staged.as_ref().is_some_and(|staged| staged.name() == target.release.name()) => {
+            Some(Outcome::Staged)
+        }
         Ok(_) => None,
     }
 }
@@ -328,47 +346,59 @@ struct Conductor<'a> {
     options: &'a Options,
     gate: &'a Gate<'a>,
     outcomes: &'a mut Vec<Option<Outcome>>,
+    expected: &'a Expected,
     staged: &'a Receiver<(usize, Result<(), MirrorError>)>,
 }
 
 impl Conductor<'_> {
-    /// Answers whether to start again, and what was lacking if nothing was activated.
+    /// Answers what came of it, and what was lacking if nothing was activated.
     fn conduct(
         &mut self,
         unchanged: impl FnOnce() -> Result<(), ScanError>,
-    ) -> Result<(bool, Option<String>), PushError> {
+    ) -> Result<(Switched, Option<String>), PushError> {
         self.wait();
-        let total = self.target.members.len();
-        let ready = self.outcomes.iter().flatten().filter(|outcome| is_ready(outcome)).count();
+        let (ready, total) = self.ready();
         if self.gate.is_cancelled() {
             return Err(PushError::Cancelled);
         }
         let is_conflict =
             |outcome: &Option<Outcome>| matches!(outcome, Some(Outcome::Failed { failure: Failure::Conflict, .. }));
         if let Some(index) = self.outcomes.iter().position(is_conflict) {
-            return Ok((activation::lose(self.target, index, self.outcomes, self.options), None));
+            let is_again = activation::lose(self.target, index, self.outcomes, self.options);
+            return Ok((Switched { is_again, ..Switched::default() }, None));
         }
         if !self.options.require.is_met(ready, total) {
-            return Ok((false, Some(unmet(self.options.require, ready, total))));
+            return Ok((Switched::default(), Some(unmet(self.options.require, ready, total))));
         }
         if let Err(error) = unchanged() {
             self.abandon();
             return Err(error.into());
         }
-        let staged: Vec<usize> = (0..total).filter(|index| self.outcomes[*index] == Some(Outcome::Staged)).collect();
-        let is_again = activation::activate(self.target, &staged, self.outcomes, self.options, self.gate)?;
-        if !is_again {
+        if self.options.policy.goal == Goal::Stage {
+            self.late();
+            return Ok((Switched::default(), None));
+        }
+        let switched = waves::switch(self.target, self.expected, self.outcomes, self.options, self.gate)?;
+        if !switched.back.is_empty() {
+            self.abandon();
+        } else if !switched.is_again && switched.stopped.is_none() {
             self.late();
         }
-        Ok((is_again, None))
+        Ok((switched, None))
+    }
+
+    /// How many mirrors are ready, and of how many, those that count.
+    fn ready(&self) -> (usize, usize) {
+        let counted = || fleet::counted(&self.target.members);
+        (counted().filter(|index| self.outcomes[*index].as_ref().is_some_and(is_ready)).count(), counted().count())
     }
 
     /// Takes what the mirrors report until all have, or enough have and the rest had its time.
     fn wait(&mut self) {
         let mut met_at: Option<Instant> = None;
-        while self.outcomes.iter().any(Option::is_none) {
-            let ready = self.outcomes.iter().flatten().filter(|outcome| is_ready(outcome)).count();
-            if met_at.is_none() && self.options.require.is_met(ready, self.outcomes.len()) {
+        while fleet::counted(&self.target.members).any(|index| self.outcomes[index].is_none()) {
+            let (ready, total) = self.ready();
+            if met_at.is_none() && self.options.require.is_met(ready, total) {
                 met_at = Some(Instant::now());
             }
             let left = met_at.map_or(Duration::MAX, |met| self.options.patience.saturating_sub(met.elapsed()));
@@ -399,7 +429,7 @@ impl Conductor<'_> {
     fn late(&mut self) {
         while let Ok((index, result)) = self.staged.recv() {
             self.take(index, result);
-            if self.outcomes[index] == Some(Outcome::Staged) {
+            if self.outcomes[index] == Some(Outcome::Staged) && self.options.policy.goal == Goal::Activate {
                 self.outcomes[index] = Some(activation::one(self.target, index, self.options, self.gate));
             }
         }
@@ -447,7 +477,11 @@ fn report(
         is_new: target.is_new,
         changes: target.sums,
         new_bytes: batches.iter().map(Batch::new_bytes).max().unwrap_or(0),
+        goal: Goal::Activate,
         unmet,
+        stopped: None,
+        reverted: None,
+        spread_ms: None,
         mirrors: mirrors.collect(),
     }
 }

@@ -20,6 +20,10 @@ pub enum Source {
     },
     /// The current release of a mirror.
     Store(Arc<dyn Mirror>),
+    /// A release that is staged on mirrors: by its name, its sequence or its id.
+    Staged(String),
+    /// The newest release that a mirror serves, as it is, for those that lack it.
+    Newest,
     /// A release that the mirrors themselves keep.
     Rollback {
         /// Its sequence; nothing: the one before the current one.

@@ -8,7 +8,7 @@ use crate::monitor::{Event, Monitor};
 use crate::push::PushError;
 use crate::push::contents::Supplies;
 use crate::push::fleet::{self, Fleet, in_source};
-use crate::push::outcome::{Report, error_chain};
+use crate::push::outcome::{Outcome, Report, error_chain};
 use crate::push::source::{Live, Source};
 use crate::release::Release;
 use crate::scan::{Root, ScanOptions, Tree};
@@ -18,7 +18,7 @@ use crate::scan::{Root, ScanOptions, Tree};
 pub fn settle(report: &Report, fleet: &Fleet, keep: usize, monitor: &dyn Monitor) {
     std::thread::scope(|scope| {
         for (mirror, outcome) in fleet.mirrors().iter().zip(&report.mirrors) {
-            if outcome.outcome != crate::push::Outcome::Activated {
+            if !matches!(outcome.outcome, Outcome::Activated | Outcome::Reverted) {
                 continue;
             }
             scope.spawn(move || {
@@ -45,7 +45,9 @@ pub fn repair(source: &Source, mirror: &Arc<dyn Mirror>, monitor: &dyn Monitor) 
             let releases = from.state().map_err(|source| in_source(from, source))?.releases;
             Supplies::new(Live::Entries(Vec::new()), vec![Arc::clone(from), Arc::clone(mirror)], releases)
         }
-        Source::Rollback { .. } => Supplies::new(Live::Entries(Vec::new()), vec![Arc::clone(mirror)], Vec::new()),
+        Source::Rollback { .. } | Source::Staged(_) | Source::Newest => {
+            Supplies::new(Live::Entries(Vec::new()), vec![Arc::clone(mirror)], Vec::new())
+        }
     };
     let failed = |source| PushError::Mirror { mirror: mirror.name().to_owned(), source };
     mirror.repair(&supplies, monitor).map_err(failed)

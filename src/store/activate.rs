@@ -36,6 +36,7 @@ impl Store {
         // Others that were staged and lost: never served, so never to be listed.
         self.forget_staged(Some(release))?;
         self.point_current_at(release)?;
+        self.show_staged();
         self.note(What::Switched { release, from: found });
         Ok(())
     }
@@ -96,6 +97,7 @@ impl Store {
             self.layout.slots.remove_all(&release.to_string())?;
         }
         self.let_go(release)?;
+        self.show_staged();
         // Only tidies up: what fails here is tried again after the next push.
         self.drop_gone_releases(&mut Pruned::default()).ok();
         Ok(())

@@ -6,6 +6,7 @@ use crate::release::ReleaseName;
 
 pub(super) const HEADWATER: &str = ".headwater";
 pub(super) const CURRENT: &str = "current";
+pub(super) const STAGED: &str = "staged";
 pub(super) const FORMAT: &str = "format";
 pub(super) const LOCK: &str = "lock";
 pub(super) const SWITCHED: &str = "switched";

@@ -16,6 +16,7 @@ mod manifests;
 mod objects;
 mod open;
 mod permissions;
+mod preview;
 mod prune;
 mod quarantine;
 mod releases;

@@ -306,6 +306,7 @@ impl Arrival {
             self.promoted = Some(objects);
         }
         self.store.adopt_manifest(&temporary, &self.release.manifest)?;
+        self.store.hide_staged();
         let (mut writer, fetched) = self.build_slot(&here, fetch)?;
         self.store.layout.root.sync_file_system()?;
         writer.share_copies()?;
@@ -313,6 +314,7 @@ impl Arrival {
         self.store.name_slot(self.release.name())?;
         // Whoever staged before has lost its slot to this release.
         self.store.forget_staged(Some(self.release.name()))?;
+        self.store.show_staged();
         // Only tidies up: what fails here is tried again after the next push.
         self.store.drop_gone_releases(&mut Pruned::default()).ok();
         Ok(fetched)

@@ -211,6 +211,7 @@ fn content_that_was_rolled_back_is_refused_until_it_is_wanted_again() {
 #[test]
 fn a_locked_mirror_is_told_and_left() {
     let world = World::with_mirror();
+    world.ok("push tree ./www ./data");
     let lock = File::open(world.path("www/.headwater/lock")).unwrap();
     lock.lock().unwrap();
     world.write("tree/index.html", "2");

@@ -13,6 +13,7 @@ mod bad_input;
 mod bad_mirrors;
 mod config;
 mod diff;
+mod fleet;
 mod init;
 mod misc;
 mod page;

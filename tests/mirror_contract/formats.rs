@@ -14,7 +14,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use headwater::manifest::{Entry, ManifestError, ManifestReader, transit};
 use headwater::mirror::Failure;
 use headwater::monitor::Silent;
-use headwater::push::{Fleet, Guards, LevelChoice, MtimeMode, Options, Require, Retention, Source, push};
+use headwater::push::{Fleet, Guards, LevelChoice, MtimeMode, Options, Policy, Require, Retention, Source, push};
 use headwater::scan::{Root, ScanOptions};
 
 use crate::damage::DAMAGES;
@@ -188,6 +188,7 @@ fn options(scratch: &Path) -> Options {
         retention: Retention::default(),
         mtime: MtimeMode::Release,
         require: Require::All,
+        policy: Policy::default(),
         jobs: NonZeroUsize::new(2).unwrap(),
         level: LevelChoice::Auto,
         scratch: scratch.to_owned(),

@@ -184,7 +184,7 @@ impl Check<'_> {
     /// Nothing but what the format describes.
     fn top(&mut self) {
         for name in names(self.dir) {
-            if name != "current" && name != ".headwater" {
+            if !["current", "staged", ".headwater"].contains(&&*name) {
                 self.fault(format!("{name}: a stranger beside current"));
             }
         }

@@ -1,0 +1,209 @@
+//! Which mirrors a command works on, and in which order they switch: what the
+//! configuration says of groups, waves and frozen mirrors, made into the
+//! policy of a push.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use headwater::config::{self, Config, MirrorConfig};
+use headwater::push::{Goal, MirrorReport, OnFailure, Outcome, Policy, Probe, Traffic, Wave};
+use headwater::tree_path::TreePath;
+use headwater::web;
+
+use super::args::ConfigArgs;
+use super::failure::{Exit, Failure};
+use super::places::MirrorChoice;
+
+/// Leaves only the mirrors that `--only` and `--skip` let through.
+pub(crate) fn narrow(config: &mut Config, args: &ConfigArgs) -> Result<(), Failure> {
+    let is_named = |mirror: &MirrorConfig, word: &str| {
+        mirror.name.as_str() == word || mirror.group.as_ref().is_some_and(|group| group.as_str() == word)
+    };
+    for word in args.only.iter().chain(&args.skip) {
+        if !config.mirrors.iter().any(|mirror| is_named(mirror, word)) {
+            let error = format!("no mirror and no group named {word:?} is configured");
+            return Err(Failure::new(Exit::Usage, error).with_hint(known(config)));
+        }
+    }
+    let listed = |words: &[String], mirror: &MirrorConfig| words.iter().any(|word| is_named(mirror, word));
+    let had_any = !config.mirrors.is_empty();
+    config.mirrors.retain(|mirror| (args.only.is_empty() || listed(&args.only, mirror)) && !listed(&args.skip, mirror));
+    if had_any && config.mirrors.is_empty() {
+        return Err(Failure::new(Exit::Usage, "--only and --skip leave no mirror").with_hint("let one through"));
+    }
+    Ok(())
+}
+
+fn known(config: &Config) -> String {
+    let mut groups: Vec<&str> =
+        config.mirrors.iter().filter_map(|mirror| mirror.group.as_ref()).map(config::Label::as_str).collect();
+    groups.sort_unstable();
+    groups.dedup();
+    let names: Vec<&str> = config.mirrors.iter().map(|mirror| mirror.name.as_str()).collect();
+    match groups.is_empty() {
+        true => format!("configured mirrors are: {}", names.join(", ")),
+        false => format!("configured mirrors are: {}; groups are: {}", names.join(", "), groups.join(", ")),
+    }
+}
+
+/// Takes the frozen ones out of `mirrors`, and answers what the report says of them.
+///
+/// # Errors
+/// When no other is left.
+pub(crate) fn set_frozen_apart(mirrors: &mut Vec<MirrorChoice>, config: &Config) -> Result<Vec<MirrorReport>, Failure> {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    let is_frozen = |choice: &mut MirrorChoice| config.mirror(&choice.name).is_some_and(|mirror| mirror.is_frozen(now));
+    let frozen: Vec<MirrorReport> = mirrors.extract_if(.., is_frozen).map(report).collect();
+    if mirrors.is_empty() {
+        let error = "every mirror is frozen";
+        let hint =
+            "`frozen = true` in the configuration, or its `until`, says so: there is nothing to do until it is changed";
+        return Err(Failure::new(Exit::Usage, error).with_hint(hint));
+    }
+    Ok(frozen)
+}
+
+fn report(choice: MirrorChoice) -> MirrorReport {
+    MirrorReport {
+        mirror: choice.name,
+        location: choice.location,
+        outcome: Outcome::Frozen,
+        before: None,
+        now: None,
+        traffic: Traffic::default(),
+    }
+}
+
+/// What the configuration says of switching.
+///
+/// # Errors
+/// A probe that names no path of a tree.
+pub(crate) fn policy(config: &Config, told: Option<config::OnFailure>, goal: Goal) -> Result<Policy, Failure> {
+    let on_failure = match told.unwrap_or(config.on_failure) {
+        config::OnFailure::Leave => OnFailure::Leave,
+        config::OnFailure::Revert => OnFailure::Revert,
+    };
+    let waves: Result<_, _> = config.waves.iter().map(|told| wave(config, told)).collect();
+    Ok(Policy { goal, on_failure, waves: waves? })
+}
+
+fn wave(config: &Config, told: &config::Wave) -> Result<Wave, Failure> {
+    let is_in = |mirror: &&MirrorConfig| mirror.group.as_ref().is_some_and(|group| told.groups.contains(group));
+    let members: Vec<&MirrorConfig> = config.mirrors.iter().filter(is_in).collect();
+    let mut probes = Vec::new();
+    for text in &told.probes {
+        if text.contains("://") {
+            probes.push(probe(text.clone(), below(text, config))?);
+            continue;
+        }
+        for url in members.iter().filter_map(|mirror| mirror.public_url.as_ref()) {
+            let path = text.trim_start_matches('/');
+            probes.push(probe(format!("{url}/{}", web::encode_path(path)), path.to_owned())?);
+        }
+    }
+    let mirrors = members.iter().map(|mirror| mirror.name.to_string()).collect();
+    Ok(Wave { mirrors, soak: told.soak, probes })
+}
+
+/// The path in the tree that a url shows: below the public url that it begins with, else below its host.
+fn below(url: &str, config: &Config) -> String {
+    let publics = config.mirrors.iter().filter_map(|mirror| mirror.public_url.as_ref());
+    let inside = publics.filter_map(|public| url.strip_prefix(public.as_str())).find(|rest| rest.starts_with('/'));
+    let host = || url.split_once("://").and_then(|(_, rest)| rest.split_once('/')).map_or("", |(_, path)| path);
+    decoded(inside.map_or_else(host, |rest| &rest[1..]))
+}
+
+/// A probe of `path`, of which a directory shows its `index.html`.
+fn probe(url: String, mut path: String) -> Result<Probe, Failure> {
+    if path.is_empty() || path.ends_with('/') {
+        path.push_str("index.html");
+    }
+    match TreePath::new(&path) {
+        Ok(path) => Ok(Probe { url, path }),
+        Err(error) => {
+            let hint = "a probe is a url of a file of the tree, or a path such as index.html";
+            Err(Failure::new(Exit::Usage, format!("probe {url:?}: {path:?} {error}")).with_hint(hint))
+        }
+    }
+}
+
+/// A path as it reads without `%XX`; what is no such sequence stays.
+fn decoded(text: &str) -> String {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((&first, more)) = rest.split_first() {
+        let byte = more.get(..2).filter(|_| first == b'%').and_then(|hex| std::str::from_utf8(hex).ok());
+        match byte.and_then(|hex| u8::from_str_radix(hex, 16).ok()) {
+            Some(byte) => {
+                bytes.push(byte);
+                rest = &more[2..];
+            }
+            None => {
+                bytes.push(first);
+                rest = more;
+            }
+        }
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    const FLEET: &str = "[mirror_defaults]\npublic_url='https://{name}.example/docs'\nurl='/srv/{name}'\n\
+                         [[mirror]]\nname='a'\ngroup='canary'\n[[mirror]]\nname='b'\ngroup='eu'\n[[mirror]]\nname='c'\n";
+
+    fn config(more: &str) -> Config {
+        Config::parse(&format!("{FLEET}{more}"), Path::new("headwater.toml")).unwrap()
+    }
+
+    fn narrowed(only: &[&str], skip: &[&str]) -> Result<Vec<String>, Failure> {
+        let words = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect();
+        let (mut config, args) = (config(""), ConfigArgs { config: None, only: words(only), skip: words(skip) });
+        narrow(&mut config, &args)?;
+        Ok(config.mirrors.iter().map(|mirror| mirror.name.to_string()).collect())
+    }
+
+    #[test]
+    fn only_and_skip_take_names_and_groups() {
+        assert_eq!(narrowed(&[], &[]).unwrap(), ["a", "b", "c"]);
+        assert_eq!(narrowed(&["canary", "c"], &[]).unwrap(), ["a", "c"]);
+        assert_eq!(narrowed(&[], &["eu"]).unwrap(), ["a", "c"]);
+        assert_eq!(narrowed(&["canary", "eu"], &["a"]).unwrap(), ["b"]);
+        let unknown = narrowed(&["us"], &[]).unwrap_err().render();
+        assert!(unknown.contains("\"us\"") && unknown.contains("groups are: canary, eu"), "{unknown}");
+        assert!(narrowed(&["a"], &["canary"]).unwrap_err().render().contains("leave no mirror"));
+    }
+
+    #[test]
+    fn probes_know_the_path_in_the_tree() {
+        let config = config(
+            "[[wave]]\ngroups=['canary']\nprobe=['x y.html', 'https://a.example/docs/', 'https://cdn.example/a%20b.js']\n",
+        );
+        let policy = policy(&config, None, Goal::Activate).unwrap();
+        assert_eq!(policy.waves[0].mirrors, ["a"]);
+        let probes: Vec<_> =
+            policy.waves[0].probes.iter().map(|probe| (probe.url.as_str(), probe.path.as_str())).collect();
+        assert_eq!(
+            probes,
+            [
+                ("https://a.example/docs/x%20y.html", "x y.html"),
+                ("https://a.example/docs/", "index.html"),
+                ("https://cdn.example/a%20b.js", "a b.js"),
+            ]
+        );
+        assert!(probe("https://h/../x".to_owned(), "../x".to_owned()).is_err());
+    }
+
+    #[test]
+    fn frozen_mirrors_are_set_apart() {
+        let config = config("[[mirror]]\nname='d'\nfrozen=true\n[[mirror]]\nname='e'\nfrozen=true\nuntil=2001-01-01\n");
+        let mut mirrors: Vec<MirrorChoice> = config.mirrors.iter().map(MirrorChoice::from).collect();
+        let frozen = set_frozen_apart(&mut mirrors, &config).unwrap();
+        assert_eq!((mirrors.len(), frozen.len(), frozen[0].mirror.as_str()), (4, 1, "d"));
+        let mut only: Vec<MirrorChoice> = vec![MirrorChoice::from(config.mirror("d").unwrap())];
+        assert_eq!(set_frozen_apart(&mut only, &config).unwrap_err().exit(), Exit::Usage);
+    }
+}

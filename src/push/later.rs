@@ -1,0 +1,67 @@
+//! What was staged to be served later: found by its name, or let go.
+
+use crate::monitor::Monitor;
+use crate::push::PushError;
+use crate::push::fleet::{Fleet, Member};
+use crate::push::outcome::error_chain;
+use crate::release::Release;
+
+/// Finds the release that `text` names, staged or current on a mirror: by its name, its sequence or its id.
+pub(super) fn named<'m>(members: &'m [Member], text: &str) -> Result<&'m Release, PushError> {
+    let is_named = |release: &&Release| {
+        let name = release.name();
+        text == name.to_string() || text == release.id().to_string() || text.parse() == Ok(name.sequence())
+    };
+    let state = |member: &'m Member| member.state.as_ref().ok();
+    let staged = members.iter().filter_map(state).filter_map(|state| state.staged.as_ref());
+    let current = members.iter().filter_map(state).filter_map(|state| state.current_release());
+    let mut found = staged.chain(current).filter(is_named);
+    let first = found.next().ok_or_else(|| PushError::NotStaged { release: text.to_owned() })?;
+    match found.all(|other| other.id() == first.id()) {
+        true => Ok(first),
+        false => {
+            Err(PushError::NotStaged { release: format!("{text} is not one release: name it as in {}", first.name()) })
+        }
+    }
+}
+
+/// What became of a staged release on a mirror.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Abandoned {
+    /// It is gone.
+    Gone,
+    /// It was not there.
+    NotThere,
+    /// It may still be there.
+    Failed {
+        /// Why, with all causes.
+        error: String,
+    },
+}
+
+/// Lets go of the staged release that `text` names, on every mirror of `fleet`; answers in their order.
+///
+/// # Errors
+/// When no mirror has it.
+pub fn abandon(text: &str, fleet: &Fleet, monitor: &dyn Monitor) -> Result<Vec<(String, Abandoned)>, PushError> {
+    let members = fleet.states(monitor);
+    let release = named(&members, text)?.name();
+    let let_go = |member: &Member| match &member.state {
+        Err(error) => Abandoned::Failed { error: error_chain(error) },
+        Ok(state) if state.current == Some(release) => Abandoned::Failed { error: "it is served".to_owned() },
+        Ok(state) if state.staged.as_ref().is_none_or(|staged| staged.name() != release) => Abandoned::NotThere,
+        Ok(_) => match member.mirror.abandon(release) {
+            Ok(()) => Abandoned::Gone,
+            Err(error) => Abandoned::Failed { error: error_chain(&error) },
+        },
+    };
+    Ok(members.iter().map(|member| (member.mirror.name().to_owned(), let_go(member))).collect())
+}
+
+/// Whether a mirror has the release that `text` names, staged.
+///
+/// # Errors
+/// When none has.
+pub fn check_staged(text: &str, fleet: &Fleet, monitor: &dyn Monitor) -> Result<(), PushError> {
+    named(&fleet.states(monitor), text).map(drop)
+}

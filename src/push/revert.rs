@@ -1,0 +1,54 @@
+//! Going back: mirrors that switched get the content they had, as a new
+//! release above the one that was bad there.
+
+use crate::monitor::Monitor;
+use crate::push::fleet::Fleet;
+use crate::push::guard::Guards;
+use crate::push::options::{Options, Policy, Require};
+use crate::push::outcome::{Outcome, Report, Reverted, error_chain};
+use crate::push::source::Source;
+
+/// Takes the mirrors `back`, by index, from the release of `report` to `to`, and notes that there.
+pub(super) fn revert(
+    mut report: Report,
+    back: &[usize],
+    to: Option<u64>,
+    fleet: &Fleet,
+    options: &Options,
+    monitor: &dyn Monitor,
+) -> Report {
+    let reason = report.stopped.clone().unwrap_or_default();
+    let mut reverted = Reverted { reason, sequence: None, error: None };
+    let Some(to) = to else {
+        reverted.error = Some("there is nothing before their first release".to_owned());
+        report.reverted = Some(reverted);
+        return report;
+    };
+    let mirrors = back.iter().map(|index| fleet.mirrors()[*index].clone()).collect();
+    let options = Options {
+        note: report.sequence.map(|sequence| format!("back from release {sequence}")),
+        order: None,
+        allow_older: true,
+        again: true,
+        guards: Guards { must_have: Vec::new(), allow_shrink: true, allow_secrets: true, ..options.guards.clone() },
+        require: Require::AtLeast(1),
+        policy: Policy::default(),
+        ..options.clone()
+    };
+    match super::push(&Source::Rollback { to: Some(to) }, &Fleet::new(mirrors), &options, monitor) {
+        Err(error) => reverted.error = Some(error_chain(&error)),
+        Ok(after) => {
+            reverted.sequence = after.sequence;
+            for (index, mirror) in back.iter().zip(after.mirrors) {
+                if mirror.outcome.is_current() {
+                    report.mirrors[*index].outcome = Outcome::Reverted;
+                    report.mirrors[*index].now = after.sequence;
+                } else {
+                    reverted.error = Some(format!("{} did not go back", mirror.mirror));
+                }
+            }
+        }
+    }
+    report.reverted = Some(reverted);
+    report
+}

@@ -1,0 +1,185 @@
+//! Switching wave by wave: who goes first, how long that is looked at, what
+//! visitors must get there before anybody else follows.
+//!
+//! Knows the order; how one mirror switches is the matter of `activation`.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use crate::hash::ObjectId;
+use crate::monitor::{Event, Monitor as _};
+use crate::push::PushError;
+use crate::push::activation;
+use crate::push::gate::Gate;
+use crate::push::options::{OnFailure, Options, Probe, Wave};
+use crate::push::outcome::Outcome;
+use crate::push::target::Target;
+use crate::web::Web;
+
+/// How often a wait looks whether the user asked to stop.
+const TICK: Duration = Duration::from_millis(100);
+/// Longest time for what visitors get.
+const PROBE: Duration = Duration::from_secs(10);
+
+/// What the probes must find: content and size by path.
+pub(super) type Expected = BTreeMap<String, (ObjectId, u64)>;
+
+/// What came of switching.
+#[derive(Debug, Default)]
+pub(super) struct Switched {
+    /// Another push was quicker, but this one is newer.
+    pub(super) is_again: bool,
+    /// Why not all that were ready switched.
+    pub(super) stopped: Option<String>,
+    /// The mirrors, by index, that go back to the content they had.
+    pub(super) back: Vec<usize>,
+    /// The longest time between the first and the last of a wave, in milliseconds.
+    pub(super) spread_ms: Option<u64>,
+}
+
+/// What the release has for the probes of all waves.
+///
+/// # Errors
+/// A probe for what is no file of the release: it could never be right.
+pub(super) fn expected(target: &Target, options: &Options) -> Result<Expected, PushError> {
+    let mut wanted: Vec<&str> =
+        options.policy.waves.iter().flat_map(|wave| &wave.probes).map(|probe| probe.path.as_str()).collect();
+    let mut expected = Expected::new();
+    if wanted.is_empty() {
+        return Ok(expected);
+    }
+    for entry in target.new_entries().map_err(PushError::NewManifest)? {
+        let entry = entry.map_err(PushError::NewManifest)?;
+        if let Some(file) = entry.file().filter(|_| entry.is_live() && wanted.contains(&entry.path.as_str())) {
+            expected.insert(entry.path.to_string(), (file.object, file.size));
+        }
+    }
+    wanted.retain(|path| !expected.contains_key(*path));
+    match wanted.first() {
+        Some(path) => Err(PushError::NoProbe { path: (*path).to_owned() }),
+        None => Ok(expected),
+    }
+}
+
+/// The mirrors of each wave, by index: those of the policy, then all others.
+fn members<'o>(target: &Target, options: &'o Options) -> Vec<(Vec<usize>, Option<&'o Wave>)> {
+    let name = |index: usize| target.members[index].mirror.name();
+    let mut left: Vec<usize> = (0..target.members.len()).collect();
+    let mut waves = Vec::new();
+    for wave in &options.policy.waves {
+        let (own, others) = left.into_iter().partition(|index| wave.mirrors.iter().any(|one| one == name(*index)));
+        waves.push((own, Some(wave)));
+        left = others;
+    }
+    waves.push((left, None));
+    waves
+}
+
+/// Switches what is staged, wave by wave, and notes the outcomes.
+pub(super) fn switch(
+    target: &Target,
+    expected: &Expected,
+    outcomes: &mut [Option<Outcome>],
+    options: &Options,
+    gate: &Gate<'_>,
+) -> Result<Switched, PushError> {
+    let mut switched = Switched::default();
+    let mut is_led = false;
+    for (number, (members, wave)) in (1..).zip(members(target, options)) {
+        let staged: Vec<usize> =
+            members.into_iter().filter(|index| outcomes[*index] == Some(Outcome::Staged)).collect();
+        if staged.is_empty() {
+            continue;
+        }
+        if is_led {
+            activation::together(target, &staged, outcomes, options, gate);
+        } else if activation::activate(target, &staged, outcomes, options, gate)? {
+            return Ok(Switched { is_again: true, ..switched });
+        }
+        let on = |outcome: &Outcome| staged.iter().filter(|index| outcomes[**index].as_ref() == Some(outcome)).count();
+        let activated = on(&Outcome::Activated);
+        is_led |= activated > 0;
+        switched.spread_ms =
+            switched.spread_ms.max(gate.spread_ms(staged.iter().map(|index| activation::name(target, *index))));
+        if activated < staged.len() && options.policy.on_failure == OnFailure::Revert {
+            switched.stopped = Some(format!("{} of {} mirrors did not switch", staged.len() - activated, staged.len()));
+            switched.back = activated_of(outcomes, 0..outcomes.len());
+        } else if activated == 0 && wave.is_some() {
+            switched.stopped = Some(format!("no mirror of wave {number} switched"));
+        } else if let Some(wave) = wave {
+            let is_last = !outcomes.contains(&Some(Outcome::Staged));
+            if let Err(error) = watch(wave, is_last, expected, gate) {
+                switched.stopped = Some(format!("wave {number}: {error}"));
+                switched.back = match (error, options.policy.on_failure) {
+                    (Bad::Cancelled, _) => Vec::new(),
+                    (Bad::Probe(_), OnFailure::Leave) => activated_of(outcomes, staged),
+                    (Bad::Probe(_), OnFailure::Revert) => activated_of(outcomes, 0..outcomes.len()),
+                };
+            }
+        }
+        if switched.stopped.is_some() {
+            return Ok(switched);
+        }
+    }
+    Ok(switched)
+}
+
+fn activated_of(outcomes: &[Option<Outcome>], of: impl IntoIterator<Item = usize>) -> Vec<usize> {
+    of.into_iter().filter(|index| outcomes[*index] == Some(Outcome::Activated)).collect()
+}
+
+/// Why a wave is the last one.
+#[derive(Debug, thiserror::Error)]
+enum Bad {
+    #[error("stopped while it was looked at; it has the release")]
+    Cancelled,
+    #[error("{0}")]
+    Probe(String),
+}
+
+/// Lets a wave be for its time, then looks at what visitors get.
+fn watch(wave: &Wave, is_last: bool, expected: &Expected, gate: &Gate<'_>) -> Result<(), Bad> {
+    if is_last && wave.probes.is_empty() {
+        return Ok(());
+    }
+    soak(wave.soak, gate)?;
+    let web = Web::new(PROBE);
+    let faults: Vec<String> = std::thread::scope(|scope| {
+        let web = &web;
+        let ask = |probe| scope.spawn(move || look(web, probe, expected));
+        let asked: Vec<_> = wave.probes.iter().map(ask).collect();
+        asked.into_iter().filter_map(|thread| thread.join().expect("probing does not panic").err()).collect()
+    });
+    for message in &faults {
+        gate.event(Event::Warned { message: message.clone() });
+    }
+    match faults.into_iter().next() {
+        Some(fault) => Err(Bad::Probe(fault)),
+        None => Ok(()),
+    }
+}
+
+/// Waits, in small steps: the user may ask to stop.
+fn soak(time: Duration, gate: &Gate<'_>) -> Result<(), Bad> {
+    let end = Instant::now() + time;
+    loop {
+        let left = end.saturating_duration_since(Instant::now());
+        match () {
+            () if gate.is_cancelled() => return Err(Bad::Cancelled),
+            () if left.is_zero() => return Ok(()),
+            // A channel on which nothing ever comes.
+            () => drop(crossbeam_channel::never::<()>().recv_timeout(left.min(TICK))),
+        }
+    }
+}
+
+/// Compares what visitors get with what the release has.
+fn look(web: &Web, probe: &Probe, expected: &Expected) -> Result<(), String> {
+    let Probe { url, path } = probe;
+    let (object, size) = expected.get(path.as_str()).ok_or_else(|| format!("probe {url}: nothing is known of it"))?;
+    match web.fetch(url, *size) {
+        Ok(fetched) if fetched.object == *object => Ok(()),
+        Ok(_) => Err(format!("probe {url}: visitors get something else than the release has")),
+        Err(error) => Err(format!("probe {url}: {error}")),
+    }
+}

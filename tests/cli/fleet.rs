@@ -1,0 +1,181 @@
+//! A fleet: groups, waves, probes, frozen and joining mirrors, staging now and switching later.
+
+use serde_json::Value;
+
+use crate::harness::World;
+use crate::web::Web;
+
+/// Three mirrors below `web`, the first of them a canary, with `more` in the configuration.
+fn fleet(world: &World, web: &str, more: &str) {
+    let mirrors = format!(
+        "content='tree'\n[mirror_defaults]\nurl='{{name}}'\npublic_url='{web}/{{name}}/current'\n\
+         [[mirror]]\nname='a'\ngroup='canary'\n[[mirror]]\nname='b'\n[[mirror]]\nname='c'\n{more}"
+    );
+    world.write("headwater.toml", mirrors);
+}
+
+fn wave(probe: &str) -> String {
+    format!("[[wave]]\ngroups=['canary']\nsoak='20ms'\nprobe='{probe}'\n")
+}
+
+fn outcomes(answer: &Value) -> Vec<&str> {
+    answer["mirrors"].as_array().unwrap().iter().map(|mirror| mirror["outcome"].as_str().unwrap()).collect()
+}
+
+fn on(world: &World) -> [u64; 3] {
+    ["a", "b", "c"].map(|mirror| world.current(mirror))
+}
+
+#[test]
+fn a_release_that_visitors_get_goes_on_to_the_next_wave() {
+    let world = World::with_tree();
+    let web = Web::of_files(world.path("."));
+    fleet(&world, &web.url, &wave("index.html"));
+    let answer = world.json("push", 0);
+    assert_eq!(outcomes(&answer), ["activated"; 3]);
+    assert!(answer["spread_ms"].is_u64(), "{answer}");
+    assert_eq!(web.asked().len(), 1);
+    assert_eq!(web.asked()[0].path, "/a/current/index.html");
+    world.ok("push");
+    assert_eq!(web.asked().len(), 1, "nothing switched, nothing is looked at");
+}
+
+#[test]
+fn a_bad_release_is_stopped_by_the_probe_and_reverted() {
+    let world = World::with_tree();
+    let web = Web::of_files(world.path("."));
+    // What visitors of the canary are said to get is what those of another mirror get.
+    fleet(&world, &web.url, &wave(&format!("{}/b/current/index.html", web.url)));
+    let answer = world.json("push", 3);
+    assert_eq!(outcomes(&answer), ["activated", "skipped", "skipped"]);
+    assert!(answer["reverted"]["error"].as_str().unwrap().contains("first release"), "{answer}");
+    fleet(&world, &web.url, "");
+    world.ok("push");
+    let before = world.served("a");
+    fleet(&world, &web.url, &wave(&format!("{}/b/current/index.html", web.url)));
+    world.write("tree/index.html", "worse");
+    let answer = world.json("push", 4);
+    assert_eq!(outcomes(&answer), ["reverted", "skipped", "skipped"]);
+    assert!(answer["stopped"].as_str().unwrap().starts_with("wave 1: probe http://127.0.0.1:"), "{answer}");
+    assert_eq!((answer["sequence"].as_u64(), answer["reverted"]["sequence"].as_u64()), (Some(2), Some(3)));
+    assert_eq!(on(&world), [3, 1, 1]);
+    assert_eq!(world.served("a").values().collect::<Vec<_>>(), before.values().collect::<Vec<_>>());
+    world.run("push").code(5).warns("--again");
+    world.ok("heal");
+    assert_eq!(on(&world), [3, 3, 3]);
+}
+
+#[test]
+fn a_probe_that_redirects_or_says_too_much_is_a_bad_one() {
+    let world = World::with_tree();
+    let answers = |count: usize| match count {
+        0 => (302, "location: /elsewhere\r\n".to_owned(), Vec::new()),
+        _ => (200, String::new(), vec![b'x'; 100_000]),
+    };
+    let web = Web::start(move |count, _| answers(count));
+    fleet(&world, &web.url, "");
+    world.ok("push");
+    fleet(&world, &web.url, &wave("index.html"));
+    for (content, words) in [("2", "a redirect"), ("3", "larger than 1 bytes")] {
+        world.write("tree/index.html", content);
+        let answer = world.json("push", 4);
+        assert!(answer["stopped"].as_str().unwrap().contains(words), "{answer}");
+    }
+    fleet(&world, &web.url, &wave("no/such.html"));
+    world.write("tree/index.html", "4");
+    world.run("push").code(5).warns("no/such.html").warns("[[wave]]");
+}
+
+#[test]
+fn a_release_is_staged_now_and_served_later() {
+    let world = World::with_tree();
+    fleet(&world, "http://127.0.0.1:1", "");
+    world.ok("push");
+    world.write("tree/index.html", "two");
+    world.ok("push --stage-only").says("headwater activate 2-");
+    assert_eq!(on(&world), [1, 1, 1]);
+    assert_eq!(world.read("a/staged/index.html"), "two");
+    world.ok("status");
+    world.ok("verify");
+    world.ok("activate 2");
+    assert_eq!(on(&world), [2, 2, 2]);
+    assert!(["a", "b", "c"].iter().all(|mirror| !world.exists(&format!("{mirror}/staged"))));
+    world.ok("activate 2").says("nothing new");
+}
+
+#[test]
+fn a_staged_release_is_dropped_or_replaced() {
+    let world = World::with_tree();
+    fleet(&world, "http://127.0.0.1:1", "");
+    world.ok("push");
+    world.write("tree/index.html", "two");
+    world.ok("push --stage-only");
+    let answer = world.json("abandon 2", 0);
+    assert_eq!(outcomes(&answer), ["abandoned"; 3]);
+    assert!(!world.exists("a/staged"));
+    world.run("activate 2").code(2).warns("no mirror has a release 2 staged").warns("--stage-only");
+    world.ok("push --stage-only");
+    let staged = world.read("a/staged/index.html");
+    world.write("tree/index.html", "three");
+    world.ok("push");
+    assert_eq!((staged.as_str(), world.read("a/current/index.html").as_str()), ("two", "three"));
+    assert!(!world.exists("a/staged"), "a later push supersedes it");
+    // What is not ours is left alone.
+    world.write("a/staged", "mine");
+    world.write("tree/index.html", "four");
+    world.ok("push");
+    assert_eq!(world.read("a/staged"), "mine");
+}
+
+#[test]
+fn activation_waits_for_its_time() {
+    let world = World::with_tree();
+    fleet(&world, "http://127.0.0.1:1", "");
+    world.ok("push --stage-only");
+    let soon = jiff::Timestamp::now() + jiff::SignedDuration::from_millis(300);
+    world.ok(&format!("activate 1 --at {soon}"));
+    assert!(jiff::Timestamp::now() >= soon);
+    assert_eq!(on(&world), [1, 1, 1]);
+    world.run("activate 1 --at soon").code(2).warns("write a time");
+    world.run("activate 9 --at 2026-01-01T00:00Z").code(2).warns("no mirror has a release 9");
+}
+
+#[test]
+fn frozen_mirrors_stay_and_joining_ones_are_filled() {
+    let world = World::with_tree();
+    fleet(&world, "http://127.0.0.1:1", "");
+    world.ok("push --only a,b");
+    world.write("tree/index.html", "two");
+    // Three are required, and one of them only joins.
+    world.ok("push --require 3");
+    assert_eq!(on(&world), [2, 2, 2]);
+    world.write("headwater.toml", world.read("headwater.toml").replace("name='b'\n", "name='b'\nfrozen=true\n"));
+    world.write("tree/index.html", "three");
+    let answer = world.json("push", 0);
+    assert_eq!(outcomes(&answer), ["activated", "activated", "frozen"]);
+    assert_eq!(on(&world), [3, 2, 3]);
+    world.run("push --only b").code(2).warns("every mirror is frozen").warns("until");
+    world.write("headwater.toml", world.read("headwater.toml").replace("frozen=true", "frozen=true\nuntil=2001-01-01"));
+    world.ok("heal").says("release 3 was brought to 1 mirror");
+    assert_eq!(on(&world), [3, 3, 3]);
+}
+
+#[test]
+fn a_requirement_that_is_not_met_says_what_finishes_it() {
+    let world = World::with_tree();
+    fleet(&world, "http://127.0.0.1:1", "");
+    world.ok("push");
+    world.write("tree/index.html", "two");
+    // It answers, and cannot be written.
+    world.remove("c/.headwater/objects/00");
+    let run = world.run("push --wait 0s").code(4).warns("2 of 3 staged and kept: `headwater activate 2-");
+    assert_eq!(on(&world), [1, 1, 1]);
+    drop(run);
+    world.run("activate 2 --require 2 --wait 0s").code(3);
+    assert_eq!(on(&world), [2, 2, 1]);
+    world.mkdir("c/.headwater/objects/00");
+    world.ok("heal");
+    assert_eq!(on(&world), [2, 2, 2]);
+    world.run("push --require 4").code(2).warns("cannot be met by 3 mirrors");
+    world.run("push --require 101%").code(2);
+}
