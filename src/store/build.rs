@@ -63,7 +63,7 @@ impl Store {
         for directory in emptied.iter().rev() {
             writer.remove_empty(directory)?;
         }
-        let left = writer.place_each(&places)?;
+        let left = place_by_two(&places, &mut writer.twin()?, writer)?;
         self.place_left(writer, &left)?;
         missing.sort_unstable_by_key(|file| file.object);
         missing.dedup_by_key(|file| file.object);
@@ -84,14 +84,7 @@ impl Store {
             if batch.is_empty() {
                 break;
             }
-            let (first, second) = batch.split_at(batch.len() / 2);
-            let (first, second) = std::thread::scope(|scope| {
-                let helped = scope.spawn(|| helper.place_each(first));
-                let second = writer.place_each(second);
-                (helped.join().expect("placing entries does not panic"), second)
-            });
-            left.extend(first?);
-            left.extend(second?);
+            left.extend(place_by_two(&batch, &mut helper, &mut writer)?);
         }
         self.place_left(&mut writer, &left)?;
         Ok(writer)
@@ -179,6 +172,29 @@ impl SlotChanges {
         }
         Ok(())
     }
+}
+
+/// Puts entries in their places by two writers of one slot: the system calls of
+/// one half hardly wait for those of the other. Answers what is left, in order.
+fn place_by_two(
+    entries: &[Entry],
+    helper: &mut SlotWriter<'_>,
+    writer: &mut SlotWriter<'_>,
+) -> Result<Vec<Entry>, StoreError> {
+    /// Fewer are not worth a thread.
+    const MANY: usize = 256;
+    if entries.len() < MANY {
+        return writer.place_each(entries);
+    }
+    let (first, second) = entries.split_at(entries.len() / 2);
+    let (first, second) = std::thread::scope(|scope| {
+        let helped = scope.spawn(|| helper.place_each(first));
+        let second = writer.place_each(second);
+        (helped.join().expect("placing entries does not panic"), second)
+    });
+    let mut left = first?;
+    left.extend(second?);
+    Ok(left)
 }
 
 /// Asks the live release's manifest about entries in ascending order.

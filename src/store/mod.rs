@@ -24,6 +24,7 @@ mod repair;
 mod slots;
 mod stage;
 mod verify;
+mod write_back;
 
 pub use history::{Happening, What};
 pub use manifests::ManifestStream;

@@ -148,6 +148,13 @@ impl<'s> SlotWriter<'s> {
         writer
     }
 
+    /// A second writer of the same slot, for another thread.
+    pub(super) fn twin(&self) -> Result<Self, StoreError> {
+        let mut twin = Self::fill(self.store, self.slot.root.try_clone()?, self.permissions);
+        twin.slot.strangers = self.slot.strangers;
+        Ok(twin)
+    }
+
     /// Takes an entry away; the directory that may be empty now is left.
     pub(super) fn remove(&mut self, path: &TreePath) -> Result<(), StoreError> {
         let (parent, name) = split(path);

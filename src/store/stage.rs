@@ -17,6 +17,7 @@ use crate::release::{Release, ReleaseName};
 use crate::store::copy::write_object;
 use crate::store::quarantine::Quarantine;
 use crate::store::slots::SlotWriter;
+use crate::store::write_back::WriteBack;
 use crate::store::{Pruned, Store, StoreError, What, lie};
 
 /// Opens the content of an object that is missing here.
@@ -31,6 +32,7 @@ pub struct Arrival {
     change: Arc<[u8]>,
     needs: Needs,
     quarantine: Quarantine,
+    write_back: WriteBack,
     /// The new objects, once they have their names.
     promoted: Option<Arc<[(ObjectId, u64)]>>,
     /// The objects of the base by position, read when the first block has a base.
@@ -67,8 +69,8 @@ impl Store {
         let permissions = self.permissions_of(offered.sequence())?;
         let quarantine = Quarantine::open(self, key, std::mem::take(&mut needs.objects), permissions, wait)?;
         let (store, release, change) = (Arc::clone(self), release.clone(), Arc::clone(change));
-        let (promoted, bases) = (None, OnceLock::new());
-        Ok(Some(Arrival { store, release, base, change, needs, quarantine, promoted, bases, wait }))
+        let (promoted, bases, write_back) = (None, OnceLock::new(), WriteBack::default());
+        Ok(Some(Arrival { write_back, store, release, base, change, needs, quarantine, promoted, bases, wait }))
     }
 
     /// Refuses a release that is not newer than another one that is current.
@@ -170,7 +172,9 @@ impl Arrival {
     /// # Errors
     /// A pack that is malformed or has what nobody asked for, or an error of the disk.
     pub fn take(&self, id: &PackId, pack: &PackReader<'_>) -> Result<(), StoreError> {
-        self.quarantine.take(id, pack, |block| self.decode(block))
+        let bytes = self.quarantine.take(id, pack, |block| self.decode(block))?;
+        self.write_back.after(bytes, &self.store.layout.root);
+        Ok(())
     }
 
     fn decode<'b>(&self, block: &Block<'b>) -> Result<Cow<'b, [u8]>, StoreError> {
@@ -297,6 +301,7 @@ impl Arrival {
         });
         written?;
         let mut here = here?;
+        self.write_back.finish()?;
         self.store.write_release(&self.release)?;
         self.store.layout.root.sync_file_system()?;
         if !is_promoted {

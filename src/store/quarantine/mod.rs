@@ -254,18 +254,19 @@ impl Quarantine {
         fits && { read }().is_some() && self.hash(piece, &bytes) == held.hash
     }
 
-    /// Writes the content of a pack and remembers that it is held. May be
+    /// Writes the content of a pack, answers its bytes, and remembers that it is held. May be
     /// called from several threads; `decode` knows the bases of a block.
     pub(super) fn take(
         &self,
         id: &PackId,
         pack: &PackReader<'_>,
         decode: impl for<'b> Fn(&Block<'b>) -> Result<Cow<'b, [u8]>, StoreError>,
-    ) -> Result<(), StoreError> {
-        let mut record = Vec::new();
+    ) -> Result<u64, StoreError> {
+        let (mut record, mut taken) = (Vec::new(), 0);
         for block in pack.blocks() {
             let block = block?;
             let content = decode(&block)?;
+            taken += content.len() as u64;
             let mut rest = &content[..];
             for piece in block.pieces() {
                 let (bytes, behind) = rest.split_at(piece.length as usize);
@@ -278,7 +279,8 @@ impl Quarantine {
         held::seal(&mut record);
         let temporary = format!("{id}.tmp");
         self.held.write_new(&temporary, &record, FileMode::RECORD, None)?;
-        Ok(self.held.rename(&temporary, &self.held, &id.to_string())?)
+        self.held.rename(&temporary, &self.held, &id.to_string())?;
+        Ok(taken)
     }
 
     fn hash(&self, piece: &Piece, bytes: &[u8]) -> PieceHash {
