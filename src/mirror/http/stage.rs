@@ -1,11 +1,12 @@
 //! Staging over the wire: one request where everything fits into it, else what
 //! is held, what is lacking of it, and the word that this is all.
 
+use std::collections::HashSet;
 use std::io::Read;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::hash::ObjectId;
+use crate::hash::{ObjectId, PackId};
 use crate::mirror::http::body::Body;
 use crate::mirror::http::client::{Request, Verb};
 use crate::mirror::http::pace::{Patience, Stop};
@@ -43,9 +44,10 @@ pub(super) fn run(
     if let Some(unfinished) = mirror.known().as_mut().and_then(|known| known.unfinished.as_mut()) {
         unfinished.push(request.key);
     }
-    let is_staged = if has_none { stage.at_once(&upload)? } else { false };
-    if !is_staged {
-        stage.step_by_step(&upload)?;
+    match if has_none { stage.begin(&upload)? } else { Begun::Not } {
+        Begun::Staged => {}
+        Begun::Not => stage.step_by_step(&upload, None)?,
+        Begun::Held(held) => stage.step_by_step(&upload, Some(held))?,
     }
     if stage.resent > 0 {
         monitor.event(Event::ObjectsResent { mirror: mirror.name.clone(), objects: stage.resent });
@@ -63,6 +65,16 @@ struct Stage<'s> {
 
 /// A pack with its bytes.
 type Loaded = (Box<dyn Pack>, Arc<Vec<u8>>);
+
+/// What the first request came to.
+enum Begun {
+    /// That was all.
+    Staged,
+    /// These packs are there, and there are more.
+    Held(HashSet<PackId>),
+    /// It is to be begun again.
+    Not,
+}
 
 /// What a request to stage came to.
 enum Step {
@@ -106,18 +118,18 @@ impl Stage<'_> {
         self.mirror.wired.patience(self.stop)
     }
 
-    /// Everything in one request, if there is little of it. Answers whether that was all.
-    fn at_once(&mut self, upload: &Upload<'_>) -> Result<bool, MirrorError> {
+    /// Everything in one request, if there is little of it, else what there is: the way is idle anyway.
+    fn begin(&mut self, upload: &Upload<'_>) -> Result<Begun, MirrorError> {
         // Once the way there takes less time than the packs, the mirror had better begin with the first.
         let answered_in = self.mirror.known().as_ref().map_or(Duration::ZERO, |known| known.answered_in);
-        let Some(packs) = upload.gather(INLINE_BYTES, answered_in.max(LEAST_PATIENCE))? else { return Ok(false) };
+        let (packs, is_all) = upload.gather(INLINE_BYTES, answered_in.max(LEAST_PATIENCE))?;
         let packs: Vec<Loaded> = packs
             .into_iter()
             .map(|pack| pack.bytes().map(|bytes| (pack, bytes)).map_err(MirrorError::Supply))
             .collect::<Result<_, _>>()?;
         // A lock is waited for without sending everything again and again.
         let mut patience = Patience::new(Duration::ZERO, self.mirror.wired.pace.deadline, self.stop);
-        let asked = self.ask(&packs, true, &mut patience);
+        let asked = self.ask(&packs, is_all, &mut patience);
         let is_taken = asked.is_ok();
         for (pack, _) in packs {
             if is_taken {
@@ -127,23 +139,30 @@ impl Stage<'_> {
             }
         }
         match asked {
-            Ok(Staging::Staged { .. }) => Ok(true),
+            Ok(Staging::Staged { .. }) => Ok(Begun::Staged),
             Ok(Staging::Lacking(objects)) => {
                 let step = self.send_objects(&objects)?;
-                Ok(matches!(step, Step::Staged) && matches!(self.complete()?, Step::Staged))
+                let is_staged = matches!(step, Step::Staged) && matches!(self.complete()?, Step::Staged);
+                Ok(if is_staged { Begun::Staged } else { Begun::Not })
             }
-            Ok(Staging::Held(_)) => Err(unexpected("packs are held that were sent")),
-            Err(error) if error.failure() == Failure::Locked => Ok(false),
+            Ok(Staging::Held(_)) if is_all => Err(unexpected("packs are held that were sent")),
+            Ok(Staging::Held(held)) => Ok(Begun::Held(held.into_iter().collect())),
+            Err(error) if error.failure() == Failure::Locked => Ok(Begun::Not),
             Err(error) => Err(error),
         }
     }
 
-    fn step_by_step(&mut self, upload: &Upload<'_>) -> Result<(), MirrorError> {
+    /// Sends what is not `held`, which the mirror is asked for if it is not known.
+    fn step_by_step(&mut self, upload: &Upload<'_>, held: Option<HashSet<PackId>>) -> Result<(), MirrorError> {
+        let mut known = held;
         for _ in 0..MAX_ROUNDS {
-            let held = match self.ask(&[], false, &mut self.patience())? {
-                Staging::Staged { .. } => return Ok(()),
-                Staging::Held(held) => held.into_iter().collect(),
-                Staging::Lacking(_) => return Err(unexpected("objects are lacking before the packs are there")),
+            let held = match known.take() {
+                Some(held) => held,
+                None => match self.ask(&[], false, &mut self.patience())? {
+                    Staging::Staged { .. } => return Ok(()),
+                    Staging::Held(held) => held.into_iter().collect(),
+                    Staging::Lacking(_) => return Err(unexpected("objects are lacking before the packs are there")),
+                },
             };
             match upload.run(&held)? {
                 Uploaded::All => {}

@@ -182,25 +182,28 @@ impl<'u> Upload<'u> {
         }
     }
 
-    /// All packs, if they are at most `limit` bytes and soon to be had; else those that were looked at wait.
-    pub(super) fn gather(&self, limit: u64, patience: Duration) -> Result<Option<Vec<Box<dyn Pack>>>, MirrorError> {
+    /// The first packs, at most `limit` bytes of them, as many as are soon to be had, and whether they are all.
+    pub(super) fn gather(&self, limit: u64, patience: Duration) -> Result<(Vec<Box<dyn Pack>>, bool), MirrorError> {
         let began = Instant::now();
         let mut source = lock(&self.source);
         let (mut packs, mut bytes) = (Vec::new(), 0);
-        while bytes <= limit && (began.elapsed() <= patience || source.is_ready()) {
+        while began.elapsed() <= patience || source.is_ready() {
             if self.monitor.is_cancelled() {
                 return Err(MirrorError::Cancelled);
             }
             match source.next()? {
+                Some(pack) if bytes + pack.size() > limit => {
+                    source.waiting.push_front(pack);
+                    break;
+                }
                 Some(pack) => {
                     bytes += pack.size();
                     packs.push(pack);
                 }
-                None => return Ok(Some(packs)),
+                None => return Ok((packs, true)),
             }
         }
-        source.waiting.extend(packs);
-        Ok(None)
+        Ok((packs, false))
     }
 
     /// Notes that a pack is there.
