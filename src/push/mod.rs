@@ -18,6 +18,7 @@ mod gate;
 mod guard;
 mod keeping;
 mod later;
+mod links;
 mod load;
 mod next;
 mod old_content;

@@ -116,7 +116,7 @@ pub struct Policy {
 /// How content is compressed on its way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum LevelChoice {
-    /// Not at all to this machine, zstd 3 to others.
+    /// Not at all to this machine; to others zstd 3, or more where an earlier push found the way slow.
     #[default]
     Auto,
     /// As told.

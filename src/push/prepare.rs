@@ -211,6 +211,7 @@ impl Preparation {
             supplies,
             members: self.members,
             likely_base,
+            links: self.scratch.known_links(),
             scratch: self.scratch,
             is_kept: AtomicBool::new(false),
         }

@@ -208,7 +208,7 @@ fn batch(
     let level = match options.level {
         LevelChoice::Fixed(level) => level,
         LevelChoice::Auto if is_local => Level::Raw,
-        LevelChoice::Auto => Level::Zstd(3),
+        LevelChoice::Auto => target.links.level(members.iter().map(|index| target.members[*index].mirror.location())),
     };
     let bases = match &base {
         Some(base) if level != Level::Raw && !change.wanted.is_empty() => {
@@ -285,7 +285,9 @@ fn stage(
     gate: &Gate<'_>,
 ) -> Result<(), MirrorError> {
     let mirror = &target.members[index].mirror;
+    let began = Instant::now();
     let staged = mirror.stage(&batch.request(target), &seat, gate);
+    target.links.note(mirror.location(), gate.traffic(mirror.name()).sent_bytes, began.elapsed());
     drop(seat);
     let (mut staged, mut base, mut shunned) = (staged, batch.base.clone(), HashSet::new());
     while let Err(error) = &staged

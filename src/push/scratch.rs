@@ -6,14 +6,18 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use crate::fsx::{self, Context as _, Dir, IoError};
+use crate::fsx::{self, Context as _, Dir, FileMode, IoError};
 use crate::hash::{ManifestId, StoreId};
 use crate::manifest::{Entry, ManifestError, ManifestReader};
+use crate::push::links::Links;
 
 const PREFIX: &str = "push-";
 const LOCK: &str = "lock";
 /// Manifests that the last pushes over a network ended with outlive them: this, the sequence and the id.
 const KNOWN: &str = "manifest-";
+/// How quick the ways to the mirrors were.
+const LINKS: &str = "links.json";
+const MAX_LINKS_BYTES: u64 = 16 << 20;
 /// Content of old releases.
 const CONTENT: &str = "content";
 
@@ -67,6 +71,19 @@ impl Scratch {
             self.parent.unlink_if_any(&name)?;
         }
         Ok(())
+    }
+
+    /// Keeps what is known of the ways to the mirrors.
+    pub(super) fn keep_links(&self, links: &[u8]) -> Result<(), IoError> {
+        self.dir.unlink_if_any(LINKS)?;
+        self.dir.write_new(LINKS, links, FileMode::RECORD, None)?;
+        self.dir.rename(LINKS, &self.parent, LINKS)
+    }
+
+    /// What is known of the ways to the mirrors.
+    pub(super) fn known_links(&self) -> Links {
+        let bytes = self.parent.read(LINKS, MAX_LINKS_BYTES);
+        bytes.map_or_else(|_| Links::default(), |bytes| Links::parse(&bytes))
     }
 
     /// The names of the manifests that are kept, with their ids, the newest first.

@@ -12,6 +12,7 @@ use crate::monitor::{Event, Monitor};
 use crate::push::contents::Supplies;
 use crate::push::fleet::Member;
 use crate::push::keeping::{self, Keeping};
+use crate::push::links::Links;
 use crate::push::options::Options;
 use crate::push::outcome::{Sums, error_chain};
 use crate::push::rollout::Batch;
@@ -35,6 +36,8 @@ pub(super) struct Target {
     /// How it differs from the newest release before it.
     pub(super) sums: Sums,
     pub(super) scratch: Scratch,
+    /// How quick the mirrors are.
+    pub(super) links: Links,
     /// Whether its content is being kept for the next push.
     pub(super) is_kept: AtomicBool,
 }
@@ -47,6 +50,10 @@ impl Target {
         if let Some(manifest) = self.manifest.as_ref().filter(|_| is_far) {
             // Without it the next push asks a mirror.
             self.scratch.keep_manifest(manifest, self.release.sequence, options.keep_content.releases).ok();
+        }
+        if let Some(links) = self.links.to_bytes() {
+            // Without it the next push takes the level that suits most.
+            self.scratch.keep_links(&links).ok();
         }
         if let Some(cache) = self.supplies.old.cache() {
             let tidied = keeping::tidy(cache, &self.scratch, self.release.bytes, options.keep_content.most_bytes);
