@@ -20,12 +20,12 @@ use std::time::Duration;
 use serde::Deserialize;
 use toml::Spanned;
 
+use crate::command::CommandError;
 use crate::fsx::{self, IoError};
 use crate::mirror::has_token;
 use crate::tree_path::{Site, TreePath};
 
 mod access;
-mod command;
 mod fleet;
 mod listed;
 mod notify;
@@ -35,7 +35,6 @@ pub mod serve;
 mod tests;
 
 pub use access::{MirrorAccess, TokenSource};
-pub use command::CommandError;
 pub use fleet::{Frozen, Label, MirrorConfig, MirrorName, NameError, OnFailure, ParseRequireError, Require, Wave};
 pub use notify::{Hooks, Notify, Purge};
 

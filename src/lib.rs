@@ -13,7 +13,7 @@
 //! * [`wire`]: what origin and receiver say to each other.
 //! * [`mirror`]: what can be asked of a mirror, wherever it is.
 //! * [`push`]: brings a source to a whole fleet, or says honestly where it did not.
-//! * [`web`]: a small client for URLs of others. [`notify`]: who is told of a change.
+//! * [`web`]: a small client for URLs of others. [`command`]: runs what the user names. [`notify`]: who is told of a change.
 //! * [`watch`]: how the mirrors of a fleet stand, judged by what they say.
 //! * [`serve`]: answers origins for the sites of this machine, over HTTP(S) or a pipe.
 //! * [`config`]: what `headwater.toml` says.
@@ -21,6 +21,7 @@
 //! The library never prints, exits or reads the environment; the program around it does.
 
 pub mod cache;
+pub mod command;
 pub mod config;
 pub mod fsx;
 pub mod hash;

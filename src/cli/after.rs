@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use clap::{Args, ValueHint};
+use headwater::command::{self, Order};
 use headwater::config::{self, Config, TokenSource, parse_duration};
 use headwater::fsx::{self, Dir, IoError};
 use headwater::monitor::{Event, Monitor as _};
@@ -196,9 +197,11 @@ impl<'a> After<'a> {
         ];
         let input: String = paths.iter().map(|path| format!("/{path}\n")).collect();
         let limit = self.config.notify.hooks.limit;
-        let ran = notify::run(&notify::Order { command: &command, variables: &variables, input: &input, limit });
+        let (directory, kept_bytes) = (Path::new("."), 0);
+        let order = Order { command: &command, directory, variables: &variables, input: &input, kept_bytes, limit };
+        let ran = command::run(&order);
         let given = counted(paths.len() as u64, "path", "paths");
-        self.note(who, ran.map(|()| format!("ran with {given}")).map_err(|error| chain(&error)));
+        self.note(who, ran.map(|_| format!("ran with {given}")).map_err(|error| chain(&error)));
     }
 
     fn ping(&mut self, what: &str) {

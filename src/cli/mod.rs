@@ -277,7 +277,8 @@ fn config_failure(error: ConfigError) -> Failure {
         ConfigError::List(_) | ConfigError::Command { .. } => Failure::new(Exit::Usage, error).with_hint(
             "`mirrors_from` names a file, or a command as a list of words; run it by hand to see what it says",
         ),
-        ConfigError::TooLarge { .. } | ConfigError::ListTooLarge { .. } => Failure::new(Exit::Usage, error),
+        ConfigError::TooLarge { .. } | ConfigError::ListTooLarge { .. } => Failure::new(Exit::Usage, error)
+            .with_hint("is it the right one? no fleet needs a megabyte: see --config and `mirrors_from`"),
     }
 }
 

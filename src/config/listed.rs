@@ -5,11 +5,15 @@
 //! be in the file.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use toml::{Spanned, Value};
 
-use super::{Checker, ConfigError, MAX_BYTES, command, raw};
-use crate::fsx;
+use super::{Checker, ConfigError, MAX_BYTES, raw};
+use crate::{command, fsx};
+
+/// A list is there after this time, or something hangs.
+const LIMIT: Duration = Duration::from_secs(30);
 
 /// Where a list is.
 pub(super) enum ListSource {
@@ -34,8 +38,15 @@ impl ListSource {
 pub(super) fn read(source: &ListSource, directory: &Path) -> Result<String, ConfigError> {
     let text = match source {
         ListSource::File(path) => fsx::read_text(path, MAX_BYTES + 1).map_err(ConfigError::List)?,
-        ListSource::Command(words) => command::output(words, directory, MAX_BYTES)
-            .map_err(|source| ConfigError::Command { command: words.join(" "), source })?,
+        ListSource::Command(words) => command::run(&command::Order {
+            command: words,
+            directory,
+            variables: &[],
+            input: "",
+            kept_bytes: MAX_BYTES + 1,
+            limit: LIMIT,
+        })
+        .map_err(|source| ConfigError::Command { command: words.join(" "), source })?,
     };
     if text.len() as u64 > MAX_BYTES {
         return Err(ConfigError::ListTooLarge { list: source.name() });

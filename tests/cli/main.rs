@@ -24,6 +24,7 @@ mod push_flags;
 mod releases;
 mod repair;
 mod rollback;
+mod rollouts;
 mod serve;
 mod status;
 mod verify;

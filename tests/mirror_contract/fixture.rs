@@ -30,6 +30,10 @@ pub(crate) trait Fixture: Sized + Sync {
     /// Where its store is on this machine, for tests that reach below the mirror.
     fn store(&self) -> &Path;
 
+    /// Ends whatever process is in front of the store, and starts it again. Where each
+    /// handle has a process of its own, or none, there is nothing to end.
+    fn restart(&mut self) {}
+
     /// A handle that waits.
     fn mirror(&self) -> Arc<dyn Mirror> {
         self.handle(&site(), PATIENT)

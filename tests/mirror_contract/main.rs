@@ -14,6 +14,7 @@ mod fixture;
 mod formats;
 mod healing;
 mod history;
+mod later;
 mod lies;
 mod origin;
 mod remote;
@@ -53,6 +54,10 @@ macro_rules! contract {
                     a_block_may_build_on_objects_of_the_base
                     content_that_is_there_under_another_name_is_not_sent
                     a_cancelled_stage_changes_nothing;
+                later:
+                    a_staged_release_survives_a_restart_and_is_activated_by_its_name
+                    a_staged_release_is_abandoned_after_a_restart
+                    a_later_stage_supersedes_a_staged_release;
                 resuming:
                     packs_that_arrived_are_not_asked_for_again
                     what_rotted_in_quarantine_is_asked_for_again

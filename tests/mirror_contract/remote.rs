@@ -83,6 +83,10 @@ impl Fixture for Http {
         mirror_at(&format!("http://{}/", self.receiver.address()), &Access::default(), site, wait)
     }
 
+    fn restart(&mut self) {
+        self.receiver = Receiver::start(&self.store, None);
+    }
+
     fn store(&self) -> &Path {
         &self.store
     }
@@ -93,6 +97,7 @@ pub(crate) struct Https {
     receiver: Receiver,
     store: PathBuf,
     access: Access,
+    files: TlsFiles,
     _dirs: [TempDir; 2],
 }
 
@@ -107,11 +112,15 @@ impl Fixture for Https {
         fs::write(&files.key, made.signing_key.serialize_pem()).unwrap();
         let mut access = Access::default();
         access.trust_only(made.cert.pem().as_bytes()).unwrap();
-        Self { receiver: Receiver::start(&store, Some(files)), store, access, _dirs: [dir, keys] }
+        Self { receiver: Receiver::start(&store, Some(files.clone())), store, access, files, _dirs: [dir, keys] }
     }
 
     fn handle(&self, site: &Site, wait: Duration) -> Arc<dyn Mirror> {
         mirror_at(&format!("https://{HOST}:{}/", self.receiver.address().port()), &self.access, site, wait)
+    }
+
+    fn restart(&mut self) {
+        self.receiver = Receiver::start(&self.store, Some(self.files.clone()));
     }
 
     fn store(&self) -> &Path {
@@ -185,6 +194,11 @@ impl Fixture for Flaky {
 
     fn handle(&self, site: &Site, wait: Duration) -> Arc<dyn Mirror> {
         mirror_at(&format!("http://{}/", self.chaos.address()), &Access::default(), site, wait)
+    }
+
+    fn restart(&mut self) {
+        self.inner.restart();
+        self.chaos = Chaos::start(self.inner.receiver.address(), 15, chaos::seed());
     }
 
     fn store(&self) -> &Path {

@@ -2,8 +2,6 @@
 
 use std::fs;
 
-use serde_json::Value;
-
 use super::{Receiver, over, push, report, serves_tree, stand_in};
 use crate::chaos::Chaos;
 use crate::harness::World;
@@ -98,66 +96,4 @@ fn nothing_new_costs_a_mirror_less_than_4_kb() {
         assert!(0 < cost && cost < 4096, "{cost} bytes");
         fs::remove_dir_all(world.path("cache")).unwrap();
     }
-}
-
-#[test]
-fn what_is_told_of_a_fleet_with_faults_is_true() {
-    rounds(20);
-}
-
-#[test]
-#[ignore = "takes minutes"]
-fn what_is_told_of_a_fleet_with_faults_is_true_200_times() {
-    rounds(200);
-}
-
-/// Ten mirrors of every kind; in each round some of them fail in some way.
-fn rounds(count: usize) {
-    let mut rng = Rng::new(seed());
-    let world = World::new();
-    let receivers: Vec<Receiver> = (0..5).map(|index| Receiver::start(&world.path(format!("m{index}")))).collect();
-    let links: Vec<Chaos> = receivers.iter().map(|one| Chaos::start(one.address(), 20, rng.next())).collect();
-    let mut tree = Tree::random(&mut rng, 30);
-    for round in 0..count {
-        tree.mutate(&mut rng);
-        // A path that no mutation makes a directory of.
-        tree.put("v1/index.html", format!("round {round}"));
-        world.write("tree", &tree);
-        // A link that is down: nobody listens there.
-        let is_down: Vec<bool> = links.iter().map(|_| rng.chance(15)).collect();
-        let webs = links.iter().zip(&is_down).map(|(link, is_down)| match is_down {
-            true => "http://127.0.0.1:1/".to_owned(),
-            false => format!("http://{}/", link.address()),
-        });
-        let shells = (5..7).map(|index| format!("ssh://edge{index}{}", world.at(&format!("m{index}"))));
-        let directories = (7..10).map(|index| world.at(&format!("m{index}")));
-        let mut places: Vec<String> = webs.chain(shells).chain(directories).collect();
-        // Two mirrors at one place would be one: each that is down has a path of its own.
-        for (index, place) in places.iter_mut().enumerate().filter(|(_, place)| place.ends_with(":1/")) {
-            place.push_str(&format!("m{index}"));
-        }
-        let before = match cfg!(debug_assertions) && rng.chance(50) {
-            true => format!("export HEADWATER_FAULT=kill@{}", 1 + rng.below(60)),
-            false => String::new(),
-        };
-        let ssh = stand_in(&world, "ssh", &before);
-        let places: Vec<&str> = places.iter().map(String::as_str).collect();
-        let flags = [&over(&ssh)[..], &["--require", "any", "--json", "--jobs", "2"]].concat();
-        let outcome = push(&world, &places, &flags).expect(&[0, 3]);
-        check(&world, &report(&outcome), outcome.code().unwrap());
-    }
-}
-
-/// Compares what was told with an independent look at each mirror.
-fn check(world: &World, report: &Value, code: i32) {
-    let told = report["mirrors"].as_array().unwrap();
-    assert_eq!(told.len(), 10);
-    let mut all = true;
-    for (index, mirror) in told.iter().enumerate() {
-        let is_told = matches!(mirror["outcome"].as_str().unwrap(), "activated" | "current");
-        let is_true = serves_tree(world, &format!("m{index}"));
-        assert_eq!(is_told, is_true, "mirror {index}: {mirror}");
-        all &= is_true;
-    }
-    assert_eq!(code, if all { 0 } else { 3 });
 }

@@ -4,6 +4,7 @@
 mod fleet;
 mod liars;
 mod means;
+mod policies;
 mod real;
 mod ssh;
 mod tls;

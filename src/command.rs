@@ -1,7 +1,11 @@
-//! A command that is given lines on its standard input, a time limit and no way to hang us.
+//! Runs a command of the user: with a time limit, a limit on what is kept of what it says, and no way to
+//! ask anything or to hang us.
+//!
+//! Refuses to know what its output means.
 
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, Read, Write as _};
 use std::os::unix::process::CommandExt as _;
+use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc;
 use std::time::Duration;
@@ -16,10 +20,14 @@ const MAX_SAID_BYTES: u64 = 16 * 1024;
 pub struct Order<'a> {
     /// The program and its arguments; no shell is between.
     pub command: &'a [String],
+    /// Where it runs.
+    pub directory: &'a Path,
     /// Variables beside those that we have.
     pub variables: &'a [(&'a str, String)],
     /// What it reads.
     pub input: &'a str,
+    /// Bytes that are kept of what it writes, behind which that is cut off; with 0 nobody listens.
+    pub kept_bytes: u64,
     /// How long it may take, with all that it starts.
     pub limit: Duration,
 }
@@ -44,21 +52,26 @@ pub enum CommandError {
         /// The time that it had.
         limit: Duration,
     },
+    /// It wrote something else than text.
+    #[error("its output is not UTF-8")]
+    NotText,
 }
 
-/// Runs a command and waits for its end. It has a process group of its own, which is killed when its time is over.
+/// Runs a command, waits for its end and answers what it wrote. It has a process group of its own, which is killed
+/// when its time is over.
 ///
 /// # Errors
-/// When it cannot be started, fails, or does not end in time.
-pub fn run(order: &Order<'_>) -> Result<(), CommandError> {
+/// When it cannot be started, fails, does not end in time, or writes what is no text.
+pub fn run(order: &Order<'_>) -> Result<String, CommandError> {
     let (program, arguments) =
         order.command.split_first().ok_or_else(|| CommandError::Run(io::ErrorKind::InvalidInput.into()))?;
     let mut child = Command::new(program)
         .args(arguments)
+        .current_dir(order.directory)
         .envs(order.variables.iter().map(|(name, value)| (name, value)))
         .stdin(Stdio::piped())
         // Ours has the report and nothing else.
-        .stdout(Stdio::null())
+        .stdout(if order.kept_bytes == 0 { Stdio::null() } else { Stdio::piped() })
         .stderr(Stdio::piped())
         .process_group(0)
         .spawn()
@@ -69,53 +82,81 @@ pub fn run(order: &Order<'_>) -> Result<(), CommandError> {
     // It need not read what it is given; it gets the end of it all the same.
     std::thread::spawn(move || stdin.map(|mut stdin| stdin.write_all(&input).ok()));
     let (sender, ended) = mpsc::channel();
-    // What it started may keep its standard error open: nobody waits for this thread then.
-    std::thread::spawn(move || sender.send(wait(child)).ok());
+    let kept = order.kept_bytes;
+    // What it started may keep its pipes open: nobody waits for this thread then.
+    std::thread::spawn(move || sender.send(wait(child, kept)).ok());
     let Ok(heard) = ended.recv_timeout(order.limit) else {
         // It may have ended by itself meanwhile; then there is nothing to kill.
         group.map(|group| kill_process_group(group, Signal::KILL).ok());
         return Err(CommandError::Timeout { limit: order.limit });
     };
-    let (status, said) = heard.map_err(CommandError::Run)?;
-    if status.success() { Ok(()) } else { Err(CommandError::Failed { status, said }) }
+    let (status, written, said) = heard.map_err(CommandError::Run)?;
+    // One whose output is cut off may well fail of it.
+    if !status.success() && (kept == 0 || (written.len() as u64) < kept) {
+        return Err(CommandError::Failed { status, said });
+    }
+    String::from_utf8(written).map_err(|_| CommandError::NotText)
 }
 
-fn wait(mut child: Child) -> io::Result<(ExitStatus, String)> {
-    let mut said = Vec::new();
-    if let Some(stderr) = child.stderr.take() {
-        let mut stderr = stderr;
-        (&mut stderr).take(MAX_SAID_BYTES).read_to_end(&mut said)?;
-        // What is over that is read too, so that it does not wait for us.
-        io::copy(&mut stderr, &mut io::sink())?;
+/// Takes what the command writes until it ends: its end, its output, its last line on standard error.
+fn wait(mut child: Child, kept_bytes: u64) -> io::Result<(ExitStatus, Vec<u8>, String)> {
+    let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
+    let listener = std::thread::spawn(move || stderr.map(listen).transpose());
+    let mut written = Vec::new();
+    if let Some(stdout) = stdout {
+        stdout.take(kept_bytes).read_to_end(&mut written)?;
     }
+    let said = listener.join().map_err(|_| io::ErrorKind::Other)??.unwrap_or_default();
     let said = String::from_utf8_lossy(&said);
     let last = said.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or_default();
-    Ok((child.wait()?, last.trim().to_owned()))
+    Ok((child.wait()?, written, last.trim().to_owned()))
+}
+
+fn listen(mut stderr: impl Read) -> io::Result<Vec<u8>> {
+    let mut said = Vec::new();
+    (&mut stderr).take(MAX_SAID_BYTES).read_to_end(&mut said)?;
+    // What is over that is read too, so that it does not wait for us.
+    io::copy(&mut stderr, &mut io::sink())?;
+    Ok(said)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn sh(script: &str, input: &str, limit: Duration) -> Result<(), CommandError> {
+    fn sh(script: &str, input: &str, limit: Duration) -> Result<String, CommandError> {
         let command = ["sh", "-c", script].map(str::to_owned);
-        run(&Order { command: &command, variables: &[("WHAT", "docs".to_owned())], input, limit })
+        run(&Order { limit, input, ..order(&command) })
+    }
+
+    fn order(command: &[String]) -> Order<'_> {
+        Order { command, directory: Path::new("/"), variables: &[], input: "", kept_bytes: 1000, limit: LONG }
     }
 
     const LONG: Duration = Duration::from_secs(30);
 
     #[test]
     fn it_reads_its_lines_and_tells_how_it_failed() {
-        sh("test \"$(cat)\" = 'a\nb' && test $WHAT = docs", "a\nb\n", LONG).unwrap();
+        sh("test \"$(cat)\" = 'a\nb'", "a\nb\n", LONG).unwrap();
         let error = sh("echo one >&2; echo two >&2; exit 7", "", LONG).unwrap_err().to_string();
         assert!(error.contains('7') && error.ends_with(": two"), "{error}");
         // One that reads nothing, and one that says much.
         sh("true", &"x\n".repeat(500_000), LONG).unwrap();
         sh("head -c 1000000 /dev/zero >&2", "", LONG).unwrap();
         let none = ["/no/such/program".to_owned()];
-        let order = Order { command: &none, variables: &[], input: "", limit: LONG };
-        assert!(matches!(run(&order), Err(CommandError::Run(_))));
-        assert!(matches!(run(&Order { command: &[], ..order }), Err(CommandError::Run(_))));
+        assert!(matches!(run(&order(&none)), Err(CommandError::Run(_))));
+        assert!(matches!(run(&order(&[])), Err(CommandError::Run(_))));
+    }
+
+    #[test]
+    fn its_output_is_kept_as_far_as_anybody_wants_it() {
+        assert_eq!(sh("pwd; cat", "in", LONG).unwrap(), "/\nin");
+        assert_eq!(sh("yes", "", LONG).unwrap().len(), 1000);
+        assert!(matches!(sh("printf '\\377'", "", LONG), Err(CommandError::NotText)));
+        let command = ["sh", "-c", "echo $WHAT; test $WHAT = docs"].map(str::to_owned);
+        let variables = [("WHAT", "docs".to_owned())];
+        assert_eq!(run(&Order { variables: &variables, ..order(&command) }).unwrap(), "docs\n");
+        assert_eq!(run(&Order { variables: &variables, kept_bytes: 0, ..order(&command) }).unwrap(), "");
     }
 
     #[test]

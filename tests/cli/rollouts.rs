@@ -1,0 +1,173 @@
+//! What goes wrong between the first mirror of a fleet and the last: a switch that fails, a person who
+//! stops it, a probe that hangs, a list that is none, mirrors that went ways of their own.
+
+use std::fs::{self, File};
+use std::net::TcpListener;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use crate::harness::{Run, World, column, refused};
+
+/// Three mirrors, the first of them a canary, with `more` in the configuration.
+fn fleet(world: &World, more: &str) {
+    let mirrors = "content='tree'\n[mirror_defaults]\nurl='{name}'\n[[mirror]]\nname='a'\ngroup='canary'\n\
+                   [[mirror]]\nname='b'\n[[mirror]]\nname='c'\n";
+    world.write("headwater.toml", format!("{more}\n{mirrors}"));
+}
+
+/// The same with a wave for the canary.
+fn fleet_with_wave(world: &World, wave: &str) {
+    fleet(world, "");
+    world.write("headwater.toml", world.read("headwater.toml") + "[[wave]]\ngroups=['canary']\n" + wave);
+}
+
+fn outcomes(answer: &Value) -> Vec<String> {
+    column(&answer["mirrors"], "outcome")
+}
+
+fn on(world: &World) -> [u64; 3] {
+    ["a", "b", "c"].map(|mirror| world.current(mirror))
+}
+
+#[test]
+fn a_switch_that_fails_takes_the_others_back_where_that_is_wanted() {
+    let world = World::with_tree();
+    fleet(&world, "");
+    world.ok("push");
+    let before = world.served("a");
+    world.write("tree/index.html", "two");
+    world.ok("push --stage-only");
+    // It is staged there too, and then somebody else has the lock.
+    let lock = File::open(world.path("c/.headwater/lock")).unwrap();
+    lock.lock().unwrap();
+    let answer = world.json("activate 2 --on-failure revert --wait 0s", 4);
+    assert_eq!(outcomes(&answer), ["reverted", "reverted", "failed"], "{answer}");
+    assert_eq!(answer["stopped"], "1 of 3 mirrors did not switch");
+    assert_eq!((answer["sequence"].as_u64(), answer["reverted"]["sequence"].as_u64()), (Some(2), Some(3)));
+    assert_eq!(on(&world), [3, 3, 1]);
+    for mirror in ["a", "b", "c"] {
+        assert_eq!(world.served(mirror), before, "{mirror}");
+    }
+    lock.unlock().unwrap();
+    // Left behind instead, which is what happens where nothing else is said.
+    world.write("tree/index.html", "three");
+    world.ok("push --stage-only");
+    lock.lock().unwrap();
+    let answer = world.json("activate 4 --wait 0s", 3);
+    assert_eq!(outcomes(&answer), ["activated", "activated", "failed"], "{answer}");
+    assert_eq!(on(&world), [4, 4, 1]);
+    drop(lock);
+    world.ok("heal");
+    assert_eq!(on(&world), [4, 4, 4]);
+}
+
+#[test]
+fn a_soak_that_is_interrupted_leaves_the_wave_on_the_release_and_the_others_as_they_were() {
+    let world = World::with_tree();
+    fleet(&world, "");
+    world.ok("push");
+    fleet_with_wave(&world, "soak='1h'\n");
+    world.write("tree/index.html", "two");
+    let mut child = world.start("push --json --events events.jsonl");
+    while !fs::read_to_string(world.path("events.jsonl")).unwrap_or_default().contains("\"activated\"") {
+        assert!(child.try_wait().unwrap().is_none(), "it ended before it switched anything");
+        std::thread::yield_now();
+    }
+    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+    let answer = Run::new(&["push"], &child.wait_with_output().unwrap()).code(130).json();
+    assert_eq!(outcomes(&answer)[0], "activated", "{answer}");
+    assert!(answer["stopped"].as_str().unwrap().contains("wave 1: stopped while it was looked at"), "{answer}");
+    assert!(answer["reverted"].is_null(), "{answer}");
+    assert_eq!(on(&world), [2, 1, 1]);
+    fleet(&world, "");
+    world.ok("push").says("release 2 was brought to 2 mirrors as it is");
+    assert_eq!(on(&world), [2, 2, 2]);
+}
+
+#[test]
+fn a_probe_that_hangs_costs_its_time_and_is_a_bad_one() {
+    let world = World::with_tree();
+    fleet(&world, "");
+    world.ok("push");
+    // The system takes the connection, and nobody ever answers.
+    let deaf = TcpListener::bind("127.0.0.1:0").unwrap();
+    fleet_with_wave(&world, &format!("probe='http://{}/index.html'\n", deaf.local_addr().unwrap()));
+    world.write("tree/index.html", "two");
+    let began = Instant::now();
+    let answer = world.json("push", 4);
+    assert!(began.elapsed() < Duration::from_secs(25), "{:?}", began.elapsed());
+    assert_eq!(outcomes(&answer), ["reverted", "skipped", "skipped"], "{answer}");
+    assert!(answer["stopped"].as_str().unwrap().starts_with("wave 1: probe http://127.0.0.1:"), "{answer}");
+    assert_eq!(on(&world), [3, 1, 1]);
+}
+
+/// A fleet that a shell script lists.
+fn listed_by(world: &World, script: &str) {
+    world.write("list.sh", script);
+    world.write("headwater.toml", "content='tree'\nmirrors_from=['sh', 'list.sh']\n");
+}
+
+#[test]
+fn a_list_of_mirrors_that_is_none_stops_everything_and_says_why() {
+    let world = World::with_tree();
+    listed_by(&world, "echo '{\"name\":\"a\",\"url\":\"a\"}'");
+    world.ok("push");
+    for (script, words) in [
+        ("echo '{\"name\":\"a\",\"url\":\"a\"}'; echo 'no such fleet' >&2; exit 3", "no such fleet"),
+        ("echo '<html>login</html>'", "not a JSON object"),
+        ("printf '\\377\\376'", "not UTF-8"),
+        ("yes | head -c 2000000", "larger than 1 MiB"),
+        ("echo '{\"name\":\"a\",\"url\":\"a\"}'; echo '{\"name\":\"a\",\"url\":\"b\"}'", "\"a\""),
+        ("kill -9 $$", "signal: 9"),
+    ] {
+        listed_by(&world, script);
+        world.write("tree/index.html", script);
+        for command in ["push", "status", "heal"] {
+            refused(&world, command, 2, words);
+        }
+        assert_eq!(world.current("a"), 1);
+    }
+}
+
+#[test]
+#[ignore = "takes half a minute"]
+fn a_list_of_mirrors_that_never_comes_is_waited_for_half_a_minute() {
+    let world = World::with_tree();
+    listed_by(&world, "sleep 600");
+    refused(&world, "push", 2, "did not end within 30 s");
+}
+
+#[test]
+fn two_names_for_one_store_are_refused_before_anything_is_sent() {
+    let world = World::with_tree();
+    fleet(&world, "");
+    world.ok("push --only a,b");
+    world.link("a", "c");
+    world.write("tree/index.html", "two");
+    world.run("push").code(2).warns("./a and ./c are the same mirror").warns("name each mirror once");
+    assert_eq!(["a", "b"].map(|mirror| world.current(mirror)), [1, 1]);
+}
+
+#[test]
+fn mirrors_that_were_skipped_into_another_release_come_together_again() {
+    for command in ["push", "heal"] {
+        let world = World::with_tree();
+        fleet(&world, "");
+        world.ok("push");
+        world.write("tree/index.html", "two");
+        world.ok("push --skip c");
+        world.write("tree/index.html", "three");
+        world.ok("push --only c");
+        assert_eq!(on(&world), [2, 2, 2]);
+        // Which of the two is the newer one is a matter of the second in which it was made.
+        let states = column(&world.json("status", 1)["mirrors"], "state");
+        assert!(states.contains(&"diverged".to_owned()) && states.contains(&"current".to_owned()), "{states:?}");
+        world.ok(command);
+        assert_eq!(on(&world), [3, 3, 3], "{command}: what is newest goes above both");
+        let served = ["a", "b", "c"].map(|mirror| world.served(mirror));
+        assert!(served.iter().all(|one| *one == served[0]), "{command}");
+        assert!(command == "heal" || served[0] == world.files("tree"));
+    }
+}

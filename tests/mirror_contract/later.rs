@@ -1,0 +1,68 @@
+//! What is staged now and served later: it outlives whoever took it, and a link shows it.
+
+use std::fs;
+
+use headwater::mirror::Failure;
+use headwater::release::ReleaseName;
+
+use crate::fixture::{Fixture, assert_serves, faults, tree_at, tree_of};
+use crate::origin::{Tree, Version, first_tree, second_tree};
+
+/// The mirror has it staged, `staged` shows exactly it, and visitors get what they got.
+#[track_caller]
+fn assert_shows<F: Fixture>(fixture: &F, staged: &Version, served: &Version) {
+    assert_eq!(fixture.mirror().state().unwrap().staged.as_ref(), Some(&staged.release));
+    assert!(tree_at(&fixture.store().join("staged/")) == tree_of(staged), "staged shows something else");
+    assert_serves(fixture, served);
+}
+
+/// Nothing is staged, and nothing shows.
+#[track_caller]
+fn assert_shows_nothing<F: Fixture>(fixture: &F) {
+    assert_eq!(fixture.mirror().state().unwrap().staged, None);
+    assert!(fs::symlink_metadata(fixture.store().join("staged")).is_err());
+    assert_eq!(faults(&*fixture.mirror()), []);
+}
+
+fn activate<F: Fixture>(fixture: &F, release: ReleaseName, expected: &Version) -> Option<Failure> {
+    fixture.mirror().activate(release, Some(expected.name())).err().map(|error| error.failure())
+}
+
+pub(crate) fn a_staged_release_survives_a_restart_and_is_activated_by_its_name<F: Fixture>() {
+    let (first, second) = (first_tree().release(1), second_tree().release(2));
+    let mut fixture = F::with(&[&first]);
+    second.onto(Some(&first)).stage(&*fixture.mirror()).unwrap();
+    assert_shows(&fixture, &second, &first);
+    fixture.restart();
+    assert_shows(&fixture, &second, &first);
+    assert_eq!(activate(&fixture, second.name(), &first), None);
+    assert_serves(&fixture, &second);
+    assert_shows_nothing(&fixture);
+}
+
+pub(crate) fn a_staged_release_is_abandoned_after_a_restart<F: Fixture>() {
+    let (first, second) = (first_tree().release(1), second_tree().release(2));
+    let mut fixture = F::with(&[&first]);
+    second.onto(Some(&first)).stage(&*fixture.mirror()).unwrap();
+    fixture.restart();
+    fixture.mirror().abandon(second.name()).unwrap();
+    assert_shows_nothing(&fixture);
+    fixture.restart();
+    assert_shows_nothing(&fixture);
+    assert_eq!(activate(&fixture, second.name(), &first), Some(Failure::Conflict));
+    assert_serves(&fixture, &first);
+}
+
+pub(crate) fn a_later_stage_supersedes_a_staged_release<F: Fixture>() {
+    let (first, second) = (first_tree().release(1), second_tree().release(2));
+    let third = Tree::default().file("third.txt", "third", 1_700_000_003).release(3);
+    let mut fixture = F::with(&[&first]);
+    second.onto(Some(&first)).stage(&*fixture.mirror()).unwrap();
+    fixture.restart();
+    third.onto(Some(&first)).stage(&*fixture.mirror()).unwrap();
+    assert_shows(&fixture, &third, &first);
+    assert_eq!(activate(&fixture, second.name(), &first), Some(Failure::Conflict));
+    assert_eq!(activate(&fixture, third.name(), &first), None);
+    assert_serves(&fixture, &third);
+    assert_shows_nothing(&fixture);
+}
