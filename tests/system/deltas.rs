@@ -236,7 +236,14 @@ fn nothing_is_kept_where_that_is_switched_off() {
 
 /// Changes of the kinds that bases are for, and any other.
 fn change(tree: &mut Tree, rng: &mut Rng) {
-    let paths: Vec<String> = tree.nodes.keys().filter(|path| path.starts_with("docs/")).cloned().collect();
+    let page = |(path, node): (&String, &crate::trees::Node)| {
+        (path.starts_with("docs") && matches!(node, crate::trees::Node::File { .. })).then(|| path.clone())
+    };
+    let paths: Vec<String> = tree.nodes.iter().filter_map(page).collect();
+    if paths.is_empty() {
+        // A directory that became a file, and went.
+        return drop(tree.mutate(rng));
+    }
     let path = rng.pick(&paths);
     let content = |tree: &Tree| match &tree.nodes[&path] {
         crate::trees::Node::File { bytes, .. } => bytes.clone(),
@@ -256,23 +263,22 @@ fn change(tree: &mut Tree, rng: &mut Rng) {
             if rng.chance(50) {
                 bytes.truncate(bytes.len() / 2);
             }
-            tree.put(&format!("docs/moved-{}.html", rng.next()), bytes);
+            tree.put(&format!("docs-moved-{}.html", rng.next()), bytes);
         }
-        // A name with the hash of its content.
+        // A name with a hash of a bundler.
         3 => {
             bytes.extend_from_slice(b"// edited");
-            let hash = blake3::hash(&bytes).to_hex();
-            tree.put(&format!("docs/app.{}.js", &hash[..8]), bytes);
+            tree.put(&format!("docs-app.{:08x}.js", rng.next() & 0xffff_ffff), bytes);
         }
         // A copy.
-        4 => tree.put(&format!("docs/copy-{}.html", rng.next()), bytes),
+        4 => tree.put(&format!("docs-copy-{}.html", rng.next()), bytes),
         // A new file made of two others.
         5 => {
             let other = rng.pick(&paths);
             if let crate::trees::Node::File { bytes: more, .. } = &tree.nodes[&other] {
                 bytes.extend_from_slice(more);
             }
-            tree.put(&format!("docs/both-{}.html", rng.next()), bytes);
+            tree.put(&format!("docs-both-{}.html", rng.next()), bytes);
         }
         _ => drop(tree.mutate(rng)),
     }
