@@ -11,7 +11,7 @@ use crate::remote::{Receiver, push, report, serves_tree};
 use crate::trees::{Rng, Tree};
 
 /// Where blocks build on old content, also on a directory.
-const LEVEL: [&str; 3] = ["--json", "--level", "3"];
+const LEVEL: [&str; 5] = ["--json", "--level", "3", "--again", "--allow-shrink"];
 
 /// Pages that have little in common but one line, which names the version.
 fn pages(version: &str) -> Tree {
@@ -304,7 +304,7 @@ fn stays_identical(seed: u64, steps: usize) {
             1 => (vec![&url], &["one"]),
             _ => (vec![&directory, &url], &["www", "one"]),
         };
-        let outcome = push(&fleet.world, &places, &[&LEVEL[..], &["--again"]].concat());
+        let outcome = push(&fleet.world, &places, &LEVEL);
         assert_eq!(outcome.code(), Some(0), "seed {seed}, step {step}: {outcome}");
         mirrors.iter().for_each(|mirror| assert!(serves_tree(&fleet.world, mirror), "seed {seed}, step {step}"));
     }
