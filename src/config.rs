@@ -26,6 +26,7 @@ use crate::mirror::has_token;
 use crate::tree_path::{Site, TreePath};
 
 mod access;
+mod cache;
 mod fleet;
 mod listed;
 mod notify;
@@ -35,6 +36,7 @@ pub mod serve;
 mod tests;
 
 pub use access::{MirrorAccess, TokenSource};
+pub use cache::CacheConfig;
 pub use fleet::{Frozen, Label, MirrorConfig, MirrorName, NameError, OnFailure, ParseRequireError, Require, Wave};
 pub use notify::{Hooks, Notify, Purge};
 
@@ -125,6 +127,8 @@ pub struct Config {
     pub notify: Notify,
     /// Which mirrors switch first, in order; no group is in two of them.
     pub waves: Vec<Wave>,
+    /// What the origin keeps of old releases.
+    pub cache: CacheConfig,
     /// How many mirrors must be ready before any switches.
     pub require: Require,
     /// What becomes of those that switched when another one then fails to.
@@ -146,6 +150,7 @@ impl Default for Config {
             max_removed: None,
             mirrors: Vec::new(),
             notify: Notify::default(),
+            cache: CacheConfig::default(),
             waves: Vec::new(),
             require: Require::default(),
             on_failure: OnFailure::default(),
@@ -329,6 +334,7 @@ impl Checker<'_> {
             must_have: file.must_have.iter().map(|path| self.parsed(path, TreePath::new)).collect::<Result<_, _>>()?,
             max_removed: file.max_removed,
             notify: self.notify(notify)?,
+            cache: self.cache(&file.cache)?,
             waves: self.waves(file.wave, &mirrors)?,
             mirrors,
             require: file.require.unwrap_or_default(),

@@ -209,7 +209,7 @@ pub(crate) struct WorkArgs {
     pub(crate) on_failure: Option<OnFailure>,
     #[command(flatten)]
     pub(crate) wait: WaitArgs,
-    /// Remember hashes here between runs; it may be deleted at any time [default: headwater in the XDG cache]
+    /// Keep hashes and old content here between runs; it may be deleted at any time [default: headwater in the XDG cache]
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath, help_heading = RUN)]
     pub(crate) cache: Option<PathBuf>,
     /// Compression on the way: auto (none to directories on this machine, more on ways that were slow), raw (none), or a zstd level from 1 to 19

@@ -182,6 +182,7 @@ mod tests {
             outcome,
             before: Some(1),
             now: Some(2),
+            new_bytes: 0,
             traffic: Traffic::default(),
         };
         let error = "100% <b>|x:\n::set-output::".to_owned();

@@ -123,7 +123,7 @@ impl Told<'_> {
                 args::Level::Zstd(level) => LevelChoice::Fixed(pack::Level::Zstd(level.into())),
             },
             scratch,
-            keep_content: KeepContent::default(),
+            keep_content: keep_content(self.config.cache),
             began: u64::try_from(began).unwrap_or(u64::MAX),
             patience: PATIENCE,
         })
@@ -140,6 +140,16 @@ impl Told<'_> {
             allow_shrink: self.guards.allow_shrink,
             allow_secrets: self.guards.allow_secrets,
         }
+    }
+}
+
+/// What the file says of the cache, over what a push does without it.
+fn keep_content(cache: config::CacheConfig) -> KeepContent {
+    let defaults = KeepContent::default();
+    let releases = cache.releases.map(|releases| usize::try_from(releases.get()).unwrap_or(usize::MAX));
+    KeepContent {
+        releases: releases.unwrap_or(defaults.releases),
+        most_bytes: cache.content_bytes.unwrap_or(defaults.most_bytes),
     }
 }
 

@@ -69,6 +69,7 @@ fn report(choice: MirrorChoice) -> MirrorReport {
         outcome: Outcome::Frozen,
         before: None,
         now: None,
+        new_bytes: 0,
         traffic: Traffic::default(),
     }
 }

@@ -73,6 +73,13 @@ content = "public"
 #match = "/private/"
 #for = "0s"
 
+# Content of old releases that is kept here, below --cache, so that mirrors on
+# other machines are sent what changed inside of files: at most so much, "0" for
+# none, of so many releases. Losing it costs bytes on the way, nothing else.
+#[cache]
+#content = "8GiB"
+#releases = 3
+
 # The mirrors. A web server's root is the `current` in the mirror's directory.
 # A url is a directory on a local disk of this machine, https://host:port/site
 # (`headwater serve` runs there) or ssh://user@host/srv/www (`headwater` is installed there).
@@ -210,6 +217,9 @@ mod tests {
         assert_eq!((config.content.len(), config.mirrors.len(), config.keep_removed.len()), (2, 2, 2));
         assert_eq!(config.site.map(|site| site.to_string()).as_deref(), Some(headwater::config::DEFAULT_SITE));
         assert_eq!(config.keep, headwater::config::DEFAULT_KEEP);
+        let kept = headwater::push::KeepContent::default();
+        assert_eq!(config.cache.content_bytes, Some(kept.most_bytes));
+        assert_eq!(config.cache.releases.map(|releases| releases.get() as usize), Some(kept.releases));
         assert_eq!(
             (config.mtime, config.symlinks, config.names),
             (Default::default(), Default::default(), Default::default())

@@ -1,7 +1,7 @@
 //! `headwater plan` and `headwater diff`: what differs, path by path.
 
 use headwater::manifest::{Change, ChangeKind, Diff};
-use headwater::push::{self, Churn, DiffSide, MirrorPlan, PlanReport};
+use headwater::push::{self, BaseCounts, Churn, DiffSide, MirrorPlan, PlanReport};
 use serde::Serialize;
 
 use super::args::{DiffArgs, PushArgs};
@@ -92,7 +92,7 @@ fn describe(plan: &PlanReport) -> String {
             (Some(error), _, _) => error.clone(),
             (None, true, _) => "is current".to_owned(),
             (None, false, None) => "would be filled".to_owned(),
-            (None, false, Some(_)) => String::new(),
+            (None, false, Some(_)) => describe_bases(&mirror.bases),
         };
         table.row([
             mirror.mirror.clone(),
@@ -105,6 +105,23 @@ fn describe(plan: &PlanReport) -> String {
     }
     text.push_str(&table.render());
     text
+}
+
+/// How many objects would be sent as what differs from an old one, and from which.
+fn describe_bases(bases: &BaseCounts) -> String {
+    let BaseCounts { same_path, like_content, like_name, neighbour, none: _ } = *bases;
+    let kinds = [
+        (same_path, "the same path"),
+        (like_content, "like content"),
+        (like_name, "a like name"),
+        (neighbour, "a neighbour"),
+    ];
+    let kinds: Vec<String> = kinds
+        .iter()
+        .filter(|(number, _)| *number > 0)
+        .map(|(number, kind)| format!("{} on {kind}", count(*number)))
+        .collect();
+    if kinds.is_empty() { String::new() } else { format!("builds {}", kinds.join(", ")) }
 }
 
 fn describe_churn(churn: &Churn) -> String {

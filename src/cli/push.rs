@@ -302,8 +302,19 @@ fn describe(report: &Report) -> String {
         table.row([mirror.mirror.clone(), releases(mirror), bytes(mirror.traffic.sent_bytes), words(&mirror.outcome)]);
     }
     text.push_str(&table.render());
+    text.push_str(&saving(report));
     text.push_str(&ending(report));
     text
+}
+
+/// What was sent against what changed, where that is less.
+fn saving(report: &Report) -> String {
+    let sum = |of: fn(&MirrorReport) -> u64| report.mirrors.iter().map(of).sum::<u64>();
+    let (sent, new) = (sum(|mirror| mirror.traffic.sent_bytes), sum(|mirror| mirror.new_bytes));
+    if sent == 0 || sent >= new {
+        return String::new();
+    }
+    format!("sent {} for {} of new content\n", bytes(sent), bytes(new))
 }
 
 /// The name of the release.

@@ -10,6 +10,7 @@ use serde::Deserialize;
 use serde::de::{Deserializer, Error as _, SeqAccess, Visitor, value::SeqAccessDeserializer};
 use toml::{Spanned, Value};
 
+use super::cache::RawCache;
 use super::notify::{RawHooks, RawMetrics, RawPing, RawPurge};
 use super::{MaxRemoved, MtimeSource, NamePolicy, OnFailure, Require, SymlinkMode};
 
@@ -38,6 +39,8 @@ pub(super) struct File {
     pub(super) purge: Option<RawPurge>,
     pub(super) ping: Option<Spanned<RawPing>>,
     pub(super) metrics: Option<RawMetrics>,
+    #[serde(default)]
+    pub(super) cache: RawCache,
     #[serde(default, deserialize_with = "some")]
     pub(super) mirror: Vec<Spanned<Mirror>>,
     #[serde(default)]

@@ -4,6 +4,7 @@ use std::num::NonZeroU64;
 
 use super::*;
 
+mod cache;
 mod fleet;
 mod notify;
 

@@ -198,6 +198,47 @@ mod tests {
     }
 
     #[test]
+    fn no_flipped_bit_of_a_frame_against_bases_changes_content() {
+        let old = noise(TEXT.len());
+        let content = [&old[..], b"and more"].concat();
+        let bits = frame::encode(&content, &old, 3).unwrap().len() * 8;
+        let mut noticed = 0;
+        for bit in 0..bits {
+            let faulty = |content: &[u8], prefix: &[u8], level| {
+                let mut frame = frame::encode(content, prefix, level)?;
+                frame[bit / 8] ^= 1 << (bit % 8);
+                Ok(frame)
+            };
+            match encode_block_with(faulty, &piece(&content), &content, &base(&old), &old, Level::default()) {
+                Err(PackError::EncoderFault { .. }) => noticed += 1,
+                // There may be two ways to say the same.
+                Ok(block) => {
+                    let read = Block::take(&mut Cursor { rest: &block.bytes }).unwrap();
+                    assert_eq!(*read.decode(&old).unwrap(), *content, "bit {bit}");
+                }
+                Err(other) => panic!("bit {bit}: {other}"),
+            }
+        }
+        assert!(noticed * 10 > bits * 9, "{noticed} of {bits}");
+    }
+
+    #[test]
+    fn frame_against_other_bases_is_noticed() {
+        let old = noise(300);
+        let faulty = |content: &[u8], prefix: &[u8], level| {
+            let [content, prefix] = [content, prefix].map(|bytes| {
+                let mut bytes = bytes.to_vec();
+                bytes[100] ^= 1;
+                bytes
+            });
+            frame::encode(&content, &prefix, level)
+        };
+        // What comes out is even right: the checksum of the frame is not.
+        let result = encode_block_with(faulty, &piece(&old), &old, &base(&old), &old, Level::default());
+        assert!(matches!(result, Err(PackError::EncoderFault { source: Some(_) })), "{result:?}");
+    }
+
+    #[test]
     fn sound_frame_of_other_content_is_noticed() {
         let faulty = |content: &[u8], prefix: &[u8], level| {
             let mut content = content.to_vec();

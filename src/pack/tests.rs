@@ -171,12 +171,35 @@ fn example_of_the_description_is_what_is_written() {
     assert_eq!(pack_of(&small()[1..]).bytes, bytes, "{}", hex.join(" "));
 }
 
+/// So many ranges, alike from one to the next, that they are smaller compressed.
+fn dense() -> Input {
+    let content: Vec<u8> = (0u32..400).flat_map(|number| format!("page {number} of the book\n").into_bytes()).collect();
+    let prefix = content.to_ascii_uppercase();
+    let pieces = cut(&content, 24, 0).map(|(ordinal, _, length)| Piece { ordinal, offset: 0, length });
+    let bases = cut(&prefix, 24, 0).map(|(entry, _, length)| BaseRange { entry: u64::from(entry), offset: 0, length });
+    let (pieces, bases) = (pieces.collect(), bases.collect());
+    Input { pieces, bases, content, prefix, level: Level::Zstd(3) }
+}
+
+#[test]
+fn dense_ranges_come_back() {
+    let input = dense();
+    let block = input.encode();
+    assert_eq!(block.as_bytes()[0], KIND_DENSE);
+    let pack = pack_of(std::slice::from_ref(&input));
+    let reader = PackReader::open(&pack.bytes).unwrap();
+    let read = reader.blocks().next().unwrap().unwrap();
+    assert_eq!((read.pieces(), read.bases()), (&input.pieces[..], &input.bases[..]));
+    assert_eq!(*read.decode(&input.prefix).unwrap(), *input.content);
+}
+
 /// Released fixtures are never edited: what they hold stays readable.
 #[test]
 fn packs_of_version_1_are_read() {
     for (bytes, inputs) in [
         (&include_bytes!("../../fixtures/packs/v1-raw.pack")[..], &small()[1..]),
         (&include_bytes!("../../fixtures/packs/v1-zstd-bases.pack")[..], &small()[..1]),
+        (&include_bytes!("../../fixtures/packs/v1-dense-bases.pack")[..], &[dense()]),
     ] {
         let reader = PackReader::open(bytes).unwrap();
         let blocks: Vec<_> = reader.blocks().collect::<Result<_, _>>().unwrap();

@@ -84,6 +84,8 @@ pub struct MirrorReport {
     pub before: Option<u64>,
     /// The sequence it serves now, as far as known.
     pub now: Option<u64>,
+    /// Size of the content that was new to it, in bytes.
+    pub new_bytes: u64,
     /// What went to it.
     #[serde(flatten)]
     pub traffic: Traffic,

@@ -5,6 +5,7 @@ use serde::Serialize;
 use crate::manifest::{Diff, diff};
 use crate::mirror::Bundle as _;
 use crate::monitor::Monitor;
+use crate::push::bases::BaseCounts;
 use crate::push::bundle::PackShelf;
 use crate::push::churn::{Churn, find_churn};
 use crate::push::fleet::Fleet;
@@ -37,6 +38,8 @@ pub struct MirrorPlan {
     pub content_bytes: u64,
     /// Bytes that would be sent: packs and the manifest change.
     pub send_bytes: u64,
+    /// How many of the objects would be sent as what differs from an old one.
+    pub bases: BaseCounts,
 }
 
 /// What a push would do.
@@ -137,6 +140,7 @@ fn mirrors(target: &Target, outcomes: &[Option<Outcome>], batches: &[Batch], siz
             objects: batch.map_or(0, |(batch, _)| batch.change.wanted.len() as u64),
             content_bytes: batch.map_or(0, |(batch, _)| batch.new_bytes()),
             send_bytes: batch.map_or(0, |(_, size)| *size),
+            bases: batch.map_or_else(BaseCounts::default, |(batch, _)| batch.bases.counts),
         }
     };
     target.members.iter().zip(outcomes).enumerate().map(plan).collect()

@@ -125,6 +125,7 @@ impl Preparation {
             outcome: member.state.as_ref().map_or_else(Outcome::failed, |_| Outcome::Skipped),
             before: member.current().map(|current| current.sequence()),
             now: member.current().map(|current| current.sequence()),
+            new_bytes: 0,
             traffic: Traffic::default(),
         };
         Some(Report {

@@ -460,7 +460,8 @@ fn report(
     gate: &Gate<'_>,
     unmet: Option<String>,
 ) -> Report {
-    let mirrors = target.members.iter().zip(outcomes).map(|(member, outcome)| {
+    let mirrors = target.members.iter().zip(outcomes).enumerate().map(|(index, (member, outcome))| {
+        let batch = batches.iter().find(|batch| batch.members.contains(&index));
         let outcome = outcome.unwrap_or(Outcome::Skipped);
         let before = member.current().map(|current| current.sequence());
         MirrorReport {
@@ -469,6 +470,7 @@ fn report(
             before,
             now: if outcome.is_current() { Some(target.release.sequence) } else { before },
             outcome,
+            new_bytes: batch.map_or(0, Batch::new_bytes),
             traffic: gate.traffic(member.mirror.name()),
         }
     });

@@ -170,7 +170,7 @@ pub enum StoreError {
         source: ManifestError,
     },
     /// Old objects that new content builds on are damaged or missing. They no longer count as present.
-    #[error("{} old objects that new content builds on are damaged or missing", objects.len())]
+    #[error("{} damaged or missing here, and new content builds on it", several(objects))]
     DamagedBases {
         /// The objects.
         objects: Vec<ObjectId>,

@@ -61,7 +61,7 @@ impl Scene<'_> {
 }
 
 /// Gives `path` an inode of its own, with the same bytes, time and mode.
-fn detach(path: &Path) {
+pub(crate) fn detach(path: &Path) {
     let meta = fs::metadata(path).unwrap();
     let copy = path.with_extension("copy");
     fs::write(&copy, fs::read(path).unwrap()).unwrap();

@@ -3,10 +3,11 @@
 use std::fs;
 
 use headwater::mirror::Failure;
+use headwater::pack::{BaseRange, Level, Piece, encode_block};
 
-use crate::damage::flip_byte;
-use crate::fixture::{Fixture, assert_serves};
-use crate::origin::{Tree, first_tree, noise, second_tree};
+use crate::damage::{detach, flip_byte};
+use crate::fixture::{Fixture, assert_serves, tree_at, tree_of};
+use crate::origin::{SealedPack, Tree, first_tree, noise, second_tree};
 
 pub(crate) fn missing_objects_are_fetched<F: Fixture>() {
     let (first, second) = (first_tree().release(1), second_tree().release(2));
@@ -88,5 +89,60 @@ pub(crate) fn a_damaged_or_missing_base_is_named_as_such<F: Fixture>() {
         // The way out: everything anew.
         second.onto(None).publish(&*fixture.mirror(), Some(first.name()));
         assert!(crate::fixture::tree_at(&fixture.store().join("current")) == crate::fixture::tree_of(&second));
+    }
+}
+
+pub(crate) fn damaged_objects_that_blocks_build_on_are_named_and_forgotten<F: Fixture>() {
+    let contents = [noise(3000, 1), noise(2000, 2), noise(1000, 3)];
+    let [gone, kept, sound] = &contents;
+    let first = Tree::default().file("gone", gone.clone(), 1).file("kept", kept.clone(), 1);
+    let first = first.file("sound", sound.clone(), 1).release(1);
+    let old = contents.concat();
+    let mut new = old.clone();
+    new[2500] ^= 1;
+    let second = Tree::default().file("gone", new.clone(), 2).file("kept", kept.clone(), 1).release(2);
+    let range = |(entry, content): (u64, &Vec<u8>)| BaseRange {
+        entry,
+        offset: 0,
+        length: u32::try_from(content.len()).unwrap(),
+    };
+    let bases: Vec<_> = (0..).zip(&contents).map(range).collect();
+    let block = encode_block(&[Piece { ordinal: 0, offset: 0, length: 6000 }], &new, &bases, &old, Level::Zstd(3));
+    let block = block.unwrap();
+    assert_eq!(block.base_count(), 3);
+    let harms: [fn(&std::path::Path); 3] = [
+        |file| flip_byte(file, 700),
+        |file| fs::remove_file(file).unwrap(),
+        |file| {
+            fs::remove_file(file).unwrap();
+            fs::write(file, b"short").unwrap();
+        },
+    ];
+    for (index, harm) in harms.iter().enumerate() {
+        let fixture = F::with(&[&first]);
+        let mut damaged = ["gone", "kept"].map(|path| first.file(path).object);
+        damaged.sort_unstable();
+        for object in damaged.map(|object| fixture.object_path(&object)) {
+            // What is served has the same inode otherwise, and would be damaged too.
+            detach(&object);
+            harm(&object);
+        }
+        let mut delivery = second.onto(Some(&first));
+        delivery.packs = vec![SealedPack::of(&block)];
+        let error = delivery.stage(&*fixture.mirror()).unwrap_err();
+        assert_eq!(error.failure(), Failure::DamagedBase, "harm {index}: {error:?}");
+        let mut named = error.damaged_bases().to_vec();
+        named.sort_unstable();
+        assert_eq!(named, damaged, "harm {index}");
+        assert!(damaged.iter().all(|object| !fixture.object_path(object).exists()), "they count as present");
+        assert!(fixture.object_path(&first.file("sound").object).exists());
+        assert_eq!(fixture.mirror().state().unwrap().current, Some(first.name()));
+        assert!(tree_at(&fixture.store().join("current/")) == tree_of(&first), "harm {index}");
+        // The way out: blocks that build on none of them, and what no block brings is asked for.
+        let delivery = second.onto(Some(&first));
+        delivery.publish(&*fixture.mirror(), Some(first.name()));
+        assert_eq!(*delivery.asked.lock().unwrap(), [second.file("kept").object], "harm {index}");
+        assert!(tree_at(&fixture.store().join("current/")) == tree_of(&second), "harm {index}");
+        assert!(fs::read(fixture.object_path(&second.file("kept").object)).unwrap() == *kept);
     }
 }

@@ -65,7 +65,18 @@ const CHANGE_LIES: [Lie; 11] = [
     ("nothing", |it| it.change = [].into()),
 ];
 
-const PACK_LIES: [Lie; 14] = [
+/// A block for the first object that takes `base` for what it is not.
+fn build_on(delivery: &mut Delivery, base: BaseRange) {
+    let content = noise(2550, 5);
+    let mut prefix = content.clone();
+    prefix.resize(base.length as usize, 0);
+    let piece = Piece { ordinal: 0, offset: 0, length: 2550 };
+    let block = encode_block(&[piece], &content, &[base], &prefix, Level::Zstd(3)).unwrap();
+    assert_eq!(block.base_count(), 1);
+    delivery.packs.insert(0, SealedPack::of(&block));
+}
+
+const PACK_LIES: [Lie; 17] = [
     ("a flipped bit in a compressed frame", |it| {
         let at = it.packs[0].bytes.len() - 60;
         flip(&mut it.packs[0], at);
@@ -93,13 +104,13 @@ const PACK_LIES: [Lie; 14] = [
             it.packs.push(SealedPack::raw(ordinal, 0, &noise(size, 77)));
         }
     }),
-    ("a block on a base that is not there", |it| {
-        let base = [BaseRange { entry: 999, offset: 0, length: 4000 }];
-        let piece = [Piece { ordinal: 0, offset: 0, length: 2550 }];
-        let content = noise(2550, 5);
-        let prefix = [&content[..], &[0; 1450]].concat();
-        let block = encode_block(&piece, &content, &base, &prefix, Level::Zstd(3)).unwrap();
-        it.packs.insert(0, SealedPack::of(&block));
+    ("a block on a base that is not there", |it| build_on(it, BaseRange { entry: 999, offset: 0, length: 4000 })),
+    ("a block on a link", |it| build_on(it, BaseRange { entry: 6, offset: 0, length: 4000 })),
+    ("a block on what is behind the end of a base", |it| {
+        build_on(it, BaseRange { entry: 0, offset: 2000, length: 4000 });
+    }),
+    ("a block on other content than the base has", |it| {
+        build_on(it, BaseRange { entry: 0, offset: 0, length: 2550 });
     }),
 ];
 
@@ -113,6 +124,7 @@ pub(crate) fn a_lie_is_refused_and_leaves_nothing_behind<F: Fixture>() {
         spoil(&mut delivery);
         let Err(error) = delivery.stage(&*mirror) else { panic!("{name}: was staged") };
         println!("{name}: {error}");
+        assert_eq!(error.damaged_bases(), [], "{name}: blamed on what the mirror has");
         assert!(mirror.activate(delivery.release.name(), Some(first.name())).is_err(), "{name}");
         assert_serves(&fixture, &first);
         assert_eq!(mirror.state().unwrap().highest_sequence, 1, "{name}");

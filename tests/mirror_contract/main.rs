@@ -79,7 +79,8 @@ macro_rules! contract {
                     damaged_objects_are_fetched_when_they_are_copied
                     what_arrives_replaces_what_is_damaged
                     an_object_that_nobody_has_is_an_error
-                    a_damaged_or_missing_base_is_named_as_such;
+                    a_damaged_or_missing_base_is_named_as_such
+                    damaged_objects_that_blocks_build_on_are_named_and_forgotten;
                 history:
                     what_happened_is_told_in_its_order
                     a_torn_history_harms_nothing;

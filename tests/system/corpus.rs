@@ -109,7 +109,7 @@ fn packs() -> Inputs {
     let large = encode_block(&[piece(0, 0, 1 << 20)], &vec![b'x'; 1 << 20], &[], &[], Level::default()).unwrap();
     let mut writer = PackWriter::new();
     writer.push(&large).unwrap();
-    let fixtures = ["packs/v1-raw.pack", "packs/v1-zstd-bases.pack"].map(fixture);
+    let fixtures = ["packs/v1-raw.pack", "packs/v1-zstd-bases.pack", "packs/v1-dense-bases.pack"].map(fixture);
     [Vec::from(fixtures), vec![pack(0), pack(1), pack(2), pack(3), writer.finish().bytes]].concat()
 }
 

@@ -18,6 +18,7 @@ mod chaos;
 mod checker;
 mod convergence;
 mod corpus;
+mod deltas;
 #[cfg(debug_assertions)]
 mod errno;
 mod forge;

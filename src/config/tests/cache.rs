@@ -1,0 +1,28 @@
+//! Facts about what is said of the cache.
+
+use super::*;
+
+#[test]
+fn size_and_releases_are_understood() {
+    let cache = |text: &str| parse(text).unwrap().cache;
+    let said = cache("[cache]\ncontent = '500MB'\nreleases = 5");
+    assert_eq!((said.content_bytes, said.releases), (Some(500_000_000), NonZeroU32::new(5)));
+    assert_eq!(cache("[cache]\ncontent = '2GiB'").content_bytes, Some(2 << 30));
+    assert_eq!(cache("[cache]\ncontent = '0'"), CacheConfig { content_bytes: Some(0), releases: None });
+    assert_eq!((cache("[cache]"), cache("")), (CacheConfig::default(), CacheConfig::default()));
+}
+
+#[test]
+fn mistakes_are_named() {
+    for (text, line, words) in [
+        ("[cache]\ncontent='much'", 2, "a size is written as"),
+        ("[cache]\ncontent='-1'", 2, "a size is written as"),
+        ("[cache]\ncontent=8", 2, "expected a string"),
+        ("[cache]\nreleases=0", 2, "nonzero"),
+        ("[cache]\nsize='8GiB'", 2, "unknown field `size`"),
+        ("cache='8GiB'", 1, "a table with `content` and `releases`"),
+    ] {
+        let (at, _, message) = mistake(text);
+        assert!(at == line && message.contains(words), "{text}: line {at}: {message}");
+    }
+}

@@ -1,0 +1,323 @@
+//! Blocks against old content, through whole pushes: what changed inside of files
+//! is what is sent, and whatever happens to the cache or to a mirror costs bytes, never content.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+use crate::harness::{Outcome, World};
+use crate::remote::{Receiver, push, report, serves_tree};
+use crate::trees::{Rng, Tree};
+
+/// Where blocks build on old content, also on a directory.
+const LEVEL: [&str; 5] = ["--json", "--level", "3", "--again", "--allow-shrink"];
+
+/// Pages that have little in common but one line, which names the version.
+fn pages(version: &str) -> Tree {
+    let mut rng = Rng::new(11);
+    (0..120).fold(Tree::default(), |tree, number| {
+        let words: String = rng.bytes(1500).iter().map(|byte| format!("{byte:02x}")).collect();
+        let (head, tail) = words.split_at(700);
+        tree.file(&format!("docs/{number}.html"), format!("<p>{head}\n<footer>{version}</footer>\n{tail}\n"))
+    })
+}
+
+/// Mirrors behind receivers of their own, and the origin.
+struct Fleet {
+    world: World,
+    mirrors: Vec<&'static str>,
+    receivers: Vec<Receiver>,
+}
+
+impl Fleet {
+    fn new(mirrors: &[&'static str]) -> Self {
+        let world = World::new();
+        let receivers = mirrors.iter().map(|mirror| Receiver::start(&world.path(mirror))).collect();
+        Self { world, mirrors: mirrors.to_vec(), receivers }
+    }
+
+    /// With the first version pushed.
+    fn begun(mirrors: &[&'static str]) -> Self {
+        let fleet = Self::new(mirrors);
+        fleet.publish("1");
+        fleet
+    }
+
+    fn urls(&self) -> Vec<String> {
+        self.receivers.iter().map(Receiver::url).collect()
+    }
+
+    /// Pushes what was written.
+    #[track_caller]
+    fn push(&self, fault: &str, flags: &[&str]) -> Pushed {
+        let (tree, urls) = (self.world.at("tree"), self.urls());
+        let places: Vec<&str> = urls.iter().map(|url| &**url).collect();
+        let arguments = [&["push", &tree], &places[..], flags].concat();
+        let outcome = match fault {
+            "" => self.world.run(&arguments),
+            _ => self.world.run_with_fault(fault, &arguments),
+        };
+        Pushed::new(outcome)
+    }
+
+    /// Pushes what was written, and looks whether all serve exactly that.
+    #[track_caller]
+    fn push_with(&self, fault: &str, flags: &[&str]) -> Pushed {
+        let pushed = self.push(fault, flags);
+        self.mirrors
+            .iter()
+            .for_each(|mirror| assert!(serves_tree(&self.world, mirror), "{mirror}: {}", pushed.outcome));
+        pushed
+    }
+
+    /// Pushes a version of the pages.
+    #[track_caller]
+    fn publish(&self, version: &str) -> Pushed {
+        self.world.write("tree", &pages(version));
+        self.push_with("", &["--json"])
+    }
+
+    /// The files in which old content is kept.
+    fn kept(&self) -> Vec<PathBuf> {
+        let list = |dir: PathBuf| fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
+        let of_sites = list(self.world.path("cache/headwater")).map(|site| site.join("content"));
+        let all: Vec<PathBuf> = of_sites.filter(|dir| dir.exists()).flat_map(list).collect();
+        assert!(all.iter().all(|path| !path.to_string_lossy().ends_with(".draft")), "left behind: {all:?}");
+        all.into_iter().filter(|path| path.extension().is_some_and(|end| end == "content")).collect()
+    }
+}
+
+/// A push that succeeded.
+struct Pushed {
+    outcome: Outcome,
+    report: Value,
+}
+
+impl Pushed {
+    #[track_caller]
+    fn new(outcome: Outcome) -> Self {
+        let outcome = outcome.expect(&[0]);
+        let report = report(&outcome);
+        Self { outcome, report }
+    }
+
+    fn sum(&self, key: &str) -> u64 {
+        self.report["mirrors"].as_array().unwrap().iter().map(|mirror| mirror[key].as_u64().unwrap()).sum()
+    }
+
+    /// Whether it sent differences only.
+    #[track_caller]
+    fn check_small(&self) {
+        let (sent, new) = (self.sum("sent_bytes"), self.sum("new_bytes"));
+        assert!(sent > 0 && sent * 20 < new, "{sent} bytes for {new}: {}", self.outcome);
+    }
+
+    /// Whether it sent contents whole, or much of them.
+    #[track_caller]
+    fn check_large(&self) {
+        let (sent, new) = (self.sum("sent_bytes"), self.sum("new_bytes"));
+        assert!(sent * 4 > new, "{sent} bytes for {new}: {}", self.outcome);
+    }
+}
+
+#[test]
+fn only_what_changed_inside_of_files_is_sent() {
+    let fleet = Fleet::begun(&["one", "two"]);
+    let second = fleet.publish("2");
+    second.check_small();
+    assert_eq!(second.sum("new_bytes"), 2 * second.report["new_bytes"].as_u64().unwrap());
+    assert!(!fleet.kept().is_empty());
+    // Told in words too, and foreseen.
+    fleet.world.write("tree", &pages("3"));
+    let (tree, urls) = (fleet.world.at("tree"), fleet.urls());
+    let planned = report(&fleet.world.run(&["plan", &tree, &urls[0], "--json"]).expect(&[0]));
+    let plan = &planned["mirrors"][0];
+    assert_eq!((plan["bases"]["same_path"].as_u64(), plan["bases"]["none"].as_u64()), (Some(120), Some(0)));
+    assert!(plan["send_bytes"].as_u64().unwrap() * 20 < plan["content_bytes"].as_u64().unwrap(), "{plan}");
+    let shown = fleet.world.run(&["plan", &tree, &urls[0]]).expect(&[0]);
+    assert!(shown.stdout.contains("builds 120 on the same path"), "{shown}");
+    let told = push(&fleet.world, &[&urls[0], &urls[1]], &[]).expect(&[0]);
+    assert!(told.stdout.contains(" of new content"), "{told}");
+}
+
+#[test]
+fn without_compression_nothing_builds_on_anything() {
+    let fleet = Fleet::begun(&["one"]);
+    fleet.world.write("tree", &pages("2"));
+    let raw = fleet.push_with("", &["--json", "--level", "raw"]);
+    assert!(raw.sum("sent_bytes") >= raw.sum("new_bytes"), "{}", raw.outcome);
+    // What was sent whole is kept all the same.
+    fleet.publish("3").check_small();
+}
+
+#[test]
+fn a_damaged_object_of_a_mirror_is_named_and_worked_around() {
+    let fleet = Fleet::begun(&["one", "two"]);
+    let second = fleet.publish("2");
+    second.check_small();
+    let page = fs::read(fleet.world.path("tree/docs/7.html")).unwrap();
+    let hex = blake3::hash(&page).to_hex().to_string();
+    let object = fleet.world.path("one/.headwater/objects").join(&hex[..2]).join(&hex);
+    let mut bytes = page;
+    bytes[1000] ^= 1;
+    fs::remove_file(&object).unwrap();
+    fs::write(&object, bytes).unwrap();
+    fleet.world.write("tree", &pages("3"));
+    let third = fleet.push("", &["--json"]);
+    assert!(third.outcome.stderr.contains(&format!("object {hex} is damaged or missing")), "{}", third.outcome);
+    assert!(third.outcome.stderr.contains("sending anew what builds on them"), "{}", third.outcome);
+    let sent = |index: usize| third.report["mirrors"][index]["sent_bytes"].as_u64().unwrap();
+    assert!(sent(0) > sent(1), "what was damaged came whole: {}", third.outcome);
+    third.check_small();
+    assert!(third.report["mirrors"].as_array().unwrap().iter().all(|mirror| mirror["outcome"] == "activated"));
+    // The release before lacks the object now, and says so, until it is brought from a mirror that has it.
+    let (one, two) = (fleet.world.at("one"), fleet.world.at("two"));
+    let verified = fleet.world.run(&["verify", &one]).expect(&[1]);
+    assert!(verified.stdout.contains(&hex), "{verified}");
+    fleet.world.run(&["repair", &one, "--from", &two]).expect(&[0]);
+    fleet.world.run(&["verify", &one, &two]).expect(&[0]);
+    assert!(fleet.mirrors.iter().all(|mirror| serves_tree(&fleet.world, mirror)));
+}
+
+/// What happens to a file of the cache, and how.
+type Harm = (&'static str, fn(&Path));
+
+fn spoil(path: &Path, at: impl Fn(usize) -> usize) {
+    let mut bytes = fs::read(path).unwrap();
+    let at = at(bytes.len());
+    bytes[at] ^= 1;
+    fs::write(path, bytes).unwrap();
+}
+
+#[test]
+fn a_damaged_cache_is_told_of_and_costs_bytes_only() {
+    let harms: [Harm; 5] = [
+        ("content", |path| (0..60).for_each(|part| spoil(path, |end| part * end / 80))),
+        ("table", |path| spoil(path, |end| end - 60)),
+        ("end", |path| spoil(path, |end| end - 1)),
+        ("cut", |path| fs::File::options().write(true).open(path).unwrap().set_len(5000).unwrap()),
+        ("gone", |path| fs::remove_file(path).unwrap()),
+    ];
+    let fleet = Fleet::begun(&["one"]);
+    for (round, (name, harm)) in harms.iter().enumerate() {
+        let kept = fleet.kept();
+        assert!(!kept.is_empty(), "{name}");
+        kept.iter().for_each(|path| harm(path));
+        let pushed = fleet.publish(&format!("after {name} {round}"));
+        pushed.check_large();
+        assert_eq!(pushed.outcome.stderr.contains("the cache of old content"), *name != "gone", "{}", pushed.outcome);
+        let next = fleet.publish(&format!("next {round}"));
+        next.check_small();
+        assert!(!next.outcome.stderr.contains("cache of old content"), "told twice: {}", next.outcome);
+    }
+}
+
+#[cfg(debug_assertions)]
+#[test]
+fn a_full_disk_under_the_cache_is_told_of_and_costs_bytes_only() {
+    let fleet = Fleet::begun(&["one"]);
+    fleet.world.write("tree", &pages("2"));
+    let full = fleet.push_with("errno=28@write", &["--json"]);
+    assert!(full.outcome.stderr.contains("not kept for the next push"), "{}", full.outcome);
+    full.check_small();
+    fleet.publish("3").check_large();
+    fleet.publish("4").check_small();
+}
+
+#[test]
+fn nothing_is_kept_where_that_is_switched_off() {
+    let fleet = Fleet::new(&["one"]);
+    fs::write(fleet.world.path("headwater.toml"), "[cache]\ncontent = \"0\"\n").unwrap();
+    fleet.publish("1");
+    fleet.publish("2").check_large();
+    assert!(fleet.kept().is_empty());
+}
+
+/// Changes of the kinds that bases are for, and any other.
+fn change(tree: &mut Tree, rng: &mut Rng) {
+    let page = |(path, node): (&String, &crate::trees::Node)| {
+        (path.starts_with("docs") && matches!(node, crate::trees::Node::File { .. })).then(|| path.clone())
+    };
+    let paths: Vec<String> = tree.nodes.iter().filter_map(page).collect();
+    if paths.is_empty() {
+        // A directory that became a file, and went.
+        return drop(tree.mutate(rng));
+    }
+    let path = rng.pick(&paths);
+    let content = |tree: &Tree| match &tree.nodes[&path] {
+        crate::trees::Node::File { bytes, .. } => bytes.clone(),
+        crate::trees::Node::Link(_) => unreachable!("pages are files"),
+    };
+    let mut bytes = content(tree);
+    match rng.below(7) {
+        // An edit inside.
+        0 | 1 => {
+            let at = rng.below(bytes.len() + 1);
+            bytes.splice(at..at, format!("inserted {}", rng.next()).into_bytes());
+            tree.put(&path, bytes);
+        }
+        // A rename, with an edit or without.
+        2 => {
+            tree.nodes.remove(&path);
+            if rng.chance(50) {
+                bytes.truncate(bytes.len() / 2);
+            }
+            tree.put(&format!("docs-moved-{}.html", rng.next()), bytes);
+        }
+        // A name with a hash of a bundler.
+        3 => {
+            bytes.extend_from_slice(b"// edited");
+            tree.put(&format!("docs-app.{:08x}.js", rng.next() & 0xffff_ffff), bytes);
+        }
+        // A copy.
+        4 => tree.put(&format!("docs-copy-{}.html", rng.next()), bytes),
+        // A new file made of two others.
+        5 => {
+            let other = rng.pick(&paths);
+            if let crate::trees::Node::File { bytes: more, .. } = &tree.nodes[&other] {
+                bytes.extend_from_slice(more);
+            }
+            tree.put(&format!("docs-both-{}.html", rng.next()), bytes);
+        }
+        _ => drop(tree.mutate(rng)),
+    }
+}
+
+/// A directory, and one behind a receiver, through a story of changes, now and then without the cache.
+fn stays_identical(seed: u64, steps: usize) {
+    let mut rng = Rng::new(seed);
+    let fleet = Fleet::new(&["one", "two"]);
+    let (directory, url) = (fleet.world.at("www"), fleet.receivers[0].url());
+    let mut tree = pages("1");
+    let random = Tree::random(&mut rng, 10);
+    tree.nodes.extend(random.nodes);
+    for step in 0..steps {
+        (0..1 + rng.below(12)).for_each(|_| change(&mut tree, &mut rng));
+        fleet.world.write("tree", &tree);
+        if rng.chance(25) {
+            fs::remove_dir_all(fleet.world.path("cache/headwater")).ok();
+        }
+        // One that lags has another base than the others.
+        let (places, mirrors): (Vec<&str>, &[&str]) = match rng.below(3) {
+            0 => (vec![&directory], &["www"]),
+            1 => (vec![&url], &["one"]),
+            _ => (vec![&directory, &url], &["www", "one"]),
+        };
+        let outcome = push(&fleet.world, &places, &LEVEL);
+        assert_eq!(outcome.code(), Some(0), "seed {seed}, step {step}: {outcome}");
+        mirrors.iter().for_each(|mirror| assert!(serves_tree(&fleet.world, mirror), "seed {seed}, step {step}"));
+    }
+    fleet.world.write("tree", &tree.file("end.html", "end"));
+    push(&fleet.world, &[&directory, &url, &fleet.receivers[1].url()], &LEVEL).expect(&[0]);
+    for mirror in ["www", "one", "two"] {
+        assert!(serves_tree(&fleet.world, mirror), "seed {seed}: {mirror}");
+        fleet.world.run(&["verify", &fleet.world.at(mirror)]).expect(&[0]);
+    }
+}
+
+#[test]
+fn any_change_against_old_content_arrives_to_the_byte() {
+    let seed = crate::trees::seed();
+    (0..3).for_each(|round| stays_identical(seed.wrapping_add(round), 8));
+}
