@@ -74,7 +74,8 @@ impl Reach {
         }
         Ok(match Location::parse(&choice.location).map_err(|error| wrong_location(&error))? {
             Location::Directory(path) => {
-                Arc::new(DirectoryMirror::new(name, text, path, site, self.pace.wait, self.jobs))
+                let mirror = DirectoryMirror::new(name, text, path, site, self.pace.wait, self.jobs);
+                Arc::new(mirror.with_turns(self.pace.turns.clone()))
             }
             Location::Http(place) => {
                 let access = self.access(&choice.access).map_err(|failure| failure.of(&choice.name))?;

@@ -11,6 +11,7 @@ use crate::fsx::Context as _;
 use crate::hash::{ManifestId, ObjectId};
 use crate::mirror::{
     Bundle, Happening, Link, Mirror, MirrorError, MirrorState, Pack, PackCursor, StageRequest, Supply, SupplyError,
+    Turns,
 };
 use crate::monitor::{Event, Monitor};
 use crate::pack::PackReader;
@@ -28,6 +29,7 @@ pub struct DirectoryMirror {
     site: Option<Site>,
     wait: Duration,
     jobs: NonZeroUsize,
+    turns: Option<Arc<Turns>>,
 }
 
 impl DirectoryMirror {
@@ -43,7 +45,13 @@ impl DirectoryMirror {
         wait: Duration,
         jobs: NonZeroUsize,
     ) -> Self {
-        Self { name, location, path, site, wait, jobs }
+        Self { name, location, path, site, wait, jobs, turns: None }
+    }
+
+    /// It takes a turn while it is filled: many at once would need more open files than there may be.
+    #[must_use]
+    pub fn with_turns(self, turns: Option<Arc<Turns>>) -> Self {
+        Self { turns, ..self }
     }
 
     fn open(&self) -> Result<Store, MirrorError> {
@@ -158,6 +166,8 @@ impl Mirror for DirectoryMirror {
     }
 
     fn stage(&self, request: &StageRequest<'_>, bundle: &dyn Bundle, monitor: &dyn Monitor) -> Result<(), MirrorError> {
+        let stop = || monitor.is_cancelled();
+        let _turn = self.turns.as_ref().map(|turns| turns.take(&stop).ok_or(MirrorError::Cancelled)).transpose()?;
         let store = Arc::new(Store::open_or_create(&self.path, &request.release.site)?);
         let begun = store.begin(request.release, &request.key, request.base, request.change, self.wait)?;
         let Some(mut arrival) = begun else { return Ok(()) };

@@ -306,6 +306,9 @@ fn wrong(error: UreqError, patience: &Patience<'_>, is_deadline: bool) -> Troubl
         UreqError::Timeout(ureq::Timeout::Connect | ureq::Timeout::Resolve) => {
             (unreachable("no connection in time".into()), Again::Later)
         }
+        UreqError::Timeout(ureq::Timeout::Global) => {
+            (WayError::Timeout { what: "it did not answer in time".to_owned() }, Again::Later)
+        }
         UreqError::Timeout(timeout) => (WayError::Timeout { what: timeout.to_string() }, Again::Later),
         UreqError::HostNotFound => (unreachable("there is no such host".into()), Again::Later),
         UreqError::Rustls(error) => (WayError::Tls { what: error.to_string() }, Again::Never),

@@ -45,6 +45,8 @@ use pace::{Patience, Stop};
 
 /// Connections for packs, at most.
 const MAX_CONNECTIONS: usize = 8;
+/// Longest time until a mirror behind SSH has told its state: there is more to be done before it can.
+const SSH_ANSWER: Duration = Duration::from_secs(70);
 /// Longest time for what a receiver answers from its memory.
 const QUICK: Duration = Duration::from_secs(120);
 /// Beyond the deadline, to learn whether a switch was made before it.
@@ -215,9 +217,11 @@ impl HttpMirror {
     }
 
     fn ask_state_by(&self, deadline: Option<Instant>) -> Result<wire::State, MirrorError> {
-        let request =
-            Request { limit: Some(QUICK), ..Request::new(Verb::Get, Resource::State, Body::None, MAX_STATE_BYTES) };
-        self.wired.ask(&request, &mut Patience::new(self.wired.pace.wait, deadline, GO_ON))
+        // A whole fleet waits for it: who does not answer by then is not there.
+        let limit = if self.connections == 1 { SSH_ANSWER } else { CONNECT };
+        let request = Request::new(Verb::Get, Resource::State, Body::None, MAX_STATE_BYTES);
+        let mut patience = Patience::new(self.wired.pace.wait, deadline, GO_ON).within(limit);
+        self.wired.ask(&Request { limit: Some(limit), ..request }, &mut patience)
     }
 
     fn content(&self, resource: Resource, offset: u64) -> Result<download::Download, MirrorError> {

@@ -50,7 +50,7 @@ impl Turns {
     }
 
     /// Waits for a turn; nothing if told to stop meanwhile.
-    pub(super) fn take(&self, stop: Stop<'_>) -> Option<Turn<'_>> {
+    pub(in crate::mirror) fn take(&self, stop: Stop<'_>) -> Option<Turn<'_>> {
         let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
         while *free == 0 {
             if stop() {
@@ -65,7 +65,7 @@ impl Turns {
 
 /// A turn, which ends with this value.
 #[derive(Debug)]
-pub(super) struct Turn<'t>(&'t Turns);
+pub(in crate::mirror) struct Turn<'t>(&'t Turns);
 
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
@@ -103,7 +103,7 @@ impl Trouble {
 }
 
 /// Whoever may say that the work shall end.
-pub(super) type Stop<'s> = &'s (dyn Fn() -> bool + Sync);
+pub(in crate::mirror) type Stop<'s> = &'s (dyn Fn() -> bool + Sync);
 
 /// Decides whether something is tried again, and pauses before.
 pub(super) struct Patience<'s> {
@@ -113,6 +113,8 @@ pub(super) struct Patience<'s> {
     /// When the last request was made.
     asked: Option<Instant>,
     locked_since: Option<Instant>,
+    /// How long nothing may come through.
+    idle: Duration,
     wait: Duration,
     deadline: Option<Instant>,
     stop: Stop<'s>,
@@ -121,7 +123,13 @@ pub(super) struct Patience<'s> {
 impl<'s> Patience<'s> {
     /// Patience that begins now.
     pub(super) const fn new(wait: Duration, deadline: Option<Instant>, stop: Stop<'s>) -> Self {
-        Self { failures: 0, has_failed: false, since: None, asked: None, locked_since: None, wait, deadline, stop }
+        let (failures, has_failed, idle) = (0, false, MAX_IDLE);
+        Self { failures, has_failed, since: None, asked: None, locked_since: None, idle, wait, deadline, stop }
+    }
+
+    /// With no more than so much time, from now on, until something comes through.
+    pub(super) fn within(self, idle: Duration) -> Self {
+        Self { since: Some(Instant::now()), idle, ..self }
     }
 
     /// Something came through: counting begins anew.
@@ -177,7 +185,7 @@ impl<'s> Patience<'s> {
         };
         self.failures += 1;
         let since = *self.since.get_or_insert(now);
-        if self.failures >= MAX_TRIES || now - since > MAX_IDLE {
+        if self.failures >= MAX_TRIES || now - since >= self.idle {
             return Err(trouble.error);
         }
         self.pause(pause, trouble.error)
