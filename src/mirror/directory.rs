@@ -167,7 +167,7 @@ impl Mirror for DirectoryMirror {
 
     fn stage(&self, request: &StageRequest<'_>, bundle: &dyn Bundle, monitor: &dyn Monitor) -> Result<(), MirrorError> {
         let stop = || monitor.is_cancelled();
-        let _turn = self.turns.as_ref().map(|turns| turns.take(&stop).ok_or(MirrorError::Cancelled)).transpose()?;
+        let _turn = Turns::enter(self.turns.as_ref(), &stop)?;
         let store = Arc::new(Store::open_or_create(&self.path, &request.release.site)?);
         let begun = store.begin(request.release, &request.key, request.base, request.change, self.wait)?;
         let Some(mut arrival) = begun else { return Ok(()) };

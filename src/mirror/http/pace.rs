@@ -49,8 +49,16 @@ impl Turns {
         Self { free: Mutex::new(most.max(1)), changed: Condvar::new() }
     }
 
+    /// Waits for a turn, where mirrors take turns.
+    pub(in crate::mirror) fn enter<'t>(
+        turns: Option<&'t Arc<Self>>,
+        stop: Stop<'_>,
+    ) -> Result<Option<Turn<'t>>, MirrorError> {
+        turns.map(|turns| turns.take(stop).ok_or(MirrorError::Cancelled)).transpose()
+    }
+
     /// Waits for a turn; nothing if told to stop meanwhile.
-    pub(in crate::mirror) fn take(&self, stop: Stop<'_>) -> Option<Turn<'_>> {
+    fn take(&self, stop: Stop<'_>) -> Option<Turn<'_>> {
         let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
         while *free == 0 {
             if stop() {
@@ -350,6 +358,7 @@ mod tests {
         // The first goes at once.
         assert!(began.elapsed() >= Duration::from_millis(299), "{:?}", began.elapsed());
     }
+
     #[test]
     fn the_narrower_of_two_limits_decides() {
         for (inner, outer) in [(1_000_000, 100_000_000), (100_000_000, 1_000_000)] {

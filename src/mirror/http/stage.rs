@@ -9,7 +9,7 @@ use std::time::Duration;
 use crate::hash::{ObjectId, PackId};
 use crate::mirror::http::body::Body;
 use crate::mirror::http::client::{Request, Verb};
-use crate::mirror::http::pace::{Patience, Stop};
+use crate::mirror::http::pace::{Patience, Stop, Turns};
 use crate::mirror::http::upload::{Upload, Uploaded, put_object};
 use crate::mirror::http::{HttpMirror, to_json};
 use crate::mirror::way::WayError;
@@ -33,8 +33,7 @@ pub(super) fn run(
     monitor: &dyn Monitor,
 ) -> Result<(), MirrorError> {
     let stop = || monitor.is_cancelled();
-    let turns = mirror.wired.pace.turns.as_deref();
-    let _turn = turns.map(|turns| turns.take(&stop).ok_or(MirrorError::Cancelled)).transpose()?;
+    let _turn = Turns::enter(mirror.wired.pace.turns.as_ref(), &stop)?;
     let has_none = match &*mirror.known() {
         Some(known) => known.unfinished.as_ref().is_some_and(|keys| !keys.contains(&request.key)),
         None => false,
