@@ -62,15 +62,16 @@ impl Keeping {
         Ok(Some(Self { draft: cache.begin()?, state: Mutex::default() }))
     }
 
-    /// Where the content of a block will stand. Blocks come in the order of their pieces.
-    pub(super) fn place(&self, pieces: &[Piece], wanted: &[Wanted]) -> u64 {
+    /// Where the content of a block will stand; `sketches` are by ordinal. Blocks come in the order of their pieces.
+    pub(super) fn place(&self, pieces: &[Piece], wanted: &[Wanted], sketches: &HashMap<u32, Sketch>) -> u64 {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let start = state.end;
         for piece in pieces {
             let object = &wanted[piece.ordinal as usize];
             let (offset, size) = (state.end, object.size);
             if piece.offset == 0 {
-                state.records.push(Record { id: object.object, offset, size, sketch: Sketch::default() });
+                let sketch = sketches.get(&piece.ordinal).cloned().unwrap_or_default();
+                state.records.push(Record { id: object.object, offset, size, sketch });
             }
             state.end += u64::from(piece.length);
         }
@@ -88,17 +89,10 @@ impl Keeping {
     ///
     /// # Errors
     /// When it could not be written; nothing is kept of it then.
-    pub(super) fn finish(self, wanted: &[Wanted], sketches: &HashMap<u32, Sketch>) -> Result<(), IoError> {
-        let mut state = self.state.into_inner().unwrap_or_else(PoisonError::into_inner);
+    pub(super) fn finish(self) -> Result<(), IoError> {
+        let state = self.state.into_inner().unwrap_or_else(PoisonError::into_inner);
         if let Some(error) = state.error {
             return Err(error);
-        }
-        let by_id: HashMap<_, _> =
-            sketches.iter().map(|(ordinal, sketch)| (wanted[*ordinal as usize].object, sketch)).collect();
-        for record in &mut state.records {
-            if let Some(sketch) = by_id.get(&record.id) {
-                record.sketch = (*sketch).clone();
-            }
         }
         self.draft.finish(&state.records)
     }

@@ -130,7 +130,7 @@ fn make_packs(job: &Job<'_>, shelf: &PackShelf<'_>, monitor: &dyn Monitor) -> Re
                 sealer.take(&next)?;
             }
             let (answer, made) = bounded(1);
-            let kept_at = job.keeping.map_or(0, |keeping| keeping.place(&pieces, job.wanted));
+            let kept_at = job.keeping.map_or(0, |keeping| keeping.place(&pieces, job.wanted, &job.bases.sketches));
             work.send(Ticket { pieces, kept_at, answer }).map_err(|_| LineError::Cancelled)?;
             pending.push_back(made);
         }

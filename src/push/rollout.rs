@@ -26,7 +26,7 @@ use crate::push::options::{Goal, LevelChoice, Options, Require};
 use crate::push::outcome::{MirrorReport, Outcome, Report, error_chain};
 use crate::push::pack_line::{self, Job, LineError};
 use crate::push::scratch::{Entries, ManifestFile, entries};
-use crate::push::target::Target;
+use crate::push::target::{Target, not_kept};
 use crate::push::waves::{self, Expected, Switched};
 use crate::push::{PushError, activation};
 use crate::scan::ScanError;
@@ -256,8 +256,8 @@ impl Batch {
     ) -> Result<(), LineError> {
         let keeping = target.begin_keeping(self.new_bytes(), options, gate);
         pack_line::run(&self.job(target, keeping.as_ref(), options), shelf, gate)?;
-        if let Some(keeping) = keeping {
-            target.end_keeping(keeping, self, gate);
+        if let Some(Err(error)) = keeping.map(Keeping::finish) {
+            not_kept(&error, gate);
         }
         Ok(())
     }

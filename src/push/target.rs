@@ -15,7 +15,6 @@ use crate::push::keeping::{self, Keeping};
 use crate::push::links::Links;
 use crate::push::options::Options;
 use crate::push::outcome::{Sums, error_chain};
-use crate::push::rollout::Batch;
 use crate::push::scratch::{Entries, ManifestFile, Scratch};
 use crate::release::Release;
 
@@ -71,13 +70,6 @@ impl Target {
         })
     }
 
-    /// Keeps what went into the packs of `batch`.
-    pub(super) fn end_keeping(&self, keeping: Keeping, batch: &Batch, monitor: &dyn Monitor) {
-        if let Err(error) = keeping.finish(&batch.change.wanted, &batch.bases.sketches) {
-            not_kept(&error, monitor);
-        }
-    }
-
     /// The entries of its manifest, for a mirror that needs them.
     pub(super) fn new_entries(&self) -> Result<Entries, ManifestError> {
         let manifest = self.manifest.as_deref();
@@ -85,7 +77,8 @@ impl Target {
     }
 }
 
-fn not_kept(error: &IoError, monitor: &dyn Monitor) {
+/// Tells that new content could not be kept.
+pub(super) fn not_kept(error: &IoError, monitor: &dyn Monitor) {
     let message = format!("new content is not kept for the next push, which may send more: {}", error_chain(error));
     monitor.event(Event::Warned { message });
 }
