@@ -3,26 +3,28 @@
 //! again with every run, and creating many small ones is slow.
 //!
 //! Losing it, or any part of it, costs bytes on the way to the mirrors, never
-//! correctness: nothing of it is synced, what is damaged is noticed and thrown
-//! away, and whoever reads an object hashes it. Knows objects by their ids.
-//! Refuses to know releases and mirrors.
+//! correctness: nothing of it is synced, and what is damaged is noticed and thrown
+//! away. Knows objects by their ids. Refuses to know releases and mirrors.
 
+mod decoded;
+mod draft;
+mod prune;
 mod segment;
 
 use std::collections::{HashMap, HashSet};
-use std::fs::File;
-use std::os::unix::fs::FileExt as _;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crate::fsx::{self, Dir, IoError};
 use crate::hash::{ObjectId, StoreId};
+use crate::pack::StoredFrame;
 
-pub use segment::Record;
-use segment::{Segment, by_object, table_of};
+use decoded::{BlockKey, Decoded};
+pub use draft::{Draft, NewPart};
+use segment::{BlockRecord, Segment};
+pub use segment::{KeptBase, Record};
 
 const ENDING: &str = ".content";
-const LOCK: &str = "lock";
 /// Of a segment under way; what a killed push left of it is swept away by the next pruning.
 const DRAFT: &str = ".draft";
 
@@ -32,6 +34,9 @@ pub struct ContentCache {
     dir: Dir,
     /// The newest first.
     segments: Vec<Segment>,
+    /// Where objects are kept that blocks build on, the newest first.
+    bases: Mutex<HashMap<ObjectId, Vec<Kept>>>,
+    decoded: Decoded,
     distrusted: Mutex<HashSet<usize>>,
     damaged: usize,
 }
@@ -40,14 +45,36 @@ pub struct ContentCache {
 #[derive(Debug, Clone)]
 pub struct Kept {
     segment: usize,
-    record: Record,
+    record: Arc<Record>,
+    depth: u32,
 }
 
 impl Kept {
     /// What is known of the object.
     #[must_use]
-    pub const fn record(&self) -> &Record {
+    pub fn record(&self) -> &Record {
         &self.record
+    }
+
+    /// How many blocks must be decoded, one behind the other, before those that have it: 0 where they build on nothing.
+    #[must_use]
+    pub const fn depth(&self) -> u32 {
+        self.depth
+    }
+
+    /// The file and the first block that it is in: who reads several objects in this order decodes little twice.
+    #[must_use]
+    pub fn place(&self) -> Option<(usize, u32)> {
+        self.blocks().next()
+    }
+
+    fn blocks(&self) -> impl Iterator<Item = BlockKey> {
+        self.record.parts.iter().map(|part| (self.segment, part.block))
+    }
+
+    /// Whether a block can build on it: it was there before.
+    fn is_before(&self, (segment, block): BlockKey) -> bool {
+        self.segment > segment || self.segment == segment && self.record.parts.iter().all(|part| part.block < block)
     }
 }
 
@@ -68,7 +95,8 @@ impl ContentCache {
             names.extend(segment_number(&name).map(|number| (number, name)));
         }
         names.sort_unstable_by(|a, b| b.cmp(a));
-        let mut cache = Self { dir, segments: Vec::new(), distrusted: Mutex::default(), damaged: 0 };
+        let (bases, distrusted) = (Mutex::default(), Mutex::default());
+        let mut cache = Self { dir, segments: Vec::new(), bases, decoded: Decoded::default(), distrusted, damaged: 0 };
         for (_, name) in names {
             // Another push may have removed it meanwhile.
             let Some(file) = fsx::found(cache.dir.open_file(&name))? else { continue };
@@ -89,44 +117,124 @@ impl ContentCache {
         self.damaged + self.distrusted().len()
     }
 
-    fn distrusted(&self) -> std::sync::MutexGuard<'_, HashSet<usize>> {
+    fn distrusted(&self) -> MutexGuard<'_, HashSet<usize>> {
         self.distrusted.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Bytes of all content that is kept.
+    /// How many files there are.
     #[must_use]
-    pub fn content_bytes(&self) -> u64 {
-        self.segments.iter().map(Segment::content_bytes).sum()
+    pub const fn files(&self) -> usize {
+        self.segments.len()
     }
 
-    fn records(&self) -> impl Iterator<Item = (usize, Record)> {
-        let of = |(index, segment): (usize, &Segment)| {
-            let records = segment.records();
+    /// Bytes that all content takes as it is kept.
+    #[must_use]
+    pub fn kept_bytes(&self) -> u64 {
+        self.segments.iter().map(Segment::frame_bytes).sum()
+    }
+
+    /// The objects for which `is_wanted`, from the newest segment to the oldest.
+    fn records(&self, is_wanted: impl Fn(&ObjectId) -> bool) -> impl Iterator<Item = Kept> {
+        self.segments.iter().enumerate().flat_map(move |(index, segment)| {
+            let records = segment.records(&is_wanted);
             if records.is_none() {
                 self.distrusted().insert(index);
             }
-            records.unwrap_or_default().into_iter().map(move |record| (index, record))
-        };
-        self.segments.iter().enumerate().flat_map(of)
+            records.unwrap_or_default().into_iter().map(move |record| {
+                let depths = record.parts.iter().filter_map(|part| segment.block(part.block)).map(|block| block.depth);
+                let depth = depths.max().unwrap_or(0);
+                Kept { segment: index, record: Arc::new(record), depth }
+            })
+        })
     }
 
-    /// Where each of the objects for which `is_wanted` is kept. Takes memory for these only.
+    /// Where each of the objects for which `is_wanted` is kept. Takes memory for these, and for what they build on, only.
     pub fn find(&self, is_wanted: impl Fn(&ObjectId) -> bool) -> HashMap<ObjectId, Kept> {
-        let found = by_object(self.records().filter(|(_, record)| is_wanted(&record.id)));
-        found.into_iter().map(|(id, (segment, record))| (id, Kept { segment, record })).collect()
+        let mut found = HashMap::new();
+        for kept in self.records(is_wanted) {
+            found.entry(kept.record.id).or_insert(kept);
+        }
+        self.learn_bases(found.values().cloned().collect());
+        found
     }
 
-    /// Reads bytes of an object; whether they are right is for the caller to find out.
-    ///
-    /// # Errors
-    /// When they cannot be read.
-    pub fn read_at(&self, kept: &Kept, bytes: &mut [u8], offset: u64) -> std::io::Result<()> {
-        self.segments[kept.segment].file.read_exact_at(bytes, kept.record.offset + offset)
+    /// Finds out where everything is kept that objects build on.
+    fn learn_bases(&self, mut objects: Vec<Kept>) {
+        let mut known = self.bases.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            let blocks = objects.iter().flat_map(Kept::blocks).filter_map(|key| self.block(key));
+            let bases = blocks.flat_map(|block| block.bases.iter().map(|base| base.id));
+            let missing: HashSet<ObjectId> = bases.filter(|id| !known.contains_key(id)).collect();
+            if missing.is_empty() {
+                return;
+            }
+            known.extend(missing.iter().map(|id| (*id, Vec::new())));
+            objects = self.records(|id| missing.contains(id)).collect();
+            for kept in &objects {
+                known.entry(kept.record.id).or_default().push(kept.clone());
+            }
+        }
     }
 
-    /// Takes note that an object is not what it should be: its segment goes with the next pruning.
-    pub fn distrust(&self, kept: &Kept) {
-        self.distrusted().insert(kept.segment);
+    fn block(&self, (segment, block): BlockKey) -> Option<&BlockRecord> {
+        self.segments[segment].block(block)
+    }
+
+    /// Where the object is kept that a block builds on.
+    fn base_of(&self, id: &ObjectId, block: BlockKey) -> Option<Kept> {
+        let known = self.bases.lock().unwrap_or_else(PoisonError::into_inner);
+        known.get(id)?.iter().find(|kept| kept.is_before(block)).cloned()
+    }
+
+    /// Appends `length` bytes of an object from `offset` to `out`, the right ones: each block was proven
+    /// when it was made, and is checked when it is read. Answers whether they could be had; where
+    /// they are damaged, their segment goes with the next pruning.
+    pub fn read(&self, kept: &Kept, offset: u64, length: u32, out: &mut Vec<u8>) -> bool {
+        let (before, end) = (out.len(), offset + u64::from(length));
+        let mut at = 0;
+        for part in &kept.record.parts {
+            let part_end = at + u64::from(part.length);
+            if part_end > offset && at < end {
+                let Some(content) = self.content((kept.segment, part.block)) else { break };
+                let within = |place: u64| part.start as usize + usize::try_from(place - at).unwrap_or(usize::MAX);
+                out.extend_from_slice(&content[within(offset.max(at))..within(end.min(part_end))]);
+            }
+            at = part_end;
+        }
+        let is_read = out.len() - before == length as usize;
+        if !is_read {
+            out.truncate(before);
+        }
+        is_read
+    }
+
+    /// The content of a block.
+    fn content(&self, key: BlockKey) -> Option<Arc<Vec<u8>>> {
+        let block = self.block(key)?;
+        // What a block builds on comes before it, so that none waits for itself.
+        self.decoded.get(key, block.content_bytes, |content| self.decode(key, block, content))
+    }
+
+    fn decode(&self, key: BlockKey, block: &BlockRecord, content: &mut Vec<u8>) -> bool {
+        let mut prefix = Vec::new();
+        for base in &block.bases {
+            let kept = self.base_of(&base.id, key);
+            if !kept.is_some_and(|kept| self.read(&kept, base.offset, base.length, &mut prefix)) {
+                return false;
+            }
+        }
+        let is_decoded = self.segments[key.0].frame(block).is_some_and(|frame| {
+            let (is_packed, content_bytes) = (block.is_packed, block.content_bytes);
+            if !is_packed {
+                *content = frame;
+                return content.len() == content_bytes;
+            }
+            StoredFrame { bytes: &frame, is_packed, content_bytes }.decode_in(&prefix, content).is_ok()
+        });
+        if !is_decoded {
+            self.distrusted().insert(key.0);
+        }
+        is_decoded
     }
 
     /// Begins a new segment.
@@ -135,79 +243,17 @@ impl ContentCache {
     /// When it cannot be created.
     pub fn begin(&self) -> Result<Draft, IoError> {
         let newest = self.segments.first().and_then(|segment| segment_number(&segment.name)).unwrap_or(0);
+        self.begin_numbered(newest + 1)
+    }
+
+    fn begin_numbered(&self, number: u64) -> Result<Draft, IoError> {
         let unique = StoreId::random().map_err(|error| IoError::new("name a file in", self.dir.path(), error))?;
-        let name = format!("{:012}-{unique}{ENDING}", newest + 1);
+        let name = format!("{number:012}-{unique}{ENDING}");
         let draft = format!("{name}{DRAFT}");
         let file = self.dir.create_file(&draft)?;
         // Held while it is written: nobody sweeps it away.
         fsx::lock(&file, Duration::ZERO, &self.dir.join(&draft))?;
-        Ok(Draft { dir: self.dir.try_clone()?, name, draft, file, is_kept: false })
-    }
-
-    /// Drops what the releases do not need: `releases` are the objects of each, ascending, the newest release
-    /// first. Releases at the end count for nothing where all of them would take more than `most_bytes`.
-    ///
-    /// # Errors
-    /// When the disk fails; what is left is whole.
-    pub fn prune(&self, releases: &[Vec<ObjectId>], most_bytes: u64) -> Result<(), IoError> {
-        let lock = self.dir.open_or_create_file(LOCK)?;
-        if !fsx::lock(&lock, Duration::ZERO, &self.dir.join(LOCK))? {
-            return Ok(());
-        }
-        self.sweep_drafts()?;
-        let mut needed = releases;
-        let live = loop {
-            let live = self.live(needed);
-            let bytes: u64 = live.iter().flatten().map(|record| record.size).sum();
-            match needed.split_last() {
-                Some((_, rest)) if bytes > most_bytes && !rest.is_empty() => needed = rest,
-                _ => break live,
-            }
-        };
-        let mut room = most_bytes;
-        for ((index, segment), live) in self.segments.iter().enumerate().zip(live) {
-            let bytes: u64 = live.iter().map(|record| record.size).sum();
-            let is_sound = !self.distrusted().contains(&index);
-            if is_sound && bytes > 0 && bytes <= room {
-                room -= bytes;
-                if bytes >= segment.content_bytes() / 2 {
-                    continue;
-                }
-                self.rewrite(segment, &live)?;
-            }
-            self.dir.unlink_if_any(&segment.name)?;
-        }
-        Ok(())
-    }
-
-    /// The records of each segment that a release needs, each object once.
-    fn live(&self, releases: &[Vec<ObjectId>]) -> Vec<Vec<Record>> {
-        let mut live = vec![Vec::new(); self.segments.len()];
-        let is_needed = |id: &ObjectId| releases.iter().any(|objects| objects.binary_search(id).is_ok());
-        for (segment, record) in by_object(self.records()).into_values().filter(|(_, record)| is_needed(&record.id)) {
-            live[segment].push(record);
-        }
-        live.iter_mut().for_each(|records| records.sort_unstable_by_key(|record| record.offset));
-        live
-    }
-
-    fn rewrite(&self, segment: &Segment, live: &[Record]) -> Result<(), IoError> {
-        let draft = self.begin()?;
-        let copied = segment.copy(live, &draft.file, 0);
-        let (records, _) = copied.map_err(|error| IoError::new("copy", self.dir.join(&segment.name), error))?;
-        draft.finish(&records)
-    }
-
-    /// Removes what killed pushes left.
-    fn sweep_drafts(&self) -> Result<(), IoError> {
-        for (name, _) in self.dir.entries()? {
-            let Some(name) = name.to_str().filter(|name| name.ends_with(DRAFT)) else { continue };
-            let Some(file) = fsx::found(self.dir.open_file(name))? else { continue };
-            if fsx::lock(&file, Duration::ZERO, &self.dir.join(name))? {
-                self.dir.unlink_if_any(name)?;
-            }
-        }
-        Ok(())
+        Ok(Draft::new(self.dir.try_clone()?, name, draft, file))
     }
 
     /// Bytes free where it is.
@@ -216,47 +262,6 @@ impl ContentCache {
     /// When the file system does not tell.
     pub fn free_bytes(&self) -> Result<u64, IoError> {
         Ok(self.dir.file_system()?.free_bytes)
-    }
-}
-
-/// A segment that is being written; gone if it is not finished.
-#[derive(Debug)]
-pub struct Draft {
-    dir: Dir,
-    name: String,
-    draft: String,
-    file: File,
-    is_kept: bool,
-}
-
-impl Draft {
-    /// Writes content. May be called from several threads.
-    ///
-    /// # Errors
-    /// When it cannot be written.
-    pub fn write_at(&self, bytes: &[u8], offset: u64) -> Result<(), IoError> {
-        fsx::write_at(&self.file, bytes, offset, || self.dir.join(&self.draft))
-    }
-
-    /// Completes the segment with what stands where in it.
-    ///
-    /// # Errors
-    /// When it cannot be written; nothing remains of it then.
-    pub fn finish(mut self, records: &[Record]) -> Result<(), IoError> {
-        let end = records.iter().map(|record| record.offset + record.size).max().unwrap_or(0);
-        self.write_at(&table_of(records), end)?;
-        self.dir.rename(&self.draft, &self.dir, &self.name)?;
-        self.is_kept = true;
-        Ok(())
-    }
-}
-
-impl Drop for Draft {
-    fn drop(&mut self) {
-        if !self.is_kept {
-            // A left-over costs space only, until it is swept.
-            self.dir.unlink_if_any(&self.draft).ok();
-        }
     }
 }
 

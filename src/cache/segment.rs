@@ -1,48 +1,88 @@
-//! One file of the cache: contents one behind the other, then a table of them.
+//! One file of the cache: frames of blocks, as they went into packs, then a table.
 //!
 //! ```text
-//! contents
-//! table     for each object
-//!   id        32 bytes
-//!   offset    varint
-//!   size      varint
-//!   sketch    varint number of hashes, then 4 bytes each, little endian
+//! frames    one behind the other
+//! table
+//!   blocks  varint number, then for each block
+//!     frame     varint length
+//!     content   varint length, twice, and 1 more where the frame is compressed
+//!     depth     varint: how many blocks must be decoded before it at the most, one behind the other
+//!     digest    32 bytes: BLAKE3 of the frame
+//!     bases     varint number, then for each: 32 bytes object id, varint offset, varint length
+//!   objects for each, to the end of the table
+//!     id        32 bytes
+//!     size      varint
+//!     parts     varint number, then for each, in its order: varint block, varint start in its content, varint length
+//!     sketch    varint number of hashes, then 4 bytes each, little endian
 //! trailer
 //!   length    8 bytes, little endian: of the table
 //!   digest    32 bytes: BLAKE3 of the table
-//!   magic     8 bytes "HWKEPT\r\n"
+//!   magic     8 bytes "HWKEPT\x02\n"
 //! ```
 //!
-//! Content is plain. Measured on 292 MB of pages: 0.10 s of a core to write it
-//! so, 0.41 s with zstd -1, which makes it 24 MB; but every push writes and reads
-//! much of it, and what packs a cache between runs of CI compresses it anyway.
+//! The bases of a block are objects of blocks before it: in this file or in older ones.
+//!
+//! Content is kept as it was packed, because that costs nothing: 292 MB of new pages
+//! are 22 MB, and when all of them change again, 0.3 MB. Plain content was measured too:
+//! it is read a little faster, but writing it made a first push a quarter slower, and a
+//! cache between runs of CI would carry all of it to and fro.
 
-use std::collections::HashMap;
 use std::fs::File;
-use std::io;
 use std::os::unix::fs::FileExt as _;
+use std::sync::OnceLock;
 
 use crate::hash::ObjectId;
-use crate::pack::Sketch;
+use crate::pack::{MAX_CONTENT_BYTES, MAX_PACK_BYTES, Sketch};
 use crate::varint;
 
-const MAGIC: &[u8; 8] = b"HWKEPT\r\n";
+const MAGIC: &[u8; 8] = b"HWKEPT\x02\n";
 const DIGEST_BYTES: usize = 32;
 const TRAILER_BYTES: usize = 8 + DIGEST_BYTES + MAGIC.len();
 /// Objects of 40 bytes and a full sketch each, of more than a million files.
 const MAX_TABLE_BYTES: u64 = 512 << 20;
 
-/// Where an object stands in a segment.
+/// Bytes of an object that a block builds on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KeptBase {
+    /// The object.
+    pub id: ObjectId,
+    /// Where its bytes begin.
+    pub offset: u64,
+    /// How many.
+    pub length: u32,
+}
+
+/// A block that is kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct BlockRecord {
+    /// Where its frame begins.
+    pub(super) at: u64,
+    pub(super) frame_bytes: usize,
+    pub(super) content_bytes: usize,
+    pub(super) is_packed: bool,
+    pub(super) depth: u32,
+    pub(super) digest: [u8; DIGEST_BYTES],
+    pub(super) bases: Vec<KeptBase>,
+}
+
+/// Bytes of an object in the content of a block.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Part {
+    pub(super) block: u32,
+    pub(super) start: u32,
+    pub(super) length: u32,
+}
+
+/// An object that is kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Record {
     /// The object.
     pub id: ObjectId,
-    /// Where it begins.
-    pub offset: u64,
     /// Its bytes.
     pub size: u64,
     /// Its sketch, if one was made.
     pub sketch: Sketch,
+    pub(super) parts: Vec<Part>,
 }
 
 /// A whole segment, opened.
@@ -50,18 +90,37 @@ pub struct Record {
 pub(super) struct Segment {
     pub(super) name: String,
     pub(super) file: File,
-    table: u64,
+    frames_end: u64,
     table_bytes: usize,
     digest: [u8; DIGEST_BYTES],
+    blocks: OnceLock<Vec<BlockRecord>>,
 }
 
 /// The bytes of a table and its trailer.
-pub(super) fn table_of(records: &[Record]) -> Vec<u8> {
+pub(super) fn table_of(blocks: &[BlockRecord], records: &[Record]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(records.len() * 44 + TRAILER_BYTES);
+    varint::push(blocks.len() as u64, &mut bytes);
+    for block in blocks {
+        varint::push(block.frame_bytes as u64, &mut bytes);
+        varint::push((block.content_bytes as u64) << 1 | u64::from(block.is_packed), &mut bytes);
+        varint::push(block.depth.into(), &mut bytes);
+        bytes.extend_from_slice(&block.digest);
+        varint::push(block.bases.len() as u64, &mut bytes);
+        for base in &block.bases {
+            bytes.extend_from_slice(base.id.as_bytes());
+            varint::push(base.offset, &mut bytes);
+            varint::push(base.length.into(), &mut bytes);
+        }
+    }
     for record in records {
         bytes.extend_from_slice(record.id.as_bytes());
-        varint::push(record.offset, &mut bytes);
         varint::push(record.size, &mut bytes);
+        varint::push(record.parts.len() as u64, &mut bytes);
+        for part in &record.parts {
+            [part.block, part.start, part.length]
+                .into_iter()
+                .for_each(|number| varint::push(number.into(), &mut bytes));
+        }
         varint::push(record.sketch.hashes().len() as u64, &mut bytes);
         record.sketch.hashes().iter().for_each(|hash| bytes.extend_from_slice(&hash.to_le_bytes()));
     }
@@ -81,71 +140,107 @@ impl Segment {
         let (length, rest) = trailer.split_first_chunk::<8>()?;
         let (digest, magic) = rest.split_first_chunk::<DIGEST_BYTES>()?;
         let length = u64::from_le_bytes(*length);
-        let table = end.checked_sub(length)?;
+        let frames_end = end.checked_sub(length)?;
         let is_one = magic == MAGIC && length <= MAX_TABLE_BYTES;
         let table_bytes = usize::try_from(length).ok()?;
-        is_one.then_some(Self { name, file, table, table_bytes, digest: *digest })
+        let blocks = OnceLock::new();
+        is_one.then_some(Self { name, file, frames_end, table_bytes, digest: *digest, blocks })
     }
 
-    /// Bytes of all its contents.
-    pub(super) const fn content_bytes(&self) -> u64 {
-        self.table
+    /// Bytes of all its frames.
+    pub(super) const fn frame_bytes(&self) -> u64 {
+        self.frames_end
     }
 
-    /// What it has; nothing if that is damaged.
-    pub(super) fn records(&self) -> Option<Vec<Record>> {
+    /// A block of a segment whose table was read.
+    pub(super) fn block(&self, number: u32) -> Option<&BlockRecord> {
+        self.blocks.get()?.get(number as usize)
+    }
+
+    /// All its blocks, once its table was read.
+    pub(super) fn blocks(&self) -> &[BlockRecord] {
+        self.blocks.get().map_or(&[], Vec::as_slice)
+    }
+
+    /// The objects it has for which `is_wanted`, and all of its blocks; nothing if the table is damaged.
+    pub(super) fn records(&self, is_wanted: impl Fn(&ObjectId) -> bool) -> Option<Vec<Record>> {
         let mut table = vec![0; self.table_bytes];
-        self.file.read_exact_at(&mut table, self.table).ok()?;
+        self.file.read_exact_at(&mut table, self.frames_end).ok()?;
         if *blake3::hash(&table).as_bytes() != self.digest {
             return None;
         }
         let mut rest = &table[..];
+        let blocks = take_blocks(&mut rest)
+            .filter(|blocks| blocks.last().map_or(0, |block| block.at + block.frame_bytes as u64) <= self.frames_end)?;
         let mut records = Vec::new();
         while !rest.is_empty() {
-            records.push(take_record(&mut rest).filter(|record| self.has(record))?);
+            let record = take_record(&mut rest).filter(|record| is_possible(record, &blocks))?;
+            if is_wanted(&record.id) {
+                records.push(record);
+            }
         }
+        self.blocks.get_or_init(|| blocks);
         Some(records)
     }
 
-    fn has(&self, record: &Record) -> bool {
-        record.offset.checked_add(record.size).is_some_and(|end| end <= self.table)
-    }
-
-    /// Copies objects of it behind `at` in `to`; answers where they stand there and the new end.
-    pub(super) fn copy(&self, records: &[Record], to: &File, mut at: u64) -> io::Result<(Vec<Record>, u64)> {
-        let mut copies = Vec::with_capacity(records.len());
-        let mut buffer = vec![0; 1 << 20];
-        for record in records {
-            let mut done = 0;
-            while done < record.size {
-                let count = usize::try_from(record.size - done).unwrap_or(usize::MAX).min(buffer.len());
-                self.file.read_exact_at(&mut buffer[..count], record.offset + done)?;
-                to.write_all_at(&buffer[..count], at + done)?;
-                done += count as u64;
-            }
-            copies.push(Record { offset: at, ..record.clone() });
-            at += record.size;
-        }
-        Ok((copies, at))
+    /// The frame of a block, if it is what it was.
+    pub(super) fn frame(&self, block: &BlockRecord) -> Option<Vec<u8>> {
+        let mut frame = vec![0; block.frame_bytes];
+        self.file.read_exact_at(&mut frame, block.at).ok()?;
+        (*blake3::hash(&frame).as_bytes() == block.digest).then_some(frame)
     }
 }
 
-fn take_record(rest: &mut &[u8]) -> Option<Record> {
+/// Whether the parts of an object are those of blocks and come to its size.
+fn is_possible(record: &Record, blocks: &[BlockRecord]) -> bool {
+    let is_there = |part: &Part| {
+        let end = part.start as usize + part.length as usize;
+        blocks.get(part.block as usize).is_some_and(|block| end <= block.content_bytes)
+    };
+    let bytes: u64 = record.parts.iter().map(|part| u64::from(part.length)).sum();
+    bytes == record.size && record.parts.iter().all(is_there)
+}
+
+fn take_id(rest: &mut &[u8]) -> Option<[u8; DIGEST_BYTES]> {
     let (id, tail) = rest.split_first_chunk()?;
     *rest = tail;
-    let (offset, size) = (varint::take(rest).ok()?, varint::take(rest).ok()?);
+    Some(*id)
+}
+
+fn take_small(rest: &mut &[u8]) -> Option<u32> {
+    varint::take(rest).ok()?.try_into().ok()
+}
+
+fn take_blocks(rest: &mut &[u8]) -> Option<Vec<BlockRecord>> {
+    let (mut blocks, mut at) = (Vec::new(), 0);
+    for _ in 0..varint::take(rest).ok()? {
+        let frame_bytes = take_small(rest)? as usize;
+        let content = take_small(rest)?;
+        let (content_bytes, is_packed) = ((content >> 1) as usize, content & 1 == 1);
+        if frame_bytes > MAX_PACK_BYTES || content_bytes > MAX_CONTENT_BYTES {
+            return None;
+        }
+        let (depth, digest) = (take_small(rest)?, take_id(rest)?);
+        let mut bases = Vec::new();
+        for _ in 0..varint::take(rest).ok()? {
+            let id = ObjectId::from_bytes(take_id(rest)?);
+            bases.push(KeptBase { id, offset: varint::take(rest).ok()?, length: take_small(rest)? });
+        }
+        blocks.push(BlockRecord { at, frame_bytes, content_bytes, is_packed, depth, digest, bases });
+        at += frame_bytes as u64;
+    }
+    Some(blocks)
+}
+
+fn take_record(rest: &mut &[u8]) -> Option<Record> {
+    let (id, size) = (ObjectId::from_bytes(take_id(rest)?), varint::take(rest).ok()?);
+    let mut parts = Vec::new();
+    for _ in 0..varint::take(rest).ok()? {
+        parts.push(Part { block: take_small(rest)?, start: take_small(rest)?, length: take_small(rest)? });
+    }
     let count = usize::try_from(varint::take(rest).ok()?).ok()?;
     let (hashes, tail) = rest.split_at_checked(count.checked_mul(4)?)?;
     *rest = tail;
     let hashes = hashes.as_chunks().0.iter().map(|hash| u32::from_le_bytes(*hash)).collect();
-    Some(Record { id: ObjectId::from_bytes(*id), offset, size, sketch: Sketch::from_hashes(hashes)? })
-}
-
-/// The records of several segments by object: the first of each counts.
-pub(super) fn by_object(records: impl IntoIterator<Item = (usize, Record)>) -> HashMap<ObjectId, (usize, Record)> {
-    let mut found = HashMap::new();
-    for (segment, record) in records {
-        found.entry(record.id).or_insert((segment, record));
-    }
-    found
+    Some(Record { id, size, parts, sketch: Sketch::from_hashes(hashes)? })
 }

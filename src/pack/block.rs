@@ -17,6 +17,51 @@ pub struct Block<'a> {
     frame: &'a [u8],
 }
 
+/// The content of a block as it travels, apart from what it consists of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StoredFrame<'a> {
+    /// A zstd frame, or the content itself.
+    pub bytes: &'a [u8],
+    /// Whether it is a zstd frame.
+    pub is_packed: bool,
+    /// Bytes of the content, at most [`MAX_CONTENT_BYTES`].
+    pub content_bytes: usize,
+}
+
+impl<'a> StoredFrame<'a> {
+    /// The content. `prefix` is the concatenation of the bases.
+    ///
+    /// # Errors
+    /// A frame that the format forbids or that does not decode to the declared length and checksum.
+    pub fn decode(&self, prefix: &[u8]) -> Result<Cow<'a, [u8]>, PackError> {
+        debug_assert!(self.content_bytes <= MAX_CONTENT_BYTES, "checked when the block was taken");
+        match self.is_packed {
+            true => frame::decode(self.bytes, prefix, self.content_bytes).map(Cow::Owned),
+            false => self.plain().map(Cow::Borrowed),
+        }
+    }
+
+    /// The content where it is not compressed.
+    fn plain(&self) -> Result<&'a [u8], PackError> {
+        if self.bytes.len() == self.content_bytes { Ok(self.bytes) } else { Err(PackError::frame("it is cut")) }
+    }
+
+    /// [`Self::decode`] by way of a buffer that was in use before: where the frame is the content it is not touched.
+    ///
+    /// # Errors
+    /// As [`Self::decode`].
+    pub fn decode_in<'b>(&self, prefix: &[u8], buffer: &'b mut Vec<u8>) -> Result<&'b [u8], PackError>
+    where
+        'a: 'b,
+    {
+        if self.is_packed {
+            frame::decode_into(self.bytes, prefix, self.content_bytes, buffer)?;
+            return Ok(buffer);
+        }
+        self.plain()
+    }
+}
+
 impl<'a> Block<'a> {
     /// What the content consists of, in its order. Whether the pieces are of
     /// objects that exist and do not overlap is for the reader to check.
@@ -74,14 +119,27 @@ impl<'a> Block<'a> {
     /// A prefix of another length, and every frame that the format forbids or
     /// that does not decode to the declared length and checksum.
     pub fn decode(&self, prefix: &[u8]) -> Result<Cow<'a, [u8]>, PackError> {
-        debug_assert!(self.content_bytes <= MAX_CONTENT_BYTES, "checked when the block was taken");
+        self.fitting_frame(prefix)?.decode(prefix)
+    }
+
+    /// [`Self::decode`] by way of a buffer that was in use before.
+    ///
+    /// # Errors
+    /// As [`Self::decode`].
+    pub fn decode_in<'b>(&self, prefix: &[u8], buffer: &'b mut Vec<u8>) -> Result<&'b [u8], PackError>
+    where
+        'a: 'b,
+    {
+        self.fitting_frame(prefix)?.decode_in(prefix, buffer)
+    }
+
+    /// The frame, if its prefix is as long as it should be.
+    fn fitting_frame(&self, prefix: &[u8]) -> Result<StoredFrame<'a>, PackError> {
         if prefix.len() != self.prefix_bytes {
             return Err(PackError::Prefix { expected: self.prefix_bytes, found: prefix.len() });
         }
-        match self.kind {
-            Kind::Raw => Ok(Cow::Borrowed(self.frame)),
-            Kind::Zstd | Kind::Dense => frame::decode(self.frame, prefix, self.content_bytes).map(Cow::Owned),
-        }
+        let (is_packed, content_bytes) = (self.kind != Kind::Raw, self.content_bytes);
+        Ok(StoredFrame { bytes: self.frame, is_packed, content_bytes })
     }
 }
 

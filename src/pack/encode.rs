@@ -5,7 +5,7 @@
 
 use std::io;
 
-use super::block::Block;
+use super::block::{Block, StoredFrame};
 use super::layout::{self, Cursor, Kind};
 use super::{BaseRange, Level, MAX_PACK_BYTES, PackError, Piece, frame};
 use crate::varint;
@@ -17,6 +17,9 @@ const RANGES_LEVEL: i32 = 9;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EncodedBlock {
     bytes: Vec<u8>,
+    /// Where in these the frame begins.
+    frame_at: usize,
+    is_packed: bool,
     content_bytes: usize,
     piece_count: usize,
     base_count: usize,
@@ -47,6 +50,13 @@ impl EncodedBlock {
         self.base_count
     }
 
+    /// What has the content, without the ranges: for whoever keeps them himself.
+    #[must_use]
+    pub fn frame(&self) -> StoredFrame<'_> {
+        let (is_packed, content_bytes) = (self.is_packed, self.content_bytes);
+        StoredFrame { bytes: &self.bytes[self.frame_at..], is_packed, content_bytes }
+    }
+
     pub(super) fn as_bytes(&self) -> &[u8] {
         &self.bytes
     }
@@ -69,11 +79,36 @@ pub fn encode_block(
     prefix: &[u8],
     level: Level,
 ) -> Result<EncodedBlock, PackError> {
-    encode_block_with(frame::encode, pieces, content, bases, prefix, level)
+    BlockEncoder::default().encode(pieces, content, bases, prefix, level)
 }
 
-/// [`encode_block`] with another encoder, for tests that need a faulty one.
-fn encode_block_with(
+/// Makes one block after the other in the same memory: memory that is new costs more than decoding into it.
+#[derive(Debug, Default)]
+pub struct BlockEncoder {
+    proof: Vec<u8>,
+}
+
+impl BlockEncoder {
+    /// [`encode_block`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn encode(
+        &mut self,
+        pieces: &[Piece],
+        content: &[u8],
+        bases: &[BaseRange],
+        prefix: &[u8],
+        level: Level,
+    ) -> Result<EncodedBlock, PackError> {
+        let block = make_block(frame::encode, pieces, content, bases, prefix, level)?;
+        prove(&block, pieces, content, prefix, &mut self.proof)?;
+        Ok(block)
+    }
+}
+
+/// Makes a block that is still to be proven.
+fn make_block(
     encoder: impl FnOnce(&[u8], &[u8], i32) -> io::Result<Vec<u8>>,
     pieces: &[Piece],
     content: &[u8],
@@ -92,15 +127,17 @@ fn encode_block_with(
         Some(frame) => Some((zstd_head(pieces, bases)?, frame)),
         None => None,
     };
-    let block = match zstd {
+    Ok(match zstd {
         // The list of bases is a price that a raw block need not pay.
         Some((head, frame)) if head.len() + frame.len() < raw_head.len() + content.len() => {
-            assemble(&head, &frame, pieces, bases, content)
+            let made = StoredFrame { bytes: &frame, is_packed: true, content_bytes: content.len() };
+            assemble(&head, made, pieces, bases)
         }
-        _ => assemble(&raw_head, content, pieces, &[], content),
-    };
-    prove(&block, pieces, content, prefix)?;
-    Ok(block)
+        _ => {
+            let raw = StoredFrame { bytes: content, is_packed: false, content_bytes: content.len() };
+            assemble(&raw_head, raw, pieces, &[])
+        }
+    })
 }
 
 fn plain_head(kind: Kind, pieces: &[Piece], bases: &[BaseRange]) -> Vec<u8> {
@@ -139,21 +176,30 @@ fn check(pieces: &[Piece], content: &[u8], bases: &[BaseRange], prefix: &[u8], l
     Ok(())
 }
 
-fn assemble(head: &[u8], frame: &[u8], pieces: &[Piece], bases: &[BaseRange], content: &[u8]) -> EncodedBlock {
+fn assemble(head: &[u8], frame: StoredFrame<'_>, pieces: &[Piece], bases: &[BaseRange]) -> EncodedBlock {
+    let StoredFrame { bytes: frame, is_packed, content_bytes } = frame;
     let mut bytes = Vec::with_capacity(head.len() + varint::MAX_BYTES + frame.len());
     bytes.extend_from_slice(head);
     varint::push(frame.len() as u64, &mut bytes);
+    let frame_at = bytes.len();
     bytes.extend_from_slice(frame);
-    EncodedBlock { bytes, content_bytes: content.len(), piece_count: pieces.len(), base_count: bases.len() }
+    let (piece_count, base_count) = (pieces.len(), bases.len());
+    EncodedBlock { bytes, frame_at, is_packed, content_bytes, piece_count, base_count }
 }
 
 /// Reads the block as a receiver will and compares it with what went in.
-fn prove(block: &EncodedBlock, pieces: &[Piece], content: &[u8], prefix: &[u8]) -> Result<(), PackError> {
+fn prove(
+    block: &EncodedBlock,
+    pieces: &[Piece],
+    content: &[u8],
+    prefix: &[u8],
+    buffer: &mut Vec<u8>,
+) -> Result<(), PackError> {
     debug_assert!(block.bytes.len() < MAX_PACK_BYTES / 2, "header and frame have their own limits");
     let mut input = Cursor { rest: &block.bytes };
     let prefix = if block.base_count == 0 { &[] } else { prefix };
     let read = Block::take(&mut input).and_then(|read| {
-        let same = input.rest.is_empty() && read.pieces() == pieces && *read.decode(prefix)? == *content;
+        let same = input.rest.is_empty() && read.pieces() == pieces && *read.decode_in(prefix, buffer)? == *content;
         Ok(same)
     });
     match read {
@@ -166,6 +212,20 @@ fn prove(block: &EncodedBlock, pieces: &[Piece], content: &[u8], prefix: &[u8]) 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// [`encode_block`] with another encoder, which may be faulty.
+    fn encode_block_with(
+        encoder: impl FnOnce(&[u8], &[u8], i32) -> io::Result<Vec<u8>>,
+        pieces: &[Piece],
+        content: &[u8],
+        bases: &[BaseRange],
+        prefix: &[u8],
+        level: Level,
+    ) -> Result<EncodedBlock, PackError> {
+        let block = make_block(encoder, pieces, content, bases, prefix, level)?;
+        prove(&block, pieces, content, prefix, &mut Vec::new())?;
+        Ok(block)
+    }
 
     const TEXT: &[u8] = b"the same words, the same words, the same words, the same words";
 

@@ -116,6 +116,18 @@ fn parse_header(frame: &[u8]) -> Result<Header, PackError> {
 /// A frame that breaks a rule of the format, that does not decode, or whose
 /// bases were others.
 pub(super) fn decode(frame: &[u8], prefix: &[u8], content_bytes: usize) -> Result<Vec<u8>, PackError> {
+    let mut content = Vec::new();
+    decode_into(frame, prefix, content_bytes, &mut content)?;
+    Ok(content)
+}
+
+/// [`decode`] into a buffer that was in use before: what it had is gone, also after an error.
+pub(super) fn decode_into(
+    frame: &[u8],
+    prefix: &[u8],
+    content_bytes: usize,
+    content: &mut Vec<u8>,
+) -> Result<(), PackError> {
     let header = parse_header(frame)?;
     if header.content_bytes != content_bytes as u64 {
         return Err(PackError::frame("its size is not that of the pieces"));
@@ -129,15 +141,15 @@ pub(super) fn decode(frame: &[u8], prefix: &[u8], content_bytes: usize) -> Resul
     decoder.set_parameter(DParameter::WindowLogMax(window_log)).map_err(corrupt)?;
     // The slice is what bounds the output; one run ends at the end of a frame,
     // of the input or of the output, whichever comes first.
-    let mut content = vec![0; content_bytes];
-    let status = decoder.run_on_buffers(frame, &mut content).map_err(corrupt)?;
+    content.resize(content_bytes, 0);
+    let status = decoder.run_on_buffers(frame, content).map_err(corrupt)?;
     if status.remaining != 0 || status.bytes_written != content_bytes {
         return Err(PackError::frame("it is cut"));
     }
     if status.bytes_read != frame.len() {
         return Err(PackError::frame("something follows it"));
     }
-    Ok(content)
+    Ok(())
 }
 
 /// Bytes of one sample and distance between samples of [`looks_compressed`].

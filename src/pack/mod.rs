@@ -29,8 +29,8 @@ mod sketch;
 mod writer;
 
 pub use bases::{Base, base_ranges};
-pub use block::Block;
-pub use encode::{EncodedBlock, encode_block};
+pub use block::{Block, StoredFrame};
+pub use encode::{BlockEncoder, EncodedBlock, encode_block};
 pub use group::{Groups, Member, group, group_within};
 pub use layout::{BaseRange, Piece};
 pub use level::{Level, ParseLevelError};

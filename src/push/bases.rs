@@ -281,13 +281,15 @@ impl Search<'_> {
             let wanted = &self.wanted[left[index]];
             if is_sketched(wanted.size) { self.sketch_new(left[index], wanted) } else { Sketch::default() }
         });
-        let old = in_parallel(candidates.len(), self.jobs, |index| {
-            if fits[index] {
-                self.sketch_old(&found[&candidates[index].object], candidates[index].base.size)
-            } else {
-                Sketch::default()
-            }
+        // In the order in which they are kept: reading them is quickest so.
+        let mut order: Vec<usize> = (0..candidates.len()).filter(|index| fits[*index]).collect();
+        order.sort_by_cached_key(|index| found[&candidates[*index].object].place());
+        let made = in_parallel(order.len(), self.jobs, |index| {
+            let candidate = &candidates[order[index]];
+            self.sketch_old(&found[&candidate.object], candidate.base.size)
         });
+        let mut old = vec![Sketch::default(); candidates.len()];
+        order.into_iter().zip(made).for_each(|(index, sketch)| old[index] = sketch);
         Sketches { new, old }
     }
 

@@ -3,14 +3,20 @@
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
-use crate::cache::{ContentCache, Draft, Record};
+use crate::cache::{ContentCache, Draft, KeptBase, NewPart};
 use crate::fsx::IoError;
 use crate::manifest::transit::Wanted;
-use crate::pack::{Piece, Sketch};
+use crate::pack::{BaseRange, EncodedBlock, Level, PackError, Piece, Sketch, encode_block};
+use crate::push::old_content::OldObject;
 use crate::push::scratch::Scratch;
 
-/// Content beyond that of two releases that is left alone.
+/// Kept bytes beyond those of two releases that are left alone.
 const SPARE_BYTES: u64 = 64 << 20;
+/// How many blocks may have to be decoded before one, one behind the other: with each of
+/// them reading takes longer, and keeping content anew costs about as much as reading through two.
+const MAX_DEPTH: u32 = 2;
+/// How hard content is compressed for the cache alone.
+const LEVEL: Level = Level::Zstd(1);
 
 /// Drops content that the kept manifests do not need, once there is more than twice what a
 /// release has: reading all of them for every push would cost more than the room it saves.
@@ -21,7 +27,7 @@ pub(super) fn tidy(
     most_bytes: u64,
 ) -> Result<(), IoError> {
     let least = release_bytes.saturating_mul(2).saturating_add(SPARE_BYTES);
-    if cache.damaged() == 0 && cache.content_bytes() <= least.min(most_bytes) {
+    if cache.is_tidy(least.min(most_bytes)) {
         return Ok(());
     }
     let mut releases = Vec::new();
@@ -37,51 +43,82 @@ pub(super) fn tidy(
     cache.prune(&releases, most_bytes)
 }
 
+/// How a block is kept.
+#[derive(Debug)]
+pub(super) struct KeptBlock {
+    /// Where it is not as it is sent.
+    other: Option<EncodedBlock>,
+    bases: Vec<KeptBase>,
+    depth: u32,
+}
+
+impl KeptBlock {
+    /// Keeps `block` of `content` as it is, if all that it builds on is in the cache and not many blocks deep; else
+    /// alone. `objects` are what its bases are of, if it has any.
+    pub(super) fn new(
+        block: &EncodedBlock,
+        pieces: &[Piece],
+        content: &[u8],
+        bases: &[(BaseRange, &OldObject)],
+    ) -> Result<Self, PackError> {
+        let bases = if block.base_count() == 0 { &[] } else { bases };
+        let depths: Option<Vec<u32>> = bases.iter().map(|(_, object)| Some(object.depth()? + 1)).collect();
+        match depths.map(|depths| depths.into_iter().max().unwrap_or(0)) {
+            Some(depth) if depth <= MAX_DEPTH => {
+                let base = |(range, object): &(BaseRange, &OldObject)| KeptBase {
+                    id: object.id,
+                    offset: range.offset,
+                    length: range.length,
+                };
+                Ok(Self { other: None, bases: bases.iter().map(base).collect(), depth })
+            }
+            _ => {
+                let other = Some(encode_block(pieces, content, &[], &[], LEVEL)?);
+                Ok(Self { other, bases: Vec::new(), depth: 0 })
+            }
+        }
+    }
+}
+
 /// New content on its way into the cache. An error costs only what was to be kept.
 #[derive(Debug)]
 pub(super) struct Keeping {
-    draft: Draft,
-    state: Mutex<State>,
-}
-
-#[derive(Debug, Default)]
-struct State {
-    records: Vec<Record>,
-    end: u64,
-    error: Option<IoError>,
+    most_bytes: u64,
+    draft: Mutex<Result<Option<Draft>, IoError>>,
 }
 
 impl Keeping {
-    /// Room for `bytes` of new content in `cache`; nothing where that is too much, for the
-    /// limit of `most_bytes` or for the disk.
+    /// Room for `bytes` of new content in `cache`, nothing where that is too much for the
+    /// disk. What turns out to take more than `most_bytes` is not kept.
     pub(super) fn begin(cache: &ContentCache, bytes: u64, most_bytes: u64) -> Result<Option<Self>, IoError> {
         // A disk that the cache fills would be no service to anyone.
-        if bytes == 0 || bytes > most_bytes || bytes > cache.free_bytes()? / 2 {
+        if bytes == 0 || bytes > cache.free_bytes()? / 2 {
             return Ok(None);
         }
-        Ok(Some(Self { draft: cache.begin()?, state: Mutex::default() }))
+        Ok(Some(Self { most_bytes, draft: Mutex::new(Ok(Some(cache.begin()?))) }))
     }
 
-    /// Where the content of a block will stand; `sketches` are by ordinal. Blocks come in the order of their pieces.
-    pub(super) fn place(&self, pieces: &[Piece], wanted: &[Wanted], sketches: &HashMap<u32, Sketch>) -> u64 {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let start = state.end;
-        for piece in pieces {
-            let object = &wanted[piece.ordinal as usize];
-            let (offset, size) = (state.end, object.size);
-            if piece.offset == 0 {
-                let sketch = sketches.get(&piece.ordinal).cloned().unwrap_or_default();
-                state.records.push(Record { id: object.object, offset, size, sketch });
-            }
-            state.end += u64::from(piece.length);
-        }
-        start
-    }
-
-    /// Writes the content of a block to its place. May be called from several threads.
-    pub(super) fn write(&self, content: &[u8], at: u64) {
-        if let Err(error) = self.draft.write_at(content, at) {
-            self.state.lock().unwrap_or_else(PoisonError::into_inner).error.get_or_insert(error);
+    /// Adds a block; `sketches` are by ordinal. Blocks come in the order of their pieces.
+    pub(super) fn add(
+        &self,
+        block: &EncodedBlock,
+        kept: KeptBlock,
+        pieces: &[Piece],
+        wanted: &[Wanted],
+        sketches: &HashMap<u32, Sketch>,
+    ) {
+        let mut state = self.draft.lock().unwrap_or_else(PoisonError::into_inner);
+        let Ok(Some(draft)) = &mut *state else { return };
+        let part = |piece: &Piece| {
+            let Wanted { object, size, .. } = wanted[piece.ordinal as usize];
+            let sketch = sketches.get(&piece.ordinal).cloned().unwrap_or_default();
+            NewPart { id: object, size, offset: piece.offset, length: piece.length, sketch }
+        };
+        let frame = kept.other.as_ref().unwrap_or(block).frame();
+        match draft.add(frame, pieces.iter().map(part), kept.bases, kept.depth) {
+            Ok(()) if draft.frame_bytes() > self.most_bytes => *state = Ok(None),
+            Ok(()) => {}
+            Err(error) => *state = Err(error),
         }
     }
 
@@ -90,10 +127,7 @@ impl Keeping {
     /// # Errors
     /// When it could not be written; nothing is kept of it then.
     pub(super) fn finish(self) -> Result<(), IoError> {
-        let state = self.state.into_inner().unwrap_or_else(PoisonError::into_inner);
-        if let Some(error) = state.error {
-            return Err(error);
-        }
-        self.draft.finish(&state.records)
+        let draft = self.draft.into_inner().unwrap_or_else(PoisonError::into_inner)?;
+        draft.map_or(Ok(()), Draft::finish)
     }
 }

@@ -37,6 +37,22 @@ impl OldObject {
             Place::Near(_) => None,
         }
     }
+
+    /// Objects of near places are kept near each other.
+    pub(super) fn place(&self) -> Option<(usize, u32)> {
+        match &self.place {
+            Place::Cached(kept) => kept.place(),
+            Place::Near(_) => None,
+        }
+    }
+
+    /// How many blocks of the cache must be decoded before those that have it; nothing where it is not in the cache.
+    pub(super) const fn depth(&self) -> Option<u32> {
+        match &self.place {
+            Place::Cached(kept) => Some(kept.depth()),
+            Place::Near(_) => None,
+        }
+    }
 }
 
 /// The old content at hand.
@@ -82,72 +98,44 @@ impl OldContent {
 
     /// Appends `length` bytes of `object` from `offset` to `out`. Answers whether they could be had.
     pub(super) fn read(&self, object: &OldObject, offset: u64, length: u32, out: &mut Vec<u8>) -> bool {
-        let is_all = offset == 0 && u64::from(length) == object.size;
-        let start = out.len();
-        if !is_all && !self.is_intact(object) {
+        match (&object.place, &self.cache) {
+            (Place::Cached(kept), Some(cache)) => cache.read(kept, offset, length, out),
+            (Place::Cached(_), None) => false,
+            (Place::Near(mirror), _) => self.read_near(mirror, object, offset, length, out),
+        }
+    }
+
+    /// Reads from a mirror, whose objects may be damaged.
+    fn read_near(
+        &self,
+        mirror: &Arc<dyn Mirror>,
+        object: &OldObject,
+        offset: u64,
+        length: u32,
+        out: &mut Vec<u8>,
+    ) -> bool {
+        let (start, length) = (out.len(), u64::from(length));
+        let is_all = offset == 0 && length == object.size;
+        if !is_all && !self.is_intact(mirror, object) {
             return false;
         }
-        let is_read = self.read_unchecked(object, offset, length, out);
-        let is_right = is_read && (!is_all || ObjectId::of(&out[start..]) == object.id);
+        let content = mirror.object(&object.id, offset);
+        let count = content.ok().and_then(|content| content.take(length).read_to_end(out).ok());
+        let is_right =
+            count.is_some_and(|count| count as u64 == length) && (!is_all || ObjectId::of(&out[start..]) == object.id);
         if !is_right {
             out.truncate(start);
-            self.distrust(object);
         }
         is_right
     }
 
-    fn read_unchecked(&self, object: &OldObject, offset: u64, length: u32, out: &mut Vec<u8>) -> bool {
-        let start = out.len();
-        let length = length as usize;
-        match (&object.place, &self.cache) {
-            (Place::Cached(kept), Some(cache)) => {
-                out.resize(start + length, 0);
-                cache.read_at(kept, &mut out[start..], offset).is_ok()
-            }
-            (Place::Near(mirror), _) => mirror
-                .object(&object.id, offset)
-                .is_ok_and(|content| content.take(length as u64).read_to_end(out).is_ok_and(|count| count == length)),
-            (Place::Cached(_), None) => false,
-        }
-    }
-
-    fn distrust(&self, object: &OldObject) {
-        if let (Place::Cached(kept), Some(cache)) = (&object.place, &self.cache) {
-            cache.distrust(kept);
-        }
-    }
-
-    /// Reads an object through, once for all its parts.
-    fn is_intact(&self, object: &OldObject) -> bool {
+    /// Reads an object of a mirror through, once for all its parts.
+    fn is_intact(&self, mirror: &Arc<dyn Mirror>, object: &OldObject) -> bool {
         let mut checked = self.checked.lock().unwrap_or_else(PoisonError::into_inner);
         *checked.entry(object.id).or_insert_with(|| {
-            let reader = Parts { content: self, object, offset: 0 };
-            let is_intact = hash_reader(reader).is_ok_and(|(id, _)| id == object.id);
-            if !is_intact {
-                self.distrust(object);
-            }
-            is_intact
+            let content = mirror.object(&object.id, 0).ok();
+            let found = content.and_then(|content| hash_reader(content.take(object.size + 1)).ok());
+            found.is_some_and(|(id, _)| id == object.id)
         })
-    }
-}
-
-/// Reads an object from its beginning to its size.
-struct Parts<'a> {
-    content: &'a OldContent,
-    object: &'a OldObject,
-    offset: u64,
-}
-
-impl Read for Parts<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
-        let left = usize::try_from(self.object.size - self.offset).unwrap_or(usize::MAX);
-        let length = u32::try_from(left.min(buffer.len())).unwrap_or(u32::MAX);
-        let mut bytes = Vec::with_capacity(length as usize);
-        if !self.content.read_unchecked(self.object, self.offset, length, &mut bytes) {
-            return Err(std::io::ErrorKind::UnexpectedEof.into());
-        }
-        buffer[..bytes.len()].copy_from_slice(&bytes);
-        self.offset += bytes.len() as u64;
-        Ok(bytes.len())
     }
 }

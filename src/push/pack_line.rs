@@ -14,12 +14,13 @@ use crate::manifest::transit::Wanted;
 use crate::mirror::SupplyError;
 use crate::monitor::{Event, Monitor};
 use crate::pack::{
-    BaseRange, EncodedBlock, Level, Member, PackError, PackWriter, Piece, base_ranges, encode_block, group,
+    BaseRange, BlockEncoder, EncodedBlock, Level, Member, PackError, PackWriter, Piece, base_ranges, group,
 };
 use crate::push::bases::Bases;
 use crate::push::bundle::PackShelf;
 use crate::push::contents::Supplies;
-use crate::push::keeping::Keeping;
+use crate::push::keeping::{Keeping, KeptBlock};
+use crate::push::old_content::OldObject;
 
 /// A block that is not smaller than this part of its content is also tried without bases.
 const POOR: usize = 4;
@@ -65,7 +66,10 @@ pub(super) struct Job<'a> {
 }
 
 struct Made {
+    pieces: Vec<Piece>,
     block: EncodedBlock,
+    /// How it is kept, if it is.
+    kept: Option<KeptBlock>,
     /// Of objects that span blocks, with their hashes.
     parts: Vec<(Piece, PieceHash)>,
 }
@@ -73,8 +77,6 @@ struct Made {
 /// A block to be made.
 struct Ticket {
     pieces: Vec<Piece>,
-    /// Where its content is kept.
-    kept_at: u64,
     answer: Sender<Result<Made, LineError>>,
 }
 
@@ -111,9 +113,9 @@ fn make_packs(job: &Job<'_>, shelf: &PackShelf<'_>, monitor: &dyn Monitor) -> Re
             let tickets = tickets.clone();
             scope.spawn(move || {
                 let mut reader = Reader::default();
-                for Ticket { pieces, kept_at, answer } in tickets {
+                for Ticket { pieces, answer } in tickets {
                     // Nobody listens any more once the line has failed.
-                    answer.send(reader.make(job, &pieces, kept_at)).ok();
+                    answer.send(reader.make(job, pieces)).ok();
                 }
             });
         }
@@ -130,8 +132,7 @@ fn make_packs(job: &Job<'_>, shelf: &PackShelf<'_>, monitor: &dyn Monitor) -> Re
                 sealer.take(&next)?;
             }
             let (answer, made) = bounded(1);
-            let kept_at = job.keeping.map_or(0, |keeping| keeping.place(&pieces, job.wanted, &job.bases.sketches));
-            work.send(Ticket { pieces, kept_at, answer }).map_err(|_| LineError::Cancelled)?;
+            work.send(Ticket { pieces, answer }).map_err(|_| LineError::Cancelled)?;
             pending.push_back(made);
         }
         drop(work);
@@ -143,15 +144,16 @@ fn make_packs(job: &Job<'_>, shelf: &PackShelf<'_>, monitor: &dyn Monitor) -> Re
 /// Reads and encodes; one a worker.
 #[derive(Default)]
 struct Reader {
+    encoder: BlockEncoder,
     content: Vec<u8>,
     prefix: Vec<u8>,
 }
 
 impl Reader {
-    fn make(&mut self, job: &Job<'_>, pieces: &[Piece], kept_at: u64) -> Result<Made, LineError> {
+    fn make(&mut self, job: &Job<'_>, pieces: Vec<Piece>) -> Result<Made, LineError> {
         self.content.clear();
         let mut parts = Vec::new();
-        for piece in pieces {
+        for piece in &pieces {
             let wanted = &job.wanted[piece.ordinal as usize];
             let start = self.content.len();
             let path = || wanted.path.to_string();
@@ -164,37 +166,39 @@ impl Reader {
                 return Err(LineError::Changed { path: path() });
             }
         }
-        if let Some(keeping) = job.keeping {
-            keeping.write(&self.content, kept_at);
-        }
-        Ok(Made { block: self.encode(job, pieces)?, parts })
+        let bases = self.read_bases(job, &pieces);
+        let block = self.encode(&pieces, &bases, job.level)?;
+        let kept = job.keeping.map(|_| KeptBlock::new(&block, &pieces, &self.content, &bases)).transpose()?;
+        Ok(Made { pieces, block, kept, parts })
     }
 
-    fn encode(&mut self, job: &Job<'_>, pieces: &[Piece]) -> Result<EncodedBlock, PackError> {
-        let bases = self.read_bases(job, pieces);
-        let plain = || encode_block(pieces, &self.content, &[], &[], job.level);
-        if bases.is_empty() {
-            return plain();
-        }
-        let block = encode_block(pieces, &self.content, &bases, &self.prefix, job.level)?;
-        if block.encoded_bytes() < self.content.len() / POOR {
+    fn encode(
+        &mut self,
+        pieces: &[Piece],
+        bases: &[(BaseRange, &OldObject)],
+        level: Level,
+    ) -> Result<EncodedBlock, PackError> {
+        let ranges: Vec<BaseRange> = bases.iter().map(|(range, _)| *range).collect();
+        let prefix: &[u8] = if bases.is_empty() { &[] } else { &self.prefix };
+        let block = self.encoder.encode(pieces, &self.content, &ranges, prefix, level)?;
+        if bases.is_empty() || block.encoded_bytes() < self.content.len() / POOR {
             return Ok(block);
         }
-        let plain = plain()?;
+        let plain = self.encoder.encode(pieces, &self.content, &[], &[], level)?;
         Ok(if plain.encoded_bytes() < block.encoded_bytes() { plain } else { block })
     }
 
     /// Reads the bases of a block; none where one of them cannot be had.
-    fn read_bases(&mut self, job: &Job<'_>, pieces: &[Piece]) -> Vec<BaseRange> {
+    fn read_bases<'j>(&mut self, job: &'j Job<'_>, pieces: &[Piece]) -> Vec<(BaseRange, &'j OldObject)> {
         let size_of = |ordinal: u32| job.wanted[ordinal as usize].size;
         let ranges = base_ranges(pieces, |ordinal| (job.bases.of(ordinal), size_of(ordinal)));
         self.prefix.clear();
         let old = &job.supplies.old;
-        let is_read = ranges.iter().all(|range| {
-            let object = job.bases.object(range.entry);
-            object.is_some_and(|object| old.read(object, range.offset, range.length, &mut self.prefix))
+        let read = ranges.into_iter().map(|range| {
+            let object = job.bases.object(range.entry)?;
+            old.read(object, range.offset, range.length, &mut self.prefix).then_some((range, object))
         });
-        if is_read { ranges } else { Vec::new() }
+        read.collect::<Option<_>>().unwrap_or_default()
     }
 }
 
@@ -217,6 +221,9 @@ impl<'a, 'l> Sealer<'a, 'l> {
     fn take(&mut self, next: &Answer) -> Result<(), LineError> {
         let made = next.recv().map_err(|_| LineError::Cancelled)??;
         made.parts.iter().try_for_each(|(piece, hash)| self.check_part(piece, *hash))?;
+        if let (Some(keeping), Some(kept)) = (self.job.keeping, made.kept) {
+            keeping.add(&made.block, kept, &made.pieces, self.job.wanted, &self.job.bases.sketches);
+        }
         self.bytes += made.block.content_bytes() as u64;
         self.packed_bytes += made.block.encoded_bytes() as u64;
         if !self.writer.fits(&made.block) {

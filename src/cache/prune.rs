@@ -1,0 +1,182 @@
+//! What pruning leaves: what releases need, within a limit, in few files.
+
+use std::collections::{BTreeMap, HashSet};
+use std::ops::Range;
+use std::time::Duration;
+
+use super::decoded::BlockKey;
+use super::segment::{Part, Record};
+use super::{ContentCache, DRAFT, Kept, segment_number};
+use crate::fsx::{self, IoError};
+use crate::hash::ObjectId;
+
+const LOCK: &str = "lock";
+
+/// More files are joined: each costs every push an open file and a table to read.
+pub(super) const MAX_FILES: usize = 16;
+
+impl ContentCache {
+    /// Whether there is nothing that pruning would mend: no damage, few files, and at most `most_bytes`.
+    #[must_use]
+    pub fn is_tidy(&self, most_bytes: u64) -> bool {
+        self.damaged() == 0 && self.files() <= MAX_FILES && self.kept_bytes() <= most_bytes
+    }
+
+    /// Drops what the releases do not need: `releases` are the objects of each, ascending, the newest release
+    /// first. Releases at the end count for nothing where all of them would take more than `most_bytes`.
+    ///
+    /// # Errors
+    /// When the disk fails; what is left is whole.
+    pub fn prune(&self, releases: &[Vec<ObjectId>], most_bytes: u64) -> Result<(), IoError> {
+        let lock = self.dir.open_or_create_file(LOCK)?;
+        if !fsx::lock(&lock, Duration::ZERO, &self.dir.join(LOCK))? {
+            return Ok(());
+        }
+        self.sweep_drafts()?;
+        let mut needed = releases;
+        let live = loop {
+            let live = self.live(needed);
+            match needed.split_last() {
+                Some((_, rest)) if self.bytes_of(&live) > most_bytes && !rest.is_empty() => needed = rest,
+                _ => break live,
+            }
+        };
+        let live = if self.bytes_of(&live) > most_bytes { self.newest_within(&live, most_bytes) } else { live };
+        let sizes: Vec<u64> = (0..self.segments.len()).map(|index| self.bytes_of(blocks_of(&live, index))).collect();
+        let joined = joined(&sizes);
+        if joined.len() > 1 {
+            self.rewrite(joined.clone(), &live)?;
+        }
+        for (index, segment) in self.segments.iter().enumerate() {
+            if !joined.contains(&index) && sizes[index] > 0 {
+                if sizes[index] >= segment.frame_bytes() / 2 {
+                    continue;
+                }
+                self.rewrite(index..index + 1, &live)?;
+            }
+            self.dir.unlink_if_any(&segment.name)?;
+        }
+        Ok(())
+    }
+
+    fn bytes_of<'k>(&self, keys: impl IntoIterator<Item = &'k BlockKey>) -> u64 {
+        keys.into_iter().filter_map(|key| self.block(*key)).map(|block| block.frame_bytes as u64).sum()
+    }
+
+    /// The blocks that releases need, with all that these build on; none of damaged segments.
+    fn live(&self, releases: &[Vec<ObjectId>]) -> HashSet<BlockKey> {
+        let found = self.find(|id| releases.iter().any(|objects| objects.binary_search(id).is_ok()));
+        let mut live = HashSet::new();
+        for kept in found.values() {
+            let mut path = HashSet::new();
+            if self.follow(kept, &live, &mut path) {
+                live.extend(path);
+            }
+        }
+        live
+    }
+
+    /// Adds the blocks of an object, and all that these build on, to `path`, but for those that are `live`
+    /// already. Answers whether all of them are there.
+    fn follow(&self, kept: &Kept, live: &HashSet<BlockKey>, path: &mut HashSet<BlockKey>) -> bool {
+        kept.blocks().all(|key| {
+            if live.contains(&key) || path.contains(&key) {
+                return true;
+            }
+            let Some(block) = self.block(key).filter(|_| !self.distrusted().contains(&key.0)) else { return false };
+            path.insert(key);
+            block
+                .bases
+                .iter()
+                .all(|base| self.base_of(&base.id, key).is_some_and(|kept| self.follow(&kept, live, path)))
+        })
+    }
+
+    /// Of blocks those in whole files, oldest first, that fit: newer ones may build on them.
+    fn newest_within(&self, live: &HashSet<BlockKey>, most_bytes: u64) -> HashSet<BlockKey> {
+        let mut room = most_bytes;
+        let mut fitting = HashSet::new();
+        for index in (0..self.segments.len()).rev() {
+            let blocks: Vec<_> = blocks_of(live, index).collect();
+            let bytes = self.bytes_of(blocks.iter().copied());
+            if bytes <= room {
+                room -= bytes;
+                fitting.extend(blocks);
+            }
+        }
+        fitting
+    }
+
+    /// Writes the live blocks of some segments into one, which is as new as the newest of them.
+    fn rewrite(&self, segments: Range<usize>, live: &HashSet<BlockKey>) -> Result<(), IoError> {
+        let number = segment_number(&self.segments[segments.start].name).unwrap_or(0);
+        let mut draft = self.begin_numbered(number)?;
+        // The oldest first: what builds on others stays behind them.
+        for index in segments.rev() {
+            let segment = &self.segments[index];
+            let mut numbers = BTreeMap::new();
+            for (old, block) in (0u32..).zip(segment.blocks()).filter(|(old, _)| live.contains(&(index, *old))) {
+                // What turns out to be damaged only now is left out, and what builds on it cannot be read.
+                let Some(frame) = segment.frame(block) else { continue };
+                numbers.insert(old, draft.push_block(block.clone(), &frame)?);
+            }
+            for record in segment.records(|_| true).unwrap_or_default() {
+                if let Some(parts) = renumbered(&record, &numbers) {
+                    draft.push_record(Record { parts, ..record });
+                }
+            }
+        }
+        draft.finish()
+    }
+
+    /// Removes what killed pushes left.
+    fn sweep_drafts(&self) -> Result<(), IoError> {
+        for (name, _) in self.dir.entries()? {
+            let Some(name) = name.to_str().filter(|name| name.ends_with(DRAFT)) else { continue };
+            let Some(file) = fsx::found(self.dir.open_file(name))? else { continue };
+            if fsx::lock(&file, Duration::ZERO, &self.dir.join(name))? {
+                self.dir.unlink_if_any(name)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn blocks_of(live: &HashSet<BlockKey>, index: usize) -> impl Iterator<Item = &BlockKey> {
+    live.iter().filter(move |(segment, _)| *segment == index)
+}
+
+fn renumbered(record: &Record, numbers: &BTreeMap<u32, u32>) -> Option<Vec<Part>> {
+    record.parts.iter().map(|part| Some(Part { block: *numbers.get(&part.block)?, ..*part })).collect()
+}
+
+/// Which of the newest segments become one, by the bytes of each: up to the first that is larger than
+/// all newer ones together. So what is large is seldom copied, and there are never many.
+fn joined(sizes: &[u64]) -> Range<usize> {
+    if sizes.len() <= MAX_FILES {
+        return 0..0;
+    }
+    let mut sum = sizes[0];
+    let mut end = 1;
+    while end < sizes.len() && (end < 2 || sizes[end] <= sum) {
+        sum += sizes[end];
+        end += 1;
+    }
+    0..end
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn small_new_segments_become_one_and_a_large_old_one_stays() {
+        let mut sizes = vec![1; 16];
+        assert_eq!(joined(&sizes), 0..0);
+        sizes.push(1000);
+        assert_eq!(joined(&sizes), 0..16);
+        assert_eq!(joined(&[7; 20]), 0..20);
+        let doubling: Vec<u64> = (0..20).map(|log| 3 << log).collect();
+        assert_eq!(joined(&doubling), 0..2);
+    }
+}
