@@ -3,7 +3,6 @@
 //! The order of writing is that of `FORMAT.md`: data before name, name before
 //! reference, reference before acknowledgement.
 
-use std::borrow::Cow;
 use std::error::Error;
 use std::io::Read;
 use std::sync::{Arc, OnceLock};
@@ -172,15 +171,22 @@ impl Arrival {
     /// # Errors
     /// A pack that is malformed or has what nobody asked for, or an error of the disk.
     pub fn take(&self, id: &PackId, pack: &PackReader<'_>) -> Result<(), StoreError> {
-        let bytes = self.quarantine.take(id, pack, |block| self.decode(block))?;
+        let mut prefix = Vec::new();
+        let bytes = self.quarantine.take(id, pack, |block, content| self.decode(block, &mut prefix, content))?;
         self.write_back.after(bytes, &self.store.layout.root);
         Ok(())
     }
 
-    fn decode<'b>(&self, block: &Block<'b>) -> Result<Cow<'b, [u8]>, StoreError> {
+    /// The content of a block. `prefix` and `content` are memory that may be used again.
+    fn decode<'c>(
+        &self,
+        block: &Block<'c>,
+        prefix: &mut Vec<u8>,
+        content: &'c mut Vec<u8>,
+    ) -> Result<&'c [u8], StoreError> {
         let objects = self.base_objects(block.bases())?;
-        let decoded = self.prefix(block.bases(), &objects).and_then(|prefix| Ok(block.decode(&prefix)?));
-        decoded.map_err(|error| self.blame_bases(objects, error))
+        let read = self.read_bases(block.bases(), &objects, prefix);
+        read.and_then(|()| Ok(block.decode_in(prefix, content)?)).map_err(|error| self.blame_bases(objects, error))
     }
 
     /// The objects of bases, in their order.
@@ -206,13 +212,11 @@ impl Arrival {
         ranges.iter().map(object).collect()
     }
 
-    /// Reads the bases of a block.
-    fn prefix(&self, ranges: &[BaseRange], objects: &[ObjectId]) -> Result<Vec<u8>, StoreError> {
-        let mut prefix = Vec::with_capacity(ranges.iter().map(|range| range.length as usize).sum());
-        for (range, object) in ranges.iter().zip(objects) {
-            self.store.read_range(object, range.offset, range.length, &mut prefix)?;
-        }
-        Ok(prefix)
+    /// Reads the bases of a block to `prefix`, which has nothing else then.
+    fn read_bases(&self, ranges: &[BaseRange], objects: &[ObjectId], prefix: &mut Vec<u8>) -> Result<(), StoreError> {
+        prefix.clear();
+        let read = |(range, object): (&BaseRange, _)| self.store.read_range(object, range.offset, range.length, prefix);
+        ranges.iter().zip(objects).try_for_each(read)
     }
 
     /// Looks whether the bases of a block that does not decode are what they should be. Those that

@@ -8,7 +8,6 @@
 mod held;
 mod whole;
 
-use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
@@ -260,14 +259,14 @@ impl Quarantine {
         &self,
         id: &PackId,
         pack: &PackReader<'_>,
-        decode: impl for<'b> Fn(&Block<'b>) -> Result<Cow<'b, [u8]>, StoreError>,
+        mut decode: impl for<'c> FnMut(&Block<'c>, &'c mut Vec<u8>) -> Result<&'c [u8], StoreError>,
     ) -> Result<u64, StoreError> {
-        let (mut record, mut taken) = (Vec::new(), 0);
+        let (mut record, mut taken, mut buffer) = (Vec::new(), 0, Vec::new());
         for block in pack.blocks() {
             let block = block?;
-            let content = decode(&block)?;
+            let content = decode(&block, &mut buffer)?;
             taken += content.len() as u64;
-            let mut rest = &content[..];
+            let mut rest = content;
             for piece in block.pieces() {
                 let (bytes, behind) = rest.split_at(piece.length as usize);
                 rest = behind;
