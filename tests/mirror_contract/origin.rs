@@ -1,7 +1,7 @@
 //! A small origin: trees written by hand, their releases, and bundles that a
 //! test may spoil before it sends them.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io::{Cursor, Read};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -148,15 +148,20 @@ impl Version {
 
     /// The bundle that takes a mirror from `base` to this release.
     pub(crate) fn onto(&self, base: Option<&Self>) -> Delivery {
+        self.onto_beside(base, &HashSet::new())
+    }
+
+    /// The same, for a mirror that holds these objects beside its base.
+    pub(crate) fn onto_beside(&self, base: Option<&Self>, held: &HashSet<ObjectId>) -> Delivery {
         let base_entries = base.map_or(&[][..], |base| &base.entries);
         let base_id = base.map(|base| base.release.manifest);
         let created = self.release.created;
-        let change =
-            transit::encode(|| Ok(stream(base_entries)), || Ok(stream(&self.entries)), base_id, created).unwrap();
+        let (old, new) = (|| Ok(stream(base_entries)), || Ok(stream(&self.entries)));
+        let change = transit::encode_beside(old, new, base_id, created, held).unwrap();
         let packs = packs(&change.wanted, &self.objects);
         Delivery {
             release: self.release.clone(),
-            key: BundleKey::of(format!("{base_id:?} {}", self.release.content).as_bytes()),
+            key: BundleKey::of(format!("{base_id:?} {} {}", self.release.content, held.len()).as_bytes()),
             base: base_id,
             change: change.bytes,
             packs,

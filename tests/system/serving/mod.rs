@@ -7,6 +7,7 @@ mod hardening;
 mod patience;
 mod program;
 mod pushes;
+mod questions;
 mod readers;
 mod vectors;
 
