@@ -151,10 +151,10 @@ fn stage(
     gate: &Gate<'_>,
 ) -> Result<(), MirrorError> {
     let mirror = &target.members[index].mirror;
-    let began = Instant::now();
+    let passage = target.links.begin();
     let staged = mirror.stage(&batch.request(target), &seat, gate);
-    target.links.note(mirror.location(), gate.traffic(mirror.name()).sent_bytes, began.elapsed());
-    drop(seat);
+    passage.note(mirror.location(), gate.traffic(mirror.name()).sent_bytes);
+    drop((passage, seat));
     let (mut staged, mut base, mut shunned) = (staged, batch.base().cloned(), HashSet::new());
     while let Err(error) = &staged
         && error.failure() == Failure::DamagedBase
