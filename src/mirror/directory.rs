@@ -165,6 +165,13 @@ impl Mirror for DirectoryMirror {
         Ok(Box::new(content))
     }
 
+    fn holds(&self, objects: &[ObjectId], monitor: &dyn Monitor) -> Result<Vec<bool>, MirrorError> {
+        match Store::look(&self.path)? {
+            Presence::Absent => Ok(vec![false; objects.len()]),
+            Presence::Store(store) => Ok(store.holds(objects, &|| monitor.is_cancelled())?),
+        }
+    }
+
     fn stage(&self, request: &StageRequest<'_>, bundle: &dyn Bundle, monitor: &dyn Monitor) -> Result<(), MirrorError> {
         let stop = || monitor.is_cancelled();
         let _turn = Turns::enter(self.turns.as_ref(), &stop)?;

@@ -377,6 +377,13 @@ pub trait Mirror: Send + Sync + fmt::Debug {
     /// When the mirror has it not.
     fn object(&self, id: &ObjectId, offset: u64) -> Result<Box<dyn Read + Send>, MirrorError>;
 
+    /// Which of `objects` are there and whole, in their order: read at this moment, and no promise
+    /// for the next one. Changes nothing.
+    ///
+    /// # Errors
+    /// When it cannot tell.
+    fn holds(&self, objects: &[ObjectId], monitor: &dyn Monitor) -> Result<Vec<bool>, MirrorError>;
+
     /// Makes a release complete and durable there, unseen; creates the mirror
     /// if need be. Packs that it holds from an interrupted push are not taken again.
     ///

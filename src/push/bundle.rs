@@ -52,7 +52,10 @@ struct Shelf {
 #[derive(Debug)]
 pub(super) struct PackShelf<'a> {
     shelf: Mutex<Shelf>,
-    changed: Condvar,
+    /// There is a pack more, or the end. The seats wait for it, and must not wake each other.
+    filled: Condvar,
+    /// A pack was taken, or is waited for. The builder waits for it.
+    emptied: Condvar,
     supplies: &'a Supplies,
     spill: std::fs::File,
 }
@@ -64,7 +67,7 @@ impl<'a> PackShelf<'a> {
         let name = format!("packs-{number}");
         scratch.dir().unlink_if_any(&name)?;
         let spill = scratch.dir().create_file(&name)?;
-        Ok(Self { shelf, changed: Condvar::new(), supplies, spill })
+        Ok(Self { shelf, filled: Condvar::new(), emptied: Condvar::new(), supplies, spill })
     }
 
     fn shelf(&self) -> MutexGuard<'_, Shelf> {
@@ -96,11 +99,11 @@ impl<'a> PackShelf<'a> {
                 shelf.is_scratch_full = self.spill_oldest(&mut shelf).is_err();
                 continue;
             }
-            shelf = self.changed.wait(shelf).unwrap_or_else(PoisonError::into_inner);
+            shelf = self.emptied.wait(shelf).unwrap_or_else(PoisonError::into_inner);
         }
         let size = pack.bytes.len();
         shelf.packs.push(Sealed { id: pack.id, size, place: Place::Memory(Arc::new(pack.bytes)) });
-        self.changed.notify_all();
+        self.filled.notify_all();
         true
     }
 
@@ -120,7 +123,7 @@ impl<'a> PackShelf<'a> {
     /// Says that there are no more packs, or why there cannot be.
     pub(super) fn end(&self, end: Result<(), String>) {
         self.shelf().end.get_or_insert(end);
-        self.changed.notify_all();
+        self.filled.notify_all();
     }
 }
 
@@ -147,7 +150,7 @@ pub(super) struct Seat<'s, 'a> {
 impl Drop for Seat<'_, '_> {
     fn drop(&mut self) {
         self.shelf.shelf().seats.remove(&self.number);
-        self.shelf.changed.notify_all();
+        self.shelf.emptied.notify_all();
     }
 }
 
@@ -181,7 +184,7 @@ impl PackCursor for Cursor<'_, '_> {
                 };
                 let pack = ShelfPack { id: *id, size: *size, bytes };
                 shelf.seats.insert(self.number, at + 1);
-                self.shelf.changed.notify_all();
+                self.shelf.emptied.notify_all();
                 return Ok(Some(Box::new(pack)));
             }
             match &shelf.end {
@@ -190,8 +193,8 @@ impl PackCursor for Cursor<'_, '_> {
                 None => {}
             }
             shelf.idle += 1;
-            self.shelf.changed.notify_all();
-            shelf = self.shelf.changed.wait(shelf).unwrap_or_else(PoisonError::into_inner);
+            self.shelf.emptied.notify_all();
+            shelf = self.shelf.filled.wait(shelf).unwrap_or_else(PoisonError::into_inner);
             shelf.idle -= 1;
         }
     }

@@ -4,8 +4,8 @@
 //! pushes measured, so that a push that broke off finds its packs again.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use crate::pack::Level;
 
@@ -17,12 +17,63 @@ const LEAST_BYTES: u64 = 4 << 20;
 pub(super) struct Links {
     known: BTreeMap<String, u64>,
     measured: Mutex<BTreeMap<String, u64>>,
+    crowd: Mutex<Crowd>,
+}
+
+/// How many mirrors are sent to at once. What they share is the origin: that each of many
+/// gets little of it does not make their ways slow.
+#[derive(Debug, Default)]
+struct Crowd {
+    present: u32,
+    /// Time that was spent by all of them together, until `since`.
+    spent: Duration,
+    since: Option<Instant>,
+}
+
+impl Crowd {
+    /// The time that was spent by all until `now`.
+    fn spend(&mut self, now: Instant) -> Duration {
+        let passed = self.since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since));
+        self.spent += passed * self.present;
+        self.since = Some(now);
+        self.spent
+    }
+}
+
+/// The way of a mirror that is being sent to.
+#[derive(Debug)]
+pub(super) struct Passage<'l> {
+    links: &'l Links,
+    began: Instant,
+    spent: Duration,
+}
+
+impl Passage<'_> {
+    /// How long it would have taken if the mirror had had the origin for itself.
+    fn time_alone(&self, now: Instant) -> Duration {
+        let passed = now.saturating_duration_since(self.began);
+        let spent = self.links.crowd().spend(now).saturating_sub(self.spent);
+        if spent > passed { passed.mul_f64(passed.div_duration_f64(spent)) } else { passed }
+    }
+
+    /// Notes that the mirror took so many bytes.
+    pub(super) fn note(&self, location: &str, bytes: u64) {
+        self.links.note(location, bytes, self.time_alone(Instant::now()));
+    }
+}
+
+impl Drop for Passage<'_> {
+    fn drop(&mut self) {
+        let mut crowd = self.links.crowd();
+        crowd.spend(Instant::now());
+        crowd.present -= 1;
+    }
 }
 
 impl Links {
     /// What earlier pushes measured, as [`Links::to_bytes`] wrote it. What cannot be read was not measured.
     pub(super) fn parse(bytes: &[u8]) -> Self {
-        Self { known: serde_json::from_slice(bytes).unwrap_or_default(), measured: Mutex::default() }
+        Self { known: serde_json::from_slice(bytes).unwrap_or_default(), ..Self::default() }
     }
 
     /// What is known now; nothing where this push learned nothing.
@@ -35,8 +86,24 @@ impl Links {
         Some(serde_json::to_vec(&all).expect("texts and numbers are JSON"))
     }
 
+    fn crowd(&self) -> MutexGuard<'_, Crowd> {
+        self.crowd.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Begins to send to a mirror.
+    pub(super) fn begin(&self) -> Passage<'_> {
+        self.begin_at(Instant::now())
+    }
+
+    fn begin_at(&self, began: Instant) -> Passage<'_> {
+        let mut crowd = self.crowd();
+        let spent = crowd.spend(began);
+        crowd.present += 1;
+        Passage { links: self, began, spent }
+    }
+
     /// Notes that a mirror took so many bytes in so much time.
-    pub(super) fn note(&self, location: &str, bytes: u64, passed: Duration) {
+    fn note(&self, location: &str, bytes: u64, passed: Duration) {
         if bytes >= LEAST_BYTES {
             let millis = u64::try_from(passed.as_millis()).unwrap_or(u64::MAX).max(1);
             let rate = bytes.saturating_mul(1000) / millis;
@@ -75,5 +142,20 @@ mod tests {
         let last = Links::parse(&next.to_bytes().unwrap());
         assert_eq!(last.level(both()), Level::Zstd(9));
         assert_eq!(last.level(["https://a/"].into_iter()), Level::Zstd(6));
+    }
+
+    #[test]
+    fn one_of_many_is_not_slow_and_one_that_is_left_alone_is() {
+        let links = Links::default();
+        let began = Instant::now();
+        let after = |seconds| began + Duration::from_secs(seconds);
+        let slow = links.begin_at(began);
+        let quick: Vec<_> = (0..7).map(|_| links.begin_at(began)).collect();
+        assert_eq!(quick[0].time_alone(after(8)), Duration::from_secs(1));
+        links.crowd().present = 1;
+        // In 50 seconds 106 were spent by all: 64 in the first 8, 42 by it alone.
+        let alone = slow.time_alone(after(50)).as_secs_f64();
+        assert!((23.0..24.0).contains(&alone), "{alone}");
+        links.crowd().present = 8;
     }
 }

@@ -10,12 +10,14 @@
 
 mod activation;
 mod bases;
+mod batch;
 mod bundle;
 mod churn;
 mod contents;
 mod fleet;
 mod gate;
 mod guard;
+mod held;
 mod keeping;
 mod later;
 mod links;

@@ -6,6 +6,7 @@ use crate::manifest::{Diff, diff};
 use crate::mirror::Bundle as _;
 use crate::monitor::Monitor;
 use crate::push::bases::BaseCounts;
+use crate::push::batch::{Batch, batches};
 use crate::push::bundle::PackShelf;
 use crate::push::churn::{Churn, find_churn};
 use crate::push::fleet::Fleet;
@@ -13,7 +14,7 @@ use crate::push::gate::Gate;
 use crate::push::options::Options;
 use crate::push::outcome::{Outcome, Report, Sums};
 use crate::push::prepare::{Prepared, prepare};
-use crate::push::rollout::{Batch, at_once, batches};
+use crate::push::rollout::at_once;
 use crate::push::source::Source;
 use crate::push::target::Target;
 use crate::push::{PushError, pack_line};
@@ -75,7 +76,7 @@ pub fn plan(
         Prepared::Target(target) => target,
     };
     let outcomes: Vec<Option<Outcome>> = target.members.iter().map(|member| at_once(&target, member)).collect();
-    let batches = batches(&target, &outcomes, options)?;
+    let batches = batches(&target, &outcomes, options, monitor)?;
     let mut sizes = Vec::with_capacity(batches.len());
     for (number, batch) in (0..).zip(&batches) {
         sizes.push(pack_bytes(&target, batch, number, options, monitor)? + batch.change.bytes.len() as u64);

@@ -5,28 +5,24 @@
 //! staged mirror in order of store id, switches alone: of two racing pushes
 //! the one that loses there has switched nothing.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, unbounded};
 
-use crate::hash::{BundleKey, ManifestId, ObjectId};
-use crate::manifest::ManifestError;
-use crate::manifest::transit::{self, Change};
-use crate::mirror::{Failure, Link, Mirror, MirrorError, StageRequest};
+use crate::hash::ObjectId;
+use crate::mirror::{Failure, Mirror, MirrorError};
 use crate::monitor::{Event, Monitor};
-use crate::pack::Level;
-use crate::push::bases::{Bases, Search};
+use crate::push::batch::{self, Batch, batches};
 use crate::push::bundle::{PackShelf, Seat};
 use crate::push::fleet::{self, Member};
 use crate::push::gate::Gate;
-use crate::push::keeping::Keeping;
-use crate::push::options::{Goal, LevelChoice, Options, Require};
+use crate::push::options::{Goal, Options, Require};
 use crate::push::outcome::{MirrorReport, Outcome, Report, error_chain};
-use crate::push::pack_line::{self, Job, LineError};
-use crate::push::scratch::{Entries, ManifestFile, entries};
-use crate::push::target::{Target, not_kept};
+use crate::push::pack_line::{self, LineError};
+use crate::push::scratch::ManifestFile;
+use crate::push::target::Target;
 use crate::push::waves::{self, Expected, Switched};
 use crate::push::{PushError, activation};
 use crate::scan::ScanError;
@@ -39,16 +35,6 @@ pub(super) enum End {
     Again(Report),
     /// These mirrors, by index, are to go back to what the sequence names.
     Revert(Report, Vec<usize>, Option<u64>),
-}
-
-/// What takes all mirrors of one base to the target.
-pub(super) struct Batch {
-    base: Option<Arc<ManifestFile>>,
-    pub(super) change: Change,
-    pub(super) bases: Bases,
-    level: Level,
-    key: BundleKey,
-    members: Vec<usize>,
 }
 
 /// Damaged objects of a mirror that are worked around; more mean that hardly any is whole.
@@ -80,7 +66,7 @@ pub(super) fn run(
         let (mirror, sequence) = (member.mirror.name().to_owned(), target.release.sequence);
         gate.event(Event::AlreadyCurrent { mirror, sequence });
     }
-    let batches = batches(target, &outcomes, options)?;
+    let batches = batches(target, &outcomes, options, &gate)?;
     let is_done =
         outcomes.iter().flatten().filter(|outcome| !matches!(outcome, Outcome::Staged)).count() == outcomes.len();
     let expected = if is_done { Expected::new() } else { waves::expected(target, options)? };
@@ -115,7 +101,7 @@ fn roll_out(
         .collect::<Result<_, _>>()?;
     let result = std::thread::scope(|scope| {
         for (batch, shelf) in batches.iter().zip(&shelves) {
-            let seats: Vec<_> = batch.members.iter().map(|index| (*index, shelf.seat())).collect();
+            let seats: Vec<_> = batch.members().iter().map(|index| (*index, shelf.seat())).collect();
             let line_sender = line_sender.clone();
             scope.spawn(move || {
                 if let Err(error) = batch.make_packs(target, shelf, options, gate) {
@@ -155,126 +141,6 @@ pub(super) fn at_once(target: &Target, member: &Member) -> Option<Outcome> {
     }
 }
 
-/// The manifest that the change for a mirror is made against.
-fn base_of(target: &Target, member: &Member) -> Option<ManifestId> {
-    let likely = target.likely_base.filter(|likely| member.releases().iter().any(|kept| kept.manifest == *likely));
-    likely.or_else(|| Some(member.state.as_ref().ok()?.current_release()?.manifest))
-}
-
-/// Groups the mirrors that need something by their base.
-pub(super) fn batches(
-    target: &Target,
-    outcomes: &[Option<Outcome>],
-    options: &Options,
-) -> Result<Vec<Batch>, PushError> {
-    let mut groups: BTreeMap<Option<ManifestId>, Vec<usize>> = BTreeMap::new();
-    for (index, member) in target.members.iter().enumerate().filter(|(index, _)| outcomes[*index].is_none()) {
-        groups.entry(base_of(target, member)).or_default().push(index);
-    }
-    // A base that is damaged everywhere is none.
-    let mut without: Vec<usize> = groups.remove(&None).unwrap_or_default();
-    let mut made = Vec::new();
-    for (base, members) in groups.into_iter().filter_map(|(base, members)| Some((base?, members))) {
-        match find_base(target, base)? {
-            Some(base) => made.push(batch(target, Some(base), members, &HashSet::new(), options)?),
-            None => without.extend(members),
-        }
-    }
-    if !without.is_empty() {
-        made.push(batch(target, None, without, &HashSet::new(), options)?);
-    }
-    Ok(made)
-}
-
-fn find_base(target: &Target, base: ManifestId) -> Result<Option<Arc<ManifestFile>>, PushError> {
-    match target.previous.as_ref().filter(|previous| previous.id == base) {
-        Some(previous) => Ok(Some(Arc::clone(previous))),
-        None => Ok(fleet::copy_manifest(&target.members, &base, &target.scratch)?),
-    }
-}
-
-fn batch(
-    target: &Target,
-    base: Option<Arc<ManifestFile>>,
-    members: Vec<usize>,
-    shunned: &HashSet<ObjectId>,
-    options: &Options,
-) -> Result<Batch, PushError> {
-    let new = || target.new_entries();
-    let id = base.as_ref().map(|base| base.id);
-    let change = transit::encode(|| entries(base.as_deref()), new, id, target.release.created);
-    let change = change.map_err(PushError::NewManifest)?;
-    let is_local = members.iter().all(|index| target.members[*index].mirror.link() == Link::Local);
-    let level = match options.level {
-        LevelChoice::Fixed(level) => level,
-        LevelChoice::Auto if is_local => Level::Raw,
-        LevelChoice::Auto => target.links.level(members.iter().map(|index| target.members[*index].mirror.location())),
-    };
-    let bases = match &base {
-        Some(base) if level != Level::Raw && !change.wanted.is_empty() => {
-            let (old, supplies, jobs) = (&target.supplies.old, &target.supplies, options.jobs.get());
-            let search = Search { wanted: &change.wanted, old, supplies, shunned, jobs };
-            search.run(|| entries(Some(base)), target.new_entries().map_err(PushError::NewManifest)?)
-        }
-        _ => Ok(Bases::none(&change.wanted)),
-    };
-    let bases = bases.map_err(PushError::NewManifest)?;
-    let mut key = blake3::Hasher::new();
-    key.update(b"headwater bundle 1\n");
-    key.update(&id.map_or([0; 32], |id| *id.as_bytes()));
-    // The ordinals of a quarantine are those of this very list.
-    for wanted in &change.wanted {
-        key.update(wanted.object.as_bytes());
-    }
-    key.update(format!("{level}\n").as_bytes());
-    bases.add_to(&mut key);
-    Ok(Batch { base, change, bases, level, key: BundleKey::finish(&key), members })
-}
-
-impl Batch {
-    fn base_id(&self) -> Option<ManifestId> {
-        self.base.as_ref().map(|base| base.id)
-    }
-
-    /// The entries that the change is against.
-    pub(super) fn base_entries(&self) -> Result<Entries, ManifestError> {
-        entries(self.base.as_deref())
-    }
-
-    pub(super) fn job<'a>(&'a self, target: &'a Target, keeping: Option<&'a Keeping>, options: &Options) -> Job<'a> {
-        let (wanted, supplies, bases) = (&self.change.wanted, &target.supplies, &self.bases);
-        Job { wanted, supplies, bases, keeping, level: self.level, jobs: options.jobs.get() }
-    }
-
-    /// Makes its packs, and keeps the content of a new release for the next push.
-    fn make_packs(
-        &self,
-        target: &Target,
-        shelf: &PackShelf<'_>,
-        options: &Options,
-        gate: &Gate<'_>,
-    ) -> Result<(), LineError> {
-        let keeping = target.begin_keeping(self.new_bytes(), options, gate);
-        pack_line::run(&self.job(target, keeping.as_ref(), options), shelf, gate)?;
-        if let Some(Err(error)) = keeping.map(Keeping::finish) {
-            not_kept(&error, gate);
-        }
-        Ok(())
-    }
-
-    fn request<'a>(&'a self, target: &'a Target) -> StageRequest<'a> {
-        StageRequest { release: &target.release, key: self.key, base: self.base_id(), change: &self.change.bytes }
-    }
-
-    pub(super) fn new_bytes(&self) -> u64 {
-        self.change.wanted.iter().map(|wanted| wanted.size).sum()
-    }
-
-    pub(super) fn members(&self) -> &[usize] {
-        &self.members
-    }
-}
-
 /// Stages the target on one mirror; where its base turns out to be damaged, from nothing.
 fn stage(
     target: &Target,
@@ -285,11 +151,11 @@ fn stage(
     gate: &Gate<'_>,
 ) -> Result<(), MirrorError> {
     let mirror = &target.members[index].mirror;
-    let began = Instant::now();
+    let passage = target.links.begin();
     let staged = mirror.stage(&batch.request(target), &seat, gate);
-    target.links.note(mirror.location(), gate.traffic(mirror.name()).sent_bytes, began.elapsed());
-    drop(seat);
-    let (mut staged, mut base, mut shunned) = (staged, batch.base.clone(), HashSet::new());
+    passage.note(mirror.location(), gate.traffic(mirror.name()).sent_bytes);
+    drop((passage, seat));
+    let (mut staged, mut base, mut shunned) = (staged, batch.base().cloned(), HashSet::new());
     while let Err(error) = &staged
         && error.failure() == Failure::DamagedBase
         && base.is_some()
@@ -302,7 +168,7 @@ fn stage(
         let remedy = if is_named { "sending anew what builds on them" } else { "sending everything anew" };
         let message = format!("{}: {}: {remedy}", mirror.name(), error_chain(error));
         gate.event(Event::Warned { message });
-        staged = stage_alone(target, base.clone(), index, &shunned, options, gate);
+        staged = stage_alone(target, base.as_ref(), index, &shunned, options, gate);
     }
     staged
 }
@@ -315,23 +181,23 @@ pub(super) fn stage_again(
     gate: &Gate<'_>,
 ) -> Result<(), MirrorError> {
     let supply = |error: PushError| MirrorError::Supply(Box::new(error));
-    let base = match base_of(target, &target.members[index]) {
-        Some(base) => find_base(target, base).map_err(supply)?,
+    let base = match batch::base_of(target, &target.members[index]) {
+        Some(base) => batch::find_base(target, base).map_err(supply)?,
         None => None,
     };
-    stage_alone(target, base, index, &HashSet::new(), options, gate)
+    stage_alone(target, base.as_ref(), index, &HashSet::new(), options, gate)
 }
 
 fn stage_alone(
     target: &Target,
-    base: Option<Arc<ManifestFile>>,
+    base: Option<&Arc<ManifestFile>>,
     index: usize,
     shunned: &HashSet<ObjectId>,
     options: &Options,
     gate: &Gate<'_>,
 ) -> Result<(), MirrorError> {
     let supply = |error: PushError| MirrorError::Supply(Box::new(error));
-    let batch = batch(target, base, vec![index], shunned, options).map_err(supply)?;
+    let batch = batch::of_one(target, base, index, shunned, options, gate).map_err(supply)?;
     let shelf = PackShelf::new(target.members.len() + index, &target.supplies, &target.scratch)?;
     std::thread::scope(|scope| {
         let seat = shelf.seat();
@@ -461,7 +327,7 @@ fn report(
     unmet: Option<String>,
 ) -> Report {
     let mirrors = target.members.iter().zip(outcomes).enumerate().map(|(index, (member, outcome))| {
-        let batch = batches.iter().find(|batch| batch.members.contains(&index));
+        let batch = batches.iter().find(|batch| batch.members().contains(&index));
         let outcome = outcome.unwrap_or(Outcome::Skipped);
         let before = member.current().map(|current| current.sequence());
         MirrorReport {

@@ -30,8 +30,8 @@ use crate::serve::{Access, Limits, Log, Record, Right, ServeError, Settings, Tok
 use crate::store::Depth;
 use crate::tree_path::Site;
 use crate::wire::{
-    Abandon, Action, Activate, Answer, Done, Keep, MAX_CHANGE_BYTES, MAX_MESSAGE_BYTES, Refusal, Repair, Resource,
-    VERSION, VERSION_HEADER, Verify,
+    Abandon, Action, Activate, Answer, Done, Keep, MAX_CHANGE_BYTES, Refusal, Repair, Resource, VERSION,
+    VERSION_HEADER, Verify,
 };
 
 /// Operations on stores at once; each may wait for a lock.
@@ -353,12 +353,18 @@ impl Handler {
         action: Action,
         inbox: &mut Inbox,
     ) -> Result<Reaction, Refused> {
-        let length = inbox.check(MAX_MESSAGE_BYTES)?;
+        let length = inbox.check(action.most_bytes())?;
         let body = inbox.read(length).await?;
         let this = Arc::clone(self);
         let site = Arc::clone(site);
         Ok(match action {
             Action::Stage => return Err(not_here()),
+            Action::Holds => Reaction::later(async move {
+                let (asker, is_gone) = presence();
+                let held = this.blocking(move || site.holds(&body, &is_gone)).await;
+                drop(asker);
+                held
+            }),
             Action::Activate => {
                 let request: Activate = parse(&body)?;
                 Reaction::later(async move { this.activate(site, request).await })

@@ -12,6 +12,7 @@ use std::time::Duration;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::runtime::Runtime;
@@ -133,6 +134,7 @@ impl Server {
     /// # Errors
     /// When the system hands out no threads.
     pub fn run(self) -> Result<(), ServeError> {
+        make_room_for_files(self.handler.limits.connections);
         let runtime = runtime()?;
         let result = runtime.block_on(self.serve());
         runtime.shutdown_timeout(Duration::from_secs(1));
@@ -166,6 +168,20 @@ impl Server {
         handler.finish(deadline).await;
         handler.log.record(&Record::Stopped { cut: self.stop.receiver_count() });
         Ok(())
+    }
+}
+
+/// Lets this process have a socket and a file open for each connection, as far as the system
+/// lets it: the usual soft limit of 1,024 is there for programs that use `select`.
+fn make_room_for_files(connections: usize) {
+    /// Of stores, the log and what runs after an activation.
+    const OTHERS: u64 = 512;
+    let limit = getrlimit(Resource::Nofile);
+    let wanted = (2 * connections as u64).saturating_add(OTHERS);
+    let wanted = limit.maximum.map_or(wanted, |most| wanted.min(most));
+    if limit.current.is_some_and(|current| current < wanted) {
+        // Otherwise connections beyond it wait until others end.
+        setrlimit(Resource::Nofile, Rlimit { current: Some(wanted), ..limit }).ok();
     }
 }
 

@@ -137,7 +137,7 @@ impl Default for Limits {
     fn default() -> Self {
         let seconds = Duration::from_secs;
         Self {
-            connections: 512,
+            connections: 2048,
             connections_per_address: 64,
             first_byte: seconds(10),
             head: seconds(10),

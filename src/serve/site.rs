@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::fsx;
+use crate::hash::ObjectId;
 use crate::manifest::transit;
 use crate::release::{Release, ReleaseName};
 use crate::serve::desk::{Asker, Desk};
@@ -14,7 +15,7 @@ use crate::serve::session::{Session, Sessions, missing};
 use crate::serve::{Readers, Right, ServeError, SiteSettings};
 use crate::store::{Depth, Permissions, Presence, Pruned, Store, StoreError, Verified};
 use crate::tree_path::Site;
-use crate::wire::{Activate, BannerSite, History, Repair, Repairing, Staging, State, Status, Wants};
+use crate::wire::{Activate, BannerSite, History, Holds, Repair, Repairing, Staging, State, Status, Wants};
 
 /// A site of a receiver.
 #[derive(Debug)]
@@ -97,6 +98,16 @@ impl SiteState {
             published: release.and_then(|name| Some(store.release(name).ok()?.created)),
             activated: release.and_then(|_| switched()),
         })
+    }
+
+    /// Which of the objects whose ids a question is made of are here and whole.
+    pub(super) fn holds(&self, question: &[u8], cancelled: &dyn Fn() -> bool) -> Result<Holds, Refused> {
+        let (ids, []) = question.as_chunks() else {
+            return Err(Refused::malformed("these are no object ids of 32 bytes each"));
+        };
+        let objects: Vec<ObjectId> = ids.iter().map(|id| ObjectId::from_bytes(*id)).collect();
+        let held = self.look()?.map_or_else(|| Ok(vec![false; ids.len()]), |store| store.holds(&objects, cancelled));
+        Ok(Holds::of(&held?))
     }
 
     /// Whether it serves a complete release.

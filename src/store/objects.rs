@@ -56,6 +56,15 @@ impl Store {
         self.open_object(object).is_ok_and(|file| hash_reader(file).is_ok_and(|(found, _)| found == *object))
     }
 
+    /// Which of `objects` are here with all their bytes, in their order.
+    ///
+    /// # Errors
+    /// [`StoreError::Cancelled`].
+    pub fn holds(&self, objects: &[ObjectId], cancelled: &dyn Fn() -> bool) -> Result<Vec<bool>, StoreError> {
+        let held = |object| if cancelled() { Err(StoreError::Cancelled) } else { Ok(self.is_intact(object)) };
+        objects.iter().map(held).collect()
+    }
+
     /// Takes the name of an object away: it is here no more.
     pub(super) fn forget_object(&self, object: &ObjectId) -> Result<(), StoreError> {
         self.layout.objects.unlink_if_any(&object_name(object))?;

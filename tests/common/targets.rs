@@ -200,6 +200,12 @@ fn check_change(base: &[Entry], new: &[Entry], bytes: &[u8]) {
     let copies: HashMap<_, _> = transit::objects_at(&needs.base_entries, stream(base)).unwrap();
     let (again, _) = transit::apply(&change.bytes, stream(base), &ids, &copies, Vec::new()).unwrap();
     assert_eq!(String::from_utf8_lossy(&again), String::from_utf8_lossy(bytes));
+    // With all that is new on the mirror already, nothing is.
+    let held = change.wanted.iter().map(|wanted| wanted.object).collect();
+    let change = transit::encode_beside(|| Ok(stream(base)), || Ok(stream(new)), None, 7, &held).unwrap();
+    assert_eq!(change.wanted, []);
+    let (again, _) = transit::apply(&change.bytes, stream(base), &[], &copies, Vec::new()).unwrap();
+    assert_eq!(String::from_utf8_lossy(&again), String::from_utf8_lossy(bytes));
 }
 
 /// A record of a release, and the name of one: one spelling each.
@@ -306,6 +312,11 @@ pub(crate) fn message(data: &[u8]) {
     reads_alike::<wire::Answer<wire::State>>(data);
     reads_alike::<wire::Answer<wire::Repairing>>(data);
     reads_alike::<wire::Answer<wire::Verified>>(data);
+    reads_alike::<wire::Answer<wire::Holds>>(data);
+    for count in [1, 8, 9] {
+        let held = serde_json::from_slice::<wire::Holds>(data).ok().and_then(|holds| Some((holds.read(count)?, holds)));
+        assert!(held.is_none_or(|(held, holds)| held.len() == count && wire::Holds::of(&held) == holds));
+    }
     reads_alike::<wire::Answer<wire::Pruned>>(data);
     reads_alike::<wire::Status>(data);
     reads_alike::<wire::Activate>(data);

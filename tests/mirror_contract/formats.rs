@@ -4,13 +4,14 @@
 //! version. The trees of which they were made are in [`crate::origin`]. A
 //! released fixture is never edited; `make_golden_files` only adds what is missing.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::{self, File, Permissions};
 use std::num::NonZeroUsize;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, UNIX_EPOCH};
 
+use headwater::hash::ObjectId;
 use headwater::manifest::{Entry, ManifestError, ManifestReader, transit};
 use headwater::mirror::Failure;
 use headwater::monitor::Silent;
@@ -48,13 +49,16 @@ fn manifests() -> [(&'static str, Version); 3] {
     ]
 }
 
-/// Name, base and result of each golden change.
-fn changes() -> [(&'static str, Option<Version>, Version); 3] {
+/// Name, base, result and what is held beside the base, of each golden change.
+fn changes() -> [(&'static str, Option<Version>, Version, HashSet<ObjectId>); 4] {
     let (first, second) = (first_tree().release(1), second_tree().release(2));
+    let held = ["app.js", "img/new.bin"].map(|path| second.file(path).object).into();
+    let none = HashSet::new;
     [
-        ("manifests/v1-nothing-to-first.change", None, first.clone()),
-        ("manifests/v1-first-to-second.change", Some(first), second.clone()),
-        ("manifests/v1-second-to-names.change", Some(second), names_tree().release(3)),
+        ("manifests/v1-nothing-to-first.change", None, first.clone(), none()),
+        ("manifests/v1-first-to-second.change", Some(first.clone()), second.clone(), none()),
+        ("manifests/v1-first-to-second-held.change", Some(first), second.clone(), held),
+        ("manifests/v1-second-to-names.change", Some(second), names_tree().release(3), none()),
     ]
 }
 
@@ -77,23 +81,24 @@ fn golden_manifests_are_read() {
 
 #[test]
 fn todays_changes_are_the_golden_ones() {
-    for (name, base, version) in changes() {
+    for (name, base, version, held) in changes() {
         // How well zstd does is not part of the format.
         let plain = |bytes: &[u8]| zstd::decode_all(bytes).unwrap();
-        let today = version.onto(base.as_ref()).change;
+        let today = version.onto_beside(base.as_ref(), &held).change;
         assert!(plain(&fs::read(golden(name)).unwrap()) == plain(&today), "{name}");
     }
 }
 
 #[test]
 fn golden_changes_are_applied() {
-    for (name, base, version) in changes() {
+    for (name, base, version, held) in changes() {
         let change = fs::read(golden(name)).unwrap();
         let base = base.map_or(Vec::new(), |base| base.entries);
         let stream = || base.iter().cloned().map(Ok::<Entry, ManifestError>);
         let needs = transit::needs(&change).unwrap();
         let copies: HashMap<_, _> = transit::objects_at(&needs.base_entries, stream()).unwrap();
-        let again = transit::encode(|| Ok(stream()), || Ok(version.entries.iter().cloned().map(Ok)), None, 0).unwrap();
+        let new = || Ok(version.entries.iter().cloned().map(Ok));
+        let again = transit::encode_beside(|| Ok(stream()), new, None, 0, &held).unwrap();
         let ids: Vec<_> = again.wanted.iter().map(|wanted| (wanted.object, wanted.size)).collect();
         let (manifest, _) = transit::apply(&change, stream(), &ids, &copies, Vec::new()).unwrap();
         assert!(manifest == version.manifest, "{name}");
@@ -208,7 +213,9 @@ fn make_golden_files() {
         }
     };
     manifests().iter().for_each(|(name, version)| add(name, &version.manifest));
-    changes().iter().for_each(|(name, base, version)| add(name, &version.onto(base.as_ref()).change));
+    for (name, base, version, held) in changes() {
+        add(name, &version.onto_beside(base.as_ref(), &held).change);
+    }
     let (first, second) = (first_tree().release(1), second_tree().release(2));
     let fixture = Directory::with(&[&first, &second]);
     assert_serves(&fixture, &second);

@@ -14,6 +14,7 @@ mod fixture;
 mod formats;
 mod healing;
 mod history;
+mod holding;
 mod later;
 mod lies;
 mod origin;
@@ -81,6 +82,11 @@ macro_rules! contract {
                     an_object_that_nobody_has_is_an_error
                     a_damaged_or_missing_base_is_named_as_such
                     damaged_objects_that_blocks_build_on_are_named_and_forgotten;
+                holding:
+                    a_mirror_tells_which_objects_it_holds
+                    what_is_held_is_named_and_not_sent
+                    what_was_held_and_is_gone_is_fetched
+                    an_id_that_nobody_holds_is_no_content;
                 history:
                     what_happened_is_told_in_its_order
                     a_torn_history_harms_nothing;

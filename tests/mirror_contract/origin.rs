@@ -1,7 +1,7 @@
 //! A small origin: trees written by hand, their releases, and bundles that a
 //! test may spoil before it sends them.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io::{Cursor, Read};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -64,6 +64,15 @@ impl Tree {
 
     pub(crate) fn without(mut self, path: &str) -> Self {
         self.entries.remove(path).expect("the path is there");
+        self
+    }
+
+    /// A file of which only the size is there: its content is for the test to send.
+    #[allow(dead_code, reason = "one of the two programs that have this file needs it")]
+    pub(crate) fn sized(mut self, path: &str, size: u64, seed: u32) -> Self {
+        let file = FileEntry { object: ObjectId::of(&seed.to_le_bytes()), size, mtime: 2, exec: false };
+        let entry = Entry { path: TreePath::new(path).unwrap(), kind: Kind::File(file), until: None };
+        self.entries.insert(path.to_owned(), entry);
         self
     }
 
@@ -148,15 +157,23 @@ impl Version {
 
     /// The bundle that takes a mirror from `base` to this release.
     pub(crate) fn onto(&self, base: Option<&Self>) -> Delivery {
+        self.onto_beside(base, &HashSet::new())
+    }
+
+    /// The same, for a mirror that holds these objects beside its base.
+    pub(crate) fn onto_beside(&self, base: Option<&Self>, held: &HashSet<ObjectId>) -> Delivery {
         let base_entries = base.map_or(&[][..], |base| &base.entries);
         let base_id = base.map(|base| base.release.manifest);
         let created = self.release.created;
-        let change =
-            transit::encode(|| Ok(stream(base_entries)), || Ok(stream(&self.entries)), base_id, created).unwrap();
-        let packs = packs(&change.wanted, &self.objects);
+        let (old, new) = (|| Ok(stream(base_entries)), || Ok(stream(&self.entries)));
+        let change = transit::encode_beside(old, new, base_id, created, held).unwrap();
+        let packs = match change.wanted.iter().all(|wanted| self.objects.contains_key(&wanted.object)) {
+            true => packs(&change.wanted, &self.objects),
+            false => Vec::new(),
+        };
         Delivery {
             release: self.release.clone(),
-            key: BundleKey::of(format!("{base_id:?} {}", self.release.content).as_bytes()),
+            key: BundleKey::of(format!("{base_id:?} {} {}", self.release.content, held.len()).as_bytes()),
             base: base_id,
             change: change.bytes,
             packs,

@@ -87,6 +87,7 @@ fn changes() -> Inputs {
             transit::encode(|| Ok(stream(base)), || Ok(stream(new)), Some(ManifestId::of(b"base")), 1_700_000_000);
         all.push(change.unwrap().bytes.to_vec());
     }
+    all.push(fixture("manifests/v1-first-to-second-held.change"));
     let plain: Inputs = all.iter().map(|change| zstd::decode_all(&change[..]).unwrap()).collect();
     all.extend(plain);
     all
@@ -176,6 +177,8 @@ fn messages() -> Inputs {
         json(wire::Answer::Ok(repairing)),
         json(wire::Answer::Ok(wire::Verified::default())),
         json(wire::Answer::Ok(wire::Pruned::default())),
+        json(wire::Holds::of(&[true, false, true])),
+        json(wire::Answer::Ok(wire::Holds::of(&[false; 9]))),
         json(status),
         json(wire::Activate { release, expected: Some(release) }),
         json(wire::Keep { keep: 3 }),
@@ -221,7 +224,7 @@ const TOKENS: [&str; 5] = [
     "two words",
 ];
 
-const REQUESTS: [&str; 16] = [
+const REQUESTS: [&str; 17] = [
     "v1/state",
     "status.json",
     "v1/manifests/af1349b9f5f9a1a6a0404dea36dcc9499bcb25c9adc112b7cc9a93cae41f3262",
@@ -231,6 +234,7 @@ const REQUESTS: [&str; 16] = [
     "v1/packs/af1349b9f5f9a1a6a0404dea36dcc9499bcb25c9adc112b7cc9a93cae41f3262/\
      af1349b9f5f9a1a6a0404dea36dcc9499bcb25c9adc112b7cc9a93cae41f3262",
     "v1/activate",
+    "v1/holds",
     "v1/../state",
     "GET / HTTP/1.1\r\nhost: a\r\n\r\n",
     "PUT /x HTTP/1.1\r\nContent-Length: 3\r\n\r\n\n\n\nGET / HTTP/1.1\r\n\r\n",

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use crate::harness::{Outcome, World};
-use crate::remote::{Receiver, push, report, serves_tree};
+use crate::remote::{Receiver, over, push, report, serves_tree, stand_in};
 use crate::trees::{Rng, Tree};
 
 /// Where blocks build on old content, also on a directory.
@@ -284,11 +284,13 @@ fn change(tree: &mut Tree, rng: &mut Rng) {
     }
 }
 
-/// A directory, and one behind a receiver, through a story of changes, now and then without the cache.
+/// A directory, one behind a receiver and one behind `ssh`, through a story of changes, now and then without the cache.
 fn stays_identical(seed: u64, steps: usize) {
     let mut rng = Rng::new(seed);
     let fleet = Fleet::new(&["one", "two"]);
     let (directory, url) = (fleet.world.at("www"), fleet.receivers[0].url());
+    let (ssh, program) = (format!("ssh://edge2{}", fleet.world.at("far")), stand_in(&fleet.world, "ssh", ""));
+    let flags = [&LEVEL[..], &over(&program)].concat();
     let mut tree = pages("1");
     let random = Tree::random(&mut rng, 10);
     tree.nodes.extend(random.nodes);
@@ -300,17 +302,17 @@ fn stays_identical(seed: u64, steps: usize) {
         }
         // One that lags has another base than the others.
         let (places, mirrors): (Vec<&str>, &[&str]) = match rng.below(3) {
-            0 => (vec![&directory], &["www"]),
-            1 => (vec![&url], &["one"]),
+            0 => (vec![&directory, &ssh], &["www", "far"]),
+            1 => (vec![&url, &ssh], &["one", "far"]),
             _ => (vec![&directory, &url], &["www", "one"]),
         };
-        let outcome = push(&fleet.world, &places, &LEVEL);
+        let outcome = push(&fleet.world, &places, &flags);
         assert_eq!(outcome.code(), Some(0), "seed {seed}, step {step}: {outcome}");
         mirrors.iter().for_each(|mirror| assert!(serves_tree(&fleet.world, mirror), "seed {seed}, step {step}"));
     }
     fleet.world.write("tree", &tree.file("end.html", "end"));
-    push(&fleet.world, &[&directory, &url, &fleet.receivers[1].url()], &LEVEL).expect(&[0]);
-    for mirror in ["www", "one", "two"] {
+    push(&fleet.world, &[&directory, &url, &fleet.receivers[1].url(), &ssh], &flags).expect(&[0]);
+    for mirror in ["www", "one", "two", "far"] {
         assert!(serves_tree(&fleet.world, mirror), "seed {seed}: {mirror}");
         fleet.world.run(&["verify", &fleet.world.at(mirror)]).expect(&[0]);
     }

@@ -4,8 +4,8 @@ use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Read as _, Write};
 
 use super::{
-    CONTENT, CREATED, EARLIER_NEW, EXEC, FROM_BASE, MAGIC, NEXT_NEW, NewObject, OP_ADD, OP_CHANGE, OP_DROP, OP_END,
-    OP_KEEP, SAME, SYMLINK, UNTIL, VERSION,
+    CONTENT, CREATED, EARLIER_NEW, EXEC, FROM_BASE, HELD, MAGIC, NEXT_NEW, NewObject, OP_ADD, OP_CHANGE, OP_DROP,
+    OP_END, OP_KEEP, SAME, SYMLINK, UNTIL, VERSION,
 };
 use crate::hash::{ManifestId, ObjectId};
 use crate::manifest::codec::MAX_ENTRIES;
@@ -34,6 +34,7 @@ enum Content {
     NextNew(u64),
     EarlierNew(u64),
     FromBase(u64),
+    Held(ObjectId, u64),
 }
 
 enum Fields {
@@ -138,6 +139,11 @@ impl<R: BufRead> Decoder<R> {
             NEXT_NEW => Content::NextNew(varint::read(&mut self.input)?),
             EARLIER_NEW => Content::EarlierNew(varint::read(&mut self.input)?),
             FROM_BASE => Content::FromBase(varint::read(&mut self.input)?),
+            HELD => {
+                let mut id = [0; 32];
+                self.input.read_exact(&mut id)?;
+                Content::Held(ObjectId::from_bytes(id), varint::read(&mut self.input)?)
+            }
             _ => return Err(invalid("a kind of content is unknown")),
         };
         if flags & 0x80 != 0 {
@@ -182,7 +188,7 @@ pub fn needs(bytes: &[u8]) -> Result<Needs, ManifestError> {
             Content::EarlierNew(ordinal) if ordinal >= objects.len() as u64 => {
                 return Err(invalid("an object is named before it is introduced"));
             }
-            Content::Same | Content::EarlierNew(_) => {}
+            Content::Same | Content::EarlierNew(_) | Content::Held(..) => {}
             Content::FromBase(_) if base_entries.len() as u64 >= MAX_ENTRIES => return Err(ManifestError::TooMany),
             Content::FromBase(entry) => base_entries.push(entry),
         }
@@ -251,6 +257,8 @@ impl<I: Iterator<Item = Result<Entry, ManifestError>>, W: Write> Applier<'_, I, 
                 *self.ids.get(ordinal).ok_or_else(unknown)?
             }
             Content::FromBase(entry) => *self.copies.get(&entry).ok_or_else(unknown)?,
+            // Whether it is there is looked at when the tree is built, as for all that the base has.
+            Content::Held(object, size) => (object, size),
         };
         Ok((Kind::File(FileEntry { object, size, mtime, exec }), until))
     }

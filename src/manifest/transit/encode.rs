@@ -4,8 +4,8 @@ use std::collections::{HashMap, HashSet};
 use std::io::{self, Write};
 
 use super::{
-    CREATED, Change, EARLIER_NEW, EXEC, FROM_BASE, LEVEL, MAGIC, NEXT_NEW, OP_ADD, OP_CHANGE, OP_DROP, OP_END, OP_KEEP,
-    SAME, SYMLINK, UNTIL, VERSION, Wanted,
+    CREATED, Change, EARLIER_NEW, EXEC, FROM_BASE, HELD, LEVEL, MAGIC, NEXT_NEW, OP_ADD, OP_CHANGE, OP_DROP, OP_END,
+    OP_KEEP, SAME, SYMLINK, UNTIL, VERSION, Wanted,
 };
 use crate::hash::{ManifestId, ObjectId};
 use crate::manifest::ManifestError;
@@ -17,6 +17,8 @@ use crate::varint;
 enum Place {
     New(u32),
     Base(u64),
+    /// On the mirror, though not in its base.
+    Held,
 }
 
 /// Changed entries that are kept in memory between the two looks of the
@@ -112,14 +114,29 @@ fn find_in_base<E>(
             *place = Place::Base(index);
         }
     }
-    let mut rest = Vec::with_capacity(wanted.len());
-    for one in wanted {
-        if let Some(Place::New(ordinal)) = places.get_mut(&one.object) {
-            *ordinal = u32::try_from(rest.len()).expect("fewer than before");
-            rest.push(one);
-        }
+    Ok(renumber(wanted, places))
+}
+
+/// Takes the objects that are `held` out of `wanted` and renumbers the rest.
+fn leave_out(held: &HashSet<ObjectId>, wanted: Vec<Wanted>, places: &mut HashMap<ObjectId, Place>) -> Vec<Wanted> {
+    for one in wanted.iter().filter(|one| held.contains(&one.object)) {
+        places.insert(one.object, Place::Held);
     }
-    Ok(rest)
+    renumber(wanted, places)
+}
+
+/// The objects that are still new, numbered again.
+fn renumber(mut wanted: Vec<Wanted>, places: &mut HashMap<ObjectId, Place>) -> Vec<Wanted> {
+    let mut next = 0;
+    wanted.retain(|one| match places.get_mut(&one.object) {
+        Some(Place::New(ordinal)) => {
+            *ordinal = next;
+            next += 1;
+            true
+        }
+        _ => false,
+    });
+    wanted
 }
 
 struct Encoder<'a, W> {
@@ -216,6 +233,11 @@ impl<W: Write> Encoder<'_, W> {
                 varint::push(*entry, &mut self.buffer);
                 FROM_BASE
             }
+            Some(Place::Held) => {
+                self.buffer.extend_from_slice(file.object.as_bytes());
+                varint::push(file.size, &mut self.buffer);
+                HELD
+            }
             None => unreachable!("the first pass placed every object that is not the same"),
         }
     }
@@ -232,6 +254,24 @@ pub fn encode<A, B>(
     new: impl Fn() -> Result<B, ManifestError>,
     base_id: Option<ManifestId>,
     created: u64,
+) -> Result<Change, ManifestError>
+where
+    A: Iterator<Item = Result<Entry, ManifestError>>,
+    B: Iterator<Item = Result<Entry, ManifestError>>,
+{
+    encode_beside(base, new, base_id, created, &HashSet::new())
+}
+
+/// The same, for a mirror that has the objects `held` too: they are named, and not among the new ones.
+///
+/// # Errors
+/// As [`encode`].
+pub fn encode_beside<A, B>(
+    base: impl Fn() -> Result<A, ManifestError>,
+    new: impl Fn() -> Result<B, ManifestError>,
+    base_id: Option<ManifestId>,
+    created: u64,
+    held: &HashSet<ObjectId>,
 ) -> Result<Change, ManifestError>
 where
     A: Iterator<Item = Result<Entry, ManifestError>>,
@@ -256,6 +296,9 @@ where
         wanted = find_in_base(base()?, wanted, &mut places)?;
     }
     drop(shown);
+    if !held.is_empty() {
+        wanted = leave_out(held, wanted, &mut places);
+    }
     let mut out = zstd::Encoder::new(Vec::new(), LEVEL)?;
     out.include_checksum(true)?;
     let mut head = MAGIC.to_vec();

@@ -1,9 +1,10 @@
 //! How a manifest travels: as operations against a base manifest that the
 //! mirror has, so that its cost goes with the change.
 //!
-//! Object ids do not travel at all (they do not compress, and the receiver
-//! must compute them anyway): new content is named by its ordinal in the
-//! bundle, content that the base has by the position of an entry that shows it.
+//! Object ids do not travel (they do not compress, and the receiver must
+//! compute them anyway): new content is named by its ordinal in the bundle,
+//! content that the base has by the position of an entry that shows it. Only
+//! what the mirror said it holds beside its base is named by its id.
 //! The form is described in `FORMAT.md`.
 
 mod decode;
@@ -12,7 +13,7 @@ mod encode;
 mod tests;
 
 pub use decode::{Head, Needs, apply, needs, objects_at};
-pub use encode::encode;
+pub use encode::{encode, encode_beside};
 
 use std::sync::Arc;
 
@@ -39,6 +40,7 @@ const SAME: u8 = 0x00;
 const NEXT_NEW: u8 = 0x10;
 const EARLIER_NEW: u8 = 0x20;
 const FROM_BASE: u8 = 0x30;
+const HELD: u8 = 0x40;
 
 /// A new object of a bundle, in the order of ordinals.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,5 +1,6 @@
 //! The change between any two manifests, and what hostile ones come to.
 
+use std::collections::HashSet;
 use std::io;
 
 use super::*;
@@ -36,7 +37,11 @@ fn decode(change: &[u8], ids: &[(ObjectId, u64)], base: &[Entry]) -> Result<Mani
 }
 
 fn round_trip(base: &[Entry], new: &[Entry]) -> (Change, Vec<(ObjectId, u64)>) {
-    let change = encode(|| Ok(stream(base)), || Ok(stream(new)), Some(id_of(base)), 50).unwrap();
+    round_trip_beside(base, new, &HashSet::new())
+}
+
+fn round_trip_beside(base: &[Entry], new: &[Entry], held: &HashSet<ObjectId>) -> (Change, Vec<(ObjectId, u64)>) {
+    let change = encode_beside(|| Ok(stream(base)), || Ok(stream(new)), Some(id_of(base)), 50, held).unwrap();
     let ids: Vec<_> = change.wanted.iter().map(|one| (one.object, one.size)).collect();
     let needs = needs(&change.bytes).unwrap();
     assert_eq!(needs.head, Head { base: Some(id_of(base)), created: 50, objects: ids.len() as u64 });
@@ -50,6 +55,21 @@ fn a_rename_and_a_copy_need_no_new_content() {
     let base = [entry("a", 1, 2, 5, None), entry("b", 2, 2, 5, None)];
     let new = [entry("c", 1, 2, 50, None), entry("d", 2, 1, 50, None), entry("e", 2, 2, 50, None)];
     assert!(round_trip(&base, &new).0.wanted.is_empty());
+}
+
+#[test]
+fn what_is_held_beside_the_base_is_named_and_needs_no_content() {
+    let base = [entry("a", 1, 2, 5, None)];
+    let new = [entry("a", 2, 2, 50, None), entry("b", 3, 2, 50, None), entry("c", 2, 1, 9, Some(7))];
+    let held = [2, 1].map(|content| ObjectId::of(&[content])).into();
+    let (change, ids) = round_trip_beside(&base, &new, &held);
+    assert_eq!(ids, [(ObjectId::of(&[3]), 3)]);
+    let plain = zstd::decode_all(&change.bytes[..]).unwrap();
+    let id = ObjectId::of(&[2]);
+    assert_eq!(plain.windows(32).filter(|bytes| bytes == id.as_bytes()).count(), 2, "once an entry");
+    let at = plain.windows(32).position(|bytes| bytes == id.as_bytes()).unwrap();
+    let cut = zstd::encode_all(&plain[..at + 31], 1).unwrap();
+    assert!(needs(&cut).is_err());
 }
 
 #[test]
@@ -95,9 +115,16 @@ fn entries() -> impl Strategy<Value = Vec<Entry>> {
 
 proptest! {
     #[test]
+    fn what_is_held_is_never_new(base in entries(), new in entries(), held in proptest::collection::hash_set(0u8..6, 0..6)) {
+        let held: HashSet<_> = held.into_iter().map(|content| ObjectId::of(&[content])).collect();
+        let (change, _) = round_trip_beside(&base, &new, &held);
+        prop_assert!(change.wanted.iter().all(|one| !held.contains(&one.object)));
+    }
+
+    #[test]
     fn any_manifest_is_rebuilt_from_any_base(base in entries(), new in entries()) {
         let (change, _) = round_trip(&base, &new);
-        let held: std::collections::HashSet<_> = base.iter().filter_map(|entry| entry.file().map(|f| f.object)).collect();
+        let held: HashSet<_> = base.iter().filter_map(|entry| entry.file().map(|f| f.object)).collect();
         prop_assert!(change.wanted.iter().all(|one| !held.contains(&one.object)));
     }
 }

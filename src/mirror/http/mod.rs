@@ -32,6 +32,7 @@ use ureq::Agent;
 use crate::hash::{BundleKey, ManifestId, ObjectId};
 use crate::mirror::location::{HttpPlace, SshPlace};
 use crate::mirror::ssh::{SshLink, SshSettings};
+use crate::mirror::way::WayError;
 use crate::mirror::{Bundle, Link, Mirror, MirrorError, MirrorState, StageRequest, Supply};
 use crate::monitor::Monitor;
 use crate::release::{Release, ReleaseName};
@@ -55,6 +56,8 @@ const GRACE: Duration = Duration::from_secs(5);
 const MAX_STATE_BYTES: u64 = 64 * 1024 * 1024;
 /// Largest history, in bytes: that of a store has a tenth of that.
 const MAX_HISTORY_BYTES: u64 = 2 * 1024 * 1024;
+/// Largest answer to what it holds, in bytes: a quarter of a digit an object, and what stands around it.
+const MAX_HOLDS_BYTES: u64 = wire::MAX_ASKED as u64 / 4 + 64 * 1024;
 /// Nobody asks to stop.
 const GO_ON: Stop<'static> = &|| false;
 
@@ -283,6 +286,22 @@ impl Mirror for HttpMirror {
 
     fn object(&self, id: &ObjectId, offset: u64) -> Result<Box<dyn Read + Send>, MirrorError> {
         Ok(Box::new(self.content(Resource::Object(*id), offset)?))
+    }
+
+    fn holds(&self, objects: &[ObjectId], monitor: &dyn Monitor) -> Result<Vec<bool>, MirrorError> {
+        self.check_site()?;
+        let stop = || monitor.is_cancelled();
+        let mut patience = self.wired.patience(&stop).within(QUICK);
+        let mut held = Vec::with_capacity(objects.len());
+        for some in objects.chunks(wire::MAX_ASKED) {
+            let ids: Vec<&[u8]> = some.iter().map(|id| id.as_bytes().as_slice()).collect();
+            let (ids, resource) = (ids.concat(), Resource::Action(Action::Holds));
+            let request = Request::new(Verb::Post, resource, Body::Parts(vec![&ids]), MAX_HOLDS_BYTES);
+            let answer: wire::Holds = self.wired.ask(&Request { limit: Some(QUICK), ..request }, &mut patience)?;
+            let what = || "it says nothing of what was asked for".to_owned();
+            held.extend(answer.read(some.len()).ok_or_else(|| WayError::Foreign { status: 200, what: what() })?);
+        }
+        Ok(held)
     }
 
     fn stage(&self, request: &StageRequest<'_>, bundle: &dyn Bundle, monitor: &dyn Monitor) -> Result<(), MirrorError> {

@@ -187,6 +187,46 @@ fn a_mirror_that_acknowledges_and_stores_nothing_fools_nobody_else() {
 }
 
 #[test]
+fn what_a_liar_claims_to_hold_is_at_most_not_sent_to_it() {
+    let json = "content-type: application/json\r\n";
+    // For the number of objects that were asked for.
+    let claims: [fn(usize) -> String; 6] = [
+        |count| {
+            format!(
+                "{{\"ok\":{{\"bits\":\"{}\"}}}}",
+                "ff".repeat(count / 8) + &format!("{:02x}", (1 << (count % 8)) - 1)
+            )
+        },
+        |count| format!("{{\"ok\":{{\"bits\":\"{}\"}}}}", "ff".repeat(count)),
+        |_| "{\"ok\":{\"bits\":\"zz\"}}".to_owned(),
+        |_| "{\"ok\":{}}".to_owned(),
+        |_| "held, all of it".to_owned(),
+        |_| " ".repeat(1 << 20),
+    ];
+    for (index, claim) in claims.into_iter().enumerate() {
+        let world = World::new();
+        world.write("tree", &Tree::small());
+        let liar = Liar::start(move |stream, head| {
+            let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")?.parse::<usize>().ok());
+            let body = match head.split(' ').nth(1).unwrap() {
+                path if path.ends_with("/state") => {
+                    "{\"ok\":{\"unfinished\":[],\"store\":\"0123456789abcdef0123456789abcdef\"}}".to_owned()
+                }
+                path if path.ends_with("/holds") => claim(length.unwrap() / 32),
+                path if path.ends_with("/stage") => "{\"ok\":{\"staged\":{\"resent\":0}}}".to_owned(),
+                _ => "{\"ok\":{}}".to_owned(),
+            };
+            answer(stream, "200 OK", json, &body);
+        });
+        let outcome = push(&world, &[&liar.url(), &world.at("here")], &["--json"]).expect(&[0]);
+        assert!(serves_tree(&world, "here"));
+        assert!(liar.heads.lock().unwrap().iter().any(|head| head.contains("/holds")), "{outcome}");
+        let packs = report(&outcome)["mirrors"][0]["sent_packs"].as_u64().unwrap();
+        assert_eq!(packs, u64::from(index > 0), "claim {index}: {outcome}");
+    }
+}
+
+#[test]
 fn a_body_that_came_too_slowly_is_sent_again() {
     let world = World::new();
     world.write("tree", &Tree::small());

@@ -2,6 +2,7 @@
 //! links that break, certificates of somebody else, secrets that must not show.
 
 mod fleet;
+mod holding;
 mod liars;
 mod means;
 mod policies;

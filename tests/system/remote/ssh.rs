@@ -29,6 +29,27 @@ fn failures_of_ssh_are_told_apart() {
 }
 
 #[test]
+fn a_host_that_says_nothing_costs_the_deadline_and_harms_no_other() {
+    let world = World::new();
+    world.write("tree", &Tree::small());
+    // One that is silent from the start, and one that is once it was asked something.
+    let banner = format!(
+        r#"printf 'headwater receive 1 {{"headwater":"0.1.0","protocols":[1],"sites":[{{"directory":"{}","base":"/"}}]}}\n'"#,
+        world.at("shell")
+    );
+    for before in ["exec cat > /dev/null".to_owned(), format!("{banner}; exec cat > /dev/null")] {
+        let ssh = stand_in(&world, "ssh", &before);
+        let url = format!("ssh://edge2{}", world.at("shell"));
+        let flags = [&over(&ssh)[..], &["--deadline", "1500ms", "--require", "1"]].concat();
+        let began = std::time::Instant::now();
+        let outcome = push(&world, &[&url, &world.at("here")], &flags).expect(&[3]);
+        assert!(began.elapsed() < std::time::Duration::from_secs(30), "{outcome}");
+        assert!(outcome.stderr.contains("edge2"), "{outcome}");
+        assert!(serves_tree(&world, "here"));
+    }
+}
+
+#[test]
 fn an_escape_in_what_a_host_says_is_shown_and_not_obeyed() {
     let world = World::new();
     world.write("tree", &Tree::small());

@@ -45,9 +45,12 @@ fn only_those_with_a_token_of_this_site_and_right_get_in() {
         (Some(other.reveal()), 403, "another site"),
         (Some(read.reveal()), 403, "read, and not push"),
     ] {
-        for (method, path, body) in
-            [("POST", "/v1/stage", &body[..]), ("POST", "/v1/activate", b"{}"), ("PUT", "/v1/objects/x", b"x")]
-        {
+        for (method, path, body) in [
+            ("POST", "/v1/stage", &body[..]),
+            ("POST", "/v1/activate", b"{}"),
+            ("POST", "/v1/holds", &[0; 32]),
+            ("PUT", "/v1/objects/x", b"x"),
+        ] {
             let refused = ask(method, path, token.as_deref(), body);
             let message = refused.json()["error"]["message"].as_str().unwrap().to_owned();
             // What is not there is not there for those who may read, either.

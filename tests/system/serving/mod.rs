@@ -7,8 +7,10 @@ mod hardening;
 mod patience;
 mod program;
 mod pushes;
+mod questions;
 mod readers;
 mod vectors;
+mod weight;
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};

@@ -44,6 +44,11 @@ impl Program {
         Self { child, address, log: Some(log) }
     }
 
+    /// The id of the process.
+    pub(super) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     pub(super) fn signal(&self, signal: Signal) {
         kill_process(Pid::from_child(&self.child), signal).unwrap();
     }

@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use headwater::serve::TlsFiles;
+
 use super::{Connection, Receiver, Whole, head, pack_path, stage_body};
 use crate::origin::{first_tree, noise};
 
@@ -47,6 +49,45 @@ fn trickle(connection: &mut Connection, byte: u8) -> Duration {
 fn whoever_says_nothing_is_cut() {
     let receiver = hasty();
     assert!(receiver.connect().time_to_end() >= SHORT);
+}
+
+#[test]
+fn a_handshake_that_stops_is_cut() {
+    let keys = crate::harness::scratch();
+    let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+    let files = TlsFiles { cert: keys.path().join("cert.pem"), key: keys.path().join("key.pem") };
+    std::fs::write(&files.cert, made.cert.pem()).unwrap();
+    std::fs::write(&files.key, made.signing_key.serialize_pem()).unwrap();
+    let receiver = Receiver::new(|settings| {
+        settings.tls = Some(files);
+        settings.limits.first_byte = SHORT;
+    });
+    let mut silent = receiver.connect();
+    let mut half = receiver.connect();
+    // The beginning of a record that says it has 512 bytes.
+    half.send(b"\x16\x03\x01\x02\x00\x01");
+    assert!(silent.time_to_end() >= SHORT - SHORT / 10);
+    assert!(half.time_to_end() < SOON);
+    assert!(receiver.logged().contains("no TLS in time"), "{}", receiver.logged());
+}
+
+#[test]
+fn a_stage_whose_packs_are_of_another_length_than_announced_is_refused() {
+    let receiver = Receiver::open();
+    let delivery = first_tree().release(1).onto(None);
+    let body = stage_body(&delivery, &delivery.packs, Whole::Yes);
+    let longer = [&body[..], b"x"].concat();
+    for wrong in [&longer[..], &body[..body.len() - 1], &body[..3]] {
+        assert_eq!(receiver.ask("POST", "/v1/stage", wrong).refusal(), (400, "malformed".to_owned()));
+    }
+    // In a row of packs, one that goes on behind the end of the body.
+    receiver.ask("POST", "/v1/stage", &stage_body(&delivery, &[], Whole::No)).ok();
+    let pack = &delivery.packs[0];
+    let length = u32::try_from(pack.bytes.len() + 1).unwrap().to_be_bytes();
+    let row = [&pack.id.as_bytes()[..], &length, &pack.bytes].concat();
+    let refused = receiver.ask("PUT", &format!("/v1/packs/{}", delivery.key), &row);
+    assert_eq!(refused.refusal(), (400, "malformed".to_owned()));
+    assert_eq!(receiver.ask("POST", "/v1/stage", &body).ok(), serde_json::json!({"staged": {"resent": 0}}));
 }
 
 #[test]

@@ -1,0 +1,101 @@
+//! What a mirror holds beside the base of a change.
+
+use std::collections::HashSet;
+use std::fs;
+
+use headwater::hash::ObjectId;
+use headwater::monitor::Silent;
+
+use crate::damage::flip_byte;
+use crate::fixture::{Fixture, assert_serves, tree_at, tree_of};
+use crate::origin::{Tree, Version, first_tree, noise, second_tree};
+
+/// More than one question takes.
+const MANY: u64 = 40_000;
+
+pub(crate) fn a_mirror_tells_which_objects_it_holds<F: Fixture>() {
+    let first = first_tree().release(1);
+    let absent = F::new();
+    let objects = first.named_objects();
+    assert_eq!(absent.mirror().holds(&objects, &Silent).unwrap(), vec![false; objects.len()]);
+    assert!(!absent.store().exists(), "a question makes no mirror");
+    let fixture = F::with(&[&first]);
+    let mirror = fixture.mirror();
+    assert_eq!(mirror.holds(&objects, &Silent).unwrap(), vec![true; objects.len()]);
+    assert!(mirror.holds(&[], &Silent).unwrap().is_empty());
+    let [damaged, gone] = ["img/logo.bin", "index.html"].map(|path| first.file(path).object);
+    flip_byte(&fixture.object_path(&damaged), 9);
+    fs::remove_file(fixture.object_path(&gone)).unwrap();
+    let mut asked: Vec<ObjectId> = (0..MANY).map(|number| ObjectId::of(&number.to_le_bytes())).collect();
+    asked.extend(&objects);
+    let held: HashSet<usize> =
+        (0..).zip(mirror.holds(&asked, &Silent).unwrap()).filter_map(|(at, is_held)| is_held.then_some(at)).collect();
+    let whole = |at: &usize| objects.contains(&asked[*at]) && asked[*at] != damaged && asked[*at] != gone;
+    assert_eq!(held, (0..asked.len()).filter(whole).collect());
+}
+
+/// A release that only an older one shares content with, the two between, and what they share.
+fn releases() -> ([Version; 2], Version, HashSet<ObjectId>) {
+    let first = Tree::default().file("a", noise(3500, 1), 1).file("b", noise(900, 2), 1).release(1);
+    let second = Tree::default().file("c", noise(900, 3), 2).release(2);
+    let held = first.named_objects().into_iter().collect();
+    let third = Tree::default().file("a", noise(3500, 1), 3).file("a2", noise(3500, 1), 4);
+    let third = third.exec("b", noise(900, 2), 3).file("c", noise(900, 3), 2).file("d", noise(2500, 4), 3).release(3);
+    ([first, second], third, held)
+}
+
+pub(crate) fn what_is_held_is_named_and_not_sent<F: Fixture>() {
+    let ([first, second], third, held) = releases();
+    // Against a base that shows none of it, and against none.
+    for base in [Some(&second), None] {
+        let fixture = F::with(&[&first, &second]);
+        let held =
+            if base.is_none() { held.iter().copied().chain(second.named_objects()).collect() } else { held.clone() };
+        let delivery = third.onto_beside(base, &held);
+        assert_eq!(delivery.packs.len(), 1, "the one new file is sent");
+        let seen = delivery.publish(&*fixture.mirror(), Some(second.name()));
+        assert_eq!((seen.sent, seen.resent), (1, 0));
+        assert_serves(&fixture, &third);
+    }
+}
+
+pub(crate) fn what_was_held_and_is_gone_is_fetched<F: Fixture>() {
+    let ([first, second], third, held) = releases();
+    let harms: [fn(&std::path::Path); 2] = [
+        |file| fs::remove_file(file).unwrap(),
+        |file| {
+            fs::remove_file(file).unwrap();
+            fs::write(file, b"short").unwrap();
+        },
+    ];
+    for harm in harms {
+        let fixture = F::with(&[&first, &second]);
+        let delivery = third.onto_beside(Some(&second), &held);
+        let lost = first.file("a").object;
+        harm(&fixture.object_path(&lost));
+        let seen = delivery.publish(&*fixture.mirror(), Some(second.name()));
+        assert_eq!((seen.sent, seen.resent), (1, 1));
+        assert_eq!(*delivery.asked.lock().unwrap(), [lost]);
+        assert_serves(&fixture, &third);
+    }
+}
+
+pub(crate) fn an_id_that_nobody_holds_is_no_content<F: Fixture>() {
+    let (first, second) = (first_tree().release(1), second_tree().release(2));
+    let fixture = F::with(&[&first]);
+    let held = second.named_objects().into_iter().collect();
+    let mut delivery = second.onto_beside(Some(&first), &held);
+    assert_eq!(delivery.packs.len(), 0);
+    let lost = second.file("img/new.bin").object;
+    // The origin has it not, or has something else for it.
+    let content = delivery.objects.insert(lost, noise(4200, 99).into()).unwrap();
+    delivery.stage(&*fixture.mirror()).unwrap_err();
+    delivery.objects.remove(&lost);
+    let error = delivery.stage(&*fixture.mirror()).unwrap_err();
+    assert!(error.to_string().contains(&lost.to_string()), "{error}");
+    assert_eq!(fixture.mirror().state().unwrap().current, Some(first.name()));
+    assert!(tree_at(&fixture.store().join("current/")) == tree_of(&first));
+    delivery.objects.insert(lost, content);
+    delivery.publish(&*fixture.mirror(), Some(first.name()));
+    assert_serves(&fixture, &second);
+}

@@ -1,0 +1,116 @@
+//! Content that a mirror holds beside its base is not sent to it again, and
+//! what a mirror says of that steers nothing but what is sent.
+
+use std::fs;
+
+use super::{Receiver, over, report, serves_tree, stand_in};
+use crate::harness::World;
+use crate::trees::{Rng, Tree};
+
+/// Content of one file, which is more than all that is sent beside it.
+const LARGE: usize = 1_200_000;
+
+fn large(seed: u64) -> Vec<u8> {
+    Rng::new(seed).bytes(LARGE)
+}
+
+/// A site of which `version` is in the name and the content of a large file.
+fn tree(version: u64) -> Tree {
+    let tree = (0..40).fold(Tree::default(), |tree, page| tree.file(&format!("{page}.html"), format!("page {page}")));
+    tree.file("index.html", format!("version {version}")).file(&format!("app.{version}.js"), large(version))
+}
+
+/// A mirror behind a receiver, and one behind `ssh`.
+struct Pair {
+    world: World,
+    receiver: Receiver,
+    ssh: String,
+}
+
+impl Pair {
+    fn new() -> Self {
+        let world = World::new();
+        let receiver = Receiver::start(&world.path("one"));
+        let ssh = stand_in(&world, "ssh", "");
+        Self { world, receiver, ssh }
+    }
+
+    /// Runs a command on both, without what the origin knew; answers what each was sent.
+    #[track_caller]
+    fn run(&self, command: &[&str], flags: &[&str]) -> Vec<u64> {
+        fs::remove_dir_all(self.world.path("cache")).unwrap();
+        let (url, two) = (self.receiver.url(), format!("ssh://edge2{}", self.world.at("two")));
+        let arguments = [command, &[&url, &two, "--json"], flags, &over(&self.ssh)].concat();
+        let report = report(&self.world.run(&arguments).expect(&[0]));
+        report["mirrors"].as_array().unwrap().iter().map(|mirror| mirror["sent_bytes"].as_u64().unwrap()).collect()
+    }
+
+    #[track_caller]
+    fn publish(&self, tree: &Tree, flags: &[&str]) -> Vec<u64> {
+        self.world.write("tree", tree);
+        self.run(&["push", &self.world.at("tree")], &[flags, &["--again", "--allow-shrink"]].concat())
+    }
+
+    #[track_caller]
+    fn check(&self) {
+        for mirror in ["one", "two"] {
+            assert!(serves_tree(&self.world, mirror), "{mirror}");
+            self.world.run(&["verify", &self.world.at(mirror)]).expect(&[0]);
+        }
+    }
+}
+
+#[track_caller]
+fn check_little(sent: &[u64]) {
+    assert!(sent.len() == 2 && sent.iter().all(|bytes| *bytes < 20_000), "{sent:?}");
+}
+
+#[test]
+fn what_is_staged_and_never_was_served_is_not_sent_again() {
+    let pair = Pair::new();
+    pair.publish(&tree(1), &[]);
+    let staged = pair.publish(&tree(2), &["--stage-only"]);
+    assert!(staged.iter().all(|bytes| *bytes > LARGE as u64), "{staged:?}");
+    check_little(&pair.publish(&tree(2).file("more.html", "more"), &[]));
+    pair.check();
+}
+
+#[test]
+fn content_of_older_releases_is_not_sent_again() {
+    let pair = Pair::new();
+    for version in [1, 2] {
+        let sent = pair.publish(&tree(version), &[]);
+        assert!(sent.iter().all(|bytes| *bytes > LARGE as u64), "{sent:?}");
+    }
+    // The same tree again, of which the current release shows nothing any more.
+    check_little(&pair.publish(&tree(1), &["--keep-removed", "0s"]));
+    pair.check();
+    // And back, by what the mirrors keep.
+    check_little(&pair.run(&["rollback", "--to", "2"], &[]));
+    for mirror in ["one", "two"] {
+        assert!(fs::read(pair.world.path(format!("{mirror}/current/app.2.js"))).unwrap() == large(2));
+        pair.world.run(&["verify", &pair.world.at(mirror)]).expect(&[0]);
+    }
+}
+
+#[test]
+fn a_mirror_without_a_base_is_sent_what_it_lacks() {
+    let pair = Pair::new();
+    pair.publish(&tree(1), &[]);
+    // No manifest can be read anywhere, and one mirror has lost content, too.
+    for mirror in ["one", "two"] {
+        let manifests = fs::read_dir(pair.world.path(format!("{mirror}/.headwater/manifests"))).unwrap();
+        manifests.for_each(|manifest| fs::write(manifest.unwrap().path(), "damaged").unwrap());
+    }
+    let hex = blake3::hash(&large(1)).to_hex();
+    fs::remove_file(pair.world.path(format!("two/.headwater/objects/{}/{hex}", &hex[..2]))).unwrap();
+    let sent = pair.publish(&tree(1).file("more.html", "more"), &[]);
+    assert!(sent[0] < 20_000 && sent[1] > LARGE as u64, "{sent:?}");
+    // What is damaged of the release before is for `repair`.
+    for mirror in ["one", "two"] {
+        for path in ["0.html", "index.html", "app.1.js", "more.html"] {
+            let read = |at: String| fs::read(pair.world.path(at)).unwrap();
+            assert!(read(format!("{mirror}/current/{path}")) == read(format!("tree/{path}")), "{mirror}: {path}");
+        }
+    }
+}
