@@ -59,7 +59,7 @@ pub const MAX_PACK_BYTES: usize = 32 << 20;
 pub const TARGET_PACK_BYTES: usize = 8 << 20;
 /// A pack is also sealed once so much content is in it: blocks against bases are
 /// so small that one pack could hold hours of a mirror's work, all of which would begin at the end.
-pub const TARGET_PACK_CONTENT_BYTES: u64 = 32 << 20;
+pub const TARGET_PACK_CONTENT_BYTES: u64 = 8 << 20;
 
 const MAGIC: &[u8; 4] = b"HWPK";
 const VERSION: u8 = 1;

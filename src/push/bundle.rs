@@ -17,8 +17,8 @@ use crate::pack;
 use crate::push::contents::Supplies;
 use crate::push::scratch::Scratch;
 
-/// Packs kept in memory.
-const WINDOW: usize = 3;
+/// Bytes of packs kept in memory, and one pack of any size.
+const WINDOW_BYTES: usize = 3 * pack::TARGET_PACK_BYTES;
 
 #[derive(Debug, Clone)]
 enum Place {
@@ -91,7 +91,8 @@ impl<'a> PackShelf<'a> {
             if shelf.seats.is_empty() {
                 return false;
             }
-            if shelf.in_memory() < WINDOW {
+            let held = shelf.bytes_in_memory();
+            if held == 0 || held + pack.bytes.len() <= WINDOW_BYTES {
                 break;
             }
             // Where there is no room to spill to, the slowest mirror sets the pace.
@@ -128,8 +129,8 @@ impl<'a> PackShelf<'a> {
 }
 
 impl Shelf {
-    fn in_memory(&self) -> usize {
-        self.packs.iter().filter(|pack| matches!(pack.place, Place::Memory(_))).count()
+    fn bytes_in_memory(&self) -> usize {
+        self.packs.iter().filter(|pack| matches!(pack.place, Place::Memory(_))).map(|pack| pack.size).sum()
     }
 
     /// Lets go of packs that every seat has passed.

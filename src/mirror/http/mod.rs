@@ -22,6 +22,7 @@ pub(super) use pace::{Again, Trouble};
 
 use std::io::Read;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -153,6 +154,10 @@ pub struct HttpMirror {
     wired: Arc<Wired>,
     connections: usize,
     known: Mutex<Option<Known>>,
+    /// How many releases a receiver keeps that settles by itself; nothing: it is asked to.
+    keep: Option<usize>,
+    /// Whether it does so.
+    settles: AtomicBool,
 }
 
 impl HttpMirror {
@@ -170,7 +175,20 @@ impl HttpMirror {
         let agent = Agent::new_with_config(access.config(MAX_CONNECTIONS, place.is_loopback()));
         let client = Client { agent, token: access.token.clone(), limit: pace.limit.clone() };
         let wired = Wired { client, way: Way::Http(place.base().to_owned()), pace };
-        Self { name, location, site, wired: Arc::new(wired), connections: MAX_CONNECTIONS, known: Mutex::default() }
+        Self::over(name, location, site, wired, MAX_CONNECTIONS)
+    }
+
+    fn over(name: String, location: String, site: Option<Site>, wired: Wired, connections: usize) -> Self {
+        let (known, settles) = (Mutex::default(), AtomicBool::new(false));
+        Self { name, location, site, wired: Arc::new(wired), connections, known, keep: None, settles }
+    }
+
+    /// The same, whose receiver settles by itself once it has switched, and keeps `keep` releases:
+    /// that costs no round trip.
+    #[must_use]
+    pub fn settling(mut self, keep: Option<usize>) -> Self {
+        self.keep = keep;
+        self
     }
 
     /// The mirror `name` behind `ssh`, the same way. It has one connection.
@@ -187,11 +205,16 @@ impl HttpMirror {
         let agent = SshLink::agent(&link, Access::config_over_ssh());
         let client = Client { agent, token: None, limit: pace.limit.clone() };
         let wired = Wired { client, way: Way::Ssh(link), pace };
-        Self { name, location, site, wired: Arc::new(wired), connections: 1, known: Mutex::default() }
+        Self::over(name, location, site, wired, 1)
     }
 
     fn known(&self) -> MutexGuard<'_, Option<Known>> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How long it took to connect and to get the first answer; nothing before there was one.
+    fn answered_in(&self) -> Duration {
+        self.known().as_ref().map_or(Duration::ZERO, |known| known.answered_in)
     }
 
     /// Makes sure that it is the right site's. The mirror is asked at most once.
@@ -310,11 +333,14 @@ impl Mirror for HttpMirror {
 
     fn activate(&self, release: ReleaseName, expected: Option<ReleaseName>) -> Result<(), MirrorError> {
         self.check_site()?;
-        let message = wire::Activate { release, expected };
+        let message = wire::Activate { release, expected, settle: self.keep };
         let mut patience = self.wired.patience(GO_ON);
-        let asked: Result<wire::Done, _> = self.wired.act_with(Action::Activate, &message, &mut patience);
+        let asked: Result<wire::Activated, _> = self.wired.act_with(Action::Activate, &message, &mut patience);
         match asked {
-            Ok(wire::Done {}) => Ok(()),
+            Ok(wire::Activated { settles }) => {
+                self.settles.store(settles, Ordering::Relaxed);
+                Ok(())
+            }
             // Whether it was done is not known: the answer is what was lost, now or before a refusal.
             Err(error) if matches!(error, MirrorError::Way(_)) || patience.has_failed() => {
                 let deadline = self.wired.pace.deadline.map(|deadline| deadline.max(Instant::now() + GRACE));
@@ -333,6 +359,9 @@ impl Mirror for HttpMirror {
     }
 
     fn settle(&self, keep: usize) -> Result<Pruned, MirrorError> {
+        if self.keep == Some(keep) && self.settles.swap(false, Ordering::Relaxed) {
+            return Ok(Pruned::default());
+        }
         self.check_site()?;
         self.wired.act(Action::Settle, &wire::Keep { keep }, GO_ON)
     }

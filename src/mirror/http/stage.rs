@@ -20,6 +20,9 @@ use crate::wire::{self, Action, InlinePack, Resource, StageHead, Staging};
 
 /// Packs of at most so many bytes in all travel with the stage itself.
 pub(super) const INLINE_BYTES: u64 = 4 * 1024 * 1024;
+/// A change of so many bytes costs the way round trips of its own, before the connection is at its
+/// speed: it goes ahead while the first packs are made.
+const AHEAD_BYTES: usize = 16 * 1024;
 /// Packs that take longer to make are not waited for, where the way is quick.
 const LEAST_PATIENCE: Duration = Duration::from_millis(20);
 /// How often it is begun again with a receiver that forgets.
@@ -119,9 +122,11 @@ impl Stage<'_> {
 
     /// Everything in one request, if there is little of it, else what there is: the way is idle anyway.
     fn begin(&mut self, upload: &Upload<'_>) -> Result<Begun, MirrorError> {
-        // Once the way there takes less time than the packs, the mirror had better begin with the first.
-        let answered_in = self.mirror.known().as_ref().map_or(Duration::ZERO, |known| known.answered_in);
-        let (packs, is_all) = upload.gather(INLINE_BYTES, answered_in.max(LEAST_PATIENCE))?;
+        let (packs, is_all) = match self.request.change.len() >= AHEAD_BYTES && !upload.is_ready() {
+            true => (Vec::new(), false),
+            // Once the way there takes less time than the packs, the mirror had better begin with the first.
+            false => upload.gather(INLINE_BYTES, self.mirror.answered_in().max(LEAST_PATIENCE))?,
+        };
         let packs: Vec<Loaded> = packs
             .into_iter()
             .map(|pack| pack.bytes().map(|bytes| (pack, bytes)).map_err(MirrorError::Supply))

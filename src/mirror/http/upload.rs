@@ -182,6 +182,11 @@ impl<'u> Upload<'u> {
         }
     }
 
+    /// Whether the first pack, or the end, can be had without waiting.
+    pub(super) fn is_ready(&self) -> bool {
+        lock(&self.source).is_ready()
+    }
+
     /// The first packs, at most `limit` bytes of them, as many as are soon to be had, and whether they are all.
     pub(super) fn gather(&self, limit: u64, patience: Duration) -> Result<(Vec<Box<dyn Pack>>, bool), MirrorError> {
         let began = Instant::now();
@@ -295,8 +300,11 @@ impl<'u> Upload<'u> {
         }
     }
 
-    /// The next packs that are not there: one, and all that are ready behind it.
+    /// The next packs that are not there: one, and all that are ready behind it, or will be before a
+    /// request of their own would have its answer.
     fn next_batch(&self, held: &HashSet<PackId>) -> Result<Vec<Box<dyn Pack>>, MirrorError> {
+        // The first answer took three round trips: two of them to connect.
+        let (began, round_trip) = (Instant::now(), self.mirror.answered_in() / 3);
         let mut source = lock(&self.source);
         let mut packs = Vec::new();
         let mut bytes = 0;
@@ -307,7 +315,8 @@ impl<'u> Upload<'u> {
             // Who waited here while another one failed takes no more.
             let is_over = self.is_over.load(Ordering::Relaxed);
             let is_alone = self.is_careful.load(Ordering::Relaxed) || bytes > BATCH_BYTES;
-            if is_over || !packs.is_empty() && (is_alone || !source.is_ready()) {
+            let is_worth_it = || source.is_ready() || began.elapsed() < round_trip;
+            if is_over || !packs.is_empty() && (is_alone || !is_worth_it()) {
                 return Ok(packs);
             }
             let Some(pack) = source.next()? else { return Ok(packs) };
