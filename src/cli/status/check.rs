@@ -78,6 +78,6 @@ fn figures(standings: &[Standing], limits: Limits) -> String {
         standings.len(),
         counted(|standing| standing.state == State::Current),
         counted(|standing| standing.behind > 0 && standing.state != State::Frozen),
-        counted(|standing| !standing.state.is_known()),
+        counted(|standing| !standing.is_known()),
     )
 }

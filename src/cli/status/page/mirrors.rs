@@ -25,7 +25,7 @@ pub(super) fn section(page: &Page<'_>) -> String {
     for standing in page.standings {
         let one = page.seen.iter().find(|one| one.mirror == standing.mirror);
         let history = one.map_or(&[][..], |one| &one.history);
-        let strip = strip(&days(history, &published, page.now, DAYS));
+        let strip = strip(&days(history, &published, page.tolerance, page.now, DAYS));
         html.push_str(&card(standing, history, &strip, page.now));
     }
     html.push_str("</ul>\n");
@@ -51,7 +51,7 @@ fn card(standing: &Standing, history: &[Happening], strip: &str, now: u64) -> St
         // Writing to a string cannot fail.
         writeln!(html, "<p class=\"error\">{}</p>", text(error)).ok();
     }
-    if standing.state.is_known() {
+    if standing.is_known() {
         html.push_str(&facts(standing, now));
     }
     html.push_str(strip);

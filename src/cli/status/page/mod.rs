@@ -28,6 +28,8 @@ pub(super) struct Page<'a> {
     pub(super) seen: &'a [Seen],
     /// The releases that any of them keeps, newest first, and how each differs from the one before.
     pub(super) releases: Vec<(&'a Release, Option<Diff>)>,
+    /// How much later than the first mirror another one may have a release without being late, in seconds.
+    pub(super) tolerance: u64,
     /// Seconds since 1970.
     pub(super) now: u64,
 }
@@ -142,7 +144,7 @@ impl Page<'_> {
             frozen => format!("{}, {} frozen", count(self.standings.len() as u64), count(frozen)),
         };
         let faults: u64 = self.standings.iter().filter_map(|one| one.verified).map(|verified| verified.faults).sum();
-        let never = counted_of(|standing| standing.state.is_known() && standing.verified.is_none());
+        let never = counted_of(|standing| standing.is_known() && standing.verified.is_none());
         let verified = match (faults, never) {
             (0, 0) => "no fault".to_owned(),
             (0, never) => format!("{} never", count(never)),
@@ -151,7 +153,7 @@ impl Page<'_> {
         format!(
             "<dl class=\"sums\">\n{}{}{}{}</dl>\n",
             fact("Mirrors", &mirrors),
-            fact("Not reached", &count(counted_of(|standing| !standing.state.is_known()))),
+            fact("Not reached", &count(counted_of(|standing| !standing.is_known()))),
             fact("Longest lag", &lag),
             fact("Verified", &verified),
         )
@@ -170,7 +172,8 @@ mod tests {
         );
         let evil = "</style><script>alert(1)</script>\u{1b}[2J";
         let standing = Standing { error: Some(evil.into()), ..Standing::silent(evil, evil, State::Unknown) };
-        let page = Page { title: evil.into(), standings: &[standing], seen: &[], releases: Vec::new(), now: 0 };
+        let standings = &[standing];
+        let page = Page { title: evil.into(), standings, seen: &[], releases: Vec::new(), tolerance: 0, now: 0 };
         let html = page.render();
         assert_eq!(html.matches("<script").count() + html.matches('\u{1b}').count(), 0);
         assert_eq!(html.matches("</style>").count(), 1);
@@ -180,7 +183,8 @@ mod tests {
     fn the_verdict_counts_those_that_are_not_frozen() {
         let of = |states: &[State]| {
             let standings: Vec<_> = states.iter().map(|state| Standing::silent("m", "/m", *state)).collect();
-            let page = Page { title: String::new(), standings: &standings, seen: &[], releases: Vec::new(), now: 0 };
+            let (title, standings, releases) = (String::new(), &standings[..], Vec::new());
+            let page = Page { title, standings, seen: &[], releases, tolerance: 0, now: 0 };
             (page.verdict(), page.mood())
         };
         let words = |verdict: &str, mood| (verdict.to_owned(), mood);
