@@ -373,10 +373,13 @@ enum Sent {
     Cut,
 }
 
+/// A head and what it is of.
+type Headed = io::Chain<io::Cursor<Vec<u8>>, Box<dyn Read + Send>>;
+
 /// Packs one after the other, each behind its head and read when its turn comes.
 struct Row<'p> {
     packs: &'p [Box<dyn Pack>],
-    open: Option<io::Chain<io::Cursor<Vec<u8>>, Box<dyn Read + Send>>>,
+    open: Option<Headed>,
 }
 
 impl Read for Row<'_> {

@@ -121,6 +121,13 @@ impl Page<'_> {
         ["bad", "late"].into_iter().find(|wanted| has(*wanted)).unwrap_or("good")
     }
 
+    /// The newest release of the mirror's site, where that is another one with the content that it serves.
+    fn same_as(&self, standing: &Standing) -> Option<u64> {
+        let of_site = |release: &&Release| standing.site.as_ref() == Some(&release.site);
+        let newest = self.releases.iter().map(|(release, _)| *release).find(of_site)?.sequence;
+        Some(newest).filter(|newest| standing.state == State::Current && standing.sequence != Some(*newest))
+    }
+
     fn subtitle(&self) -> String {
         let Some((newest, _)) = self.releases.first() else {
             return "<p class=\"soft\">No release is known yet.</p>\n".to_owned();
@@ -133,11 +140,12 @@ impl Page<'_> {
     fn sums(&self) -> String {
         let counted_of =
             |is: fn(&Standing) -> bool| self.standings.iter().filter(|standing| is(standing)).count() as u64;
-        let lag = self.standings.iter().filter(|standing| standing.state != State::Frozen).filter_map(|one| one.lag);
-        let lag = match lag.max() {
+        let lags = self.standings.iter().filter(|standing| standing.state != State::Frozen);
+        let lags = lags.filter_map(|one| Some((one.behind > 0, one.lag?)));
+        let lag = match lags.max() {
             None => "not known".to_owned(),
-            Some(0) => "none".to_owned(),
-            Some(lag) => duration(Duration::from_secs(lag)),
+            Some((false, _)) => "none".to_owned(),
+            Some((true, lag)) => duration(Duration::from_secs(lag.max(1))),
         };
         let mirrors = match self.of(|state| state == State::Frozen) {
             0 => count(self.standings.len() as u64),
