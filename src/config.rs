@@ -123,6 +123,8 @@ pub struct Config {
     pub max_removed: Option<MaxRemoved>,
     /// The mirrors in the order of the file, then of the list; names and places differ.
     pub mirrors: Vec<MirrorConfig>,
+    /// Mirrors of the file that this run was told to leave out: known, and not worked on.
+    pub left_out: Vec<MirrorConfig>,
     /// Who is told of a change.
     pub notify: Notify,
     /// Which mirrors switch first, in order; no group is in two of them.
@@ -149,6 +151,7 @@ impl Default for Config {
             must_have: Vec::new(),
             max_removed: None,
             mirrors: Vec::new(),
+            left_out: Vec::new(),
             notify: Notify::default(),
             cache: CacheConfig::default(),
             waves: Vec::new(),
@@ -181,6 +184,11 @@ impl Config {
         let checker = Checker::new(text, path);
         let file: raw::File = toml::from_str(text).map_err(|error| checker.syntax(&error))?;
         checker.check(file, read_list)
+    }
+
+    /// All mirrors of the file, also those that are left out.
+    pub fn all_mirrors(&self) -> impl Iterator<Item = &MirrorConfig> {
+        self.mirrors.iter().chain(&self.left_out)
     }
 
     /// The mirror of this name.
@@ -337,6 +345,7 @@ impl Checker<'_> {
             cache: self.cache(&file.cache)?,
             waves: self.waves(file.wave, &mirrors)?,
             mirrors,
+            left_out: Vec::new(),
             require: file.require.unwrap_or_default(),
             on_failure: file.on_failure,
         })

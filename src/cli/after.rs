@@ -14,7 +14,7 @@ use clap::{Args, ValueHint};
 use headwater::command::{self, Order};
 use headwater::config::{self, Config, TokenSource, parse_duration};
 use headwater::fsx::{self, Dir, IoError};
-use headwater::monitor::{Event, Monitor as _};
+use headwater::monitor::{Event, Monitor as _, Silent};
 use headwater::notify::{self, Purge};
 use headwater::push::{Fleet, Outcome, Report};
 use headwater::release::Release;
@@ -66,6 +66,11 @@ pub(crate) struct Turn {
 }
 
 impl AroundArgs {
+    /// Where the gauges go, if anywhere.
+    pub(crate) fn metrics<'a>(&'a self, config: &'a Config) -> Option<&'a Path> {
+        self.metrics.as_deref().or(config.notify.metrics.as_deref())
+    }
+
     /// Waits for the time to begin and takes the turn; nothing where there is nothing to do now.
     pub(crate) fn turn(&self, scratch: &Path, progress: &Progress) -> Result<Option<Turn>, Failure> {
         let failed = |error: IoError| Failure::new(Exit::Failed, error).with_hint("name a directory with --cache");
@@ -134,18 +139,20 @@ impl<'a> After<'a> {
         after
     }
 
-    /// Tells everybody how the push ended, and answers whom.
+    /// Tells everybody how the push to `fleet` ended, and answers whom; of `others` the gauges tell, too.
     pub(crate) fn end(
         mut self,
         report: Option<&Report>,
         code: u8,
         error: Option<&str>,
-        fleet: &Fleet,
+        [fleet, others]: [&Fleet; 2],
         progress: &Progress,
     ) -> Vec<Heard> {
-        let seen = self.needs_survey(report).then(|| watch::survey(fleet, progress));
+        let all = Fleet::new(fleet.mirrors().iter().chain(others.mirrors()).cloned().collect());
+        // Who is not pushed to failed nobody: how they stand is in the gauges.
+        let seen = self.needs_survey(report).then(|| watch::survey(&all, &Silent));
         let paths = match (report, &seen) {
-            (Some(report), Some(seen)) => changed(report, fleet, seen, progress),
+            (Some(report), Some(seen)) => changed(report, fleet, &seen[..fleet.mirrors().len()], progress),
             _ => BTreeSet::new(),
         };
         let facts = Facts { report, code, error };
@@ -165,17 +172,13 @@ impl<'a> After<'a> {
         self.told
     }
 
-    fn metrics(&self) -> Option<&Path> {
-        self.args.metrics.as_deref().or(self.config.notify.metrics.as_deref())
-    }
-
     /// Whether anybody wants to know what the mirrors say now.
     fn needs_survey(&self, report: Option<&Report>) -> bool {
         let notify = &self.config.notify;
         let is_told = notify.purge.is_some() || notify.hooks.on_activated.is_some() || notify.hooks.on_failed.is_some();
         let may_have_switched =
             report.is_some_and(|report| report.mirrors.iter().any(|one| one.outcome != Outcome::Current));
-        self.metrics().is_some() || is_told && may_have_switched
+        self.args.metrics(self.config).is_some() || is_told && may_have_switched
     }
 
     fn note(&mut self, who: &'static str, result: Result<String, String>) {
@@ -260,7 +263,7 @@ impl<'a> After<'a> {
     }
 
     fn write_metrics(&mut self, seen: Option<Vec<Seen>>, code: u8) {
-        let (Some(path), Some(seen)) = (self.metrics().map(Path::to_owned), seen) else { return };
+        let (Some(path), Some(seen)) = (self.args.metrics(self.config).map(Path::to_owned), seen) else { return };
         let look = watcher::look(seen, self.config);
         let milliseconds = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
         let ended = Some(metrics::Ended { code, milliseconds });

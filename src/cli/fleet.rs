@@ -26,7 +26,9 @@ pub(crate) fn narrow(config: &mut Config, args: &ConfigArgs) -> Result<(), Failu
     }
     let listed = |words: &[String], mirror: &MirrorConfig| words.iter().any(|word| is_named(mirror, word));
     let had_any = !config.mirrors.is_empty();
-    config.mirrors.retain(|mirror| (args.only.is_empty() || listed(&args.only, mirror)) && !listed(&args.skip, mirror));
+    let is_let_through =
+        |mirror: &MirrorConfig| (args.only.is_empty() || listed(&args.only, mirror)) && !listed(&args.skip, mirror);
+    config.left_out = config.mirrors.extract_if(.., |mirror| !is_let_through(mirror)).collect();
     if had_any && config.mirrors.is_empty() {
         return Err(Failure::new(Exit::Usage, "--only and --skip leave no mirror").with_hint("let one through"));
     }
@@ -91,7 +93,8 @@ fn wave(config: &Config, told: &config::Wave) -> Result<Wave, Failure> {
     let is_in = |mirror: &&MirrorConfig| mirror.group.as_ref().is_some_and(|group| told.groups.contains(group));
     let members: Vec<&MirrorConfig> = config.mirrors.iter().filter(is_in).collect();
     let mut probes = Vec::new();
-    for text in &told.probes {
+    // A wave of which no mirror is worked on is not looked at.
+    for text in told.probes.iter().filter(|_| !members.is_empty()) {
         if text.contains("://") {
             probes.push(probe(text.clone(), below(text, config))?);
             continue;
@@ -107,7 +110,7 @@ fn wave(config: &Config, told: &config::Wave) -> Result<Wave, Failure> {
 
 /// The path in the tree that a url shows: below the public url that it begins with, else below its host.
 fn below(url: &str, config: &Config) -> String {
-    let publics = config.mirrors.iter().filter_map(|mirror| mirror.public_url.as_ref());
+    let publics = config.all_mirrors().filter_map(|mirror| mirror.public_url.as_ref());
     let inside = publics.filter_map(|public| url.strip_prefix(public.as_str())).find(|rest| rest.starts_with('/'));
     let host = || url.split_once("://").and_then(|(_, rest)| rest.split_once('/')).map_or("", |(_, path)| path);
     decoded(inside.map_or_else(host, |rest| &rest[1..]))

@@ -80,10 +80,16 @@ fn of_mirrors(page: &mut Page<'_>, told: &Told<'_>, before: &str) {
         ("headwater_mirror_entries", "Entries of that release.", |s| s.entries),
     ];
     let rows = told.standings;
-    page.family("headwater_mirror_up", "Whether the mirror said what it serves.", rows, |s| one(s.state.is_known()));
+    page.family("headwater_mirror_up", "Whether the mirror said what it serves.", rows, |s| one(s.is_known()));
     page.family("headwater_mirror_current", "Whether the mirror serves the newest release.", rows, |s| {
         one(s.state == State::Current)
     });
+    page.family(
+        "headwater_mirror_frozen",
+        "Whether the mirror is left as it is, because somebody said so.",
+        rows,
+        |s| one(s.state == State::Frozen),
+    );
     for (name, help, fact) in FACTS {
         page.family(name, help, rows, fact);
     }

@@ -148,7 +148,10 @@ impl Table {
         let mut text = String::new();
         for row in &self.rows {
             let mut line = String::new();
-            for ((cell, width), align) in row.iter().zip(&widths).zip(&self.columns) {
+            // A column in which nobody says anything is none.
+            for ((cell, width), align) in
+                row.iter().zip(&widths).zip(&self.columns).filter(|((_, width), _)| **width > 0)
+            {
                 // Writing to a string cannot fail.
                 match align {
                     Align::Left => write!(line, "{cell:<width$}  "),

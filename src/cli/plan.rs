@@ -1,17 +1,24 @@
 //! `headwater plan` and `headwater diff`: what differs, path by path.
 
+use std::time::Duration;
+
+use headwater::config::Label;
 use headwater::manifest::{Change, ChangeKind, Diff};
-use headwater::push::{self, BaseCounts, Churn, DiffSide, MirrorPlan, PlanReport};
+use headwater::push::{self, BaseCounts, Churn, DiffSide, Goal, MirrorPlan, OnFailure, PlanReport, Schedule, WavePlan};
 use serde::Serialize;
 
 use super::args::{DiffArgs, PushArgs};
 use super::context::{self, Place};
 use super::failure::{Exit, Failure};
-use super::output::{Align, Table, bytes, count, counted, escape, listed, print, print_json};
+use super::output::{Align, Table, bytes, count, counted, duration, escape, listed, print, print_json};
 use super::places;
 use super::progress::Progress;
+use super::push::Job;
 use super::remote::Reach;
 use super::{hints, load_config, push as push_command};
+
+/// Mirrors and probes that are named of a wave before the rest is only counted.
+const MAX_NAMED: usize = 8;
 
 /// Runs `headwater plan`.
 pub(crate) fn run(args: &PushArgs) -> Result<Exit, Failure> {
@@ -22,9 +29,9 @@ pub(crate) fn run(args: &PushArgs) -> Result<Exit, Failure> {
     match planned.map_err(hints::of_push)? {
         Ok(plan) => {
             if args.output.json {
-                print_json(&PlanAnswer::new(&plan))?;
+                print_json(&PlanAnswer::new(&plan, &job))?;
             } else {
-                print(&describe(&plan))?;
+                print(&describe(&plan, &job))?;
             }
             let is_reachable = plan.mirrors.iter().all(|mirror| mirror.error.is_none());
             Ok(if is_reachable { Exit::Success } else { Exit::Partial })
@@ -46,20 +53,56 @@ struct PlanAnswer<'a> {
     version: u32,
     sequence: u64,
     is_new: bool,
-    mirrors: &'a [MirrorPlan],
+    schedule: &'a Schedule,
+    mirrors: Vec<Row<'a>>,
     changes: &'a [Change],
     same: u64,
     churn: &'a [Churn],
 }
 
+/// A mirror, also one that is left as it is.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Row<'a> {
+    Planned {
+        #[serde(flatten)]
+        plan: &'a MirrorPlan,
+        group: Option<&'a str>,
+        is_frozen: bool,
+    },
+    Frozen {
+        mirror: &'a str,
+        location: &'a str,
+        group: Option<&'a str>,
+        is_frozen: bool,
+    },
+}
+
+fn group<'a>(job: &'a Job, mirror: &str) -> Option<&'a str> {
+    job.config.mirror(mirror)?.group.as_ref().map(Label::as_str)
+}
+
+fn rows<'a>(plan: &'a PlanReport, job: &'a Job) -> Vec<Row<'a>> {
+    let planned =
+        plan.mirrors.iter().map(|plan| Row::Planned { plan, group: group(job, &plan.mirror), is_frozen: false });
+    let frozen = job.frozen.iter().map(|one| Row::Frozen {
+        mirror: &one.mirror,
+        location: &one.location,
+        group: group(job, &one.mirror),
+        is_frozen: true,
+    });
+    planned.chain(frozen).collect()
+}
+
 impl<'a> PlanAnswer<'a> {
-    fn new(plan: &'a PlanReport) -> Self {
+    fn new(plan: &'a PlanReport, job: &'a Job) -> Self {
         Self {
             headwater: "plan",
             version: 1,
             sequence: plan.sequence,
             is_new: plan.is_new,
-            mirrors: &plan.mirrors,
+            schedule: &plan.schedule,
+            mirrors: rows(plan, job),
             changes: &plan.diff.changes,
             same: plan.diff.same,
             churn: &plan.churn,
@@ -67,7 +110,7 @@ impl<'a> PlanAnswer<'a> {
     }
 }
 
-fn describe(plan: &PlanReport) -> String {
+fn describe(plan: &PlanReport, job: &Job) -> String {
     let mut text = describe_diff(&plan.diff);
     for churn in &plan.churn {
         text.push_str(&describe_churn(churn));
@@ -81,6 +124,8 @@ fn describe(plan: &PlanReport) -> String {
     text.push_str(&format!("release {sequence} {made}\n"));
     let mut table = Table::new([
         ("mirror", Align::Left),
+        // A heading of its own only where there are groups: an empty column is none.
+        (if job.config.mirrors.iter().any(|one| one.group.is_some()) { "group" } else { "" }, Align::Left),
         ("serves", Align::Right),
         ("objects", Align::Right),
         ("content", Align::Right),
@@ -88,14 +133,17 @@ fn describe(plan: &PlanReport) -> String {
         ("", Align::Left),
     ]);
     for mirror in &plan.mirrors {
-        let note = match (&mirror.error, mirror.is_current, mirror.serves) {
-            (Some(error), _, _) => error.clone(),
-            (None, true, _) => "is current".to_owned(),
-            (None, false, None) => "would be filled".to_owned(),
-            (None, false, Some(_)) => describe_bases(&mirror.bases),
+        let note = match (&mirror.error, mirror.serves) {
+            (Some(error), _) => error.clone(),
+            (None, _) if mirror.is_current => "is current".to_owned(),
+            (None, _) if mirror.is_staged => "is ready there".to_owned(),
+            (None, None) if mirror.is_joining => "joins: would be filled, nobody waits for it".to_owned(),
+            (None, None) => "would be filled".to_owned(),
+            (None, Some(_)) => describe_bases(&mirror.bases),
         };
         table.row([
             mirror.mirror.clone(),
+            group(job, &mirror.mirror).unwrap_or_default().to_owned(),
             mirror.serves.map_or_else(|| "none".to_owned(), |sequence| sequence.to_string()),
             count(mirror.objects),
             bytes(mirror.content_bytes),
@@ -103,8 +151,87 @@ fn describe(plan: &PlanReport) -> String {
             note,
         ]);
     }
+    for one in &job.frozen {
+        let (name, group) = (one.mirror.as_str(), group(job, &one.mirror).unwrap_or_default());
+        table.row([name, group, "", "", "", "", "is frozen: stays as it is"]);
+    }
     text.push_str(&table.render());
+    text.push_str(&describe_schedule(&plan.schedule));
     text
+}
+
+/// In which order they would switch, a line a wave.
+fn describe_schedule(schedule: &Schedule) -> String {
+    let Schedule { required, counted, waves, .. } = schedule;
+    let is_looked_at = waves.iter().any(|wave| !wave.probes.is_empty());
+    if waves.iter().map(|wave| wave.mirrors.len()).sum::<usize>() < 2 && !is_looked_at && schedule.goal != Goal::Stage {
+        return String::new();
+    }
+    let ready = match required == counted {
+        true => format!("all {}", counted_mirrors(*counted)),
+        false => format!("{required} of {}", counted_mirrors(*counted)),
+    };
+    let mut text = match schedule.goal {
+        Goal::Activate => format!("would switch once {ready} are ready:\n"),
+        Goal::Stage => format!("none would switch before `headwater activate`, and then once {ready} are ready:\n"),
+    };
+    let lead = schedule.lead.as_deref();
+    for (index, wave) in waves.iter().enumerate() {
+        let lead = if index == 0 { lead } else { None };
+        text.push_str(&format!(
+            "  {}. {}{}\n",
+            wave.number,
+            who(wave, lead, index == 0),
+            then(wave, index + 1 == waves.len())
+        ));
+    }
+    match (schedule.on_failure, is_looked_at) {
+        (OnFailure::Revert, true) => text.push_str("a bad probe or a failed switch would take everybody back\n"),
+        (OnFailure::Revert, false) => text.push_str("a failed switch would take everybody back\n"),
+        (OnFailure::Leave, true) => text.push_str("a bad probe would take its wave back and stop there\n"),
+        (OnFailure::Leave, false) => {}
+    }
+    text
+}
+
+fn counted_mirrors(number: usize) -> String {
+    counted(number as u64, "mirror", "mirrors")
+}
+
+/// The mirrors of a wave, in the order in which they would switch.
+fn who(wave: &WavePlan, lead: Option<&str>, is_first: bool) -> String {
+    let rest: Vec<&str> = wave.mirrors.iter().map(String::as_str).filter(|name| Some(*name) != lead).collect();
+    let shown: Vec<_> = rest.iter().take(MAX_NAMED).map(|name| escape(name)).collect();
+    let more = match rest.len() - shown.len() {
+        0 => String::new(),
+        more => format!(" and {} more", count(more as u64)),
+    };
+    let together = if rest.len() > 1 { " together" } else { "" };
+    match lead.map(escape) {
+        Some(lead) if rest.is_empty() => lead.into_owned(),
+        Some(lead) => format!("{lead}, then {}{more}{together}", shown.join(", ")),
+        None if is_first && rest.len() > 1 => format!("one of {}{more}, then the others together", shown.join(", ")),
+        None => format!("{}{more}{together}", shown.join(", ")),
+    }
+}
+
+/// What would happen before the next wave.
+fn then(wave: &WavePlan, is_last: bool) -> String {
+    let soak = match wave.soak_seconds {
+        seconds if seconds > 0 && !(is_last && wave.probes.is_empty()) => {
+            format!("; {} of soak", duration(Duration::from_secs(seconds)))
+        }
+        _ => String::new(),
+    };
+    let shown: Vec<_> = wave.probes.iter().take(MAX_NAMED).map(|url| escape(url)).collect();
+    match wave.probes.len() {
+        0 => soak,
+        1 => format!("{soak}; probe {}", shown.join(", ")),
+        many => {
+            let more = if many > shown.len() { ", …" } else { "" };
+            format!("{soak}; {many} probes: {}{more}", shown.join(", "))
+        }
+    }
 }
 
 /// How many objects would be sent as what differs from an old one, and from which.

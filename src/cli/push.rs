@@ -26,8 +26,10 @@ pub(crate) struct Job {
     pub(crate) options: Options,
     pub(crate) keep: usize,
     /// What the report says of mirrors that are left as they are.
-    frozen: Vec<MirrorReport>,
-    config: Config,
+    pub(crate) frozen: Vec<MirrorReport>,
+    /// Configured mirrors that are not pushed to, where somebody wants to know how all of them stand.
+    others: Fleet,
+    pub(crate) config: Config,
     around: AroundArgs,
 }
 
@@ -67,7 +69,19 @@ pub(crate) fn job(args: &PushArgs) -> Result<Job, Failure> {
     let goal = if args.stage_only { Goal::Stage } else { Goal::Activate };
     let told = Told { config: &config, release: &args.release, guards: &args.guards, work: &args.work, goal };
     let options = told.options(settings, scratch)?;
-    Ok(Job { source, fleet: mirrors, options, keep: keep(&config), frozen, config, around: args.around.clone() })
+    let (keep, around) = (keep(&config), args.around.clone());
+    let others = others(&reach, &mirrors, &config, &around);
+    Ok(Job { source, fleet: mirrors, options, keep, frozen, others, config, around })
+}
+
+/// The configured mirrors beside those of `fleet`, for the gauges: none of theirs shall vanish because this push is
+/// not for them. One without what its access needs is none of them: it was asked for nothing.
+fn others(reach: &Reach, fleet: &Fleet, config: &Config, around: &AroundArgs) -> Fleet {
+    let is_in = |choice: &MirrorChoice| {
+        fleet.mirrors().iter().any(|one| one.name() == choice.name || one.location() == choice.location)
+    };
+    let all = config.all_mirrors().filter(|_| around.metrics(config).is_some()).map(MirrorChoice::from);
+    Fleet::new(all.filter(|choice| !is_in(choice)).filter_map(|choice| reach.mirror(&choice, None).ok()).collect())
 }
 
 /// Refuses a requirement that no outcome could meet.
@@ -143,7 +157,8 @@ pub(crate) fn without_tree(told: TreeLess<'_>, source: Source) -> Result<(Job, G
         options.order = None;
     }
     let (keep, around) = (keep(&config), told.around.clone());
-    Ok((Job { source, fleet: mirrors, options, keep, frozen, config, around }, guards))
+    let others = others(&reach, &mirrors, &config, &around);
+    Ok((Job { source, fleet: mirrors, options, keep, frozen, others, config, around }, guards))
 }
 
 pub(crate) fn execute(
@@ -167,7 +182,7 @@ pub(crate) fn execute(
             let is_let_go = matches!(error, push::PushError::Superseded { .. }) && guards.superseded_ok;
             let failure = hints::of_push(error);
             let exit = if is_let_go { Exit::Success } else { failure.exit() };
-            after.end(None, exit.code(), Some(&failure.text()), &job.fleet, &progress);
+            after.end(None, exit.code(), Some(&failure.text()), [&job.fleet, &job.others], &progress);
             progress.finish();
             if is_let_go {
                 failure.print();
@@ -180,7 +195,7 @@ pub(crate) fn execute(
         }
     };
     let exit = exit_of(&report, progress.is_cancelled(), guards.superseded_ok);
-    let told = after.end(Some(&report), exit.code(), None, &job.fleet, &progress);
+    let told = after.end(Some(&report), exit.code(), None, [&job.fleet, &job.others], &progress);
     if output.json {
         print_json(&Answer { headwater: command, version: 1, exit_code: exit.code(), report: &report, told: &told })?;
     } else if !output.quiet {

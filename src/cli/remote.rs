@@ -70,11 +70,29 @@ impl Reach {
 
     /// Opens nothing yet: the mirrors of these choices.
     pub(crate) fn fleet(&self, choices: &[MirrorChoice], site: Option<&Site>) -> Result<Fleet, Failure> {
-        Ok(Fleet::new(choices.iter().map(|choice| self.mirror(choice, site)).collect::<Result<_, _>>()?))
+        let jobs = self.jobs_of_each(choices.len());
+        Ok(Fleet::new(choices.iter().map(|choice| self.with_jobs(choice, site, jobs)).collect::<Result<_, _>>()?))
+    }
+
+    /// Threads of one of so many mirrors. Each holds a pack, so that memory grows with all of them together, and a few
+    /// for each core keep it at work.
+    fn jobs_of_each(&self, mirrors: usize) -> NonZeroUsize {
+        const FOR_EACH_CORE: usize = 4;
+        let share = self.jobs.get() * FOR_EACH_CORE / mirrors.max(1);
+        NonZeroUsize::new(share).map_or(NonZeroUsize::MIN, |share| share.min(self.jobs))
     }
 
     /// The mirror of a choice.
     pub(crate) fn mirror(&self, choice: &MirrorChoice, site: Option<&Site>) -> Result<Arc<dyn Mirror>, Failure> {
+        self.with_jobs(choice, site, self.jobs)
+    }
+
+    fn with_jobs(
+        &self,
+        choice: &MirrorChoice,
+        site: Option<&Site>,
+        jobs: NonZeroUsize,
+    ) -> Result<Arc<dyn Mirror>, Failure> {
         let (name, text, site) = (choice.name.clone(), choice.location.clone(), site.cloned());
         let mut pace = self.pace.clone();
         if let Some(rate) = choice.access.bwlimit {
@@ -82,7 +100,7 @@ impl Reach {
         }
         Ok(match Location::parse(&choice.location).map_err(|error| wrong_location(&error))? {
             Location::Directory(path) => {
-                let mirror = DirectoryMirror::new(name, text, path, site, self.pace.wait, self.jobs);
+                let mirror = DirectoryMirror::new(name, text, path, site, self.pace.wait, jobs);
                 Arc::new(mirror.with_turns(self.pace.turns.clone()))
             }
             Location::Http(place) => {
@@ -216,6 +234,12 @@ mod tests {
         assert_eq!(token(&MirrorAccess::default(), canary), Ok(Some(Token::new("hw_canary").unwrap())));
         assert_eq!(token(&named("MINE"), canary), Ok(Some(Token::new("hw_canary").unwrap())));
         assert!(token(&named("OTHER"), canary).unwrap_err().contains("not set"));
+    }
+
+    #[test]
+    fn many_mirrors_share_the_threads() {
+        let reach = Reach { jobs: NonZeroUsize::new(2).unwrap(), ..reach(|_| None) };
+        assert_eq!([0, 1, 4, 5, 100].map(|mirrors| reach.jobs_of_each(mirrors).get()), [2, 2, 2, 1, 1]);
     }
 
     #[test]

@@ -81,7 +81,8 @@ impl Watcher {
 /// The judgement of what mirrors said just now.
 pub(crate) fn look(seen: Vec<Seen>, config: &Config) -> Look {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-    let is_frozen = |name: &str| config.mirror(name).is_some_and(|mirror| mirror.is_frozen(now));
+    let is_frozen =
+        |name: &str| config.all_mirrors().any(|mirror| mirror.name.as_str() == name && mirror.is_frozen(now));
     let standings = watch::judge(&seen, is_frozen, now);
     Look { seen, standings, now }
 }

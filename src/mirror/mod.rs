@@ -286,6 +286,12 @@ pub trait Pack: Send + Sync {
     /// # Errors
     /// When they cannot be read.
     fn bytes(&self) -> Result<Arc<Vec<u8>>, SupplyError>;
+
+    /// The same, to be read in small parts: however many mirrors do that at once, none has them all in memory.
+    ///
+    /// # Errors
+    /// When they cannot be opened.
+    fn open(&self) -> Result<Box<dyn Read + Send>, SupplyError>;
 }
 
 /// Walks the packs of a bundle, each as soon as it is sealed.

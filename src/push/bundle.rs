@@ -6,7 +6,7 @@
 //! pace never touch a disk here, and no slow one holds up the others.
 
 use std::collections::HashMap;
-use std::io::Read;
+use std::io::{self, BufReader, Read};
 use std::os::unix::fs::FileExt as _;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
@@ -19,6 +19,8 @@ use crate::push::scratch::Scratch;
 
 /// Bytes of packs kept in memory, and one pack of any size.
 const WINDOW_BYTES: usize = 3 * pack::TARGET_PACK_BYTES;
+/// So much of a pack is read at once from the scratch file, in bytes.
+const READ_BYTES: usize = 128 * 1024;
 
 #[derive(Debug, Clone)]
 enum Place {
@@ -236,5 +238,41 @@ impl Pack for ShelfPack {
                 Ok(Arc::new(bytes))
             }
         }
+    }
+
+    fn open(&self) -> Result<Box<dyn Read + Send>, SupplyError> {
+        Ok(match &self.bytes {
+            Bytes::Memory(bytes) => Box::new(io::Cursor::new(Shared(Arc::clone(bytes)))),
+            Bytes::Scratch(file, offset) => {
+                let part = ScratchPart { file: file.try_clone()?, at: *offset, left: self.size };
+                Box::new(BufReader::with_capacity(READ_BYTES, part))
+            }
+        })
+    }
+}
+
+/// Bytes that others have, too.
+struct Shared(Arc<Vec<u8>>);
+
+impl AsRef<[u8]> for Shared {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+/// A pack in the scratch file, read where it is: the file's own position is that of nobody.
+struct ScratchPart {
+    file: std::fs::File,
+    at: u64,
+    left: usize,
+}
+
+impl Read for ScratchPart {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        let most = out.len().min(self.left);
+        let count = self.file.read_at(&mut out[..most], self.at)?;
+        self.at += count as u64;
+        self.left -= count;
+        Ok(count)
     }
 }

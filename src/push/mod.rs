@@ -33,6 +33,7 @@ mod recheck;
 mod retention;
 mod revert;
 mod rollout;
+mod schedule;
 mod scratch;
 mod source;
 mod target;
@@ -50,6 +51,7 @@ pub use outcome::{MirrorReport, Outcome, Report, Reverted, Sums, error_chain};
 pub use pack_line::LineError;
 pub use plan::{MirrorPlan, PlanReport, plan};
 pub use retention::{Retention, RetentionRule};
+pub use schedule::{Schedule, WavePlan};
 pub use source::Source;
 pub use upkeep::{DiffSide, diff_sides, repair, settle};
 

@@ -73,7 +73,8 @@ pub enum Goal {
 }
 
 /// What becomes of mirrors that switched when another one then fails to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum OnFailure {
     /// They keep the release.
     #[default]

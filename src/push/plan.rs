@@ -9,15 +9,16 @@ use crate::push::bases::BaseCounts;
 use crate::push::batch::{Batch, batches};
 use crate::push::bundle::PackShelf;
 use crate::push::churn::{Churn, find_churn};
-use crate::push::fleet::Fleet;
+use crate::push::fleet::{self, Fleet};
 use crate::push::gate::Gate;
 use crate::push::options::Options;
 use crate::push::outcome::{Outcome, Report, Sums};
 use crate::push::prepare::{Prepared, prepare};
 use crate::push::rollout::at_once;
+use crate::push::schedule::Schedule;
 use crate::push::source::Source;
 use crate::push::target::Target;
-use crate::push::{PushError, pack_line};
+use crate::push::{PushError, pack_line, waves};
 
 /// What would happen to one mirror.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -33,6 +34,12 @@ pub struct MirrorPlan {
     pub error: Option<String>,
     /// Whether it has the release already.
     pub is_current: bool,
+    /// Whether the release is complete there, and only waits to be served.
+    pub is_staged: bool,
+    /// Whether it has no release yet while others have one: it is filled, and nobody waits for it.
+    pub is_joining: bool,
+    /// The wave in which it would switch, from 1.
+    pub wave: Option<usize>,
     /// Objects that would be sent.
     pub objects: u64,
     /// Their size, in bytes.
@@ -56,6 +63,8 @@ pub struct PlanReport {
     pub diff: Diff,
     /// What most changes of a kind have in common.
     pub churn: Vec<Churn>,
+    /// When which of them would switch.
+    pub schedule: Schedule,
     /// One for each mirror.
     pub mirrors: Vec<MirrorPlan>,
 }
@@ -86,13 +95,19 @@ pub fn plan(
         Some(batch) => compare(&target, batch)?,
         None => Diff::default(),
     };
+    let schedule = Schedule::new(&target, &outcomes, options);
+    if !schedule.waves.is_empty() {
+        // A probe that could never be right is refused as the push would.
+        waves::expected(&target, options)?;
+    }
     Ok(Ok(PlanReport {
         sequence: target.release.sequence,
         is_new: target.is_new,
         sums: target.sums,
         churn: find_churn(&diff, &target.supplies, monitor),
         diff,
-        mirrors: mirrors(&target, &outcomes, &batches, &sizes),
+        mirrors: mirrors(&target, &outcomes, &batches, &sizes, &schedule),
+        schedule,
     }))
 }
 
@@ -126,7 +141,13 @@ fn pack_bytes(
     })
 }
 
-fn mirrors(target: &Target, outcomes: &[Option<Outcome>], batches: &[Batch], sizes: &[u64]) -> Vec<MirrorPlan> {
+fn mirrors(
+    target: &Target,
+    outcomes: &[Option<Outcome>],
+    batches: &[Batch],
+    sizes: &[u64],
+    schedule: &Schedule,
+) -> Vec<MirrorPlan> {
     let plan = |(index, (member, outcome)): (usize, (&crate::push::Member, &Option<Outcome>))| {
         let batch = batches.iter().zip(sizes).find(|(batch, _)| batch.members().contains(&index));
         MirrorPlan {
@@ -138,6 +159,9 @@ fn mirrors(target: &Target, outcomes: &[Option<Outcome>], batches: &[Batch], siz
                 _ => None,
             },
             is_current: *outcome == Some(Outcome::Current),
+            is_staged: *outcome == Some(Outcome::Staged),
+            is_joining: fleet::is_joining(&target.members, index),
+            wave: schedule.wave_of(member.mirror.name()),
             objects: batch.map_or(0, |(batch, _)| batch.change.wanted.len() as u64),
             content_bytes: batch.map_or(0, |(batch, _)| batch.new_bytes()),
             send_bytes: batch.map_or(0, |(_, size)| *size),

@@ -62,7 +62,7 @@ pub(super) fn expected(target: &Target, options: &Options) -> Result<Expected, P
 }
 
 /// The mirrors of each wave, by index: those of the policy, then all others.
-fn members<'o>(target: &Target, options: &'o Options) -> Vec<(Vec<usize>, Option<&'o Wave>)> {
+pub(super) fn members<'o>(target: &Target, options: &'o Options) -> Vec<(Vec<usize>, Option<&'o Wave>)> {
     let name = |index: usize| target.members[index].mirror.name();
     let mut left: Vec<usize> = (0..target.members.len()).collect();
     let mut waves = Vec::new();

@@ -10,7 +10,7 @@ mod standing;
 mod survey;
 
 pub use changes::changes;
-pub use days::{DAY_SECONDS, Day, DayKind, days, published};
+pub use days::{DAY_SECONDS, Day, DayKind, Published, TOLERANCE_SECONDS, days, published};
 pub use public::{Public, Stale, fetch, look};
 pub use standing::{LastVerify, Level, Limits, Standing, State, judge, releases, severity};
 pub use survey::{Seen, survey};

@@ -23,7 +23,7 @@ pub enum State {
     Unreachable,
     /// It serves another release than the newest of the same sequence.
     Diverged,
-    /// It serves an older release than another mirror.
+    /// It serves older content than another mirror.
     Behind,
     /// The same, but the newest release is complete there and waits to be switched to.
     Staging,
@@ -31,7 +31,7 @@ pub enum State {
     Joining,
     /// It is left as it is, because somebody said so.
     Frozen,
-    /// It serves the newest release.
+    /// It serves the newest release, or an older one of the same content: visitors get the same.
     Current,
 }
 
@@ -112,7 +112,7 @@ pub struct Standing {
     pub bytes: Option<u64>,
     /// The sequence of a newer release that is complete there and not served.
     pub staged: Option<u64>,
-    /// How many releases it lacks, of those that are known.
+    /// How many releases it lacks, of those that are known: those after the last one with the content that it serves.
     pub behind: u64,
     /// Seconds since the oldest release that it lacks was published; nothing where that is not known.
     pub lag: Option<u64>,
@@ -161,7 +161,7 @@ impl Seen {
         let state = match &self.state {
             Ok(state) => state,
             Err(error) => {
-                standing.state = state_of(error.failure());
+                standing.state = if is_frozen { State::Frozen } else { state_of(error.failure()) };
                 standing.error = Some(error_chain(error));
                 return standing;
             }
@@ -183,7 +183,9 @@ impl Seen {
         standing.created = Some(current.created);
         (standing.entries, standing.bytes) = (Some(current.entries), Some(current.bytes));
         let known = releases(all, site);
-        let lacking = &known[known.partition_point(|release| release.rank() <= current.rank())..];
+        // It lacks what was published since its content was last the newest: who went back to that lacks nothing.
+        let same = known.iter().rposition(|release| release.content == current.content);
+        let lacking = &known[same.map_or(0, |last| last + 1)..];
         standing.behind = lacking.len() as u64;
         standing.lag = Some(lacking.first().map_or(0, |oldest| now.saturating_sub(oldest.created)));
         standing.state = match lacking.last() {
@@ -248,7 +250,8 @@ pub enum Level {
 /// How bad it is with all mirrors together: the worst of them, but unknown where none said what it serves.
 #[must_use]
 pub fn severity(standings: &[Standing], limits: Limits) -> Level {
-    if !standings.iter().any(|standing| standing.state.is_known()) {
+    let is_told = |standing: &Standing| standing.is_known() || standing.state == State::Frozen;
+    if !standings.iter().any(is_told) {
         return Level::Unknown;
     }
     standings.iter().map(|standing| standing.severity(limits)).max().unwrap_or(Level::Unknown)
@@ -278,6 +281,12 @@ impl Standing {
             public: None,
             error: None,
         }
+    }
+
+    /// Whether it said what it serves. Of a frozen one nobody has to know.
+    #[must_use]
+    pub const fn is_known(&self) -> bool {
+        self.state.is_known() && self.error.is_none()
     }
 
     /// Whether nobody has to do anything.
@@ -373,13 +382,44 @@ mod tests {
 
     #[test]
     fn lag_counts_from_the_oldest_release_that_is_lacking() {
-        let all: Vec<Release> = (1..=4).map(|sequence| release(sequence, b"c")).collect();
+        let all: Vec<Release> = (1..=4).map(|sequence| release(sequence, &sequence.to_le_bytes())).collect();
         let rows = judge(&[serving("a", &all[..1]), serving("b", &all), serving("c", &all[1..3])], |_| false, NOW);
         let told: Vec<_> = rows.iter().map(|row| (row.mirror.as_str(), row.behind, row.lag)).collect();
         assert_eq!(told, [("a", 3, Some(8_000)), ("c", 1, Some(6_000)), ("b", 0, Some(0))]);
         // A clock that is behind the publication lags by nothing.
         let early = judge(&[serving("a", &all[..1]), serving("b", &all)], |_| false, 5);
         assert_eq!((early[0].state, early[0].lag), (State::Behind, Some(0)));
+    }
+
+    #[test]
+    fn who_has_the_newest_content_lacks_nothing_whatever_its_release_is() {
+        let all = [release(1, b"good"), release(2, b"bad"), release(3, b"good")];
+        let rows = |all: &[Release]| {
+            let told = [serving("went-back", all), serving("was-spared", &all[..1]), serving("is-bad", &all[..2])];
+            let rows = judge(&told, |_| false, NOW);
+            rows.into_iter().map(|row| (row.mirror, row.state, row.behind, row.lag)).collect::<Vec<_>>()
+        };
+        let row = |mirror: &str, state, behind, lag| (mirror.to_owned(), state, behind, Some(lag));
+        let (behind, current) = (State::Behind, State::Current);
+        assert_eq!(
+            rows(&all),
+            [row("is-bad", behind, 1, 7_000), row("went-back", current, 0, 0), row("was-spared", current, 0, 0)]
+        );
+        // What is published after that is what both lack, and not the bad release before.
+        let next = [&all[..], &[release(4, b"better")]].concat();
+        assert_eq!(
+            rows(&next),
+            [row("is-bad", behind, 2, 7_000), row("was-spared", behind, 1, 6_000), row("went-back", current, 0, 0)]
+        );
+        let same = [serving("a", &[release(1, b"good"), release(2, b"same")]), serving("b", &[release(2, b"same")])];
+        assert!(judge(&same, |_| false, NOW).iter().all(|row| row.state == current));
+    }
+
+    #[test]
+    fn a_frozen_mirror_is_frozen_also_where_it_does_not_answer() {
+        let rows = judge(&[refusing("cold", "busy"), serving("b", &[release(1, b"1")])], |name| name == "cold", NOW);
+        assert_eq!((rows[0].state, rows[0].is_known(), rows[0].is_well()), (State::Frozen, false, true));
+        assert!(rows[0].error.is_some());
     }
 
     #[test]
@@ -402,7 +442,7 @@ mod tests {
     #[test]
     fn severity_is_the_worst_of_all() {
         let limits = Limits { warn: Duration::from_secs(6_500), crit: Duration::from_secs(7_500) };
-        let all: Vec<Release> = (1..=4).map(|sequence| release(sequence, b"c")).collect();
+        let all: Vec<Release> = (1..=4).map(|sequence| release(sequence, &sequence.to_le_bytes())).collect();
         let at = |seen: &[Seen]| severity(&judge(seen, |name| name == "cold", NOW), limits);
         assert_eq!(at(&[serving("b", &all)]), Level::Ok);
         assert_eq!(at(&[serving("b", &all), serving("c", &all[2..3])]), Level::Ok, "lag below the limit");

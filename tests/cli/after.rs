@@ -218,6 +218,39 @@ fn gauges_are_what_a_parser_of_prometheus_takes() {
 }
 
 #[test]
+fn gauges_tell_of_mirrors_that_the_push_was_not_for() {
+    let world =
+        world("[metrics]\nfile='headwater.prom'\n[[mirror]]\nname='cold'\nurl='cold'\n[[mirror]]\nname='us'\nurl='us'");
+    let says = |line: &str| {
+        let text = world.read("headwater.prom");
+        assert!(text.lines().any(|found| found == line), "{line}: {text}");
+    };
+    world.ok("push");
+    let success = |mirror: &str| {
+        let start = format!("headwater_mirror_last_success_timestamp_seconds{{site=\"docs\",mirror=\"{mirror}\"}} ");
+        let text = world.read("headwater.prom");
+        text.lines().find_map(|line| line.strip_prefix(&start).map(str::to_owned)).unwrap_or_else(|| panic!("{text}"))
+    };
+    let before = success("cold");
+    world.write("headwater.toml", world.read("headwater.toml").replace("url='cold'", "url='cold'\nfrozen=true"));
+    world.write("tree/index.html", "2");
+    world.ok("push --skip us");
+    says("headwater_mirror_release_sequence{site=\"docs\",mirror=\"cold\"} 1");
+    says("headwater_mirror_current{site=\"docs\",mirror=\"cold\"} 0");
+    says("headwater_mirror_frozen{site=\"docs\",mirror=\"cold\"} 1");
+    says("headwater_mirror_frozen{site=\"docs\",mirror=\"eu\"} 0");
+    says("headwater_mirrors{site=\"docs\",state=\"frozen\"} 1");
+    assert_eq!(success("cold"), before);
+    // Skipped this time: behind, and not gone.
+    says("headwater_mirror_behind_releases{site=\"docs\",mirror=\"us\"} 1");
+    world.ok("push ./tree us");
+    says("headwater_mirror_behind_releases{site=\"docs\",mirror=\"us\"} 0");
+    says("headwater_mirror_current{site=\"docs\",mirror=\"eu\"} 1");
+    world.ok("heal --only eu --metrics other.prom");
+    assert!(world.read("other.prom").contains("mirror=\"us\""));
+}
+
+#[test]
 fn ci_gets_a_summary_outputs_and_marks() {
     let world = world("");
     let variables: Vec<(&str, String)> = vec![

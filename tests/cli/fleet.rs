@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::harness::World;
+use crate::harness::{World, column};
 use crate::web::Web;
 
 /// Three mirrors below `web`, the first of them a canary, with `more` in the configuration.
@@ -60,6 +60,11 @@ fn a_bad_release_is_stopped_by_the_probe_and_reverted() {
     assert_eq!((answer["sequence"].as_u64(), answer["reverted"]["sequence"].as_u64()), (Some(2), Some(3)));
     assert_eq!(on(&world), [3, 1, 1]);
     assert_eq!(world.served("a").values().collect::<Vec<_>>(), before.values().collect::<Vec<_>>());
+    // Those that were spared serve what the canary went back to: nothing is wrong with them.
+    let rows = world.json("status", 0)["mirrors"].clone();
+    assert_eq!(column(&rows, "state"), ["current"; 3]);
+    assert_eq!(column(&rows, "behind"), ["0"; 3]);
+    assert_eq!(world.ok("mirrorlist").stdout.lines().count(), 3);
     world.run("push").code(5).warns("--again");
     world.ok("heal");
     assert_eq!(on(&world), [3, 3, 3]);
@@ -158,6 +163,13 @@ fn frozen_mirrors_stay_and_joining_ones_are_filled() {
     world.write("headwater.toml", world.read("headwater.toml").replace("frozen=true", "frozen=true\nuntil=2001-01-01"));
     world.ok("heal").says("release 3 was brought to 1 mirror");
     assert_eq!(on(&world), [3, 3, 3]);
+    // One that is frozen because it is broken is no alarm.
+    world.write("headwater.toml", world.read("headwater.toml").replace("until=2001-01-01", ""));
+    world.remove("b");
+    world.write("b", "a file");
+    let row = world.json("status", 0)["mirrors"].as_array().unwrap().iter().find(|row| row["mirror"] == "b").cloned();
+    let row = row.unwrap();
+    assert_eq!((row["state"].as_str(), row["error"].is_string()), (Some("frozen"), true), "{row}");
 }
 
 #[test]

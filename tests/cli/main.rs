@@ -27,6 +27,7 @@ mod rollback;
 mod rollouts;
 mod serve;
 mod status;
+mod story;
 mod verify;
 mod web;
 mod which;

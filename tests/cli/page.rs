@@ -22,9 +22,13 @@ fn fleet() -> World {
     world.args(&first).code(0);
     world.write("tree/<script>alert(1)</script>.html", "x");
     world.write("tree/index.html", "2");
+    // One was bad and is taken back; all others serve what it went back to.
     let note =
         "rewrite <b>the guide</b> https://git.example/docs/-/merge_requests/4711/diffs?commit_id=0123456789abcdef";
     world.args(&["push", "./tree", "./eu-1", &format!("./{}", names[2]), "--note", note]).code(0);
+    world.write("tree/index.html", "bad");
+    world.args(&["push", "./tree", "./eu-1", "--note", "a bad one"]).code(0);
+    world.ok("rollback ./eu-1");
     world.tamper("eu-1/current/index.html", "by hand");
     world.run("verify ./eu-1").code(1);
     let now = std::time::UNIX_EPOCH.elapsed().unwrap().as_secs();
@@ -62,6 +66,9 @@ fn the_page_is_one_file_that_needs_nothing_else() {
         "frozen",
         "; 1 added, 1 changed",
         "&lt;i&gt;disk",
+        "<span class=\"state late\">taken back</span>",
+        "Back to the content of release 2.",
+        "<dd>2, same as 4</dd>",
     ] {
         assert!(page.contains(told), "{told}: {page}");
     }
@@ -114,12 +121,15 @@ fn measure(world: &World, html: &str, width: u32, scheme: u32) -> Value {
         "<!doctype html><script>{MEASURE}</script><body><iframe style=\"border:0;width:{width}px;height:900px\" srcdoc=\"{quoted}\"></iframe>"
     );
     world.write("frame.html", frame);
-    let profile = world.path("profile");
+    let profile = tempfile::TempDir::with_prefix("headwater-browser-").unwrap();
     let mut command = Command::new(browser());
     command.args(["--headless=new", "--no-sandbox", "--disable-gpu", "--dump-dom", "--virtual-time-budget=2000"]);
+    // Nothing but the page: no network, and no first steps.
+    command.args(["--disable-quic", "--no-first-run", "--disable-background-networking"]);
+    command.args(["--disable-component-update", "--disable-sync"]);
     command.arg(format!("--blink-settings=preferredColorScheme={scheme}"));
     command
-        .arg(format!("--user-data-dir={}", profile.display()))
+        .arg(format!("--user-data-dir={}", profile.path().display()))
         .arg(format!("file://{}", world.path("frame.html").display()));
     let output = command.output().unwrap();
     let text = String::from_utf8_lossy(&output.stdout).into_owned();

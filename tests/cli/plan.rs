@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::harness::{World, column};
+use crate::harness::{World, column, of_kind};
 
 #[test]
 fn a_plan_changes_nothing_on_disk() {
@@ -102,4 +102,75 @@ fn fifty_paths_are_listed_and_the_rest_counted() {
     let run = world.ok("plan tree ./www").says("… and 15 more").says("65 added");
     assert_eq!(run.stdout.lines().filter(|line| line.starts_with("added ")).count(), 50);
     assert_eq!(world.json("plan tree ./www", 0)["changes"].as_array().unwrap().len(), 65);
+}
+
+/// Five mirrors: a canary with a wave of its own, two of a group, one that joins and one that is frozen.
+fn fleet(more: &str) -> World {
+    let world = World::with_tree();
+    let mirror = |name: &str, more: &str| format!("[[mirror]]\nname='{name}'\n{more}\n");
+    let mirrors =
+        mirror("b", "group='eu'") + &mirror("c", "group='eu'") + &mirror("new", "") + &mirror("a", "group='canary'");
+    let common = "content='tree'\n[mirror_defaults]\nurl='{name}'\npublic_url='https://{name}.example/docs'\n";
+    let wave = "[[wave]]\ngroups=['canary']\nsoak='10m'\nprobe='index.html'\n";
+    world.ok("push tree ./a ./b ./c ./cold");
+    world.write("tree/index.html", "2");
+    world.write("headwater.toml", format!("{more}{common}{mirrors}{}{wave}", mirror("cold", "frozen=true")));
+    world
+}
+
+#[test]
+fn a_plan_tells_who_would_switch_when() {
+    let world = fleet("");
+    let run = world.ok("plan").says("would switch once all 3 mirrors are ready:\n");
+    for line in [
+        "  1. a; 10 min of soak; probe https://a.example/docs/index.html\n",
+        "  2. b, c, new together\n",
+        "a bad probe would take its wave back and stop there\n",
+        "joins: would be filled, nobody waits for it\n",
+        "is frozen: stays as it is\n",
+        "canary ",
+    ] {
+        assert!(run.stdout.contains(line), "{line}: {}", run.stdout);
+    }
+    let plan = world.json("plan", 0);
+    assert_eq!(column(&plan["mirrors"], "mirror"), ["b", "c", "new", "a", "cold"]);
+    assert_eq!(column(&plan["mirrors"], "wave"), ["2", "2", "2", "1", "null"]);
+    assert_eq!(column(&plan["mirrors"], "group"), ["eu", "eu", "null", "canary", "null"]);
+    assert_eq!(column(&plan["mirrors"], "is_frozen"), ["false", "false", "false", "false", "true"]);
+    assert_eq!(column(&plan["mirrors"], "is_joining"), ["false", "false", "true", "false", "null"]);
+    let schedule = &plan["schedule"];
+    assert_eq!((&schedule["required"], &schedule["counted"], &schedule["lead"]), (&json!(3), &json!(3), &json!("a")));
+    assert_eq!((&schedule["goal"], &schedule["on_failure"]), (&json!("activate"), &json!("leave")));
+    assert_eq!(
+        schedule["waves"],
+        json!([
+            { "number": 1, "mirrors": ["a"], "soak_seconds": 600, "probes": ["https://a.example/docs/index.html"] },
+            { "number": 2, "mirrors": ["b", "c", "new"], "soak_seconds": 0, "probes": [] },
+        ])
+    );
+    assert!(!world.exists("new"));
+}
+
+#[test]
+fn a_plan_follows_what_the_push_is_told() {
+    let world = fleet("on_failure='revert'\nrequire='60%'\n");
+    world
+        .ok("plan")
+        .says("once 2 of 3 mirrors are ready")
+        .says("a bad probe or a failed switch would take everybody back");
+    let staged = world.ok("plan --stage-only --skip canary").says("none would switch before `headwater activate`");
+    assert!(!staged.stdout.contains("probe https"), "{}", staged.stdout);
+    assert_eq!(world.json("plan --stage-only", 0)["schedule"]["goal"], "stage");
+    // The one that leads the push is the one that the plan names.
+    let lead = world.json("plan --skip canary", 0)["schedule"]["lead"].as_str().unwrap().to_owned();
+    let events = world.events("push --skip canary --on-failure leave", 0);
+    assert_eq!(of_kind(&events, "activated")[0]["mirror"], lead);
+    world.ok("push --from b ./a --stage-only");
+    world.ok("plan --from b ./a").says("is ready there");
+    // A mirror alone has no order.
+    let alone = world.ok("plan --only b");
+    assert!(!alone.stdout.contains("would switch"), "{}", alone.stdout);
+    world.remove("tree/index.html");
+    world.run("plan").code(5).warns("a probe of a wave asks for");
+    world.ok("plan --skip canary");
 }

@@ -241,6 +241,10 @@ impl Pack for SealedPack {
     fn bytes(&self) -> Result<Arc<Vec<u8>>, SupplyError> {
         Ok(Arc::clone(&self.bytes))
     }
+
+    fn open(&self) -> Result<Box<dyn Read + Send>, SupplyError> {
+        Ok(Box::new(Cursor::new(self.bytes.to_vec())))
+    }
 }
 
 /// A bundle and the request that goes with it. A test may change any field.

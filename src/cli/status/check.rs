@@ -58,7 +58,7 @@ fn why(standing: &Standing) -> String {
     let faults = standing.verified.map_or(0, |verified| verified.faults);
     match standing.lag {
         Some(lag) if standing.behind > 0 => {
-            format!("{} by {}", standing.state.name(), duration(Duration::from_secs(lag)))
+            format!("{} by {}", standing.state.name(), duration(Duration::from_secs(lag.max(1))))
         }
         _ if standing.is_stale() => "is stale for visitors".to_owned(),
         _ if standing.state.is_well() && faults > 0 => format!("has {}", counted(faults, "fault", "faults")),
@@ -78,6 +78,6 @@ fn figures(standings: &[Standing], limits: Limits) -> String {
         standings.len(),
         counted(|standing| standing.state == State::Current),
         counted(|standing| standing.behind > 0 && standing.state != State::Frozen),
-        counted(|standing| !standing.state.is_known()),
+        counted(|standing| !standing.is_known()),
     )
 }

@@ -155,6 +155,8 @@ fn page<'a>(watcher: &Watcher, look: &'a Look) -> page::Page<'a> {
         standings: &look.standings,
         seen: &look.seen,
         releases,
+        // What the waves wait for is planned.
+        tolerance: watch::TOLERANCE_SECONDS + watcher.config.waves.iter().map(|wave| wave.soak.as_secs()).sum::<u64>(),
         now: look.now,
     }
 }

@@ -32,7 +32,7 @@ pub(super) fn describe(standings: &[Standing], now: u64) -> String {
             optional(standing.sequence.map(|sequence| sequence.to_string())),
             optional(standing.created.map(|created| age(created, now))),
             optional(is_behind.then(|| count(standing.behind))),
-            optional(standing.lag.filter(|_| is_behind).map(|lag| duration(Duration::from_secs(lag)))),
+            optional(standing.lag.filter(|_| is_behind).map(|lag| duration(Duration::from_secs(lag.max(1))))),
             optional(standing.switched.map(|switched| age(switched, now))),
             optional(standing.verified.map(|verified| verification(verified, now))),
             optional(standing.bytes.map(bytes)),

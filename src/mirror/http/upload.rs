@@ -7,7 +7,7 @@
 use std::collections::{HashSet, VecDeque};
 use std::io::{self, Read};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread::Scope;
 use std::time::{Duration, Instant};
 
@@ -338,9 +338,10 @@ impl<'u> Upload<'u> {
         let is_announced = !self.is_announced.swap(true, Ordering::Relaxed);
         let sent = match packs {
             [pack] => {
-                let bytes = pack.bytes().map_err(MirrorError::Supply)?;
+                let open = || pack.open().map_err(io::Error::other);
                 let resource = Resource::Pack(self.key, pack.id());
-                let request = Request::new(Verb::Put, resource, Body::Parts(vec![&bytes]), wire::MAX_MESSAGE_BYTES);
+                let body = Body::Stream(pack.size(), &open);
+                let request = Request::new(Verb::Put, resource, body, wire::MAX_MESSAGE_BYTES);
                 let request = Request { is_announced, ..request };
                 self.mirror.wired.ask(&request, &mut patience).map(|wire::Done {}| Sent::All)
             }
@@ -381,29 +382,29 @@ enum Sent {
     Cut,
 }
 
+/// A head and what it is of.
+type Headed = io::Chain<io::Cursor<Vec<u8>>, Box<dyn Read + Send>>;
+
 /// Packs one after the other, each behind its head and read when its turn comes.
 struct Row<'p> {
     packs: &'p [Box<dyn Pack>],
-    open: Option<(Vec<u8>, Arc<Vec<u8>>, usize)>,
+    open: Option<Headed>,
 }
 
 impl Read for Row<'_> {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
         loop {
-            if let Some((head, bytes, at)) = &mut self.open {
-                let rest = if *at < head.len() { &head[*at..] } else { &bytes[*at - head.len()..] };
-                if !rest.is_empty() {
-                    let count = rest.len().min(out.len());
-                    out[..count].copy_from_slice(&rest[..count]);
-                    *at += count;
+            if let Some(open) = &mut self.open {
+                let count = open.read(out)?;
+                if count > 0 || out.is_empty() {
                     return Ok(count);
                 }
             }
             let Some((pack, behind)) = self.packs.split_first() else { return Ok(0) };
-            let bytes = pack.bytes().map_err(io::Error::other)?;
-            let length = u32::try_from(bytes.len()).map_err(io::Error::other)?;
+            let length = u32::try_from(pack.size()).map_err(io::Error::other)?;
             let head = [&pack.id().as_bytes()[..], &length.to_be_bytes()].concat();
-            (self.packs, self.open) = (behind, Some((head, bytes, 0)));
+            let bytes = pack.open().map_err(io::Error::other)?;
+            (self.packs, self.open) = (behind, Some(io::Cursor::new(head).chain(bytes)));
         }
     }
 }
@@ -496,8 +497,12 @@ mod tests {
             self.0.len() as u64
         }
 
-        fn bytes(&self) -> Result<Arc<Vec<u8>>, SupplyError> {
-            Ok(Arc::new(self.0.clone()))
+        fn bytes(&self) -> Result<std::sync::Arc<Vec<u8>>, SupplyError> {
+            Ok(std::sync::Arc::new(self.0.clone()))
+        }
+
+        fn open(&self) -> Result<Box<dyn Read + Send>, SupplyError> {
+            Ok(Box::new(io::Cursor::new(self.0.clone())))
         }
     }
 

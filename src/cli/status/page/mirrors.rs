@@ -25,14 +25,14 @@ pub(super) fn section(page: &Page<'_>) -> String {
     for standing in page.standings {
         let one = page.seen.iter().find(|one| one.mirror == standing.mirror);
         let history = one.map_or(&[][..], |one| &one.history);
-        let strip = strip(&days(history, &published, page.now, DAYS));
-        html.push_str(&card(standing, history, &strip, page.now));
+        let strip = strip(&days(history, &published, page.tolerance, page.now, DAYS));
+        html.push_str(&card(page, standing, history, &strip));
     }
     html.push_str("</ul>\n");
     html
 }
 
-fn card(standing: &Standing, history: &[Happening], strip: &str, now: u64) -> String {
+fn card(page: &Page<'_>, standing: &Standing, history: &[Happening], strip: &str) -> String {
     let (name, place) = (text(&standing.mirror), text(&standing.location));
     let place = if name == place { String::new() } else { place };
     let place = match standing.round_trip_ms {
@@ -51,27 +51,29 @@ fn card(standing: &Standing, history: &[Happening], strip: &str, now: u64) -> St
         // Writing to a string cannot fail.
         writeln!(html, "<p class=\"error\">{}</p>", text(error)).ok();
     }
-    if standing.state.is_known() {
-        html.push_str(&facts(standing, now));
+    if standing.is_known() {
+        html.push_str(&facts(page, standing));
     }
     html.push_str(strip);
-    html.push_str(&failures(history, now));
+    html.push_str(&failures(history, page.now));
     html.push_str("</li>\n");
     html
 }
 
-fn facts(standing: &Standing, now: u64) -> String {
+fn facts(page: &Page<'_>, standing: &Standing) -> String {
+    let now = page.now;
     let mut html = String::from("<dl class=\"facts\">\n");
     let mut add = |term: &str, description: Option<String>| {
         html.extend(description.map(|description| format!("<div><dt>{term}</dt><dd>{description}</dd></div>\n")));
     };
-    add("Release", standing.sequence.map(|sequence| sequence.to_string()));
+    let same = page.same_as(standing).map(|newest| format!(", same as {newest}")).unwrap_or_default();
+    add("Release", standing.sequence.map(|sequence| format!("{sequence}{same}")));
     add("Published", standing.created.map(|created| time(created, now)));
     add(
         "Lag",
         standing.lag.filter(|_| standing.behind > 0).map(|lag| {
             let behind = counted(standing.behind, "release", "releases");
-            format!("{}, {behind}", duration(Duration::from_secs(lag)))
+            format!("{}, {behind}", duration(Duration::from_secs(lag.max(1))))
         }),
     );
     let or = |text: Option<String>, without: &str| Some(text.unwrap_or_else(|| without.to_owned()));

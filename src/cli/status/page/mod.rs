@@ -28,6 +28,8 @@ pub(super) struct Page<'a> {
     pub(super) seen: &'a [Seen],
     /// The releases that any of them keeps, newest first, and how each differs from the one before.
     pub(super) releases: Vec<(&'a Release, Option<Diff>)>,
+    /// How much later than the first mirror another one may have a release without being late, in seconds.
+    pub(super) tolerance: u64,
     /// Seconds since 1970.
     pub(super) now: u64,
 }
@@ -119,6 +121,13 @@ impl Page<'_> {
         ["bad", "late"].into_iter().find(|wanted| has(*wanted)).unwrap_or("good")
     }
 
+    /// The newest release of the mirror's site, where that is another one with the content that it serves.
+    fn same_as(&self, standing: &Standing) -> Option<u64> {
+        let of_site = |release: &&Release| standing.site.as_ref() == Some(&release.site);
+        let newest = self.releases.iter().map(|(release, _)| *release).find(of_site)?.sequence;
+        Some(newest).filter(|newest| standing.state == State::Current && standing.sequence != Some(*newest))
+    }
+
     fn subtitle(&self) -> String {
         let Some((newest, _)) = self.releases.first() else {
             return "<p class=\"soft\">No release is known yet.</p>\n".to_owned();
@@ -131,18 +140,19 @@ impl Page<'_> {
     fn sums(&self) -> String {
         let counted_of =
             |is: fn(&Standing) -> bool| self.standings.iter().filter(|standing| is(standing)).count() as u64;
-        let lag = self.standings.iter().filter(|standing| standing.state != State::Frozen).filter_map(|one| one.lag);
-        let lag = match lag.max() {
+        let lags = self.standings.iter().filter(|standing| standing.state != State::Frozen);
+        let lags = lags.filter_map(|one| Some((one.behind > 0, one.lag?)));
+        let lag = match lags.max() {
             None => "not known".to_owned(),
-            Some(0) => "none".to_owned(),
-            Some(lag) => duration(Duration::from_secs(lag)),
+            Some((false, _)) => "none".to_owned(),
+            Some((true, lag)) => duration(Duration::from_secs(lag.max(1))),
         };
         let mirrors = match self.of(|state| state == State::Frozen) {
             0 => count(self.standings.len() as u64),
             frozen => format!("{}, {} frozen", count(self.standings.len() as u64), count(frozen)),
         };
         let faults: u64 = self.standings.iter().filter_map(|one| one.verified).map(|verified| verified.faults).sum();
-        let never = counted_of(|standing| standing.state.is_known() && standing.verified.is_none());
+        let never = counted_of(|standing| standing.is_known() && standing.verified.is_none());
         let verified = match (faults, never) {
             (0, 0) => "no fault".to_owned(),
             (0, never) => format!("{} never", count(never)),
@@ -151,7 +161,7 @@ impl Page<'_> {
         format!(
             "<dl class=\"sums\">\n{}{}{}{}</dl>\n",
             fact("Mirrors", &mirrors),
-            fact("Not reached", &count(counted_of(|standing| !standing.state.is_known()))),
+            fact("Not reached", &count(counted_of(|standing| !standing.is_known()))),
             fact("Longest lag", &lag),
             fact("Verified", &verified),
         )
@@ -170,7 +180,8 @@ mod tests {
         );
         let evil = "</style><script>alert(1)</script>\u{1b}[2J";
         let standing = Standing { error: Some(evil.into()), ..Standing::silent(evil, evil, State::Unknown) };
-        let page = Page { title: evil.into(), standings: &[standing], seen: &[], releases: Vec::new(), now: 0 };
+        let standings = &[standing];
+        let page = Page { title: evil.into(), standings, seen: &[], releases: Vec::new(), tolerance: 0, now: 0 };
         let html = page.render();
         assert_eq!(html.matches("<script").count() + html.matches('\u{1b}').count(), 0);
         assert_eq!(html.matches("</style>").count(), 1);
@@ -180,7 +191,8 @@ mod tests {
     fn the_verdict_counts_those_that_are_not_frozen() {
         let of = |states: &[State]| {
             let standings: Vec<_> = states.iter().map(|state| Standing::silent("m", "/m", *state)).collect();
-            let page = Page { title: String::new(), standings: &standings, seen: &[], releases: Vec::new(), now: 0 };
+            let (title, standings, releases) = (String::new(), &standings[..], Vec::new());
+            let page = Page { title, standings, seen: &[], releases, tolerance: 0, now: 0 };
             (page.verdict(), page.mood())
         };
         let words = |verdict: &str, mood| (verdict.to_owned(), mood);

@@ -31,6 +31,7 @@ fn card(page: &Page<'_>, release: &Release, diff: Option<&Diff>) -> String {
     let id = release.id().to_string();
     let served = page.standings.iter().filter(|standing| standing.release.as_deref() == Some(&id)).count() as u64;
     let state = match served {
+        0 if is_taken_back(page, release) => "<span class=\"state late\">taken back</span>".to_owned(),
         0 => String::new(),
         served => format!("<span class=\"state good\">on {}</span>", counted(served, "mirror", "mirrors")),
     };
@@ -51,6 +52,12 @@ fn card(page: &Page<'_>, release: &Release, diff: Option<&Diff>) -> String {
     html.push_str(&diff.map(paths).unwrap_or_default());
     html.push_str("</li>\n");
     html
+}
+
+/// Whether the mirrors went back from it.
+fn is_taken_back(page: &Page<'_>, release: &Release) -> bool {
+    let later = page.releases.iter().map(|(later, _)| *later);
+    later.take_while(|later| later.id() != release.id()).any(|later| later.rejected.contains(&release.content))
 }
 
 fn sums(diff: &Diff) -> String {

@@ -1,0 +1,158 @@
+//! A fleet of ten, from the first push to a bad release: one canary wave, one mirror that is broken, web servers in
+//! front that give visitors what they have kept, and what status, page and gauges say of it all.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead as _, BufReader};
+use std::process::Child;
+use std::sync::{Arc, Mutex};
+
+use serde_json::Value;
+
+use crate::harness::{World, column};
+use crate::web::Web;
+
+const RECEIVERS: [&str; 4] = ["edge-1", "edge-2", "edge-3", "edge-4"];
+const DIRECTORIES: [&str; 6] = ["canary-1", "canary-2", "hub", "spare", "archive", "broken"];
+
+/// A receiver, which ends with this value.
+struct Receiver(Child);
+
+impl Drop for Receiver {
+    fn drop(&mut self) {
+        self.0.kill().ok();
+        self.0.wait().ok();
+    }
+}
+
+/// Starts a receiver of the directory `name`; with it its URL.
+fn receiver(world: &World, name: &str) -> (Receiver, String) {
+    let mut child = world.start(&format!("serve ./{name} --site docs --listen 127.0.0.1:0 --no-auth"));
+    let mut log = BufReader::new(child.stderr.take().unwrap()).lines();
+    let first: Value = serde_json::from_str(&log.next().unwrap().unwrap()).unwrap();
+    std::thread::spawn(move || log.map_while(Result::ok).for_each(drop));
+    (Receiver(child), format!("http://{}", first["address"].as_str().unwrap()))
+}
+
+/// What a web server in front of a mirror has kept, by path; it gives that and asks nobody.
+type Kept = Arc<Mutex<BTreeMap<String, Vec<u8>>>>;
+
+/// A web server in front of all mirrors, at `/NAME/`.
+fn front(world: &World) -> (Web, Kept) {
+    let (root, kept) = (world.path("."), Kept::default());
+    let of_front = Arc::clone(&kept);
+    let web = Web::start(move |_, asked| {
+        if let Some(content) = of_front.lock().unwrap().get(&asked.path) {
+            return (200, String::new(), content.clone());
+        }
+        let (mirror, path) = asked.path.trim_start_matches('/').split_once('/').unwrap();
+        match std::fs::read(root.join(mirror).join("current").join(path)) {
+            Ok(content) => (200, String::new(), content),
+            Err(_) => (404, String::new(), Vec::new()),
+        }
+    });
+    (web, kept)
+}
+
+fn fleet(world: &World, web: &Web) -> Vec<Receiver> {
+    let (receivers, urls): (Vec<_>, Vec<_>) = RECEIVERS.iter().map(|name| receiver(world, name)).unzip();
+    let remote = RECEIVERS.iter().zip(urls).map(|(name, url)| format!("[[mirror]]\nname='{name}'\nurl='{url}'\n"));
+    let local = DIRECTORIES.iter().map(|name| {
+        let group = if name.starts_with("canary") { "group='canary'\n" } else { "" };
+        format!("[[mirror]]\nname='{name}'\nurl='./{name}'\n{group}")
+    });
+    let mirrors: String = remote.chain(local).collect();
+    let config = format!(
+        "site='docs'\ncontent='tree'\nrequire='80%'\n[metrics]\nfile='fleet.prom'\n\
+         [mirror_defaults]\npublic_url='{}/{{name}}'\n{mirrors}\
+         [[wave]]\ngroups=['canary']\nsoak='10ms'\nprobe=['index.html', 'app.js']\n",
+        web.url
+    );
+    world.write("headwater.toml", config);
+    receivers
+}
+
+fn all() -> impl Iterator<Item = &'static str> {
+    RECEIVERS.into_iter().chain(DIRECTORIES)
+}
+
+fn outcomes(answer: &Value, wanted: &str) -> Vec<String> {
+    let rows = answer["mirrors"].as_array().unwrap();
+    let named = rows.iter().filter(|row| row["outcome"] == wanted);
+    named.map(|row| row["mirror"].as_str().unwrap().to_owned()).collect()
+}
+
+fn says(text: &str, line: &str) {
+    assert!(text.lines().any(|found| found == line), "{line}: {text}");
+}
+
+#[test]
+fn a_bad_release_reaches_the_canary_and_nobody_else() {
+    let world = World::with_tree();
+    let (web, kept) = front(&world);
+    let _receivers = fleet(&world, &web);
+    // A first release for all, and a second one for which a mirror is broken.
+    assert_eq!(outcomes(&world.json("push --note first", 0), "activated").len(), 10);
+    world.rename("broken/.headwater/objects/00", "away");
+    world.write("tree/docs/a.html", "<h1>a, second edition</h1>\n");
+    let answer = world.json("push --note second", 3);
+    assert_eq!((outcomes(&answer, "activated").len(), outcomes(&answer, "failed")), (9, vec!["broken".to_owned()]));
+    assert!(answer["spread_ms"].is_u64(), "{answer}");
+    let good = world.served("hub");
+
+    // The front of one canary has the page of before, and so its visitors get what no release has.
+    kept.lock().unwrap().insert("/canary-2/index.html".to_owned(), b"of before".to_vec());
+    world.write("tree/index.html", "<h1>third</h1>\n");
+    world.write("tree/app.js", "console.log(3)\n");
+    world.ok("plan --skip broken").says("  1. canary-");
+    let answer = world.json("push --note third", 4);
+    assert_eq!(outcomes(&answer, "reverted"), ["canary-1", "canary-2"], "{answer}");
+    assert_eq!(outcomes(&answer, "skipped").len(), 7, "{answer}");
+    let stopped = answer["stopped"].as_str().unwrap();
+    assert!(stopped.contains("/canary-2/index.html: visitors get something else"), "{stopped}");
+    assert_eq!((answer["sequence"].as_u64(), answer["reverted"]["sequence"].as_u64()), (Some(3), Some(4)));
+    for name in all() {
+        let wanted = if name.starts_with("canary") { 4 } else { 2 - u64::from(name == "broken") };
+        assert_eq!(world.current(name), wanted, "{name}");
+        assert!(name == "broken" || world.served(name) == good, "{name}");
+    }
+    kept.lock().unwrap().clear();
+    judge(&world, &web);
+
+    // The same again is refused; with a mended front and mirror all get it.
+    world.run("push").code(5).warns("--again");
+    world.rename("away", "broken/.headwater/objects/00");
+    assert_eq!(outcomes(&world.json("push --again --note third", 0), "activated").len(), 10);
+    assert!(all().all(|name| world.current(name) == 5 && world.served(name) == world.files("tree")));
+    world.ok("status --public").says("10 of 10 mirrors current");
+}
+
+/// What status, lists, gauges and the page say after the bad release.
+fn judge(world: &World, web: &Web) {
+    let rows = world.json("status --public", 1)["mirrors"].clone();
+    assert_eq!(column(&rows, "mirror")[0], "broken");
+    assert_eq!(column(&rows, "state").iter().filter(|state| *state == "current").count(), 9, "{rows}");
+    assert_eq!(rows[0]["behind"], 3);
+    let list = world.ok("mirrorlist --public").stdout;
+    assert_eq!(list.lines().count(), 9);
+    assert!(!list.contains("broken") && list.contains(&format!("{}/edge-1\n", web.url)), "{list}");
+    let gauges = world.read("fleet.prom");
+    says(&gauges, "headwater_push_exit_code{site=\"docs\"} 4");
+    says(&gauges, "headwater_mirror_current{site=\"docs\",mirror=\"edge-1\"} 1");
+    says(&gauges, "headwater_mirror_current{site=\"docs\",mirror=\"broken\"} 0");
+    world.run("status --check").code(0).says("9 of 10 mirrors current").says("behind=1;");
+    world.run("status --public --html page.html").code(1);
+    let page = world.read("page.html");
+    for words in [
+        "9 of 10 mirrors are current",
+        "back from release 3",
+        "Back to the content of release 2.",
+        "taken back",
+        "same as 4",
+    ] {
+        assert!(page.contains(words), "{words}");
+    }
+    // To be looked at.
+    if let Some(path) = std::env::var_os("HEADWATER_PAGE") {
+        std::fs::write(path, page).unwrap();
+    }
+}
