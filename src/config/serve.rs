@@ -308,7 +308,7 @@ mod tests {
         let seconds = [limits.first_byte, limits.head, limits.idle, limits.body_idle, limits.body, limits.shutdown];
         assert_eq!(seconds.map(|limit| limit.as_secs()), [10, 10, 75, 30, 60, 30]);
         let numbers = (limits.body_bytes_per_second, limits.connections, limits.connections_per_address);
-        assert_eq!(numbers, (16 * 1024, 512, 64));
+        assert_eq!(numbers, (16 * 1024, 2048, 64));
     }
 
     #[test]
