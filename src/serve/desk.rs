@@ -11,10 +11,11 @@ use std::time::{Duration, Instant};
 
 use crate::hash::{ManifestId, ObjectId};
 use crate::manifest::WINDOW_LOG_MAX;
-use crate::release::{Release, ReleaseName};
+use crate::release::{MAX_RECORD_BYTES, Release, ReleaseName};
+use crate::serve::inbox::Inbox;
 use crate::serve::refused::Refused;
 use crate::store::{FetchRecords, Store, StoreError};
-use crate::wire::Wants;
+use crate::wire::{Done, Wants};
 
 /// Part of the file.
 #[derive(Debug, Clone)]
@@ -105,7 +106,7 @@ impl Desk {
         self.inner().manifests.check(id)
     }
 
-    pub(super) fn check_release(&self, name: &ReleaseName) -> Result<(), Refused> {
+    fn check_release(&self, name: &ReleaseName) -> Result<(), Refused> {
         self.inner().releases.check(name)
     }
 
@@ -129,8 +130,21 @@ impl Desk {
         self.inner().manifests.came.insert(id, section);
     }
 
-    pub(super) fn put_release(&self, release: Release) {
+    fn put_release(&self, release: Release) {
         self.inner().releases.came.insert(release.name(), release);
+    }
+
+    /// Reads the record of a release that was asked for.
+    pub(super) async fn take_release(&self, name: ReleaseName, inbox: &mut Inbox) -> Result<Done, Refused> {
+        let length = inbox.check(MAX_RECORD_BYTES)?;
+        self.check_release(&name)?;
+        let release =
+            Release::parse(&inbox.read(length).await?).map_err(|error| Refused::malformed(error.to_string()))?;
+        if release.name() != name {
+            return Err(Refused::malformed("these bytes are not this release"));
+        }
+        self.put_release(release);
+        Ok(Done {})
     }
 
     /// The content of an object that came.

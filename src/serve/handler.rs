@@ -3,8 +3,7 @@
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, Weak};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Instant;
 
 use hyper::body::{Bytes, Incoming};
@@ -15,14 +14,14 @@ use serde::de::DeserializeOwned;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use crate::hash::{ManifestId, ObjectId};
-use crate::release::{MAX_RECORD_BYTES, Release, ReleaseName};
+use crate::release::ReleaseName;
 use crate::serve::crew::Crew;
 use crate::serve::desk::Section;
 use crate::serve::guarded::Phases;
 use crate::serve::hook::Hooks;
 use crate::serve::inbox::Inbox;
 use crate::serve::log::{Entry, text};
-use crate::serve::reaction::Reaction;
+use crate::serve::reaction::{Reaction, presence};
 use crate::serve::refused::{Refused, or_unknown};
 use crate::serve::reply::{self, Reply};
 use crate::serve::site::{SiteState, Switched};
@@ -307,7 +306,7 @@ impl Handler {
             Resource::Packs(key) => stage::put_packs(self, site, key, inbox).await?,
             Resource::Object(id) => self.put_object(site, id, inbox).await?,
             Resource::Manifest(id) => self.put_manifest(site, id, inbox).await?,
-            Resource::Release(name) => put_release(site, name, inbox).await?,
+            Resource::Release(name) => site.desk.take_release(name, inbox).await?,
             _ => return Err(not_here()),
         };
         Ok(Reaction::done(done))
@@ -462,24 +461,6 @@ async fn run<T: Send + 'static>(
         result
     };
     tokio::task::spawn_blocking(work).await.map_err(|error| Refused::broken(&error))?
-}
-
-/// A guard of the one who asks, and whether it is gone.
-fn presence() -> (Arc<AtomicBool>, impl Fn() -> bool + Send + Sync) {
-    let asker = Arc::new(AtomicBool::new(true));
-    let weak: Weak<AtomicBool> = Arc::downgrade(&asker);
-    (asker, move || weak.upgrade().is_none_or(|asker| !asker.load(Ordering::Relaxed)))
-}
-
-async fn put_release(site: &Arc<SiteState>, name: ReleaseName, inbox: &mut Inbox) -> Result<Done, Refused> {
-    let length = inbox.check(MAX_RECORD_BYTES)?;
-    site.desk.check_release(&name)?;
-    let release = Release::parse(&inbox.read(length).await?).map_err(|error| Refused::malformed(error.to_string()))?;
-    if release.name() != name {
-        return Err(Refused::malformed("these bytes are not this release"));
-    }
-    site.desk.put_release(release);
-    Ok(Done {})
 }
 
 fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Refused> {

@@ -2,6 +2,8 @@
 
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
 
 use hyper::Response;
 use hyper::body::Bytes;
@@ -27,4 +29,11 @@ impl Reaction {
     pub(super) fn later<T: Serialize>(work: impl Future<Output = Result<T, Refused>> + Send + 'static) -> Self {
         Self::Later(Box::pin(async move { Ok(reply::json_bytes(&Answer::Ok(work.await?))) }))
     }
+}
+
+/// A guard of the one who asks, and whether it is gone.
+pub(super) fn presence() -> (Arc<AtomicBool>, impl Fn() -> bool + Send + Sync) {
+    let asker = Arc::new(AtomicBool::new(true));
+    let weak: Weak<AtomicBool> = Arc::downgrade(&asker);
+    (asker, move || weak.upgrade().is_none_or(|asker| !asker.load(Ordering::Relaxed)))
 }
