@@ -9,6 +9,7 @@ mod program;
 mod pushes;
 mod questions;
 mod readers;
+mod settling;
 mod vectors;
 mod weight;
 
