@@ -41,9 +41,7 @@ pub(crate) fn job(args: &PushArgs) -> Result<Job, Failure> {
     let mut settings = ReleaseSettings::merge(&args.release, &config, settings::environment)?;
     let jobs = context::jobs(args.work.jobs);
     let work = &args.work;
-    let may_revert = !config.waves.is_empty() || config.on_failure == headwater::config::OnFailure::Revert;
-    let settling = (!may_revert).then(|| keep(&config));
-    let reach = Reach::new(&work.remote, Some(&work.traffic), work.wait.wait, jobs).settling(settling);
+    let reach = Reach::new(&work.remote, Some(&work.traffic), work.wait.wait, jobs);
     let from = match &args.source.from {
         Some(from) => {
             let choice: Vec<MirrorChoice> = places::of_mirrors(std::slice::from_ref(from), &config)?;

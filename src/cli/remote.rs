@@ -39,8 +39,6 @@ pub(crate) struct Reach {
     jobs: NonZeroUsize,
     pace: Pace,
     ssh: SshSettings,
-    /// How many releases receivers keep that settle by themselves.
-    keep: Option<usize>,
     environment: fn(&str) -> Option<String>,
 }
 
@@ -59,13 +57,7 @@ impl Reach {
             receiver: remote.receive_command.clone().unwrap_or(defaults.receiver),
             host_key: None,
         };
-        Self { jobs, pace, ssh, keep: None, environment: super::settings::environment }
-    }
-
-    /// The same, for a push after which nothing is to be taken back: receivers settle by themselves as soon as they switched.
-    pub(crate) const fn settling(mut self, keep: Option<usize>) -> Self {
-        self.keep = keep;
-        self
+        Self { jobs, pace, ssh, environment: super::settings::environment }
     }
 
     /// Opens nothing yet: the mirrors of these choices.
@@ -105,7 +97,7 @@ impl Reach {
             }
             Location::Http(place) => {
                 let access = self.access(&choice.access).map_err(|failure| failure.of(&choice.name))?;
-                Arc::new(HttpMirror::new(name, text, &place, &access, site, pace).settling(self.keep))
+                Arc::new(HttpMirror::new(name, text, &place, &access, site, pace))
             }
             Location::Ssh(place) => {
                 let settings = SshSettings { host_key: choice.access.host_key.clone(), ..self.ssh.clone() };

@@ -29,7 +29,7 @@ use crate::serve::{Access, Limits, Log, Record, Right, ServeError, Settings, Tok
 use crate::store::Depth;
 use crate::tree_path::Site;
 use crate::wire::{
-    Abandon, Action, Activate, Activated, Answer, Done, Keep, MAX_CHANGE_BYTES, Refusal, Repair, Resource, VERSION,
+    Abandon, Action, Activate, Answer, Done, Keep, MAX_CHANGE_BYTES, Refusal, Repair, Resource, VERSION,
     VERSION_HEADER, Verify,
 };
 
@@ -418,32 +418,16 @@ impl Handler {
         }
     }
 
-    async fn activate(self: Arc<Self>, site: Arc<SiteState>, request: Activate) -> Result<Activated, Refused> {
-        let (this, switched) = (Arc::clone(&self), Arc::clone(&site));
+    async fn activate(self: Arc<Self>, site: Arc<SiteState>, request: Activate) -> Result<Done, Refused> {
+        let this = Arc::clone(&self);
         let switch = move || {
             // All in one: the peer may go at any moment, and whoever asks again finds it switched.
-            if let Switched::Now(name) = switched.activate(request)? {
-                this.follow(&switched, (name, request.release));
+            if let Switched::Now(name) = site.activate(request)? {
+                this.follow(&site, (name, request.release));
             }
-            Ok(())
+            Ok(Done {})
         };
-        self.blocking(switch).await?;
-        Ok(Activated { settles: request.settle.is_some_and(|keep| self.settle_behind(site, keep)) })
-    }
-
-    /// Settles while the answer is on its way. Answers whether there is a worker for it.
-    fn settle_behind(&self, site: Arc<SiteState>, keep: usize) -> bool {
-        let Ok(permit) = Arc::clone(&self.workers).try_acquire_owned() else { return false };
-        let log = Arc::clone(&self.log);
-        let settle = move || {
-            if let Err(refused) = site.settle(keep) {
-                let message = text(&refused.refusal.message);
-                log.record(&Record::SettleFailed { site: site.settings.base.clone(), message });
-            }
-            Ok(())
-        };
-        tokio::spawn(run(permit, settle));
-        true
+        self.blocking(switch).await
     }
 }
 

@@ -82,13 +82,6 @@ pub enum Record {
         /// What happened.
         message: String,
     },
-    /// What follows an activation went wrong; the next push tries again.
-    SettleFailed {
-        /// Below which path it answers.
-        site: String,
-        /// What happened.
-        message: String,
-    },
     /// The certificate was read again.
     CertificateRead {
         /// Why it was not taken; the old one stays.

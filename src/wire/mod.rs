@@ -305,17 +305,6 @@ pub struct Activate {
     /// What must be current now.
     #[serde(default)]
     pub expected: Option<ReleaseName>,
-    /// Settle afterwards, without being asked, and keep so many releases.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub settle: Option<usize>,
-}
-
-/// It is current.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Activated {
-    /// Whether the receiver settles by itself, as it was asked to.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub settles: bool,
 }
 
 /// Which release to forget.

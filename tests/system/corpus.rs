@@ -180,7 +180,7 @@ fn messages() -> Inputs {
         json(wire::Holds::of(&[true, false, true])),
         json(wire::Answer::Ok(wire::Holds::of(&[false; 9]))),
         json(status),
-        json(wire::Activate { release, expected: Some(release), settle: None }),
+        json(wire::Activate { release, expected: Some(release) }),
         json(wire::Keep { keep: 3 }),
         json(wire::Repair { is_last: true }),
     ]

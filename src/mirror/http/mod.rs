@@ -22,7 +22,6 @@ pub(super) use pace::{Again, Trouble};
 
 use std::io::Read;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -154,10 +153,6 @@ pub struct HttpMirror {
     wired: Arc<Wired>,
     connections: usize,
     known: Mutex<Option<Known>>,
-    /// How many releases a receiver keeps that settles by itself; nothing: it is asked to.
-    keep: Option<usize>,
-    /// Whether it does so.
-    settles: AtomicBool,
 }
 
 impl HttpMirror {
@@ -179,16 +174,7 @@ impl HttpMirror {
     }
 
     fn over(name: String, location: String, site: Option<Site>, wired: Wired, connections: usize) -> Self {
-        let (known, settles) = (Mutex::default(), AtomicBool::new(false));
-        Self { name, location, site, wired: Arc::new(wired), connections, known, keep: None, settles }
-    }
-
-    /// The same, whose receiver settles by itself once it has switched, and keeps `keep` releases:
-    /// that costs no round trip.
-    #[must_use]
-    pub fn settling(mut self, keep: Option<usize>) -> Self {
-        self.keep = keep;
-        self
+        Self { name, location, site, wired: Arc::new(wired), connections, known: Mutex::default() }
     }
 
     /// The mirror `name` behind `ssh`, the same way. It has one connection.
@@ -333,14 +319,11 @@ impl Mirror for HttpMirror {
 
     fn activate(&self, release: ReleaseName, expected: Option<ReleaseName>) -> Result<(), MirrorError> {
         self.check_site()?;
-        let message = wire::Activate { release, expected, settle: self.keep };
+        let message = wire::Activate { release, expected };
         let mut patience = self.wired.patience(GO_ON);
-        let asked: Result<wire::Activated, _> = self.wired.act_with(Action::Activate, &message, &mut patience);
+        let asked: Result<wire::Done, _> = self.wired.act_with(Action::Activate, &message, &mut patience);
         match asked {
-            Ok(wire::Activated { settles }) => {
-                self.settles.store(settles, Ordering::Relaxed);
-                Ok(())
-            }
+            Ok(wire::Done {}) => Ok(()),
             // Whether it was done is not known: the answer is what was lost, now or before a refusal.
             Err(error) if matches!(error, MirrorError::Way(_)) || patience.has_failed() => {
                 let deadline = self.wired.pace.deadline.map(|deadline| deadline.max(Instant::now() + GRACE));
@@ -359,9 +342,6 @@ impl Mirror for HttpMirror {
     }
 
     fn settle(&self, keep: usize) -> Result<Pruned, MirrorError> {
-        if self.keep == Some(keep) && self.settles.swap(false, Ordering::Relaxed) {
-            return Ok(Pruned::default());
-        }
         self.check_site()?;
         self.wired.act(Action::Settle, &wire::Keep { keep }, GO_ON)
     }

@@ -9,7 +9,6 @@ mod program;
 mod pushes;
 mod questions;
 mod readers;
-mod settling;
 mod vectors;
 mod weight;
 
