@@ -101,7 +101,20 @@ impl BlockEncoder {
         prefix: &[u8],
         level: Level,
     ) -> Result<EncodedBlock, PackError> {
-        let block = make_block(frame::encode, pieces, content, bases, prefix, level)?;
+        self.encode_with(frame::encode, pieces, content, bases, prefix, level)
+    }
+
+    /// [`Self::encode`] with another encoder, for tests that need a faulty one.
+    fn encode_with(
+        &mut self,
+        encoder: impl FnOnce(&[u8], &[u8], i32) -> io::Result<Vec<u8>>,
+        pieces: &[Piece],
+        content: &[u8],
+        bases: &[BaseRange],
+        prefix: &[u8],
+        level: Level,
+    ) -> Result<EncodedBlock, PackError> {
+        let block = make_block(encoder, pieces, content, bases, prefix, level)?;
         prove(&block, pieces, content, prefix, &mut self.proof)?;
         Ok(block)
     }
@@ -213,20 +226,6 @@ fn prove(
 mod tests {
     use super::*;
 
-    /// [`encode_block`] with another encoder, which may be faulty.
-    fn encode_block_with(
-        encoder: impl FnOnce(&[u8], &[u8], i32) -> io::Result<Vec<u8>>,
-        pieces: &[Piece],
-        content: &[u8],
-        bases: &[BaseRange],
-        prefix: &[u8],
-        level: Level,
-    ) -> Result<EncodedBlock, PackError> {
-        let block = make_block(encoder, pieces, content, bases, prefix, level)?;
-        prove(&block, pieces, content, prefix, &mut Vec::new())?;
-        Ok(block)
-    }
-
     const TEXT: &[u8] = b"the same words, the same words, the same words, the same words";
 
     fn piece(content: &[u8]) -> [Piece; 1] {
@@ -252,7 +251,7 @@ mod tests {
                 frame[bit / 8] ^= 1 << (bit % 8);
                 Ok(frame)
             };
-            let result = encode_block_with(faulty, &piece(TEXT), TEXT, &[], &[], Level::default());
+            let result = BlockEncoder::default().encode_with(faulty, &piece(TEXT), TEXT, &[], &[], Level::default());
             assert!(matches!(result, Err(PackError::EncoderFault { .. })), "bit {bit}: {result:?}");
         }
     }
@@ -269,7 +268,14 @@ mod tests {
                 frame[bit / 8] ^= 1 << (bit % 8);
                 Ok(frame)
             };
-            match encode_block_with(faulty, &piece(&content), &content, &base(&old), &old, Level::default()) {
+            match BlockEncoder::default().encode_with(
+                faulty,
+                &piece(&content),
+                &content,
+                &base(&old),
+                &old,
+                Level::default(),
+            ) {
                 Err(PackError::EncoderFault { .. }) => noticed += 1,
                 // There may be two ways to say the same.
                 Ok(block) => {
@@ -294,7 +300,8 @@ mod tests {
             frame::encode(&content, &prefix, level)
         };
         // What comes out is even right: the checksum of the frame is not.
-        let result = encode_block_with(faulty, &piece(&old), &old, &base(&old), &old, Level::default());
+        let result =
+            BlockEncoder::default().encode_with(faulty, &piece(&old), &old, &base(&old), &old, Level::default());
         assert!(matches!(result, Err(PackError::EncoderFault { source: Some(_) })), "{result:?}");
     }
 
@@ -305,14 +312,14 @@ mod tests {
             content[7] ^= 1;
             frame::encode(&content, prefix, level)
         };
-        let result = encode_block_with(faulty, &piece(TEXT), TEXT, &[], &[], Level::default());
+        let result = BlockEncoder::default().encode_with(faulty, &piece(TEXT), TEXT, &[], &[], Level::default());
         assert!(matches!(result, Err(PackError::EncoderFault { source: None })), "{result:?}");
     }
 
     #[test]
     fn encoder_that_gives_up_is_no_fault_of_the_frame() {
         let broken = |_: &[u8], _: &[u8], _| Err(io::Error::other("no memory"));
-        let result = encode_block_with(broken, &piece(TEXT), TEXT, &[], &[], Level::default());
+        let result = BlockEncoder::default().encode_with(broken, &piece(TEXT), TEXT, &[], &[], Level::default());
         assert!(matches!(result, Err(PackError::Encoder { .. })), "{result:?}");
     }
 
@@ -331,7 +338,8 @@ mod tests {
     fn large_incompressible_content_never_meets_the_encoder() {
         let content = noise(1 << 20);
         let unused = |_: &[u8], _: &[u8], _| panic!("the encoder was asked");
-        let block = encode_block_with(unused, &piece(&content), &content, &[], &[], Level::Zstd(19)).unwrap();
+        let block =
+            BlockEncoder::default().encode_with(unused, &piece(&content), &content, &[], &[], Level::Zstd(19)).unwrap();
         assert_eq!(block.content_bytes(), 1 << 20);
     }
 
