@@ -2,6 +2,7 @@
 
 use std::cmp::Ordering;
 
+use crate::hash::StoreId;
 use crate::mirror::{Failure, MirrorError};
 use crate::monitor::{Event, Monitor};
 use crate::push::gate::Gate;
@@ -143,13 +144,19 @@ fn by_store(target: &Target, staged: &[usize]) -> Vec<usize> {
     if staged.len() < 2 {
         return staged.to_vec();
     }
-    let id = |index: usize| {
-        let known = target.members[index].state.as_ref().ok().and_then(|state| state.store);
-        known.or_else(|| mirror(target, index).state().ok()?.store)
-    };
+    in_order(target, staged, |index| known_store(target, index).or_else(|| mirror(target, index).state().ok()?.store))
+}
+
+/// The id of a mirror's store, if it had one when it was asked for its state.
+pub(super) fn known_store(target: &Target, index: usize) -> Option<StoreId> {
+    target.members[index].state.as_ref().ok()?.store
+}
+
+/// Mirrors in the order in which they lead.
+pub(super) fn in_order(target: &Target, members: &[usize], store: impl Fn(usize) -> Option<StoreId>) -> Vec<usize> {
     // Others that push may not know of one that is joining: it leads only its like.
-    let rank = |index: usize| (fleet::is_joining(&target.members, index), id(index), index);
-    let mut order: Vec<_> = staged.iter().map(|&index| rank(index)).collect();
+    let rank = |index: usize| (fleet::is_joining(&target.members, index), store(index), index);
+    let mut order: Vec<_> = members.iter().map(|&index| rank(index)).collect();
     order.sort_unstable();
     order.into_iter().map(|(_, _, index)| index).collect()
 }

@@ -2,11 +2,11 @@
 
 use serde::Serialize;
 
-use crate::push::fleet;
 use crate::push::options::{Goal, OnFailure, Options};
 use crate::push::outcome::Outcome;
 use crate::push::target::Target;
 use crate::push::waves;
+use crate::push::{activation, fleet};
 
 /// Mirrors that would switch together.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -76,14 +76,12 @@ impl Schedule {
     }
 }
 
-/// The first in order of store ids, of those that are not joining; a new one has an id only when it is staged.
+/// The first of those that lead, once it is known which that is: a new one has an id only when it is staged.
 fn leader(target: &Target, members: &[usize]) -> Option<usize> {
-    let counting: Vec<usize> =
-        members.iter().copied().filter(|index| !fleet::is_joining(&target.members, *index)).collect();
-    let able = if counting.is_empty() { members } else { &counting };
-    let id = |index: &usize| Some((target.members[*index].state.as_ref().ok()?.store?, *index));
-    match able {
-        [alone] => Some(*alone),
-        able => able.iter().map(id).collect::<Option<Vec<_>>>()?.into_iter().min().map(|(_, index)| index),
-    }
+    let store = |index| activation::known_store(target, index);
+    let order = activation::in_order(target, members, store);
+    let first = *order.first()?;
+    let is_joining = |index| fleet::is_joining(&target.members, index);
+    let like: Vec<usize> = order.into_iter().filter(|index| is_joining(*index) == is_joining(first)).collect();
+    (like.len() == 1 || like.into_iter().all(|index| store(index).is_some())).then_some(first)
 }
