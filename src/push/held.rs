@@ -5,6 +5,7 @@
 //! A mirror is asked once, and only where there is reason to: a question costs a
 //! round trip and 32 bytes an object. A mirror that does not answer holds nothing.
 
+use std::cell::OnceCell;
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use crate::hash::{ManifestId, ObjectId};
@@ -36,7 +37,7 @@ pub(super) fn ask(
     members: &[usize],
     monitor: &dyn Monitor,
 ) -> Result<Vec<Holders>, PushError> {
-    let mut manifests = Manifests { target, wanted, found: HashMap::new() };
+    let mut manifests = Manifests { target, wanted, ids: OnceCell::new(), found: HashMap::new() };
     let mut questions = Vec::with_capacity(members.len());
     for index in members {
         questions.push((*index, manifests.question(&target.members[*index], base)?));
@@ -70,6 +71,8 @@ fn held_of(member: &Member, question: Vec<ObjectId>, monitor: &dyn Monitor) -> V
 struct Manifests<'a> {
     target: &'a Target,
     wanted: &'a [Wanted],
+    /// The objects of `wanted`, once they are looked for.
+    ids: OnceCell<HashSet<ObjectId>>,
     found: HashMap<ManifestId, HashSet<ObjectId>>,
 }
 
@@ -112,7 +115,7 @@ impl Manifests<'_> {
     }
 
     fn find_in(&self, manifest: &ManifestFile, found: &mut HashSet<ObjectId>) -> Result<(), PushError> {
-        let wanted: HashSet<&ObjectId> = self.wanted.iter().map(|wanted| &wanted.object).collect();
+        let wanted = self.ids.get_or_init(|| self.wanted.iter().map(|wanted| wanted.object).collect());
         for entry in manifest.entries().map_err(PushError::NewManifest)? {
             let entry = entry.map_err(PushError::NewManifest)?;
             found.extend(entry.file().map(|file| file.object).filter(|object| wanted.contains(object)));

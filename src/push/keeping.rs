@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use crate::cache::{ContentCache, Draft, KeptBase, NewPart};
 use crate::fsx::IoError;
 use crate::manifest::transit::Wanted;
-use crate::pack::{BaseRange, EncodedBlock, Level, PackError, Piece, Sketch, encode_block};
+use crate::pack::{BaseRange, BlockEncoder, EncodedBlock, Level, PackError, Piece, Sketch};
 use crate::push::old_content::OldObject;
 use crate::push::scratch::Scratch;
 
@@ -60,6 +60,7 @@ impl KeptBlock {
         pieces: &[Piece],
         content: &[u8],
         bases: &[(BaseRange, &OldObject)],
+        encoder: &mut BlockEncoder,
     ) -> Result<Self, PackError> {
         let bases = if block.base_count() == 0 { &[] } else { bases };
         let depths: Option<Vec<u32>> = bases.iter().map(|(_, object)| Some(object.depth()? + 1)).collect();
@@ -73,7 +74,7 @@ impl KeptBlock {
                 Ok(Self { other: None, bases: bases.iter().map(base).collect(), depth })
             }
             _ => {
-                let other = Some(encode_block(pieces, content, &[], &[], LEVEL)?);
+                let other = Some(encoder.encode(pieces, content, &[], &[], LEVEL)?);
                 Ok(Self { other, bases: Vec::new(), depth: 0 })
             }
         }

@@ -168,7 +168,10 @@ impl Reader {
         }
         let bases = self.read_bases(job, &pieces);
         let block = self.encode(&pieces, &bases, job.level)?;
-        let kept = job.keeping.map(|_| KeptBlock::new(&block, &pieces, &self.content, &bases)).transpose()?;
+        let kept = match job.keeping {
+            Some(_) => Some(KeptBlock::new(&block, &pieces, &self.content, &bases, &mut self.encoder)?),
+            None => None,
+        };
         Ok(Made { pieces, block, kept, parts })
     }
 

@@ -447,6 +447,7 @@ fn examine(open: Open<'_>, id: &ObjectId) -> Result<(Option<Vec<u8>>, u64), Supp
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
     use std::time::Duration;
 
     use super::*;
@@ -497,8 +498,8 @@ mod tests {
             self.0.len() as u64
         }
 
-        fn bytes(&self) -> Result<std::sync::Arc<Vec<u8>>, SupplyError> {
-            Ok(std::sync::Arc::new(self.0.clone()))
+        fn bytes(&self) -> Result<Arc<Vec<u8>>, SupplyError> {
+            Ok(Arc::new(self.0.clone()))
         }
 
         fn open(&self) -> Result<Box<dyn Read + Send>, SupplyError> {
