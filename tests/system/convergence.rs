@@ -46,11 +46,10 @@ fn happen(world: &World, tree: &mut Tree, rng: &mut Rng) -> (String, Option<Outc
         }
         6 | 7 => (format!("push to {one}"), Some(world.push("tree", &[one], &["--again"]).expect(&[0]))),
         8 => {
-            let records = checker::records(&world.path(one));
-            let sequences: Vec<u64> = records.values().map(|record| record.sequence).collect();
-            if sequences.is_empty() {
-                return ("nothing".into(), None);
-            }
+            // Above the current release lies only what a killed push staged: never live, nothing to go back to.
+            let Some(current) = checker::state(&world.path(one)).unwrap() else { return ("nothing".into(), None) };
+            let records = checker::records(&world.path(one)).into_values().map(|record| record.sequence);
+            let sequences: Vec<u64> = records.filter(|&sequence| sequence <= current.record.sequence).collect();
             let to = rng.pick(&sequences).to_string();
             (format!("rollback {one} to {to}"), Some(world.run(&["rollback", &place, "--to", &to]).expect(&[0])))
         }
