@@ -1,12 +1,12 @@
 //! Keeping new content for the pushes to come, as it goes by into packs.
 
-use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
 use crate::cache::{ContentCache, Draft, KeptBase, NewPart};
 use crate::fsx::IoError;
 use crate::manifest::transit::Wanted;
-use crate::pack::{BaseRange, BlockEncoder, EncodedBlock, Level, PackError, Piece, Sketch};
+use crate::pack::{BaseRange, BlockEncoder, EncodedBlock, Level, PackError, Piece, Sketch, lasting_name};
+use crate::push::bases::{Bases, is_sketched};
 use crate::push::old_content::OldObject;
 use crate::push::scratch::Scratch;
 
@@ -43,6 +43,24 @@ pub(super) fn tidy(
     cache.prune(&releases, most_bytes)
 }
 
+/// The sketch of each piece that is a whole object, where one was made or the next release will look
+/// for it by one, as far as can be told: where the name goes with the content. Made then, each costs a reading.
+pub(super) fn sketches(pieces: &[Piece], content: &[u8], wanted: &[Wanted], bases: &Bases) -> Vec<Sketch> {
+    let mut rest = content;
+    let mut of = |piece: &Piece| {
+        let (bytes, behind) = rest.split_at(piece.length as usize);
+        rest = behind;
+        let Wanted { size, path, .. } = &wanted[piece.ordinal as usize];
+        let is_whole = u64::from(piece.length) == *size;
+        match bases.sketches.get(&piece.ordinal) {
+            Some(sketch) => sketch.clone(),
+            None if is_whole && is_sketched(size) && lasting_name(path).0 != path.name() => Sketch::of(bytes),
+            None => Sketch::default(),
+        }
+    };
+    pieces.iter().map(&mut of).collect()
+}
+
 /// How a block is kept.
 #[derive(Debug)]
 pub(super) struct KeptBlock {
@@ -50,6 +68,8 @@ pub(super) struct KeptBlock {
     other: Option<EncodedBlock>,
     bases: Vec<KeptBase>,
     depth: u32,
+    /// Of its pieces' objects, as far as they were made.
+    sketches: Vec<Sketch>,
 }
 
 impl KeptBlock {
@@ -60,6 +80,7 @@ impl KeptBlock {
         pieces: &[Piece],
         content: &[u8],
         bases: &[(BaseRange, &OldObject)],
+        sketches: Vec<Sketch>,
         encoder: &mut BlockEncoder,
     ) -> Result<Self, PackError> {
         let bases = if block.base_count() == 0 { &[] } else { bases };
@@ -71,11 +92,11 @@ impl KeptBlock {
                     offset: range.offset,
                     length: range.length,
                 };
-                Ok(Self { other: None, bases: bases.iter().map(base).collect(), depth })
+                Ok(Self { other: None, bases: bases.iter().map(base).collect(), depth, sketches })
             }
             _ => {
                 let other = Some(encoder.encode(pieces, content, &[], &[], LEVEL)?);
-                Ok(Self { other, bases: Vec::new(), depth: 0 })
+                Ok(Self { other, bases: Vec::new(), depth: 0, sketches })
             }
         }
     }
@@ -99,24 +120,16 @@ impl Keeping {
         Ok(Some(Self { most_bytes, draft: Mutex::new(Ok(Some(cache.begin()?))) }))
     }
 
-    /// Adds a block; `sketches` are by ordinal. Blocks come in the order of their pieces.
-    pub(super) fn add(
-        &self,
-        block: &EncodedBlock,
-        kept: KeptBlock,
-        pieces: &[Piece],
-        wanted: &[Wanted],
-        sketches: &HashMap<u32, Sketch>,
-    ) {
+    /// Adds a block. Blocks come in the order of their pieces.
+    pub(super) fn add(&self, block: &EncodedBlock, kept: KeptBlock, pieces: &[Piece], wanted: &[Wanted]) {
         let mut state = self.draft.lock().unwrap_or_else(PoisonError::into_inner);
         let Ok(Some(draft)) = &mut *state else { return };
-        let part = |piece: &Piece| {
+        let part = |(piece, sketch): (&Piece, Sketch)| {
             let Wanted { object, size, .. } = wanted[piece.ordinal as usize];
-            let sketch = sketches.get(&piece.ordinal).cloned().unwrap_or_default();
             NewPart { id: object, size, offset: piece.offset, length: piece.length, sketch }
         };
         let frame = kept.other.as_ref().unwrap_or(block).frame();
-        match draft.add(frame, pieces.iter().map(part), kept.bases, kept.depth) {
+        match draft.add(frame, pieces.iter().zip(kept.sketches).map(part), kept.bases, kept.depth) {
             Ok(()) if draft.frame_bytes() > self.most_bytes => *state = Ok(None),
             Ok(()) => {}
             Err(error) => *state = Err(error),
@@ -130,5 +143,32 @@ impl Keeping {
     pub(super) fn finish(self) -> Result<(), IoError> {
         let draft = self.draft.into_inner().unwrap_or_else(PoisonError::into_inner)?;
         draft.map_or(Ok(()), Draft::finish)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hash::ObjectId;
+    use crate::tree_path::TreePath;
+
+    #[test]
+    fn sketches_are_made_where_the_name_goes_with_the_content() {
+        let content: Vec<u8> = (0u16..8192).flat_map(u16::to_le_bytes).collect();
+        let wanted = |path: &str, size: u64| {
+            let object = ObjectId::of(path.as_bytes());
+            Wanted { path: TreePath::new(path).unwrap(), object, size }
+        };
+        let length = 4096;
+        let sizes =
+            [("app.3fa9c1.js", length), ("app.js", length), ("b.3fa9c1.js", length), ("c.3fa9c1.js", length + 1)];
+        let wanted = sizes.map(|(path, size)| wanted(path, u64::from(size)));
+        let pieces: Vec<Piece> = (0..4).map(|ordinal| Piece { ordinal, offset: 0, length }).collect();
+        let mut bases = Bases::default();
+        let made_before = Sketch::of(b"made before");
+        bases.sketches.insert(2, made_before.clone());
+        let sketches = sketches(&pieces, &content, &wanted, &bases);
+        assert_eq!(sketches, [Sketch::of(&content[..4096]), Sketch::default(), made_before, Sketch::default()]);
+        assert!(!sketches[0].hashes().is_empty());
     }
 }

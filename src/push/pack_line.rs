@@ -19,7 +19,7 @@ use crate::pack::{
 use crate::push::bases::Bases;
 use crate::push::bundle::PackShelf;
 use crate::push::contents::Supplies;
-use crate::push::keeping::{Keeping, KeptBlock};
+use crate::push::keeping::{self, Keeping, KeptBlock};
 use crate::push::old_content::OldObject;
 
 /// A block that is not smaller than this part of its content is also tried without bases.
@@ -169,7 +169,10 @@ impl Reader {
         let bases = self.read_bases(job, &pieces);
         let block = self.encode(&pieces, &bases, job.level)?;
         let kept = match job.keeping {
-            Some(_) => Some(KeptBlock::new(&block, &pieces, &self.content, &bases, &mut self.encoder)?),
+            Some(_) => {
+                let sketches = keeping::sketches(&pieces, &self.content, job.wanted, job.bases);
+                Some(KeptBlock::new(&block, &pieces, &self.content, &bases, sketches, &mut self.encoder)?)
+            }
             None => None,
         };
         Ok(Made { pieces, block, kept, parts })
@@ -225,7 +228,7 @@ impl<'a, 'l> Sealer<'a, 'l> {
         let made = next.recv().map_err(|_| LineError::Cancelled)??;
         made.parts.iter().try_for_each(|(piece, hash)| self.check_part(piece, *hash))?;
         if let (Some(keeping), Some(kept)) = (self.job.keeping, made.kept) {
-            keeping.add(&made.block, kept, &made.pieces, self.job.wanted, &self.job.bases.sketches);
+            keeping.add(&made.block, kept, &made.pieces, self.job.wanted);
         }
         self.bytes += made.block.content_bytes() as u64;
         self.packed_bytes += made.block.encoded_bytes() as u64;
