@@ -34,7 +34,7 @@ pub use encode::{BlockEncoder, EncodedBlock, encode_block};
 pub use group::{Groups, Member, group, group_within};
 pub use layout::{BaseRange, Piece};
 pub use level::{Level, ParseLevelError};
-pub use names::lasting_name;
+pub use names::{hash_token, lasting_name};
 pub use reader::{Blocks, PackReader};
 pub use sketch::Sketch;
 pub use writer::{Pack, PackWriter};

@@ -13,8 +13,9 @@ pub fn lasting_name(path: &TreePath) -> (&str, &str) {
     }
 }
 
-/// Where the hash token of a file name stands, if it has one.
-pub(super) fn hash_token(name: &str) -> Option<(usize, usize)> {
+/// Where the hash token of a file name begins and ends, in bytes, if it has one.
+#[must_use]
+pub fn hash_token(name: &str) -> Option<(usize, usize)> {
     let mut start = 0;
     for part in name.split(['.', '-', '_']) {
         if is_hash(part) {

@@ -263,21 +263,22 @@ impl Search<'_> {
 
     /// Sketches the new objects `left` and the candidates, on all cores.
     fn sketch(&self, left: &[usize], candidates: &[Candidate], found: &HashMap<ObjectId, OldObject>) -> Sketches {
-        let new_bytes: u64 = left.iter().map(|ordinal| self.wanted[*ordinal].size).filter(is_sketched).sum();
+        let new_bytes: u64 =
+            left.iter().map(|ordinal| self.wanted[*ordinal].size).filter(|size| is_sketched(*size)).sum();
         let mut room = new_bytes.saturating_mul(SKETCH_FACTOR).max(SKETCH_LEAST_BYTES);
         // In order, so that what fits does not depend on who is quicker.
         let fits: Vec<bool> = candidates
             .iter()
             .map(|candidate| {
                 let cost = if found[&candidate.object].sketch().is_some() { 0 } else { candidate.base.size };
-                let fits = is_sketched(&candidate.base.size) && cost <= room;
+                let fits = is_sketched(candidate.base.size) && cost <= room;
                 room -= if fits { cost } else { 0 };
                 fits
             })
             .collect();
         let new = in_parallel(left.len(), self.jobs, |index| {
             let wanted = &self.wanted[left[index]];
-            if is_sketched(&wanted.size) { self.sketch_new(left[index], wanted) } else { Sketch::default() }
+            if is_sketched(wanted.size) { self.sketch_new(left[index], wanted) } else { Sketch::default() }
         });
         // In the order in which they are kept: reading them is quickest so.
         let mut order: Vec<usize> = (0..candidates.len()).filter(|index| fits[*index]).collect();
@@ -313,8 +314,8 @@ impl Search<'_> {
 }
 
 /// Whether a content of so many bytes is looked for by a sketch.
-pub(super) fn is_sketched(bytes: &u64) -> bool {
-    (MIN_SKETCHED_BYTES..=MAX_SKETCHED_BYTES).contains(bytes)
+pub(super) fn is_sketched(bytes: u64) -> bool {
+    (MIN_SKETCHED_BYTES..=MAX_SKETCHED_BYTES).contains(&bytes)
 }
 
 struct Sketches {

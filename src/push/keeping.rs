@@ -5,7 +5,7 @@ use std::sync::{Mutex, PoisonError};
 use crate::cache::{ContentCache, Draft, KeptBase, NewPart};
 use crate::fsx::IoError;
 use crate::manifest::transit::Wanted;
-use crate::pack::{BaseRange, BlockEncoder, EncodedBlock, Level, PackError, Piece, Sketch, lasting_name};
+use crate::pack::{BaseRange, BlockEncoder, EncodedBlock, Level, PackError, Piece, Sketch, hash_token};
 use crate::push::bases::{Bases, is_sketched};
 use crate::push::old_content::OldObject;
 use crate::push::scratch::Scratch;
@@ -44,7 +44,8 @@ pub(super) fn tidy(
 }
 
 /// The sketch of each piece that is a whole object, where one was made or the next release will look
-/// for it by one, as far as can be told: where the name goes with the content. Made then, each costs a reading.
+/// for it by one, as far as can be told: where the name goes with the content. One that is not made
+/// here costs a reading of the kept content when it is looked for.
 pub(super) fn sketches(pieces: &[Piece], content: &[u8], wanted: &[Wanted], bases: &Bases) -> Vec<Sketch> {
     let mut rest = content;
     let mut of = |piece: &Piece| {
@@ -54,7 +55,7 @@ pub(super) fn sketches(pieces: &[Piece], content: &[u8], wanted: &[Wanted], base
         let is_whole = u64::from(piece.length) == *size;
         match bases.sketches.get(&piece.ordinal) {
             Some(sketch) => sketch.clone(),
-            None if is_whole && is_sketched(size) && lasting_name(path).0 != path.name() => Sketch::of(bytes),
+            None if is_whole && is_sketched(*size) && hash_token(path.name()).is_some() => Sketch::of(bytes),
             None => Sketch::default(),
         }
     };
