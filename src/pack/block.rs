@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use super::layout::{self, Cursor, Kind};
-use super::{BaseRange, MAX_CONTENT_BYTES, MAX_DENSE_BYTES, PackError, Piece, frame};
+use super::{BaseRange, MAX_CONTENT_BYTES, MAX_DENSE_BYTES, PackError, Piece, delta, frame};
 
 /// A block of a pack. Its ranges are within the limits of the format; its
 /// frame has been delimited but not looked into.
@@ -20,9 +20,9 @@ pub struct Block<'a> {
 /// The content of a block as it travels, apart from what it consists of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StoredFrame<'a> {
-    /// A zstd frame, or the content itself.
+    /// A zstd frame, a delta, or the content itself.
     pub bytes: &'a [u8],
-    /// Whether it is a zstd frame.
+    /// Whether it is not the content itself.
     pub is_packed: bool,
     /// Bytes of the content, at most [`MAX_CONTENT_BYTES`].
     pub content_bytes: usize,
@@ -35,10 +35,12 @@ impl<'a> StoredFrame<'a> {
     /// A frame that the format forbids or that does not decode to the declared length and checksum.
     pub fn decode(&self, prefix: &[u8]) -> Result<Cow<'a, [u8]>, PackError> {
         debug_assert!(self.content_bytes <= MAX_CONTENT_BYTES, "checked when the block was taken");
-        match self.is_packed {
-            true => frame::decode(self.bytes, prefix, self.content_bytes).map(Cow::Owned),
-            false => self.plain().map(Cow::Borrowed),
+        if !self.is_packed {
+            return self.plain().map(Cow::Borrowed);
         }
+        let mut content = Vec::new();
+        self.decode_in(prefix, &mut content)?;
+        Ok(Cow::Owned(content))
     }
 
     /// The content where it is not compressed.
@@ -54,11 +56,12 @@ impl<'a> StoredFrame<'a> {
     where
         'a: 'b,
     {
-        if self.is_packed {
-            frame::decode_into(self.bytes, prefix, self.content_bytes, buffer)?;
-            return Ok(buffer);
+        if !self.is_packed {
+            return self.plain();
         }
-        self.plain()
+        let decode_into = if delta::is_delta(self.bytes) { delta::decode_into } else { frame::decode_into };
+        decode_into(self.bytes, prefix, self.content_bytes, buffer)?;
+        Ok(buffer)
     }
 }
 

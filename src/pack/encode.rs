@@ -6,6 +6,7 @@
 use std::io;
 
 use super::block::{Block, StoredFrame};
+use super::delta::DeltaEncoder;
 use super::layout::{self, Cursor, Kind};
 use super::{BaseRange, Level, MAX_PACK_BYTES, PackError, Piece, frame};
 use crate::varint;
@@ -85,6 +86,7 @@ pub fn encode_block(
 /// Makes one block after the other in the same memory: memory that is new costs more than decoding into it.
 #[derive(Debug, Default)]
 pub struct BlockEncoder {
+    delta: DeltaEncoder,
     proof: Vec<u8>,
 }
 
@@ -101,7 +103,14 @@ impl BlockEncoder {
         prefix: &[u8],
         level: Level,
     ) -> Result<EncodedBlock, PackError> {
-        self.encode_with(frame::encode, pieces, content, bases, prefix, level)
+        let mut delta = std::mem::take(&mut self.delta);
+        let encoder = |content: &[u8], prefix: &[u8], level| match delta.encode(content, prefix, level)? {
+            Some(delta) => Ok(delta),
+            None => frame::encode(content, prefix, level),
+        };
+        let block = self.encode_with(encoder, pieces, content, bases, prefix, level);
+        self.delta = delta;
+        block
     }
 
     /// [`Self::encode`] with another encoder, for tests that need a faulty one.

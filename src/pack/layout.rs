@@ -83,6 +83,16 @@ impl<'a> Cursor<'a> {
         Ok(bytes)
     }
 
+    /// The next `count` numbers, not yet looked at.
+    pub(super) fn numbers(&mut self, count: u64, what: &'static str) -> Result<Self, PackError> {
+        let Some(before_last) = count.checked_sub(1) else { return Ok(Cursor { rest: &[] }) };
+        let mut ends = self.rest.iter().enumerate().filter(|(_, byte)| **byte < 0x80);
+        let last = usize::try_from(before_last).ok().and_then(|before_last| ends.nth(before_last));
+        let (last, _) = last.ok_or(PackError::Truncated { what })?;
+        let rest = self.take(last as u64 + 1, what)?;
+        Ok(Cursor { rest })
+    }
+
     /// A number of ranges: at most the limit, and no more than can follow.
     fn count(&mut self, what: &'static str) -> Result<usize, PackError> {
         /// A range is three numbers.
@@ -256,7 +266,7 @@ impl<'p> Expected<'p> {
 }
 
 /// Writes how far `value` is from `expected`, in zigzag form.
-fn push_difference(value: u64, expected: u64, out: &mut Vec<u8>) {
+pub(super) fn push_difference(value: u64, expected: u64, out: &mut Vec<u8>) {
     let difference = value.wrapping_sub(expected).cast_signed();
     varint::push(((difference << 1) ^ (difference >> 63)).cast_unsigned(), out);
 }
@@ -270,7 +280,8 @@ fn push_steps(values: impl Iterator<Item = u64>, out: &mut Vec<u8>) {
     }
 }
 
-fn take_difference(input: &mut Cursor<'_>, expected: u64, what: &'static str) -> Result<u64, PackError> {
+/// Reads what [`push_difference`] wrote.
+pub(super) fn take_difference(input: &mut Cursor<'_>, expected: u64, what: &'static str) -> Result<u64, PackError> {
     let zigzag = input.number(what)?;
     let difference = (zigzag >> 1).cast_signed() ^ -((zigzag & 1).cast_signed());
     Ok(expected.wrapping_add(difference.cast_unsigned()))

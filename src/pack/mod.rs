@@ -18,6 +18,7 @@
 
 mod bases;
 mod block;
+mod delta;
 mod encode;
 mod frame;
 mod group;

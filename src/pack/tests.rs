@@ -193,6 +193,26 @@ fn dense_ranges_come_back() {
     assert_eq!(*read.decode(&input.prefix).unwrap(), *input.content);
 }
 
+/// Pages that changed in a few places, one of them moved.
+fn edited() -> Input {
+    let page = |number: u32| format!("<title>page {number}</title>\n").into_bytes();
+    let prefix: Vec<u8> = (0..400).flat_map(page).collect();
+    let first = [&prefix[..3_000], b"release 2.10", &prefix[3_000..9_000]].concat();
+    let content = [&prefix[9_300..], b"moved to the front\n", &first].concat();
+    let pieces = cut(&content, 5_000, 0).map(|(ordinal, _, length)| Piece { ordinal, offset: 0, length }).collect();
+    let bases =
+        cut(&prefix, 7_000, 0).map(|(entry, _, length)| BaseRange { entry: u64::from(entry), offset: 0, length });
+    Input { pieces, bases: bases.collect(), content, prefix, level: Level::Zstd(3) }
+}
+
+#[test]
+fn content_that_stands_in_its_bases_is_a_delta() {
+    let block = edited().encode();
+    assert!(delta::is_delta(block.frame().bytes));
+    assert!(block.encoded_bytes() < 150, "{}", block.encoded_bytes());
+    assert!(!delta::is_delta(dense().encode().frame().bytes), "nothing of it stands there");
+}
+
 /// Released fixtures are never edited: what they hold stays readable.
 #[test]
 fn packs_of_version_1_are_read() {
@@ -200,6 +220,7 @@ fn packs_of_version_1_are_read() {
         (&include_bytes!("../../fixtures/packs/v1-raw.pack")[..], &small()[1..]),
         (&include_bytes!("../../fixtures/packs/v1-zstd-bases.pack")[..], &small()[..1]),
         (&include_bytes!("../../fixtures/packs/v1-dense-bases.pack")[..], &[dense()]),
+        (&include_bytes!("../../fixtures/packs/v1-delta.pack")[..], &[edited()]),
     ] {
         let reader = PackReader::open(bytes).unwrap();
         let blocks: Vec<_> = reader.blocks().collect::<Result<_, _>>().unwrap();

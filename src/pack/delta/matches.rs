@@ -1,0 +1,301 @@
+//! Finding what content and prefix have in common.
+//!
+//! Made for content of which most stands in the prefix, in the same order.
+//! Behind a change it looks first at what goes on at the same distance, then
+//! near where the last match ended, then anywhere, by a table of the prefix.
+//! What matches is compared and never hashed, so that like content costs
+//! little more than reading it.
+
+use std::cmp::Reverse;
+
+/// Distance between the places of the prefix that are in the table.
+const STRIDE: usize = 32;
+/// What is looked at of a place: no shorter match is found by the table.
+const WINDOW: usize = 24;
+/// So many places of one hash are looked at, and so many bytes of each: of
+/// many like places one is as good as another, and the nearest costs least to say.
+const MAX_PLACES: usize = 8;
+const ENOUGH: usize = 256;
+/// How far behind a match its continuation is looked for, as long as a place fits a byte.
+const NEAR_BYTES: usize = 200;
+const NEAR_BITS: u32 = 9;
+/// The least match that is worth to be said there.
+const MIN_NEAR: usize = 16;
+/// How far behind a match it is looked whether content goes on as before.
+const SAME_AHEAD: usize = 32;
+/// After so many bytes without a match, as a power of two, the search takes larger steps.
+const SKIP_SHIFT: usize = 8;
+const MAX_STEP: usize = 8;
+
+/// A range of the content that stands in the prefix, too.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Match {
+    /// Where it begins in the content.
+    pub(super) at: usize,
+    /// Where it begins in the prefix.
+    pub(super) from: usize,
+    pub(super) length: usize,
+}
+
+impl Match {
+    /// Where it ends, in the content and in the prefix.
+    pub(super) const fn ends(&self) -> (usize, usize) {
+        (self.at + self.length, self.from + self.length)
+    }
+}
+
+fn word(bytes: &[u8], at: usize) -> u64 {
+    u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"))
+}
+
+/// The upper `bits` bits of a multiplicative hash (Knuth).
+fn hash(word: u64, bits: u32) -> usize {
+    let hash = word.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (64 - bits);
+    usize::try_from(hash).expect("far fewer bits than those of an address")
+}
+
+/// How many bytes `left` and `right` have in common at their beginnings.
+fn common(left: &[u8], right: &[u8]) -> usize {
+    let most = left.len().min(right.len());
+    let (left, right) = (&left[..most], &right[..most]);
+    let mut at = 0;
+    while at + 32 <= most && left[at..at + 32] == right[at..at + 32] {
+        at += 32;
+    }
+    while at + 8 <= most {
+        let difference = word(left, at) ^ word(right, at);
+        if difference != 0 {
+            return at + difference.trailing_zeros() as usize / 8;
+        }
+        at += 8;
+    }
+    at + left[at..].iter().zip(&right[at..]).take_while(|(left, right)| left == right).count()
+}
+
+/// How many bytes `left` and `right` have in common at their ends.
+fn common_end(left: &[u8], right: &[u8]) -> usize {
+    left.iter().rev().zip(right.iter().rev()).take_while(|(left, right)| left == right).count()
+}
+
+/// Places of a prefix by the hash of what stands there.
+#[derive(Debug, Default)]
+struct Table {
+    bits: u32,
+    /// The last place of each hash, counted in strides from 1; 0 is none.
+    heads: Vec<u32>,
+    /// The place of the same hash before each place.
+    chain: Vec<u32>,
+}
+
+impl Table {
+    fn fill(&mut self, prefix: &[u8]) {
+        let places = prefix.len() / STRIDE + 1;
+        self.bits = (2 * places).next_power_of_two().ilog2();
+        self.heads.clear();
+        self.heads.resize(1 << self.bits, 0);
+        self.chain.clear();
+        self.chain.push(0);
+        for (place, window) in (1u32..).zip(prefix.windows(WINDOW).step_by(STRIDE)) {
+            let slot = self.slot(window);
+            self.chain.push(std::mem::replace(&mut self.heads[slot], place));
+        }
+    }
+
+    fn slot(&self, window: &[u8]) -> usize {
+        hash(word(window, 0).rotate_left(29) ^ word(window, WINDOW - 8), self.bits)
+    }
+
+    /// The places in the prefix where what `window` has may stand.
+    fn places(&self, window: &[u8]) -> impl Iterator<Item = usize> {
+        let last = self.heads[self.slot(window)];
+        let places = std::iter::successors(Some(last), |place| Some(self.chain[*place as usize]));
+        places.take_while(|place| *place != 0).take(MAX_PLACES).map(|place| (place as usize - 1) * STRIDE)
+    }
+}
+
+/// What stands in the prefix behind the last match: filled when it is asked for the first time.
+#[derive(Debug)]
+struct Near {
+    is_filled: bool,
+    /// Where eight bytes of a hash stand, counted from 1; 0 is nowhere.
+    places: [u8; 1 << NEAR_BITS],
+}
+
+impl Default for Near {
+    fn default() -> Self {
+        Self { is_filled: false, places: [0; 1 << NEAR_BITS] }
+    }
+}
+
+impl Near {
+    /// The next question is about another match.
+    const fn forget(&mut self) {
+        self.is_filled = false;
+    }
+
+    /// Where not far behind `end` of the prefix the first eight of `bytes` may stand.
+    fn place(&mut self, bytes: &[u8], prefix: &[u8], end: usize) -> Option<usize> {
+        if !self.is_filled {
+            self.fill(&prefix[end..prefix.len().min(end + NEAR_BYTES)]);
+        }
+        let place = self.places[hash(word(bytes, 0), NEAR_BITS)];
+        place.checked_sub(1).map(|place| end + usize::from(place))
+    }
+
+    fn fill(&mut self, bytes: &[u8]) {
+        self.is_filled = true;
+        self.places.fill(0);
+        // Of equal ones the first.
+        for (place, window) in (1..=u8::MAX).zip(bytes.windows(8)).rev() {
+            self.places[hash(word(window, 0), NEAR_BITS)] = place;
+        }
+    }
+}
+
+/// Finds matches, in the same memory each time.
+#[derive(Debug, Default)]
+pub(super) struct Matcher {
+    table: Table,
+    near: Near,
+}
+
+impl Matcher {
+    /// The matches of `content` in `prefix`, in the order of the content and without overlap; nothing
+    /// where more than `most_literals` bytes of the content would be left over.
+    pub(super) fn find(&mut self, content: &[u8], prefix: &[u8], most_literals: usize) -> Option<Vec<Match>> {
+        self.table.fill(prefix);
+        self.near.forget();
+        let mut matches: Vec<Match> = Vec::new();
+        // Where the last match ended, in both.
+        let (mut end, mut old_end) = (0, 0);
+        let (mut at, mut literals) = (0, 0);
+        while at + 8 <= content.len() && literals + (at - end) <= most_literals {
+            let run = at - end;
+            let Some(found) = self.look(content, prefix, at, old_end, run) else {
+                at += (1 + (run >> SKIP_SHIFT)).min(MAX_STEP);
+                continue;
+            };
+            let back = common_end(&content[end..found.at], &prefix[..found.from]);
+            let found = Match { at: found.at - back, from: found.from - back, length: found.length + back };
+            literals += found.at - end;
+            (end, old_end) = found.ends();
+            at = end;
+            self.near.forget();
+            matches.push(found);
+        }
+        literals += content.len() - end;
+        (literals <= most_literals).then_some(matches)
+    }
+
+    /// A match that begins at `at` or not far behind it. The last match ended at `old_end` of the
+    /// prefix, and `run` bytes before `at`.
+    fn look(&mut self, content: &[u8], prefix: &[u8], at: usize, old_end: usize, run: usize) -> Option<Match> {
+        let rest = &content[at..];
+        let same = old_end + run;
+        let found = |at: usize, from: usize| Match { at, from, length: common(&content[at..], &prefix[from..]) };
+        if run.is_multiple_of(SAME_AHEAD)
+            && let Some(old) = prefix.get(same..)
+            && let Some(ahead) = like_ahead(rest, old)
+        {
+            return Some(found(at + ahead, same + ahead));
+        }
+        if run < NEAR_BYTES {
+            let near = self.near.place(rest, prefix, old_end).map(|from| found(at, from));
+            if let Some(near) = near.filter(|near| near.length >= MIN_NEAR) {
+                return Some(near);
+            }
+        }
+        let window = rest.get(..WINDOW)?;
+        let enough = &rest[..rest.len().min(ENOUGH)];
+        let measured = self.table.places(window).map(|from| (common(enough, &prefix[from..]), from));
+        let long = measured.filter(|(length, _)| *length >= WINDOW);
+        let (_, from) = long.max_by_key(|(length, from)| (*length, Reverse(from.abs_diff(same))))?;
+        Some(found(at, from))
+    }
+}
+
+/// How far behind the beginning of both eight bytes are alike, if not far.
+fn like_ahead(new: &[u8], old: &[u8]) -> Option<usize> {
+    new.windows(8).zip(old.windows(8)).take(SAME_AHEAD).position(|(new, old)| word(new, 0) == word(old, 0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Bytes that repeat nowhere, the same every time.
+    fn noise(count: usize) -> Vec<u8> {
+        let mut bytes = vec![0; count];
+        blake3::Hasher::new().finalize_xof().fill(&mut bytes);
+        bytes
+    }
+
+    fn find(content: &[u8], prefix: &[u8]) -> Vec<(usize, usize, usize)> {
+        let matches = Matcher::default().find(content, prefix, content.len()).unwrap();
+        matches.iter().map(|found| (found.at, found.from, found.length)).collect()
+    }
+
+    #[test]
+    fn common_bytes_are_counted_to_the_byte() {
+        let old = noise(100);
+        for length in 0..100 {
+            let mut new = old.clone();
+            new[length] ^= 1;
+            assert_eq!(common(&new, &old), length);
+            assert_eq!(common_end(&new, &old), 99 - length);
+            assert_eq!(common(&old[..length], &old), length);
+        }
+    }
+
+    #[test]
+    fn small_changes_leave_two_matches_that_meet_them() {
+        let old = noise(10_000);
+        let (before, behind) = old.split_at(5_003);
+        for (new, removed) in [(&b"x"[..], 1), (b"", 7), (b"of another length", 16), (b"", 150), (&[7; 150], 0)] {
+            let content = [before, new, &behind[removed..]].concat();
+            let behind_at = 5_003 + new.len();
+            let expected = [(0, 0, 5_003), (behind_at, 5_003 + removed, content.len() - behind_at)];
+            assert_eq!(find(&content, &old), expected, "{} for {removed}", new.len());
+        }
+    }
+
+    #[test]
+    fn what_was_moved_far_is_found() {
+        let old = noise(300_000);
+        let content = [&old[200_000..], &old[..100_000]].concat();
+        assert_eq!(find(&content, &old), [(0, 200_000, 100_000), (100_000, 0, 100_000)]);
+    }
+
+    #[test]
+    fn of_like_places_the_one_that_goes_on_longest_is_taken() {
+        let page = |number: u8| [&noise(128)[..], &[number; 128]].concat();
+        let old = [vec![b'-'; 320], (0..5).flat_map(page).collect()].concat();
+        let content = [&[b'x'; 40][..], &page(3), b"end"].concat();
+        assert_eq!(find(&content, &old), [(40, 320 + 3 * 256, 256)]);
+    }
+
+    #[test]
+    fn what_leaves_too_much_over_is_given_up() {
+        let (content, prefix) = (noise(5_000), noise(1_000));
+        assert!(Matcher::default().find(&content, &prefix, 3_999).is_none());
+        assert!(Matcher::default().find(&content, &prefix, 4_000).is_some());
+        assert!(Matcher::default().find(&content[2_000..], &prefix, 700).is_none());
+    }
+
+    #[test]
+    fn nothing_and_very_little_are_no_trouble() {
+        for (content, prefix) in [(&b""[..], &b""[..]), (b"a", b"a"), (b"", b"old"), (b"12345678", b"1234567")] {
+            assert_eq!(find(content, prefix), []);
+        }
+        assert_eq!(find(b"12345678", b"12345678"), [(0, 0, 8)]);
+    }
+
+    #[test]
+    fn memory_that_was_used_before_makes_no_difference() {
+        let old = noise(50_000);
+        let content = [&old[20_000..], &old[..20_000]].concat();
+        let mut matcher = Matcher::default();
+        matcher.find(&noise(900), &old[7_000..], 900).unwrap();
+        assert_eq!(matcher.find(&content, &old, 0), Matcher::default().find(&content, &old, 0));
+    }
+}

@@ -1,0 +1,147 @@
+//! One delta: content as copies of the prefix and what stands between them.
+//!
+//! For content of which most stands in the prefix. Made at three to four times
+//! the speed of a zstd frame with long-distance matching, and smaller, because
+//! copies are as short as eight bytes near the last one. Measured on 275 MB of
+//! changed pages: 0.08 MB in 0.08 s, against 0.17 MB in 0.38 s; on 105 MB of
+//! scripts: 1.40 MB in 0.11 s, against 1.94 MB in 0.29 s.
+
+mod matches;
+
+use std::io;
+
+use twox_hash::XxHash3_64;
+
+use self::matches::{Match, Matcher};
+use super::layout::{self, Cursor};
+use super::{PackError, frame};
+use crate::varint;
+
+/// The first byte of a delta; no zstd frame begins with it.
+const MARK: u8 = 1;
+const CHECKSUM_BYTES: usize = 8;
+/// At most this part of the content may stand nowhere in the prefix: what is left over finds its
+/// like among itself only.
+const LITERAL_PART: usize = 4;
+/// With more prefix the table of its places is larger than a processor's cache, and each question
+/// takes long. Measured with 16 MiB each: 1.9 s, where a zstd frame takes 1.6 s.
+const MAX_PREFIX_BYTES: usize = 4 << 20;
+
+/// Whether `bytes` are a delta: else they are a zstd frame.
+pub(super) fn is_delta(bytes: &[u8]) -> bool {
+    bytes.first() == Some(&MARK)
+}
+
+/// Makes one delta after the other in the same memory.
+#[derive(Debug, Default)]
+pub(super) struct DeltaEncoder {
+    matcher: Matcher,
+}
+
+impl DeltaEncoder {
+    /// Describes `content` by `prefix`; nothing where not enough of it stands there.
+    pub(super) fn encode(&mut self, content: &[u8], prefix: &[u8], level: i32) -> io::Result<Option<Vec<u8>>> {
+        if prefix.is_empty() || prefix.len() > MAX_PREFIX_BYTES {
+            return Ok(None);
+        }
+        let Some(matches) = self.matcher.find(content, prefix, content.len() / LITERAL_PART) else { return Ok(None) };
+        let body = body(content, &matches);
+        if body.len() > content.len() {
+            return Ok(None);
+        }
+        let packed = frame::encode(&body, &[], level)?;
+        let mut bytes = vec![MARK];
+        varint::push(body.len() as u64, &mut bytes);
+        bytes.extend_from_slice(&packed);
+        bytes.extend_from_slice(&checksum(content));
+        Ok(Some(bytes))
+    }
+}
+
+fn checksum(content: &[u8]) -> [u8; CHECKSUM_BYTES] {
+    XxHash3_64::oneshot(content).to_le_bytes()
+}
+
+/// Copies by columns, as neighbours are alike, then all literals.
+fn body(content: &[u8], matches: &[Match]) -> Vec<u8> {
+    let mut out = Vec::new();
+    varint::push(matches.len() as u64, &mut out);
+    let ends = || std::iter::once((0, 0)).chain(matches.iter().map(Match::ends));
+    let literals = || matches.iter().zip(ends()).map(|(found, (end, _))| &content[end..found.at]);
+    literals().for_each(|literals| varint::push(literals.len() as u64, &mut out));
+    matches.iter().for_each(|found| varint::push(found.length as u64, &mut out));
+    for (found, (end, old_end)) in matches.iter().zip(ends()) {
+        layout::push_difference(found.from as u64, (old_end + found.at - end) as u64, &mut out);
+    }
+    literals().for_each(|literals| out.extend_from_slice(literals));
+    let (end, _) = ends().last().unwrap_or_default();
+    out.extend_from_slice(&content[end..]);
+    out
+}
+
+/// Decodes a delta to exactly `content_bytes`: what `content` had is gone, also after an error.
+///
+/// # Errors
+/// A delta that breaks a rule of the format, or whose bases were others.
+pub(super) fn decode_into(
+    delta: &[u8],
+    prefix: &[u8],
+    content_bytes: usize,
+    content: &mut Vec<u8>,
+) -> Result<(), PackError> {
+    const WHAT: &str = "delta";
+    content.clear();
+    let mut input = Cursor { rest: delta };
+    if input.byte(WHAT)? != MARK {
+        return Err(PackError::frame("no delta"));
+    }
+    let body_bytes = input.number(WHAT)?;
+    let body_bytes = usize::try_from(body_bytes).ok().filter(|bytes| *bytes <= content_bytes);
+    let body_bytes = body_bytes.ok_or(PackError::frame("the delta is larger than its content"))?;
+    let Some((packed, sum)) = input.rest.split_last_chunk::<CHECKSUM_BYTES>() else {
+        return Err(PackError::Truncated { what: WHAT });
+    };
+    apply(&frame::decode(packed, &[], body_bytes)?, prefix, content_bytes, content)?;
+    if checksum(content) != *sum {
+        return Err(PackError::frame("its checksum is not that of the content"));
+    }
+    Ok(())
+}
+
+/// Puts together what `body` describes.
+fn apply(body: &[u8], prefix: &[u8], content_bytes: usize, content: &mut Vec<u8>) -> Result<(), PackError> {
+    const WHAT: &str = "copies of a delta";
+    const TOO_LONG: PackError = PackError::frame("the delta makes more than its content");
+    let mut input = Cursor { rest: body };
+    let count = input.number(WHAT)?;
+    let mut columns = [Cursor { rest: &[] }; 3];
+    for column in &mut columns {
+        *column = input.numbers(count, WHAT)?;
+    }
+    let [mut runs, mut lengths, mut places] = columns;
+    content.reserve_exact(content_bytes);
+    let mut old_end = 0u64;
+    for _ in 0..count {
+        let run = runs.number(WHAT)?;
+        let length = lengths.number(WHAT)?;
+        // What is longer than the content is so after both.
+        let made = [content.len() as u64, run, length].into_iter().try_fold(0u64, u64::checked_add);
+        if made.is_none_or(|made| made > content_bytes as u64) {
+            return Err(TOO_LONG);
+        }
+        let from = layout::take_difference(&mut places, old_end + run, WHAT)?;
+        old_end = from.checked_add(length).ok_or(PackError::frame("a copy from outside of the bases"))?;
+        content.extend_from_slice(input.take(run, "literals of a delta")?);
+        let range = usize::try_from(from).ok().zip(usize::try_from(old_end).ok());
+        let copied = range.and_then(|(from, end)| prefix.get(from..end));
+        content.extend_from_slice(copied.ok_or(PackError::frame("a copy from outside of the bases"))?);
+    }
+    if content.len() + input.rest.len() != content_bytes {
+        return Err(PackError::frame("the delta does not make its content"));
+    }
+    content.extend_from_slice(input.rest);
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;
