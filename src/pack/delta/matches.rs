@@ -26,6 +26,10 @@ const SAME_AHEAD: usize = 32;
 /// After so many bytes without a match, as a power of two, the search takes larger steps.
 const SKIP_SHIFT: usize = 8;
 const MAX_STEP: usize = 8;
+/// It is given up once more than this part of what was looked at, and of as much as a head start, is
+/// left over: of content with little in common that tells early.
+const EARLY_PART: usize = 4;
+const HEAD_START: usize = 256 << 10;
 
 /// A range of the content that stands in the prefix, too.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -169,7 +173,7 @@ impl Matcher {
         // Where the last match ended, in both.
         let (mut end, mut old_end) = (0, 0);
         let (mut at, mut literals) = (0, 0);
-        while at + 8 <= content.len() && literals + (at - end) <= most_literals {
+        while at + 8 <= content.len() && literals + (at - end) <= most_literals.min((at + HEAD_START) / EARLY_PART) {
             let run = at - end;
             let Some(found) = self.look(content, prefix, at, old_end, run) else {
                 at += (1 + (run >> SKIP_SHIFT)).min(MAX_STEP);
