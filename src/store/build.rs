@@ -16,63 +16,82 @@ use crate::store::slots::{DirStack, SlotWriter};
 use crate::store::{Store, StoreError};
 
 impl Store {
-    /// Builds the tree of `release` in the slot `dirty`, not synced, and
-    /// answers the objects that its manifest has and the store, of which all
-    /// is `here`, has not.
-    ///
-    /// # Errors
-    /// [`StoreError::DamagedObject`] for one that the slot itself needs.
-    pub(super) fn build_slot(
+    /// Makes the idle slot `dirty` and takes from it what `release` shows no more, or otherwise. All that the
+    /// store will have is `here`, though it may still be on its way. Nothing where there is no slot to begin with.
+    pub(super) fn clear_slot(
         &self,
         release: &Release,
         here: &[ObjectId],
-    ) -> Result<(SlotWriter<'_>, Vec<FileEntry>), StoreError> {
+    ) -> Result<Option<ClearedSlot<'_>>, StoreError> {
         let permissions = self.permissions_of(release.sequence)?;
-        let (slot, idle) = self.take_idle_slot(permissions)?;
-        if let Some(idle) = idle {
-            let mut writer = SlotWriter::change(self, slot, permissions);
-            match self.update_slot(&mut writer, idle, release, here) {
-                // What is in the slot cannot be told: its manifest is damaged, or somebody changed it.
-                Err(StoreError::Manifest { .. } | StoreError::Tampered { .. }) => {
-                    self.layout.slots.remove_all(DIRTY)?;
-                }
-                other => return other.map(|missing| (writer, missing)),
+        let Some((slot, idle)) = self.take_idle_slot(permissions)? else { return Ok(None) };
+        let mut writer = SlotWriter::change(self, slot, permissions);
+        match self.find_changes(&mut writer, idle, release, here) {
+            Ok(changes) => Ok(Some(ClearedSlot { writer, changes })),
+            Err(error) if is_unknown_tree(&error) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Completes the tree of `release` in the slot `dirty`, not synced, and answers the objects that
+    /// its manifest has and the store has not.
+    ///
+    /// # Errors
+    /// [`StoreError::DamagedObject`] for one that the slot itself needs.
+    pub(super) fn fill_slot<'s>(
+        &'s self,
+        release: &Release,
+        cleared: Option<ClearedSlot<'s>>,
+    ) -> Result<(SlotWriter<'s>, Vec<FileEntry>), StoreError> {
+        if let Some(ClearedSlot { mut writer, changes }) = cleared {
+            match self.place_changes(&mut writer, &changes.places) {
+                Err(error) if is_unknown_tree(&error) => {}
+                other => return other.map(|()| (writer, changes.missing)),
             }
         }
-        let slot = self.layout.slots.ensure_dir_as(DIRTY, permissions.directory())?;
-        let writer = self.fill_slot(slot, release, permissions)?;
+        self.layout.slots.remove_all(DIRTY)?;
+        let permissions = self.permissions_of(release.sequence)?;
+        let slot = self.layout.slots.create_dir_as(DIRTY, permissions.directory())?;
+        let writer = self.fill_new_slot(slot, release, permissions)?;
         // Every object was linked or copied: none is missing.
         Ok((writer, Vec::new()))
     }
 
-    /// Brings a slot from the release it has to another one.
-    fn update_slot(
+    /// Finds what changes in a slot from the release it has to another one, and takes away what goes.
+    fn find_changes(
         &self,
         writer: &mut SlotWriter<'_>,
         from: SlotName,
         to: &Release,
         here: &[ObjectId],
-    ) -> Result<Vec<FileEntry>, StoreError> {
+    ) -> Result<SlotChanges, StoreError> {
         let old = self.entries(&self.release(from.release)?.manifest)?;
         let mut changes = SlotChanges::default();
         ahead(old, |old| {
             Pairs::new(old, self.entries(&to.manifest)?).try_for_each(|pair| changes.take(pair?, writer, here))
         })?;
-        let SlotChanges { places, emptied, mut missing } = changes;
         // What goes goes first: a directory may have to make room for a file.
-        for directory in emptied.iter().rev() {
+        for directory in changes.emptied.iter().rev() {
             writer.remove_empty(directory)?;
         }
-        let left = place_by_two(&places, &mut writer.twin()?, writer)?;
-        self.place_left(writer, &left)?;
-        missing.sort_unstable_by_key(|file| file.object);
-        missing.dedup_by_key(|file| file.object);
-        Ok(missing)
+        changes.missing.sort_unstable_by_key(|file| file.object);
+        changes.missing.dedup_by_key(|file| file.object);
+        Ok(changes)
+    }
+
+    fn place_changes(&self, writer: &mut SlotWriter<'_>, places: &[Entry]) -> Result<(), StoreError> {
+        let left = place_by_two(places, &mut writer.twin()?, writer)?;
+        self.place_left(writer, &left)
     }
 
     /// Fills an empty slot with the tree of a release, on two threads: the
     /// system calls of one tree hardly wait for those of the other half.
-    fn fill_slot(&self, slot: Dir, release: &Release, permissions: Permissions) -> Result<SlotWriter<'_>, StoreError> {
+    fn fill_new_slot(
+        &self,
+        slot: Dir,
+        release: &Release,
+        permissions: Permissions,
+    ) -> Result<SlotWriter<'_>, StoreError> {
         /// Entries placed at once: the two halves of a batch are mostly in different directories.
         const BATCH: usize = 4096;
         let mut helper = SlotWriter::fill(self, slot.try_clone()?, permissions);
@@ -131,11 +150,22 @@ impl Store {
         slots.remove_all(DIRTY)?;
         let permissions = self.permissions_of(current.sequence())?;
         let slot = slots.create_dir_as(DIRTY, permissions.directory())?;
-        self.fill_slot(slot, &release, permissions)?;
+        self.fill_new_slot(slot, &release, permissions)?;
         slots.sync_file_system()?;
         slots.rename(DIRTY, slots, &spare.to_string())?;
         Ok(slots.sync()?)
     }
+}
+
+/// Whether what is in a slot cannot be told: its manifest is damaged, or somebody changed it.
+const fn is_unknown_tree(error: &StoreError) -> bool {
+    matches!(error, StoreError::Manifest { .. } | StoreError::Tampered { .. })
+}
+
+/// A slot that has nothing any more that the next release does not show.
+pub(super) struct ClearedSlot<'s> {
+    writer: SlotWriter<'s>,
+    changes: SlotChanges,
 }
 
 /// What one walk over the manifests of two releases finds for a slot.

@@ -291,9 +291,8 @@ impl Store {
     }
 
     /// Takes the idle slot to be changed: the slot, now `dirty`, and the
-    /// release whose tree it has. Without an idle slot a new, empty one; one of
-    /// other permissions than the wanted is none.
-    pub(super) fn take_idle_slot(&self, wanted: Permissions) -> Result<(Dir, Option<SlotName>), StoreError> {
+    /// release whose tree it has. One of other permissions than the wanted is none.
+    pub(super) fn take_idle_slot(&self, wanted: Permissions) -> Result<Option<(Dir, SlotName)>, StoreError> {
         let slots = &self.layout.slots;
         slots.remove_all(DIRTY)?;
         let current = self.current()?;
@@ -308,12 +307,8 @@ impl Store {
         for slot in idle {
             slots.remove_all(&slot.to_string())?;
         }
-        match taken {
-            Some(slot) => {
-                slots.rename(&slot.to_string(), slots, DIRTY)?;
-                Ok((slots.open_dir(DIRTY)?, Some(slot)))
-            }
-            None => Ok((slots.create_dir_as(DIRTY, wanted.directory())?, None)),
-        }
+        let Some(slot) = taken else { return Ok(None) };
+        slots.rename(&slot.to_string(), slots, DIRTY)?;
+        Ok(Some((slots.open_dir(DIRTY)?, slot)))
     }
 }

@@ -13,6 +13,7 @@ use crate::manifest::transit::{self, Needs};
 use crate::manifest::{Entry, FileEntry, ManifestError, ahead};
 use crate::pack::{BaseRange, Block, PackReader};
 use crate::release::{Release, ReleaseName};
+use crate::store::build::ClearedSlot;
 use crate::store::copy::write_object;
 use crate::store::quarantine::Quarantine;
 use crate::store::slots::SlotWriter;
@@ -308,15 +309,19 @@ impl Arrival {
         self.write_back.finish()?;
         self.store.write_release(&self.release)?;
         self.store.layout.root.sync_file_system()?;
-        if !is_promoted {
-            self.quarantine.promote(&objects, &self.store)?;
-            here.extend(objects.iter().map(|(id, _)| *id));
-            here.sort_unstable();
-            self.promoted = Some(objects);
-        }
+        here.extend(objects.iter().map(|(id, _)| *id));
+        here.sort_unstable();
         self.store.adopt_manifest(&temporary, &self.release.manifest)?;
         self.store.hide_staged();
-        let (mut writer, fetched) = self.build_slot(&here, fetch)?;
+        // What goes from the idle slot does not wait for what comes.
+        let (cleared, adopted) = std::thread::scope(|scope| {
+            let cleared = scope.spawn(|| self.store.clear_slot(&self.release, &here));
+            let adopted = if is_promoted { Ok(()) } else { self.quarantine.promote(&objects, &self.store) };
+            (cleared.join().expect("clearing a slot does not panic"), adopted)
+        });
+        adopted?;
+        self.promoted = Some(objects);
+        let (mut writer, fetched) = self.fill_slot(cleared?, &here, fetch)?;
         self.store.layout.root.sync_file_system()?;
         writer.share_copies()?;
         drop(writer);
@@ -329,15 +334,21 @@ impl Arrival {
         Ok(fetched)
     }
 
-    /// Builds the slot. What is missing or damaged is fetched on the way; answers how many objects.
-    fn build_slot(&self, here: &[ObjectId], fetch: &FetchObject<'_>) -> Result<(SlotWriter<'_>, u64), StoreError> {
+    /// Fills the slot. What is missing or damaged is fetched on the way; answers how many objects.
+    fn fill_slot<'s>(
+        &'s self,
+        cleared: Option<ClearedSlot<'s>>,
+        here: &[ObjectId],
+        fetch: &FetchObject<'_>,
+    ) -> Result<(SlotWriter<'s>, u64), StoreError> {
         let mut fetched = 0;
-        let (writer, missing) = match self.store.build_slot(&self.release, here) {
+        let (writer, missing) = match self.store.fill_slot(&self.release, cleared) {
             Err(StoreError::DamagedObject { .. }) => {
                 let damaged = self.store.damaged_objects(&self.release.manifest)?;
                 self.store.fetch_objects(&damaged, fetch)?;
                 fetched += damaged.len() as u64;
-                self.store.build_slot(&self.release, here)?
+                let cleared = self.store.clear_slot(&self.release, here)?;
+                self.store.fill_slot(&self.release, cleared)?
             }
             other => other?,
         };
