@@ -7,7 +7,7 @@ use std::sync::Arc;
 use crate::hash::{BundleKey, ManifestId, ObjectId};
 use crate::manifest::ManifestError;
 use crate::manifest::transit::{self, Change};
-use crate::mirror::{Link, StageRequest};
+use crate::mirror::{Link, Mirror, StageRequest};
 use crate::monitor::Monitor;
 use crate::pack::Level;
 use crate::push::PushError;
@@ -17,6 +17,7 @@ use crate::push::fleet::{self, Member};
 use crate::push::gate::Gate;
 use crate::push::held::{self, Holders};
 use crate::push::keeping::Keeping;
+use crate::push::links::Links;
 use crate::push::options::{LevelChoice, Options};
 use crate::push::outcome::Outcome;
 use crate::push::pack_line::{self, Job, LineError};
@@ -110,6 +111,19 @@ fn on_base(
     groups.into_iter().map(make).collect()
 }
 
+/// How hard what goes to `mirrors` is compressed.
+pub(super) fn level_for<'m>(
+    mirrors: impl Iterator<Item = &'m Arc<dyn Mirror>> + Clone,
+    links: &Links,
+    options: &Options,
+) -> Level {
+    match options.level {
+        LevelChoice::Fixed(level) => level,
+        LevelChoice::Auto if mirrors.clone().all(|mirror| mirror.link() == Link::Local) => Level::Raw,
+        LevelChoice::Auto => links.level(mirrors.map(|mirror| mirror.location())),
+    }
+}
+
 fn batch(
     target: &Target,
     base: Option<Arc<ManifestFile>>,
@@ -119,12 +133,7 @@ fn batch(
     options: &Options,
 ) -> Result<Batch, PushError> {
     let id = base.as_ref().map(|base| base.id);
-    let is_local = members.iter().all(|index| target.members[*index].mirror.link() == Link::Local);
-    let level = match options.level {
-        LevelChoice::Fixed(level) => level,
-        LevelChoice::Auto if is_local => Level::Raw,
-        LevelChoice::Auto => target.links.level(members.iter().map(|index| target.members[*index].mirror.location())),
-    };
+    let level = level_for(members.iter().map(|index| &target.members[*index].mirror), &target.links, options);
     let bases = match &base {
         Some(base) if level != Level::Raw && !change.wanted.is_empty() => {
             let (old, supplies, jobs) = (&target.supplies.old, &target.supplies, options.jobs.get());
@@ -161,9 +170,10 @@ impl Batch {
         entries(self.base.as_deref())
     }
 
-    pub(super) fn job<'a>(&'a self, target: &'a Target, keeping: Option<&'a Keeping>, options: &Options) -> Job<'a> {
+    pub(super) fn job<'a>(&'a self, target: &'a Target, is_kept: bool, options: &Options) -> Job<'a> {
         let (wanted, supplies, bases) = (&self.change.wanted, &target.supplies, &self.bases);
-        Job { wanted, supplies, bases, keeping, level: self.level, jobs: options.jobs.get() }
+        let (level, jobs, ahead) = (self.level, options.jobs.get(), Some(&target.ahead));
+        Job { wanted, supplies, bases, is_kept, level, jobs, ahead }
     }
 
     /// Makes its packs, and keeps the content of a new release for the next push.
@@ -175,7 +185,7 @@ impl Batch {
         gate: &Gate<'_>,
     ) -> Result<(), LineError> {
         let keeping = target.begin_keeping(self.new_bytes(), options, gate);
-        pack_line::run(&self.job(target, keeping.as_ref(), options), shelf, gate)?;
+        pack_line::run(&self.job(target, keeping.is_some(), options), keeping.as_ref(), shelf, gate)?;
         if let Some(Err(error)) = keeping.map(Keeping::finish) {
             not_kept(&error, gate);
         }

@@ -9,6 +9,7 @@
 //! refuses to know where a mirror is and how anything is shown.
 
 mod activation;
+mod ahead;
 mod bases;
 mod batch;
 mod bundle;

@@ -4,7 +4,9 @@
 //! saw never leaves the origin. Order, and with it every byte of every pack,
 //! does not depend on the number of threads.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
@@ -59,12 +61,97 @@ pub(super) struct Job<'a> {
     pub(super) wanted: &'a [Wanted],
     pub(super) supplies: &'a Supplies,
     pub(super) bases: &'a Bases,
-    /// Where new content is kept for the next push.
-    pub(super) keeping: Option<&'a Keeping>,
+    /// Whether new content is kept for the next push.
+    pub(super) is_kept: bool,
     pub(super) level: Level,
     pub(super) jobs: usize,
+    /// What of it is made already.
+    pub(super) ahead: Option<&'a Ahead>,
 }
 
+impl Job<'_> {
+    /// The new objects, to be grouped.
+    fn members(&self) -> Vec<Member<'_>> {
+        let member = |(ordinal, wanted)| {
+            let Wanted { size, path, .. }: &Wanted = wanted;
+            let base_bytes = self.bases.of(ordinal).iter().map(|base| base.size).sum();
+            Member { ordinal, size: *size, path, base_bytes }
+        };
+        (0u32..).zip(self.wanted).map(member).collect()
+    }
+}
+
+/// Blocks that were made before it was clear that they are needed.
+#[derive(Debug, Default)]
+pub(super) struct Ahead {
+    blocks: Mutex<HashMap<blake3::Hash, Made>>,
+}
+
+impl Ahead {
+    fn blocks(&self) -> MutexGuard<'_, HashMap<blake3::Hash, Made>> {
+        self.blocks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Makes blocks of `job` until told to stop, or they take `most_bytes`. What cannot be made
+    /// is left: whoever needs it will be told why.
+    pub(super) fn make(job: &Job<'_>, most_bytes: usize, stop: &(dyn Fn() -> bool + Sync)) -> Self {
+        let (ahead, members, made_bytes) = (Self::default(), job.members(), AtomicUsize::new(0));
+        let groups = Mutex::new(group(&members, job.level));
+        let next = || groups.lock().unwrap_or_else(PoisonError::into_inner).next();
+        std::thread::scope(|scope| {
+            for _ in 0..job.jobs {
+                scope.spawn(|| {
+                    let mut reader = Reader::default();
+                    while !stop()
+                        && made_bytes.load(Ordering::Relaxed) < most_bytes
+                        && let Some(pieces) = next()
+                    {
+                        let plan = BlockPlan::new(job, pieces);
+                        let id = plan.id(job);
+                        let Ok(made) = reader.make(job, plan) else { return };
+                        made_bytes.fetch_add(made.bytes(), Ordering::Relaxed);
+                        ahead.blocks().insert(id, made);
+                    }
+                });
+            }
+        });
+        ahead
+    }
+}
+
+/// What a block is made of.
+struct BlockPlan<'j> {
+    pieces: Vec<Piece>,
+    /// Nothing where one of the bases cannot be had.
+    bases: Vec<(BaseRange, &'j OldObject)>,
+}
+
+impl<'j> BlockPlan<'j> {
+    fn new(job: &'j Job<'_>, pieces: Vec<Piece>) -> Self {
+        let size_of = |ordinal: u32| job.wanted[ordinal as usize].size;
+        let ranges = base_ranges(&pieces, |ordinal| (job.bases.of(ordinal), size_of(ordinal)));
+        let with_object = |range: BaseRange| Some((range, job.bases.object(range.entry)?));
+        let bases = ranges.into_iter().map(with_object).collect::<Option<_>>().unwrap_or_default();
+        Self { pieces, bases }
+    }
+
+    /// All that decides on the bytes of the block, and on how it is kept.
+    fn id(&self, job: &Job<'_>) -> blake3::Hash {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(format!("{} {}\n", job.level, self.pieces.len()).as_bytes());
+        for Piece { ordinal, offset, length } in &self.pieces {
+            hasher.update(&ordinal.to_le_bytes()).update(&offset.to_le_bytes()).update(&length.to_le_bytes());
+            hasher.update(job.wanted[*ordinal as usize].object.as_bytes());
+        }
+        for (BaseRange { entry, offset, length }, object) in &self.bases {
+            hasher.update(&entry.to_le_bytes()).update(&offset.to_le_bytes()).update(&length.to_le_bytes());
+            hasher.update(object.id.as_bytes());
+        }
+        hasher.finalize()
+    }
+}
+
+#[derive(Debug)]
 struct Made {
     pieces: Vec<Piece>,
     block: EncodedBlock,
@@ -72,6 +159,13 @@ struct Made {
     kept: Option<KeptBlock>,
     /// Of objects that span blocks, with their hashes.
     parts: Vec<(Piece, PieceHash)>,
+}
+
+impl Made {
+    /// Bytes that it takes.
+    fn bytes(&self) -> usize {
+        self.block.encoded_bytes() + self.kept.as_ref().map_or(0, KeptBlock::bytes)
+    }
 }
 
 /// A block to be made.
@@ -82,8 +176,13 @@ struct Ticket {
 
 type Answer = Receiver<Result<Made, LineError>>;
 
-/// Builds the packs of `job` onto `shelf` and ends it, one way or the other.
-pub(super) fn run(job: &Job<'_>, shelf: &PackShelf<'_>, monitor: &dyn Monitor) -> Result<(), LineError> {
+/// Builds the packs of `job` onto `shelf` and ends it, one way or the other; new content goes to `keeping`.
+pub(super) fn run(
+    job: &Job<'_>,
+    keeping: Option<&Keeping>,
+    shelf: &PackShelf<'_>,
+    monitor: &dyn Monitor,
+) -> Result<(), LineError> {
     /// Should the line break, nobody waits for it.
     struct Broken<'s, 'a>(&'s PackShelf<'a>);
     impl Drop for Broken<'_, '_> {
@@ -92,19 +191,18 @@ pub(super) fn run(job: &Job<'_>, shelf: &PackShelf<'_>, monitor: &dyn Monitor) -
         }
     }
     let _broken = Broken(shelf);
-    let result = make_packs(job, shelf, monitor);
+    let result = make_packs(job, keeping, shelf, monitor);
     shelf.end(result.as_ref().map(|_| ()).map_err(|error| crate::push::outcome::error_chain(error)));
     result
 }
 
-fn make_packs(job: &Job<'_>, shelf: &PackShelf<'_>, monitor: &dyn Monitor) -> Result<(), LineError> {
-    let members: Vec<Member<'_>> = (0u32..)
-        .zip(job.wanted)
-        .map(|(ordinal, wanted)| {
-            let base_bytes = job.bases.of(ordinal).iter().map(|base| base.size).sum();
-            Member { ordinal, size: wanted.size, path: &wanted.path, base_bytes }
-        })
-        .collect();
+fn make_packs(
+    job: &Job<'_>,
+    keeping: Option<&Keeping>,
+    shelf: &PackShelf<'_>,
+    monitor: &dyn Monitor,
+) -> Result<(), LineError> {
+    let members = job.members();
     let bytes = job.wanted.iter().map(|wanted| wanted.size).sum();
     monitor.event(Event::BundleStarted { objects: job.wanted.len() as u64, bytes });
     let (work, tickets) = bounded::<Ticket>(job.jobs);
@@ -115,12 +213,12 @@ fn make_packs(job: &Job<'_>, shelf: &PackShelf<'_>, monitor: &dyn Monitor) -> Re
                 let mut reader = Reader::default();
                 for Ticket { pieces, answer } in tickets {
                     // Nobody listens any more once the line has failed.
-                    answer.send(reader.make(job, pieces)).ok();
+                    answer.send(reader.take_or_make(job, pieces)).ok();
                 }
             });
         }
         drop(tickets);
-        let mut sealer = Sealer::new(job, shelf, monitor);
+        let mut sealer = Sealer::new(job, keeping, shelf, monitor);
         let mut pending: VecDeque<Answer> = VecDeque::new();
         for pieces in group(&members, job.level) {
             if monitor.is_cancelled() {
@@ -150,7 +248,15 @@ struct Reader {
 }
 
 impl Reader {
-    fn make(&mut self, job: &Job<'_>, pieces: Vec<Piece>) -> Result<Made, LineError> {
+    /// The block of `pieces`, if it was not made ahead.
+    fn take_or_make(&mut self, job: &Job<'_>, pieces: Vec<Piece>) -> Result<Made, LineError> {
+        let plan = BlockPlan::new(job, pieces);
+        let made = job.ahead.and_then(|ahead| ahead.blocks().remove(&plan.id(job)));
+        made.map_or_else(|| self.make(job, plan), Ok)
+    }
+
+    fn make(&mut self, job: &Job<'_>, plan: BlockPlan<'_>) -> Result<Made, LineError> {
+        let BlockPlan { pieces, bases } = plan;
         self.content.clear();
         let mut parts = Vec::new();
         for piece in &pieces {
@@ -166,14 +272,14 @@ impl Reader {
                 return Err(LineError::Changed { path: path() });
             }
         }
-        let bases = self.read_bases(job, &pieces);
+        let bases = if self.read_bases(job, &bases) { bases } else { Vec::new() };
         let block = self.encode(&pieces, &bases, job.level)?;
-        let kept = match job.keeping {
-            Some(_) => {
+        let kept = match job.is_kept {
+            true => {
                 let sketches = keeping::sketches(&pieces, &self.content, job.wanted, job.bases);
                 Some(KeptBlock::new(&block, &pieces, &self.content, &bases, sketches, &mut self.encoder)?)
             }
-            None => None,
+            false => None,
         };
         Ok(Made { pieces, block, kept, parts })
     }
@@ -194,23 +300,18 @@ impl Reader {
         Ok(if plain.encoded_bytes() < block.encoded_bytes() { plain } else { block })
     }
 
-    /// Reads the bases of a block; none where one of them cannot be had.
-    fn read_bases<'j>(&mut self, job: &'j Job<'_>, pieces: &[Piece]) -> Vec<(BaseRange, &'j OldObject)> {
-        let size_of = |ordinal: u32| job.wanted[ordinal as usize].size;
-        let ranges = base_ranges(pieces, |ordinal| (job.bases.of(ordinal), size_of(ordinal)));
+    /// Reads the bases of a block. Answers whether they could be had.
+    fn read_bases(&mut self, job: &Job<'_>, bases: &[(BaseRange, &OldObject)]) -> bool {
         self.prefix.clear();
         let old = &job.supplies.old;
-        let read = ranges.into_iter().map(|range| {
-            let object = job.bases.object(range.entry)?;
-            old.read(object, range.offset, range.length, &mut self.prefix).then_some((range, object))
-        });
-        read.collect::<Option<_>>().unwrap_or_default()
+        bases.iter().all(|(range, object)| old.read(object, range.offset, range.length, &mut self.prefix))
     }
 }
 
 /// Seals packs in order and hashes what spans blocks.
 struct Sealer<'a, 'l> {
     job: &'a Job<'l>,
+    keeping: Option<&'a Keeping>,
     shelf: &'a PackShelf<'l>,
     monitor: &'a dyn Monitor,
     writer: PackWriter,
@@ -220,14 +321,14 @@ struct Sealer<'a, 'l> {
 }
 
 impl<'a, 'l> Sealer<'a, 'l> {
-    fn new(job: &'a Job<'l>, shelf: &'a PackShelf<'l>, monitor: &'a dyn Monitor) -> Self {
-        Self { job, shelf, monitor, writer: PackWriter::new(), spanning: None, bytes: 0, packed_bytes: 0 }
+    fn new(job: &'a Job<'l>, keeping: Option<&'a Keeping>, shelf: &'a PackShelf<'l>, monitor: &'a dyn Monitor) -> Self {
+        Self { job, keeping, shelf, monitor, writer: PackWriter::new(), spanning: None, bytes: 0, packed_bytes: 0 }
     }
 
     fn take(&mut self, next: &Answer) -> Result<(), LineError> {
         let made = next.recv().map_err(|_| LineError::Cancelled)??;
         made.parts.iter().try_for_each(|(piece, hash)| self.check_part(piece, *hash))?;
-        if let (Some(keeping), Some(kept)) = (self.job.keeping, made.kept) {
+        if let (Some(keeping), Some(kept)) = (self.keeping, made.kept) {
             keeping.add(&made.block, kept, &made.pieces, self.job.wanted);
         }
         self.bytes += made.block.content_bytes() as u64;
@@ -272,5 +373,72 @@ impl<'a, 'l> Sealer<'a, 'l> {
 
     fn finish(mut self) -> Result<(), LineError> {
         self.seal()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mirror::Bundle as _;
+    use crate::monitor::Silent;
+    use crate::push::scratch::Scratch;
+    use crate::push::source::Live;
+    use crate::scan::{Root, ScanOptions, Tree};
+
+    fn packs(job: &Job<'_>, number: usize, scratch: &Scratch) -> Vec<Vec<u8>> {
+        let shelf = PackShelf::new(number, job.supplies, scratch).unwrap();
+        let seat = shelf.seat();
+        run(job, None, &shelf, &Silent).unwrap();
+        let mut packs = seat.packs();
+        std::iter::from_fn(|| packs.next().unwrap().map(|pack| pack.bytes().unwrap().to_vec())).collect()
+    }
+
+    #[test]
+    fn blocks_made_ahead_are_used_where_the_very_same_are_to_be_made() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name);
+        std::fs::create_dir(path("tree")).unwrap();
+        for name in ["a.html", "b.html", "c.css"] {
+            std::fs::write(path("tree").join(name), format!("the content of {name}").repeat(400)).unwrap();
+        }
+        // Two parts and a rest.
+        std::fs::write(path("tree/large.bin"), vec![7; 9 << 20]).unwrap();
+        let roots = [Root { path: path("tree"), at: None }];
+        let tree = std::sync::Arc::new(Tree::scan(&roots, &ScanOptions::default(), &Silent).unwrap());
+        let scratch = Scratch::create(&path("cache")).unwrap();
+        let supplies = Supplies::new(Live::Tree(std::sync::Arc::clone(&tree)), Vec::new(), Vec::new());
+        let wanted: Vec<Wanted> = supplies
+            .live
+            .entries()
+            .map(|entry| {
+                let file = *entry.file().unwrap();
+                Wanted { path: entry.path, object: file.object, size: file.size }
+            })
+            .collect();
+        let bases = Bases::none(&wanted);
+        let job = |level, ahead| Job {
+            wanted: &wanted,
+            supplies: &supplies,
+            bases: &bases,
+            is_kept: true,
+            level,
+            jobs: 2,
+            ahead,
+        };
+        let level = Level::default();
+        let plain = packs(&job(level, None), 0, &scratch);
+
+        let ahead = Ahead::make(&job(level, None), usize::MAX, &|| false);
+        let made = ahead.blocks().len();
+        assert!(made > 2, "{made}");
+        packs(&job(Level::Zstd(9), Some(&ahead)), 1, &scratch);
+        assert_eq!(ahead.blocks().len(), made, "blocks of another level are others");
+        // What the scan saw is what was made: the tree is not read for it again.
+        std::fs::remove_file(path("tree/a.html")).unwrap();
+        assert_eq!(packs(&job(level, Some(&ahead)), 2, &scratch), plain);
+        assert_eq!(ahead.blocks().len(), 0);
+
+        assert_eq!(Ahead::make(&job(level, None), usize::MAX, &|| true).blocks().len(), 0, "it is over at once");
+        assert!(Ahead::make(&job(level, None), 1, &|| false).blocks().len() < made, "there is no room");
     }
 }

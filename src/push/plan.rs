@@ -129,7 +129,7 @@ fn pack_bytes(
     let seat = shelf.seat();
     let gate = Gate::new(monitor);
     std::thread::scope(|scope| {
-        let line = scope.spawn(|| pack_line::run(&batch.job(target, None, options), &shelf, &gate));
+        let line = scope.spawn(|| pack_line::run(&batch.job(target, false, options), None, &shelf, &gate));
         let mut cursor = seat.packs();
         let mut bytes = 0;
         // An error of the line is told by the line itself.

@@ -3,7 +3,7 @@
 
 use std::io::BufWriter;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::cache::ContentCache;
@@ -20,10 +20,11 @@ use crate::push::load::{self, Loaded, has_diverged};
 use crate::push::next::{Outline, Rules, draft};
 use crate::push::options::Options;
 use crate::push::outcome::{MirrorReport, Outcome, Report, Sums};
+use crate::push::pack_line::Ahead;
 use crate::push::scratch::{Entries, ManifestFile, Scratch, entries};
 use crate::push::source::{Live, Source};
 use crate::push::target::Target;
-use crate::push::{PushError, rollout};
+use crate::push::{PushError, ahead, rollout};
 use crate::release::Release;
 use crate::scan::Tree;
 
@@ -70,6 +71,8 @@ struct Preparation {
     loaded: Loaded,
     scratch: Scratch,
     cache: Option<ContentCache>,
+    /// Blocks that were made while mirrors were asked.
+    ahead: Ahead,
 }
 
 impl Preparation {
@@ -80,14 +83,23 @@ impl Preparation {
             check_nesting(roots, fleet, options)?;
         }
         let scratch = Scratch::create(&options.scratch)?;
+        let (mut cache, mut ahead) = (None, Ahead::default());
         let (members, loaded) = match source {
             Source::Trees { roots, scan } => {
+                let is_answered = Arc::new(AtomicBool::new(false));
                 let (members, tree) = std::thread::scope(|scope| {
-                    let members = scope.spawn(|| fleet.states(monitor));
-                    let tree = Tree::scan(roots, scan, monitor);
-                    (members.join().expect("asking for states does not panic"), tree)
+                    let asked = scope.spawn(|| {
+                        let members = fleet.states(monitor);
+                        is_answered.store(true, Ordering::Relaxed);
+                        members
+                    });
+                    let tree = Tree::scan(roots, scan, monitor).map(Arc::new);
+                    if let Ok(tree) = &tree {
+                        (ahead, cache) = ahead::make(tree, &scratch, fleet.mirrors(), options, &is_answered);
+                    }
+                    (asked.join().expect("asking for states does not panic"), tree)
                 });
-                (members, Loaded::of(Live::Tree(Arc::new(tree?))))
+                (members, Loaded::of(Live::Tree(tree?)))
             }
             Source::Store(mirror) => {
                 let members = fleet.states(monitor);
@@ -107,10 +119,10 @@ impl Preparation {
         };
         fleet::check_distinct(&members)?;
         let cache = match has_use_for_cache(&members) && options.keep_content.most_bytes > 0 {
-            true => Some(ContentCache::open(scratch.content_dir()?)?),
+            true => Some(cache.map_or_else(|| ContentCache::open(scratch.content_dir()?), Ok)?),
             false => None,
         };
-        Ok(Self { members, loaded, scratch, cache })
+        Ok(Self { members, loaded, scratch, cache, ahead })
     }
 
     /// The report of a push that cannot meet its requirement, before anything is sent.
@@ -214,6 +226,7 @@ impl Preparation {
             likely_base,
             links: self.scratch.known_links(),
             scratch: self.scratch,
+            ahead: self.ahead,
             is_kept: AtomicBool::new(false),
         }
     }
@@ -347,7 +360,7 @@ fn shows_expunged(manifest: &ManifestFile, options: &Options) -> Result<bool, Pu
     Ok(false)
 }
 
-fn unix_seconds() -> u64 {
+pub(super) fn unix_seconds() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 

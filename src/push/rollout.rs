@@ -202,7 +202,7 @@ fn stage_alone(
     std::thread::scope(|scope| {
         let seat = shelf.seat();
         // Its error reaches the mirror through the shelf.
-        scope.spawn(|| pack_line::run(&batch.job(target, None, options), &shelf, gate).ok());
+        scope.spawn(|| pack_line::run(&batch.job(target, false, options), None, &shelf, gate).ok());
         // When this returns the seat goes, and the line need not wait for anyone.
         target.members[index].mirror.stage(&batch.request(target), &seat, gate)
     })

@@ -15,6 +15,7 @@ use crate::push::keeping::{self, Keeping};
 use crate::push::links::Links;
 use crate::push::options::Options;
 use crate::push::outcome::{Sums, error_chain};
+use crate::push::pack_line::Ahead;
 use crate::push::scratch::{Entries, ManifestFile, Scratch};
 use crate::release::Release;
 
@@ -37,6 +38,8 @@ pub(super) struct Target {
     pub(super) scratch: Scratch,
     /// How quick the mirrors are.
     pub(super) links: Links,
+    /// Blocks that were made before it was clear what mirrors need.
+    pub(super) ahead: Ahead,
     /// Whether its content is being kept for the next push.
     pub(super) is_kept: AtomicBool,
 }

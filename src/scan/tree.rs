@@ -32,6 +32,8 @@ pub struct Tree {
     pub(super) marks: Vec<(u16, Mark)>,
     /// When the scan began, in nanoseconds since 1970.
     pub(super) started: i64,
+    /// Files that the stat cache did not know.
+    hashed_files: u64,
 }
 
 impl Tree {
@@ -57,8 +59,8 @@ impl Tree {
         u16::try_from(roots.len()).map_err(|_| ScanError::TooManyRoots)?;
         let open = roots.iter().map(OpenRoot::open).collect::<Result<Vec<_>, _>>()?;
         let (options, entries, link_roots, marks) = (options.clone(), Vec::new(), Vec::new(), Vec::new());
-        let tree = Self { roots: open, options, entries, link_roots, marks, started };
-        let mut scan = Scan { tree, faults: Vec::new(), hashed_files: 0 };
+        let tree = Self { roots: open, options, entries, link_roots, marks, started, hashed_files: 0 };
+        let mut scan = Scan { tree, faults: Vec::new() };
         let mut cache = scan.open_cache(monitor);
         let had_cache = cache.is_some();
         let walked = (0..).zip(roots).try_for_each(|(number, root)| {
@@ -69,7 +71,7 @@ impl Tree {
         scan.merge();
         // Hours of hashing are not lost to a scan that was stopped or found an
         // offender; but a few records shall not replace many.
-        if scan.hashed_files > 0 && (walked.is_ok() || !had_cache) {
+        if scan.tree.hashed_files > 0 && (walked.is_ok() || !had_cache) {
             scan.write_cache(started, monitor);
         }
         walked?;
@@ -82,6 +84,12 @@ impl Tree {
     #[must_use]
     pub fn entries(&self) -> &[TreeEntry] {
         &self.entries
+    }
+
+    /// Whether anything had to be read: else there is nothing that an earlier scan did not see.
+    #[must_use]
+    pub const fn has_read(&self) -> bool {
+        self.hashed_files > 0
     }
 
     /// Opens the file of entry `index`, which is the one that was hashed.
@@ -155,7 +163,6 @@ fn changed(alteration: Alteration) -> ScanError {
 struct Scan {
     tree: Tree,
     faults: Vec<Fault>,
-    hashed_files: u64,
 }
 
 impl Scan {
@@ -208,7 +215,7 @@ impl Scan {
         self.faults.extend(faults);
         marks.extend(looked.into_iter().map(|mark| (number, mark)));
         let hashed_files = counters.hashed_files.into_inner();
-        self.hashed_files += hashed_files;
+        self.tree.hashed_files += hashed_files;
         run?;
         let hashed_bytes = counters.hashed_bytes.load(Ordering::Relaxed);
         monitor.event(Event::ScanFinished { entries: count, bytes, hashed_files, hashed_bytes });

@@ -121,6 +121,30 @@ impl Pushed {
     }
 }
 
+/// A mirror that is slow to answer leaves time to make blocks before it is clear who needs them.
+#[test]
+fn what_is_made_while_a_mirror_is_slow_to_answer_is_the_same() {
+    let sent = |before: &str, name: &str| {
+        let world = World::new();
+        let (ssh, program) = (format!("ssh://edge{}", world.at("far")), stand_in(&world, "ssh", before));
+        for version in ["1", "2"] {
+            world.write("tree", &pages(version));
+            let flags = [&["--json", "--events", name][..], &over(&program)].concat();
+            let pushed = Pushed::new(push(&world, &[&ssh], &flags));
+            assert!(serves_tree(&world, "far"), "{}", pushed.outcome);
+            if version == "2" {
+                pushed.check_small();
+            }
+        }
+        let events = crate::harness::events(&world.path(name));
+        let packs = events.iter().filter(|event| event["event"] == "pack_sent");
+        packs.map(|event| event["pack"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    let slow = sent("sleep 1", "slow.events");
+    assert!(!slow.is_empty());
+    assert_eq!(slow, sent("", "quick.events"));
+}
+
 #[test]
 fn only_what_changed_inside_of_files_is_sent() {
     let fleet = Fleet::begun(&["one", "two"]);
