@@ -73,7 +73,10 @@ impl Draft {
             let here = Part { block: number, start, length: part.length };
             start += part.length;
             match self.records.last_mut().filter(|_| part.offset > 0) {
-                Some(record) => record.parts.push(here),
+                Some(record) => {
+                    record.parts.push(here);
+                    record.sketch.merge(&part.sketch);
+                }
                 None => {
                     let NewPart { id, size, sketch, .. } = part;
                     self.records.push(Record { id, size, sketch, parts: vec![here] });

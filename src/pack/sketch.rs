@@ -29,10 +29,18 @@ impl Sketch {
         sketch
     }
 
+    /// Adds what another part of the same content consists of.
+    pub fn merge(&mut self, part: &Self) {
+        part.0.iter().for_each(|hash| self.insert(*hash));
+    }
+
     /// The rolling hash at the end of a chunk covers its last bytes; with the length it stands for all.
     fn add(&mut self, hash: u64, length: usize) {
         let mixed = (hash ^ (length as u64).rotate_left(32)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        let hash = u32::try_from(mixed >> 32).expect("32 bits are left");
+        self.insert(u32::try_from(mixed >> 32).expect("32 bits are left"));
+    }
+
+    fn insert(&mut self, hash: u32) {
         if self.0.len() == MOST && self.0.last().is_some_and(|largest| hash >= *largest) {
             return;
         }
@@ -67,6 +75,19 @@ mod tests {
 
     fn shared(a: &Sketch, b: &Sketch) -> usize {
         a.hashes().iter().filter(|hash| b.hashes().contains(hash)).count()
+    }
+
+    #[test]
+    fn the_sketch_of_parts_is_nearly_that_of_the_whole() {
+        let whole = noise(3, 400_000);
+        let mut parts = Sketch::default();
+        whole.chunks(150_000).for_each(|part| parts.merge(&Sketch::of(part)));
+        assert_eq!(parts.hashes().len(), MOST);
+        assert!(parts.hashes().is_sorted());
+        assert!(shared(&parts, &Sketch::of(&whole)) > MOST * 9 / 10);
+        let before = parts.clone();
+        parts.merge(&before);
+        assert_eq!(parts, before);
     }
 
     #[test]

@@ -16,7 +16,7 @@ use serde::Serialize;
 use crate::hash::ObjectId;
 use crate::manifest::transit::Wanted;
 use crate::manifest::{Entry, ManifestError, Pair, Pairs};
-use crate::pack::{Base, Piece, Sketch, lasting_name};
+use crate::pack::{Base, Piece, Sketch, hash_token, lasting_name};
 use crate::push::contents::Supplies;
 use crate::push::old_content::{OldContent, OldObject};
 use crate::push::scratch::Entries;
@@ -61,18 +61,25 @@ pub(super) struct Bases {
     pub(super) counts: BaseCounts,
     /// Sketches that were made of new objects, by ordinal.
     pub(super) sketches: HashMap<u32, Sketch>,
+    /// New objects whose content will most likely be found under other names.
+    fleeting: HashSet<u32>,
 }
 
 impl Bases {
     /// No bases at all.
     pub(super) fn none(wanted: &[Wanted]) -> Self {
         let counts = BaseCounts { none: wanted.len() as u64, ..BaseCounts::default() };
-        Self { counts, ..Self::default() }
+        Self { counts, of: vec![Vec::new(); wanted.len()], fleeting: fleeting(wanted), ..Self::default() }
     }
 
     /// The bases of a new object, the best first.
     pub(super) fn of(&self, ordinal: u32) -> &[Base] {
         self.of.get(ordinal as usize).map_or(&[], Vec::as_slice)
+    }
+
+    /// Whether the name of a new object most likely goes with its content.
+    pub(super) fn is_fleeting(&self, ordinal: u32) -> bool {
+        self.fleeting.contains(&ordinal)
     }
 
     /// The old object at a position of the base manifest.
@@ -90,19 +97,29 @@ impl Bases {
     }
 }
 
+/// The ordinals of what a bundler named, as far as names tell: those with its hash, and those beside one.
+/// A hash in letters alone is not told from a word.
+fn fleeting(wanted: &[Wanted]) -> HashSet<u32> {
+    let hashed = wanted.iter().filter(|wanted| hash_token(wanted.path.name()).is_some());
+    let directories: HashSet<Option<&str>> = hashed.map(|wanted| wanted.path.parent()).collect();
+    (0u32..).zip(wanted).filter(|(_, wanted)| directories.contains(&wanted.path.parent())).map(|(at, _)| at).collect()
+}
+
 /// An entry of the base manifest.
 #[derive(Debug)]
 struct Candidate {
     base: Base,
     object: ObjectId,
     path: TreePath,
+    /// Whether nothing is at its path any more.
+    is_gone: bool,
 }
 
 impl Candidate {
-    fn new(position: u64, entry: Entry) -> Option<Self> {
+    fn new(position: u64, entry: Entry, is_gone: bool) -> Option<Self> {
         let file = entry.file()?;
         let (object, base) = (file.object, Base { entry: position, size: file.size });
-        (file.size > 0).then_some(Self { base, object, path: entry.path })
+        (file.size > 0).then_some(Self { base, object, path: entry.path, is_gone })
     }
 }
 
@@ -142,7 +159,7 @@ impl Search<'_> {
         let at_paths = same_path.iter().flatten().map(|(base, object)| (*object, base.size));
         let others = candidates.iter().map(|candidate| (candidate.object, candidate.base.size));
         let found = self.old.find(&at_paths.chain(others).collect());
-        let mut bases = Bases { of: vec![Vec::new(); self.wanted.len()], ..Bases::default() };
+        let mut bases = Bases::none(self.wanted);
         for (ordinal, same) in same_path.into_iter().enumerate() {
             let Some((base, object)) = same else { continue };
             match found.get(&object) {
@@ -189,7 +206,7 @@ impl Search<'_> {
             let is_gone = |old: &Entry| old.is_live() && new.as_ref().is_none_or(|new| !new.is_live());
             if let Some(old) = old {
                 if is_gone(&old) && looked.candidates.len() < MAX_CANDIDATES {
-                    looked.candidates.extend(Candidate::new(position, old));
+                    looked.candidates.extend(Candidate::new(position, old, true));
                 }
                 position += 1;
             }
@@ -210,7 +227,7 @@ impl Search<'_> {
             let entry = entry?;
             let is_alike = keys_of(&entry.path).iter().any(|key| keys.contains(key));
             if is_alike && !known.contains(&position) && candidates.len() < MAX_CANDIDATES {
-                candidates.extend(Candidate::new(position, entry));
+                candidates.extend(Candidate::new(position, entry, false));
             }
         }
         Ok(())
@@ -270,46 +287,47 @@ impl Search<'_> {
         let fits: Vec<bool> = candidates
             .iter()
             .map(|candidate| {
-                let cost = if found[&candidate.object].sketch().is_some() { 0 } else { candidate.base.size };
-                let fits = is_sketched(candidate.base.size) && cost <= room;
+                let is_made = found[&candidate.object].sketch().is_some();
+                let cost = if is_made { 0 } else { candidate.base.size };
+                // What is where it was seldom became something else, too: it is not read to find out.
+                let is_likely = is_made || candidate.is_gone;
+                let fits = is_likely && is_sketched(candidate.base.size) && cost <= room;
                 room -= if fits { cost } else { 0 };
                 fits
             })
             .collect();
-        let new = in_parallel(left.len(), self.jobs, |index| {
+        let new = in_parallel(left.len(), self.jobs, |index, buffer| {
             let wanted = &self.wanted[left[index]];
-            if is_sketched(wanted.size) { self.sketch_new(left[index], wanted) } else { Sketch::default() }
+            if is_sketched(wanted.size) { self.sketch_new(left[index], wanted, buffer) } else { Sketch::default() }
         });
         // In the order in which they are kept: reading them is quickest so.
         let mut order: Vec<usize> = (0..candidates.len()).filter(|index| fits[*index]).collect();
         order.sort_by_cached_key(|index| found[&candidates[*index].object].place());
-        let made = in_parallel(order.len(), self.jobs, |index| {
+        let made = in_parallel(order.len(), self.jobs, |index, buffer| {
             let candidate = &candidates[order[index]];
-            self.sketch_old(&found[&candidate.object], candidate.base.size)
+            self.sketch_old(&found[&candidate.object], candidate.base.size, buffer)
         });
         let mut old = vec![Sketch::default(); candidates.len()];
         order.into_iter().zip(made).for_each(|(index, sketch)| old[index] = sketch);
         Sketches { new, old }
     }
 
-    fn sketch_new(&self, ordinal: usize, wanted: &Wanted) -> Sketch {
+    fn sketch_new(&self, ordinal: usize, wanted: &Wanted, content: &mut Vec<u8>) -> Sketch {
         let ordinal = u32::try_from(ordinal).expect("ordinals have 32 bits");
         let length = u32::try_from(wanted.size).expect("what is sketched is small");
-        let mut content = Vec::new();
         // What cannot be read is told when it is to be sent.
-        match self.supplies.read(wanted, &Piece { ordinal, offset: 0, length }, &mut content) {
-            Ok(()) => Sketch::of(&content),
+        match self.supplies.read(wanted, &Piece { ordinal, offset: 0, length }, content) {
+            Ok(()) => Sketch::of(content),
             Err(_) => Sketch::default(),
         }
     }
 
-    fn sketch_old(&self, object: &OldObject, size: u64) -> Sketch {
+    fn sketch_old(&self, object: &OldObject, size: u64, content: &mut Vec<u8>) -> Sketch {
         if let Some(sketch) = object.sketch() {
             return sketch.clone();
         }
         let length = u32::try_from(size).expect("what is sketched is small");
-        let mut content = Vec::new();
-        if self.old.read(object, 0, length, &mut content) { Sketch::of(&content) } else { Sketch::default() }
+        if self.old.read(object, 0, length, content) { Sketch::of(content) } else { Sketch::default() }
     }
 }
 
@@ -323,20 +341,20 @@ struct Sketches {
     old: Vec<Sketch>,
 }
 
-/// The results of `make` for 0 to `count`, on `jobs` threads.
-fn in_parallel<T: Default + Send>(count: usize, jobs: usize, make: impl Fn(usize) -> T + Sync) -> Vec<T> {
-    let mut results: Vec<T> = Vec::new();
-    results.resize_with(count, T::default);
-    let (next, made) = (AtomicUsize::new(0), Mutex::new(results));
+/// The sketches that `make` makes for 0 to `count`, on `jobs` threads; each has memory that it may use again.
+fn in_parallel(count: usize, jobs: usize, make: impl Fn(usize, &mut Vec<u8>) -> Sketch + Sync) -> Vec<Sketch> {
+    let (next, made) = (AtomicUsize::new(0), Mutex::new(vec![Sketch::default(); count]));
     std::thread::scope(|scope| {
         for _ in 0..jobs.min(count) {
             scope.spawn(|| {
+                let mut buffer = Vec::new();
                 loop {
                     let index = next.fetch_add(1, Ordering::Relaxed);
                     if index >= count {
                         return;
                     }
-                    let result = make(index);
+                    buffer.clear();
+                    let result = make(index, &mut buffer);
                     made.lock().unwrap_or_else(PoisonError::into_inner)[index] = result;
                 }
             });

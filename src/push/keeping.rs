@@ -5,7 +5,7 @@ use std::sync::{Mutex, PoisonError};
 use crate::cache::{ContentCache, Draft, KeptBase, NewPart};
 use crate::fsx::IoError;
 use crate::manifest::transit::Wanted;
-use crate::pack::{BaseRange, BlockEncoder, EncodedBlock, Level, PackError, Piece, Sketch, hash_token};
+use crate::pack::{BaseRange, BlockEncoder, EncodedBlock, Level, PackError, Piece, Sketch};
 use crate::push::bases::{Bases, is_sketched};
 use crate::push::old_content::OldObject;
 use crate::push::scratch::Scratch;
@@ -43,19 +43,19 @@ pub(super) fn tidy(
     cache.prune(&releases, most_bytes)
 }
 
-/// The sketch of each piece that is a whole object, where one was made or the next release will look
-/// for it by one, as far as can be told: where the name goes with the content. One that is not made
-/// here costs a reading of the kept content when it is looked for.
+/// The sketch of each piece, where one of its object was made or the next release will look for it by
+/// one, as far as can be told: where the name goes with the content. One that is not made here costs
+/// a reading of the kept content when it is looked for.
 pub(super) fn sketches(pieces: &[Piece], content: &[u8], wanted: &[Wanted], bases: &Bases) -> Vec<Sketch> {
     let mut rest = content;
     let mut of = |piece: &Piece| {
         let (bytes, behind) = rest.split_at(piece.length as usize);
         rest = behind;
-        let Wanted { size, path, .. } = &wanted[piece.ordinal as usize];
-        let is_whole = u64::from(piece.length) == *size;
         match bases.sketches.get(&piece.ordinal) {
             Some(sketch) => sketch.clone(),
-            None if is_whole && is_sketched(*size) && hash_token(path.name()).is_some() => Sketch::of(bytes),
+            None if is_sketched(wanted[piece.ordinal as usize].size) && bases.is_fleeting(piece.ordinal) => {
+                Sketch::of(bytes)
+            }
             None => Sketch::default(),
         }
     };
@@ -166,15 +166,21 @@ mod tests {
             Wanted { path: TreePath::new(path).unwrap(), object, size }
         };
         let length = 4096;
-        let sizes =
-            [("app.3fa9c1.js", length), ("app.js", length), ("b.3fa9c1.js", length), ("c.3fa9c1.js", length + 1)];
+        let sizes = [
+            ("js/app.3fa9c1.js", length),
+            ("app.js", length),
+            ("js/b.3fa9c1.js", length),
+            ("js/beside.js", length + 1),
+        ];
         let wanted = sizes.map(|(path, size)| wanted(path, u64::from(size)));
         let pieces: Vec<Piece> = (0..4).map(|ordinal| Piece { ordinal, offset: 0, length }).collect();
-        let mut bases = Bases::default();
+        let mut bases = Bases::none(&wanted);
         let made_before = Sketch::of(b"made before");
         bases.sketches.insert(2, made_before.clone());
         let sketches = sketches(&pieces, &content, &wanted, &bases);
-        assert_eq!(sketches, [Sketch::of(&content[..4096]), Sketch::default(), made_before, Sketch::default()]);
+        // The last one is a part of an object, and sketched for itself.
+        let [first, last] = [&content[..4096], &content[3 * 4096..]].map(Sketch::of);
+        assert_eq!(sketches, [first, Sketch::default(), made_before, last]);
         assert!(!sketches[0].hashes().is_empty());
     }
 }
