@@ -97,12 +97,20 @@ impl Bases {
     }
 }
 
-/// The ordinals of what a bundler named, as far as names tell: those with its hash, and those beside one.
-/// A hash in letters alone is not told from a word.
+/// The ordinals of what a bundler named, as far as names tell: what has its hash, and all beside it in
+/// directories where most have one. A hash in letters alone is not told from a word.
 fn fleeting(wanted: &[Wanted]) -> HashSet<u32> {
-    let hashed = wanted.iter().filter(|wanted| hash_token(wanted.path.name()).is_some());
-    let directories: HashSet<Option<&str>> = hashed.map(|wanted| wanted.path.parent()).collect();
-    (0u32..).zip(wanted).filter(|(_, wanted)| directories.contains(&wanted.path.parent())).map(|(at, _)| at).collect()
+    let mut directories: HashMap<Option<&str>, (usize, usize)> = HashMap::new();
+    for path in wanted.iter().map(|wanted| &wanted.path) {
+        let (hashed, all) = directories.entry(path.parent()).or_default();
+        *hashed += usize::from(hash_token(path.name()).is_some());
+        *all += 1;
+    }
+    let is_fleeting = |wanted: &Wanted| {
+        let (hashed, all) = directories[&wanted.path.parent()];
+        hashed * 2 >= all || hash_token(wanted.path.name()).is_some()
+    };
+    (0u32..).zip(wanted).filter(|(_, wanted)| is_fleeting(wanted)).map(|(ordinal, _)| ordinal).collect()
 }
 
 /// An entry of the base manifest.
