@@ -5,6 +5,7 @@
 //! library takes frames that we refuse: without size, without checksum, with
 //! a dictionary id, skippable, or several in a row.
 
+use std::cell::RefCell;
 use std::io::{self, Write};
 
 use zstd::stream::raw::{self, DParameter, Operation};
@@ -136,13 +137,15 @@ pub(super) fn decode_into(
     if header.window_bytes > 1 << window_log {
         return Err(PackError::frame("its window is too large"));
     }
-    let corrupt = |source| PackError::Frame { what: "it does not decode", source: Some(source) };
-    let mut decoder = raw::Decoder::with_ref_prefix(prefix).map_err(corrupt)?;
-    decoder.set_parameter(DParameter::WindowLogMax(window_log)).map_err(corrupt)?;
-    // The slice is what bounds the output; one run ends at the end of a frame,
-    // of the input or of the output, whichever comes first.
     content.resize(content_bytes, 0);
-    let status = decoder.run_on_buffers(frame, content).map_err(corrupt)?;
+    let status = with_decoder(prefix, |decoder| {
+        decoder.set_parameter(DParameter::WindowLogMax(window_log))?;
+        // The slice is what bounds the output; one run ends at the end of a frame,
+        // of the input or of the output, whichever comes first.
+        decoder.run_on_buffers(frame, content)
+    });
+    let corrupt = |source| PackError::Frame { what: "it does not decode", source: Some(source) };
+    let status = status.map_err(corrupt)?;
     if status.remaining != 0 || status.bytes_written != content_bytes {
         return Err(PackError::frame("it is cut"));
     }
@@ -150,6 +153,25 @@ pub(super) fn decode_into(
         return Err(PackError::frame("something follows it"));
     }
     Ok(())
+}
+
+thread_local! {
+    /// The decoder of frames without a prefix: making one takes longer than most small frames.
+    static PLAIN: RefCell<Option<raw::Decoder<'static>>> = const { RefCell::new(None) };
+}
+
+/// Lends `run` a decoder that has nothing of other frames. One with a prefix is made for that alone.
+fn with_decoder<T>(prefix: &[u8], run: impl FnOnce(&mut raw::Decoder<'_>) -> io::Result<T>) -> io::Result<T> {
+    if !prefix.is_empty() {
+        return run(&mut raw::Decoder::with_ref_prefix(prefix)?);
+    }
+    PLAIN.with_borrow_mut(|plain| match plain {
+        Some(decoder) => {
+            decoder.reinit()?;
+            run(decoder)
+        }
+        None => run(plain.insert(raw::Decoder::new()?)),
+    })
 }
 
 /// Bytes of one sample and distance between samples of [`looks_compressed`].
