@@ -35,6 +35,9 @@ use crate::wire::{
 
 /// Operations on stores at once; each may wait for a lock.
 const WORKERS: u32 = 32;
+/// Packs decoded at once, however many cores there are: each may take a pack, a prefix and a content
+/// of the largest size, 52 MiB, and keeps what it took.
+const MAX_DECODERS: usize = 3;
 /// The unit in which memory is reserved, in bytes.
 const UNIT: u64 = 1024;
 
@@ -63,7 +66,7 @@ impl Handler {
             log,
             hooks: Hooks::default(),
             workers: Arc::new(Semaphore::new(WORKERS as usize)),
-            decoders: Crew::new(cores).map_err(ServeError::Runtime)?,
+            decoders: Crew::new(cores.min(MAX_DECODERS)).map_err(ServeError::Runtime)?,
             changes: memory(limits.change_bytes),
             packs: memory(limits.pack_bytes),
             limits,
