@@ -23,6 +23,7 @@ type Files = BTreeMap<String, Vec<u8>>;
 
 /// A tree on the disk, scanned.
 fn scan(dir: &Path, files: &Files) -> Supplies {
+    std::fs::create_dir(dir).unwrap();
     for (path, content) in files {
         let path = dir.join(path);
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
