@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use crate::cache::ContentCache;
 use crate::manifest::{Entry, ManifestError, transit};
 use crate::mirror::{Link, Mirror};
+use crate::monitor::Monitor;
 use crate::pack::Level;
 use crate::push::bases::Search;
 use crate::push::batch::level_for;
@@ -34,6 +35,7 @@ pub(super) fn make(
     mirrors: &[Arc<dyn Mirror>],
     options: &Options,
     is_over: &Arc<AtomicBool>,
+    monitor: &dyn Monitor,
 ) -> (Ahead, Option<ContentCache>) {
     let is_far = |mirror: &Arc<dyn Mirror>| mirror.link() == Link::Network;
     let is_of_use = tree.has_read() && mirrors.iter().all(is_far) && options.keep_content.most_bytes > 0;
@@ -42,7 +44,7 @@ pub(super) fn make(
     }
     let cache = scratch.content_dir().and_then(ContentCache::open).ok();
     let supplies = Supplies::new(Live::Tree(Arc::clone(tree)), Vec::new(), Vec::new()).with_old_content(cache);
-    let ahead = guess(&supplies, scratch, mirrors, options, is_over);
+    let ahead = guess(&supplies, scratch, mirrors, options, is_over, monitor);
     (ahead.ok().flatten().unwrap_or_default(), supplies.old.into_cache())
 }
 
@@ -52,6 +54,7 @@ fn guess(
     mirrors: &[Arc<dyn Mirror>],
     options: &Options,
     is_over: &Arc<AtomicBool>,
+    monitor: &dyn Monitor,
 ) -> Result<Option<Ahead>, ManifestError> {
     let level = level_for(mirrors.iter(), &scratch.known_links(), options);
     let known = scratch.newest_known_manifest().map_err(io::Error::other)?;
@@ -69,7 +72,8 @@ fn guess(
     let search = Search { wanted: &wanted, old: &supplies.old, supplies, shunned, jobs };
     let bases = search.run(old, new()?)?;
     let job = Job { wanted: &wanted, supplies, bases: &bases, is_kept: true, level, jobs, ahead: None };
-    Ok(Some(Ahead::make(&job, MOST_BYTES, &|| is_over.load(Ordering::Relaxed))))
+    let stop = || is_over.load(Ordering::Relaxed) || monitor.is_cancelled();
+    Ok(Some(Ahead::make(&job, MOST_BYTES, &stop)))
 }
 
 /// The entries of a manifest, which end with an error once it is over.

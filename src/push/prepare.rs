@@ -95,7 +95,7 @@ impl Preparation {
                     });
                     let tree = Tree::scan(roots, scan, monitor).map(Arc::new);
                     if let Ok(tree) = &tree {
-                        (ahead, cache) = ahead::make(tree, &scratch, fleet.mirrors(), options, &is_answered);
+                        (ahead, cache) = ahead::make(tree, &scratch, fleet.mirrors(), options, &is_answered, monitor);
                     }
                     (asked.join().expect("asking for states does not panic"), tree)
                 });

@@ -45,6 +45,8 @@ fn edited() -> impl Strategy<Value = (Vec<u8>, Vec<u8>)> {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
     #[test]
     fn deltas_round_trip((old, new) in edited()) {
         if let Some(delta) = encode(&new, &old) {

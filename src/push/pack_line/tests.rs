@@ -199,7 +199,7 @@ fn pair() -> impl Strategy<Value = (Files, Files)> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(48))]
+    #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn a_bundle_decodes_to_exactly_the_new_objects((old, new) in pair(), has_cache in any::<bool>(), level in 1i32..=9) {
