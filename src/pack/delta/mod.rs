@@ -23,6 +23,7 @@ const CHECKSUM_BYTES: usize = 8;
 /// At most this part of the content may stand nowhere in the prefix: what is left over finds its
 /// like among itself only.
 const LITERAL_PART: usize = 4;
+
 /// Whether `bytes` are a delta: else they are a zstd frame.
 pub(super) fn is_delta(bytes: &[u8]) -> bool {
     bytes.first() == Some(&MARK)
