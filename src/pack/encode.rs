@@ -234,6 +234,7 @@ fn prove(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::pack::tests::noise;
 
     const TEXT: &[u8] = b"the same words, the same words, the same words, the same words";
 
@@ -243,12 +244,6 @@ mod tests {
 
     fn base(prefix: &[u8]) -> [BaseRange; 1] {
         [BaseRange { entry: 3, offset: 5, length: u32::try_from(prefix.len()).unwrap() }]
-    }
-
-    fn noise(count: usize) -> Vec<u8> {
-        let mut bytes = vec![0; count];
-        blake3::Hasher::new().finalize_xof().fill(&mut bytes);
-        bytes
     }
 
     #[test]

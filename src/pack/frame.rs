@@ -196,13 +196,7 @@ pub(super) fn looks_compressed(content: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    /// Bytes that do not compress, the same every time.
-    fn noise(count: usize) -> Vec<u8> {
-        let mut bytes = vec![0; count];
-        blake3::Hasher::new().finalize_xof().fill(&mut bytes);
-        bytes
-    }
+    use crate::pack::tests::noise;
 
     fn text() -> Vec<u8> {
         (0..2000).flat_map(|line: u32| format!("line {line} of some text\n").into_bytes()).collect()

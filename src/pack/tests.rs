@@ -5,6 +5,13 @@ use proptest::prelude::*;
 
 use super::*;
 
+/// Bytes that do not compress and repeat nowhere, the same every time.
+pub(super) fn noise(count: usize) -> Vec<u8> {
+    let mut bytes = vec![0; count];
+    blake3::Hasher::new().finalize_xof().fill(&mut bytes);
+    bytes
+}
+
 #[derive(Debug, Clone)]
 struct Input {
     pieces: Vec<Piece>,

@@ -226,13 +226,7 @@ fn like_ahead(new: &[u8], old: &[u8]) -> Option<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    /// Bytes that repeat nowhere, the same every time.
-    fn noise(count: usize) -> Vec<u8> {
-        let mut bytes = vec![0; count];
-        blake3::Hasher::new().finalize_xof().fill(&mut bytes);
-        bytes
-    }
+    use crate::pack::tests::noise;
 
     fn find(content: &[u8], prefix: &[u8]) -> Vec<(usize, usize, usize)> {
         let matches = Matcher::default().find(content, prefix, content.len()).unwrap();
