@@ -4,6 +4,7 @@
 mod access;
 mod front;
 mod hardening;
+mod monitors;
 mod patience;
 mod program;
 mod pushes;

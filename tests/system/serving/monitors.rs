@@ -1,0 +1,55 @@
+//! What a monitor learns that asks without a token: whether every site serves something, and what it is.
+
+use std::os::unix::fs::MetadataExt as _;
+
+use serde_json::{Value, json};
+
+use super::pushes::publish;
+use super::{Receiver, Whole, activation, stage_body};
+use crate::origin::{Version, first_tree, second_tree};
+
+/// The status while this release is served.
+fn status_of(receiver: &Receiver, version: &Version) -> Value {
+    // The link that makes a release current is made anew for each.
+    let switched = receiver.mirror().join("current").symlink_metadata().unwrap().mtime();
+    json!({
+        "site": "docs",
+        "sequence": version.release.sequence,
+        "release": version.name().to_string(),
+        "published": version.release.created,
+        "activated": switched,
+    })
+}
+
+#[test]
+fn a_site_is_ready_once_it_serves_a_release_and_says_which() {
+    let receiver = Receiver::open();
+    let ask = |path: &str| receiver.ask("GET", path, b"");
+    let nothing = json!({"site": "docs", "sequence": null, "release": null, "published": null, "activated": null});
+    let is_not_ready = || {
+        assert_eq!(ask("/ready").refusal(), (503, "busy".to_owned()));
+        assert_eq!(ask("/status.json").json(), nothing);
+    };
+    is_not_ready();
+    let (first, second) = (first_tree().release(7), second_tree().release(9));
+    let delivery = first.onto(None);
+    receiver.ask("POST", "/v1/stage", &stage_body(&delivery, &delivery.packs, Whole::Yes)).ok();
+    // What is there and not served is nothing to visitors.
+    is_not_ready();
+    receiver.ask("POST", "/v1/activate", &activation(&delivery, None)).ok();
+    assert_eq!(ask("/ready").ok(), json!({}));
+    assert_eq!(ask("/status.json").json(), status_of(&receiver, &first));
+    publish(&mut receiver.connect(), &second.onto(Some(&first)), Some(&first));
+    assert_eq!(ask("/ready").ok(), json!({}));
+    assert_eq!(ask("/status.json").json(), status_of(&receiver, &second));
+}
+
+#[test]
+fn a_site_whose_release_is_gone_is_not_ready() {
+    let receiver = Receiver::open();
+    publish(&mut receiver.connect(), &first_tree().release(1).onto(None), None);
+    receiver.ask("GET", "/ready", b"").ok();
+    let served = receiver.mirror().join("current").canonicalize().unwrap();
+    std::fs::rename(served, receiver.mirror().join("away")).unwrap();
+    assert_eq!(receiver.ask("GET", "/ready", b"").status, 503);
+}
