@@ -69,6 +69,49 @@ fn converse(mut stream: TcpStream, lie: &Lie, heads: &Mutex<Vec<String>>) {
     }
 }
 
+const JSON: &str = "content-type: application/json\r\n";
+
+/// Says that all is done, as a mirror with nothing on it does.
+fn acknowledge(stream: &mut TcpStream, head: &str) {
+    let body = match head.split(' ').nth(1).unwrap() {
+        path if path.ends_with("/state") => "{\"ok\":{\"unfinished\":[]}}",
+        path if path.ends_with("/stage") => "{\"ok\":{\"staged\":{\"resent\":0}}}",
+        _ => "{\"ok\":{}}",
+    };
+    answer(stream, "200 OK", JSON, body);
+}
+
+/// Pushes to a mirror that answers the first request to each path like this and acknowledges the others, the second
+/// one to the same path included. Answers how long it was left alone in between, for each path.
+#[track_caller]
+fn push_again(status: &'static str, fields: &'static str, body: &'static str) -> Vec<Duration> {
+    let world = World::new();
+    world.write("tree", &Tree::small());
+    let refused: Arc<Mutex<Vec<(String, Instant)>>> = Arc::default();
+    let pauses: Arc<Mutex<Vec<Duration>>> = Arc::default();
+    let (before, found) = (Arc::clone(&refused), Arc::clone(&pauses));
+    let liar = Liar::start(move |stream, head| {
+        let path = head.split(' ').nth(1).unwrap().to_owned();
+        let mut before = before.lock().unwrap();
+        match before.iter().find(|(refused, _)| *refused == path) {
+            None => {
+                before.push((path, Instant::now()));
+                answer(stream, status, fields, body);
+            }
+            Some((_, since)) => {
+                found.lock().unwrap().push(since.elapsed());
+                acknowledge(stream, head);
+            }
+        }
+    });
+    push(&world, &[&liar.url()], &[]).expect(&[0]);
+    let (refused, pauses) = (refused.lock().unwrap(), pauses.lock().unwrap());
+    let asked_again = ["/state", "/stage", "/activate"];
+    assert!(asked_again.iter().all(|end| refused.iter().any(|(path, _)| path.ends_with(end))), "{refused:?}");
+    assert_eq!(pauses.len(), refused.len(), "{refused:?}");
+    pauses.clone()
+}
+
 fn answer(stream: &mut TcpStream, status: &str, fields: &str, body: &str) {
     let head = format!("HTTP/1.1 {status}\r\n{fields}content-length: {}\r\n\r\n{body}", body.len());
     // Whoever has heard enough goes away.
@@ -171,14 +214,7 @@ fn another_version_of_the_protocol_is_named() {
 fn a_mirror_that_acknowledges_and_stores_nothing_fools_nobody_else() {
     let world = World::new();
     world.write("tree", &Tree::small());
-    let liar = Liar::start(|stream, head| {
-        let body = match head.split(' ').nth(1).unwrap() {
-            path if path.ends_with("/state") => "{\"ok\":{\"unfinished\":[]}}",
-            path if path.ends_with("/stage") => "{\"ok\":{\"staged\":{\"resent\":0}}}",
-            _ => "{\"ok\":{}}",
-        };
-        answer(stream, "200 OK", "content-type: application/json\r\n", body);
-    });
+    let liar = Liar::start(acknowledge);
     push(&world, &[&liar.url(), &world.at("here")], &[]).expect(&[0]);
     assert!(serves_tree(&world, "here"));
     // Whoever looks again sees it.
@@ -228,24 +264,27 @@ fn what_a_liar_claims_to_hold_is_at_most_not_sent_to_it() {
 
 #[test]
 fn a_body_that_came_too_slowly_is_sent_again() {
-    let world = World::new();
-    world.write("tree", &Tree::small());
-    let is_cut = AtomicBool::new(false);
-    let liar = Liar::start(move |stream, head| {
-        let json = "content-type: application/json\r\n";
-        match head.split(' ').nth(1).unwrap() {
-            path if path.ends_with("/state") => answer(stream, "200 OK", json, "{\"ok\":{\"unfinished\":[]}}"),
-            path if path.ends_with("/stage") && !is_cut.swap(true, Ordering::SeqCst) => {
-                let body = "{\"error\":{\"kind\":\"malformed\",\"message\":\"the body came too slowly\"}}";
-                answer(stream, "408 Request Timeout", json, body);
-            }
-            path if path.ends_with("/stage") => {
-                answer(stream, "200 OK", json, "{\"ok\":{\"staged\":{\"resent\":0}}}");
-            }
-            _ => answer(stream, "200 OK", json, "{\"ok\":{}}"),
-        }
-    });
-    push(&world, &[&liar.url()], &[]).expect(&[0]);
+    let body = "{\"error\":{\"kind\":\"malformed\",\"message\":\"the body came too slowly\"}}";
+    push_again("408 Request Timeout", JSON, body);
+}
+
+#[test]
+fn a_busy_receiver_is_left_alone_for_as_long_as_it_asks() {
+    let fields = "retry-after: 1\r\ncontent-type: application/json\r\n";
+    for (status, body) in [
+        ("503 Service Unavailable", "{\"error\":{\"kind\":\"busy\",\"message\":\"too many are here\"}}"),
+        ("429 Too Many Requests", "{\"error\":{\"kind\":\"hasty\",\"message\":\"not so often\"}}"),
+    ] {
+        let pauses = push_again(status, fields, body);
+        assert!(pauses.iter().all(|pause| *pause >= Duration::from_secs(1)), "{status}: {pauses:?}");
+    }
+}
+
+#[test]
+fn a_receiver_that_is_being_restarted_behind_its_proxy_is_asked_again() {
+    for status in ["502 Bad Gateway", "503 Service Unavailable", "504 Gateway Timeout"] {
+        push_again(status, "content-type: text/html\r\n", "<html>one moment</html>");
+    }
 }
 
 #[test]
