@@ -88,20 +88,20 @@ fn lead(mut client: TcpStream, target: Result<SocketAddr, &str>, heads: &Mutex<V
 }
 
 /// Writes a configuration with one mirror and pushes to it.
-fn push_with(world: &World, url: &str, lines: &str) -> Outcome {
+pub(super) fn push_with(world: &World, url: &str, lines: &str) -> Outcome {
     let config = format!("content = 'tree'\n[[mirror]]\nname = 'web'\nurl = '{url}'\n{lines}\n");
     std::fs::write(world.path("headwater.toml"), config).unwrap();
     world.run(&["push"])
 }
 
-fn world() -> World {
+pub(super) fn world() -> World {
     let world = World::new();
     world.write("tree", &Tree::small());
     world
 }
 
 #[track_caller]
-fn says(outcome: &Outcome, words: &[&str]) {
+pub(super) fn says(outcome: &Outcome, words: &[&str]) {
     for word in words {
         assert!(outcome.stderr.contains(word), "no {word:?} in {outcome}");
     }
@@ -110,7 +110,7 @@ fn says(outcome: &Outcome, words: &[&str]) {
 }
 
 /// Writes a certificate for `name` and its key, as `<file>.pem` and `<file>.key`.
-fn certify(world: &World, name: &str, file: &str) -> TlsFiles {
+pub(super) fn certify(world: &World, name: &str, file: &str) -> TlsFiles {
     let made = rcgen::generate_simple_self_signed(vec![name.to_owned()]).unwrap();
     let files = TlsFiles { cert: world.path(format!("{file}.pem")), key: world.path(format!("{file}.key")) };
     std::fs::write(&files.cert, made.cert.pem()).unwrap();

@@ -3,6 +3,7 @@
 
 mod fleet;
 mod holding;
+mod identity;
 mod liars;
 mod means;
 mod policies;

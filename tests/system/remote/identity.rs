@@ -1,0 +1,77 @@
+//! A front that lets in only who shows a certificate that it knows.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use headwater::serve::TlsFiles;
+use rustls_pki_types::pem::PemObject as _;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use tokio::io::{copy, copy_bidirectional, sink};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::Runtime;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::crypto::ring::default_provider;
+use tokio_rustls::rustls::server::WebPkiClientVerifier;
+use tokio_rustls::rustls::{RootCertStore, ServerConfig};
+
+use super::means::{certify, push_with, says, world};
+use super::{Receiver, serves_tree};
+
+/// Speaks TLS before a receiver that does not. Ends with this value.
+struct Front {
+    address: SocketAddr,
+    _runtime: Runtime,
+}
+
+impl Front {
+    /// One that shows `own` and lets in whoever `known` vouches for.
+    fn start(own: &TlsFiles, known: &TlsFiles, to: SocketAddr) -> Self {
+        let provider = Arc::new(default_provider());
+        let mut roots = RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_file(&known.cert).unwrap()).unwrap();
+        let visitors = WebPkiClientVerifier::builder_with_provider(roots.into(), Arc::clone(&provider));
+        let config = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+        let chain = vec![CertificateDer::from_pem_file(&own.cert).unwrap()];
+        let key = PrivateKeyDer::from_pem_file(&own.key).unwrap();
+        let config = config.with_client_cert_verifier(visitors.build().unwrap()).with_single_cert(chain, key).unwrap();
+        let acceptor = TlsAcceptor::from(Arc::new(config));
+        let runtime = Runtime::new().unwrap();
+        let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
+        let address = listener.local_addr().unwrap();
+        runtime.spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let acceptor = acceptor.clone();
+                tokio::spawn(async move {
+                    match acceptor.accept(stream).into_fallible().await {
+                        Ok(mut visitor) => {
+                            let mut receiver = TcpStream::connect(to).await.unwrap();
+                            copy_bidirectional(&mut visitor, &mut receiver).await.ok();
+                        }
+                        // TLS itself has said why; what comes all the same is read, as an end before that would be a
+                        // reset, which drops those words.
+                        Err((_, mut stranger)) => drop(copy(&mut stranger, &mut sink()).await),
+                    }
+                });
+            }
+        });
+        Self { address, _runtime: runtime }
+    }
+}
+
+#[test]
+fn a_certificate_of_ours_lets_us_in_and_no_other_does() {
+    let world = world();
+    let receiver = Receiver::start(&world.path("web"));
+    let [own, known, _] = [("localhost", "edge"), ("me.example", "me"), ("other.example", "other")]
+        .map(|(name, file)| certify(&world, name, file));
+    let front = Front::start(&own, &known, receiver.address());
+    let url = format!("https://localhost:{}/", front.address.port());
+    let shows = |name: &str| format!("ca = 'edge.pem'\nclient_cert = '{name}.pem'\nclient_key = '{name}.key'");
+    for (lines, words) in [("ca = 'edge.pem'".to_owned(), "CertificateRequired"), (shows("other"), "DecryptError")] {
+        says(&push_with(&world, &url, &lines).expect(&[4]), &["TLS", words]);
+        assert!(!world.path("web").exists());
+    }
+    push_with(&world, &url, &shows("me")).expect(&[0]);
+    assert!(serves_tree(&world, "web"));
+    world.run(&["status"]).expect(&[0]);
+}
