@@ -477,13 +477,17 @@ mod tests {
 
     #[test]
     fn trouble_halves_them_and_leaves_one() {
-        let mut gauge = Gauge::new(8);
-        for wanted in [1, 1] {
+        let mut gauge = Gauge { allowed: 8, ..Gauge::new(8) };
+        for wanted in [4, 2, 1, 1] {
             gauge.trouble(Instant::now());
             assert_eq!(gauge.allowed, wanted);
         }
         gauge.sent(1, Instant::now() + LONG);
         assert_eq!(gauge.allowed, 2, "and they grow again");
+        let mut gauge = Gauge { allowed: 8, workers: 8, ..Gauge::new(8) };
+        gauge.trouble(Instant::now());
+        let dismissed = (0..8).filter(|_| gauge.dismiss()).count();
+        assert_eq!((dismissed, gauge.workers, gauge.hire()), (4, 4, false));
     }
 
     /// A pack of these bytes.
