@@ -27,9 +27,12 @@ pub(super) struct Program {
 impl Program {
     /// Serves `mirror` of this world; `fault` is armed.
     pub(super) fn start(world: &World, flags: &[&str], fault: &str) -> Self {
-        let mirror = world.at("mirror");
-        let arguments = [&["serve", &mirror, "--listen", "127.0.0.1:0"], flags].concat();
-        let mut command = world.command(&arguments);
+        Self::launch(world, &[&[&*world.at("mirror")], flags].concat(), fault)
+    }
+
+    /// Serves what these arguments say.
+    fn launch(world: &World, arguments: &[&str], fault: &str) -> Self {
+        let mut command = world.command(&[&["serve", "--listen", "127.0.0.1:0"], arguments].concat());
         let mut child = command.env("HEADWATER_FAULT", fault).stderr(Stdio::piped()).spawn().unwrap();
         let mut stderr = BufReader::new(child.stderr.take().unwrap());
         let mut first = String::new();
@@ -210,6 +213,26 @@ fn a_certificate_is_read_again_and_a_bad_one_changes_nothing() {
     assert!(plain.answer().is_none());
     wait_until("it is logged", || receiver.logged().contains(r#""event":"turned_away""#));
     assert!(is_trusted(receiver.address, &new));
+}
+
+#[test]
+fn a_certificate_is_read_again_on_sighup() {
+    let world = World::new();
+    let files = TlsFiles { cert: world.path("cert.pem"), key: world.path("key.pem") };
+    let old = certificate(&files);
+    let config = "tls = { cert = 'cert.pem', key = 'key.pem' }\n[[site]]\nname = 'docs'\ndir = 'mirror'\n";
+    let token = world.run(&["token", "new", "--site", "docs", "--allow", "push"]).expect(&[0]).stderr;
+    fs::write(world.path("serve.toml"), format!("{config}{token}")).unwrap();
+    let mut program = Program::launch(&world, &["--config", &world.at("serve.toml")], "");
+    assert!(is_trusted(program.address, &old));
+    let new = certificate(&files);
+    program.signal(Signal::HUP);
+    wait_until("the new certificate is shown", || is_trusted(program.address, &new));
+    assert!(!is_trusted(program.address, &old));
+    program.signal(Signal::TERM);
+    let (code, log) = program.end();
+    assert_eq!(code, Some(0), "{log}");
+    assert!(log.contains(r#""event":"certificate_read""#), "{log}");
 }
 
 #[cfg(debug_assertions)]
