@@ -77,6 +77,36 @@ fn a_receiver_for_another_directory_or_site_is_refused() {
 }
 
 #[test]
+fn one_login_takes_the_pushes_of_several_sites() {
+    let world = World::new();
+    let sites = ["docs", "blog"];
+    let config = sites.map(|site| format!("[[site]]\nname = '{site}'\ndir = '{}'\n", world.at(site))).concat();
+    std::fs::write(world.path("serve.toml"), config).unwrap();
+    let program = env!("CARGO_BIN_EXE_headwater");
+    let ssh = stand_in(&world, "ssh", &format!("exec {program} receive --config {}", world.at("serve.toml")));
+    let push = |mirror: &str, site: &str| {
+        let flags = [&over(&ssh)[..], &["--site", site]].concat();
+        push(&world, &[&format!("ssh://edge2{}", world.at(mirror))], &flags)
+    };
+    for round in 1..=2 {
+        for site in sites {
+            world.write("tree", &Tree::small().file("index.html", format!("{site} {round}")));
+            push(site, site).expect(&[0]);
+            assert!(serves_tree(&world, site), "{site}");
+        }
+    }
+    let before = sites.map(|site| world.served(site));
+    assert_eq!(
+        before.each_ref().map(|served| (&*served.record.site, served.record.sequence)),
+        [("docs", 2), ("blog", 2)]
+    );
+    world.write("tree", &Tree::small());
+    let refused = push("blog", "docs").expect(&[7]);
+    assert!(refused.stderr.contains("holds site \"blog\", not \"docs\""), "{refused}");
+    assert_eq!(sites.map(|site| world.served(site)), before);
+}
+
+#[test]
 #[ignore = "needs openssh-server, and root to run it"]
 fn a_real_sshd_carries_it() {
     let world = World::new();
