@@ -4,7 +4,7 @@
 use std::fs;
 
 use super::{Receiver, over, report, serves_tree, stand_in};
-use crate::harness::World;
+use crate::harness::{Outcome, World};
 use crate::trees::{Rng, Tree};
 
 /// Content of one file, which is more than all that is sent beside it.
@@ -21,27 +21,31 @@ fn tree(version: u64) -> Tree {
 }
 
 /// A mirror behind a receiver, and one behind `ssh`.
-struct Pair {
-    world: World,
+pub(super) struct Pair {
+    pub(super) world: World,
     receiver: Receiver,
     ssh: String,
 }
 
 impl Pair {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let world = World::new();
         let receiver = Receiver::start(&world.path("one"));
         let ssh = stand_in(&world, "ssh", "");
         Self { world, receiver, ssh }
     }
 
-    /// Runs a command on both, without what the origin knew; answers what each was sent.
+    /// Runs a command on both.
+    pub(super) fn ask(&self, command: &[&str], flags: &[&str]) -> Outcome {
+        let (url, two) = (self.receiver.url(), format!("ssh://edge2{}", self.world.at("two")));
+        self.world.run(&[command, &[&url, &two], flags, &over(&self.ssh)].concat())
+    }
+
+    /// The same without what the origin knew; answers what each was sent.
     #[track_caller]
     fn run(&self, command: &[&str], flags: &[&str]) -> Vec<u64> {
         fs::remove_dir_all(self.world.path("cache")).unwrap();
-        let (url, two) = (self.receiver.url(), format!("ssh://edge2{}", self.world.at("two")));
-        let arguments = [command, &[&url, &two, "--json"], flags, &over(&self.ssh)].concat();
-        let report = report(&self.world.run(&arguments).expect(&[0]));
+        let report = report(&self.ask(command, &[&["--json"], flags].concat()).expect(&[0]));
         report["mirrors"].as_array().unwrap().iter().map(|mirror| mirror["sent_bytes"].as_u64().unwrap()).collect()
     }
 

@@ -1,6 +1,7 @@
 //! Pushes to mirrors on other machines: many kinds at once, lying receivers,
 //! links that break, certificates of somebody else, secrets that must not show.
 
+mod commands;
 mod fleet;
 mod holding;
 mod identity;
