@@ -5,6 +5,7 @@ use std::process::Stdio;
 
 use crate::checker::{self, Served};
 use crate::harness::{Outcome, World};
+use crate::remote::Receiver;
 use crate::trees::Tree;
 
 /// A tree that tells whose it is.
@@ -141,6 +142,19 @@ fn of_two_racing_pushes_to_three_mirrors_one_wins_everywhere() {
 #[test]
 fn of_two_racing_runs_the_newer_is_served_in_the_end() {
     races(20, 3, true);
+}
+
+#[test]
+fn of_two_racing_pushes_to_a_receiver_one_wins_each_sequence() {
+    let world = World::new();
+    let mirrors = [world.at("mirror")];
+    let receiver = Receiver::start(&world.path("mirror"));
+    let (mut before, mut told) = (0, BTreeSet::new());
+    for round in 0..8 {
+        let outcomes = race(&world, round, &[receiver.url()], [&[], &[]]);
+        let mut judge = Judge { world: &world, mirrors: &mirrors, before, told: &mut told };
+        before = judge.judge(round, &outcomes).record.sequence;
+    }
 }
 
 #[test]
