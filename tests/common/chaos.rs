@@ -1,17 +1,22 @@
-//! A link that misbehaves: a proxy for HTTP/1.1 that cuts, resets, trickles,
+//! A link that misbehaves: a proxy for HTTP/1.1 that cuts, resets, delays, trickles,
 //! duplicates, and swallows answers after the receiver has done its work.
 //!
 //! It is told how often, by a seed, and never does it to one request so often
-//! that nobody could get it through.
+//! that nobody could get it through. It can tell of each request that comes.
 
 use std::collections::HashMap;
 use std::io::{self, BufRead as _, BufReader, Read as _, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tokio::net::TcpSocket;
 
 /// One request is not harmed more often than this in a row.
 const MAX_HARM: u32 = 2;
+/// The longest delay, in milliseconds: enough for another request to come before.
+const MAX_DELAY: u64 = 40;
 
 /// Random numbers that a seed gives again: `SplitMix64`.
 #[derive(Debug)]
@@ -43,7 +48,8 @@ pub(crate) fn seed() -> u64 {
 
 /// What is done to a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Harm {
+pub(crate) enum Harm {
+    /// Nothing.
     None,
     /// It never reaches the receiver.
     Refuse,
@@ -57,7 +63,33 @@ enum Harm {
     Duplicate,
     /// It and its answer come in small pieces.
     Trickle,
+    /// It is done, and the connection is reset in place of an answer.
+    Reset,
+    /// It comes late.
+    Delay,
 }
+
+impl Harm {
+    /// Those that chance picks from.
+    const ALL: [Self; 8] = [
+        Self::Refuse,
+        Self::CutRequest,
+        Self::Swallow,
+        Self::CutAnswer,
+        Self::Duplicate,
+        Self::Trickle,
+        Self::Reset,
+        Self::Delay,
+    ];
+
+    /// Whether more may be done than the answers that arrive tell of.
+    const fn hides_work(self) -> bool {
+        matches!(self, Self::Swallow | Self::CutAnswer | Self::Duplicate | Self::Reset)
+    }
+}
+
+/// Is told the first line of each request before anything of it goes on, which waits for that.
+type Watch = dyn Fn(&str) + Send + Sync;
 
 /// A proxy, which ends with this value.
 pub(crate) struct Chaos {
@@ -69,6 +101,8 @@ struct Shared {
     target: SocketAddr,
     /// Of a hundred requests, so many are harmed.
     percent: u64,
+    kinds: Vec<Harm>,
+    watch: Box<Watch>,
     dice: Mutex<Dice>,
     harmed: Mutex<HashMap<String, u32>>,
     bytes: AtomicU64,
@@ -78,12 +112,30 @@ struct Shared {
 impl Chaos {
     /// A proxy to `target` that harms `percent` of a hundred requests.
     pub(crate) fn start(target: SocketAddr, percent: u64, seed: u64) -> Self {
+        Self::new(target, percent, Dice::new(seed), Harm::ALL.to_vec(), Box::new(|_| {}))
+    }
+
+    /// One that does this to every request, as often as it may.
+    #[allow(dead_code, reason = "not every test binary picks")]
+    pub(crate) fn always(target: SocketAddr, harm: Harm) -> Self {
+        Self::new(target, 100, Dice::new(0), vec![harm], Box::new(|_| {}))
+    }
+
+    /// One that harms nothing, and tells `watch` of every request.
+    #[allow(dead_code, reason = "not every test binary watches")]
+    pub(crate) fn watched(target: SocketAddr, watch: impl Fn(&str) + Send + Sync + 'static) -> Self {
+        Self::new(target, 0, Dice::new(0), Harm::ALL.to_vec(), Box::new(watch))
+    }
+
+    fn new(target: SocketAddr, percent: u64, dice: Dice, kinds: Vec<Harm>, watch: Box<Watch>) -> Self {
         let listener = TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
         let address = listener.local_addr().unwrap();
         let shared = Arc::new(Shared {
             target,
             percent,
-            dice: Mutex::new(Dice::new(seed)),
+            kinds,
+            watch,
+            dice: Mutex::new(dice),
             harmed: Mutex::default(),
             bytes: AtomicU64::new(0),
             is_over: AtomicBool::new(false),
@@ -143,6 +195,11 @@ impl Message {
         Ok(Some(Self { head, body: Vec::new() }))
     }
 
+    /// Its first line.
+    fn line(&self) -> String {
+        String::from_utf8_lossy(&self.head).lines().next().unwrap_or_default().to_owned()
+    }
+
     fn field(&self, name: &str) -> Option<String> {
         let text = String::from_utf8_lossy(&self.head).to_ascii_lowercase();
         text.lines().find_map(|line| Some(line.strip_prefix(name)?.strip_prefix(':')?.trim().to_owned()))
@@ -180,7 +237,9 @@ impl Shared {
         client.set_nodelay(true)?;
         let mut from_client = BufReader::new(client.try_clone()?);
         while let Some(mut request) = Message::read(&mut from_client)? {
-            let harm = self.choose(&request);
+            let line = request.line();
+            (self.watch)(&line);
+            let harm = self.choose(line);
             if request.field("expect").is_some() {
                 (&*client).write_all(b"HTTP/1.1 100 Continue\r\n\r\n")?;
                 let text = String::from_utf8_lossy(&request.head).into_owned();
@@ -194,6 +253,10 @@ impl Shared {
                 return Ok(());
             }
             request.read_body(&mut from_client)?;
+            if harm == Harm::Delay {
+                let delay = self.dice.lock().unwrap().below(MAX_DELAY);
+                std::thread::park_timeout(Duration::from_millis(delay));
+            }
             let bytes = request.bytes();
             self.bytes.fetch_add(bytes.len() as u64, Ordering::SeqCst);
             if harm == Harm::CutRequest {
@@ -211,6 +274,10 @@ impl Shared {
             self.bytes.fetch_add(answer.len() as u64, Ordering::SeqCst);
             let sent = match harm {
                 Harm::Swallow => 0,
+                Harm::Reset => {
+                    reset(client)?;
+                    0
+                }
                 Harm::CutAnswer => usize::try_from(self.dice.lock().unwrap().below(answer.len() as u64)).unwrap(),
                 _ => answer.len(),
             };
@@ -228,24 +295,25 @@ impl Shared {
         Ok(BufReader::new(server))
     }
 
-    fn choose(&self, request: &Message) -> Harm {
-        let line = String::from_utf8_lossy(&request.head).lines().next().unwrap_or_default().to_owned();
+    fn choose(&self, line: String) -> Harm {
         let mut dice = self.dice.lock().unwrap();
         let mut harmed = self.harmed.lock().unwrap();
-        let count = harmed.entry(line.clone()).or_default();
         // What these answer is what this very request did, so that a test could not tell a second one from a first.
         let is_counting = ["/prune ", "/settle ", "/repair "].iter().any(|path| line.contains(path));
-        let kinds: &[Harm] = match is_counting {
-            true => &[Harm::Refuse, Harm::CutRequest, Harm::Trickle],
-            false => &[Harm::Refuse, Harm::CutRequest, Harm::Trickle, Harm::Swallow, Harm::CutAnswer, Harm::Duplicate],
-        };
-        if dice.below(100) >= self.percent || *count >= MAX_HARM {
+        let count = harmed.entry(line).or_default();
+        let kinds: Vec<Harm> = self.kinds.iter().copied().filter(|harm| !(is_counting && harm.hides_work())).collect();
+        if dice.below(100) >= self.percent || *count >= MAX_HARM || kinds.is_empty() {
             *count = 0;
             return Harm::None;
         }
         *count += 1;
         kinds[usize::try_from(dice.below(kinds.len() as u64)).unwrap()]
     }
+}
+
+/// Has this connection end by a reset when it is closed, which drops what is on its way.
+fn reset(stream: &TcpStream) -> io::Result<()> {
+    TcpSocket::from_std_stream(stream.try_clone()?).set_zero_linger()
 }
 
 /// Reads one answer, as it came.
