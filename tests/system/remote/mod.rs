@@ -11,6 +11,7 @@ mod policies;
 mod real;
 mod ssh;
 mod tls;
+mod traffic;
 mod unsure;
 
 use std::net::SocketAddr;
