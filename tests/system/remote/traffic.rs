@@ -1,12 +1,13 @@
 //! What goes over the wire: how many requests, how fast, and how many mirrors at once.
 
-use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::fs;
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::{Duration, Instant};
 
-use super::{Receiver, push, serves_tree};
+use super::{Receiver, push, report, serves_tree};
 use crate::chaos::Chaos;
 use crate::harness::World;
-use crate::trees::{Rng, Tree};
+use crate::trees::{Rng, Tree, seed};
 
 /// A link to `receiver` that takes some time, and the requests that went over it.
 fn counted(receiver: &Receiver) -> (Chaos, Arc<Mutex<Vec<String>>>) {
@@ -37,4 +38,68 @@ fn a_push_makes_no_more_requests_than_it_needs() {
         assert_eq!(*std::mem::take(&mut *lines.lock().unwrap()), *wanted, "round {round}");
     }
     assert!(serves_tree(&world, "web"));
+}
+
+#[test]
+fn no_more_is_sent_a_second_than_allowed() {
+    const RATE: u32 = 500_000;
+    let tree = Tree::small().file("large", Rng::new(seed()).bytes(600_000));
+    for (flags, line) in [(&["--bwlimit", "500kB"][..], ""), (&[], "bwlimit = '500kB'")] {
+        let world = World::new();
+        let receiver = Receiver::start(&world.path("web"));
+        world.write("tree", &tree);
+        let config = format!("content = 'tree'\n[[mirror]]\nname = 'web'\nurl = '{}'\n{line}\n", receiver.url());
+        fs::write(world.path("headwater.toml"), config).unwrap();
+        let began = Instant::now();
+        let outcome = world.run(&[&["push", "--json"], flags].concat()).expect(&[0]);
+        let took = began.elapsed();
+        let sent = u32::try_from(report(&outcome)["mirrors"][0]["sent_bytes"].as_u64().unwrap()).unwrap();
+        assert!(sent > 600_000, "{outcome}");
+        // A tenth of a second is sent at once.
+        let least = Duration::from_secs(1) * (sent - RATE / 10) / RATE;
+        assert!(took >= least, "{took:?} for {sent} bytes");
+        assert!(serves_tree(&world, "web"));
+    }
+}
+
+/// Where uploads meet, if two of them are there at once.
+#[derive(Default)]
+struct Meeting {
+    here: Mutex<(usize, bool)>,
+    changed: Condvar,
+}
+
+impl Meeting {
+    /// Holds an upload back until another one comes, or patience ends.
+    fn hold(&self, patience: Duration) {
+        let mut here = self.here.lock().unwrap();
+        here.0 += 1;
+        here.1 |= here.0 > 1;
+        self.changed.notify_all();
+        here = self.changed.wait_timeout_while(here, patience, |(_, have_met)| !*have_met).unwrap().0;
+        here.0 -= 1;
+    }
+}
+
+#[test]
+fn content_goes_to_as_many_mirrors_at_once_as_allowed() {
+    // Who meets nobody waits all of it; who shall meet somebody does so whenever that one comes.
+    for (most, patience) in [("1", Duration::from_millis(500)), ("2", Duration::from_secs(60))] {
+        let world = World::new();
+        world.write("tree", &Tree::small());
+        let receivers = ["one", "two"].map(|mirror| Receiver::start(&world.path(mirror)));
+        let meeting = Arc::new(Meeting::default());
+        let links = receivers.each_ref().map(|receiver| {
+            let meeting = Arc::clone(&meeting);
+            Chaos::watched(receiver.address(), move |line| {
+                if line.contains("/stage ") || line.contains("/packs") {
+                    meeting.hold(patience);
+                }
+            })
+        });
+        let urls = links.each_ref().map(|link| format!("http://{}/", link.address()));
+        push(&world, &[&urls[0], &urls[1]], &["--max-parallel", most]).expect(&[0]);
+        assert_eq!(meeting.here.lock().unwrap().1, most == "2", "at most {most}");
+        assert!(serves_tree(&world, "one") && serves_tree(&world, "two"));
+    }
 }
