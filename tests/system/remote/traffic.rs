@@ -5,7 +5,7 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 use super::{Receiver, push, report, serves_tree};
-use crate::chaos::Chaos;
+use crate::chaos::{Chaos, Harm};
 use crate::harness::World;
 use crate::trees::{Rng, Tree, seed};
 
@@ -101,5 +101,17 @@ fn content_goes_to_as_many_mirrors_at_once_as_allowed() {
         push(&world, &[&urls[0], &urls[1]], &["--max-parallel", most]).expect(&[0]);
         assert_eq!(meeting.here.lock().unwrap().1, most == "2", "at most {most}");
         assert!(serves_tree(&world, "one") && serves_tree(&world, "two"));
+    }
+}
+
+#[test]
+fn resets_and_delays_cost_no_push_its_release() {
+    for harm in [Harm::Reset, Harm::Delay] {
+        let world = World::new();
+        world.write("tree", &Tree::small());
+        let receiver = Receiver::start(&world.path("web"));
+        let link = Chaos::always(receiver.address(), harm);
+        push(&world, &[&format!("http://{}/", link.address())], &[]).expect(&[0]);
+        assert!(serves_tree(&world, "web"), "{harm:?}");
     }
 }
