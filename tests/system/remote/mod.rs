@@ -10,6 +10,7 @@ mod means;
 mod policies;
 mod real;
 mod ssh;
+mod stopped;
 mod tls;
 mod traffic;
 mod unsure;
