@@ -2,10 +2,12 @@
 
 use std::collections::BTreeSet;
 use std::process::Stdio;
+use std::time::Duration;
 
+use crate::chaos::Chaos;
 use crate::checker::{self, Served};
 use crate::harness::{Outcome, World};
-use crate::remote::Receiver;
+use crate::remote::{Meeting, Receiver};
 use crate::trees::Tree;
 
 /// A tree that tells whose it is.
@@ -151,9 +153,17 @@ fn of_two_racing_pushes_to_a_receiver_one_wins_each_sequence() {
     let receiver = Receiver::start(&world.path("mirror"));
     let (mut before, mut told) = (0, BTreeSet::new());
     for round in 0..8 {
-        let outcomes = race(&world, round, &[receiver.url()], [&[], &[]]);
+        // Neither stages before the other one has learnt what is current, too.
+        let meeting = Meeting::default();
+        let link = Chaos::watched(receiver.address(), move |line| {
+            if line.starts_with("POST /v1/stage ") {
+                meeting.hold(Duration::from_secs(10));
+            }
+        });
+        let outcomes = race(&world, round, &[format!("http://{}/", link.address())], [&[], &[]]);
         let mut judge = Judge { world: &world, mirrors: &mirrors, before, told: &mut told };
         before = judge.judge(round, &outcomes).record.sequence;
+        println!("exit codes: {:?}", outcomes.map(|outcome| outcome.code()));
     }
 }
 

@@ -15,6 +15,8 @@ mod tls;
 mod traffic;
 mod unsure;
 
+pub(super) use traffic::Meeting;
+
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;

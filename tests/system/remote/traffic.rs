@@ -64,14 +64,14 @@ fn no_more_is_sent_a_second_than_allowed() {
 
 /// Where uploads meet, if two of them are there at once.
 #[derive(Default)]
-struct Meeting {
+pub(crate) struct Meeting {
     here: Mutex<(usize, bool)>,
     changed: Condvar,
 }
 
 impl Meeting {
     /// Holds an upload back until another one comes, or patience ends.
-    fn hold(&self, patience: Duration) {
+    pub(crate) fn hold(&self, patience: Duration) {
         let mut here = self.here.lock().unwrap();
         here.0 += 1;
         here.1 |= here.0 > 1;
