@@ -326,8 +326,7 @@ impl Checker<'_> {
         let mirrors = self.mirrors(file.mirror, &file.mirror_defaults, file.mirrors_from.as_ref(), read_list)?;
         let site = file.site.map(|site| self.parsed(&site, Site::new)).transpose()?;
         let rule = |rule: raw::KeepRemoved| -> Result<KeepRemoved, ConfigError> {
-            let keep =
-                parse_duration(rule.keep.as_ref()).map_err(|error| self.error(rule.keep.span(), error.to_string()))?;
+            let keep = self.duration(&rule.keep)?;
             Ok(KeepRemoved { pattern: self.pattern(rule.pattern)?, keep })
         };
         Ok(Config {
@@ -373,6 +372,10 @@ impl Checker<'_> {
         parse: impl FnOnce(&str) -> Result<T, E>,
     ) -> Result<T, ConfigError> {
         parse(text.as_ref()).map_err(|fault| self.error(text.span(), format!("{:?} {fault}", text.as_ref())))
+    }
+
+    fn duration(&self, text: &Spanned<String>) -> Result<Duration, ConfigError> {
+        parse_duration(text.as_ref()).map_err(|error| self.error(text.span(), error.to_string()))
     }
 
     fn pattern(&self, pattern: Spanned<String>) -> Result<String, ConfigError> {

@@ -36,6 +36,7 @@ const MAX_PEM_BYTES: u64 = 1024 * 1024;
 
 /// How the mirrors of one run are reached.
 pub(crate) struct Reach {
+    began: Instant,
     jobs: NonZeroUsize,
     pace: Pace,
     ssh: SshSettings,
@@ -45,10 +46,10 @@ pub(crate) struct Reach {
 impl Reach {
     /// As told; `traffic` is for commands that send content.
     pub(crate) fn new(remote: &RemoteArgs, traffic: Option<&TrafficArgs>, wait: Duration, jobs: NonZeroUsize) -> Self {
-        let defaults = SshSettings::default();
+        let (defaults, began) = (SshSettings::default(), Instant::now());
         let pace = Pace {
             wait,
-            deadline: remote.deadline.map(|deadline| Instant::now() + deadline),
+            deadline: remote.deadline.map(|deadline| began + deadline),
             limit: traffic.and_then(|traffic| traffic.bwlimit).map(|rate| Arc::new(Limiter::new(rate.get(), None))),
             turns: traffic.map(|traffic| Arc::new(Turns::new(traffic.max_parallel.get()))),
         };
@@ -57,7 +58,7 @@ impl Reach {
             receiver: remote.receive_command.clone().unwrap_or(defaults.receiver),
             host_key: None,
         };
-        Self { jobs, pace, ssh, environment: super::settings::environment }
+        Self { began, jobs, pace, ssh, environment: super::settings::environment }
     }
 
     /// Opens nothing yet: the mirrors of these choices.
@@ -89,6 +90,10 @@ impl Reach {
         let mut pace = self.pace.clone();
         if let Some(rate) = choice.access.bwlimit {
             pace.limit = Some(Arc::new(Limiter::new(rate.get(), pace.limit.take())));
+        }
+        if let Some(deadline) = choice.access.deadline {
+            let own = self.began + deadline;
+            pace.deadline = Some(pace.deadline.map_or(own, |all| all.min(own)));
         }
         Ok(match Location::parse(&choice.location).map_err(|error| wrong_location(&error))? {
             Location::Directory(path) => {

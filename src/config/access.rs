@@ -5,6 +5,7 @@
 
 use std::num::NonZeroU64;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use bytesize::ByteSize;
 use toml::Spanned;
@@ -36,6 +37,8 @@ pub struct MirrorAccess {
     pub host_key: Option<String>,
     /// The most that is sent to it, in bytes a second; nothing: no limit of its own.
     pub bwlimit: Option<NonZeroU64>,
+    /// How long after the start of a run it is given up; nothing: no limit of its own.
+    pub deadline: Option<Duration>,
 }
 
 /// What leads to a mirror: some keys mean something for some only.
@@ -62,15 +65,19 @@ impl MirrorAccess {
         let common = common.clone();
         match reach {
             Reach::Local => self,
-            Reach::Ssh => {
-                Self { host_key: self.host_key.or(common.host_key), bwlimit: self.bwlimit.or(common.bwlimit), ..self }
-            }
+            Reach::Ssh => Self {
+                host_key: self.host_key.or(common.host_key),
+                bwlimit: self.bwlimit.or(common.bwlimit),
+                deadline: self.deadline.or(common.deadline),
+                ..self
+            },
             Reach::Web => Self {
                 token: self.token.or(common.token),
                 ca: self.ca.or(common.ca),
                 client: self.client.or(common.client),
                 proxy: self.proxy.or(common.proxy),
                 bwlimit: self.bwlimit.or(common.bwlimit),
+                deadline: self.deadline.or(common.deadline),
                 host_key: None,
             },
         }
@@ -101,7 +108,8 @@ impl Checker<'_> {
             self.none_of(&web_keys(mirror), "an https: url")?;
         }
         if reach == Reach::Local {
-            self.none_of(&[("bwlimit", &mirror.bwlimit)], "an https: or ssh: url")?;
+            let keys = [("bwlimit", &mirror.bwlimit), ("deadline", &mirror.deadline)];
+            self.none_of(&keys, "an https: or ssh: url")?;
         }
         if reach != Reach::Ssh {
             self.none_of(&[("host_key", &mirror.host_key)], "an ssh: url")?;
@@ -141,7 +149,8 @@ impl Checker<'_> {
         let host_key = mirror.host_key.as_ref().map(|key| self.host_key(key)).transpose()?;
         let proxy = mirror.proxy.as_ref().map(|proxy| proxy.as_ref().clone());
         let bwlimit = mirror.bwlimit.as_ref().map(|rate| self.rate(rate)).transpose()?;
-        Ok(MirrorAccess { token, ca: file(&mirror.ca), client, proxy, host_key, bwlimit })
+        let deadline = mirror.deadline.as_ref().map(|text| self.duration(text)).transpose()?;
+        Ok(MirrorAccess { token, ca: file(&mirror.ca), client, proxy, host_key, bwlimit, deadline })
     }
 
     fn none_of(&self, keys: &[(&str, &Option<Spanned<String>>)], of: &str) -> Result<(), ConfigError> {

@@ -14,7 +14,7 @@ use serde::Deserialize;
 use toml::{Spanned, Value};
 
 use super::listed::{self, Reader};
-use super::{Checker, ConfigError, MirrorAccess, parse_duration, raw};
+use super::{Checker, ConfigError, MirrorAccess, raw};
 use crate::mirror::{Location, has_token};
 
 /// Longest name of a mirror or a group, in bytes: it has to fit into a line of progress.
@@ -367,15 +367,12 @@ impl Checker<'_> {
         if groups.is_empty() {
             return Err(self.error(span, "a wave has at least one group"));
         }
-        let soak = table
-            .soak
-            .as_ref()
-            .map(|soak| parse_duration(soak.as_ref()).map_err(|error| self.error(soak.span(), error.to_string())));
+        let soak = table.soak.as_ref().map(|soak| self.duration(soak)).transpose()?.unwrap_or_default();
         let probes = match &table.probe {
             Some(probe) => self.probes(probe, &groups, mirrors)?,
             None => Vec::new(),
         };
-        Ok(Wave { groups, soak: soak.transpose()?.unwrap_or_default(), probes })
+        Ok(Wave { groups, soak, probes })
     }
 
     fn probes(

@@ -11,7 +11,7 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use super::fleet::is_public_url;
-use super::{Checker, ConfigError, TokenSource, parse_duration};
+use super::{Checker, ConfigError, TokenSource};
 use crate::mirror::has_token;
 
 /// How long a hook may take that says nothing else.
@@ -238,7 +238,6 @@ impl Checker<'_> {
     }
 
     fn time_or(&self, text: Option<&Spanned<String>>, default: Duration) -> Result<Duration, ConfigError> {
-        let Some(text) = text else { return Ok(default) };
-        parse_duration(text.as_ref()).map_err(|error| self.error(text.span(), error.to_string()))
+        text.map_or(Ok(default), |text| self.duration(text))
     }
 }

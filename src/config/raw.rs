@@ -90,6 +90,7 @@ pub(super) struct Mirror {
     pub(super) proxy: Option<Spanned<String>>,
     pub(super) host_key: Option<Spanned<String>>,
     pub(super) bwlimit: Option<Spanned<String>>,
+    pub(super) deadline: Option<Spanned<String>>,
 }
 
 #[derive(Deserialize)]

@@ -9,7 +9,7 @@ use bytesize::ByteSize;
 use serde::Deserialize;
 use toml::Spanned;
 
-use super::{Checker, ConfigError, parse_duration, read};
+use super::{Checker, ConfigError, read};
 use crate::serve::{
     Access, Front, Hook, Limits, Readers, Right, Settings, SiteSettings, TlsFiles, TokenId, TokenRecord,
 };
@@ -184,10 +184,6 @@ impl Checker<'_> {
             file_mode: file_mode.unwrap_or_default(),
             dir_mode: dir_mode.unwrap_or_default(),
         })
-    }
-
-    fn duration(&self, text: &Spanned<String>) -> Result<std::time::Duration, ConfigError> {
-        parse_duration(text.as_ref()).map_err(|error| self.error(text.span(), error.to_string()))
     }
 
     fn limits(&self, table: &LimitsTable) -> Result<Limits, ConfigError> {

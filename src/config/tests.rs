@@ -185,7 +185,7 @@ fn a_missing_and_a_huge_file_are_errors() {
 #[test]
 fn remote_mirrors_have_their_own_keys() {
     let text = "[[mirror]]\nname='eu'\nurl='https://eu.example/docs'\ntoken_env='EU'\nca='ca.pem'\n\
-                client_cert='c.pem'\nclient_key='/k.pem'\nproxy='http://p:1'\nbwlimit='2MB'\n\
+                client_cert='c.pem'\nclient_key='/k.pem'\nproxy='http://p:1'\nbwlimit='2MB'\ndeadline='5m'\n\
                 [[mirror]]\nname='us'\nurl='https://us.example/'\ntoken_file='us.token'\n\
                 [[mirror]]\nname='ssh'\nurl='ssh://h/srv'\n\
                 host_key='ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAAAAAAAAAAAAAAAAAAA comment'\n";
@@ -196,6 +196,7 @@ fn remote_mirrors_have_their_own_keys() {
     assert_eq!(eu.ca.as_deref(), Some(Path::new("/etc/hw/ca.pem")));
     assert_eq!(eu.client, Some(("/etc/hw/c.pem".into(), "/k.pem".into())));
     assert_eq!((eu.bwlimit.map(NonZeroU64::get), access("us").bwlimit), (Some(2_000_000), None));
+    assert_eq!((eu.deadline, access("us").deadline), (Some(Duration::from_secs(300)), None));
     assert_eq!(access("us").token, Some(TokenSource::File("/etc/hw/us.token".into())));
     assert_eq!(access("ssh").host_key.unwrap(), "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAAAAAAAAAAAAAAAAAAA");
 }
@@ -212,6 +213,8 @@ fn keys_of_remote_mirrors_stand_where_they_mean_something() {
         (format!("{https}ca=''"), "`ca` is empty"),
         (format!("{https}bwlimit='fast'"), "a rate is written"),
         (format!("{https}bwlimit='0'"), "a rate is written"),
+        (format!("{https}deadline='soon'"), "no duration"),
+        ("[[mirror]]\nname='a'\nurl='/x'\ndeadline='5m'".to_owned(), "is for a mirror with an https: or ssh: url"),
         ("[[mirror]]\nname='a'\nurl='/x'\nbwlimit='2MB'".to_owned(), "is for a mirror with an https: or ssh: url"),
         ("[[mirror]]\nname='a'\nurl='ssh://h/x'\nhost_key='ssh-ed25519\\nAAAA'".to_owned(), "a host key is written"),
         (format!("{https}token='secret'"), "unknown field `token`"),

@@ -87,7 +87,7 @@ pub enum Failure {
     Unreachable,
     /// No token, a wrong one, or one that may not do this.
     Unauthorized,
-    /// Silence, or the deadline of the run.
+    /// Silence, or a deadline.
     Timeout,
     /// What answers is no receiver of headwater, or not the one that was meant.
     Protocol,

@@ -22,7 +22,7 @@ pub enum WayError {
         /// What was waited for.
         what: String,
     },
-    /// The deadline of the run.
+    /// The deadline of the run, or of the mirror.
     #[error("the deadline has passed")]
     Deadline,
     /// Certificates.

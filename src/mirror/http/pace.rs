@@ -27,7 +27,7 @@ const LOOK: Duration = Duration::from_millis(50);
 pub struct Pace {
     /// The longest wait for a lock there.
     pub wait: Duration,
-    /// When the run must have ended.
+    /// When the mirror must be done.
     pub deadline: Option<Instant>,
     /// What may be sent.
     pub limit: Option<Arc<Limiter>>,
