@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::Read;
+use std::io::{Cursor, Read};
 use std::os::unix::fs::FileExt as _;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
@@ -15,6 +15,9 @@ use crate::push::old_content::OldContent;
 use crate::push::source::Live;
 use crate::release::{Release, ReleaseName};
 use crate::scan::TreeKind;
+
+/// An object of at most so many bytes is held in memory and asked for once.
+const HELD_BYTES: u64 = 4 << 20;
 
 /// Everything the origin can take content and records from.
 #[derive(Debug)]
@@ -64,17 +67,29 @@ impl Supplies {
             out.resize(start + length, 0);
             return Ok(file.read_exact_at(&mut out[start..], piece.offset)?);
         }
-        let content = match u64::from(piece.length) == wanted.size {
-            true => self.intact_object(id, wanted.size)?,
-            // A large one is not read through for each of its pieces.
-            false => self.mirror_object(wanted, piece.offset)?,
-        };
-        content.take(u64::from(piece.length)).read_to_end(out)?;
+        if u64::from(piece.length) == wanted.size {
+            return self.read_whole(id, length, out);
+        }
+        // A large one is not read through for each of its pieces.
+        self.mirror_object(wanted, piece.offset)?.take(u64::from(piece.length)).read_to_end(out)?;
         if out.len() - start == length {
             Ok(())
         } else {
             Err(std::io::Error::from(std::io::ErrorKind::UnexpectedEof).into())
         }
+    }
+
+    /// Appends an object of `size` bytes to `out`, from a mirror whose copy is good.
+    fn read_whole(&self, id: &ObjectId, size: usize, out: &mut Vec<u8>) -> Result<(), SupplyError> {
+        let start = out.len();
+        let is_had = self.mirrors.iter().any(|mirror| {
+            out.truncate(start);
+            // To the end, and one byte beyond where that is none: a connection whose answer was
+            // read to its end is used again.
+            let read = mirror.object(id, 0).map(|content| content.take(size as u64 + 1).read_to_end(out));
+            matches!(read, Ok(Ok(count)) if count == size) && ObjectId::of(&out[start..]) == *id
+        });
+        if is_had { Ok(()) } else { Err(lost(id)) }
     }
 
     fn mirror_object(&self, wanted: &Wanted, offset: u64) -> Result<Box<dyn Read + Send>, SupplyError> {
@@ -91,11 +106,19 @@ impl Supplies {
         Ok(self.mirrors[index].object(id, offset)?)
     }
 
-    /// An object of at most so many bytes, from a mirror. Read through first: where one's copy is
-    /// damaged, another may have a good one.
-    fn intact_object(&self, id: &ObjectId, most: u64) -> Result<Box<dyn Read + Send>, SupplyError> {
-        let mirror = self.mirrors.iter().find(|mirror| is_intact(mirror, id, most)).ok_or_else(|| lost(id))?;
-        Ok(mirror.object(id, 0)?)
+    /// An object of any size, from a mirror. A large one is read through first: where one's copy
+    /// is damaged, another may have a good one.
+    fn intact_object(&self, id: &ObjectId) -> Result<Box<dyn Read + Send>, SupplyError> {
+        let intact = |mirror: &Arc<dyn Mirror>| -> Option<Box<dyn Read + Send>> {
+            let (mut content, mut first) = (mirror.object(id, 0).ok()?, Vec::new());
+            (&mut content).take(HELD_BYTES + 1).read_to_end(&mut first).ok()?;
+            if first.len() as u64 <= HELD_BYTES {
+                return (ObjectId::of(&first) == *id).then(|| Box::new(Cursor::new(first)) as _);
+            }
+            // Whoever asks by id alone knows no size; the deadline of the run is what ends a liar then.
+            is_object(Cursor::new(first).chain(content), id, u64::MAX).then(|| mirror.object(id, 0).ok())?
+        };
+        self.mirrors.iter().find_map(intact).ok_or_else(|| lost(id))
     }
 
     /// Where the tree has an object: an index is made when first asked.
@@ -130,8 +153,7 @@ impl Contents for Supplies {
         if let Some(opened) = self.index_of(id).and_then(|index| self.open_at(index, id)) {
             return Ok(Box::new(opened?));
         }
-        // Whoever asks by id alone knows no size; the deadline of the run is what ends a liar then.
-        self.intact_object(id, u64::MAX)
+        self.intact_object(id)
     }
 }
 
