@@ -110,6 +110,7 @@ impl Child {
         let mut heard = Vec::new();
         loop {
             if stop() {
+                self.process.kill().ok();
                 return Err(Trouble::final_(MirrorError::Cancelled));
             }
             match banner::look(&heard) {
@@ -119,6 +120,8 @@ impl Child {
             }
             let left = end.saturating_duration_since(Instant::now());
             if left.is_zero() {
+                // Who never said a word has nothing to finish.
+                self.process.kill().ok();
                 let what = format!("ssh has no connection to a receiver yet{}", self.quote(&heard));
                 return Err(trouble(WayError::Timeout { what }, Again::Later));
             }
