@@ -66,6 +66,7 @@ const GO_ON: Stop<'static> = &|| false;
 struct Known {
     site: Option<Site>,
     unfinished: Option<Vec<BundleKey>>,
+    may_push: bool,
     /// How long it took to connect and to get an answer.
     answered_in: Duration,
 }
@@ -221,7 +222,7 @@ impl HttpMirror {
 
     fn learn(&self, state: &wire::State, answered_in: Duration) {
         let (site, unfinished) = (state.site.clone(), state.unfinished.clone());
-        *self.known() = Some(Known { site, unfinished, answered_in });
+        *self.known() = Some(Known { site, unfinished, may_push: state.may_push, answered_in });
     }
 
     fn ask_state(&self) -> Result<wire::State, MirrorError> {

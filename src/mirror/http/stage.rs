@@ -16,7 +16,7 @@ use crate::mirror::way::WayError;
 use crate::mirror::{Bundle, Failure, MirrorError, Pack, StageRequest, SupplyError};
 use crate::monitor::{Event, Monitor};
 use crate::store::StoreError;
-use crate::wire::{self, Action, InlinePack, Resource, StageHead, Staging};
+use crate::wire::{self, Action, InlinePack, Refusal, Resource, StageHead, Staging};
 
 /// Packs of at most so many bytes in all travel with the stage itself.
 pub(super) const INLINE_BYTES: u64 = 4 * 1024 * 1024;
@@ -35,6 +35,11 @@ pub(super) fn run(
     bundle: &dyn Bundle,
     monitor: &dyn Monitor,
 ) -> Result<(), MirrorError> {
+    // Nothing is sent to where it would be refused.
+    if mirror.known().as_ref().is_some_and(|known| !known.may_push) {
+        let refusal = Refusal::new("forbidden", "this token may read, and not push");
+        return Err(MirrorError::Remote { refusal });
+    }
     let stop = || monitor.is_cancelled();
     let _turn = Turns::enter(mirror.wired.pace.turns.as_ref(), &stop)?;
     let has_none = match &*mirror.known() {
