@@ -1,7 +1,8 @@
 //! The command that runs after an activation: the mirror's own, never the push's failure.
 
+use std::io::Read as _;
 use std::os::unix::process::CommandExt as _;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStderr, Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -16,18 +17,23 @@ use crate::tree_path::Site;
 /// How often a running command is looked at.
 const PAUSE: Duration = Duration::from_millis(50);
 
+/// As much of what a command writes to standard error is kept, in bytes: the end of it.
+const SAID_BYTES: usize = 1024;
+
 /// The commands that run.
 #[derive(Debug, Default)]
 pub(super) struct Hooks(Mutex<JoinSet<()>>);
 
 impl Hooks {
-    /// Runs `hook` for a release that became current; `began` is called once it runs, or cannot.
+    /// Runs `hook` for a release that became current; `began` is called once it runs, or cannot,
+    /// and `failed`, which may block, with what went wrong.
     pub(super) fn start(
         &self,
         hook: &Hook,
         (site, release): (Site, ReleaseName),
         log: &Arc<dyn Log>,
         began: impl FnOnce() + Send + 'static,
+        failed: impl FnOnce(&str) + Send + 'static,
     ) {
         let (hook, log) = (hook.clone(), Arc::clone(log));
         let mut hooks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -35,6 +41,8 @@ impl Hooks {
         hooks.spawn(async move {
             if let Err(message) = run(&hook, &site, release, began).await {
                 let (site, release) = (site.to_string(), release.to_string());
+                let told = message.clone();
+                tokio::task::spawn_blocking(move || failed(&told)).await.ok();
                 log.record(&Record::HookFailed { site, release, message });
             }
         });
@@ -57,22 +65,60 @@ async fn run(hook: &Hook, site: &Site, release: ReleaseName, began: impl FnOnce(
         .stdin(Stdio::null())
         // Standard output may be the connection to the origin.
         .stdout(Stdio::null())
+        .stderr(Stdio::piped())
         .process_group(0)
         .spawn();
     began();
     let mut child = child.map_err(|error| format!("cannot run {program}: {error}"))?;
+    let said = Said::listen(child.stderr.take());
     let deadline = Instant::now() + hook.timeout;
     loop {
         match child.try_wait() {
             Ok(Some(status)) if status.success() => return Ok(()),
-            Ok(Some(status)) => return Err(format!("{program}: {status}")),
+            Ok(Some(status)) => {
+                // What it wrote last may still be on its way.
+                tokio::time::sleep(PAUSE).await;
+                return Err(format!("{program}: {status}{}", said.last_line()));
+            }
             Ok(None) if Instant::now() < deadline => tokio::time::sleep(PAUSE).await,
             Ok(None) => {
                 end(&mut child);
-                return Err(format!("{program} did not end within {} s", hook.timeout.as_secs_f32()));
+                let seconds = hook.timeout.as_secs_f32();
+                return Err(format!("{program} did not end within {seconds} s{}", said.last_line()));
             }
             Err(error) => return Err(format!("cannot wait for {program}: {error}")),
         }
+    }
+}
+
+/// The end of what a command writes to standard error.
+struct Said(Arc<Mutex<Vec<u8>>>);
+
+impl Said {
+    /// Listens until the other end is closed, so that the command never waits for a reader.
+    fn listen(stderr: Option<ChildStderr>) -> Self {
+        let said = Arc::new(Mutex::new(Vec::new()));
+        if let Some(mut stderr) = stderr {
+            let kept = Arc::clone(&said);
+            std::thread::spawn(move || {
+                let mut some = [0; SAID_BYTES];
+                while let Ok(count @ 1..) = stderr.read(&mut some) {
+                    let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
+                    kept.extend_from_slice(&some[..count]);
+                    let surplus = kept.len().saturating_sub(SAID_BYTES);
+                    kept.drain(..surplus);
+                }
+            });
+        }
+        Self(said)
+    }
+
+    /// Its last line that is not empty, to be put behind what happened.
+    fn last_line(&self) -> String {
+        let said = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let text = String::from_utf8_lossy(&said);
+        let line = text.lines().rev().map(str::trim).find(|line| !line.is_empty());
+        line.map_or_else(String::new, |line| format!(": {line}"))
     }
 }
 

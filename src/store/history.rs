@@ -7,7 +7,7 @@
 
 use std::error::Error as _;
 use std::os::unix::fs::FileExt as _;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
@@ -50,6 +50,13 @@ pub enum What {
         /// What the disk refused.
         why: String,
     },
+    /// The mirror's own command after a switch went wrong; the release is current all the same.
+    HookFailed {
+        /// The release.
+        release: ReleaseName,
+        /// What went wrong.
+        why: String,
+    },
     /// Faults were looked for.
     Verified {
         /// Whether only at sizes and times.
@@ -86,6 +93,16 @@ impl Store {
         // One note more may be there than is cut.
         let bytes = fsx::found(self.layout.headwater.read(HISTORY, 2 * MAX_BYTES))?.unwrap_or_default();
         Ok(parse(&bytes))
+    }
+
+    /// Notes that the command that runs after a switch to `release` went wrong.
+    ///
+    /// # Errors
+    /// When the lock is not free within `wait`.
+    pub fn note_hook_failed(&self, release: ReleaseName, why: &str, wait: Duration) -> Result<(), StoreError> {
+        let _guard = self.lock(wait)?;
+        self.note(What::HookFailed { release, why: shortened(why.to_owned()) });
+        Ok(())
     }
 
     /// Notes that something happened just now. The caller has the lock.
@@ -135,12 +152,16 @@ impl Store {
 impl What {
     /// A push of `release` that `error` ended.
     pub(super) fn failed(release: ReleaseName, error: &StoreError) -> Self {
-        let mut why = error.source().map_or_else(|| error.to_string(), |cause| format!("{error}: {cause}"));
-        while why.len() > MAX_WHY_BYTES {
-            why.pop();
-        }
-        Self::Failed { release, why }
+        let why = error.source().map_or_else(|| error.to_string(), |cause| format!("{error}: {cause}"));
+        Self::Failed { release, why: shortened(why) }
     }
+}
+
+fn shortened(mut why: String) -> String {
+    while why.len() > MAX_WHY_BYTES {
+        why.pop();
+    }
+    why
 }
 
 fn parse(bytes: &[u8]) -> Vec<Happening> {

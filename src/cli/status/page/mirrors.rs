@@ -128,13 +128,17 @@ fn date(seconds: u64) -> String {
     moment(seconds).split('T').next().unwrap_or_default().to_owned()
 }
 
-/// What went wrong on the mirror's own disk during the days of the strip.
+/// What went wrong on the mirror itself during the days of the strip.
 fn failures(history: &[Happening], now: u64) -> String {
     let since = now.saturating_sub(DAYS * DAY_SECONDS);
     let failed = |happening: &Happening| match &happening.what {
         What::Failed { release, why } if happening.time >= since => {
             let when = time(happening.time, now);
             Some(format!("<p class=\"error\">Release {} failed {when}: {}</p>\n", release.sequence(), text(why)))
+        }
+        What::HookFailed { release, why } if happening.time >= since => {
+            let (when, sequence) = (time(happening.time, now), release.sequence());
+            Some(format!("<p class=\"error\">After release {sequence} became current {when}: {}</p>\n", text(why)))
         }
         _ => None,
     };
