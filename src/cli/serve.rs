@@ -127,6 +127,9 @@ pub(crate) fn serve(args: &ServeArgs) -> Result<Exit, Failure> {
         settings.front = Front::Proxy;
     }
     let server = Server::bind(&settings, Arc::new(StderrLog)).map_err(failure)?;
+    if matches!(&settings.access, Access::Tokens(tokens) if tokens.is_empty()) {
+        return Err(no_token("`headwater token new` makes a [[token]] table for serve.toml"));
+    }
     let handle = server.handle();
     let files = (args.config.clone(), args.token_file.clone());
     let reload = move || {
@@ -140,6 +143,10 @@ pub(crate) fn serve(args: &ServeArgs) -> Result<Exit, Failure> {
     Ok(Exit::Success)
 }
 
+fn no_token(hint: &str) -> Failure {
+    Failure::new(Exit::Usage, "nobody could push: no token is known").with_hint(hint)
+}
+
 fn one_site(args: &ServeArgs, dir: PathBuf) -> Result<Settings, Failure> {
     let access = match &args.token_file {
         Some(path) => Access::Tokens(config::load_tokens(path).map_err(super::config_failure)?),
@@ -147,7 +154,7 @@ fn one_site(args: &ServeArgs, dir: PathBuf) -> Result<Settings, Failure> {
         None => {
             let hint =
                 "--token-file FILE names who may; `headwater token new` makes a token; --no-auth is for 127.0.0.1";
-            return Err(Failure::new(Exit::Usage, "nobody could push: no token is known").with_hint(hint));
+            return Err(no_token(hint));
         }
     };
     let listen = config::DEFAULT_LISTEN.parse().map_err(|error| Failure::new(Exit::Failed, error))?;

@@ -36,6 +36,9 @@ pub enum Record {
         address: String,
         /// How many sites.
         sites: usize,
+        /// How many tokens let somebody in; nothing where none is asked for.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        tokens: Option<usize>,
     },
     /// A request was answered.
     Answered {

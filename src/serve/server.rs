@@ -114,6 +114,8 @@ impl Server {
             Front::Proxy => limits.connections,
         };
         let handler = Arc::new(Handler::new(settings, log)?);
+        // A directory that can never be a mirror is told of now, and not to the first push.
+        handler.banners()?;
         Ok(Self { listener, address, handler, tls, per_address, stop: watch::Sender::new(false) })
     }
 
@@ -145,7 +147,7 @@ impl Server {
         let listener = tokio::net::TcpListener::from_std(self.listener).map_err(ServeError::Runtime)?;
         let handler = self.handler;
         let (address, sites) = (self.address.to_string(), handler.sites.len());
-        handler.log.record(&Record::Listening { address, sites });
+        handler.log.record(&Record::Listening { address, sites, tokens: handler.tokens() });
         handler.catch_up();
         let door = Door {
             handler: Arc::clone(&handler),

@@ -120,7 +120,10 @@ impl SiteState {
 
     pub(super) fn banner(&self) -> Result<BannerSite, StoreError> {
         let site = self.look()?.map(|store| store.site().clone()).or_else(|| self.settings.name.clone());
-        Ok(BannerSite { directory: self.settings.directory.clone(), site, base: self.settings.base.clone() })
+        // Whoever asks over ssh names it from the root on.
+        let directory = std::path::absolute(&self.settings.directory);
+        let directory = directory.unwrap_or_else(|_| self.settings.directory.clone());
+        Ok(BannerSite { directory, site, base: self.settings.base.clone() })
     }
 
     /// Refuses a release that this site does not take, before any content is read.
@@ -230,6 +233,12 @@ impl SiteState {
     pub(super) fn clear_switch(&self) {
         // At worst it runs once more than it has to.
         self.look().ok().flatten().map(|store| store.clear_switch().ok());
+    }
+
+    /// Notes in the store's history that what should run after a switch went wrong.
+    pub(super) fn note_hook_failed(&self, release: ReleaseName, why: &str) {
+        // It is told for people only: what cannot be told changes nothing.
+        self.look().ok().flatten().map(|store| store.note_hook_failed(release, why, self.lock).ok());
     }
 
     pub(super) fn abandon(&self, release: ReleaseName) -> Result<(), Refused> {

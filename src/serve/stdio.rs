@@ -28,12 +28,8 @@ pub fn receive(settings: &Settings, log: Arc<dyn Log>) -> Result<(), ServeError>
     let mut settings = settings.clone();
     settings.limits = patient(&settings.limits, SILENCE);
     let handler = Arc::new(Handler::new(&settings, log)?);
-    let sites = handler
-        .sites
-        .iter()
-        .map(|site| site.banner().map_err(|source| ServeError::Site { path: site.settings.directory.clone(), source }));
-    let sites = sites.collect::<Result<_, _>>()?;
-    let banner = Banner { headwater: env!("CARGO_PKG_VERSION").to_owned(), protocols: vec![VERSION], sites };
+    let (headwater, sites) = (env!("CARGO_PKG_VERSION").to_owned(), handler.banners()?);
+    let banner = Banner { headwater, protocols: vec![VERSION], sites };
     let banner = serde_json::to_string(&banner).map_err(|error| ServeError::Runtime(error.into()))?;
     let runtime = runtime()?;
     let result = runtime.block_on(async {

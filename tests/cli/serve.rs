@@ -35,6 +35,7 @@ fn a_serve_toml_is_checked_before_anything_listens() {
         (format!("{SITE}kep = 3\n"), "serve.toml line 4, column 1: unknown field `kep`"),
         (String::new(), "there is no site"),
         (format!("listen = \"0.0.0.0:0\"\n{SITE}"), "neither TLS nor a proxy"),
+        (format!("listen = \"127.0.0.1:0\"\n{SITE}"), "no token is known"),
         (format!("tls = {{ cert = \"c.pem\", key = \"k.pem\" }}\n{SITE}"), "c.pem"),
     ] {
         world.write("serve.toml", &text);
@@ -83,6 +84,7 @@ fn receive_ends_with_its_client_and_says_what_cannot_be_a_mirror() {
     assert!(!world.path("www").exists(), "asking makes nothing");
     world.write("full/file", "not ours");
     world.run("receive full").code(1).warns("cannot serve full").warns("is no mirror");
+    world.run("serve full --no-auth --listen 127.0.0.1:0").code(1).warns("cannot serve full").warns("is no mirror");
     world.run("receive").code(2).warns("DIR");
     world.write("serve.toml", format!("{SITE}[[site]]\nname = \"blog\"\ndir = \"blog\"\n"));
     let run = world.ok("receive --config serve.toml");
