@@ -77,6 +77,65 @@ fn a_receiver_for_another_directory_or_site_is_refused() {
 }
 
 #[test]
+fn a_silent_ssh_ends_with_the_deadline_of_its_mirror_and_no_other() {
+    let world = World::new();
+    world.write("tree", &Tree::small());
+    let ssh = stand_in(&world, "ssh", "exec sleep 100");
+    let config = format!(
+        "content = 'tree'\nrequire = 1\n[[mirror]]\nname = 'edge2'\nurl = 'ssh://edge2{}'\ndeadline = '1s'\n\
+         [[mirror]]\nname = 'here'\nurl = '{}'\n",
+        world.at("shell"),
+        world.at("here")
+    );
+    std::fs::write(world.path("headwater.toml"), config).unwrap();
+    let outcome = world.run(&[&["push"], &over(&ssh)[..]].concat()).expect(&[3]);
+    assert!(outcome.stderr.contains("edge2"), "{outcome}");
+    assert!(serves_tree(&world, "here"));
+}
+
+#[test]
+fn a_receiver_may_be_given_a_directory_that_is_not_absolute() {
+    let world = World::new();
+    world.write("tree", &Tree::small());
+    let program = env!("CARGO_BIN_EXE_headwater");
+    let ssh = stand_in(&world, "ssh", &format!("cd '{}' && exec {program} receive shell", world.at("")));
+    push(&world, &[&format!("ssh://edge2{}", world.at("shell"))], &over(&ssh)).expect(&[0]);
+    assert!(serves_tree(&world, "shell"));
+}
+
+#[test]
+fn a_mirror_is_filled_from_another_one_by_a_single_login() {
+    let world = World::new();
+    world.write("tree", &Tree::small());
+    let url = format!("ssh://edge2{}", world.at("shell"));
+    let ssh = stand_in(&world, "ssh", &format!("echo login >> '{}'", world.at("logins")));
+    push(&world, &[&url], &over(&ssh)).expect(&[0]);
+    std::fs::remove_file(world.path("logins")).unwrap();
+    let here = world.at("here");
+    world.run(&[&["push", "--from", &url, &here], &over(&ssh)[..]].concat()).expect(&[0]);
+    assert!(serves_tree(&world, "here"));
+    let logins = std::fs::read_to_string(world.path("logins")).unwrap();
+    assert_eq!(logins.lines().count(), 1, "{logins}");
+}
+
+#[test]
+fn what_fails_after_a_switch_is_noted_where_nobody_logs() {
+    let world = World::new();
+    world.write("tree", &Tree::small());
+    let config = format!(
+        "[[site]]\nname = 'default'\ndir = '{}'\npost_activate = ['sh', '-c', 'echo lost the cache >&2; exit 3']\n",
+        world.at("shell")
+    );
+    std::fs::write(world.path("serve.toml"), config).unwrap();
+    let program = env!("CARGO_BIN_EXE_headwater");
+    let receive = format!("exec {program} receive --config '{}'", world.at("serve.toml"));
+    let ssh = stand_in(&world, "ssh", &receive);
+    push(&world, &[&format!("ssh://edge2{}", world.at("shell"))], &over(&ssh)).expect(&[0]);
+    let history = std::fs::read_to_string(world.path("shell/.headwater/events.jsonl")).unwrap();
+    assert!(history.contains("hook_failed") && history.contains("exit status: 3: lost the cache"), "{history}");
+}
+
+#[test]
 fn one_login_takes_the_pushes_of_several_sites() {
     let world = World::new();
     let sites = ["docs", "blog"];
