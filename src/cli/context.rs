@@ -132,6 +132,7 @@ impl Told<'_> {
     fn guard_rails(&self) -> Guards {
         Guards {
             must_have: self.config.must_have.clone(),
+            expunged: self.release.expunge.clone(),
             max_removed: match self.config.max_removed {
                 None => MaxRemoved::default(),
                 Some(config::MaxRemoved::Percent(percent)) => MaxRemoved::Part(f64::from(percent) / 100.0),

@@ -79,6 +79,7 @@ const fn guard_hint(fault: &GuardFault) -> &'static str {
     match fault {
         GuardFault::EmptyTree => "if it is meant to be empty: --allow-shrink",
         GuardFault::Shrinks { .. } => "if so many are meant to go: --allow-shrink; max_removed sets the limit",
+        GuardFault::Expunged { .. } => "take it out of the tree, or leave it out with `exclude`, and push again",
         GuardFault::Lacks { .. } => "the build may have failed; must_have in headwater.toml lists what has to be there",
         GuardFault::Secrets { .. } => {
             "exclude them (--exclude, .headwaterignore); if they are meant to be public: --allow-secrets; \

@@ -43,6 +43,8 @@ const SECRETS: [&str; 13] = [
 pub struct Guards {
     /// Paths that must be there.
     pub must_have: Vec<TreePath>,
+    /// Paths that are to be served no more, not even for those who have seen them.
+    pub expunged: Vec<TreePath>,
     /// How many paths may go.
     pub max_removed: MaxRemoved,
     /// Let any number of paths go, and an empty tree pass.
@@ -68,6 +70,12 @@ pub enum GuardFault {
     /// Paths that must be there are not.
     #[error("must_have: the tree lacks {}", list(paths))]
     Lacks {
+        /// The paths.
+        paths: Vec<String>,
+    },
+    /// Paths that are to be served no more, and would be.
+    #[error("what --expunge names is in the tree, and would still be served: {}", list(paths))]
+    Expunged {
         /// The paths.
         paths: Vec<String>,
     },
@@ -113,6 +121,11 @@ impl Guards {
         if !paths.is_empty() {
             return Err(GuardFault::Lacks { paths });
         }
+        let is_expunged = |path: &&TreePath| self.expunged.iter().any(|gone| path.is_within(gone.as_str()));
+        let paths: Vec<String> = live.clone().filter(is_expunged).map(ToString::to_string).collect();
+        if !paths.is_empty() {
+            return Err(GuardFault::Expunged { paths });
+        }
         let secrets = live.filter(|path| !self.allow_secrets && is_secret(path));
         let paths: Vec<String> = secrets.map(ToString::to_string).collect();
         if paths.is_empty() { Ok(()) } else { Err(GuardFault::Secrets { paths }) }
@@ -139,6 +152,14 @@ mod tests {
     fn check(guards: &Guards, paths: &[&str]) -> Result<(), GuardFault> {
         let paths: Vec<_> = paths.iter().map(|path| TreePath::new(path).unwrap()).collect();
         guards.check_tree(paths.iter())
+    }
+
+    #[test]
+    fn what_shall_be_served_no_more_is_not_in_the_tree() {
+        let guards = Guards { expunged: vec![TreePath::new("a/leak").unwrap()], ..Guards::default() };
+        assert_eq!(check(&guards, &["a/leaks", "index.html"]), Ok(()));
+        let found = check(&guards, &["a/leak/x.txt", "index.html"]);
+        assert_eq!(found, Err(GuardFault::Expunged { paths: vec!["a/leak/x.txt".into()] }));
     }
 
     #[test]

@@ -30,7 +30,13 @@ pub(super) fn revert(
         order: None,
         allow_older: true,
         again: true,
-        guards: Guards { must_have: Vec::new(), allow_shrink: true, allow_secrets: true, ..options.guards.clone() },
+        guards: Guards {
+            must_have: Vec::new(),
+            expunged: Vec::new(),
+            allow_shrink: true,
+            allow_secrets: true,
+            ..options.guards.clone()
+        },
         require: Require::AtLeast(1),
         policy: Policy::default(),
         ..options.clone()
