@@ -99,8 +99,8 @@ pub(super) fn switch(
         let on = |outcome: &Outcome| staged.iter().filter(|index| outcomes[**index].as_ref() == Some(outcome)).count();
         let activated = on(&Outcome::Activated);
         is_led |= activated > 0;
-        switched.spread_ms =
-            switched.spread_ms.max(gate.spread_ms(staged.iter().map(|index| activation::name(target, *index))));
+        let all = activated_of(outcomes, 0..outcomes.len());
+        switched.spread_ms = gate.spread_ms(all.iter().map(|index| activation::name(target, *index)));
         if activated < staged.len() && options.policy.on_failure == OnFailure::Revert {
             switched.stopped = Some(format!("{} of {} mirrors did not switch", staged.len() - activated, staged.len()));
             switched.back = activated_of(outcomes, 0..outcomes.len());
