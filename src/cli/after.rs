@@ -297,7 +297,7 @@ impl Facts<'_> {
                 Outcome::Failed { error, .. } => Some(format!("{}: {error}", mirror.mirror)),
                 _ => None,
             });
-            failed.or_else(|| report.unmet.clone())
+            failed.or_else(|| report.unmet.clone()).or_else(|| report.stopped.clone())
         };
         match self.error {
             Some(error) => error.to_owned(),

@@ -132,7 +132,7 @@ fn summary(end: &End<'_>) -> String {
     let mut rows: Vec<_> = report.mirrors.iter().collect();
     rows.sort_by_key(|mirror| mirror.outcome.is_current());
     for mirror in rows.iter().take(MAX_ROWS) {
-        let release = mirror.now.map_or_else(|| "none".to_owned(), |now| now.to_string());
+        let release = mirror.now.map_or_else(|| "-".to_owned(), |now| now.to_string());
         let outcome = super::push::words(&mirror.outcome);
         let sent = bytes(mirror.traffic.sent_bytes);
         writeln!(text, "| {} | {release} | {sent} | {} |", markdown(&mirror.mirror), markdown(&outcome)).ok();

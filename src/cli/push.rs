@@ -364,7 +364,11 @@ fn ending(report: &Report) -> String {
 
 fn releases(mirror: &MirrorReport) -> String {
     let show = |sequence: Option<u64>| sequence.map_or_else(|| "none".to_owned(), |sequence| sequence.to_string());
-    if mirror.before == mirror.now {
+    let is_told = !matches!(mirror.outcome, Outcome::Failed { .. } | Outcome::Skipped | Outcome::Frozen);
+    if mirror.now.is_none() && !is_told {
+        // Nobody knows what it serves.
+        "-".to_owned()
+    } else if mirror.before == mirror.now {
         show(mirror.now)
     } else {
         format!("{} -> {}", show(mirror.before), show(mirror.now))
