@@ -190,9 +190,11 @@ fn checked(response: Response<ureq::Body>, sent_bytes: u64) -> Result<Response<u
         StatusCode::PAYLOAD_TOO_LARGE if !is_json => {
             Err(Trouble::final_(WayError::BodyTooLarge { bytes: sent_bytes }.into()))
         }
-        StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => match read_answer(response, SMALL_ANSWER)? {
-            Answer::Error(refusal) => Err(refused(refusal, status, asked)),
-            Answer::<serde::de::IgnoredAny>::Ok(_) => Err(foreign(status, "no refusal")),
+        StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => match read_answer(response, SMALL_ANSWER) {
+            Ok(Answer::Error(refusal)) => Err(refused(refusal, status, asked)),
+            Ok(Answer::<serde::de::IgnoredAny>::Ok(_)) => Err(foreign(status, "no refusal")),
+            // A proxy's page; how long to wait is said beside it.
+            Err(trouble) => Err(Trouble { again: asked.map_or(trouble.again, Again::After), ..trouble }),
         },
         _ => Ok(response),
     }

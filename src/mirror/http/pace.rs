@@ -7,8 +7,10 @@ use std::time::{Duration, Instant};
 use crate::mirror::MirrorError;
 use crate::mirror::way::WayError;
 
-/// Tries without progress, the first one counted.
-const MAX_TRIES: u32 = 5;
+/// Tries without progress, the first one counted: a receiver that is restarted is back by then.
+const MAX_TRIES: u32 = 8;
+/// Tries where it is asked first, and a whole fleet waits for the answer.
+const FIRST_TRIES: u32 = 5;
 /// No further try once there was no progress for so long.
 const MAX_IDLE: Duration = Duration::from_secs(60);
 /// The pause after the first failure; it doubles.
@@ -116,6 +118,7 @@ pub(in crate::mirror) type Stop<'s> = &'s (dyn Fn() -> bool + Sync);
 /// Decides whether something is tried again, and pauses before.
 pub(super) struct Patience<'s> {
     failures: u32,
+    tries: u32,
     has_failed: bool,
     since: Option<Instant>,
     /// When the last request was made.
@@ -131,13 +134,13 @@ pub(super) struct Patience<'s> {
 impl<'s> Patience<'s> {
     /// Patience that begins now.
     pub(super) const fn new(wait: Duration, deadline: Option<Instant>, stop: Stop<'s>) -> Self {
-        let (failures, has_failed, idle) = (0, false, MAX_IDLE);
-        Self { failures, has_failed, since: None, asked: None, locked_since: None, idle, wait, deadline, stop }
+        let (failures, tries, has_failed, idle) = (0, MAX_TRIES, false, MAX_IDLE);
+        Self { failures, tries, has_failed, since: None, asked: None, locked_since: None, idle, wait, deadline, stop }
     }
 
-    /// With no more than so much time, from now on, until something comes through.
+    /// With fewer tries and no more than so much time, from now on, until something comes through.
     pub(super) fn within(self, idle: Duration) -> Self {
-        Self { since: Some(Instant::now()), idle, ..self }
+        Self { since: Some(Instant::now()), tries: FIRST_TRIES, idle, ..self }
     }
 
     /// Something came through: counting begins anew.
@@ -193,7 +196,7 @@ impl<'s> Patience<'s> {
         };
         self.failures += 1;
         let since = *self.since.get_or_insert(now);
-        if self.failures >= MAX_TRIES || now - since >= self.idle {
+        if self.failures >= self.tries || now - since >= self.idle {
             return Err(trouble.error);
         }
         self.pause(pause, trouble.error)
