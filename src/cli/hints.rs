@@ -106,15 +106,37 @@ pub(crate) const fn of_mirror(kind: Kind) -> Option<&'static str> {
         Kind::NoSpace => Some("free some space, or `headwater prune` with a smaller --keep, then push again"),
         Kind::Locked => Some("another headwater is at work there: try again, or wait longer with --wait"),
         Kind::DamagedBase => Some("`headwater verify` names what is damaged, `headwater repair --from` mends it"),
+        Kind::OverQuota => Some(
+            "raise `quota` or `quota_entries` of the [[site]] in its serve.toml and restart its receiver, or publish less",
+        ),
         Kind::Unreachable => {
             Some("see that its receiver runs and the network leads there; the same push again goes on")
         }
+        Kind::Certificate => Some(
+            "`ca` of the [[mirror]] names who vouches for its certificate, which must have the name that is in the url \
+             and be valid today; `client_cert` is ours",
+        ),
+        Kind::Behind => Some(
+            "the proxy answers and the receiver behind it does not: see that it runs, and that the proxy leads there",
+        ),
         Kind::Unauthorized => Some(
             "a token comes from the variable HEADWATER_TOKEN, or as `token_env` or `token_file` of the [[mirror]]; \
-             for ssh, a key must let this user in without a password",
+             its receiver knows those that `headwater token new` has printed for its serve.toml",
+        ),
+        Kind::Forbidden => Some(
+            "make a token for this site and this right, and add it to its serve.toml: \
+             `headwater token new --site NAME --allow push`",
+        ),
+        Kind::Login => Some("a key must let this user in without a password"),
+        Kind::HostKey => Some(
+            "if the host has a new key, compare it there, and put it into `host_key` of the [[mirror]], or else into \
+             known_hosts",
         ),
         Kind::Timeout => Some("the same push again goes on where this one was"),
         Kind::Protocol => Some("see that the location is that of a `headwater serve` or `headwater receive`"),
+        Kind::BodyLimit => Some(
+            "set client_max_body_size in the nginx in front as the README does, or what limits bodies in another proxy",
+        ),
         Kind::Version => Some("let both sides run versions of headwater that know each other"),
         Kind::Busy => Some("its receiver has too much to do: try again later"),
         Kind::Conflict | Kind::Origin | Kind::Cancelled | Kind::Other => None,
@@ -137,5 +159,37 @@ const fn mirror_exit(kind: Kind) -> Exit {
         Kind::Cancelled => Exit::Interrupted,
         kind if kind.is_denial() => Exit::Denied,
         _ => Exit::Failed,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use headwater::mirror::WayError;
+    use headwater::wire::{Detail, Refusal};
+
+    #[test]
+    fn hints_speak_of_what_is_to_be_done() {
+        let refused = |kind: &str, detail: Option<Detail>| MirrorError::Remote {
+            refusal: Refusal { detail, ..Refusal::new(kind, "no") },
+        };
+        let what = || "x".to_owned();
+        for (error, name, words) in [
+            (refused("no_space", Some(Detail::Quota)), "no_space", "`quota`"),
+            (refused("no_space", None), "no_space", "free some space"),
+            (refused("unauthorized", None), "unauthorized", "HEADWATER_TOKEN"),
+            (refused("unauthorized", Some(Detail::Expired)), "unauthorized", "headwater token new --site"),
+            (refused("forbidden", None), "unauthorized", "headwater token new --site"),
+            (WayError::Tls { what: what() }.into(), "unreachable", "`ca`"),
+            (WayError::BodyTooLarge { bytes: 1 }.into(), "protocol", "client_max_body_size"),
+            (WayError::Foreign { status: 502, what: what() }.into(), "unreachable", "behind it does not"),
+            (WayError::Foreign { status: 400, what: what() }.into(), "protocol", "location"),
+            (WayError::SshDenied { what: what() }.into(), "unauthorized", "a key"),
+            (WayError::HostKey { what: what() }.into(), "unauthorized", "known_hosts"),
+        ] {
+            let hint = of_mirror(error.failure()).unwrap();
+            assert_eq!(error.failure().name(), name, "{error}");
+            assert!(hint.contains(words), "{error}: {hint}");
+        }
     }
 }

@@ -30,7 +30,7 @@ pub use crate::store::{Depth, Fault, FetchRecords, Happening, Pruned, Repaired, 
 
 use crate::store::StoreError;
 use crate::tree_path::Site;
-use crate::wire::Refusal;
+use crate::wire::{Detail, Refusal};
 
 /// An error of whoever supplies content.
 pub type SupplyError = Box<dyn Error + Send + Sync>;
@@ -58,7 +58,8 @@ pub enum MirrorError {
     Cancelled,
 }
 
-/// What kind of failure it is, for those who decide what to do about it.
+/// What kind of failure it is, for those who decide what to do about it. Kinds that differ only in
+/// what people have to do have one name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Failure {
     /// We may not: permissions, or a read-only disk.
@@ -75,6 +76,8 @@ pub enum Failure {
     NewerFormat,
     /// It has too little room.
     NoSpace,
+    /// The site may not have so much there, whatever the disk could take.
+    OverQuota,
     /// Somebody else is at work.
     Locked,
     /// Another release became current meanwhile.
@@ -85,12 +88,24 @@ pub enum Failure {
     DamagedBase,
     /// No way there, or it broke.
     Unreachable,
-    /// No token, a wrong one, or one that may not do this.
+    /// A certificate that was not accepted.
+    Certificate,
+    /// A proxy in front of it that does not reach it.
+    Behind,
+    /// No token, or one that is not known there.
     Unauthorized,
+    /// A token that has expired, is for another site, or may not do this.
+    Forbidden,
+    /// `ssh` was not let in.
+    Login,
+    /// A host with another key than the one that is known.
+    HostKey,
     /// Silence, or a deadline.
     Timeout,
     /// What answers is no receiver of headwater, or not the one that was meant.
     Protocol,
+    /// A proxy in front of it that takes no body of such a length.
+    BodyLimit,
     /// A receiver that needs another version of the protocol.
     Version,
     /// The receiver has too much to do.
@@ -105,7 +120,16 @@ impl Failure {
     /// Whether access was denied.
     #[must_use]
     pub const fn is_denial(self) -> bool {
-        matches!(self, Self::Denied | Self::OtherOwner | Self::OtherSite | Self::Unauthorized)
+        matches!(
+            self,
+            Self::Denied
+                | Self::OtherOwner
+                | Self::OtherSite
+                | Self::Unauthorized
+                | Self::Forbidden
+                | Self::Login
+                | Self::HostKey
+        )
     }
 
     /// Its name in JSON.
@@ -118,15 +142,15 @@ impl Failure {
             Self::NotEmpty => "not_empty",
             Self::BadPlace => "bad_place",
             Self::NewerFormat => "newer_format",
-            Self::NoSpace => "no_space",
+            Self::NoSpace | Self::OverQuota => "no_space",
             Self::Locked => "locked",
             Self::Conflict => "conflict",
             Self::Origin => "origin",
             Self::DamagedBase => "damaged",
-            Self::Unreachable => "unreachable",
-            Self::Unauthorized => "unauthorized",
+            Self::Unreachable | Self::Certificate | Self::Behind => "unreachable",
+            Self::Unauthorized | Self::Forbidden | Self::Login | Self::HostKey => "unauthorized",
             Self::Timeout => "timeout",
-            Self::Protocol => "protocol",
+            Self::Protocol | Self::BodyLimit => "protocol",
             Self::Version => "version",
             Self::Busy => "busy",
             Self::Cancelled => "cancelled",
@@ -137,7 +161,7 @@ impl Failure {
     /// The kind of a refusal. What only a mirror's own machine can know comes back as it
     /// was there; that a request was not understood is a matter of the protocol.
     #[must_use]
-    pub fn of_refusal(kind: &str) -> Self {
+    pub fn of_refusal(refusal: &Refusal) -> Self {
         const SAME: [Failure; 12] = [
             Failure::Denied,
             Failure::OtherOwner,
@@ -152,8 +176,15 @@ impl Failure {
             Failure::Version,
             Failure::Busy,
         ];
+        let kind = refusal.kind.as_str();
+        match (kind, refusal.detail) {
+            ("no_space", Some(Detail::Quota)) => return Self::OverQuota,
+            ("unauthorized", Some(Detail::Expired)) => return Self::Forbidden,
+            _ => {}
+        }
         match kind {
-            "unauthorized" | "forbidden" => Self::Unauthorized,
+            "unauthorized" => Self::Unauthorized,
+            "forbidden" => Self::Forbidden,
             "malformed" | "too_large" | "not_asked_for" | "unknown" => Self::Protocol,
             _ => SAME.into_iter().find(|failure| failure.name() == kind).unwrap_or(Self::Other),
         }
@@ -163,14 +194,15 @@ impl Failure {
     #[must_use]
     const fn of_way(error: &WayError) -> Self {
         match error {
-            WayError::Unreachable { .. } | WayError::Lost { .. } | WayError::Tls { .. } | WayError::Ssh { .. } => {
-                Self::Unreachable
-            }
+            WayError::Unreachable { .. } | WayError::Lost { .. } | WayError::Ssh { .. } => Self::Unreachable,
+            WayError::Tls { .. } => Self::Certificate,
+            WayError::Foreign { status: 502..=504, .. } => Self::Behind,
             WayError::Timeout { .. } | WayError::Deadline => Self::Timeout,
             WayError::Version { .. } => Self::Version,
-            WayError::SshDenied { .. } => Self::Unauthorized,
+            WayError::SshDenied { .. } => Self::Login,
+            WayError::HostKey { .. } => Self::HostKey,
+            WayError::BodyTooLarge { .. } => Self::BodyLimit,
             WayError::Redirect { .. }
-            | WayError::BodyTooLarge { .. }
             | WayError::Foreign { .. }
             | WayError::NoReceiver { .. }
             | WayError::OtherDirectory { .. }
@@ -184,7 +216,7 @@ impl MirrorError {
     #[must_use]
     pub fn failure(&self) -> Failure {
         match self {
-            Self::Remote { refusal } => Failure::of_refusal(&refusal.kind),
+            Self::Remote { refusal } => Failure::of_refusal(refusal),
             Self::Way(error) => Failure::of_way(error),
             Self::Supply(_) => Failure::Origin,
             Self::Cancelled | Self::Store(StoreError::Cancelled) => Failure::Cancelled,

@@ -65,9 +65,15 @@ pub enum WayError {
         /// What it said.
         what: String,
     },
-    /// `ssh` was not let in, or does not trust the host.
+    /// `ssh` was not let in.
     #[error("ssh was not let in: {what}")]
     SshDenied {
+        /// What it said.
+        what: String,
+    },
+    /// `ssh` does not trust the host.
+    #[error("ssh does not trust its host key: {what}")]
+    HostKey {
         /// What it said.
         what: String,
     },

@@ -9,6 +9,7 @@ use hyper::StatusCode;
 
 use crate::serve::refused::Refused;
 use crate::tree_path::Site;
+use crate::wire::Detail;
 
 const ID_DIGITS: usize = 8;
 const SECRET_DIGITS: usize = 64;
@@ -169,7 +170,7 @@ impl Access {
         let hash = record.map_or_else(|| blake3::hash(b""), |record| record.hash);
         let record = record.filter(|_| hash == token.hash()).ok_or_else(|| unauthorized("this token is not known"))?;
         if record.expires.is_some_and(|end| end <= now()) {
-            return Err(unauthorized("this token has expired"));
+            return Err(unauthorized("this token has expired").with_detail(Detail::Expired));
         }
         if site.is_none_or(|site| !record.sites.contains(site)) {
             return Err(Refused::new(StatusCode::FORBIDDEN, "forbidden", "this token is for another site"));

@@ -8,7 +8,7 @@ use hyper::StatusCode;
 use crate::fsx::IoError;
 use crate::mirror::{Failure, MirrorError};
 use crate::store::StoreError;
-use crate::wire::Refusal;
+use crate::wire::{Detail, Refusal};
 
 /// A refusal and what HTTP says with it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,6 +40,17 @@ impl Refused {
 
     pub(super) fn no_space(message: impl Into<String>) -> Self {
         Self::new(StatusCode::INSUFFICIENT_STORAGE, Failure::NoSpace.name(), message)
+    }
+
+    /// More than the site may have, whatever its disk could take.
+    pub(super) fn over_quota(message: impl Into<String>) -> Self {
+        Self::no_space(message).with_detail(Detail::Quota)
+    }
+
+    /// The same, and what of its kind it is.
+    pub(super) const fn with_detail(mut self, detail: Detail) -> Self {
+        self.refusal.detail = Some(detail);
+        self
     }
 
     pub(super) fn not_asked_for(message: impl Into<String>) -> Self {

@@ -135,7 +135,7 @@ impl SiteState {
             return Err(StoreError::OtherSite { path, found: name.clone(), wanted }.into());
         }
         let over = |what: &str, size: u64, quota: Option<u64>| match quota.filter(|quota| size > *quota) {
-            Some(quota) => Err(Refused::no_space(format!("the release has {size} {what}, and the quota is {quota}"))),
+            Some(quota) => Err(Refused::over_quota(format!("the release has {size} {what}, and the quota is {quota}"))),
             None => Ok(()),
         };
         over("entries", release.entries, self.settings.quota_entries)?;
@@ -174,7 +174,7 @@ impl SiteState {
         let needs = transit::needs(change).map_err(|error| Refused::malformed(error.to_string()))?;
         let new_bytes = needs.objects.iter().fold(0u64, |sum, object| sum.saturating_add(object.size));
         if let Some(quota) = quota.filter(|quota| new_bytes > *quota) {
-            return Err(Refused::no_space(format!("{new_bytes} new bytes are announced, and the quota is {quota}")));
+            return Err(Refused::over_quota(format!("{new_bytes} new bytes are announced, and the quota is {quota}")));
         }
         self.check_free(store, new_bytes)
     }

@@ -202,7 +202,9 @@ impl Seen {
 const fn state_of(failure: Failure) -> State {
     match failure {
         failure if failure.is_denial() => State::Denied,
-        Failure::Unreachable | Failure::Timeout | Failure::Busy => State::Unreachable,
+        Failure::Unreachable | Failure::Certificate | Failure::Behind | Failure::Timeout | Failure::Busy => {
+            State::Unreachable
+        }
         _ => State::Unknown,
     }
 }

@@ -171,13 +171,29 @@ pub struct Refusal {
     /// Old objects that are damaged there, where that is why.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub objects: Vec<ObjectId>,
+    /// What of its kind it is, where that decides what is to be done.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub detail: Option<Detail>,
+}
+
+/// What the kind of a refusal does not tell.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Detail {
+    /// `no_space` where there may be room, but the site has a quota.
+    Quota,
+    /// `unauthorized` by a token that held once.
+    Expired,
+    /// One that this version does not know.
+    #[serde(other)]
+    Other,
 }
 
 impl Refusal {
     /// A refusal.
     #[must_use]
     pub fn new(kind: &str, message: impl Into<String>) -> Self {
-        Self { kind: kind.to_owned(), message: message.into(), objects: Vec::new() }
+        Self { kind: kind.to_owned(), message: message.into(), objects: Vec::new(), detail: None }
     }
 }
 
@@ -432,6 +448,14 @@ mod tests {
             assert_eq!(Holds::of(&held).read(count), Some(held));
         }
         assert_eq!(Holds::of(&[true, false, true]).bits, "05");
+    }
+
+    #[test]
+    fn a_detail_that_nobody_knows_is_no_fault() {
+        let read = |text: &str| serde_json::from_str::<Refusal>(text).unwrap().detail;
+        assert_eq!(read(r#"{"kind":"no_space","message":"x","detail":"quota"}"#), Some(Detail::Quota));
+        assert_eq!(read(r#"{"kind":"no_space","message":"x","detail":"of_tomorrow"}"#), Some(Detail::Other));
+        assert_eq!(read(r#"{"kind":"no_space","message":"x"}"#), None);
     }
 
     #[test]

@@ -151,8 +151,11 @@ impl Child {
         match status.as_ref().ok().and_then(ExitStatus::code) {
             Some(255) => {
                 let what = format!("exit code 255{said}");
-                let is_denied = ["Permission denied", "Host key verification failed", "Too many authentication"];
+                let is_denied = ["Permission denied", "Too many authentication"];
                 match is_denied.iter().any(|words| said.contains(words)) {
+                    _ if said.contains("Host key verification failed") => {
+                        trouble(WayError::HostKey { what }, Again::Never)
+                    }
                     true => trouble(WayError::SshDenied { what }, Again::Never),
                     false => trouble(WayError::Ssh { what }, Again::Later),
                 }

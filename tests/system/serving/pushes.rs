@@ -232,7 +232,9 @@ fn a_release_over_the_quota_is_refused_before_its_content_comes() {
     assert!(full.release.bytes > 5_000 && full.release.entries > 7);
     let mut delivery = full.onto(None);
     let ask = |delivery: &Delivery| receiver.ask("POST", "/v1/stage", &stage_body(delivery, &[], Whole::No));
-    assert_eq!(ask(&delivery).refusal(), (507, "no_space".to_owned()));
+    let refused = ask(&delivery);
+    assert_eq!(refused.refusal(), (507, "no_space".to_owned()));
+    assert_eq!(refused.json()["error"]["detail"], "quota");
     // A release that belittles itself is caught by what its change brings.
     (delivery.release.bytes, delivery.release.entries) = (10, 2);
     assert_eq!(ask(&delivery).refusal(), (507, "no_space".to_owned()));
