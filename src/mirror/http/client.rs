@@ -17,7 +17,9 @@ use crate::mirror::http::pace::{Again, Limiter, Patience, Trouble};
 use crate::mirror::way::WayError;
 use crate::wire::{Answer, Refusal, Resource, VERSION, VERSION_HEADER};
 
-/// As much of an answer that is not ours as is shown.
+/// As much of an answer that is not ours as is looked at, in bytes: the title of a page stands at its beginning.
+const HEARD_BYTES: usize = 4096;
+/// As much of it as is shown, in bytes.
 const SHOWN_BYTES: usize = 200;
 /// Bodies from here on are announced and await a go-ahead, if asked to.
 const LARGE: u64 = 1024 * 1024;
@@ -236,9 +238,13 @@ fn refused(refusal: Refusal, status: StatusCode, asked: Option<Duration>) -> Tro
 
 fn foreign(status: StatusCode, what: &str) -> Trouble {
     let error = WayError::Foreign { status: status.as_u16(), what: what.to_owned() };
-    // 502, 503 and 504 are how a proxy says that the receiver is being restarted.
-    let again = if matches!(status.as_u16(), 408 | 429 | 502..=504) { Again::Later } else { Again::Never };
+    let again = if is_of_proxy(status) || matches!(status.as_u16(), 408 | 429) { Again::Later } else { Again::Never };
     Trouble { error: error.into(), again }
+}
+
+/// Whether it is how a proxy says that the receiver does not run, or is being restarted.
+fn is_of_proxy(status: StatusCode) -> bool {
+    matches!(status.as_u16(), 502..=504)
 }
 
 /// Reads an answer; line feeds before it say only that somebody is there.
@@ -252,6 +258,7 @@ fn read_answer<T: DeserializeOwned>(response: Response<ureq::Body>, most: u64) -
             return lost(io::Error::from(error));
         }
         match heard.first.trim_ascii() {
+            b"" if is_of_proxy(status) => foreign(status, "nothing"),
             // Cut off, by whoever stands between: the receiver itself announces how long its answer is.
             b"" => Trouble { error: WayError::Lost { what: "an empty answer".into() }.into(), again: Again::Later },
             first => foreign(status, &shown(first)),
@@ -268,7 +275,7 @@ struct Heard<R> {
 impl<R: Read> Read for Heard<R> {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
         let count = self.reader.read(out)?;
-        let room = SHOWN_BYTES.saturating_sub(self.first.trim_ascii_start().len());
+        let room = HEARD_BYTES.saturating_sub(self.first.trim_ascii_start().len());
         self.first.extend_from_slice(&out[..count.min(room)]);
         if self.first.trim_ascii().is_empty() {
             self.first.clear();
@@ -277,10 +284,25 @@ impl<R: Read> Read for Heard<R> {
     }
 }
 
-/// The first line of something that a peer said, short.
+/// What a peer said, short: the title of a page, else the first line.
 fn shown(bytes: &[u8]) -> String {
-    let text = String::from_utf8_lossy(&bytes[..bytes.len().min(SHOWN_BYTES)]).into_owned();
-    text.lines().find(|line| !line.trim().is_empty()).unwrap_or("nothing").trim().to_owned()
+    let text = String::from_utf8_lossy(bytes);
+    let line = || text.lines().map(str::trim).find(|line| !line.is_empty()).unwrap_or("nothing");
+    let said = title(&text).unwrap_or_else(line);
+    said[..said.floor_char_boundary(SHOWN_BYTES)].trim().to_owned()
+}
+
+/// The title of a page, if it is one and has one.
+fn title(text: &str) -> Option<&str> {
+    // As long as the text itself, so that places in one are places in the other.
+    let small = text.to_ascii_lowercase();
+    if !text.trim_start().starts_with('<') {
+        return None;
+    }
+    let open = small.find("<title")?;
+    let from = open + small[open..].find('>')? + 1;
+    let end = from + small[from..].find("</title")?;
+    text[from..end].lines().map(str::trim).find(|line| !line.is_empty())
 }
 
 /// What follows from an error while an answer is read.
@@ -359,3 +381,27 @@ impl std::fmt::Display for Trouble {
 }
 
 impl std::error::Error for Trouble {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_a_page_the_title_is_shown_and_of_other_answers_the_first_line() {
+        let nginx = "<html>\r\n<head><title>502 Bad Gateway</title></head>\r\n<body>\r\n";
+        let upper = "<!DOCTYPE html>\n<HTML><HEAD>\n<TITLE lang='en'>\n Not é here \n</TITLE>";
+        let long = format!("{}é", "x".repeat(SHOWN_BYTES - 1));
+        for (said, shows) in [
+            (nginx, "502 Bad Gateway"),
+            (upper, "Not é here"),
+            ("<html>Welcome to nginx!</html>", "<html>Welcome to nginx!</html>"),
+            ("<title>cut", "<title>cut"),
+            ("<title></title>\nx", "<title></title>"),
+            ("\n\n bad gateway \nmore", "bad gateway"),
+            (&long, &long[..SHOWN_BYTES - 1]),
+            (" ", "nothing"),
+        ] {
+            assert_eq!(shown(said.as_bytes()), shows);
+        }
+    }
+}

@@ -206,6 +206,19 @@ fn a_proxy_that_refuses_large_bodies_is_explained() {
 }
 
 #[test]
+fn a_proxy_whose_receiver_does_not_run_is_explained() {
+    let page = "<html>\r\n<head><title>502 Bad Gateway</title></head>\r\n</html>\r\n";
+    for body in [page, ""] {
+        let world = World::new();
+        world.write("tree", &Tree::small());
+        let liar = Liar::start(move |stream, _| answer(stream, "502 Bad Gateway", "content-type: text/html\r\n", body));
+        let outcome = push(&world, &[&liar.url()], &["--deadline", "300ms"]).expect(&[4]);
+        let shows = if body.is_empty() { "does: nothing" } else { "does: 502 Bad Gateway" };
+        assert!(outcome.stderr.contains(shows) && outcome.stderr.contains("behind it does not"), "{outcome}");
+    }
+}
+
+#[test]
 fn another_version_of_the_protocol_is_named() {
     let fields = "headwater-protocol: 7\r\ncontent-type: application/json\r\n";
     let body = "{\"error\":{\"kind\":\"version\",\"message\":\"this receiver speaks version 7\"}}";
