@@ -195,14 +195,15 @@ impl Failure {
     const fn of_way(error: &WayError) -> Self {
         match error {
             WayError::Unreachable { .. } | WayError::Lost { .. } | WayError::Ssh { .. } => Self::Unreachable,
-            WayError::Tls { .. } => Self::Certificate,
+            WayError::Certificate { .. } | WayError::Tls { .. } => Self::Certificate,
             WayError::Foreign { status: 502..=504, .. } => Self::Behind,
             WayError::Timeout { .. } | WayError::Deadline => Self::Timeout,
             WayError::Version { .. } => Self::Version,
             WayError::SshDenied { .. } => Self::Login,
             WayError::HostKey { .. } => Self::HostKey,
             WayError::BodyTooLarge { .. } => Self::BodyLimit,
-            WayError::Redirect { .. }
+            WayError::NoTls
+            | WayError::Redirect { .. }
             | WayError::Foreign { .. }
             | WayError::NoReceiver { .. }
             | WayError::OtherDirectory { .. }

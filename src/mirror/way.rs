@@ -25,7 +25,19 @@ pub enum WayError {
     /// The deadline of the run, or of the mirror.
     #[error("the deadline has passed")]
     Deadline,
-    /// Certificates.
+    /// Its certificate.
+    #[error("its TLS certificate is not accepted: {what}")]
+    Certificate {
+        /// Why.
+        what: String,
+    },
+    /// Something in the clear where TLS was expected.
+    #[error(
+        "it speaks no TLS there: on this machine its url may begin with http://, elsewhere a proxy with TLS stands in \
+         front of it"
+    )]
+    NoTls,
+    /// TLS, else.
     #[error("its TLS certificate was not accepted, or ours was not: {what}")]
     Tls {
         /// Why.

@@ -13,6 +13,7 @@ use ureq::{Agent, AsSendBody, Error as UreqError, SendBody};
 
 use crate::mirror::MirrorError;
 use crate::mirror::http::body::Body;
+use crate::mirror::http::handshake;
 use crate::mirror::http::pace::{Again, Limiter, Patience, Trouble};
 use crate::mirror::way::WayError;
 use crate::wire::{Answer, Refusal, Resource, VERSION, VERSION_HEADER};
@@ -335,7 +336,7 @@ fn wrong(error: UreqError, patience: &Patience<'_>, is_deadline: bool) -> Troubl
         }
         UreqError::Timeout(timeout) => (WayError::Timeout { what: timeout.to_string() }, Again::Later),
         UreqError::HostNotFound => (unreachable("there is no such host".into()), Again::Later),
-        UreqError::Rustls(error) => (WayError::Tls { what: error.to_string() }, Again::Never),
+        UreqError::Rustls(error) => (handshake::of_tls(&error), Again::Never),
         UreqError::Tls(what) => (WayError::Tls { what: what.to_owned() }, Again::Never),
         UreqError::ConnectProxyFailed(what) => (unreachable(what), Again::Never),
         UreqError::Io(error) => match of_io(&error) {
@@ -362,7 +363,7 @@ fn of_io(error: &io::Error) -> (WayError, Again) {
     let what = error.to_string();
     match error.kind() {
         // Certificates: rustls hides its errors in these.
-        Kind::InvalidData => (WayError::Tls { what }, Again::Never),
+        Kind::InvalidData => (handshake::of_io(error), Again::Never),
         Kind::ConnectionRefused | Kind::HostUnreachable | Kind::NetworkUnreachable | Kind::NetworkDown => {
             (WayError::Unreachable { what }, Again::Later)
         }

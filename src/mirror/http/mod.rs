@@ -9,6 +9,7 @@ mod access;
 mod body;
 mod client;
 mod download;
+mod handshake;
 mod pace;
 mod repair;
 mod stage;

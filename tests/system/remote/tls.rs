@@ -30,13 +30,46 @@ fn push_to(change: impl FnOnce(&mut rcgen::CertificateParams), is_trusted: bool,
 #[test]
 fn only_the_right_certificate_is_accepted() {
     push_to(|_| {}, true, &[0], "release 1 is current");
-    push_to(|_| {}, false, &[4], "TLS");
+    push_to(|_| {}, false, &[4], "nobody that is trusted here has signed it");
     let other = |params: &mut rcgen::CertificateParams| {
         params.subject_alt_names = vec![rcgen::SanType::DnsName("other.example".try_into().unwrap())];
     };
-    push_to(other, true, &[4], "TLS");
+    push_to(other, true, &[4], "it is for other.example, not for localhost");
     let expired = |params: &mut rcgen::CertificateParams| params.not_after = rcgen::date_time_ymd(2020, 1, 1);
-    push_to(expired, true, &[4], "TLS");
+    push_to(expired, true, &[4], "it expired ");
+    let early = |params: &mut rcgen::CertificateParams| params.not_before = rcgen::date_time_ymd(3000, 1, 1);
+    push_to(early, true, &[4], "it is not valid yet, for another ");
+    let of_authority = |params: &mut rcgen::CertificateParams| {
+        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    };
+    push_to(of_authority, true, &[4], "basicConstraints=CA:FALSE");
+}
+
+#[test]
+fn a_certificate_that_was_made_anew_is_told_from_the_one_that_is_trusted() {
+    let world = World::new();
+    world.write("tree", &Tree::small());
+    let [old, new] = [(); 2].map(|()| rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap());
+    let files = TlsFiles { cert: world.path("cert.pem"), key: world.path("key.pem") };
+    std::fs::write(&files.cert, new.cert.pem()).unwrap();
+    std::fs::write(&files.key, new.signing_key.serialize_pem()).unwrap();
+    std::fs::write(world.path("ca.pem"), old.cert.pem()).unwrap();
+    let receiver = Receiver::with(&world.path("web"), |settings| settings.tls = Some(files));
+    let url = format!("https://localhost:{}/", receiver.address().port());
+    let config = format!("content = 'tree'\n[[mirror]]\nname = 'web'\nurl = '{url}'\nca = 'ca.pem'\n");
+    std::fs::write(world.path("headwater.toml"), config).unwrap();
+    let outcome = world.run(&["push"]).expect(&[4]);
+    assert!(outcome.stderr.contains("made anew") && outcome.stderr.contains("hint: `ca`"), "{outcome}");
+}
+
+#[test]
+fn whoever_writes_https_where_there_is_no_tls_is_told() {
+    let world = World::new();
+    world.write("tree", &Tree::small());
+    let receiver = Receiver::start(&world.path("web"));
+    let url = receiver.url().replace("http:", "https:");
+    let outcome = push(&world, &[&url], &[]).expect(&[4]);
+    assert!(outcome.stderr.contains("it speaks no TLS there") && outcome.stderr.contains("http://"), "{outcome}");
 }
 
 #[test]
