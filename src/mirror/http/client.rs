@@ -12,6 +12,7 @@ use ureq::http::{Response, StatusCode};
 use ureq::{Agent, AsSendBody, Error as UreqError, SendBody};
 
 use crate::mirror::MirrorError;
+use crate::mirror::http::access::STALL;
 use crate::mirror::http::body::Body;
 use crate::mirror::http::handshake;
 use crate::mirror::http::pace::{Again, Limiter, Patience, Trouble};
@@ -309,15 +310,23 @@ fn title(text: &str) -> Option<&str> {
 /// What follows from an error while an answer is read.
 pub(super) fn lost(error: io::Error) -> Trouble {
     match UreqError::from(error) {
-        UreqError::Timeout(timeout) => {
-            Trouble { error: WayError::Timeout { what: timeout.to_string() }.into(), again: Again::Later }
-        }
+        UreqError::Timeout(timeout) => Trouble { error: silence(timeout).into(), again: Again::Later },
         UreqError::BodyExceedsLimit(_) => {
             let what = "an answer without end".to_owned();
             Trouble::final_(WayError::Foreign { status: 200, what }.into())
         }
         other => Trouble { error: WayError::Lost { what: other.to_string() }.into(), again: Again::Later },
     }
+}
+
+/// Words what was waited for; `ureq` has names of its own.
+fn silence(timeout: ureq::Timeout) -> WayError {
+    let what = match timeout {
+        ureq::Timeout::PerRead => format!("nothing came for {} s", STALL.as_secs()),
+        ureq::Timeout::PerWrite => format!("it took nothing for {} s", STALL.as_secs()),
+        _ => "it did not answer in time".to_owned(),
+    };
+    WayError::Timeout { what }
 }
 
 /// What follows from a request that was not answered.
@@ -331,10 +340,7 @@ fn wrong(error: UreqError, patience: &Patience<'_>, is_deadline: bool) -> Troubl
         UreqError::Timeout(ureq::Timeout::Connect | ureq::Timeout::Resolve) => {
             (unreachable("no connection in time".into()), Again::Later)
         }
-        UreqError::Timeout(ureq::Timeout::Global) => {
-            (WayError::Timeout { what: "it did not answer in time".to_owned() }, Again::Later)
-        }
-        UreqError::Timeout(timeout) => (WayError::Timeout { what: timeout.to_string() }, Again::Later),
+        UreqError::Timeout(timeout) => (silence(timeout), Again::Later),
         UreqError::HostNotFound => (unreachable("there is no such host".into()), Again::Later),
         UreqError::Rustls(error) => (handshake::of_tls(&error), Again::Never),
         UreqError::Tls(what) => (WayError::Tls { what: what.to_owned() }, Again::Never),

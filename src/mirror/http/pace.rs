@@ -210,7 +210,11 @@ impl<'s> Patience<'s> {
 
     fn pause(&self, pause: Duration, error: MirrorError) -> Result<(), MirrorError> {
         let end = Instant::now() + pause;
-        if self.deadline.is_some_and(|deadline| deadline <= end) {
+        let is_late = |moment: Instant| self.deadline.is_some_and(|deadline| deadline <= moment);
+        if matches!(error, MirrorError::Way(WayError::Timeout { .. })) && is_late(Instant::now()) {
+            return Err(WayError::Deadline.into());
+        }
+        if is_late(end) {
             // Its own words say more than that the time is over.
             return Err(error);
         }
@@ -328,6 +332,15 @@ mod tests {
         let began = Instant::now();
         assert!(patience.next(Trouble { error: lost(), again: asked }).is_err());
         assert!(began.elapsed() < Duration::from_secs(5));
+    }
+
+    #[test]
+    fn a_wait_that_the_deadline_ended_is_told_as_that() {
+        let slow = || Trouble { error: WayError::Timeout { what: "x".into() }.into(), again: Again::Later };
+        let next = |deadline, trouble| Patience::new(Duration::ZERO, Some(deadline), GO).next(trouble).unwrap_err();
+        let now = Instant::now();
+        assert!(matches!(next(now, slow()), MirrorError::Way(WayError::Deadline)));
+        assert!(matches!(next(now, Trouble { error: lost(), ..slow() }), MirrorError::Way(WayError::Lost { .. })));
     }
 
     #[test]

@@ -186,8 +186,8 @@ fn silence_trickles_and_answers_without_end_cost_the_deadline_at_most() {
         while stream.write_all(b"5\r\n\n\n\n\n\n\r\n").is_ok() {}
     };
     let began = Instant::now();
-    push_beside(silent, &flags, "");
-    push_beside(trickle, &flags, "");
+    push_beside(silent, &flags, "the deadline has passed");
+    push_beside(trickle, &flags, "the deadline has passed");
     assert!(began.elapsed() < Duration::from_secs(12), "{:?}", began.elapsed());
     push_beside(endless, &flags, "");
     let head = |stream: &mut TcpStream, _: &str| while stream.write_all(b"HTTP/1.1 200 OK\r\nx: y\r\n").is_ok() {};
