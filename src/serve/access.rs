@@ -150,32 +150,37 @@ pub enum Access {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Grant {
     pub(super) right: Right,
-    /// For the log; never the secret.
-    pub(super) token: Option<TokenId>,
 }
 
 impl Access {
-    /// What the bearer of `authorization` may do at `site`.
-    pub(super) fn grant(&self, authorization: Option<&[u8]>, site: Option<&Site>) -> Result<Grant, Refused> {
+    /// What the bearer of `authorization` may do at `site`. `known` learns which token it is, also where
+    /// that is refused.
+    pub(super) fn grant(
+        &self,
+        authorization: Option<&[u8]>,
+        site: Option<&Site>,
+        known: &mut Option<String>,
+    ) -> Result<Grant, Refused> {
         let records = match self {
-            Self::Open => return Ok(Grant { right: Right::Push, token: None }),
+            Self::Open => return Ok(Grant { right: Right::Push }),
             Self::Tokens(records) => records,
         };
         let unauthorized = |why: &str| Refused::new(StatusCode::UNAUTHORIZED, "unauthorized", why);
         let header = authorization.ok_or_else(|| unauthorized("a token is needed, and none came"))?;
         let token = std::str::from_utf8(header).ok().and_then(bearer).and_then(Token::parse);
-        let token = token.ok_or_else(|| unauthorized("what came is no token: hw_<id>_<secret>"))?;
+        let token = token.ok_or_else(|| unauthorized("what came is no token as `headwater token new` prints one"))?;
         let record = records.iter().find(|record| record.id == *token.id());
         // The same work and the same words, whether the id or the secret is wrong. Hashes compare in constant time.
         let hash = record.map_or_else(|| blake3::hash(b""), |record| record.hash);
         let record = record.filter(|_| hash == token.hash()).ok_or_else(|| unauthorized("this token is not known"))?;
+        *known = Some(record.id.to_string());
         if record.expires.is_some_and(|end| end <= now()) {
             return Err(unauthorized("this token has expired").with_detail(Detail::Expired));
         }
         if site.is_none_or(|site| !record.sites.contains(site)) {
             return Err(Refused::new(StatusCode::FORBIDDEN, "forbidden", "this token is for another site"));
         }
-        Ok(Grant { right: record.allow, token: Some(record.id.clone()) })
+        Ok(Grant { right: record.allow })
     }
 }
 
@@ -201,6 +206,7 @@ fn now() -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::serve::log::text;
 
     fn site(name: &str) -> Site {
         Site::new(name).unwrap()
@@ -212,7 +218,7 @@ mod tests {
 
     fn ask(access: &Access, token: &str, name: &str) -> Result<Grant, (u16, String)> {
         let header = format!("Bearer {token}");
-        let granted = access.grant(Some(header.as_bytes()), Some(&site(name)));
+        let granted = access.grant(Some(header.as_bytes()), Some(&site(name)), &mut None);
         granted.map_err(|refused| (refused.status.as_u16(), refused.refusal.message))
     }
 
@@ -257,7 +263,24 @@ mod tests {
         assert_eq!(ask(&access, &wrong, "docs"), ask(&access, &stranger, "docs"));
         assert_eq!(ask(&access, &wrong, "docs").unwrap_err().0, 401);
         assert_eq!(ask(&access, "", "docs").unwrap_err().0, 401);
-        assert_eq!(access.grant(None, Some(&site("docs"))).unwrap_err().status, StatusCode::UNAUTHORIZED);
-        assert_eq!(access.grant(Some(b"Basic eDp5"), Some(&site("docs"))).unwrap_err().status.as_u16(), 401);
+        let mut known = None;
+        for header in [None, Some(&b"Basic eDp5"[..]), Some(format!("Bearer {wrong}").as_bytes())] {
+            let refused = access.grant(header, Some(&site("docs")), &mut known).unwrap_err();
+            assert_eq!(refused.status, StatusCode::UNAUTHORIZED);
+            // What is said of it can be logged: nothing in it looks like a token.
+            assert_eq!(text(&refused.refusal.message), refused.refusal.message);
+        }
+        assert_eq!(known, None, "who only knows an id is nobody");
+    }
+
+    #[test]
+    fn a_token_that_is_refused_is_known_by_its_id() {
+        let (here, old) = (Token::random().unwrap(), Token::random().unwrap());
+        let access = Access::Tokens(vec![record(&here, Right::Push, None), record(&old, Right::Push, Some(1))]);
+        for (token, name) in [(&here, "other"), (&old, "docs")] {
+            let (header, mut known) = (format!("Bearer {}", token.reveal()), None);
+            access.grant(Some(header.as_bytes()), Some(&site(name)), &mut known).unwrap_err();
+            assert_eq!(known, Some(token.id().to_string()));
+        }
     }
 }

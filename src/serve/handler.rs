@@ -255,8 +255,7 @@ impl Handler {
         }
         check_version(parts)?;
         let authorization = parts.headers.get(AUTHORIZATION).map(hyper::header::HeaderValue::as_bytes);
-        let grant = self.access().grant(authorization, site.settings.name.as_ref())?;
-        entry.token = grant.token.as_ref().map(ToString::to_string);
+        let grant = self.access().grant(authorization, site.settings.name.as_ref(), &mut entry.token)?;
         let resource = resource.ok_or_else(|| nothing_below(&site.settings.base))?;
         grant.check(if parts.method == Method::GET { Right::Read } else { Right::Push })?;
         match (&parts.method, resource) {

@@ -44,7 +44,7 @@ pub enum Record {
     Answered {
         /// Who asked.
         peer: String,
-        /// The token's public name.
+        /// The public name of the token, if it is known; also where it was refused.
         #[serde(skip_serializing_if = "Option::is_none")]
         token: Option<String>,
         /// The method.

@@ -75,7 +75,10 @@ fn only_those_with_a_token_of_this_site_and_right_get_in() {
         assert!(!logged.contains(secret), "a token is in the log");
     }
     assert!(!logged.contains(&wrong[12..]), "what was nearly a token is in the log");
-    assert!(logged.contains(&format!(r#""token":"{}""#, push.id())), "who pushed is not in the log");
+    for token in [&push, &read, &other, &old] {
+        assert!(logged.contains(&format!(r#""token":"{}""#, token.id())), "who asked is not in the log");
+    }
+    assert!(!logged.contains(&format!(r#""token":"{}""#, stranger.id())) && logged.contains("what came is no token"));
 }
 
 #[test]
