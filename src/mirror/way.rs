@@ -84,9 +84,9 @@ pub enum WayError {
         what: String,
     },
     /// `ssh` does not trust the host.
-    #[error("ssh does not trust its host key: {what}")]
+    #[error("its host key is {what}")]
     HostKey {
-        /// What it said.
+        /// What it is not.
         what: String,
     },
     /// There is no headwater behind ssh.

@@ -36,7 +36,7 @@ pub(super) struct Child {
     said: Arc<Mutex<Vec<u8>>>,
     listener: Option<JoinHandle<()>>,
     /// Open as long as ssh may read the pinned key through it.
-    _pinned: Option<File>,
+    pinned: Option<File>,
 }
 
 /// A word that the shell over there takes as it is.
@@ -101,7 +101,7 @@ impl Child {
             let said = Arc::clone(&said);
             std::thread::spawn(move || listen(stderr, &said))
         });
-        Ok(Self { process, stream, said, listener, _pinned: pinned.map(|(file, _)| file) })
+        Ok(Self { process, stream, said, listener, pinned: pinned.map(|(file, _)| file) })
     }
 
     /// Waits for the line of the receiver.
@@ -154,18 +154,31 @@ impl Child {
                 let is_denied = ["Permission denied", "Too many authentication"];
                 match is_denied.iter().any(|words| said.contains(words)) {
                     _ if said.contains("Host key verification failed") => {
+                        let what = self.of_host_key(said.trim_start_matches(": "));
                         trouble(WayError::HostKey { what }, Again::Never)
                     }
                     true => trouble(WayError::SshDenied { what }, Again::Never),
                     false => trouble(WayError::Ssh { what }, Again::Later),
                 }
             }
-            Some(127) => self.no_receiver(
-                heard,
-                "the command was not found there (install it, or name it with --receive-command), ",
-            ),
+            Some(127) => {
+                let what = format!("install it, or name it with --receive-command{said}");
+                trouble(WayError::NoReceiver { what }, Again::Never)
+            }
             Some(code) => self.no_receiver(heard, &format!("exit code {code}, ")),
             None => self.no_receiver(heard, "it was ended by a signal, "),
+        }
+    }
+
+    /// What is wrong with the key of the host. The long warning of ssh names a file that is gone when it is read.
+    fn of_host_key(&self, said: &str) -> String {
+        let all = String::from_utf8_lossy(&lock(&self.said)).into_owned();
+        let print = all.split_whitespace().find(|word| word.starts_with("SHA256:"));
+        let found = print.map_or_else(String::new, |print| format!(": it has {}", print.trim_end_matches('.')));
+        match (self.pinned.is_some(), all.contains("HAS CHANGED")) {
+            (true, _) => format!("not the one that `host_key` pins{found}"),
+            (false, true) => format!("not the one in known_hosts{found}"),
+            (false, false) => format!("not known here: {said}"),
         }
     }
 
@@ -269,8 +282,13 @@ mod tests {
     }
 
     fn greeting(script: &str) -> (Result<Line, Trouble>, u32) {
+        greeting_of(script, None)
+    }
+
+    fn greeting_of(script: &str, host_key: Option<&str>) -> (Result<Line, Trouble>, u32) {
         let command = vec!["/bin/sh".to_owned(), "-c".to_owned(), script.to_owned()];
-        let settings = SshSettings { command, ..SshSettings::default() };
+        let settings =
+            SshSettings { command, host_key: host_key.map(str::to_owned), ..SshSettings::default() };
         let mut child = Child::start(&place("ssh://h/srv"), &settings).unwrap();
         let id = child.process.id();
         (child.greeting(Duration::from_secs(20), &|| false), id)
@@ -287,7 +305,7 @@ mod tests {
         let denied = error("echo 'me@h: Permission denied (publickey).' >&2; exit 255");
         assert!(matches!(denied, WayError::SshDenied { .. }));
         let none = error("echo motd; echo 'sh: headwater: command not found' >&2; exit 127");
-        let words = ["not found there", "command not found", "motd"];
+        let words = ["--receive-command", "command not found", "motd"];
         assert!(
             matches!(&none, WayError::NoReceiver { what } if words.iter().all(|word| what.contains(word))),
             "{none}"
@@ -296,6 +314,24 @@ mod tests {
         assert!(matches!(noise, WayError::NoReceiver { .. }), "{noise}");
         let other = error("exit 3");
         assert!(matches!(&other, WayError::NoReceiver { what } if what.contains("exit code 3")), "{other}");
+    }
+
+    #[test]
+    fn another_host_key_is_told_without_the_warning_of_ssh() {
+        let warning = "@@@@@ / WARNING: REMOTE HOST IDENTIFICATION HAS CHANGED! / sent by the remote host is";
+        let changed = format!(
+            "echo '{warning}' >&2; echo 'SHA256:abc/+1.' >&2; echo 'Add correct host key in /proc/1/fd/8' >&2; \
+             echo 'Host key verification failed.' >&2; exit 255"
+        );
+        let unknown = "echo 'Host key verification failed.' >&2; exit 255";
+        for (script, host_key, says) in [
+            (&*changed, Some("ssh-ed25519 AAAA"), "its host key is not the one that `host_key` pins: it has SHA256:abc/+1"),
+            (unknown, Some("ssh-ed25519 AAAA"), "its host key is not the one that `host_key` pins"),
+            (&*changed, None, "its host key is not the one in known_hosts: it has SHA256:abc/+1"),
+            (unknown, None, "its host key is not known here: Host key verification failed."),
+        ] {
+            assert_eq!(greeting_of(script, host_key).0.unwrap_err().error.to_string(), says);
+        }
     }
 
     #[test]
