@@ -202,6 +202,7 @@ impl Failure {
             WayError::SshDenied { .. } => Self::Login,
             WayError::HostKey { .. } => Self::HostKey,
             WayError::BodyTooLarge { .. } => Self::BodyLimit,
+            WayError::OtherSite { .. } => Self::OtherSite,
             WayError::NoTls
             | WayError::Redirect { .. }
             | WayError::Foreign { .. }

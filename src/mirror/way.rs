@@ -1,5 +1,7 @@
 //! What can go wrong on the way to a remote mirror.
 
+use crate::tree_path::Site;
+
 /// Why a mirror was not reached, or not understood. What peers said is in it as
 /// they said it: to be escaped before it is shown.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -102,6 +104,14 @@ pub enum WayError {
         serves: String,
         /// What was asked for.
         wanted: String,
+    },
+    /// A mirror of another site.
+    #[error("it holds site {:?}, not {:?}", found.as_str(), wanted.as_str())]
+    OtherSite {
+        /// Its site.
+        found: Site,
+        /// The one that was meant.
+        wanted: Site,
     },
     /// Packs that were acknowledged and are not there.
     #[error("it has lost packs that it had acknowledged")]

@@ -37,7 +37,7 @@ use crate::mirror::way::WayError;
 use crate::mirror::{Bundle, Link, Mirror, MirrorError, MirrorState, StageRequest, Supply};
 use crate::monitor::Monitor;
 use crate::release::{Release, ReleaseName};
-use crate::store::{Depth, Happening, Pruned, Repaired, StoreError, Verified};
+use crate::store::{Depth, Happening, Pruned, Repaired, Verified};
 use crate::tree_path::Site;
 use crate::wire::{self, Action, Resource};
 
@@ -214,9 +214,7 @@ impl HttpMirror {
             None => self.state()?.site,
         };
         match found {
-            Some(found) if found != *wanted => {
-                Err(StoreError::OtherSite { path: self.location.clone().into(), found, wanted: wanted.clone() }.into())
-            }
+            Some(found) if found != *wanted => Err(WayError::OtherSite { found, wanted: wanted.clone() }.into()),
             _ => Ok(()),
         }
     }

@@ -20,7 +20,6 @@ use crate::mirror::MirrorError;
 use crate::mirror::http::{Again, Trouble};
 use crate::mirror::location::SshPlace;
 use crate::mirror::way::WayError;
-use crate::store::StoreError;
 use crate::tree_path::Site;
 use crate::wire::{Banner, BannerSite, VERSION};
 
@@ -124,8 +123,7 @@ impl SshLink {
         let site = self.find(banner)?;
         match (&self.site, &site.site) {
             (Some(wanted), Some(found)) if wanted != found => {
-                let path = site.directory.clone();
-                Err(StoreError::OtherSite { path, found: found.clone(), wanted: wanted.clone() }.into())
+                Err(WayError::OtherSite { found: found.clone(), wanted: wanted.clone() }.into())
             }
             _ if site.base.starts_with('/')
                 && site.base.ends_with('/')
