@@ -38,6 +38,14 @@ pub enum LocationError {
         /// The whole text.
         location: String,
     },
+    /// What rsync and scp take for a path on another machine.
+    #[error("{location:?}: a mirror behind ssh is written {url}; for a directory write ./{location}")]
+    HostPath {
+        /// The whole text.
+        location: String,
+        /// What is most likely meant.
+        url: String,
+    },
     /// A URL that is malformed.
     #[error("{location:?}: {what}")]
     Malformed {
@@ -120,7 +128,8 @@ impl SshPlace {
 
 impl Location {
     /// Reads a location: a path, `file:///absolute/path`, `https://host[:port]/path`,
-    /// `http://` the same on this machine, or `ssh://[user@]host[:port]/absolute/path`.
+    /// `http://` the same on this machine, or `ssh://[user@]host[:port]/absolute/path`. What rsync would
+    /// take for another machine (`host:/path`) is refused: a directory of that name is `./host:/path`.
     ///
     /// # Errors
     /// What it is instead.
@@ -128,7 +137,9 @@ impl Location {
         if text.is_empty() {
             return Err(LocationError::Empty);
         }
-        let Some((scheme, rest)) = text.split_once("://") else { return Ok(Self::Directory(text.into())) };
+        let Some((scheme, rest)) = text.split_once("://") else {
+            return host_path(text).map_or_else(|| Ok(Self::Directory(text.into())), Err);
+        };
         if scheme != "file" && has_token(rest) {
             let place = rest.split(['/', '?', '#']).next().filter(|place| !has_token(place));
             return Err(LocationError::Credentials { host: place.unwrap_or("…").to_owned() });
@@ -164,6 +175,14 @@ impl Location {
             }
         }
     }
+}
+
+/// Whether it is `[user@]host:/absolute/path`, as rsync and scp have it.
+fn host_path(text: &str) -> Option<LocationError> {
+    let (place, path) = text.split_once(":/").filter(|(place, _)| !place.contains([':', '/']))?;
+    let url = format!("ssh://{place}/{}", path.trim_matches('/'));
+    let is_one = !has_token(text) && ssh(&url, url.strip_prefix("ssh://")?).is_ok();
+    is_one.then(|| LocationError::HostPath { location: text.to_owned(), url })
 }
 
 /// Words a fault of the URL `location`, without a query: that is where secrets are put.
@@ -275,6 +294,21 @@ mod tests {
         assert!(
             matches!(Location::parse("gopher://h/x"), Err(LocationError::Scheme { scheme, .. }) if scheme == "gopher")
         );
+    }
+
+    #[test]
+    fn what_rsync_takes_for_a_host_is_offered_as_an_ssh_url() {
+        for (text, offered) in [
+            ("edge2:/srv/www", "ssh://edge2/srv/www;"),
+            ("me@edge2.example:/srv/www/", "ssh://me@edge2.example/srv/www;"),
+        ] {
+            let error = Location::parse(text).unwrap_err();
+            assert!(matches!(error, LocationError::HostPath { .. }), "{error}");
+            assert!(error.to_string().contains(offered) && error.to_string().contains(&format!("./{text}")), "{error}");
+        }
+        for text in ["./edge2:/srv", "a/b:/c", "edge2:", "edge2:/", "a b:/c", ":/x", "edge2:www"] {
+            assert_eq!(Location::parse(text), Ok(Location::Directory(text.into())));
+        }
     }
 
     #[test]

@@ -285,3 +285,9 @@ fn a_torn_release_record_stops_no_push() {
     }
     world.ok("verify ./www");
 }
+
+#[test]
+fn the_spelling_of_rsync_is_answered_with_the_url() {
+    let world = World::with_tree();
+    world.run("push tree edge2:/srv/www").code(2).warns("ssh://edge2/srv/www");
+}
