@@ -2,7 +2,7 @@
 //! their values. The doc comments here are the help texts.
 
 use std::fmt;
-use std::num::{NonZeroU64, NonZeroUsize};
+use std::num::{NonZeroU32, NonZeroU64, NonZeroUsize};
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
@@ -202,7 +202,7 @@ pub(crate) struct WorkArgs {
     #[arg(long, value_name = "all|N|N%|any", help_heading = RUN)]
     pub(crate) require: Option<Require>,
     /// Use this many threads [default: one for each core]
-    #[arg(short, long, value_name = "N", help_heading = RUN)]
+    #[arg(short, long, value_name = "N", value_parser = parse_count::<NonZeroUsize>, help_heading = RUN)]
     pub(crate) jobs: Option<NonZeroUsize>,
     /// What becomes of mirrors that switched when another one then fails to: leave them, or revert them [default: `on_failure` of the configuration, else leave]
     #[arg(long, value_name = "leave|revert", value_parser = parse_on_failure, help_heading = RUN)]
@@ -276,6 +276,11 @@ fn parse_line(text: &str) -> Result<String, String> {
     }
 }
 
+/// Reads a number that is not zero.
+fn parse_count<T: FromStr>(text: &str) -> Result<T, String> {
+    text.parse().map_err(|_| "write a number, at least 1".to_owned())
+}
+
 /// Reads a rate in bytes a second, such as `500kB`, `2MB` or `1 MiB`.
 fn parse_rate(text: &str) -> Result<NonZeroU64, String> {
     let rate = text.parse::<bytesize::ByteSize>().ok().and_then(|size| NonZeroU64::new(size.as_u64()));
@@ -289,7 +294,7 @@ pub(crate) struct TrafficArgs {
     #[arg(long, value_name = "RATE", value_parser = parse_rate, help_heading = REMOTE)]
     pub(crate) bwlimit: Option<NonZeroU64>,
     /// Send content to at most this many of them at once
-    #[arg(long, value_name = "N", default_value = "16", help_heading = REMOTE)]
+    #[arg(long, value_name = "N", value_parser = parse_count::<NonZeroUsize>, default_value = "16", help_heading = REMOTE)]
     pub(crate) max_parallel: NonZeroUsize,
 }
 
@@ -415,8 +420,8 @@ pub(crate) struct PruneArgs {
     #[command(flatten)]
     pub(crate) mirrors: MirrorsArgs,
     /// Keep this many releases [default: `keep` of the configuration, else 3]
-    #[arg(long, value_name = "N")]
-    pub(crate) keep: Option<std::num::NonZeroU32>,
+    #[arg(long, value_name = "N", value_parser = parse_count::<NonZeroU32>)]
+    pub(crate) keep: Option<NonZeroU32>,
     #[command(flatten)]
     pub(crate) wait: WaitArgs,
     #[command(flatten)]

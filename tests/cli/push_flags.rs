@@ -159,6 +159,9 @@ fn jobs_and_levels_change_nothing_that_is_served() {
     for bad in ["--level 20", "--level fast", "--jobs 0", "--jobs x"] {
         world.run(&format!("push tree ./www {bad}")).code(2);
     }
+    for line in ["push tree ./www --jobs 0", "push tree ./www --max-parallel 0", "prune ./www --keep 0"] {
+        world.run(line).code(2).warns("at least 1");
+    }
 }
 
 #[test]
