@@ -69,9 +69,14 @@ struct SiteTable {
     group: Option<Spanned<String>>,
     file_mode: Option<Spanned<String>>,
     dir_mode: Option<Spanned<String>>,
-    #[serde(default)]
-    post_activate: Vec<String>,
+    post_activate: Option<Command>,
     post_activate_timeout: Option<Spanned<String>>,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged, expecting = "a command is a list of words, such as [\"systemctl\", \"reload\", \"nginx\"]")]
+enum Command {
+    Words(Vec<String>),
 }
 
 #[derive(Deserialize)]
@@ -150,7 +155,8 @@ impl Checker<'_> {
     fn site(&self, table: SiteTable) -> Result<SiteSettings, ConfigError> {
         let name = self.parsed(&table.name, Site::new)?;
         let size = |text: &Option<Spanned<String>>| -> Result<Option<u64>, ConfigError> {
-            let parse = |text: &str| text.parse::<ByteSize>().map(|size| size.as_u64());
+            let wrong = "is no size: write it like \"10 GB\" or \"512 MiB\"";
+            let parse = |text: &str| text.parse::<ByteSize>().map(|size| size.as_u64()).map_err(|_| wrong);
             text.as_ref().map(|text| self.parsed(text, parse)).transpose()
         };
         if table.dir.as_ref().as_os_str().is_empty() {
@@ -159,7 +165,7 @@ impl Checker<'_> {
         let readers = self.readers(&table)?;
         let timeout = table.post_activate_timeout.as_ref().map(|text| self.duration(text)).transpose()?;
         let timeout = timeout.unwrap_or(std::time::Duration::from_secs(HOOK_SECONDS));
-        let command = table.post_activate;
+        let command = table.post_activate.map_or_else(Vec::new, |Command::Words(words)| words);
         Ok(SiteSettings {
             base: format!("/{name}/"),
             name: Some(name),
@@ -315,7 +321,9 @@ mod tests {
             ("lisen = \"x\"\n".to_owned(), (1, 1), "unknown field `lisen`"),
             ("listen = \"7447\"\n".to_owned(), (1, 10), "ADDRESS:PORT"),
             (format!("{site}qouta = 1\n"), (4, 1), "unknown field `qouta`"),
-            (format!("{site}quota = \"much\"\n"), (4, 9), "much"),
+            (format!("{site}quota = \"much\"\n"), (4, 9), "\"much\" is no size: write it like \"10 GB\""),
+            (format!("{site}min_free = \"\"\n"), (4, 12), "is no size"),
+            (format!("{site}post_activate = \"nginx -s reload\"\n"), (4, 17), "[\"systemctl\", \"reload\", \"nginx\"]"),
             (format!("{site}file_mode = \"0640\"\n"), (4, 13), "\"0640\" is no mode for a file here"),
             (format!("{site}dir_mode = \"rwx\"\n"), (4, 12), "octal digits"),
             (format!("{site}group = \"\"\n"), (4, 9), "the group is empty"),
