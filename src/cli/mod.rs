@@ -282,6 +282,17 @@ fn config_failure(error: ConfigError) -> Failure {
     }
 }
 
+/// The same, for a file of nothing but tokens.
+fn token_file_failure(error: ConfigError) -> Failure {
+    match error {
+        ConfigError::Read(error) => {
+            Failure::new(Exit::Usage, format!("cannot use the file of --token-file: {}", failure::chain(&error)))
+                .with_hint("it must exist and be readable; `headwater token new` prints what goes into it")
+        }
+        error => config_failure(error),
+    }
+}
+
 /// Arms the fault that a test asked for; answers whether steps are counted.
 fn arm_fault() -> Result<bool, Failure> {
     let Some(text) = std::env::var_os(FAULT_VARIABLE).filter(|text| !text.is_empty()) else { return Ok(false) };

@@ -149,7 +149,7 @@ fn no_token(hint: &str) -> Failure {
 
 fn one_site(args: &ServeArgs, dir: PathBuf) -> Result<Settings, Failure> {
     let access = match &args.token_file {
-        Some(path) => Access::Tokens(config::load_tokens(path).map_err(super::config_failure)?),
+        Some(path) => Access::Tokens(config::load_tokens(path).map_err(super::token_file_failure)?),
         None if args.no_auth => Access::Open,
         None => {
             let hint =

@@ -66,7 +66,7 @@ pub(crate) fn run(command: &TokenCommand) -> Result<Exit, Failure> {
     // The secret alone on stdout, for a pipe into a secret store; nothing that keeps stderr keeps it.
     print(&format!("{}\n", token.reveal()))?;
     let text = format!(
-        "# add this to {}, then restart the receiver; it does not hold the secret\n{table}",
+        "# add this to {}, then have the receiver read it (SIGHUP, `systemctl reload`); it does not hold the secret\n{table}",
         super::output::escape(&place)
     );
     eprint_raw(&text).map_err(|error| Failure::new(Exit::Failed, error))?;

@@ -12,6 +12,8 @@ fn nobody_is_served_without_saying_who_may_push() {
     world.run("serve").code(2).warns("DIR");
     world.run("serve www --no-auth --token-file t.toml").code(2).warns("--token-file");
     world.run("serve www --token-file t.toml").code(2).warns("--site");
+    let missing = world.run("serve www --site docs --token-file t.toml").code(2).warns("--token-file").warns("t.toml");
+    assert!(!missing.stderr.contains("--config"), "{}", missing.stderr);
     world.run("serve www --config serve.toml").code(2).warns("--config");
     assert!(!world.path("www").exists());
 }
@@ -54,6 +56,7 @@ fn a_token_is_printed_once_and_its_hash_goes_into_the_file() {
     let token = run.stdout.trim().to_owned();
     let parsed = headwater::serve::Token::parse(&token).expect("stdout is the token and nothing else");
     assert!(run.stderr.contains(&parsed.hash().to_hex().to_string()) && !run.stderr.contains(&token[12..]));
+    assert!(run.stderr.contains("SIGHUP") && !run.stderr.contains("restart"), "{}", run.stderr);
     // The lines can be appended as they are.
     world.write("serve.toml", format!("{SITE}{}", run.stderr));
     let settings = headwater::config::serve::load(&world.path("serve.toml")).unwrap();

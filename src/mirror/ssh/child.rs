@@ -287,8 +287,7 @@ mod tests {
 
     fn greeting_of(script: &str, host_key: Option<&str>) -> (Result<Line, Trouble>, u32) {
         let command = vec!["/bin/sh".to_owned(), "-c".to_owned(), script.to_owned()];
-        let settings =
-            SshSettings { command, host_key: host_key.map(str::to_owned), ..SshSettings::default() };
+        let settings = SshSettings { command, host_key: host_key.map(str::to_owned), ..SshSettings::default() };
         let mut child = Child::start(&place("ssh://h/srv"), &settings).unwrap();
         let id = child.process.id();
         (child.greeting(Duration::from_secs(20), &|| false), id)
@@ -325,7 +324,11 @@ mod tests {
         );
         let unknown = "echo 'Host key verification failed.' >&2; exit 255";
         for (script, host_key, says) in [
-            (&*changed, Some("ssh-ed25519 AAAA"), "its host key is not the one that `host_key` pins: it has SHA256:abc/+1"),
+            (
+                &*changed,
+                Some("ssh-ed25519 AAAA"),
+                "its host key is not the one that `host_key` pins: it has SHA256:abc/+1",
+            ),
             (unknown, Some("ssh-ed25519 AAAA"), "its host key is not the one that `host_key` pins"),
             (&*changed, None, "its host key is not the one in known_hosts: it has SHA256:abc/+1"),
             (unknown, None, "its host key is not known here: Host key verification failed."),

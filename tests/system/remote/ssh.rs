@@ -66,9 +66,10 @@ fn a_receiver_for_another_directory_or_site_is_refused() {
         let program = env!("CARGO_BIN_EXE_headwater");
         format!("exec {program} receive {} --site {site}", world.at(directory))
     };
-    for (before, words) in
-        [(receive("other", "default"), "not "), (receive("shell", "news"), "failed: it holds site \"news\", not \"default\"")]
-    {
+    for (before, words) in [
+        (receive("other", "default"), "not "),
+        (receive("shell", "news"), "failed: it holds site \"news\", not \"default\""),
+    ] {
         let ssh = stand_in(&world, "ssh", &before);
         let outcome = push(&world, &[&format!("ssh://edge2{}", world.at("shell"))], &over(&ssh));
         assert!(matches!(outcome.code(), Some(4 | 7)) && outcome.stderr.contains(words), "{outcome}");
