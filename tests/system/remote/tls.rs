@@ -63,6 +63,33 @@ fn a_certificate_that_was_made_anew_is_told_from_the_one_that_is_trusted() {
 }
 
 #[test]
+#[ignore = "needs openssl"]
+fn the_certificate_of_the_readme_is_accepted_and_that_of_an_authority_is_not() {
+    let readme = include_str!("../../../README.md");
+    let (_, command) = readme.split_once("$ openssl req").expect("it is there");
+    let command = format!("openssl req{}", command.split("```").next().unwrap()).replace("edge1.example", "localhost");
+    let constraint = "-addext basicConstraints=critical,CA:FALSE";
+    assert!(command.contains(constraint));
+    for (command, code, words) in [
+        (command.clone(), 0, "release 1 is current"),
+        (command.replace(constraint, ""), 4, "make one with basicConstraints=CA:FALSE"),
+    ] {
+        let world = World::new();
+        world.write("tree", &Tree::small());
+        let mut shell = std::process::Command::new("sh");
+        let made = shell.args(["-c", &command]).current_dir(world.path("")).output().unwrap();
+        assert!(made.status.success(), "{made:?}");
+        let files = TlsFiles { cert: world.path("fullchain.pem"), key: world.path("privkey.pem") };
+        let receiver = Receiver::with(&world.path("web"), |settings| settings.tls = Some(files));
+        let url = format!("https://localhost:{}/", receiver.address().port());
+        let config = format!("content = 'tree'\n[[mirror]]\nname = 'web'\nurl = '{url}'\nca = 'fullchain.pem'\n");
+        std::fs::write(world.path("headwater.toml"), config).unwrap();
+        let outcome = world.run(&["push"]).expect(&[code]);
+        assert!(outcome.stderr.contains(words), "{outcome}");
+    }
+}
+
+#[test]
 fn whoever_writes_https_where_there_is_no_tls_is_told() {
     let world = World::new();
     world.write("tree", &Tree::small());
