@@ -242,9 +242,13 @@ pub struct State {
     /// The bundles of which it has something from an interrupted push; nothing: it cannot tell.
     #[serde(default)]
     pub unfinished: Option<Vec<BundleKey>>,
-    /// Whether whoever asked may push.
-    #[serde(default)]
+    /// Whether whoever asked may push; where it is not said, a push finds out.
+    #[serde(default = "yes")]
     pub may_push: bool,
+}
+
+const fn yes() -> bool {
+    true
 }
 
 /// What anybody may know of a mirror.
