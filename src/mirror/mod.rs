@@ -88,7 +88,7 @@ pub enum Failure {
     DamagedBase,
     /// No way there, or it broke.
     Unreachable,
-    /// A certificate that was not accepted.
+    /// TLS that did not begin, mostly because a certificate was not accepted.
     Certificate,
     /// A proxy in front of it that does not reach it.
     Behind,

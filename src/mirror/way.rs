@@ -40,7 +40,7 @@ pub enum WayError {
     )]
     NoTls,
     /// TLS, else.
-    #[error("its TLS certificate was not accepted, or ours was not: {what}")]
+    #[error("TLS did not begin: {what}")]
     Tls {
         /// Why.
         what: String,

@@ -20,7 +20,14 @@ pub(super) fn of_tls(error: &TlsError) -> WayError {
             WayError::Tls { what: "it asks for a certificate of ours (`client_cert`), and none was sent".to_owned() }
         }
         TlsError::AlertReceived(
-            AlertDescription::UnknownCA | AlertDescription::BadCertificate | AlertDescription::CertificateUnknown,
+            AlertDescription::UnknownCA
+            | AlertDescription::BadCertificate
+            | AlertDescription::UnsupportedCertificate
+            | AlertDescription::CertificateExpired
+            | AlertDescription::CertificateRevoked
+            | AlertDescription::CertificateUnknown
+            | AlertDescription::DecryptError
+            | AlertDescription::AccessDenied,
         ) => WayError::Tls { what: "it does not accept the certificate of ours (`client_cert`)".to_owned() },
         other => WayError::Tls { what: other.to_string() },
     }
