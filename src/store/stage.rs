@@ -173,9 +173,10 @@ impl Arrival {
     /// A pack that is malformed or has what nobody asked for, or an error of the disk.
     pub fn take(&self, id: &PackId, pack: &PackReader<'_>) -> Result<(), StoreError> {
         let mut prefix = Vec::new();
-        let bytes = self.quarantine.take(id, pack, |block, content| self.decode(block, &mut prefix, content))?;
-        self.write_back.after(bytes, &self.store.layout.root);
-        Ok(())
+        self.quarantine.take(id, pack, |block, content| {
+            self.write_back.before(block.pieces(), &self.store.layout.root);
+            self.decode(block, &mut prefix, content)
+        })
     }
 
     /// The content of a block. `prefix` and `content` are memory that may be used again.

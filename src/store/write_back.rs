@@ -5,6 +5,7 @@ use std::sync::{Mutex, PoisonError};
 use std::thread::{Builder, JoinHandle};
 
 use crate::fsx::{self, Dir, IoError};
+use crate::pack::Piece;
 
 /// Content that is written to the disk while more of it arrives: less is left to do at the end.
 #[derive(Debug, Default)]
@@ -18,9 +19,12 @@ pub(super) struct WriteBack {
 impl WriteBack {
     /// Begins again once so much content has come since the last time.
     const BYTES: u64 = 64 << 20;
+    /// What the smallest file takes on a disk, in bytes: of tiny ones a few megabytes are a lot of work.
+    const FILE_BYTES: u64 = 4096;
 
-    /// Takes note of so many bytes more.
-    pub(super) fn after(&self, bytes: u64, root: &Dir) {
+    /// Takes note of what is about to be written.
+    pub(super) fn before(&self, pieces: &[Piece], root: &Dir) {
+        let bytes = pieces.iter().map(|piece| u64::from(piece.length).next_multiple_of(Self::FILE_BYTES)).sum::<u64>();
         if self.waiting.fetch_add(bytes, Ordering::Relaxed) + bytes < Self::BYTES {
             return;
         }

@@ -253,19 +253,18 @@ impl Quarantine {
         fits && { read }().is_some() && self.hash(piece, &bytes) == held.hash
     }
 
-    /// Writes the content of a pack, answers its bytes, and remembers that it is held. May be
+    /// Writes the content of a pack, and remembers that it is held. May be
     /// called from several threads; `decode` knows the bases of a block.
     pub(super) fn take(
         &self,
         id: &PackId,
         pack: &PackReader<'_>,
         mut decode: impl for<'c> FnMut(&Block<'c>, &'c mut Vec<u8>) -> Result<&'c [u8], StoreError>,
-    ) -> Result<u64, StoreError> {
-        let (mut record, mut taken, mut buffer) = (Vec::new(), 0, Vec::new());
+    ) -> Result<(), StoreError> {
+        let (mut record, mut buffer) = (Vec::new(), Vec::new());
         for block in pack.blocks() {
             let block = block?;
             let content = decode(&block, &mut buffer)?;
-            taken += content.len() as u64;
             let mut rest = content;
             for piece in block.pieces() {
                 let (bytes, behind) = rest.split_at(piece.length as usize);
@@ -278,8 +277,7 @@ impl Quarantine {
         held::seal(&mut record);
         let temporary = format!("{id}.tmp");
         self.held.write_new(&temporary, &record, FileMode::RECORD, None)?;
-        self.held.rename(&temporary, &self.held, &id.to_string())?;
-        Ok(taken)
+        Ok(self.held.rename(&temporary, &self.held, &id.to_string())?)
     }
 
     fn hash(&self, piece: &Piece, bytes: &[u8]) -> PieceHash {
