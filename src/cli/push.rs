@@ -183,7 +183,8 @@ pub(crate) fn execute(
             after.end(None, exit.code(), Some(&failure.text()), [&job.fleet, &job.others], &progress);
             progress.finish();
             if is_let_go {
-                failure.print();
+                // When stderr is gone there is nobody left to tell.
+                eprint_raw(&format!("note: {}: nothing is to be done\n", escape(&failure.text()))).ok();
                 if output.json {
                     print_json(&failure.answer(command, Exit::Success))?;
                 }

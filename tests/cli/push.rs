@@ -228,7 +228,8 @@ fn an_older_run_never_replaces_a_newer_one() {
     let run = world.run("push tree ./www --order build:6").code(6).warns("superseded").warns("--allow-older");
     assert!(run.stderr.contains("6 of \"build\"") && run.stderr.contains('7'), "{}", run.stderr);
     assert_eq!(world.json("push tree ./www --order build:6", 6)["exit_code"], 6);
-    world.ok("push tree ./www --order build:6 --superseded-ok");
+    let run = world.ok("push tree ./www --order build:6 --superseded-ok");
+    assert!(run.stderr.contains("note: ") && !run.stderr.contains("error"), "{}", run.stderr);
     world.json("push tree ./www --order build:6 --superseded-ok", 0);
     world.run("plan tree ./www --order build:6").code(6);
     assert_eq!(world.snapshot("www"), before);
