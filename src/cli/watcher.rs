@@ -11,6 +11,7 @@ use headwater::web::Web;
 
 use super::args::{ConfigArgs, OutputArgs, RemoteArgs};
 use super::failure::Failure;
+use super::places::MirrorChoice;
 use super::progress::Progress;
 use super::remote::Reach;
 use super::{context, load_config, places};
@@ -28,11 +29,17 @@ pub(crate) struct Look {
     pub(crate) now: u64,
 }
 
+fn reach(remote: &RemoteArgs, choices: &[MirrorChoice]) -> Result<Fleet, Failure> {
+    Reach::new(remote, None, context::DEFAULT_WAIT, context::jobs(None)).fleet(choices, None)
+}
+
 /// Whom to ask, and what is known of them without asking.
 pub(crate) struct Watcher {
     pub(crate) config: Config,
     pub(crate) fleet: Fleet,
     pub(crate) progress: Progress,
+    choices: Vec<MirrorChoice>,
+    remote: RemoteArgs,
 }
 
 impl Watcher {
@@ -45,10 +52,16 @@ impl Watcher {
     ) -> Result<Self, Failure> {
         let config = load_config(config)?;
         let choices = places::of_mirrors(mirrors, &config)?;
-        let fleet = Reach::new(remote, None, context::DEFAULT_WAIT, context::jobs(None)).fleet(&choices, None)?;
+        let fleet = reach(remote, &choices)?;
         // What went wrong stands in the answer.
         let progress = Progress::start(&OutputArgs { quiet: true, ..output.clone() })?;
-        Ok(Self { config, fleet, progress })
+        Ok(Self { config, fleet, progress, choices, remote: remote.clone() })
+    }
+
+    /// Has deadlines count from now on.
+    pub(crate) fn begin_anew(&mut self) -> Result<(), Failure> {
+        self.fleet = reach(&self.remote, &self.choices)?;
+        Ok(())
     }
 
     /// Asks all mirrors and judges how they stand.

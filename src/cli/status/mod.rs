@@ -78,7 +78,7 @@ pub(crate) fn run(args: &StatusArgs) -> Result<Exit, Failure> {
     if args.check {
         return check::run(Limits { warn: args.warn, crit: args.crit }, || Ok(look(&open(args)?, args).standings));
     }
-    let watcher = open(args)?;
+    let mut watcher = open(args)?;
     let exit = loop {
         let look = look(&watcher, args);
         let exit = show(&look, args)?;
@@ -87,6 +87,7 @@ pub(crate) fn run(args: &StatusArgs) -> Result<Exit, Failure> {
         if !wait(&watcher.progress, pause) {
             break exit;
         }
+        watcher.begin_anew()?;
     };
     watcher.progress.finish();
     Ok(exit)
