@@ -128,7 +128,9 @@ pub(crate) fn serve(args: &ServeArgs) -> Result<Exit, Failure> {
     }
     let server = Server::bind(&settings, Arc::new(StderrLog)).map_err(failure)?;
     if matches!(&settings.access, Access::Tokens(tokens) if tokens.is_empty()) {
-        return Err(no_token("`headwater token new` makes a [[token]] table for serve.toml"));
+        return Err(no_token(
+            "`headwater token new` makes a [[token]] table, for serve.toml or the file of --token-file",
+        ));
     }
     let handle = server.handle();
     let files = (args.config.clone(), args.token_file.clone());

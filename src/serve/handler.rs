@@ -29,7 +29,7 @@ use crate::serve::{Access, Limits, Log, Record, Right, ServeError, Settings, Tok
 use crate::store::Depth;
 use crate::tree_path::Site;
 use crate::wire::{
-    Abandon, Action, Activate, Answer, BannerSite, Done, Keep, MAX_CHANGE_BYTES, Refusal, Repair, Resource, VERSION,
+    Abandon, Action, Activate, Answer, Done, Keep, MAX_CHANGE_BYTES, Refusal, Repair, Resource, VERSION,
     VERSION_HEADER, Verify,
 };
 
@@ -75,17 +75,6 @@ impl Handler {
 
     fn access(&self) -> RwLockReadGuard<'_, Access> {
         self.access.read().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// What each site says of itself.
-    ///
-    /// # Errors
-    /// The first site whose directory cannot be a mirror, or is that of another site.
-    pub(super) fn banners(&self) -> Result<Vec<BannerSite>, ServeError> {
-        let banner = |site: &Arc<SiteState>| {
-            site.banner().map_err(|source| ServeError::Site { path: site.settings.directory.clone(), source })
-        };
-        self.sites.iter().map(banner).collect()
     }
 
     /// How many tokens there are, where tokens are asked for at all.

@@ -11,7 +11,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::release::ReleaseName;
-use crate::serve::{Hook, Log, Record};
+use crate::serve::{Hook, Log, Record, log};
 use crate::tree_path::Site;
 
 /// How often a running command is looked at.
@@ -41,9 +41,8 @@ impl Hooks {
         hooks.spawn(async move {
             if let Err(message) = run(&hook, &site, release, began).await {
                 let (site, release) = (site.to_string(), release.to_string());
-                let told = message.clone();
-                tokio::task::spawn_blocking(move || failed(&told)).await.ok();
-                log.record(&Record::HookFailed { site, release, message });
+                log.record(&Record::HookFailed { site, release, message: message.clone() });
+                tokio::task::spawn_blocking(move || failed(&message)).await.ok();
             }
         });
     }
@@ -100,7 +99,7 @@ impl Said {
         let said = Arc::new(Mutex::new(Vec::new()));
         if let Some(mut stderr) = stderr {
             let kept = Arc::clone(&said);
-            std::thread::spawn(move || {
+            let listen = move || {
                 let mut some = [0; SAID_BYTES];
                 while let Ok(count @ 1..) = stderr.read(&mut some) {
                     let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
@@ -108,7 +107,9 @@ impl Said {
                     let surplus = kept.len().saturating_sub(SAID_BYTES);
                     kept.drain(..surplus);
                 }
-            });
+            };
+            // Without a thread nobody listens, and the command finds its pipe closed.
+            std::thread::Builder::new().name("hook".into()).spawn(listen).ok();
         }
         Self(said)
     }
@@ -118,7 +119,8 @@ impl Said {
         let said = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let text = String::from_utf8_lossy(&said);
         let line = text.lines().rev().map(str::trim).find(|line| !line.is_empty());
-        line.map_or_else(String::new, |line| format!(": {line}"))
+        // Whatever it called may have said more than is meant for a log.
+        line.map_or_else(String::new, |line| format!(": {}", log::text(line)))
     }
 }
 
@@ -128,4 +130,17 @@ fn end(child: &mut Child) {
     // It may have ended by itself meanwhile; then there is nothing to end.
     group.map(|group| kill_process_group(group, Signal::KILL).ok());
     child.wait().ok();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_words_of_a_command_are_told_without_tokens() {
+        let last_line = |said: &str| Said(Arc::new(Mutex::new(said.into()))).last_line();
+        assert_eq!(last_line("starting\nno such unit\n\n"), ": no such unit");
+        assert_eq!(last_line(""), "");
+        assert!(!last_line("curl -H 'Authorization: Bearer hw_0123abcd_canary'").contains("canary"));
+    }
 }

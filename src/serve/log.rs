@@ -40,6 +40,13 @@ pub enum Record {
         #[serde(skip_serializing_if = "Option::is_none")]
         tokens: Option<usize>,
     },
+    /// A site could not be looked at when the receiver began.
+    SiteFailed {
+        /// Its directory.
+        directory: String,
+        /// Why.
+        message: String,
+    },
     /// A request was answered.
     Answered {
         /// Who asked.

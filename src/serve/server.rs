@@ -20,6 +20,7 @@ use tokio::sync::watch;
 
 use crate::serve::guarded::{Guarded, Phases};
 use crate::serve::handler::Handler;
+use crate::serve::site;
 use crate::serve::tls::Tls;
 use crate::serve::{Front, Limits, Log, Record, ServeError, Settings, TokenRecord};
 
@@ -84,6 +85,7 @@ impl Handle {
     /// read, the old ones. The log tells which.
     pub fn use_tokens(&self, tokens: Result<Vec<TokenRecord>, String>) {
         let (tokens, error) = match tokens {
+            Ok(tokens) if tokens.is_empty() => (None, Some("there is none: nobody could push".to_owned())),
             Ok(tokens) => {
                 let count = tokens.len();
                 self.handler.use_tokens(tokens);
@@ -99,7 +101,7 @@ impl Server {
     /// Checks `settings` and listens; answers nobody yet.
     ///
     /// # Errors
-    /// Settings that are not safe, a certificate or an address that cannot be used.
+    /// Settings that are not safe, a certificate, an address or a directory that cannot be used.
     pub fn bind(settings: &Settings, log: Arc<dyn Log>) -> Result<Self, ServeError> {
         settings.check()?;
         let tls = settings.tls.as_ref().map(Tls::open).transpose()?;
@@ -114,8 +116,7 @@ impl Server {
             Front::Proxy => limits.connections,
         };
         let handler = Arc::new(Handler::new(settings, log)?);
-        // A directory that can never be a mirror is told of now, and not to the first push.
-        handler.banners()?;
+        site::check(&handler.sites, &*handler.log)?;
         Ok(Self { listener, address, handler, tls, per_address, stop: watch::Sender::new(false) })
     }
 

@@ -12,10 +12,13 @@ use crate::release::{Release, ReleaseName};
 use crate::serve::desk::{Asker, Desk};
 use crate::serve::refused::{Refused, or_unknown};
 use crate::serve::session::{Session, Sessions, missing};
-use crate::serve::{Readers, Right, ServeError, SiteSettings};
+use crate::serve::{Log, Readers, Record, Right, ServeError, SiteSettings};
 use crate::store::{Depth, Permissions, Presence, Pruned, Store, StoreError, Verified};
 use crate::tree_path::Site;
 use crate::wire::{Activate, BannerSite, History, Holds, Repair, Repairing, Staging, State, Status, Wants};
+
+/// How long a note of what failed waits for whoever has the lock.
+const NOTE_WAIT: Duration = Duration::from_secs(30);
 
 /// A site of a receiver.
 #[derive(Debug)]
@@ -237,8 +240,8 @@ impl SiteState {
 
     /// Notes in the store's history that what should run after a switch went wrong.
     pub(super) fn note_hook_failed(&self, release: ReleaseName, why: &str) {
-        // It is told for people only: what cannot be told changes nothing.
-        self.look().ok().flatten().map(|store| store.note_hook_failed(release, why, self.lock).ok());
+        // The push that switched may still tidy up. It is told for people only, and logged as well.
+        self.look().ok().flatten().map(|store| store.note_hook_failed(release, why, NOTE_WAIT).ok());
     }
 
     pub(super) fn abandon(&self, release: ReleaseName) -> Result<(), Refused> {
@@ -285,4 +288,39 @@ pub(super) struct Order {
     pub(super) base: Option<crate::hash::ManifestId>,
     pub(super) change: Arc<[u8]>,
     pub(super) memory: tokio::sync::OwnedSemaphorePermit,
+}
+
+/// Looks at the directories, so that one that can never be a mirror is told of now, and not to
+/// the first push. What may pass, or harms one site alone, stops no other one: it is logged.
+///
+/// # Errors
+/// The first site with a directory that is none, has other files, or is that of another site.
+pub(super) fn check(sites: &[Arc<SiteState>], log: &dyn Log) -> Result<(), ServeError> {
+    for site in sites {
+        let path = site.settings.directory.clone();
+        match site.banner() {
+            Ok(_) => {}
+            Err(
+                source @ (StoreError::NotDirectory { .. } | StoreError::NotEmpty { .. } | StoreError::OtherSite { .. }),
+            ) => {
+                return Err(ServeError::Site { path, source });
+            }
+            Err(error) => {
+                let (directory, message) = (path.display().to_string(), error.to_string());
+                log.record(&Record::SiteFailed { directory, message });
+            }
+        }
+    }
+    Ok(())
+}
+
+/// What each site says of itself.
+///
+/// # Errors
+/// The first site whose directory cannot be a mirror, or is that of another site.
+pub(super) fn banners(sites: &[Arc<SiteState>]) -> Result<Vec<BannerSite>, ServeError> {
+    let banner = |site: &Arc<SiteState>| {
+        site.banner().map_err(|source| ServeError::Site { path: site.settings.directory.clone(), source })
+    };
+    sites.iter().map(banner).collect()
 }
