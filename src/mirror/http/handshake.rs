@@ -9,6 +9,8 @@ use tokio_rustls::rustls::{AlertDescription, CertificateError, Error as TlsError
 
 use crate::mirror::way::WayError;
 
+/// More names of a certificate than these say no more.
+const SHOWN_NAMES: usize = 3;
 const DAY_SECONDS: u64 = 24 * 60 * 60;
 
 /// Words an error of TLS.
@@ -28,7 +30,9 @@ pub(super) fn of_tls(error: &TlsError) -> WayError {
             | AlertDescription::CertificateUnknown
             | AlertDescription::DecryptError
             | AlertDescription::AccessDenied,
-        ) => WayError::Tls { what: "it does not accept the certificate of ours (`client_cert`)".to_owned() },
+        ) => WayError::Tls {
+            what: "it does not accept our certificate (`client_cert`), or that there is none".to_owned(),
+        },
         other => WayError::Tls { what: other.to_string() },
     }
 }
@@ -64,7 +68,10 @@ fn of_certificate(error: &CertificateError) -> String {
         CertificateError::NotValidForNameContext { expected, presented } => {
             // They come as `DnsName("a.example")` or `IpAddress(127.0.0.1)`.
             let bare = |name: &String| name.split_once('(').map_or(&**name, |(_, name)| name).replace(['"', ')'], "");
-            let names: Vec<String> = presented.iter().map(bare).collect();
+            let mut names: Vec<String> = presented.iter().take(SHOWN_NAMES).map(bare).collect();
+            if presented.len() > SHOWN_NAMES {
+                names.push(format!("{} more", presented.len() - SHOWN_NAMES));
+            }
             let names = if names.is_empty() { "no name (subjectAltName)".to_owned() } else { names.join(", ") };
             format!("it is for {names}, not for {}", expected.to_str())
         }

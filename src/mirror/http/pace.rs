@@ -211,8 +211,10 @@ impl<'s> Patience<'s> {
     fn pause(&self, pause: Duration, error: MirrorError) -> Result<(), MirrorError> {
         let end = Instant::now() + pause;
         let is_late = |moment: Instant| self.deadline.is_some_and(|deadline| deadline <= moment);
-        if matches!(error, MirrorError::Way(WayError::Timeout { .. })) && is_late(Instant::now()) {
-            return Err(WayError::Deadline.into());
+        if is_late(Instant::now())
+            && let MirrorError::Way(WayError::Timeout { what }) = error
+        {
+            return Err(WayError::Timeout { what: format!("the deadline has passed: {what}") }.into());
         }
         if is_late(end) {
             // Its own words say more than that the time is over.
