@@ -8,7 +8,7 @@ use crate::mirror::MirrorError;
 use crate::mirror::way::WayError;
 
 /// Tries without progress, the first one counted: a receiver that is restarted is back by then.
-const MAX_TRIES: u32 = 8;
+const MAX_TRIES: u32 = 7;
 /// Tries where it is asked first, and a whole fleet waits for the answer.
 const FIRST_TRIES: u32 = 5;
 /// No further try once there was no progress for so long.
