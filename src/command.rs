@@ -7,7 +7,7 @@ use std::io::{self, Read, Write as _};
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::mpsc;
+use std::sync::{Mutex, PoisonError, mpsc};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process_group};
@@ -107,9 +107,24 @@ fn wait(mut child: Child, kept_bytes: u64) -> io::Result<(ExitStatus, Vec<u8>, S
         stdout.take(kept_bytes).read_to_end(&mut written)?;
     }
     let said = listener.join().map_err(|_| io::ErrorKind::Other)??.unwrap_or_default();
-    let said = String::from_utf8_lossy(&said);
-    let last = said.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or_default();
-    Ok((child.wait()?, written, last.trim().to_owned()))
+    Ok((child.wait()?, written, last_line(&said)))
+}
+
+/// The last line that is not empty, of what was said.
+pub(crate) fn last_line(said: &[u8]) -> String {
+    let said = String::from_utf8_lossy(said);
+    said.lines().rev().map(str::trim).find(|line| !line.is_empty()).unwrap_or_default().to_owned()
+}
+
+/// Keeps the end of what comes, at most so many bytes, until nothing more comes. Others may look at it meanwhile.
+pub(crate) fn keep_end(mut from: impl Read, most: usize, kept: &Mutex<Vec<u8>>) {
+    let mut some = [0; 1024];
+    while let Ok(count @ 1..) = from.read(&mut some) {
+        let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.extend_from_slice(&some[..count]);
+        let surplus = kept.len().saturating_sub(most);
+        kept.drain(..surplus);
+    }
 }
 
 fn listen(mut stderr: impl Read) -> io::Result<Vec<u8>> {

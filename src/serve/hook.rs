@@ -1,6 +1,5 @@
 //! The command that runs after an activation: the mirror's own, never the push's failure.
 
-use std::io::Read as _;
 use std::os::unix::process::CommandExt as _;
 use std::process::{Child, ChildStderr, Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,6 +9,7 @@ use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+use crate::command::{keep_end, last_line};
 use crate::release::ReleaseName;
 use crate::serve::{Hook, Log, Record, log};
 use crate::tree_path::Site;
@@ -97,17 +97,9 @@ impl Said {
     /// Listens until the other end is closed, so that the command never waits for a reader.
     fn listen(stderr: Option<ChildStderr>) -> Self {
         let said = Arc::new(Mutex::new(Vec::new()));
-        if let Some(mut stderr) = stderr {
+        if let Some(stderr) = stderr {
             let kept = Arc::clone(&said);
-            let listen = move || {
-                let mut some = [0; SAID_BYTES];
-                while let Ok(count @ 1..) = stderr.read(&mut some) {
-                    let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
-                    kept.extend_from_slice(&some[..count]);
-                    let surplus = kept.len().saturating_sub(SAID_BYTES);
-                    kept.drain(..surplus);
-                }
-            };
+            let listen = move || keep_end(stderr, SAID_BYTES, &kept);
             // Without a thread nobody listens, and the command finds its pipe closed.
             std::thread::Builder::new().name("hook".into()).spawn(listen).ok();
         }
@@ -117,10 +109,9 @@ impl Said {
     /// Its last line that is not empty, to be put behind what happened.
     fn last_line(&self) -> String {
         let said = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let text = String::from_utf8_lossy(&said);
-        let line = text.lines().rev().map(str::trim).find(|line| !line.is_empty());
+        let line = last_line(&said);
         // Whatever it called may have said more than is meant for a log.
-        line.map_or_else(String::new, |line| format!(": {}", log::text(line)))
+        if line.is_empty() { line } else { format!(": {}", log::text(&line)) }
     }
 }
 

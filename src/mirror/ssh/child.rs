@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use crate::command::keep_end;
 use crate::mirror::MirrorError;
 use crate::mirror::http::{Again, CONNECT, Trouble};
 use crate::mirror::location::SshPlace;
@@ -99,7 +100,7 @@ impl Child {
         let said = Arc::new(Mutex::new(Vec::new()));
         let listener = process.stderr.take().map(|stderr| {
             let said = Arc::clone(&said);
-            std::thread::spawn(move || listen(stderr, &said))
+            std::thread::spawn(move || keep_end(stderr, KEPT_BYTES, &said))
         });
         Ok(Self { process, stream, said, listener, pinned: pinned.map(|(file, _)| file) })
     }
@@ -151,14 +152,13 @@ impl Child {
         match status.as_ref().ok().and_then(ExitStatus::code) {
             Some(255) => {
                 let what = format!("exit code 255{said}");
-                let is_denied = ["Permission denied", "Too many authentication"];
-                match is_denied.iter().any(|words| said.contains(words)) {
-                    _ if said.contains("Host key verification failed") => {
-                        let what = self.of_host_key(said.trim_start_matches(": "));
-                        trouble(WayError::HostKey { what }, Again::Never)
-                    }
-                    true => trouble(WayError::SshDenied { what }, Again::Never),
-                    false => trouble(WayError::Ssh { what }, Again::Later),
+                if said.contains("Host key verification failed") {
+                    let what = self.of_host_key(said.trim_start_matches(": "));
+                    trouble(WayError::HostKey { what }, Again::Never)
+                } else if said.contains("Permission denied") || said.contains("Too many authentication") {
+                    trouble(WayError::SshDenied { what }, Again::Never)
+                } else {
+                    trouble(WayError::Ssh { what }, Again::Later)
                 }
             }
             Some(127) => {
@@ -235,17 +235,6 @@ impl Drop for Child {
         if self.listener.is_some() {
             self.finish().ok();
         }
-    }
-}
-
-/// Keeps the end of what a child says.
-fn listen(mut stderr: std::process::ChildStderr, said: &Mutex<Vec<u8>>) {
-    let mut some = [0; 1024];
-    while let Ok(count @ 1..) = stderr.read(&mut some) {
-        let mut said = lock(said);
-        said.extend_from_slice(&some[..count]);
-        let surplus = said.len().saturating_sub(KEPT_BYTES);
-        said.drain(..surplus);
     }
 }
 
