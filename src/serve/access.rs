@@ -9,7 +9,7 @@ use hyper::StatusCode;
 
 use crate::serve::refused::Refused;
 use crate::tree_path::Site;
-use crate::wire::Detail;
+use crate::wire::{Detail, READ_ONLY};
 
 const ID_DIGITS: usize = 8;
 const SECRET_DIGITS: usize = 64;
@@ -190,7 +190,7 @@ impl Grant {
         if self.right >= needed {
             return Ok(());
         }
-        Err(Refused::new(StatusCode::FORBIDDEN, "forbidden", "this token may read, and not push"))
+        Err(Refused::new(StatusCode::FORBIDDEN, "forbidden", READ_ONLY))
     }
 }
 

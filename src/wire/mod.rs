@@ -176,6 +176,9 @@ pub struct Refusal {
     pub detail: Option<Detail>,
 }
 
+/// The message of a refusal `forbidden` to whoever may read and wants to push.
+pub const READ_ONLY: &str = "this token may read, and not push";
+
 /// What the kind of a refusal does not tell.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

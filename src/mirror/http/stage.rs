@@ -37,8 +37,7 @@ pub(super) fn run(
 ) -> Result<(), MirrorError> {
     // Nothing is sent to where it would be refused.
     if mirror.known().as_ref().is_some_and(|known| !known.may_push) {
-        let refusal = Refusal::new("forbidden", "this token may read, and not push");
-        return Err(MirrorError::Remote { refusal });
+        return Err(MirrorError::Remote { refusal: Refusal::new("forbidden", wire::READ_ONLY) });
     }
     let stop = || monitor.is_cancelled();
     let _turn = Turns::enter(mirror.wired.pace.turns.as_ref(), &stop)?;
