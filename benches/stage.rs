@@ -164,6 +164,10 @@ impl PackCursor for Walk<'_> {
     fn next(&mut self) -> Result<Option<Box<dyn Pack>>, SupplyError> {
         Ok(self.0.next().map(|pack| Box::new(pack.clone()) as Box<dyn Pack>))
     }
+
+    fn wait(&self, _: Duration) -> bool {
+        true
+    }
 }
 
 fn directory(path: &Path) -> DirectoryMirror {

@@ -144,6 +144,7 @@ impl Mirror for DirectoryMirror {
             releases: names.into_iter().filter_map(|name| store.release(name).ok()).collect(),
             staged: store.staged_release()?,
             highest_sequence: store.highest_sequence()?,
+            round_trip: None,
             free_bytes: store.free_bytes().ok(),
         })
     }

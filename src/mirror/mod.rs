@@ -21,6 +21,7 @@ use std::fmt;
 use std::io::Read;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::fsx::IoError;
 use crate::hash::{BundleKey, ManifestId, ObjectId, PackId, StoreId};
@@ -289,6 +290,8 @@ pub struct MirrorState {
     pub highest_sequence: u64,
     /// Bytes free where it is, if it can tell.
     pub free_bytes: Option<u64>,
+    /// About how long a message to it and its answer take, where there is a network between.
+    pub round_trip: Option<Duration>,
 }
 
 impl MirrorState {
@@ -336,10 +339,8 @@ pub trait PackCursor: Send {
     /// When the bundle cannot be built.
     fn next(&mut self) -> Result<Option<Box<dyn Pack>>, SupplyError>;
 
-    /// Whether [`PackCursor::next`] would answer at once, as far as known.
-    fn is_ready(&self) -> bool {
-        false
-    }
+    /// Waits until [`PackCursor::next`] would answer at once, at most so long. Answers whether it would.
+    fn wait(&self, most: Duration) -> bool;
 }
 
 /// Opens the content of objects.

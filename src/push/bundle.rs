@@ -9,6 +9,7 @@ use std::collections::HashMap;
 use std::io::{self, BufReader, Read};
 use std::os::unix::fs::FileExt as _;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use crate::fsx::{Context as _, IoError};
 use crate::hash::{ObjectId, PackId};
@@ -110,6 +111,15 @@ impl<'a> PackShelf<'a> {
         true
     }
 
+    /// Waits for a pack more or the end, at most so long, as a seat that the builder may spill for.
+    fn idle<'g>(&self, mut shelf: MutexGuard<'g, Shelf>, most: Duration) -> MutexGuard<'g, Shelf> {
+        shelf.idle += 1;
+        self.emptied.notify_all();
+        let (mut shelf, _) = self.filled.wait_timeout(shelf, most).unwrap_or_else(PoisonError::into_inner);
+        shelf.idle -= 1;
+        shelf
+    }
+
     fn spill_oldest(&self, shelf: &mut Shelf) -> Result<(), IoError> {
         let offset = shelf.spilled_bytes;
         let oldest = shelf.packs.iter_mut().find(|pack| matches!(pack.place, Place::Memory(_)));
@@ -195,17 +205,24 @@ impl PackCursor for Cursor<'_, '_> {
                 Some(Err(error)) => return Err(error.clone().into()),
                 None => {}
             }
-            shelf.idle += 1;
-            self.shelf.emptied.notify_all();
-            shelf = self.shelf.filled.wait(shelf).unwrap_or_else(PoisonError::into_inner);
-            shelf.idle -= 1;
+            shelf = self.shelf.idle(shelf, Duration::MAX);
         }
     }
 
-    fn is_ready(&self) -> bool {
-        let shelf = self.shelf.shelf();
-        let at = shelf.seats.get(&self.number).copied().unwrap_or(0);
-        at < shelf.packs.len() || shelf.end.is_some()
+    fn wait(&self, most: Duration) -> bool {
+        let until = Instant::now() + most;
+        let mut shelf = self.shelf.shelf();
+        loop {
+            let at = shelf.seats.get(&self.number).copied().unwrap_or(0);
+            let left = until.saturating_duration_since(Instant::now());
+            if at < shelf.packs.len() || shelf.end.is_some() {
+                return true;
+            }
+            if left.is_zero() {
+                return false;
+            }
+            shelf = self.shelf.idle(shelf, left);
+        }
     }
 }
 

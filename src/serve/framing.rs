@@ -1,11 +1,14 @@
-//! Strict heads: what can be read in two ways is not read at all.
+//! Strict heads and chunks: what can be read in two ways is not read at all.
 //!
 //! hyper takes a lone line feed for the end of a line, lets the second of two
-//! equal lengths pass, and drops a length beside a transfer encoding. A proxy
-//! in front may decide otherwise, and then the two disagree on where a request
-//! ends. So the bytes of a head pass here first; the byte that breaks a rule
-//! becomes NUL, which stands nowhere in a head: hyper then answers 400 and
-//! ends the connection.
+//! equal lengths pass, drops a length beside a transfer encoding, and skips
+//! what chunks may say beside their size. A proxy in front may decide
+//! otherwise, and then the two disagree on where a request ends. So the bytes
+//! pass here first; the byte that breaks a rule becomes NUL, which stands
+//! nowhere in a head: hyper then answers 400 and ends the connection.
+
+/// Digits of the size of a chunk, at most: no chunk of ours has more bytes than these can say.
+const MAX_SIZE_DIGITS: usize = 8;
 
 /// What is kept of a line: enough for a name and a length.
 const MAX_KEPT_BYTES: usize = 64;
@@ -20,6 +23,12 @@ enum Place {
     Head,
     /// In a body with as many bytes to come.
     Body(u64),
+    /// In the line before a chunk, which has its size.
+    ChunkSize,
+    /// In a chunk with as many bytes to come.
+    Chunk(u64),
+    /// In the line end behind a chunk, or behind all of them.
+    ChunkEnd { is_last: bool },
     /// Behind something that cannot be told: the connection ends with this request.
     Blind,
 }
@@ -34,7 +43,15 @@ pub(super) struct Framing {
     is_first_line: bool,
     ends_in_return: bool,
     length: Option<u64>,
-    is_encoded: bool,
+    coding: Option<Coding>,
+}
+
+/// A transfer encoding.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Coding {
+    Chunked,
+    /// One that nobody takes here.
+    Other,
 }
 
 /// A rule was broken.
@@ -48,17 +65,26 @@ impl Framing {
         while at < bytes.len() {
             match self.place {
                 Place::Blind => break,
-                Place::Body(left) => {
+                Place::Body(left) | Place::Chunk(left) => {
                     let here = left.min((bytes.len() - at) as u64);
-                    self.place = if here == left { Place::Between } else { Place::Body(left - here) };
+                    self.place = match (&self.place, left - here) {
+                        (Place::Chunk(_), 0) => Place::ChunkEnd { is_last: false },
+                        (Place::Chunk(_), left) => Place::Chunk(left),
+                        (_, 0) => Place::Between,
+                        (_, left) => Place::Body(left),
+                    };
                     at += usize::try_from(here).unwrap_or(usize::MAX);
                 }
                 Place::Between => {
                     has_begun = true;
                     *self = Self { place: Place::Head, is_first_line: true, ..Self::default() };
                 }
-                Place::Head => {
-                    if self.take(bytes[at]).is_err() {
+                Place::Head | Place::ChunkSize | Place::ChunkEnd { .. } => {
+                    let taken = match self.place {
+                        Place::Head => self.take(bytes[at]),
+                        _ => self.take_of_chunk(bytes[at]),
+                    };
+                    if taken.is_err() {
                         bytes[at] = 0;
                         self.place = Place::Blind;
                     }
@@ -88,15 +114,50 @@ impl Framing {
         Ok(())
     }
 
+    /// The next byte between chunks: nothing but their sizes, and no fields behind the last one.
+    fn take_of_chunk(&mut self, byte: u8) -> Result<(), Broken> {
+        match (byte, &self.place) {
+            (b'\n', _) if self.ends_in_return => {}
+            (b'\r', Place::ChunkEnd { .. }) if !self.ends_in_return => {
+                self.ends_in_return = true;
+                return Ok(());
+            }
+            (b'\r', _) if !self.ends_in_return && !self.line.is_empty() => {
+                self.ends_in_return = true;
+                return Ok(());
+            }
+            (digit, Place::ChunkSize) if !self.ends_in_return && digit.is_ascii_hexdigit() => {
+                self.line.push(digit);
+                return if self.line.len() > MAX_SIZE_DIGITS { Err(Broken) } else { Ok(()) };
+            }
+            _ => return Err(Broken),
+        }
+        self.ends_in_return = false;
+        self.place = match self.place {
+            Place::ChunkEnd { is_last: true } => Place::Between,
+            Place::ChunkEnd { is_last: false } => Place::ChunkSize,
+            _ => {
+                let size = std::str::from_utf8(&self.line).ok().and_then(|size| u64::from_str_radix(size, 16).ok());
+                self.line.clear();
+                match size.ok_or(Broken)? {
+                    0 => Place::ChunkEnd { is_last: true },
+                    size => Place::Chunk(size),
+                }
+            }
+        };
+        Ok(())
+    }
+
     fn end_line(&mut self) -> Result<(), Broken> {
         if self.line_bytes == 0 {
             if self.is_first_line {
                 return Err(Broken);
             }
-            self.place = match (self.is_encoded, self.length) {
-                (true, _) => Place::Blind,
-                (false, Some(length @ 1..)) => Place::Body(length),
-                (false, _) => Place::Between,
+            self.place = match (self.coding, self.length) {
+                (Some(Coding::Chunked), _) => Place::ChunkSize,
+                (Some(Coding::Other), _) => Place::Blind,
+                (None, Some(length @ 1..)) => Place::Body(length),
+                (None, _) => Place::Between,
             };
         } else if !self.is_first_line {
             self.field()?;
@@ -118,14 +179,15 @@ impl Framing {
         if !is_length && !is_encoding {
             return Ok(());
         }
-        if self.length.is_some() || self.is_encoded {
+        if self.length.is_some() || self.coding.is_some() {
             return Err(Broken);
         }
+        let value = value[1..].trim_ascii();
         if is_encoding {
-            self.is_encoded = true;
+            let is_chunked = value.eq_ignore_ascii_case(b"chunked") && self.line_bytes < MAX_KEPT_BYTES;
+            self.coding = Some(if is_chunked { Coding::Chunked } else { Coding::Other });
             return Ok(());
         }
-        let value = value[1..].trim_ascii();
         let is_plain = !value.is_empty() && value.iter().all(u8::is_ascii_digit) && self.line_bytes < MAX_KEPT_BYTES;
         let length = std::str::from_utf8(value).ok().filter(|_| is_plain).and_then(|value| value.parse().ok());
         self.length = Some(length.ok_or(Broken)?);
@@ -159,7 +221,9 @@ mod tests {
             "GET / HTTP/1.1\r\nhost: a\r\n\r\n",
             "PUT /x HTTP/1.1\r\nContent-Length: 3\r\n\r\n\n\n\nGET / HTTP/1.1\r\n\r\n",
             "PUT /x HTTP/1.1\r\nContent-Length:0\r\n\r\nGET / HTTP/1.1\r\n\r\n",
-            "POST /x HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n0\n\n",
+            "POST /x HTTP/1.1\r\ntransfer-encoding: other\r\n\r\n0\n\n",
+            "POST /x HTTP/1.1\r\nTransfer-Encoding: Chunked\r\n\r\n0\r\n\r\nGET / HTTP/1.1\r\n\r\n",
+            "POST /x HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n3\r\n\n\r\0\r\n0A\r\n0123456789\r\n000\r\n\r\nGET / HTTP/1.1\r\n\r\n",
         ] {
             assert!(passes(text.as_bytes()), "{text:?}");
         }
@@ -182,6 +246,16 @@ mod tests {
             "PUT / HTTP/1.1\r\ncontent-length: 99999999999999999999\r\n\r\nabc",
             "PUT / HTTP/1.1\r\ncontent-length: 3\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
             "PUT / HTTP/1.1\r\ntransfer-encoding: chunked\r\ncontent-length: 3\r\n\r\n0\r\n\r\n",
+            "PUT / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n0\n\n",
+            "PUT / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n3\nabc\r\n0\r\n\r\n",
+            "PUT / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabcd\r\n0\r\n\r\n",
+            "PUT / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\n0\r\n\r\n",
+            "PUT / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n3;a=b\r\nabc\r\n0\r\n\r\n",
+            "PUT / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n 3\r\nabc\r\n0\r\n\r\n",
+            "PUT / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n0x3\r\nabc\r\n0\r\n\r\n",
+            "PUT / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n\r\nabc\r\n0\r\n\r\n",
+            "PUT / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n000000003\r\nabc\r\n0\r\n\r\n",
+            "PUT / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n0\r\na: b\r\n\r\n",
             "PUT / HTTP/1.1\r\ntransfer-encoding: chunked\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
         ] {
             assert!(!passes(text.as_bytes()), "{text:?}");
@@ -195,5 +269,10 @@ mod tests {
         assert!(framing.check(&mut request[..5]));
         assert!(!framing.check(&mut request[5..]));
         assert!(framing.check(&mut b"GET".to_owned()));
+        let mut framing = Framing::default();
+        let mut request = *b"PUT / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n1\r\na\r\n0\r\n\r\nG";
+        let last = request.len() - 1;
+        assert!(framing.check(&mut request[..9]) && !framing.check(&mut request[9..last]));
+        assert!(framing.check(&mut request[last..]));
     }
 }

@@ -163,10 +163,11 @@ impl Handler {
             token: None,
             method: parts.method.to_string(),
             path: parts.uri.path().to_owned(),
-            body_bytes: inbox.announced(),
+            body_bytes: 0,
             began: Instant::now(),
         };
         let reaction = self.react(&parts, &mut inbox, &mut entry).await;
+        entry.body_bytes = inbox.bytes();
         let response = match reaction {
             Ok(Reaction::Now(response)) => {
                 entry.end(response.status().as_u16(), None);

@@ -1,4 +1,5 @@
-//! The body of a request: read within its announced length and its deadlines.
+//! The body of a request: read within its announced length, or to its end
+//! where it comes in chunks, and within its deadlines.
 //!
 //! Two deadlines: none of its reads may wait longer than `body_idle`, and all
 //! together no longer than `body` and what the size adds. Memory is one chunk,
@@ -22,6 +23,7 @@ use crate::serve::refused::Refused;
 
 /// Written to the disk at once.
 const CHUNK_BYTES: usize = 256 * 1024;
+const NANOS: u64 = 1_000_000_000;
 /// Most of a refused body that is read so that the peer gets to read the refusal.
 const MAX_DRAINED_BYTES: u64 = MAX_PACK_BYTES as u64;
 
@@ -30,6 +32,11 @@ pub(super) struct Inbox {
     body: Incoming,
     /// The announced length; nothing: none was.
     length: Option<u64>,
+    /// Whether it comes in chunks, and may.
+    is_open: bool,
+    /// Bytes that were read.
+    came: u64,
+    bytes_per_second: u64,
     /// What was read and not taken.
     rest: Bytes,
     /// Whether the peer waits for a word before it sends.
@@ -46,10 +53,24 @@ impl Inbox {
         let is_encoded = headers.contains_key(TRANSFER_ENCODING);
         let length = body.size_hint().exact().filter(|_| !is_encoded);
         let waits = headers.contains_key(EXPECT);
-        let by_size = Duration::from_secs(length.unwrap_or(0) / limits.body_bytes_per_second.max(1));
+        let bytes_per_second = limits.body_bytes_per_second.max(1);
+        let by_size = Duration::from_secs(length.unwrap_or(0) / bytes_per_second);
         let deadline = Instant::now() + limits.body + by_size.min(Duration::from_secs(7 * 86_400));
         let (idle, drain) = (limits.body_idle, limits.drain);
-        Self { body, length, rest: Bytes::new(), waits, deadline, idle, drain, listener: None }
+        let rest = Bytes::new();
+        Self {
+            body,
+            length,
+            is_open: false,
+            came: 0,
+            bytes_per_second,
+            rest,
+            waits,
+            deadline,
+            idle,
+            drain,
+            listener: None,
+        }
     }
 
     /// Calls `listener` whenever something arrived.
@@ -57,9 +78,9 @@ impl Inbox {
         self.listener = Some(Box::new(listener));
     }
 
-    /// The announced length, 0 without one.
-    pub(super) fn announced(&self) -> u64 {
-        self.length.unwrap_or(0)
+    /// The announced length, else how many bytes came.
+    pub(super) fn bytes(&self) -> u64 {
+        self.length.unwrap_or(self.came)
     }
 
     /// Refuses a body without a length or over `limit`.
@@ -75,17 +96,51 @@ impl Inbox {
         Ok(length)
     }
 
+    /// The same, for one that may come in chunks as well: whoever reads it bounds what it reads, to its [`Inbox::end`].
+    pub(super) fn check_open(&mut self, limit: u64) -> Result<Option<u64>, Refused> {
+        if self.length.is_none() && !self.body.is_end_stream() {
+            self.is_open = true;
+            return Ok(None);
+        }
+        self.check(limit).map(Some)
+    }
+
+    /// The next frame of data.
+    async fn frame(&mut self) -> Result<Option<Bytes>, Refused> {
+        let deadline = self.deadline.min(Instant::now() + self.idle);
+        let frame = tokio::time::timeout_at(deadline, self.body.frame()).await;
+        match frame.map_err(|_| Refused::cut("the body came too slowly"))? {
+            Some(Ok(frame)) => {
+                let data = frame.into_data().unwrap_or_default();
+                self.came += data.len() as u64;
+                if self.is_open {
+                    // What a size would have added at once is added as it comes.
+                    let nanos = data.len() as u64 * NANOS / self.bytes_per_second;
+                    self.deadline += Duration::from_nanos(nanos);
+                }
+                Ok(Some(data))
+            }
+            Some(Err(_)) => Err(Refused::cut("the body ended before its announced length, or its last chunk")),
+            None => Ok(None),
+        }
+    }
+
+    /// Makes sure that nothing is left.
+    pub(super) async fn end(&mut self) -> Result<(), Refused> {
+        while self.rest.is_empty() {
+            match self.frame().await? {
+                Some(data) => self.rest = data,
+                None => return Ok(()),
+            }
+        }
+        Err(Refused { ends_connection: true, ..Refused::malformed("the body is longer than its parts") })
+    }
+
     /// The next bytes, at most `limit` and at least one.
     async fn chunk(&mut self, limit: u64) -> Result<Bytes, Refused> {
         self.waits = false;
         while self.rest.is_empty() {
-            let deadline = self.deadline.min(Instant::now() + self.idle);
-            let frame = tokio::time::timeout_at(deadline, self.body.frame()).await;
-            let frame = frame.map_err(|_| Refused::cut("the body came too slowly"))?;
-            match frame {
-                Some(Ok(frame)) => self.rest = frame.into_data().unwrap_or_default(),
-                Some(Err(_)) | None => return Err(Refused::cut("the body ended before its announced length")),
-            }
+            self.rest = self.frame().await?.ok_or_else(|| Refused::malformed("the body is shorter than its parts"))?;
         }
         if let Some(listener) = &self.listener {
             listener();
@@ -135,7 +190,7 @@ impl Inbox {
     /// Reads what is left of a refused body, within bounds: a client that
     /// sends all before it reads would never see the refusal else.
     pub(super) async fn drain(&mut self) {
-        if self.waits || self.length.is_none() {
+        if self.waits || self.length.is_none() && !self.is_open {
             return;
         }
         self.deadline = self.deadline.min(Instant::now() + self.drain);

@@ -20,9 +20,7 @@ use crate::serve::refused::Refused;
 use crate::serve::session::{Session, TakeError};
 use crate::serve::site::{Order, SiteState};
 use crate::store::Store;
-use crate::wire::{
-    Done, MAX_CHANGE_BYTES, MAX_HEAD_BYTES, MAX_INLINE_BYTES, MAX_PACKS_BYTES, PACK_HEAD_BYTES, StageHead, Staging,
-};
+use crate::wire::{Done, MAX_CHANGE_BYTES, MAX_HEAD_BYTES, MAX_PACKS_BYTES, PackHead, StageHead, Staging};
 
 /// Packs up to this size stay in memory until they are decoded; larger ones
 /// do if there is memory left for them, else they wait on the disk.
@@ -34,30 +32,28 @@ const SMALL_CHANGE_BYTES: u64 = 64 * 1024;
 /// Bytes of the length before the head.
 const LENGTH_BYTES: u64 = 4;
 
-/// Reads the head of a stage and checks that its parts make the body.
+/// Reads the head of a stage. Where the length of the body is known, its parts must make it.
 async fn read_head(handler: &Handler, inbox: &mut Inbox) -> Result<StageHead, Refused> {
-    let limit = LENGTH_BYTES + u64::from(MAX_HEAD_BYTES) + MAX_CHANGE_BYTES + MAX_INLINE_BYTES;
-    let length = inbox.check(limit)?;
+    let limit = LENGTH_BYTES + u64::from(MAX_HEAD_BYTES) + MAX_CHANGE_BYTES + MAX_PACKS_BYTES;
+    let length = inbox.check_open(limit)?;
     let short = || Refused::malformed("the body of a stage is shorter than its parts");
-    let rest = length.checked_sub(LENGTH_BYTES).ok_or_else(short)?;
+    let rest = length.map(|length| length.checked_sub(LENGTH_BYTES).ok_or_else(short)).transpose()?;
     let head_bytes = inbox.read(LENGTH_BYTES).await?;
     let head_bytes = u32::from_be_bytes(head_bytes.try_into().map_err(|_| short())?);
     if head_bytes > MAX_HEAD_BYTES {
         return Err(Refused::too_large(format!("the head has {head_bytes} bytes, at most {MAX_HEAD_BYTES} are taken")));
     }
-    let rest = rest.checked_sub(u64::from(head_bytes)).ok_or_else(short)?;
+    let rest = rest.map(|rest| rest.checked_sub(u64::from(head_bytes)).ok_or_else(short)).transpose()?;
     let is_small = head_bytes <= SMALL_HEAD_BYTES;
     let _memory = (!is_small).then(|| handler.reserve(u64::from(head_bytes))).transpose()?;
     let head = inbox.read(u64::from(head_bytes)).await?;
     let head: StageHead =
         serde_json::from_slice(&head).map_err(|error| Refused::malformed(format!("the head of a stage: {error}")))?;
-    let packs = head.packs.iter().try_fold(0u64, |sum, pack| sum.checked_add(pack.bytes));
-    let packs = packs.filter(|packs| *packs <= MAX_INLINE_BYTES);
-    let packs = packs.ok_or_else(|| Refused::too_large("the packs in a stage have more bytes than one request may"))?;
     if head.change_bytes > MAX_CHANGE_BYTES {
         return Err(Refused::too_large("the manifest change is too large"));
     }
-    if head.change_bytes + packs != rest {
+    let fits = |rest| if head.has_packs { head.change_bytes < rest } else { head.change_bytes == rest };
+    if !rest.is_none_or(fits) {
         return Err(Refused::malformed("the parts of the stage do not make its body"));
     }
     Ok(head)
@@ -104,15 +100,18 @@ pub(super) async fn stage(
         let session = site.sessions.find(&head.key).filter(|session| session.is_of_release(&release));
         let session = session.ok_or_else(closed)?;
         let (handler, site) = (Arc::clone(handler), Arc::clone(site));
-        return match head.packs.is_empty() {
-            true => Ok(Reaction::later(async move { conclude(&handler, &site, session, head.is_whole).await })),
-            false => Err(Refused::malformed("a stage with packs has a manifest change")),
-        };
+        if head.has_packs {
+            return Err(Refused::malformed("a stage with packs has a manifest change"));
+        }
+        inbox.end().await?;
+        return Ok(Reaction::later(async move { conclude(&handler, &site, session, head.is_whole).await }));
     }
     let (change, memory) = read_change(handler, site, &release, head.change_bytes, inbox).await?;
-    let order = Order { release, key: head.key, base: head.base, change, memory };
+    let key = head.key;
+    let order = Order { release, key, base: head.base, change, memory };
     let (handler, site) = (Arc::clone(handler), Arc::clone(site));
-    if head.packs.is_empty() {
+    if !head.has_packs {
+        inbox.end().await?;
         // Reading again what an interrupted push left may take its time.
         return Ok(Reaction::later(async move {
             match open(&handler, &site, order).await? {
@@ -125,17 +124,14 @@ pub(super) async fn stage(
         inbox.drain().await;
         return Ok(Reaction::done(Staging::Staged { resent: 0 }));
     };
-    let mut takings = Takings::default();
-    for pack in &head.packs {
-        if session.holds(&pack.id) {
-            inbox.skip(pack.bytes).await?;
-            continue;
-        }
-        let content = Content::receive(&handler, inbox, pack.bytes, &session.store).await?;
-        takings.push(&handler, &site, Arc::clone(&session), pack.id, content).await?;
-    }
-    takings.finish().await?;
-    Ok(Reaction::later(async move { conclude(&handler, &site, session, head.is_whole).await }))
+    keep_open(&site, key, inbox);
+    let store = Arc::clone(&session.store);
+    // While they come nobody holds the stage: one that was given up meanwhile is not held up by a slow body.
+    drop(session);
+    let is_whole = take_packs(&handler, &site, key, &store, None, inbox).await?;
+    inbox.end().await?;
+    let session = site.sessions.find(&key).ok_or_else(closed)?;
+    Ok(Reaction::later(async move { conclude(&handler, &site, session, is_whole).await }))
 }
 
 /// The stage of this order: the open one, or a new one in place of another of its key.
@@ -311,27 +307,48 @@ pub(super) async fn put_packs(
     key: BundleKey,
     inbox: &mut Inbox,
 ) -> Result<Done, Refused> {
-    let mut left = inbox.check(MAX_PACKS_BYTES)?;
+    let length = inbox.check(MAX_PACKS_BYTES)?;
     let store = Arc::clone(&site.sessions.find(&key).ok_or_else(closed)?.store);
     keep_open(site, key, inbox);
+    take_packs(handler, site, key, &store, Some(length), inbox).await?;
+    Ok(Done {})
+}
+
+/// Takes packs that stand one after the other, in so many bytes or until one says that it is the end.
+/// Answers whether they are all, if that was said.
+async fn take_packs(
+    handler: &Arc<Handler>,
+    site: &Arc<SiteState>,
+    key: BundleKey,
+    store: &Arc<Store>,
+    length: Option<u64>,
+    inbox: &mut Inbox,
+) -> Result<bool, Refused> {
+    let mut left = length.unwrap_or(MAX_PACKS_BYTES);
+    let mut is_whole = false;
     let mut takings = Takings::default();
-    while left > 0 {
-        let short = || Refused::malformed("the packs do not make their body");
-        left = left.checked_sub(PACK_HEAD_BYTES).ok_or_else(short)?;
-        let head = inbox.read(PACK_HEAD_BYTES).await?;
-        let (id, length) = head.split_first_chunk().ok_or_else(short)?;
-        let length = u64::from(u32::from_be_bytes(length.try_into().map_err(|_| short())?));
-        left = left.checked_sub(length).ok_or_else(short)?;
-        let id = PackId::from_bytes(*id);
+    while left > 0 || length.is_none() {
+        let wrong = || Refused::malformed("the packs do not make their body");
+        left = left.checked_sub(PackHead::BYTES as u64).ok_or_else(wrong)?;
+        let head = inbox.read(PackHead::BYTES as u64).await?;
+        let (id, bytes) = match PackHead::parse(head.as_slice().try_into().map_err(|_| wrong())?) {
+            Some(PackHead::Pack { id, bytes }) => (id, u64::from(bytes)),
+            Some(PackHead::End { is_whole: said }) if length.is_none() => {
+                is_whole = said;
+                break;
+            }
+            _ => return Err(wrong()),
+        };
+        left = left.checked_sub(bytes).ok_or_else(wrong)?;
         // A slow body must not hold a stage that its origin has given up: it is looked for each time.
         if site.sessions.find(&key).ok_or_else(closed)?.holds(&id) {
-            inbox.skip(length).await?;
+            inbox.skip(bytes).await?;
             continue;
         }
-        let content = Content::receive(handler, inbox, length, &store).await?;
+        let content = Content::receive(handler, inbox, bytes, store).await?;
         let session = site.sessions.find(&key).ok_or_else(closed)?;
         takings.push(handler, site, session, id, content).await?;
     }
     takings.finish().await?;
-    Ok(Done {})
+    Ok(is_whole)
 }

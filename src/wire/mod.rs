@@ -21,7 +21,7 @@ pub const VERSION: u32 = 1;
 pub const VERSION_HEADER: &str = "headwater-protocol";
 /// Begins the banner of `headwater receive`.
 pub const BANNER: &str = "headwater receive 1 ";
-/// Largest head of a stage, in bytes: it has a release and the ids of inline packs.
+/// Largest head of a stage, in bytes: it has a release.
 pub const MAX_HEAD_BYTES: u32 = 4 * 1024 * 1024;
 /// Largest manifest change, in bytes: that of some ten million entries.
 pub const MAX_CHANGE_BYTES: u64 = 1024 * 1024 * 1024;
@@ -31,12 +31,8 @@ pub const MAX_MESSAGE_BYTES: u64 = 64 * 1024;
 pub const MAX_ASKED: usize = 32 * 1024;
 /// Largest answer that is one JSON object, in bytes: that of a verification with very many faults.
 pub const MAX_ANSWER_BYTES: u64 = 256 * 1024 * 1024;
-/// Packs of at most this many bytes in all may be part of the stage itself.
-pub const MAX_INLINE_BYTES: u64 = 32 * 1024 * 1024;
-/// Largest body of several packs, in bytes.
+/// Several packs in one body have at most so many bytes, with their heads.
 pub const MAX_PACKS_BYTES: u64 = 64 * 1024 * 1024;
-/// What stands before each of several packs: its id and its length (big endian).
-pub const PACK_HEAD_BYTES: u64 = 32 + 4;
 
 /// What a request is about, below the base path of a site.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -289,20 +285,60 @@ pub struct StageHead {
     pub base: Option<ManifestId>,
     /// Length of the manifest change; 0 for that of the stage that is open.
     pub change_bytes: u64,
-    /// The packs in this body.
+    /// Whether packs are in this body.
     #[serde(default)]
-    pub packs: Vec<InlinePack>,
-    /// Whether everything is there after this body.
+    pub has_packs: bool,
+    /// Whether everything is there after this body; where it has packs, what ends them tells.
     pub is_whole: bool,
 }
 
-/// A pack in the body of a stage.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct InlinePack {
-    /// Its id.
-    pub id: PackId,
-    /// Its length.
-    pub bytes: u64,
+/// What stands before each of several packs in a body, or ends those of a stage.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PackHead {
+    /// A pack comes.
+    Pack {
+        /// Its id.
+        id: PackId,
+        /// Its length, at least 1.
+        bytes: u32,
+    },
+    /// No more come in this body.
+    End {
+        /// Whether those that came, with those that were there, are all.
+        is_whole: bool,
+    },
+}
+
+impl PackHead {
+    /// Its length in bytes.
+    pub const BYTES: usize = 32 + 4;
+
+    /// An id and a length, big endian. Length 0 is the end, and the id is then 32 times one byte: 1 for
+    /// the end of all, 0 for that of a part.
+    #[must_use]
+    pub fn to_bytes(self) -> [u8; Self::BYTES] {
+        let (id, bytes) = match self {
+            Self::Pack { id, bytes } => (*id.as_bytes(), bytes),
+            Self::End { is_whole } => ([u8::from(is_whole); 32], 0),
+        };
+        let mut head = [0; Self::BYTES];
+        head[..32].copy_from_slice(&id);
+        head[32..].copy_from_slice(&bytes.to_be_bytes());
+        head
+    }
+
+    /// Reads one; nothing if it is neither.
+    #[must_use]
+    pub fn parse(head: &[u8; Self::BYTES]) -> Option<Self> {
+        let (id, bytes) = head.split_first_chunk::<32>()?;
+        let bytes = u32::from_be_bytes(bytes.try_into().ok()?);
+        match (bytes, id) {
+            (1.., id) => Some(Self::Pack { id: PackId::from_bytes(*id), bytes }),
+            (0, [0, ..]) if *id == [0; 32] => Some(Self::End { is_whole: false }),
+            (0, [1, ..]) if *id == [1; 32] => Some(Self::End { is_whole: true }),
+            (0, _) => None,
+        }
+    }
 }
 
 /// The answer to a stage.
@@ -455,6 +491,20 @@ mod tests {
             assert_eq!(Holds::of(&held).read(count), Some(held));
         }
         assert_eq!(Holds::of(&[true, false, true]).bits, "05");
+    }
+
+    #[test]
+    fn a_head_of_packs_reads_as_it_was_written_and_else_not() {
+        let pack = PackHead::Pack { id: PackId::of(b"a"), bytes: 300 };
+        for head in [pack, PackHead::End { is_whole: true }, PackHead::End { is_whole: false }] {
+            assert_eq!(PackHead::parse(&head.to_bytes()), Some(head));
+        }
+        let mut head = PackHead::End { is_whole: true }.to_bytes();
+        for at in 0..32 {
+            head[at] ^= 1;
+            assert_eq!(PackHead::parse(&head), None);
+            head[at] ^= 1;
+        }
     }
 
     #[test]

@@ -178,13 +178,26 @@ impl Drop for Chaos {
     }
 }
 
-/// A request or an answer.
-struct Message {
+/// A request or an answer, as it came.
+pub(crate) struct Message {
     head: Vec<u8>,
     body: Vec<u8>,
 }
 
 impl Message {
+    /// Reads one to its end; nothing where the connection ends instead.
+    #[allow(dead_code, reason = "not every test binary stands in for a receiver")]
+    pub(crate) fn whole(from: &mut BufReader<TcpStream>) -> Option<Self> {
+        let mut message = Self::read(from).ok()??;
+        message.read_body(from).ok()?;
+        Some(message)
+    }
+
+    #[allow(dead_code, reason = "not every test binary stands in for a receiver")]
+    pub(crate) fn head(&self) -> String {
+        String::from_utf8_lossy(&self.head).into_owned()
+    }
+
     fn read(from: &mut BufReader<TcpStream>) -> io::Result<Option<Self>> {
         let mut head = Vec::new();
         while !head.ends_with(b"\r\n\r\n") {
@@ -226,7 +239,7 @@ impl Message {
         Ok(())
     }
 
-    fn bytes(&self) -> Vec<u8> {
+    pub(crate) fn bytes(&self) -> Vec<u8> {
         [&self.head[..], &self.body].concat()
     }
 }

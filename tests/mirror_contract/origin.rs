@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io::{Cursor, Read};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use headwater::hash::{BundleKey, ManifestId, ObjectId, PackId};
 use headwater::manifest::transit::{self, Wanted};
@@ -313,6 +314,10 @@ impl PackCursor for Walk<'_> {
         let pack = self.delivery.packs.get(self.next).cloned();
         self.next += 1;
         Ok(pack.map(|pack| Box::new(pack) as Box<dyn Pack>))
+    }
+
+    fn wait(&self, _: Duration) -> bool {
+        true
     }
 }
 

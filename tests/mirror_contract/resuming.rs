@@ -10,7 +10,10 @@ use crate::origin::{Delivery, Seen, Version, first_tree, second_tree};
 /// Breaks the line after `packs` packs.
 fn interrupt(fixture: &impl Fixture, delivery: &mut Delivery, packs: usize) {
     delivery.cut_after = Some(packs);
-    let error = delivery.stage(&*fixture.mirror()).unwrap_err();
+    let mirror = fixture.mirror();
+    // As a push does: a mirror that has nothing of it yet is sent everything at once.
+    mirror.state().unwrap();
+    let error = delivery.stage(&*mirror).unwrap_err();
     assert_eq!(error.failure(), Failure::Origin);
     delivery.cut_after = None;
 }

@@ -143,8 +143,8 @@ fn messages() -> Inputs {
     let (key, object) = (BundleKey::of(b"key"), ObjectId::of(b"object"));
     let (release, pack) = (record().name(), PackId::of(b"pack"));
     let record = String::from_utf8(record().to_bytes()).unwrap();
-    let packs = vec![wire::InlinePack { id: pack, bytes: 83 }];
-    let head = wire::StageHead { release: record.clone(), key, base: None, change_bytes: 9, packs, is_whole: true };
+    let head =
+        wire::StageHead { release: record.clone(), key, base: None, change_bytes: 9, has_packs: true, is_whole: false };
     let state = wire::State {
         headwater: "0.1.0".into(),
         store: Some(StoreId::random().unwrap()),
@@ -168,7 +168,7 @@ fn messages() -> Inputs {
     let repairing = wire::Repairing { objects: 1, mended: 2, wants, ..wire::Repairing::default() };
     vec![
         json(&head),
-        json(wire::StageHead { base: Some(ManifestId::of(b"base")), packs: vec![], is_whole: false, ..head }),
+        json(wire::StageHead { base: Some(ManifestId::of(b"base")), has_packs: false, is_whole: true, ..head }),
         json(wire::Answer::Ok(state)),
         json(wire::Answer::Ok(wire::Staging::Staged { resent: 3 })),
         json(wire::Answer::Ok(wire::Staging::Held(vec![pack]))),

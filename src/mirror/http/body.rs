@@ -1,5 +1,5 @@
-//! Bodies on their way out: sent at the pace that is allowed, never shorter
-//! or longer than announced.
+//! Bodies on their way out: sent at the pace that is allowed, and where their
+//! length was announced never shorter or longer.
 
 use std::io::{self, Read};
 
@@ -15,16 +15,22 @@ pub(super) enum Body<'b> {
     /// These bytes, one after the other.
     Parts(Vec<&'b [u8]>),
     /// So many bytes of what this opens.
-    Stream(u64, &'b (dyn Fn() -> io::Result<Box<dyn Read + Send + 'b>> + Sync)),
+    Stream(u64, Open<'b>),
+    /// All bytes of what this opens, however many they turn out to be: it goes in chunks.
+    Chunks(Open<'b>),
 }
 
+/// Opens what is sent, as often as need be.
+pub(super) type Open<'b> = &'b (dyn Fn() -> io::Result<Box<dyn Read + Send + 'b>> + Sync);
+
 impl Body<'_> {
-    /// Its length in bytes.
-    pub(super) fn len(&self) -> u64 {
+    /// Its length in bytes, if it is known before.
+    pub(super) fn length(&self) -> Option<u64> {
         match self {
-            Self::None => 0,
-            Self::Parts(parts) => parts.iter().map(|part| part.len() as u64).sum(),
-            Self::Stream(length, _) => *length,
+            Self::None => Some(0),
+            Self::Parts(parts) => Some(parts.iter().map(|part| part.len() as u64).sum()),
+            Self::Stream(length, _) => Some(*length),
+            Self::Chunks(_) => None,
         }
     }
 
@@ -33,9 +39,9 @@ impl Body<'_> {
         let source: Box<dyn Read + 'o> = match self {
             Self::None => Box::new(io::empty()),
             Self::Parts(parts) => Box::new(Parts { parts, at: 0 }),
-            Self::Stream(_, open) => open()?,
+            Self::Stream(_, open) | Self::Chunks(open) => open()?,
         };
-        Ok(Outgoing { source, left: self.len(), limit, stop })
+        Ok(Outgoing { source, left: self.length(), limit, stop, sent: 0 })
     }
 }
 
@@ -65,9 +71,18 @@ impl Read for Parts<'_> {
 /// A body that is being sent.
 pub(super) struct Outgoing<'o> {
     source: Box<dyn Read + 'o>,
-    left: u64,
+    /// What is left of the length that was announced.
+    left: Option<u64>,
     limit: Option<&'o Limiter>,
     stop: Stop<'o>,
+    sent: u64,
+}
+
+impl Outgoing<'_> {
+    /// Bytes that were taken from it.
+    pub(super) const fn sent(&self) -> u64 {
+        self.sent
+    }
 }
 
 impl Read for Outgoing<'_> {
@@ -76,13 +91,14 @@ impl Read for Outgoing<'_> {
             return Err(io::Error::other("stopped"));
         }
         let most = self.limit.map_or(usize::MAX, Limiter::portion).min(out.len());
-        let most = usize::try_from(self.left).map_or(most, |left| most.min(left));
+        let most = self.left.and_then(|left| usize::try_from(left).ok()).map_or(most, |left| most.min(left));
         let count = self.source.read(&mut out[..most])?;
         // An agent that is given less than was announced asks for the rest, for ever.
-        if count == 0 && self.left > 0 && !out.is_empty() {
+        if count == 0 && self.left.is_some_and(|left| left > 0) && !out.is_empty() {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        self.left -= count as u64;
+        self.left = self.left.map(|left| left - count as u64);
+        self.sent += count as u64;
         match self.limit {
             Some(limit) if !limit.wait(count, self.stop) => Err(io::Error::other("stopped")),
             _ => Ok(count),
@@ -105,7 +121,7 @@ mod tests {
     #[test]
     fn parts_come_one_after_the_other_each_time() {
         let body = Body::Parts(vec![b"ab", b"", b"cde"]);
-        assert_eq!(body.len(), 5);
+        assert_eq!(body.length(), Some(5));
         for _ in 0..2 {
             assert_eq!(read(&body).unwrap(), b"abcde");
         }
@@ -116,6 +132,16 @@ mod tests {
         let open = || -> io::Result<Box<dyn Read + Send>> { Ok(Box::new(&b"12345"[..])) };
         assert_eq!(read(&Body::Stream(3, &open)).unwrap(), b"123");
         assert_eq!(read(&Body::Stream(6, &open)).unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
+    }
+
+    #[test]
+    fn chunks_end_with_what_they_are_of() {
+        let open = || -> io::Result<Box<dyn Read + Send>> { Ok(Box::new(&b"12345"[..])) };
+        let body = Body::Chunks(&open);
+        assert_eq!((body.length(), read(&body).unwrap()), (None, b"12345".to_vec()));
+        let mut outgoing = body.open(None, GO).unwrap();
+        outgoing.read_exact(&mut [0; 2]).unwrap();
+        assert_eq!(outgoing.sent(), 2);
     }
 
     #[test]

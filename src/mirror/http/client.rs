@@ -142,20 +142,24 @@ impl Client {
         if request.offset > 0 {
             builder = builder.header("range", format!("bytes={}-", request.offset));
         }
-        if request.is_announced && request.body.len() > LARGE {
+        let length = request.body.length();
+        if request.is_announced && length.is_some_and(|length| length > LARGE) {
             builder = builder.header("expect", "100-continue");
         }
         let sent = match request.verb {
             Verb::Get => self.run(builder.method("GET"), (), total),
             verb => {
                 let builder = builder.method(if verb == Verb::Put { "PUT" } else { "POST" });
-                let builder = builder.header("content-length", request.body.len());
+                let builder = match length {
+                    Some(length) => builder.header("content-length", length),
+                    None => builder,
+                };
                 self.run(builder, SendBody::from_reader(&mut body), total)
             }
         };
         let trouble = |error| wrong(error, patience, left.is_some() && left == total);
         let response = sent.map_err(|error| self.by_proxy(base, trouble(error)))?;
-        checked(response, request.body.len())
+        checked(response, length.unwrap_or(body.sent()))
     }
 
     /// Says which proxy it is that was not reached, or did not lead there.

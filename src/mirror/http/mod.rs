@@ -9,6 +9,7 @@ mod access;
 mod body;
 mod client;
 mod download;
+mod flow;
 mod handshake;
 mod pace;
 mod repair;
@@ -68,8 +69,8 @@ struct Known {
     site: Option<Site>,
     unfinished: Option<Vec<BundleKey>>,
     may_push: bool,
-    /// How long it took to connect and to get an answer.
-    answered_in: Duration,
+    /// About how long a message and its answer take; nothing: there was trouble meanwhile.
+    round_trip: Option<Duration>,
 }
 
 /// How its receiver is reached.
@@ -79,6 +80,18 @@ enum Way {
     Http(String),
     /// Behind this child process, which tells the base.
     Ssh(Arc<SshLink>),
+}
+
+impl Way {
+    /// How often something goes there and back until there is an answer on a new connection, its own included.
+    fn messages_of_first(&self) -> u32 {
+        match self {
+            Self::Http(base) if base.starts_with("https:") => 3,
+            Self::Http(_) => 2,
+            // What its base was learned from is the connection.
+            Self::Ssh(_) => 1,
+        }
+    }
 }
 
 /// What the operations of a mirror share.
@@ -200,9 +213,9 @@ impl HttpMirror {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// How long it took to connect and to get the first answer; nothing before there was one.
-    fn answered_in(&self) -> Duration {
-        self.known().as_ref().map_or(Duration::ZERO, |known| known.answered_in)
+    /// About how long a message and its answer take, as far as known.
+    fn round_trip(&self) -> Option<Duration> {
+        self.known().as_ref().and_then(|known| known.round_trip)
     }
 
     /// Makes sure that it is the right site's. The mirror is asked at most once.
@@ -219,21 +232,24 @@ impl HttpMirror {
         }
     }
 
-    fn learn(&self, state: &wire::State, answered_in: Duration) {
+    fn learn(&self, state: &wire::State, round_trip: Option<Duration>) {
         let (site, unfinished) = (state.site.clone(), state.unfinished.clone());
-        *self.known() = Some(Known { site, unfinished, may_push: state.may_push, answered_in });
+        // The first time connecting was part of it; later that may have been done before.
+        let round_trip = self.round_trip().or(round_trip);
+        *self.known() = Some(Known { site, unfinished, may_push: state.may_push, round_trip });
     }
 
-    fn ask_state(&self) -> Result<wire::State, MirrorError> {
-        self.ask_state_by(self.wired.pace.deadline)
-    }
-
-    fn ask_state_by(&self, deadline: Option<Instant>) -> Result<wire::State, MirrorError> {
+    fn ask_state_by(&self, deadline: Option<Instant>) -> Result<(wire::State, Option<Duration>), MirrorError> {
         // A whole fleet waits for it: who does not answer by then is not there.
         let limit = if self.connections == 1 { SSH_ANSWER } else { CONNECT };
         let request = Request::new(Verb::Get, Resource::State, Body::None, MAX_STATE_BYTES);
         let mut patience = Patience::new(self.wired.pace.wait, deadline, GO_ON).within(limit);
-        self.wired.ask(&Request { limit: Some(limit), ..request }, &mut patience)
+        let base = self.wired.base(&mut patience)?;
+        let asked = Instant::now();
+        let request = Request { limit: Some(limit), ..request };
+        let state = self.wired.client.ask(&base, &request, &mut patience)?;
+        let messages = self.wired.way.messages_of_first();
+        Ok((state, (!patience.has_failed()).then(|| asked.elapsed() / messages)))
     }
 
     fn content(&self, resource: Resource, offset: u64) -> Result<download::Download, MirrorError> {
@@ -265,9 +281,8 @@ impl Mirror for HttpMirror {
     }
 
     fn state(&self) -> Result<MirrorState, MirrorError> {
-        let asked = Instant::now();
-        let state = self.ask_state()?;
-        self.learn(&state, asked.elapsed());
+        let (state, round_trip) = self.ask_state_by(self.wired.pace.deadline)?;
+        self.learn(&state, round_trip);
         self.check_site()?;
         Ok(MirrorState {
             store: state.store,
@@ -278,6 +293,7 @@ impl Mirror for HttpMirror {
             staged: state.staged.as_deref().and_then(record),
             highest_sequence: state.highest_sequence,
             free_bytes: state.free_bytes,
+            round_trip: self.round_trip(),
         })
     }
 
@@ -328,7 +344,7 @@ impl Mirror for HttpMirror {
             Err(error) if matches!(error, MirrorError::Way(_)) || patience.has_failed() => {
                 let deadline = self.wired.pace.deadline.map(|deadline| deadline.max(Instant::now() + GRACE));
                 match self.ask_state_by(deadline) {
-                    Ok(state) if state.current == Some(release) => Ok(()),
+                    Ok((state, _)) if state.current == Some(release) => Ok(()),
                     _ => Err(error),
                 }
             }

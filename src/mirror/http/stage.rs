@@ -1,30 +1,25 @@
-//! Staging over the wire: one request where everything fits into it, else what
-//! is held, what is lacking of it, and the word that this is all.
+//! Staging over the wire: one request, with packs that are made while it is
+//! sent; where that is not enough, what is held, the rest of them, and the word
+//! that this is all.
 
 use std::collections::HashSet;
-use std::io::Read;
-use std::sync::Arc;
-use std::time::Duration;
+use std::io::{self, Read};
 
 use crate::hash::{ObjectId, PackId};
 use crate::mirror::http::body::Body;
 use crate::mirror::http::client::{Request, Verb};
-use crate::mirror::http::pace::{Patience, Stop, Turns};
+use crate::mirror::http::flow::{Flow, Flowed};
+use crate::mirror::http::pace::{Again, Patience, Stop, Turns};
 use crate::mirror::http::upload::{Upload, Uploaded, put_object};
 use crate::mirror::http::{HttpMirror, to_json};
 use crate::mirror::way::WayError;
-use crate::mirror::{Bundle, Failure, MirrorError, Pack, StageRequest, SupplyError};
+use crate::mirror::{Bundle, MirrorError, StageRequest, SupplyError};
 use crate::monitor::{Event, Monitor};
 use crate::store::StoreError;
-use crate::wire::{self, Action, InlinePack, Refusal, Resource, StageHead, Staging};
+use crate::wire::{self, Action, Refusal, Resource, StageHead, Staging};
 
-/// Packs of at most so many bytes in all travel with the stage itself.
-pub(super) const INLINE_BYTES: u64 = 4 * 1024 * 1024;
-/// A change of so many bytes costs the way round trips of its own, before the connection is at its
-/// speed: it goes ahead while the first packs are made.
-const AHEAD_BYTES: usize = 16 * 1024;
-/// Packs that take longer to make are not waited for, where the way is quick.
-const LEAST_PATIENCE: Duration = Duration::from_millis(20);
+const STAGE: Resource = Resource::Action(Action::Stage);
+const TOO_SOON: &str = "objects are lacking before the packs are there";
 /// How often it is begun again with a receiver that forgets.
 const MAX_ROUNDS: u32 = 5;
 
@@ -69,9 +64,6 @@ struct Stage<'s> {
     resent: u64,
 }
 
-/// A pack with its bytes.
-type Loaded = (Box<dyn Pack>, Arc<Vec<u8>>);
-
 /// What the first request came to.
 enum Begun {
     /// That was all.
@@ -90,33 +82,20 @@ enum Step {
 }
 
 impl Stage<'_> {
-    /// Sends a stage with these packs in it.
-    fn ask(&self, packs: &[Loaded], is_whole: bool, patience: &mut Patience<'_>) -> Result<Staging, MirrorError> {
-        self.ask_with(self.request.change, packs, is_whole, patience)
-    }
-
-    fn ask_with(
-        &self,
-        change: &[u8],
-        packs: &[Loaded],
-        is_whole: bool,
-        patience: &mut Patience<'_>,
-    ) -> Result<Staging, MirrorError> {
+    /// What stands before the packs in the body of a stage.
+    fn head(&self, change: &[u8], has_packs: bool, is_whole: bool) -> Vec<u8> {
         let request = self.request;
         let release = String::from_utf8(request.release.to_bytes()).expect("a release record is JSON");
-        let head = to_json(&StageHead {
-            release,
-            key: request.key,
-            base: request.base,
-            change_bytes: change.len() as u64,
-            packs: packs.iter().map(|(pack, bytes)| InlinePack { id: pack.id(), bytes: bytes.len() as u64 }).collect(),
-            is_whole,
-        });
+        let (key, base, change_bytes) = (request.key, request.base, change.len() as u64);
+        let head = to_json(&StageHead { release, key, base, change_bytes, has_packs, is_whole });
         let length = u32::try_from(head.len()).unwrap_or(u32::MAX).to_be_bytes();
-        let mut parts: Vec<&[u8]> = vec![&length, &head, change];
-        parts.extend(packs.iter().map(|(_, bytes)| bytes.as_slice()));
-        let resource = Resource::Action(Action::Stage);
-        let request = Request::new(Verb::Post, resource, Body::Parts(parts), wire::MAX_ANSWER_BYTES);
+        [&length, &head[..], change].concat()
+    }
+
+    /// Sends a stage without packs.
+    fn ask(&self, change: &[u8], is_whole: bool, patience: &mut Patience<'_>) -> Result<Staging, MirrorError> {
+        let body = self.head(change, false, is_whole);
+        let request = Request::new(Verb::Post, STAGE, Body::Parts(vec![&body]), wire::MAX_ANSWER_BYTES);
         self.mirror.wired.ask(&request, patience)
     }
 
@@ -124,23 +103,19 @@ impl Stage<'_> {
         self.mirror.wired.patience(self.stop)
     }
 
-    /// Everything in one request, if there is little of it, else what there is: the way is idle anyway.
+    /// Sends a stage and its packs behind it as they are made, once: the way is never idle, and little
+    /// takes one request.
     fn begin(&mut self, upload: &Upload<'_>) -> Result<Begun, MirrorError> {
-        let (packs, is_all) = match self.request.change.len() >= AHEAD_BYTES && !upload.is_ready() {
-            true => (Vec::new(), false),
-            // Once the way there takes less time than the packs, the mirror had better begin with the first.
-            false => upload.gather(INLINE_BYTES, self.mirror.answered_in().max(LEAST_PATIENCE))?,
+        let flow = Flow::new(upload);
+        let open = || -> io::Result<Box<dyn Read + Send + '_>> {
+            Ok(Box::new(flow.open(self.head(self.request.change, true, false))))
         };
-        let packs: Vec<Loaded> = packs
-            .into_iter()
-            .map(|pack| pack.bytes().map(|bytes| (pack, bytes)).map_err(MirrorError::Supply))
-            .collect::<Result<_, _>>()?;
-        // A lock is waited for without sending everything again and again.
-        let mut patience = Patience::new(Duration::ZERO, self.mirror.wired.pace.deadline, self.stop);
-        let asked = self.ask(&packs, is_all, &mut patience);
-        let is_taken = asked.is_ok();
-        for (pack, _) in packs {
-            if is_taken {
+        let request = Request::new(Verb::Post, STAGE, Body::Chunks(&open), wire::MAX_ANSWER_BYTES);
+        let mut patience = self.patience();
+        let asked = self.mirror.wired.ask_once(&request, &mut patience);
+        let Flowed { packs, is_all, failed, .. } = flow.end();
+        for pack in packs {
+            if asked.is_ok() {
                 upload.acknowledge(pack);
             } else {
                 upload.give_back(pack);
@@ -148,15 +123,18 @@ impl Stage<'_> {
         }
         match asked {
             Ok(Staging::Staged { .. }) => Ok(Begun::Staged),
-            Ok(Staging::Lacking(objects)) => {
+            _ if let Some(error) = failed => Err(error),
+            Ok(Staging::Lacking(objects)) if is_all => {
                 let step = self.send_objects(&objects)?;
                 let is_staged = matches!(step, Step::Staged) && matches!(self.complete()?, Step::Staged);
                 Ok(if is_staged { Begun::Staged } else { Begun::Not })
             }
+            Ok(Staging::Lacking(_)) => Err(unexpected(TOO_SOON)),
             Ok(Staging::Held(_)) if is_all => Err(unexpected("packs are held that were sent")),
             Ok(Staging::Held(held)) => Ok(Begun::Held(held.into_iter().collect())),
-            Err(error) if error.failure() == Failure::Locked => Ok(Begun::Not),
-            Err(error) => Err(error),
+            // What is tried again is tried step by step: not everything is sent again and again.
+            Err(trouble) if trouble.again == Again::WhileLocked => Ok(Begun::Not),
+            Err(trouble) => patience.next(trouble).map(|()| Begun::Not),
         }
     }
 
@@ -166,10 +144,10 @@ impl Stage<'_> {
         for _ in 0..MAX_ROUNDS {
             let held = match known.take() {
                 Some(held) => held,
-                None => match self.ask(&[], false, &mut self.patience())? {
+                None => match self.ask(self.request.change, false, &mut self.patience())? {
                     Staging::Staged { .. } => return Ok(()),
                     Staging::Held(held) => held.into_iter().collect(),
-                    Staging::Lacking(_) => return Err(unexpected("objects are lacking before the packs are there")),
+                    Staging::Lacking(_) => return Err(unexpected(TOO_SOON)),
                 },
             };
             match upload.run(&held)? {
@@ -190,7 +168,7 @@ impl Stage<'_> {
         loop {
             let mut patience = self.patience();
             // The manifest change is there already.
-            let lacking = match self.ask_with(&[], &[], true, &mut patience) {
+            let lacking = match self.ask(&[], true, &mut patience) {
                 Ok(Staging::Staged { .. }) => return Ok(Step::Staged),
                 Ok(Staging::Held(_)) => return Ok(Step::Forgotten),
                 Ok(Staging::Lacking(lacking)) => lacking,

@@ -14,13 +14,14 @@ use std::time::{Duration, Instant};
 use crate::hash::{BundleKey, ObjectId, PackId, hash_reader};
 use crate::mirror::http::body::{Body, SMALL};
 use crate::mirror::http::client::{Request, Verb};
+use crate::mirror::http::flow::Row;
 use crate::mirror::http::pace::{Again, Patience, Stop};
-use crate::mirror::http::stage::{INLINE_BYTES, is_unknown};
+use crate::mirror::http::stage::is_unknown;
 use crate::mirror::http::{HttpMirror, Wired};
 use crate::mirror::way::WayError;
 use crate::mirror::{Bundle, MirrorError, Pack, PackCursor, SupplyError};
 use crate::monitor::{Event, Monitor};
-use crate::wire::{self, Resource};
+use crate::wire::{self, PackHead, Resource};
 
 /// Connections to begin with: two that begin at once take from each other what
 /// a link has, and lose it where its queue is short.
@@ -30,7 +31,9 @@ const GAIN: f64 = 1.1;
 /// So long is a rate measured before the number of connections changes.
 const LONG: Duration = Duration::from_secs(3);
 /// Packs in one request: one more is added while they have at most so many bytes.
-const BATCH_BYTES: u64 = 24 * 1024 * 1024;
+pub(super) const BATCH_BYTES: u64 = 24 * 1024 * 1024;
+/// Packs that arrived are kept up to so many bytes, for a receiver that loses them.
+const KEPT_BYTES: u64 = 4 * 1024 * 1024;
 
 /// How an upload ended.
 pub(super) enum Uploaded {
@@ -58,19 +61,20 @@ pub(super) struct Upload<'u> {
 #[derive(Default)]
 struct Arrived {
     packs: HashSet<PackId>,
-    /// Those that were told of: sent once, sent again or not.
+    /// Those that were told of: sent or held, sent again or not.
     told: HashSet<PackId>,
     /// As many of them as fit in little memory, for a receiver that loses them.
     kept: Vec<Box<dyn Pack>>,
     kept_bytes: u64,
 }
 
-impl Arrived {
-    /// Notes that a pack is there; answers whether nobody was told yet.
-    fn note(&mut self, id: PackId) -> bool {
-        self.packs.insert(id);
-        self.told.insert(id)
-    }
+/// What comes next of a bundle.
+pub(super) enum Coming {
+    Pack(Box<dyn Pack>),
+    /// There is no more.
+    End,
+    /// Not in time.
+    Later,
 }
 
 struct Source<'u> {
@@ -87,8 +91,9 @@ impl Source<'_> {
         }
     }
 
-    fn is_ready(&self) -> bool {
-        !self.waiting.is_empty() || self.cursor.is_ready()
+    /// Waits for the next pack or the end, at most so long. Answers whether it is there.
+    fn wait(&self, most: Duration) -> bool {
+        !self.waiting.is_empty() || self.cursor.wait(most)
     }
 }
 
@@ -182,48 +187,34 @@ impl<'u> Upload<'u> {
         }
     }
 
-    /// Whether the first pack, or the end, can be had without waiting.
-    pub(super) fn is_ready(&self) -> bool {
-        lock(&self.source).is_ready()
+    /// The next pack, if it comes soon enough.
+    pub(super) fn coming(&self, most: Duration) -> Result<Coming, MirrorError> {
+        let mut source = lock(&self.source);
+        if !source.wait(most) {
+            return Ok(Coming::Later);
+        }
+        Ok(source.next()?.map_or(Coming::End, Coming::Pack))
     }
 
-    /// The first packs, at most `limit` bytes of them, as many as are soon to be had, and whether they are all.
-    pub(super) fn gather(&self, limit: u64, patience: Duration) -> Result<(Vec<Box<dyn Pack>>, bool), MirrorError> {
-        let began = Instant::now();
-        let mut source = lock(&self.source);
-        let (mut packs, mut bytes) = (Vec::new(), 0);
-        while began.elapsed() <= patience || source.is_ready() {
-            if self.monitor.is_cancelled() {
-                return Err(MirrorError::Cancelled);
-            }
-            match source.next()? {
-                Some(pack) if bytes + pack.size() > limit => {
-                    source.waiting.push_front(pack);
-                    break;
-                }
-                Some(pack) => {
-                    bytes += pack.size();
-                    packs.push(pack);
-                }
-                None => return Ok((packs, true)),
-            }
+    /// Tells that a pack was sent, once.
+    pub(super) fn tell(&self, id: PackId, bytes: u64) {
+        let is_news = lock(&self.arrived).told.insert(id);
+        if is_news {
+            self.monitor.event(Event::PackSent { mirror: self.mirror.name.clone(), pack: id, bytes });
         }
-        Ok((packs, false))
     }
 
     /// Notes that a pack is there.
     pub(super) fn acknowledge(&self, pack: Box<dyn Pack>) {
         let (id, bytes) = (pack.id(), pack.size());
         let mut arrived = lock(&self.arrived);
-        let is_news = arrived.note(id);
-        if arrived.kept_bytes + bytes <= INLINE_BYTES {
+        arrived.packs.insert(id);
+        if arrived.kept_bytes + bytes <= KEPT_BYTES {
             arrived.kept_bytes += bytes;
             arrived.kept.push(pack);
         }
         drop(arrived);
-        if is_news {
-            self.monitor.event(Event::PackSent { mirror: self.mirror.name.clone(), pack: id, bytes });
-        }
+        self.tell(id, bytes);
     }
 
     /// Has the packs that were lost over there wait again, if they are still here.
@@ -303,8 +294,7 @@ impl<'u> Upload<'u> {
     /// The next packs that are not there: one, and all that are ready behind it, or will be before a
     /// request of their own would have its answer.
     fn next_batch(&self, held: &HashSet<PackId>) -> Result<Vec<Box<dyn Pack>>, MirrorError> {
-        // The first answer took three round trips: two of them to connect.
-        let (began, round_trip) = (Instant::now(), self.mirror.answered_in() / 3);
+        let (began, round_trip) = (Instant::now(), self.mirror.round_trip().unwrap_or_default());
         let mut source = lock(&self.source);
         let mut packs = Vec::new();
         let mut bytes = 0;
@@ -315,17 +305,24 @@ impl<'u> Upload<'u> {
             // Who waited here while another one failed takes no more.
             let is_over = self.is_over.load(Ordering::Relaxed);
             let is_alone = self.is_careful.load(Ordering::Relaxed) || bytes > BATCH_BYTES;
-            let is_worth_it = || source.is_ready() || began.elapsed() < round_trip;
+            let is_worth_it = || source.wait(round_trip.saturating_sub(began.elapsed()));
             if is_over || !packs.is_empty() && (is_alone || !is_worth_it()) {
                 return Ok(packs);
             }
-            let Some(pack) = source.next()? else { return Ok(packs) };
+            let pack = match source.next() {
+                Ok(Some(pack)) => pack,
+                // What is here is sent first; whoever asks next is told.
+                Err(error) if packs.is_empty() => return Err(error),
+                Ok(None) | Err(_) => return Ok(packs),
+            };
             if !held.contains(&pack.id()) {
                 bytes += pack.size();
                 packs.push(pack);
                 continue;
             }
-            if lock(&self.arrived).note(pack.id()) {
+            let mut arrived = lock(&self.arrived);
+            arrived.packs.insert(pack.id());
+            if arrived.told.insert(pack.id()) {
                 self.monitor.event(Event::PackHeld { mirror: self.mirror.name.clone(), pack: pack.id() });
             }
         }
@@ -363,8 +360,8 @@ impl<'u> Upload<'u> {
         is_announced: bool,
         patience: &mut Patience<'_>,
     ) -> Result<Sent, MirrorError> {
-        let length = packs.iter().map(|pack| wire::PACK_HEAD_BYTES + pack.size()).sum();
-        let open = || -> io::Result<Box<dyn Read + Send + '_>> { Ok(Box::new(Row { packs, open: None })) };
+        let length = packs.iter().map(|pack| PackHead::BYTES as u64 + pack.size()).sum();
+        let open = || -> io::Result<Box<dyn Read + Send + '_>> { Ok(Box::new(Row::new(packs))) };
         let resource = Resource::Packs(self.key);
         let request = Request::new(Verb::Put, resource, Body::Stream(length, &open), wire::MAX_MESSAGE_BYTES);
         match self.mirror.wired.ask_once(&Request { is_announced, ..request }, patience) {
@@ -380,33 +377,6 @@ enum Sent {
     All,
     /// Some may be there; what it was may pass.
     Cut,
-}
-
-/// A head and what it is of.
-type Headed = io::Chain<io::Cursor<Vec<u8>>, Box<dyn Read + Send>>;
-
-/// Packs one after the other, each behind its head and read when its turn comes.
-struct Row<'p> {
-    packs: &'p [Box<dyn Pack>],
-    open: Option<Headed>,
-}
-
-impl Read for Row<'_> {
-    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
-        loop {
-            if let Some(open) = &mut self.open {
-                let count = open.read(out)?;
-                if count > 0 || out.is_empty() {
-                    return Ok(count);
-                }
-            }
-            let Some((pack, behind)) = self.packs.split_first() else { return Ok(0) };
-            let length = u32::try_from(pack.size()).map_err(io::Error::other)?;
-            let head = [&pack.id().as_bytes()[..], &length.to_be_bytes()].concat();
-            let bytes = pack.open().map_err(io::Error::other)?;
-            (self.packs, self.open) = (behind, Some(io::Cursor::new(head).chain(bytes)));
-        }
-    }
 }
 
 /// Opens the content of an object, as often as need be.
@@ -447,7 +417,6 @@ fn examine(open: Open<'_>, id: &ObjectId) -> Result<(Option<Vec<u8>>, u64), Supp
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
     use std::time::Duration;
 
     use super::*;
@@ -488,39 +457,6 @@ mod tests {
         gauge.trouble(Instant::now());
         let dismissed = (0..8).filter(|_| gauge.dismiss()).count();
         assert_eq!((dismissed, gauge.workers, gauge.hire()), (4, 4, false));
-    }
-
-    /// A pack of these bytes.
-    struct Bare(Vec<u8>);
-
-    impl Pack for Bare {
-        fn id(&self) -> PackId {
-            PackId::of(&self.0)
-        }
-
-        fn size(&self) -> u64 {
-            self.0.len() as u64
-        }
-
-        fn bytes(&self) -> Result<Arc<Vec<u8>>, SupplyError> {
-            Ok(Arc::new(self.0.clone()))
-        }
-
-        fn open(&self) -> Result<Box<dyn Read + Send>, SupplyError> {
-            Ok(Box::new(io::Cursor::new(self.0.clone())))
-        }
-    }
-
-    #[test]
-    fn packs_in_a_row_stand_behind_their_heads() {
-        let packs: Vec<Box<dyn Pack>> = vec![Box::new(Bare(b"abc".to_vec())), Box::new(Bare(vec![7; 300]))];
-        let mut row = Vec::new();
-        Row { packs: &packs, open: None }.read_to_end(&mut row).unwrap();
-        let (first, second) = (PackId::of(b"abc"), PackId::of(&[7; 300]));
-        let wanted: [&[u8]; 6] =
-            [first.as_bytes(), &[0, 0, 0, 3], b"abc", second.as_bytes(), &[0, 0, 1, 44], &[7; 300]];
-        assert_eq!(row, wanted.concat());
-        assert_eq!(row.len() as u64, 2 * wire::PACK_HEAD_BYTES + 303);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Receivers that are none, or lie: the other mirrors of the run are not affected.
 
 use std::collections::HashMap;
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::io::{BufReader, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -11,6 +11,7 @@ use headwater::serve::{Access, Right, Token, TokenId, TokenRecord};
 use headwater::tree_path::Site;
 
 use super::{Receiver, push, report, serves_tree};
+use crate::chaos::Message;
 use crate::harness::{Outcome, World};
 use crate::trees::Tree;
 
@@ -56,17 +57,9 @@ impl Drop for Liar {
 
 fn converse(mut stream: TcpStream, lie: &Lie, heads: &Mutex<Vec<String>>) {
     let mut reader = BufReader::new(stream.try_clone().unwrap());
-    loop {
-        let mut head = String::new();
-        while !head.ends_with("\r\n\r\n") {
-            if !matches!(reader.read_line(&mut head), Ok(1..)) {
-                return;
-            }
-        }
-        let length = head.lines().find_map(|line| line.to_lowercase().strip_prefix("content-length: ")?.parse().ok());
-        std::io::copy(&mut reader.by_ref().take(length.unwrap_or(0)), &mut std::io::sink()).unwrap();
-        heads.lock().unwrap().push(head.clone());
-        lie(&mut stream, &head);
+    while let Some(message) = Message::whole(&mut reader) {
+        heads.lock().unwrap().push(message.head());
+        lie(&mut stream, &message.head());
     }
 }
 

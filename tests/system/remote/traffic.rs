@@ -9,17 +9,11 @@ use crate::chaos::{Chaos, Harm};
 use crate::harness::World;
 use crate::trees::{Rng, Tree, seed};
 
-/// A link to `receiver` that takes some time, and the requests that went over it.
+/// A link to `receiver`, and the requests that went over it.
 fn counted(receiver: &Receiver) -> (Chaos, Arc<Mutex<Vec<String>>>) {
     let lines = Arc::<Mutex<Vec<String>>>::default();
     let kept = Arc::clone(&lines);
-    let link = Chaos::watched(receiver.address(), move |line| {
-        kept.lock().unwrap().push(line.to_owned());
-        if line.starts_with("GET /v1/state ") {
-            // Packs are waited for as long as the first answer took, and otherwise go in requests of their own.
-            std::thread::park_timeout(Duration::from_secs(1));
-        }
-    });
+    let link = Chaos::watched(receiver.address(), move |line| kept.lock().unwrap().push(line.to_owned()));
     (link, lines)
 }
 
@@ -32,11 +26,36 @@ fn a_push_makes_no_more_requests_than_it_needs() {
     let tree = Tree::random(&mut Rng::new(1), 50);
     let update = ["GET /v1/state HTTP/1.1", "POST /v1/stage HTTP/1.1", "POST /v1/activate HTTP/1.1"];
     let settled = [&update[..], &["POST /v1/settle HTTP/1.1"]].concat();
-    for (round, wanted) in [(1, &settled[..]), (1, &update[..1]), (2, &settled), (2, &update[..1])] {
-        world.write("tree", &tree.clone().file("index.html", format!("round {round}")));
-        push(&world, &[&url], &[]).expect(&[0]);
+    // The third has several packs: they go with the stage, whatever they are.
+    for (round, size, wanted) in [
+        (1, 9, &settled[..]),
+        (1, 9, &update[..1]),
+        (2, 9, &settled),
+        (3, 20 << 20, &settled),
+        (3, 20 << 20, &update[..1]),
+    ] {
+        let tree = tree.clone().file("index.html", format!("round {round}")).file("large", Rng::new(round).bytes(size));
+        world.write("tree", &tree);
+        let outcome = push(&world, &[&url], &["--json"]).expect(&[0]);
         assert_eq!(*std::mem::take(&mut *lines.lock().unwrap()), *wanted, "round {round}");
+        let packs = report(&outcome)["mirrors"][0]["sent_packs"].as_u64().unwrap();
+        assert_eq!(packs > 1, wanted.len() > 1 && size > 9, "{outcome}");
     }
+    assert!(serves_tree(&world, "web"));
+}
+
+#[test]
+fn content_for_more_than_one_request_goes_in_as_few_as_it_fits_in() {
+    let world = World::new();
+    let receiver = Receiver::start(&world.path("web"));
+    let (link, lines) = counted(&receiver);
+    let url = format!("http://{}/", link.address());
+    world.write("tree", &Tree::small().file("large", Rng::new(seed()).bytes(70 << 20)));
+    push(&world, &[&url], &[]).expect(&[0]);
+    let lines = lines.lock().unwrap();
+    let count = |start: &str| lines.iter().filter(|line| line.starts_with(start)).count();
+    assert_eq!(count("POST /v1/stage "), 2, "with the first packs, and for the word that these were all: {lines:?}");
+    assert!((1..=3).contains(&count("PUT /v1/packs/")), "{lines:?}");
     assert!(serves_tree(&world, "web"));
 }
 

@@ -1,39 +1,21 @@
 //! Answers that are lost after the deed was done.
 
-use std::io::{Read as _, Write as _};
+use std::io::{BufReader, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::{Receiver, push, report, serves_tree};
+use crate::chaos::Message;
 use crate::harness::World;
 use crate::trees::Tree;
 
 const LOCKED: &str = r#"{"error":{"kind":"locked","message":"somebody else has the lock"}}"#;
 
-/// Reads one request or answer: head and body.
-fn message(stream: &mut TcpStream) -> Option<Vec<u8>> {
-    let (mut bytes, mut some) = (Vec::new(), [0; 4096]);
-    loop {
-        let head = bytes.windows(4).position(|window| window == b"\r\n\r\n").map(|at| at + 4);
-        if let Some(head) = head {
-            let text = String::from_utf8_lossy(&bytes[..head]).to_lowercase();
-            let length = text.lines().find_map(|line| line.strip_prefix("content-length: ")?.parse().ok()).unwrap_or(0);
-            if bytes.len() == head + length {
-                return Some(bytes);
-            }
-        }
-        match stream.read(&mut some) {
-            Ok(count @ 1..) => bytes.extend_from_slice(&some[..count]),
-            _ => return None,
-        }
-    }
-}
-
 /// The answer of the receiver at `to`.
 fn forward(request: &[u8], to: SocketAddr) -> Vec<u8> {
     let mut stream = TcpStream::connect(to).unwrap();
     stream.write_all(request).unwrap();
-    message(&mut stream).unwrap()
+    Message::whole(&mut BufReader::new(stream)).unwrap().bytes()
 }
 
 /// What becomes of a connection whose answer is swallowed.
@@ -51,7 +33,8 @@ fn swallow(listener: &TcpListener, to: SocketAddr, end: End) {
             let mut stream = stream.unwrap();
             let activations = &activations;
             scope.spawn(move || {
-                while let Some(request) = message(&mut stream) {
+                let mut reader = BufReader::new(stream.try_clone().unwrap());
+                while let Some(request) = Message::whole(&mut reader).map(|request| request.bytes()) {
                     let is_activation = request.starts_with(b"POST /v1/activate ");
                     let before = if is_activation { activations.fetch_add(1, Ordering::SeqCst) } else { 0 };
                     let answer = match before {

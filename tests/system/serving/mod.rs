@@ -2,6 +2,7 @@
 //! sockets and bytes, which shares nothing with the one that pushes.
 
 mod access;
+mod chunks;
 mod front;
 mod hardening;
 mod monitors;
@@ -236,21 +237,27 @@ pub(super) enum Whole {
 
 /// The body of a stage with these packs in it.
 pub(super) fn stage_body(delivery: &Delivery, packs: &[SealedPack], whole: Whole) -> Vec<u8> {
-    let inline: Vec<Value> =
-        packs.iter().map(|pack| json!({"id": pack.id.to_string(), "bytes": pack.bytes.len()})).collect();
     let head = json!({
         "release": String::from_utf8(delivery.release.to_bytes()).unwrap(),
         "key": delivery.key.to_string(),
         "base": delivery.base.map(|base| base.to_string()),
         "change_bytes": delivery.change.len(),
-        "packs": inline,
+        "has_packs": !packs.is_empty(),
         "is_whole": whole == Whole::Yes,
     });
     let head = head.to_string().into_bytes();
     let length = u32::try_from(head.len()).unwrap().to_be_bytes();
     let mut body = [&length[..], &head, &delivery.change].concat();
-    packs.iter().for_each(|pack| body.extend_from_slice(&pack.bytes));
+    if !packs.is_empty() {
+        packs.iter().for_each(|pack| body.extend(headed(pack, &pack.bytes)));
+        body.extend([&[u8::from(whole == Whole::Yes); 32][..], &[0; 4]].concat());
+    }
     body
+}
+
+/// These bytes behind the head of a pack.
+pub(super) fn headed(pack: &SealedPack, bytes: &[u8]) -> Vec<u8> {
+    [&pack.id.as_bytes()[..], &u32::try_from(bytes.len()).unwrap().to_be_bytes(), bytes].concat()
 }
 
 /// The body of an activation.

@@ -7,7 +7,7 @@ use headwater::pack::{Level, Piece, encode_block};
 use serde_json::{Value, json};
 
 use super::{
-    Connection, PATIENCE, Receiver, Whole, activation, assert_serves, head, pack_path, stage_body, wait_until,
+    Connection, PATIENCE, Receiver, Whole, activation, assert_serves, head, headed, pack_path, stage_body, wait_until,
 };
 use crate::origin::{Delivery, SealedPack, Tree, Version, first_tree, noise, second_tree};
 
@@ -126,17 +126,12 @@ fn a_damaged_pack_is_refused_and_the_stage_goes_on() {
     connection.ask("POST", "/v1/stage", &[], &stage_body(&delivery, &[], Whole::Yes)).ok();
 }
 
-/// A pack as one of several in a body.
-fn in_a_row(pack: &SealedPack, bytes: &[u8]) -> Vec<u8> {
-    [&pack.id.as_bytes()[..], &u32::try_from(bytes.len()).unwrap().to_be_bytes(), bytes].concat()
-}
-
 #[test]
 fn several_packs_in_one_body_count_each_by_itself() {
     let receiver = Receiver::open();
     let delivery = first_tree().file("big.bin", noise(60_000, 3), 1_700_000_001).release(1).onto(None);
     let path = format!("/v1/packs/{}", delivery.key);
-    let row: Vec<Vec<u8>> = delivery.packs.iter().map(|pack| in_a_row(pack, &pack.bytes)).collect();
+    let row: Vec<Vec<u8>> = delivery.packs.iter().map(|pack| headed(pack, &pack.bytes)).collect();
     let mut connection = receiver.connect();
     assert_eq!(connection.ask("PUT", &path, &[], &row.concat()).refusal(), (404, "unknown".to_owned()));
     connection.ask("POST", "/v1/stage", &[], &stage_body(&delivery, &[], Whole::No)).ok();
@@ -144,7 +139,7 @@ fn several_packs_in_one_body_count_each_by_itself() {
     let mut flipped = delivery.packs[1].bytes.to_vec();
     flipped[20] ^= 4;
     let long = [&delivery.packs[1].id.as_bytes()[..], &u32::MAX.to_be_bytes(), b"pack"].concat();
-    for wrong in [in_a_row(&delivery.packs[1], &flipped), long, row[1][..35].to_vec(), row[1][..60].to_vec()] {
+    for wrong in [headed(&delivery.packs[1], &flipped), long, row[1][..35].to_vec(), row[1][..60].to_vec()] {
         let refused = connection.ask("PUT", &path, &[], &[row[0].clone(), wrong].concat());
         assert_eq!(refused.refusal().1, "malformed");
     }

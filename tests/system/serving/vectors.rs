@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use headwater::serve::TlsFiles;
 
-use super::{Connection, Receiver, Whole, head, pack_path, stage_body};
+use super::{Connection, Receiver, Whole, head, headed, pack_path, stage_body};
 use crate::origin::{first_tree, noise};
 
 /// Short enough to wait for, long enough for a busy machine.
@@ -83,9 +83,9 @@ fn a_stage_whose_packs_are_of_another_length_than_announced_is_refused() {
     // In a row of packs, one that goes on behind the end of the body.
     receiver.ask("POST", "/v1/stage", &stage_body(&delivery, &[], Whole::No)).ok();
     let pack = &delivery.packs[0];
-    let length = u32::try_from(pack.bytes.len() + 1).unwrap().to_be_bytes();
-    let row = [&pack.id.as_bytes()[..], &length, &pack.bytes].concat();
-    let refused = receiver.ask("PUT", &format!("/v1/packs/{}", delivery.key), &row);
+    let longer = [&pack.bytes[..], b"x"].concat();
+    let row = headed(pack, &longer);
+    let refused = receiver.ask("PUT", &format!("/v1/packs/{}", delivery.key), &row[..row.len() - 1]);
     assert_eq!(refused.refusal(), (400, "malformed".to_owned()));
     assert_eq!(receiver.ask("POST", "/v1/stage", &body).ok(), serde_json::json!({"staged": {"resent": 0}}));
 }

@@ -1,0 +1,180 @@
+//! Packs in a row in one body: those that are there, and those that are made
+//! while the body is sent.
+
+use std::io::{self, Read};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use crate::mirror::http::upload::{BATCH_BYTES, Coming, Upload};
+use crate::mirror::{MirrorError, Pack, SupplyError};
+use crate::wire::PackHead;
+
+/// So long the next pack is waited for while a request is under way: less than a receiver waits.
+const NEXT_PACK: Duration = Duration::from_secs(5);
+
+/// A head and what it is of.
+type Headed = io::Chain<io::Cursor<[u8; PackHead::BYTES]>, Box<dyn Read + Send>>;
+
+/// Opens a pack behind its head.
+fn headed(pack: &dyn Pack) -> Result<Headed, SupplyError> {
+    let head = PackHead::Pack { id: pack.id(), bytes: u32::try_from(pack.size())? };
+    Ok(io::Cursor::new(head.to_bytes()).chain(pack.open()?))
+}
+
+/// Packs one after the other, each behind its head and read when its turn comes.
+pub(super) struct Row<'p> {
+    packs: &'p [Box<dyn Pack>],
+    open: Option<Headed>,
+}
+
+impl<'p> Row<'p> {
+    pub(super) fn new(packs: &'p [Box<dyn Pack>]) -> Self {
+        Self { packs, open: None }
+    }
+}
+
+impl Read for Row<'_> {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        loop {
+            if let Some(open) = &mut self.open {
+                let count = open.read(out)?;
+                if count > 0 || out.is_empty() {
+                    return Ok(count);
+                }
+            }
+            let Some((pack, behind)) = self.packs.split_first() else { return Ok(0) };
+            (self.packs, self.open) = (behind, Some(headed(&**pack).map_err(io::Error::other)?));
+        }
+    }
+}
+
+/// Packs that are made while they are sent, in a body that ends when they do, when they are many, or
+/// when the next one does not come.
+pub(super) struct Flow<'f, 'u> {
+    upload: &'f Upload<'u>,
+    flowed: Mutex<Flowed>,
+}
+
+/// How far a [`Flow`] came.
+#[derive(Default)]
+pub(super) struct Flowed {
+    /// What was sent, or begun to be.
+    pub(super) packs: Vec<Box<dyn Pack>>,
+    /// Whether these were all.
+    pub(super) is_all: bool,
+    /// Why there is no next one.
+    pub(super) failed: Option<MirrorError>,
+    bytes: u64,
+}
+
+impl<'f, 'u> Flow<'f, 'u> {
+    pub(super) fn new(upload: &'f Upload<'u>) -> Self {
+        Self { upload, flowed: Mutex::default() }
+    }
+
+    /// The body, behind `first`. It goes on where an earlier one of this flow ended.
+    pub(super) fn open(&'f self, first: Vec<u8>) -> impl Read + Send + 'f {
+        FlowBody { flow: self, part: Box::new(io::Cursor::new(first)), has_ended: false }
+    }
+
+    /// What came of it.
+    pub(super) fn end(self) -> Flowed {
+        self.flowed.into_inner().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn flowed(&self) -> MutexGuard<'_, Flowed> {
+        self.flowed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The next pack behind its head, when the one before it is out; nothing at the end.
+    fn next(&self, flowed: &mut Flowed) -> Result<Option<Headed>, MirrorError> {
+        if let Some(pack) = flowed.packs.last() {
+            self.upload.tell(pack.id(), pack.size());
+        }
+        if flowed.bytes > BATCH_BYTES {
+            return Ok(None);
+        }
+        let pack = match self.upload.coming(NEXT_PACK)? {
+            Coming::Pack(pack) => pack,
+            Coming::End => {
+                flowed.is_all = true;
+                return Ok(None);
+            }
+            Coming::Later => return Ok(None),
+        };
+        let open = headed(&*pack).map_err(MirrorError::Supply)?;
+        flowed.bytes += pack.size();
+        flowed.packs.push(pack);
+        Ok(Some(open))
+    }
+}
+
+struct FlowBody<'f, 'u> {
+    flow: &'f Flow<'f, 'u>,
+    part: Box<dyn Read + Send + 'f>,
+    has_ended: bool,
+}
+
+impl Read for FlowBody<'_, '_> {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        loop {
+            let count = self.part.read(out)?;
+            if count > 0 || out.is_empty() || self.has_ended {
+                return Ok(count);
+            }
+            let mut flowed = self.flow.flowed();
+            let next = self.flow.next(&mut flowed).unwrap_or_else(|error| {
+                // What was sent counts all the same.
+                flowed.failed = Some(error);
+                None
+            });
+            self.has_ended = next.is_none();
+            let is_whole = flowed.is_all;
+            self.part = match next {
+                Some(pack) => Box::new(pack),
+                None => Box::new(io::Cursor::new(PackHead::End { is_whole }.to_bytes())),
+            };
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::hash::PackId;
+
+    /// A pack of these bytes.
+    struct Bare(Vec<u8>);
+
+    impl Pack for Bare {
+        fn id(&self) -> PackId {
+            PackId::of(&self.0)
+        }
+
+        fn size(&self) -> u64 {
+            self.0.len() as u64
+        }
+
+        fn bytes(&self) -> Result<Arc<Vec<u8>>, SupplyError> {
+            Ok(Arc::new(self.0.clone()))
+        }
+
+        fn open(&self) -> Result<Box<dyn Read + Send>, SupplyError> {
+            Ok(Box::new(io::Cursor::new(self.0.clone())))
+        }
+    }
+
+    #[test]
+    fn packs_in_a_row_stand_behind_their_heads() {
+        let packs: Vec<Box<dyn Pack>> = vec![Box::new(Bare(b"abc".to_vec())), Box::new(Bare(vec![7; 300]))];
+        let mut row = Vec::new();
+        Row::new(&packs).read_to_end(&mut row).unwrap();
+        let (first, second) = (PackId::of(b"abc"), PackId::of(&[7; 300]));
+        let wanted: [&[u8]; 6] =
+            [first.as_bytes(), &[0, 0, 0, 3], b"abc", second.as_bytes(), &[0, 0, 1, 44], &[7; 300]];
+        assert_eq!(row, wanted.concat());
+        assert_eq!(row.len(), 2 * PackHead::BYTES + 303);
+    }
+}

@@ -1,0 +1,134 @@
+//! A stage whose packs are made while it is sent, so that nobody knows its
+//! length before: it comes in chunks, and says itself where it ends.
+
+use serde_json::json;
+
+use super::{Connection, Receiver, Whole, activation, assert_serves, headed, stage_body};
+use crate::origin::{Delivery, first_tree, noise};
+
+const HEAD: &str = "POST /v1/stage HTTP/1.1\r\nhost: mirror\r\nheadwater-protocol: 1\r\n";
+const LAST: &[u8] = b"0\r\n\r\n";
+
+/// The body in chunks of so many bytes, without the last one.
+fn chunks(body: &[u8], size: usize) -> Vec<u8> {
+    let chunk = |part: &[u8]| [format!("{:x}\r\n", part.len()).as_bytes(), part, b"\r\n"].concat();
+    body.chunks(size).flat_map(chunk).collect()
+}
+
+/// Sends a stage in chunks, as far as the last one.
+fn send(connection: &mut Connection, body: &[u8], size: usize) {
+    connection.send(HEAD.as_bytes());
+    connection.send(b"transfer-encoding: chunked\r\n\r\n");
+    connection.send(&chunks(body, size));
+}
+
+fn delivery() -> Delivery {
+    let delivery = first_tree().file("big.bin", noise(60_000, 3), 1_700_000_001).release(1).onto(None);
+    assert!(delivery.packs.len() > 1);
+    delivery
+}
+
+/// The parts of a stage up to its packs.
+fn without_packs(delivery: &Delivery) -> Vec<u8> {
+    let whole = stage_body(delivery, &delivery.packs, Whole::Yes);
+    let packs: usize = delivery.packs.iter().map(|pack| 36 + pack.bytes.len()).sum();
+    whole[..whole.len() - packs - 36].to_vec()
+}
+
+#[test]
+fn a_stage_in_chunks_is_taken_however_it_is_cut_and_the_connection_goes_on() {
+    for size in [1, 7, 1000, 1 << 20] {
+        let receiver = Receiver::open();
+        let delivery = delivery();
+        let mut connection = receiver.connect();
+        send(&mut connection, &stage_body(&delivery, &delivery.packs, Whole::Yes), size);
+        connection.send(LAST);
+        assert_eq!(connection.answer().unwrap().ok(), json!({"staged": {"resent": 0}}));
+        connection.ask("POST", "/v1/activate", &[], &activation(&delivery, None)).ok();
+        assert_serves(&receiver.mirror(), 1);
+        let bytes = stage_body(&delivery, &delivery.packs, Whole::Yes).len();
+        assert!(receiver.logged().contains(&format!(r#""body_bytes":{bytes}"#)), "{}", receiver.logged());
+    }
+}
+
+#[test]
+fn packs_that_are_not_all_are_held_and_the_rest_follows() {
+    let receiver = Receiver::open();
+    let delivery = delivery();
+    let mut connection = receiver.connect();
+    send(&mut connection, &stage_body(&delivery, &delivery.packs[..1], Whole::No), 500);
+    connection.send(LAST);
+    assert_eq!(connection.answer().unwrap().ok(), json!({"held": [delivery.packs[0].id.to_string()]}));
+    // What is held may come again.
+    send(&mut connection, &stage_body(&delivery, &delivery.packs, Whole::Yes), 500);
+    connection.send(LAST);
+    assert_eq!(connection.answer().unwrap().ok(), json!({"staged": {"resent": 0}}));
+}
+
+#[test]
+fn a_stage_that_breaks_off_keeps_the_packs_that_came_and_is_never_whole() {
+    let receiver = Receiver::open();
+    let delivery = delivery();
+    let body = stage_body(&delivery, &delivery.packs, Whole::Yes);
+    let first = without_packs(&delivery).len() + 36 + delivery.packs[0].bytes.len();
+    for end in [first + 50, body.len() - 36, body.len() - 1, body.len()] {
+        let mut connection = receiver.connect();
+        send(&mut connection, &body[..end], 700);
+        // All that was to come is there in the last round, but for the last chunk.
+        connection.stream.get_mut().shutdown(std::net::Shutdown::Write).unwrap();
+        if let Some(answer) = connection.answer() {
+            assert_eq!(answer.refusal().1, "malformed");
+        }
+        let held = receiver.ask("POST", "/v1/stage", &stage_body(&delivery, &[], Whole::No)).ok();
+        assert!(held["held"].as_array().unwrap().contains(&json!(delivery.packs[0].id.to_string())), "{held}");
+        assert_eq!(receiver.ask("GET", "/v1/state", b"").ok()["staged"], json!(null));
+    }
+}
+
+#[test]
+fn what_does_not_end_as_it_should_is_refused() {
+    let receiver = Receiver::open();
+    let delivery = delivery();
+    let (before, pack) = (without_packs(&delivery), &delivery.packs[0]);
+    let of_both = [&[1; 31][..], &[0; 5]].concat();
+    for (what, packs) in [
+        ("no end", headed(pack, &pack.bytes)),
+        ("an end that is neither", of_both),
+        ("an end of neither kind", [&[2; 32][..], &[0; 4]].concat()),
+        ("something behind the end", [&[0; 36][..], b"x"].concat()),
+        ("a pack behind the end", [vec![0; 36], headed(pack, &pack.bytes)].concat()),
+        ("a head that is cut", vec![0; 20]),
+        ("nothing at all", Vec::new()),
+    ] {
+        let mut connection = receiver.connect();
+        send(&mut connection, &[before.clone(), packs].concat(), 900);
+        connection.send(LAST);
+        assert_eq!(connection.answer().unwrap().refusal(), (400, "malformed".to_owned()), "{what}");
+    }
+    let mut connection = receiver.connect();
+    let long = [&pack.id.as_bytes()[..], &u32::MAX.to_be_bytes(), b"pack"].concat();
+    send(&mut connection, &[before, long].concat(), 900);
+    connection.send(LAST);
+    assert_eq!(connection.answer().unwrap().refusal().1, "malformed", "a pack longer than any");
+    let whole = stage_body(&delivery, &delivery.packs, Whole::Yes);
+    assert_eq!(receiver.ask("POST", "/v1/stage", &whole).ok(), json!({"staged": {"resent": 0}}));
+}
+
+#[test]
+fn more_packs_than_one_request_may_have_are_refused_before_they_are_read() {
+    let receiver = Receiver::open();
+    let delivery = delivery();
+    let mut connection = receiver.connect();
+    let pack = &delivery.packs[0];
+    // Held after the first time, so that they cost nothing but their bytes.
+    let many = headed(pack, &pack.bytes).repeat((64 << 20) / pack.bytes.len());
+    let body = [without_packs(&delivery), many].concat();
+    connection.send(HEAD.as_bytes());
+    connection.send(b"transfer-encoding: chunked\r\n\r\n");
+    // It may have been refused before all of it was sent.
+    std::io::Write::write_all(connection.stream.get_mut(), &chunks(&body, 1 << 20)).ok();
+    if let Some(answer) = connection.answer() {
+        assert_eq!(answer.refusal().1, "malformed");
+    }
+    assert_eq!(receiver.ask("GET", "/healthz", b"").status, 200);
+}
