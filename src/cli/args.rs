@@ -212,7 +212,7 @@ pub(crate) struct WorkArgs {
     /// Keep hashes and old content here between runs; it may be deleted at any time [default: headwater in the XDG cache]
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath, help_heading = RUN)]
     pub(crate) cache: Option<PathBuf>,
-    /// Compression on the way: auto (none to directories on this machine, more on ways that were slow), raw (none), or a zstd level from 1 to 19
+    /// Compression on the way: auto (none to directories on this machine, more to mirrors that are far away or were slow), raw (none), or a zstd level from 1 to 19
     #[arg(long, value_name = "auto|raw|1..19", default_value_t = Level::Auto, help_heading = RUN)]
     pub(crate) level: Level,
     #[command(flatten)]

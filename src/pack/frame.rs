@@ -32,9 +32,9 @@ fn window_log(content_bytes: usize, prefix_bytes: usize) -> u32 {
 const LARGE_PREFIX_BYTES: usize = 4 << 20;
 
 /// The level of a frame with a prefix. What long matches leave over is little, so
-/// that it pays to be quick with it: the pages above take 0.23 s, not 0.37 s, and 8 % more.
+/// that it pays to be quick with it up to level 7: the pages above take 0.23 s, not 0.37 s, and 8 % more.
 const fn effort_against(level: i32) -> i32 {
-    if level <= 3 { 1 } else { level }
+    if level <= 7 { 1 } else { level }
 }
 
 /// Compresses `content` against `prefix` into one frame.

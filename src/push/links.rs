@@ -1,23 +1,55 @@
 //! How quick the ways to the mirrors are, and how hard to compress for them.
 //!
 //! One level holds for a push, chosen before its first block from what earlier
-//! pushes measured, so that a push that broke off finds its packs again.
+//! pushes measured, so that a push that broke off finds its packs again. Of a
+//! way that is new it is known how long the first answer took: what is far
+//! away is seldom quick.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
 
 use crate::pack::Level;
 
 /// Less says little about a way: it is over before the connection is at its speed.
 const LEAST_BYTES: u64 = 4 << 20;
 
-/// Bytes a second that mirrors, by their locations, took.
+/// A mirror whose answers take so long is far away.
+const FAR_MILLIS: u64 = 20;
+
+/// What is known of a way.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct Way {
+    /// Bytes a second that went over it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    rate: Option<u64>,
+    /// How long a message and its answer took.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    millis: Option<u64>,
+}
+
+impl Way {
+    /// The level for it: what two cores compress should still fill it.
+    const fn level(self) -> i32 {
+        let is_far = matches!(self.millis, Some(FAR_MILLIS..));
+        match self.rate {
+            Some(..1_000_000) => 9,
+            Some(..4_000_000) => 7,
+            Some(..16_000_000) | None if is_far => 7,
+            _ => 3,
+        }
+    }
+}
+
+/// The ways to mirrors, by their locations.
 #[derive(Debug, Default)]
 pub(super) struct Links {
-    known: BTreeMap<String, u64>,
+    known: BTreeMap<String, Way>,
     measured: Mutex<BTreeMap<String, u64>>,
     crowd: Mutex<Crowd>,
+    has_news: bool,
 }
 
 /// How many mirrors are sent to at once. What they share is the origin: that each of many
@@ -79,11 +111,24 @@ impl Links {
     /// What is known now; nothing where this push learned nothing.
     pub(super) fn to_bytes(&self) -> Option<Vec<u8>> {
         let measured = self.measured.lock().unwrap_or_else(PoisonError::into_inner);
-        if measured.is_empty() {
+        if measured.is_empty() && !self.has_news {
             return None;
         }
-        let all: BTreeMap<_, _> = self.known.iter().chain(measured.iter()).collect();
+        let mut all = self.known.clone();
+        for (location, rate) in &*measured {
+            all.entry(location.clone()).or_default().rate = Some(*rate);
+        }
         Some(serde_json::to_vec(&all).expect("texts and numbers are JSON"))
+    }
+
+    /// Learns how long a message to a mirror and its answer took. What was learned first holds: what
+    /// was made ahead for that level is still of use, and so are the packs of a push that broke off.
+    pub(super) fn met(&mut self, location: &str, round_trip: Duration) {
+        let way = self.known.entry(location.to_owned()).or_default();
+        if way.millis.is_none() {
+            way.millis = Some(u64::try_from(round_trip.as_millis()).unwrap_or(u64::MAX));
+            self.has_news = true;
+        }
     }
 
     fn crowd(&self) -> MutexGuard<'_, Crowd> {
@@ -111,15 +156,10 @@ impl Links {
         }
     }
 
-    /// The level for mirrors far away at these locations: that of the slowest.
+    /// The level for mirrors at these locations: that of the slowest.
     pub(super) fn level<'l>(&self, locations: impl Iterator<Item = &'l str>) -> Level {
-        let slowest = locations.filter_map(|location| self.known.get(location)).min();
-        // What two cores compress, at a tenth of its size, should still fill the way.
-        Level::Zstd(match slowest {
-            Some(..1_000_000) => 9,
-            Some(..4_000_000) => 6,
-            _ => 3,
-        })
+        let way = |location| self.known.get(location).copied().unwrap_or_default();
+        Level::Zstd(locations.map(|location| way(location).level()).max().unwrap_or(Way::default().level()))
     }
 }
 
@@ -136,12 +176,32 @@ mod tests {
         links.note("https://b/", 1 << 20, Duration::from_secs(90));
         assert_eq!(links.level(both()), Level::Zstd(3), "one level holds for a push");
         let next = Links::parse(&links.to_bytes().unwrap());
-        assert_eq!(next.level(both()), Level::Zstd(6));
+        assert_eq!(next.level(both()), Level::Zstd(7));
         assert_eq!(next.to_bytes(), None);
         next.note("https://b/", 8 << 20, Duration::from_secs(60));
         let last = Links::parse(&next.to_bytes().unwrap());
         assert_eq!(last.level(both()), Level::Zstd(9));
-        assert_eq!(last.level(["https://a/"].into_iter()), Level::Zstd(6));
+        assert_eq!(last.level(["https://a/"].into_iter()), Level::Zstd(7));
+    }
+
+    #[test]
+    fn what_is_far_away_is_taken_for_slow_until_it_turns_out_to_be_quick() {
+        let mut links = Links::default();
+        let level = |links: &Links| links.level(["https://a/"].into_iter());
+        links.met("https://a/", Duration::from_millis(19));
+        assert_eq!(level(&links), Level::Zstd(3));
+        let mut links = Links::default();
+        links.met("https://a/", Duration::from_millis(20));
+        assert_eq!(level(&links), Level::Zstd(7));
+        links.met("https://a/", Duration::from_millis(1));
+        assert_eq!(level(&links), Level::Zstd(7), "what was learned first holds");
+        links.note("https://a/", 12 << 20, Duration::from_secs(1));
+        let mut links = Links::parse(&links.to_bytes().unwrap());
+        assert_eq!(level(&links), Level::Zstd(7));
+        links.met("https://a/", Duration::from_millis(20));
+        assert_eq!(links.to_bytes(), None, "that is no news");
+        links.note("https://a/", 30 << 20, Duration::from_secs(1));
+        assert_eq!(level(&Links::parse(&links.to_bytes().unwrap())), Level::Zstd(3));
     }
 
     #[test]

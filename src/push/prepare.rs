@@ -215,6 +215,11 @@ impl Preparation {
         let mirrors: Vec<_> = from.map(|member| Arc::clone(&member.mirror)).collect();
         let releases = self.members.iter().chain(&self.loaded.from).flat_map(Member::releases).cloned().collect();
         let supplies = Supplies::new(self.loaded.live, mirrors, releases).with_old_content(self.cache);
+        let mut links = self.scratch.known_links();
+        let round_trip = |member: &Member| member.state.as_ref().ok()?.round_trip;
+        for (member, round_trip) in self.members.iter().filter_map(|member| Some((member, round_trip(member)?))) {
+            links.met(member.mirror.location(), round_trip);
+        }
         Target {
             release: next.release,
             is_new,
@@ -224,7 +229,7 @@ impl Preparation {
             supplies,
             members: self.members,
             likely_base,
-            links: self.scratch.known_links(),
+            links,
             scratch: self.scratch,
             ahead: self.ahead,
             is_kept: AtomicBool::new(false),
