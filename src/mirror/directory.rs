@@ -200,7 +200,10 @@ impl Mirror for DirectoryMirror {
     }
 
     fn settle(&self, keep: usize) -> Result<Pruned, MirrorError> {
-        Ok(self.open()?.settle(keep, self.wait)?)
+        let store = self.open()?;
+        let pruned = store.settle(keep, self.wait)?;
+        store.prepare(self.wait)?;
+        Ok(pruned)
     }
 
     fn prune(&self, keep: usize) -> Result<Pruned, MirrorError> {

@@ -10,28 +10,21 @@ use hyper::body::{Bytes, Incoming};
 use hyper::header::{AUTHORIZATION, RANGE};
 use hyper::http::request::Parts;
 use hyper::{Method, Request, Response, StatusCode};
-use serde::de::DeserializeOwned;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use crate::hash::{ManifestId, ObjectId};
-use crate::release::ReleaseName;
 use crate::serve::crew::Crew;
 use crate::serve::desk::Section;
 use crate::serve::guarded::Phases;
 use crate::serve::hook::Hooks;
 use crate::serve::inbox::Inbox;
 use crate::serve::log::{Entry, text};
-use crate::serve::reaction::{Reaction, presence};
+use crate::serve::reaction::Reaction;
 use crate::serve::refused::{Refused, or_unknown};
 use crate::serve::reply::{self, Reply};
-use crate::serve::site::{SiteState, Switched};
+use crate::serve::site::SiteState;
 use crate::serve::{Access, Limits, Log, Record, Right, ServeError, Settings, TokenRecord, stage};
-use crate::store::Depth;
-use crate::tree_path::Site;
-use crate::wire::{
-    Abandon, Action, Activate, Answer, Done, Keep, MAX_CHANGE_BYTES, Refusal, Repair, Resource, VERSION,
-    VERSION_HEADER, Verify,
-};
+use crate::wire::{Action, Answer, Done, MAX_CHANGE_BYTES, Refusal, Resource, VERSION, VERSION_HEADER};
 
 /// Operations on stores at once; each may wait for a lock.
 const WORKERS: u32 = 32;
@@ -41,8 +34,18 @@ const MAX_DECODERS: usize = 3;
 /// The unit in which memory is reserved, in bytes.
 const UNIT: u64 = 1024;
 
+/// How long a receiver stays.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stay {
+    /// Until it is stopped.
+    Served,
+    /// As long as its only peer.
+    Peer,
+}
+
 /// Answers requests.
 pub(super) struct Handler {
+    pub(super) stay: Stay,
     pub(super) sites: Vec<Arc<SiteState>>,
     access: RwLock<Access>,
     pub(super) limits: Limits,
@@ -55,12 +58,13 @@ pub(super) struct Handler {
 }
 
 impl Handler {
-    pub(super) fn new(settings: &Settings, log: Arc<dyn Log>) -> Result<Self, ServeError> {
+    pub(super) fn new(settings: &Settings, stay: Stay, log: Arc<dyn Log>) -> Result<Self, ServeError> {
         let limits = settings.limits.clone();
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get);
         let sites = settings.sites.iter().map(|site| Ok(Arc::new(SiteState::new(site, limits.lock)?)));
         let memory = |bytes: u64| Arc::new(Semaphore::new(units(bytes) as usize));
         Ok(Self {
+            stay,
             sites: sites.collect::<Result<_, ServeError>>()?,
             access: RwLock::new(settings.access.clone()),
             log,
@@ -356,92 +360,6 @@ impl Handler {
         };
         self.blocking(reserve).await
     }
-
-    async fn act(
-        self: &Arc<Self>,
-        site: &Arc<SiteState>,
-        action: Action,
-        inbox: &mut Inbox,
-    ) -> Result<Reaction, Refused> {
-        let length = inbox.check(action.most_bytes())?;
-        let body = inbox.read(length).await?;
-        let this = Arc::clone(self);
-        let site = Arc::clone(site);
-        Ok(match action {
-            Action::Stage => return Err(not_here()),
-            Action::Holds => Reaction::later(async move {
-                let (asker, is_gone) = presence();
-                let held = this.blocking(move || site.holds(&body, &is_gone)).await;
-                drop(asker);
-                held
-            }),
-            Action::Activate => {
-                let request: Activate = parse(&body)?;
-                Reaction::later(async move { this.activate(site, request).await })
-            }
-            Action::Abandon => {
-                let Abandon { release } = parse(&body)?;
-                Reaction::later(async move { this.blocking(move || site.abandon(release).map(|()| Done {})).await })
-            }
-            Action::Settle => {
-                let Keep { keep } = parse(&body)?;
-                Reaction::later(async move { this.blocking(move || site.settle(keep)).await })
-            }
-            Action::Prune => {
-                let Keep { keep } = parse(&body)?;
-                Reaction::later(async move { this.blocking(move || site.prune(keep)).await })
-            }
-            Action::Verify => {
-                let Verify { quick } = parse(&body)?;
-                let depth = if quick { Depth::Quick } else { Depth::Full };
-                Reaction::later(async move {
-                    let (asker, is_gone) = presence();
-                    let verified = this.blocking(move || site.verify(depth, &is_gone)).await;
-                    drop(asker);
-                    verified
-                })
-            }
-            Action::Repair => {
-                let request: Repair = parse(&body)?;
-                Reaction::later(async move {
-                    let (asker, is_gone) = presence();
-                    let repaired = this.blocking(move || site.repair(request, &is_gone)).await;
-                    drop(asker);
-                    repaired
-                })
-            }
-        })
-    }
-
-    /// Begins what follows when a release has become current.
-    fn follow(&self, site: &Arc<SiteState>, switched: (Site, ReleaseName)) {
-        let Some(hook) = &site.settings.post_activate else { return };
-        let (state, same) = (Arc::clone(site), Arc::clone(site));
-        let release = switched.1;
-        let failed = move |why: &str| same.note_hook_failed(release, why);
-        self.hooks.start(hook, switched, &self.log, move || state.clear_switch(), failed);
-    }
-
-    /// Begins what an earlier receiver was killed before.
-    pub(super) fn catch_up(&self) {
-        for site in &self.sites {
-            if let Some(switched) = site.noted_switch() {
-                self.follow(site, switched);
-            }
-        }
-    }
-
-    async fn activate(self: Arc<Self>, site: Arc<SiteState>, request: Activate) -> Result<Done, Refused> {
-        let this = Arc::clone(&self);
-        let switch = move || {
-            // All in one: the peer may go at any moment, and whoever asks again finds it switched.
-            if let Switched::Now(name) = site.activate(request)? {
-                this.follow(&site, (name, request.release));
-            }
-            Ok(Done {})
-        };
-        self.blocking(switch).await
-    }
 }
 
 fn units(bytes: u64) -> u32 {
@@ -460,15 +378,11 @@ async fn run<T: Send + 'static>(
     tokio::task::spawn_blocking(work).await.map_err(|error| Refused::broken(&error))?
 }
 
-fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Refused> {
-    serde_json::from_slice(body).map_err(|error| Refused::malformed(error.to_string()))
-}
-
 fn nothing_below(base: &str) -> Refused {
     Refused::unknown(format!("there is nothing at this path: the site that is meant answers at {base}"))
 }
 
-fn not_here() -> Refused {
+pub(super) fn not_here() -> Refused {
     Refused::new(StatusCode::METHOD_NOT_ALLOWED, "unknown", "this cannot be done to this path")
 }
 

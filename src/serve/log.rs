@@ -40,7 +40,7 @@ pub enum Record {
         #[serde(skip_serializing_if = "Option::is_none")]
         tokens: Option<usize>,
     },
-    /// A site could not be looked at when the receiver began.
+    /// A site could not be looked at when the receiver began, or not be made ready for the next push.
     SiteFailed {
         /// Its directory.
         directory: String,
@@ -66,7 +66,7 @@ pub enum Record {
         /// The message of the refusal.
         #[serde(skip_serializing_if = "Option::is_none")]
         message: Option<String>,
-        /// The announced length of the body, in bytes.
+        /// The announced length of the body, else that of what came of it, in bytes.
         body_bytes: u64,
         /// How long it took.
         milliseconds: u64,

@@ -11,6 +11,7 @@
 //! `tokio`.
 
 mod access;
+mod act;
 mod crew;
 mod desk;
 mod framing;

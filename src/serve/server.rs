@@ -19,7 +19,7 @@ use tokio::runtime::Runtime;
 use tokio::sync::watch;
 
 use crate::serve::guarded::{Guarded, Phases};
-use crate::serve::handler::Handler;
+use crate::serve::handler::{Handler, Stay};
 use crate::serve::site;
 use crate::serve::tls::Tls;
 use crate::serve::{Front, Limits, Log, Record, ServeError, Settings, TokenRecord};
@@ -115,7 +115,7 @@ impl Server {
             Front::None => limits.connections_per_address,
             Front::Proxy => limits.connections,
         };
-        let handler = Arc::new(Handler::new(settings, log)?);
+        let handler = Arc::new(Handler::new(settings, Stay::Served, log)?);
         site::check(&handler.sites, &*handler.log)?;
         Ok(Self { listener, address, handler, tls, per_address, stop: watch::Sender::new(false) })
     }

@@ -252,6 +252,11 @@ impl SiteState {
         Ok(self.store()?.settle(self.settings.keep.unwrap_or(keep), self.lock)?)
     }
 
+    /// Makes ready for the next push.
+    pub(super) fn prepare(&self) -> Result<(), Refused> {
+        Ok(self.store()?.prepare(self.lock)?)
+    }
+
     pub(super) fn prune(&self, keep: usize) -> Result<Pruned, Refused> {
         Ok(self.store()?.prune(self.settings.keep.unwrap_or(keep), self.lock)?)
     }

@@ -8,7 +8,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::serve::guarded::Phases;
-use crate::serve::handler::Handler;
+use crate::serve::handler::{Handler, Stay};
 use crate::serve::server::{patient, runtime, serve, sweep};
 use crate::serve::site;
 use crate::serve::{Log, ServeError, Settings};
@@ -28,7 +28,7 @@ const LAST_WORK: Duration = Duration::from_secs(5);
 pub fn receive(settings: &Settings, log: Arc<dyn Log>) -> Result<(), ServeError> {
     let mut settings = settings.clone();
     settings.limits = patient(&settings.limits, SILENCE);
-    let handler = Arc::new(Handler::new(&settings, log)?);
+    let handler = Arc::new(Handler::new(&settings, Stay::Peer, log)?);
     let (headwater, sites) = (env!("CARGO_PKG_VERSION").to_owned(), site::banners(&handler.sites)?);
     let banner = Banner { headwater, protocols: vec![VERSION], sites };
     let banner = serde_json::to_string(&banner).map_err(|error| ServeError::Runtime(error.into()))?;

@@ -103,16 +103,28 @@ impl Store {
         Ok(())
     }
 
-    /// What happens by itself after an activation, once that was answered:
-    /// the second slot is filled and what no kept release needs is dropped.
+    /// What happens by itself after an activation, once that was answered: what no kept release
+    /// needs is dropped. [`Store::prepare`] does the rest.
     ///
     /// # Errors
     /// Those of the disk; nothing that is needed is touched.
     pub fn settle(&self, keep: usize, wait: Duration) -> Result<Pruned, StoreError> {
         let _guard = self.lock(wait)?;
-        self.fill_spare_slot()?;
         let pruned = self.drop_old_releases(keep)?;
         self.note_pruned(&pruned);
         Ok(pruned)
+    }
+
+    /// Fills the second slot, if there is none, so that the next push costs what changes. Until that
+    /// is done it would cost as much as the first.
+    ///
+    /// # Errors
+    /// Those of the disk; what is served is not touched.
+    pub fn prepare(&self, wait: Duration) -> Result<(), StoreError> {
+        if self.has_second_slot()? {
+            return Ok(());
+        }
+        let _guard = self.lock(wait)?;
+        self.fill_spare_slot()
     }
 }

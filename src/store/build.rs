@@ -134,17 +134,23 @@ impl Store {
         Ok(slots.sync()?)
     }
 
+    /// Whether there is a slot beside the current one, or none at all.
+    pub(super) fn has_second_slot(&self) -> Result<bool, StoreError> {
+        let Some(current) = self.current()? else { return Ok(true) };
+        Ok(self.slot_names()?.iter().any(|slot| slot.is_spare || slot.release != current))
+    }
+
     /// Makes the second slot, after the first push has answered: from then on
     /// a push costs what changed. Does nothing if there is an idle slot.
     ///
     /// # Errors
     /// Those of the disk; what is served is not touched.
     pub(super) fn fill_spare_slot(&self) -> Result<(), StoreError> {
-        let Some(current) = self.current()? else { return Ok(()) };
-        let spare = SlotName { release: current, is_spare: true };
-        if self.slot_names()?.iter().any(|slot| slot.is_spare || slot.release != current) {
+        if self.has_second_slot()? {
             return Ok(());
         }
+        let Some(current) = self.current()? else { return Ok(()) };
+        let spare = SlotName { release: current, is_spare: true };
         let release = self.release(current)?;
         let slots = &self.layout.slots;
         slots.remove_all(DIRTY)?;

@@ -123,7 +123,7 @@ impl Stage<'_> {
         }
         match asked {
             Ok(Staging::Staged { .. }) => Ok(Begun::Staged),
-            _ if let Some(error) = failed => Err(error),
+            Ok(_) if let Some(error) = failed => Err(error),
             Ok(Staging::Lacking(objects)) if is_all => {
                 let step = self.send_objects(&objects)?;
                 let is_staged = matches!(step, Step::Staged) && matches!(self.complete()?, Step::Staged);

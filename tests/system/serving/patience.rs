@@ -54,3 +54,26 @@ fn what_took_long_and_was_done_is_logged() {
     let logged = || receiver.logged().contains(r#""path":"/v1/prune","status":200"#);
     wait_until("its end is logged", logged);
 }
+
+#[test]
+fn nobody_waits_until_the_second_slot_is_filled() {
+    let receiver = Receiver::new(|settings| settings.limits.lock = Duration::from_millis(10));
+    publish(&mut receiver.connect(), &first_tree().release(1).onto(None), None);
+    let slots = || fs::read_dir(receiver.mirror().join(".headwater/slots")).unwrap().count();
+    receiver.ask("POST", "/v1/settle", br#"{"keep":1}"#).ok();
+    wait_until("there is a second slot", || slots() == 2);
+    // Where it cannot be filled that is told, and made good the next time.
+    let other = Receiver::new(|settings| settings.limits.lock = Duration::from_millis(10));
+    publish(&mut other.connect(), &first_tree().release(1).onto(None), None);
+    let current = fs::canonicalize(other.mirror().join("current")).unwrap();
+    let record = format!("releases/{}.json", current.file_name().unwrap().to_str().unwrap());
+    let (record, aside) = (other.mirror().join(".headwater").join(record), other.mirror().with_extension("aside"));
+    fs::rename(&record, &aside).unwrap();
+    other.ask("POST", "/v1/settle", br#"{"keep":1}"#).ok();
+    wait_until("it is logged", || other.logged().contains("its second slot is not filled"));
+    fs::rename(&aside, &record).unwrap();
+    other.ask("POST", "/v1/settle", br#"{"keep":1}"#).ok();
+    wait_until("there is a second slot", || {
+        fs::read_dir(other.mirror().join(".headwater/slots")).unwrap().count() == 2
+    });
+}

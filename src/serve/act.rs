@@ -1,0 +1,127 @@
+//! What a receiver does that is told in one message.
+
+use std::sync::Arc;
+
+use serde::de::DeserializeOwned;
+
+use crate::release::ReleaseName;
+use crate::serve::handler::{Handler, Stay, not_here};
+use crate::serve::inbox::Inbox;
+use crate::serve::log::{Record, text};
+use crate::serve::reaction::{Reaction, presence};
+use crate::serve::refused::Refused;
+use crate::serve::site::{SiteState, Switched};
+use crate::store::{Depth, Pruned};
+use crate::tree_path::Site;
+use crate::wire::{Abandon, Action, Activate, Done, Keep, Repair, Verify};
+
+impl Handler {
+    /// Does what is told in one message.
+    pub(super) async fn act(
+        self: &Arc<Self>,
+        site: &Arc<SiteState>,
+        action: Action,
+        inbox: &mut Inbox,
+    ) -> Result<Reaction, Refused> {
+        let length = inbox.check(action.most_bytes())?;
+        let body = inbox.read(length).await?;
+        let this = Arc::clone(self);
+        let site = Arc::clone(site);
+        Ok(match action {
+            Action::Stage => return Err(not_here()),
+            Action::Holds => Reaction::later(async move {
+                let (asker, is_gone) = presence();
+                let held = this.blocking(move || site.holds(&body, &is_gone)).await;
+                drop(asker);
+                held
+            }),
+            Action::Activate => {
+                let request: Activate = parse(&body)?;
+                Reaction::later(async move { this.activate(site, request).await })
+            }
+            Action::Abandon => {
+                let Abandon { release } = parse(&body)?;
+                Reaction::later(async move { this.blocking(move || site.abandon(release).map(|()| Done {})).await })
+            }
+            Action::Settle => {
+                let Keep { keep } = parse(&body)?;
+                Reaction::later(async move { this.settle(site, keep).await })
+            }
+            Action::Prune => {
+                let Keep { keep } = parse(&body)?;
+                Reaction::later(async move { this.blocking(move || site.prune(keep)).await })
+            }
+            Action::Verify => {
+                let Verify { quick } = parse(&body)?;
+                let depth = if quick { Depth::Quick } else { Depth::Full };
+                Reaction::later(async move {
+                    let (asker, is_gone) = presence();
+                    let verified = this.blocking(move || site.verify(depth, &is_gone)).await;
+                    drop(asker);
+                    verified
+                })
+            }
+            Action::Repair => {
+                let request: Repair = parse(&body)?;
+                Reaction::later(async move {
+                    let (asker, is_gone) = presence();
+                    let repaired = this.blocking(move || site.repair(request, &is_gone)).await;
+                    drop(asker);
+                    repaired
+                })
+            }
+        })
+    }
+
+    /// Tidies up, and makes ready for the next push: nobody waits for that, unless the receiver ends with its peer.
+    async fn settle(self: Arc<Self>, site: Arc<SiteState>, keep: usize) -> Result<Pruned, Refused> {
+        let (tidied, this) = (Arc::clone(&site), Arc::clone(&self));
+        let pruned = self.blocking(move || tidied.settle(keep)).await?;
+        let preparing = tokio::spawn(async move {
+            let prepared = Arc::clone(&site);
+            if let Err(refused) = this.blocking(move || prepared.prepare()).await {
+                let directory = site.settings.directory.display().to_string();
+                let message = format!("its second slot is not filled: {}", refused.refusal.message);
+                this.log.record(&Record::SiteFailed { directory, message: text(&message) });
+            }
+        });
+        if self.stay == Stay::Peer {
+            preparing.await.map_err(|error| Refused::broken(&error))?;
+        }
+        Ok(pruned)
+    }
+
+    async fn activate(self: Arc<Self>, site: Arc<SiteState>, request: Activate) -> Result<Done, Refused> {
+        let this = Arc::clone(&self);
+        let switch = move || {
+            // All in one: the peer may go at any moment, and whoever asks again finds it switched.
+            if let Switched::Now(name) = site.activate(request)? {
+                this.follow(&site, (name, request.release));
+            }
+            Ok(Done {})
+        };
+        self.blocking(switch).await
+    }
+
+    /// Begins what follows when a release has become current.
+    fn follow(&self, site: &Arc<SiteState>, switched: (Site, ReleaseName)) {
+        let Some(hook) = &site.settings.post_activate else { return };
+        let (state, same) = (Arc::clone(site), Arc::clone(site));
+        let release = switched.1;
+        let failed = move |why: &str| same.note_hook_failed(release, why);
+        self.hooks.start(hook, switched, &self.log, move || state.clear_switch(), failed);
+    }
+
+    /// Begins what an earlier receiver was killed before.
+    pub(super) fn catch_up(&self) {
+        for site in &self.sites {
+            if let Some(switched) = site.noted_switch() {
+                self.follow(site, switched);
+            }
+        }
+    }
+}
+
+fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Refused> {
+    serde_json::from_slice(body).map_err(|error| Refused::malformed(error.to_string()))
+}
