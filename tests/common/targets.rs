@@ -267,10 +267,37 @@ fn check_heads(bytes: &[u8], spoiled: Option<usize>) {
         };
         let body = usize::try_from(body).unwrap_or(usize::MAX);
         let after = &rest[end + 4..];
-        if !codings.is_empty() || body > after.len() {
-            return;
+        let behind = match codings[..] {
+            [] => after.get(body..),
+            [coding] if coding.trim_matches([' ', '\t', '\u{c}']) == "chunked" => behind_chunks(after),
+            _ => None,
+        };
+        let Some(behind) = behind else { return };
+        rest = behind;
+    }
+}
+
+/// What stands behind the last chunk, if that is here.
+fn behind_chunks(mut rest: &[u8]) -> Option<&[u8]> {
+    loop {
+        let end = rest.iter().position(|byte| *byte == b'\n')?;
+        let line = std::str::from_utf8(&rest[..end]).expect("a line before a chunk is text");
+        // It was there before, as in a head.
+        if line.contains('\0') {
+            return None;
         }
-        rest = &after[body..];
+        let digits = line.strip_suffix('\r').expect("a lone line feed passed");
+        assert!((1..=8).contains(&digits.len()) && digits.bytes().all(|digit| digit.is_ascii_hexdigit()), "{line:?}");
+        let size = usize::from_str_radix(digits, 16).unwrap();
+        let (chunk_end, after) = rest[end + 1..].split_at_checked(size)?.1.split_at_checked(2)?;
+        if chunk_end.contains(&0) {
+            return None;
+        }
+        assert_eq!(chunk_end, b"\r\n", "a chunk that does not end where it says passed");
+        rest = after;
+        if size == 0 {
+            return Some(rest);
+        }
     }
 }
 
@@ -307,6 +334,8 @@ pub(crate) fn config(data: &[u8]) {
 
 /// What origin and receiver say to each other: it reads as it is written.
 pub(crate) fn message(data: &[u8]) {
+    let head = data.first_chunk().and_then(|head| Some((head, wire::PackHead::parse(head)?)));
+    assert!(head.is_none_or(|(bytes, head)| head.to_bytes() == *bytes), "two spellings of one head");
     reads_alike::<wire::StageHead>(data);
     reads_alike::<wire::Answer<wire::Staging>>(data);
     reads_alike::<wire::Answer<wire::State>>(data);

@@ -224,7 +224,7 @@ const TOKENS: [&str; 5] = [
     "two words",
 ];
 
-const REQUESTS: [&str; 17] = [
+const REQUESTS: [&str; 20] = [
     "v1/state",
     "status.json",
     "v1/manifests/af1349b9f5f9a1a6a0404dea36dcc9499bcb25c9adc112b7cc9a93cae41f3262",
@@ -240,6 +240,9 @@ const REQUESTS: [&str; 17] = [
     "PUT /x HTTP/1.1\r\nContent-Length: 3\r\n\r\n\n\n\nGET / HTTP/1.1\r\n\r\n",
     "PUT /x HTTP/1.1\r\ncontent-length:\t0 \r\n\r\nGET / HTTP/1.1\r\nHost: b\r\n\r\n",
     "POST /x HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n0\n\n",
+    "POST /x HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n0a\r\n0123456789\r\n0\r\n\r\nGET / HTTP/1.1\r\n\r\n",
+    "POST /x HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n3;x=y\r\nabc\r\n0\r\na: b\r\n\r\n",
+    "POST /x HTTP/1.1\r\ntransfer-encoding: other\r\n\r\n0\r\n\r\n",
     "GET / HTTP/1.1\nhost: a\r\n\r\n",
     "PUT / HTTP/1.1\r\ncontent-length: 3\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
     "PUT / HTTP/1.1\r\ncontent-length: 18446744073709551615\r\n\r\nabc",
