@@ -2,6 +2,7 @@
 
 use headwater::mirror::{Failure as Kind, MirrorError};
 use headwater::push::{GuardFault, LineError, PushError, error_chain};
+use headwater::release::ReleaseName;
 use headwater::scan::ScanError;
 
 use super::failure::{Exit, Failure};
@@ -28,9 +29,7 @@ pub(crate) fn of_push(error: PushError) -> Failure {
         PushError::Rollback(_) | PushError::NoRelease(_) => {
             (Exit::Usage, Some("`headwater releases MIRROR` lists what is kept".into()))
         }
-        PushError::NotStaged { .. } => {
-            (Exit::Usage, Some("`headwater push --stage-only` stages one, a later push replaces it".into()))
-        }
+        PushError::NotStaged { staged, .. } => (Exit::Usage, Some(of_staged(staged))),
         PushError::NoProbe { .. } => (
             Exit::Refused,
             Some("nothing was sent; the tree lacks it, or `probe` of that [[wave]] names it wrongly".into()),
@@ -87,6 +86,15 @@ const fn guard_hint(fault: &GuardFault) -> &'static str {
         }
         GuardFault::Rejected { .. } => "if it is wanted again: --again",
     }
+}
+
+/// What to do where a release is not staged, and these are.
+fn of_staged(staged: &[ReleaseName]) -> String {
+    if staged.is_empty() {
+        return "`headwater push --stage-only` stages one, a later push replaces it".to_owned();
+    }
+    let names: Vec<String> = staged.iter().map(ReleaseName::to_string).collect();
+    format!("staged there: {}", names.join(", "))
 }
 
 /// What to do about the failure of one mirror.

@@ -344,7 +344,12 @@ fn ending(report: &Report) -> String {
     let mut text = String::new();
     let is_ready = report.mirrors.iter().any(|mirror| mirror.outcome == Outcome::Staged);
     if let (true, Goal::Stage, Some(name)) = (is_ready, report.goal, name(report)) {
-        text.push_str(&format!("staged: `headwater activate {name}` serves it, `headwater abandon {name}` drops it\n"));
+        // Those of the configuration need not be named again.
+        let named = report.mirrors.iter().filter(|mirror| mirror.mirror == mirror.location);
+        let places: String = named.map(|mirror| format!(" {}", escape(&mirror.mirror))).collect();
+        text.push_str(&format!(
+            "staged: `headwater activate {name}{places}` serves it, `headwater abandon {name}{places}` drops it\n"
+        ));
     }
     if let Some(spread) = report.spread_ms.filter(|_| report.mirrors.len() > 1) {
         text.push_str(&format!("first to last mirror: {spread} ms\n"));

@@ -37,6 +37,8 @@ struct Kept<'a> {
     current: Option<u64>,
     releases: &'a [Release],
     #[serde(skip_serializing_if = "Option::is_none")]
+    staged: Option<&'a Release>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<String>,
 }
 
@@ -60,6 +62,7 @@ fn kept(member: &Member) -> Kept<'_> {
         location: member.mirror.location(),
         current: state.ok().and_then(|state| state.current).map(|current| current.sequence()),
         releases: state.map_or(&[], |state| &state.releases),
+        staged: state.ok().and_then(|state| state.staged.as_ref()),
         error: state.err().map(|error| error_chain(error)),
     }
 }
@@ -81,16 +84,20 @@ fn describe_kept(kept: &Kept<'_>) -> String {
     ]);
     let mut before: Option<&Release> = None;
     let mut rows = Vec::new();
-    for release in kept.releases {
-        rows.push(release_row(release, before, kept.current));
+    for release in kept.releases.iter().chain(kept.staged) {
+        let mark = match () {
+            () if kept.current == Some(release.sequence) => "* ",
+            () if kept.staged.is_some_and(|staged| staged.id() == release.id()) => "staged ",
+            () => "",
+        };
+        rows.push(release_row(release, before, mark));
         before = Some(release);
     }
     rows.into_iter().rev().for_each(|row| table.row(row));
     format!("{heading}\n{}", table.render())
 }
 
-fn release_row(release: &Release, before: Option<&Release>, current: Option<u64>) -> [String; 8] {
-    let mark = if current == Some(release.sequence) { "* " } else { "" };
+fn release_row(release: &Release, before: Option<&Release>, mark: &str) -> [String; 8] {
     let change = before.map_or_else(String::new, |before| {
         let live = |release: &Release| release.entries.saturating_sub(release.retired);
         let (now, then) = (live(release), live(before));

@@ -1,10 +1,12 @@
 //! What was staged to be served later: found by its name, or let go.
 
+use std::collections::BTreeSet;
+
 use crate::monitor::Monitor;
 use crate::push::PushError;
 use crate::push::fleet::{Fleet, Member};
 use crate::push::outcome::error_chain;
-use crate::release::Release;
+use crate::release::{Release, ReleaseName};
 
 /// Finds the release that `text` names, staged or current on a mirror: by its name, its sequence or its id.
 pub(super) fn named<'m>(members: &'m [Member], text: &str) -> Result<&'m Release, PushError> {
@@ -13,15 +15,17 @@ pub(super) fn named<'m>(members: &'m [Member], text: &str) -> Result<&'m Release
         text == name.to_string() || text == release.id().to_string() || text.parse() == Ok(name.sequence())
     };
     let state = |member: &'m Member| member.state.as_ref().ok();
-    let staged = members.iter().filter_map(state).filter_map(|state| state.staged.as_ref());
+    let staged = || members.iter().filter_map(state).filter_map(|state| state.staged.as_ref());
+    let not_staged = |what: String| {
+        let names: BTreeSet<ReleaseName> = staged().map(Release::name).collect();
+        PushError::NotStaged { what, staged: names.into_iter().collect() }
+    };
     let current = members.iter().filter_map(state).filter_map(|state| state.current_release());
-    let mut found = staged.chain(current).filter(is_named);
-    let first = found.next().ok_or_else(|| PushError::NotStaged { release: text.to_owned() })?;
+    let mut found = staged().chain(current).filter(is_named);
+    let first = found.next().ok_or_else(|| not_staged(format!("no mirror has a release {text} staged")))?;
     match found.all(|other| other.id() == first.id()) {
         true => Ok(first),
-        false => {
-            Err(PushError::NotStaged { release: format!("{text} is not one release: name it as in {}", first.name()) })
-        }
+        false => Err(not_staged(format!("{text} is more than one release: say which, as in {}", first.name()))),
     }
 }
 

@@ -115,11 +115,13 @@ pub enum PushError {
         /// The mirror or the cache.
         other: String,
     },
-    /// A release that no mirror has staged.
-    #[error("no mirror has a release {release} staged")]
+    /// A release that no mirror has staged, or more than one.
+    #[error("{what}")]
     NotStaged {
-        /// How it was named.
-        release: String,
+        /// Which of the two.
+        what: String,
+        /// Those that are staged.
+        staged: Vec<ReleaseName>,
     },
     /// No release to roll back to.
     #[error("{0}")]

@@ -97,12 +97,16 @@ fn a_release_is_staged_now_and_served_later() {
     fleet(&world, "http://127.0.0.1:1", "");
     world.ok("push");
     world.write("tree/index.html", "two");
-    world.ok("push --stage-only").says("headwater activate 2-");
+    world.ok("push --stage-only").says("headwater activate 2-").says("` serves it");
     assert_eq!(on(&world), [1, 1, 1]);
     assert_eq!(world.read("a/staged/index.html"), "two");
-    world.ok("status");
+    world.ok("status").says("2 is staged");
+    world.ok("releases a").says("staged 2").says("* 1");
+    assert_eq!(world.json("releases a", 0)["mirrors"][0]["staged"]["sequence"], 2);
+    world.run("activate 3").code(2).warns("no mirror has a release 3 staged").warns("staged there: 2-");
     world.ok("verify");
     world.ok("activate 2");
+    assert_eq!(world.json("releases a", 0)["mirrors"][0].get("staged"), None);
     assert_eq!(on(&world), [2, 2, 2]);
     assert!(["a", "b", "c"].iter().all(|mirror| !world.exists(&format!("{mirror}/staged"))));
     world.ok("activate 2").says("nothing new");

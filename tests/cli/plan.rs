@@ -165,7 +165,7 @@ fn a_plan_follows_what_the_push_is_told() {
     let lead = world.json("plan --skip canary", 0)["schedule"]["lead"].as_str().unwrap().to_owned();
     let events = world.events("push --skip canary --on-failure leave", 0);
     assert_eq!(of_kind(&events, "activated")[0]["mirror"], lead);
-    world.ok("push --from b ./a --stage-only");
+    world.ok("push --from b ./a --stage-only").says(" ./a` serves it").says(" ./a` drops it");
     world.ok("plan --from b ./a").says("is ready there");
     // A mirror alone has no order.
     let alone = world.ok("plan --only b");

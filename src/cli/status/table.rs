@@ -38,7 +38,7 @@ pub(super) fn describe(standings: &[Standing], now: u64) -> String {
             optional(standing.bytes.map(bytes)),
             optional(standing.free_bytes.map(bytes)),
             optional(standing.round_trip_ms.map(|ms| format!("{} ms", count(ms)))),
-            standing.error.clone().or_else(|| standing.public.as_ref().map(visitors)).unwrap_or_default(),
+            remark(standing),
         ]);
     }
     format!("{}\n{}", summary(standings), table.render())
@@ -61,6 +61,13 @@ fn verification(verified: LastVerify, now: u64) -> String {
         0 => format!("{}{depth}", age(verified.time, now)),
         faults => format!("{}{depth}: {}", age(verified.time, now), counted(faults, "fault", "faults")),
     }
+}
+
+/// What else there is to say.
+fn remark(standing: &Standing) -> String {
+    let staged = standing.staged.map(|staged| format!("{staged} is staged"));
+    let rest = standing.error.clone().or_else(|| standing.public.as_ref().map(visitors));
+    staged.into_iter().chain(rest).collect::<Vec<_>>().join("; ")
 }
 
 /// What visitors get, in a few words.
