@@ -68,7 +68,7 @@ pub enum Event {
         /// Its size, in bytes.
         bytes: u64,
     },
-    /// A mirror took a pack.
+    /// A pack was sent to a mirror: told once, and before the mirror says what it thinks of it.
     PackSent {
         /// The mirror.
         mirror: String,

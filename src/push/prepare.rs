@@ -220,6 +220,10 @@ impl Preparation {
         for (member, round_trip) in self.members.iter().filter_map(|member| Some((member, round_trip(member)?))) {
             links.met(member.mirror.location(), round_trip);
         }
+        // Before anything is made for it: a push that breaks off finds its packs again at the same level.
+        if let Some(bytes) = links.to_bytes() {
+            self.scratch.keep_links(&bytes).ok();
+        }
         Target {
             release: next.release,
             is_new,

@@ -153,7 +153,10 @@ fn stage(
     let mirror = &target.members[index].mirror;
     let passage = target.links.begin();
     let staged = mirror.stage(&batch.request(target), &seat, gate);
-    passage.note(mirror.location(), gate.traffic(mirror.name()).sent_bytes);
+    // What was tried again and again, or broke off, says nothing of the way.
+    if staged.is_ok() {
+        passage.note(mirror.location(), gate.traffic(mirror.name()).sent_bytes);
+    }
     drop((passage, seat));
     let (mut staged, mut base, mut shunned) = (staged, batch.base().cloned(), HashSet::new());
     while let Err(error) = &staged

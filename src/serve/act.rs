@@ -79,7 +79,10 @@ impl Handler {
         let pruned = self.blocking(move || tidied.settle(keep)).await?;
         let preparing = tokio::spawn(async move {
             let prepared = Arc::clone(&site);
-            if let Err(refused) = this.blocking(move || prepared.prepare()).await {
+            // Where somebody else is at work, that fills it, or the next settling does.
+            if let Err(refused) = this.blocking(move || prepared.prepare()).await
+                && !matches!(&*refused.refusal.kind, "locked" | "busy")
+            {
                 let directory = site.settings.directory.display().to_string();
                 let message = format!("its second slot is not filled: {}", refused.refusal.message);
                 this.log.record(&Record::SiteFailed { directory, message: text(&message) });

@@ -5,7 +5,8 @@
 //! what chunks may say beside their size. A proxy in front may decide
 //! otherwise, and then the two disagree on where a request ends. So the bytes
 //! pass here first; the byte that breaks a rule becomes NUL, which stands
-//! nowhere in a head: hyper then answers 400 and ends the connection.
+//! nowhere in a head and before no chunk: hyper then answers 400, or the body
+//! is broken there, and the connection ends.
 
 /// Digits of the size of a chunk, at most: no chunk of ours has more bytes than these can say.
 const MAX_SIZE_DIGITS: usize = 8;
@@ -29,7 +30,7 @@ enum Place {
     Chunk(u64),
     /// In the line end behind a chunk, or behind all of them.
     ChunkEnd { is_last: bool },
-    /// Behind something that cannot be told: the connection ends with this request.
+    /// Behind a byte that was spoiled: the connection ends with this request.
     Blind,
 }
 
@@ -43,15 +44,7 @@ pub(super) struct Framing {
     is_first_line: bool,
     ends_in_return: bool,
     length: Option<u64>,
-    coding: Option<Coding>,
-}
-
-/// A transfer encoding.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Coding {
-    Chunked,
-    /// One that nobody takes here.
-    Other,
+    is_chunked: bool,
 }
 
 /// A rule was broken.
@@ -153,11 +146,10 @@ impl Framing {
             if self.is_first_line {
                 return Err(Broken);
             }
-            self.place = match (self.coding, self.length) {
-                (Some(Coding::Chunked), _) => Place::ChunkSize,
-                (Some(Coding::Other), _) => Place::Blind,
-                (None, Some(length @ 1..)) => Place::Body(length),
-                (None, _) => Place::Between,
+            self.place = match (self.is_chunked, self.length) {
+                (true, _) => Place::ChunkSize,
+                (false, Some(length @ 1..)) => Place::Body(length),
+                (false, _) => Place::Between,
             };
         } else if !self.is_first_line {
             self.field()?;
@@ -179,14 +171,14 @@ impl Framing {
         if !is_length && !is_encoding {
             return Ok(());
         }
-        if self.length.is_some() || self.coding.is_some() {
+        if self.length.is_some() || self.is_chunked {
             return Err(Broken);
         }
         let value = value[1..].trim_ascii();
         if is_encoding {
-            let is_chunked = value.eq_ignore_ascii_case(b"chunked") && self.line_bytes < MAX_KEPT_BYTES;
-            self.coding = Some(if is_chunked { Coding::Chunked } else { Coding::Other });
-            return Ok(());
+            // Of several codings hyper looks at the last, others at the first.
+            self.is_chunked = value.eq_ignore_ascii_case(b"chunked") && self.line_bytes < MAX_KEPT_BYTES;
+            return if self.is_chunked { Ok(()) } else { Err(Broken) };
         }
         let is_plain = !value.is_empty() && value.iter().all(u8::is_ascii_digit) && self.line_bytes < MAX_KEPT_BYTES;
         let length = std::str::from_utf8(value).ok().filter(|_| is_plain).and_then(|value| value.parse().ok());
@@ -221,7 +213,6 @@ mod tests {
             "GET / HTTP/1.1\r\nhost: a\r\n\r\n",
             "PUT /x HTTP/1.1\r\nContent-Length: 3\r\n\r\n\n\n\nGET / HTTP/1.1\r\n\r\n",
             "PUT /x HTTP/1.1\r\nContent-Length:0\r\n\r\nGET / HTTP/1.1\r\n\r\n",
-            "POST /x HTTP/1.1\r\ntransfer-encoding: other\r\n\r\n0\n\n",
             "POST /x HTTP/1.1\r\nTransfer-Encoding: Chunked\r\n\r\n0\r\n\r\nGET / HTTP/1.1\r\n\r\n",
             "POST /x HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n3\r\n\n\r\0\r\n0A\r\n0123456789\r\n000\r\n\r\nGET / HTTP/1.1\r\n\r\n",
         ] {
@@ -246,6 +237,10 @@ mod tests {
             "PUT / HTTP/1.1\r\ncontent-length: 99999999999999999999\r\n\r\nabc",
             "PUT / HTTP/1.1\r\ncontent-length: 3\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
             "PUT / HTTP/1.1\r\ntransfer-encoding: chunked\r\ncontent-length: 3\r\n\r\n0\r\n\r\n",
+            "PUT / HTTP/1.1\r\ntransfer-encoding: other\r\n\r\n0\r\n\r\n",
+            "PUT / HTTP/1.1\r\ntransfer-encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
+            "PUT / HTTP/1.1\r\ntransfer-encoding: chunked, chunked\r\n\r\n0\r\n\r\n",
+            "PUT / HTTP/1.1\r\ntransfer-encoding:                                               chunked\r\n\r\n0\r\n\r\n",
             "PUT / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n0\n\n",
             "PUT / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n3\nabc\r\n0\r\n\r\n",
             "PUT / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabcd\r\n0\r\n\r\n",

@@ -194,6 +194,8 @@ impl Inbox {
             return;
         }
         self.deadline = self.deadline.min(Instant::now() + self.drain);
+        // What comes now earns no more time.
+        self.is_open = false;
         let mut left = MAX_DRAINED_BYTES;
         while left > 0 && !(self.rest.is_empty() && self.body.is_end_stream()) {
             match self.chunk(left).await {

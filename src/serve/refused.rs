@@ -10,6 +10,9 @@ use crate::mirror::{Failure, MirrorError};
 use crate::store::StoreError;
 use crate::wire::{Detail, Refusal};
 
+/// The kind of what is not here, or no more.
+pub(super) const UNKNOWN: &str = "unknown";
+
 /// A refusal and what HTTP says with it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Refused {
@@ -31,7 +34,7 @@ impl Refused {
     }
 
     pub(super) fn unknown(message: impl Into<String>) -> Self {
-        Self::new(StatusCode::NOT_FOUND, "unknown", message)
+        Self::new(StatusCode::NOT_FOUND, UNKNOWN, message)
     }
 
     pub(super) fn too_large(message: impl Into<String>) -> Self {

@@ -48,13 +48,13 @@ impl Session {
     }
 
     /// Whether it is the stage of this release.
-    pub(super) fn is_of_release(&self, release: &Release) -> bool {
-        self.release == release.name()
+    pub(super) fn is_of_release(&self, release: ReleaseName) -> bool {
+        self.release == release
     }
 
     /// Whether it is the stage of this release by this change.
     pub(super) fn is_of(&self, release: &Release, change: &[u8]) -> bool {
-        self.is_of_release(release) && *self.change == *change
+        self.is_of_release(release.name()) && *self.change == *change
     }
 
     pub(super) fn touch(&self) {

@@ -93,8 +93,8 @@ pub struct Hook {
     pub timeout: Duration,
 }
 
-/// How much and how long. Deadlines are fixed from where they begin: bytes
-/// that trickle in do not move them.
+/// How much and how long. Deadlines are fixed from where they begin, and bytes
+/// that trickle in do not move them, but for a body whose length nobody knows.
 #[derive(Debug, Clone)]
 pub struct Limits {
     /// Connections in all.

@@ -16,7 +16,7 @@ use crate::release::Release;
 use crate::serve::handler::Handler;
 use crate::serve::inbox::Inbox;
 use crate::serve::reaction::Reaction;
-use crate::serve::refused::Refused;
+use crate::serve::refused::{Refused, UNKNOWN};
 use crate::serve::session::{Session, TakeError};
 use crate::serve::site::{Order, SiteState};
 use crate::store::Store;
@@ -97,7 +97,7 @@ pub(super) async fn stage(
     let release = Release::parse(head.release.as_bytes()).map_err(|error| Refused::malformed(error.to_string()))?;
     site.check_release(&release, head.change_bytes)?;
     if head.change_bytes == 0 {
-        let session = site.sessions.find(&head.key).filter(|session| session.is_of_release(&release));
+        let session = site.sessions.find(&head.key).filter(|session| session.is_of_release(release.name()));
         let session = session.ok_or_else(closed)?;
         let (handler, site) = (Arc::clone(handler), Arc::clone(site));
         if head.has_packs {
@@ -107,7 +107,7 @@ pub(super) async fn stage(
         return Ok(Reaction::later(async move { conclude(&handler, &site, session, head.is_whole).await }));
     }
     let (change, memory) = read_change(handler, site, &release, head.change_bytes, inbox).await?;
-    let key = head.key;
+    let (key, name) = (head.key, release.name());
     let order = Order { release, key, base: head.base, change, memory };
     let (handler, site) = (Arc::clone(handler), Arc::clone(site));
     if !head.has_packs {
@@ -130,7 +130,8 @@ pub(super) async fn stage(
     drop(session);
     let is_whole = take_packs(&handler, &site, key, &store, None, inbox).await?;
     inbox.end().await?;
-    let session = site.sessions.find(&key).ok_or_else(closed)?;
+    // Another push of the same content may have taken its place.
+    let session = site.sessions.find(&key).filter(|session| session.is_of_release(name)).ok_or_else(closed)?;
     Ok(Reaction::later(async move { conclude(&handler, &site, session, is_whole).await }))
 }
 
@@ -258,11 +259,13 @@ impl Takings {
         }
     }
 
+    /// Waits for all of them; answers why the first was not taken that was not.
     async fn finish(mut self) -> Result<(), Refused> {
+        let mut all = Ok(());
         while !self.0.is_empty() {
-            self.wait_for_one().await?;
+            all = all.and(self.wait_for_one().await);
         }
-        Ok(())
+        all
     }
 }
 
@@ -324,9 +327,27 @@ async fn take_packs(
     length: Option<u64>,
     inbox: &mut Inbox,
 ) -> Result<bool, Refused> {
+    let mut takings = Takings::default();
+    let read = read_packs(handler, site, key, store, length, inbox, &mut takings).await;
+    let taken = takings.finish().await;
+    match read {
+        // Why a pack was not taken says more than that the stage is closed since.
+        Err(refused) if refused.refusal.kind == UNKNOWN => taken.and(Err(refused)),
+        read => read.and_then(|is_whole| taken.map(|()| is_whole)),
+    }
+}
+
+async fn read_packs(
+    handler: &Arc<Handler>,
+    site: &Arc<SiteState>,
+    key: BundleKey,
+    store: &Arc<Store>,
+    length: Option<u64>,
+    inbox: &mut Inbox,
+    takings: &mut Takings,
+) -> Result<bool, Refused> {
     let mut left = length.unwrap_or(MAX_PACKS_BYTES);
     let mut is_whole = false;
-    let mut takings = Takings::default();
     while left > 0 || length.is_none() {
         let wrong = || Refused::malformed("the packs do not make their body");
         left = left.checked_sub(PackHead::BYTES as u64).ok_or_else(wrong)?;
@@ -349,6 +370,5 @@ async fn take_packs(
         let session = site.sessions.find(&key).ok_or_else(closed)?;
         takings.push(handler, site, session, id, content).await?;
     }
-    takings.finish().await?;
     Ok(is_whole)
 }

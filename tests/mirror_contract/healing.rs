@@ -100,7 +100,9 @@ pub(crate) fn damaged_objects_that_blocks_build_on_are_named_and_forgotten<F: Fi
     let old = contents.concat();
     let mut new = old.clone();
     new[2500] ^= 1;
-    let second = Tree::default().file("gone", new.clone(), 2).file("kept", kept.clone(), 1).release(2);
+    let others = [noise(40_000, 4), noise(40_000, 5)];
+    let second = Tree::default().file("gone", new.clone(), 2).file("kept", kept.clone(), 1);
+    let second = second.file("other1", others[0].clone(), 2).file("other2", others[1].clone(), 2).release(2);
     let range = |(entry, content): (u64, &Vec<u8>)| BaseRange {
         entry,
         offset: 0,
@@ -128,8 +130,12 @@ pub(crate) fn damaged_objects_that_blocks_build_on_are_named_and_forgotten<F: Fi
             harm(&object);
         }
         let mut delivery = second.onto(Some(&first));
-        delivery.packs = vec![SealedPack::of(&block)];
-        let error = delivery.stage(&*fixture.mirror()).unwrap_err();
+        // What comes behind it does not hide why it was not taken.
+        delivery.packs =
+            vec![SealedPack::of(&block), SealedPack::raw(1, 0, &others[0]), SealedPack::raw(2, 0, &others[1])];
+        let mirror = fixture.mirror();
+        mirror.state().unwrap();
+        let error = delivery.stage(&*mirror).unwrap_err();
         assert_eq!(error.failure(), Failure::DamagedBase, "harm {index}: {error:?}");
         let mut named = error.damaged_bases().to_vec();
         named.sort_unstable();

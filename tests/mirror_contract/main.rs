@@ -61,6 +61,7 @@ macro_rules! contract {
                     a_later_stage_supersedes_a_staged_release;
                 resuming:
                     packs_that_arrived_are_not_asked_for_again
+                    packs_that_are_late_come_all_the_same
                     what_rotted_in_quarantine_is_asked_for_again
                     a_later_release_of_the_same_content_resumes
                     another_bundle_of_the_same_key_costs_one_attempt_at_most;

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io::{Cursor, Read};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -180,6 +180,7 @@ impl Version {
             packs,
             objects: self.objects.clone(),
             cut_after: None,
+            late_after: AtomicUsize::new(usize::MAX),
             before_pack: None,
             asked: Mutex::default(),
         }
@@ -258,6 +259,8 @@ pub(crate) struct Delivery {
     pub(crate) objects: Objects,
     /// The line breaks after so many packs.
     pub(crate) cut_after: Option<usize>,
+    /// After so many packs the next one is late, once.
+    pub(crate) late_after: AtomicUsize,
     /// Called before each pack is handed out.
     pub(crate) before_pack: Option<Box<dyn Fn() + Send + Sync>>,
     /// The objects that were asked for one by one.
@@ -317,7 +320,8 @@ impl PackCursor for Walk<'_> {
     }
 
     fn wait(&self, _: Duration) -> bool {
-        true
+        let late = &self.delivery.late_after;
+        late.compare_exchange(self.next, usize::MAX, Ordering::SeqCst, Ordering::SeqCst).is_err()
     }
 }
 

@@ -1,6 +1,7 @@
 //! An interrupted push goes on where it was.
 
 use std::fs;
+use std::sync::atomic::Ordering;
 
 use headwater::mirror::Failure;
 
@@ -39,6 +40,21 @@ pub(crate) fn packs_that_arrived_are_not_asked_for_again<F: Fixture>() {
         assert_eq!(seen, Seen { sent: (count - cut) as u64, held: cut as u64, resent: 0 }, "cut after {cut}");
         assert_serves(&fixture, &second);
         assert_eq!(fixture.names(".headwater/incoming"), ["tmp"], "the quarantine is gone");
+    }
+}
+
+pub(crate) fn packs_that_are_late_come_all_the_same<F: Fixture>() {
+    let first = first_tree().release(1);
+    let (second, delivery) = second_onto(&first);
+    let count = delivery.packs.len();
+    for late in 0..=count {
+        let fixture = F::with(&[&first]);
+        delivery.late_after.store(late, Ordering::SeqCst);
+        let mirror = fixture.mirror();
+        mirror.state().unwrap();
+        let seen = delivery.publish(&*mirror, Some(first.name()));
+        assert_eq!(seen, Seen { sent: count as u64, held: 0, resent: 0 }, "late after {late}");
+        assert_serves(&fixture, &second);
     }
 }
 

@@ -72,7 +72,7 @@ impl<'f, 'u> Flow<'f, 'u> {
         Self { upload, flowed: Mutex::default() }
     }
 
-    /// The body, behind `first`. It goes on where an earlier one of this flow ended.
+    /// The body, behind `first`. To be opened once: what it takes from the upload it has alone.
     pub(super) fn open(&'f self, first: Vec<u8>) -> impl Read + Send + 'f {
         FlowBody { flow: self, part: Box::new(io::Cursor::new(first)), has_ended: false }
     }
@@ -102,10 +102,10 @@ impl<'f, 'u> Flow<'f, 'u> {
             }
             Coming::Later => return Ok(None),
         };
-        let open = headed(&*pack).map_err(MirrorError::Supply)?;
+        let open = headed(&*pack).map_err(MirrorError::Supply);
         flowed.bytes += pack.size();
         flowed.packs.push(pack);
-        Ok(Some(open))
+        open.map(Some)
     }
 }
 

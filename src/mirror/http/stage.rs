@@ -134,6 +134,8 @@ impl Stage<'_> {
             Ok(Staging::Held(held)) => Ok(Begun::Held(held.into_iter().collect())),
             // What is tried again is tried step by step: not everything is sent again and again.
             Err(trouble) if trouble.again == Again::WhileLocked => Ok(Begun::Not),
+            // Its place was taken, or something on the way takes no chunks.
+            Err(trouble) if is_unknown(&trouble.error) || is_of_chunks(&trouble.error) => Ok(Begun::Not),
             Err(trouble) => patience.next(trouble).map(|()| Begun::Not),
         }
     }
@@ -211,6 +213,11 @@ impl Stage<'_> {
             Some(source) => Err(StoreError::Fetch { missing, source }.into()),
         }
     }
+}
+
+/// Whether it may be the chunks that were not taken: a receiver never answers that to them.
+const fn is_of_chunks(error: &MirrorError) -> bool {
+    matches!(error, MirrorError::Way(WayError::Foreign { status: 411 | 501, .. }))
 }
 
 /// Whether the receiver has no such stage open.

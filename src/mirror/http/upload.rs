@@ -189,6 +189,8 @@ impl<'u> Upload<'u> {
 
     /// The next pack, if it comes soon enough.
     pub(super) fn coming(&self, most: Duration) -> Result<Coming, MirrorError> {
+        let left = |deadline: Instant| deadline.saturating_duration_since(Instant::now());
+        let most = self.mirror.wired.pace.deadline.map_or(most, |deadline| most.min(left(deadline)));
         let mut source = lock(&self.source);
         if !source.wait(most) {
             return Ok(Coming::Later);
@@ -241,7 +243,11 @@ impl<'u> Upload<'u> {
         self.take_back_lost(held)?;
         self.is_over.store(false, Ordering::Relaxed);
         let result = Mutex::new(Ok(Uploaded::All));
-        lock(&self.gauge).workers = 1;
+        {
+            let mut gauge = lock(&self.gauge);
+            gauge.workers = 1;
+            gauge.restart(Instant::now());
+        }
         std::thread::scope(|scope| self.work(scope, held, &result));
         result.into_inner().unwrap_or_else(PoisonError::into_inner)
     }

@@ -296,6 +296,22 @@ fn a_receiver_that_is_being_restarted_behind_its_proxy_is_asked_again() {
 }
 
 #[test]
+fn where_something_on_the_way_takes_no_chunks_it_goes_without() {
+    for status in ["411 Length Required", "501 Not Implemented"] {
+        let world = World::new();
+        world.write("tree", &Tree::small());
+        let liar = Liar::start(move |stream, head| match head.contains("transfer-encoding") {
+            true => answer(stream, status, "content-type: text/html\r\n", "<html>not that way</html>"),
+            false => acknowledge(stream, head),
+        });
+        push(&world, &[&liar.url()], &[]).expect(&[0]);
+        let heads = liar.heads.lock().unwrap();
+        assert!(heads.iter().any(|head| head.contains("transfer-encoding")), "{heads:?}");
+        drop(heads);
+    }
+}
+
+#[test]
 fn tokens_let_in_and_show_nowhere() {
     let world = World::new();
     world.write("tree", &Tree::small());

@@ -1,9 +1,11 @@
 //! A stage whose packs are made while it is sent, so that nobody knows its
 //! length before: it comes in chunks, and says itself where it ends.
 
+use std::time::{Duration, Instant};
+
 use serde_json::json;
 
-use super::{Connection, Receiver, Whole, activation, assert_serves, headed, stage_body};
+use super::{Connection, PATIENCE, Receiver, Whole, activation, assert_serves, headed, stage_body, wait_until};
 use crate::origin::{Delivery, first_tree, noise};
 
 const HEAD: &str = "POST /v1/stage HTTP/1.1\r\nhost: mirror\r\nheadwater-protocol: 1\r\n";
@@ -125,10 +127,42 @@ fn more_packs_than_one_request_may_have_are_refused_before_they_are_read() {
     let body = [without_packs(&delivery), many].concat();
     connection.send(HEAD.as_bytes());
     connection.send(b"transfer-encoding: chunked\r\n\r\n");
-    // It may have been refused before all of it was sent.
-    std::io::Write::write_all(connection.stream.get_mut(), &chunks(&body, 1 << 20)).ok();
-    if let Some(answer) = connection.answer() {
-        assert_eq!(answer.refusal().1, "malformed");
+    connection.send(&chunks(&body, 1 << 20));
+    assert_eq!(connection.answer().unwrap().refusal(), (400, "malformed".to_owned()));
+}
+
+#[test]
+fn a_refused_stage_earns_no_time_with_what_still_comes() {
+    let receiver = Receiver::limited(|limits| limits.drain = Duration::from_millis(300));
+    let delivery = Delivery { base: Some(headwater::hash::ManifestId::of(b"unknown")), ..delivery() };
+    let mut connection = receiver.connect();
+    send(&mut connection, &stage_body(&delivery, &delivery.packs[..1], Whole::No), 4096);
+    let began = Instant::now();
+    // A hundred times as much as would have to come to be waited for.
+    while began.elapsed() < PATIENCE
+        && std::io::Write::write_all(connection.stream.get_mut(), &chunks(&[7; 16 << 10], 16 << 10)).is_ok()
+    {
+        std::thread::park_timeout(Duration::from_millis(10));
     }
-    assert_eq!(receiver.ask("GET", "/healthz", b"").status, 200);
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+}
+
+#[test]
+fn a_stage_whose_place_another_push_of_the_same_content_takes_does_not_end_that() {
+    let receiver = Receiver::open();
+    let first = delivery();
+    let body = stage_body(&first, &first.packs, Whole::Yes);
+    let later = first_tree().file("big.bin", noise(60_000, 3), 1_700_000_001).release(2).onto(None);
+    assert_eq!(first.key, later.key);
+    let mut connection = receiver.connect();
+    send(&mut connection, &body[..body.len() - 36], 5000);
+    wait_until("its packs came", || {
+        let held = receiver.ask("POST", "/v1/stage", &stage_body(&first, &[], Whole::No)).ok();
+        held["held"].as_array().unwrap().len() == first.packs.len()
+    });
+    receiver.ask("POST", "/v1/stage", &stage_body(&later, &[], Whole::No)).ok();
+    connection.send(&chunks(&body[body.len() - 36..], 36));
+    connection.send(LAST);
+    assert_eq!(connection.answer().unwrap().refusal(), (404, "unknown".to_owned()));
+    assert_eq!(receiver.ask("GET", "/v1/state", b"").ok()["staged"], json!(null));
 }

@@ -56,7 +56,7 @@ fn what_took_long_and_was_done_is_logged() {
 }
 
 #[test]
-fn nobody_waits_until_the_second_slot_is_filled() {
+fn the_second_slot_is_filled_after_a_settling_and_what_is_in_the_way_is_told() {
     let receiver = Receiver::new(|settings| settings.limits.lock = Duration::from_millis(10));
     publish(&mut receiver.connect(), &first_tree().release(1).onto(None), None);
     let slots = || fs::read_dir(receiver.mirror().join(".headwater/slots")).unwrap().count();

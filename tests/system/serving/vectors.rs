@@ -181,6 +181,8 @@ fn heads_that_can_be_read_in_two_ways_are_refused() {
             "POST /v1/prune HTTP/1.1\r\n{version}transfer-encoding: chunked\r\ncontent-length: 10\r\n\r\n0\r\n\r\n"
         ),
         format!("POST /v1/prune HTTP/1.1\r\n{version}transfer-encoding: xchunked\r\n\r\n0\r\n\r\n"),
+        format!("POST /v1/stage HTTP/1.1\r\n{version}transfer-encoding: gzip, chunked\r\n\r\n0\r\n\r\n"),
+        format!("POST /v1/stage HTTP/1.1\r\n{version}transfer-encoding:{}chunked\r\n\r\n", " ".repeat(50)),
         format!("GET  /v1/state HTTP/1.1\r\n{version}\r\n"),
         format!("GET /v1/\0state HTTP/1.1\r\n{version}\r\n"),
         format!("GET /v1/state HTTP/3.1\r\n{version}\r\n"),
