@@ -23,6 +23,7 @@ use crate::serve::refused::Refused;
 
 /// Written to the disk at once.
 const CHUNK_BYTES: usize = 256 * 1024;
+/// Nanoseconds of a second.
 const NANOS: u64 = 1_000_000_000;
 /// Most of a refused body that is read so that the peer gets to read the refusal.
 const MAX_DRAINED_BYTES: u64 = MAX_PACK_BYTES as u64;

@@ -73,8 +73,8 @@ impl<'f, 'u> Flow<'f, 'u> {
     }
 
     /// The body, behind `first`. To be opened once: what it takes from the upload it has alone.
-    pub(super) fn open(&'f self, first: Vec<u8>) -> impl Read + Send + 'f {
-        FlowBody { flow: self, part: Box::new(io::Cursor::new(first)), has_ended: false }
+    pub(super) fn open(&'f self, first: impl Read + Send + 'f) -> impl Read + Send + 'f {
+        FlowBody { flow: self, part: Box::new(first), has_ended: false }
     }
 
     /// What came of it.

@@ -9,7 +9,7 @@ use crate::hash::{ObjectId, PackId};
 use crate::mirror::http::body::Body;
 use crate::mirror::http::client::{Request, Verb};
 use crate::mirror::http::flow::{Flow, Flowed};
-use crate::mirror::http::pace::{Again, Patience, Stop, Turns};
+use crate::mirror::http::pace::{Again, Patience, Stop, Trouble, Turns};
 use crate::mirror::http::upload::{Upload, Uploaded, put_object};
 use crate::mirror::http::{HttpMirror, to_json};
 use crate::mirror::way::WayError;
@@ -82,20 +82,20 @@ enum Step {
 }
 
 impl Stage<'_> {
-    /// What stands before the packs in the body of a stage.
+    /// What stands before this manifest change in the body of a stage.
     fn head(&self, change: &[u8], has_packs: bool, is_whole: bool) -> Vec<u8> {
         let request = self.request;
         let release = String::from_utf8(request.release.to_bytes()).expect("a release record is JSON");
         let (key, base, change_bytes) = (request.key, request.base, change.len() as u64);
         let head = to_json(&StageHead { release, key, base, change_bytes, has_packs, is_whole });
         let length = u32::try_from(head.len()).unwrap_or(u32::MAX).to_be_bytes();
-        [&length, &head[..], change].concat()
+        [&length, &head[..]].concat()
     }
 
     /// Sends a stage without packs.
     fn ask(&self, change: &[u8], is_whole: bool, patience: &mut Patience<'_>) -> Result<Staging, MirrorError> {
-        let body = self.head(change, false, is_whole);
-        let request = Request::new(Verb::Post, STAGE, Body::Parts(vec![&body]), wire::MAX_ANSWER_BYTES);
+        let head = self.head(change, false, is_whole);
+        let request = Request::new(Verb::Post, STAGE, Body::Parts(vec![&head, change]), wire::MAX_ANSWER_BYTES);
         self.mirror.wired.ask(&request, patience)
     }
 
@@ -106,9 +106,9 @@ impl Stage<'_> {
     /// Sends a stage and its packs behind it as they are made, once: the way is never idle, and little
     /// takes one request.
     fn begin(&mut self, upload: &Upload<'_>) -> Result<Begun, MirrorError> {
-        let flow = Flow::new(upload);
+        let (flow, change) = (Flow::new(upload), &self.request.change[..]);
         let open = || -> io::Result<Box<dyn Read + Send + '_>> {
-            Ok(Box::new(flow.open(self.head(self.request.change, true, false))))
+            Ok(Box::new(flow.open(io::Cursor::new(self.head(change, true, false)).chain(change))))
         };
         let request = Request::new(Verb::Post, STAGE, Body::Chunks(&open), wire::MAX_ANSWER_BYTES);
         let mut patience = self.patience();
@@ -133,9 +133,9 @@ impl Stage<'_> {
             Ok(Staging::Held(_)) if is_all => Err(unexpected("packs are held that were sent")),
             Ok(Staging::Held(held)) => Ok(Begun::Held(held.into_iter().collect())),
             // What is tried again is tried step by step: not everything is sent again and again.
-            Err(trouble) if trouble.again == Again::WhileLocked => Ok(Begun::Not),
+            Err(Trouble { again: Again::WhileLocked, .. }) => Ok(Begun::Not),
             // Its place was taken, or something on the way takes no chunks.
-            Err(trouble) if is_unknown(&trouble.error) || is_of_chunks(&trouble.error) => Ok(Begun::Not),
+            Err(Trouble { error, .. }) if is_unknown(&error) || is_of_chunks(&error) => Ok(Begun::Not),
             Err(trouble) => patience.next(trouble).map(|()| Begun::Not),
         }
     }
