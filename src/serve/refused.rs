@@ -65,6 +65,12 @@ impl Refused {
         Self { retry_after, ..Self::new(StatusCode::SERVICE_UNAVAILABLE, "busy", message) }
     }
 
+    /// What somebody else is at.
+    pub(super) fn locked(message: impl Into<String>) -> Self {
+        let retry_after = Some(Duration::from_secs(1));
+        Self { retry_after, ..Self::new(StatusCode::LOCKED, Failure::Locked.name(), message) }
+    }
+
     /// A body that came too slowly, or broke off.
     pub(super) fn cut(message: impl Into<String>) -> Self {
         Self { ends_connection: true, ..Self::new(StatusCode::REQUEST_TIMEOUT, "malformed", message) }

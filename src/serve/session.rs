@@ -61,7 +61,8 @@ impl Session {
         *lock(&self.used) = Instant::now();
     }
 
-    fn is_idle(&self, limit: Duration) -> bool {
+    /// Whether nobody used it for so long.
+    pub(super) fn is_idle(&self, limit: Duration) -> bool {
         lock(&self.used).elapsed() >= limit
     }
 
@@ -118,11 +119,16 @@ pub(super) enum TakeError {
 pub(super) struct Sessions(Mutex<HashMap<BundleKey, Arc<Session>>>);
 
 impl Sessions {
-    /// The open stage of this key.
+    /// The open stage of this key, to be used.
     pub(super) fn find(&self, key: &BundleKey) -> Option<Arc<Session>> {
-        let session = lock(&self.0).get(key).cloned()?;
+        let session = self.peek(key)?;
         session.touch();
         Some(session)
+    }
+
+    /// The open stage of this key, to be looked at.
+    pub(super) fn peek(&self, key: &BundleKey) -> Option<Arc<Session>> {
+        lock(&self.0).get(key).cloned()
     }
 
     /// Keeps the open stage of this key, if there is one, from being given up.

@@ -5,6 +5,7 @@ use std::fs::File;
 use std::os::unix::fs::FileExt as _;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::JoinHandle;
@@ -29,6 +30,8 @@ const SMALL_BYTES: u64 = 256 * 1024;
 const SMALL_HEAD_BYTES: u32 = 64 * 1024;
 /// Changes up to this size are read into memory as they come.
 const SMALL_CHANGE_BYTES: u64 = 64 * 1024;
+/// A stage that nothing came for so long may be taken over by another push of the same content.
+const BUSY: Duration = Duration::from_secs(2);
 /// Bytes of the length before the head.
 const LENGTH_BYTES: u64 = 4;
 
@@ -130,7 +133,7 @@ pub(super) async fn stage(
     drop(session);
     let is_whole = take_packs(&handler, &site, key, &store, None, inbox).await?;
     inbox.end().await?;
-    // Another push of the same content may have taken its place.
+    // Once nothing had come for a while, another push of the same content may have taken its place.
     let session = site.sessions.find(&key).filter(|session| session.is_of_release(name)).ok_or_else(closed)?;
     Ok(Reaction::later(async move { conclude(&handler, &site, session, is_whole).await }))
 }
@@ -139,11 +142,16 @@ pub(super) async fn stage(
 async fn open(handler: &Handler, site: &Arc<SiteState>, order: Order) -> Result<Option<Arc<Session>>, Refused> {
     let _turn = site.opening.lock().await;
     let key = order.key;
-    if let Some(session) = site.sessions.find(&key) {
+    if let Some(session) = site.sessions.peek(&key) {
         if session.is_of(&order.release, &order.change) {
+            session.touch();
             return Ok(Some(session));
         }
-        // Of a push that broke off, or of another origin. What it brought is found again on the disk.
+        // Two of one content would take the stage from each other again and again.
+        if !session.is_idle(BUSY) {
+            return Err(Refused::locked("another push of the same content is coming in"));
+        }
+        // Of a push that broke off. What it brought is found again on the disk.
         drop(session);
         site.sessions.close(&key);
     }

@@ -124,6 +124,8 @@ pub(super) struct Patience<'s> {
     /// When the last request was made.
     asked: Option<Instant>,
     locked_since: Option<Instant>,
+    /// How often it was locked since then.
+    polls: u32,
     /// How long nothing may come through.
     idle: Duration,
     wait: Duration,
@@ -135,7 +137,8 @@ impl<'s> Patience<'s> {
     /// Patience that begins now.
     pub(super) const fn new(wait: Duration, deadline: Option<Instant>, stop: Stop<'s>) -> Self {
         let (failures, tries, has_failed, idle) = (0, MAX_TRIES, false, MAX_IDLE);
-        Self { failures, tries, has_failed, since: None, asked: None, locked_since: None, idle, wait, deadline, stop }
+        let (since, asked, locked_since, polls) = (None, None, None, 0);
+        Self { failures, tries, has_failed, since, asked, locked_since, polls, idle, wait, deadline, stop }
     }
 
     /// With fewer tries and no more than so much time, from now on, until something comes through.
@@ -147,7 +150,7 @@ impl<'s> Patience<'s> {
     pub(super) const fn progress(&mut self) {
         self.failures = 0;
         self.since = None;
-        self.locked_since = None;
+        (self.locked_since, self.polls) = (None, 0);
     }
 
     /// Whether anything failed so far.
@@ -187,11 +190,13 @@ impl<'s> Patience<'s> {
                 if left.is_zero() {
                     return Err(trouble.error);
                 }
-                self.failures += 1;
-                return self.pause(self.backoff().min(LOCK_PAUSE).min(left), trouble.error);
+                // The way is fine: what is asked often is not what fails often.
+                (self.failures, self.since) = (0, None);
+                self.polls += 1;
+                return self.pause(backoff(self.polls).min(LOCK_PAUSE).min(left), trouble.error);
             }
             Again::AtOnce => Duration::ZERO,
-            Again::Later => self.backoff(),
+            Again::Later => backoff(self.failures),
             Again::After(asked) => asked.min(MAX_ASKED),
         };
         self.failures += 1;
@@ -200,12 +205,6 @@ impl<'s> Patience<'s> {
             return Err(trouble.error);
         }
         self.pause(pause, trouble.error)
-    }
-
-    /// Half of it is left to chance, so that many who failed at once do not come back at once.
-    fn backoff(&self) -> Duration {
-        let full = FIRST_PAUSE.saturating_mul(1 << self.failures.min(8)).min(MAX_PAUSE);
-        full / 2 + full.mul_f64(chance() / 2.0)
     }
 
     fn pause(&self, pause: Duration, error: MirrorError) -> Result<(), MirrorError> {
@@ -225,6 +224,13 @@ impl<'s> Patience<'s> {
             false => Err(MirrorError::Cancelled),
         }
     }
+}
+
+/// The pause after so many tries. Half of it is left to chance, so that many who failed at once do not
+/// come back at once.
+fn backoff(tries: u32) -> Duration {
+    let full = FIRST_PAUSE.saturating_mul(1 << tries.min(8)).min(MAX_PAUSE);
+    full / 2 + full.mul_f64(chance() / 2.0)
 }
 
 /// Waits; answers false if told to stop meanwhile.

@@ -11,6 +11,7 @@ mod whole;
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -82,6 +83,7 @@ pub struct Quarantine {
     packs: HashSet<PackId>,
     /// Those that the content gets.
     permissions: Permissions,
+    is_gone: AtomicBool,
 }
 
 /// Which files of a quarantine have pieces that are held.
@@ -134,6 +136,7 @@ impl Quarantine {
             hashes: Mutex::default(),
             packs,
             permissions,
+            is_gone: AtomicBool::new(false),
         };
         match quarantine.resume() {
             // What is here contradicts itself: it must not stand in the way of what comes.
@@ -384,8 +387,11 @@ impl Quarantine {
         Ok(())
     }
 
-    /// Removes the quarantine.
+    /// Removes the quarantine, once: what is there under its name later is another one.
     pub(super) fn discard(&self, layout: &Layout) -> Result<(), StoreError> {
-        Ok(layout.incoming.remove_all(&self.name)?)
+        if !self.is_gone.swap(true, Ordering::Relaxed) {
+            layout.incoming.remove_all(&self.name)?;
+        }
+        Ok(())
     }
 }

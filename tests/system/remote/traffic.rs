@@ -134,3 +134,18 @@ fn resets_and_delays_cost_no_push_its_release() {
         assert!(serves_tree(&world, "web"), "{harm:?}");
     }
 }
+
+#[test]
+fn of_two_pushes_of_the_same_tree_at_once_one_wins_and_the_other_is_at_most_superseded() {
+    let world = World::new();
+    let receiver = Receiver::start(&world.path("web"));
+    let url = receiver.url();
+    world.write("tree", &Tree::small().file("large", Rng::new(seed()).bytes(40 << 20)));
+    let begin = |cache| push(&world, &[&url], &["--cache", cache]);
+    std::thread::scope(|scope| {
+        let pushes = ["one", "two"].map(|cache| scope.spawn(move || begin(cache)));
+        let outcomes = pushes.map(|pushed| pushed.join().unwrap().expect(&[0, 6]));
+        assert!(outcomes.iter().any(|outcome| outcome.code() == Some(0)), "{} {}", outcomes[0], outcomes[1]);
+    });
+    assert!(serves_tree(&world, "web"));
+}

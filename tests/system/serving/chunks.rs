@@ -148,7 +148,7 @@ fn a_refused_stage_earns_no_time_with_what_still_comes() {
 }
 
 #[test]
-fn a_stage_whose_place_another_push_of_the_same_content_takes_does_not_end_that() {
+fn of_two_pushes_of_the_same_content_one_waits_and_takes_over_once_nothing_comes_any_more() {
     let receiver = Receiver::open();
     let first = delivery();
     let body = stage_body(&first, &first.packs, Whole::Yes);
@@ -160,7 +160,9 @@ fn a_stage_whose_place_another_push_of_the_same_content_takes_does_not_end_that(
         let held = receiver.ask("POST", "/v1/stage", &stage_body(&first, &[], Whole::No)).ok();
         held["held"].as_array().unwrap().len() == first.packs.len()
     });
-    receiver.ask("POST", "/v1/stage", &stage_body(&later, &[], Whole::No)).ok();
+    let take_over = || receiver.ask("POST", "/v1/stage", &stage_body(&later, &[], Whole::No));
+    assert_eq!(take_over().refusal(), (423, "locked".to_owned()));
+    wait_until("nothing came for a while", || take_over().status == 200);
     connection.send(&chunks(&body[body.len() - 36..], 36));
     connection.send(LAST);
     assert_eq!(connection.answer().unwrap().refusal(), (404, "unknown".to_owned()));

@@ -365,8 +365,9 @@ fn a_sender_that_vanishes_in_a_pack_goes_on_where_it_was() {
     later.release.began += 86_400_000;
     let again = later.onto(None);
     assert_eq!(again.key, delivery.key);
-    let held = receiver.ask("POST", "/v1/stage", &stage_body(&again, &[], Whole::No)).ok();
-    assert_eq!(held, json!({"held": [delivery.packs[0].id.to_string()]}));
+    let stage = || receiver.ask("POST", "/v1/stage", &stage_body(&again, &[], Whole::No));
+    wait_until("nothing came for a while", || stage().status == 200);
+    assert_eq!(stage().ok(), json!({"held": [delivery.packs[0].id.to_string()]}));
     for pack in &again.packs[1..] {
         receiver.ask("PUT", &pack_path(&again, pack), &pack.bytes).ok();
     }
