@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use std::io::{self, BufReader, Read};
 use std::os::unix::fs::FileExt as _;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::fsx::{Context as _, IoError};
 use crate::hash::{ObjectId, PackId};
@@ -111,11 +111,16 @@ impl<'a> PackShelf<'a> {
         true
     }
 
-    /// Waits for a pack more or the end, at most so long, as a seat that the builder may spill for.
-    fn idle<'g>(&self, mut shelf: MutexGuard<'g, Shelf>, most: Duration) -> MutexGuard<'g, Shelf> {
+    /// Waits for the next pack of a seat or the end, at most so long. The builder may spill for it meanwhile.
+    fn wait_for(&self, seat: usize, most: Duration) -> MutexGuard<'_, Shelf> {
+        let mut shelf = self.shelf();
+        if shelf.is_ready(seat) {
+            return shelf;
+        }
         shelf.idle += 1;
         self.emptied.notify_all();
-        let (mut shelf, _) = self.filled.wait_timeout(shelf, most).unwrap_or_else(PoisonError::into_inner);
+        let waited = self.filled.wait_timeout_while(shelf, most, |shelf| !shelf.is_ready(seat));
+        let (mut shelf, _) = waited.unwrap_or_else(PoisonError::into_inner);
         shelf.idle -= 1;
         shelf
     }
@@ -141,6 +146,16 @@ impl<'a> PackShelf<'a> {
 }
 
 impl Shelf {
+    /// The next pack of a seat, by its place.
+    fn next_of(&self, seat: usize) -> usize {
+        self.seats.get(&seat).copied().unwrap_or(0)
+    }
+
+    /// Whether that pack is here, or there is none to come.
+    fn is_ready(&self, seat: usize) -> bool {
+        self.next_of(seat) < self.packs.len() || self.end.is_some()
+    }
+
     fn bytes_in_memory(&self) -> usize {
         self.packs.iter().filter(|pack| matches!(pack.place, Place::Memory(_))).map(|pack| pack.size).sum()
     }
@@ -186,43 +201,27 @@ struct Cursor<'s, 'a> {
 
 impl PackCursor for Cursor<'_, '_> {
     fn next(&mut self) -> Result<Option<Box<dyn Pack>>, SupplyError> {
-        let mut shelf = self.shelf.shelf();
-        loop {
-            let at = shelf.seats.get(&self.number).copied().unwrap_or(0);
-            if let Some(Sealed { id, size, place }) = shelf.packs.get(at) {
-                let bytes = match place {
-                    Place::Memory(bytes) => Bytes::Memory(Arc::clone(bytes)),
-                    Place::Scratch { offset } => Bytes::Scratch(self.shelf.spill.try_clone()?, *offset),
-                    Place::Gone => return Err("this bundle was taken by as many mirrors as it was made for".into()),
-                };
-                let pack = ShelfPack { id: *id, size: *size, bytes };
-                shelf.seats.insert(self.number, at + 1);
-                self.shelf.emptied.notify_all();
-                return Ok(Some(Box::new(pack)));
-            }
-            match &shelf.end {
-                Some(Ok(())) => return Ok(None),
-                Some(Err(error)) => return Err(error.clone().into()),
-                None => {}
-            }
-            shelf = self.shelf.idle(shelf, Duration::MAX);
-        }
+        let mut shelf = self.shelf.wait_for(self.number, Duration::MAX);
+        let at = shelf.next_of(self.number);
+        let Some(Sealed { id, size, place }) = shelf.packs.get(at) else {
+            return match &shelf.end {
+                Some(Err(error)) => Err(error.clone().into()),
+                _ => Ok(None),
+            };
+        };
+        let bytes = match place {
+            Place::Memory(bytes) => Bytes::Memory(Arc::clone(bytes)),
+            Place::Scratch { offset } => Bytes::Scratch(self.shelf.spill.try_clone()?, *offset),
+            Place::Gone => return Err("this bundle was taken by as many mirrors as it was made for".into()),
+        };
+        let pack = ShelfPack { id: *id, size: *size, bytes };
+        shelf.seats.insert(self.number, at + 1);
+        self.shelf.emptied.notify_all();
+        Ok(Some(Box::new(pack)))
     }
 
     fn wait(&self, most: Duration) -> bool {
-        let until = Instant::now() + most;
-        let mut shelf = self.shelf.shelf();
-        loop {
-            let at = shelf.seats.get(&self.number).copied().unwrap_or(0);
-            let left = until.saturating_duration_since(Instant::now());
-            if at < shelf.packs.len() || shelf.end.is_some() {
-                return true;
-            }
-            if left.is_zero() {
-                return false;
-            }
-            shelf = self.shelf.idle(shelf, left);
-        }
+        self.shelf.wait_for(self.number, most).is_ready(self.number)
     }
 }
 

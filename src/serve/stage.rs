@@ -127,11 +127,9 @@ pub(super) async fn stage(
         inbox.drain().await;
         return Ok(Reaction::done(Staging::Staged { resent: 0 }));
     };
-    keep_open(&site, key, inbox);
-    let store = Arc::clone(&session.store);
     // While they come nobody holds the stage: one that was given up meanwhile is not held up by a slow body.
     drop(session);
-    let is_whole = take_packs(&handler, &site, key, &store, None, inbox).await?;
+    let is_whole = take_packs(&handler, &site, key, None, inbox).await?;
     inbox.end().await?;
     // Once nothing had come for a while, another push of the same content may have taken its place.
     let session = site.sessions.find(&key).filter(|session| session.is_of_release(name)).ok_or_else(closed)?;
@@ -319,9 +317,9 @@ pub(super) async fn put_packs(
     inbox: &mut Inbox,
 ) -> Result<Done, Refused> {
     let length = inbox.check(MAX_PACKS_BYTES)?;
-    let store = Arc::clone(&site.sessions.find(&key).ok_or_else(closed)?.store);
-    keep_open(site, key, inbox);
-    take_packs(handler, site, key, &store, Some(length), inbox).await?;
+    // Before any of it is read.
+    site.sessions.find(&key).ok_or_else(closed)?;
+    take_packs(handler, site, key, Some(length), inbox).await?;
     Ok(Done {})
 }
 
@@ -331,52 +329,43 @@ async fn take_packs(
     handler: &Arc<Handler>,
     site: &Arc<SiteState>,
     key: BundleKey,
-    store: &Arc<Store>,
     length: Option<u64>,
     inbox: &mut Inbox,
 ) -> Result<bool, Refused> {
+    keep_open(site, key, inbox);
     let mut takings = Takings::default();
-    let read = read_packs(handler, site, key, store, length, inbox, &mut takings).await;
+    let read = async {
+        let mut left = length.unwrap_or(MAX_PACKS_BYTES);
+        while left > 0 || length.is_none() {
+            let wrong = || Refused::malformed("the packs do not make their body");
+            left = left.checked_sub(PackHead::BYTES as u64).ok_or_else(wrong)?;
+            let head = inbox.read(PackHead::BYTES as u64).await?;
+            let (id, bytes) = match PackHead::parse(head.as_slice().try_into().map_err(|_| wrong())?) {
+                Some(PackHead::Pack { id, bytes }) => (id, u64::from(bytes)),
+                Some(PackHead::End { is_whole }) if length.is_none() => return Ok(is_whole),
+                _ => return Err(wrong()),
+            };
+            left = left.checked_sub(bytes).ok_or_else(wrong)?;
+            // A slow body must not hold a stage that its origin has given up: it is looked for each time.
+            let store = {
+                let session = site.sessions.find(&key).ok_or_else(closed)?;
+                (!session.holds(&id)).then(|| Arc::clone(&session.store))
+            };
+            let Some(store) = store else {
+                inbox.skip(bytes).await?;
+                continue;
+            };
+            let content = Content::receive(handler, inbox, bytes, &store).await?;
+            let session = site.sessions.find(&key).ok_or_else(closed)?;
+            takings.push(handler, site, session, id, content).await?;
+        }
+        Ok(false)
+    };
+    let read = read.await;
     let taken = takings.finish().await;
     match read {
         // Why a pack was not taken says more than that the stage is closed since.
         Err(refused) if refused.refusal.kind == UNKNOWN => taken.and(Err(refused)),
         read => read.and_then(|is_whole| taken.map(|()| is_whole)),
     }
-}
-
-async fn read_packs(
-    handler: &Arc<Handler>,
-    site: &Arc<SiteState>,
-    key: BundleKey,
-    store: &Arc<Store>,
-    length: Option<u64>,
-    inbox: &mut Inbox,
-    takings: &mut Takings,
-) -> Result<bool, Refused> {
-    let mut left = length.unwrap_or(MAX_PACKS_BYTES);
-    let mut is_whole = false;
-    while left > 0 || length.is_none() {
-        let wrong = || Refused::malformed("the packs do not make their body");
-        left = left.checked_sub(PackHead::BYTES as u64).ok_or_else(wrong)?;
-        let head = inbox.read(PackHead::BYTES as u64).await?;
-        let (id, bytes) = match PackHead::parse(head.as_slice().try_into().map_err(|_| wrong())?) {
-            Some(PackHead::Pack { id, bytes }) => (id, u64::from(bytes)),
-            Some(PackHead::End { is_whole: said }) if length.is_none() => {
-                is_whole = said;
-                break;
-            }
-            _ => return Err(wrong()),
-        };
-        left = left.checked_sub(bytes).ok_or_else(wrong)?;
-        // A slow body must not hold a stage that its origin has given up: it is looked for each time.
-        if site.sessions.find(&key).ok_or_else(closed)?.holds(&id) {
-            inbox.skip(bytes).await?;
-            continue;
-        }
-        let content = Content::receive(handler, inbox, bytes, store).await?;
-        let session = site.sessions.find(&key).ok_or_else(closed)?;
-        takings.push(handler, site, session, id, content).await?;
-    }
-    Ok(is_whole)
 }

@@ -121,7 +121,8 @@ impl Store {
     /// # Errors
     /// Those of the disk; what is served is not touched.
     pub fn prepare(&self, wait: Duration) -> Result<(), StoreError> {
-        if self.has_second_slot()? {
+        // Looked at again under the lock, which is not waited for where nothing is to be done.
+        if self.missing_slot()?.is_none() {
             return Ok(());
         }
         let _guard = self.lock(wait)?;

@@ -134,10 +134,11 @@ impl Store {
         Ok(slots.sync()?)
     }
 
-    /// Whether there is a slot beside the current one, or none at all.
-    pub(super) fn has_second_slot(&self) -> Result<bool, StoreError> {
-        let Some(current) = self.current()? else { return Ok(true) };
-        Ok(self.slot_names()?.iter().any(|slot| slot.is_spare || slot.release != current))
+    /// The slot that is missing beside the current one, if one is.
+    pub(super) fn missing_slot(&self) -> Result<Option<SlotName>, StoreError> {
+        let Some(release) = self.current()? else { return Ok(None) };
+        let has_another = self.slot_names()?.iter().any(|slot| slot.is_spare || slot.release != release);
+        Ok((!has_another).then_some(SlotName { release, is_spare: true }))
     }
 
     /// Makes the second slot, after the first push has answered: from then on
@@ -146,15 +147,11 @@ impl Store {
     /// # Errors
     /// Those of the disk; what is served is not touched.
     pub(super) fn fill_spare_slot(&self) -> Result<(), StoreError> {
-        if self.has_second_slot()? {
-            return Ok(());
-        }
-        let Some(current) = self.current()? else { return Ok(()) };
-        let spare = SlotName { release: current, is_spare: true };
-        let release = self.release(current)?;
+        let Some(spare) = self.missing_slot()? else { return Ok(()) };
+        let release = self.release(spare.release)?;
         let slots = &self.layout.slots;
         slots.remove_all(DIRTY)?;
-        let permissions = self.permissions_of(current.sequence())?;
+        let permissions = self.permissions_of(spare.release.sequence())?;
         let slot = slots.create_dir_as(DIRTY, permissions.directory())?;
         self.fill_new_slot(slot, &release, permissions)?;
         slots.sync_file_system()?;

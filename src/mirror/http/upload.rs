@@ -68,6 +68,14 @@ struct Arrived {
     kept_bytes: u64,
 }
 
+impl Arrived {
+    /// Notes that a pack is there; answers whether nobody was told yet.
+    fn note(&mut self, id: PackId) -> bool {
+        self.packs.insert(id);
+        self.told.insert(id)
+    }
+}
+
 /// What comes next of a bundle.
 pub(super) enum Coming {
     Pack(Box<dyn Pack>),
@@ -326,9 +334,7 @@ impl<'u> Upload<'u> {
                 packs.push(pack);
                 continue;
             }
-            let mut arrived = lock(&self.arrived);
-            arrived.packs.insert(pack.id());
-            if arrived.told.insert(pack.id()) {
+            if lock(&self.arrived).note(pack.id()) {
                 self.monitor.event(Event::PackHeld { mirror: self.mirror.name.clone(), pack: pack.id() });
             }
         }
