@@ -112,6 +112,9 @@ pub(crate) const fn of_mirror(kind: Kind) -> Option<&'static str> {
         ),
         Kind::NewerFormat => Some("upgrade headwater here"),
         Kind::NoSpace => Some("free some space, or `headwater prune` with a smaller --keep, then push again"),
+        Kind::FileTooLarge => Some(
+            "raise the limit for the size of files (`ulimit -f`, LimitFSIZE= of a systemd unit) where that mirror is",
+        ),
         Kind::Locked => Some("another headwater is at work there: try again, or wait longer with --wait"),
         Kind::DamagedBase => Some("`headwater verify` names what is damaged, `headwater repair --from` mends it"),
         Kind::OverQuota => Some(

@@ -30,6 +30,7 @@ mod mirrorlist;
 mod output;
 mod places;
 mod plan;
+mod process;
 mod progress;
 mod push;
 mod releases;
@@ -160,6 +161,7 @@ pub(crate) fn command() -> clap::Command {
 
 /// Runs the program: arguments, environment, exit code.
 pub(crate) fn main() -> ExitCode {
+    process::prepare();
     let counts = match arm_fault() {
         Ok(counts) => counts,
         Err(failure) => {

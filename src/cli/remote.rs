@@ -22,6 +22,7 @@ use headwater::tree_path::Site;
 use super::args::{RemoteArgs, TrafficArgs};
 use super::failure::{Exit, Failure, eprint_raw};
 use super::places::MirrorChoice;
+use super::process;
 
 /// The variable with the token of mirrors that name no other one.
 pub(crate) const TOKEN_VARIABLE: &str = "HEADWATER_TOKEN";
@@ -39,6 +40,8 @@ pub(crate) struct Reach {
     began: Instant,
     jobs: NonZeroUsize,
     pace: Pace,
+    /// Which directories may be filled now.
+    directories: Option<Arc<Turns>>,
     ssh: SshSettings,
     environment: fn(&str) -> Option<String>,
 }
@@ -58,7 +61,8 @@ impl Reach {
             receiver: remote.receive_command.clone().unwrap_or(defaults.receiver),
             host_key: None,
         };
-        Self { began, jobs, pace, ssh, environment: super::settings::environment }
+        let directories = pace.turns.as_ref().zip(traffic).map(|(turns, traffic)| directories(turns, traffic));
+        Self { began, jobs, pace, directories, ssh, environment: super::settings::environment }
     }
 
     /// Opens nothing yet: the mirrors of these choices.
@@ -98,7 +102,7 @@ impl Reach {
         Ok(match Location::parse(&choice.location).map_err(|error| wrong_location(&error))? {
             Location::Directory(path) => {
                 let mirror = DirectoryMirror::new(name, text, path, site, self.pace.wait, jobs);
-                Arc::new(mirror.with_turns(self.pace.turns.clone()))
+                Arc::new(mirror.with_turns(self.directories.clone()))
             }
             Location::Http(place) => {
                 let access = self.access(&choice.access).map_err(|failure| failure.of(&choice.name))?;
@@ -165,6 +169,12 @@ impl Reach {
         let set = |name: &&'static str| (self.environment)(name).filter(|text| !text.trim().is_empty());
         names.iter().find_map(|name| Some((*name, set(name)?)))
     }
+}
+
+/// The turns of directories: those of all mirrors, or fewer where the system allows few open files.
+fn directories(turns: &Arc<Turns>, traffic: &TrafficArgs) -> Arc<Turns> {
+    let most = process::directories_at_once();
+    if most < traffic.max_parallel.get() { Arc::new(Turns::new(most)) } else { Arc::clone(turns) }
 }
 
 /// Something for access that cannot be used.

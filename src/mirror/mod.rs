@@ -79,6 +79,8 @@ pub enum Failure {
     NoSpace,
     /// The site may not have so much there, whatever the disk could take.
     OverQuota,
+    /// A file is larger than the system lets the process write.
+    FileTooLarge,
     /// Somebody else is at work.
     Locked,
     /// Another release became current meanwhile.
@@ -144,6 +146,7 @@ impl Failure {
             Self::BadPlace => "bad_place",
             Self::NewerFormat => "newer_format",
             Self::NoSpace | Self::OverQuota => "no_space",
+            Self::FileTooLarge => "file_too_large",
             Self::Locked => "locked",
             Self::Conflict => "conflict",
             Self::Origin => "origin",
@@ -163,7 +166,7 @@ impl Failure {
     /// was there; that a request was not understood is a matter of the protocol.
     #[must_use]
     pub fn of_refusal(refusal: &Refusal) -> Self {
-        const SAME: [Failure; 12] = [
+        const SAME: [Failure; 13] = [
             Failure::Denied,
             Failure::OtherOwner,
             Failure::OtherSite,
@@ -171,6 +174,7 @@ impl Failure {
             Failure::BadPlace,
             Failure::NewerFormat,
             Failure::NoSpace,
+            Failure::FileTooLarge,
             Failure::Locked,
             Failure::Conflict,
             Failure::DamagedBase,
@@ -238,6 +242,9 @@ impl MirrorError {
             Self::Store(StoreError::NoSpace { .. } | StoreError::NoInodes { .. }) => Failure::NoSpace,
             Self::Store(StoreError::Io(error)) if is_denial(error) => Failure::Denied,
             Self::Store(StoreError::Io(error)) if is_full(error) => Failure::NoSpace,
+            Self::Store(StoreError::Io(error)) if error.kind() == std::io::ErrorKind::FileTooLarge => {
+                Failure::FileTooLarge
+            }
             Self::Store(StoreError::Conflict { .. } | StoreError::NotNewer { .. } | StoreError::NotStaged { .. }) => {
                 Failure::Conflict
             }

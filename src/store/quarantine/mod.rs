@@ -232,7 +232,7 @@ impl Quarantine {
                 let name = ordinal_name(ordinal);
                 (self.parts.open_file(&name)?, self.parts.join(name))
             } else {
-                (self.whole.open_file(&id)?, self.whole.shelf(&id)?.join(id.to_string()))
+                (self.whole.open_file(&id)?, self.whole.path(&id))
             };
             fsx::seal(&file, self.permissions.file(object.exec), Some(object.mtime), || path.clone())?;
         }
@@ -295,7 +295,7 @@ impl Quarantine {
         }
         if u64::from(piece.length) == object.size {
             let (id, mode) = (hash.of_whole(), self.permissions.file(object.exec));
-            self.whole.shelf(&id)?.write_new(&id.to_string(), bytes, mode, Some(object.mtime))?;
+            self.whole.write_new(&id, bytes, mode, object.mtime)?;
         } else {
             let name = ordinal_name(piece.ordinal);
             // Neighbours of one file would spin for its inode and keep a core from better work.
@@ -359,9 +359,8 @@ impl Quarantine {
                 Some(id) => id,
                 None if object.size == 0 => {
                     let (id, mode) = (ObjectId::of(b""), self.permissions.file(object.exec));
-                    let (shelf, name) = (self.whole.shelf(&id)?, id.to_string());
-                    shelf.unlink_if_any(&name)?;
-                    shelf.write_new(&name, b"", mode, Some(object.mtime))?;
+                    self.whole.remove(&id)?;
+                    self.whole.write_new(&id, b"", mode, object.mtime)?;
                     id
                 }
                 None => return Err(lie(format!("new object {ordinal} did not arrive whole"))),
@@ -381,7 +380,7 @@ impl Quarantine {
             if parts.contains(&ordinal) {
                 store.adopt(id, &self.parts, &ordinal_name(ordinal))?;
             } else if !moved[usize::from(id.as_bytes()[0])] {
-                store.adopt(id, self.whole.shelf(id)?, &id.to_string())?;
+                self.whole.move_to(store, id)?;
             }
         }
         Ok(())

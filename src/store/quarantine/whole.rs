@@ -2,19 +2,24 @@
 
 use std::collections::HashSet;
 use std::fs::File;
+use std::path::PathBuf;
 use std::sync::OnceLock;
 
-use crate::fsx::Dir;
+use crate::fsx::{Dir, FileMode};
 use crate::hash::ObjectId;
-use crate::store::StoreError;
-use crate::store::layout::shelf_name;
+use crate::store::layout::{object_name, shelf_name};
+use crate::store::{Store, StoreError};
 
 /// Content that arrived in one piece, in directories like those of the store:
 /// where that has none they are moved there whole.
+///
+/// Only the directory above them stays open: a push fills many mirrors at once,
+/// and 256 open directories for each of them are more than a process may have.
 #[derive(Debug)]
 pub(super) struct Whole {
     dir: Dir,
-    shelves: Vec<OnceLock<Dir>>,
+    /// Which directories were made, or found, by the first byte of their objects.
+    shelves: Vec<OnceLock<()>>,
 }
 
 impl Whole {
@@ -22,21 +27,47 @@ impl Whole {
         Self { dir, shelves: std::iter::repeat_with(OnceLock::new).take(256).collect() }
     }
 
-    /// The directory for an object, made when it is first asked for.
-    pub(super) fn shelf(&self, object: &ObjectId) -> Result<&Dir, StoreError> {
-        let cell = &self.shelves[usize::from(object.as_bytes()[0])];
-        match cell.get() {
-            Some(shelf) => Ok(shelf),
-            None => {
-                let shelf = self.dir.ensure_dir(&shelf_name(object.as_bytes()[0]))?;
-                Ok(cell.get_or_init(|| shelf))
-            }
+    /// The path of an object below the directory; its own directory is made when it is first asked for.
+    fn name(&self, object: &ObjectId) -> Result<String, StoreError> {
+        let byte = object.as_bytes()[0];
+        let shelf = &self.shelves[usize::from(byte)];
+        if shelf.get().is_none() {
+            drop(self.dir.ensure_dir(&shelf_name(byte))?);
+            shelf.get_or_init(|| ());
         }
+        Ok(object_name(object))
+    }
+
+    /// Where an object is, for messages.
+    pub(super) fn path(&self, object: &ObjectId) -> PathBuf {
+        self.dir.join(object_name(object))
     }
 
     /// Opens a file that is there.
     pub(super) fn open_file(&self, object: &ObjectId) -> Result<File, StoreError> {
-        Ok(self.shelf(object)?.open_file(&object.to_string())?)
+        Ok(self.dir.open_file(&self.name(object)?)?)
+    }
+
+    /// Writes the content of an object that is not there yet.
+    pub(super) fn write_new(
+        &self,
+        object: &ObjectId,
+        bytes: &[u8],
+        mode: FileMode,
+        mtime: u64,
+    ) -> Result<(), StoreError> {
+        Ok(self.dir.write_new(&self.name(object)?, bytes, mode, Some(mtime))?)
+    }
+
+    /// Removes the content of an object, if it is there.
+    pub(super) fn remove(&self, object: &ObjectId) -> Result<(), StoreError> {
+        self.dir.unlink_if_any(&self.name(object)?)?;
+        Ok(())
+    }
+
+    /// Moves an object to `store`.
+    pub(super) fn move_to(&self, store: &Store, object: &ObjectId) -> Result<(), StoreError> {
+        store.adopt(object, &self.dir, &self.name(object)?)
     }
 
     /// Removes every file that is not in `kept`.
