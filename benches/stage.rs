@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use criterion::{Criterion, criterion_group, criterion_main};
-use headwater::hash::{BundleKey, ManifestId, ObjectId, PackId};
+use headwater::hash::{BundleKey, HistoryId, ManifestId, ObjectId, PackId};
 use headwater::manifest::{Entry, FileEntry, Kind, ManifestError, ManifestWriter, transit};
 use headwater::mirror::{Bundle, Contents, DirectoryMirror, Mirror, Pack, PackCursor, StageRequest, SupplyError};
 use headwater::monitor::Silent;
@@ -52,7 +52,7 @@ impl Build {
         entries.iter().for_each(|entry| writer.push(entry).expect("entries in order"));
         let totals = writer.finish().expect("a sink takes it").1;
         let site = Site::new("bench").expect("a valid site");
-        let mut release = Release::new(site, sequence, totals.manifest, totals.content);
+        let mut release = Release::new(site, HistoryId::from_bytes([1; 16]), sequence, totals.manifest, totals.content);
         release.created = CREATED + sequence;
         release.entries = totals.entries;
         release.bytes = totals.bytes;

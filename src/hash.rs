@@ -1,5 +1,5 @@
 //! Identifiers: every id is a newtype over a BLAKE3-256 digest (or, for a
-//! store, over random bytes) and is written as lower-case hexadecimal.
+//! store and a history, over random bytes) and is written as lower-case hexadecimal.
 //!
 //! Knows how ids are computed and spelled. Refuses to know what they name.
 
@@ -170,17 +170,29 @@ id!(
     16
 );
 
-impl StoreId {
-    /// A new id from the operating system's random source.
-    ///
-    /// # Errors
-    /// When the system has no random source.
-    pub fn random() -> io::Result<Self> {
-        let mut bytes = [0; 16];
-        getrandom::fill(&mut bytes).map_err(io::Error::other)?;
-        Ok(Self(bytes))
-    }
+id!(
+    /// Random name of a history of releases, made with its first release and copied to every later one.
+    HistoryId,
+    16
+);
+
+macro_rules! random_id {
+    ($($name:ident),*) => {$(
+        impl $name {
+            /// Returns a new id from the operating system's random source.
+            ///
+            /// # Errors
+            /// If the system has no random source.
+            pub fn random() -> io::Result<Self> {
+                let mut bytes = [0; 16];
+                getrandom::fill(&mut bytes).map_err(io::Error::other)?;
+                Ok(Self(bytes))
+            }
+        }
+    )*};
 }
+
+random_id!(StoreId, HistoryId);
 
 macro_rules! digest_of_bytes {
     ($($name:ident),*) => {$(

@@ -3,19 +3,22 @@
 //! Its canonical form, and with it its id, is described in `store/FORMAT.md`.
 //! This room knows the record and its name; refuses to know where it is kept.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::hash::{ContentId, ManifestId, ReleaseId};
+use crate::hash::{ContentId, HistoryId, ManifestId, ReleaseId};
 use crate::tree_path::Site;
 
 /// Longest note, in bytes.
 pub const MAX_NOTE_BYTES: usize = 1024;
 /// Largest record that is read, in bytes.
 pub const MAX_RECORD_BYTES: u64 = 1024 * 1024;
+
+/// Most histories that a release says it replaces.
+pub const MAX_REPLACED: usize = 16;
 
 /// What is wrong with a release record.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -38,6 +41,9 @@ pub enum ReleaseError {
     /// A note too long or with control characters.
     #[error("a note has at most 1,024 bytes and no control characters")]
     Note,
+    /// Replaced histories that cannot be.
+    #[error("a release replaces at most {MAX_REPLACED} histories, each once, and not its own")]
+    Replaces,
     /// A name that is not `<sequence>-<id16>`.
     #[error("not a release name: {text:?}")]
     Name {
@@ -54,6 +60,11 @@ pub struct Release {
     version: u64,
     /// The site.
     pub site: Site,
+    /// The history it is part of: the same as that of the release it was made on top of.
+    pub history: HistoryId,
+    /// The histories that this one took over, oldest first, at most [`MAX_REPLACED`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub replaces: Vec<HistoryId>,
     /// Rises with every release.
     pub sequence: u64,
     /// The manifest.
@@ -102,11 +113,13 @@ const fn is_zero(value: &u64) -> bool {
 impl Release {
     /// A release with the given identity and nothing else to say.
     #[must_use]
-    pub const fn new(site: Site, sequence: u64, manifest: ManifestId, content: ContentId) -> Self {
+    pub const fn new(site: Site, history: HistoryId, sequence: u64, manifest: ManifestId, content: ContentId) -> Self {
         Self {
             headwater: Tag::Release,
             version: 1,
             site,
+            history,
+            replaces: Vec::new(),
             sequence,
             manifest,
             content,
@@ -141,6 +154,9 @@ impl Release {
         if release.note.as_deref().is_some_and(|note| !is_note(note)) {
             return Err(ReleaseError::Note);
         }
+        if !release.has_valid_replaces() {
+            return Err(ReleaseError::Replaces);
+        }
         if release.to_bytes() == bytes { Ok(release) } else { Err(ReleaseError::NotCanonical) }
     }
 
@@ -162,7 +178,14 @@ impl Release {
         ReleaseName::new(self.sequence, &self.id())
     }
 
-    /// What decides which of two releases of a site is newer, on any mirrors.
+    fn has_valid_replaces(&self) -> bool {
+        let replaced: HashSet<HistoryId> = self.replaces.iter().copied().collect();
+        self.replaces.len() <= MAX_REPLACED
+            && replaced.len() == self.replaces.len()
+            && !replaced.contains(&self.history)
+    }
+
+    /// What decides which of two releases of one history is newer, on any mirrors.
     #[must_use]
     pub fn rank(&self) -> (u64, u64, ReleaseId) {
         (self.sequence, self.created, self.id())
@@ -246,7 +269,8 @@ mod tests {
 
     fn release() -> Release {
         let site = Site::new("docs").unwrap();
-        let mut release = Release::new(site, 12, ManifestId::of(b"m"), ContentId::of(b"c"));
+        let history = HistoryId::from_bytes([0xab; 16]);
+        let mut release = Release::new(site, history, 12, ManifestId::of(b"m"), ContentId::of(b"c"));
         release.created = 1_763_800_000;
         release.orders.insert("ci".into(), 7);
         release.note = Some("first \"one\"".into());
@@ -258,7 +282,8 @@ mod tests {
         let release = release();
         assert_eq!(Release::parse(&release.to_bytes()), Ok(release.clone()));
         let text = String::from_utf8(release.to_bytes()).unwrap();
-        assert!(text.starts_with(r#"{"headwater":"release","version":1,"site":"docs","sequence":12,"manifest":""#));
+        assert!(text.starts_with(r#"{"headwater":"release","version":1,"site":"docs","history":""#), "{text}");
+        assert!(text.contains(r#"abab","sequence":12,"manifest":""#), "{text}");
         assert!(text.ends_with(r#","orders":{"ci":7},"entries":0,"bytes":0,"note":"first \"one\""}"#), "{text}");
     }
 
@@ -286,6 +311,17 @@ mod tests {
         assert!(matches!(parse("\"bytes\":0", "\"bytes\":0,\"later\":1"), Err(ReleaseError::Garbled { .. })));
         assert_eq!(parse("first ", "first\\u001b"), Err(ReleaseError::Note));
         assert!(matches!(parse("docs", "../x"), Err(ReleaseError::Garbled { .. })));
+    }
+
+    #[test]
+    fn replaced_histories_are_few_distinct_and_others() {
+        let id = |byte: u8| HistoryId::from_bytes([byte; 16]);
+        let parse = |replaces: Vec<HistoryId>| Release::parse(&Release { replaces, ..release() }.to_bytes());
+        assert_eq!(parse(vec![id(1), id(2)]).unwrap().replaces, [id(1), id(2)]);
+        assert!(parse((0..16).map(id).collect()).is_ok());
+        for wrong in [vec![id(1), id(1)], vec![id(0xab)], (0..17).map(id).collect()] {
+            assert_eq!(parse(wrong), Err(ReleaseError::Replaces));
+        }
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::cache::ContentCache;
 use crate::fsx::{self, Context as _};
-use crate::hash::ManifestId;
+use crate::hash::{HistoryId, ManifestId};
 use crate::manifest::{ManifestError, Totals};
 use crate::mirror::Link;
 use crate::monitor::{Event, Monitor};
@@ -288,7 +288,7 @@ impl Preparation {
         let stream = || entries(previous.as_deref());
         let (outline, totals, manifest) = self.write_manifest(&stream, &rules)?;
         options.guards.check_removed(outline.gone, outline.total)?;
-        let mut release = self.describe(&totals, newest, options);
+        let mut release = self.describe(&totals, newest, options)?;
         release.created = created;
         Ok(Next { release, manifest: Some(Arc::new(manifest)), previous, sums: outline.sums })
     }
@@ -313,12 +313,14 @@ impl Preparation {
         Ok((outline, totals, ManifestFile { file, id: totals.manifest }))
     }
 
-    fn describe(&self, totals: &Totals, newest: Option<&Release>, options: &Options) -> Release {
+    fn describe(&self, totals: &Totals, newest: Option<&Release>, options: &Options) -> Result<Release, PushError> {
         let floor =
             self.members.iter().filter_map(|member| member.state.as_ref().ok()).map(|state| state.highest_sequence);
         let known = newest.map(|newest| newest.sequence);
         let sequence = floor.chain(known).max().unwrap_or(0) + 1;
-        let mut release = Release::new(options.site.clone(), sequence, totals.manifest, totals.content);
+        let (history, replaces) = self.history(newest, options)?;
+        let mut release = Release::new(options.site.clone(), history, sequence, totals.manifest, totals.content);
+        release.replaces = replaces;
         release.began = options.began;
         release.until = totals.until;
         release.entries = totals.entries;
@@ -342,7 +344,17 @@ impl Preparation {
         release.rejected.retain(|content| *content != totals.content);
         release.rejected.sort_unstable();
         release.rejected.dedup();
-        release
+        Ok(release)
+    }
+
+    /// The history of the next release, and those that it took over: as the release has it on top of
+    /// which it is made. Where the record of that one is lost, another one of the site tells.
+    fn history(&self, newest: Option<&Release>, options: &Options) -> Result<(HistoryId, Vec<HistoryId>), PushError> {
+        let known = newest.or_else(|| self.releases(options).max_by_key(|release| release.rank()));
+        match known {
+            Some(known) => Ok((known.history, known.replaces.clone())),
+            None => Ok((HistoryId::random().context("make an id for", || "a new history".into())?, Vec::new())),
+        }
     }
 }
 

@@ -323,7 +323,7 @@ mod tests {
     use std::slice::from_ref;
 
     use super::*;
-    use crate::hash::{ContentId, ManifestId};
+    use crate::hash::{ContentId, HistoryId, ManifestId};
     use crate::mirror::{MirrorError, MirrorState};
     use crate::wire::Refusal;
 
@@ -331,7 +331,8 @@ mod tests {
 
     fn release(sequence: u64, content: &[u8]) -> Release {
         let site = Site::new("docs").unwrap();
-        let mut release = Release::new(site, sequence, ManifestId::of(b"m"), ContentId::of(content));
+        let (history, manifest) = (HistoryId::from_bytes([7; 16]), ManifestId::of(b"m"));
+        let mut release = Release::new(site, history, sequence, manifest, ContentId::of(content));
         release.created = NOW - 10_000 + sequence * 1_000;
         release
     }

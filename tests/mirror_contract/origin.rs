@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use headwater::hash::{BundleKey, ManifestId, ObjectId, PackId};
+use headwater::hash::{BundleKey, HistoryId, ManifestId, ObjectId, PackId};
 use headwater::manifest::transit::{self, Wanted};
 use headwater::manifest::{Entry, FileEntry, Kind, ManifestError, ManifestWriter};
 use headwater::mirror::{
@@ -27,6 +27,11 @@ type Objects = HashMap<ObjectId, Arc<Vec<u8>>>;
 
 pub(crate) fn site() -> Site {
     Site::new("docs").unwrap()
+}
+
+/// The history of all releases but those that a test takes out of it.
+pub(crate) fn history() -> HistoryId {
+    HistoryId::from_bytes([0x11; 16])
 }
 
 /// Bytes that do not compress, the same every time.
@@ -91,7 +96,7 @@ impl Tree {
         let mut writer = ManifestWriter::new(Vec::new());
         entries.iter().for_each(|entry| writer.push(entry).unwrap());
         let (manifest, totals) = writer.finish().unwrap();
-        let mut release = Release::new(site(), sequence, totals.manifest, totals.content);
+        let mut release = Release::new(site(), history(), sequence, totals.manifest, totals.content);
         release.created = 1_700_000_000 + sequence;
         release.began = release.created * 1000;
         release.until = totals.until;

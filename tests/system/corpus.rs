@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use headwater::hash::{BundleKey, ContentId, ManifestId, ObjectId, PackId, StoreId};
+use headwater::hash::{BundleKey, ContentId, HistoryId, ManifestId, ObjectId, PackId, StoreId};
 use headwater::manifest::{Entry, ManifestReader, transit};
 use headwater::pack::{BaseRange, Level, PackWriter, Piece, encode_block};
 use headwater::release::Release;
@@ -116,7 +116,7 @@ fn packs() -> Inputs {
 
 fn record() -> Release {
     let (manifest, content) = (ManifestId::of(b"manifest"), ContentId::of(b"content"));
-    Release::new(Site::new("docs").unwrap(), 12, manifest, content)
+    Release::new(Site::new("docs").unwrap(), HistoryId::from_bytes([0x17; 16]), 12, manifest, content)
 }
 
 fn releases() -> Inputs {
@@ -129,6 +129,7 @@ fn releases() -> Inputs {
     full.retired = 2;
     full.bytes = 9_007_199_254_740_991;
     full.rolled_back_to = Some(3);
+    full.replaces = vec![HistoryId::from_bytes([1; 16]), HistoryId::from_bytes([2; 16])];
     full.note = Some("smörgås, \"quoted\"".to_owned());
     let name = plain.name().to_string();
     let spaced = String::from_utf8(plain.to_bytes()).unwrap().replace(':', ": ");

@@ -11,6 +11,9 @@ pub(crate) struct Record {
     headwater: String,
     version: u64,
     pub(crate) site: String,
+    pub(crate) history: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) replaces: Option<Vec<String>>,
     pub(crate) sequence: u64,
     pub(crate) manifest: String,
     pub(crate) content: String,
@@ -77,6 +80,7 @@ pub(crate) fn parse_record(name: &str, bytes: &[u8]) -> Result<Record, String> {
     }
     let nothing_to_say = record.orders.as_ref().is_some_and(BTreeMap::is_empty)
         || record.rejected.as_ref().is_some_and(Vec::is_empty)
+        || record.replaces.as_ref().is_some_and(Vec::is_empty)
         || record.retired == Some(0);
     if spelled != bytes || nothing_to_say {
         return Err(fault("not canonical"));
@@ -84,6 +88,11 @@ pub(crate) fn parse_record(name: &str, bytes: &[u8]) -> Result<Record, String> {
     let id = blake3::hash(bytes).to_hex();
     if *name != format!("{}-{}", record.sequence, &id[..16]) {
         return Err(fault("its name is not its sequence and id"));
+    }
+    let histories: BTreeSet<&String> = record.replaces.iter().flatten().chain([&record.history]).collect();
+    let replaced = record.replaces.as_ref().map_or(0, Vec::len);
+    if histories.len() != replaced + 1 || replaced > 16 || !histories.iter().all(|id| is_hex(id, 32)) {
+        return Err(fault("its histories are not as described"));
     }
     if !is_hex(&record.manifest, 64) || !is_hex(&record.content, 64) {
         return Err(fault("an id is none"));
