@@ -43,9 +43,6 @@ pub use notify::{Hooks, Notify, Purge};
 /// The name of the file in the directory where the command runs.
 pub const FILE_NAME: &str = "headwater.toml";
 
-/// The site of those who name none.
-pub const DEFAULT_SITE: &str = "default";
-
 /// Releases kept on a mirror by default.
 pub const DEFAULT_KEEP: NonZeroU32 = NonZeroU32::new(3).expect("3 is not 0");
 

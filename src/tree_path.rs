@@ -308,6 +308,13 @@ impl Site {
     }
 }
 
+impl Default for Site {
+    /// The site of those who name none: `default`.
+    fn default() -> Self {
+        Self("default".into())
+    }
+}
+
 impl fmt::Display for Site {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)

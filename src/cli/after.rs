@@ -18,6 +18,7 @@ use headwater::monitor::{Event, Monitor as _, Silent};
 use headwater::notify::{self, Purge};
 use headwater::push::{Fleet, Outcome, Report};
 use headwater::release::Release;
+use headwater::tree_path::Site;
 use headwater::watch::{self, Seen};
 use headwater::web::{Secret, Web};
 use serde::Serialize;
@@ -118,7 +119,7 @@ impl Heard {
 pub(crate) struct After<'a> {
     config: &'a Config,
     args: &'a AroundArgs,
-    site: String,
+    site: Option<Site>,
     scratch: &'a Path,
     began: Instant,
     ping: Option<Secret>,
@@ -127,7 +128,7 @@ pub(crate) struct After<'a> {
 
 impl<'a> After<'a> {
     /// Tells the health check that a push begins.
-    pub(crate) fn begin(config: &'a Config, args: &'a AroundArgs, site: String, scratch: &'a Path) -> Self {
+    pub(crate) fn begin(config: &'a Config, args: &'a AroundArgs, site: Option<Site>, scratch: &'a Path) -> Self {
         let mut after = Self { config, args, site, scratch, began: Instant::now(), ping: None, told: Vec::new() };
         if let Some(source) = &config.notify.ping {
             match secret(source) {
@@ -155,7 +156,7 @@ impl<'a> After<'a> {
             (Some(report), Some(seen)) => changed(report, fleet, &seen[..fleet.mirrors().len()], progress),
             _ => BTreeSet::new(),
         };
-        let facts = Facts { report, code, error };
+        let facts = Facts { site: self.site_of(report, seen.as_deref()), report, code, error };
         if !paths.is_empty() {
             self.hook("on_activated", self.config.notify.hooks.on_activated.clone(), &paths, &facts);
         }
@@ -164,12 +165,19 @@ impl<'a> After<'a> {
             self.hook("on_failed", self.config.notify.hooks.on_failed.clone(), &paths, &facts);
         }
         self.ping(if code == 0 { "" } else { "/fail" });
-        self.write_metrics(seen, code);
+        self.write_metrics(seen, &facts);
         self.write_ci(&facts);
         for told in self.told.iter().filter(|told| !told.ok) {
             progress.event(Event::Warned { message: format!("{}: {}", told.who, told.message) });
         }
         self.told
+    }
+
+    /// The site that was pushed to, as far as that is known.
+    fn site_of(&self, report: Option<&Report>, seen: Option<&[Seen]>) -> String {
+        let of_mirrors = || seen?.iter().find_map(|one| one.state.as_ref().ok()?.site.clone());
+        let site = report.map(|report| report.site.clone()).or_else(|| self.site.clone()).or_else(of_mirrors);
+        site.unwrap_or_default().to_string()
     }
 
     /// Whether anybody wants to know what the mirrors say now.
@@ -192,7 +200,7 @@ impl<'a> After<'a> {
         let release = facts.report.and_then(|report| report.release).map(|release| release.to_string());
         let sequence = facts.report.and_then(|report| report.sequence).map(|sequence| sequence.to_string());
         let variables = [
-            ("HEADWATER_SITE", self.site.clone()),
+            ("HEADWATER_SITE", facts.site.clone()),
             ("HEADWATER_RELEASE", release.unwrap_or_default()),
             ("HEADWATER_SEQUENCE", sequence.unwrap_or_default()),
             ("HEADWATER_EXIT_CODE", facts.code.to_string()),
@@ -262,12 +270,12 @@ impl<'a> After<'a> {
         written.map(|()| String::new()).map_err(|error| format!("what is left cannot be remembered: {}", chain(&error)))
     }
 
-    fn write_metrics(&mut self, seen: Option<Vec<Seen>>, code: u8) {
+    fn write_metrics(&mut self, seen: Option<Vec<Seen>>, facts: &Facts<'_>) {
         let (Some(path), Some(seen)) = (self.args.metrics(self.config).map(Path::to_owned), seen) else { return };
         let look = watcher::look(seen, self.config);
         let milliseconds = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
-        let ended = Some(metrics::Ended { code, milliseconds });
-        let told = metrics::Told { site: &self.site, standings: &look.standings, ended, now: look.now };
+        let ended = Some(metrics::Ended { code: facts.code, milliseconds });
+        let told = metrics::Told { site: &facts.site, standings: &look.standings, ended, now: look.now };
         if let Err(error) = metrics::write(&path, &told) {
             self.note("metrics", Err(chain(&error)));
         }
@@ -275,7 +283,7 @@ impl<'a> After<'a> {
 
     fn write_ci(&mut self, facts: &Facts<'_>) {
         let error = facts.error();
-        let end = End { site: &self.site, report: facts.report, code: facts.code, error: &error };
+        let end = End { site: &facts.site, report: facts.report, code: facts.code, error: &error };
         if let Err(error) = ci_report::write(&end, self.args.dotenv.as_deref(), settings::environment) {
             self.note("report", Err(error));
         }
@@ -284,6 +292,7 @@ impl<'a> After<'a> {
 
 /// How the push ended.
 struct Facts<'a> {
+    site: String,
     report: Option<&'a Report>,
     code: u8,
     error: Option<&'a str>,

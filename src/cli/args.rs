@@ -158,9 +158,6 @@ pub(crate) struct SourceArgs {
 /// What a new release says and keeps.
 #[derive(Debug, Clone, Default, Args)]
 pub(crate) struct ReleaseArgs {
-    /// The site that the mirrors must belong to [default: that of the configuration, else "default"]
-    #[arg(long, value_name = "NAME", help_heading = PUBLISH)]
-    pub(crate) site: Option<Site>,
     /// A note for people, kept in the release [default in CI: commit, branch and URL of the run]
     #[arg(long, value_name = "TEXT", help_heading = PUBLISH)]
     pub(crate) note: Option<String>,
@@ -221,9 +218,12 @@ pub(crate) struct WorkArgs {
     pub(crate) traffic: TrafficArgs,
 }
 
-/// How mirrors on other machines are reached.
+/// Which site mirrors must have, and how those on other machines are reached.
 #[derive(Debug, Clone, Default, Args)]
 pub(crate) struct RemoteArgs {
+    /// The site that the mirrors must have [default: `site` of the configuration for what publishes, else the one that the mirrors have]
+    #[arg(long, value_name = "NAME", help_heading = RUN)]
+    pub(crate) site: Option<Site>,
     /// Give up on what is not done after this long; mirrors that are not ready then stay on their release
     #[arg(long, value_name = "DURATION", value_parser = parse_duration, help_heading = REMOTE)]
     pub(crate) deadline: Option<Duration>,

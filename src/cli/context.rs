@@ -18,6 +18,7 @@ use headwater::tree_path::Site;
 use super::args::{self, GuardArgs, ReleaseArgs, WorkArgs};
 use super::failure::{Exit, Failure};
 use super::fleet;
+use super::places::MirrorChoice;
 use super::remote::Reach;
 use super::settings::{self, ReleaseSettings};
 
@@ -62,9 +63,23 @@ pub(crate) fn scan_options(
     }
 }
 
-/// The directory of our own for this site and these roots, in the cache.
-pub(crate) fn scratch(cache: Option<PathBuf>, site: &Site, roots: &[Root]) -> Result<PathBuf, Failure> {
+/// The directory of our own in the cache for this site and these roots. Where no site is named, what has no roots is
+/// kept apart by `mirrors`.
+pub(crate) fn scratch(
+    cache: Option<PathBuf>,
+    site: Option<&Site>,
+    roots: &[Root],
+    mirrors: &[MirrorChoice],
+) -> Result<PathBuf, Failure> {
     let mut hasher = blake3::Hasher::new();
+    if roots.is_empty() && site.is_none() {
+        let mut places: Vec<String> = mirrors.iter().map(MirrorChoice::canonical).collect();
+        places.sort_unstable();
+        for place in places {
+            hasher.update(place.as_bytes());
+            hasher.update(&[0]);
+        }
+    }
     for root in roots {
         // A tree that is not there yet is the scan's to tell.
         let path = fsx::resolve(&root.path).unwrap_or_else(|_| root.path.clone());
@@ -73,6 +88,7 @@ pub(crate) fn scratch(cache: Option<PathBuf>, site: &Site, roots: &[Root]) -> Re
         hasher.update(root.at.as_ref().map_or("", |at| at.as_str()).as_bytes());
         hasher.update(&[0]);
     }
+    let site = site.cloned().unwrap_or_default();
     let name = format!("{site}-{}", &hasher.finalize().to_hex()[..16]);
     Ok(settings::cache_dir(cache)?.join(name))
 }
@@ -170,11 +186,11 @@ pub(crate) enum Place {
 }
 
 /// Tells a tree from a mirror by looking.
-pub(crate) fn place(operand: &super::places::Operand, reach: &Reach) -> Result<Place, Failure> {
+pub(crate) fn place(operand: &super::places::Operand, reach: &Reach, site: Option<&Site>) -> Result<Place, Failure> {
     let location = &operand.place.location;
     let is_store = Path::new(location.strip_prefix("file://").unwrap_or(location)).join(".headwater/format").exists();
     if operand.is_mirror || is_store {
-        return Ok(Place::Mirror(reach.mirror(&operand.place, None)?));
+        return Ok(Place::Mirror(reach.mirror(&operand.place, site)?));
     }
     Ok(Place::Tree(vec![Root { path: location.into(), at: None }]))
 }

@@ -34,6 +34,13 @@ pub(crate) fn of_push(error: PushError) -> Failure {
             Exit::Refused,
             Some("nothing was sent; the tree lacks it, or `probe` of that [[wave]] names it wrongly".into()),
         ),
+        PushError::SitesDiffer { mirrors } => {
+            let args: Vec<String> = std::env::args_os().map(|arg| arg.to_string_lossy().into_owned()).collect();
+            (
+                Exit::Usage,
+                Some(format!("push to the mirrors of one site: {}", super::retype::for_one_site(&args, mirrors))),
+            )
+        }
         PushError::SameMirror { .. } => (Exit::Usage, Some("name each mirror once".into())),
         PushError::Manifest { .. } => {
             (Exit::Failed, Some("`headwater repair MIRROR --from ANOTHER` fetches it again".into()))
@@ -105,7 +112,9 @@ pub(crate) const fn of_mirror(kind: Kind) -> Option<&'static str> {
              see \"Beginning beside an existing web root\" in the README",
         ),
         Kind::OtherOwner => Some("run headwater as the user who owns the mirror"),
-        Kind::OtherSite => Some("name its site with --site, or another directory"),
+        Kind::OtherSite => {
+            Some("name the site that it holds with --site, or change `site` in headwater.toml, or name another mirror")
+        }
         Kind::Denied => Some("this user needs to write there"),
         Kind::BadPlace => Some(
             "a mirror is a directory on a local disk whose parent directory exists; `headwater push TREE MIRROR` makes one",
@@ -144,7 +153,9 @@ pub(crate) const fn of_mirror(kind: Kind) -> Option<&'static str> {
              known_hosts",
         ),
         Kind::Timeout => Some("the same push again goes on where this one was"),
-        Kind::Protocol => Some("see that the location is that of a `headwater serve` or `headwater receive`"),
+        Kind::Protocol => Some(
+            "see that the location is that of a `headwater serve`, as in https://host:7447/SITE, or `headwater receive`",
+        ),
         Kind::BodyLimit => Some(
             "set client_max_body_size in the nginx in front as the README does, or what limits bodies in another proxy",
         ),

@@ -19,8 +19,9 @@ const TEMPLATE: &str = r##"# headwater.toml: what `headwater push` sends, and wh
 # The directory whose files are pushed.
 content = "public"
 
-# Identity that releases and mirrors agree on: a push to a mirror of another
-# site is refused.
+# The site that the mirrors belong to; a push to a mirror of another site is
+# refused. Without this key it is the site that the mirrors have already, that
+# their receivers serve, or that ends their urls. (The default where none does.)
 #site = "default"
 
 # What is not pushed, in gitignore syntax; .headwaterignore files in the tree
@@ -215,7 +216,7 @@ mod tests {
         let text = uncommented("content = \"public\"");
         let config = parse(&text);
         assert_eq!((config.content.len(), config.mirrors.len(), config.keep_removed.len()), (2, 2, 2));
-        assert_eq!(config.site.map(|site| site.to_string()).as_deref(), Some(headwater::config::DEFAULT_SITE));
+        assert_eq!(config.site, Some(headwater::tree_path::Site::default()));
         assert_eq!(config.keep, headwater::config::DEFAULT_KEEP);
         let kept = headwater::push::KeepContent::default();
         assert_eq!(config.cache.content_bytes, Some(kept.most_bytes));

@@ -153,7 +153,7 @@ pub(crate) fn abandon(args: &AbandonArgs) -> Result<Exit, Failure> {
     let config = load_config(&args.config)?;
     let choices = places::of_mirrors(&args.mirrors.mirrors, &config)?;
     let reach = Reach::new(&args.remote, None, args.wait.wait, context::jobs(None));
-    let fleet = reach.fleet(&choices, None)?;
+    let fleet = reach.fleet(&choices, args.remote.site.as_ref())?;
     let progress = Progress::start(&args.output)?;
     let abandoned = push::abandon(&args.release, &fleet, &progress);
     progress.finish();

@@ -35,6 +35,7 @@ mod progress;
 mod push;
 mod releases;
 mod remote;
+mod retype;
 mod serve;
 mod settings;
 mod signals;

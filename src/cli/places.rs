@@ -6,7 +6,7 @@
 //! directory, and never silently one of the two.
 
 use headwater::config::{Config, FILE_NAME, MirrorAccess, MirrorConfig};
-use headwater::mirror::has_token;
+use headwater::mirror::{Location, has_token};
 
 use super::failure::{Exit, Failure};
 
@@ -24,6 +24,11 @@ pub(crate) struct MirrorChoice {
 impl MirrorChoice {
     fn at(location: &str) -> Self {
         Self { name: location.to_owned(), location: location.to_owned(), access: MirrorAccess::default() }
+    }
+
+    /// A text that is equal for two choices of one place, as far as their words tell.
+    pub(crate) fn canonical(&self) -> String {
+        Location::parse(&self.location).map_or_else(|_| self.location.clone(), |location| location.canonical())
     }
 }
 

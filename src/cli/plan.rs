@@ -311,7 +311,7 @@ pub(crate) fn diff(args: &DiffArgs) -> Result<Exit, Failure> {
     let reach = Reach::new(&args.remote, None, context::DEFAULT_WAIT, context::jobs(None));
     let side = |text: &str| -> Result<DiffSide, Failure> {
         let operand = places::of_operand(text, &config, is_directory)?;
-        Ok(match context::place(&operand, &reach)? {
+        Ok(match context::place(&operand, &reach, args.remote.site.as_ref())? {
             Place::Mirror(mirror) => DiffSide::Release { mirror, sequence: operand.sequence },
             Place::Tree(roots) => {
                 DiffSide::Trees { roots, scan: context::scan_options(&[], &config, context::jobs(None), None) }

@@ -1,11 +1,9 @@
 //! `headwater push` and `headwater rollback`.
 
-use std::sync::Arc;
-
 use headwater::config::{Config, Require};
-use headwater::monitor::{Monitor as _, Silent};
+use headwater::monitor::Monitor as _;
 use headwater::push::{self, Fleet, Goal, MirrorReport, Options, Outcome, Report, Source};
-use headwater::tree_path::Site;
+use headwater::scan::Root;
 use serde::Serialize;
 
 use super::after::{After, AroundArgs, Heard};
@@ -38,28 +36,28 @@ pub(crate) fn job(args: &PushArgs) -> Result<Job, Failure> {
     let config = load_config(&args.config)?;
     let is_directory = |word: &str| std::path::Path::new(word).is_dir();
     let mut places = places::of_push(&args.source.places, args.source.from.is_some(), &config, is_directory)?;
-    let mut settings = ReleaseSettings::merge(&args.release, &config, settings::environment)?;
+    let site = args.work.remote.site.as_ref();
+    let settings = ReleaseSettings::merge(&args.release, site, &config, settings::environment);
     let jobs = context::jobs(args.work.jobs);
     let work = &args.work;
     let reach = Reach::new(&work.remote, Some(&work.traffic), work.wait.wait, jobs);
     let from = match &args.source.from {
         Some(from) => {
             let choice: Vec<MirrorChoice> = places::of_mirrors(std::slice::from_ref(from), &config)?;
-            let from = reach.mirror(&choice[0], None)?;
-            settings.site =
-                site_of(&Fleet::new(vec![Arc::clone(&from)]), &args.release, &config).unwrap_or(settings.site);
-            Some(from)
+            Some(reach.mirror(&choice[0], None)?)
         }
         None => None,
     };
     let frozen = fleet::set_frozen_apart(&mut places.mirrors, &config)?;
     check_require(args.work.require.unwrap_or(config.require), places.mirrors.len())?;
-    let mirrors = reach.fleet(&places.mirrors, Some(&settings.site))?;
+    let mirrors = reach.fleet(&places.mirrors, settings.site.as_ref())?;
+    let scratch =
+        |roots: &[Root]| context::scratch(args.work.cache.clone(), settings.site.as_ref(), roots, &places.mirrors);
     let (source, scratch) = match from {
-        Some(from) => (Source::Store(from), context::scratch(args.work.cache.clone(), &settings.site, &[])?),
+        Some(from) => (Source::Store(from), scratch(&[])?),
         None => {
             let roots = context::roots(places.tree.as_deref(), &config);
-            let scratch = context::scratch(args.work.cache.clone(), &settings.site, &roots)?;
+            let scratch = scratch(&roots)?;
             let scan = context::scan_options(&args.source.exclude, &config, jobs, Some(&scratch));
             (Source::Trees { roots, scan }, scratch)
         }
@@ -91,15 +89,6 @@ fn check_require(require: Require, mirrors: usize) -> Result<(), Failure> {
         }
         _ => Ok(()),
     }
-}
-
-/// The site of the first mirror of `fleet` that has one, unless flag or file name it: where
-/// content comes from mirrors, they know whose it is.
-fn site_of(fleet: &Fleet, release: &ReleaseArgs, config: &Config) -> Option<Site> {
-    if release.site.is_some() || config.site.is_some() {
-        return None;
-    }
-    fleet.states(&Silent).into_iter().find_map(|member| member.state.ok()?.site)
 }
 
 fn keep(config: &Config) -> usize {
@@ -139,13 +128,11 @@ pub(crate) fn without_tree(told: TreeLess<'_>, source: Source) -> Result<(Job, G
     let TreeLess { release, work, config, .. } = told;
     let mut choices = places::of_mirrors(told.mirrors, &config)?;
     let frozen = fleet::set_frozen_apart(&mut choices, &config)?;
-    let mut settings = ReleaseSettings::merge(release, &config, settings::environment)?;
+    let settings = ReleaseSettings::merge(release, work.remote.site.as_ref(), &config, settings::environment);
     let reach = Reach::new(&work.remote, Some(&work.traffic), work.wait.wait, context::jobs(work.jobs));
     check_require(work.require.unwrap_or(config.require), choices.len())?;
-    let of_any_site = reach.fleet(&choices, None)?;
-    settings.site = site_of(&of_any_site, release, &config).unwrap_or(settings.site);
-    let mirrors = reach.fleet(&choices, Some(&settings.site))?;
-    let scratch = context::scratch(work.cache.clone(), &settings.site, &[])?;
+    let mirrors = reach.fleet(&choices, settings.site.as_ref())?;
+    let scratch = context::scratch(work.cache.clone(), settings.site.as_ref(), &[], &choices)?;
     let guards =
         GuardArgs { allow_older: true, again: true, allow_shrink: true, allow_secrets: true, ..GuardArgs::default() };
     let config = Config { must_have: Vec::new(), ..config };
@@ -169,7 +156,7 @@ pub(crate) fn execute(
     let Some(_turn) = job.around.turn(&job.options.scratch, &progress)? else {
         return not_now(command, &progress, output);
     };
-    let after = After::begin(&job.config, &job.around, job.options.site.to_string(), &job.options.scratch);
+    let after = After::begin(&job.config, &job.around, job.options.site.clone(), &job.options.scratch);
     let pushed = push::push(&job.source, &job.fleet, &job.options, &progress);
     let report = match pushed {
         Ok(mut report) => {

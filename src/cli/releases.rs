@@ -22,7 +22,8 @@ struct Answer<'a> {
 fn members(args: &ReleasesArgs) -> Result<Vec<Member>, Failure> {
     let config = load_config(&args.config)?;
     let choices = places::of_mirrors(&args.mirrors.mirrors, &config)?;
-    let fleet = Reach::new(&args.remote, None, context::DEFAULT_WAIT, context::jobs(None)).fleet(&choices, None)?;
+    let reach = Reach::new(&args.remote, None, context::DEFAULT_WAIT, context::jobs(None));
+    let fleet = reach.fleet(&choices, args.remote.site.as_ref())?;
     // Whom nobody can ask is told on stdout.
     let progress = Progress::start(&OutputArgs { quiet: true, ..args.output.clone() })?;
     let members = fleet.states(&progress);

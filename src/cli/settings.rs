@@ -6,7 +6,7 @@
 use std::path::PathBuf;
 
 use etcetera::BaseStrategy as _;
-use headwater::config::{Config, DEFAULT_SITE, KeepRemoved};
+use headwater::config::{Config, KeepRemoved};
 use headwater::tree_path::Site;
 
 use super::args::{Order, ReleaseArgs};
@@ -16,8 +16,8 @@ use super::failure::{Exit, Failure};
 /// What a new release says and keeps, after all that may say so was asked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ReleaseSettings {
-    /// The site.
-    pub(crate) site: Site,
+    /// The site, if one is named; else the mirrors name it.
+    pub(crate) site: Option<Site>,
     /// The note, if there is one.
     pub(crate) note: Option<String>,
     /// The order, if there is one.
@@ -31,20 +31,18 @@ impl ReleaseSettings {
     /// An empty `--note` means none, also in CI.
     pub(crate) fn merge(
         args: &ReleaseArgs,
+        site: Option<&Site>,
         config: &Config,
         environment: impl Fn(&str) -> Option<String>,
-    ) -> Result<Self, Failure> {
-        let site = match args.site.as_ref().or(config.site.as_ref()) {
-            Some(site) => site.clone(),
-            None => Site::new(DEFAULT_SITE).map_err(|error| Failure::new(Exit::Usage, error))?,
-        };
+    ) -> Self {
+        let site = site.or(config.site.as_ref()).cloned();
         let keep_removed = match args.keep_removed {
             Some(keep) => vec![KeepRemoved { pattern: "*".to_owned(), keep }],
             None => config.keep_removed.clone(),
         };
         let note = args.note.clone().or_else(|| ci::note(&environment)).filter(|note| !note.is_empty());
         let order = args.order.clone().or_else(|| ci::order(&environment));
-        Ok(Self { site, note, order, keep_removed })
+        Self { site, note, order, keep_removed }
     }
 }
 
@@ -85,22 +83,24 @@ mod tests {
     fn flags_win_over_file_and_environment() {
         let text = "site='file'\nexclude=['a']\n[[keep_removed]]\nmatch='*.js'\nfor='2w'";
         let config = Config::parse(text, Path::new("f")).unwrap();
-        let merge = |args: &ReleaseArgs| ReleaseSettings::merge(args, &config, gitlab).unwrap();
+        let site = |name: &str| Some(Site::new(name).unwrap());
+        let merge =
+            |args: &ReleaseArgs, site: Option<Site>| ReleaseSettings::merge(args, site.as_ref(), &config, gitlab);
 
-        let from_file = merge(&ReleaseArgs::default());
-        assert_eq!(from_file.site.as_str(), "file");
+        let from_file = merge(&ReleaseArgs::default(), None);
+        assert_eq!(from_file.site, site("file"));
         assert_eq!(from_file.note.as_deref(), Some("abc"));
         assert_eq!(from_file.order.unwrap().to_string(), "gitlab:g/s:5");
         assert_eq!(from_file.keep_removed, config.keep_removed);
 
-        let from_flags = merge(&ReleaseArgs {
-            site: Some(Site::new("flag").unwrap()),
+        let flags = ReleaseArgs {
             note: Some(String::new()),
             order: Some(Order::new("s", 9).unwrap()),
             keep_removed: Some(Duration::ZERO),
             expunge: Vec::new(),
-        });
-        assert_eq!(from_flags.site.as_str(), "flag");
+        };
+        let from_flags = merge(&flags, site("flag"));
+        assert_eq!(from_flags.site, site("flag"));
         assert_eq!(from_flags.note, None);
         assert_eq!(from_flags.order.unwrap().to_string(), "s:9");
         assert_eq!(from_flags.keep_removed, [KeepRemoved { pattern: "*".into(), keep: Duration::ZERO }]);
@@ -109,9 +109,8 @@ mod tests {
 
     #[test]
     fn without_anything_there_are_defaults() {
-        let settings = ReleaseSettings::merge(&ReleaseArgs::default(), &Config::default(), |_| None).unwrap();
-        assert_eq!(settings.site.as_str(), DEFAULT_SITE);
-        assert_eq!((settings.note, settings.order), (None, None));
+        let settings = ReleaseSettings::merge(&ReleaseArgs::default(), None, &Config::default(), |_| None);
+        assert_eq!((settings.site, settings.note, settings.order), (None, None, None));
         assert_eq!(cache_dir(Some("/c".into())).unwrap(), Path::new("/c"));
     }
 }

@@ -87,7 +87,7 @@ fn mirrors(
     let config = load_config(config)?;
     let choices = places::of_mirrors(&args.mirrors, &config)?;
     let reach = Reach::new(remote, None, wait, context::jobs(None));
-    Ok(reach.fleet(&choices, None)?.mirrors().to_vec())
+    Ok(reach.fleet(&choices, remote.site.as_ref())?.mirrors().to_vec())
 }
 
 fn in_mirror<T>(mirror: &Arc<dyn Mirror>, result: Result<T, MirrorError>) -> Result<T, Failure> {
@@ -127,9 +127,9 @@ pub(crate) fn repair(args: &RepairArgs) -> Result<Exit, Failure> {
     let choices = places::of_mirrors(&args.mirrors, &config)?;
     let jobs = context::jobs(None);
     let reach = Reach::new(&args.remote, None, args.wait.wait, jobs);
-    let mirrors = reach.fleet(&choices, None)?.mirrors().to_vec();
+    let mirrors = reach.fleet(&choices, args.remote.site.as_ref())?.mirrors().to_vec();
     let operand = places::of_operand(&args.from, &config, |word| std::path::Path::new(word).is_dir())?;
-    let source = match context::place(&operand, &reach)? {
+    let source = match context::place(&operand, &reach, None)? {
         Place::Mirror(mirror) => Source::Store(mirror),
         Place::Tree(roots) => Source::Trees { roots, scan: context::scan_options(&[], &config, jobs, None) },
     };

@@ -30,7 +30,7 @@ pub(crate) struct Look {
 }
 
 fn reach(remote: &RemoteArgs, choices: &[MirrorChoice]) -> Result<Fleet, Failure> {
-    Reach::new(remote, None, context::DEFAULT_WAIT, context::jobs(None)).fleet(choices, None)
+    Reach::new(remote, None, context::DEFAULT_WAIT, context::jobs(None)).fleet(choices, remote.site.as_ref())
 }
 
 /// Whom to ask, and what is known of them without asking.

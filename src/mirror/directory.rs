@@ -139,6 +139,7 @@ impl Mirror for DirectoryMirror {
         Ok(MirrorState {
             store: Some(store.id()),
             site: Some(store.site().clone()),
+            only_site: None,
             current,
             // A damaged record is verify's to tell; without it the rest still works.
             releases: names.into_iter().filter_map(|name| store.release(name).ok()).collect(),

@@ -6,6 +6,8 @@
 use std::net::{IpAddr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 
+use crate::tree_path::Site;
+
 /// Why a text names no mirror. None of them repeats a text that may hold a password.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum LocationError {
@@ -79,6 +81,13 @@ impl HttpPlace {
     #[must_use]
     pub fn base(&self) -> &str {
         &self.base
+    }
+
+    /// The site that the last segment of its path names; `None` if it has no path or none that can be a site.
+    #[must_use]
+    pub fn site(&self) -> Option<Site> {
+        let (_, path) = self.base.split_once("://")?.1.trim_end_matches('/').split_once('/')?;
+        Site::new(path.rsplit('/').next()?).ok()
     }
 
     /// Whether it is on this machine.

@@ -287,6 +287,8 @@ pub struct MirrorState {
     pub store: Option<StoreId>,
     /// The site it holds; nothing where no store was made yet.
     pub site: Option<Site>,
+    /// The only site that a store made here may have; `None` if it may have any.
+    pub only_site: Option<Site>,
     /// What `current` names, whether or not its record can be read.
     pub current: Option<ReleaseName>,
     /// The records of the releases that are or were served, ascending, those that can be read.
@@ -399,6 +401,11 @@ pub trait Mirror: Send + Sync + fmt::Debug {
 
     /// Where it is on this machine, if it is: a content tree must lie apart from it.
     fn local_path(&self) -> Option<PathBuf>;
+
+    /// The site that its location names; `None` if the location names none.
+    fn site_in_location(&self) -> Option<Site> {
+        None
+    }
 
     /// Its state. Changes nothing; a mirror that is still to be created answers an empty one.
     ///

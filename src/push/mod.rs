@@ -36,6 +36,7 @@ mod revert;
 mod rollout;
 mod schedule;
 mod scratch;
+mod site;
 mod source;
 mod target;
 mod upkeep;
@@ -53,6 +54,7 @@ pub use pack_line::LineError;
 pub use plan::{MirrorPlan, PlanReport, plan};
 pub use retention::{Retention, RetentionRule};
 pub use schedule::{Schedule, WavePlan};
+pub use site::SiteOfMirror;
 pub use source::Source;
 pub use upkeep::{DiffSide, diff_sides, repair, settle};
 
@@ -129,6 +131,12 @@ pub enum PushError {
     /// A release that a mirror does not keep.
     #[error("{0}")]
     NoRelease(String),
+    /// Mirrors hold different sites, and no site was named.
+    #[error("the mirrors hold different sites: {}", site::by_site(mirrors))]
+    SitesDiffer {
+        /// The mirrors that name a site; the source, if it is a mirror, is the first.
+        mirrors: Vec<SiteOfMirror>,
+    },
     /// Two mirrors are one.
     #[error("{first} and {second} are the same mirror")]
     SameMirror {

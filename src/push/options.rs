@@ -142,8 +142,8 @@ impl Default for KeepContent {
 /// What a push can be told.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// The site.
-    pub site: Site,
+    /// The site; `None`: the one that the mirrors name.
+    pub site: Option<Site>,
     /// Free text for the release.
     pub note: Option<String>,
     /// The order of what is pushed.

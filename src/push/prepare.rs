@@ -24,9 +24,10 @@ use crate::push::pack_line::Ahead;
 use crate::push::scratch::{Entries, ManifestFile, Scratch, entries};
 use crate::push::source::{Live, Source};
 use crate::push::target::Target;
-use crate::push::{PushError, ahead, rollout};
+use crate::push::{PushError, ahead, rollout, site};
 use crate::release::Release;
 use crate::scan::Tree;
+use crate::tree_path::Site;
 
 /// What shall be done.
 pub(super) enum Prepared {
@@ -67,6 +68,7 @@ struct Next {
 }
 
 struct Preparation {
+    site: Site,
     members: Vec<Member>,
     loaded: Loaded,
     scratch: Scratch,
@@ -118,11 +120,12 @@ impl Preparation {
             }
         };
         fleet::check_distinct(&members)?;
+        let site = site::resolve(options.site.as_ref(), &members, loaded.from.as_ref())?;
         let cache = match has_use_for_cache(&members) && options.keep_content.most_bytes > 0 {
             true => Some(cache.map_or_else(|| ContentCache::open(scratch.content_dir()?), Ok)?),
             false => None,
         };
-        Ok(Self { members, loaded, scratch, cache, ahead })
+        Ok(Self { site, members, loaded, scratch, cache, ahead })
     }
 
     /// The report of a push that cannot meet its requirement, before anything is sent.
@@ -141,7 +144,7 @@ impl Preparation {
             traffic: Traffic::default(),
         };
         Some(Report {
-            site: options.site.clone(),
+            site: self.site.clone(),
             release: None,
             sequence: None,
             is_new: false,
@@ -157,16 +160,15 @@ impl Preparation {
     }
 
     /// All releases of the site that are known, wherever they are kept.
-    fn releases(&self, options: &Options) -> impl Iterator<Item = &Release> {
-        let site = options.site.clone();
+    fn releases(&self) -> impl Iterator<Item = &Release> {
         let all = self.members.iter().chain(&self.loaded.from).flat_map(Member::releases);
-        all.filter(move |release| release.site == site)
+        all.filter(|release| release.site == self.site)
     }
 
     /// The newest release that is current anywhere, the source included.
-    fn newest(&self, options: &Options) -> Option<Release> {
+    fn newest(&self) -> Option<Release> {
         let source = self.loaded.from.as_ref().and_then(|from| from.state.as_ref().ok()?.current_release());
-        let source = source.filter(|release| release.site == options.site);
+        let source = source.filter(|release| release.site == self.site);
         fleet::newest(&self.members).into_iter().chain(source).max_by_key(|release| release.rank()).cloned()
     }
 
@@ -178,7 +180,7 @@ impl Preparation {
             let (previous, sums) = (None, Sums::default());
             return Ok(self.into_target(Next { release, manifest, previous, sums }, false, None));
         }
-        let newest = self.newest(options);
+        let newest = self.newest();
         check_order(options, newest.as_ref())?;
         let content = self.loaded.live.content();
         let now = options.began / 1000;
@@ -272,7 +274,7 @@ impl Preparation {
         options: &Options,
         monitor: &dyn Monitor,
     ) -> Result<Next, PushError> {
-        let highest = self.releases(options).map(|release| release.created).max();
+        let highest = self.releases().map(|release| release.created).max();
         let created = unix_seconds().max(highest.map_or(0, |created| created + 1));
         let rules = Rules { created, mtime: options.mtime, retention: &options.retention };
         let previous = match newest {
@@ -318,8 +320,8 @@ impl Preparation {
             self.members.iter().filter_map(|member| member.state.as_ref().ok()).map(|state| state.highest_sequence);
         let known = newest.map(|newest| newest.sequence);
         let sequence = floor.chain(known).max().unwrap_or(0) + 1;
-        let (history, replaces) = self.history(newest, options)?;
-        let mut release = Release::new(options.site.clone(), history, sequence, totals.manifest, totals.content);
+        let (history, replaces) = self.history(newest)?;
+        let mut release = Release::new(self.site.clone(), history, sequence, totals.manifest, totals.content);
         release.replaces = replaces;
         release.began = options.began;
         release.until = totals.until;
@@ -329,7 +331,7 @@ impl Preparation {
         release.note.clone_from(&options.note);
         if let Some(newest) = newest {
             release.orders.clone_from(&newest.orders);
-            let kept: Vec<_> = self.releases(options).map(|kept| kept.content).collect();
+            let kept: Vec<_> = self.releases().map(|kept| kept.content).collect();
             release.rejected = newest.rejected.iter().copied().filter(|content| kept.contains(content)).collect();
         }
         if let Some(order) = &options.order {
@@ -349,8 +351,8 @@ impl Preparation {
 
     /// The history of the next release, and those that it took over: as the release has it on top of
     /// which it is made. Where the record of that one is lost, another one of the site tells.
-    fn history(&self, newest: Option<&Release>, options: &Options) -> Result<(HistoryId, Vec<HistoryId>), PushError> {
-        let known = newest.or_else(|| self.releases(options).max_by_key(|release| release.rank()));
+    fn history(&self, newest: Option<&Release>) -> Result<(HistoryId, Vec<HistoryId>), PushError> {
+        let known = newest.or_else(|| self.releases().max_by_key(|release| release.rank()));
         match known {
             Some(known) => Ok((known.history, known.replaces.clone())),
             None => Ok((HistoryId::random().context("make an id for", || "a new history".into())?, Vec::new())),

@@ -26,6 +26,7 @@ mod repair;
 mod rollback;
 mod rollouts;
 mod serve;
+mod sites;
 mod status;
 mod story;
 mod verify;

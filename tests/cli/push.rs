@@ -202,7 +202,7 @@ fn a_site_is_fixed_by_the_first_push() {
     world.ok("push tree ./www --site docs");
     let before = world.snapshot("www");
     world.write("tree/index.html", "changed");
-    world.run("push tree ./www").code(7).warns("holds site \"docs\", not \"default\"").warns("--site");
+    world.run("push tree ./www --site default").code(7).warns("holds site \"docs\", not \"default\"").warns("--site");
     world.run("push tree ./www --site other").code(7);
     assert_eq!(world.snapshot("www"), before);
     world.ok("push tree ./www --site docs").says("release 2");

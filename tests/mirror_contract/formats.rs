@@ -184,7 +184,7 @@ fn the_golden_store_is_pushed_to_and_rolled_back() {
 
 fn options(scratch: &Path) -> Options {
     Options {
-        site: site(),
+        site: Some(site()),
         note: None,
         order: None,
         allow_older: false,

@@ -168,6 +168,8 @@ pub struct HttpMirror {
     wired: Arc<Wired>,
     connections: usize,
     known: Mutex<Option<Known>>,
+    /// The site that the URL names.
+    site_in_url: Option<Site>,
 }
 
 impl HttpMirror {
@@ -185,11 +187,11 @@ impl HttpMirror {
         let agent = Agent::new_with_config(access.config(MAX_CONNECTIONS, place.is_loopback()));
         let client = Client { agent, token: access.token.clone(), limit: pace.limit.clone() };
         let wired = Wired { client, way: Way::Http(place.base().to_owned()), pace };
-        Self::over(name, location, site, wired, MAX_CONNECTIONS)
+        Self { site_in_url: place.site(), ..Self::over(name, location, site, wired, MAX_CONNECTIONS) }
     }
 
     fn over(name: String, location: String, site: Option<Site>, wired: Wired, connections: usize) -> Self {
-        Self { name, location, site, wired: Arc::new(wired), connections, known: Mutex::default() }
+        Self { name, location, site, wired: Arc::new(wired), connections, known: Mutex::default(), site_in_url: None }
     }
 
     /// The mirror `name` behind `ssh`, the same way. It has one connection.
@@ -280,14 +282,19 @@ impl Mirror for HttpMirror {
         None
     }
 
+    fn site_in_location(&self) -> Option<Site> {
+        self.site_in_url.clone()
+    }
+
     fn state(&self) -> Result<MirrorState, MirrorError> {
         let (state, round_trip) = self.ask_state_by(self.wired.pace.deadline)?;
         self.learn(&state, round_trip);
         self.check_site()?;
         Ok(MirrorState {
             store: state.store,
-            // A receiver may be bound to a site before there is a store; that is no site of a mirror yet.
-            site: state.site.filter(|_| state.store.is_some()),
+            // A receiver may be bound to a site before there is a store; that is not the site of a mirror yet.
+            site: state.site.clone().filter(|_| state.store.is_some()),
+            only_site: state.site.filter(|_| state.store.is_none()),
             current: state.current,
             releases: state.releases.iter().filter_map(|text| record(text)).collect(),
             staged: state.staged.as_deref().and_then(record),

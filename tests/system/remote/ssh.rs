@@ -71,7 +71,8 @@ fn a_receiver_for_another_directory_or_site_is_refused() {
         (receive("shell", "news"), "failed: it holds site \"news\", not \"default\""),
     ] {
         let ssh = stand_in(&world, "ssh", &before);
-        let outcome = push(&world, &[&format!("ssh://edge2{}", world.at("shell"))], &over(&ssh));
+        let flags = [&over(&ssh)[..], &["--site", "default"]].concat();
+        let outcome = push(&world, &[&format!("ssh://edge2{}", world.at("shell"))], &flags);
         assert!(matches!(outcome.code(), Some(4 | 7)) && outcome.stderr.contains(words), "{outcome}");
         assert!(!world.path("shell").exists() && !world.path("other").exists());
     }

@@ -1,0 +1,119 @@
+//! The site of a push: the one that was named, else the one that the mirrors name.
+//!
+//! Pure. What a mirror says of itself counts before what its location says, and
+//! where nothing says anything the site is [`Site::default`].
+
+use crate::push::PushError;
+use crate::push::fleet::Member;
+use crate::tree_path::Site;
+
+/// A mirror, and the site that it names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SiteOfMirror {
+    /// The name of the mirror.
+    pub mirror: String,
+    /// The site.
+    pub site: Site,
+}
+
+/// The site that is pushed to `members`: `named`, if the user named one. Else the site of their stores, and where
+/// none has a store, the only one that their receivers take; where no mirror says any, the one in their locations.
+/// `from` is the mirror that the content comes from; its site counts as theirs do.
+///
+/// # Errors
+/// [`PushError::SitesDiffer`] when no site was named and mirrors name different ones.
+pub(super) fn resolve(named: Option<&Site>, members: &[Member], from: Option<&Member>) -> Result<Site, PushError> {
+    if let Some(site) = named {
+        return Ok(site.clone());
+    }
+    let all = || from.into_iter().chain(members);
+    let said = |member: &Member| {
+        let state = member.state.as_ref().ok()?;
+        state.site.clone().or_else(|| state.only_site.clone())
+    };
+    match agreed(all(), said)? {
+        Some(site) => Ok(site),
+        None => Ok(agreed(all(), |member| member.mirror.site_in_location())?.unwrap_or_default()),
+    }
+}
+
+/// The site that `site_of` finds for every member for which it finds one; `None` if it finds none.
+fn agreed<'m>(
+    members: impl Iterator<Item = &'m Member>,
+    site_of: impl Fn(&Member) -> Option<Site>,
+) -> Result<Option<Site>, PushError> {
+    let named =
+        |member: &Member| Some(SiteOfMirror { mirror: member.mirror.name().to_owned(), site: site_of(member)? });
+    let mirrors: Vec<SiteOfMirror> = members.filter_map(named).collect();
+    match mirrors.first() {
+        Some(first) if mirrors.iter().any(|one| one.site != first.site) => Err(PushError::SitesDiffer { mirrors }),
+        first => Ok(first.map(|first| first.site.clone())),
+    }
+}
+
+/// The mirrors by their sites, as in `"docs" on eu, us; "news" on asia`.
+pub(super) fn by_site(mirrors: &[SiteOfMirror]) -> String {
+    let mut sites: Vec<(&Site, Vec<&str>)> = Vec::new();
+    for one in mirrors {
+        match sites.iter_mut().find(|(site, _)| **site == one.site) {
+            Some((_, names)) => names.push(&one.mirror),
+            None => sites.push((&one.site, vec![&one.mirror])),
+        }
+    }
+    let texts: Vec<String> =
+        sites.iter().map(|(site, names)| format!("{:?} on {}", site.as_str(), names.join(", "))).collect();
+    texts.join("; ")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::num::NonZeroUsize;
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::mirror::{DirectoryMirror, MirrorError, MirrorState};
+
+    fn site(name: &str) -> Site {
+        Site::new(name).unwrap()
+    }
+
+    /// A mirror whose store has this site, or whose receiver takes only this one; an error: it cannot be reached.
+    fn member(name: &str, state: Result<(Option<&str>, Option<&str>), MirrorError>) -> Member {
+        let mirror = DirectoryMirror::new(
+            name.to_owned(),
+            name.to_owned(),
+            name.into(),
+            None,
+            Duration::ZERO,
+            NonZeroUsize::MIN,
+        );
+        let state = state.map(|(of_store, of_receiver)| MirrorState {
+            site: of_store.map(site),
+            only_site: of_receiver.map(site),
+            ..MirrorState::default()
+        });
+        Member { mirror: Arc::new(mirror), state }
+    }
+
+    #[test]
+    fn the_site_is_the_named_one_else_that_of_the_mirrors_else_the_default() {
+        let docs = || member("a", Ok((Some("docs"), None)));
+        let bound = || member("b", Ok((None, Some("docs"))));
+        let empty = || member("c", Ok((None, None)));
+        let dead = || member("d", Err(MirrorError::Cancelled));
+        let resolved = |named: Option<&str>, members: &[Member]| resolve(named.map(site).as_ref(), members, None);
+        assert_eq!(resolved(Some("www"), &[docs()]).unwrap(), site("www"));
+        assert_eq!(resolved(None, &[empty(), dead(), docs(), bound()]).unwrap(), site("docs"));
+        assert_eq!(resolved(None, &[bound(), empty()]).unwrap(), site("docs"));
+        assert_eq!(resolved(None, &[empty(), dead()]).unwrap(), Site::default());
+    }
+
+    #[test]
+    fn mirrors_of_different_sites_are_named_with_them() {
+        let members = [member("a", Ok((Some("docs"), None))), member("b", Ok((None, Some("news"))))];
+        let from = member("hub", Ok((Some("docs"), None)));
+        let error = resolve(None, &members, Some(&from)).unwrap_err();
+        assert!(error.to_string().contains(r#""docs" on hub, a; "news" on b"#), "{error}");
+    }
+}

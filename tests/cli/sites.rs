@@ -1,0 +1,155 @@
+//! Sites: who names them, where nobody does, and what is said where they differ.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+
+use headwater::serve::{Access, Handle, Log, Record, Server, Settings, SiteSettings};
+use headwater::tree_path::Site;
+
+use crate::harness::World;
+
+/// Remembers what was requested.
+#[derive(Debug, Default)]
+struct Requests(Mutex<Vec<String>>);
+
+impl Log for Requests {
+    fn record(&self, record: &Record) {
+        self.0.lock().unwrap().push(format!("{record:?}"));
+    }
+}
+
+/// A receiver in this process, which ends with this value.
+struct Receiver {
+    handle: Handle,
+    address: SocketAddr,
+    requests: Arc<Requests>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Receiver {
+    /// One as a `serve.toml` with a `[[site]]` for each of these names and directories makes it.
+    fn start(sites: &[(&str, &Path)]) -> Self {
+        let site = |(name, directory): &(&str, &Path)| SiteSettings {
+            base: format!("/{name}/"),
+            ..SiteSettings::new((*directory).to_owned(), Some(Site::new(name).unwrap()))
+        };
+        let listen = SocketAddr::from(([127, 0, 0, 1], 0));
+        let settings = Settings::new(listen, sites.iter().map(site).collect(), Access::Open);
+        let requests = Arc::new(Requests::default());
+        let server = Server::bind(&settings, Arc::<Requests>::clone(&requests)).unwrap();
+        let (handle, address) = (server.handle(), server.address());
+        let thread = Some(std::thread::spawn(move || server.run().unwrap()));
+        Self { handle, address, requests, thread }
+    }
+
+    fn url(&self, site: &str) -> String {
+        format!("http://{}/{site}", self.address)
+    }
+
+    /// The requests since the last call.
+    fn requests(&self) -> Vec<String> {
+        std::mem::take(&mut self.requests.0.lock().unwrap())
+    }
+}
+
+impl Drop for Receiver {
+    fn drop(&mut self) {
+        self.handle.stop();
+        self.thread.take().expect("it is stopped once").join().unwrap();
+    }
+}
+
+fn site_of(world: &World, mirror: &str) -> String {
+    world.releases(mirror).last().unwrap()["site"].as_str().unwrap().to_owned()
+}
+
+#[test]
+fn who_names_no_site_pushes_to_the_one_that_the_mirrors_have() {
+    let world = World::with_tree();
+    world.ok("push tree ./www");
+    assert_eq!(site_of(&world, "./www"), "default");
+    world.ok("push tree ./docs --site docs");
+    world.write("tree/index.html", "2");
+    world.ok("push tree ./docs ./new");
+    assert_eq!((site_of(&world, "./docs"), site_of(&world, "./new")), ("docs".into(), "docs".into()));
+    world.ok("rollback ./docs ./new");
+    world.ok("push --from ./docs ./third");
+    assert_eq!(site_of(&world, "./third"), "docs");
+    world.run("push tree ./docs --site news").code(7).warns("holds site \"docs\", not \"news\"").warns("--site");
+}
+
+#[test]
+fn mirrors_of_different_sites_are_refused_with_a_command_that_works() {
+    let world = World::with_tree();
+    world.ok("push tree ./docs --site docs");
+    world.ok("push tree ./news --site news");
+    world.write("tree/index.html", "2");
+    let before = (world.snapshot("docs"), world.snapshot("news"));
+    let run = world.run("push tree ./docs ./news").code(2).warns(r#""docs" on ./docs; "news" on ./news"#);
+    let command = run.stderr.lines().find_map(|line| line.split_once("hint: ")?.1.split_once(": headwater "));
+    assert_eq!(command.unwrap().1, "push tree ./docs --site docs");
+    assert_eq!((world.snapshot("docs"), world.snapshot("news")), before);
+    world.run("plan tree ./docs ./news").code(2).warns("headwater plan tree ./docs --site docs");
+    world.ok(command.unwrap().1).says("release 2");
+    world.run("push --from ./docs ./news").code(2).warns("headwater push --from ./docs ./news --site news");
+
+    let names = "content = 'tree'\n[[mirror]]\nname = 'a'\nurl = 'docs'\n[[mirror]]\nname = 'b'\nurl = 'news'\n";
+    world.write("headwater.toml", names);
+    world.run("push").code(2).warns("headwater push --skip b --site docs");
+    world.ok("push --skip b --site docs");
+}
+
+#[test]
+fn a_receiver_says_its_site_before_anything_was_pushed() {
+    let world = World::with_tree();
+    let receiver = Receiver::start(&[("docs", &world.path("remote")), ("blog", &world.path("blog"))]);
+    let url = receiver.url("docs");
+    world.ok(&format!("push tree {url} ./www"));
+    assert_eq!((site_of(&world, &url), site_of(&world, "./www")), ("docs".into(), "docs".into()));
+
+    let wrong = format!("push tree {} --site docs", receiver.url("blog"));
+    world.run(&wrong).code(7).warns("holds site \"blog\", not \"docs\"");
+    world.run(&format!("push tree http://{}", receiver.address)).code(4).warns("https://host:7447/SITE");
+}
+
+#[test]
+fn a_push_of_nothing_new_asks_each_mirror_once() {
+    let world = World::with_tree();
+    let (first, second) = (world.path("first"), world.path("second"));
+    let receivers = [Receiver::start(&[("docs", &first)]), Receiver::start(&[("docs", &second)])];
+    let line = format!("push tree {} {}", receivers[0].url("docs"), receivers[1].url("docs"));
+    world.ok(&line);
+    receivers.iter().for_each(|receiver| drop(receiver.requests()));
+    world.ok(&line).says("nothing new");
+    for receiver in &receivers {
+        let requests = receiver.requests();
+        assert_eq!(requests.len(), 1, "{requests:#?}");
+    }
+}
+
+#[test]
+fn every_command_with_mirrors_takes_a_site() {
+    let world = World::with_tree();
+    world.ok("push tree ./docs --site docs");
+    for (line, code) in [
+        ("push tree ./docs", 7),
+        ("plan tree ./docs", 7),
+        ("rollback ./docs", 7),
+        ("heal ./docs", 7),
+        ("status ./docs", 1),
+        ("releases ./docs", 1),
+        ("verify ./docs", 7),
+        ("repair ./docs --from tree", 7),
+        ("prune ./docs", 7),
+        ("diff tree ./docs", 8),
+        ("which index.html ./docs", 1),
+    ] {
+        let run = world.run(&format!("{line} --site news")).code(code);
+        let text = run.stdout + &run.stderr;
+        assert!(text.contains("holds site \"docs\", not \"news\""), "{line}: {text}");
+    }
+    world.ok("status ./docs --site docs");
+    world.ok("mirrorlist --site docs --help");
+}
