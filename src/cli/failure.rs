@@ -4,11 +4,12 @@
 //! text prints it, and [`Exit::of`] is the one place that chooses.
 
 use std::error::Error;
-use std::io::{self, Write as _};
+use std::io;
 
 use serde::Serialize;
 
 use super::output::escape;
+use super::terminal;
 
 /// How the program ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -218,7 +219,7 @@ impl Failure {
 
 /// Writes `text`, already escaped, to stderr.
 pub(crate) fn eprint_raw(text: &str) -> io::Result<()> {
-    anstream::stderr().lock().write_all(text.as_bytes())
+    terminal::write_stderr(text)
 }
 
 /// The error and its causes on one line, each once, joined by `: `. Some

@@ -7,10 +7,11 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use headwater::monitor::Event;
-use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
 use super::output::escape;
 use super::progress::{Note, Sums};
+use super::terminal;
 
 /// Lines of mirrors in the block; more would not fit on a small terminal,
 /// where the block would scroll instead of staying in place.
@@ -36,31 +37,32 @@ enum Work {
 impl Live {
     /// An empty block on stderr.
     pub(crate) fn new() -> Self {
-        Self::on(ProgressDrawTarget::stderr())
+        Self::on(terminal::begin_block())
     }
 
     #[cfg(test)]
     pub(crate) fn hidden() -> Self {
-        Self::on(ProgressDrawTarget::hidden())
+        Self::on(MultiProgress::with_draw_target(indicatif::ProgressDrawTarget::hidden()))
     }
 
-    fn on(target: ProgressDrawTarget) -> Self {
-        Self { block: MultiProgress::with_draw_target(target), work: BTreeMap::new(), mirrors: BTreeMap::new() }
+    fn on(block: MultiProgress) -> Self {
+        Self { block, work: BTreeMap::new(), mirrors: BTreeMap::new() }
     }
 
     /// Takes the block off the terminal.
     pub(crate) fn clear(&self) {
         for bar in self.work.values().chain(self.mirrors.values()) {
-            bar.disable_steady_tick();
+            // One that is dropped before it is finished draws itself once more.
+            bar.finish_and_clear();
         }
-        // A terminal that went away shows nothing anyway.
-        self.block.clear().ok();
+        terminal::remove_block();
     }
 
     /// Draws `event`, which is in `sums` already.
     pub(crate) fn show(&mut self, event: &Event, note: &Note, sums: &Sums) {
         if let Note::Alarm(line) = note {
-            self.block.println(line).ok();
+            // A terminal that is gone is no reason to stop a push.
+            terminal::write_stderr(&format!("{line}\n")).ok();
         }
         match event {
             Event::ScanStarted { .. } | Event::ScanAdvanced { .. } => {

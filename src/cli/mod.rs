@@ -40,6 +40,7 @@ mod serve;
 mod settings;
 mod signals;
 mod status;
+mod terminal;
 mod token;
 mod upkeep;
 mod watcher;
@@ -163,6 +164,7 @@ pub(crate) fn command() -> clap::Command {
 /// Runs the program: arguments, environment, exit code.
 pub(crate) fn main() -> ExitCode {
     process::prepare();
+    terminal::guard_panics();
     let counts = match arm_fault() {
         Ok(counts) => counts,
         Err(failure) => {

@@ -3,16 +3,17 @@
 //! Data goes to stdout through [`print`] and [`print_json`], all else to
 //! stderr. Everything is readable without colour, and whatever may come from
 //! a peer or a disk passes [`escape`] before a terminal sees it. Uses the
-//! crates `anstream` (which drops colour for pipes and NO_COLOR) and `bytesize`.
+//! crate `bytesize`.
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
-use std::io::{self, Write as _};
+use std::io;
 use std::time::Duration;
 
 use serde::Serialize;
 
 use super::failure::{Exit, Failure};
+use super::terminal;
 
 /// Paths that are listed before the rest is only counted.
 pub(crate) const MAX_LISTED: usize = 50;
@@ -168,14 +169,12 @@ impl Table {
 
 /// Writes `text` to stdout. A reader that went away (`| head`) is no failure.
 pub(crate) fn print(text: &str) -> Result<(), Failure> {
-    let mut stdout = anstream::stdout().lock();
-    written(stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()))
+    written(terminal::write_stdout(text))
 }
 
 /// Writes `bytes` to stdout as they are.
 pub(crate) fn print_raw(bytes: &[u8]) -> Result<(), Failure> {
-    let mut stdout = io::stdout().lock();
-    written(stdout.write_all(bytes).and_then(|()| stdout.flush()))
+    written(terminal::write_stdout_raw(bytes))
 }
 
 /// Writes one JSON object, on one line, to stdout. JSON escapes what steers a terminal.

@@ -6,7 +6,7 @@
 //! from how they look.
 
 use std::collections::BTreeMap;
-use std::io::{self, IsTerminal as _, Write};
+use std::io::{self, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -19,7 +19,7 @@ use super::event_log::EventLog;
 use super::failure::{Exit, Failure, eprint_raw};
 use super::live::Live;
 use super::output::{bytes, count, counted, escape};
-use super::signals;
+use super::{signals, terminal};
 
 /// At least this long between two lines that only say how far it is.
 const PAUSE: Duration = Duration::from_secs(5);
@@ -171,6 +171,19 @@ enum View {
     Live(Live),
 }
 
+/// Standard error, as [`terminal`] writes it.
+struct Stderr;
+
+impl Write for Stderr {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        terminal::write_stderr(&String::from_utf8_lossy(bytes)).map(|()| bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
 struct State {
     sums: Sums,
     view: View,
@@ -190,9 +203,9 @@ impl Progress {
             Failure::new(Exit::Usage, error).with_hint("name a file that you may write with --events")
         })?;
         let cancelled = signals::cancellation().map_err(|error| Failure::new(Exit::Failed, error))?;
-        let view = match (args.quiet, io::stderr().is_terminal()) {
-            (true, _) => View::Quiet(Box::new(anstream::stderr())),
-            (false, false) => View::Lines { out: Box::new(anstream::stderr()), last: Instant::now() },
+        let view = match (args.quiet, terminal::is_stderr_terminal()) {
+            (true, _) => View::Quiet(Box::new(Stderr)),
+            (false, false) => View::Lines { out: Box::new(Stderr), last: Instant::now() },
             (false, true) => View::Live(Live::new()),
         };
         Ok(Self::with(view, log, cancelled))
@@ -202,13 +215,20 @@ impl Progress {
         Self { state: Mutex::new(State { sums: Sums::default(), view, log }), cancelled }
     }
 
-    /// Takes the live block away, so that the result can be printed, and says
-    /// what was left to say.
-    pub(crate) fn finish(self) {
+    /// Takes the live block away for good, so that the result can be printed. Warnings and errors that
+    /// come later are lines.
+    pub(crate) fn end_block(&self) {
         let mut state = self.lock();
         if let View::Live(live) = &state.view {
             live.clear();
+            state.view = View::Quiet(Box::new(Stderr));
         }
+    }
+
+    /// Takes the live block away and says what was left to say.
+    pub(crate) fn finish(self) {
+        self.end_block();
+        let mut state = self.lock();
         if let Some(error) = state.log.as_mut().and_then(EventLog::take_failure) {
             // Stderr may be gone as well; there is nobody else to tell.
             eprint_raw(&format!("warning: events are missing in the file of --events: {error}\n")).ok();
@@ -218,6 +238,12 @@ impl Progress {
     fn lock(&self) -> MutexGuard<'_, State> {
         // What a panicking thread left is good enough to draw.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        self.end_block();
     }
 }
 
@@ -244,15 +270,15 @@ impl View {
         match (self, note(event)) {
             (Self::Live(live), note) => live.show(event, &note, sums),
             (Self::Quiet(out), Note::Alarm(line)) => {
-                writeln!(out, "{line}").ok();
+                out.write_all(format!("{line}\n").as_bytes()).ok();
             }
             (Self::Lines { out, last }, Note::Alarm(line) | Note::Fact(line)) => {
                 *last = now;
-                writeln!(out, "{line}").ok();
+                out.write_all(format!("{line}\n").as_bytes()).ok();
             }
             (Self::Lines { out, last }, Note::Step) if now.duration_since(*last) >= PAUSE => {
                 *last = now;
-                writeln!(out, "{}", sums.line()).ok();
+                out.write_all(format!("{}\n", sums.line()).as_bytes()).ok();
             }
             (Self::Quiet(_) | Self::Lines { .. }, _) => {}
         }

@@ -182,6 +182,7 @@ pub(crate) fn execute(
     };
     let exit = exit_of(&report, progress.is_cancelled(), guards.superseded_ok);
     let told = after.end(Some(&report), exit.code(), None, [&job.fleet, &job.others], &progress);
+    progress.end_block();
     if output.json {
         print_json(&Answer { headwater: command, version: 1, exit_code: exit.code(), report: &report, told: &told })?;
     } else if !output.quiet {

@@ -15,6 +15,8 @@ use std::process::{Child, Command, Output, Stdio};
 use serde_json::Value;
 use tempfile::TempDir;
 
+use crate::terminal::Terminal;
+
 /// The files of [`World::with_tree`].
 pub(crate) const TREE: [(&str, &str); 5] = [
     ("app.js", "console.log(1)\n"),
@@ -167,6 +169,11 @@ impl World {
             }
         }
         Run::new(&args, &command.output().unwrap())
+    }
+
+    /// Starts a line on a terminal of so many columns.
+    pub(crate) fn on_terminal(&self, columns: u16, line: &str) -> Terminal {
+        Terminal::start(self.command(&line.split_whitespace().collect::<Vec<_>>()), columns)
     }
 
     /// Starts a line and leaves it running.

@@ -7,6 +7,8 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on ends here")]
 
 mod harness;
+#[path = "../common/terminal.rs"]
+mod terminal;
 
 mod after;
 mod bad_input;
@@ -16,6 +18,7 @@ mod diff;
 mod fleet;
 mod init;
 mod misc;
+mod on_terminal;
 mod page;
 mod plan;
 mod prune;

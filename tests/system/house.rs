@@ -134,6 +134,12 @@ fn the_library_does_not_print_exit_or_read_the_environment() {
 }
 
 #[test]
+fn only_one_file_of_the_program_opens_the_standard_streams() {
+    let is_other = |path: &str| path.starts_with("src/cli/") && path != "src/cli/terminal.rs";
+    assert_none(&lines_with(is_other, &["stdout()", "stderr()", "println!", "print!", "eprintln!", "eprint!", "dbg!"]));
+}
+
+#[test]
 fn pure_rooms_touch_no_file_socket_or_clock() {
     let words = ["std::fs", "std::net", "std::time", "std::process", "SystemTime", "Instant", "File::"];
     let is_pure = |file: &str| {

@@ -1,11 +1,11 @@
 //! The status for people: a summary and a table.
 
-use std::io::{IsTerminal as _, stdout};
 use std::time::Duration;
 
 use headwater::watch::{LastVerify, Public, Standing, State};
 
 use super::super::output::{Align, Table, age, bytes, count, counted, duration, moment};
+use super::super::terminal;
 
 /// The summary and the table, the worst first.
 pub(super) fn describe(standings: &[Standing], now: u64) -> String {
@@ -89,6 +89,6 @@ fn visitors(public: &Public) -> String {
 
 /// The text in place of the one before it: on a terminal from its top, elsewhere below a line with the time.
 pub(super) fn afresh(text: &str, now: u64) -> String {
-    let begin = if stdout().is_terminal() { "\x1b[H\x1b[J" } else { "" };
+    let begin = if terminal::is_stdout_terminal() { "\x1b[H\x1b[J" } else { "" };
     format!("{begin}{}\n{text}\n", moment(now))
 }

@@ -1,0 +1,102 @@
+//! What a person sees on a terminal: the result is on the screen, and nothing of the progress.
+
+use crate::harness::World;
+use crate::terminal::Shown;
+
+/// Columns of a narrow, a usual and a wide terminal.
+const WIDTHS: [u16; 3] = [60, 80, 160];
+
+/// Words that only the block has.
+const BLOCK: [&str; 5] = ["scan:", "pack:", "is ready", "is current", "kB/s"];
+
+fn assert_no_block(shown: &Shown) {
+    BLOCK.iter().for_each(|words| shown.never(words));
+}
+
+/// A world with three configured mirrors, of which the first makes a wave with `wave` in its table.
+fn fleet(wave: &str) -> World {
+    let world = World::with_tree();
+    let mirrors = "content='tree'\n[mirror_defaults]\nurl='m-{name}'\n[[mirror]]\nname='a'\ngroup='canary'\n\
+                   [[mirror]]\nname='b'\n[[mirror]]\nname='c'\n[[wave]]\ngroups=['canary']\n";
+    world.write("headwater.toml", format!("{mirrors}{wave}"));
+    world
+}
+
+#[test]
+fn the_result_of_a_push_is_all_that_stays() {
+    for columns in WIDTHS {
+        let world = World::with_tree();
+        let shown = world.on_terminal(columns, "push tree ./www").end().code(0);
+        assert!(shown.lines[0].starts_with("release 1: 5 added"), "{shown}");
+        assert!(shown.once("./www").ends_with("switched"), "{shown}");
+        assert_no_block(&shown);
+    }
+}
+
+#[test]
+fn the_result_of_every_command_is_all_that_stays() {
+    for columns in WIDTHS {
+        let world = fleet("soak='0s'\n");
+        let see = |line: &str, words: &[&str]| {
+            let shown = world.on_terminal(columns, line).end().code(0);
+            words.iter().for_each(|words| drop(shown.once(words).to_owned()));
+            assert_no_block(&shown);
+            shown
+        };
+        see("plan", &["release 1"]);
+        see("push", &["release 1: 5 added", "first to last mirror:"]);
+        world.write("tree/index.html", "two");
+        let shown = see("push --stage-only", &["staged: `headwater activate 2-"]);
+        let name = shown.once("staged:").split(['`', ' ']).find(|word| word.starts_with("2-")).unwrap().to_owned();
+        see(&format!("activate {name}"), &["release 2"]);
+        see("diff ./m-a:1 tree", &["index.html"]);
+        see("rollback a b c --to 1", &["release 3"]);
+        world.write("tree/index.html", "three");
+        see("push --skip c", &["release 4"]);
+        see("heal", &["release 4"]);
+        let shown = see("verify a b c", &[]);
+        assert_eq!(shown.lines.len(), 3, "{shown}");
+        see("repair a --from b", &["a: no fault"]);
+        let shown = see("prune a b c --keep 1", &[]);
+        assert_eq!(shown.lines.len(), 3, "{shown}");
+        see("status", &["3 of 3 mirrors current"]);
+    }
+}
+
+#[test]
+fn failures_are_above_the_result_and_hints_below() {
+    for columns in WIDTHS {
+        let world = fleet("soak='0s'\n");
+        world.ok("push");
+        world.write("tree/index.html", "two");
+        world.remove("m-c");
+        world.write("m-c", "a file");
+        let shown = world.on_terminal(columns, "push --require any").end().code(3);
+        let at = |words: &str| {
+            shown.once(words);
+            shown.lines.iter().position(|line| line.contains(words)).unwrap()
+        };
+        let (error, result, hint) = (at("error: c failed"), at("release 2: 1 changed"), at("hint: the others have"));
+        assert!(error < result && result < hint, "{shown}");
+        assert_no_block(&shown);
+        let shown = world.on_terminal(columns, "push").end().code(4);
+        shown.once("error: c failed");
+        shown.once("hint: nothing was activated");
+        assert_no_block(&shown);
+        let shown = world.on_terminal(columns, "push gone a").end().code(8);
+        shown.once("error:");
+        assert_no_block(&shown);
+    }
+}
+
+#[test]
+fn a_push_that_is_interrupted_in_a_wave_ends_with_its_result() {
+    let world = fleet("soak='1h'\n");
+    let mut terminal = world.on_terminal(80, "push");
+    terminal.wait_for("release 1 is current");
+    terminal.interrupt();
+    let shown = terminal.end().code(130);
+    shown.once("release 1: 5 added");
+    shown.once("stopped:");
+    assert_no_block(&shown);
+}
