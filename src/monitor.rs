@@ -120,6 +120,8 @@ pub enum Event {
         releases: u64,
         /// Objects dropped.
         objects: u64,
+        /// Retired entries that are not served any more, their time being over.
+        expired: u64,
     },
     /// A mirror failed; the others go on.
     MirrorFailed {

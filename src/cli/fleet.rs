@@ -73,6 +73,7 @@ fn report(choice: MirrorChoice) -> MirrorReport {
         now: None,
         new_bytes: 0,
         traffic: Traffic::default(),
+        needs_settling: false,
     }
 }
 

@@ -126,7 +126,8 @@ enum Command {
     Repair(args::RepairArgs),
     /// Drop old releases and what only they need
     ///
-    /// A push does this by itself; by hand it also sweeps up what a crash may have left. The release before the
+    /// A push does this by itself; by hand it also drops what crashes and interrupted pushes have left, so that these
+    /// cannot be resumed. Retired files whose time is over are no longer served. The release before the
     /// current one stays while the idle slot has its tree.
     #[command(after_help = help::PRUNE)]
     Prune(args::PruneArgs),

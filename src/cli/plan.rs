@@ -58,6 +58,10 @@ struct PlanAnswer<'a> {
     changes: &'a [Change],
     same: u64,
     churn: &'a [Churn],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    first_until: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    last_until: Option<u64>,
 }
 
 /// A mirror, also one that is left as it is.
@@ -106,6 +110,8 @@ impl<'a> PlanAnswer<'a> {
             changes: &plan.diff.changes,
             same: plan.diff.same,
             churn: &plan.churn,
+            first_until: plan.sums.first_until,
+            last_until: plan.sums.last_until,
         }
     }
 }
@@ -122,6 +128,7 @@ fn describe(plan: &PlanReport, job: &Job) -> String {
     let made =
         if plan.is_new { "would be made" } else { "has this content and would be brought to those that lack it" };
     text.push_str(&format!("release {sequence} {made}\n"));
+    text.push_str(&push_command::retirement(&plan.sums));
     let mut table = Table::new([
         ("mirror", Align::Left),
         // A heading of its own only where there are groups: an empty column is none.

@@ -406,7 +406,7 @@ mod tests {
             Event::Staged { mirror: "eu".into(), sequence: 3 },
             activated(),
             Event::AlreadyCurrent { mirror: "us".into(), sequence: 3 },
-            Event::Pruned { mirror: "eu".into(), releases: 1, objects: 1 },
+            Event::Pruned { mirror: "eu".into(), releases: 1, objects: 1, expired: 1 },
             Event::MirrorFailed { mirror: "x".into(), error: "e".into() },
             Event::Warned { message: "w".into() },
         ] {

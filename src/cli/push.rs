@@ -2,7 +2,7 @@
 
 use headwater::config::{Config, Require};
 use headwater::monitor::Monitor as _;
-use headwater::push::{self, Fleet, Goal, MirrorReport, Options, Outcome, Report, Source};
+use headwater::push::{self, Fleet, Goal, MirrorReport, Options, Outcome, Report, Source, Sums};
 use headwater::scan::Root;
 use serde::Serialize;
 
@@ -10,7 +10,7 @@ use super::after::{After, AroundArgs, Heard};
 use super::args::{GuardArgs, OutputArgs, PushArgs, ReleaseArgs, RollbackArgs, WorkArgs};
 use super::context::{self, Told};
 use super::failure::{self, Exit, Facts, Failure, eprint_raw};
-use super::output::{Align, Table, bytes, count, counted, escape, print, print_json};
+use super::output::{Align, Table, bytes, count, counted, escape, moment, print, print_json};
 use super::places::{self, MirrorChoice};
 use super::progress::Progress;
 use super::remote::Reach;
@@ -293,7 +293,7 @@ fn describe(report: &Report) -> String {
             format!(
                 "release {sequence}: {}\n{unmet}",
                 if parts.is_empty() { "empty".to_owned() } else { parts.join(", ") }
-            )
+            ) + &retirement(sums)
         }
     };
     let mut table = Table::new([
@@ -309,6 +309,13 @@ fn describe(report: &Report) -> String {
     text.push_str(&saving(report));
     text.push_str(&ending(report));
     text
+}
+
+/// Until when the paths that went are still served: a line, or nothing where none is.
+pub(crate) fn retirement(sums: &Sums) -> String {
+    let (Some(first), Some(last)) = (sums.first_until, sums.last_until) else { return String::new() };
+    let until = if first == last { moment(first) } else { format!("{} to {}", moment(first), moment(last)) };
+    format!("{} retired, served until {until} (--expunge PATH ends that now)\n", count(sums.retired))
 }
 
 /// What was sent against what changed, where that is less.

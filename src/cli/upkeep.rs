@@ -159,7 +159,19 @@ pub(crate) fn prune(args: &PruneArgs) -> Result<Exit, Failure> {
     let describe = |mirror: &str, pruned: &Pruned| {
         let releases = counted(pruned.releases, "release", "releases");
         let objects = counted(pruned.objects, "object", "objects");
-        format!("{}: {releases} and {objects} of {} dropped\n", escape(mirror), bytes(pruned.bytes))
+        let quarantines = match pruned.quarantines {
+            0 => String::new(),
+            number => {
+                let pushes = counted(number, "unfinished push", "unfinished pushes");
+                format!(", {pushes} of {} dropped", bytes(pruned.incoming_bytes))
+            }
+        };
+        let expired = match pruned.expired {
+            0 => String::new(),
+            number => format!(", {} no longer served", counted(number, "retired file", "retired files")),
+        };
+        let dropped = bytes(pruned.bytes);
+        format!("{}: {releases} and {objects} of {dropped} dropped{quarantines}{expired}\n", escape(mirror))
     };
     let work = |mirror: &Arc<dyn Mirror>, _: &Progress| in_mirror(mirror, mirror.prune(keep));
     each("prune", &mirrors, &args.output, work, describe, |_| true, None)

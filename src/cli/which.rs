@@ -128,6 +128,7 @@ fn find(mirror: &dyn Mirror, seen: &Seen, all: &[Seen], path: &TreePath) -> Foun
     match told.and_then(|release| at(mirror, release, path).map(|entry| (release, entry))) {
         Err(error) => found.error = Some(error),
         Ok((_, None)) => {}
+        Ok((_, Some(entry))) if entry.has_expired(seen.state.as_ref().map_or(0, |state| state.expired_through)) => {}
         Ok((release, Some(entry))) => {
             found.until = entry.until;
             match entry.kind {

@@ -24,6 +24,8 @@ pub enum Fault {
     SkipDataSync,
     /// Replace a link by removing it first: a sabotage that a kill must show.
     UnlinkBeforeRename,
+    /// Let the clock of stores be so many seconds ahead.
+    ClockAhead(u64),
     /// Print the number of changes to the named file when the process asks for it.
     Count,
 }
@@ -34,7 +36,7 @@ static STEPS: AtomicU64 = AtomicU64::new(0);
 static FAULTS: Mutex<Vec<Fault>> = Mutex::new(Vec::new());
 
 /// Reads a fault from its text: `kill@N`, `errno=E@N`, `errno=E@OP`,
-/// `skip-directory-sync`, `skip-data-sync`, `unlink-before-rename`, `count`.
+/// `skip-directory-sync`, `skip-data-sync`, `unlink-before-rename`, `clock+SECONDS`, `count`.
 #[must_use]
 pub fn parse(text: &str) -> Option<Fault> {
     match text.split_once('@') {
@@ -51,7 +53,7 @@ pub fn parse(text: &str) -> Option<Fault> {
             "skip-data-sync" => Some(Fault::SkipDataSync),
             "unlink-before-rename" => Some(Fault::UnlinkBeforeRename),
             "count" => Some(Fault::Count),
-            _ => None,
+            _ => text.strip_prefix("clock+")?.parse().ok().map(Fault::ClockAhead),
         },
     }
 }
@@ -76,6 +78,19 @@ pub fn arm(fault: Fault) -> bool {
 pub fn steps() -> u64 {
     #[cfg(debug_assertions)]
     return STEPS.load(Ordering::SeqCst);
+    #[cfg(not(debug_assertions))]
+    0
+}
+
+/// By how many seconds the clock of stores is ahead; 0 in a release build.
+#[must_use]
+pub fn clock_ahead() -> u64 {
+    #[cfg(debug_assertions)]
+    {
+        let faults = FAULTS.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let ahead = |fault: &Fault| if let Fault::ClockAhead(seconds) = fault { Some(*seconds) } else { None };
+        faults.iter().find_map(ahead).unwrap_or(0)
+    }
     #[cfg(not(debug_assertions))]
     0
 }

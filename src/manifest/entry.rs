@@ -43,6 +43,12 @@ impl Entry {
         self.until.is_none()
     }
 
+    /// Whether it is retired and its time is over at `time`.
+    #[must_use]
+    pub fn has_expired(&self, time: u64) -> bool {
+        self.until.is_some_and(|until| until <= time)
+    }
+
     /// The file, unless it is a link.
     #[must_use]
     pub const fn file(&self) -> Option<&FileEntry> {

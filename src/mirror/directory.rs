@@ -147,6 +147,9 @@ impl Mirror for DirectoryMirror {
             highest_sequence: store.highest_sequence()?,
             round_trip: None,
             free_bytes: store.free_bytes().ok(),
+            incoming_bytes: store.incoming_bytes()?,
+            next_expiry: store.next_expiry().ok().flatten(),
+            expired_through: store.expired_through()?,
         })
     }
 

@@ -299,6 +299,12 @@ pub struct MirrorState {
     pub highest_sequence: u64,
     /// Bytes free where it is, if it can tell.
     pub free_bytes: Option<u64>,
+    /// Bytes of content there of pushes that did not end.
+    pub incoming_bytes: u64,
+    /// When the next retired entry of the current release is due, by the clock of the mirror.
+    pub next_expiry: Option<u64>,
+    /// Retired entries whose `until` is at or before this time are not served there any more.
+    pub expired_through: u64,
     /// About how long a message to it and its answer take, where there is a network between.
     pub round_trip: Option<Duration>,
 }
@@ -459,13 +465,15 @@ pub trait Mirror: Send + Sync + fmt::Debug {
     /// When it is current.
     fn abandon(&self, release: ReleaseName) -> Result<(), MirrorError>;
 
-    /// What follows an activation once that was answered: drops what no kept release needs.
+    /// What follows an activation once that was answered: drops what no kept release needs, and
+    /// lets retired entries that are due expire.
     ///
     /// # Errors
     /// Those of the mirror; nothing that is needed is touched.
     fn settle(&self, keep: usize) -> Result<Pruned, MirrorError>;
 
-    /// Keeps the newest `keep` releases and drops everything else that nothing needs.
+    /// Keeps the newest `keep` releases and drops everything else that nothing needs; lets retired
+    /// entries that are due expire.
     ///
     /// # Errors
     /// Those of the mirror; nothing that is needed is touched.

@@ -1,6 +1,7 @@
 //! The mirrors of a push and what they said of themselves.
 
 use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::fsx::{self, IoError};
 use crate::hash::ManifestId;
@@ -73,9 +74,23 @@ impl Member {
         self.state.as_ref().map_or(&[], |state| &state.releases)
     }
 
+    /// Whether something is due there by `now` that settling does.
+    pub(super) fn needs_settling(&self, now: u64) -> bool {
+        let Ok(state) = &self.state else { return false };
+        // What expired may still be there, after a crash.
+        let time = now.max(state.expired_through);
+        state.incoming_bytes > 0 || state.next_expiry.is_some_and(|next| next <= time)
+    }
+
     pub(super) fn current(&self) -> Option<ReleaseName> {
         self.state.as_ref().ok()?.current
     }
+}
+
+/// The time by the clock of this machine, in seconds since 1970.
+pub(super) fn unix_seconds() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    now.saturating_add(fsx::fault::clock_ahead())
 }
 
 /// Whether a mirror has no release yet while others have one: it is filled, and nobody waits for it.

@@ -97,7 +97,10 @@ pub(super) fn draft<W: Write>(
     }
     let retired = outline.retired.len();
     drop_conflicts(&mut outline.retired, live);
-    outline.sums.retired = outline.retired.iter().filter(|retired| retired.is_fresh).count() as u64;
+    let fresh = || outline.retired.iter().filter(|retired| retired.is_fresh);
+    let until = || fresh().filter_map(|retired| retired.entry.until);
+    let (number, first, last) = (fresh().count() as u64, until().min(), until().max());
+    (outline.sums.retired, outline.sums.first_until, outline.sums.last_until) = (number, first, last);
     outline.sums.removed = outline.gone.saturating_sub(outline.sums.retired);
     outline.touched = spread(moved, live);
     let stands = outline.touched.is_empty() && outline.retired.len() == retired;

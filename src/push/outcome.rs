@@ -89,6 +89,9 @@ pub struct MirrorReport {
     /// What went to it.
     #[serde(flatten)]
     pub traffic: Traffic,
+    /// Whether something is due there that settling does, whatever became of the push.
+    #[serde(skip)]
+    pub needs_settling: bool,
 }
 
 /// Numbers of paths.
@@ -100,6 +103,12 @@ pub struct Sums {
     pub changed: u64,
     /// Paths that went and are still served for a time.
     pub retired: u64,
+    /// Until when the first of them is served, in seconds since 1970.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub first_until: Option<u64>,
+    /// Until when the last of them is served.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_until: Option<u64>,
     /// Paths that are no longer served.
     pub removed: u64,
     /// Paths that stay as they are.

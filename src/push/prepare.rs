@@ -4,7 +4,6 @@
 use std::io::BufWriter;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::cache::ContentCache;
 use crate::fsx::{self, Context as _};
@@ -134,6 +133,7 @@ impl Preparation {
             return None;
         }
         let (reachable, total) = reachable(&self.members);
+        let now = fleet::unix_seconds();
         let report = |member: &Member| MirrorReport {
             mirror: member.mirror.name().to_owned(),
             location: member.mirror.location().to_owned(),
@@ -142,6 +142,7 @@ impl Preparation {
             now: member.current().map(|current| current.sequence()),
             new_bytes: 0,
             traffic: Traffic::default(),
+            needs_settling: member.needs_settling(now),
         };
         Some(Report {
             site: self.site.clone(),
@@ -183,10 +184,8 @@ impl Preparation {
         let newest = self.newest();
         check_order(options, newest.as_ref())?;
         let content = self.loaded.live.content();
-        let now = options.began / 1000;
         if let Some(newest) = &newest
             && newest.content == content
-            && newest.until.is_none_or(|until| until > now)
             && self.loaded.rolled_back_to.is_none()
             && !has_diverged(&self.members, newest)
             && let Some(manifest) = self.manifest_to_keep(newest, options)?
@@ -275,7 +274,7 @@ impl Preparation {
         monitor: &dyn Monitor,
     ) -> Result<Next, PushError> {
         let highest = self.releases().map(|release| release.created).max();
-        let created = unix_seconds().max(highest.map_or(0, |created| created + 1));
+        let created = fleet::unix_seconds().max(highest.map_or(0, |created| created + 1));
         let rules = Rules { created, mtime: options.mtime, retention: &options.retention };
         let previous = match newest {
             Some(newest) => self.copy_manifest(newest)?,
@@ -381,10 +380,6 @@ fn shows_expunged(manifest: &ManifestFile, options: &Options) -> Result<bool, Pu
         }
     }
     Ok(false)
-}
-
-pub(super) fn unix_seconds() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
 /// Refuses an order that is older than the newest published one of its stream.

@@ -329,6 +329,7 @@ fn report(
     gate: &Gate<'_>,
     unmet: Option<String>,
 ) -> Report {
+    let now = fleet::unix_seconds();
     let mirrors = target.members.iter().zip(outcomes).enumerate().map(|(index, (member, outcome))| {
         let batch = batches.iter().find(|batch| batch.members().contains(&index));
         let outcome = outcome.unwrap_or(Outcome::Skipped);
@@ -341,6 +342,7 @@ fn report(
             outcome,
             new_bytes: batch.map_or(0, Batch::new_bytes),
             traffic: gate.traffic(member.mirror.name()),
+            needs_settling: member.needs_settling(now),
         }
     });
     Report {

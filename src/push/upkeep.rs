@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::manifest::{Diff, Entry, ManifestError, diff};
-use crate::mirror::{Mirror, Repaired};
+use crate::mirror::{Mirror, Pruned, Repaired};
 use crate::monitor::{Event, Monitor};
 use crate::push::PushError;
 use crate::push::contents::Supplies;
@@ -13,18 +13,21 @@ use crate::push::source::{Live, Source};
 use crate::release::Release;
 use crate::scan::{Root, ScanOptions, Tree};
 
-/// What follows a push once it was answered, on every mirror that switched:
-/// old releases are dropped. A failure is told and stops nothing: the next push tries again.
+/// What follows a push once it was answered, on every mirror that switched, and on those where
+/// something is due: old releases are dropped, retired entries expire. A failure is told and stops nothing: the next push tries again.
 pub fn settle(report: &Report, fleet: &Fleet, keep: usize, monitor: &dyn Monitor) {
     std::thread::scope(|scope| {
         for (mirror, outcome) in fleet.mirrors().iter().zip(&report.mirrors) {
-            if !matches!(outcome.outcome, Outcome::Activated | Outcome::Reverted) {
+            let has_switched = matches!(outcome.outcome, Outcome::Activated | Outcome::Reverted);
+            if !has_switched && !outcome.needs_settling {
                 continue;
             }
             scope.spawn(move || {
                 let name = mirror.name().to_owned();
                 monitor.event(match mirror.settle(keep) {
-                    Ok(pruned) => Event::Pruned { mirror: name, releases: pruned.releases, objects: pruned.objects },
+                    Ok(Pruned { releases, objects, expired, .. }) => {
+                        Event::Pruned { mirror: name, releases, objects, expired }
+                    }
                     Err(error) => Event::Warned { message: format!("{name}: cannot tidy up: {}", error_chain(&error)) },
                 });
             });
@@ -78,14 +81,20 @@ impl DiffSide {
             Self::Trees { roots, scan } => {
                 Ok(Live::Tree(Arc::new(Tree::scan(roots, scan, monitor)?)).entries().collect())
             }
-            Self::Release { mirror, sequence } => fleet::release_entries(mirror, &find_release(mirror, *sequence)?),
+            Self::Release { mirror, sequence } => {
+                let (release, expired_through) = find_release(mirror, *sequence)?;
+                let mut entries = fleet::release_entries(mirror, &release)?;
+                entries.retain(|entry| !entry.has_expired(expired_through));
+                Ok(entries)
+            }
         }
     }
 }
 
-fn find_release(mirror: &Arc<dyn Mirror>, sequence: Option<u64>) -> Result<Release, PushError> {
+/// The record of a release, and through which time retired entries have expired there.
+fn find_release(mirror: &Arc<dyn Mirror>, sequence: Option<u64>) -> Result<(Release, u64), PushError> {
     let state = mirror.state().map_err(|source| in_source(mirror, source))?;
-    match sequence {
+    let release = match sequence {
         None => state
             .current_release()
             .cloned()
@@ -96,7 +105,8 @@ fn find_release(mirror: &Arc<dyn Mirror>, sequence: Option<u64>) -> Result<Relea
             let text = || format!("{} keeps no release {sequence}; it keeps {}", mirror.location(), kept.join(", "));
             found.ok_or_else(|| PushError::NoRelease(text()))
         }
-    }
+    };
+    Ok((release?, state.expired_through))
 }
 
 /// Compares any two of: trees, mirrors, kept releases.

@@ -115,6 +115,34 @@ impl Handler {
         self.hooks.start(hook, switched, &self.log, move || state.clear_switch(), failed);
     }
 
+    /// Looks at each site at once and then at intervals: what is due by then is done.
+    pub(super) async fn keep_up(self: Arc<Self>) {
+        loop {
+            for site in &self.sites {
+                let same = Arc::clone(site);
+                let done = self.blocking(move || same.upkeep()).await;
+                self.log_upkeep(site, done);
+            }
+            tokio::time::sleep(self.limits.upkeep).await;
+        }
+    }
+
+    fn log_upkeep(&self, site: &SiteState, done: Result<Pruned, Refused>) {
+        let directory = site.settings.directory.display().to_string();
+        match done {
+            Ok(Pruned { expired: 0, quarantines: 0, .. }) => {}
+            Ok(Pruned { expired, quarantines, incoming_bytes, .. }) => {
+                self.log.record(&Record::Upkeep { directory, expired, quarantines, incoming_bytes });
+            }
+            // Where another process is at work, the next look does it.
+            Err(refused) if matches!(&*refused.refusal.kind, "locked" | "busy") => {}
+            Err(refused) => {
+                let message = format!("what is due there was not done: {}", refused.refusal.message);
+                self.log.record(&Record::SiteFailed { directory, message: text(&message) });
+            }
+        }
+    }
+
     /// Begins what an earlier receiver was killed before.
     pub(super) fn catch_up(&self) {
         for site in &self.sites {

@@ -47,6 +47,17 @@ pub enum Record {
         /// Why.
         message: String,
     },
+    /// What time alone brings about was done in a site.
+    Upkeep {
+        /// Its directory.
+        directory: String,
+        /// Retired entries that are not served any more.
+        expired: u64,
+        /// Pushes that did not end, of which nothing is kept any more.
+        quarantines: u64,
+        /// Bytes of content that these had left.
+        incoming_bytes: u64,
+    },
     /// A request was answered.
     Answered {
         /// Who asked.

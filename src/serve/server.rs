@@ -158,11 +158,13 @@ impl Server {
         };
         let accepting = tokio::spawn(accept(listener, Arc::new(door)));
         let sweeping = tokio::spawn(sweep(Arc::clone(&handler)));
+        let tidying = tokio::spawn(Arc::clone(&handler).keep_up());
         let mut stop = self.stop.subscribe();
         // The sender is ours, so this ends only with the word.
         stop.wait_for(|stop| *stop).await.ok();
         accepting.abort();
         sweeping.abort();
+        tidying.abort();
         accepting.await.ok();
         drop(stop);
         // Each connection has a receiver, and ends with the request that it is in.

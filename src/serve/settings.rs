@@ -119,6 +119,8 @@ pub struct Limits {
     pub write: Duration,
     /// An unfinished stage is forgotten after this long without a request.
     pub stage: Duration,
+    /// Between two looks at what is due in each site: retired entries, and what pushes left.
+    pub upkeep: Duration,
     /// For the lock of a store. The origin asks again as long as it was told to wait.
     pub lock: Duration,
     /// For requests in flight when the receiver stops.
@@ -148,6 +150,7 @@ impl Default for Limits {
             drain: seconds(10),
             write: seconds(60),
             stage: seconds(120),
+            upkeep: seconds(3600),
             lock: seconds(1),
             shutdown: seconds(30),
             patience: seconds(2),

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::fsx;
-use crate::hash::ObjectId;
+use crate::hash::{BundleKey, ObjectId};
 use crate::manifest::transit;
 use crate::release::{Release, ReleaseName};
 use crate::serve::desk::{Asker, Desk};
@@ -17,7 +17,7 @@ use crate::store::{Depth, Permissions, Presence, Pruned, Store, StoreError, Veri
 use crate::tree_path::Site;
 use crate::wire::{Activate, BannerSite, History, Holds, Repair, Repairing, Staging, State, Status, Wants};
 
-/// How long a note of what failed waits for whoever has the lock.
+/// How long a note of what failed, or the upkeep, waits for the lock of the store.
 const NOTE_WAIT: Duration = Duration::from_secs(30);
 
 /// A site of a receiver.
@@ -59,7 +59,8 @@ impl SiteState {
         let (headwater, may_push) = (env!("CARGO_PKG_VERSION").to_owned(), right == Right::Push);
         let Some(store) = self.look()? else {
             let (site, unfinished) = (self.settings.name.clone(), Some(Vec::new()));
-            return Ok(State { headwater, site, may_push, unfinished, ..State::default() });
+            let free_bytes = self.free(Store::free_bytes_at(&self.settings.directory));
+            return Ok(State { headwater, site, may_push, unfinished, free_bytes, ..State::default() });
         };
         let text = |release: &Release| String::from_utf8(release.to_bytes()).unwrap_or_default();
         let served = store.served_releases()?;
@@ -72,10 +73,18 @@ impl SiteState {
             releases: served.into_iter().filter_map(|name| Some(text(&store.release(name).ok()?))).collect(),
             staged: store.staged_release()?.as_ref().map(text),
             highest_sequence: store.highest_sequence()?,
-            free_bytes: store.free_bytes().ok().map(|free| free.saturating_sub(self.settings.min_free_bytes)),
+            free_bytes: self.free(store.free_bytes()),
             unfinished: store.unfinished().ok(),
+            incoming_bytes: store.incoming_bytes().unwrap_or(0),
+            next_expiry: store.next_expiry().ok().flatten(),
+            expired_through: store.expired_through().unwrap_or(0),
             may_push,
         })
+    }
+
+    /// What of the free bytes may be used, if they are known.
+    fn free(&self, bytes: Result<u64, StoreError>) -> Option<u64> {
+        Some(bytes.ok()?.saturating_sub(self.settings.min_free_bytes))
     }
 
     pub(super) fn history(&self) -> Result<History, Refused> {
@@ -153,7 +162,7 @@ impl SiteState {
     pub(super) fn begin(&self, order: Order) -> Result<Option<Session>, Refused> {
         let Order { release, key, base, change, memory } = order;
         let store = Arc::new(Store::open_or_create(&self.settings.directory, &release.site)?);
-        self.check_change(&store, &change)?;
+        self.check_change(&store, &key, &change)?;
         if let Some(permissions) = self.permissions {
             store.use_permissions(permissions, self.lock)?;
         }
@@ -162,14 +171,14 @@ impl SiteState {
     }
 
     /// A file for a manifest change on its way, on the file system of the store, made if need be.
-    pub(super) fn spool(&self, name: &Site, length: u64) -> Result<std::fs::File, Refused> {
+    pub(super) fn spool(&self, name: &Site, key: &BundleKey, length: u64) -> Result<std::fs::File, Refused> {
         let store = Store::open_or_create(&self.settings.directory, name)?;
-        self.check_free(&store, length)?;
+        self.make_room(&store, key, length)?;
         Ok(store.spool()?)
     }
 
     /// What the change brings must fit what this site allows, whatever the release says of itself.
-    fn check_change(&self, store: &Store, change: &[u8]) -> Result<(), Refused> {
+    fn check_change(&self, store: &Store, key: &BundleKey, change: &[u8]) -> Result<(), Refused> {
         let (quota, min_free) = (self.settings.quota_bytes, self.settings.min_free_bytes);
         if quota.is_none() && min_free == 0 {
             return Ok(());
@@ -179,7 +188,15 @@ impl SiteState {
         if let Some(quota) = quota.filter(|quota| new_bytes > *quota) {
             return Err(Refused::over_quota(format!("{new_bytes} new bytes are announced, and the quota is {quota}")));
         }
-        self.check_free(store, new_bytes)
+        self.make_room(store, key, new_bytes)
+    }
+
+    /// As [`SiteState::check_free`], but first drops what other pushes left, if there is too little.
+    fn make_room(&self, store: &Store, key: &BundleKey, new_bytes: u64) -> Result<(), Refused> {
+        match self.check_free(store, new_bytes) {
+            Err(_) if store.drop_other_quarantines(key)? => self.check_free(store, new_bytes),
+            other => other,
+        }
     }
 
     /// Refuses what would leave less free than this site keeps free.
@@ -257,6 +274,12 @@ impl SiteState {
         Ok(self.store()?.prepare(self.lock)?)
     }
 
+    /// What time alone brings about.
+    pub(super) fn upkeep(&self) -> Result<Pruned, Refused> {
+        let store = self.look()?;
+        Ok(store.map_or_else(|| Ok(Pruned::default()), |store| store.upkeep(NOTE_WAIT))?)
+    }
+
     pub(super) fn prune(&self, keep: usize) -> Result<Pruned, Refused> {
         Ok(self.store()?.prune(self.settings.keep.unwrap_or(keep), self.lock)?)
     }
@@ -289,7 +312,7 @@ pub(super) enum Switched {
 #[derive(Debug)]
 pub(super) struct Order {
     pub(super) release: Release,
-    pub(super) key: crate::hash::BundleKey,
+    pub(super) key: BundleKey,
     pub(super) base: Option<crate::hash::ManifestId>,
     pub(super) change: Arc<[u8]>,
     pub(super) memory: tokio::sync::OwnedSemaphorePermit,

@@ -67,15 +67,16 @@ async fn read_change(
     handler: &Handler,
     site: &Arc<SiteState>,
     release: &Release,
-    length: u64,
+    head: &StageHead,
     inbox: &mut Inbox,
 ) -> Result<(Arc<[u8]>, OwnedSemaphorePermit), Refused> {
+    let (key, length) = (head.key, head.change_bytes);
     if length <= SMALL_CHANGE_BYTES {
         let change = inbox.read(length).await?;
         return Ok((change.into(), handler.reserve(length)?));
     }
     let (opener, name) = (Arc::clone(site), release.site.clone());
-    let file = Arc::new(handler.blocking(move || opener.spool(&name, length)).await?);
+    let file = Arc::new(handler.blocking(move || opener.spool(&name, &key, length)).await?);
     inbox.spool(length, &file, 0).await?;
     let memory = handler.reserve(length)?;
     let size = usize::try_from(length).map_err(|error| Refused::broken(&error))?;
@@ -109,7 +110,7 @@ pub(super) async fn stage(
         inbox.end().await?;
         return Ok(Reaction::later(async move { conclude(&handler, &site, session, head.is_whole).await }));
     }
-    let (change, memory) = read_change(handler, site, &release, head.change_bytes, inbox).await?;
+    let (change, memory) = read_change(handler, site, &release, &head, inbox).await?;
     let (key, name) = (head.key, release.name());
     let order = Order { release, key, base: head.base, change, memory };
     let (handler, site) = (Arc::clone(handler), Arc::clone(site));

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::fsx::{self, FileKind, FileMode};
 use crate::release::ReleaseName;
+use crate::store::expiry::clock;
 use crate::store::layout::{CURRENT, Layout, SWITCHED, current_target};
 use crate::store::{Pruned, Store, StoreError, What};
 
@@ -104,14 +105,17 @@ impl Store {
     }
 
     /// What happens by itself after an activation, once that was answered: what no kept release
-    /// needs is dropped. [`Store::prepare`] does the rest.
+    /// needs is dropped, and retired entries that are due expire. [`Store::prepare`] does the rest.
     ///
     /// # Errors
     /// Those of the disk; nothing that is needed is touched.
     pub fn settle(&self, keep: usize, wait: Duration) -> Result<Pruned, StoreError> {
         let _guard = self.lock(wait)?;
-        let pruned = self.drop_old_releases(keep)?;
+        let expired = self.expire_due(clock());
+        let mut pruned = self.drop_old_releases(keep)?;
+        self.drop_old_quarantines(clock(), &mut pruned)?;
         self.note_pruned(&pruned);
+        pruned.expired = expired?;
         Ok(pruned)
     }
 

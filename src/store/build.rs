@@ -5,10 +5,11 @@
 
 use std::iter::Peekable;
 
-use crate::fsx::{Dir, FileMode};
+use crate::fsx::{Dir, FileKind, FileMode};
 use crate::hash::ObjectId;
 use crate::manifest::{Entry, FileEntry, Kind, Pair, Pairs, ahead};
 use crate::release::{Release, ReleaseName};
+use crate::store::expiry::clock;
 use crate::store::layout::{DIRTY, SlotName};
 use crate::store::manifests::ManifestStream;
 use crate::store::permissions::Permissions;
@@ -52,9 +53,7 @@ impl Store {
         self.layout.slots.remove_all(DIRTY)?;
         let permissions = self.permissions_of(release.sequence)?;
         let slot = self.layout.slots.create_dir_as(DIRTY, permissions.directory())?;
-        let writer = self.fill_new_slot(slot, release, permissions)?;
-        // Every object was linked or copied: none is missing.
-        Ok((writer, Vec::new()))
+        self.fill_new_slot(slot, release, permissions)
     }
 
     /// Finds what changes in a slot from the release it has to another one, and takes away what goes.
@@ -66,7 +65,7 @@ impl Store {
         here: &[ObjectId],
     ) -> Result<SlotChanges, StoreError> {
         let old = self.entries(&self.release(from.release)?.manifest)?;
-        let mut changes = SlotChanges::default();
+        let mut changes = SlotChanges { expired_through: self.expired_through()?, ..SlotChanges::default() };
         ahead(old, |old| {
             Pairs::new(old, self.entries(&to.manifest)?).try_for_each(|pair| changes.take(pair?, writer, here))
         })?;
@@ -85,28 +84,44 @@ impl Store {
     }
 
     /// Fills an empty slot with the tree of a release, on two threads: the
-    /// system calls of one tree hardly wait for those of the other half.
+    /// system calls of one tree hardly wait for those of the other half. What has
+    /// expired is left out; returns also those of its objects that are missing. All
+    /// others were linked or copied.
     fn fill_new_slot(
         &self,
         slot: Dir,
         release: &Release,
         permissions: Permissions,
-    ) -> Result<SlotWriter<'_>, StoreError> {
+    ) -> Result<(SlotWriter<'_>, Vec<FileEntry>), StoreError> {
         /// Entries placed at once: the two halves of a batch are mostly in different directories.
         const BATCH: usize = 4096;
         let mut helper = SlotWriter::fill(self, slot.try_clone()?, permissions);
         let mut writer = SlotWriter::fill(self, slot, permissions);
+        let through = self.expired_through()?;
         let mut entries = self.entries(&release.manifest)?;
-        let mut left = Vec::new();
+        let (mut left, mut missing) = (Vec::new(), Vec::new());
         loop {
-            let batch: Vec<Entry> = entries.by_ref().take(BATCH).collect::<Result<_, _>>()?;
+            let mut batch: Vec<Entry> = entries.by_ref().take(BATCH).collect::<Result<_, _>>()?;
             if batch.is_empty() {
                 break;
+            }
+            for file in
+                batch.extract_if(.., |entry| entry.has_expired(through)).filter_map(|entry| entry.file().copied())
+            {
+                if !self.has_object(&file)? {
+                    missing.push(file);
+                }
             }
             left.extend(place_by_two(&batch, &mut helper, &mut writer)?);
         }
         self.place_left(&mut writer, &left)?;
-        Ok(writer)
+        Ok((writer, missing))
+    }
+
+    /// Whether an object is here and has its size.
+    fn has_object(&self, file: &FileEntry) -> Result<bool, StoreError> {
+        let meta = self.object_meta(&file.object)?;
+        Ok(meta.is_some_and(|meta| meta.kind == FileKind::File && meta.size == file.size))
     }
 
     /// Places entries that a link to their object cannot be: a link to the
@@ -149,6 +164,7 @@ impl Store {
     pub(super) fn fill_spare_slot(&self) -> Result<(), StoreError> {
         let Some(spare) = self.missing_slot()? else { return Ok(()) };
         let release = self.release(spare.release)?;
+        self.expire_before_filling(&release, clock())?;
         let slots = &self.layout.slots;
         slots.remove_all(DIRTY)?;
         let permissions = self.permissions_of(spare.release.sequence())?;
@@ -174,6 +190,8 @@ pub(super) struct ClearedSlot<'s> {
 /// What one walk over the manifests of two releases finds for a slot.
 #[derive(Default)]
 struct SlotChanges {
+    /// Retired entries whose time was over by then may be absent already, and are not placed.
+    expired_through: u64,
     places: Vec<Entry>,
     /// Directories that something was removed from.
     emptied: Vec<String>,
@@ -184,26 +202,60 @@ impl SlotChanges {
     /// Takes away what goes or changes, and notes what comes; of what stays,
     /// the objects that are not `here`.
     fn take(&mut self, pair: Pair, writer: &mut SlotWriter<'_>, here: &[ObjectId]) -> Result<(), StoreError> {
+        let through = self.expired_through;
         match pair {
             Pair::Old(old) => {
-                writer.remove(&old.path)?;
-                match old.path.parent() {
-                    Some(parent) if self.emptied.last().is_none_or(|last| last != parent) => {
-                        self.emptied.push(parent.into());
-                    }
-                    _ => {}
-                }
+                self.remove(&old, writer)?;
+                self.note_emptied(&old);
+                Ok(())
             }
-            Pair::New(new) => self.places.push(new),
-            Pair::Both(old, new) if old.kind == new.kind => {
-                self.missing.extend(new.file().filter(|file| here.binary_search(&file.object).is_err()));
+            Pair::New(new) if new.has_expired(through) => {
+                self.need(&new, here);
+                Ok(())
             }
-            Pair::Both(_, new) => {
-                writer.remove(&new.path)?;
+            Pair::New(new) => {
                 self.places.push(new);
+                Ok(())
+            }
+            Pair::Both(old, new) if new.has_expired(through) => {
+                self.need(&new, here);
+                self.remove(&old, writer)?;
+                self.note_emptied(&old);
+                Ok(())
+            }
+            Pair::Both(old, new) if old.kind == new.kind && !old.has_expired(through) => {
+                self.need(&new, here);
+                Ok(())
+            }
+            Pair::Both(old, new) => {
+                self.remove(&old, writer)?;
+                self.places.push(new);
+                Ok(())
             }
         }
+    }
+
+    /// Removes an entry of the old release.
+    fn remove(&self, old: &Entry, writer: &mut SlotWriter<'_>) -> Result<(), StoreError> {
+        if old.has_expired(self.expired_through) {
+            writer.remove_if_any(&old.path)?;
+        } else {
+            writer.remove(&old.path)?;
+        }
         Ok(())
+    }
+
+    /// Notes the directory of an entry that nothing takes the place of.
+    fn note_emptied(&mut self, old: &Entry) {
+        match old.path.parent() {
+            Some(parent) if self.emptied.last().is_none_or(|last| last != parent) => self.emptied.push(parent.into()),
+            _ => {}
+        }
+    }
+
+    /// Notes the object of an entry that is not placed, if it is not `here`.
+    fn need(&mut self, entry: &Entry, here: &[ObjectId]) {
+        self.missing.extend(entry.file().filter(|file| here.binary_search(&file.object).is_err()));
     }
 }
 

@@ -7,12 +7,13 @@
 
 use std::error::Error as _;
 use std::os::unix::fs::FileExt as _;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use crate::fsx::{self, Context as _, FileKind, FileMode};
 use crate::release::ReleaseName;
+use crate::store::expiry::clock;
 use crate::store::layout::HISTORY;
 use crate::store::{Store, StoreError};
 
@@ -78,6 +79,11 @@ pub enum What {
         /// The size of what only they needed, in bytes.
         bytes: u64,
     },
+    /// Retired entries were removed from what is served, their time being over.
+    Expired {
+        /// How many.
+        entries: u64,
+    },
     /// Something that only a newer headwater knows.
     #[serde(other)]
     Unknown,
@@ -107,7 +113,7 @@ impl Store {
 
     /// Notes that something happened just now. The caller has the lock.
     pub(super) fn note(&self, what: What) {
-        let time = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        let time = clock();
         let mut line = serde_json::to_vec(&Happening { time, what }).expect("plain values");
         line.push(b'\n');
         // What was done is done, whether or not it can be told.

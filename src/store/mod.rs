@@ -10,6 +10,7 @@
 mod activate;
 mod build;
 mod copy;
+mod expiry;
 mod history;
 mod layout;
 mod manifests;

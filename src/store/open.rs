@@ -152,6 +152,21 @@ impl Store {
         Ok(self.layout.root.file_system()?.free_bytes)
     }
 
+    /// Bytes free where the store `path` is or would be made.
+    ///
+    /// # Errors
+    /// When neither the place nor the directory that it would be made in can be opened.
+    pub fn free_bytes_at(path: &Path) -> Result<u64, StoreError> {
+        let place = match Dir::open(path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+                Dir::open(parent.unwrap_or(Path::new(".")))?
+            }
+            other => other?,
+        };
+        Ok(place.file_system()?.free_bytes)
+    }
+
     /// A file without a name for what is on its way, on the store's file
     /// system; it goes when it is closed, also by a killed process.
     ///

@@ -10,9 +10,10 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::fsx::{self, FileKind};
-use crate::hash::{BundleKey, ManifestId, ObjectId};
+use crate::hash::{ManifestId, ObjectId};
 use crate::release::ReleaseName;
-use crate::store::layout::{DIRTY, LOCK, SlotName, manifest_name, object_name};
+use crate::store::expiry::clock;
+use crate::store::layout::{DIRTY, SlotName, manifest_name, object_name};
 use crate::store::{Store, StoreError, What};
 
 /// What was dropped.
@@ -25,22 +26,44 @@ pub struct Pruned {
     pub objects: u64,
     /// Their size, in bytes; what a slot still shows is not free yet.
     pub bytes: u64,
-    /// Quarantines of pushes that ended long ago.
+    /// Quarantines of pushes that did not end.
     pub quarantines: u64,
+    /// Bytes of content in these.
+    pub incoming_bytes: u64,
+    /// Retired entries that were removed from what is served, their time being over.
+    pub expired: u64,
 }
 
 impl Store {
     /// Keeps the newest `keep` releases (at least the current one), those the
-    /// slots show, and a staged one; drops everything else, strays included.
+    /// slots show, and a staged one; drops everything else, strays and what pushes that do
+    /// not run have left included. Retired entries that are due expire.
     ///
     /// # Errors
     /// When the store is locked, when a manifest that is kept cannot be read
     /// (nothing is dropped then), or when the disk fails.
     pub fn prune(&self, keep: usize, wait: Duration) -> Result<Pruned, StoreError> {
         let _guard = self.lock(wait)?;
+        // What is not to be served any more goes also where something keeps the rest from being pruned.
+        let expired = self.expire_due(clock());
         let mut pruned = self.drop_old_releases(keep)?;
+        self.drop_quarantines(&mut pruned)?;
         self.sweep(&mut pruned)?;
         self.note_pruned(&pruned);
+        pruned.expired = expired?;
+        Ok(pruned)
+    }
+
+    /// What time alone brings about: retired entries that are due expire, and what a push left
+    /// a week ago is dropped. With nothing due it takes no lock.
+    ///
+    /// # Errors
+    /// [`StoreError::Locked`]; a damaged manifest; errors of the disk.
+    pub fn upkeep(&self, wait: Duration) -> Result<Pruned, StoreError> {
+        let mut pruned = Pruned::default();
+        let expired = self.expire(wait);
+        self.drop_stale_quarantines(clock(), &mut pruned)?;
+        pruned.expired = expired?;
         Ok(pruned)
     }
 
@@ -61,7 +84,6 @@ impl Store {
             pruned.releases += 1;
         }
         self.drop_gone_releases(&mut pruned)?;
-        self.drop_dead_quarantines(&mut pruned)?;
         Ok(pruned)
     }
 
@@ -135,29 +157,6 @@ impl Store {
             self.layout.objects.unlink(object_name(object))?;
             pruned.objects += 1;
             pruned.bytes += meta.size;
-        }
-        Ok(())
-    }
-
-    /// Drops quarantines that nobody is writing to, all but the newest: that one may be resumed.
-    fn drop_dead_quarantines(&self, pruned: &mut Pruned) -> Result<(), StoreError> {
-        let mut found = Vec::new();
-        for (name, _) in self.layout.incoming.entries()? {
-            if let Some(name) = name.to_str().filter(|name| BundleKey::parse_hex(name.as_bytes()).is_some())
-                && let Some(meta) = self.layout.incoming.stat(name)?
-            {
-                found.push((meta.mtime, name.to_owned()));
-            }
-        }
-        found.sort_unstable();
-        found.pop();
-        for (_, name) in found {
-            let dir = self.layout.incoming.open_dir(&name)?;
-            let lock = dir.open_or_create_file(LOCK)?;
-            if fsx::lock(&lock, Duration::ZERO, &dir.join(LOCK))? {
-                self.layout.incoming.remove_all(&name)?;
-                pruned.quarantines += 1;
-            }
         }
         Ok(())
     }

@@ -16,7 +16,7 @@ use crate::store::layout::{SlotName, object_name};
 use crate::store::permissions::Permissions;
 use crate::store::slots::{DirStack, has_metadata_of};
 use crate::store::stage::FetchObject;
-use crate::store::verify::{Depth, Fault, FaultKind};
+use crate::store::verify::{Depth, Fault, FaultKind, SlotPaths};
 use crate::store::{Store, StoreError, What};
 
 /// Where the records of a store can be fetched again.
@@ -163,12 +163,14 @@ impl Store {
         let permissions = self.permissions_of(slot.release.sequence())?;
         let root = self.layout.slots.ensure_dir_as(&slot.to_string(), permissions.directory())?;
         let mut stack = DirStack::new(root.try_clone()?, permissions.directory());
-        let mut seen = HashSet::new();
+        let mut seen = SlotPaths::new(self.expired_through()?);
         let mut mended = 0;
         for entry in self.entries(&manifest)? {
             let entry = entry?;
+            if seen.add(&entry) {
+                continue;
+            }
             mended += u64::from(self.mend_entry(&mut stack, &entry, permissions)?);
-            seen.insert(String::from(entry.path));
         }
         let mut strangers = Vec::new();
         super::verify::find_strangers(&root, "", &seen, &mut |path| strangers.push(path))?;

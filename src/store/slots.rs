@@ -169,6 +169,16 @@ impl<'s> SlotWriter<'s> {
         }
     }
 
+    /// Removes an entry that may be absent, as expired ones may; returns whether it was there. The
+    /// directory that may be empty now is left.
+    pub(super) fn remove_if_any(&mut self, path: &TreePath) -> Result<bool, StoreError> {
+        let (parent, name) = split(path);
+        match self.slot.find(parent)? {
+            Some(dir) => Ok(dir.unlink_if_any(name)?),
+            None => Ok(false),
+        }
+    }
+
     /// Removes the directory `path` and those above it while they are empty.
     pub(super) fn remove_empty(&mut self, path: &str) -> Result<(), StoreError> {
         self.slot.remove_empty(path)

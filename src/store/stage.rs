@@ -15,6 +15,7 @@ use crate::pack::{BaseRange, Block, PackReader};
 use crate::release::{Release, ReleaseName};
 use crate::store::build::ClearedSlot;
 use crate::store::copy::write_object;
+use crate::store::expiry::clock;
 use crate::store::quarantine::Quarantine;
 use crate::store::slots::SlotWriter;
 use crate::store::write_back::WriteBack;
@@ -65,7 +66,8 @@ impl Store {
         if needs.head.base != base {
             return Err(lie("the manifest change is against another base"));
         }
-        self.check_room(release, &needs, self.quarantined_bytes(key)?)?;
+        let held_bytes = self.quarantined_bytes(key)?;
+        self.with_room(key, || self.check_room(release, &needs, held_bytes))?;
         let permissions = self.permissions_of(offered.sequence())?;
         let quarantine = Quarantine::open(self, key, std::mem::take(&mut needs.objects), permissions, wait)?;
         let (store, release, change) = (Arc::clone(self), release.clone(), Arc::clone(change));
@@ -86,6 +88,16 @@ impl Store {
     /// Whether the release is complete here, seen or unseen.
     pub(super) fn is_staged(&self, name: ReleaseName) -> Result<bool, StoreError> {
         Ok(self.layout.slots.stat(&name.to_string())?.is_some() && self.release(name).is_ok())
+    }
+
+    /// Looks for room by `check`. Where there is too little, what other pushes left is dropped, and it looks again.
+    fn with_room(&self, key: &BundleKey, check: impl Fn() -> Result<(), StoreError>) -> Result<(), StoreError> {
+        match check() {
+            Err(StoreError::NoSpace { .. } | StoreError::NoInodes { .. }) if self.drop_other_quarantines(key)? => {
+                check()
+            }
+            other => other,
+        }
     }
 
     /// Refuses what cannot fit, before anything is written. `held_bytes` of it are here already.
@@ -313,6 +325,7 @@ impl Arrival {
         here.extend(objects.iter().map(|(id, _)| *id));
         here.sort_unstable();
         self.store.adopt_manifest(&temporary, &self.release.manifest)?;
+        self.store.expire_before_filling(&self.release, clock())?;
         self.store.hide_staged();
         // What goes from the idle slot does not wait for what comes.
         let (cleared, adopted) = std::thread::scope(|scope| {
@@ -378,5 +391,41 @@ impl Arrival {
         }
         self.store.layout.tmp.unlink_if_any(temporary)?;
         Err(lie(format!("it makes manifest {} of {} entries", totals.manifest, totals.entries)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::fs;
+
+    use super::*;
+    use crate::tree_path::Site;
+
+    #[test]
+    fn what_other_pushes_left_makes_room_before_a_push_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open_or_create(&dir.path().join("www"), &Site::new("docs").unwrap()).unwrap();
+        let place =
+            |name: &str| store.path().join(".headwater/incoming").join(BundleKey::of(name.as_bytes()).to_string());
+        let full = || StoreError::NoSpace { path: store.path().to_owned(), needed: 100, free: 60 };
+        // There is room as soon as nothing of the other push is left.
+        let looks = Cell::new(0);
+        let check = || {
+            looks.set(looks.get() + 1);
+            if place("other").exists() { Err(full()) } else { Ok(()) }
+        };
+        for name in ["mine", "other"] {
+            fs::create_dir_all(place(name).join("parts")).unwrap();
+        }
+        store.with_room(&BundleKey::of(b"mine"), check).unwrap();
+        assert_eq!((looks.get(), place("mine").exists(), place("other").exists()), (2, true, false));
+        // With nothing to drop it does not look twice.
+        let looks = Cell::new(0);
+        let refused = store.with_room(&BundleKey::of(b"mine"), || {
+            looks.set(looks.get() + 1);
+            Err(full())
+        });
+        assert!(matches!(refused, Err(StoreError::NoSpace { .. })) && looks.get() == 1);
     }
 }

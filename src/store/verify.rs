@@ -281,7 +281,7 @@ impl Store {
             self.verify_manifest(&release.manifest, &mut HashMap::new(), found);
             return Ok(());
         };
-        let mut seen = HashSet::new();
+        let mut seen = SlotPaths::new(self.expired_through()?);
         let permissions = self.permissions_of(slot.release.sequence())?;
         let mut stack = DirStack::new(root.try_clone()?, permissions.directory());
         for entry in entries {
@@ -289,12 +289,14 @@ impl Store {
                 self.verify_manifest(&release.manifest, &mut HashMap::new(), found);
                 return Ok(());
             };
+            if seen.add(&entry) {
+                continue;
+            }
             found.entries += 1;
             let object = entry.file().map(|file| file.object);
             for kind in check_entry(&mut stack, &entry, permissions, inodes, depth)? {
                 found.fault(kind, format!("{at}/{}", entry.path), object);
             }
-            seen.insert(String::from(entry.path));
         }
         find_strangers(&root, "", &seen, &mut |path| found.fault(FaultKind::Stranger, format!("{at}/{path}"), None))
     }
@@ -344,11 +346,38 @@ fn has_content(dir: &Dir, name: &str, file: &FileEntry) -> bool {
     read == Some((file.object, file.size))
 }
 
+/// What may be in a slot: the entries of its manifest, and the directories on the way to them.
+#[derive(Debug)]
+pub(super) struct SlotPaths {
+    entries: HashSet<String>,
+    /// Directories of entries that have expired, which may be empty: they are removed after their entries.
+    emptied: HashSet<String>,
+    expired_through: u64,
+}
+
+impl SlotPaths {
+    /// Nothing yet, in a store where everything expired that was due at `expired_through`.
+    pub(super) fn new(expired_through: u64) -> Self {
+        Self { entries: HashSet::new(), emptied: HashSet::new(), expired_through }
+    }
+
+    /// Adds an entry. Returns whether it has expired: then it may be there and need not.
+    pub(super) fn add(&mut self, entry: &Entry) -> bool {
+        self.entries.insert(entry.path.as_str().to_owned());
+        let has_expired = entry.has_expired(self.expired_through);
+        if has_expired {
+            let path = entry.path.as_str();
+            self.emptied.extend(path.match_indices('/').map(|(at, _)| path[..at].to_owned()));
+        }
+        has_expired
+    }
+}
+
 /// Tells of everything in a slot that is neither an entry nor a directory on the way to one.
 pub(super) fn find_strangers(
     dir: &Dir,
     at: &str,
-    seen: &HashSet<String>,
+    seen: &SlotPaths,
     tell: &mut dyn FnMut(String),
 ) -> Result<(), StoreError> {
     for (name, kind) in dir.entries()? {
@@ -358,12 +387,14 @@ pub(super) fn find_strangers(
             (FileKind::Directory, Some(name)) => {
                 let child = dir.open_dir(name)?;
                 if child.entries()?.is_empty() {
-                    tell(path);
+                    if !seen.emptied.contains(&path) {
+                        tell(path);
+                    }
                 } else {
                     find_strangers(&child, &path, seen, tell)?;
                 }
             }
-            (_, Some(_)) if seen.contains(&path) => {}
+            (_, Some(_)) if seen.entries.contains(&path) => {}
             _ => tell(path),
         }
     }

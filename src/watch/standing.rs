@@ -122,6 +122,8 @@ pub struct Standing {
     pub verified: Option<LastVerify>,
     /// Bytes free there.
     pub free_bytes: Option<u64>,
+    /// Bytes of content there of pushes that did not end.
+    pub incoming_bytes: Option<u64>,
     /// How long it took to answer, in milliseconds.
     pub round_trip_ms: Option<u64>,
     /// What visitors get, where that was looked at.
@@ -168,6 +170,7 @@ impl Seen {
         };
         standing.round_trip_ms = u64::try_from(self.round_trip.as_millis()).ok();
         standing.free_bytes = state.free_bytes;
+        standing.incoming_bytes = Some(state.incoming_bytes);
         standing.site.clone_from(&state.site);
         standing.sequence = state.current.map(|current| current.sequence());
         standing.staged = state.staged.as_ref().map(|staged| staged.sequence);
@@ -279,6 +282,7 @@ impl Standing {
             switched: None,
             verified: None,
             free_bytes: None,
+            incoming_bytes: None,
             round_trip_ms: None,
             public: None,
             error: None,

@@ -241,6 +241,15 @@ pub struct State {
     /// The bundles of which it has something from an interrupted push; nothing: it cannot tell.
     #[serde(default)]
     pub unfinished: Option<Vec<BundleKey>>,
+    /// Bytes of content of pushes that did not end.
+    #[serde(default)]
+    pub incoming_bytes: u64,
+    /// When the next retired entry of the current release is due, seconds since 1970, by the clock of the receiver.
+    #[serde(default)]
+    pub next_expiry: Option<u64>,
+    /// Retired entries whose `until` is at or before this time are not served any more.
+    #[serde(default)]
+    pub expired_through: u64,
     /// Whether whoever asked may push; where it is not said, a push finds out.
     #[serde(default = "yes")]
     pub may_push: bool,

@@ -15,6 +15,7 @@ mod bad_input;
 mod bad_mirrors;
 mod config;
 mod diff;
+mod expiry;
 mod fleet;
 mod init;
 mod misc;

@@ -10,6 +10,7 @@
 #[path = "../common/chaos.rs"]
 mod chaos;
 mod damage;
+mod expiring;
 mod fixture;
 mod formats;
 mod healing;
@@ -95,9 +96,13 @@ macro_rules! contract {
                     settling_keeps_the_newest_releases
                     settling_keeps_what_a_staged_release_needs
                     pruning_drops_what_nothing_needs
-                    pruning_keeps_what_may_be_resumed
+                    settling_keeps_what_may_be_resumed
+                    pruning_drops_what_no_push_resumes
                     a_stage_survives_pruning
                     nothing_lies_open_to_pruning_while_a_stage_waits;
+                expiring:
+                    due_entries_go_with_settling_and_with_pruning
+                    what_expired_is_not_brought_back;
                 verifying:
                     every_fault_is_named_and_mended
                     a_quick_look_finds_what_times_and_sizes_tell

@@ -130,7 +130,7 @@ pub(crate) fn second_tree() -> Tree {
         .file("img/new.bin", noise(4200, 2), 1_700_000_002)
         .file("img/twin.bin", noise(4200, 2), 1_700_000_001)
         .link("latest", "bin")
-        .retired("old.css", "old\n", 1_700_000_001, 1_700_086_400)
+        .retired("old.css", "old\n", 1_700_000_001, 4_000_086_400)
 }
 
 /// A release with everything that belongs to it.

@@ -156,6 +156,9 @@ fn messages() -> Inputs {
         highest_sequence: 12,
         free_bytes: Some(1 << 40),
         unfinished: Some(vec![key]),
+        incoming_bytes: 1 << 20,
+        next_expiry: Some(1_900_000_000),
+        expired_through: 1_800_000_000,
         may_push: true,
     };
     let status = wire::Status {

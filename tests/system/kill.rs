@@ -64,6 +64,11 @@ fn prune_killed_anywhere_serves_the_same() {
 }
 
 #[test]
+fn expiry_killed_anywhere_serves_what_is_not_due_and_goes_on() {
+    survives(Kind::Expire);
+}
+
+#[test]
 fn repair_killed_anywhere_damages_nothing_more() {
     survives(Kind::Repair);
 }

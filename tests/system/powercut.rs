@@ -23,7 +23,7 @@ use crate::scenario::{Kind, Scenario, Side};
 const SHUTDOWN: &str = "import fcntl, os, struct, sys
 fcntl.ioctl(os.open(sys.argv[1], os.O_RDONLY), 0x8004587d, struct.pack('I', 2))";
 
-const KINDS: [Kind; 5] = [Kind::FirstPush, Kind::Update, Kind::Deletion, Kind::Rollback, Kind::Prune];
+const KINDS: [Kind; 6] = [Kind::FirstPush, Kind::Update, Kind::Deletion, Kind::Rollback, Kind::Prune, Kind::Expire];
 
 /// A kind of file system, and how it is made to show what was not synced.
 #[derive(Debug, Clone, Copy)]

@@ -23,6 +23,8 @@ pub(crate) enum Kind {
     Rollback,
     /// All but the current release go.
     Prune,
+    /// Retired files whose time is over are served no more.
+    Expire,
     /// A flipped byte and a missing object.
     Repair,
 }
@@ -62,6 +64,13 @@ fn updated() -> Tree {
     tree.without("js/vendor/lib.js").without("about.html")
 }
 
+/// What is retired when this follows the small tree.
+const RETIRED: [&str; 4] = ["css/site.css", "img/copy.bin", "js/app.js", "js/vendor/lib.js"];
+
+fn retiring() -> Tree {
+    RETIRED.iter().fold(Tree::small(), |tree, path| tree.without(path))
+}
+
 fn reduced() -> Tree {
     let tree = Tree::small().without("old/page.html").without("docs/v1/a.html").without("docs/v2/a.html");
     let tree = tree.without("docs/latest").without("about.html").without("img/logo.bin").without("img/copy.bin");
@@ -99,6 +108,11 @@ impl Scenario {
                 push(&updated());
                 Tree::small()
             }
+            Kind::Expire => {
+                push(&Tree::small());
+                push(&retiring());
+                retiring()
+            }
             Kind::Prune | Kind::Repair => {
                 push(&Tree::small());
                 push(&reduced());
@@ -118,6 +132,7 @@ impl Scenario {
             }
             Kind::Rollback => &["rollback", &place, "--to", "1", "--wait", "0s", "--events", &events],
             Kind::Prune => &["prune", &place, "--keep", "1"],
+            Kind::Expire => &["prune", &place],
             Kind::Repair => &["repair", &place, "--from", &tree],
         };
         let command = command.iter().map(|&word| word.to_owned()).collect();
@@ -141,7 +156,13 @@ impl Scenario {
                 }
             }
         }
+        // Two days later.
+        const LATER: &str = "clock+172800";
         match fault {
+            Some(fault) if self.kind == Kind::Expire => {
+                self.world.run_with_fault(&format!("{LATER},{fault}"), &arguments)
+            }
+            None if self.kind == Kind::Expire => self.world.run_with_fault(LATER, &arguments),
             Some(fault) => self.world.run_with_fault(fault, &arguments),
             None => self.world.run(&arguments),
         }
@@ -162,6 +183,9 @@ impl Scenario {
             None => return Err(vec!["current: gone".into()]),
             Some(served) => served,
         };
+        if self.kind == Kind::Expire {
+            return self.judge_expiry(&served);
+        }
         if self.kind == Kind::Prune {
             let is_old = self.old.as_ref() == Some(&served);
             return if is_old { Ok(Side::New) } else { Err(vec![format!("serves {}", served.name)]) };
@@ -185,6 +209,16 @@ impl Scenario {
             return Err(vec![format!("told to be current, and it is {side:?}")]);
         }
         Ok(side)
+    }
+
+    /// The release stays; of what is retired all or some is still there, or nothing.
+    fn judge_expiry(&self, served: &Served) -> Result<Side, Faults> {
+        if self.old.as_ref() != Some(served) {
+            return Err(vec![format!("serves {}", served.name)]);
+        }
+        let is_there = |path: &&str| self.mirror.join("current").join(path).symlink_metadata().is_ok();
+        let directories = ["css", "js/vendor", "js"];
+        Ok(if RETIRED.iter().chain(&directories).any(is_there) { Side::Old } else { Side::New })
     }
 
     /// A repair never damages anything that was sound.

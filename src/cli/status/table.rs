@@ -66,8 +66,10 @@ fn verification(verified: LastVerify, now: u64) -> String {
 /// What else there is to say.
 fn remark(standing: &Standing) -> String {
     let staged = standing.staged.map(|staged| format!("{staged} is staged"));
+    let unfinished = standing.incoming_bytes.filter(|size| *size > 0);
+    let unfinished = unfinished.map(|size| format!("{} of unfinished pushes", bytes(size)));
     let rest = standing.error.clone().or_else(|| standing.public.as_ref().map(visitors));
-    staged.into_iter().chain(rest).collect::<Vec<_>>().join("; ")
+    staged.into_iter().chain(unfinished).chain(rest).collect::<Vec<_>>().join("; ")
 }
 
 /// What visitors get, in a few words.

@@ -69,6 +69,8 @@ struct Known {
     site: Option<Site>,
     unfinished: Option<Vec<BundleKey>>,
     may_push: bool,
+    /// Bytes free there.
+    free_bytes: Option<u64>,
     /// About how long a message and its answer take; nothing: there was trouble meanwhile.
     round_trip: Option<Duration>,
 }
@@ -238,7 +240,8 @@ impl HttpMirror {
         let (site, unfinished) = (state.site.clone(), state.unfinished.clone());
         // The first time connecting was part of it; later that may have been done before.
         let round_trip = self.round_trip().or(round_trip);
-        *self.known() = Some(Known { site, unfinished, may_push: state.may_push, round_trip });
+        let (may_push, free_bytes) = (state.may_push, state.free_bytes);
+        *self.known() = Some(Known { site, unfinished, may_push, free_bytes, round_trip });
     }
 
     fn ask_state_by(&self, deadline: Option<Instant>) -> Result<(wire::State, Option<Duration>), MirrorError> {
@@ -300,6 +303,9 @@ impl Mirror for HttpMirror {
             staged: state.staged.as_deref().and_then(record),
             highest_sequence: state.highest_sequence,
             free_bytes: state.free_bytes,
+            incoming_bytes: state.incoming_bytes,
+            next_expiry: state.next_expiry,
+            expired_through: state.expired_through,
             round_trip: self.round_trip(),
         })
     }

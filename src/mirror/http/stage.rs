@@ -6,6 +6,7 @@ use std::collections::HashSet;
 use std::io::{self, Read};
 
 use crate::hash::{ObjectId, PackId};
+use crate::manifest::transit;
 use crate::mirror::http::body::Body;
 use crate::mirror::http::client::{Request, Verb};
 use crate::mirror::http::flow::{Flow, Flowed};
@@ -36,8 +37,13 @@ pub(super) fn run(
     }
     let stop = || monitor.is_cancelled();
     let _turn = Turns::enter(mirror.wired.pace.turns.as_ref(), &stop)?;
+    // Where the receiver has a part already, and where there may be too little room, it is asked
+    // before any pack is sent: an answer is not read while a body is on its way.
     let has_none = match &*mirror.known() {
-        Some(known) => known.unfinished.as_ref().is_some_and(|keys| !keys.contains(&request.key)),
+        Some(known) => {
+            known.unfinished.as_ref().is_some_and(|keys| !keys.contains(&request.key))
+                && known.free_bytes.is_none_or(|free| has_ample_room(free, request))
+        }
         None => false,
     };
     let mut stage = Stage { mirror, request, bundle, stop: &stop, resent: 0 };
@@ -213,6 +219,22 @@ impl Stage<'_> {
             Some(source) => Err(StoreError::Fetch { missing, source }.into()),
         }
     }
+}
+
+/// Whether what is new fits twice into the room there. What exactly a receiver needs it computes
+/// itself; other pushes may come in at the same time.
+fn has_ample_room(free_bytes: u64, request: &StageRequest<'_>) -> bool {
+    /// A file takes whole blocks, and a line of the manifest.
+    const FILE_BYTES: u64 = 4096 + 256;
+    let with_files = |bytes: u64, files: u64| bytes.saturating_add(files.saturating_mul(FILE_BYTES)).saturating_mul(2);
+    // Mostly even the whole release fits; of a retired entry the record does not tell the size.
+    if request.release.retired == 0 && with_files(request.release.bytes, request.release.entries) <= free_bytes {
+        return true;
+    }
+    transit::needs(request.change).is_ok_and(|needs| {
+        let bytes = needs.objects.iter().fold(0u64, |sum, object| sum.saturating_add(object.size));
+        with_files(bytes, needs.objects.len() as u64) <= free_bytes
+    })
 }
 
 /// Whether it may be the chunks that were not taken: a receiver never answers that to them.

@@ -5,6 +5,7 @@
 //! (of another process, after a crash or a power cut) can read it again,
 //! believe what has the right bytes, and have only the rest sent.
 
+mod cleanup;
 mod held;
 mod whole;
 
@@ -30,6 +31,7 @@ use whole::Whole;
 const MAX_HELD_BYTES: u64 = 64 * 1024 * 1024;
 const OBJECTS: &str = "objects";
 const PARTS: &str = "parts";
+const HELD: &str = "held";
 
 #[derive(Debug, Clone, Copy, Default)]
 struct Progress {
@@ -115,13 +117,12 @@ impl Quarantine {
                 return Err(StoreError::Locked { path });
             }
             // Whoever had the lock may have ended and removed the directory.
-            let inode = |meta: Option<fsx::Meta>| meta.map(|meta| meta.inode);
-            if inode(store.layout.incoming.stat(&name)?) == inode(dir.stat(".")?) {
+            if store.is_quarantine(&name, &dir)? {
                 break (dir, lock);
             }
         };
         let (whole, parts) = (Whole::new(dir.ensure_dir(OBJECTS)?), dir.ensure_dir(PARTS)?);
-        let held = dir.ensure_dir("held")?;
+        let held = dir.ensure_dir(HELD)?;
         let progress = Mutex::new(vec![Progress::default(); objects.len()]);
         let packs = HashSet::new();
         let mut quarantine = Self {

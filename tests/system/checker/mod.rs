@@ -14,6 +14,7 @@ use std::io::Read as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
+use record::Mark;
 pub(crate) use record::{Line, Record, content_id};
 pub(crate) use slot::read_tree;
 
@@ -188,7 +189,7 @@ impl Check<'_> {
                 self.fault(format!("{name}: a stranger beside current"));
             }
         }
-        const FILES: [&str; 3] = ["format", "lock", "events.jsonl"];
+        const FILES: [&str; 4] = ["format", "lock", "expired", "events.jsonl"];
         const DIRECTORIES: [&str; 5] = ["objects", "manifests", "releases", "slots", "incoming"];
         for name in names(&self.inner("")) {
             let meta = self.inner(&name).symlink_metadata().unwrap();
@@ -319,9 +320,19 @@ impl Check<'_> {
         }
     }
 
+    /// Which retired entries may be absent.
+    fn mark(&mut self) -> Mark {
+        let Ok(bytes) = fs::read(self.inner("expired")) else { return Mark::default() };
+        record::parse_mark(&bytes).unwrap_or_else(|fault| {
+            self.fault(fault);
+            Mark::default()
+        })
+    }
+
     /// Each slot that bears the name of a release is that release.
     fn slots(&mut self, current: Option<&str>) {
         let served = current.and_then(record::sequence_of);
+        let mark = self.mark();
         for slot in names(&self.inner("slots")) {
             if slot == "dirty" {
                 continue;
@@ -336,7 +347,17 @@ impl Check<'_> {
                 None if served.is_none_or(|served| sequence >= served) && Some(&*name) != current => {}
                 None => self.fault(format!("slot {slot}: there is no such release")),
                 Some(record) => match manifest(self.dir, &record.manifest) {
-                    Ok(lines) => self.faults.extend(slot::check(&slot, &self.inner("slots").join(&slot), &lines)),
+                    Ok(lines) => {
+                        let root = self.inner("slots").join(&slot);
+                        // The mark names the release whose slot is clean of what expired.
+                        let is_clean = mark.release.as_ref() == Some(&slot) && Some(&*slot) == current;
+                        self.faults.extend(slot::check(&slot, &root, &lines, mark.through, is_clean));
+                        let next =
+                            lines.iter().filter_map(|line| line.until).filter(|until| *until > mark.through).min();
+                        if is_clean && next != mark.next {
+                            self.fault(format!("expired: next is {:?} instead of {next:?}", mark.next));
+                        }
+                    }
                     Err(fault) => self.fault(format!("slot {slot}: {fault}")),
                 },
             }

@@ -70,6 +70,24 @@ pub(crate) fn parse_format(bytes: &[u8]) -> Result<String, String> {
     if sound && spelled.as_bytes() == bytes { Ok(format.site) } else { Err("format: not as described".into()) }
 }
 
+/// The file `expired`.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Mark {
+    pub(super) through: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) release: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) next: Option<u64>,
+}
+
+/// The file `expired` from its bytes.
+pub(super) fn parse_mark(bytes: &[u8]) -> Result<Mark, String> {
+    let mark: Mark = serde_json::from_slice(bytes).map_err(|error| format!("expired: {error}"))?;
+    let spelled = serde_json::to_string(&mark).unwrap() + "\n";
+    if spelled.as_bytes() == bytes { Ok(mark) } else { Err("expired: not as described".into()) }
+}
+
 /// A release record, which must be the one that `name` names.
 pub(crate) fn parse_record(name: &str, bytes: &[u8]) -> Result<Record, String> {
     let fault = |what: &str| format!("release {name}: {what}");

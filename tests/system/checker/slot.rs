@@ -8,13 +8,16 @@ use std::path::Path;
 use super::record::{Line, ancestors};
 use super::{Faults, What};
 
-/// Compares the slot `name` at `root` with the lines of its manifest.
-pub(super) fn check(name: &str, root: &Path, lines: &[Line]) -> Faults {
+/// Compares the slot `name` at `root` with the lines of its manifest. Retired ones whose time was over
+/// at `through` may be absent, and with them directories that only they need; if it `is_clean`, they are.
+pub(super) fn check(name: &str, root: &Path, lines: &[Line], through: u64, is_clean: bool) -> Faults {
     if !root.symlink_metadata().is_ok_and(|meta| meta.is_dir()) {
         return vec![format!("slot {name}: not a directory")];
     }
     let wanted: BTreeMap<&str, &Line> = lines.iter().map(|line| (&*line.path, line)).collect();
-    let directories: BTreeSet<&str> = lines.iter().flat_map(|line| ancestors(&line.path)).collect();
+    let has_expired = |line: &Line| line.until.is_some_and(|until| until <= through);
+    let needing = lines.iter().filter(|line| !is_clean || !has_expired(line));
+    let directories: BTreeSet<&str> = needing.flat_map(|line| ancestors(&line.path)).collect();
     let mut seen = BTreeSet::new();
     let mut faults = Faults::new();
     let mut fault = |path: &str, what: String| faults.push(format!("slot {name}: {path}: {what}"));
@@ -30,11 +33,13 @@ pub(super) fn check(name: &str, root: &Path, lines: &[Line]) -> Faults {
             return;
         }
         let Some(line) = wanted.get(path) else { return fault(path, "not in the manifest".into()) };
-        if let Err(what) = check_file(&root.join(path), meta, line) {
+        if is_clean && has_expired(line) {
+            fault(path, "expired, and is there".into());
+        } else if let Err(what) = check_file(&root.join(path), meta, line) {
             fault(path, what);
         }
     });
-    for path in wanted.keys().filter(|path| !seen.contains(**path)) {
+    for (path, _) in wanted.iter().filter(|(path, line)| !seen.contains(**path) && !has_expired(line)) {
         fault(path, "missing".into());
     }
     faults

@@ -149,3 +149,16 @@ fn of_two_pushes_of_the_same_tree_at_once_one_wins_and_the_other_is_at_most_supe
     });
     assert!(serves_tree(&world, "web"));
 }
+
+#[test]
+fn where_there_is_no_room_no_content_is_sent() {
+    let world = World::new();
+    let receiver = Receiver::with(&world.path("web"), |settings| settings.sites[0].min_free_bytes = u64::MAX / 2);
+    let (link, lines) = counted(&receiver);
+    world.write("tree", &Tree::small().file("large", Rng::new(seed()).bytes(20 << 20)));
+    let outcome = push(&world, &[&format!("http://{}/", link.address())], &["--json"]).expect(&[4]);
+    let mirror = &report(&outcome)["mirrors"][0];
+    assert_eq!((&mirror["failure"], &mirror["sent_packs"]), (&"no_space".into(), &0.into()), "{outcome}");
+    assert!(link.bytes() < 100_000, "{} bytes went to a receiver that has no room", link.bytes());
+    assert_eq!(*lines.lock().unwrap(), ["GET /v1/state HTTP/1.1", "POST /v1/stage HTTP/1.1"]);
+}

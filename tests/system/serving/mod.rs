@@ -11,6 +11,7 @@ mod program;
 mod pushes;
 mod questions;
 mod readers;
+mod upkeep;
 mod vectors;
 mod weight;
 

@@ -1,0 +1,471 @@
+//! Expiry: retired entries whose time has come are removed from the slot that is served.
+//!
+//! Every mirror does this by itself, by its own clock, and makes no release: the release, its
+//! manifest and its objects stay whole, so that the release can still be carried to other mirrors.
+//! A durable mark tells which entries may be absent. It only rises, so that nothing comes back
+//! when a clock is set back.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use serde::{Deserialize, Serialize};
+
+use crate::fsx::{self, Dir, FileMode, fault};
+use crate::manifest::Entry;
+use crate::release::{Release, ReleaseName};
+use crate::store::layout::EXPIRED;
+use crate::store::slots::SlotWriter;
+use crate::store::{Store, StoreError, What};
+use crate::tree_path::TreePath;
+
+/// A mark is one short line.
+const MAX_MARK_BYTES: u64 = 4096;
+
+/// What `.headwater/expired` says.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct ExpiryMark {
+    /// Retired entries whose `until` is at or before this time may be absent from every slot.
+    through: u64,
+    /// The release whose slot has none of these entries any more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    release: Option<ReleaseName>,
+    /// When the next entry of that release is due; `None` if no entry is left that will be.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    next: Option<u64>,
+}
+
+/// What a manifest has at a time.
+#[derive(Default)]
+struct DueEntries {
+    paths: Vec<TreePath>,
+    /// The latest `until` of those that are due.
+    latest: u64,
+    /// The earliest `until` of those that are not due yet.
+    next: Option<u64>,
+}
+
+/// The time by the clock of this machine, in seconds since 1970.
+pub(super) fn clock() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    now.saturating_add(fault::clock_ahead())
+}
+
+impl Store {
+    /// Removes every retired entry whose time has come from the slot that is served; returns how many
+    /// entries were removed. Without an entry that is due it costs one small read and takes no lock.
+    ///
+    /// # Errors
+    /// [`StoreError::Locked`], a damaged manifest, errors of the disk.
+    pub fn expire(&self, wait: Duration) -> Result<u64, StoreError> {
+        let Some(current) = self.current()? else { return Ok(0) };
+        if !self.is_due(current, self.expiry_mark()?, clock())? {
+            return Ok(0);
+        }
+        let _guard = self.lock(wait)?;
+        self.expire_due(clock())
+    }
+
+    /// When the next retired entry of the current release is due; `None` if there is none. A time in
+    /// the past: an entry is still served whose time is over.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub fn next_expiry(&self) -> Result<Option<u64>, StoreError> {
+        match self.current()? {
+            Some(current) => self.next_expiry_of(current, self.expiry_mark()?),
+            None => Ok(None),
+        }
+    }
+
+    /// Retired entries whose `until` is at or before this time are not served here; 0 before the first one expired.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub fn expired_through(&self) -> Result<u64, StoreError> {
+        Ok(self.expiry_mark()?.through)
+    }
+
+    fn next_expiry_of(&self, current: ReleaseName, mark: ExpiryMark) -> Result<Option<u64>, StoreError> {
+        if mark.release == Some(current) {
+            return Ok(mark.next);
+        }
+        // Also where the slot was filled without the earliest: the first look finds out.
+        match self.release(current) {
+            Ok(release) => Ok(release.until),
+            // What a damaged record says nobody knows: verify reports it, and repair brings it back.
+            Err(StoreError::Release { .. }) => Ok(None),
+            Err(StoreError::Io(error)) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Whether an entry of the current release is due, or was due before and may still be there.
+    fn is_due(&self, current: ReleaseName, mark: ExpiryMark, now: u64) -> Result<bool, StoreError> {
+        Ok(self.next_expiry_of(current, mark)?.is_some_and(|next| next <= now.max(mark.through)))
+    }
+
+    /// As [`Store::expire`], at the time `now`; the caller has the lock.
+    pub(super) fn expire_due(&self, now: u64) -> Result<u64, StoreError> {
+        let Some(current) = self.current()? else { return Ok(0) };
+        let mark = self.expiry_mark()?;
+        if !self.is_due(current, mark, now)? {
+            return Ok(0);
+        }
+        let time = now.max(mark.through);
+        let due = DueEntries::find(self.entries(&self.release(current)?.manifest)?, time)?;
+        let through = due.latest.max(mark.through);
+        // The mark first: from now on these entries may be absent. Without a release in it, whoever finds
+        // it after a crash looks again.
+        self.write_mark(ExpiryMark { through, release: None, next: None })?;
+        self.adopt_mark()?;
+        let removed = self.remove_expired(&due.paths)?;
+        self.write_mark(ExpiryMark { through, release: Some(current), next: due.next })?;
+        self.adopt_mark()?;
+        if removed > 0 {
+            self.note(What::Expired { entries: removed });
+        }
+        Ok(removed)
+    }
+
+    /// Lets the mark rise to what of `release` is due at `now`, before a slot is filled without that.
+    /// The caller has the lock.
+    pub(super) fn expire_before_filling(&self, release: &Release, now: u64) -> Result<(), StoreError> {
+        let mark = self.expiry_mark()?;
+        if release.until.is_none_or(|until| until > now) {
+            return Ok(());
+        }
+        let through = DueEntries::find(self.entries(&release.manifest)?, now)?.latest;
+        if through > mark.through {
+            self.write_mark(ExpiryMark { through, release: None, next: None })?;
+            self.adopt_mark()?;
+        }
+        Ok(())
+    }
+
+    /// Removes entries from the slot that is served, and the directories that are empty then.
+    fn remove_expired(&self, paths: &[TreePath]) -> Result<u64, StoreError> {
+        let Some(slot) = self.live_slot()? else { return Ok(0) };
+        let permissions = self.permissions_of(self.current()?.map_or(0, |current| current.sequence()))?;
+        let mut writer = SlotWriter::fill(self, slot, permissions);
+        let mut removed = 0;
+        for path in paths {
+            removed += u64::from(writer.remove_if_any(path)?);
+        }
+        let mut parents: Vec<&str> = paths.iter().filter_map(TreePath::parent).collect();
+        parents.dedup();
+        for parent in parents.into_iter().rev() {
+            writer.remove_empty(parent)?;
+        }
+        Ok(removed)
+    }
+
+    fn expiry_mark(&self) -> Result<ExpiryMark, StoreError> {
+        let Some(bytes) = fsx::found(self.layout.headwater.read(EXPIRED, MAX_MARK_BYTES))? else {
+            return Ok(ExpiryMark::default());
+        };
+        // One that the disk damaged was not above the time of now: nothing comes back for it.
+        let unknown = || ExpiryMark { through: clock(), ..ExpiryMark::default() };
+        Ok(serde_json::from_slice(&bytes).unwrap_or_else(|_| unknown()))
+    }
+
+    fn write_mark(&self, mark: ExpiryMark) -> Result<(), StoreError> {
+        let tmp: &Dir = &self.layout.tmp;
+        let mut bytes = serde_json::to_vec(&mark).expect("plain values");
+        bytes.push(b'\n');
+        tmp.unlink_if_any(EXPIRED)?;
+        Ok(tmp.write_new(EXPIRED, &bytes, FileMode::RECORD, None)?)
+    }
+
+    /// Makes everything durable that was written or removed so far, then the mark under its own name.
+    fn adopt_mark(&self) -> Result<(), StoreError> {
+        let layout = &self.layout;
+        layout.tmp.sync_file_system()?;
+        layout.tmp.rename(EXPIRED, &layout.headwater, EXPIRED)?;
+        Ok(layout.headwater.sync()?)
+    }
+}
+
+impl DueEntries {
+    fn find(entries: impl Iterator<Item = Result<Entry, StoreError>>, time: u64) -> Result<Self, StoreError> {
+        let mut found = Self::default();
+        for entry in entries {
+            let entry = entry?;
+            match entry.until {
+                Some(until) if until <= time => {
+                    found.latest = found.latest.max(until);
+                    found.paths.push(entry.path);
+                }
+                Some(until) => found.next = Some(found.next.map_or(until, |next| next.min(until))),
+                None => {}
+            }
+        }
+        Ok(found)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{BTreeMap, HashMap, HashSet};
+    use std::fs;
+    use std::io::{Cursor, Read};
+    use std::path::Path;
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::hash::{BundleKey, HistoryId, ManifestId, ObjectId};
+    use crate::manifest::transit::encode_beside;
+    use crate::manifest::{FileEntry, Kind, ManifestError, ManifestWriter};
+    use crate::store::{Depth, FetchRecords};
+    use crate::tree_path::{LinkTarget, Site};
+
+    /// Two times far ahead of any clock.
+    const EARLY: u64 = 40_000_000_000;
+    const LATE: u64 = 50_000_000_000;
+    const NO_WAIT: Duration = Duration::ZERO;
+
+    /// A store, and what an origin knows of it.
+    struct World {
+        _dir: tempfile::TempDir,
+        store: Arc<Store>,
+        base: Option<(ManifestId, Vec<Entry>)>,
+        sequence: u64,
+        contents: HashMap<ObjectId, String>,
+    }
+
+    fn stream(entries: &[Entry]) -> impl Iterator<Item = Result<Entry, ManifestError>> + '_ {
+        entries.iter().cloned().map(Ok)
+    }
+
+    impl FetchRecords for World {
+        fn release(&self, _: ReleaseName) -> Option<Release> {
+            None
+        }
+
+        fn manifest(&self, _: &ManifestId) -> Option<Box<dyn Read + Send>> {
+            None
+        }
+    }
+
+    impl World {
+        fn new() -> Self {
+            let dir = tempfile::tempdir().unwrap();
+            let store = Store::open_or_create(&dir.path().join("www"), &Site::new("docs").unwrap()).unwrap();
+            Self { _dir: dir, store: Arc::new(store), base: None, sequence: 0, contents: HashMap::new() }
+        }
+
+        /// Publishes a tree: a path that ends with `@` is a link, any other one a file.
+        fn publish(&mut self, tree: &[(&str, Option<u64>)]) -> ReleaseName {
+            self.sequence += 1;
+            let mut entries = BTreeMap::new();
+            for (text, until) in tree {
+                let kind = if text.ends_with('@') {
+                    Kind::Symlink(LinkTarget::new("index").unwrap())
+                } else {
+                    let object = ObjectId::of(text.as_bytes());
+                    self.contents.insert(object, (*text).to_owned());
+                    Kind::File(FileEntry { object, size: text.len() as u64, mtime: 7, exec: false })
+                };
+                let path = TreePath::new(text.trim_end_matches('@')).unwrap();
+                entries.insert(path.as_str().to_owned(), Entry { path, kind, until: *until });
+            }
+            let entries: Vec<Entry> = entries.into_values().collect();
+            let mut writer = ManifestWriter::new(Vec::new());
+            entries.iter().for_each(|entry| writer.push(entry).unwrap());
+            let totals = writer.finish().unwrap().1;
+            let site = Site::new("docs").unwrap();
+            let history = HistoryId::from_bytes([1; 16]);
+            let mut release = Release::new(site, history, self.sequence, totals.manifest, totals.content);
+            (release.created, release.until, release.entries) = (self.sequence, totals.until, totals.entries);
+            (release.retired, release.bytes) = (totals.retired, totals.bytes);
+            self.stage(&release, &entries);
+            let name = release.name();
+            self.store.activate(name, self.store.current().unwrap(), NO_WAIT).unwrap();
+            self.store.prepare(NO_WAIT).unwrap();
+            self.base = Some((totals.manifest, entries));
+            name
+        }
+
+        /// Nothing is sent but names: the store asks for the content.
+        fn stage(&self, release: &Release, entries: &[Entry]) {
+            let held: HashSet<ObjectId> = self.contents.keys().copied().collect();
+            let base = self.base.as_ref().map(|(manifest, _)| *manifest);
+            let old = self.base.as_ref().map_or(&[][..], |(_, entries)| entries);
+            let created = release.created;
+            let change = encode_beside(|| Ok(stream(old)), || Ok(stream(entries)), base, created, &held).unwrap();
+            let key = BundleKey::of(&release.sequence.to_le_bytes());
+            let mut arrival = self.store.begin(release, &key, base, &change.bytes, NO_WAIT).unwrap().unwrap();
+            arrival.finish(&|id| Ok(Box::new(Cursor::new(self.contents[id].clone().into_bytes())))).unwrap();
+        }
+
+        fn expire(&self, now: u64) -> u64 {
+            let _guard = self.store.lock(NO_WAIT).unwrap();
+            self.store.expire_due(now).unwrap()
+        }
+
+        fn has(&self, path: &str) -> bool {
+            self.store.path().join("current").join(path).symlink_metadata().is_ok()
+        }
+
+        fn mark(&self) -> std::path::PathBuf {
+            self.store.path().join(".headwater").join(EXPIRED)
+        }
+
+        #[track_caller]
+        fn is_sound(&self) {
+            for depth in [Depth::Quick, Depth::Full] {
+                assert_eq!(self.store.verify(depth, NO_WAIT, &|| false).unwrap().faults, [], "{depth:?}");
+            }
+        }
+    }
+
+    fn retired_tree() -> World {
+        let mut world = World::new();
+        world.publish(&[("a/b/early", Some(EARLY)), ("a/late", Some(LATE)), ("index", None), ("link@", Some(EARLY))]);
+        world
+    }
+
+    #[test]
+    fn what_is_due_is_removed_and_nothing_else() {
+        let world = retired_tree();
+        assert_eq!(world.store.next_expiry().unwrap(), Some(EARLY));
+        assert_eq!(world.expire(EARLY - 1), 0);
+        assert!(!world.mark().exists(), "a look at what is not due writes nothing");
+        assert_eq!(world.expire(EARLY), 2);
+        assert!(!world.has("a/b") && !world.has("link") && world.has("a/late") && world.has("index"));
+        assert_eq!((world.store.expired_through().unwrap(), world.store.next_expiry().unwrap()), (EARLY, Some(LATE)));
+        world.is_sound();
+        assert_eq!(world.expire(EARLY), 0);
+        assert_eq!(world.expire(LATE), 1);
+        assert!(!world.has("a") && world.has("index"));
+        assert_eq!(world.store.next_expiry().unwrap(), None);
+        world.is_sound();
+        // The release can still be brought to other mirrors, whole.
+        let all: Vec<ObjectId> = world.contents.keys().copied().collect();
+        assert_eq!(world.store.holds(&all, &|| false).unwrap(), vec![true; all.len()]);
+        let told: Vec<What> = world.store.history().unwrap().into_iter().map(|happening| happening.what).collect();
+        assert!(told.contains(&What::Expired { entries: 2 }) && told.contains(&What::Expired { entries: 1 }));
+    }
+
+    #[test]
+    fn the_mark_rises_no_further_than_what_was_due() {
+        let world = retired_tree();
+        assert_eq!(world.expire(u64::MAX), 3);
+        assert_eq!(
+            world.store.expired_through().unwrap(),
+            LATE,
+            "a clock that is wrong once must not end all retirement"
+        );
+    }
+
+    #[test]
+    fn nothing_comes_back_with_a_clock_that_is_set_back() {
+        let mut world = retired_tree();
+        world.expire(EARLY);
+        assert_eq!(world.expire(1), 0);
+        // The clock of this machine is far behind the mark: a slot that is changed, and one that is filled anew.
+        world.publish(&[("a/b/early", Some(EARLY)), ("a/late", Some(LATE)), ("index", None), ("new", None)]);
+        assert!(!world.has("a/b") && world.has("a/late") && world.has("new"));
+        world.is_sound();
+        fs::remove_dir_all(world.store.path().join(".headwater/slots").join(world.idle())).unwrap();
+        world.publish(&[("a/b/early", Some(EARLY)), ("a/late", Some(LATE)), ("index", None)]);
+        assert!(!world.has("a/b") && world.has("a/late"));
+        world.is_sound();
+        assert_eq!(world.expire(1), 0, "the next time is known again");
+        assert_eq!(world.store.next_expiry().unwrap(), Some(LATE));
+    }
+
+    impl World {
+        fn idle(&self) -> String {
+            let current = self.store.current().unwrap();
+            let names = self.store.slot_names().unwrap();
+            names.into_iter().find(|slot| slot.is_spare || Some(slot.release) != current).unwrap().to_string()
+        }
+    }
+
+    #[test]
+    fn repair_brings_back_what_is_served_and_nothing_that_expired() {
+        let world = retired_tree();
+        world.expire(EARLY);
+        fs::remove_file(world.store.path().join("current/index")).unwrap();
+        let fetch = |_: &ObjectId| Err("nothing is to be fetched".into());
+        let repaired = world.store.repair(&fetch, &world, NO_WAIT, &|| false).unwrap();
+        assert_eq!((repaired.found.len(), repaired.left.len()), (1, 0));
+        assert!(world.has("index") && !world.has("a/b"));
+        world.is_sound();
+    }
+
+    #[test]
+    fn what_a_crash_left_is_no_fault_and_goes_the_next_time() {
+        for step in 0..3 {
+            let world = retired_tree();
+            fs::write(world.mark(), format!("{{\"through\":{EARLY}}}\n")).unwrap();
+            assert!(world.store.next_expiry().unwrap() == Some(EARLY), "it is looked at again");
+            if step > 0 {
+                fs::remove_file(world.store.path().join("current/a/b/early")).unwrap();
+            }
+            if step > 1 {
+                fs::remove_dir(world.store.path().join("current/a/b")).unwrap();
+            }
+            world.is_sound();
+            world.store.expire(NO_WAIT).unwrap();
+            assert!(!world.has("a/b") && !world.has("link") && world.has("a/late"), "step {step}");
+            world.is_sound();
+        }
+    }
+
+    #[test]
+    fn a_damaged_mark_counts_as_now_and_is_written_anew() {
+        let mut world = World::new();
+        world.publish(&[("gone", Some(5)), ("index", None), ("stays", Some(LATE))]);
+        assert!(!world.has("gone"), "what is due is not even placed");
+        fs::write(world.mark(), "{").unwrap();
+        world.is_sound();
+        assert!(!world.has("gone") && world.has("stays"));
+        world.store.expire(NO_WAIT).unwrap();
+        let mark = fs::read_to_string(world.mark()).unwrap();
+        assert!(mark.contains(&format!("\"next\":{LATE}")), "{mark}");
+        world.is_sound();
+    }
+
+    #[test]
+    fn slots_are_whole_whatever_retires_expires_and_comes_back() {
+        const PATHS: [&str; 5] = ["a", "d/e/f", "d/g", "h@", "i/j@"];
+        let mut random = 1u64;
+        let mut next = |below: u64| {
+            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (random >> 33) % below
+        };
+        let mut world = World::new();
+        let mut through = 0;
+        for round in 0..40 {
+            let mut tree = vec![("index", None)];
+            for path in PATHS {
+                match next(4) {
+                    0 => {}
+                    1 => tree.push((path, None)),
+                    _ => tree.push((path, Some(EARLY + next(20)))),
+                }
+            }
+            world.publish(&tree);
+            world.is_sound();
+            through = through.max(EARLY + next(3) + round / 3);
+            world.expire(through);
+            world.is_sound();
+            for (path, until) in tree {
+                let is_served = until.is_none_or(|until| until > through);
+                assert_eq!(world.has(path.trim_end_matches('@')), is_served, "{path} until {until:?} at {through}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_second_slot_has_nothing_that_expired() {
+        let world = retired_tree();
+        world.expire(EARLY);
+        let slots = world.store.path().join(".headwater/slots");
+        fs::remove_dir_all(slots.join(world.idle())).unwrap();
+        world.store.prepare(NO_WAIT).unwrap();
+        let idle: &Path = &slots.join(world.idle());
+        assert!(!idle.join("a/b").exists() && idle.join("a/late").exists());
+        world.is_sound();
+    }
+}

@@ -1,0 +1,211 @@
+//! Dropping what pushes that did not end have left.
+//!
+//! A quarantine whose lock is free belongs to no push that runs. It may still be resumed, so that
+//! only what needs the room or was asked to drop everything drops the newest one, too.
+
+use std::time::Duration;
+
+use crate::fsx::{self, Dir};
+use crate::hash::BundleKey;
+use crate::store::layout::{LOCK, quarantine_name};
+use crate::store::{Pruned, Store, StoreError};
+
+/// A push that was not resumed for so long never will be.
+const MAX_AGE: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+
+/// A quarantine, and when something came for it last, in seconds since 1970.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Left {
+    name: String,
+    key: BundleKey,
+    touched: u64,
+}
+
+impl Left {
+    fn is_stale(&self, now: u64) -> bool {
+        self.touched.saturating_add(MAX_AGE.as_secs()) < now
+    }
+}
+
+impl Store {
+    /// Drops every quarantine that no push has locked.
+    pub(in crate::store) fn drop_quarantines(&self, pruned: &mut Pruned) -> Result<(), StoreError> {
+        self.drop_some(self.left_behind()?, pruned)
+    }
+
+    /// Drops the quarantines that no push has locked but the newest, and that one, too, if it is
+    /// older than a week.
+    pub(in crate::store) fn drop_old_quarantines(&self, now: u64, pruned: &mut Pruned) -> Result<(), StoreError> {
+        let mut left = self.left_behind()?;
+        left.pop_if(|newest| !newest.is_stale(now));
+        self.drop_some(left, pruned)
+    }
+
+    /// Drops the quarantines older than a week that no push has locked.
+    pub(in crate::store) fn drop_stale_quarantines(&self, now: u64, pruned: &mut Pruned) -> Result<(), StoreError> {
+        let mut left = self.left_behind()?;
+        left.retain(|one| one.is_stale(now));
+        self.drop_some(left, pruned)
+    }
+
+    /// Makes room for the push with this key: drops the quarantines of other pushes that are not
+    /// locked. Returns whether there were any.
+    ///
+    /// # Errors
+    /// Those of the disk.
+    pub fn drop_other_quarantines(&self, key: &BundleKey) -> Result<bool, StoreError> {
+        let (mut left, mut pruned) = (self.left_behind()?, Pruned::default());
+        left.retain(|one| one.key != *key);
+        self.drop_some(left, &mut pruned)?;
+        Ok(pruned.quarantines > 0)
+    }
+
+    /// Bytes that quarantines take.
+    ///
+    /// # Errors
+    /// When the disk cannot be read.
+    pub fn incoming_bytes(&self) -> Result<u64, StoreError> {
+        self.unfinished()?.iter().map(|key| self.quarantined_bytes(key)).sum()
+    }
+
+    /// The quarantines, the newest last.
+    fn left_behind(&self) -> Result<Vec<Left>, StoreError> {
+        let mut left = Vec::new();
+        for key in self.unfinished()? {
+            let name = quarantine_name(&key);
+            let Some(dir) = self.layout.incoming.find_dir(&name)? else { continue };
+            // A directory's time is that of the last name in it: each pack that came whole adds one to `held`.
+            let mut touched = 0;
+            for inner in [".", super::HELD, super::PARTS, super::OBJECTS] {
+                touched = touched.max(dir.stat(inner)?.map_or(0, |meta| u64::try_from(meta.mtime).unwrap_or(0)));
+            }
+            left.push(Left { name, key, touched });
+        }
+        left.sort_unstable_by(|a, b| (a.touched, &a.name).cmp(&(b.touched, &b.name)));
+        Ok(left)
+    }
+
+    fn drop_some(&self, left: Vec<Left>, pruned: &mut Pruned) -> Result<(), StoreError> {
+        for Left { name, key, .. } in left {
+            let Some(dir) = self.layout.incoming.find_dir(&name)? else { continue };
+            let Some(lock) = fsx::found(dir.open_or_create_file(LOCK))? else { continue };
+            let is_free = fsx::lock(&lock, Duration::ZERO, &dir.join(LOCK))?;
+            // Another one may have dropped this and made a new one by now.
+            if is_free && self.is_quarantine(&name, &dir)? {
+                let bytes = self.quarantined_bytes(&key)?;
+                self.layout.incoming.remove_all(&name)?;
+                pruned.quarantines += 1;
+                pruned.incoming_bytes += bytes;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the quarantine `name` is still this directory.
+    pub(super) fn is_quarantine(&self, name: &str, dir: &Dir) -> Result<bool, StoreError> {
+        let inode = |meta: Option<fsx::Meta>| meta.map(|meta| meta.inode);
+        Ok(inode(self.layout.incoming.stat(name)?) == inode(dir.stat(".")?))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::{self, File};
+    use std::path::PathBuf;
+    use std::time::{SystemTime, UNIX_EPOCH};
+
+    use super::*;
+    use crate::tree_path::Site;
+
+    const DAY: u64 = 24 * 60 * 60;
+
+    fn store() -> (tempfile::TempDir, Store) {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open_or_create(&dir.path().join("www"), &Site::new("docs").unwrap()).unwrap();
+        (dir, store)
+    }
+
+    fn key(name: &str) -> BundleKey {
+        BundleKey::of(name.as_bytes())
+    }
+
+    fn place(store: &Store, name: &str) -> PathBuf {
+        store.path().join(".headwater/incoming").join(quarantine_name(&key(name)))
+    }
+
+    /// A quarantine with 100 bytes of content, which came so many days ago.
+    fn leave(store: &Store, name: &str, days: u64) {
+        let place = place(store, name);
+        for inner in ["objects/00", "parts", "held"] {
+            fs::create_dir_all(place.join(inner)).unwrap();
+        }
+        fs::write(place.join("objects/00/x"), [0; 60]).unwrap();
+        fs::write(place.join("parts/0"), [0; 40]).unwrap();
+        File::create(place.join("lock")).unwrap();
+        for inner in ["objects", "parts", "held", "."] {
+            let then = SystemTime::now() - Duration::from_secs(days * DAY);
+            File::open(place.join(inner)).unwrap().set_modified(then).unwrap();
+        }
+    }
+
+    fn left(store: &Store, names: &[&str]) -> Vec<bool> {
+        names.iter().map(|name| place(store, name).exists()).collect()
+    }
+
+    fn now() -> u64 {
+        SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()
+    }
+
+    #[test]
+    fn settling_keeps_the_newest_unless_it_is_a_week_old() {
+        let (_dir, store) = store();
+        let mut pruned = Pruned::default();
+        leave(&store, "older", 3);
+        leave(&store, "newer", 2);
+        store.drop_old_quarantines(now(), &mut pruned).unwrap();
+        assert_eq!(left(&store, &["older", "newer"]), [false, true]);
+        assert_eq!((pruned.quarantines, pruned.incoming_bytes), (1, 100));
+        store.drop_old_quarantines(now() + 4 * DAY, &mut pruned).unwrap();
+        assert_eq!(left(&store, &["newer"]), [true]);
+        store.drop_old_quarantines(now() + 6 * DAY, &mut pruned).unwrap();
+        assert_eq!((left(&store, &["newer"]), pruned.quarantines), (vec![false], 2));
+    }
+
+    #[test]
+    fn what_is_locked_is_never_dropped_and_everything_else_is_on_request() {
+        let (_dir, store) = store();
+        for name in ["a", "b", "c"] {
+            leave(&store, name, 30);
+        }
+        let lock = File::open(place(&store, "b").join("lock")).unwrap();
+        lock.lock().unwrap();
+        let mut pruned = Pruned::default();
+        store.drop_stale_quarantines(now(), &mut pruned).unwrap();
+        store.drop_quarantines(&mut pruned).unwrap();
+        assert_eq!((left(&store, &["a", "b", "c"]), pruned.quarantines), (vec![false, true, false], 2));
+        drop(lock);
+        assert_eq!(store.prune(3, Duration::ZERO).unwrap().quarantines, 1);
+        assert_eq!((left(&store, &["b"]), store.incoming_bytes().unwrap()), (vec![false], 0));
+    }
+
+    #[test]
+    fn upkeep_drops_only_what_is_a_week_old() {
+        let (_dir, store) = store();
+        leave(&store, "young", 6);
+        leave(&store, "old", 8);
+        assert_eq!(store.incoming_bytes().unwrap(), 200);
+        let pruned = store.upkeep(Duration::ZERO).unwrap();
+        assert_eq!((left(&store, &["young", "old"]), pruned.quarantines), (vec![true, false], 1));
+        assert_eq!(store.incoming_bytes().unwrap(), 100);
+    }
+
+    #[test]
+    fn a_push_that_is_short_of_room_drops_what_others_left_and_never_its_own() {
+        let (_dir, store) = store();
+        leave(&store, "mine", 1);
+        leave(&store, "other", 0);
+        assert!(store.drop_other_quarantines(&key("mine")).unwrap());
+        assert_eq!(left(&store, &["mine", "other"]), [true, false]);
+        assert!(!store.drop_other_quarantines(&key("mine")).unwrap());
+    }
+}

@@ -1,0 +1,81 @@
+//! Retired files: until when they are served, and that they go when their time is over.
+
+use serde_json::json;
+
+use crate::harness::World;
+
+/// One with `app.js` retired for a day, in release 2.
+fn world(mirrors: &str) -> World {
+    let world = World::with_tree();
+    world.ok(&format!("push tree {mirrors}"));
+    world.remove("tree/app.js");
+    world.ok(&format!("push tree {mirrors}")).says("1 retired, served until 2");
+    world
+}
+
+/// Runs a line two days later.
+#[cfg(debug_assertions)]
+fn later(world: &World, line: &str) -> crate::harness::Run {
+    world.run_with(&[("HEADWATER_FAULT", "clock+172800")], line)
+}
+
+#[test]
+fn the_report_says_until_when_what_is_retired_is_served() {
+    let world = World::with_mirror();
+    world.remove("tree/app.js");
+    let planned = world.ok("plan tree ./www").says("1 retired, served until 2").says("(--expunge PATH ends that now)");
+    assert!(planned.stdout.contains("Z (--expunge"), "{}", planned.stdout);
+    let plan = world.json("plan tree ./www", 0);
+    assert!(plan["first_until"].as_u64().is_some() && plan["first_until"] == plan["last_until"], "{plan}");
+    world.remove("tree/assets/style.css");
+    world.write("headwater.toml", "[[keep_removed]]\nmatch = '*.css'\nfor = '14d'\n");
+    let report = world.json("push tree ./www", 0);
+    let until = |key: &str| report["changes"][key].as_u64().unwrap();
+    assert_eq!(until("last_until") - until("first_until"), 13 * 86_400);
+    // What was retired before is not counted again.
+    world.remove("tree/assets");
+    let run = world.ok("push tree ./www").says("1 retired, served until ");
+    assert!(!run.stdout.contains(" to 2"), "{}", run.stdout);
+    // Without anything that retires there is no such line.
+    world.write("tree/index.html", "2");
+    assert!(!world.ok("push tree ./www").stdout.contains("served until"));
+}
+
+#[cfg(debug_assertions)]
+#[test]
+fn what_is_due_goes_from_every_mirror_and_no_release_is_made() {
+    for line in ["push tree ./www ./data", "heal ./www ./data", "prune ./www ./data"] {
+        let world = world("./www ./data");
+        world.ok(line);
+        assert!(world.exists("www/current/app.js"), "{line}: it is not due yet");
+        let run = later(&world, line).code(0);
+        for mirror in ["www", "data"] {
+            assert!(!world.exists(&format!("{mirror}/current/app.js")), "{line}: {}", run.stdout);
+            assert_eq!(world.current(mirror), 2, "{line}");
+        }
+        if line.starts_with("push") {
+            assert!(run.stdout.contains("nothing new: release 2"), "{}", run.stdout);
+        }
+        // By the clock of now it was too early; it does not come back for that.
+        world.ok("verify ./www ./data");
+        world.write("tree/index.html", "3");
+        world.ok("push tree ./www ./data");
+        assert!(!world.exists("www/current/app.js") && !world.exists("data/current/app.js"));
+        world.ok("verify ./www ./data");
+    }
+}
+
+#[cfg(debug_assertions)]
+#[test]
+fn what_expired_is_nowhere_told_to_be_served() {
+    let world = world("./www");
+    later(&world, "prune ./www").code(0).says("1 retired file no longer served");
+    let found = world.json("which app.js ./www", 1)["mirrors"][0].clone();
+    assert_eq!((&found["object"], &found["sequence"]), (&json!(null), &json!(2)));
+    world.ok("push tree ./new");
+    assert_eq!(world.json("diff ./new ./www", 0)["changes"], json!([]));
+    // From there another mirror is filled whole: what is due for one is for all.
+    later(&world, "push --from ./www ./other").code(0);
+    assert!(world.exists("other/current/index.html") && !world.exists("other/current/app.js"));
+    world.ok("verify ./www ./other");
+}

@@ -1,0 +1,81 @@
+//! Retired entries whose time is over are served no more, without a release.
+
+use std::fs;
+
+use headwater::mirror::{Depth, Mirror};
+use headwater::monitor::Silent;
+
+use crate::fixture::{Fixture, assert_serves, faults};
+use crate::origin::{Archive, Tree, Version};
+
+/// Two times far ahead of any clock.
+const EARLY: u64 = 4_000_000_000;
+const LATE: u64 = 4_100_000_000;
+
+fn tree() -> Tree {
+    let tree = Tree::default().file("index.html", "<h1>one</h1>\n", 1_700_000_001);
+    tree.retired("old/deep/early.js", "early\n", 1_700_000_001, EARLY).retired(
+        "old/late.js",
+        "late\n",
+        1_700_000_001,
+        LATE,
+    )
+}
+
+/// A mirror of which the mark says that the time of the first entry is over: what a crash leaves
+/// before anything was removed. No clock has to be waited for.
+fn due<F: Fixture>() -> (F, Version) {
+    let first = tree().release(1);
+    let fixture = F::with(&[&first]);
+    assert_serves(&fixture, &first);
+    assert_eq!(fixture.mirror().state().unwrap().next_expiry, Some(EARLY));
+    fs::write(fixture.store().join(".headwater/expired"), format!("{{\"through\":{EARLY}}}\n")).unwrap();
+    (fixture, first)
+}
+
+fn is_sound(mirror: &dyn Mirror) {
+    assert_eq!(mirror.verify(Depth::Quick, &Silent).unwrap().faults, []);
+    assert_eq!(faults(mirror), []);
+}
+
+fn serves(fixture: &impl Fixture, path: &str) -> bool {
+    fixture.store().join("current").join(path).exists()
+}
+
+pub(crate) fn due_entries_go_with_settling_and_with_pruning<F: Fixture>() {
+    for is_pruned in [false, true] {
+        let (fixture, first) = due::<F>();
+        let mirror = fixture.mirror();
+        let state = mirror.state().unwrap();
+        assert_eq!((state.next_expiry, state.expired_through), (Some(EARLY), EARLY));
+        is_sound(&*mirror);
+        assert!(serves(&fixture, "old/deep/early.js"));
+        if is_pruned { mirror.prune(3) } else { mirror.settle(3) }.unwrap();
+        assert!(!serves(&fixture, "old/deep") && serves(&fixture, "old/late.js"));
+        is_sound(&*mirror);
+        let state = mirror.state().unwrap();
+        assert_eq!((state.next_expiry, state.expired_through), (Some(LATE), EARLY));
+        assert_eq!(state.current, Some(first.name()), "no release is made");
+        assert!(mirror.object(&first.file("old/deep/early.js").object, 0).is_ok(), "the release stays whole");
+    }
+}
+
+pub(crate) fn what_expired_is_not_brought_back<F: Fixture>() {
+    let (fixture, first) = due::<F>();
+    let mirror = fixture.mirror();
+    mirror.settle(3).unwrap();
+    fs::remove_file(fixture.store().join("current/index.html")).unwrap();
+    let repaired = mirror.repair(&Archive(vec![first.clone()]), &Silent).unwrap();
+    assert_eq!(repaired.left, []);
+    assert!(serves(&fixture, "index.html") && !serves(&fixture, "old/deep"));
+    is_sound(&*mirror);
+    // A release of an origin whose clock is behind names it once more.
+    let second = tree().file("new.html", "new\n", 1_700_000_002).release(2);
+    second.onto(Some(&first)).publish(&*mirror, Some(first.name()));
+    assert!(serves(&fixture, "new.html") && serves(&fixture, "old/late.js") && !serves(&fixture, "old/deep"));
+    is_sound(&*mirror);
+    // In the tree again it is served again.
+    let third = tree().file("old/deep/early.js", "early\n", 1_700_000_003).release(3);
+    third.onto(Some(&second)).publish(&*mirror, Some(second.name()));
+    assert_serves(&fixture, &third);
+}
