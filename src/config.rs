@@ -30,8 +30,10 @@ mod cache;
 mod fleet;
 mod listed;
 mod notify;
+mod rate;
 mod raw;
 pub mod serve;
+mod suggest;
 #[cfg(test)]
 mod tests;
 
@@ -39,6 +41,8 @@ pub use access::{MirrorAccess, TokenSource};
 pub use cache::CacheConfig;
 pub use fleet::{Frozen, Label, MirrorConfig, MirrorName, NameError, OnFailure, ParseRequireError, Require, Wave};
 pub use notify::{Hooks, Notify, Purge};
+pub use rate::{ParseRateError, parse_rate};
+pub use suggest::closest;
 
 /// The name of the file in the directory where the command runs.
 pub const FILE_NAME: &str = "headwater.toml";
@@ -277,8 +281,11 @@ impl FromStr for MaxRemoved {
 
 /// A text that is no duration.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is no duration: write it like \"30s\", \"5m\", \"24h\", \"14d\" or \"1h 30m\"")]
-pub struct ParseDurationError(String);
+#[error("{text:?} is {what}: write it like \"30s\", \"5m\", \"24h\", \"14d\" or \"1h 30m\"")]
+pub struct ParseDurationError {
+    text: String,
+    what: &'static str,
+}
 
 /// Reads a duration: units from milliseconds to weeks, a day being 24 hours,
 /// as in `30s`, `1h 30m`, `14d`, `2w`. Negative ones are refused.
@@ -288,7 +295,13 @@ pub struct ParseDurationError(String);
 pub fn parse_duration(text: &str) -> Result<Duration, ParseDurationError> {
     let relative = jiff::SpanRelativeTo::days_are_24_hours();
     let duration = text.trim().parse::<jiff::Span>().and_then(|span| span.to_duration(relative));
-    duration.ok().and_then(|signed| Duration::try_from(signed).ok()).ok_or_else(|| ParseDurationError(text.to_owned()))
+    duration.ok().and_then(|signed| Duration::try_from(signed).ok()).ok_or_else(|| wrong_duration(text))
+}
+
+fn wrong_duration(text: &str) -> ParseDurationError {
+    let is_number = !text.trim().is_empty() && text.trim().bytes().all(|byte| byte.is_ascii_digit());
+    let what = if is_number { "a number without a unit" } else { "no duration" };
+    ParseDurationError { text: text.to_owned(), what }
 }
 
 /// The text of the file at `path`.
@@ -389,7 +402,7 @@ impl Checker<'_> {
     fn syntax(&self, error: &toml::de::Error) -> ConfigError {
         // Some of toml's messages go over two lines.
         let message = error.message().lines().map(str::trim).collect::<Vec<_>>().join(", ");
-        self.error(error.span().unwrap_or(0..0), message)
+        self.error(error.span().unwrap_or(0..0), suggest::with_suggestion(message))
     }
 
     fn error(&self, span: Range<usize>, message: impl Into<String>) -> ConfigError {

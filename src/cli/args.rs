@@ -8,10 +8,11 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use clap::{Args, ValueHint};
-use headwater::config::{OnFailure, Require, parse_duration};
+use headwater::config::{OnFailure, Require, parse_duration, parse_rate};
 use headwater::tree_path::{Site, TreePath};
 
 use super::after::AroundArgs;
+use super::habits::{DryRunArgs, HabitArgs};
 
 /// Headings of the help text.
 const PUBLISH: &str = "What is published";
@@ -122,11 +123,22 @@ pub(crate) struct OutputArgs {
     #[arg(long, help_heading = OUTPUT)]
     pub(crate) json: bool,
     /// Show no progress; warnings and errors still appear
-    #[arg(short, long, help_heading = OUTPUT)]
+    #[arg(short, long, conflicts_with = "verbose", help_heading = OUTPUT)]
     pub(crate) quiet: bool,
+    /// Say on stderr what is decided, what each mirror is asked and what it answers, a line each
+    #[arg(short, long, help_heading = OUTPUT)]
+    pub(crate) verbose: bool,
     /// Write what happens to FILE while it happens, one JSON object a line
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, help_heading = OUTPUT)]
     pub(crate) events: Option<PathBuf>,
+}
+
+/// How much of a list is shown.
+#[derive(Debug, Clone, Copy, Default, Args)]
+pub(crate) struct ListArgs {
+    /// List every path that differs, not only the first 50 (for `plan` and `diff`)
+    #[arg(long, help_heading = OUTPUT)]
+    pub(crate) all: bool,
 }
 
 /// The mirrors of commands that have no tree.
@@ -281,12 +293,6 @@ fn parse_count<T: FromStr>(text: &str) -> Result<T, String> {
     text.parse().map_err(|_| "write a number, at least 1".to_owned())
 }
 
-/// Reads a rate in bytes a second, such as `500kB`, `2MB` or `1 MiB`.
-fn parse_rate(text: &str) -> Result<NonZeroU64, String> {
-    let rate = text.parse::<bytesize::ByteSize>().ok().and_then(|size| NonZeroU64::new(size.as_u64()));
-    rate.ok_or_else(|| "write bytes a second, such as `500kB` or `2MB`".to_owned())
-}
-
 /// How much is sent at once.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct TrafficArgs {
@@ -325,6 +331,10 @@ pub(crate) struct PushArgs {
     #[command(flatten)]
     pub(crate) config: ConfigArgs,
     #[command(flatten)]
+    pub(crate) list: ListArgs,
+    #[command(flatten)]
+    pub(crate) habits: HabitArgs,
+    #[command(flatten)]
     pub(crate) output: OutputArgs,
 }
 
@@ -337,6 +347,8 @@ pub(crate) struct DiffArgs {
     /// The new side, the same way
     #[arg(value_name = "B", value_hint = ValueHint::AnyPath)]
     pub(crate) new: String,
+    #[command(flatten)]
+    pub(crate) list: ListArgs,
     #[command(flatten)]
     pub(crate) remote: RemoteArgs,
     #[command(flatten)]
@@ -377,6 +389,8 @@ pub(crate) struct RollbackArgs {
     pub(crate) config: ConfigArgs,
     #[command(flatten)]
     pub(crate) output: OutputArgs,
+    #[command(flatten)]
+    pub(crate) dry_run: DryRunArgs,
 }
 
 /// The arguments of `verify`.
@@ -412,6 +426,8 @@ pub(crate) struct RepairArgs {
     pub(crate) config: ConfigArgs,
     #[command(flatten)]
     pub(crate) output: OutputArgs,
+    #[command(flatten)]
+    pub(crate) dry_run: DryRunArgs,
 }
 
 /// The arguments of `prune`.
@@ -430,6 +446,8 @@ pub(crate) struct PruneArgs {
     pub(crate) config: ConfigArgs,
     #[command(flatten)]
     pub(crate) output: OutputArgs,
+    #[command(flatten)]
+    pub(crate) dry_run: DryRunArgs,
 }
 
 #[cfg(test)]
@@ -455,16 +473,6 @@ mod tests {
         }
         assert!(parse_line("a\nb").is_err() && parse_line(" ").is_err());
         assert_eq!(parse_line("sudo headwater").unwrap(), "sudo headwater");
-    }
-
-    #[test]
-    fn rates_have_units() {
-        for (text, rate) in [("500", 500), ("500kB", 500_000), ("2MB", 2_000_000), ("1 MiB", 1 << 20)] {
-            assert_eq!(parse_rate(text).unwrap().get(), rate, "{text}");
-        }
-        for bad in ["", "0", "fast", "-1", "2MB/s"] {
-            assert!(parse_rate(bad).is_err(), "{bad}");
-        }
     }
 
     #[test]

@@ -21,7 +21,7 @@ pub(crate) fn narrow(config: &mut Config, args: &ConfigArgs) -> Result<(), Failu
     for word in args.only.iter().chain(&args.skip) {
         if !config.mirrors.iter().any(|mirror| is_named(mirror, word)) {
             let error = format!("no mirror and no group named {word:?} is configured");
-            return Err(Failure::new(Exit::Usage, error).with_hint(known(config)));
+            return Err(Failure::new(Exit::Usage, error).with_hint(known(config, word)));
         }
     }
     let listed = |words: &[String], mirror: &MirrorConfig| words.iter().any(|word| is_named(mirror, word));
@@ -35,15 +35,17 @@ pub(crate) fn narrow(config: &mut Config, args: &ConfigArgs) -> Result<(), Failu
     Ok(())
 }
 
-fn known(config: &Config) -> String {
+fn known(config: &Config, word: &str) -> String {
     let mut groups: Vec<&str> =
         config.mirrors.iter().filter_map(|mirror| mirror.group.as_ref()).map(config::Label::as_str).collect();
     groups.sort_unstable();
     groups.dedup();
     let names: Vec<&str> = config.mirrors.iter().map(|mirror| mirror.name.as_str()).collect();
+    let meant = config::closest(word, names.iter().chain(&groups).copied());
+    let meant = meant.map(|meant| format!("did you mean `{meant}`? ")).unwrap_or_default();
     match groups.is_empty() {
-        true => format!("configured mirrors are: {}", names.join(", ")),
-        false => format!("configured mirrors are: {}; groups are: {}", names.join(", "), groups.join(", ")),
+        true => format!("{meant}configured mirrors are: {}", names.join(", ")),
+        false => format!("{meant}configured mirrors are: {}; groups are: {}", names.join(", "), groups.join(", ")),
     }
 }
 

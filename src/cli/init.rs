@@ -159,7 +159,7 @@ pub(crate) struct InitArgs {
     file: PathBuf,
 }
 
-pub(crate) fn run(args: &InitArgs) -> Result<Exit, Failure> {
+pub(crate) fn run(args: &InitArgs, is_quiet: bool) -> Result<Exit, Failure> {
     write(&args.file).map_err(|error| {
         let hint = match error.kind() {
             io::ErrorKind::AlreadyExists => "nothing was changed; name another file, or move this one away",
@@ -167,6 +167,9 @@ pub(crate) fn run(args: &InitArgs) -> Result<Exit, Failure> {
         };
         Failure::new(Exit::Usage, error).with_hint(hint)
     })?;
+    if is_quiet {
+        return Ok(Exit::Success);
+    }
     let file = args.file.to_string_lossy();
     let next = if args.file == Path::new(FILE_NAME) { String::new() } else { format!(" --config {}", escape(&file)) };
     print(&format!(
@@ -236,11 +239,11 @@ mod tests {
     fn a_file_that_exists_is_not_replaced() {
         let dir = tempfile::tempdir().unwrap();
         let args = InitArgs { file: dir.path().join(FILE_NAME) };
-        assert_eq!(run(&args).unwrap(), Exit::Success);
+        assert_eq!(run(&args, true).unwrap(), Exit::Success);
         assert_eq!(std::fs::read_to_string(&args.file).unwrap(), TEMPLATE);
         std::fs::write(dir.path().join("mine"), "mine").unwrap();
         let args = InitArgs { file: dir.path().join("mine") };
-        let failure = run(&args).unwrap_err();
+        let failure = run(&args, true).unwrap_err();
         assert_eq!(failure.exit(), Exit::Usage);
         assert!(failure.render().contains("nothing was changed"));
         assert_eq!(std::fs::read_to_string(&args.file).unwrap(), "mine");

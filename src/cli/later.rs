@@ -12,6 +12,7 @@ use serde::Serialize;
 use super::after::AroundArgs;
 use super::args::{ConfigArgs, MirrorsArgs, OutputArgs, ReleaseArgs, RemoteArgs, WaitArgs, WorkArgs};
 use super::failure::{Exit, Failure};
+use super::habits::DryRunArgs;
 use super::output::{Align, Table, print, print_json};
 use super::progress::Progress;
 use super::push::{TreeLess, execute, without_tree};
@@ -40,6 +41,8 @@ pub(crate) struct ActivateArgs {
     config: ConfigArgs,
     #[command(flatten)]
     pub(crate) output: OutputArgs,
+    #[command(flatten)]
+    dry_run: DryRunArgs,
 }
 
 /// The arguments of `abandon`.
@@ -58,6 +61,8 @@ pub(crate) struct AbandonArgs {
     config: ConfigArgs,
     #[command(flatten)]
     pub(crate) output: OutputArgs,
+    #[command(flatten)]
+    dry_run: DryRunArgs,
 }
 
 /// The arguments of `heal`.
@@ -74,6 +79,8 @@ pub(crate) struct HealArgs {
     config: ConfigArgs,
     #[command(flatten)]
     pub(crate) output: OutputArgs,
+    #[command(flatten)]
+    dry_run: DryRunArgs,
 }
 
 fn parse_time(text: &str) -> Result<Timestamp, String> {
@@ -86,6 +93,7 @@ fn parse_time(text: &str) -> Result<Timestamp, String> {
 
 /// Runs `headwater activate`.
 pub(crate) fn activate(args: &ActivateArgs) -> Result<Exit, Failure> {
+    args.dry_run.refuse("activate", "`headwater releases` shows what is staged on each mirror")?;
     let told = TreeLess {
         mirrors: &args.mirrors.mirrors,
         release: &ReleaseArgs::default(),
@@ -117,6 +125,7 @@ fn wait_until(at: Timestamp, args: &ActivateArgs, job: &super::push::Job) -> Res
 
 /// Runs `headwater heal`.
 pub(crate) fn heal(args: &HealArgs) -> Result<Exit, Failure> {
+    args.dry_run.refuse("heal", "`headwater status` shows which mirrors are behind")?;
     // It brings up whom it can reach: one that cannot be is the next run's.
     let require = Some(args.work.require.unwrap_or(config::Require::Any));
     let work = WorkArgs { require, ..args.work.clone() };
@@ -150,6 +159,7 @@ struct Row<'a> {
 
 /// Runs `headwater abandon`.
 pub(crate) fn abandon(args: &AbandonArgs) -> Result<Exit, Failure> {
+    args.dry_run.refuse("abandon", "`headwater releases` shows what is staged on each mirror")?;
     let config = load_config(&args.config)?;
     let choices = places::of_mirrors(&args.mirrors.mirrors, &config)?;
     let reach = Reach::new(&args.remote, None, args.wait.wait, context::jobs(None));

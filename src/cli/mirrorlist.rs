@@ -60,7 +60,7 @@ pub(crate) struct MirrorlistArgs {
 }
 
 /// Runs `headwater mirrorlist`.
-pub(crate) fn run(args: &MirrorlistArgs) -> Result<Exit, Failure> {
+pub(crate) fn run(args: &MirrorlistArgs, is_quiet: bool) -> Result<Exit, Failure> {
     let watcher = Watcher::new(&args.mirrors.mirrors, &args.remote, &args.config, &OutputArgs::default())?;
     if !watcher.config.mirrors.iter().any(|mirror| mirror.public_url.is_some()) {
         let hint = "give each [[mirror]] a `public_url`, or all of them one with {name} in [mirror_defaults]";
@@ -79,7 +79,7 @@ pub(crate) fn run(args: &MirrorlistArgs) -> Result<Exit, Failure> {
     let text = render(&listed, args);
     match &args.output {
         None => print(&text)?,
-        Some(path) => replace(path, &text)?,
+        Some(path) => replace(path, &text, is_quiet)?,
     }
     Ok(Exit::Success)
 }
@@ -94,13 +94,16 @@ fn none(args: &MirrorlistArgs, mirrors: u64) -> Failure {
 }
 
 /// Writes the list, unless it is there already.
-fn replace(path: &Path, text: &str) -> Result<(), Failure> {
+fn replace(path: &Path, text: &str, is_quiet: bool) -> Result<(), Failure> {
     if fsx::read_text(path, MAX_BYTES).is_ok_and(|before| before == text) {
         return Ok(());
     }
     fsx::replace_file(path, |out| out.write_all(text.as_bytes())).map_err(|error| {
         Failure::new(Exit::Failed, error).with_hint("--output names a file in a directory that can be written")
     })?;
+    if is_quiet {
+        return Ok(());
+    }
     eprint_raw(&format!("wrote {}\n", escape(&path.to_string_lossy())))
         .map_err(|error| Failure::new(Exit::Failed, error))
 }

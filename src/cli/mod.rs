@@ -19,6 +19,7 @@ mod context;
 mod event_log;
 mod failure;
 mod fleet;
+mod habits;
 mod help;
 mod hints;
 mod init;
@@ -43,6 +44,7 @@ mod status;
 mod terminal;
 mod token;
 mod upkeep;
+mod verbosity;
 mod watcher;
 mod which;
 
@@ -60,6 +62,12 @@ const FAULT_VARIABLE: &str = "HEADWATER_FAULT";
 struct Cli {
     #[command(subcommand)]
     command: Command,
+    /// Say only what went wrong
+    #[arg(short, long, global = true, conflicts_with = "verbose", help_heading = args::OUTPUT)]
+    quiet: bool,
+    /// Say on stderr what is decided, what each mirror is asked and what it answers, a line each
+    #[arg(short, long, global = true, help_heading = args::OUTPUT)]
+    verbose: bool,
 }
 
 /// One file a subcommand.
@@ -176,7 +184,8 @@ pub(crate) fn main() -> ExitCode {
     let code = match command().try_get_matches().and_then(|matches| Cli::from_arg_matches(&matches)) {
         Ok(cli) => {
             let json = json_of(&cli.command);
-            match run(cli.command) {
+            verbosity::set(cli.verbose);
+            match run(cli.command, cli.quiet) {
                 Ok(exit) => exit.into(),
                 Err(failure) => {
                     failure.print();
@@ -198,9 +207,9 @@ pub(crate) fn main() -> ExitCode {
     code
 }
 
-fn run(command: Command) -> Result<Exit, Failure> {
+fn run(command: Command, is_quiet: bool) -> Result<Exit, Failure> {
     match command {
-        Command::Init(args) => init::run(&args),
+        Command::Init(args) => init::run(&args, is_quiet),
         Command::Completions(args) => completions::run(&args),
         Command::Man(args) => man::run(&args),
         Command::Push(args) => push::run(&args),
@@ -208,7 +217,7 @@ fn run(command: Command) -> Result<Exit, Failure> {
         Command::Diff(args) => plan::diff(&args),
         Command::Status(args) => status::run(&args),
         Command::Which(args) => which::run(&args),
-        Command::Mirrorlist(args) => mirrorlist::run(&args),
+        Command::Mirrorlist(args) => mirrorlist::run(&args, is_quiet),
         Command::Releases(args) => releases::run(&args),
         Command::Rollback(args) => push::rollback(&args),
         Command::Activate(args) => later::activate(&args),
@@ -217,7 +226,7 @@ fn run(command: Command) -> Result<Exit, Failure> {
         Command::Verify(args) => upkeep::verify(&args),
         Command::Repair(args) => upkeep::repair(&args),
         Command::Prune(args) => upkeep::prune(&args),
-        Command::Serve(args) => serve::serve(&args),
+        Command::Serve(args) => serve::serve(&args, is_quiet),
         Command::Receive(args) => serve::receive(&args),
         Command::Token { command } => token::run(&command),
     }
@@ -253,12 +262,16 @@ fn json_of(command: &Command) -> Option<&'static str> {
 /// The configuration: the file that was named, else that of the current
 /// directory, else none, which is [`Config::default`].
 pub(crate) fn load_config(args: &args::ConfigArgs) -> Result<Config, Failure> {
-    let loaded = match &args.config {
-        Some(path) => Config::load(path),
-        None => match Config::load(Path::new(FILE_NAME)) {
-            Err(ConfigError::Read(error)) if error.kind() == std::io::ErrorKind::NotFound => Ok(Config::default()),
-            other => other,
-        },
+    let path = args.config.as_deref().unwrap_or(Path::new(FILE_NAME));
+    let loaded = match Config::load(path) {
+        Err(ConfigError::Read(error)) if error.kind() == std::io::ErrorKind::NotFound && args.config.is_none() => {
+            verbosity::detail(|| format!("configuration: no {FILE_NAME} here"));
+            Ok(Config::default())
+        }
+        other => other.inspect(|config| {
+            let mirrors = output::counted(config.mirrors.len() as u64, "mirror", "mirrors");
+            verbosity::detail(|| format!("configuration: {}, {mirrors}", path.display()));
+        }),
     };
     let mut config = loaded.map_err(|error| match &error {
         ConfigError::Invalid { .. } => {

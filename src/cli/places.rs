@@ -5,7 +5,7 @@
 //! word is the name of a configured mirror or, where a tree may stand, a
 //! directory, and never silently one of the two.
 
-use headwater::config::{Config, FILE_NAME, MirrorAccess, MirrorConfig};
+use headwater::config::{Config, FILE_NAME, MirrorAccess, MirrorConfig, closest};
 use headwater::mirror::{Location, has_token};
 
 use super::failure::{Exit, Failure};
@@ -112,8 +112,13 @@ impl PlaceError {
             Self::Ambiguous { word } => {
                 format!("write `./{word}` for the directory; for the mirror, name the tree before it")
             }
-            Self::NoSuchTree { known, .. } | Self::UnknownMirror { known, .. } if !known.is_empty() => {
-                format!("configured mirrors are: {}; a directory may be written as `./name`", known.join(", "))
+            Self::UnknownMirror { word, .. } if word.contains(':') => {
+                "write a mirror on another machine as ssh://[user@]host/absolute/path or https://host/site".to_owned()
+            }
+            Self::NoSuchTree { word, known } | Self::UnknownMirror { word, known } if !known.is_empty() => {
+                let meant = closest(word, known.iter().map(String::as_str));
+                let meant = meant.map(|meant| format!("did you mean `{meant}`? ")).unwrap_or_default();
+                format!("{meant}configured mirrors are: {}; a directory may be written as `./name`", known.join(", "))
             }
             Self::NoSuchTree { word, .. } => format!("build it first; another directory is written as `./{word}`"),
             Self::UnknownMirror { word, .. } => {

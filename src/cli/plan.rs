@@ -7,10 +7,10 @@ use headwater::manifest::{Change, ChangeKind, Diff};
 use headwater::push::{self, BaseCounts, Churn, DiffSide, Goal, MirrorPlan, OnFailure, PlanReport, Schedule, WavePlan};
 use serde::Serialize;
 
-use super::args::{DiffArgs, PushArgs};
+use super::args::{DiffArgs, ListArgs, PushArgs};
 use super::context::{self, Place};
 use super::failure::{Exit, Failure};
-use super::output::{Align, Table, bytes, count, counted, duration, escape, listed, print, print_json};
+use super::output::{Align, MAX_LISTED, Table, bytes, count, counted, duration, escape, listed, print, print_json};
 use super::places;
 use super::progress::Progress;
 use super::push::Job;
@@ -31,7 +31,7 @@ pub(crate) fn run(args: &PushArgs) -> Result<Exit, Failure> {
             if args.output.json {
                 print_json(&PlanAnswer::new(&plan, &job))?;
             } else {
-                print(&describe(&plan, &job))?;
+                print(&describe(&plan, &job, args.list))?;
             }
             let is_reachable = plan.mirrors.iter().all(|mirror| mirror.error.is_none());
             Ok(if is_reachable { Exit::Success } else { Exit::Partial })
@@ -116,8 +116,8 @@ impl<'a> PlanAnswer<'a> {
     }
 }
 
-fn describe(plan: &PlanReport, job: &Job) -> String {
-    let mut text = describe_diff(&plan.diff);
+fn describe(plan: &PlanReport, job: &Job, list: ListArgs) -> String {
+    let mut text = describe_diff(&plan.diff, list);
     for churn in &plan.churn {
         text.push_str(&describe_churn(churn));
     }
@@ -271,15 +271,20 @@ fn describe_churn(churn: &Churn) -> String {
 }
 
 /// The paths that differ, and how many of each kind.
-fn describe_diff(diff: &Diff) -> String {
+fn describe_diff(diff: &Diff, list: ListArgs) -> String {
     let line = |change: &Change| {
         let from = change.from.as_ref().map(|from| format!(" (from {from})")).unwrap_or_default();
         format!("{:8} {}{from}", word(change.kind), change.path)
     };
     let mut text = String::new();
-    for line in listed("", diff.changes.iter().map(line)) {
+    let lines = diff.changes.iter().map(line);
+    let lines = if list.all { lines.map(|line| escape(&line).into_owned()).collect() } else { listed("", lines) };
+    for line in lines {
         text.push_str(&line);
         text.push('\n');
+    }
+    if !list.all && diff.changes.len() > MAX_LISTED {
+        text.push_str("(--all lists every path)\n");
     }
     let kinds = [ChangeKind::Added, ChangeKind::Changed, ChangeKind::Renamed, ChangeKind::Retired, ChangeKind::Removed];
     let sums: Vec<String> = kinds
@@ -333,7 +338,7 @@ pub(crate) fn diff(args: &DiffArgs) -> Result<Exit, Failure> {
     if args.output.json {
         print_json(&DiffAnswer { headwater: "diff", version: 1, changes: &diff.changes, same: diff.same })?;
     } else {
-        print(&describe_diff(&diff))?;
+        print(&describe_diff(&diff, args.list))?;
     }
     Ok(Exit::Success)
 }

@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use headwater::hash::PackId;
 use headwater::monitor::{Event, Monitor};
 use jiff::Timestamp;
 
@@ -19,7 +20,7 @@ use super::event_log::EventLog;
 use super::failure::{Exit, Failure, eprint_raw};
 use super::live::Live;
 use super::output::{bytes, count, counted, escape};
-use super::{signals, terminal};
+use super::{signals, terminal, verbosity};
 
 /// At least this long between two lines that only say how far it is.
 const PAUSE: Duration = Duration::from_secs(5);
@@ -161,12 +162,42 @@ pub(crate) fn note(event: &Event) -> Note {
     }
 }
 
+/// What `--verbose` shows of an event that is not shown otherwise.
+fn details(event: &Event) -> Option<String> {
+    match event {
+        Event::ScanStarted { root } => Some(format!("scan: reading {}", escape(root))),
+        Event::StateLearned { mirror, sequence } => Some(match sequence {
+            Some(sequence) => format!("{}: serves release {sequence}", escape(mirror)),
+            None => format!("{}: serves nothing yet", escape(mirror)),
+        }),
+        Event::PackSealed { pack, bytes: size } => Some(format!("pack {}: {}", short(pack), bytes(*size))),
+        Event::PackSent { mirror, pack, bytes: size } => {
+            Some(format!("{}: pack {} sent, {}", escape(mirror), short(pack), bytes(*size)))
+        }
+        Event::PackHeld { mirror, pack } => Some(format!("{}: has pack {} already", escape(mirror), short(pack))),
+        Event::Pruned { mirror, releases, objects, .. } => Some(format!(
+            "{}: dropped {} and {}",
+            escape(mirror),
+            counted(*releases, "release", "releases"),
+            counted(*objects, "object", "objects")
+        )),
+        _ => None,
+    }
+}
+
+/// The first digits of the id of a pack.
+fn short(pack: &PackId) -> String {
+    pack.to_string().chars().take(8).collect()
+}
+
 /// How it looks.
 enum View {
     /// Alarms only.
     Quiet(Box<dyn Write + Send>),
     /// Lines, of which those that only say how far it is have a pause between them.
     Lines { out: Box<dyn Write + Send>, last: Instant },
+    /// Every event that is not only a step, as a line.
+    Details(Box<dyn Write + Send>),
     /// A block that is drawn again and again.
     Live(Live),
 }
@@ -188,6 +219,8 @@ struct State {
     sums: Sums,
     view: View,
     log: Option<EventLog>,
+    /// The failures of mirrors stand in the answer.
+    has_answer: bool,
 }
 
 /// Listens to the library for one command.
@@ -204,6 +237,7 @@ impl Progress {
         })?;
         let cancelled = signals::cancellation().map_err(|error| Failure::new(Exit::Failed, error))?;
         let view = match (args.quiet, terminal::is_stderr_terminal()) {
+            _ if verbosity::is_verbose() => View::Details(Box::new(Stderr)),
             (true, _) => View::Quiet(Box::new(Stderr)),
             (false, false) => View::Lines { out: Box::new(Stderr), last: Instant::now() },
             (false, true) => View::Live(Live::new()),
@@ -211,8 +245,15 @@ impl Progress {
         Ok(Self::with(view, log, cancelled))
     }
 
+    /// Progress of a command whose answer says of each mirror what failed: that is not shown on stderr as well.
+    pub(crate) fn of_answer(args: &OutputArgs) -> Result<Self, Failure> {
+        let progress = Self::start(args)?;
+        progress.lock().has_answer = true;
+        Ok(progress)
+    }
+
     fn with(view: View, log: Option<EventLog>, cancelled: Arc<AtomicBool>) -> Self {
-        Self { state: Mutex::new(State { sums: Sums::default(), view, log }), cancelled }
+        Self { state: Mutex::new(State { sums: Sums::default(), view, log, has_answer: false }), cancelled }
     }
 
     /// Takes the live block away for good, so that the result can be printed. Warnings and errors that
@@ -251,12 +292,17 @@ impl Monitor for Progress {
     fn event(&self, event: Event) {
         let now = Instant::now();
         let mut state = self.lock();
-        let State { sums, view, log } = &mut *state;
+        let State { sums, view, log, has_answer } = &mut *state;
         sums.add(&event);
         if let Some(log) = log {
             log.event(&event, Timestamp::now());
         }
-        view.show(&event, sums, now);
+        let is_in_answer = *has_answer && matches!(event, Event::MirrorFailed { .. });
+        match view {
+            View::Live(live) if is_in_answer => live.show(&event, &Note::Nothing, sums),
+            _ if is_in_answer => {}
+            view => view.show(&event, sums, now),
+        }
     }
 
     fn is_cancelled(&self) -> bool {
@@ -269,8 +315,11 @@ impl View {
         // A stderr that went away is no reason to stop a push.
         match (self, note(event)) {
             (Self::Live(live), note) => live.show(event, &note, sums),
-            (Self::Quiet(out), Note::Alarm(line)) => {
+            (Self::Quiet(out), Note::Alarm(line)) | (Self::Details(out), Note::Alarm(line) | Note::Fact(line)) => {
                 out.write_all(format!("{line}\n").as_bytes()).ok();
+            }
+            (Self::Details(out), _) => {
+                details(event).map(|line| out.write_all(format!("{line}\n").as_bytes()).ok());
             }
             (Self::Lines { out, last }, Note::Alarm(line) | Note::Fact(line)) => {
                 *last = now;
@@ -287,8 +336,6 @@ impl View {
 
 #[cfg(test)]
 mod tests {
-    use headwater::hash::PackId;
-
     use super::*;
 
     /// Text that a view wrote.
@@ -362,6 +409,19 @@ mod tests {
         progress.event(Event::Warned { message: "odd\u{1b}[2J".into() });
         progress.event(Event::MirrorFailed { mirror: "us".into(), error: "refused\nhint: no".into() });
         assert_eq!(screen.text(), "warning: odd\\u{1b}[2J\nerror: us failed: refused\\u{a}hint: no\n");
+    }
+
+    #[test]
+    fn details_have_a_line_for_what_is_not_shown_otherwise() {
+        let screen = Screen::default();
+        let progress = Progress::with(View::Details(Box::new(screen.clone())), None, Arc::default());
+        progress.event(Event::StateLearned { mirror: "eu".into(), sequence: Some(2) });
+        progress.event(Event::ScanAdvanced { entries: 1, hashed_bytes: 1 });
+        progress.event(sent("eu", 5));
+        progress.event(activated());
+        let pack = short(&PackId::of(b""));
+        let lines = format!("eu: serves release 2\neu: pack {pack} sent, 5 B\neu: release 3 is current\n");
+        assert_eq!(screen.text(), lines);
     }
 
     #[test]

@@ -15,7 +15,7 @@ use super::places::{self, MirrorChoice};
 use super::progress::Progress;
 use super::remote::Reach;
 use super::settings::{self, ReleaseSettings};
-use super::{fleet, hints, load_config};
+use super::{fleet, hints, load_config, plan};
 
 /// A push, ready to run.
 pub(crate) struct Job {
@@ -97,6 +97,10 @@ fn keep(config: &Config) -> usize {
 
 /// Runs `headwater push`.
 pub(crate) fn run(args: &PushArgs) -> Result<Exit, Failure> {
+    args.habits.explain().map_err(|error| Failure::new(Exit::Failed, error))?;
+    if args.habits.dry_run {
+        return plan::run(args);
+    }
     execute("push", &job(args)?, &args.output, &args.guards)
 }
 
@@ -111,6 +115,9 @@ pub(crate) struct TreeLess<'a> {
 
 /// Runs `headwater rollback`.
 pub(crate) fn rollback(args: &RollbackArgs) -> Result<Exit, Failure> {
+    let instead =
+        "`headwater releases` lists what it can go back to, `headwater diff MIRROR MIRROR:SEQ` shows the paths";
+    args.dry_run.refuse("rollback", instead)?;
     let told = TreeLess {
         mirrors: &args.mirrors,
         release: &args.release,

@@ -24,8 +24,7 @@ fn members(args: &ReleasesArgs) -> Result<Vec<Member>, Failure> {
     let choices = places::of_mirrors(&args.mirrors.mirrors, &config)?;
     let reach = Reach::new(&args.remote, None, context::DEFAULT_WAIT, context::jobs(None));
     let fleet = reach.fleet(&choices, args.remote.site.as_ref())?;
-    // Whom nobody can ask is told on stdout.
-    let progress = Progress::start(&OutputArgs { quiet: true, ..args.output.clone() })?;
+    let progress = Progress::of_answer(&OutputArgs { quiet: true, ..args.output.clone() })?;
     let members = fleet.states(&progress);
     progress.finish();
     Ok(members)

@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 use headwater::config::{MirrorAccess, TokenSource};
 use headwater::fsx;
 use headwater::mirror::{
-    Access, AccessError, ClientIdentity, DirectoryMirror, HttpMirror, Limiter, Location, LocationError, Mirror, Pace,
-    ProxyChoice, SshSettings, Token, Turns,
+    Access, AccessError, ClientIdentity, DirectoryMirror, Exchange, HttpMirror, Limiter, Location, LocationError,
+    Mirror, Pace, ProxyChoice, SshSettings, Token, Turns,
 };
 use headwater::push::Fleet;
 use headwater::tree_path::Site;
@@ -23,6 +23,7 @@ use super::args::{RemoteArgs, TrafficArgs};
 use super::failure::{Exit, Failure, eprint_raw};
 use super::places::MirrorChoice;
 use super::process;
+use super::verbosity;
 
 /// The variable with the token of mirrors that name no other one.
 pub(crate) const TOKEN_VARIABLE: &str = "HEADWATER_TOKEN";
@@ -55,6 +56,7 @@ impl Reach {
             deadline: remote.deadline.map(|deadline| began + deadline),
             limit: traffic.and_then(|traffic| traffic.bwlimit).map(|rate| Arc::new(Limiter::new(rate.get(), None))),
             turns: traffic.map(|traffic| Arc::new(Turns::new(traffic.max_parallel.get()))),
+            trace: verbosity::is_verbose().then_some(show_exchange as fn(&Exchange<'_>)),
         };
         let ssh = SshSettings {
             command: remote.ssh_command.as_ref().map_or(defaults.command, |words| words.0.clone()),
@@ -147,6 +149,7 @@ impl Reach {
                 (text.map_err(|error| Unusable { what: what.clone(), why: error.source.to_string() })?, what)
             }
         };
+        verbosity::detail(|| format!("token: from {what}"));
         Token::new(&text).map(Some).map_err(|error| Unusable::new(what, &error))
     }
 
@@ -160,6 +163,7 @@ impl Reach {
         };
         // What the file says of this mirror is meant for it.
         let except = self.first(&NO_PROXY_VARIABLES).filter(|_| told.proxy.is_none());
+        verbosity::detail(|| format!("proxy: from {what}"));
         let choice = ProxyChoice::new(&url, except.as_ref().map(|(_, hosts)| hosts.as_str()));
         choice.map(Some).map_err(|error| Unusable::new(what, &error))
     }
@@ -198,14 +202,42 @@ fn read(path: &Path, what: impl Fn() -> String) -> Result<String, Unusable> {
     fsx::read_text(path, MAX_PEM_BYTES).map_err(|error| Unusable { what: what(), why: error.source.to_string() })
 }
 
+/// Shows a request of `--verbose`.
+fn show_exchange(exchange: &Exchange<'_>) {
+    verbosity::detail(|| {
+        let Exchange { base, method, resource, outcome, elapsed } = exchange;
+        let outcome = outcome.map_or_else(str::to_owned, |status| status.to_string());
+        format!("{method} {base}{resource}: {outcome} after {} ms", elapsed.as_millis())
+    });
+}
+
 fn wrong_location(error: &LocationError) -> Failure {
     let hint = match error {
         LocationError::Credentials { .. } => {
             "a token comes from the variable HEADWATER_TOKEN, or as `token_env` or `token_file` of a [[mirror]]"
         }
+        LocationError::Scheme { scheme, .. } => instead_of(scheme),
         _ => "a mirror is a directory, https://host[:port]/path or ssh://[user@]host[:port]/absolute/path",
     };
     Failure::new(Exit::Usage, error.to_string()).with_hint(hint)
+}
+
+/// What works today in place of a URL of this kind.
+fn instead_of(scheme: &str) -> &'static str {
+    match scheme.to_ascii_lowercase().as_str() {
+        "s3" | "s3a" | "gs" | "gcs" | "r2" | "b2" | "az" | "azure" | "abfs" | "swift" => {
+            "buckets cannot be mirrors yet: push to a directory and upload its `current` with rclone or the provider's \
+             tool in `on_activated` of [hooks]; such an upload does not switch at once"
+        }
+        "rsync" | "sftp" | "scp" | "ftp" | "ftps" | "fish" => {
+            "write ssh://[user@]host[:port]/absolute/path: it needs `headwater` installed there, and no daemon"
+        }
+        "dav" | "davs" | "webdav" | "webdavs" | "smb" | "nfs" | "afp" => {
+            "run `headwater serve` on the machine with the disk and push to its https: URL; \
+             a file system that is mounted here from another machine is not accepted as a directory"
+        }
+        _ => "a mirror is a directory, https://host[:port]/path or ssh://[user@]host[:port]/absolute/path",
+    }
 }
 
 /// Warns of a secret that everybody on this machine may read. What cannot be examined is told when it is read.

@@ -18,6 +18,7 @@ use signal_hook::iterator::Signals;
 
 use super::failure::{Exit, Failure, eprint_raw};
 use super::output::json_line;
+use super::verbosity;
 
 /// The arguments of `serve`.
 #[derive(Debug, Clone, Args)]
@@ -60,7 +61,10 @@ pub(crate) struct ReceiveArgs {
 }
 
 /// Writes records to stderr, a JSON object a line.
-struct StderrLog;
+struct StderrLog {
+    /// Leave out requests that were answered as they should.
+    is_quiet: bool,
+}
 
 #[derive(Serialize)]
 struct Line<'a> {
@@ -71,6 +75,9 @@ struct Line<'a> {
 
 impl Log for StderrLog {
     fn record(&self, record: &Record) {
+        if self.is_quiet && matches!(record, Record::Answered { status: ..400, .. }) {
+            return;
+        }
         let line = Line { time: format!("{:.3}", Timestamp::now()), record };
         // When stderr is gone there is nobody left to tell.
         json_line(&line).ok().and_then(|line| eprint_raw(&line).ok());
@@ -115,7 +122,7 @@ fn load(path: &Path) -> Result<Settings, Failure> {
 }
 
 /// Runs `headwater serve`.
-pub(crate) fn serve(args: &ServeArgs) -> Result<Exit, Failure> {
+pub(crate) fn serve(args: &ServeArgs, is_quiet: bool) -> Result<Exit, Failure> {
     let mut settings = match (&args.config, &args.dir) {
         (Some(path), _) => load(path)?,
         (None, dir) => one_site(args, dir.clone().unwrap_or_default())?,
@@ -126,7 +133,8 @@ pub(crate) fn serve(args: &ServeArgs) -> Result<Exit, Failure> {
     if args.behind_proxy {
         settings.front = Front::Proxy;
     }
-    let server = Server::bind(&settings, Arc::new(StderrLog)).map_err(failure)?;
+    show_sites(&settings);
+    let server = Server::bind(&settings, Arc::new(StderrLog { is_quiet })).map_err(failure)?;
     if matches!(&settings.access, Access::Tokens(tokens) if tokens.is_empty()) {
         return Err(no_token(
             "`headwater token new` makes a [[token]] table, for serve.toml or the file of --token-file",
@@ -143,6 +151,18 @@ pub(crate) fn serve(args: &ServeArgs) -> Result<Exit, Failure> {
     watch_signals(server.handle(), reload).map_err(|error| Failure::new(Exit::Failed, error))?;
     server.run().map_err(failure)?;
     Ok(Exit::Success)
+}
+
+/// With `--verbose`, what is served, a JSON object a line like the log.
+fn show_sites(settings: &Settings) {
+    for site in settings.sites.iter().filter(|_| verbosity::is_verbose()) {
+        let (time, name) = (format!("{:.3}", Timestamp::now()), site.name.as_ref().map(Site::as_str));
+        let line = serde_json::json!({
+            "time": time, "event": "site", "site": name, "directory": site.directory, "base": site.base,
+        });
+        // Without stderr there is no one to read it.
+        json_line(&line).ok().and_then(|line| eprint_raw(&line).ok());
+    }
 }
 
 fn no_token(hint: &str) -> Failure {
@@ -200,6 +220,10 @@ pub(crate) fn receive(args: &ReceiveArgs) -> Result<Exit, Failure> {
         }
     };
     settings.access = Access::Open;
-    serve::receive(&settings, Arc::new(serve::NoLog)).map_err(failure)?;
+    let log: Arc<dyn Log> = match verbosity::is_verbose() {
+        true => Arc::new(StderrLog { is_quiet: false }),
+        false => Arc::new(serve::NoLog),
+    };
+    serve::receive(&settings, log).map_err(failure)?;
     Ok(Exit::Success)
 }

@@ -123,6 +123,7 @@ pub(crate) fn verify(args: &VerifyArgs) -> Result<Exit, Failure> {
 
 /// Runs `headwater repair`.
 pub(crate) fn repair(args: &RepairArgs) -> Result<Exit, Failure> {
+    args.dry_run.refuse("repair", "`headwater verify` names the faults and changes nothing")?;
     let config = load_config(&args.config)?;
     let choices = places::of_mirrors(&args.mirrors, &config)?;
     let jobs = context::jobs(None);
@@ -153,6 +154,8 @@ pub(crate) fn repair(args: &RepairArgs) -> Result<Exit, Failure> {
 
 /// Runs `headwater prune`.
 pub(crate) fn prune(args: &PruneArgs) -> Result<Exit, Failure> {
+    args.dry_run
+        .refuse("prune", "`headwater releases` shows how much space each number of kept releases would free")?;
     let config = load_config(&args.config)?;
     let mirrors = mirrors(&args.mirrors, &args.config, &args.remote, args.wait.wait)?;
     let keep = usize::try_from(args.keep.unwrap_or(config.keep).get()).unwrap_or(usize::MAX);

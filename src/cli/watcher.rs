@@ -53,8 +53,7 @@ impl Watcher {
         let config = load_config(config)?;
         let choices = places::of_mirrors(mirrors, &config)?;
         let fleet = reach(remote, &choices)?;
-        // What went wrong stands in the answer.
-        let progress = Progress::start(&OutputArgs { quiet: true, ..output.clone() })?;
+        let progress = Progress::of_answer(&OutputArgs { quiet: true, ..output.clone() })?;
         Ok(Self { config, fleet, progress, choices, remote: remote.clone() })
     }
 

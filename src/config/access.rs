@@ -7,10 +7,9 @@ use std::num::NonZeroU64;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use bytesize::ByteSize;
 use toml::Spanned;
 
-use super::{Checker, ConfigError, raw};
+use super::{Checker, ConfigError, parse_rate, raw};
 use crate::mirror::has_token;
 
 /// Where a token is.
@@ -161,8 +160,7 @@ impl Checker<'_> {
     }
 
     fn rate(&self, rate: &Spanned<String>) -> Result<NonZeroU64, ConfigError> {
-        let bytes = rate.as_ref().parse::<ByteSize>().ok().and_then(|size| NonZeroU64::new(size.as_u64()));
-        bytes.ok_or_else(|| self.error(rate.span(), "a rate is written as in \"2MB\", in bytes a second"))
+        parse_rate(rate.as_ref()).map_err(|error| self.error(rate.span(), error.to_string()))
     }
 
     /// One public key: its kind and its base64, nothing that could be a second line or an option.

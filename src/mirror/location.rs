@@ -15,7 +15,7 @@ pub enum LocationError {
     #[error("a mirror's location is empty")]
     Empty,
     /// A URL of a kind that this version cannot reach.
-    #[error("{location:?}: mirrors at {scheme}: URLs are not supported; use a directory, https: or ssh:")]
+    #[error("{location:?}: mirrors at {scheme}: URLs are not supported")]
     Scheme {
         /// The whole text.
         location: String,

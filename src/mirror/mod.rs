@@ -11,7 +11,9 @@ mod ssh;
 mod way;
 
 pub use directory::DirectoryMirror;
-pub use http::{Access, AccessError, ClientIdentity, HttpMirror, Limiter, Pace, ProxyChoice, Token, Turns};
+pub use http::{
+    Access, AccessError, ClientIdentity, Exchange, HttpMirror, Limiter, Pace, ProxyChoice, Token, Trace, Turns,
+};
 pub use location::{HttpPlace, Location, LocationError, SshPlace, has_token};
 pub use ssh::SshSettings;
 pub use way::WayError;

@@ -6,6 +6,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on ends here")]
 
+mod habits;
 mod harness;
 #[path = "../common/terminal.rs"]
 mod terminal;

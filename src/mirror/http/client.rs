@@ -5,7 +5,7 @@
 //! `ureq`.
 
 use std::io::{self, BufReader, Read};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::de::DeserializeOwned;
 use ureq::http::{Response, StatusCode};
@@ -15,7 +15,7 @@ use crate::mirror::MirrorError;
 use crate::mirror::http::access::STALL;
 use crate::mirror::http::body::Body;
 use crate::mirror::http::handshake;
-use crate::mirror::http::pace::{Again, Limiter, Patience, Trouble};
+use crate::mirror::http::pace::{Again, Exchange, Limiter, Patience, Trace, Trouble};
 use crate::mirror::way::WayError;
 use crate::wire::{Answer, Refusal, Resource, VERSION, VERSION_HEADER};
 
@@ -32,6 +32,16 @@ pub(super) enum Verb {
     Get,
     Put,
     Post,
+}
+
+impl Verb {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Get => "GET",
+            Self::Put => "PUT",
+            Self::Post => "POST",
+        }
+    }
 }
 
 /// A request that can be made as often as need be.
@@ -62,6 +72,7 @@ pub(super) struct Client {
     pub(super) agent: Agent,
     pub(super) token: Option<super::Token>,
     pub(super) limit: Option<std::sync::Arc<Limiter>>,
+    pub(super) trace: Option<Trace>,
 }
 
 impl Client {
@@ -142,14 +153,14 @@ impl Client {
         if request.offset > 0 {
             builder = builder.header("range", format!("bytes={}-", request.offset));
         }
-        let length = request.body.length();
+        let (length, began) = (request.body.length(), Instant::now());
         if request.is_announced && length.is_some_and(|length| length > LARGE) {
             builder = builder.header("expect", "100-continue");
         }
         let sent = match request.verb {
-            Verb::Get => self.run(builder.method("GET"), (), total),
-            verb => {
-                let builder = builder.method(if verb == Verb::Put { "PUT" } else { "POST" });
+            Verb::Get => self.run(builder.method(request.verb.name()), (), total),
+            Verb::Put | Verb::Post => {
+                let builder = builder.method(request.verb.name());
                 let builder = match length {
                     Some(length) => builder.header("content-length", length),
                     None => builder,
@@ -158,8 +169,26 @@ impl Client {
             }
         };
         let trouble = |error| wrong(error, patience, left.is_some() && left == total);
-        let response = sent.map_err(|error| self.by_proxy(base, trouble(error)))?;
+        let response = sent.map_err(|error| self.by_proxy(base, trouble(error)));
+        self.show(base, request, &response, began.elapsed());
+        let response = response?;
         checked(response, length.unwrap_or(body.sent()))
+    }
+
+    fn show(
+        &self,
+        base: &str,
+        request: &Request<'_>,
+        response: &Result<Response<ureq::Body>, Trouble>,
+        elapsed: Duration,
+    ) {
+        let Some(trace) = self.trace else { return };
+        let error = response.as_ref().err().map(|trouble| trouble.error.to_string());
+        let outcome = match (response, &error) {
+            (Ok(response), _) => Ok(response.status().as_u16()),
+            (Err(_), error) => Err(error.as_deref().unwrap_or_default()),
+        };
+        trace(&Exchange { base, method: request.verb.name(), resource: &request.resource, outcome, elapsed });
     }
 
     /// Says which proxy it is that was not reached, or did not lead there.

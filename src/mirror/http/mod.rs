@@ -17,7 +17,7 @@ mod stage;
 mod upload;
 
 pub use access::{Access, AccessError, ClientIdentity, ProxyChoice, Token};
-pub use pace::{Limiter, Pace, Turns};
+pub use pace::{Exchange, Limiter, Pace, Trace, Turns};
 
 pub(super) use access::CONNECT;
 pub(super) use pace::{Again, Trouble};
@@ -187,7 +187,7 @@ impl HttpMirror {
         pace: Pace,
     ) -> Self {
         let agent = Agent::new_with_config(access.config(MAX_CONNECTIONS, place.is_loopback()));
-        let client = Client { agent, token: access.token.clone(), limit: pace.limit.clone() };
+        let client = Client { agent, token: access.token.clone(), limit: pace.limit.clone(), trace: pace.trace };
         let wired = Wired { client, way: Way::Http(place.base().to_owned()), pace };
         Self { site_in_url: place.site(), ..Self::over(name, location, site, wired, MAX_CONNECTIONS) }
     }
@@ -208,7 +208,7 @@ impl HttpMirror {
     ) -> Self {
         let link = Arc::new(SshLink::new(place, settings, site.clone()));
         let agent = SshLink::agent(&link, Access::config_over_ssh());
-        let client = Client { agent, token: None, limit: pace.limit.clone() };
+        let client = Client { agent, token: None, limit: pace.limit.clone(), trace: pace.trace };
         let wired = Wired { client, way: Way::Ssh(link), pace };
         Self::over(name, location, site, wired, 1)
     }

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use crate::mirror::MirrorError;
 use crate::mirror::way::WayError;
+use crate::wire::Resource;
 
 /// Tries without progress, the first one counted: a receiver that is restarted is back by then.
 const MAX_TRIES: u32 = 7;
@@ -35,6 +36,26 @@ pub struct Pace {
     pub limit: Option<Arc<Limiter>>,
     /// Who may send content now; nothing: everybody.
     pub turns: Option<Arc<Turns>>,
+    /// Takes every request that was answered or failed; `None` if they are not of interest.
+    pub trace: Option<Trace>,
+}
+
+/// Takes a request and what became of it. Called from many threads.
+pub type Trace = fn(&Exchange<'_>);
+
+/// A request and what became of it.
+#[derive(Debug, Clone, Copy)]
+pub struct Exchange<'a> {
+    /// The base URL of the mirror; over ssh that of the pipe.
+    pub base: &'a str,
+    /// The method.
+    pub method: &'static str,
+    /// What it is about, below the base.
+    pub resource: &'a Resource,
+    /// The status of the answer, or why there is none. Of a peer: to be escaped before it is shown.
+    pub outcome: Result<u16, &'a str>,
+    /// How long the head of the answer took.
+    pub elapsed: Duration,
 }
 
 /// Lets only so many mirrors have content sent to them at once.

@@ -1,0 +1,57 @@
+//! Rates: how much is sent a second. Uses the crate `bytesize`.
+
+use std::num::NonZeroU64;
+
+use bytesize::ByteSize;
+
+/// A text that is not a rate.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ParseRateError {
+    /// A number alone, which other programs read in another unit.
+    #[error("{number} has no unit: write {number}KiB for what rsync takes it for, or {number}B for bytes a second")]
+    NoUnit {
+        /// The number.
+        number: String,
+    },
+    /// Something else.
+    #[error("{text:?} is not a rate: write bytes a second, such as 500kB or 2MB")]
+    Other {
+        /// The text.
+        text: String,
+    },
+}
+
+/// Reads a rate in bytes a second, such as `500kB`, `2MB` or `1 MiB`. A number needs a unit.
+///
+/// # Errors
+/// When it has no unit, or is not a rate.
+pub fn parse_rate(text: &str) -> Result<NonZeroU64, ParseRateError> {
+    let number = text.trim();
+    if !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.') && number != "0" {
+        return Err(ParseRateError::NoUnit { number: number.to_owned() });
+    }
+    let rate = text.parse::<ByteSize>().ok().and_then(|size| NonZeroU64::new(size.as_u64()));
+    rate.ok_or_else(|| ParseRateError::Other { text: text.to_owned() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rates_have_units() {
+        for (text, rate) in [("500B", 500), ("500kB", 500_000), ("2MB", 2_000_000), ("1 MiB", 1 << 20)] {
+            assert_eq!(parse_rate(text).unwrap().get(), rate, "{text}");
+        }
+        for bad in ["", "0", "fast", "-1", "2MB/s", "0kB"] {
+            assert!(matches!(parse_rate(bad), Err(ParseRateError::Other { .. })), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_number_alone_is_refused_with_both_readings() {
+        let error = parse_rate("2000").unwrap_err().to_string();
+        assert!(error.contains("2000KiB") && error.contains("2000B") && error.contains("rsync"), "{error}");
+        assert!(matches!(parse_rate("1.5"), Err(ParseRateError::NoUnit { .. })));
+    }
+}

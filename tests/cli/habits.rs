@@ -1,0 +1,128 @@
+//! What people type who know rsync and other programs, and flags that every command has.
+
+use crate::harness::World;
+
+#[test]
+fn a_dry_run_of_push_is_a_plan() {
+    let world = World::with_tree();
+    for flag in ["--dry-run", "-n"] {
+        world.ok(&format!("push tree ./www {flag}")).says("5 added").says("release 1 would be made");
+        assert!(!world.exists("www"), "{flag}");
+    }
+    assert_eq!(world.json("push tree ./www -n", 0)["headwater"], "plan");
+    world.ok("plan tree ./www --dry-run");
+}
+
+#[test]
+fn commands_without_a_plan_refuse_a_dry_run_and_name_what_shows_the_same() {
+    let world = World::with_mirror();
+    let before = world.snapshot("www");
+    for (line, instead) in [
+        ("rollback ./www -n", "headwater releases"),
+        ("heal ./www --dry-run", "headwater status"),
+        ("prune ./www --dry-run", "headwater releases"),
+        ("repair ./www --from tree -n", "headwater verify"),
+        ("activate 1 ./www -n", "headwater releases"),
+        ("abandon 1 ./www -n", "headwater releases"),
+    ] {
+        world.run(line).code(2).warns("nothing was done").warns(instead);
+    }
+    assert_eq!(world.snapshot("www"), before);
+}
+
+#[test]
+fn the_flags_of_rsync_are_answered_and_the_push_goes_on() {
+    let world = World::with_tree();
+    let run = world.ok("push -avz --delete --progress tree ./www");
+    for flag in ["--archive", "--compress", "--delete", "--progress"] {
+        assert_eq!(run.stderr.matches(&format!("note: {flag} is not needed")).count(), 1, "{}", run.stderr);
+    }
+    let help = world.ok("push --help").stdout;
+    assert!(!help.contains("--dry-run") && !help.contains("--delete") && help.contains("--verbose"), "{help}");
+}
+
+#[test]
+fn urls_of_other_programs_say_what_works_today() {
+    let world = World::with_tree();
+    for (url, instead) in [
+        ("s3://bucket/docs", "buckets cannot be mirrors yet: push to a directory"),
+        ("gs://bucket/docs", "buckets cannot be mirrors yet"),
+        ("rsync://host/docs", "write ssh://[user@]host"),
+        ("sftp://me@host/srv/www", "write ssh://[user@]host"),
+        ("nfs://host/export", "headwater serve"),
+        ("gopher://host/x", "a mirror is a directory, https://"),
+    ] {
+        world.args(&["push", "tree", url]).code(2).warns("URLs are not supported").warns(instead);
+    }
+    world.run("push tree me@host:www").code(2).warns("ssh://[user@]host/absolute/path");
+}
+
+#[test]
+fn every_command_takes_quiet_and_verbose() {
+    let world = World::with_mirror();
+    let help = world.ok("--help").stdout;
+    let names: Vec<&str> = help
+        .lines()
+        .skip_while(|line| *line != "Commands:")
+        .skip(1)
+        .take_while(|line| !line.is_empty())
+        .filter_map(|line| {
+            line.split_whitespace().next().filter(|_| line.starts_with("  ") && !line.starts_with("   "))
+        })
+        .filter(|name| *name != "help")
+        .collect();
+    assert!(names.len() > 18, "{names:?}");
+    for name in names {
+        let help = world.ok(&format!("{name} --help")).stdout;
+        assert!(help.contains("-q, --quiet") && help.contains("-v, --verbose"), "{name}: {help}");
+    }
+    for (line, told) in [
+        ("push tree ./www -v", "configuration: no headwater.toml here"),
+        ("-v status ./www", "./www: serves release 1"),
+        ("releases ./www --verbose", "./www: serves release 1"),
+        ("verify ./www -v", "configuration:"),
+    ] {
+        world.ok(line).warns(told);
+    }
+    assert_eq!(world.ok("status ./www").stderr, "");
+    world.run("status ./www -q -v").code(2);
+    assert_eq!(world.ok("init -q").stdout, "");
+}
+
+#[test]
+fn all_lists_every_path() {
+    let world = World::with_mirror();
+    (0..60).for_each(|number| world.write(&format!("tree/n/{number:02}"), format!("{number}")));
+    let listed = |line: &str| {
+        let run = world.ok(line);
+        (run.stdout.matches("added    n/").count(), run.stdout.contains("--all lists every path"))
+    };
+    for line in ["plan tree ./www", "diff ./www tree"] {
+        assert_eq!(listed(line), (50, true), "{line}");
+        assert_eq!(listed(&format!("{line} --all")), (60, false), "{line}");
+    }
+}
+
+#[test]
+fn a_number_without_a_unit_names_both_readings() {
+    let world = World::with_tree();
+    world.run("push tree ./www --bwlimit 2000").code(2).warns("2000KiB").warns("2000B");
+    world.run("push tree ./www --wait 60").code(2).warns("a number without a unit");
+    let config = "[[mirror]]\nname='e'\nurl='https://h.example/d'\nbwlimit='2000'\n";
+    world.write("headwater.toml", config);
+    world.run("status").code(2).warns("2000KiB").warns("line 4");
+}
+
+#[test]
+fn typing_errors_name_what_was_meant() {
+    let world = World::with_tree();
+    let config =
+        "content='tree'\n[[mirror]]\nname='edge-fra'\nurl='./a'\ngroup='europe'\n[[mirror]]\nname='hub'\nurl='./b'\n";
+    world.write("headwater.toml", config);
+    world.run("push egde-fra").code(8).warns("did you mean `edge-fra`?");
+    world.run("status hubb").code(2).warns("did you mean `hub`?");
+    world.run("status --only eurpoe").code(2).warns("did you mean `europe`?");
+    world.write("headwater.toml", config.replace("group=", "gruop="));
+    world.run("status").code(2).warns("unknown field `gruop`: did you mean `group`?");
+    world.run("psh").code(2).warns("push");
+}
