@@ -153,6 +153,11 @@ pub(crate) fn note(event: &Event) -> Note {
         Event::AlreadyCurrent { mirror, sequence } => {
             Note::Fact(format!("{}: release {sequence} was current already", escape(mirror)))
         }
+        Event::Pruned { mirror, expired, .. } if *expired > 0 => Note::Fact(format!(
+            "{}: {} no longer served",
+            escape(mirror),
+            counted(*expired, "retired file is", "retired files are")
+        )),
         Event::ScanStarted { .. }
         | Event::StateLearned { .. }
         | Event::PackSealed { .. }

@@ -171,7 +171,7 @@ pub(crate) fn prune(args: &PruneArgs) -> Result<Exit, Failure> {
         };
         let expired = match pruned.expired {
             0 => String::new(),
-            number => format!(", {} no longer served", counted(number, "retired file", "retired files")),
+            number => format!("; {} no longer served", counted(number, "retired file is", "retired files are")),
         };
         let dropped = bytes(pruned.bytes);
         format!("{}: {releases} and {objects} of {dropped} dropped{quarantines}{expired}\n", escape(mirror))

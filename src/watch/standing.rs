@@ -11,6 +11,9 @@ use crate::release::Release;
 use crate::tree_path::Site;
 use crate::watch::{Public, Seen};
 
+/// A receiver looks after what is due once an hour.
+const MAX_OVERDUE_SECONDS: u64 = 3_600;
+
 /// How a mirror stands, worst first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -124,6 +127,9 @@ pub struct Standing {
     pub free_bytes: Option<u64>,
     /// Bytes of content there of pushes that did not end.
     pub incoming_bytes: Option<u64>,
+    /// Seconds for which it has served a retired file beyond its time, if they are more than an hour: whatever
+    /// should look after that does not run.
+    pub overdue: Option<u64>,
     /// How long it took to answer, in milliseconds.
     pub round_trip_ms: Option<u64>,
     /// What visitors get, where that was looked at.
@@ -171,6 +177,8 @@ impl Seen {
         standing.round_trip_ms = u64::try_from(self.round_trip.as_millis()).ok();
         standing.free_bytes = state.free_bytes;
         standing.incoming_bytes = Some(state.incoming_bytes);
+        let overdue = state.next_expiry.map(|due| now.saturating_sub(due));
+        standing.overdue = overdue.filter(|seconds| *seconds > MAX_OVERDUE_SECONDS);
         standing.site.clone_from(&state.site);
         standing.sequence = state.current.map(|current| current.sequence());
         standing.staged = state.staged.as_ref().map(|staged| staged.sequence);
@@ -283,6 +291,7 @@ impl Standing {
             verified: None,
             free_bytes: None,
             incoming_bytes: None,
+            overdue: None,
             round_trip_ms: None,
             public: None,
             error: None,
@@ -444,6 +453,15 @@ mod tests {
         let row = &judge(&[mirror], |_| false, NOW)[0];
         assert_eq!(row.switched, Some(20));
         assert_eq!(row.verified, Some(LastVerify { time: 30, quick: false, faults: 1 }));
+    }
+
+    #[test]
+    fn what_is_served_for_more_than_an_hour_beyond_its_time_is_overdue() {
+        for (due, overdue) in [(NOW + 1, None), (NOW - 3_600, None), (NOW - 3_601, Some(3_601))] {
+            let mut mirror = serving("a", &[release(1, b"1")]);
+            mirror.state.as_mut().unwrap().next_expiry = Some(due);
+            assert_eq!(judge(&[mirror], |_| false, NOW)[0].overdue, overdue);
+        }
     }
 
     #[test]

@@ -55,6 +55,7 @@ fn what_is_due_goes_from_every_mirror_and_no_release_is_made() {
         }
         if line.starts_with("push") {
             assert!(run.stdout.contains("nothing new: release 2"), "{}", run.stdout);
+            assert!(run.stderr.contains("./www: 1 retired file is no longer served"), "{}", run.stderr);
         }
         // By the clock of now it was too early; it does not come back for that.
         world.ok("verify ./www ./data");
@@ -69,7 +70,7 @@ fn what_is_due_goes_from_every_mirror_and_no_release_is_made() {
 #[test]
 fn what_expired_is_nowhere_told_to_be_served() {
     let world = world("./www");
-    later(&world, "prune ./www").code(0).says("1 retired file no longer served");
+    later(&world, "prune ./www").code(0).says("1 retired file is no longer served");
     let found = world.json("which app.js ./www", 1)["mirrors"][0].clone();
     assert_eq!((&found["object"], &found["sequence"]), (&json!(null), &json!(2)));
     world.ok("push tree ./new");

@@ -68,8 +68,12 @@ fn remark(standing: &Standing) -> String {
     let staged = standing.staged.map(|staged| format!("{staged} is staged"));
     let unfinished = standing.incoming_bytes.filter(|size| *size > 0);
     let unfinished = unfinished.map(|size| format!("{} of unfinished pushes", bytes(size)));
+    let overdue = standing.overdue.map(|seconds| {
+        let time = duration(Duration::from_secs(seconds));
+        format!("serves retired files {time} too long: run `headwater prune`")
+    });
     let rest = standing.error.clone().or_else(|| standing.public.as_ref().map(visitors));
-    staged.into_iter().chain(unfinished).chain(rest).collect::<Vec<_>>().join("; ")
+    staged.into_iter().chain(unfinished).chain(overdue).chain(rest).collect::<Vec<_>>().join("; ")
 }
 
 /// What visitors get, in a few words.
