@@ -19,7 +19,9 @@ pub fn settle(report: &Report, fleet: &Fleet, keep: usize, monitor: &dyn Monitor
     std::thread::scope(|scope| {
         for (mirror, outcome) in fleet.mirrors().iter().zip(&report.mirrors) {
             let has_switched = matches!(outcome.outcome, Outcome::Activated | Outcome::Reverted);
-            if !has_switched && !outcome.needs_settling {
+            // What failed is likely to fail again, or to wait for a lock once more.
+            let has_failed = matches!(outcome.outcome, Outcome::Failed { .. });
+            if !has_switched && (has_failed || !outcome.needs_settling) {
                 continue;
             }
             scope.spawn(move || {

@@ -60,7 +60,8 @@ impl SiteState {
         let Some(store) = self.look()? else {
             let (site, unfinished) = (self.settings.name.clone(), Some(Vec::new()));
             let free_bytes = self.free(Store::free_bytes_at(&self.settings.directory));
-            return Ok(State { headwater, site, may_push, unfinished, free_bytes, ..State::default() });
+            let quota_bytes = self.settings.quota_bytes;
+            return Ok(State { headwater, site, may_push, unfinished, free_bytes, quota_bytes, ..State::default() });
         };
         let text = |release: &Release| String::from_utf8(release.to_bytes()).unwrap_or_default();
         let served = store.served_releases()?;
@@ -74,6 +75,7 @@ impl SiteState {
             staged: store.staged_release()?.as_ref().map(text),
             highest_sequence: store.highest_sequence()?,
             free_bytes: self.free(store.free_bytes()),
+            quota_bytes: self.settings.quota_bytes,
             unfinished: store.unfinished().ok(),
             incoming_bytes: store.incoming_bytes().unwrap_or(0),
             next_expiry: store.next_expiry().ok().flatten(),

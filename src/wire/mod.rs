@@ -241,6 +241,9 @@ pub struct State {
     /// The bundles of which it has something from an interrupted push; nothing: it cannot tell.
     #[serde(default)]
     pub unfinished: Option<Vec<BundleKey>>,
+    /// The largest release that the receiver takes, in bytes; `None` if it has no quota.
+    #[serde(default)]
+    pub quota_bytes: Option<u64>,
     /// Bytes of content of pushes that did not end.
     #[serde(default)]
     pub incoming_bytes: u64,

@@ -71,6 +71,8 @@ struct Known {
     may_push: bool,
     /// Bytes free there.
     free_bytes: Option<u64>,
+    /// The largest release that it takes, in bytes.
+    quota_bytes: Option<u64>,
     /// About how long a message and its answer take; nothing: there was trouble meanwhile.
     round_trip: Option<Duration>,
 }
@@ -240,8 +242,8 @@ impl HttpMirror {
         let (site, unfinished) = (state.site.clone(), state.unfinished.clone());
         // The first time connecting was part of it; later that may have been done before.
         let round_trip = self.round_trip().or(round_trip);
-        let (may_push, free_bytes) = (state.may_push, state.free_bytes);
-        *self.known() = Some(Known { site, unfinished, may_push, free_bytes, round_trip });
+        let (may_push, free_bytes, quota_bytes) = (state.may_push, state.free_bytes, state.quota_bytes);
+        *self.known() = Some(Known { site, unfinished, may_push, free_bytes, quota_bytes, round_trip });
     }
 
     fn ask_state_by(&self, deadline: Option<Instant>) -> Result<(wire::State, Option<Duration>), MirrorError> {

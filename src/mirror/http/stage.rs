@@ -42,6 +42,7 @@ pub(super) fn run(
     let has_none = match &*mirror.known() {
         Some(known) => {
             known.unfinished.as_ref().is_some_and(|keys| !keys.contains(&request.key))
+                && known.quota_bytes.is_none_or(|quota| request.release.bytes <= quota)
                 && known.free_bytes.is_none_or(|free| has_ample_room(free, request))
         }
         None => false,

@@ -4,6 +4,8 @@ use std::fs;
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
+use headwater::serve::SiteSettings;
+
 use super::{Receiver, push, report, serves_tree};
 use crate::chaos::{Chaos, Harm};
 use crate::harness::World;
@@ -152,13 +154,22 @@ fn of_two_pushes_of_the_same_tree_at_once_one_wins_and_the_other_is_at_most_supe
 
 #[test]
 fn where_there_is_no_room_no_content_is_sent() {
-    let world = World::new();
-    let receiver = Receiver::with(&world.path("web"), |settings| settings.sites[0].min_free_bytes = u64::MAX / 2);
-    let (link, lines) = counted(&receiver);
-    world.write("tree", &Tree::small().file("large", Rng::new(seed()).bytes(20 << 20)));
-    let outcome = push(&world, &[&format!("http://{}/", link.address())], &["--json"]).expect(&[4]);
-    let mirror = &report(&outcome)["mirrors"][0];
-    assert_eq!((&mirror["failure"], &mirror["sent_packs"]), (&"no_space".into(), &0.into()), "{outcome}");
-    assert!(link.bytes() < 100_000, "{} bytes went to a receiver that has no room", link.bytes());
-    assert_eq!(*lines.lock().unwrap(), ["GET /v1/state HTTP/1.1", "POST /v1/stage HTTP/1.1"]);
+    const QUOTA: u64 = 10 << 20;
+    let limits: [fn(&mut SiteSettings); 2] =
+        [|site| site.min_free_bytes = u64::MAX / 2, |site| site.quota_bytes = Some(QUOTA)];
+    for (limit, is_published) in [(limits[0], false), (limits[0], true), (limits[1], false), (limits[1], true)] {
+        let world = World::new();
+        if is_published {
+            world.publish(&Tree::small(), &["web"], &["--site", "docs"]);
+        }
+        let receiver = Receiver::with(&world.path("web"), |settings| limit(&mut settings.sites[0]));
+        let (link, lines) = counted(&receiver);
+        world.write("tree", &Tree::small().file("large", Rng::new(seed()).bytes(20 << 20)));
+        let url = format!("http://{}/", link.address());
+        let outcome = push(&world, &[&url], &["--json", "--site", "docs"]).expect(&[4]);
+        let mirror = &report(&outcome)["mirrors"][0];
+        assert_eq!((&mirror["failure"], &mirror["sent_packs"]), (&"no_space".into(), &0.into()), "{outcome}");
+        assert!(link.bytes() < 100_000, "{} bytes went to a receiver that has no room", link.bytes());
+        assert_eq!(lines.lock().unwrap().last().unwrap(), "POST /v1/stage HTTP/1.1");
+    }
 }
