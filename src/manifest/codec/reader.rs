@@ -15,9 +15,10 @@ use crate::manifest::entry::Entry;
 #[derive(Debug)]
 pub struct ManifestReader<R> {
     input: R,
+    /// What was read is in `start..end` until it is parsed; the rest is room for the next read.
     buffer: Vec<u8>,
-    /// The part of `buffer` not yet parsed.
     start: usize,
+    end: usize,
     hasher: blake3::Hasher,
     order: OrderGuard,
     expected: Option<ManifestId>,
@@ -34,6 +35,7 @@ impl<R: Read> ManifestReader<R> {
             input,
             buffer: Vec::new(),
             start: 0,
+            end: 0,
             hasher: blake3::Hasher::new(),
             order: OrderGuard::default(),
             expected,
@@ -57,26 +59,35 @@ impl<R: Read> ManifestReader<R> {
     fn line(&mut self) -> Result<Option<std::ops::Range<usize>>, ManifestError> {
         let mut searched = self.start;
         loop {
-            if let Some(length) = memchr::memchr(b'\n', &self.buffer[searched..]) {
+            if let Some(length) = memchr::memchr(b'\n', &self.buffer[searched..self.end]) {
                 let line = self.start..searched + length;
                 self.start = line.end + 1;
                 return Ok(Some(line));
             }
-            let pending = self.buffer.len() - self.start;
+            let pending = self.end - self.start;
             let too_long = ManifestError::Line { line: self.order.count + 2, what: "the line ends" };
             if pending > MAX_LINE_BYTES {
                 return Err(too_long);
             }
-            self.buffer.drain(..self.start);
-            self.start = 0;
-            self.buffer.resize(pending + CHUNK_BYTES, 0);
+            self.make_room(pending);
             let count = read_some(&mut self.input, &mut self.buffer[pending..])?;
-            self.buffer.truncate(pending + count);
-            self.hasher.update(&self.buffer[pending..]);
+            self.end = pending + count;
+            self.hasher.update(&self.buffer[pending..self.end]);
             searched = pending;
             if count == 0 {
                 return if pending == 0 { Ok(None) } else { Err(too_long) };
             }
+        }
+    }
+
+    /// Moves the `pending` bytes to the front and makes room for a read behind them.
+    ///
+    /// The room is zeroed once, not for each read: an input may give a byte at a time.
+    fn make_room(&mut self, pending: usize) {
+        self.buffer.copy_within(self.start..self.end, 0);
+        (self.start, self.end) = (0, pending);
+        if self.buffer.len() < pending + CHUNK_BYTES {
+            self.buffer.resize(pending + CHUNK_BYTES, 0);
         }
     }
 
