@@ -23,6 +23,7 @@ mod misc;
 mod on_terminal;
 mod page;
 mod plan;
+mod prometheus;
 mod prune;
 mod push;
 mod push_flags;
