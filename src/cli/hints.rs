@@ -14,6 +14,14 @@ pub(crate) fn of_push(error: PushError) -> Failure {
         PushError::Line(LineError::Changed { .. } | LineError::Read { .. }) => {
             (Exit::Content, Some("let the build end before the push begins; nothing was activated".into()))
         }
+        PushError::Line(LineError::Lost { .. }) => (
+            Exit::Content,
+            Some(
+                "bring back a mirror that has it; what was removed from the tree, and is only kept for a while, goes \
+                 with --expunge PATH; nothing was activated"
+                    .into(),
+            ),
+        ),
         PushError::Guard(fault) => (Exit::Refused, Some(guard_hint(fault).to_owned())),
         PushError::Superseded { .. } => {
             (Exit::Superseded, Some("to publish the older content all the same: --allow-older".into()))

@@ -10,13 +10,13 @@ use std::time::Duration;
 use crate::fsx::Context as _;
 use crate::hash::{ManifestId, ObjectId};
 use crate::mirror::{
-    Bundle, Happening, Link, Mirror, MirrorError, MirrorState, Pack, PackCursor, StageRequest, Supply, SupplyError,
-    Turns,
+    Bundle, Contents, Effort, Happening, Link, Mirror, MirrorError, MirrorState, ObjectPart, Pack, PackCursor,
+    StageRequest, Supply, SupplyError, Turns,
 };
 use crate::monitor::{Event, Monitor};
 use crate::pack::PackReader;
 use crate::release::ReleaseName;
-use crate::store::{Arrival, Depth, Presence, Pruned, Repaired, Store, StoreError, Verified};
+use crate::store::{Arrival, Depth, Fetch, Presence, Pruned, Repaired, Store, StoreError, Verified};
 use crate::tree_path::Site;
 
 /// A directory mirror.
@@ -106,7 +106,32 @@ fn next_pack(
     if monitor.is_cancelled() {
         return Err(MirrorError::Cancelled);
     }
-    cursor.lock().unwrap_or_else(PoisonError::into_inner).next().map_err(MirrorError::Supply)
+    let next = cursor.lock().unwrap_or_else(PoisonError::into_inner).next();
+    next.map_err(|error| if monitor.is_cancelled() { MirrorError::Cancelled } else { MirrorError::Supply(error) })
+}
+
+/// Objects that a store lacks, from what supplies them.
+struct Supplied<'a, C: ?Sized>(&'a C);
+
+impl<C: Contents + ?Sized> Fetch for Supplied<'_, C> {
+    fn announce(&self, objects: &[ObjectId]) {
+        self.0.announce(objects);
+    }
+
+    fn open(&self, object: &ObjectId) -> Result<Box<dyn Read + Send>, SupplyError> {
+        self.0.object(object)
+    }
+}
+
+/// Reads a part of an object; `None` if it is not there, is shorter, or cannot be read.
+fn read_part(store: &Store, part: &ObjectPart) -> Option<Vec<u8>> {
+    let mut content = store.open_object(&part.object).ok()?;
+    let size = content.metadata().ok()?.len();
+    part.offset.checked_add(part.length).filter(|end| *end <= size)?;
+    content.seek(SeekFrom::Start(part.offset)).ok()?;
+    let mut bytes = Vec::new();
+    content.take(part.length).read_to_end(&mut bytes).ok()?;
+    (bytes.len() as u64 == part.length).then_some(bytes)
 }
 
 impl Mirror for DirectoryMirror {
@@ -170,6 +195,20 @@ impl Mirror for DirectoryMirror {
         Ok(Box::new(content))
     }
 
+    fn read_parts(
+        &self,
+        parts: &[ObjectPart],
+        _: Effort,
+        monitor: &dyn Monitor,
+    ) -> Result<Vec<Option<Vec<u8>>>, MirrorError> {
+        let store = self.open()?;
+        let read = |part: &ObjectPart| match monitor.is_cancelled() {
+            true => Err(MirrorError::Cancelled),
+            false => Ok(read_part(&store, part)),
+        };
+        parts.iter().map(read).collect()
+    }
+
     fn holds(&self, objects: &[ObjectId], monitor: &dyn Monitor) -> Result<Vec<bool>, MirrorError> {
         match Store::look(&self.path)? {
             Presence::Absent => Ok(vec![false; objects.len()]),
@@ -188,7 +227,7 @@ impl Mirror for DirectoryMirror {
             Err(MirrorError::Store(error)) => return Err(arrival.fail(error).into()),
             Err(error) => return Err(error),
         }
-        let objects = arrival.finish(&|id: &ObjectId| -> Result<_, SupplyError> { bundle.object(id) })?;
+        let objects = arrival.finish(&Supplied(bundle))?;
         if objects > 0 {
             monitor.event(Event::ObjectsResent { mirror: self.name.clone(), objects });
         }
@@ -219,7 +258,6 @@ impl Mirror for DirectoryMirror {
     }
 
     fn repair(&self, supply: &dyn Supply, monitor: &dyn Monitor) -> Result<Repaired, MirrorError> {
-        let fetch = |id: &ObjectId| supply.object(id);
-        Ok(self.open()?.repair(&fetch, supply, self.wait, &|| monitor.is_cancelled())?)
+        Ok(self.open()?.repair(&Supplied(supply), supply, self.wait, &|| monitor.is_cancelled())?)
     }
 }

@@ -4,12 +4,14 @@
 //! single objects, so that a place that runs no code of ours can be a mirror
 //! too. Refuses to know what a fleet is and in which order mirrors switch.
 
+mod contents;
 mod directory;
 mod http;
 mod location;
 mod ssh;
 mod way;
 
+pub use contents::{Contents, Effort, Supply};
 pub use directory::DirectoryMirror;
 pub use http::{
     Access, AccessError, ClientIdentity, Exchange, HttpMirror, Limiter, Pace, ProxyChoice, Token, Trace, Turns,
@@ -33,6 +35,7 @@ pub use crate::store::{Depth, Fault, FetchRecords, Happening, Pruned, Repaired, 
 
 use crate::store::StoreError;
 use crate::tree_path::Site;
+pub use crate::wire::ObjectPart;
 use crate::wire::{Detail, Refusal};
 
 /// An error of whoever supplies content.
@@ -360,15 +363,6 @@ pub trait PackCursor: Send {
     fn wait(&self, most: Duration) -> bool;
 }
 
-/// Opens the content of objects.
-pub trait Contents: Sync {
-    /// Opens the content of an object; whoever reads checks it.
-    ///
-    /// # Errors
-    /// When it is not to be had.
-    fn object(&self, id: &ObjectId) -> Result<Box<dyn Read + Send>, SupplyError>;
-}
-
 /// What takes a mirror from one manifest to another.
 pub trait Bundle: Contents {
     /// The packs from the first on. Each mirror walks them once, at its own pace.
@@ -387,11 +381,6 @@ pub struct StageRequest<'a> {
     /// The manifest change (see [`crate::manifest::transit`]).
     pub change: &'a Arc<[u8]>,
 }
-
-/// Everything a mirror can be mended from.
-pub trait Supply: Contents + FetchRecords {}
-
-impl<T: Contents + FetchRecords> Supply for T {}
 
 /// A downstream destination.
 ///
@@ -439,6 +428,18 @@ pub trait Mirror: Send + Sync + fmt::Debug {
     /// # Errors
     /// When the mirror has it not.
     fn object(&self, id: &ObjectId, offset: u64) -> Result<Box<dyn Read + Send>, MirrorError>;
+
+    /// Reads these parts of objects, in their order; `None` for one that is not there or is shorter. Unchecked.
+    /// All of them are in memory at once.
+    ///
+    /// # Errors
+    /// When the mirror cannot be read.
+    fn read_parts(
+        &self,
+        parts: &[ObjectPart],
+        effort: Effort,
+        monitor: &dyn Monitor,
+    ) -> Result<Vec<Option<Vec<u8>>>, MirrorError>;
 
     /// Which of `objects` are there and whole, in their order: read at this moment, and no promise
     /// for the next one. Changes nothing.

@@ -22,6 +22,7 @@ use crate::push::options::Options;
 use crate::push::pack_line::{Ahead, Job};
 use crate::push::scratch::{Entries, ManifestFile, Scratch};
 use crate::push::source::Live;
+use crate::push::sources::Sources;
 use crate::scan::Tree;
 
 /// What blocks that were made ahead may take: more would be waited for all the same.
@@ -43,7 +44,7 @@ pub(super) fn make(
         return (Ahead::default(), None);
     }
     let cache = scratch.content_dir().and_then(ContentCache::open).ok();
-    let supplies = Supplies::new(Live::Tree(Arc::clone(tree)), Vec::new(), Vec::new()).with_old_content(cache);
+    let supplies = Supplies::new(Live::Tree(Arc::clone(tree)), Sources::default(), Vec::new()).with_old_content(cache);
     let ahead = guess(&supplies, scratch, mirrors, options, is_over, monitor);
     (ahead.ok().flatten().unwrap_or_default(), supplies.old.into_cache())
 }
@@ -69,7 +70,7 @@ fn guess(
     let new = || until(is_over, &next);
     let wanted = transit::encode(old, new, Some(known.id), rules.created)?.wanted;
     let (jobs, shunned) = (options.jobs.get(), &Default::default());
-    let search = Search { wanted: &wanted, old: &supplies.old, supplies, shunned, jobs };
+    let search = Search { wanted: &wanted, old: &supplies.old, supplies, shunned, jobs, monitor };
     let bases = search.run(old, new()?)?;
     let job = Job { wanted: &wanted, supplies, bases: &bases, is_kept: true, level, jobs, ahead: None };
     let stop = || is_over.load(Ordering::Relaxed) || monitor.is_cancelled();

@@ -7,18 +7,17 @@
 
 use std::collections::{HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
-use std::sync::Mutex;
-use std::sync::PoisonError;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use serde::Serialize;
 
 use crate::hash::ObjectId;
 use crate::manifest::transit::Wanted;
 use crate::manifest::{Entry, ManifestError, Pair, Pairs};
+use crate::monitor::Monitor;
 use crate::pack::{Base, Piece, Sketch, hash_token, lasting_name};
 use crate::push::contents::Supplies;
 use crate::push::old_content::{OldContent, OldObject};
+use crate::push::parallel::{in_groups, in_parallel};
 use crate::push::scratch::Entries;
 use crate::tree_path::TreePath;
 
@@ -139,6 +138,7 @@ pub(super) struct Search<'a> {
     /// Objects of the mirror that are no bases: they were damaged there.
     pub(super) shunned: &'a HashSet<ObjectId>,
     pub(super) jobs: usize,
+    pub(super) monitor: &'a dyn Monitor,
 }
 
 /// What a look at both manifests finds.
@@ -304,10 +304,7 @@ impl Search<'_> {
                 fits
             })
             .collect();
-        let new = in_parallel(left.len(), self.jobs, |index, buffer| {
-            let wanted = &self.wanted[left[index]];
-            if is_sketched(wanted.size) { self.sketch_new(left[index], wanted, buffer) } else { Sketch::default() }
-        });
+        let new = self.sketch_new(left);
         // In the order in which they are kept: reading them is quickest so.
         let mut order: Vec<usize> = (0..candidates.len()).filter(|index| fits[*index]).collect();
         order.sort_by_cached_key(|index| found[&candidates[*index].object].place());
@@ -320,14 +317,34 @@ impl Search<'_> {
         Sketches { new, old }
     }
 
-    fn sketch_new(&self, ordinal: usize, wanted: &Wanted, content: &mut Vec<u8>) -> Sketch {
-        let ordinal = u32::try_from(ordinal).expect("ordinals have 32 bits");
-        let length = u32::try_from(wanted.size).expect("what is sketched is small");
-        // What cannot be read is told when it is to be sent.
-        match self.supplies.read(wanted, &Piece { ordinal, offset: 0, length }, content) {
-            Ok(()) => Sketch::of(content),
-            Err(_) => Sketch::default(),
+    /// Sketches of those of `left`, by ordinal, that are small enough. Of what must be read from mirrors, much is
+    /// asked for at once.
+    fn sketch_new(&self, left: &[usize]) -> Vec<Sketch> {
+        let piece = |ordinal: usize| Piece {
+            ordinal: u32::try_from(ordinal).expect("ordinals have 32 bits"),
+            offset: 0,
+            length: u32::try_from(self.wanted[ordinal].size).expect("what is sketched is small"),
+        };
+        let small: Vec<usize> = (0..left.len()).filter(|at| is_sketched(self.wanted[left[*at]].size)).collect();
+        let groups = in_groups(small.iter().map(|at| (*at, piece(left[*at]))));
+        let made = in_parallel(groups.len(), self.jobs, |index, buffer| self.sketch_group(&groups[index], buffer));
+        let mut sketches = vec![Sketch::default(); left.len()];
+        for (at, sketch) in groups.iter().flatten().map(|(at, _)| *at).zip(made.into_iter().flatten()) {
+            sketches[at] = sketch;
         }
+        sketches
+    }
+
+    fn sketch_group(&self, group: &[(usize, Piece)], content: &mut Vec<u8>) -> Vec<Sketch> {
+        let pieces: Vec<Piece> = group.iter().map(|(_, piece)| *piece).collect();
+        // What cannot be read is told when it is to be sent.
+        let fetched = self.supplies.fetch(self.wanted, &pieces, self.monitor).ok();
+        let sketch = |piece: &Piece| {
+            content.clear();
+            let read = self.supplies.read(self.wanted, piece, fetched.as_ref()?, content, self.monitor);
+            read.ok().map(|()| Sketch::of(content))
+        };
+        pieces.iter().map(sketch).map(Option::unwrap_or_default).collect()
     }
 
     fn sketch_old(&self, object: &OldObject, size: u64, content: &mut Vec<u8>) -> Sketch {
@@ -347,28 +364,6 @@ pub(super) fn is_sketched(bytes: u64) -> bool {
 struct Sketches {
     new: Vec<Sketch>,
     old: Vec<Sketch>,
-}
-
-/// The sketches that `make` makes for 0 to `count`, on `jobs` threads; each has memory that it may use again.
-fn in_parallel(count: usize, jobs: usize, make: impl Fn(usize, &mut Vec<u8>) -> Sketch + Sync) -> Vec<Sketch> {
-    let (next, made) = (AtomicUsize::new(0), Mutex::new(vec![Sketch::default(); count]));
-    std::thread::scope(|scope| {
-        for _ in 0..jobs.min(count) {
-            scope.spawn(|| {
-                let mut buffer = Vec::new();
-                loop {
-                    let index = next.fetch_add(1, Ordering::Relaxed);
-                    if index >= count {
-                        return;
-                    }
-                    buffer.clear();
-                    let result = make(index, &mut buffer);
-                    made.lock().unwrap_or_else(PoisonError::into_inner)[index] = result;
-                }
-            });
-        }
-    });
-    made.into_inner().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// What stands for the lasting name of a path, and for its directory and extension.

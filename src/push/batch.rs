@@ -106,7 +106,7 @@ fn on_base(
     let groups = held::ask(target, id, wanted, members, monitor)?;
     let make = |Holders { held, members }| {
         let change = without.take_if(|_| held.is_empty()).map_or_else(|| encode(&held), Ok)?;
-        batch(target, base.cloned(), change, members, shunned, options)
+        batch(target, base.cloned(), change, members, shunned, options, monitor)
     };
     groups.into_iter().map(make).collect()
 }
@@ -131,13 +131,14 @@ fn batch(
     members: Vec<usize>,
     shunned: &HashSet<ObjectId>,
     options: &Options,
+    monitor: &dyn Monitor,
 ) -> Result<Batch, PushError> {
     let id = base.as_ref().map(|base| base.id);
     let level = level_for(members.iter().map(|index| &target.members[*index].mirror), &target.links, options);
     let bases = match &base {
         Some(base) if level != Level::Raw && !change.wanted.is_empty() => {
             let (old, supplies, jobs) = (&target.supplies.old, &target.supplies, options.jobs.get());
-            let search = Search { wanted: &change.wanted, old, supplies, shunned, jobs };
+            let search = Search { wanted: &change.wanted, old, supplies, shunned, jobs, monitor };
             search.run(|| entries(Some(base)), target.new_entries().map_err(PushError::NewManifest)?)
         }
         _ => Ok(Bases::none(&change.wanted)),

@@ -9,17 +9,20 @@ use std::collections::HashMap;
 use std::io::{self, BufReader, Read};
 use std::os::unix::fs::FileExt as _;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::fsx::{Context as _, IoError};
 use crate::hash::{ObjectId, PackId};
 use crate::mirror::{Bundle, Contents, Pack, PackCursor, SupplyError};
+use crate::monitor::Monitor;
 use crate::pack;
 use crate::push::contents::Supplies;
 use crate::push::scratch::Scratch;
 
 /// Bytes of packs kept in memory, and one pack of any size.
 const WINDOW_BYTES: usize = 3 * pack::TARGET_PACK_BYTES;
+/// How soon a request to stop is noticed.
+const LOOK: Duration = Duration::from_millis(50);
 /// So much of a pack is read at once from the scratch file, in bytes.
 const READ_BYTES: usize = 128 * 1024;
 
@@ -52,7 +55,6 @@ struct Shelf {
 }
 
 /// The packs of one bundle.
-#[derive(Debug)]
 pub(super) struct PackShelf<'a> {
     shelf: Mutex<Shelf>,
     /// There is a pack more, or the end. The seats wait for it, and must not wake each other.
@@ -60,17 +62,24 @@ pub(super) struct PackShelf<'a> {
     /// A pack was taken, or is waited for. The builder waits for it.
     emptied: Condvar,
     supplies: &'a Supplies,
+    /// Says when nobody waits any more.
+    monitor: &'a dyn Monitor,
     spill: std::fs::File,
 }
 
 impl<'a> PackShelf<'a> {
     /// An empty shelf; what does not fit in memory goes to `scratch`.
-    pub(super) fn new(number: usize, supplies: &'a Supplies, scratch: &Scratch) -> Result<Self, IoError> {
+    pub(super) fn new(
+        number: usize,
+        supplies: &'a Supplies,
+        scratch: &Scratch,
+        monitor: &'a dyn Monitor,
+    ) -> Result<Self, IoError> {
         let shelf = Mutex::default();
         let name = format!("packs-{number}");
         scratch.dir().unlink_if_any(&name)?;
         let spill = scratch.dir().create_file(&name)?;
-        Ok(Self { shelf, filled: Condvar::new(), emptied: Condvar::new(), supplies, spill })
+        Ok(Self { shelf, filled: Condvar::new(), emptied: Condvar::new(), supplies, monitor, spill })
     }
 
     fn shelf(&self) -> MutexGuard<'_, Shelf> {
@@ -119,8 +128,14 @@ impl<'a> PackShelf<'a> {
         }
         shelf.idle += 1;
         self.emptied.notify_all();
-        let waited = self.filled.wait_timeout_while(shelf, most, |shelf| !shelf.is_ready(seat));
-        let (mut shelf, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        let began = Instant::now();
+        while !shelf.is_ready(seat) && !self.monitor.is_cancelled() {
+            let left = most.saturating_sub(began.elapsed());
+            if left.is_zero() {
+                break;
+            }
+            shelf = self.filled.wait_timeout(shelf, left.min(LOOK)).unwrap_or_else(PoisonError::into_inner).0;
+        }
         shelf.idle -= 1;
         shelf
     }
@@ -183,8 +198,12 @@ impl Drop for Seat<'_, '_> {
 }
 
 impl Contents for Seat<'_, '_> {
+    fn announce(&self, objects: &[ObjectId]) {
+        self.shelf.supplies.under(self.shelf.monitor).announce(objects);
+    }
+
     fn object(&self, id: &ObjectId) -> Result<Box<dyn Read + Send>, SupplyError> {
-        self.shelf.supplies.object(id)
+        self.shelf.supplies.under(self.shelf.monitor).object(id)
     }
 }
 
@@ -206,7 +225,8 @@ impl PackCursor for Cursor<'_, '_> {
         let Some(Sealed { id, size, place }) = shelf.packs.get(at) else {
             return match &shelf.end {
                 Some(Err(error)) => Err(error.clone().into()),
-                _ => Ok(None),
+                None => Err("stopped".into()),
+                Some(Ok(())) => Ok(None),
             };
         };
         let bytes = match place {

@@ -69,7 +69,7 @@ fn look_at(
         *budget -= change.size;
         let read = |id: Option<ObjectId>| {
             let mut bytes = Vec::new();
-            supplies.object(&id?).ok()?.take(MAX_FILE_BYTES).read_to_end(&mut bytes).ok()?;
+            supplies.under(monitor).object(&id?).ok()?.take(MAX_FILE_BYTES).read_to_end(&mut bytes).ok()?;
             Some(bytes)
         };
         let (Some(before), Some(after)) = (read(change.old_object), read(change.object)) else { continue };

@@ -4,7 +4,7 @@
 //! saw never leaves the origin. Order, and with it every byte of every pack,
 //! does not depend on the number of threads.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -14,15 +14,16 @@ use crate::fsx::IoError;
 use crate::hash::{ObjectId, PieceHash, PieceHashes};
 use crate::manifest::transit::Wanted;
 use crate::mirror::SupplyError;
-use crate::monitor::{Event, Monitor};
+use crate::monitor::{Event, Monitor, Silent};
 use crate::pack::{
     BaseRange, BlockEncoder, EncodedBlock, Level, Member, PackError, PackWriter, Piece, base_ranges, group,
 };
 use crate::push::bases::Bases;
 use crate::push::bundle::PackShelf;
-use crate::push::contents::Supplies;
+use crate::push::contents::{PieceError, Supplies};
 use crate::push::keeping::{self, Keeping, KeptBlock};
 use crate::push::old_content::OldObject;
+use crate::push::sources::ReadError;
 
 /// A block that is not smaller than this part of its content is also tried without bases.
 const POOR: usize = 4;
@@ -37,6 +38,16 @@ pub enum LineError {
         path: String,
         /// Why.
         source: SupplyError,
+    },
+    /// Content that the tree lacks and no mirror gives.
+    #[error("{}", lost(paths, *more, failed))]
+    Lost {
+        /// Some of the paths.
+        paths: Vec<String>,
+        /// How many paths beside these.
+        more: usize,
+        /// The mirrors that failed, and why.
+        failed: Vec<String>,
     },
     /// Content is not what the scan saw.
     #[error("{path} changed while it was read")]
@@ -55,6 +66,16 @@ pub enum LineError {
     Cancelled,
 }
 
+/// Says which content is lost.
+fn lost(paths: &[String], more: usize, failed: &[String]) -> String {
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    let failed = if failed.is_empty() { String::new() } else { format!(" ({})", failed.join("; ")) };
+    format!(
+        "cannot get the content of {}{more}: the tree lacks it, and no mirror that answers has it whole{failed}",
+        paths.join(", ")
+    )
+}
+
 /// What a bundle is made of.
 #[derive(Debug)]
 pub(super) struct Job<'a> {
@@ -70,6 +91,19 @@ pub(super) struct Job<'a> {
 }
 
 impl Job<'_> {
+    /// Why content could not be read from mirrors.
+    fn not_read(&self, error: ReadError) -> LineError {
+        /// So many paths are named.
+        const SHOWN: usize = 5;
+        let ReadError::Lost(objects) = error else { return LineError::Cancelled };
+        let lost: HashSet<ObjectId> = objects.into_iter().collect();
+        let lost = self.wanted.iter().filter(|wanted| lost.contains(&wanted.object));
+        let mut paths: Vec<String> = lost.map(|wanted| wanted.path.to_string()).collect();
+        let more = paths.len().saturating_sub(SHOWN);
+        paths.truncate(SHOWN);
+        LineError::Lost { paths, more, failed: self.supplies.failed_sources() }
+    }
+
     /// The new objects, to be grouped.
     fn members(&self) -> Vec<Member<'_>> {
         let member = |(ordinal, wanted)| {
@@ -108,7 +142,7 @@ impl Ahead {
                     {
                         let plan = BlockPlan::new(job, pieces);
                         let id = plan.id(job);
-                        let Ok(made) = reader.make(job, plan) else { return };
+                        let Ok(made) = reader.make(job, plan, &Silent) else { return };
                         made_bytes.fetch_add(made.bytes(), Ordering::Relaxed);
                         ahead.blocks().insert(id, made);
                     }
@@ -213,7 +247,7 @@ fn make_packs(
                 let mut reader = Reader::default();
                 for Ticket { pieces, answer } in tickets {
                     // Nobody listens any more once the line has failed.
-                    answer.send(reader.take_or_make(job, pieces)).ok();
+                    answer.send(reader.take_or_make(job, pieces, monitor)).ok();
                 }
             });
         }
@@ -249,29 +283,15 @@ struct Reader {
 
 impl Reader {
     /// The block of `pieces`, if it was not made ahead.
-    fn take_or_make(&mut self, job: &Job<'_>, pieces: Vec<Piece>) -> Result<Made, LineError> {
+    fn take_or_make(&mut self, job: &Job<'_>, pieces: Vec<Piece>, monitor: &dyn Monitor) -> Result<Made, LineError> {
         let plan = BlockPlan::new(job, pieces);
         let made = job.ahead.and_then(|ahead| ahead.blocks().remove(&plan.id(job)));
-        made.map_or_else(|| self.make(job, plan), Ok)
+        made.map_or_else(|| self.make(job, plan, monitor), Ok)
     }
 
-    fn make(&mut self, job: &Job<'_>, plan: BlockPlan<'_>) -> Result<Made, LineError> {
+    fn make(&mut self, job: &Job<'_>, plan: BlockPlan<'_>, monitor: &dyn Monitor) -> Result<Made, LineError> {
         let BlockPlan { pieces, bases } = plan;
-        self.content.clear();
-        let mut parts = Vec::new();
-        for piece in &pieces {
-            let wanted = &job.wanted[piece.ordinal as usize];
-            let start = self.content.len();
-            let path = || wanted.path.to_string();
-            let read = job.supplies.read(wanted, piece, &mut self.content);
-            read.map_err(|source| LineError::Read { path: path(), source })?;
-            let bytes = &self.content[start..];
-            if u64::from(piece.length) < wanted.size {
-                parts.push((*piece, PieceHash::of(bytes, piece.offset)));
-            } else if ObjectId::of(bytes) != wanted.object {
-                return Err(LineError::Changed { path: path() });
-            }
-        }
+        let parts = self.read_content(job, &pieces, monitor)?;
         let bases = if self.read_bases(job, &bases) { bases } else { Vec::new() };
         let block = self.encode(&pieces, &bases, job.level)?;
         let kept = match job.is_kept {
@@ -282,6 +302,35 @@ impl Reader {
             false => None,
         };
         Ok(Made { pieces, block, kept, parts })
+    }
+
+    /// Reads the content of a block and checks it; returns the hashes of parts of objects that span blocks.
+    fn read_content(
+        &mut self,
+        job: &Job<'_>,
+        pieces: &[Piece],
+        monitor: &dyn Monitor,
+    ) -> Result<Vec<(Piece, PieceHash)>, LineError> {
+        self.content.clear();
+        let fetched = job.supplies.fetch(job.wanted, pieces, monitor).map_err(|error| job.not_read(error))?;
+        let mut parts = Vec::new();
+        for piece in pieces {
+            let wanted = &job.wanted[piece.ordinal as usize];
+            let start = self.content.len();
+            let path = || wanted.path.to_string();
+            let read = job.supplies.read(job.wanted, piece, &fetched, &mut self.content, monitor);
+            read.map_err(|error| match error {
+                PieceError::Source(error) => job.not_read(error),
+                PieceError::Tree(source) => LineError::Read { path: path(), source },
+            })?;
+            let bytes = &self.content[start..];
+            if u64::from(piece.length) < wanted.size {
+                parts.push((*piece, PieceHash::of(bytes, piece.offset)));
+            } else if ObjectId::of(bytes) != wanted.object {
+                return Err(LineError::Changed { path: path() });
+            }
+        }
+        Ok(parts)
     }
 
     fn encode(

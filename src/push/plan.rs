@@ -125,7 +125,7 @@ fn pack_bytes(
     options: &Options,
     monitor: &dyn Monitor,
 ) -> Result<u64, PushError> {
-    let shelf = PackShelf::new(number, &target.supplies, &target.scratch)?;
+    let shelf = PackShelf::new(number, &target.supplies, &target.scratch, monitor)?;
     let seat = shelf.seat();
     let gate = Gate::new(monitor);
     std::thread::scope(|scope| {

@@ -22,6 +22,7 @@ use crate::push::outcome::{MirrorReport, Outcome, Report, Sums};
 use crate::push::pack_line::Ahead;
 use crate::push::scratch::{Entries, ManifestFile, Scratch, entries};
 use crate::push::source::{Live, Source};
+use crate::push::sources::Sources;
 use crate::push::target::Target;
 use crate::push::{PushError, ahead, rollout, site};
 use crate::release::Release;
@@ -213,9 +214,10 @@ impl Preparation {
     fn into_target(self, next: Next, is_new: bool, likely_base: Option<ManifestId>) -> Target {
         // What a mirror is brought up from is more likely whole than what is brought up.
         let from = self.loaded.from.iter().chain(&self.members);
-        let mirrors: Vec<_> = from.map(|member| Arc::clone(&member.mirror)).collect();
+        let likely = likely_manifests(&next, likely_base);
+        let sources = Sources::new(from, &likely);
         let releases = self.members.iter().chain(&self.loaded.from).flat_map(Member::releases).cloned().collect();
-        let supplies = Supplies::new(self.loaded.live, mirrors, releases).with_old_content(self.cache);
+        let supplies = Supplies::new(self.loaded.live, sources, releases).with_old_content(self.cache);
         let mut links = self.scratch.known_links();
         let round_trip = |member: &Member| member.state.as_ref().ok()?.round_trip;
         for (member, round_trip) in self.members.iter().filter_map(|member| Some((member, round_trip(member)?))) {
@@ -357,6 +359,12 @@ impl Preparation {
             None => Ok((HistoryId::random().context("make an id for", || "a new history".into())?, Vec::new())),
         }
     }
+}
+
+/// The manifests of which a release is made: who keeps one of them has most of the content.
+fn likely_manifests(next: &Next, likely_base: Option<ManifestId>) -> Vec<ManifestId> {
+    let previous = next.previous.as_ref().map(|previous| previous.id);
+    [Some(next.release.manifest), previous, likely_base].into_iter().flatten().collect()
 }
 
 /// How many mirrors can be reached, and of how many, those that count.

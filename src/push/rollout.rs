@@ -97,7 +97,7 @@ fn roll_out(
     let (line_sender, line_errors) = unbounded();
     let shelves: Vec<PackShelf<'_>> = (0..)
         .zip(batches)
-        .map(|(number, _)| PackShelf::new(number, &target.supplies, &target.scratch))
+        .map(|(number, _)| PackShelf::new(number, &target.supplies, &target.scratch, gate))
         .collect::<Result<_, _>>()?;
     let result = std::thread::scope(|scope| {
         for (batch, shelf) in batches.iter().zip(&shelves) {
@@ -201,7 +201,7 @@ fn stage_alone(
 ) -> Result<(), MirrorError> {
     let supply = |error: PushError| MirrorError::Supply(Box::new(error));
     let batch = batch::of_one(target, base, index, shunned, options, gate).map_err(supply)?;
-    let shelf = PackShelf::new(target.members.len() + index, &target.supplies, &target.scratch)?;
+    let shelf = PackShelf::new(target.members.len() + index, &target.supplies, &target.scratch, gate)?;
     std::thread::scope(|scope| {
         let seat = shelf.seat();
         // Its error reaches the mirror through the shelf.

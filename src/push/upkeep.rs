@@ -10,6 +10,7 @@ use crate::push::contents::Supplies;
 use crate::push::fleet::{self, Fleet, in_source};
 use crate::push::outcome::{Outcome, Report, error_chain};
 use crate::push::source::{Live, Source};
+use crate::push::sources::Sources;
 use crate::release::Release;
 use crate::scan::{Root, ScanOptions, Tree};
 
@@ -42,20 +43,21 @@ pub fn settle(report: &Report, fleet: &Fleet, keep: usize, monitor: &dyn Monitor
 /// # Errors
 /// When the source cannot be read, or the mirror not be written.
 pub fn repair(source: &Source, mirror: &Arc<dyn Mirror>, monitor: &dyn Monitor) -> Result<Repaired, PushError> {
+    let sources = |mirrors: &[&Arc<dyn Mirror>]| Sources::of(mirrors.iter().map(|mirror| Arc::clone(mirror)));
     let supplies = match source {
         Source::Trees { roots, scan } => {
-            Supplies::new(Live::Tree(Arc::new(Tree::scan(roots, scan, monitor)?)), vec![Arc::clone(mirror)], Vec::new())
+            Supplies::new(Live::Tree(Arc::new(Tree::scan(roots, scan, monitor)?)), sources(&[mirror]), Vec::new())
         }
         Source::Store(from) => {
             let releases = from.state().map_err(|source| in_source(from, source))?.releases;
-            Supplies::new(Live::Entries(Vec::new()), vec![Arc::clone(from), Arc::clone(mirror)], releases)
+            Supplies::new(Live::Entries(Vec::new()), sources(&[from, mirror]), releases)
         }
         Source::Rollback { .. } | Source::Staged(_) | Source::Newest => {
-            Supplies::new(Live::Entries(Vec::new()), vec![Arc::clone(mirror)], Vec::new())
+            Supplies::new(Live::Entries(Vec::new()), sources(&[mirror]), Vec::new())
         }
     };
     let failed = |source| PushError::Mirror { mirror: mirror.name().to_owned(), source };
-    mirror.repair(&supplies, monitor).map_err(failed)
+    mirror.repair(&supplies.under(monitor), monitor).map_err(failed)
 }
 
 /// One side of a comparison.

@@ -28,7 +28,7 @@ impl Handler {
         let this = Arc::clone(self);
         let site = Arc::clone(site);
         Ok(match action {
-            Action::Stage => return Err(not_here()),
+            Action::Stage | Action::Objects => return Err(not_here()),
             Action::Holds => Reaction::later(async move {
                 let (asker, is_gone) = presence();
                 let held = this.blocking(move || site.holds(&body, &is_gone)).await;

@@ -19,6 +19,7 @@ use crate::serve::guarded::Phases;
 use crate::serve::hook::Hooks;
 use crate::serve::inbox::Inbox;
 use crate::serve::log::{Entry, text};
+use crate::serve::parts::ObjectParts;
 use crate::serve::reaction::Reaction;
 use crate::serve::refused::{Refused, or_unknown};
 use crate::serve::reply::{self, Reply};
@@ -251,11 +252,12 @@ impl Handler {
         let authorization = parts.headers.get(AUTHORIZATION).map(hyper::header::HeaderValue::as_bytes);
         let grant = self.access().grant(authorization, site.settings.name.as_ref(), &mut entry.token)?;
         let resource = resource.ok_or_else(|| nothing_below(&site.settings.base))?;
-        grant.check(if parts.method == Method::GET { Right::Read } else { Right::Push })?;
+        grant.check(right_for(&parts.method, resource))?;
         match (&parts.method, resource) {
             (&Method::GET, _) => self.read(site, resource, parts, grant.right).await,
             (&Method::PUT, _) => self.put(site, resource, inbox).await,
             (&Method::POST, Resource::Action(Action::Stage)) => stage::stage(self, site, inbox).await,
+            (&Method::POST, Resource::Action(Action::Objects)) => self.objects(site, inbox).await,
             (&Method::POST, Resource::Action(action)) => self.act(site, action, inbox).await,
             _ => Err(not_here()),
         }
@@ -308,6 +310,15 @@ impl Handler {
             Refused::new(StatusCode::RANGE_NOT_SATISFIABLE, "malformed", "a range is bytes=N- within the object")
         })?;
         Ok(Reaction::Now(reply::part(Reply::file(file, offset, length - offset), offset, length)))
+    }
+
+    /// Answers with parts of objects.
+    async fn objects(&self, site: &Arc<SiteState>, inbox: &mut Inbox) -> Result<Reaction, Refused> {
+        let length = inbox.check(Action::Objects.most_bytes())?;
+        let question = inbox.read(length).await?;
+        let site = Arc::clone(site);
+        let (parts, length) = self.blocking(move || ObjectParts::new(site.store()?, &question)).await?;
+        Ok(Reaction::Now(reply::content(StatusCode::OK, Reply::parts(parts, length))))
     }
 
     async fn put(
@@ -376,6 +387,15 @@ async fn run<T: Send + 'static>(
         result
     };
     tokio::task::spawn_blocking(work).await.map_err(|error| Refused::broken(&error))?
+}
+
+/// What a token must permit for a request. Some questions are too long for an address, and change nothing.
+fn right_for(method: &Method, resource: Resource) -> Right {
+    match resource {
+        Resource::Action(Action::Holds | Action::Objects) => Right::Read,
+        _ if *method == Method::GET => Right::Read,
+        _ => Right::Push,
+    }
 }
 
 fn nothing_below(base: &str) -> Refused {

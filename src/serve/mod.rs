@@ -20,6 +20,7 @@ mod handler;
 mod hook;
 mod inbox;
 mod log;
+mod parts;
 mod reaction;
 mod readers;
 mod refused;

@@ -14,6 +14,7 @@ use serde::Serialize;
 use tokio::sync::mpsc;
 
 use crate::serve::guarded::Phases;
+use crate::serve::parts::ObjectParts;
 use crate::serve::refused::Refused;
 use crate::wire::{Answer, VERSION, VERSION_HEADER};
 
@@ -60,6 +61,28 @@ impl Reply {
                     return;
                 }
                 done += count;
+            }
+        });
+        Self::stream(from, Some(length))
+    }
+
+    /// Parts of objects, `length` bytes in all.
+    pub(super) fn parts(parts: ObjectParts, length: u64) -> Self {
+        let (sender, from) = mpsc::channel(1);
+        tokio::spawn(async move {
+            let mut parts = parts;
+            loop {
+                let read = tokio::task::spawn_blocking(move || {
+                    let chunk = parts.chunk();
+                    (parts, chunk)
+                });
+                let Ok((rest, chunk)) = read.await else { return };
+                let is_last = chunk.is_err();
+                let is_end = chunk.as_ref().is_ok_and(Bytes::is_empty);
+                if is_end || sender.send(chunk).await.is_err() || is_last {
+                    return;
+                }
+                parts = rest;
             }
         });
         Self::stream(from, Some(length))

@@ -214,7 +214,7 @@ impl SiteState {
     /// Ends a stage, or says what is lacking.
     pub(super) fn finish(&self, session: &Arc<Session>) -> Result<Staging, Refused> {
         let _hold = self.desk.hold();
-        let result = session.finish(&|id| self.desk.object(id));
+        let result = session.finish(&|id: &ObjectId| self.desk.object(id));
         session.touch();
         let error = match result {
             Ok(resent) => {
@@ -293,7 +293,7 @@ impl SiteState {
     pub(super) fn repair(&self, request: Repair, cancelled: &(dyn Fn() -> bool + Sync)) -> Result<Repairing, Refused> {
         let _hold = self.desk.hold();
         let asker = Asker::new(&self.desk, request.is_last);
-        let repaired = self.store()?.repair(&|id| asker.object(id), &asker, self.lock, cancelled)?;
+        let repaired = self.store()?.repair(&|id: &ObjectId| asker.object(id), &asker, self.lock, cancelled)?;
         let wants = asker.into_wants();
         self.desk.ask(&wants);
         let (found, objects, mended, left) = (repaired.found, repaired.objects, repaired.mended, repaired.left);

@@ -214,7 +214,7 @@ mod tests {
     use crate::hash::{BundleKey, HistoryId, ManifestId, ObjectId};
     use crate::manifest::transit::encode_beside;
     use crate::manifest::{FileEntry, Kind, ManifestError, ManifestWriter};
-    use crate::store::{Depth, FetchRecords};
+    use crate::store::{Depth, FetchError, FetchRecords};
     use crate::tree_path::{LinkTarget, Site};
 
     /// Two times far ahead of any clock.
@@ -293,7 +293,10 @@ mod tests {
             let change = encode_beside(|| Ok(stream(old)), || Ok(stream(entries)), base, created, &held).unwrap();
             let key = BundleKey::of(&release.sequence.to_le_bytes());
             let mut arrival = self.store.begin(release, &key, base, &change.bytes, NO_WAIT).unwrap().unwrap();
-            arrival.finish(&|id| Ok(Box::new(Cursor::new(self.contents[id].clone().into_bytes())))).unwrap();
+            let open = |id: &ObjectId| -> Result<Box<dyn Read + Send>, FetchError> {
+                Ok(Box::new(Cursor::new(self.contents[id].clone().into_bytes())))
+            };
+            arrival.finish(&open).unwrap();
         }
 
         fn expire(&self, now: u64) -> u64 {

@@ -34,7 +34,7 @@ pub use permissions::{ContentMode, DirectoryMode, ModeError, Permissions};
 pub use prune::Pruned;
 pub use quarantine::Quarantine;
 pub use repair::{FetchRecords, Repaired};
-pub use stage::{Arrival, FetchObject};
+pub use stage::{Arrival, Fetch, FetchError, FetchObject};
 pub use verify::{Depth, Fault, FaultKind, Verified};
 
 use std::path::PathBuf;

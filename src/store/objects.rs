@@ -14,6 +14,15 @@ impl Store {
         Ok(self.layout.objects.stat(&object_name(object))?)
     }
 
+    /// The size of an object, as its file has it, in bytes; `None` if it is not here.
+    ///
+    /// # Errors
+    /// When the disk cannot be read.
+    pub fn object_bytes(&self, object: &ObjectId) -> Result<Option<u64>, StoreError> {
+        let meta = self.object_meta(object)?.filter(|meta| meta.kind == fsx::FileKind::File);
+        Ok(meta.map(|meta| meta.size))
+    }
+
     /// Opens the content of an object. Whoever reads checks that it is what the id says.
     ///
     /// # Errors

@@ -136,6 +136,7 @@ impl Store {
             damaged.extend(self.damaged_objects(manifest)?.into_iter().map(|file| (file.object, file)));
         }
         let mut mended = 0;
+        fetch.announce(&damaged.keys().copied().collect::<Vec<_>>());
         for file in damaged.values() {
             if self.object_meta(&file.object)?.is_some_and(|meta| meta.kind != FileKind::File) {
                 self.layout.objects.remove_all(&object_name(&file.object))?;

@@ -21,8 +21,31 @@ use crate::store::slots::SlotWriter;
 use crate::store::write_back::WriteBack;
 use crate::store::{Pruned, Store, StoreError, What, lie};
 
-/// Opens the content of an object that is missing here.
-pub type FetchObject<'a> = dyn Fn(&ObjectId) -> Result<Box<dyn Read + Send>, Box<dyn Error + Send + Sync>> + Sync + 'a;
+/// Opens the content of objects that are missing here.
+pub trait Fetch: Sync {
+    /// Tells which objects will be opened.
+    fn announce(&self, objects: &[ObjectId]) {
+        let _ = objects;
+    }
+
+    /// Opens the content of an object.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    fn open(&self, object: &ObjectId) -> Result<Box<dyn Read + Send>, FetchError>;
+}
+
+/// Why an object could not be opened.
+pub type FetchError = Box<dyn Error + Send + Sync>;
+
+impl<F: Fn(&ObjectId) -> Result<Box<dyn Read + Send>, FetchError> + Sync> Fetch for F {
+    fn open(&self, object: &ObjectId) -> Result<Box<dyn Read + Send>, FetchError> {
+        self(object)
+    }
+}
+
+/// Who opens objects that are missing here.
+pub type FetchObject<'a> = dyn Fetch + 'a;
 
 /// A release on its way into a store: takes packs, then becomes staged.
 #[derive(Debug)]
@@ -142,10 +165,13 @@ impl Store {
         let permissions = self.permissions_of(u64::MAX)?;
         let mut missing = Vec::new();
         let mut why = None;
+        if files.len() > 1 {
+            fetch.announce(&files.iter().map(|file| file.object).collect::<Vec<_>>());
+        }
         for file in files {
             let name = file.object.to_string();
             tmp.unlink_if_any(&name)?;
-            let error = match fetch(&file.object) {
+            let error = match fetch.open(&file.object) {
                 Err(error) => error,
                 Ok(content) => {
                     if write_object(file, permissions.file(file.exec), content, tmp, &name)? {

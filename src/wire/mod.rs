@@ -5,6 +5,8 @@
 //! This room has the messages and limits that both ends share. It touches no
 //! socket, file or clock, and refuses to know who asks and who answers.
 
+mod part;
+
 use std::fmt;
 use std::path::PathBuf;
 
@@ -14,6 +16,8 @@ use crate::hash::{BundleKey, ManifestId, ObjectId, PackId, StoreId};
 use crate::release::ReleaseName;
 pub use crate::store::{Fault, Happening, Pruned, Verified};
 use crate::tree_path::Site;
+
+pub use part::{Holds, ObjectPart};
 
 /// The version that this headwater speaks.
 pub const VERSION: u32 = 1;
@@ -29,6 +33,8 @@ pub const MAX_CHANGE_BYTES: u64 = 1024 * 1024 * 1024;
 pub const MAX_MESSAGE_BYTES: u64 = 64 * 1024;
 /// Most objects that one question names.
 pub const MAX_ASKED: usize = 32 * 1024;
+/// Most parts of objects that one request asks for.
+pub const MAX_PARTS: usize = 8 * 1024;
 /// Largest answer that is one JSON object, in bytes: that of a verification with very many faults.
 pub const MAX_ANSWER_BYTES: u64 = 256 * 1024 * 1024;
 /// Several packs in one body have at most so many bytes, with their heads.
@@ -76,10 +82,12 @@ pub enum Action {
     Repair,
     /// Say which objects are there.
     Holds,
+    /// Send parts of objects.
+    Objects,
 }
 
 impl Action {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 9] = [
         Self::Stage,
         Self::Activate,
         Self::Abandon,
@@ -88,6 +96,7 @@ impl Action {
         Self::Verify,
         Self::Repair,
         Self::Holds,
+        Self::Objects,
     ];
 
     /// Its name in a path.
@@ -102,6 +111,7 @@ impl Action {
             Self::Verify => "verify",
             Self::Repair => "repair",
             Self::Holds => "holds",
+            Self::Objects => "objects",
         }
     }
 
@@ -110,6 +120,7 @@ impl Action {
     pub const fn most_bytes(self) -> u64 {
         match self {
             Self::Holds => 32 * MAX_ASKED as u64,
+            Self::Objects => (ObjectPart::BYTES * MAX_PARTS) as u64,
             _ => MAX_MESSAGE_BYTES,
         }
     }
@@ -436,39 +447,6 @@ pub struct Wants {
     pub releases: Vec<ReleaseName>,
 }
 
-/// Which of the objects that were asked for are there.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Holds {
-    /// A bit for each, in their order, the lowest of a byte first; hexadecimal.
-    pub bits: String,
-}
-
-impl Holds {
-    /// Says it of each.
-    #[must_use]
-    pub fn of(held: &[bool]) -> Self {
-        let byte = |eight: &[bool]| (0..).zip(eight).fold(0u8, |byte, (bit, held)| byte | u8::from(*held) << bit);
-        Self { bits: held.chunks(8).map(|eight| format!("{:02x}", byte(eight))).collect() }
-    }
-
-    /// What is said of `count` objects; nothing if it is of more, or of fewer, or not a text of bits.
-    #[must_use]
-    pub fn read(&self, count: usize) -> Option<Vec<bool>> {
-        let is_hex = self.bits.bytes().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f'));
-        if !is_hex || self.bits.len() != 2 * count.div_ceil(8) {
-            return None;
-        }
-        let byte = |at: usize| u8::from_str_radix(&self.bits[2 * at..2 * at + 2], 16).ok();
-        let mut held = Vec::with_capacity(8 * count.div_ceil(8));
-        for at in 0..count.div_ceil(8) {
-            let byte = byte(at)?;
-            held.extend((0..8).map(|bit| byte >> bit & 1 == 1));
-        }
-        // Of what was not asked for nothing is said.
-        held.split_off(count).iter().all(|held| !held).then_some(held)
-    }
-}
-
 /// What `headwater receive` says before it speaks HTTP.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Banner {
@@ -497,15 +475,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_held_reads_as_it_was_said() {
-        for count in [0, 1, 7, 8, 9, 1000] {
-            let held: Vec<bool> = (0..count).map(|index| index % 3 == 0).collect();
-            assert_eq!(Holds::of(&held).read(count), Some(held));
-        }
-        assert_eq!(Holds::of(&[true, false, true]).bits, "05");
-    }
-
-    #[test]
     fn a_head_of_packs_reads_as_it_was_written_and_else_not() {
         let pack = PackHead::Pack { id: PackId::of(b"a"), bytes: 300 };
         for head in [pack, PackHead::End { is_whole: true }, PackHead::End { is_whole: false }] {
@@ -525,14 +494,5 @@ mod tests {
         assert_eq!(read(r#"{"kind":"no_space","message":"x","detail":"quota"}"#), Some(Detail::Quota));
         assert_eq!(read(r#"{"kind":"no_space","message":"x","detail":"of_tomorrow"}"#), Some(Detail::Other));
         assert_eq!(read(r#"{"kind":"no_space","message":"x"}"#), None);
-    }
-
-    #[test]
-    fn an_answer_of_another_length_or_spelling_is_none() {
-        let read = |bits: &str, count| Holds { bits: bits.to_owned() }.read(count);
-        for (bits, count) in [("", 1), ("0", 1), ("0000", 8), ("00", 9), ("08", 3), ("0F", 8), ("+1", 8), ("é", 8)] {
-            assert_eq!(read(bits, count), None, "{bits} of {count}");
-        }
-        assert_eq!(read("07", 3), Some(vec![true; 3]));
     }
 }

@@ -46,7 +46,8 @@ macro_rules! contract {
                     an_absent_mirror_is_empty_and_stays_absent
                     a_mirror_of_another_site_is_refused
                     two_who_create_it_at_once_make_one_mirror
-                    manifests_and_objects_come_back_as_they_went;
+                    manifests_and_objects_come_back_as_they_went
+                    parts_of_many_objects_come_in_the_order_asked_for;
                 staging:
                     a_staged_and_activated_release_is_served_whole
                     a_staged_release_is_not_seen

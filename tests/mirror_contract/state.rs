@@ -8,6 +8,10 @@ use std::time::Duration;
 use headwater::mirror::Failure;
 use headwater::tree_path::Site;
 
+use headwater::hash::ObjectId;
+use headwater::mirror::{Effort, ObjectPart};
+use headwater::monitor::Silent;
+
 use crate::fixture::{Fixture, assert_serves};
 use crate::origin::{first_tree, second_tree};
 
@@ -88,4 +92,37 @@ pub(crate) fn manifests_and_objects_come_back_as_they_went<F: Fixture>() {
     assert_eq!(state.releases, [first.release, second.release]);
     assert_eq!((state.highest_sequence, state.site), (2, Some(crate::origin::site())));
     assert!(fs::read_dir(fixture.store()).unwrap().count() == 2, "something lies beside .headwater and current");
+}
+
+pub(crate) fn parts_of_many_objects_come_in_the_order_asked_for<F: Fixture>() {
+    let first = first_tree().release(1);
+    let absent = F::new();
+    let part = |object: ObjectId, offset: u64, length: u64| ObjectPart { object, offset, length };
+    let unknown = part(ObjectId::of(b"unknown"), 0, 7);
+    assert!(absent.mirror().read_parts(&[unknown], Effort::Patient, &Silent).is_err());
+    assert!(!absent.store().exists(), "reading makes no mirror");
+    let fixture = F::with(&[&first]);
+    let mirror = fixture.mirror();
+    assert!(mirror.read_parts(&[], Effort::Once, &Silent).unwrap().is_empty());
+    let mut parts = Vec::new();
+    let mut wanted = Vec::new();
+    for id in first.named_objects().into_iter().rev() {
+        let content = &first.objects[&id];
+        let size = content.len() as u64;
+        for (offset, length) in [(0, size), (size / 2, size - size / 2), (size, 0), (0, 0)] {
+            let (start, count) = (usize::try_from(offset).unwrap(), usize::try_from(length).unwrap());
+            parts.extend([part(id, offset, length), unknown]);
+            wanted.extend([Some(content[start..start + count].to_vec()), None]);
+        }
+        for (offset, length) in [(0, size + 1), (size + 1, 0), (1, u64::MAX), (u64::MAX, 1)] {
+            parts.push(part(id, offset, length));
+            wanted.push(None);
+        }
+    }
+    // More than one request takes.
+    while parts.len() < 10_000 {
+        parts.push(unknown);
+        wanted.push(None);
+    }
+    assert!(mirror.read_parts(&parts, Effort::Patient, &Silent).unwrap() == wanted);
 }

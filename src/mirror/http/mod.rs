@@ -11,6 +11,7 @@ mod client;
 mod download;
 mod flow;
 mod handshake;
+mod objects;
 mod pace;
 mod repair;
 mod stage;
@@ -35,7 +36,7 @@ use crate::hash::{BundleKey, ManifestId, ObjectId};
 use crate::mirror::location::{HttpPlace, SshPlace};
 use crate::mirror::ssh::{SshLink, SshSettings};
 use crate::mirror::way::WayError;
-use crate::mirror::{Bundle, Link, Mirror, MirrorError, MirrorState, StageRequest, Supply};
+use crate::mirror::{Bundle, Effort, Link, Mirror, MirrorError, MirrorState, ObjectPart, StageRequest, Supply};
 use crate::monitor::Monitor;
 use crate::release::{Release, ReleaseName};
 use crate::store::{Depth, Happening, Pruned, Repaired, Verified};
@@ -326,6 +327,16 @@ impl Mirror for HttpMirror {
 
     fn object(&self, id: &ObjectId, offset: u64) -> Result<Box<dyn Read + Send>, MirrorError> {
         Ok(Box::new(self.content(Resource::Object(*id), offset)?))
+    }
+
+    fn read_parts(
+        &self,
+        parts: &[ObjectPart],
+        effort: Effort,
+        monitor: &dyn Monitor,
+    ) -> Result<Vec<Option<Vec<u8>>>, MirrorError> {
+        self.check_site()?;
+        objects::read(&self.wired, parts, effort, &|| monitor.is_cancelled())
     }
 
     fn holds(&self, objects: &[ObjectId], monitor: &dyn Monitor) -> Result<Vec<bool>, MirrorError> {

@@ -140,6 +140,8 @@ pub(in crate::mirror) type Stop<'s> = &'s (dyn Fn() -> bool + Sync);
 pub(super) struct Patience<'s> {
     failures: u32,
     tries: u32,
+    /// Nothing is waited for: only what can be tried again at once is.
+    is_once: bool,
     has_failed: bool,
     since: Option<Instant>,
     /// When the last request was made.
@@ -157,14 +159,19 @@ pub(super) struct Patience<'s> {
 impl<'s> Patience<'s> {
     /// Patience that begins now.
     pub(super) const fn new(wait: Duration, deadline: Option<Instant>, stop: Stop<'s>) -> Self {
-        let (failures, tries, has_failed, idle) = (0, MAX_TRIES, false, MAX_IDLE);
+        let (failures, tries, is_once, has_failed, idle) = (0, MAX_TRIES, false, false, MAX_IDLE);
         let (since, asked, locked_since, polls) = (None, None, None, 0);
-        Self { failures, tries, has_failed, since, asked, locked_since, polls, idle, wait, deadline, stop }
+        Self { failures, tries, is_once, has_failed, since, asked, locked_since, polls, idle, wait, deadline, stop }
     }
 
     /// With fewer tries and no more than so much time, from now on, until something comes through.
     pub(super) fn within(self, idle: Duration) -> Self {
         Self { since: Some(Instant::now()), tries: FIRST_TRIES, idle, ..self }
+    }
+
+    /// For one try, and another one only where the connection had lain idle and was closed meanwhile.
+    pub(super) fn once(self) -> Self {
+        Self { is_once: true, ..self }
     }
 
     /// Something came through: counting begins anew.
@@ -206,6 +213,7 @@ impl<'s> Patience<'s> {
         self.has_failed = true;
         let pause = match trouble.again {
             Again::Never => return Err(trouble.error),
+            Again::WhileLocked | Again::Later | Again::After(_) if self.is_once => return Err(trouble.error),
             Again::WhileLocked => {
                 let left = self.wait.saturating_sub(now - *self.locked_since.get_or_insert(self.asked.unwrap_or(now)));
                 if left.is_zero() {
@@ -327,6 +335,16 @@ mod tests {
     fn what_fails_for_good_is_not_tried_again() {
         let mut patience = Patience::new(Duration::from_secs(60), None, GO);
         assert!(patience.next(Trouble::final_(lost())).is_err());
+    }
+
+    #[test]
+    fn one_try_waits_for_nothing() {
+        let next =
+            |again| Patience::new(Duration::from_secs(60), None, GO).once().next(Trouble { error: lost(), again });
+        assert!(next(Again::AtOnce).is_ok());
+        for again in [Again::Later, Again::WhileLocked, Again::After(Duration::ZERO), Again::Never] {
+            assert!(next(again).is_err(), "{again:?}");
+        }
     }
 
     #[test]

@@ -78,6 +78,7 @@ fn send(
             any = true;
         }
     }
+    supply.announce(&wants.objects);
     for id in &wants.objects {
         if sent.objects.insert(*id) && put_object(wired, &|| supply.object(id), id, stop)?.is_ok() {
             any = true;

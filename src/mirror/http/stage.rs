@@ -201,6 +201,7 @@ impl Stage<'_> {
 
     /// Sends objects of the base whole.
     fn send_objects(&mut self, objects: &[ObjectId]) -> Result<Step, MirrorError> {
+        self.bundle.announce(objects);
         let mut missing = Vec::new();
         let mut why: Option<SupplyError> = None;
         for id in objects {

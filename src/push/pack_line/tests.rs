@@ -16,6 +16,7 @@ use crate::pack::PackReader;
 use crate::push::bases::Search;
 use crate::push::scratch::{Entries, Scratch};
 use crate::push::source::Live;
+use crate::push::sources::Sources;
 use crate::scan::{Root, ScanOptions, Tree};
 
 /// Contents by path.
@@ -31,7 +32,7 @@ fn scan(dir: &Path, files: &Files) -> Supplies {
     }
     let roots = [Root { path: dir.to_owned(), at: None }];
     let tree = Tree::scan(&roots, &ScanOptions::default(), &Silent).unwrap();
-    Supplies::new(Live::Tree(Arc::new(tree)), Vec::new(), Vec::new())
+    Supplies::new(Live::Tree(Arc::new(tree)), Sources::default(), Vec::new())
 }
 
 fn wanted(base: &[Entry], new: &[Entry]) -> Vec<Wanted> {
@@ -66,7 +67,8 @@ impl Space {
 
     /// The packs of a job.
     fn packs(&self, job: &Job<'_>, keeping: Option<&Keeping>) -> Vec<Arc<Vec<u8>>> {
-        let shelf = PackShelf::new(self.shelves.replace(self.shelves.get() + 1), job.supplies, &self.scratch).unwrap();
+        let shelf =
+            PackShelf::new(self.shelves.replace(self.shelves.get() + 1), job.supplies, &self.scratch, &Silent).unwrap();
         let seat = shelf.seat();
         run(job, keeping, &shelf, &Silent).unwrap();
         let mut packs = seat.packs();
@@ -224,7 +226,7 @@ proptest! {
         }
         let wanted = wanted(&base, &next);
         let shunned = std::collections::HashSet::new();
-        let search = Search { wanted: &wanted, old: &second.old, supplies: &second, shunned: &shunned, jobs: 2 };
+        let search = Search { wanted: &wanted, old: &second.old, supplies: &second, shunned: &shunned, jobs: 2, monitor: &Silent };
         let bases = search.run(|| Ok(stream(&base)), stream(&next)).unwrap();
         let job = Job { wanted: &wanted, supplies: &second, bases: &bases, is_kept: false, level, jobs: 2, ahead: None };
         let decoded = decode(&space.packs(&job, None), &wanted, &base, &old);

@@ -9,6 +9,7 @@ mod liars;
 mod means;
 mod policies;
 mod real;
+mod sources;
 mod ssh;
 mod stopped;
 mod tls;

@@ -49,9 +49,15 @@ fn only_those_with_a_token_of_this_site_and_right_get_in() {
             ("POST", "/v1/stage", &body[..]),
             ("POST", "/v1/activate", b"{}"),
             ("POST", "/v1/holds", &[0; 32]),
+            ("POST", "/v1/objects", &[0; 48]),
             ("PUT", "/v1/objects/x", b"x"),
         ] {
             let refused = ask(method, path, token.as_deref(), body);
+            // Reading is what this token is for: questions in a body change nothing.
+            if ["/v1/holds", "/v1/objects"].contains(&path) && word == "read, and not push" {
+                assert!([200, 404].contains(&refused.status), "{path}");
+                continue;
+            }
             let message = refused.json()["error"]["message"].as_str().unwrap().to_owned();
             // What is not there is not there for those who may read, either.
             let is_absent = refused.status == 404 && path.ends_with("/x") && status == 403;

@@ -112,7 +112,9 @@ fn a_mode_that_was_changed_by_hand_is_found_and_mended() {
         }
     }
     let store = Store::open(&mirror).unwrap();
-    let repaired = store.repair(&|_| Err("no".into()), &Nothing, Duration::from_secs(5), &|| false).unwrap();
+    let repaired = store
+        .repair(&|_: &headwater::hash::ObjectId| Err("no".into()), &Nothing, Duration::from_secs(5), &|| false)
+        .unwrap();
     assert_eq!(repaired.left, []);
     assert_eq!(fs::metadata(&served).unwrap().mode() & 0o7777, 0o440);
 }

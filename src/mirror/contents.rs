@@ -1,0 +1,34 @@
+//! Content on its way from one place to another: what supplies objects, and how hard it is asked.
+
+use std::io::Read;
+
+use crate::hash::ObjectId;
+use crate::mirror::{FetchRecords, SupplyError};
+
+/// How often something is tried that fails.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Effort {
+    /// Once: another mirror may do it instead.
+    Once,
+    /// A few times, until nothing has come through for as long as a connection may take.
+    Patient,
+}
+
+/// Opens the content of objects.
+pub trait Contents: Sync {
+    /// Tells which objects will be opened, so that they are looked for all at once.
+    fn announce(&self, objects: &[ObjectId]) {
+        let _ = objects;
+    }
+
+    /// Opens the content of an object; whoever reads checks it.
+    ///
+    /// # Errors
+    /// When it is not to be had.
+    fn object(&self, id: &ObjectId) -> Result<Box<dyn Read + Send>, SupplyError>;
+}
+
+/// Everything a mirror can be mended from.
+pub trait Supply: Contents + FetchRecords {}
+
+impl<T: Contents + FetchRecords> Supply for T {}

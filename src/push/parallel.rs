@@ -1,0 +1,50 @@
+//! Work on many pieces of content, in groups and on several threads.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use crate::pack::Piece;
+
+/// Pieces in groups that are read at once: few enough to be held in memory, enough for one request.
+pub(super) fn in_groups(pieces: impl Iterator<Item = (usize, Piece)>) -> Vec<Vec<(usize, Piece)>> {
+    const PIECES: usize = 256;
+    const BYTES: u64 = 4 << 20;
+    let (mut groups, mut bytes): (Vec<Vec<_>>, u64) = (Vec::new(), 0);
+    for (at, piece) in pieces {
+        bytes += u64::from(piece.length);
+        match groups.last_mut().filter(|group| group.len() < PIECES && bytes <= BYTES) {
+            Some(group) => group.push((at, piece)),
+            None => {
+                bytes = u64::from(piece.length);
+                groups.push(vec![(at, piece)]);
+            }
+        }
+    }
+    groups
+}
+
+/// What `make` makes for 0 to `count`, on `jobs` threads; each has memory that it may use again.
+pub(super) fn in_parallel<T: Clone + Default + Send>(
+    count: usize,
+    jobs: usize,
+    make: impl Fn(usize, &mut Vec<u8>) -> T + Sync,
+) -> Vec<T> {
+    let (next, made) = (AtomicUsize::new(0), Mutex::new(vec![T::default(); count]));
+    std::thread::scope(|scope| {
+        for _ in 0..jobs.min(count) {
+            scope.spawn(|| {
+                let mut buffer = Vec::new();
+                loop {
+                    let index = next.fetch_add(1, Ordering::Relaxed);
+                    if index >= count {
+                        return;
+                    }
+                    buffer.clear();
+                    let result = make(index, &mut buffer);
+                    made.lock().unwrap_or_else(PoisonError::into_inner)[index] = result;
+                }
+            });
+        }
+    });
+    made.into_inner().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,365 @@
+//! The mirrors that content is read from: many objects with one request, from mirrors that are
+//! likely to have them, and never again from one that failed.
+//!
+//! Every wait ends within a moment when the push is stopped: the request then
+//! goes on by itself, and ends with its deadline or with the process.
+
+use std::collections::{HashMap, HashSet};
+use std::io::{Cursor, Read};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use crossbeam_channel::{RecvTimeoutError, bounded};
+
+use crate::hash::{ManifestId, ObjectId};
+use crate::mirror::{Effort, Failure, Link, Mirror, MirrorError, ObjectPart};
+use crate::monitor::{Event, Monitor};
+use crate::push::fleet::Member;
+use crate::push::outcome::error_chain;
+
+/// How soon a request to stop is noticed.
+const LOOK: Duration = Duration::from_millis(50);
+/// An object of at most so many bytes is held in memory and asked for once.
+const HELD_BYTES: u64 = 4 << 20;
+
+/// Why content could not be read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum ReadError {
+    /// The push was stopped.
+    Cancelled,
+    /// No mirror that answers has these objects whole.
+    Lost(Vec<ObjectId>),
+}
+
+/// Whether a mirror is asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Health {
+    Good,
+    /// It failed once: it is tried again where no other mirror has what is needed.
+    Failed,
+    /// It failed again: it is not asked any more.
+    Lost,
+}
+
+#[derive(Debug)]
+struct Source {
+    mirror: Arc<dyn Mirror>,
+    health: Mutex<Health>,
+    /// Why it failed.
+    why: Mutex<Option<String>>,
+    /// Held while a mirror that failed is tried again: the others wait for what comes of it, no longer than for
+    /// the answer or the wish to stop.
+    again: Mutex<()>,
+}
+
+/// The mirrors that content is read from.
+#[derive(Debug, Default)]
+pub(super) struct Sources {
+    /// The ones to ask first come first.
+    sources: Vec<Source>,
+    /// Which mirror has an object whole, by index, as they said; `None` if none has.
+    holders: Mutex<HashMap<ObjectId, Option<usize>>>,
+    /// Mirrors that do not have an object whole, whatever they said.
+    wrong: Mutex<HashSet<(ObjectId, usize)>>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Sources {
+    /// The mirrors among `members` that have a store, those first that keep one of the manifests `likely`.
+    pub(super) fn new<'m>(members: impl Iterator<Item = &'m Member>, likely: &[ManifestId]) -> Self {
+        let has_store = |member: &&Member| member.state.as_ref().is_ok_and(|state| state.store.is_some());
+        let mut members: Vec<&Member> = members.filter(has_store).collect();
+        let is_likely = |member: &Member| member.releases().iter().any(|release| likely.contains(&release.manifest));
+        members.sort_by_key(|member| (member.mirror.link() == Link::Network, !is_likely(member)));
+        Self::of(members.iter().map(|member| Arc::clone(&member.mirror)))
+    }
+
+    /// These mirrors.
+    pub(super) fn of(mirrors: impl Iterator<Item = Arc<dyn Mirror>>) -> Self {
+        let source = |mirror| Source {
+            mirror,
+            health: Mutex::new(Health::Good),
+            why: Mutex::default(),
+            again: Mutex::default(),
+        };
+        Self { sources: mirrors.map(source).collect(), ..Self::default() }
+    }
+
+    /// The mirrors that have not failed.
+    pub(super) fn mirrors(&self) -> impl Iterator<Item = &Arc<dyn Mirror>> {
+        self.sources.iter().filter(|source| source.health() == Health::Good).map(|source| &source.mirror)
+    }
+
+    /// Which mirrors failed, and why.
+    pub(super) fn failed(&self) -> Vec<String> {
+        let why = |source: &Source| Some(format!("{}: {}", source.mirror.name(), lock(&source.why).as_ref()?));
+        self.sources.iter().filter_map(why).collect()
+    }
+
+    /// The content of objects, with their sizes, in their order: each is read whole and checked.
+    /// A mirror is asked for all that it may have with one request.
+    pub(super) fn fetch(&self, objects: &[(ObjectId, u64)], monitor: &dyn Monitor) -> Result<Vec<Vec<u8>>, ReadError> {
+        let mut found: Vec<Option<Vec<u8>>> = vec![None; objects.len()];
+        let mut has_answered = vec![false; self.sources.len()];
+        for effort in [Effort::Once, Effort::Patient] {
+            for (source, has_answered) in self.sources.iter().zip(&mut has_answered) {
+                let left: Vec<usize> = (0..found.len()).filter(|index| found[*index].is_none()).collect();
+                if left.is_empty() || *has_answered {
+                    continue;
+                }
+                let part = |index: &usize| {
+                    let (object, length) = objects[*index];
+                    ObjectPart { object, offset: 0, length }
+                };
+                let parts: Vec<ObjectPart> = left.iter().map(part).collect();
+                let Some(read) = source.read_parts(parts, effort, monitor)? else { continue };
+                *has_answered = true;
+                for (index, bytes) in left.into_iter().zip(read) {
+                    found[index] = bytes.filter(|bytes| ObjectId::of(bytes) == objects[index].0);
+                }
+            }
+        }
+        let lost: Vec<ObjectId> =
+            objects.iter().zip(&found).filter(|(_, found)| found.is_none()).map(|((id, _), _)| *id).collect();
+        if lost.is_empty() { Ok(found.into_iter().flatten().collect()) } else { Err(ReadError::Lost(lost)) }
+    }
+
+    /// Finds out which mirror has which of `objects` whole. Each mirror is asked once for all of them.
+    pub(super) fn locate(&self, objects: &[ObjectId], monitor: &dyn Monitor) -> Result<(), ReadError> {
+        let mut holders = lock(&self.holders);
+        let mut left: Vec<ObjectId> = objects.iter().copied().filter(|id| !holders.contains_key(id)).collect();
+        left.sort_unstable();
+        left.dedup();
+        let mut unsure = None;
+        for (index, source) in self.sources.iter().enumerate() {
+            let wrong = lock(&self.wrong);
+            let asked: Vec<ObjectId> = left.iter().copied().filter(|id| !wrong.contains(&(*id, index))).collect();
+            drop(wrong);
+            if asked.is_empty() || source.health() == Health::Lost {
+                continue;
+            }
+            match source.holds(asked.clone(), monitor)? {
+                Some(held) => {
+                    let held: HashSet<ObjectId> =
+                        asked.into_iter().zip(held).filter_map(|(id, is_held)| is_held.then_some(id)).collect();
+                    left.retain(|id| !held.contains(id));
+                    holders.extend(held.into_iter().map(|id| (id, Some(index))));
+                }
+                // One that could not say in time may have them all the same.
+                None if source.health() != Health::Lost => unsure = unsure.or(Some(index)),
+                None => {}
+            }
+        }
+        holders.extend(left.into_iter().map(|id| (id, unsure)));
+        Ok(())
+    }
+
+    /// Notes that a mirror does not have an object whole; the next look finds another one.
+    fn is_not_whole(&self, id: &ObjectId, index: usize) {
+        lock(&self.wrong).insert((*id, index));
+        let mut holders = lock(&self.holders);
+        holders.remove(id);
+        if self.sources[index].health() == Health::Lost {
+            // Whatever else it was to give is looked for elsewhere, all at once.
+            holders.retain(|_, holder| *holder != Some(index));
+        }
+    }
+
+    fn holder(
+        &self,
+        id: &ObjectId,
+        group: &dyn Fn() -> Vec<ObjectId>,
+        monitor: &dyn Monitor,
+    ) -> Result<usize, ReadError> {
+        let known = lock(&self.holders).get(id).copied();
+        if let Some(known) = known {
+            return known.ok_or_else(|| ReadError::Lost(vec![*id]));
+        }
+        self.locate(&group(), monitor)?;
+        self.locate(std::slice::from_ref(id), monitor)?;
+        lock(&self.holders).get(id).copied().flatten().ok_or_else(|| ReadError::Lost(vec![*id]))
+    }
+
+    /// Reads a part of an object that is too large to be held in memory. All of `group`, of which it is one, are
+    /// looked for at once. Whether it is the right one is for the caller to find out.
+    pub(super) fn read_part(
+        &self,
+        part: ObjectPart,
+        group: &dyn Fn() -> Vec<ObjectId>,
+        monitor: &dyn Monitor,
+    ) -> Result<Vec<u8>, ReadError> {
+        loop {
+            let index = self.holder(&part.object, group, monitor)?;
+            for effort in [Effort::Once, Effort::Patient] {
+                let read = self.sources[index].read_parts(vec![part], effort, monitor)?;
+                match read.map(|read| read.into_iter().next().flatten()) {
+                    Some(Some(bytes)) => return Ok(bytes),
+                    Some(None) => break,
+                    None => {}
+                }
+            }
+            self.is_not_whole(&part.object, index);
+        }
+    }
+
+    /// Opens an object of any size. One that is small is read and checked; of a large one a mirror said
+    /// that it is whole.
+    pub(super) fn open(&self, id: &ObjectId, monitor: &dyn Monitor) -> Result<Box<dyn Read + Send>, ReadError> {
+        loop {
+            let index = self.holder(id, &Vec::new, monitor)?;
+            if let Some(content) = self.sources[index].open(*id, monitor)? {
+                return Ok(content);
+            }
+            self.is_not_whole(id, index);
+        }
+    }
+}
+
+impl Source {
+    fn health(&self) -> Health {
+        *lock(&self.health)
+    }
+
+    /// Asks for parts of objects; `None` if it fails, or has failed before.
+    fn read_parts(
+        &self,
+        parts: Vec<ObjectPart>,
+        effort: Effort,
+        monitor: &dyn Monitor,
+    ) -> Result<Option<Vec<Option<Vec<u8>>>>, ReadError> {
+        let _again = match (effort, self.health()) {
+            (_, Health::Lost) | (Effort::Once, Health::Failed) => return Ok(None),
+            (Effort::Patient, Health::Failed) => Some(lock(&self.again)),
+            (_, Health::Good) => None,
+        };
+        // Another thread may have found out meanwhile.
+        if self.health() == Health::Lost {
+            return Ok(None);
+        }
+        self.ask(effort, monitor, move |mirror, monitor| mirror.read_parts(&parts, effort, monitor))
+    }
+
+    /// Asks which objects it holds; `None` if it does not say.
+    fn holds(&self, objects: Vec<ObjectId>, monitor: &dyn Monitor) -> Result<Option<Vec<bool>>, ReadError> {
+        self.ask(Effort::Patient, monitor, move |mirror, monitor| match mirror.holds(&objects, monitor) {
+            // It reads all of them before it says so: one that takes long is not lost. Nor is one that refuses.
+            Err(error) if error.failure() == Failure::Timeout => Ok(None),
+            Err(MirrorError::Remote { .. }) => Ok(None),
+            other => other.map(Some),
+        })
+        .map(Option::flatten)
+    }
+
+    fn open(&self, id: ObjectId, monitor: &dyn Monitor) -> Result<Option<Box<dyn Read + Send>>, ReadError> {
+        let opened = self.ask(Effort::Patient, monitor, move |mirror, _| {
+            let (mut content, mut first) = (mirror.object(&id, 0)?, Vec::new());
+            let read = (&mut content).take(HELD_BYTES + 1).read_to_end(&mut first);
+            let is_small = first.len() as u64 <= HELD_BYTES;
+            Ok(match read {
+                Ok(_) if is_small && ObjectId::of(&first) != id => None,
+                Ok(_) if is_small => Some(Box::new(Cursor::new(first)) as Box<dyn Read + Send>),
+                Ok(_) => Some(Box::new(Cursor::new(first).chain(content)) as Box<dyn Read + Send>),
+                Err(_) => None,
+            })
+        })?;
+        Ok(opened.flatten())
+    }
+
+    /// Asks the mirror something, and notes what that says of its health; `None` if it failed.
+    fn ask<T: Send + 'static>(
+        &self,
+        effort: Effort,
+        monitor: &dyn Monitor,
+        question: impl FnOnce(&Arc<dyn Mirror>, &dyn Monitor) -> Result<T, MirrorError> + Send + 'static,
+    ) -> Result<Option<T>, ReadError> {
+        let mirror = Arc::clone(&self.mirror);
+        let answer = until_stopped(monitor, move |monitor| question(&mirror, monitor)).ok_or(ReadError::Cancelled)?;
+        match answer {
+            Ok(answer) => {
+                let mut health = lock(&self.health);
+                if effort == Effort::Patient && *health == Health::Failed {
+                    *health = Health::Good;
+                    *lock(&self.why) = None;
+                }
+                Ok(Some(answer))
+            }
+            Err(_) if monitor.is_cancelled() => Err(ReadError::Cancelled),
+            // It answers, and has no such object, or may not give it.
+            Err(MirrorError::Remote { refusal }) if refusal.kind == "unknown" => Ok(None),
+            Err(MirrorError::Store(_)) => Ok(None),
+            Err(error) => {
+                self.note_failure(effort, &error, monitor);
+                Ok(None)
+            }
+        }
+    }
+
+    fn note_failure(&self, effort: Effort, error: &MirrorError, monitor: &dyn Monitor) {
+        // Silence took as long as may be waited already.
+        let is_final = effort == Effort::Patient || error.failure() == Failure::Timeout;
+        let mut health = lock(&self.health);
+        let is_news = is_final && *health != Health::Lost;
+        *health = if is_final { Health::Lost } else { Health::Failed.max_of(*health) };
+        drop(health);
+        let why = error_chain(error);
+        if is_news {
+            let message = format!("{}: no content is read from it any more: {why}", self.mirror.name());
+            monitor.event(Event::Warned { message });
+        }
+        *lock(&self.why) = Some(why);
+    }
+}
+
+impl Health {
+    /// A mirror that is lost stays so.
+    const fn max_of(self, other: Self) -> Self {
+        match other {
+            Self::Lost => Self::Lost,
+            Self::Good | Self::Failed => self,
+        }
+    }
+}
+
+/// Listens to nothing, and knows whether whoever asked has gone.
+struct Asker(AtomicBool);
+
+impl Monitor for Asker {
+    fn event(&self, _: Event) {}
+
+    fn is_cancelled(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// Does `work` in a thread of its own and waits for it; `None` as soon as `monitor` wants to stop. The work then
+/// ends by itself, and nobody waits for it.
+fn until_stopped<T: Send + 'static>(
+    monitor: &dyn Monitor,
+    work: impl FnOnce(&dyn Monitor) -> T + Send + 'static,
+) -> Option<T> {
+    let asker = Arc::new(Asker(AtomicBool::new(false)));
+    let (sender, done) = bounded(1);
+    let told = Arc::clone(&asker);
+    let thread = std::thread::spawn(move || drop(sender.send(work(&*told))));
+    loop {
+        match done.recv_timeout(LOOK) {
+            Ok(result) => return Some(result),
+            Err(RecvTimeoutError::Disconnected) => {
+                thread.join().expect("reading from a mirror does not panic");
+                return None;
+            }
+            Err(RecvTimeoutError::Timeout) if monitor.is_cancelled() => {
+                asker.0.store(true, Ordering::Relaxed);
+                return None;
+            }
+            Err(RecvTimeoutError::Timeout) => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

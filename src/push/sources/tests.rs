@@ -1,0 +1,219 @@
+//! Sources that are stand-ins: they count what they are asked.
+
+use std::sync::atomic::AtomicUsize;
+
+use super::*;
+use crate::mirror::{
+    Bundle, Depth, Happening, MirrorState, Pruned, Repaired, StageRequest, Supply, Verified, WayError,
+};
+use crate::monitor::Silent;
+use crate::release::ReleaseName;
+
+/// A mirror that has some objects, or does not answer, and counts what it is asked.
+#[derive(Debug, Default)]
+struct Stub {
+    objects: HashMap<ObjectId, Vec<u8>>,
+    is_dead: bool,
+    /// It never answers.
+    is_silent: bool,
+    asked: AtomicUsize,
+}
+
+impl Stub {
+    fn with(contents: &[&[u8]]) -> Self {
+        let objects = contents.iter().map(|content| (ObjectId::of(content), content.to_vec()));
+        Self { objects: objects.collect(), ..Self::default() }
+    }
+
+    fn asked(&self) -> usize {
+        self.asked.load(Ordering::SeqCst)
+    }
+
+    fn answer(&self) -> Result<(), MirrorError> {
+        self.asked.fetch_add(1, Ordering::SeqCst);
+        if self.is_silent {
+            loop {
+                std::thread::park();
+            }
+        }
+        if self.is_dead { Err(WayError::Lost { what: "it died".into() }.into()) } else { Ok(()) }
+    }
+}
+
+impl Mirror for Stub {
+    fn name(&self) -> &str {
+        "stub"
+    }
+
+    fn location(&self) -> &str {
+        "stub"
+    }
+
+    fn link(&self) -> Link {
+        Link::Network
+    }
+
+    fn local_path(&self) -> Option<std::path::PathBuf> {
+        None
+    }
+
+    fn state(&self) -> Result<MirrorState, MirrorError> {
+        unimplemented!()
+    }
+
+    fn history(&self) -> Result<Vec<Happening>, MirrorError> {
+        unimplemented!()
+    }
+
+    fn manifest(&self, _: &ManifestId) -> Result<Box<dyn Read + Send>, MirrorError> {
+        unimplemented!()
+    }
+
+    fn object(&self, id: &ObjectId, _: u64) -> Result<Box<dyn Read + Send>, MirrorError> {
+        self.answer()?;
+        Ok(Box::new(Cursor::new(self.objects[id].clone())))
+    }
+
+    fn read_parts(
+        &self,
+        parts: &[ObjectPart],
+        _: Effort,
+        _: &dyn Monitor,
+    ) -> Result<Vec<Option<Vec<u8>>>, MirrorError> {
+        self.answer()?;
+        let read = |part: &ObjectPart| {
+            let (start, length) = (usize::try_from(part.offset).unwrap(), usize::try_from(part.length).unwrap());
+            Some(self.objects.get(&part.object)?.get(start..start + length)?.to_vec())
+        };
+        Ok(parts.iter().map(read).collect())
+    }
+
+    fn holds(&self, objects: &[ObjectId], _: &dyn Monitor) -> Result<Vec<bool>, MirrorError> {
+        self.answer()?;
+        let is_whole = |id: &ObjectId| self.objects.get(id).is_some_and(|content| ObjectId::of(content) == *id);
+        Ok(objects.iter().map(is_whole).collect())
+    }
+
+    fn stage(&self, _: &StageRequest<'_>, _: &dyn Bundle, _: &dyn Monitor) -> Result<(), MirrorError> {
+        unimplemented!()
+    }
+
+    fn activate(&self, _: ReleaseName, _: Option<ReleaseName>) -> Result<(), MirrorError> {
+        unimplemented!()
+    }
+
+    fn abandon(&self, _: ReleaseName) -> Result<(), MirrorError> {
+        unimplemented!()
+    }
+
+    fn settle(&self, _: usize) -> Result<Pruned, MirrorError> {
+        unimplemented!()
+    }
+
+    fn prune(&self, _: usize) -> Result<Pruned, MirrorError> {
+        unimplemented!()
+    }
+
+    fn verify(&self, _: Depth, _: &dyn Monitor) -> Result<Verified, MirrorError> {
+        unimplemented!()
+    }
+
+    fn repair(&self, _: &dyn Supply, _: &dyn Monitor) -> Result<Repaired, MirrorError> {
+        unimplemented!()
+    }
+}
+
+/// Wants to stop as soon as a mirror was asked.
+struct StopWhenAsked(Arc<Stub>);
+
+impl Monitor for StopWhenAsked {
+    fn event(&self, _: Event) {}
+
+    fn is_cancelled(&self) -> bool {
+        self.0.asked() > 0
+    }
+}
+
+fn sources(stubs: &[&Arc<Stub>]) -> Sources {
+    Sources::of(stubs.iter().map(|stub| Arc::clone(*stub) as Arc<dyn Mirror>))
+}
+
+fn objects(contents: &[&[u8]]) -> Vec<(ObjectId, u64)> {
+    contents.iter().map(|content| (ObjectId::of(content), content.len() as u64)).collect()
+}
+
+#[test]
+fn many_objects_are_one_request_and_what_is_lacking_another() {
+    let (first, second) = (Arc::new(Stub::with(&[b"a", b"bb"])), Arc::new(Stub::with(&[b"bb", b"ccc", b"dddd"])));
+    let sources = sources(&[&first, &second]);
+    let found = sources.fetch(&objects(&[b"a", b"ccc", b"bb", b"dddd"]), &Silent).unwrap();
+    assert_eq!(found, [&b"a"[..], b"ccc", b"bb", b"dddd"]);
+    assert_eq!((first.asked(), second.asked()), (1, 1));
+}
+
+#[test]
+fn a_dead_mirror_is_asked_once_where_another_has_the_content() {
+    let dead = Arc::new(Stub { is_dead: true, ..Stub::with(&[b"a"]) });
+    let good = Arc::new(Stub::with(&[b"a", b"b"]));
+    let sources = sources(&[&dead, &good]);
+    for _ in 0..100 {
+        assert_eq!(sources.fetch(&objects(&[b"a", b"b"]), &Silent).unwrap(), [b"a", b"b"]);
+    }
+    assert_eq!((dead.asked(), good.asked()), (1, 100));
+}
+
+#[test]
+fn content_of_dead_mirrors_is_asked_for_twice_and_then_lost() {
+    let dead = Arc::new(Stub { is_dead: true, ..Stub::with(&[b"a"]) });
+    let other = Arc::new(Stub::with(&[b"b"]));
+    let sources = sources(&[&dead, &other]);
+    let wanted = objects(&[b"a", b"b", b"c"]);
+    let lost = vec![wanted[0].0, wanted[2].0];
+    for round in 1..=3 {
+        assert_eq!(sources.fetch(&wanted, &Silent), Err(ReadError::Lost(lost.clone())));
+        assert_eq!((dead.asked(), other.asked()), (2, round));
+    }
+    assert!(sources.failed()[0].contains("it died"), "{:?}", sources.failed());
+    assert!(sources.locate(&lost, &Silent).is_ok());
+    assert_eq!(dead.asked(), 2);
+}
+
+#[test]
+fn a_damaged_copy_is_not_taken() {
+    let objects_of_damaged = [(ObjectId::of(b"good"), b"evil".to_vec())].into();
+    let damaged = Arc::new(Stub { objects: objects_of_damaged, ..Stub::default() });
+    let good = Arc::new(Stub::with(&[b"good"]));
+    let sources = sources(&[&damaged, &good]);
+    assert_eq!(sources.fetch(&objects(&[b"good"]), &Silent).unwrap(), [b"good"]);
+    let mut read = String::new();
+    sources.open(&ObjectId::of(b"good"), &Silent).unwrap().read_to_string(&mut read).unwrap();
+    assert_eq!(read, "good");
+}
+
+#[test]
+fn large_objects_are_looked_for_all_at_once() {
+    let (first, second) = (Arc::new(Stub::with(&[b"first"])), Arc::new(Stub::with(&[b"second", b"third"])));
+    let sources = sources(&[&first, &second]);
+    let group: Vec<ObjectId> = objects(&[b"first", b"second", b"third"]).iter().map(|(id, _)| *id).collect();
+    for (id, wanted) in group.iter().zip([b"ir", b"ec", b"hi"]) {
+        let part = ObjectPart { object: *id, offset: 1, length: 2 };
+        assert_eq!(sources.read_part(part, &|| group.clone(), &Silent).unwrap(), wanted);
+    }
+    // One question each, then a request a part.
+    assert_eq!((first.asked(), second.asked()), (2, 3));
+    let lost = ObjectPart { object: ObjectId::of(b"lost"), offset: 0, length: 1 };
+    for _ in 0..3 {
+        assert_eq!(sources.read_part(lost, &Vec::new, &Silent), Err(ReadError::Lost(vec![lost.object])));
+    }
+    assert_eq!((first.asked(), second.asked()), (3, 4));
+}
+
+#[test]
+fn a_mirror_that_never_answers_does_not_keep_a_push_from_stopping() {
+    let silent = || Arc::new(Stub { is_silent: true, ..Stub::default() });
+    let wanted = objects(&[b"a"]);
+    let stub = silent();
+    assert_eq!(sources(&[&stub]).fetch(&wanted, &StopWhenAsked(stub)), Err(ReadError::Cancelled));
+    let stub = silent();
+    assert_eq!(sources(&[&stub]).open(&wanted[0].0, &StopWhenAsked(stub)).err(), Some(ReadError::Cancelled));
+}

@@ -1,0 +1,102 @@
+//! Objects that an origin asks for: which of them are there, and parts of them.
+
+use serde::{Deserialize, Serialize};
+
+use crate::hash::ObjectId;
+
+/// A part of an object that is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ObjectPart {
+    /// The object.
+    pub object: ObjectId,
+    /// The first byte.
+    pub offset: u64,
+    /// How many bytes.
+    pub length: u64,
+}
+
+impl ObjectPart {
+    /// Length of a part in a request, in bytes.
+    pub const BYTES: usize = 32 + 8 + 8;
+
+    /// The id, the offset and the length, the numbers big endian.
+    #[must_use]
+    pub fn to_bytes(self) -> [u8; Self::BYTES] {
+        let mut bytes = [0; Self::BYTES];
+        bytes[..32].copy_from_slice(self.object.as_bytes());
+        bytes[32..40].copy_from_slice(&self.offset.to_be_bytes());
+        bytes[40..].copy_from_slice(&self.length.to_be_bytes());
+        bytes
+    }
+
+    /// Reads one; every sequence of so many bytes is one.
+    #[must_use]
+    pub fn from_bytes(bytes: &[u8; Self::BYTES]) -> Self {
+        let number = |at: usize| bytes[at..at + 8].iter().fold(0, |number, byte| number << 8 | u64::from(*byte));
+        let (id, _) = bytes.split_first_chunk::<32>().expect("it is longer");
+        Self { object: ObjectId::from_bytes(*id), offset: number(32), length: number(40) }
+    }
+}
+
+/// Which of the objects that were asked for are there.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Holds {
+    /// A bit for each, in their order, the lowest of a byte first; hexadecimal.
+    pub bits: String,
+}
+
+impl Holds {
+    /// Says it of each.
+    #[must_use]
+    pub fn of(held: &[bool]) -> Self {
+        let byte = |eight: &[bool]| (0..).zip(eight).fold(0u8, |byte, (bit, held)| byte | u8::from(*held) << bit);
+        Self { bits: held.chunks(8).map(|eight| format!("{:02x}", byte(eight))).collect() }
+    }
+
+    /// What is said of `count` objects; nothing if it is of more, or of fewer, or not a text of bits.
+    #[must_use]
+    pub fn read(&self, count: usize) -> Option<Vec<bool>> {
+        let is_hex = self.bits.bytes().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f'));
+        if !is_hex || self.bits.len() != 2 * count.div_ceil(8) {
+            return None;
+        }
+        let byte = |at: usize| u8::from_str_radix(&self.bits[2 * at..2 * at + 2], 16).ok();
+        let mut held = Vec::with_capacity(8 * count.div_ceil(8));
+        for at in 0..count.div_ceil(8) {
+            let byte = byte(at)?;
+            held.extend((0..8).map(|bit| byte >> bit & 1 == 1));
+        }
+        // Of what was not asked for nothing is said.
+        held.split_off(count).iter().all(|held| !held).then_some(held)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_part_reads_as_it_was_written() {
+        let part = ObjectPart { object: ObjectId::of(b"a"), offset: 1 << 40 | 7, length: 300 };
+        assert_eq!(ObjectPart::from_bytes(&part.to_bytes()), part);
+        assert_eq!(part.to_bytes()[32..], [0, 0, 1, 0, 0, 0, 0, 7, 0, 0, 0, 0, 0, 0, 1, 44]);
+    }
+
+    #[test]
+    fn what_is_held_reads_as_it_was_said() {
+        for count in [0, 1, 7, 8, 9, 1000] {
+            let held: Vec<bool> = (0..count).map(|index| index % 3 == 0).collect();
+            assert_eq!(Holds::of(&held).read(count), Some(held));
+        }
+        assert_eq!(Holds::of(&[true, false, true]).bits, "05");
+    }
+
+    #[test]
+    fn an_answer_of_another_length_or_spelling_is_none() {
+        let read = |bits: &str, count| Holds { bits: bits.to_owned() }.read(count);
+        for (bits, count) in [("", 1), ("0", 1), ("0000", 8), ("00", 9), ("08", 3), ("0F", 8), ("+1", 8), ("é", 8)] {
+            assert_eq!(read(bits, count), None, "{bits} of {count}");
+        }
+        assert_eq!(read("07", 3), Some(vec![true; 3]));
+    }
+}

@@ -1,0 +1,94 @@
+//! Content that the tree lacks is read from mirrors: in few requests, and not for long from one that is gone.
+
+use std::sync::{Arc, Mutex};
+
+use super::{Receiver, push, serves_tree};
+use crate::chaos::Chaos;
+use crate::harness::{Outcome, World};
+use crate::trees::Tree;
+
+/// Assets that the second tree lacks: they are retired, and a mirror that joins needs them.
+const ASSETS: usize = 300;
+
+/// A mirror that alone has content that the tree lacks, behind a link.
+struct Hub {
+    world: World,
+    receiver: Arc<Mutex<Option<Receiver>>>,
+    lines: Arc<Mutex<Vec<String>>>,
+    link: Chaos,
+}
+
+impl Hub {
+    /// One that ends for good when it is asked for content, if it `dies`.
+    fn new(dies: bool) -> Self {
+        let world = World::new();
+        let receiver = Receiver::start(&world.path("hub"));
+        let address = receiver.address();
+        let (receiver, lines) = (Arc::new(Mutex::new(Some(receiver))), Arc::<Mutex<Vec<String>>>::default());
+        let (kept, victim) = (Arc::clone(&lines), Arc::clone(&receiver));
+        let link = Chaos::watched(address, move |line| {
+            kept.lock().unwrap().push(line.to_owned());
+            if dies && line.contains("/v1/objects") {
+                drop(victim.lock().unwrap().take());
+            }
+        });
+        let hub = Self { world, receiver, lines, link };
+        let assets = (0..ASSETS).fold(Tree::small(), |tree, n| tree.file(&format!("a{n}.js"), format!("asset {n}")));
+        hub.world.write("tree", &assets);
+        let shrinks = ["--allow-shrink"];
+        push(&hub.world, &[&hub.url(), &hub.world.at("keeper")], &[]).expect(&[0]);
+        hub.world.write("tree", &Tree::small());
+        push(&hub.world, &[&hub.url()], &shrinks).expect(&[0]);
+        hub.lines.lock().unwrap().clear();
+        hub
+    }
+
+    fn url(&self) -> String {
+        format!("http://{}/", self.link.address())
+    }
+
+    /// The requests for content since the last look.
+    fn requests(&self) -> Vec<String> {
+        let lines = std::mem::take(&mut *self.lines.lock().unwrap());
+        lines.into_iter().filter(|line| line.contains("/v1/objects") || line.contains("/v1/holds")).collect()
+    }
+
+    /// Pushes the tree to the hub and to these, which have nothing yet.
+    fn push(&self, others: &[&str]) -> Outcome {
+        let others: Vec<String> = others.iter().map(|other| self.world.at(other)).collect();
+        let url = self.url();
+        let places: Vec<&str> = std::iter::once(&*url).chain(others.iter().map(String::as_str)).collect();
+        push(&self.world, &places, &["--require", "any"])
+    }
+}
+
+#[test]
+fn content_that_the_tree_lacks_is_read_with_one_request() {
+    let hub = Hub::new(false);
+    hub.push(&["new"]).expect(&[0]);
+    assert_eq!(hub.requests(), ["POST /v1/objects HTTP/1.1"]);
+    assert!(serves_tree(&hub.world, "new"));
+    let asset = std::fs::read_to_string(hub.world.path(format!("new/current/a{}.js", ASSETS - 1))).unwrap();
+    assert_eq!(asset, format!("asset {}", ASSETS - 1));
+}
+
+#[test]
+fn a_mirror_that_dies_while_it_is_read_is_not_asked_again_and_again() {
+    let hub = Hub::new(true);
+    let outcome = hub.push(&["new", "newer"]);
+    assert!(hub.receiver.lock().unwrap().is_none(), "{outcome}");
+    assert!(outcome.stderr.contains("cannot get the content of a0.js"), "{outcome}");
+    assert!(outcome.stderr.contains("and 295 more") && outcome.stderr.contains("127.0.0.1"), "{outcome}");
+    // One that may meet an idle connection, and as many as a mirror gets before it is not there.
+    let requests = hub.requests();
+    assert!((1..=8).contains(&requests.len()), "{requests:?}");
+}
+
+#[test]
+fn another_mirror_gives_what_the_one_that_died_would_have_given() {
+    let hub = Hub::new(true);
+    let outcome = hub.push(&["keeper", "new"]);
+    outcome.expect(&[0, 3]);
+    assert!(hub.requests().len() <= 2, "{:?}", hub.requests());
+    assert!(serves_tree(&hub.world, "new") && serves_tree(&hub.world, "keeper"));
+}
