@@ -261,13 +261,12 @@ impl Progress {
         Self { state: Mutex::new(State { sums: Sums::default(), view, log, has_answer: false }), cancelled }
     }
 
-    /// Takes the live block away for good, so that the result can be printed. Warnings and errors that
-    /// come later are lines.
+    /// Takes the live block away for good, so that the result can be printed. What comes later is told in lines.
     pub(crate) fn end_block(&self) {
         let mut state = self.lock();
         if let View::Live(live) = &state.view {
             live.clear();
-            state.view = View::Quiet(Box::new(Stderr));
+            state.view = View::Lines { out: Box::new(Stderr), last: Instant::now() };
         }
     }
 

@@ -80,3 +80,14 @@ fn what_expired_is_nowhere_told_to_be_served() {
     assert!(world.exists("other/current/index.html") && !world.exists("other/current/app.js"));
     world.ok("verify ./www ./other");
 }
+
+#[test]
+fn on_a_terminal_what_goes_is_below_the_result() {
+    let world = world("./www");
+    // What a crash leaves when its time was over and nothing was removed yet.
+    world.write("www/.headwater/expired", "{\"through\":4000000000}\n");
+    let shown = world.on_terminal(80, "push tree ./www").end().code(0);
+    shown.once("nothing new: release 2");
+    shown.once("./www: 1 retired file is no longer served");
+    assert!(!world.exists("www/current/app.js"));
+}
