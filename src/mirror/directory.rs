@@ -172,7 +172,8 @@ impl Mirror for DirectoryMirror {
             highest_sequence: store.highest_sequence()?,
             round_trip: None,
             free_bytes: store.free_bytes().ok(),
-            incoming_bytes: store.incoming_bytes()?,
+            // It may be dropped at this moment.
+            incoming_bytes: store.incoming_bytes().unwrap_or(0),
             next_expiry: store.next_expiry().ok().flatten(),
             expired_through: store.expired_through()?,
         })
