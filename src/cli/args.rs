@@ -362,6 +362,9 @@ pub(crate) struct DiffArgs {
 pub(crate) struct ReleasesArgs {
     #[command(flatten)]
     pub(crate) mirrors: MirrorsArgs,
+    /// Show what mirrors on other machines take on disk too; reads the manifests of all kept releases from each
+    #[arg(long, help_heading = OUTPUT)]
+    pub(crate) disk: bool,
     #[command(flatten)]
     pub(crate) remote: RemoteArgs,
     #[command(flatten)]

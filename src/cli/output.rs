@@ -135,6 +135,12 @@ impl Table {
         Self { columns, rows: vec![headings.iter().map(|(heading, _)| (*heading).to_owned()).collect()] }
     }
 
+    /// A table with these columns.
+    pub(crate) fn of_columns<'h>(headings: impl IntoIterator<Item = (&'h str, Align)>) -> Self {
+        let (names, columns) = headings.into_iter().map(|(heading, align)| (heading.to_owned(), align)).unzip();
+        Self { columns, rows: vec![names] }
+    }
+
     /// Adds a row; its cells are escaped here. Missing cells are empty.
     pub(crate) fn row<S: AsRef<str>>(&mut self, cells: impl IntoIterator<Item = S>) {
         self.rows.push(cells.into_iter().map(|cell| escape(cell.as_ref()).into_owned()).collect());

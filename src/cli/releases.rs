@@ -1,7 +1,9 @@
 //! `headwater releases`: what mirrors keep.
 
+use headwater::mirror::Link;
 use headwater::push::{Member, error_chain};
 use headwater::release::Release;
+use headwater::watch::{self, Usage};
 use serde::Serialize;
 
 use super::args::{OutputArgs, ReleasesArgs};
@@ -38,6 +40,9 @@ struct Kept<'a> {
     releases: &'a [Release],
     #[serde(skip_serializing_if = "Option::is_none")]
     staged: Option<&'a Release>,
+    /// What they take on disk; `None` of a mirror on another machine without `--disk`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    usage: Option<Usage>,
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<String>,
 }
@@ -45,7 +50,7 @@ struct Kept<'a> {
 /// Runs `headwater releases`.
 pub(crate) fn run(args: &ReleasesArgs) -> Result<Exit, Failure> {
     let members = members(args)?;
-    let kept: Vec<Kept<'_>> = members.iter().map(kept).collect();
+    let kept: Vec<Kept<'_>> = members.iter().map(|member| kept(member, args.disk)).collect();
     if args.output.json {
         print_json(&Answer { headwater: "releases", version: 1, mirrors: &kept })?;
     } else {
@@ -55,15 +60,24 @@ pub(crate) fn run(args: &ReleasesArgs) -> Result<Exit, Failure> {
     Ok(if kept.iter().any(|kept| kept.error.is_some()) { Exit::Failed } else { Exit::Success })
 }
 
-fn kept(member: &Member) -> Kept<'_> {
+fn kept(member: &Member, has_asked: bool) -> Kept<'_> {
     let state = member.state.as_ref();
+    let is_measured = has_asked || member.mirror.link() == Link::Local;
+    let measured = state.ok().filter(|_| is_measured).map(|state| watch::usage(&*member.mirror, state));
+    // A manifest that cannot be read is verify's to report; without --disk it was not asked for.
+    let (usage, fault) = match measured {
+        Some(Err(error)) => (None, Some(error).filter(|_| has_asked)),
+        Some(Ok(usage)) => (Some(usage), None),
+        None => (None, None),
+    };
     Kept {
         mirror: member.mirror.name(),
         location: member.mirror.location(),
         current: state.ok().and_then(|state| state.current).map(|current| current.sequence()),
         releases: state.map_or(&[], |state| &state.releases),
         staged: state.ok().and_then(|state| state.staged.as_ref()),
-        error: state.err().map(|error| error_chain(error)),
+        usage,
+        error: state.err().map(|error| error_chain(error)).or(fault),
     }
 }
 
@@ -78,6 +92,7 @@ fn describe_kept(kept: &Kept<'_>) -> String {
         ("entries", Align::Right),
         ("retired", Align::Right),
         ("size", Align::Right),
+        ("prune frees", Align::Right),
         ("change", Align::Right),
         ("orders", Align::Left),
         ("note", Align::Left),
@@ -90,24 +105,30 @@ fn describe_kept(kept: &Kept<'_>) -> String {
             () if kept.staged.is_some_and(|staged| staged.id() == release.id()) => "staged ",
             () => "",
         };
-        rows.push(release_row(release, before, mark));
+        rows.push(release_row(release, before, mark, kept.usage.as_ref()));
         before = Some(release);
     }
     rows.into_iter().rev().for_each(|row| table.row(row));
-    format!("{heading}\n{}", table.render())
+    let disk = kept.usage.as_ref().filter(|usage| usage.bytes > 0);
+    let disk = disk.map(|usage| format!(": {} on disk", bytes(usage.bytes))).unwrap_or_default();
+    let prune = kept.usage.as_ref().and_then(|usage| usage.prune.iter().rev().find(|freed| freed.bytes > 0));
+    let prune =
+        prune.map(|freed| format!("; `headwater prune --keep {}` would free {}", freed.keep, bytes(freed.bytes)));
+    format!("{heading}{disk}{}\n{}", prune.unwrap_or_default(), table.render())
 }
 
-fn release_row(release: &Release, before: Option<&Release>, mark: &str) -> [String; 8] {
+fn release_row(release: &Release, before: Option<&Release>, mark: &str, usage: Option<&Usage>) -> [String; 9] {
     let change = before.map_or_else(String::new, |before| {
         let live = |release: &Release| release.entries.saturating_sub(release.retired);
         let (now, then) = (live(release), live(before));
         if now >= then { format!("+{}", count(now - then)) } else { format!("-{}", count(then - now)) }
     });
     let orders: Vec<String> = release.orders.iter().map(|(stream, number)| format!("{stream}:{number}")).collect();
+    let freed = usage.and_then(|usage| usage.freed_by(release.sequence));
     let note = match (release.rolled_back_to, &release.note) {
-        (Some(to), Some(note)) => format!("back to {to}; {note}"),
+        (Some(to), Some(note)) => format!("back to {to}; {}", short_commits(note)),
         (Some(to), None) => format!("back to {to}"),
-        (None, note) => note.clone().unwrap_or_default(),
+        (None, note) => note.as_deref().map(short_commits).unwrap_or_default(),
     };
     [
         format!("{mark}{}", release.sequence),
@@ -115,8 +136,39 @@ fn release_row(release: &Release, before: Option<&Release>, mark: &str) -> [Stri
         count(release.entries),
         count(release.retired),
         bytes(release.bytes),
+        freed.map(bytes).unwrap_or_default(),
         change,
         orders.join(" "),
         note,
     ]
+}
+
+/// `note` with its commits as people write them: 12 digits of a full hash that stands alone or ends a path.
+fn short_commits(note: &str) -> String {
+    const DIGITS: usize = 12;
+    let is_hash = |word: &str| matches!(word.len(), 40 | 64) && word.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let mut text = String::with_capacity(note.len());
+    for piece in note.split_inclusive([' ', '/', ',', ';', ':', '@', '(', ')']) {
+        let word = piece.trim_end_matches([' ', '/', ',', ';', ':', '@', '(', ')']);
+        let shown = if is_hash(word) { &word[..DIGITS] } else { word };
+        text.push_str(shown);
+        text.push_str(&piece[word.len()..]);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn commits_are_short_and_all_else_stays() {
+        let hash = "0123456789abcdef0123456789abcdef01234567";
+        let url = format!("https://git.example/me/site/commit/{hash}");
+        assert_eq!(
+            short_commits(&format!("{hash} main {url}")),
+            "0123456789ab main https://git.example/me/site/commit/0123456789ab"
+        );
+        assert_eq!(short_commits("release 12: fix (#4711), café"), "release 12: fix (#4711), café");
+    }
 }

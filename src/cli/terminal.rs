@@ -48,6 +48,12 @@ pub(crate) fn write_stderr(text: &str) -> io::Result<()> {
     above_block(|| anstream::stderr().lock().write_all(text.as_bytes()))
 }
 
+/// Returns the columns of the terminal that standard output is, `None` if it is not one.
+pub(crate) fn stdout_columns() -> Option<usize> {
+    let size = rustix::termios::tcgetwinsize(io::stdout()).ok()?;
+    is_stdout_terminal().then_some(usize::from(size.ws_col)).filter(|columns| *columns > 0)
+}
+
 /// Returns whether a person reads standard output.
 pub(crate) fn is_stdout_terminal() -> bool {
     io::stdout().is_terminal()

@@ -69,6 +69,27 @@ impl Watcher {
         look(seen, &self.config)
     }
 
+    /// What the releases of every mirror that answered take on disk.
+    pub(crate) fn look_at_disk(&self, look: &mut Look) {
+        let (mirrors, seen) = (self.fleet.mirrors(), &look.seen);
+        let measure = |standing: &mut Standing| {
+            let is_it = |one: &Seen| one.location == standing.location && one.mirror == standing.mirror;
+            let index = seen.iter().position(is_it)?;
+            let state = seen[index].state.as_ref().ok()?;
+            match watch::usage(&*mirrors[index], state) {
+                Ok(usage) => standing.usage = Some(usage),
+                Err(error) => standing.error = Some(format!("its use of the disk is not known: {error}")),
+            }
+            Some(())
+        };
+        std::thread::scope(|scope| {
+            for standing in &mut look.standings {
+                let measure = &measure;
+                scope.spawn(move || measure(standing));
+            }
+        });
+    }
+
     /// What visitors get of every mirror that has a public URL and says what it serves.
     pub(crate) fn look_at_public(&self, look: &mut Look) {
         let web = Web::new(PATIENCE);

@@ -3,13 +3,13 @@
 use std::cmp::Reverse;
 use std::time::Duration;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::mirror::{Failure, Happening, What};
 use crate::push::error_chain;
 use crate::release::Release;
 use crate::tree_path::Site;
-use crate::watch::{Public, Seen};
+use crate::watch::{Public, Seen, Usage};
 
 /// A receiver looks after what is due once an hour.
 const MAX_OVERDUE_SECONDS: u64 = 3_600;
@@ -92,6 +92,17 @@ pub struct LastVerify {
     pub faults: u64,
 }
 
+/// What a mirror served when it last answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LastSeen {
+    /// When it answered, in seconds since 1970.
+    pub time: u64,
+    /// The sequence of its release.
+    pub sequence: u64,
+    /// When that release was published, in seconds since 1970.
+    pub created: u64,
+}
+
 /// How one mirror stands. Times are in seconds since 1970.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Standing {
@@ -130,6 +141,12 @@ pub struct Standing {
     /// Seconds for which it has served a retired file beyond its time, if they are more than an hour: whatever
     /// should look after that does not run.
     pub overdue: Option<u64>,
+    /// What its releases take on disk, if that was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub usage: Option<Usage>,
+    /// What it served when it last answered, if it cannot be asked now.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_seen: Option<LastSeen>,
     /// How long it took to answer, in milliseconds.
     pub round_trip_ms: Option<u64>,
     /// What visitors get, where that was looked at.
@@ -292,6 +309,8 @@ impl Standing {
             free_bytes: None,
             incoming_bytes: None,
             overdue: None,
+            usage: None,
+            last_seen: None,
             round_trip_ms: None,
             public: None,
             error: None,

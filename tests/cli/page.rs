@@ -51,7 +51,7 @@ fn fleet() -> World {
 #[test]
 fn the_page_is_one_file_that_needs_nothing_else() {
     let world = fleet();
-    world.run("status --html page.html").code(1);
+    world.run("status --html page.html --internal").code(1);
     let page = world.read("page.html");
     assert!(page.starts_with("<!doctype html>\n<html lang=\"en\">") && page.ends_with("</html>\n"));
     for none in ["<script", "src=", "@import", "url(", "<link rel=\"stylesheet\"", "<b>the", "<i>disk", "\u{1b}"] {
@@ -82,6 +82,50 @@ fn the_page_is_one_file_that_needs_nothing_else() {
     world.run("status --html page.html --quiet").code(1);
     assert_ne!(before, inode());
     world.run("status --html no/such/page.html").code(1).warns("--html names a file");
+}
+
+#[test]
+fn the_page_shows_what_everybody_may_know() {
+    let world = World::with_tree();
+    let mirror = "[[mirror]]\nname='edge'\nurl='./secret-place'\nregion='eu'\npublic_url='https://edge.example/docs'\n";
+    let away = "[[mirror]]\nname='away'\nurl='http://127.0.0.1:1/burrow'\n";
+    world.write("headwater.toml", format!("content='tree'\nsite='docs'\nrequire=1\n{mirror}{away}"));
+    world.run("push").code(3);
+    world.run("status --html page.html").code(1);
+    let page = world.read("page.html");
+    for told in [
+        "As of <time datetime=\"",
+        "eu, <a href=\"https://edge.example/docs\"",
+        "It does not answer.",
+        "<li class=\"bad\" title=\"",
+        ": no answer\"",
+    ] {
+        assert!(page.contains(told), "{told}: {page}");
+    }
+    for hidden in ["secret-place", "127.0.0.1", "burrow", "answers in", " ago"] {
+        assert!(!page.contains(hidden), "{hidden}: {page}");
+    }
+    // Without names there is nothing to call the mirrors by but their number.
+    world.ok("status ./secret-place --html page.html");
+    assert!(world.read("page.html").contains(">Mirror 1<"));
+    world.run("status --html page.html --internal").code(1);
+    let page = world.read("page.html");
+    assert!(page.contains("./secret-place") && page.contains("http://127.0.0.1:1/burrow"), "{page}");
+    world.run("status --internal").code(2);
+}
+
+#[test]
+fn a_mirror_that_is_gone_shows_what_it_served_last() {
+    let world = World::with_tree();
+    world.write("headwater.toml", "content='tree'\nsite='docs'\n[[mirror]]\nname='edge'\nurl='./www'\n");
+    world.ok("push");
+    world.ok("status --html page.html");
+    world.rename("www", "moved");
+    world.write("www", "no directory");
+    world.run("status --html page.html").code(1).says("served release 1 at ");
+    let page = world.read("page.html");
+    assert!(page.contains("it served release 1, published on") && page.contains("no answer"), "{page}");
+    assert_eq!(world.json("status", 1)["mirrors"][0]["last_seen"]["sequence"], 1);
 }
 
 /// Reports what of a frame is too wide, and how each text stands out from what is behind it.

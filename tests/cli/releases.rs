@@ -37,3 +37,32 @@ fn a_mirror_without_releases_and_one_that_is_none() {
     world.run("releases ./file").code(1).says("not a directory");
     assert!(world.json("releases ./file", 1)["mirrors"][0]["error"].as_str().unwrap().contains("not a directory"));
 }
+
+#[test]
+fn what_pruning_would_free_is_what_it_frees() {
+    let world = World::with_tree();
+    for number in 0..4 {
+        world.write("tree/big.bin", format!("{number}").repeat(1_000 * (number + 1)));
+        world.ok("push tree ./www --keep-removed 0s");
+    }
+    // The first three are kept by default, but the fourth push dropped one already.
+    let usage = world.json("releases ./www", 0)["mirrors"][0]["usage"].clone();
+    let freed = usage["prune"].as_array().unwrap().clone();
+    assert_eq!((&freed[0]["keep"], &freed[0]["bytes"]), (&json!(2), &json!(2_000)), "{usage}");
+    world.ok("releases ./www").says("on disk; `headwater prune --keep 2` would free 2.0 kB").says("prune frees");
+    let pruned = world.json("prune ./www --keep 2", 0)["mirrors"][0].clone();
+    assert_eq!(pruned["bytes"], freed[0]["bytes"]);
+    let after = world.json("releases ./www", 0)["mirrors"][0]["usage"].clone();
+    assert_eq!(after["bytes"].as_u64().unwrap(), usage["bytes"].as_u64().unwrap() - 2_000);
+    assert_eq!(after["prune"], json!([]));
+}
+
+#[test]
+fn commits_in_notes_are_short_for_people() {
+    let world = World::with_tree();
+    let hash = "0123456789abcdef0123456789abcdef01234567";
+    world.args(&["push", "tree", "./www", "--note", &format!("{hash} main")]).code(0);
+    let run = world.ok("releases ./www").says("0123456789ab main");
+    assert!(!run.stdout.contains(hash));
+    assert_eq!(world.releases("./www")[0]["note"], format!("{hash} main"));
+}

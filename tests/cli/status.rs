@@ -178,3 +178,30 @@ fn a_hundred_mirrors_answer_within_a_second() {
     println!("100 mirrors over HTTP: {took:?}");
     assert!(took < std::time::Duration::from_secs(1), "{took:?}");
 }
+
+#[test]
+fn on_a_terminal_of_80_columns_every_line_fits() {
+    let world = World::with_tree();
+    let names = ["edge-fra-001", "edge-lon-001", "hub-east"];
+    let mirror = |name: &str| format!("[[mirror]]\nname='{name}'\nurl='./{name}'\n");
+    world.write("headwater.toml", format!("content='tree'\n{}", names.map(mirror).concat()));
+    world.ok("push");
+    let shown = |columns, line: &str| world.on_terminal(columns, line).end().lines;
+    let lines = shown(80, "status");
+    assert!(lines.iter().all(|line| line.chars().count() <= 80), "{lines:?}");
+    assert!(lines.iter().any(|line| line.contains("published")) && !lines.concat().contains("answers in"), "{lines:?}");
+    assert!(shown(80, "status --wide").concat().contains("answers in"));
+    assert!(shown(200, "status").concat().contains("answers in"));
+    // A pipe has no width.
+    world.ok("status").says("answers in");
+}
+
+#[test]
+fn disk_shows_what_each_mirror_takes() {
+    let world = World::with_mirror();
+    let bytes: usize = world.files("tree").values().map(String::len).sum();
+    world.ok("status ./www --disk").says("disk").says(&format!("{bytes} B"));
+    assert_eq!(world.json("status ./www --disk", 0)["mirrors"][0]["usage"]["bytes"], bytes);
+    assert!(world.json("status ./www", 0)["mirrors"][0]["usage"].is_null());
+    assert!(!world.ok("status ./www").stdout.contains("disk"));
+}

@@ -2,6 +2,7 @@
 //! people, programs and monitors.
 
 mod check;
+mod last_seen;
 mod page;
 mod table;
 
@@ -52,9 +53,21 @@ pub(crate) struct StatusArgs {
     /// Look also at what visitors get: fetch the files that changed last through each mirror's `public_url`
     #[arg(long, help_heading = OUTPUT)]
     public: bool,
+    /// Show what each mirror takes on disk; reads the manifests of all kept releases from each mirror
+    #[arg(long, help_heading = OUTPUT)]
+    disk: bool,
+    /// Show all columns, also where they do not fit the terminal
+    #[arg(long, help_heading = OUTPUT)]
+    wide: bool,
     /// Write the same, with the last two weeks and what each release changed, as one web page to FILE
+    ///
+    /// What each mirror serves is remembered in the cache of this user, for a page that is written while it does not
+    /// answer.
     #[arg(long, value_name = "FILE.html", value_hint = ValueHint::FilePath, help_heading = OUTPUT)]
     html: Option<PathBuf>,
+    /// Put also the URLs to which is pushed and the texts of errors on the page, for people who run the mirrors
+    #[arg(long, requires = "html", help_heading = OUTPUT)]
+    internal: bool,
     /// Write the same as gauges to FILE, for the textfile collector of Prometheus
     #[arg(long, value_name = "FILE.prom", value_hint = ValueHint::FilePath, help_heading = OUTPUT)]
     metrics: Option<PathBuf>,
@@ -102,6 +115,10 @@ fn look(watcher: &Watcher, args: &StatusArgs) -> Look {
     if args.public {
         watcher.look_at_public(&mut look);
     }
+    if args.disk {
+        watcher.look_at_disk(&mut look);
+    }
+    last_seen::recall(&mut look.standings, args.html.as_ref().map(|_| look.now));
     look
 }
 
@@ -120,7 +137,7 @@ fn show(look: &Look, args: &StatusArgs) -> Result<Exit, Failure> {
     if args.output.json {
         print_json(&Answer { headwater: "status", version: 1, mirrors: &look.standings })?;
     } else if !(args.output.quiet && is_well) {
-        let text = table::describe(&look.standings, look.now);
+        let text = table::describe(&look.standings, look.now, table::room(args.wide));
         print(&if args.watch.is_some() { table::afresh(&text, look.now) } else { text })?;
     }
     Ok(if is_well { Exit::Success } else { Exit::Failed })
@@ -134,14 +151,14 @@ fn write(watcher: &Watcher, look: &Look, args: &StatusArgs) -> Result<(), Failur
         metrics::write(path, &told).map_err(|error| not_written("--metrics", error))?;
     }
     if let Some(path) = &args.html {
-        let html = page(watcher, look).render();
+        let html = page(watcher, look, args.internal).render();
         let written = fsx::replace_file(path, |out| out.write_all(html.as_bytes()));
         written.map_err(|error| not_written("--html", error))?;
     }
     Ok(())
 }
 
-fn page<'a>(watcher: &Watcher, look: &'a Look) -> page::Page<'a> {
+fn page<'a>(watcher: &'a Watcher, look: &'a Look, is_internal: bool) -> page::Page<'a> {
     let mut releases = Vec::new();
     for site in look.sites() {
         let known = watch::releases(&look.seen, site);
@@ -153,6 +170,8 @@ fn page<'a>(watcher: &Watcher, look: &'a Look) -> page::Page<'a> {
     releases.reverse();
     page::Page {
         title: look.title(&watcher.config),
+        config: &watcher.config,
+        is_internal,
         standings: &look.standings,
         seen: &look.seen,
         releases,

@@ -4,44 +4,84 @@ use std::time::Duration;
 
 use headwater::watch::{LastVerify, Public, Standing, State};
 
-use super::super::output::{Align, Table, age, bytes, count, counted, duration, moment};
+use super::super::output::{Align, Table, age, bytes, count, counted, duration, escape, moment};
 use super::super::terminal;
 
-/// The summary and the table, the worst first.
-pub(super) fn describe(standings: &[Standing], now: u64) -> String {
-    let mut table = Table::new([
-        ("mirror", Align::Left),
-        ("state", Align::Left),
-        ("release", Align::Right),
-        ("published", Align::Left),
-        ("behind", Align::Right),
-        ("lag", Align::Right),
-        ("switched", Align::Left),
-        ("verified", Align::Left),
-        ("size", Align::Right),
-        ("free", Align::Right),
-        ("answers in", Align::Right),
-        ("", Align::Left),
-    ]);
-    let optional = |value: Option<String>| value.unwrap_or_else(|| "-".to_owned());
-    for standing in standings {
-        let is_behind = standing.behind > 0;
-        table.row([
-            standing.mirror.clone(),
-            standing.state.name().to_owned(),
-            optional(standing.sequence.map(|sequence| sequence.to_string())),
-            optional(standing.created.map(|created| age(created, now))),
-            optional(is_behind.then(|| count(standing.behind))),
-            optional(standing.lag.filter(|_| is_behind).map(|lag| duration(Duration::from_secs(lag.max(1))))),
-            optional(standing.switched.map(|switched| age(switched, now))),
-            optional(standing.verified.map(|verified| verification(verified, now))),
-            optional(standing.bytes.map(bytes)),
-            optional(standing.free_bytes.map(bytes)),
-            optional(standing.round_trip_ms.map(|ms| format!("{} ms", count(ms)))),
-            remark(standing),
-        ]);
+/// Columns of the table that are left out where there is no room for all.
+const LEFT_OUT: [&str; 4] = ["behind", "switched", "verified", "answers in"];
+
+/// How many columns of characters there are; `None` if there is no limit, as in a pipe.
+pub(super) fn room(is_wide: bool) -> Option<usize> {
+    terminal::stdout_columns().filter(|_| !is_wide)
+}
+
+/// The summary and the table, the worst first. Where not all columns fit into `room`, the most important ones are
+/// shown, and what else there is to say of a mirror is below the table.
+pub(super) fn describe(standings: &[Standing], now: u64, room: Option<usize>) -> String {
+    let rows: Vec<Vec<String>> = standings.iter().map(|standing| row(standing, now)).collect();
+    let all = table(&rows, |_| true).render();
+    let fits = |text: &str| room.is_none_or(|room| text.lines().all(|line| line.chars().count() <= room));
+    if fits(&all) {
+        return format!("{}\n{all}", summary(standings));
     }
-    format!("{}\n{}", summary(standings), table.render())
+    let some = table(&rows, |heading| !heading.is_empty() && !LEFT_OUT.contains(&heading)).render();
+    let remarks: String = standings.iter().filter_map(|standing| remark_line(standing, now)).collect();
+    format!("{}\n{some}{remarks}", summary(standings))
+}
+
+const HEADINGS: [(&str, Align); 13] = [
+    ("mirror", Align::Left),
+    ("state", Align::Left),
+    ("release", Align::Right),
+    ("published", Align::Left),
+    ("behind", Align::Right),
+    ("lag", Align::Right),
+    ("switched", Align::Left),
+    ("verified", Align::Left),
+    ("size", Align::Right),
+    ("disk", Align::Right),
+    ("free", Align::Right),
+    ("answers in", Align::Right),
+    ("", Align::Left),
+];
+
+/// The table of the columns whose headings are `shown`. Without --disk there is no column for it.
+fn table(rows: &[Vec<String>], shown: impl Fn(&str) -> bool) -> Table {
+    let has_disk = rows.iter().any(|row| row[9] != "-");
+    let is_shown = |(column, (heading, _)): &(usize, &(&str, Align))| shown(heading) && (*column != 9 || has_disk);
+    let columns: Vec<usize> = HEADINGS.iter().enumerate().filter(is_shown).map(|(column, _)| column).collect();
+    let mut table = Table::of_columns(columns.iter().map(|column| HEADINGS[*column]));
+    rows.iter().for_each(|row| table.row(columns.iter().map(|column| &row[*column])));
+    table
+}
+
+fn row(standing: &Standing, now: u64) -> Vec<String> {
+    let optional = |value: Option<String>| value.unwrap_or_else(|| "-".to_owned());
+    let is_behind = standing.behind > 0;
+    vec![
+        standing.mirror.clone(),
+        standing.state.name().to_owned(),
+        optional(standing.sequence.map(|sequence| sequence.to_string())),
+        optional(standing.created.map(|created| age(created, now))),
+        optional(is_behind.then(|| count(standing.behind))),
+        optional(standing.lag.filter(|_| is_behind).map(|lag| duration(Duration::from_secs(lag.max(1))))),
+        optional(standing.switched.map(|switched| age(switched, now))),
+        optional(standing.verified.map(|verified| verification(verified, now))),
+        optional(standing.bytes.map(bytes)),
+        optional(standing.usage.as_ref().map(|usage| bytes(usage.bytes))),
+        optional(standing.free_bytes.map(bytes)),
+        optional(standing.round_trip_ms.map(|ms| format!("{} ms", count(ms)))),
+        remark(standing),
+    ]
+}
+
+/// What else there is to say, as a line below a table that has no room for it. Faults are among it.
+fn remark_line(standing: &Standing, now: u64) -> Option<String> {
+    let faults = standing.verified.filter(|verified| verified.faults > 0);
+    let faults = faults.map(|verified| format!("verified {}", verification(verified, now)));
+    let rest = Some(remark(standing)).filter(|remark| !remark.is_empty());
+    let parts: Vec<String> = faults.into_iter().chain(rest).collect();
+    (!parts.is_empty()).then(|| format!("{}: {}\n", escape(&standing.mirror), escape(&parts.join("; "))))
 }
 
 /// How many are current, and how many are frozen beside them.
@@ -73,7 +113,9 @@ fn remark(standing: &Standing) -> String {
         format!("serves retired files {time} too long: run `headwater prune`")
     });
     let rest = standing.error.clone().or_else(|| standing.public.as_ref().map(visitors));
-    staged.into_iter().chain(unfinished).chain(overdue).chain(rest).collect::<Vec<_>>().join("; ")
+    let last = standing.last_seen.map(|last| format!("served release {} at {}", last.sequence, moment(last.time)));
+    let parts = staged.into_iter().chain(unfinished).chain(overdue).chain(rest).chain(last);
+    parts.collect::<Vec<_>>().join("; ")
 }
 
 /// What visitors get, in a few words.
@@ -97,4 +139,48 @@ fn visitors(public: &Public) -> String {
 pub(super) fn afresh(text: &str, now: u64) -> String {
     let begin = if terminal::is_stdout_terminal() { "\x1b[H\x1b[J" } else { "" };
     format!("{begin}{}\n{text}\n", moment(now))
+}
+
+#[cfg(test)]
+mod tests {
+    use headwater::watch::LastSeen;
+
+    use super::*;
+
+    const NOW: u64 = 1_000_000_000;
+
+    fn standing(name: &str, state: State) -> Standing {
+        let mut standing = Standing::silent(name, "/srv/www", state);
+        (standing.sequence, standing.created) = (Some(1_284), Some(NOW - 3_599));
+        (standing.switched, standing.bytes) = (Some(NOW - 3_500), Some(123_456_789));
+        (standing.free_bytes, standing.round_trip_ms) = (Some(25_300_000_000), Some(123));
+        standing
+    }
+
+    #[test]
+    fn ordinary_names_fit_80_columns() {
+        let mut behind = standing("edge-sin-002", State::Behind);
+        (behind.behind, behind.lag) = (12, Some(86_399));
+        behind.verified = Some(LastVerify { time: NOW - 60, quick: true, faults: 2 });
+        let all = [behind, standing("edge-fra-001", State::Current), standing("hub-east", State::Current)];
+        let text = describe(&all, NOW, Some(80));
+        assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
+        assert!(text.contains("23 h 59 min") && text.contains("1284") && text.contains("25.3 GB"), "{text}");
+        assert!(text.ends_with("edge-sin-002: verified 1 min ago, quick: 2 faults\n"), "{text}");
+        assert!(!text.contains("answers in"), "{text}");
+        for room in [None, Some(160)] {
+            assert!(describe(&all, NOW, room).contains("answers in"));
+        }
+    }
+
+    #[test]
+    fn an_error_is_a_line_of_its_own_where_there_is_no_room() {
+        let mut gone = Standing::silent("edge-fra-001", "https://h/d", State::Unreachable);
+        gone.error = Some("it cannot be reached: connection refused by the machine there, and more words".to_owned());
+        gone.last_seen = Some(LastSeen { time: NOW, sequence: 7, created: NOW });
+        let text = describe(&[gone], NOW, Some(80));
+        let line = text.lines().last().unwrap();
+        assert!(line.starts_with("edge-fra-001: it cannot be reached"), "{text}");
+        assert!(line.ends_with("served release 7 at 2001-09-09T01:46:40Z"), "{text}");
+    }
 }

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use headwater::mirror::{Happening, What};
-use headwater::watch::{DAY_SECONDS, Day, DayKind, LastVerify, Standing, days, published};
+use headwater::watch::{DAY_SECONDS, Day, DayKind, LastVerify, Standing, State, days, published};
 
 use super::super::super::output::{bytes, count, counted, duration, moment};
 use super::{Page, class, text, time};
@@ -20,12 +20,16 @@ pub(super) fn section(page: &Page<'_>) -> String {
     let mut html = String::from("<h2>Mirrors</h2>\n");
     html.push_str(
         "<p class=\"key\"><span class=\"good\">up to date all day</span><span class=\"late\">a release came late</span>\
-         <span class=\"bad\">failures or faults</span><span>nothing known</span></p>\n<ul>\n",
+         <span class=\"bad\">failures, faults or no answer</span><span>not known</span></p>\n<ul>\n",
     );
     for standing in page.standings {
         let one = page.seen.iter().find(|one| one.mirror == standing.mirror);
         let history = one.map_or(&[][..], |one| &one.history);
-        let strip = strip(&days(history, &published, page.tolerance, page.now, DAYS));
+        let mut days = days(history, &published, page.tolerance, page.now, DAYS);
+        if let Some(today) = days.last_mut().filter(|_| !standing.is_known() && standing.state != State::Frozen) {
+            today.kind = DayKind::Trouble;
+        }
+        let strip = strip(&days, standing.is_known());
         html.push_str(&card(page, standing, history, &strip));
     }
     html.push_str("</ul>\n");
@@ -33,42 +37,61 @@ pub(super) fn section(page: &Page<'_>) -> String {
 }
 
 fn card(page: &Page<'_>, standing: &Standing, history: &[Happening], strip: &str) -> String {
-    let (name, place) = (text(&standing.mirror), text(&standing.location));
-    let place = if name == place { String::new() } else { place };
-    let place = match standing.round_trip_ms {
-        Some(ms) if place.is_empty() => format!("answers in {} ms", count(ms)),
-        Some(ms) => format!("{place}, answers in {} ms", count(ms)),
-        None => place,
-    };
-    let place = format!("<span class=\"place\">{place}</span>");
+    let (name, place) = (text(&page.name(standing)), place(page, standing));
     let mut html = format!(
-        "<li class=\"mirror\">\n<div class=\"top\"><h3 class=\"name\">{name}</h3>{place}\
+        "<li class=\"mirror\">\n<div class=\"top\"><h3 class=\"name\">{name}</h3><span class=\"place\">{place}</span>\
          <span class=\"state {}\">{}</span></div>\n",
         class(standing.state),
         standing.state.name(),
     );
-    if let Some(error) = &standing.error {
-        // Writing to a string cannot fail.
-        writeln!(html, "<p class=\"error\">{}</p>", text(error)).ok();
+    // Writing to a string cannot fail.
+    match &standing.error {
+        Some(error) if page.is_internal => writeln!(html, "<p class=\"error\">{}</p>", text(error)).ok(),
+        Some(_) => writeln!(html, "<p class=\"error\">{}</p>", problem(standing.state)).ok(),
+        None => None,
+    };
+    if let Some(last) = standing.last_seen {
+        let (sequence, at, created) = (last.sequence, time(last.time), time(last.created));
+        writeln!(html, "<p class=\"soft\">At {at} it served release {sequence}, published on {created}.</p>").ok();
     }
     if standing.is_known() {
         html.push_str(&facts(page, standing));
     }
     html.push_str(strip);
-    html.push_str(&failures(history, page.now));
+    html.push_str(&failures(page, history));
     html.push_str("</li>\n");
     html
 }
 
+/// Where a mirror is: its region and its public URL; for those who run it also where it is pushed to.
+fn place(page: &Page<'_>, standing: &Standing) -> String {
+    let config = page.config.all_mirrors().find(|mirror| mirror.name.as_str() == standing.mirror);
+    let region = config.and_then(|mirror| mirror.region.as_ref()).map(|region| text(region.as_str()));
+    let url = config.and_then(|mirror| mirror.public_url.as_deref()).map(text);
+    let link = url.map(|url| format!("<a href=\"{url}\" rel=\"noreferrer\">{url}</a>"));
+    let push = Some(text(&standing.location)).filter(|_| page.is_internal && standing.location != standing.mirror);
+    let answer = standing.round_trip_ms.filter(|_| page.is_internal).map(|ms| format!("answers in {} ms", count(ms)));
+    [region, link, push, answer].into_iter().flatten().collect::<Vec<_>>().join(", ")
+}
+
+/// What everybody may know of a mirror that did not say how it is.
+const fn problem(state: State) -> &'static str {
+    match state {
+        State::Unreachable => "It does not answer.",
+        State::Denied => "It did not permit to be asked.",
+        State::Frozen => "It is frozen and does not answer.",
+        _ => "Its state is not known.",
+    }
+}
+
 fn facts(page: &Page<'_>, standing: &Standing) -> String {
-    let now = page.now;
     let mut html = String::from("<dl class=\"facts\">\n");
     let mut add = |term: &str, description: Option<String>| {
         html.extend(description.map(|description| format!("<div><dt>{term}</dt><dd>{description}</dd></div>\n")));
     };
     let same = page.same_as(standing).map(|newest| format!(", same as {newest}")).unwrap_or_default();
     add("Release", standing.sequence.map(|sequence| format!("{sequence}{same}")));
-    add("Published", standing.created.map(|created| time(created, now)));
+    add("Published", standing.created.map(time));
     add(
         "Lag",
         standing.lag.filter(|_| standing.behind > 0).map(|lag| {
@@ -77,9 +100,10 @@ fn facts(page: &Page<'_>, standing: &Standing) -> String {
         }),
     );
     let or = |text: Option<String>, without: &str| Some(text.unwrap_or_else(|| without.to_owned()));
-    add("Switched", or(standing.switched.map(|switched| time(switched, now)), "not known"));
-    add("Verified", or(standing.verified.map(|verified| verification(verified, now)), "not known"));
+    add("Switched", or(standing.switched.map(time), "not known"));
+    add("Verified", or(standing.verified.map(verification), "not yet"));
     add("Content", standing.bytes.map(bytes));
+    add("On disk", standing.usage.as_ref().map(|usage| bytes(usage.bytes)));
     add("Free", standing.free_bytes.map(bytes));
     add(
         "Visitors",
@@ -92,21 +116,22 @@ fn facts(page: &Page<'_>, standing: &Standing) -> String {
     html
 }
 
-fn verification(verified: LastVerify, now: u64) -> String {
+fn verification(verified: LastVerify) -> String {
     let depth = if verified.quick { ", quick" } else { "" };
     let faults = match verified.faults {
         0 => String::new(),
         faults => format!(": {}", counted(faults, "fault", "faults")),
     };
-    format!("{}{depth}{faults}", time(verified.time, now))
+    format!("{}{depth}{faults}", time(verified.time))
 }
 
 /// The days as bars, and in words for those who do not see them.
-fn strip(days: &[Day]) -> String {
+fn strip(days: &[Day], answers: bool) -> String {
     let mut html = String::from("<ul class=\"strip\" aria-label=\"The last 14 days\">");
-    for day in days {
+    for (left, day) in (0..days.len()).rev().zip(days) {
         let (class, words) = match day.kind {
-            DayKind::Unknown => ("none", "nothing known".to_owned()),
+            DayKind::Trouble if left == 0 && !answers => ("bad", "no answer".to_owned()),
+            DayKind::Unknown => ("none", "not known".to_owned()),
             DayKind::Fresh => ("good", "up to date".to_owned()),
             DayKind::Late => ("late", format!("late by {}", duration(Duration::from_secs(day.lag)))),
             DayKind::Trouble => ("bad", "failures or faults".to_owned()),
@@ -128,19 +153,22 @@ fn date(seconds: u64) -> String {
     moment(seconds).split('T').next().unwrap_or_default().to_owned()
 }
 
-/// What went wrong on the mirror itself during the days of the strip.
-fn failures(history: &[Happening], now: u64) -> String {
-    let since = now.saturating_sub(DAYS * DAY_SECONDS);
-    let failed = |happening: &Happening| match &happening.what {
-        What::Failed { release, why } if happening.time >= since => {
-            let when = time(happening.time, now);
-            Some(format!("<p class=\"error\">Release {} failed {when}: {}</p>\n", release.sequence(), text(why)))
-        }
-        What::HookFailed { release, why } if happening.time >= since => {
-            let (when, sequence) = (time(happening.time, now), release.sequence());
-            Some(format!("<p class=\"error\">After release {sequence} became current {when}: {}</p>\n", text(why)))
-        }
-        _ => None,
+/// What went wrong on the mirror itself during the days of the strip; why, only for those who run it.
+fn failures(page: &Page<'_>, history: &[Happening]) -> String {
+    let since = page.now.saturating_sub(DAYS * DAY_SECONDS);
+    let why = |why: &str| if page.is_internal { format!(": {}", text(why)) } else { ".".to_owned() };
+    let failed = |happening: &Happening| {
+        let when = time(happening.time);
+        let words = match &happening.what {
+            What::Failed { release, why: what } => {
+                format!("Release {} failed on {when}{}", release.sequence(), why(what))
+            }
+            What::HookFailed { release, why: what } => {
+                format!("The command after release {} failed on {when}{}", release.sequence(), why(what))
+            }
+            _ => return None,
+        };
+        (happening.time >= since).then(|| format!("<p class=\"error\">{words}</p>\n"))
     };
     history.iter().rev().filter_map(failed).take(MAX_FAILURES).collect()
 }

@@ -9,11 +9,12 @@ mod releases;
 use std::fmt::Write as _;
 use std::time::Duration;
 
+use headwater::config::Config;
 use headwater::manifest::Diff;
 use headwater::release::Release;
 use headwater::watch::{Seen, Standing, State};
 
-use super::super::output::{age, count, counted, duration, escape, moment};
+use super::super::output::{count, counted, duration, escape, moment};
 
 const STYLE: &str = include_str!("style.css");
 
@@ -22,6 +23,10 @@ const STYLE: &str = include_str!("style.css");
 pub(super) struct Page<'a> {
     /// The sites of the mirrors.
     pub(super) title: String,
+    /// What the file says of the mirrors: regions and public URLs.
+    pub(super) config: &'a Config,
+    /// Whether push URLs and the texts of errors are shown.
+    pub(super) is_internal: bool,
     /// How they stand, worst first.
     pub(super) standings: &'a [Standing],
     /// What they said.
@@ -55,9 +60,11 @@ fn fact(term: &str, description: &str) -> String {
     format!("<div><dt>{}</dt><dd>{}</dd></div>\n", text(term), text(description))
 }
 
-/// A time, for people and in its attribute for programs.
-fn time(seconds: u64, now: u64) -> String {
-    format!("<time datetime=\"{0}\" title=\"{0}\">{1}</time>", moment(seconds), age(seconds, now))
+/// A time in UTC, for people and in its attribute for programs. It is absolute: the page is read later.
+fn time(seconds: u64) -> String {
+    let exact = moment(seconds);
+    let shown = exact.get(..16).filter(|_| exact.ends_with('Z')).map(|minute| minute.replace('T', " "));
+    format!("<time datetime=\"{exact}\">{}</time>", shown.as_deref().unwrap_or(&exact))
 }
 
 const fn class(state: State) -> &'static str {
@@ -82,7 +89,9 @@ impl Page<'_> {
              <meta http-equiv=\"content-security-policy\" content=\"default-src 'none'; style-src 'unsafe-inline'; img-src data:\">\n\
              <meta name=\"robots\" content=\"noindex\">\n<link rel=\"icon\" href=\"data:,\">\n\
              <title>{title}: {verdict}</title>\n<style>\n{STYLE}</style>\n</head>\n<body>\n\
-             <header>\n<h1>{title}</h1>\n<p class=\"verdict {mood}\">{verdict}</p>\n{}</header>\n<main>\n",
+             <header>\n<h1>{title}</h1>\n<p class=\"verdict {mood}\">{verdict}</p>\n\
+             <p class=\"soft\">As of {} UTC</p>\n{}</header>\n<main>\n",
+            time(self.now),
             self.subtitle()
         )
         .ok();
@@ -91,9 +100,8 @@ impl Page<'_> {
         page.push_str(&releases::section(self));
         write!(
             page,
-            "</main>\n<footer>\n<p>Made by headwater {} at {}. Times are in UTC.</p>\n</footer>\n</body>\n</html>\n",
+            "</main>\n<footer>\n<p>Made by headwater {}. All times are in UTC.</p>\n</footer>\n</body>\n</html>\n",
             env!("CARGO_PKG_VERSION"),
-            moment(self.now)
         )
         .ok();
         page
@@ -121,6 +129,16 @@ impl Page<'_> {
         ["bad", "late"].into_iter().find(|wanted| has(*wanted)).unwrap_or("good")
     }
 
+    /// What the mirror is called on the page. One without a name is called by its place, which is only for those who
+    /// run it.
+    fn name(&self, standing: &Standing) -> String {
+        let place = self.seen.iter().position(|one| one.mirror == standing.mirror);
+        match place {
+            Some(place) if !self.is_internal && standing.mirror == standing.location => format!("Mirror {}", place + 1),
+            _ => standing.mirror.clone(),
+        }
+    }
+
     /// The newest release of the mirror's site, where that is another one with the content that it serves.
     fn same_as(&self, standing: &Standing) -> Option<u64> {
         let of_site = |release: &&Release| standing.site.as_ref() == Some(&release.site);
@@ -133,8 +151,8 @@ impl Page<'_> {
             return "<p class=\"soft\">No release is known yet.</p>\n".to_owned();
         };
         let note = newest.note.as_deref().map(|note| format!("<br>{}", text(note))).unwrap_or_default();
-        let published = time(newest.created, self.now);
-        format!("<p class=\"soft\">Release {} was published {published}.{note}</p>\n", newest.sequence)
+        let published = time(newest.created);
+        format!("<p class=\"soft\">Release {} was published on {published}.{note}</p>\n", newest.sequence)
     }
 
     fn sums(&self) -> String {
@@ -143,7 +161,7 @@ impl Page<'_> {
         let lags = self.standings.iter().filter(|standing| standing.state != State::Frozen);
         let lags = lags.filter_map(|one| Some((one.behind > 0, one.lag?)));
         let lag = match lags.max() {
-            None => "not known".to_owned(),
+            None => "unknown".to_owned(),
             Some((false, _)) => "none".to_owned(),
             Some((true, lag)) => duration(Duration::from_secs(lag.max(1))),
         };
@@ -154,14 +172,14 @@ impl Page<'_> {
         let faults: u64 = self.standings.iter().filter_map(|one| one.verified).map(|verified| verified.faults).sum();
         let never = counted_of(|standing| standing.is_known() && standing.verified.is_none());
         let verified = match (faults, never) {
-            (0, 0) => "no fault".to_owned(),
-            (0, never) => format!("{} never", count(never)),
+            (0, 0) => "no faults".to_owned(),
+            (0, never) => format!("{} not yet verified", count(never)),
             (faults, _) => counted(faults, "fault", "faults"),
         };
         format!(
             "<dl class=\"sums\">\n{}{}{}{}</dl>\n",
             fact("Mirrors", &mirrors),
-            fact("Not reached", &count(counted_of(|standing| !standing.is_known()))),
+            fact("Not answering", &count(counted_of(|standing| !standing.is_known()))),
             fact("Longest lag", &lag),
             fact("Verified", &verified),
         )
@@ -181,7 +199,10 @@ mod tests {
         let evil = "</style><script>alert(1)</script>\u{1b}[2J";
         let standing = Standing { error: Some(evil.into()), ..Standing::silent(evil, evil, State::Unknown) };
         let standings = &[standing];
-        let page = Page { title: evil.into(), standings, seen: &[], releases: Vec::new(), tolerance: 0, now: 0 };
+        let (config, releases) = (&Config::default(), Vec::new());
+        let is_internal = true;
+        let page =
+            Page { title: evil.into(), config, is_internal, standings, seen: &[], releases, tolerance: 0, now: 0 };
         let html = page.render();
         assert_eq!(html.matches("<script").count() + html.matches('\u{1b}').count(), 0);
         assert_eq!(html.matches("</style>").count(), 1);
@@ -192,7 +213,8 @@ mod tests {
         let of = |states: &[State]| {
             let standings: Vec<_> = states.iter().map(|state| Standing::silent("m", "/m", *state)).collect();
             let (title, standings, releases) = (String::new(), &standings[..], Vec::new());
-            let page = Page { title, standings, seen: &[], releases, tolerance: 0, now: 0 };
+            let (config, is_internal) = (&Config::default(), false);
+            let page = Page { title, config, is_internal, standings, seen: &[], releases, tolerance: 0, now: 0 };
             (page.verdict(), page.mood())
         };
         let words = |verdict: &str, mood| (verdict.to_owned(), mood);

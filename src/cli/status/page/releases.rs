@@ -38,7 +38,7 @@ fn card(page: &Page<'_>, release: &Release, diff: Option<&Diff>) -> String {
     let mut html = format!(
         "<li class=\"release\">\n<div class=\"top\"><h3 class=\"name\">{}</h3><span class=\"place\">{}</span>{state}</div>\n",
         release.sequence,
-        time(release.created, page.now),
+        time(release.created),
     );
     let size = format!("{}, {}", counted(release.entries, "file", "files"), bytes(release.bytes));
     // Writing to a string cannot fail.

@@ -1,0 +1,50 @@
+//! What each mirror served when it last answered: a small file in the cache of the origin.
+//!
+//! The history of a mirror is on the mirror. This file is for the time in which the mirror cannot be
+//! asked. Losing it loses nothing else, so a file that cannot be read or written is no error.
+
+use std::collections::BTreeMap;
+use std::io::Write as _;
+
+use headwater::fsx;
+use headwater::watch::{LastSeen, Standing};
+
+use super::super::settings;
+
+/// Its name in the directory of the cache.
+const FILE_NAME: &str = "last-seen.json";
+/// Largest file that is read, in bytes.
+const MAX_BYTES: u64 = 4 * 1024 * 1024;
+/// Mirrors that are remembered, at most.
+const MAX_MIRRORS: usize = 5_000;
+
+/// By location.
+type Known = BTreeMap<String, LastSeen>;
+
+/// Adds to the mirrors that could not be asked what they served last. Notes what the others serve at the time
+/// `noted`; `None`: changes nothing on disk.
+pub(super) fn recall(standings: &mut [Standing], noted: Option<u64>) {
+    let Ok(path) = settings::cache_dir(None).map(|dir| dir.join(FILE_NAME)) else { return };
+    let text = fsx::read_text(&path, MAX_BYTES).unwrap_or_default();
+    let mut known: Known = serde_json::from_str(&text).unwrap_or_default();
+    let before = known.clone();
+    for standing in standings {
+        match (noted, standing.sequence, standing.created) {
+            (Some(time), Some(sequence), Some(created)) if standing.is_known() => {
+                known.insert(standing.location.clone(), LastSeen { time, sequence, created });
+            }
+            _ if !standing.is_known() => standing.last_seen = known.get(&standing.location).copied(),
+            _ => {}
+        }
+    }
+    if known != before && known.len() <= MAX_MIRRORS {
+        write(&path, &known);
+    }
+}
+
+fn write(path: &std::path::Path, known: &Known) {
+    let Ok(text) = serde_json::to_vec(known) else { return };
+    // A cache that cannot be written is only missing the next time.
+    path.parent().and_then(|parent| fsx::create_dir_all(parent).ok());
+    fsx::replace_file(path, |out| out.write_all(&text)).ok();
+}

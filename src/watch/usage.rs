@@ -1,0 +1,112 @@
+//! What a mirror takes on disk, and what pruning it would free: from the manifests of its kept releases.
+//!
+//! Every content is counted once, as the store keeps it. Reads each manifest once, from the mirror itself;
+//! memory grows with the number of objects. Changes nothing.
+
+use std::collections::HashMap;
+
+use serde::Serialize;
+
+use crate::hash::ObjectId;
+use crate::manifest::ManifestReader;
+use crate::mirror::{Mirror, MirrorError, MirrorState};
+use crate::push::error_chain;
+use crate::release::Release;
+
+/// What a mirror takes on disk.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Usage {
+    /// Size of all content of the kept releases and the staged one, in bytes.
+    pub bytes: u64,
+    /// What would be freed if only so many releases were kept, from the most to the fewest.
+    pub prune: Vec<Freed>,
+}
+
+/// What would be freed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Freed {
+    /// The value of `prune --keep`.
+    pub keep: usize,
+    /// The newest release that would be dropped.
+    pub sequence: u64,
+    /// Bytes.
+    pub bytes: u64,
+}
+
+impl Usage {
+    /// What would be freed by dropping the release `sequence` and all before it.
+    #[must_use]
+    pub fn freed_by(&self, sequence: u64) -> Option<u64> {
+        self.prune.iter().find(|freed| freed.sequence == sequence).map(|freed| freed.bytes)
+    }
+}
+
+/// Adds up the content of the releases that `mirror` keeps, as `state` lists them.
+///
+/// # Errors
+/// A manifest that cannot be read.
+pub fn usage(mirror: &dyn Mirror, state: &MirrorState) -> Result<Usage, String> {
+    let kept = state.releases.iter().chain(&state.staged);
+    let mut newest: HashMap<ObjectId, (u64, usize)> = HashMap::new();
+    for (place, release) in kept.enumerate() {
+        add(mirror, release, place, &mut newest)?;
+    }
+    Ok(sum(&newest, &state.releases))
+}
+
+/// Notes each object of `release` with its size and with `place`, that of the newest release that has it.
+fn add(
+    mirror: &dyn Mirror,
+    release: &Release,
+    place: usize,
+    newest: &mut HashMap<ObjectId, (u64, usize)>,
+) -> Result<(), String> {
+    let of_mirror = |error: MirrorError| error_chain(&error);
+    let bytes = mirror.manifest(&release.manifest).map_err(of_mirror)?;
+    for entry in ManifestReader::new(bytes, Some(release.manifest)).map_err(|error| error_chain(&error))? {
+        let entry = entry.map_err(|error| error_chain(&error))?;
+        if let Some(file) = entry.file() {
+            newest.insert(file.object, (file.size, place));
+        }
+    }
+    Ok(())
+}
+
+fn sum(newest: &HashMap<ObjectId, (u64, usize)>, releases: &[Release]) -> Usage {
+    let mut last = vec![0u64; releases.len() + 1];
+    for (size, place) in newest.values() {
+        last[*place] = last[*place].saturating_add(*size);
+    }
+    let mut freed = 0u64;
+    // The current release stays, and so does the one before it, which is in the other slot.
+    let droppable = releases.len().saturating_sub(2);
+    let prune = releases[..droppable].iter().zip(&last).enumerate().map(|(place, (release, bytes))| {
+        freed = freed.saturating_add(*bytes);
+        Freed { keep: releases.len() - place - 1, sequence: release.sequence, bytes: freed }
+    });
+    let prune = prune.collect();
+    Usage { bytes: last.iter().fold(0, |sum, bytes| sum.saturating_add(*bytes)), prune }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hash::{ContentId, HistoryId, ManifestId};
+    use crate::tree_path::Site;
+
+    #[test]
+    fn content_is_freed_with_the_last_release_that_has_it() {
+        let (site, history) = (Site::new("s").unwrap(), HistoryId::from_bytes([1; 16]));
+        let (manifest, content) = (ManifestId::of(b"m"), ContentId::of(b"c"));
+        let release = |sequence| Release::new(site.clone(), history, sequence, manifest, content);
+        let releases: Vec<Release> = (1..=4).map(release).collect();
+        let object = |number: u8| ObjectId::of(&[number]);
+        let newest = [(object(0), (10, 0)), (object(1), (1, 1)), (object(2), (100, 3)), (object(3), (1000, 4))];
+        let usage = sum(&newest.into_iter().collect(), &releases);
+        assert_eq!(usage.bytes, 1111);
+        let freed: Vec<_> = usage.prune.iter().map(|freed| (freed.keep, freed.sequence, freed.bytes)).collect();
+        assert_eq!(freed, [(3, 1, 10), (2, 2, 11)]);
+        assert_eq!((usage.freed_by(2), usage.freed_by(3)), (Some(11), None));
+        assert_eq!(sum(&HashMap::new(), &releases[..1]), Usage::default());
+    }
+}
