@@ -7,6 +7,7 @@ use std::process::Command;
 
 use crate::checker::{self, Served};
 use crate::harness::{Outcome, World, shell};
+use crate::remote::Receiver;
 use crate::remote::{over, stand_in};
 use crate::trees::{Rng, Tree};
 
@@ -203,4 +204,24 @@ fn a_disk_that_fills_up_meanwhile_gives_its_space_back() {
     }
     world.push("tree", &["disk/mirror"], &[]).expect(&[0]);
     checker::check_equals_tree(&world.served("disk/mirror"), &world.path("tree")).unwrap();
+}
+
+#[test]
+#[ignore = "needs root"]
+fn what_another_push_left_makes_room_for_this_one() {
+    for is_remote in [false, true] {
+        let world = World::new();
+        let _small = Small::mount(&world.path("disk"), "size=60m");
+        world.publish(&Tree::small(), &["disk/mirror"], &["--site", "docs"]);
+        let left = world.path("disk/mirror/.headwater/incoming").join("a".repeat(64));
+        std::fs::create_dir_all(left.join("parts")).unwrap();
+        std::fs::write(left.join("parts/0"), vec![1; 40 << 20]).unwrap();
+        world.write("tree", &Tree::small().file("large", Rng::new(5).bytes(20 << 20)));
+        let receiver =
+            Receiver::with(&world.path("disk/mirror"), |settings| settings.sites[0].min_free_bytes = 1 << 20);
+        let place = if is_remote { receiver.url() } else { world.at("disk/mirror") };
+        world.run(&["push", &world.at("tree"), &place, "--site", "docs"]).expect(&[0]);
+        checker::check_equals_tree(&world.served("disk/mirror"), &world.path("tree")).unwrap();
+        assert!(!left.exists(), "{place}");
+    }
 }
