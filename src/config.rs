@@ -122,6 +122,8 @@ pub struct Config {
     pub must_have: Vec<TreePath>,
     /// How much may vanish in one push; nothing: the built-in limit.
     pub max_removed: Option<MaxRemoved>,
+    /// What is published although it looks like a secret: lines in gitignore syntax.
+    pub allow_secrets: Vec<String>,
     /// The mirrors in the order of the file, then of the list; names and places differ.
     pub mirrors: Vec<MirrorConfig>,
     /// Mirrors of the file that this run was told to leave out: known, and not worked on.
@@ -151,6 +153,7 @@ impl Default for Config {
             names: NamePolicy::default(),
             must_have: Vec::new(),
             max_removed: None,
+            allow_secrets: Vec::new(),
             mirrors: Vec::new(),
             left_out: Vec::new(),
             notify: Notify::default(),
@@ -343,6 +346,7 @@ impl Checker<'_> {
             site,
             content: self.content(file.content)?,
             exclude: file.exclude.into_iter().map(|line| self.pattern(line)).collect::<Result<_, _>>()?,
+            allow_secrets: file.allow_secrets.into_iter().map(|line| self.pattern(line)).collect::<Result<_, _>>()?,
             keep: file.keep.unwrap_or(defaults.keep),
             keep_removed: file.keep_removed.into_iter().map(rule).collect::<Result<_, _>>()?,
             mtime: file.mtime,

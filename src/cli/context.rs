@@ -10,7 +10,8 @@ use headwater::fsx;
 use headwater::mirror::Mirror;
 use headwater::pack;
 use headwater::push::{
-    Goal, Guards, KeepContent, LevelChoice, MaxRemoved, MtimeMode, Options, Order, Require, Retention, RetentionRule,
+    AllowedSecrets, Goal, Guards, KeepContent, LevelChoice, MaxRemoved, MtimeMode, Options, Order, Require, Retention,
+    RetentionRule,
 };
 use headwater::scan::{NameRule, Root, ScanOptions, SymlinkMode};
 use headwater::tree_path::Site;
@@ -119,7 +120,7 @@ impl Told<'_> {
             order: settings.order.map(|order| Order { stream: order.stream().to_owned(), number: order.number() }),
             allow_older: self.guards.allow_older,
             again: self.guards.again,
-            guards: self.guard_rails(),
+            guards: self.guard_rails()?,
             retention,
             mtime: match self.config.mtime {
                 config::MtimeSource::Push => MtimeMode::Release,
@@ -145,8 +146,10 @@ impl Told<'_> {
         })
     }
 
-    fn guard_rails(&self) -> Guards {
-        Guards {
+    fn guard_rails(&self) -> Result<Guards, Failure> {
+        let allowed_secrets = AllowedSecrets::new(&self.config.allow_secrets)
+            .map_err(|error| Failure::new(Exit::Usage, format!("allow_secrets: {error}")))?;
+        Ok(Guards {
             must_have: self.config.must_have.clone(),
             expunged: self.release.expunge.clone(),
             max_removed: match self.config.max_removed {
@@ -156,7 +159,8 @@ impl Told<'_> {
             },
             allow_shrink: self.guards.allow_shrink,
             allow_secrets: self.guards.allow_secrets,
-        }
+            allowed_secrets,
+        })
     }
 }
 

@@ -96,7 +96,8 @@ const fn guard_hint(fault: &GuardFault) -> &'static str {
         GuardFault::Expunged { .. } => "take it out of the tree, or leave it out with `exclude`, and push again",
         GuardFault::Lacks { .. } => "the build may have failed; must_have in headwater.toml lists what has to be there",
         GuardFault::Secrets { .. } => {
-            "exclude them (--exclude, .headwaterignore); if they are meant to be public: --allow-secrets; \
+            "exclude them (--exclude, .headwaterignore); if they are meant to be public: `allow_secrets` in \
+             headwater.toml names them, --allow-secrets lets one push through; \
              a mirror is pushed with --from"
         }
         GuardFault::Rejected { .. } => "if it is wanted again: --again",

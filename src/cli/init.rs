@@ -51,6 +51,10 @@ content = "public"
 # --allow-shrink lets one push through. (Example.)
 #max_removed = "25%"
 
+# What is published although it looks like a secret (the README has the list), in
+# gitignore syntax. --allow-secrets lets one push through with all of them. (Example.)
+#allow_secrets = ["/examples/server.key"]
+
 # How many mirrors must be ready before any switches: "all", "any", a number, or
 # a percentage such as "80%".
 #require = "all"
@@ -228,7 +232,18 @@ mod tests {
             (config.mtime, config.symlinks, config.names),
             (Default::default(), Default::default(), Default::default())
         );
-        let keys = ["site", "content", "exclude", "keep", "mtime", "symlinks", "names", "must_have", "max_removed"];
+        let keys = [
+            "site",
+            "content",
+            "exclude",
+            "keep",
+            "mtime",
+            "symlinks",
+            "names",
+            "must_have",
+            "max_removed",
+            "allow_secrets",
+        ];
         for key in keys {
             let has = |line: &str| line.starts_with(&format!("{key} = ")) || line == format!("[[{key}]]");
             assert!(text.lines().any(has), "{key}");

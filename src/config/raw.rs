@@ -33,6 +33,8 @@ pub(super) struct File {
     pub(super) names: NamePolicy,
     #[serde(default)]
     pub(super) must_have: Vec<Spanned<String>>,
+    #[serde(default)]
+    pub(super) allow_secrets: Vec<Spanned<String>>,
     #[serde(default, deserialize_with = "max_removed")]
     pub(super) max_removed: Option<MaxRemoved>,
     pub(super) hooks: Option<RawHooks>,

@@ -1,5 +1,8 @@
 //! Guard rails: what is more likely a broken build than a wish.
 
+use std::collections::BTreeSet;
+
+use crate::push::secrets::{AllowedSecrets, is_secret};
 use crate::tree_path::TreePath;
 
 /// How many paths may go at once.
@@ -20,24 +23,6 @@ impl Default for MaxRemoved {
 /// Fewer paths than this go without a question when the limit is a part.
 const SMALL: u64 = 100;
 
-/// Names that no website shows on purpose.
-const SECRETS: [&str; 13] = [
-    ".git",
-    ".env",
-    ".svn",
-    ".hg",
-    ".aws",
-    ".ssh",
-    "id_rsa",
-    "id_dsa",
-    "id_ecdsa",
-    "id_ed25519",
-    ".htpasswd",
-    ".netrc",
-    // The inside of a mirror that was taken for a tree.
-    ".headwater",
-];
-
 /// What is refused.
 #[derive(Debug, Clone, Default)]
 pub struct Guards {
@@ -49,8 +34,10 @@ pub struct Guards {
     pub max_removed: MaxRemoved,
     /// Let any number of paths go, and an empty tree pass.
     pub allow_shrink: bool,
-    /// Let names like `.env` pass.
+    /// Let names like `.env` and private keys pass.
     pub allow_secrets: bool,
+    /// The paths at which they pass.
+    pub allowed_secrets: AllowedSecrets,
 }
 
 /// What a guard rail refused.
@@ -79,8 +66,8 @@ pub enum GuardFault {
         /// The paths.
         paths: Vec<String>,
     },
-    /// Names that no website shows on purpose.
-    #[error("the tree has {}", list(paths))]
+    /// Files that look like secrets.
+    #[error("the tree has what looks like a secret: {}", list(paths))]
     Secrets {
         /// The paths.
         paths: Vec<String>,
@@ -102,11 +89,6 @@ fn list(paths: &[String]) -> String {
     text
 }
 
-fn is_secret(path: &TreePath) -> bool {
-    let name = |component: &str| SECRETS.contains(&component) || component.starts_with(".env.");
-    path.as_str().split('/').any(name)
-}
-
 impl Guards {
     /// Looks at the live paths of a new tree.
     ///
@@ -122,12 +104,29 @@ impl Guards {
             return Err(GuardFault::Lacks { paths });
         }
         let is_expunged = |path: &&TreePath| self.expunged.iter().any(|gone| path.is_within(gone.as_str()));
-        let paths: Vec<String> = live.clone().filter(is_expunged).map(ToString::to_string).collect();
+        let paths: Vec<String> = live.filter(is_expunged).map(ToString::to_string).collect();
         if !paths.is_empty() {
             return Err(GuardFault::Expunged { paths });
         }
-        let secrets = live.filter(|path| !self.allow_secrets && is_secret(path));
-        let paths: Vec<String> = secrets.map(ToString::to_string).collect();
+        Ok(())
+    }
+
+    /// Looks for secrets among the live paths of a new tree, by their names; `keys` are those of files that begin
+    /// with a private key.
+    ///
+    /// # Errors
+    /// [`GuardFault::Secrets`].
+    pub fn check_secrets<'p>(
+        &self,
+        live: impl Iterator<Item = &'p TreePath>,
+        keys: impl Iterator<Item = &'p TreePath>,
+    ) -> Result<(), GuardFault> {
+        if self.allow_secrets {
+            return Ok(());
+        }
+        let secrets: BTreeSet<&TreePath> = live.filter(|path| is_secret(path)).chain(keys).collect();
+        let refused = secrets.into_iter().filter(|path| !self.allowed_secrets.has(path));
+        let paths: Vec<String> = refused.map(ToString::to_string).collect();
         if paths.is_empty() { Ok(()) } else { Err(GuardFault::Secrets { paths }) }
     }
 
@@ -169,12 +168,19 @@ mod tests {
     }
 
     #[test]
-    fn secrets_are_named_wherever_they_are() {
-        for path in [".git/config", "a/.env", "b/.env.local", "x/id_rsa"] {
-            let fault = check(&Guards::default(), &[path]);
-            assert_eq!(fault, Err(GuardFault::Secrets { paths: vec![path.into()] }));
-        }
-        assert_eq!(check(&Guards::default(), &[".gitignore", "environment"]), Ok(()));
+    fn secrets_are_refused_by_name_and_by_content_unless_allowed() {
+        let paths = [".git/config", "a/app.pem", "index.html"].map(|text| TreePath::new(text).unwrap());
+        let check = |guards: &Guards| guards.check_secrets(paths.iter(), paths[1..2].iter());
+        let fault =
+            |paths: &[&str]| Err(GuardFault::Secrets { paths: paths.iter().map(|path| (*path).to_owned()).collect() });
+        assert_eq!(check(&Guards::default()), fault(&[".git/config", "a/app.pem"]));
+        let allowed = |patterns: &[&str]| {
+            let patterns: Vec<String> = patterns.iter().map(|pattern| (*pattern).to_owned()).collect();
+            Guards { allowed_secrets: AllowedSecrets::new(&patterns).unwrap(), ..Guards::default() }
+        };
+        assert_eq!(check(&allowed(&["a/app.pem"])), fault(&[".git/config"]));
+        assert_eq!(check(&allowed(&["a/app.pem", ".git/"])), Ok(()));
+        assert_eq!(check(&Guards { allow_secrets: true, ..Guards::default() }), Ok(()));
     }
 
     #[test]

@@ -24,7 +24,7 @@ use crate::push::scratch::{Entries, ManifestFile, Scratch, entries};
 use crate::push::source::{Live, Source};
 use crate::push::sources::Sources;
 use crate::push::target::Target;
-use crate::push::{PushError, ahead, rollout, site};
+use crate::push::{PushError, ahead, rollout, secrets, site};
 use crate::release::Release;
 use crate::scan::Tree;
 use crate::tree_path::Site;
@@ -204,11 +204,23 @@ impl Preparation {
         {
             return Err(GuardFault::Rejected { sequence: newest.sequence }.into());
         }
-        options.guards.check_tree(self.loaded.live.paths())?;
+        self.check_live(options, monitor)?;
         on_new(&self.loaded.live);
         let next = self.make_release(newest.as_ref(), options, monitor)?;
         let likely = self.loaded.rolled_back_to.as_ref().map(|release| release.manifest);
         Ok(self.into_target(next, true, likely))
+    }
+
+    /// The guard rails for what would be published, and what is only worth a warning.
+    fn check_live(&self, options: &Options, monitor: &dyn Monitor) -> Result<(), PushError> {
+        let live = &self.loaded.live;
+        options.guards.check_tree(live.paths())?;
+        options.guards.check_secrets(live.paths(), live.private_keys())?;
+        // Entries of a mirror were published before.
+        if let Some(message) = secrets::clutter_warning(live.paths()).filter(|_| live.is_tree()) {
+            monitor.event(Event::Warned { message });
+        }
+        Ok(())
     }
 
     fn into_target(self, next: Next, is_new: bool, likely_base: Option<ManifestId>) -> Target {

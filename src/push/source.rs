@@ -83,6 +83,21 @@ impl Live {
         (0..self.len()).map(|index| self.path(index))
     }
 
+    /// Whether it is a scanned tree.
+    pub(super) const fn is_tree(&self) -> bool {
+        matches!(self, Self::Tree(_))
+    }
+
+    /// The paths of files that begin with a private key, as far as the files were scanned.
+    pub(super) fn private_keys(&self) -> impl Iterator<Item = &TreePath> {
+        let entries = match self {
+            Self::Tree(tree) => tree.entries(),
+            Self::Entries(_) => &[],
+        };
+        let is_key = |kind: &TreeKind| matches!(kind, TreeKind::File { has_private_key: true, .. });
+        entries.iter().filter(move |entry| is_key(&entry.kind)).map(|entry| &entry.path)
+    }
+
     /// The index of the first path that is not below `text`.
     pub(super) fn position(&self, text: &str) -> usize {
         let (mut low, mut high) = (0, self.len());

@@ -17,6 +17,8 @@ use crate::hash::ObjectId;
 /// Bytes read at once: past the point where system calls show, and small
 /// enough to stay in a core's cache.
 const READ_BYTES: usize = 256 * 1024;
+/// Largest file that is searched for a private key, in bytes: a chain of certificates with its key has a tenth.
+const MAX_KEY_BYTES: usize = 64 * 1024;
 
 /// Why a file gave no content.
 #[derive(Debug)]
@@ -122,17 +124,20 @@ impl ContentHasher {
     }
 
     /// The id of the file at `relative`, which is as `stamp` says before and
-    /// after it is read.
+    /// after it is read, and whether it begins with a private key.
     pub(super) fn hash(
         &mut self,
         opener: &mut Opener<'_>,
         relative: &str,
         stamp: &Stamp,
         stop: &AtomicBool,
-    ) -> Result<ObjectId, ContentFault> {
+    ) -> Result<(ObjectId, bool), ContentFault> {
         let file = opener.open(relative, stamp)?;
         let id = self.hash_stable(&file, stamp, stop, || Ok(fsx::fstat(&file, Path::new(relative))?))?;
-        Ok(id)
+        // All of a file of this size is still in the buffer.
+        let size = usize::try_from(stamp.size).unwrap_or(usize::MAX);
+        let has_private_key = size <= MAX_KEY_BYTES && begins_with_private_key(&self.buffer[..size]);
+        Ok((id, has_private_key))
     }
 
     fn hash_stable(
@@ -155,11 +160,13 @@ impl ContentHasher {
             if stop.load(Ordering::Relaxed) {
                 return Err(ContentFault::Stopped);
             }
-            let wanted = usize::try_from(left).unwrap_or(READ_BYTES).min(READ_BYTES);
-            match reader.read(&mut self.buffer[..wanted]) {
+            // What fits the buffer is in it as a whole in the end, also after short reads.
+            let done = if size <= READ_BYTES as u64 { usize::try_from(size - left).unwrap_or(0) } else { 0 };
+            let wanted = usize::try_from(left).unwrap_or(READ_BYTES).min(READ_BYTES - done);
+            match reader.read(&mut self.buffer[done..done + wanted]) {
                 Ok(0) => return Err(ContentFault::Changed),
                 Ok(count) => {
-                    hasher.update(&self.buffer[..count]);
+                    hasher.update(&self.buffer[done..done + count]);
                     left -= count as u64;
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -168,6 +175,16 @@ impl ContentHasher {
         }
         Ok(ObjectId::finish(&hasher))
     }
+}
+
+/// Whether `content` begins with a private key in PEM, PGP's armour or PuTTY's form. Other PEM blocks, such as a
+/// certificate, may stand before the key.
+fn begins_with_private_key(content: &[u8]) -> bool {
+    let text = content.strip_prefix(b"\xef\xbb\xbf").unwrap_or(content).trim_ascii_start();
+    let is_label = |line: &[u8]| line.ends_with(b"PRIVATE KEY-----") || line.ends_with(b"PRIVATE KEY BLOCK-----");
+    let mut lines = text.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii);
+    text.starts_with(b"PuTTY-User-Key-File-")
+        || text.starts_with(b"-----BEGIN ") && lines.any(|line| line.starts_with(b"-----BEGIN ") && is_label(line))
 }
 
 #[cfg(test)]
@@ -211,6 +228,26 @@ mod tests {
         let rewrite = |path: &Path| std::fs::write(path, "87654321").unwrap();
         for disturb in [&append as &dyn Fn(&Path), &truncate, &rewrite] {
             assert!(matches!(hash_disturbed(disturb), Err(ContentFault::Changed)));
+        }
+    }
+
+    #[test]
+    fn private_keys_are_known_by_how_they_begin() {
+        for key in [
+            "-----BEGIN PRIVATE KEY-----\nMIIE",
+            "-----BEGIN RSA PRIVATE KEY-----",
+            "\u{feff}\n-----BEGIN OPENSSH PRIVATE KEY-----\r\nb3Bl",
+            "-----BEGIN EC PARAMETERS-----\nBggq\n-----END EC PARAMETERS-----\n-----BEGIN EC PRIVATE KEY-----\n",
+            "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n-----BEGIN PRIVATE KEY-----\n",
+            "-----BEGIN PGP PRIVATE KEY BLOCK-----\n",
+            "PuTTY-User-Key-File-3: ssh-ed25519\n",
+        ] {
+            assert!(begins_with_private_key(key.as_bytes()), "{key}");
+        }
+        for public in
+            ["", "-----BEGIN CERTIFICATE-----\n", "<pre>-----BEGIN PRIVATE KEY-----", "-----BEGIN PUBLIC KEY-----"]
+        {
+            assert!(!begins_with_private_key(public.as_bytes()), "{public}");
         }
     }
 

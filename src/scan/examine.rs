@@ -74,17 +74,18 @@ impl<'a> Examiner<'a> {
             return Err(Fault::altered(shown(path), How::Changed));
         }
         let exec = mode & 0o111 != 0;
-        let object = match job.known {
-            Some(known) if known.stamp == stamp => known.object,
+        let (object, has_private_key) = match job.known {
+            // The stat cache has no private keys.
+            Some(known) if known.stamp == stamp => (known.object, false),
             _ => {
                 let relative = self.root.strip(path);
-                let object = self.hasher.hash(&mut self.opener, relative, &stamp, &self.counters.stop);
-                let object = object.map_err(|fault| content_fault(path, &fault))?;
+                let hashed = self.hasher.hash(&mut self.opener, relative, &stamp, &self.counters.stop);
+                let hashed = hashed.map_err(|fault| content_fault(path, &fault))?;
                 self.counters.add_hashed(stamp.size);
-                object
+                hashed
             }
         };
-        Ok(TreeKind::File { object, stamp, exec, root: self.number })
+        Ok(TreeKind::File { object, stamp, exec, has_private_key, root: self.number })
     }
 
     fn link(&mut self, path: &TreePath) -> Result<LinkTarget, Fault> {

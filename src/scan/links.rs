@@ -85,7 +85,7 @@ mod tests {
 
     fn tree(files: &[&str], links: &[(&str, &str)]) -> Vec<TreeEntry> {
         let stamp = Stamp { size: 0, mtime_ns: 0, ctime_ns: 0, inode: 0, device: 0 };
-        let file = TreeKind::File { object: ObjectId::of(b""), stamp, exec: false, root: 0 };
+        let file = TreeKind::File { object: ObjectId::of(b""), stamp, exec: false, has_private_key: false, root: 0 };
         let path = |text: &str| TreePath::new(text).unwrap();
         let mut entries: Vec<_> = files.iter().map(|text| TreeEntry { path: path(text), kind: file.clone() }).collect();
         entries.extend(links.iter().map(|(text, target)| {

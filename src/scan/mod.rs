@@ -107,6 +107,8 @@ pub enum TreeKind {
         stamp: Stamp,
         /// Whether anyone may execute it.
         exec: bool,
+        /// Whether it begins with a private key.
+        has_private_key: bool,
         /// The number of the root it is from.
         root: u16,
     },

@@ -44,7 +44,8 @@ use crate::tree_path::MAX_PATH_BYTES;
 use crate::varint;
 
 const MAGIC: &[u8; 8] = b"HWSTAT\r\n";
-const VERSION: u8 = 1;
+// Version 1 had private keys too, without a mark.
+const VERSION: u8 = 2;
 const DIGEST_BYTES: usize = 32;
 
 /// More than the longest record has.

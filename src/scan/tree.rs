@@ -267,7 +267,8 @@ fn write_cache(path: &Path, tree: &Tree, started: i64) -> fsx::Result<()> {
         let mut writer = StatCacheWriter::new(out, &tree.roots, started);
         for (number, root) in (0..).zip(&tree.roots) {
             for entry in &tree.entries {
-                if let TreeKind::File { object, stamp, root: from, .. } = entry.kind
+                // A private key is read and found again each time.
+                if let TreeKind::File { object, stamp, root: from, has_private_key: false, .. } = entry.kind
                     && from == number
                 {
                     writer.push(root.strip(&entry.path).as_bytes(), &Known { stamp, object })?;

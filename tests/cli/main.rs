@@ -31,6 +31,7 @@ mod releases;
 mod repair;
 mod rollback;
 mod rollouts;
+mod secrets;
 mod serve;
 mod sites;
 mod status;

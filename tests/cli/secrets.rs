@@ -1,0 +1,62 @@
+//! Secrets and clutter in a tree: what is refused, what is let through, and what is only warned of.
+
+use crate::harness::{World, refused};
+
+const KEY: &str = "-----BEGIN EC PRIVATE KEY-----\nMHcCAQEE\n-----END EC PRIVATE KEY-----\n";
+
+#[test]
+fn a_private_key_is_found_by_its_content_also_when_nothing_is_read_again() {
+    let world = World::with_mirror();
+    world.write("tree/docs/chain.txt", KEY);
+    for _ in 0..3 {
+        refused(&world, "push tree ./www", 5, "docs/chain.txt").warns("allow_secrets");
+    }
+    world.run("plan tree ./www").code(5).warns("docs/chain.txt");
+    world.write("tree/docs/chain.txt", format!("<pre>{KEY}"));
+    world.ok("push tree ./www");
+}
+
+#[test]
+fn files_with_secrets_are_refused_by_name_and_examples_pass() {
+    let world = World::with_mirror();
+    for name in [".git-credentials", ".npmrc", ".pypirc", "vault.kdbx", ".docker/config.json", "server.key", ".Env"] {
+        world.write(&format!("tree/a/{name}"), "x");
+        refused(&world, "push tree ./www", 5, &format!("a/{name}"));
+        world.remove("tree/a");
+    }
+    for name in [".env.example", ".env.sample", ".env.template", ".env.dist"] {
+        world.write(&format!("tree/{name}"), "TOKEN=\n");
+    }
+    world.ok("push tree ./www");
+    assert!(world.exists("www/current/.env.example"));
+}
+
+#[test]
+fn the_file_lets_through_what_is_meant() {
+    let world = World::with_tree();
+    world.write("tree/demo/server.key", KEY);
+    world.write("tree/demo/other.key", KEY);
+    let config = |lines: &str| format!("content = 'tree'\nallow_secrets = [{lines}]\n");
+    world.write("headwater.toml", config("'/demo/server.key'"));
+    world.run("push ./tree ./www").code(5).warns("demo/other.key");
+    world.write("headwater.toml", config("'*.key'"));
+    world.ok("push ./tree ./www");
+    world.write("headwater.toml", config("''"));
+    world.run("push ./tree ./www").code(2).warns("line 2").warns("the pattern is empty");
+}
+
+#[test]
+fn clutter_is_one_warning_with_what_to_write() {
+    let world = World::with_tree();
+    for name in [".DS_Store", "docs/.DS_Store", "Thumbs.db", "index.html~", ".index.html.swp", "node_modules/a/b.js"] {
+        world.write(&format!("tree/{name}"), "x");
+    }
+    let run = world.ok("push tree ./www");
+    let lines: Vec<&str> = run.stderr.lines().filter(|line| line.contains("not meant for visitors")).collect();
+    let patterns = r#"exclude = ["*~", ".*.swp", ".DS_Store", "Thumbs.db", "node_modules/"]"#;
+    assert!(lines.len() == 1 && lines[0].contains(patterns), "{}", run.stderr);
+    let pattern = patterns.split_once(" = ").unwrap().1;
+    world.write("headwater.toml", format!("content = 'tree'\nexclude = {pattern}\n"));
+    let run = world.ok("push ./tree ./www");
+    assert!(!run.stderr.contains("not meant for visitors") && !world.exists("www/current/.DS_Store"), "{}", run.stderr);
+}
