@@ -181,6 +181,11 @@ impl Failure {
         self
     }
 
+    /// What to do next, if there is something to do.
+    pub(crate) fn hint(&self) -> Option<&str> {
+        self.hint.as_deref()
+    }
+
     /// How the program ends with it.
     pub(crate) const fn exit(&self) -> Exit {
         self.exit

@@ -42,6 +42,12 @@ Examples:
   headwater status --public --html fleet.html    what visitors get too, and a page for everybody
   headwater status /srv/www /data/www --json";
 
+/// Below `headwater doctor --help`.
+pub(super) const DOCTOR: &str = "\
+Examples:
+  headwater doctor                               reach, token, site, clock, free space of all configured mirrors
+  headwater doctor https://edge1:7447/docs       the same of one";
+
 /// Below `headwater which --help`.
 pub(super) const WHICH: &str = "\
 Examples:

@@ -16,6 +16,7 @@ mod ci;
 mod ci_report;
 mod completions;
 mod context;
+mod doctor;
 mod event_log;
 mod failure;
 mod fleet;
@@ -97,6 +98,11 @@ enum Command {
     /// Ends with 1 when mirrors differ, lack it, or their visitors get something else.
     #[command(after_help = help::WHICH)]
     Which(which::WhichArgs),
+    /// Try the way to each mirror before the first push, and say what to do
+    ///
+    /// Changes nothing. Ends with 1 when a push to a mirror would fail.
+    #[command(after_help = help::DOCTOR)]
+    Doctor(Box<doctor::DoctorArgs>),
     /// List the mirrors that are proven current, for a balancer or a client
     ///
     /// Only mirrors with a `public_url` that serve the newest release, by region and weight.
@@ -216,6 +222,7 @@ fn run(command: Command, is_quiet: bool) -> Result<Exit, Failure> {
         Command::Plan(args) => plan::run(&args),
         Command::Diff(args) => plan::diff(&args),
         Command::Status(args) => status::run(&args),
+        Command::Doctor(args) => doctor::run(&args),
         Command::Which(args) => which::run(&args),
         Command::Mirrorlist(args) => mirrorlist::run(&args, is_quiet),
         Command::Releases(args) => releases::run(&args),
@@ -239,6 +246,7 @@ fn json_of(command: &Command) -> Option<&'static str> {
         Command::Plan(args) => ("plan", &args.output),
         Command::Diff(args) => ("diff", &args.output),
         Command::Status(args) => ("status", &args.output),
+        Command::Doctor(args) => ("doctor", &args.output),
         Command::Which(args) => ("which", &args.output),
         Command::Releases(args) => ("releases", &args.output),
         Command::Rollback(args) => ("rollback", &args.output),

@@ -171,6 +171,7 @@ impl Mirror for DirectoryMirror {
             staged: store.staged_release()?,
             highest_sequence: store.highest_sequence()?,
             round_trip: None,
+            receiver: None,
             free_bytes: store.free_bytes().ok(),
             // It may be dropped at this moment.
             incoming_bytes: store.incoming_bytes().unwrap_or(0),

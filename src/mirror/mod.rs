@@ -9,6 +9,7 @@ mod directory;
 mod http;
 mod location;
 mod ssh;
+mod state;
 mod way;
 
 pub use contents::{Contents, Effort, Supply};
@@ -18,6 +19,7 @@ pub use http::{
 };
 pub use location::{HttpPlace, Location, LocationError, SshPlace, has_token};
 pub use ssh::SshSettings;
+pub use state::{MirrorState, ReceiverInfo};
 pub use way::WayError;
 
 use std::error::Error;
@@ -28,7 +30,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::fsx::IoError;
-use crate::hash::{BundleKey, ManifestId, ObjectId, PackId, StoreId};
+use crate::hash::{BundleKey, ManifestId, ObjectId, PackId};
 use crate::monitor::Monitor;
 use crate::release::{Release, ReleaseName};
 pub use crate::store::{Depth, Fault, FetchRecords, Happening, Pruned, Repaired, Verified, What};
@@ -282,44 +284,6 @@ fn is_full(error: &IoError) -> bool {
 impl From<IoError> for MirrorError {
     fn from(error: IoError) -> Self {
         Self::Store(error.into())
-    }
-}
-
-/// What a mirror tells of itself.
-#[derive(Debug, Clone, Default)]
-pub struct MirrorState {
-    /// The id of its store; nothing where none was made yet.
-    pub store: Option<StoreId>,
-    /// The site it holds; nothing where no store was made yet.
-    pub site: Option<Site>,
-    /// The only site that a store made here may have; `None` if it may have any.
-    pub only_site: Option<Site>,
-    /// What `current` names, whether or not its record can be read.
-    pub current: Option<ReleaseName>,
-    /// The records of the releases that are or were served, ascending, those that can be read.
-    pub releases: Vec<Release>,
-    /// The release that is staged and not current, if there is one.
-    pub staged: Option<Release>,
-    /// The highest sequence of anything there: a new release must be above it.
-    pub highest_sequence: u64,
-    /// Bytes free where it is, if it can tell.
-    pub free_bytes: Option<u64>,
-    /// Bytes of content there of pushes that did not end.
-    pub incoming_bytes: u64,
-    /// When the next retired entry of the current release is due, by the clock of the mirror.
-    pub next_expiry: Option<u64>,
-    /// Retired entries whose `until` is at or before this time are not served there any more.
-    pub expired_through: u64,
-    /// About how long a message to it and its answer take, where there is a network between.
-    pub round_trip: Option<Duration>,
-}
-
-impl MirrorState {
-    /// The record of the current release, if it can be read.
-    #[must_use]
-    pub fn current_release(&self) -> Option<&Release> {
-        let current = self.current?;
-        self.releases.iter().rev().find(|release| release.name() == current)
     }
 }
 

@@ -57,16 +57,27 @@ impl SiteState {
 
     pub(super) fn state(&self, right: Right) -> Result<State, Refused> {
         let (headwater, may_push) = (env!("CARGO_PKG_VERSION").to_owned(), right == Right::Push);
+        let time = std::time::UNIX_EPOCH.elapsed().ok().map(|since| since.as_secs());
         let Some(store) = self.look()? else {
             let (site, unfinished) = (self.settings.name.clone(), Some(Vec::new()));
             let free_bytes = self.free(Store::free_bytes_at(&self.settings.directory));
             let quota_bytes = self.settings.quota_bytes;
-            return Ok(State { headwater, site, may_push, unfinished, free_bytes, quota_bytes, ..State::default() });
+            return Ok(State {
+                headwater,
+                time,
+                site,
+                may_push,
+                unfinished,
+                free_bytes,
+                quota_bytes,
+                ..State::default()
+            });
         };
         let text = |release: &Release| String::from_utf8(release.to_bytes()).unwrap_or_default();
         let served = store.served_releases()?;
         Ok(State {
             headwater,
+            time,
             store: Some(store.id()),
             site: Some(store.site().clone()),
             current: store.current()?,

@@ -246,6 +246,9 @@ pub struct State {
     /// The highest sequence of anything there.
     #[serde(default)]
     pub highest_sequence: u64,
+    /// The clock of the receiver, in seconds since 1970.
+    #[serde(default)]
+    pub time: Option<u64>,
     /// Bytes free.
     #[serde(default)]
     pub free_bytes: Option<u64>,

@@ -16,6 +16,7 @@ mod bad_input;
 mod bad_mirrors;
 mod config;
 mod diff;
+mod doctor;
 mod expiry;
 mod fleet;
 mod init;

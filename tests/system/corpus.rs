@@ -147,6 +147,7 @@ fn messages() -> Inputs {
     let head =
         wire::StageHead { release: record.clone(), key, base: None, change_bytes: 9, has_packs: true, is_whole: false };
     let state = wire::State {
+        time: Some(1_700_000_000),
         headwater: "0.1.0".into(),
         store: Some(StoreId::random().unwrap()),
         site: Some(Site::new("docs").unwrap()),

@@ -36,7 +36,9 @@ use crate::hash::{BundleKey, ManifestId, ObjectId};
 use crate::mirror::location::{HttpPlace, SshPlace};
 use crate::mirror::ssh::{SshLink, SshSettings};
 use crate::mirror::way::WayError;
-use crate::mirror::{Bundle, Effort, Link, Mirror, MirrorError, MirrorState, ObjectPart, StageRequest, Supply};
+use crate::mirror::{
+    Bundle, Effort, Link, Mirror, MirrorError, MirrorState, ObjectPart, ReceiverInfo, StageRequest, Supply,
+};
 use crate::monitor::Monitor;
 use crate::release::{Release, ReleaseName};
 use crate::store::{Depth, Happening, Pruned, Repaired, Verified};
@@ -296,6 +298,8 @@ impl Mirror for HttpMirror {
         let (state, round_trip) = self.ask_state_by(self.wired.pace.deadline)?;
         self.learn(&state, round_trip);
         self.check_site()?;
+        let (version, may_push, time) = (state.headwater.clone(), state.may_push, state.time);
+        let receiver = ReceiverInfo { version, may_push, time };
         Ok(MirrorState {
             store: state.store,
             // A receiver may be bound to a site before there is a store; that is not the site of a mirror yet.
@@ -310,6 +314,7 @@ impl Mirror for HttpMirror {
             next_expiry: state.next_expiry,
             expired_through: state.expired_through,
             round_trip: self.round_trip(),
+            receiver: Some(receiver),
         })
     }
 

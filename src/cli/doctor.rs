@@ -1,0 +1,178 @@
+//! `headwater doctor`: tries the way to each mirror, and changes nothing there.
+
+use std::path::Path;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use clap::Args;
+use headwater::mirror::{Mirror, MirrorState};
+use headwater::push::error_chain;
+use headwater::store::Store;
+use serde::Serialize;
+
+use super::args::{ConfigArgs, MirrorsArgs, OutputArgs, RemoteArgs};
+use super::failure::{Exit, Failure};
+use super::output::{bytes, escape, print, print_json};
+use super::places::MirrorChoice;
+use super::remote::Reach;
+use super::{context, hints, load_config, places};
+
+/// A clock that differs by more than this many seconds makes ages and expiry times wrong.
+const MAX_SKEW_SECONDS: u64 = 60;
+/// Less free space than this is most likely too little for a push, in bytes.
+const LOW_SPACE_BYTES: u64 = 100_000_000;
+
+/// The arguments of `doctor`.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct DoctorArgs {
+    #[command(flatten)]
+    mirrors: MirrorsArgs,
+    #[command(flatten)]
+    remote: RemoteArgs,
+    #[command(flatten)]
+    config: ConfigArgs,
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+}
+
+#[derive(Serialize)]
+struct Answer<'a> {
+    headwater: &'static str,
+    version: u32,
+    mirrors: &'a [Finding],
+}
+
+/// What was found out about one mirror.
+#[derive(Debug, Serialize)]
+struct Finding {
+    mirror: String,
+    location: String,
+    is_ok: bool,
+    /// What is fine, in a few words each.
+    facts: Vec<String>,
+    problems: Vec<Problem>,
+}
+
+/// Something that a push would fail of, or that needs attention.
+#[derive(Debug, Serialize)]
+struct Problem {
+    what: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    hint: Option<String>,
+}
+
+impl Problem {
+    fn new(what: impl Into<String>, hint: &str) -> Self {
+        Self { what: what.into(), hint: Some(hint.to_owned()) }
+    }
+}
+
+/// Runs `headwater doctor`.
+pub(crate) fn run(args: &DoctorArgs) -> Result<Exit, Failure> {
+    let config = load_config(&args.config)?;
+    let choices = places::of_mirrors(&args.mirrors.mirrors, &config)?;
+    let site = args.remote.site.as_ref().or(config.site.as_ref());
+    let reach = Reach::new(&args.remote, None, context::DEFAULT_WAIT, context::jobs(None));
+    let findings: Vec<Finding> = std::thread::scope(|scope| {
+        let examine = |choice| {
+            let reach = &reach;
+            scope.spawn(move || examine(choice, || reach.mirror(choice, site)))
+        };
+        let asked: Vec<_> = choices.iter().map(examine).collect();
+        asked.into_iter().map(|thread| thread.join().expect("asking a mirror does not panic")).collect()
+    });
+    let is_ok = findings.iter().all(|finding| finding.is_ok);
+    if args.output.json {
+        print_json(&Answer { headwater: "doctor", version: 1, mirrors: &findings })?;
+    } else {
+        let shown = findings.iter().filter(|finding| !(args.output.quiet && finding.is_ok));
+        print(&shown.map(Finding::describe).collect::<String>())?;
+    }
+    Ok(if is_ok { Exit::Success } else { Exit::Failed })
+}
+
+fn examine(choice: &MirrorChoice, open: impl FnOnce() -> Result<std::sync::Arc<dyn Mirror>, Failure>) -> Finding {
+    let (mut facts, mut problems) = (Vec::new(), Vec::new());
+    match open() {
+        Err(failure) => {
+            problems.push(Problem { what: failure.text(), hint: failure.hint().map(str::to_owned) });
+        }
+        Ok(mirror) => match mirror.state() {
+            Err(error) => {
+                let hint = hints::of_mirror(error.failure()).map(str::to_owned);
+                problems.push(Problem { what: error_chain(&error), hint });
+            }
+            Ok(state) => look(&*mirror, &state, &mut facts, &mut problems),
+        },
+    }
+    let (mirror, location) = (choice.name.clone(), choice.location.clone());
+    Finding { mirror, location, is_ok: problems.is_empty(), facts, problems }
+}
+
+fn look(mirror: &dyn Mirror, state: &MirrorState, facts: &mut Vec<String>, problems: &mut Vec<Problem>) {
+    facts.push(match (&state.site, state.current) {
+        (Some(site), Some(current)) => format!("serves release {} of site {site}", current.sequence()),
+        (Some(site), None) => format!("is of site {site} and serves nothing yet"),
+        (None, _) => "is empty: the first push would create it".to_owned(),
+    });
+    if let Some(path) = mirror.local_path() {
+        look_at_directory(&path, state, facts, problems);
+    }
+    if let Some(receiver) = &state.receiver {
+        match receiver.may_push {
+            true => facts.push("the token may push".to_owned()),
+            false => problems.push(Problem::new(
+                "the token may only read",
+                "make one with `headwater token new --site NAME --allow push` and add it to the serve.toml there",
+            )),
+        }
+        facts.push(format!("headwater {} there", receiver.version));
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        if let Some(skew) = receiver.time.map(|time| time.abs_diff(now)).filter(|skew| *skew > MAX_SKEW_SECONDS) {
+            let hint = "set both clocks by NTP: ages, expiry times and certificates depend on them";
+            problems.push(Problem::new(format!("its clock differs from this one by {skew} s"), hint));
+        }
+    }
+    let free = state.free_bytes.or_else(|| Store::free_bytes_at(&mirror.local_path()?).ok());
+    if let Some(free) = free {
+        facts.push(format!("{} free", bytes(free)));
+        if free < LOW_SPACE_BYTES {
+            problems.push(Problem::new(
+                format!("only {} are free", bytes(free)),
+                "free some space, or `headwater prune` with a smaller --keep",
+            ));
+        }
+    }
+    facts.extend(state.round_trip.map(|time| format!("answers in {} ms", time.as_millis())));
+}
+
+/// Whether a push of this user may write there.
+fn look_at_directory(path: &Path, state: &MirrorState, facts: &mut Vec<String>, problems: &mut Vec<Problem>) {
+    let is_there = path.is_dir();
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let written = if is_there { path } else { parent };
+    if state.store.is_none() && !is_there {
+        facts.push("would create the directory".to_owned());
+    }
+    match rustix::fs::access(written, rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK) {
+        Ok(()) => facts.push("writable".to_owned()),
+        Err(error) => problems.push(Problem::new(
+            format!("{} cannot be written: {error}", written.display()),
+            "create the directory and give it to the user who pushes",
+        )),
+    }
+}
+
+impl Finding {
+    /// One line: what is fine, or what is wrong and what to do.
+    fn describe(&self) -> String {
+        let name = escape(&self.mirror);
+        if self.is_ok {
+            return format!("{name}: ok: {}\n", escape(&self.facts.join(", ")));
+        }
+        let problem = |problem: &Problem| {
+            let hint = problem.hint.as_ref().map(|hint| format!(" (hint: {hint})")).unwrap_or_default();
+            format!("{name}: FAILED: {}\n", escape(&format!("{}{hint}", problem.what)))
+        };
+        self.problems.iter().map(problem).collect()
+    }
+}
