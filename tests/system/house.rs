@@ -250,6 +250,38 @@ fn every_fixture_is_named_in_a_test() {
 }
 
 #[test]
+fn the_readme_prints_the_unit_that_the_package_installs() {
+    let read = |file: &str| fs::read_to_string(Path::new(ROOT).join(file)).unwrap();
+    let (readme, unit) = (read("README.md"), read(".ci/debian/headwater.service"));
+    let block = format!("```ini\n# /etc/systemd/system/headwater.service\n{unit}```\n");
+    assert!(readme.contains(&block), "README.md prints another headwater.service");
+}
+
+#[test]
+fn the_commented_serve_toml_has_only_known_keys() {
+    let text = fs::read_to_string(Path::new(ROOT).join(".ci/debian/serve.toml")).unwrap();
+    let is_setting =
+        |line: &&str| line.starts_with('[') || line.split_once(" = ").is_some_and(|(key, _)| !key.contains(' '));
+    let settings: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("# ")).filter(is_setting).collect();
+    assert!(settings.len() >= 14, "{settings:?}");
+    let file = Path::new("/etc/headwater/serve.toml");
+    headwater::config::serve::parse(&settings.join("\n"), file).unwrap_or_else(|error| panic!("{error}"));
+}
+
+#[test]
+fn the_jobs_and_the_action_name_this_version() {
+    let version = env!("CARGO_PKG_VERSION");
+    for (file, words) in [
+        ("README.md", [format!("headwater_{version}_amd64.deb"), format!("OWNER/headwater@v{version}")]),
+        ("docs/ci.md", [format!("headwater_{version}_amd64.deb"), format!("OWNER/headwater@v{version}")]),
+        ("action.yml", [format!("default: {version}\n"), "headwater push".to_owned()]),
+    ] {
+        let text = fs::read_to_string(Path::new(ROOT).join(file)).unwrap();
+        assert!(words.iter().all(|word| text.contains(word)), "{file} lacks one of {words:?}");
+    }
+}
+
+#[test]
 fn the_scan_sees_what_it_looks_for() {
     let body = "    step();\n".repeat(61);
     let text = format!(
