@@ -6,7 +6,7 @@
 
 use serde::Serialize;
 
-use crate::hash::PackId;
+use crate::hash::{BundleKey, PackId};
 
 /// A fact, in the past tense.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -49,6 +49,10 @@ pub enum Event {
     },
     /// A bundle was begun.
     BundleStarted {
+        /// The bundle.
+        bundle: BundleKey,
+        /// The mirrors that it is for.
+        mirrors: Vec<String>,
         /// New objects in it.
         objects: u64,
         /// Their size, in bytes.
@@ -56,6 +60,8 @@ pub enum Event {
     },
     /// Content of a bundle went into blocks; sums since it began.
     BundleAdvanced {
+        /// The bundle.
+        bundle: BundleKey,
         /// Uncompressed bytes.
         bytes: u64,
         /// Bytes in blocks.
@@ -104,6 +110,20 @@ pub enum Event {
         mirror: String,
         /// The sequence of the release.
         sequence: u64,
+    },
+    /// A wave switched. It is watched for a time before the probes and the others.
+    SoakStarted {
+        /// The number of the wave, from 1.
+        wave: u64,
+        /// The time, in seconds.
+        seconds: u64,
+        /// When the time is over, in seconds since 1970.
+        until: u64,
+    },
+    /// The time of a wave is over, or the user asked to stop.
+    SoakEnded {
+        /// The number of the wave, from 1.
+        wave: u64,
     },
     /// A mirror had nothing to do.
     AlreadyCurrent {

@@ -1,145 +1,196 @@
-//! The live block on a terminal: scan, compression, and a line a mirror.
+//! The block on a terminal as text: scan, packs, a line for each mirror, the wave that is watched.
 //!
-//! Uses the crate `indicatif`, which draws a limited number of times a second
-//! however many events come.
+//! Pure: sums, time and width in, lines out. What does not fit is left out, never cut within a word.
 
-use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::Instant;
 
-use headwater::monitor::Event;
-use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use unicode_width::{UnicodeWidthChar as _, UnicodeWidthStr as _};
 
-use super::output::escape;
-use super::progress::{Note, Sums};
-use super::terminal;
+use super::output::{count, duration, escape, moment};
+use super::sums::{MirrorSums, Soak, Sums};
 
-/// Lines of mirrors in the block; more would not fit on a small terminal,
-/// where the block would scroll instead of staying in place.
+/// Lines of mirrors in the block.
 const MAX_MIRROR_LINES: usize = 16;
+/// Rows that the block leaves to the lines above and to those that are no mirror's.
+const OTHER_ROWS: usize = 6;
 
-/// Characters of a mirror's name in its line.
-const NAME_CHARS: usize = 24;
-
-/// The block.
-#[derive(Debug)]
-pub(crate) struct Live {
-    block: MultiProgress,
-    work: BTreeMap<Work, ProgressBar>,
-    mirrors: BTreeMap<String, ProgressBar>,
+/// The lines of the block. Each is shorter than `columns`: the terminal must not wrap it.
+pub(crate) fn lines(sums: &Sums, now: Instant, (columns, rows): (usize, usize)) -> Vec<String> {
+    let room = columns.saturating_sub(1);
+    let mut lines = Vec::new();
+    if sums.is_scanning || sums.scanned_entries > 0 {
+        lines.push(fit(&sums.scan_line(now), room));
+    }
+    if sums.has_bundles() {
+        lines.push(fit(&sums.bundle_line(), room));
+    }
+    let shown: Vec<&MirrorSums> = sums.mirrors.iter().filter(|mirror| mirror.has_begun()).collect();
+    let most = rows.saturating_sub(OTHER_ROWS).clamp(1, MAX_MIRROR_LINES);
+    let names: Vec<String> =
+        shown.iter().take(most).map(|mirror| shorten(&escape(&mirror.name), room * 2 / 5)).collect();
+    let widest = names.iter().map(|name| name.width()).max().unwrap_or_default();
+    for (mirror, name) in shown.iter().zip(&names) {
+        let begin = format!("  {name}{}  ", " ".repeat(widest - name.width()));
+        let rest = about(mirror, sums, now, room.saturating_sub(begin.width()));
+        lines.push(format!("{begin}{rest}").trim_end().to_owned());
+    }
+    if shown.len() > most {
+        lines.push(fit(&format!("  … and {} more mirrors", count((shown.len() - most) as u64)), room));
+    }
+    lines.extend(sums.soak.as_ref().map(|soak| soak_line(soak, now, room)));
+    lines
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Work {
-    Scan,
-    Bundle,
+/// How long a wave is still watched, and until when if there is room for it.
+fn soak_line(soak: &Soak, now: Instant, room: usize) -> String {
+    let line = soaking(soak, now);
+    let without_time = line.split_once(" at ").map_or(line.as_str(), |(left, _)| left);
+    fit(if line.width() <= room { &line } else { without_time }, room)
 }
 
-impl Live {
-    /// An empty block on stderr.
-    pub(crate) fn new() -> Self {
-        Self::on(terminal::begin_block())
-    }
+/// What a wave waits for, and until when.
+pub(crate) fn soaking(soak: &Soak, now: Instant) -> String {
+    // Never less than what is left: at 0 s it is over.
+    let seconds = soak.end.saturating_duration_since(now).as_millis().div_ceil(1_000);
+    let left = std::time::Duration::from_secs(u64::try_from(seconds).unwrap_or(u64::MAX));
+    let left = if left.as_secs() < 10 { format!("{} s", left.as_secs()) } else { duration(left) };
+    format!("wave {}: {left} left until the others follow at {}", soak.wave, moment(soak.until))
+}
 
-    #[cfg(test)]
-    pub(crate) fn hidden() -> Self {
-        Self::on(MultiProgress::with_draw_target(indicatif::ProgressDrawTarget::hidden()))
-    }
-
-    fn on(block: MultiProgress) -> Self {
-        Self { block, work: BTreeMap::new(), mirrors: BTreeMap::new() }
-    }
-
-    /// Takes the block off the terminal.
-    pub(crate) fn clear(&self) {
-        for bar in self.work.values().chain(self.mirrors.values()) {
-            // One that is dropped before it is finished draws itself once more.
-            bar.finish_and_clear();
-        }
-        terminal::remove_block();
-    }
-
-    /// Draws `event`, which is in `sums` already.
-    pub(crate) fn show(&mut self, event: &Event, note: &Note, sums: &Sums) {
-        if let Note::Alarm(line) = note {
-            // A terminal that is gone is no reason to stop a push.
-            terminal::write_stderr(&format!("{line}\n")).ok();
-        }
-        match event {
-            Event::ScanStarted { .. } | Event::ScanAdvanced { .. } => {
-                self.work(Work::Scan).set_message(sums.scan_line());
-            }
-            Event::ScanFinished { .. } => Self::finish(self.work(Work::Scan), note),
-            Event::BundleStarted { .. } | Event::BundleAdvanced { .. } => {
-                let bar = self.work(Work::Bundle);
-                bar.set_message(sums.bundle_line());
-                if sums.bundled_bytes >= sums.bundle_bytes {
-                    bar.disable_steady_tick();
-                }
-            }
-            Event::StateLearned { mirror, sequence } => {
-                let words =
-                    sequence.map_or_else(|| "is empty".to_owned(), |sequence| format!("has release {sequence}"));
-                self.mirror(mirror, |bar| bar.set_message(words));
-            }
-            Event::PackSent { mirror, bytes, .. } => self.mirror(mirror, |bar| {
-                bar.set_message("");
-                bar.inc(*bytes);
-            }),
-            Event::PackHeld { mirror, .. } => self.mirror(mirror, |bar| bar.set_message("goes on where it was")),
-            Event::ObjectsResent { mirror, .. } => self.mirror(mirror, |bar| bar.set_message("mended")),
-            Event::Staged { mirror, sequence } => {
-                self.mirror(mirror, |bar| bar.set_message(format!("release {sequence} is ready")));
-            }
-            Event::Activated { mirror, sequence } => {
-                self.mirror(mirror, |bar| bar.finish_with_message(format!("release {sequence} is current")));
-            }
-            Event::AlreadyCurrent { mirror, sequence } => {
-                self.mirror(mirror, |bar| bar.finish_with_message(format!("release {sequence} was current already")));
-            }
-            Event::MirrorFailed { mirror, .. } => self.mirror(mirror, |bar| bar.abandon_with_message("failed")),
-            Event::PackSealed { .. } | Event::Pruned { .. } | Event::Warned { .. } => {}
-        }
-    }
-
-    fn finish(bar: &ProgressBar, note: &Note) {
-        bar.disable_steady_tick();
-        if let Note::Fact(line) = note {
-            bar.finish_with_message(line.clone());
-        }
-    }
-
-    fn work(&mut self, work: Work) -> &ProgressBar {
-        let block = &self.block;
-        self.work.entry(work).or_insert_with(|| {
-            let at = match work {
-                Work::Scan => 0,
-                Work::Bundle => 1,
-            };
-            let bar = block.insert(at, ProgressBar::no_length().with_style(style("{spinner} {wide_msg}")));
-            bar.enable_steady_tick(Duration::from_millis(125));
-            bar
-        })
-    }
-
-    /// Draws the line of a mirror; nothing where the block is full. What
-    /// matters of those others is in the result.
-    fn mirror(&mut self, mirror: &str, draw: impl FnOnce(&ProgressBar)) {
-        if !self.mirrors.contains_key(mirror) {
-            if self.mirrors.len() == MAX_MIRROR_LINES {
-                return;
-            }
-            let name: String = escape(mirror).chars().take(NAME_CHARS).collect();
-            let template = "  {prefix:24} {decimal_bytes:>10} {decimal_bytes_per_sec:>12}  {wide_msg}";
-            let bar = ProgressBar::no_length().with_style(style(template)).with_prefix(name);
-            self.mirrors.insert(mirror.to_owned(), self.block.add(bar));
-        }
-        if let Some(bar) = self.mirrors.get(mirror) {
-            draw(bar);
-        }
+impl MirrorSums {
+    /// Whether anything is known of it.
+    fn has_begun(&self) -> bool {
+        self.state.is_some() || self.is_sending()
     }
 }
 
-fn style(template: &str) -> ProgressStyle {
-    // A wrong template only costs looks.
-    ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_spinner())
+/// The line of a mirror behind its name: what it reported last, else how far the sending is.
+fn about(mirror: &MirrorSums, sums: &Sums, now: Instant, room: usize) -> String {
+    let sending = sums.sending(mirror, now).filter(|_| mirror.state.is_none());
+    let Some(sending) = sending else { return fit(mirror.state.as_deref().unwrap_or_default(), room) };
+    let mut words = sending.words();
+    let has_room = |words: &[String]| words.join("  ").width() <= room;
+    // The sum says least that the others do not say, then the rate.
+    while words.len() > 1 && !has_room(&words) {
+        words.remove(1);
+    }
+    fit(&words.join("  "), room)
+}
+
+/// As many whole words of `text` as there is room for.
+fn fit(text: &str, room: usize) -> String {
+    if text.width() <= room {
+        return text.to_owned();
+    }
+    let mut fitting = String::new();
+    for word in text.split_inclusive(' ') {
+        if fitting.width() + word.trim_end().width() + " …".width() > room {
+            break;
+        }
+        fitting.push_str(word);
+    }
+    format!("{} …", fitting.trim_end())
+}
+
+/// A name that is too long, without its middle: names of one fleet often differ at the end.
+fn shorten(name: &str, room: usize) -> String {
+    if name.width() <= room {
+        return name.to_owned();
+    }
+    let take = |chars: &mut dyn Iterator<Item = char>, room: usize| {
+        let mut width = 0;
+        let fits = |c: &char| {
+            width += c.width().unwrap_or_default();
+            width <= room
+        };
+        chars.take_while(fits).collect::<Vec<char>>()
+    };
+    let half = room.saturating_sub(1) / 2;
+    let begin = take(&mut name.chars(), half);
+    let end = take(&mut name.chars().rev(), half);
+    begin.into_iter().chain(['…']).chain(end.into_iter().rev()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use headwater::hash::{BundleKey, PackId};
+    use headwater::monitor::Event;
+
+    use super::*;
+
+    fn busy() -> (Sums, Instant) {
+        let (mut sums, start) = (Sums::default(), Instant::now());
+        let long = "https://mirror-eu-1.example.com:7447/docs";
+        sums.expect(["frankfurt", long, "sydney"]);
+        let mirrors = ["frankfurt", long, "sydney"].map(str::to_owned).to_vec();
+        let (bundle, later) = (BundleKey::from_bytes([1; 32]), start + Duration::from_secs(1));
+        let sent = |mirror: &str, bytes| Event::PackSent { mirror: mirror.into(), pack: PackId::of(b""), bytes };
+        for (now, event) in [
+            (start, Event::ScanFinished { entries: 1_200, bytes: 9, hashed_files: 1, hashed_bytes: 40_000_000 }),
+            (start, Event::BundleStarted { bundle, mirrors, objects: 1, bytes: 40_000_000 }),
+            (later, Event::BundleAdvanced { bundle, bytes: 20_000_000, packed_bytes: 10_000_000 }),
+            (later, sent(long, 5_000_000)),
+            (later, sent("frankfurt", 10_000_000)),
+            (later, Event::AlreadyCurrent { mirror: "sydney".into(), sequence: 7 }),
+            (later, Event::SoakStarted { wave: 1, seconds: 300, until: 1_798_135_200 }),
+        ] {
+            sums.add(&event, now);
+        }
+        (sums, later)
+    }
+
+    #[test]
+    fn the_block_says_all_where_there_is_room() {
+        let (sums, now) = busy();
+        assert_eq!(
+            lines(&sums, now, (120, 24)),
+            [
+                "scan: 1,200 entries, 40.0 MB read",
+                "pack: 50 % of 40.0 MB, compressed to 50 %",
+                "  frankfurt                                  50 %  10.0 MB of 20.0 MB  10.0 MB/s  1.0 s left",
+                "  https://mirror-eu-1.example.com:7447/docs  25 %  5.0 MB of 20.0 MB  5.0 MB/s  3.0 s left",
+                "  sydney                                     release 7 was current already",
+                "wave 1: 5 min left until the others follow at 2026-12-24T18:00:00Z",
+            ]
+        );
+    }
+
+    #[test]
+    fn nothing_is_cut_within_a_word() {
+        let (sums, now) = busy();
+        assert_eq!(
+            lines(&sums, now, (60, 24)),
+            [
+                "scan: 1,200 entries, 40.0 MB read",
+                "pack: 50 % of 40.0 MB, compressed to 50 %",
+                "  frankfurt                50 %  10.0 MB/s  1.0 s left",
+                "  https://mir…m:7447/docs  25 %  5.0 MB/s  3.0 s left",
+                "  sydney                   release 7 was current already",
+                "wave 1: 5 min left until the others follow",
+            ]
+        );
+        for columns in 30..160 {
+            for line in lines(&sums, now, (columns, 24)) {
+                assert!(line.width() < columns, "{columns}: {line}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_large_fleet_leaves_room_on_the_terminal() {
+        let mut sums = Sums::default();
+        for number in 0..100 {
+            sums.add(&Event::StateLearned { mirror: format!("m{number}"), sequence: None }, Instant::now());
+        }
+        let lines = lines(&sums, Instant::now(), (80, 12));
+        assert_eq!((lines.len(), lines[6].as_str()), (7, "  … and 94 more mirrors"));
+    }
+
+    #[test]
+    fn wide_characters_take_two_columns() {
+        assert_eq!(shorten("漢字漢字漢字", 7), "漢…字");
+        assert_eq!(fit("漢字 漢字", 7), "漢字 …");
+    }
 }

@@ -42,6 +42,7 @@ mod serve;
 mod settings;
 mod signals;
 mod status;
+mod sums;
 mod terminal;
 mod token;
 mod upkeep;

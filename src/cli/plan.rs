@@ -24,6 +24,7 @@ const MAX_NAMED: usize = 8;
 pub(crate) fn run(args: &PushArgs) -> Result<Exit, Failure> {
     let job = push_command::job(args)?;
     let progress = Progress::start(&args.output)?;
+    progress.expect_mirrors(job.fleet.mirrors().iter().map(|mirror| mirror.name()));
     let planned = push::plan(&job.source, &job.fleet, &job.options, &progress);
     progress.finish();
     match planned.map_err(hints::of_push)? {

@@ -1,16 +1,17 @@
 //! Progress on stderr: what the library reports, for people, and for
 //! `--events`.
 //!
-//! On a terminal one live block (see [`super::live`]); else a line now and
-//! then; with `--quiet` only warnings and errors. Sums are kept here, apart
-//! from how they look.
+//! On a terminal one block (see [`super::live`]); else a line now and
+//! then; with `--quiet` only warnings and errors. What it shows are the sums
+//! of [`super::sums`].
 
-use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use crossbeam_channel::{RecvTimeoutError, Sender, bounded};
 use headwater::hash::PackId;
 use headwater::monitor::{Event, Monitor};
 use jiff::Timestamp;
@@ -18,96 +19,18 @@ use jiff::Timestamp;
 use super::args::OutputArgs;
 use super::event_log::EventLog;
 use super::failure::{Exit, Failure, eprint_raw};
-use super::live::Live;
-use super::output::{bytes, count, counted, escape};
-use super::{signals, terminal, verbosity};
+use super::output::{bytes, count, counted, duration, escape, moment};
+use super::sums::Sums;
+use super::{live, signals, terminal, verbosity};
 
 /// At least this long between two lines that only say how far it is.
 const PAUSE: Duration = Duration::from_secs(5);
-
-/// What has happened so far.
-#[derive(Debug, Default, Clone, PartialEq, Eq)]
-pub(crate) struct Sums {
-    /// Entries that the running scan has seen.
-    pub(crate) scanned_entries: u64,
-    /// Bytes that it has read.
-    pub(crate) hashed_bytes: u64,
-    /// Whether a scan runs.
-    pub(crate) is_scanning: bool,
-    /// Bytes that go into all bundles.
-    pub(crate) bundle_bytes: u64,
-    /// Bytes that went into blocks so far, as last told.
-    pub(crate) bundled_bytes: u64,
-    /// What they take there.
-    pub(crate) packed_bytes: u64,
-    /// Bytes sent to each mirror.
-    pub(crate) sent_bytes: BTreeMap<String, u64>,
-}
-
-impl Sums {
-    /// Adds `event`.
-    pub(crate) fn add(&mut self, event: &Event) {
-        match event {
-            Event::ScanStarted { .. } => self.is_scanning = true,
-            Event::ScanAdvanced { entries, hashed_bytes } => {
-                (self.scanned_entries, self.hashed_bytes) = (*entries, *hashed_bytes);
-            }
-            Event::ScanFinished { entries, hashed_bytes, .. } => {
-                (self.scanned_entries, self.hashed_bytes) = (*entries, *hashed_bytes);
-                self.is_scanning = false;
-            }
-            Event::BundleStarted { bytes, .. } => self.bundle_bytes += bytes,
-            Event::BundleAdvanced { bytes, packed_bytes } => {
-                (self.bundled_bytes, self.packed_bytes) = (*bytes, *packed_bytes);
-            }
-            Event::PackSent { mirror, bytes, .. } => {
-                *self.sent_bytes.entry(mirror.clone()).or_default() += bytes;
-            }
-            Event::Warned { .. }
-            | Event::StateLearned { .. }
-            | Event::PackSealed { .. }
-            | Event::PackHeld { .. }
-            | Event::ObjectsResent { .. }
-            | Event::Staged { .. }
-            | Event::Activated { .. }
-            | Event::AlreadyCurrent { .. }
-            | Event::Pruned { .. }
-            | Event::MirrorFailed { .. } => {}
-        }
-    }
-
-    /// How far it is, on one line.
-    pub(crate) fn line(&self) -> String {
-        if self.is_scanning {
-            return self.scan_line();
-        }
-        let mut parts = Vec::new();
-        if self.bundled_bytes < self.bundle_bytes {
-            parts.push(self.bundle_line());
-        }
-        let sent = self.sent_bytes.values().sum::<u64>();
-        match (self.sent_bytes.len(), self.sent_bytes.keys().next()) {
-            (1, Some(mirror)) => parts.push(format!("{}: {} sent", escape(mirror), bytes(sent))),
-            (0, _) | (_, None) => {}
-            (mirrors, _) => parts.push(format!("{} sent to {mirrors} mirrors", bytes(sent))),
-        }
-        if parts.is_empty() { self.bundle_line() } else { parts.join("; ") }
-    }
-
-    /// How far the scan is.
-    pub(crate) fn scan_line(&self) -> String {
-        format!("scan: {}, {} read", counted(self.scanned_entries, "entry", "entries"), bytes(self.hashed_bytes))
-    }
-
-    /// How far the packs are; what is not compressed is not said to be.
-    pub(crate) fn bundle_line(&self) -> String {
-        let (done, all) = (bytes(self.bundled_bytes), bytes(self.bundle_bytes));
-        if self.packed_bytes >= self.bundled_bytes {
-            return format!("pack: {done} of {all}");
-        }
-        format!("pack: {done} of {all}, compressed to {}", bytes(self.packed_bytes))
-    }
-}
+/// At least this long between two lines that say how long a wave is still watched.
+const SOAK_PAUSE: Duration = Duration::from_secs(60);
+/// How often the block is drawn.
+const TICK: Duration = Duration::from_millis(100);
+/// The answer to the first Ctrl-C.
+const STOPPING: &str = "stopping: every mirror stays on a whole release; a second Ctrl-C ends at once";
 
 /// How much an event matters to people.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -136,10 +59,15 @@ pub(crate) fn note(event: &Event) -> Note {
             count(*hashed_files),
             bytes(*hashed_bytes)
         )),
-        Event::BundleStarted { objects, bytes: size } => Note::Fact(format!(
+        Event::BundleStarted { objects, bytes: size, .. } => Note::Fact(format!(
             "pack: {}, {}",
             counted(*objects, "new file content", "new file contents"),
             bytes(*size)
+        )),
+        Event::SoakStarted { wave, seconds, until } => Note::Fact(format!(
+            "wave {wave}: {} before the others follow, until {}",
+            duration(Duration::from_secs(*seconds)),
+            moment(*until)
         )),
         Event::ObjectsResent { mirror, objects } => Note::Fact(format!(
             "{}: {} missing there, sent whole",
@@ -162,6 +90,7 @@ pub(crate) fn note(event: &Event) -> Note {
         | Event::StateLearned { .. }
         | Event::PackSealed { .. }
         | Event::PackHeld { .. }
+        | Event::SoakEnded { .. }
         | Event::Pruned { .. } => Note::Nothing,
         Event::ScanAdvanced { .. } | Event::BundleAdvanced { .. } | Event::PackSent { .. } => Note::Step,
     }
@@ -197,14 +126,14 @@ fn short(pack: &PackId) -> String {
 
 /// How it looks.
 enum View {
-    /// Alarms only.
+    /// Warnings and errors only.
     Quiet(Box<dyn Write + Send>),
     /// Lines, of which those that only say how far it is have a pause between them.
     Lines { out: Box<dyn Write + Send>, last: Instant },
     /// Every event that is not only a step, as a line.
     Details(Box<dyn Write + Send>),
     /// A block that is drawn again and again.
-    Live(Live),
+    Block,
 }
 
 /// Standard error, as [`terminal`] writes it.
@@ -226,12 +155,18 @@ struct State {
     log: Option<EventLog>,
     /// The failures of mirrors stand in the answer.
     has_answer: bool,
+    /// When the block was drawn last.
+    drawn: Option<Instant>,
+    /// Whether a wish to stop was answered.
+    is_stop_shown: bool,
 }
 
 /// Listens to the library for one command.
 pub(crate) struct Progress {
-    state: Mutex<State>,
+    state: Arc<Mutex<State>>,
     cancelled: Arc<AtomicBool>,
+    /// The thread that shows what changes without an event; it ends when the sender goes.
+    ticker: Option<(Sender<()>, JoinHandle<()>)>,
 }
 
 impl Progress {
@@ -241,101 +176,169 @@ impl Progress {
             Failure::new(Exit::Usage, error).with_hint("name a file that you may write with --events")
         })?;
         let cancelled = signals::cancellation().map_err(|error| Failure::new(Exit::Failed, error))?;
-        let view = match (args.quiet, terminal::is_stderr_terminal()) {
+        let view = match (args.quiet, terminal::has_block()) {
             _ if verbosity::is_verbose() => View::Details(Box::new(Stderr)),
             (true, _) => View::Quiet(Box::new(Stderr)),
             (false, false) => View::Lines { out: Box::new(Stderr), last: Instant::now() },
-            (false, true) => View::Live(Live::new()),
+            (false, true) => View::Block,
         };
-        Ok(Self::with(view, log, cancelled))
+        let mut progress = Self::with(view, log, cancelled);
+        progress.ticker = progress.tick_regularly();
+        Ok(progress)
     }
 
     /// Progress of a command whose answer says of each mirror what failed: that is not shown on stderr as well.
     pub(crate) fn of_answer(args: &OutputArgs) -> Result<Self, Failure> {
         let progress = Self::start(args)?;
-        progress.lock().has_answer = true;
+        lock(&progress.state).has_answer = true;
         Ok(progress)
     }
 
     fn with(view: View, log: Option<EventLog>, cancelled: Arc<AtomicBool>) -> Self {
-        Self { state: Mutex::new(State { sums: Sums::default(), view, log, has_answer: false }), cancelled }
+        Self { state: Arc::new(Mutex::new(State::new(view, log))), cancelled, ticker: None }
     }
 
-    /// Takes the live block away for good, so that the result can be printed. What comes later is told in lines.
+    /// Without a thread only events move the block: that is no reason to stop.
+    fn tick_regularly(&self) -> Option<(Sender<()>, JoinHandle<()>)> {
+        let (sender, ended) = bounded::<()>(0);
+        let (state, cancelled) = (Arc::clone(&self.state), Arc::clone(&self.cancelled));
+        let tick = move || {
+            while ended.recv_timeout(TICK) == Err(RecvTimeoutError::Timeout) {
+                lock(&state).tick(cancelled.load(Ordering::Relaxed), Instant::now());
+            }
+        };
+        let thread = std::thread::Builder::new().name("progress".to_owned()).spawn(tick).ok()?;
+        Some((sender, thread))
+    }
+
+    /// Has the mirrors stand in the block in this order.
+    pub(crate) fn expect_mirrors<'n>(&self, names: impl IntoIterator<Item = &'n str>) {
+        lock(&self.state).sums.expect(names);
+    }
+
+    /// Takes the block away for good, so that the result can be printed. What comes later is shown in lines.
     pub(crate) fn end_block(&self) {
-        let mut state = self.lock();
-        if let View::Live(live) = &state.view {
-            live.clear();
+        let mut state = lock(&self.state);
+        if matches!(state.view, View::Block) {
             state.view = View::Lines { out: Box::new(Stderr), last: Instant::now() };
+            terminal::remove_block();
         }
     }
 
-    /// Takes the live block away and says what was left to say.
+    /// Takes the block away and says what was left to say.
     pub(crate) fn finish(self) {
         self.end_block();
-        let mut state = self.lock();
-        if let Some(error) = state.log.as_mut().and_then(EventLog::take_failure) {
-            // Stderr may be gone as well; there is nobody else to tell.
+        if let Some(error) = lock(&self.state).log.as_mut().and_then(EventLog::take_failure) {
+            // Stderr may be gone as well; then the warning is lost.
             eprint_raw(&format!("warning: events are missing in the file of --events: {error}\n")).ok();
         }
     }
+}
 
-    fn lock(&self) -> MutexGuard<'_, State> {
-        // What a panicking thread left is good enough to draw.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
+    // What a panicking thread left is good enough to draw.
+    state.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Drop for Progress {
     fn drop(&mut self) {
         self.end_block();
+        if let Some((sender, thread)) = self.ticker.take() {
+            drop(sender);
+            // One that panicked has said so.
+            thread.join().ok();
+        }
     }
 }
 
 impl Monitor for Progress {
     fn event(&self, event: Event) {
         let now = Instant::now();
-        let mut state = self.lock();
-        let State { sums, view, log, has_answer } = &mut *state;
-        sums.add(&event);
-        if let Some(log) = log {
+        let mut state = lock(&self.state);
+        state.sums.add(&event, now);
+        if let Some(log) = &mut state.log {
             log.event(&event, Timestamp::now());
         }
-        let is_in_answer = *has_answer && matches!(event, Event::MirrorFailed { .. });
-        match view {
-            View::Live(live) if is_in_answer => live.show(&event, &Note::Nothing, sums),
-            _ if is_in_answer => {}
-            view => view.show(&event, sums, now),
-        }
+        let is_in_answer = state.has_answer && matches!(event, Event::MirrorFailed { .. });
+        let note = if is_in_answer { Note::Nothing } else { note(&event) };
+        state.show(&event, &note, now);
     }
 
     fn is_cancelled(&self) -> bool {
-        self.cancelled.load(Ordering::Relaxed)
+        let is_cancelled = self.cancelled.load(Ordering::Relaxed);
+        if is_cancelled {
+            lock(&self.state).answer_interrupt();
+        }
+        is_cancelled
     }
 }
 
-impl View {
-    fn show(&mut self, event: &Event, sums: &Sums, now: Instant) {
+impl State {
+    fn new(view: View, log: Option<EventLog>) -> Self {
+        Self { sums: Sums::default(), view, log, has_answer: false, drawn: None, is_stop_shown: false }
+    }
+
+    /// Shows what an event says, of which `note` is what matters.
+    fn show(&mut self, event: &Event, note: &Note, now: Instant) {
         // A stderr that went away is no reason to stop a push.
-        match (self, note(event)) {
-            (Self::Live(live), note) => live.show(event, &note, sums),
-            (Self::Quiet(out), Note::Alarm(line)) | (Self::Details(out), Note::Alarm(line) | Note::Fact(line)) => {
-                out.write_all(format!("{line}\n").as_bytes()).ok();
-            }
-            (Self::Details(out), _) => {
-                details(event).map(|line| out.write_all(format!("{line}\n").as_bytes()).ok());
-            }
-            (Self::Lines { out, last }, Note::Alarm(line) | Note::Fact(line)) => {
+        match (&mut self.view, note) {
+            (View::Quiet(out) | View::Lines { out, .. } | View::Details(out), Note::Alarm(line))
+            | (View::Details(out), Note::Fact(line)) => line_to(out, line),
+            (View::Details(out), _) => details(event).iter().for_each(|line| line_to(out, line)),
+            (View::Block, Note::Alarm(line)) => line_to(&mut Stderr, line),
+            (View::Lines { out, last }, Note::Fact(line)) => {
                 *last = now;
-                out.write_all(format!("{line}\n").as_bytes()).ok();
+                line_to(out, line);
             }
-            (Self::Lines { out, last }, Note::Step) if now.duration_since(*last) >= PAUSE => {
+            (View::Lines { out, last }, Note::Step) if now.duration_since(*last) >= PAUSE => {
                 *last = now;
-                out.write_all(format!("{}\n", sums.line()).as_bytes()).ok();
+                line_to(out, &self.sums.line(now));
             }
-            (Self::Quiet(_) | Self::Lines { .. }, _) => {}
+            _ => {}
+        }
+        let is_due = |drawn: Instant| now.duration_since(drawn) >= TICK;
+        if *note != Note::Step || self.drawn.is_none_or(is_due) {
+            self.draw(now);
         }
     }
+
+    /// Answers the first Ctrl-C, once.
+    fn answer_interrupt(&mut self) {
+        if std::mem::replace(&mut self.is_stop_shown, true) {
+            return;
+        }
+        match &mut self.view {
+            View::Quiet(_) => {}
+            View::Lines { out, .. } | View::Details(out) => line_to(out, STOPPING),
+            View::Block => line_to(&mut Stderr, STOPPING),
+        }
+    }
+
+    /// Shows what changes without an event.
+    fn tick(&mut self, is_cancelled: bool, now: Instant) {
+        if is_cancelled {
+            self.answer_interrupt();
+        }
+        if let (View::Lines { out, last }, Some(soak)) = (&mut self.view, &self.sums.soak)
+            && now.duration_since(*last) >= SOAK_PAUSE
+        {
+            *last = now;
+            line_to(out, &live::soaking(soak, now));
+        }
+        self.draw(now);
+    }
+
+    fn draw(&mut self, now: Instant) {
+        if matches!(self.view, View::Block) {
+            self.drawn = Some(now);
+            terminal::draw_block(live::lines(&self.sums, now, terminal::size()));
+        }
+    }
+}
+
+/// Writes a line. A reader that is gone is no reason to stop a push.
+fn line_to(out: &mut (impl Write + ?Sized), line: &str) {
+    out.write_all(format!("{line}\n").as_bytes()).ok();
 }
 
 #[cfg(test)]
@@ -371,38 +374,51 @@ mod tests {
         Event::Activated { mirror: "eu".into(), sequence: 3 }
     }
 
-    #[test]
-    fn sums_follow_the_events() {
-        let mut sums = Sums::default();
-        sums.add(&Event::ScanStarted { root: "r".into() });
-        sums.add(&Event::ScanAdvanced { entries: 1_200, hashed_bytes: 5_000_000 });
-        assert_eq!(sums.line(), "scan: 1,200 entries, 5.0 MB read");
-        sums.add(&Event::ScanFinished { entries: 1_300, bytes: 9, hashed_files: 1, hashed_bytes: 9 });
-        sums.add(&Event::BundleStarted { objects: 2, bytes: 4_000_000 });
-        sums.add(&Event::BundleAdvanced { bytes: 2_000_000, packed_bytes: 500_000 });
-        assert_eq!(sums.line(), "pack: 2.0 MB of 4.0 MB, compressed to 500.0 kB");
-        sums.add(&sent("eu", 400_000));
-        sums.add(&sent("eu", 100_000));
-        sums.add(&Event::BundleAdvanced { bytes: 4_000_000, packed_bytes: 900_000 });
-        assert_eq!(sums.line(), "eu: 500.0 kB sent");
-        sums.add(&sent("us", 500_000));
-        assert_eq!(sums.line(), "1.0 MB sent to 2 mirrors");
+    /// The state of a view that writes lines, from `start` on.
+    fn lines_to(screen: &Screen, start: Instant) -> State {
+        let view = View::Lines { out: Box::new(screen.clone()), last: start };
+        State::new(view, None)
     }
 
     #[test]
     fn lines_pause_between_steps_but_not_between_facts() {
-        let screen = Screen::default();
-        let start = Instant::now();
-        let mut view = View::Lines { out: Box::new(screen.clone()), last: start };
-        let mut sums = Sums::default();
+        let (screen, start) = (Screen::default(), Instant::now());
+        let mut state = lines_to(&screen, start);
         for (second, event) in
             [(1, sent("eu", 1_000)), (4, sent("eu", 1_000)), (6, sent("eu", 1_000)), (7, sent("eu", 1_000))]
         {
-            sums.add(&event);
-            view.show(&event, &sums, start + Duration::from_secs(second));
+            let now = start + Duration::from_secs(second);
+            state.sums.add(&event, now);
+            state.show(&event, &note(&event), now);
         }
-        view.show(&activated(), &sums, start + Duration::from_secs(8));
-        assert_eq!(screen.text(), "eu: 3.0 kB sent\neu: release 3 is current\n");
+        state.show(&activated(), &note(&activated()), start + Duration::from_secs(8));
+        assert_eq!(screen.text(), "eu: 3.0 kB sent, 400 B/s\neu: release 3 is current\n");
+    }
+
+    #[test]
+    fn a_soak_is_a_line_a_minute() {
+        let (screen, start) = (Screen::default(), Instant::now());
+        let mut state = lines_to(&screen, start);
+        let event = Event::SoakStarted { wave: 1, seconds: 150, until: 1_798_135_200 };
+        state.sums.add(&event, start);
+        state.show(&event, &note(&event), start);
+        (1..150).for_each(|second| state.tick(false, start + Duration::from_secs(second)));
+        state.sums.add(&Event::SoakEnded { wave: 1 }, start);
+        (150..300).for_each(|second| state.tick(false, start + Duration::from_secs(second)));
+        assert_eq!(
+            screen.text(),
+            "wave 1: 2 min 30 s before the others follow, until 2026-12-24T18:00:00Z\n\
+             wave 1: 1 min 30 s left until the others follow at 2026-12-24T18:00:00Z\n\
+             wave 1: 30 s left until the others follow at 2026-12-24T18:00:00Z\n"
+        );
+    }
+
+    #[test]
+    fn a_wish_to_stop_is_answered_once() {
+        let (screen, start) = (Screen::default(), Instant::now());
+        let mut state = lines_to(&screen, start);
+        (0..3).for_each(|_| state.tick(true, start));
+        assert_eq!(screen.text(), format!("{STOPPING}\n"));
     }
 
     #[test]
@@ -450,32 +466,5 @@ mod tests {
         cancelled.store(true, Ordering::Relaxed);
         assert!(progress.is_cancelled());
         progress.finish();
-    }
-
-    #[test]
-    fn the_live_block_takes_every_event() {
-        let mut view = View::Live(Live::hidden());
-        let mut sums = Sums::default();
-        for event in [
-            Event::ScanStarted { root: "r".into() },
-            Event::ScanAdvanced { entries: 1, hashed_bytes: 1 },
-            Event::ScanFinished { entries: 1, bytes: 1, hashed_files: 1, hashed_bytes: 1 },
-            Event::StateLearned { mirror: "eu".into(), sequence: Some(2) },
-            Event::BundleStarted { objects: 1, bytes: 1 },
-            Event::BundleAdvanced { bytes: 1, packed_bytes: 1 },
-            Event::PackSealed { pack: PackId::of(b""), bytes: 1 },
-            sent("eu", 1),
-            Event::PackHeld { mirror: "us".into(), pack: PackId::of(b"") },
-            Event::ObjectsResent { mirror: "eu".into(), objects: 1 },
-            Event::Staged { mirror: "eu".into(), sequence: 3 },
-            activated(),
-            Event::AlreadyCurrent { mirror: "us".into(), sequence: 3 },
-            Event::Pruned { mirror: "eu".into(), releases: 1, objects: 1, expired: 1 },
-            Event::MirrorFailed { mirror: "x".into(), error: "e".into() },
-            Event::Warned { message: "w".into() },
-        ] {
-            sums.add(&event);
-            view.show(&event, &sums, Instant::now());
-        }
     }
 }

@@ -160,6 +160,7 @@ pub(crate) fn execute(
     guards: &GuardArgs,
 ) -> Result<Exit, Failure> {
     let progress = Progress::start(output)?;
+    progress.expect_mirrors(job.fleet.mirrors().iter().map(|mirror| mirror.name()));
     let Some(_turn) = job.around.turn(&job.options.scratch, &progress)? else {
         return not_now(command, &progress, output);
     };

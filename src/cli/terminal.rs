@@ -7,24 +7,47 @@
 use std::io::{self, IsTerminal as _, Write as _};
 use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 
-use indicatif::{MultiProgress, ProgressDrawTarget};
+/// Columns and rows of a terminal that does not say how large it is.
+const USUAL_SIZE: (usize, usize) = (80, 24);
 
-/// The block that is on the terminal now.
-static BLOCK: Mutex<Option<MultiProgress>> = Mutex::new(None);
+/// The block on the terminal; empty where there is none.
+static BLOCK: Mutex<Block> = Mutex::new(Block { lines: Vec::new() });
 
-/// An empty block on standard error, until [`remove_block`].
-pub(crate) fn begin_block() -> MultiProgress {
-    let block = MultiProgress::with_draw_target(ProgressDrawTarget::stderr());
-    *lock() = Some(block.clone());
-    block
+/// The lines that are on the terminal now, each shorter than the terminal is wide.
+struct Block {
+    lines: Vec<String>,
+}
+
+impl Block {
+    /// What takes the block off the terminal.
+    fn erase(&self) -> String {
+        match self.lines.len() {
+            0 => String::new(),
+            1 => "\r\x1b[J".to_owned(),
+            rows => format!("\r\x1b[{}A\x1b[J", rows - 1),
+        }
+    }
+
+    /// Puts `lines` where the block was. In one piece, so that nothing flickers.
+    fn replace(&mut self, lines: Vec<String>) {
+        let text = self.erase() + &lines.join("\n");
+        self.lines = lines;
+        // A terminal that is gone shows no block.
+        io::stderr().lock().write_all(text.as_bytes()).ok();
+    }
+}
+
+/// Draws `lines` as the block. Each must be shorter than the terminal is wide.
+pub(crate) fn draw_block(lines: Vec<String>) {
+    let mut block = lock();
+    if block.lines != lines {
+        block.replace(lines);
+    }
 }
 
 /// Takes the block off the terminal. Without a block this does nothing.
 pub(crate) fn remove_block() {
-    if let Some(block) = lock().take() {
-        // A terminal that is gone shows no block.
-        block.clear().ok();
-    }
+    draw_block(Vec::new());
 }
 
 /// Writes `text` to standard output; escape sequences are dropped where standard output does not take them.
@@ -59,35 +82,46 @@ pub(crate) fn is_stdout_terminal() -> bool {
     io::stdout().is_terminal()
 }
 
-/// Returns whether a person reads standard error.
-pub(crate) fn is_stderr_terminal() -> bool {
-    io::stderr().is_terminal()
+/// Returns whether standard error is a terminal that can show a block.
+pub(crate) fn has_block() -> bool {
+    io::stderr().is_terminal() && std::env::var_os("TERM").is_none_or(|term| term != "dumb")
+}
+
+/// Columns and rows of the terminal that is standard error.
+pub(crate) fn size() -> (usize, usize) {
+    let size = rustix::termios::tcgetwinsize(io::stderr()).ok();
+    let size = size.map(|size| (usize::from(size.ws_col), usize::from(size.ws_row)));
+    size.filter(|(columns, rows)| *columns > 0 && *rows > 0).unwrap_or(USUAL_SIZE)
 }
 
 /// Has the message of a panic written above the block as well.
 pub(crate) fn guard_panics() {
     let print = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
-        // A thread that panics while it writes holds the lock already.
-        let block = match BLOCK.try_lock() {
-            Ok(mut block) => block.take(),
-            Err(TryLockError::Poisoned(block)) => block.into_inner().take(),
-            Err(TryLockError::WouldBlock) => None,
-        };
-        if let Some(block) = block {
-            block.clear().ok();
+        match BLOCK.try_lock() {
+            Ok(mut block) => block.replace(Vec::new()),
+            Err(TryLockError::Poisoned(block)) => block.into_inner().replace(Vec::new()),
+            // The thread that panics may have it. A message in the block is better than none.
+            Err(TryLockError::WouldBlock) => {}
         }
         print(panic);
     }));
 }
 
 fn above_block<T>(write: impl FnOnce() -> T) -> T {
-    match &*lock() {
-        Some(block) => block.suspend(write),
-        None => write(),
+    let mut block = lock();
+    let lines = std::mem::take(&mut block.lines);
+    if lines.is_empty() {
+        return write();
     }
+    let erased = Block { lines: lines.clone() }.erase();
+    // A terminal that is gone shows no block.
+    io::stderr().lock().write_all(erased.as_bytes()).ok();
+    let written = write();
+    block.replace(lines);
+    written
 }
 
-fn lock() -> MutexGuard<'static, Option<MultiProgress>> {
+fn lock() -> MutexGuard<'static, Block> {
     BLOCK.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::cache::ContentCache;
+use crate::hash::BundleKey;
 use crate::manifest::{Entry, ManifestError, transit};
 use crate::mirror::{Link, Mirror};
 use crate::monitor::Monitor;
@@ -72,7 +73,19 @@ fn guess(
     let (jobs, shunned) = (options.jobs.get(), &Default::default());
     let search = Search { wanted: &wanted, old: &supplies.old, supplies, shunned, jobs, monitor };
     let bases = search.run(old, new()?)?;
-    let job = Job { wanted: &wanted, supplies, bases: &bases, is_kept: true, level, jobs, ahead: None };
+    // Blocks that are made ahead belong to no bundle.
+    let bundle = BundleKey::from_bytes([0; 32]);
+    let job = Job {
+        wanted: &wanted,
+        bundle,
+        mirrors: Vec::new(),
+        supplies,
+        bases: &bases,
+        is_kept: true,
+        level,
+        jobs,
+        ahead: None,
+    };
     let stop = || is_over.load(Ordering::Relaxed) || monitor.is_cancelled();
     Ok(Some(Ahead::make(&job, MOST_BYTES, &stop)))
 }

@@ -174,7 +174,8 @@ impl Batch {
     pub(super) fn job<'a>(&'a self, target: &'a Target, is_kept: bool, options: &Options) -> Job<'a> {
         let (wanted, supplies, bases) = (&self.change.wanted, &target.supplies, &self.bases);
         let (level, jobs, ahead) = (self.level, options.jobs.get(), Some(&target.ahead));
-        Job { wanted, supplies, bases, is_kept, level, jobs, ahead }
+        let mirrors = self.members.iter().map(|index| target.members[*index].mirror.name().to_owned()).collect();
+        Job { wanted, bundle: self.key, mirrors, supplies, bases, is_kept, level, jobs, ahead }
     }
 
     /// Makes its packs, and keeps the content of a new release for the next push.

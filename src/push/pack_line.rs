@@ -11,7 +11,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use crossbeam_channel::{Receiver, Sender, bounded};
 
 use crate::fsx::IoError;
-use crate::hash::{ObjectId, PieceHash, PieceHashes};
+use crate::hash::{BundleKey, ObjectId, PieceHash, PieceHashes};
 use crate::manifest::transit::Wanted;
 use crate::mirror::SupplyError;
 use crate::monitor::{Event, Monitor, Silent};
@@ -80,6 +80,9 @@ fn lost(paths: &[String], more: usize, failed: &[String]) -> String {
 #[derive(Debug)]
 pub(super) struct Job<'a> {
     pub(super) wanted: &'a [Wanted],
+    pub(super) bundle: BundleKey,
+    /// The mirrors that it is for.
+    pub(super) mirrors: Vec<String>,
     pub(super) supplies: &'a Supplies,
     pub(super) bases: &'a Bases,
     /// Whether new content is kept for the next push.
@@ -238,7 +241,12 @@ fn make_packs(
 ) -> Result<(), LineError> {
     let members = job.members();
     let bytes = job.wanted.iter().map(|wanted| wanted.size).sum();
-    monitor.event(Event::BundleStarted { objects: job.wanted.len() as u64, bytes });
+    monitor.event(Event::BundleStarted {
+        bundle: job.bundle,
+        mirrors: job.mirrors.clone(),
+        objects: job.wanted.len() as u64,
+        bytes,
+    });
     let (work, tickets) = bounded::<Ticket>(job.jobs);
     std::thread::scope(|scope| {
         for _ in 0..job.jobs {
@@ -389,7 +397,11 @@ impl<'a, 'l> Sealer<'a, 'l> {
         if self.writer.is_full() {
             self.seal()?;
         }
-        self.monitor.event(Event::BundleAdvanced { bytes: self.bytes, packed_bytes: self.packed_bytes });
+        self.monitor.event(Event::BundleAdvanced {
+            bundle: self.job.bundle,
+            bytes: self.bytes,
+            packed_bytes: self.packed_bytes,
+        });
         Ok(())
     }
 

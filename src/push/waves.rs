@@ -4,7 +4,7 @@
 //! Knows the order; how one mirror switches is the matter of `activation`.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::hash::ObjectId;
 use crate::monitor::{Event, Monitor as _};
@@ -108,7 +108,7 @@ pub(super) fn switch(
             switched.stopped = Some(format!("no mirror of wave {number} switched"));
         } else if let Some(wave) = wave {
             let is_last = !outcomes.contains(&Some(Outcome::Staged));
-            if let Err(error) = watch(wave, is_last, expected, gate) {
+            if let Err(error) = watch((number, wave), is_last, expected, gate) {
                 switched.stopped = Some(format!("wave {number}: {error}"));
                 switched.back = match (error, options.policy.on_failure) {
                     (Bad::Cancelled, _) => Vec::new(),
@@ -138,11 +138,11 @@ enum Bad {
 }
 
 /// Lets a wave be for its time, then looks at what visitors get.
-fn watch(wave: &Wave, is_last: bool, expected: &Expected, gate: &Gate<'_>) -> Result<(), Bad> {
+fn watch((number, wave): (u64, &Wave), is_last: bool, expected: &Expected, gate: &Gate<'_>) -> Result<(), Bad> {
     if is_last && wave.probes.is_empty() {
         return Ok(());
     }
-    soak(wave.soak, gate)?;
+    soak(number, wave.soak, gate)?;
     let web = Web::new(PROBE);
     let faults: Vec<String> = std::thread::scope(|scope| {
         let web = &web;
@@ -160,7 +160,19 @@ fn watch(wave: &Wave, is_last: bool, expected: &Expected, gate: &Gate<'_>) -> Re
 }
 
 /// Waits, in small steps: the user may ask to stop.
-fn soak(time: Duration, gate: &Gate<'_>) -> Result<(), Bad> {
+fn soak(wave: u64, time: Duration, gate: &Gate<'_>) -> Result<(), Bad> {
+    if !time.is_zero() {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        gate.event(Event::SoakStarted { wave, seconds: time.as_secs(), until: (now + time).as_secs() });
+    }
+    let soaked = wait(time, gate);
+    if !time.is_zero() {
+        gate.event(Event::SoakEnded { wave });
+    }
+    soaked
+}
+
+fn wait(time: Duration, gate: &Gate<'_>) -> Result<(), Bad> {
     let end = Instant::now() + time;
     loop {
         let left = end.saturating_duration_since(Instant::now());

@@ -8,8 +8,9 @@
 use std::fs::{File, Metadata};
 use std::io::{self, Read};
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 
+use super::pipeline::Counters;
 use super::walk::OpenRoot;
 use crate::fsx::{self, Dir, IoError, Stamp};
 use crate::hash::ObjectId;
@@ -130,10 +131,10 @@ impl ContentHasher {
         opener: &mut Opener<'_>,
         relative: &str,
         stamp: &Stamp,
-        stop: &AtomicBool,
+        counters: &Counters,
     ) -> Result<(ObjectId, bool), ContentFault> {
         let file = opener.open(relative, stamp)?;
-        let id = self.hash_stable(&file, stamp, stop, || Ok(fsx::fstat(&file, Path::new(relative))?))?;
+        let id = self.hash_stable(&file, stamp, counters, || Ok(fsx::fstat(&file, Path::new(relative))?))?;
         // All of a file of this size is still in the buffer.
         let size = usize::try_from(stamp.size).unwrap_or(usize::MAX);
         let has_private_key = size <= MAX_KEY_BYTES && begins_with_private_key(&self.buffer[..size]);
@@ -144,20 +145,25 @@ impl ContentHasher {
         &mut self,
         reader: impl Read,
         stamp: &Stamp,
-        stop: &AtomicBool,
+        counters: &Counters,
         now: impl FnOnce() -> Result<Metadata, ContentFault>,
     ) -> Result<ObjectId, ContentFault> {
-        let id = self.hash_exactly(reader, stamp.size, stop)?;
+        let id = self.hash_exactly(reader, stamp.size, counters)?;
         if is_still(&now()?, stamp) { Ok(id) } else { Err(ContentFault::Changed) }
     }
 
     /// The id of the first `size` bytes. The end is not looked for: what grew
     /// has another stamp.
-    fn hash_exactly(&mut self, mut reader: impl Read, size: u64, stop: &AtomicBool) -> Result<ObjectId, ContentFault> {
+    fn hash_exactly(
+        &mut self,
+        mut reader: impl Read,
+        size: u64,
+        counters: &Counters,
+    ) -> Result<ObjectId, ContentFault> {
         let mut hasher = blake3::Hasher::new();
         let mut left = size;
         while left > 0 {
-            if stop.load(Ordering::Relaxed) {
+            if counters.stop.load(Ordering::Relaxed) {
                 return Err(ContentFault::Stopped);
             }
             // What fits the buffer is in it as a whole in the end, also after short reads.
@@ -168,6 +174,8 @@ impl ContentHasher {
                 Ok(count) => {
                     hasher.update(&self.buffer[done..done + count]);
                     left -= count as u64;
+                    // Noted while a file is read: one may take minutes.
+                    counters.hashed_bytes.fetch_add(count as u64, Ordering::Relaxed);
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(ContentFault::Io(error)),
@@ -216,8 +224,8 @@ mod tests {
         let file = File::open(&path).unwrap();
         let stamp = Stamp::of(&file.metadata().unwrap());
         let reader = Disturbed(&file, || disturb(&path));
-        let stop = AtomicBool::new(false);
-        ContentHasher::new().hash_stable(reader, &stamp, &stop, || file.metadata().map_err(ContentFault::Io))
+        ContentHasher::new()
+            .hash_stable(reader, &stamp, &Counters::default(), || file.metadata().map_err(ContentFault::Io))
     }
 
     #[test]

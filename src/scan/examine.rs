@@ -5,6 +5,7 @@ use std::ffi::OsStr;
 use std::fs::FileType;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::FileTypeExt as _;
+use std::sync::atomic::Ordering;
 
 use walkdir::DirEntry;
 
@@ -79,9 +80,9 @@ impl<'a> Examiner<'a> {
             Some(known) if known.stamp == stamp => (known.object, false),
             _ => {
                 let relative = self.root.strip(path);
-                let hashed = self.hasher.hash(&mut self.opener, relative, &stamp, &self.counters.stop);
+                let hashed = self.hasher.hash(&mut self.opener, relative, &stamp, self.counters);
                 let hashed = hashed.map_err(|fault| content_fault(path, &fault))?;
-                self.counters.add_hashed(stamp.size);
+                self.counters.hashed_files.fetch_add(1, Ordering::Relaxed);
                 hashed
             }
         };

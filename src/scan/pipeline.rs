@@ -41,13 +41,6 @@ pub(super) struct Counters {
     pub(super) stop: AtomicBool,
 }
 
-impl Counters {
-    pub(super) fn add_hashed(&self, bytes: u64) {
-        self.hashed_files.fetch_add(1, Ordering::Relaxed);
-        self.hashed_bytes.fetch_add(bytes, Ordering::Relaxed);
-    }
-}
-
 /// What a pass over a root is done with.
 pub(super) struct Crew<'a> {
     pub(super) jobs: usize,

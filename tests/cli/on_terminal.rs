@@ -7,7 +7,7 @@ use crate::terminal::Shown;
 const WIDTHS: [u16; 3] = [60, 80, 160];
 
 /// Words that only the block has.
-const BLOCK: [&str; 5] = ["scan:", "pack:", "is ready", "is current", "kB/s"];
+const BLOCK: [&str; 6] = ["scan:", "pack:", "is ready", "is current", "kB/s", "others follow"];
 
 fn assert_no_block(shown: &Shown) {
     BLOCK.iter().for_each(|words| shown.never(words));
@@ -90,13 +90,25 @@ fn failures_are_above_the_result_and_hints_below() {
 }
 
 #[test]
-fn a_push_that_is_interrupted_in_a_wave_ends_with_its_result() {
-    let world = fleet("soak='1h'\n");
-    let mut terminal = world.on_terminal(80, "push");
-    terminal.wait_for("release 1 is current");
-    terminal.interrupt();
-    let shown = terminal.end().code(130);
-    shown.once("release 1: 5 added");
-    shown.once("stopped:");
-    assert_no_block(&shown);
+fn a_wave_counts_down_and_an_interrupt_is_answered_once() {
+    for columns in WIDTHS {
+        let world = fleet("soak='1h'\n");
+        let mut terminal = world.on_terminal(columns, "push");
+        terminal.wait_for("59 min");
+        terminal.wait_for("wave 1: 59 min");
+        terminal.interrupt();
+        let shown = terminal.end().code(130);
+        shown.once("stopping: every mirror stays on a whole release");
+        shown.once("release 1: 5 added");
+        shown.once("stopped: wave 1");
+        assert_no_block(&shown);
+    }
+}
+
+#[test]
+fn a_wave_is_a_line_where_there_is_no_terminal() {
+    let world = fleet("soak='50ms'\n");
+    let run = world.ok("push");
+    let until = |line: &&str| line.starts_with("wave 1: ") && line.contains(" before the others follow, until 20");
+    assert_eq!(run.stderr.lines().filter(until).count(), 1, "{}", run.stderr);
 }

@@ -88,6 +88,8 @@ fn blocks_made_ahead_are_used_where_the_very_same_are_to_be_made() {
     let bases = Bases::none(&wanted);
     let job = |level, ahead| Job {
         wanted: &wanted,
+        bundle: BundleKey::from_bytes([0; 32]),
+        mirrors: Vec::new(),
         supplies: &supplies,
         bases: &bases,
         is_kept: true,
@@ -211,7 +213,7 @@ proptest! {
         let everything = wanted(&[], &base);
         let bases = Bases::none(&everything);
         let level = Level::Zstd(level);
-        let job = Job { wanted: &everything, supplies: &first, bases: &bases, is_kept: true, level, jobs: 2, ahead: None };
+        let job = Job { wanted: &everything, bundle: BundleKey::from_bytes([0; 32]), mirrors: Vec::new(), supplies: &first, bases: &bases, is_kept: true, level, jobs: 2, ahead: None };
         let cache = space.cache();
         let keeping = Keeping::begin(&cache, 1, u64::MAX).unwrap().unwrap();
         let packs = space.packs(&job, Some(&keeping));
@@ -228,7 +230,7 @@ proptest! {
         let shunned = std::collections::HashSet::new();
         let search = Search { wanted: &wanted, old: &second.old, supplies: &second, shunned: &shunned, jobs: 2, monitor: &Silent };
         let bases = search.run(|| Ok(stream(&base)), stream(&next)).unwrap();
-        let job = Job { wanted: &wanted, supplies: &second, bases: &bases, is_kept: false, level, jobs: 2, ahead: None };
+        let job = Job { wanted: &wanted, bundle: BundleKey::from_bytes([0; 32]), mirrors: Vec::new(), supplies: &second, bases: &bases, is_kept: false, level, jobs: 2, ahead: None };
         let decoded = decode(&space.packs(&job, None), &wanted, &base, &old);
         for (wanted, content) in wanted.iter().zip(&decoded) {
             prop_assert_eq!(ObjectId::of(content), wanted.object);
