@@ -110,6 +110,17 @@ const fn is_zero(value: &u64) -> bool {
     *value == 0
 }
 
+/// How a release stands to the one that a mirror serves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Succession {
+    /// It may take the place of the served one.
+    Follows,
+    /// The served one is the same, or newer.
+    NotNewer,
+    /// They are of two histories, of which neither took over the other: neither is newer.
+    OtherHistory,
+}
+
 impl Release {
     /// A release with the given identity and nothing else to say.
     #[must_use]
@@ -183,6 +194,22 @@ impl Release {
         self.replaces.len() <= MAX_REPLACED
             && replaced.len() == self.replaces.len()
             && !replaced.contains(&self.history)
+    }
+
+    /// Compares this release with the `current` one of a mirror. This is the one rule for what may become
+    /// current; `store/FORMAT.md` has it in words.
+    #[must_use]
+    pub fn succession(&self, current: &Self) -> Succession {
+        let follows = |is_newer| if is_newer { Succession::Follows } else { Succession::NotNewer };
+        if self.history == current.history {
+            follows(self.rank() > current.rank())
+        } else if self.replaces.contains(&current.history) {
+            follows(self.sequence > current.sequence)
+        } else if current.replaces.contains(&self.history) {
+            Succession::NotNewer
+        } else {
+            Succession::OtherHistory
+        }
     }
 
     /// What decides which of two releases of one history is newer, on any mirrors.
@@ -322,6 +349,24 @@ mod tests {
         for wrong in [vec![id(1), id(1)], vec![id(0xab)], (0..17).map(id).collect()] {
             assert_eq!(parse(wrong), Err(ReleaseError::Replaces));
         }
+    }
+
+    #[test]
+    fn a_release_follows_lower_ranks_of_its_history_and_histories_that_it_replaces() {
+        let other = HistoryId::from_bytes([1; 16]);
+        let current = release();
+        let with = |sequence: u64, created: u64| Release { sequence, created, ..release() };
+        assert_eq!(with(13, 0).succession(&current), Succession::Follows);
+        assert_eq!(with(12, current.created + 1).succession(&current), Succession::Follows);
+        assert_eq!(with(12, current.created - 1).succession(&current), Succession::NotNewer);
+        assert_eq!(current.succession(&current), Succession::NotNewer);
+        assert_eq!(with(11, u64::MAX).succession(&current), Succession::NotNewer);
+        let foreign = |sequence: u64| Release { history: other, ..with(sequence, 0) };
+        assert_eq!(foreign(99).succession(&current), Succession::OtherHistory);
+        let replacing = |sequence: u64| Release { replaces: vec![current.history], ..foreign(sequence) };
+        assert_eq!(replacing(13).succession(&current), Succession::Follows);
+        assert_eq!(replacing(12).succession(&current), Succession::NotNewer, "names in a store rise");
+        assert_eq!(with(99, 0).succession(&replacing(13)), Succession::NotNewer, "what was replaced stays replaced");
     }
 
     #[test]

@@ -159,7 +159,7 @@ pub(crate) struct SourceArgs {
     /// all configured ones are pushed to. With --from every argument is a mirror.
     #[arg(value_name = "TREE] [MIRROR", value_hint = ValueHint::AnyPath)]
     pub(crate) places: Vec<String>,
-    /// Push what this mirror serves instead of a tree: to heal, fill or promote another mirror
+    /// Bring the very release that this mirror serves, instead of a tree: to heal or fill another mirror
     #[arg(long, value_name = "MIRROR", value_hint = ValueHint::AnyPath, help_heading = PUBLISH)]
     pub(crate) from: Option<String>,
     /// Leave out what matches this line in gitignore syntax; after the configured ones, may be repeated
@@ -193,6 +193,9 @@ pub(crate) struct GuardArgs {
     /// Push content again that was rolled back
     #[arg(long, help_heading = GUARDS)]
     pub(crate) again: bool,
+    /// Begin a new history of the site on mirrors that have different ones; their releases are older than it from then on
+    #[arg(long, help_heading = GUARDS)]
+    pub(crate) new_history: bool,
     /// End with 0 when a newer push has won: then there was nothing left to do
     #[arg(long, help_heading = GUARDS)]
     pub(crate) superseded_ok: bool,
@@ -334,6 +337,37 @@ pub(crate) struct PushArgs {
     pub(crate) list: ListArgs,
     #[command(flatten)]
     pub(crate) habits: HabitArgs,
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+}
+
+/// The arguments of `promote`.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct PromoteArgs {
+    /// The mirror whose content is published: a name from the configuration, or a location
+    #[arg(value_name = "FROM", value_hint = ValueHint::AnyPath)]
+    pub(crate) from: String,
+    /// The mirrors on which a release is made of it
+    #[arg(value_name = "TO", required = true, value_hint = ValueHint::AnyPath)]
+    pub(crate) mirrors: Vec<String>,
+    #[command(flatten)]
+    pub(crate) release: ReleaseArgs,
+    /// Make the release complete on the mirrors and do not serve it yet: `headwater activate` does that later
+    #[arg(long, help_heading = RUN)]
+    pub(crate) stage_only: bool,
+    /// Show what would be done, as `headwater plan` does, and do nothing
+    #[arg(short = 'n', long, help_heading = RUN)]
+    pub(crate) dry_run: bool,
+    #[command(flatten)]
+    pub(crate) guards: GuardArgs,
+    #[command(flatten)]
+    pub(crate) work: WorkArgs,
+    #[command(flatten)]
+    pub(crate) around: AroundArgs,
+    #[command(flatten)]
+    pub(crate) config: ConfigArgs,
+    #[command(flatten)]
+    pub(crate) list: ListArgs,
     #[command(flatten)]
     pub(crate) output: OutputArgs,
 }

@@ -120,6 +120,7 @@ impl Told<'_> {
             order: settings.order.map(|order| Order { stream: order.stream().to_owned(), number: order.number() }),
             allow_older: self.guards.allow_older,
             again: self.guards.again,
+            new_history: self.guards.new_history,
             guards: self.guard_rails()?,
             retention,
             mtime: match self.config.mtime {

@@ -20,6 +20,13 @@ Examples:
   headwater push public /srv/www --order build:7 --superseded-ok
                                                  in CI: an old run never replaces a newer one";
 
+/// Below `headwater promote --help`.
+pub(super) const PROMOTE: &str = "\
+Examples:
+  headwater promote /srv/staging /srv/www --note \"approved by QA\"
+                                                 publish what staging serves
+  headwater promote staging eu us --dry-run      what that would change";
+
 /// Below `headwater plan --help`.
 pub(super) const PLAN: &str = "\
 Examples:

@@ -91,6 +91,10 @@ const fn content_hint(error: &ScanError) -> Option<&'static str> {
 
 const fn guard_hint(fault: &GuardFault) -> &'static str {
     match fault {
+        GuardFault::Histories { .. } => {
+            "name only mirrors of one history; or begin a new one on all of them, which makes their releases the older ones: \
+             push a tree with --new-history"
+        }
         GuardFault::EmptyTree => "if it is meant to be empty: --allow-shrink",
         GuardFault::Shrinks { .. } => "if so many are meant to go: --allow-shrink; max_removed sets the limit",
         GuardFault::Expunged { .. } => "take it out of the tree, or leave it out with `exclude`, and push again",
@@ -170,6 +174,7 @@ pub(crate) const fn of_mirror(kind: Kind) -> Option<&'static str> {
         ),
         Kind::Version => Some("let both sides run versions of headwater that know each other"),
         Kind::Busy => Some("its receiver has too much to do: try again later"),
+        Kind::OtherHistory => Some("publish its content with `headwater promote`, or push a tree with --new-history"),
         Kind::Conflict | Kind::Origin | Kind::Cancelled | Kind::Other => None,
     }
 }

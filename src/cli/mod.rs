@@ -81,6 +81,12 @@ enum Command {
     /// not sent. A push that is interrupted leaves every mirror on a whole release; the next one goes on from there.
     #[command(after_help = help::PUSH)]
     Push(Box<args::PushArgs>),
+    /// Publish what one mirror serves on mirrors of another history, as staging to production
+    ///
+    /// Makes a release there, on top of theirs, as if its content were a tree: with a note, guard rails and orders.
+    /// To bring a release to other mirrors as it is, use `push --from`.
+    #[command(after_help = help::PROMOTE)]
+    Promote(Box<args::PromoteArgs>),
     /// Show what a push would do, and do nothing
     ///
     /// The same code as push, with the same arguments, up to the first write.
@@ -220,6 +226,7 @@ fn run(command: Command, is_quiet: bool) -> Result<Exit, Failure> {
         Command::Completions(args) => completions::run(&args),
         Command::Man(args) => man::run(&args),
         Command::Push(args) => push::run(&args),
+        Command::Promote(args) => push::promote(&args),
         Command::Plan(args) => plan::run(&args),
         Command::Diff(args) => plan::diff(&args),
         Command::Status(args) => status::run(&args),
@@ -244,6 +251,7 @@ fn run(command: Command, is_quiet: bool) -> Result<Exit, Failure> {
 fn json_of(command: &Command) -> Option<&'static str> {
     let (name, output) = match command {
         Command::Push(args) => ("push", &args.output),
+        Command::Promote(args) => ("promote", &args.output),
         Command::Plan(args) => ("plan", &args.output),
         Command::Diff(args) => ("diff", &args.output),
         Command::Status(args) => ("status", &args.output),

@@ -22,7 +22,11 @@ const MAX_NAMED: usize = 8;
 
 /// Runs `headwater plan`.
 pub(crate) fn run(args: &PushArgs) -> Result<Exit, Failure> {
-    let job = push_command::job(args)?;
+    show(&push_command::job(args)?, args)
+}
+
+/// Shows what `job`, made of `args`, would do.
+pub(crate) fn show(job: &Job, args: &PushArgs) -> Result<Exit, Failure> {
     let progress = Progress::start(&args.output)?;
     progress.expect_mirrors(job.fleet.mirrors().iter().map(|mirror| mirror.name()));
     let planned = push::plan(&job.source, &job.fleet, &job.options, &progress);
@@ -30,9 +34,9 @@ pub(crate) fn run(args: &PushArgs) -> Result<Exit, Failure> {
     match planned.map_err(hints::of_push)? {
         Ok(plan) => {
             if args.output.json {
-                print_json(&PlanAnswer::new(&plan, &job))?;
+                print_json(&PlanAnswer::new(&plan, job))?;
             } else {
-                print(&describe(&plan, &job, args.list))?;
+                print(&describe(&plan, job, args.list))?;
             }
             let is_reachable = plan.mirrors.iter().all(|mirror| mirror.error.is_none());
             Ok(if is_reachable { Exit::Success } else { Exit::Partial })
@@ -144,6 +148,7 @@ fn describe(plan: &PlanReport, job: &Job, list: ListArgs) -> String {
         let note = match (&mirror.error, mirror.serves) {
             (Some(error), _) => error.clone(),
             (None, _) if mirror.is_current => "is current".to_owned(),
+            (None, _) if mirror.is_newer => "serves a newer release: would be left alone".to_owned(),
             (None, _) if mirror.is_staged => "is ready there".to_owned(),
             (None, None) if mirror.is_joining => "joins: would be filled, nobody waits for it".to_owned(),
             (None, None) => "would be filled".to_owned(),

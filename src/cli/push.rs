@@ -1,15 +1,19 @@
-//! `headwater push` and `headwater rollback`.
+//! `headwater push`, `headwater promote` and `headwater rollback`.
+
+use std::sync::Arc;
 
 use headwater::config::{Config, Require};
+use headwater::mirror::Mirror;
 use headwater::monitor::Monitor as _;
 use headwater::push::{self, Fleet, Goal, MirrorReport, Options, Outcome, Report, Source, Sums};
 use headwater::scan::Root;
 use serde::Serialize;
 
 use super::after::{After, AroundArgs, Heard};
-use super::args::{GuardArgs, OutputArgs, PushArgs, ReleaseArgs, RollbackArgs, WorkArgs};
+use super::args::{GuardArgs, OutputArgs, PromoteArgs, PushArgs, ReleaseArgs, RollbackArgs, SourceArgs, WorkArgs};
 use super::context::{self, Told};
 use super::failure::{self, Exit, Facts, Failure, eprint_raw};
+use super::habits::HabitArgs;
 use super::output::{Align, Table, bytes, count, counted, escape, moment, print, print_json};
 use super::places::{self, MirrorChoice};
 use super::progress::Progress;
@@ -33,6 +37,16 @@ pub(crate) struct Job {
 
 /// The push that the arguments of `push` and `plan` ask for.
 pub(crate) fn job(args: &PushArgs) -> Result<Job, Failure> {
+    if args.source.from.is_some() && args.release.note.is_some() {
+        let error = "--from brings a release as it is, so it takes no --note";
+        let hint = "`headwater promote FROM TO --note TEXT` makes a release of the content";
+        return Err(Failure::new(Exit::Usage, error).with_hint(hint));
+    }
+    job_from(args, Source::Store)
+}
+
+/// The same; where the content comes from a mirror, `source` says what is made of it.
+fn job_from(args: &PushArgs, source_of: fn(Arc<dyn Mirror>) -> Source) -> Result<Job, Failure> {
     let config = load_config(&args.config)?;
     let is_directory = |word: &str| std::path::Path::new(word).is_dir();
     let mut places = places::of_push(&args.source.places, args.source.from.is_some(), &config, is_directory)?;
@@ -54,7 +68,7 @@ pub(crate) fn job(args: &PushArgs) -> Result<Job, Failure> {
     let scratch =
         |roots: &[Root]| context::scratch(args.work.cache.clone(), settings.site.as_ref(), roots, &places.mirrors);
     let (source, scratch) = match from {
-        Some(from) => (Source::Store(from), scratch(&[])?),
+        Some(from) => (source_of(from), scratch(&[])?),
         None => {
             let roots = context::roots(places.tree.as_deref(), &config);
             let scratch = scratch(&roots)?;
@@ -102,6 +116,27 @@ pub(crate) fn run(args: &PushArgs) -> Result<Exit, Failure> {
         return plan::run(args);
     }
     execute("push", &job(args)?, &args.output, &args.guards)
+}
+
+/// Runs `headwater promote`.
+pub(crate) fn promote(args: &PromoteArgs) -> Result<Exit, Failure> {
+    let push = PushArgs {
+        source: SourceArgs { places: args.mirrors.clone(), from: Some(args.from.clone()), exclude: Vec::new() },
+        release: args.release.clone(),
+        stage_only: args.stage_only,
+        guards: args.guards.clone(),
+        work: args.work.clone(),
+        around: args.around.clone(),
+        config: args.config.clone(),
+        list: args.list,
+        habits: HabitArgs::default(),
+        output: args.output.clone(),
+    };
+    let job = job_from(&push, Source::Promote)?;
+    if args.dry_run {
+        return plan::show(&job, &push);
+    }
+    execute("promote", &job, &args.output, &args.guards)
 }
 
 /// What a command says that has no tree.
@@ -258,7 +293,7 @@ fn outcome(outcome: &Outcome) -> Option<failure::Outcome> {
     Some(match outcome {
         Outcome::Activated => failure::Outcome::Activated,
         Outcome::Current => failure::Outcome::AlreadyCurrent,
-        Outcome::Superseded => failure::Outcome::Superseded,
+        Outcome::Superseded | Outcome::Newer { .. } => failure::Outcome::Superseded,
         Outcome::Staged | Outcome::Skipped | Outcome::Frozen => return None,
         Outcome::Failed { failure: kind, .. } if kind.is_denial() => failure::Outcome::Denied,
         Outcome::Failed { failure: Kind::Locked, .. } => failure::Outcome::Locked,
@@ -276,6 +311,9 @@ fn describe(report: &Report) -> String {
         (Some(sequence), false) => {
             let brought = report.mirrors.iter().filter(|mirror| mirror.outcome == Outcome::Activated).count() as u64;
             match brought {
+                0 if report.mirrors.iter().any(|one| matches!(one.outcome, Outcome::Newer { .. })) => {
+                    format!("release {sequence} was brought to no mirror\n")
+                }
                 0 => format!("nothing new: release {sequence} has this content\n"),
                 _ => format!(
                     "nothing new: release {sequence} was brought to {} as it is\n",
@@ -390,6 +428,7 @@ pub(crate) fn words(outcome: &Outcome) -> String {
         Outcome::Current => "was current".into(),
         Outcome::Staged => "ready, not switched".into(),
         Outcome::Superseded => "superseded by a newer push".into(),
+        Outcome::Newer { serves } => format!("left alone: serves the newer release {serves}"),
         Outcome::Skipped => "not tried".into(),
         Outcome::Reverted => "switched, and went back".into(),
         Outcome::Frozen => "frozen".into(),
@@ -409,9 +448,28 @@ fn next_step(report: &Report) -> Option<String> {
     ))
 }
 
+/// Which mirrors serve something newer than what was brought.
+fn newer(report: &Report) -> Option<String> {
+    let mut mirrors = report.mirrors.iter().filter_map(|one| match &one.outcome {
+        Outcome::Newer { serves } => Some(format!("{} serves release {serves}", one.mirror)),
+        _ => None,
+    });
+    let first = mirrors.next()?;
+    let more = match mirrors.count() {
+        0 => String::new(),
+        more => format!(" (and {} more)", counted(more as u64, "mirror", "mirrors")),
+    };
+    Some(format!(
+        "{first}{more}, which is newer than release {}: nothing was changed there; \
+         `headwater promote` publishes older content as a new release",
+        report.sequence?
+    ))
+}
+
 /// Says on stderr what to do about what failed.
 fn explain(report: &Report, exit: Exit) -> Result<(), Failure> {
     let next = next_step(report);
+    let newer = newer(report);
     let mut hints: Vec<&str> = Vec::new();
     let mut text = String::new();
     for mirror in &report.mirrors {
@@ -429,6 +487,7 @@ fn explain(report: &Report, exit: Exit) -> Result<(), Failure> {
                 _ => "nothing was activated: mend what failed and push again, or lower --require",
             });
         }
+        Exit::Superseded if newer.is_some() => hints.extend(newer.as_deref()),
         Exit::Superseded => hints.push("a newer push has won; nothing is to be done"),
         _ => {}
     }

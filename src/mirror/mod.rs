@@ -92,6 +92,8 @@ pub enum Failure {
     Locked,
     /// Another release became current meanwhile.
     Conflict,
+    /// It serves a release of another history.
+    OtherHistory,
     /// The fault is at the origin.
     Origin,
     /// The mirror's base for the manifest change is damaged.
@@ -156,6 +158,7 @@ impl Failure {
             Self::FileTooLarge => "file_too_large",
             Self::Locked => "locked",
             Self::Conflict => "conflict",
+            Self::OtherHistory => "other_history",
             Self::Origin => "origin",
             Self::DamagedBase => "damaged",
             Self::Unreachable | Self::Certificate | Self::Behind => "unreachable",
@@ -173,7 +176,7 @@ impl Failure {
     /// was there; that a request was not understood is a matter of the protocol.
     #[must_use]
     pub fn of_refusal(refusal: &Refusal) -> Self {
-        const SAME: [Failure; 13] = [
+        const SAME: [Failure; 14] = [
             Failure::Denied,
             Failure::OtherOwner,
             Failure::OtherSite,
@@ -184,6 +187,7 @@ impl Failure {
             Failure::FileTooLarge,
             Failure::Locked,
             Failure::Conflict,
+            Failure::OtherHistory,
             Failure::DamagedBase,
             Failure::Version,
             Failure::Busy,
@@ -255,13 +259,12 @@ impl MirrorError {
             Self::Store(StoreError::Conflict { .. } | StoreError::NotNewer { .. } | StoreError::NotStaged { .. }) => {
                 Failure::Conflict
             }
+            Self::Store(StoreError::OtherHistory { .. }) => Failure::OtherHistory,
             Self::Store(StoreError::Manifest { .. } | StoreError::DamagedBases { .. }) => Failure::DamagedBase,
             Self::Store(_) => Failure::Other,
         }
     }
-}
 
-impl MirrorError {
     /// The old objects that are damaged there, where that is why new content could not be taken.
     #[must_use]
     pub fn damaged_bases(&self) -> &[ObjectId] {

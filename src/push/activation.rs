@@ -11,7 +11,7 @@ use crate::push::outcome::{Outcome, error_chain};
 use crate::push::rollout::{mirror, stage_again};
 use crate::push::target::Target;
 use crate::push::{PushError, fleet};
-use crate::release::{Release, ReleaseName};
+use crate::release::{Release, ReleaseName, Succession};
 
 /// How often a slot is taken back from pushes that have lost.
 const MAX_TRIES: u32 = 8;
@@ -47,7 +47,7 @@ pub(super) fn activate(
                 together(target, &rest, outcomes, options, gate);
                 return Ok(false);
             }
-            Err(error) if error.failure() == Failure::Conflict => {
+            Err(error) if is_lost(target, error.failure()) => {
                 if !matches!(race(target, lead, options), Race::Ours) {
                     return Ok(lose(target, lead, outcomes, options));
                 }
@@ -70,7 +70,7 @@ pub(super) fn one(target: &Target, index: usize, options: &Options, gate: &Gate<
     for _ in 0..MAX_TRIES {
         let error = match try_one(target, index, expected, gate) {
             Ok(()) => return Outcome::Activated,
-            Err(error) if error.failure() == Failure::Conflict => error,
+            Err(error) if is_lost(target, error.failure()) => error,
             Err(error) => return failed(target, index, &error, gate),
         };
         let Ok(state) = mirror(target, index).state() else { return failed(target, index, &error, gate) };
@@ -96,10 +96,16 @@ pub(super) fn one(target: &Target, index: usize, options: &Options, gate: &Gate<
     Outcome::Superseded
 }
 
+/// Whether a mirror refused the target because another push was quicker. Of a new release that is also so where
+/// the mirror has another history: it had none, or the same, when it was asked.
+pub(super) fn is_lost(target: &Target, failure: Failure) -> bool {
+    failure == Failure::Conflict || target.is_new && failure == Failure::OtherHistory
+}
+
 /// What becomes of a push that lost a compare-and-set on `index`: everything
 /// that was staged is let go. Answers whether to start again on top of the other one.
 pub(super) fn lose(target: &Target, index: usize, outcomes: &mut [Option<Outcome>], options: &Options) -> bool {
-    let is_again = target.is_new && matches!(race(target, index, options), Race::Older);
+    let is_again = target.is_repeatable && matches!(race(target, index, options), Race::Older);
     outcomes[index] = Some(Outcome::Superseded);
     give_up(target, outcomes);
     is_again
@@ -174,6 +180,11 @@ fn race(target: &Target, index: usize, options: &Options) -> Race {
     };
     match rival {
         Some(rival) if rival.name() == target.release.name() && is_switched => Race::Ours,
+        // A release that is not made here has its rank already, and nothing else counts.
+        Some(rival) if !target.is_new => match target.release.succession(rival) {
+            Succession::Follows => Race::Older,
+            Succession::NotNewer | Succession::OtherHistory => Race::Newer,
+        },
         Some(rival) if is_newer(rival, &target.release, options) => Race::Newer,
         _ => Race::Older,
     }

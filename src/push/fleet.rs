@@ -4,11 +4,12 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::fsx::{self, IoError};
-use crate::hash::ManifestId;
+use crate::hash::{HistoryId, ManifestId};
 use crate::manifest::{Entry, ManifestReader};
 use crate::mirror::{Link, Mirror, MirrorError, MirrorState};
 use crate::monitor::{Event, Monitor};
 use crate::push::PushError;
+use crate::push::guard::{GuardFault, HistoryOfMirror};
 use crate::push::outcome::error_chain;
 use crate::push::scratch::{ManifestFile, Scratch};
 use crate::release::{Release, ReleaseName};
@@ -104,10 +105,51 @@ pub(super) fn counted(members: &[Member]) -> impl Iterator<Item = usize> + '_ {
     (0..members.len()).filter(|index| !is_joining(members, *index))
 }
 
-/// The newest release that is current somewhere.
+/// The newest release that is current somewhere. One of a history that another mirror's history took over is
+/// older than those of that one, whatever its sequence.
 pub(super) fn newest(members: &[Member]) -> Option<&Release> {
-    let current = members.iter().filter_map(|member| member.state.as_ref().ok()?.current_release());
-    current.max_by_key(|release| release.rank())
+    let is_replaced = |one: &Release| current(members).any(|other| other.replaces.contains(&one.history));
+    current(members).filter(|one| !is_replaced(one)).max_by_key(|release| release.rank())
+}
+
+/// The records of what the mirrors serve, as far as they can be read.
+fn current(members: &[Member]) -> impl Iterator<Item = &Release> {
+    members.iter().filter_map(|member| member.state.as_ref().ok()?.current_release())
+}
+
+/// Refuses mirrors whose current releases are of different histories, of which none took over the others.
+pub(super) fn check_one_history(members: &[Member]) -> Result<(), GuardFault> {
+    let Some(newest) = newest(members) else { return Ok(()) };
+    let is_foreign = |one: &Release| one.history != newest.history && !newest.replaces.contains(&one.history);
+    if !current(members).any(is_foreign) {
+        return Ok(());
+    }
+    let of = |member: &Member| {
+        let state = member.state.as_ref().ok()?;
+        let release = state.current_release()?;
+        let same = state.releases.iter().filter(|kept| kept.history == release.history);
+        Some(HistoryOfMirror {
+            mirror: member.mirror.name().to_owned(),
+            history: release.history,
+            sequence: release.sequence,
+            since: same.map(|kept| kept.created).min().unwrap_or(release.created),
+        })
+    };
+    Err(GuardFault::Histories { mirrors: members.iter().filter_map(of).collect() })
+}
+
+/// All histories that the mirrors serve, and those that these took over: oldest first, as far as that is known.
+pub(super) fn histories(members: &[Member]) -> Vec<HistoryId> {
+    let mut releases: Vec<&Release> = current(members).collect();
+    releases.sort_by_key(|release| release.rank());
+    let mut histories: Vec<HistoryId> = Vec::new();
+    let replaced = releases.iter().flat_map(|release| release.replaces.iter());
+    for history in replaced.chain(releases.iter().map(|release| &release.history)) {
+        if !histories.contains(history) {
+            histories.push(*history);
+        }
+    }
+    histories
 }
 
 /// The mirrors that keep a manifest.

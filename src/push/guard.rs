@@ -1,7 +1,9 @@
 //! Guard rails: what is more likely a broken build than a wish.
 
 use std::collections::BTreeSet;
+use std::fmt;
 
+use crate::hash::HistoryId;
 use crate::push::secrets::{AllowedSecrets, is_secret};
 use crate::tree_path::TreePath;
 
@@ -40,9 +42,39 @@ pub struct Guards {
     pub allowed_secrets: AllowedSecrets,
 }
 
+/// Which history a mirror serves.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HistoryOfMirror {
+    /// The name of the mirror.
+    pub mirror: String,
+    /// The history of its current release.
+    pub history: HistoryId,
+    /// The sequence of its current release.
+    pub sequence: u64,
+    /// When the oldest release of that history that it keeps was made, seconds since 1970.
+    pub since: u64,
+}
+
+impl fmt::Display for HistoryOfMirror {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { mirror, history, sequence, since } = self;
+        write!(f, "{mirror} serves release {sequence} of history {}", history.short())?;
+        match i64::try_from(*since).ok().and_then(|since| jiff::Timestamp::from_second(since).ok()) {
+            Some(since) => write!(f, " (there since {since})"),
+            None => Ok(()),
+        }
+    }
+}
+
 /// What a guard rail refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum GuardFault {
+    /// Mirrors with releases of different histories.
+    #[error("the mirrors have different histories of this site: {}", histories(mirrors))]
+    Histories {
+        /// The mirrors that serve a release.
+        mirrors: Vec<HistoryOfMirror>,
+    },
     /// Nothing to publish.
     #[error("the tree is empty")]
     EmptyTree,
@@ -142,6 +174,11 @@ impl Guards {
         };
         if too_many && !self.allow_shrink { Err(GuardFault::Shrinks { removed, total }) } else { Ok(()) }
     }
+}
+
+fn histories(mirrors: &[HistoryOfMirror]) -> String {
+    let texts: Vec<String> = mirrors.iter().map(ToString::to_string).collect();
+    texts.join("; ")
 }
 
 #[cfg(test)]

@@ -84,7 +84,9 @@ impl Manifests<'_> {
         };
         let is_other = |release: &&Release| Some(release.manifest) != base;
         let is_same = |release: &Release| release.content == self.target.release.content;
-        let is_likely = base.is_none()
+        // A release that is carried from mirror to mirror brings what others may have kept of an earlier time.
+        let is_likely = !self.target.is_new
+            || base.is_none()
             || state.staged.as_ref().is_some_and(|staged| is_other(&staged))
             || state.releases.iter().filter(is_other).any(is_same);
         if is_likely {

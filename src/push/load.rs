@@ -2,13 +2,15 @@
 //! serves, keeps, or has staged.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::manifest::Entry;
-use crate::mirror::Mirror;
-use crate::push::fleet::{self, Member};
+use crate::mirror::{Mirror, MirrorState};
+use crate::monitor::Monitor;
+use crate::push::fleet::{self, Fleet, Member};
 use crate::push::source::Live;
 use crate::push::{PushError, later};
-use crate::release::{Release, ReleaseName};
+use crate::release::{Release, ReleaseName, Succession};
 
 /// What is pushed, loaded.
 pub(super) struct Loaded {
@@ -18,12 +20,16 @@ pub(super) struct Loaded {
     pub(super) rolled_back_to: Option<Release>,
     /// The release that is wanted whatever the source has.
     pub(super) as_it_is: Option<Release>,
+    /// Whether `as_it_is` is staged on mirrors, and not served by the source.
+    pub(super) is_staged: bool,
+    /// Whether the content is that of `from`, for another history.
+    pub(super) is_promoted: bool,
 }
 
 impl Loaded {
     /// Only what is live, from no mirror.
     pub(super) fn of(live: Live) -> Self {
-        Self { live, from: None, rolled_back_to: None, as_it_is: None }
+        Self { live, from: None, rolled_back_to: None, as_it_is: None, is_staged: false, is_promoted: false }
     }
 
     /// Nothing.
@@ -34,7 +40,8 @@ impl Loaded {
 
 /// Loads a staged release: nothing but its name, as its content is where it is staged.
 pub(super) fn load_staged(members: &[Member], text: &str) -> Result<Loaded, PushError> {
-    Ok(Loaded { as_it_is: Some(later::named(members, text)?.clone()), ..Loaded::nothing() })
+    let release = later::named(members, text)?.clone();
+    Ok(Loaded { as_it_is: Some(release), is_staged: true, ..Loaded::nothing() })
 }
 
 fn live_entries(mirror: &Arc<dyn Mirror>, release: &Release) -> Result<Vec<Entry>, PushError> {
@@ -43,36 +50,68 @@ fn live_entries(mirror: &Arc<dyn Mirror>, release: &Release) -> Result<Vec<Entry
     Ok(entries)
 }
 
-/// Loads the current release of a mirror.
+/// Loads the current release of a mirror, to be brought to others as it is.
 pub(super) fn load_store(mirror: &Arc<dyn Mirror>) -> Result<Loaded, PushError> {
-    let name = || mirror.location().to_owned();
-    let state = mirror.state().map_err(|source| fleet::in_source(mirror, source))?;
-    let release = state.current_release().cloned().ok_or_else(|| PushError::EmptySource { mirror: name() })?;
+    let (from, release) = current_of(mirror)?;
+    Ok(Loaded { from: Some(from), as_it_is: Some(release), ..Loaded::nothing() })
+}
+
+/// Loads the content of the current release of a mirror, of which a release is made for others.
+pub(super) fn load_promoted(mirror: &Arc<dyn Mirror>) -> Result<Loaded, PushError> {
+    let (from, release) = current_of(mirror)?;
     let live = Live::Entries(live_entries(mirror, &release)?);
-    Ok(Loaded {
-        live,
-        from: Some(Member { mirror: Arc::clone(mirror), state: Ok(state) }),
-        rolled_back_to: None,
-        as_it_is: None,
-    })
+    Ok(Loaded { from: Some(from), is_promoted: true, ..Loaded::of(live) })
 }
 
-/// Loads the newest release, to be brought to all as it is; where a mirror has one that it cannot
-/// replace, its content, of which a new one is made.
+fn current_of(mirror: &Arc<dyn Mirror>) -> Result<(Member, Release), PushError> {
+    let state = mirror.state().map_err(|source| fleet::in_source(mirror, source))?;
+    let empty = || PushError::EmptySource { mirror: mirror.location().to_owned() };
+    let release = state.current_release().cloned().ok_or_else(empty)?;
+    Ok((Member { mirror: Arc::clone(mirror), state: Ok(state) }, release))
+}
+
+/// Loads the newest release that a mirror serves, to be brought to all as it is.
 pub(super) fn load_newest(members: &[Member]) -> Result<Loaded, PushError> {
+    fleet::check_one_history(members)?;
     let newest = fleet::newest(members).ok_or_else(|| PushError::Rollback("no mirror has a release yet".into()))?;
-    let mut live = fleet::holders(members, &newest.manifest).map(|mirror| live_entries(mirror, newest));
-    let first = live.next().expect("the release was found on a mirror");
-    let live = first.or_else(|error| live.find_map(Result::ok).ok_or(error))?;
-    let as_it_is = Some(newest.clone()).filter(|newest| !has_diverged(members, newest));
-    Ok(Loaded { as_it_is, ..Loaded::of(Live::Entries(live)) })
+    Ok(Loaded { as_it_is: Some(newest.clone()), ..Loaded::nothing() })
 }
 
-/// Whether a mirror is on a release that the newest one cannot replace: a
-/// new one, above both, brings them together again.
-pub(super) fn has_diverged(members: &[Member], newest: &Release) -> bool {
-    let is_stuck = |current: ReleaseName| current != newest.name() && current.sequence() >= newest.sequence;
-    members.iter().filter_map(Member::current).any(is_stuck)
+/// Whether a mirror is on a release that the newest one cannot replace, because its record is lost or its
+/// history was taken over at a lower sequence: a new one, above both, brings them together again.
+pub(super) fn is_stuck(members: &[Member], newest: &Release) -> bool {
+    let is_stuck = |state: &MirrorState| match (state.current, state.current_release()) {
+        (Some(current), None) => current != newest.name() && current.sequence() >= newest.sequence,
+        (_, Some(current)) => current.name() != newest.name() && newest.succession(current) == Succession::NotNewer,
+        (None, None) => false,
+    };
+    members.iter().filter_map(|member| member.state.as_ref().ok()).any(is_stuck)
+}
+
+/// How often a rollback without a sequence looks at mirrors that are not on one release.
+const MAX_LOOKS: u32 = 8;
+/// How long it waits in between: another push switches mirrors within a moment.
+const LOOK_AGAIN: Duration = Duration::from_millis(150);
+
+/// Asks the mirrors for their states again while they are not on one release, as during a push, a few times.
+pub(super) fn look_again(fleet: &Fleet, members: Vec<Member>, monitor: &dyn Monitor) -> Vec<Member> {
+    let mut members = members;
+    for _ in 1..MAX_LOOKS {
+        if !is_ambiguous(&members) || monitor.is_cancelled() {
+            break;
+        }
+        // A channel on which nothing ever comes.
+        crossbeam_channel::never::<()>().recv_timeout(LOOK_AGAIN).ok();
+        members = fleet.states(monitor);
+    }
+    members
+}
+
+/// Whether the mirrors that can be reached are not on one release.
+fn is_ambiguous(members: &[Member]) -> bool {
+    let reachable = members.iter().filter(|member| member.state.is_ok());
+    let current: Vec<Option<ReleaseName>> = reachable.map(Member::current).collect();
+    current.windows(2).any(|pair| pair[0] != pair[1])
 }
 
 /// Loads the release to go back to: one for the whole fleet.
@@ -102,9 +141,7 @@ fn kept_release(members: &[Member], sequence: u64) -> Result<&Release, PushError
 
 /// The release before the current one, if all mirrors agree on both.
 fn rollback_target(members: &[Member]) -> Result<&Release, PushError> {
-    let reachable = || members.iter().filter(|member| member.state.is_ok());
-    let current: Vec<Option<ReleaseName>> = reachable().map(Member::current).collect();
-    if current.windows(2).any(|pair| pair[0] != pair[1]) {
+    if is_ambiguous(members) {
         let text = "the mirrors are not on one release, so what to go back to is ambiguous: say --to SEQ";
         return Err(PushError::Rollback(text.into()));
     }

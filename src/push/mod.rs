@@ -49,7 +49,7 @@ pub use bases::BaseCounts;
 pub use churn::Churn;
 pub use fleet::{Fleet, Member};
 pub use gate::Traffic;
-pub use guard::{GuardFault, Guards, MaxRemoved};
+pub use guard::{GuardFault, Guards, HistoryOfMirror, MaxRemoved};
 pub use later::{Abandoned, abandon, check_staged};
 pub use options::{Goal, KeepContent, LevelChoice, MtimeMode, OnFailure, Options, Order, Policy, Probe, Require, Wave};
 pub use outcome::{MirrorReport, Outcome, Report, Reverted, Sums, error_chain};

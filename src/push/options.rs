@@ -152,6 +152,8 @@ pub struct Options {
     pub allow_older: bool,
     /// Publish although a rollback left this content.
     pub again: bool,
+    /// Make a new history, which takes over those that the mirrors have.
+    pub new_history: bool,
     /// What is refused.
     pub guards: Guards,
     /// How long paths that went are served.

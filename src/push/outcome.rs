@@ -8,6 +8,7 @@ use crate::hash::ReleaseId;
 use crate::mirror::{Failure, MirrorError};
 use crate::push::gate::Traffic;
 use crate::push::options::Goal;
+use crate::release::ReleaseName;
 use crate::tree_path::Site;
 
 /// What became of one mirror.
@@ -22,6 +23,11 @@ pub enum Outcome {
     Staged,
     /// Another push was newer.
     Superseded,
+    /// It serves a newer release, and was left alone.
+    Newer {
+        /// The release that it serves.
+        serves: ReleaseName,
+    },
     /// It was not tried.
     Skipped,
     /// It switched, and went back to the content it had.

@@ -29,6 +29,8 @@ pub struct MirrorPlan {
     pub location: String,
     /// The sequence it serves.
     pub serves: Option<u64>,
+    /// Whether it serves a newer release, and would be left alone.
+    pub is_newer: bool,
     /// Why nothing would happen to it, if it cannot be reached.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
@@ -154,6 +156,7 @@ fn mirrors(
             mirror: member.mirror.name().to_owned(),
             location: member.mirror.location().to_owned(),
             serves: member.current().map(|current| current.sequence()),
+            is_newer: matches!(outcome, Some(Outcome::Newer { .. })),
             error: match outcome {
                 Some(Outcome::Failed { error, .. }) => Some(error.clone()),
                 _ => None,

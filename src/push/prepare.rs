@@ -15,7 +15,7 @@ use crate::push::contents::Supplies;
 use crate::push::fleet::{self, Fleet, Member};
 use crate::push::gate::Traffic;
 use crate::push::guard::GuardFault;
-use crate::push::load::{self, Loaded, has_diverged};
+use crate::push::load::{self, Loaded};
 use crate::push::next::{Outline, Rules, draft};
 use crate::push::options::Options;
 use crate::push::outcome::{MirrorReport, Outcome, Report, Sums};
@@ -25,7 +25,7 @@ use crate::push::source::{Live, Source};
 use crate::push::sources::Sources;
 use crate::push::target::Target;
 use crate::push::{PushError, ahead, rollout, secrets, site};
-use crate::release::Release;
+use crate::release::{MAX_REPLACED, Release};
 use crate::scan::Tree;
 use crate::tree_path::Site;
 
@@ -107,8 +107,15 @@ impl Preparation {
                 let members = fleet.states(monitor);
                 (members, load::load_store(mirror)?)
             }
-            Source::Rollback { .. } | Source::Staged(_) | Source::Newest => {
+            Source::Promote(mirror) => {
                 let members = fleet.states(monitor);
+                (members, load::load_promoted(mirror)?)
+            }
+            Source::Rollback { .. } | Source::Staged(_) | Source::Newest => {
+                let mut members = fleet.states(monitor);
+                if matches!(source, Source::Rollback { to: None }) {
+                    members = load::look_again(fleet, members, monitor);
+                }
                 // With too few mirrors it ends before anything is looked for on them.
                 let loaded = match source {
                     _ if !is_met(&members, options) => Loaded::nothing(),
@@ -120,7 +127,9 @@ impl Preparation {
             }
         };
         fleet::check_distinct(&members)?;
-        let site = site::resolve(options.site.as_ref(), &members, loaded.from.as_ref())?;
+        // What is promoted may be of another site.
+        let from = loaded.from.as_ref().filter(|_| !loaded.is_promoted);
+        let site = site::resolve(options.site.as_ref(), &members, from)?;
         let cache = match has_use_for_cache(&members) && options.keep_content.most_bytes > 0 {
             true => Some(cache.map_or_else(|| ContentCache::open(scratch.content_dir()?), Ok)?),
             false => None,
@@ -161,17 +170,9 @@ impl Preparation {
         })
     }
 
-    /// All releases of the site that are known, wherever they are kept.
+    /// All releases of the site that the mirrors keep.
     fn releases(&self) -> impl Iterator<Item = &Release> {
-        let all = self.members.iter().chain(&self.loaded.from).flat_map(Member::releases);
-        all.filter(|release| release.site == self.site)
-    }
-
-    /// The newest release that is current anywhere, the source included.
-    fn newest(&self) -> Option<Release> {
-        let source = self.loaded.from.as_ref().and_then(|from| from.state.as_ref().ok()?.current_release());
-        let source = source.filter(|release| release.site == self.site);
-        fleet::newest(&self.members).into_iter().chain(source).max_by_key(|release| release.rank()).cloned()
+        self.members.iter().flat_map(Member::releases).filter(|release| release.site == self.site)
     }
 
     fn decide(self, options: &Options, on_new: impl FnOnce(&Live), monitor: &dyn Monitor) -> Result<Target, PushError> {
@@ -182,13 +183,17 @@ impl Preparation {
             let (previous, sums) = (None, Sums::default());
             return Ok(self.into_target(Next { release, manifest, previous, sums }, false, None));
         }
-        let newest = self.newest();
+        if !options.new_history {
+            fleet::check_one_history(&self.members)?;
+        }
+        let newest = fleet::newest(&self.members).cloned();
         check_order(options, newest.as_ref())?;
         let content = self.loaded.live.content();
         if let Some(newest) = &newest
             && newest.content == content
             && self.loaded.rolled_back_to.is_none()
-            && !has_diverged(&self.members, newest)
+            && !options.new_history
+            && !load::is_stuck(&self.members, newest)
             && let Some(manifest) = self.manifest_to_keep(newest, options)?
         {
             return Ok(self.into_target(
@@ -224,6 +229,7 @@ impl Preparation {
     }
 
     fn into_target(self, next: Next, is_new: bool, likely_base: Option<ManifestId>) -> Target {
+        let is_repeatable = !self.loaded.is_staged;
         // What a mirror is brought up from is more likely whole than what is brought up.
         let from = self.loaded.from.iter().chain(&self.members);
         let likely = likely_manifests(&next, likely_base);
@@ -242,6 +248,7 @@ impl Preparation {
         Target {
             release: next.release,
             is_new,
+            is_repeatable,
             manifest: next.manifest,
             previous: next.previous,
             sums: next.sums,
@@ -333,7 +340,7 @@ impl Preparation {
             self.members.iter().filter_map(|member| member.state.as_ref().ok()).map(|state| state.highest_sequence);
         let known = newest.map(|newest| newest.sequence);
         let sequence = floor.chain(known).max().unwrap_or(0) + 1;
-        let (history, replaces) = self.history(newest)?;
+        let (history, replaces) = self.history(newest, options)?;
         let mut release = Release::new(self.site.clone(), history, sequence, totals.manifest, totals.content);
         release.replaces = replaces;
         release.began = options.began;
@@ -364,12 +371,15 @@ impl Preparation {
 
     /// The history of the next release, and those that it took over: as the release has it on top of
     /// which it is made. Where the record of that one is lost, another one of the site tells.
-    fn history(&self, newest: Option<&Release>) -> Result<(HistoryId, Vec<HistoryId>), PushError> {
+    fn history(&self, newest: Option<&Release>, options: &Options) -> Result<(HistoryId, Vec<HistoryId>), PushError> {
         let known = newest.or_else(|| self.releases().max_by_key(|release| release.rank()));
-        match known {
-            Some(known) => Ok((known.history, known.replaces.clone())),
-            None => Ok((HistoryId::random().context("make an id for", || "a new history".into())?, Vec::new())),
+        if let Some(known) = known.filter(|_| !options.new_history) {
+            return Ok((known.history, known.replaces.clone()));
         }
+        let history = HistoryId::random().context("make an id for", || "a new history".into())?;
+        let mut replaces = fleet::histories(&self.members);
+        replaces.drain(..replaces.len().saturating_sub(MAX_REPLACED));
+        Ok((history, replaces))
     }
 }
 

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, RecvTimeoutError, unbounded};
 
 use crate::hash::ObjectId;
-use crate::mirror::{Failure, Mirror, MirrorError};
+use crate::mirror::{Failure, Mirror, MirrorError, MirrorState};
 use crate::monitor::{Event, Monitor};
 use crate::push::batch::{self, Batch, batches};
 use crate::push::bundle::{PackShelf, Seat};
@@ -25,6 +25,7 @@ use crate::push::scratch::ManifestFile;
 use crate::push::target::Target;
 use crate::push::waves::{self, Expected, Switched};
 use crate::push::{PushError, activation};
+use crate::release::{Release, Succession};
 use crate::scan::ScanError;
 
 /// How a rollout ended.
@@ -62,9 +63,16 @@ pub(super) fn run(
 ) -> Result<End, PushError> {
     let gate = Gate::new(monitor);
     let mut outcomes: Vec<Option<Outcome>> = target.members.iter().map(|member| at_once(target, member)).collect();
-    for (member, _) in target.members.iter().zip(&outcomes).filter(|(_, outcome)| **outcome == Some(Outcome::Current)) {
+    for (member, outcome) in target.members.iter().zip(&outcomes) {
         let (mirror, sequence) = (member.mirror.name().to_owned(), target.release.sequence);
-        gate.event(Event::AlreadyCurrent { mirror, sequence });
+        match outcome {
+            Some(Outcome::Current) => gate.event(Event::AlreadyCurrent { mirror, sequence }),
+            // A mirror that could not be asked was told of then.
+            Some(Outcome::Failed { error, .. }) if member.state.is_ok() => {
+                gate.event(Event::MirrorFailed { mirror, error: error.clone() });
+            }
+            _ => {}
+        }
     }
     let batches = batches(target, &outcomes, options, &gate)?;
     let is_done =
@@ -137,7 +145,28 @@ pub(super) fn at_once(target: &Target, member: &Member) -> Option<Outcome> {
         Ok(state) if state.staged.as_ref().is_some_and(|staged| staged.name() == target.release.name()) => {
             Some(Outcome::Staged)
         }
-        Ok(_) => None,
+        Ok(state) => unreplaceable(&target.release, state),
+    }
+}
+
+/// The outcome of a mirror whose current release `release` may not replace.
+fn unreplaceable(release: &Release, state: &MirrorState) -> Option<Outcome> {
+    let serves = state.current?;
+    let Some(current) = state.current_release() else {
+        return (serves.sequence() >= release.sequence).then_some(Outcome::Newer { serves });
+    };
+    match release.succession(current) {
+        Succession::Follows => None,
+        Succession::NotNewer => Some(Outcome::Newer { serves }),
+        Succession::OtherHistory => Some(Outcome::Failed {
+            failure: Failure::OtherHistory,
+            error: format!(
+                "it serves release {serves} of history {}, and release {} is of history {}",
+                current.history.short(),
+                release.name(),
+                release.history.short()
+            ),
+        }),
     }
 }
 
@@ -232,8 +261,10 @@ impl Conductor<'_> {
         if self.gate.is_cancelled() {
             return Err(PushError::Cancelled);
         }
-        let is_conflict =
-            |outcome: &Option<Outcome>| matches!(outcome, Some(Outcome::Failed { failure: Failure::Conflict, .. }));
+        let is_conflict = |outcome: &Option<Outcome>| match outcome {
+            Some(Outcome::Failed { failure, .. }) => activation::is_lost(self.target, *failure),
+            _ => false,
+        };
         if let Some(index) = self.outcomes.iter().position(is_conflict) {
             let is_again = activation::lose(self.target, index, self.outcomes, self.options);
             return Ok((Switched { is_again, ..Switched::default() }, None));
@@ -318,8 +349,9 @@ impl Conductor<'_> {
     }
 }
 
-fn is_ready(outcome: &Outcome) -> bool {
-    outcome.is_current() || *outcome == Outcome::Staged
+/// Whether nothing more has to be done before the others switch.
+const fn is_ready(outcome: &Outcome) -> bool {
+    outcome.is_current() || matches!(outcome, Outcome::Staged | Outcome::Newer { .. })
 }
 
 fn report(

@@ -18,8 +18,10 @@ pub enum Source {
         /// How they are scanned.
         scan: ScanOptions,
     },
-    /// The current release of a mirror.
+    /// The current release of a mirror, as it is.
     Store(Arc<dyn Mirror>),
+    /// The content of the current release of a mirror, of which a release is made in the history of the others.
+    Promote(Arc<dyn Mirror>),
     /// A release that is staged on mirrors: by its name, its sequence or its id.
     Staged(String),
     /// The newest release that a mirror serves, as it is, for those that lack it.

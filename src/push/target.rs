@@ -25,6 +25,8 @@ pub(super) struct Target {
     pub(super) release: Release,
     /// Whether this push makes it.
     pub(super) is_new: bool,
+    /// Whether the push may begin anew when another one was quicker: not if the release was staged by name.
+    pub(super) is_repeatable: bool,
     /// Its manifest; nothing where no mirror needs it and all are far away.
     pub(super) manifest: Option<Arc<ManifestFile>>,
     /// The manifest before it, if this push makes the release and there was one.

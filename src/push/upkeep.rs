@@ -48,7 +48,7 @@ pub fn repair(source: &Source, mirror: &Arc<dyn Mirror>, monitor: &dyn Monitor) 
         Source::Trees { roots, scan } => {
             Supplies::new(Live::Tree(Arc::new(Tree::scan(roots, scan, monitor)?)), sources(&[mirror]), Vec::new())
         }
-        Source::Store(from) => {
+        Source::Store(from) | Source::Promote(from) => {
             let releases = from.state().map_err(|source| in_source(from, source))?.releases;
             Supplies::new(Live::Entries(Vec::new()), sources(&[from, mirror]), releases)
         }

@@ -94,7 +94,7 @@ impl From<StoreError> for Refused {
             Failure::Denied | Failure::OtherOwner | Failure::OtherSite => StatusCode::FORBIDDEN,
             Failure::NoSpace => StatusCode::INSUFFICIENT_STORAGE,
             Failure::Locked => StatusCode::LOCKED,
-            Failure::Conflict | Failure::NotEmpty => StatusCode::CONFLICT,
+            Failure::Conflict | Failure::OtherHistory | Failure::NotEmpty => StatusCode::CONFLICT,
             _ => StatusCode::INTERNAL_SERVER_ERROR,
         };
         let retry_after = (failure == Failure::Locked).then_some(Duration::from_secs(1));

@@ -10,11 +10,11 @@ use crate::store::{Pruned, Store, StoreError, What};
 
 impl Store {
     /// Makes a staged release current: compare-and-set on what is current,
-    /// and only ever to a higher sequence. When it returns, the switch is
+    /// and only ever to one that [`crate::release::Release::succession`] lets follow. When it returns, the switch is
     /// durable. Again for the current release: does nothing.
     ///
     /// # Errors
-    /// [`StoreError::Conflict`], [`StoreError::NotNewer`], [`StoreError::NotStaged`],
+    /// [`StoreError::Conflict`], [`StoreError::NotNewer`], [`StoreError::OtherHistory`], [`StoreError::NotStaged`],
     /// [`StoreError::Locked`]; errors of the disk.
     pub fn activate(
         &self,
@@ -30,10 +30,10 @@ impl Store {
         if found != expected {
             return Err(StoreError::Conflict { expected, found });
         }
-        self.check_newer(release)?;
         if !self.is_staged(release)? {
             return Err(StoreError::NotStaged { release });
         }
+        self.check_succession(&self.release(release)?)?;
         // Others that were staged and lost: never served, so never to be listed.
         self.forget_staged(Some(release))?;
         self.point_current_at(release)?;

@@ -40,7 +40,7 @@ pub use verify::{Depth, Fault, FaultKind, Verified};
 use std::path::PathBuf;
 
 use crate::fsx::IoError;
-use crate::hash::ObjectId;
+use crate::hash::{HistoryId, ObjectId};
 use crate::manifest::ManifestError;
 use crate::pack::PackError;
 use crate::release::{ReleaseError, ReleaseName};
@@ -199,6 +199,18 @@ pub enum StoreError {
         offered: ReleaseName,
         /// What is current.
         current: ReleaseName,
+    },
+    /// A release of another history than the current one.
+    #[error("release {offered} is of history {}, and the mirror serves release {current} of history {}", history.short(), found.short())]
+    OtherHistory {
+        /// What was offered.
+        offered: ReleaseName,
+        /// Its history.
+        history: HistoryId,
+        /// What is current.
+        current: ReleaseName,
+        /// The history of the current release.
+        found: HistoryId,
     },
     /// A release that is not, or no longer, staged.
     #[error("release {release} is not staged here")]

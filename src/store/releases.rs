@@ -58,13 +58,25 @@ impl Store {
     /// Lets go of what was staged and will never be served, but for `except`.
     pub(super) fn forget_staged(&self, except: Option<ReleaseName>) -> Result<(), StoreError> {
         let current = self.current()?;
-        let last = current.map_or(0, |current| current.sequence());
         for name in self.release_names()? {
-            if name.sequence() >= last && Some(name) != except && Some(name) != current {
+            if self.is_after(name, current) && Some(name) != except {
                 self.let_go(name)?;
             }
         }
         Ok(())
+    }
+
+    /// Whether a release ranks above the current one, so that it was never served. Of equal sequences the
+    /// records tell; what they do not tell of was never served.
+    fn is_after(&self, name: ReleaseName, current: Option<ReleaseName>) -> bool {
+        let Some(current) = current else { return true };
+        if name.sequence() != current.sequence() || name == current {
+            return name.sequence() > current.sequence();
+        }
+        match (self.release(name), self.release(current)) {
+            (Ok(release), Ok(current)) => release.rank() > current.rank(),
+            _ => true,
+        }
     }
 
     /// Takes a release off the list; what only it needed is dropped later.
@@ -82,7 +94,7 @@ impl Store {
     pub fn served_releases(&self) -> Result<Vec<ReleaseName>, StoreError> {
         let Some(current) = self.current()? else { return Ok(Vec::new()) };
         let mut names = self.release_names()?;
-        names.retain(|name| name.sequence() < current.sequence());
+        names.retain(|name| *name != current && !self.is_after(*name, Some(current)));
         names.push(current);
         Ok(names)
     }
@@ -92,8 +104,8 @@ impl Store {
     /// # Errors
     /// When the store cannot be read.
     pub fn staged_release(&self) -> Result<Option<Release>, StoreError> {
-        let last = self.current()?.map_or(0, |current| current.sequence());
-        for name in self.release_names()?.into_iter().rev().filter(|name| name.sequence() > last) {
+        let current = self.current()?;
+        for name in self.release_names()?.into_iter().rev().filter(|name| self.is_after(*name, current)) {
             if self.is_staged(name)? {
                 return Ok(self.release(name).ok());
             }

@@ -12,7 +12,7 @@ use crate::hash::{BundleKey, ManifestId, ObjectId, PackId};
 use crate::manifest::transit::{self, Needs};
 use crate::manifest::{Entry, FileEntry, ManifestError, ahead};
 use crate::pack::{BaseRange, Block, PackReader};
-use crate::release::{Release, ReleaseName};
+use crate::release::{Release, ReleaseName, Succession};
 use crate::store::build::ClearedSlot;
 use crate::store::copy::write_object;
 use crate::store::expiry::clock;
@@ -81,7 +81,7 @@ impl Store {
     ) -> Result<Option<Arrival>, StoreError> {
         self.check_site(&release.site)?;
         let offered = release.name();
-        self.check_newer(offered)?;
+        self.check_succession(release)?;
         if self.is_staged(offered)? {
             return Ok(None);
         }
@@ -98,13 +98,22 @@ impl Store {
         Ok(Some(Arrival { write_back, store, release, base, change, needs, quarantine, promoted, bases, wait }))
     }
 
-    /// Refuses a release that is not newer than another one that is current.
-    pub(super) fn check_newer(&self, offered: ReleaseName) -> Result<(), StoreError> {
-        match self.current()? {
-            Some(current) if current != offered && current.sequence() >= offered.sequence() => {
-                Err(StoreError::NotNewer { offered, current })
+    /// Refuses a release that may not take the place of the current one. Where the record of that one
+    /// cannot be read, the sequences alone decide.
+    pub(super) fn check_succession(&self, release: &Release) -> Result<(), StoreError> {
+        let offered = release.name();
+        let Some(current) = self.current()?.filter(|current| *current != offered) else { return Ok(()) };
+        let Ok(served) = self.release(current) else {
+            let is_newer = offered.sequence() > current.sequence();
+            return if is_newer { Ok(()) } else { Err(StoreError::NotNewer { offered, current }) };
+        };
+        match release.succession(&served) {
+            Succession::Follows => Ok(()),
+            Succession::NotNewer => Err(StoreError::NotNewer { offered, current }),
+            Succession::OtherHistory => {
+                let (history, found) = (release.history, served.history);
+                Err(StoreError::OtherHistory { offered, history, current, found })
             }
-            _ => Ok(()),
         }
     }
 
@@ -333,7 +342,7 @@ impl Arrival {
         let store = Arc::clone(&self.store);
         let _guard = store.lock(self.wait)?;
         // Another push may have been quicker since this one began.
-        self.store.check_newer(self.release.name())?;
+        self.store.check_succession(&self.release)?;
         if self.store.is_staged(self.release.name())? {
             return Ok(0);
         }

@@ -19,6 +19,7 @@ mod diff;
 mod doctor;
 mod expiry;
 mod fleet;
+mod histories;
 mod init;
 mod misc;
 mod on_terminal;

@@ -165,7 +165,9 @@ fn mirrors_that_were_skipped_into_another_release_come_together_again() {
         let states = column(&world.json("status", 1)["mirrors"], "state");
         assert!(states.contains(&"diverged".to_owned()) && states.contains(&"current".to_owned()), "{states:?}");
         world.ok(command);
-        assert_eq!(on(&world), [3, 3, 3], "{command}: what is newest goes above both");
+        // A heal makes no release. A push makes one above both, unless the newer of the two has its content already.
+        let sequences = on(&world);
+        assert!(sequences == [2, 2, 2] || command == "push" && sequences == [3, 3, 3], "{command}: {sequences:?}");
         let served = ["a", "b", "c"].map(|mirror| world.served(mirror));
         assert!(served.iter().all(|one| *one == served[0]), "{command}");
         assert!(command == "heal" || served[0] == world.files("tree"));

@@ -40,8 +40,9 @@ fn two_releases_of_one_sequence_are_told_apart() {
     world.ok("push tree ./data");
     let rows = world.json("status ./www ./data", 1)["mirrors"].clone();
     assert_eq!(column(&rows, "state"), ["diverged", "current"]);
-    // A push to both brings them together again.
-    world.ok("push tree ./www ./data");
+    // A push to both brings them together again, once it is told that they are of two histories.
+    world.run("push tree ./www ./data").code(5).warns("different histories");
+    world.ok("push tree ./www ./data --new-history");
     world.ok("status ./www ./data");
     assert_eq!(world.served("www"), world.files("tree"));
 }

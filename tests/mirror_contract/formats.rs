@@ -188,6 +188,7 @@ fn options(scratch: &Path) -> Options {
         note: None,
         order: None,
         allow_older: false,
+        new_history: false,
         again: false,
         guards: Guards { allow_shrink: true, ..Guards::default() },
         retention: Retention::default(),

@@ -69,7 +69,9 @@ macro_rules! contract {
                     another_bundle_of_the_same_key_costs_one_attempt_at_most;
                 switching:
                     activation_is_compare_and_set
-                    a_lower_or_equal_sequence_is_refused
+                    a_lower_rank_is_refused
+                    of_equal_sequences_the_higher_rank_follows
+                    another_history_is_refused_unless_it_takes_over
                     only_what_is_staged_can_be_activated
                     activating_the_current_release_again_does_nothing
                     an_abandoned_release_is_forgotten

@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::time::{Duration, Instant};
 
+use headwater::hash::HistoryId;
 use headwater::mirror::{Depth, Failure, MirrorError};
 use headwater::monitor::Silent;
 
@@ -30,12 +31,13 @@ pub(crate) fn activation_is_compare_and_set<F: Fixture>() {
     assert_serves(&fixture, &second);
 }
 
-pub(crate) fn a_lower_or_equal_sequence_is_refused<F: Fixture>() {
+pub(crate) fn a_lower_rank_is_refused<F: Fixture>() {
     let base = first_tree().release(5);
     let fixture = F::with(&[&base]);
     let mirror = fixture.mirror();
-    for sequence in [1, 4, 5] {
-        let other = second_tree().release(sequence);
+    for (sequence, created) in [(1, u64::MAX), (4, u64::MAX), (5, base.release.created - 1)] {
+        let mut other = second_tree().release(sequence);
+        other.release.created = created;
         let error = other.onto(Some(&base)).stage(&*mirror).unwrap_err();
         assert_eq!(error.failure(), Failure::Conflict, "{error}");
         assert!(is_conflict(mirror.activate(other.name(), Some(base.name()))));
@@ -47,6 +49,47 @@ pub(crate) fn a_lower_or_equal_sequence_is_refused<F: Fixture>() {
     eighth.onto(Some(&base)).publish(&*mirror, Some(base.name()));
     assert!(is_conflict(mirror.activate(seventh.name(), Some(eighth.name()))));
     assert_serves(&fixture, &eighth);
+}
+
+pub(crate) fn of_equal_sequences_the_higher_rank_follows<F: Fixture>() {
+    let base = first_tree().release(5);
+    let fixture = F::with(&[&first_tree().without("empty.txt").release(4), &base]);
+    let mirror = fixture.mirror();
+    let mut other = second_tree().release(5);
+    other.release.created = base.release.created + 1;
+    other.onto(Some(&base)).stage(&*mirror).unwrap();
+    assert_eq!(mirror.state().unwrap().staged, Some(other.release.clone()));
+    assert_serves(&fixture, &base);
+    mirror.activate(other.name(), Some(base.name())).unwrap();
+    assert_serves(&fixture, &other);
+    let state = mirror.state().unwrap();
+    assert_eq!((state.current, state.staged), (Some(other.name()), None));
+    assert!(state.releases.contains(&base.release), "what was served stays a kept release");
+    // It does not come back.
+    assert!(is_conflict(base.onto(Some(&other)).stage(&*mirror).map(drop)));
+    assert!(is_conflict(mirror.activate(base.name(), Some(other.name()))));
+    assert_serves(&fixture, &other);
+}
+
+pub(crate) fn another_history_is_refused_unless_it_takes_over<F: Fixture>() {
+    let base = first_tree().release(5);
+    let fixture = F::with(&[&base]);
+    let mirror = fixture.mirror();
+    let mut foreign = second_tree().release(9);
+    foreign.release.history = HistoryId::from_bytes([0x22; 16]);
+    let error = foreign.onto(Some(&base)).stage(&*mirror).unwrap_err();
+    assert_eq!(error.failure(), Failure::OtherHistory, "{error}");
+    for text in ["222222222222", "111111111111", &base.name().to_string()] {
+        assert!(error.to_string().contains(text), "{error}");
+    }
+    assert_serves(&fixture, &base);
+    foreign.release.replaces = vec![base.release.history];
+    foreign.onto(Some(&base)).publish(&*mirror, Some(base.name()));
+    assert_serves(&fixture, &foreign);
+    // The history that was taken over is older for ever.
+    let late = first_tree().release(99);
+    assert!(is_conflict(late.onto(Some(&foreign)).stage(&*mirror).map(drop)));
+    assert_serves(&fixture, &foreign);
 }
 
 pub(crate) fn only_what_is_staged_can_be_activated<F: Fixture>() {

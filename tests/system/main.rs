@@ -46,6 +46,7 @@ mod serving;
 #[path = "../common/targets.rs"]
 mod targets;
 mod trees;
+mod two_hubs;
 mod validators;
 mod verify;
 

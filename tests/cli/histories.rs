@@ -1,0 +1,147 @@
+//! Releases that are carried from mirror to mirror, promoted, and of different histories.
+
+use std::process::Stdio;
+
+use serde_json::{Value, json};
+
+use crate::harness::World;
+
+/// A tree of this version.
+fn version(world: &World, number: u64) {
+    world.write("tree/index.html", format!("version {number}"));
+}
+
+fn newest(world: &World, mirror: &str) -> Value {
+    world.releases(mirror).pop().unwrap()
+}
+
+#[test]
+fn a_stale_hub_leaves_a_newer_edge_alone() {
+    let world = World::with_tree();
+    world.ok("push tree ./hub ./stale ./edge");
+    version(&world, 2);
+    world.ok("push tree ./hub");
+    world.ok("push --from ./hub ./edge").says("1 -> 2");
+    let before = world.snapshot("edge");
+    for _ in 0..2 {
+        let run = world.run("push --from ./stale ./edge").code(6).says("left alone: serves the newer release 2-");
+        run.warns("./edge serves release 2-").warns("newer than release 1").warns("headwater promote");
+    }
+    let answer = world.json("push --from ./stale ./edge", 6);
+    let mirror = &answer["mirrors"][0];
+    assert_eq!((&mirror["outcome"], &mirror["now"], &answer["is_new"]), (&json!("newer"), &json!(2), &json!(false)));
+    assert!(mirror["serves"].as_str().unwrap().starts_with("2-"));
+    world.ok("push --from ./stale ./edge --superseded-ok");
+    world.ok("plan --from ./stale ./edge").says("serves a newer release: would be left alone");
+    assert_eq!(world.snapshot("edge"), before);
+    // The others are brought up all the same.
+    world.run("push --from ./stale ./edge ./new").code(3).says("left alone");
+    assert_eq!((world.current("edge"), world.current("new")), (2, 1));
+    world.ok("heal ./hub ./stale ./edge ./new");
+    assert!(["hub", "stale", "edge", "new"].iter().all(|mirror| world.current(mirror) == 2));
+}
+
+#[test]
+fn from_takes_no_note() {
+    let world = World::with_mirror();
+    world.run("push --from ./www ./new --note text").code(2).warns("headwater promote");
+    assert!(!world.exists("new"));
+}
+
+#[test]
+fn equal_sequences_of_one_history_converge_without_a_new_release() {
+    let world = World::with_tree();
+    world.ok("push tree ./a ./b");
+    version(&world, 2);
+    world.ok("push tree ./a");
+    version(&world, 3);
+    world.ok("push tree ./b");
+    let all = [newest(&world, "./a"), newest(&world, "./b")];
+    world.ok("heal ./a ./b").says("as it is");
+    assert_eq!(newest(&world, "./a"), newest(&world, "./b"));
+    assert!(all.contains(&newest(&world, "./a")) && world.current("a") == 2);
+    world.ok("verify ./a ./b");
+}
+
+#[test]
+fn two_histories_are_named_and_replaced_only_when_told() {
+    let world = World::with_tree();
+    world.ok("push tree ./old");
+    version(&world, 2);
+    world.ok("push tree ./other --cache other-cache");
+    let history = |mirror: &str| newest(&world, mirror)["history"].as_str().unwrap().to_owned();
+    let (old, other) = (history("./old"), history("./other"));
+    assert_ne!(old, other);
+    let before = [world.snapshot("old"), world.snapshot("other")];
+    version(&world, 3);
+    for line in ["push tree ./old ./other", "plan tree ./old ./other", "heal ./old ./other"] {
+        let run = world.run(line).code(5).warns("different histories").warns("--new-history");
+        run.warns("./old serves release 1").warns("./other serves release 1").warns(&old[..12]).warns(&other[..12]);
+    }
+    let run = world.run("push --from ./old ./other").code(4).warns("history");
+    run.warns("promote").warns("--new-history");
+    assert_eq!([world.snapshot("old"), world.snapshot("other")], before);
+    world.ok("push tree ./old ./other --new-history").says("release 2");
+    let (one, two) = (newest(&world, "./old"), newest(&world, "./other"));
+    assert_eq!(one, two);
+    let mut replaced = [json!(old), json!(other)];
+    replaced.sort_unstable_by_key(Value::to_string);
+    let mut listed = one["replaces"].as_array().unwrap().clone();
+    listed.sort_unstable_by_key(Value::to_string);
+    assert_eq!(listed, replaced);
+    version(&world, 4);
+    world.ok("push tree ./old ./other").says("release 3");
+    assert_eq!(newest(&world, "./old")["history"], one["history"], "it goes on");
+    world.ok("verify ./old ./other");
+}
+
+#[test]
+fn promoting_makes_a_release_in_the_other_history() {
+    let world = World::with_tree();
+    world.ok("push tree ./www");
+    version(&world, 2);
+    world.write("tree/new.html", "new");
+    world.ok("push tree ./staging --site staging --cache staging-cache");
+    let before = newest(&world, "./www");
+    world.ok("promote ./staging ./www --dry-run").says("release 2 would be made");
+    assert_eq!(newest(&world, "./www"), before);
+    let answer = world.json("promote ./staging ./www --note approved --order ci:7", 0);
+    assert_eq!((&answer["headwater"], &answer["is_new"]), (&json!("promote"), &json!(true)));
+    let after = newest(&world, "./www");
+    assert_eq!(
+        (&after["sequence"], &after["note"], &after["site"]),
+        (&json!(2), &json!("approved"), &json!("default"))
+    );
+    assert_eq!((&after["history"], &after["orders"]["ci"]), (&before["history"], &json!(7)));
+    assert_eq!(world.read("www/current/index.html"), "version 2");
+    // Orders and guard rails hold as for a tree; the same content is nothing new.
+    world.run("promote ./staging ./www --order ci:6").code(6);
+    world.ok("promote ./staging ./www").says("nothing new");
+    world.write("tree/.env", "SECRET=1");
+    world.ok("push tree ./staging --site staging --cache staging-cache --allow-secrets");
+    world.run("promote ./staging ./www").code(5).warns(".env");
+    world.run("promote ./staging").code(2);
+    world.run("promote ./nowhere ./www").code(8);
+    world.ok("verify ./www ./staging");
+}
+
+#[test]
+fn a_copy_that_races_a_push_never_makes_a_release() {
+    let world = World::with_tree();
+    world.ok("push tree ./d ./h");
+    for round in 2..14 {
+        version(&world, round);
+        let start = |line: &str| {
+            let arguments: Vec<&str> = line.split_whitespace().collect();
+            world.command(&arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+        };
+        let racers = [start("push tree ./d ./h"), start("push --from ./d ./h --cache copy-cache")];
+        let outputs = racers.map(|racer| racer.wait_with_output().unwrap());
+        let codes = [0, 1].map(|index| outputs[index].status.code().unwrap());
+        assert!(codes[0] == 0 && matches!(codes[1], 0 | 6), "{outputs:#?}");
+        for mirror in ["d", "h"] {
+            assert_eq!(world.current(mirror), round, "{outputs:#?}");
+            assert_eq!(world.read(&format!("{mirror}/current/index.html")), format!("version {round}"));
+        }
+    }
+}

@@ -1,0 +1,203 @@
+//! One origin, two hubs that it pushes to, and an edge that is filled from the hubs: whatever happens in
+//! whatever order, no mirror goes from content of a higher rank to content of a lower one.
+//!
+//! Goes red at once if `push --from` or `heal` makes a release of what it finds instead of carrying the release
+//! itself: the stale hub then gives the edge old content under a new, higher sequence.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use headwater::mirror::{DirectoryMirror, Mirror};
+use headwater::monitor::Silent;
+use headwater::push::{
+    Fleet, Guards, KeepContent, LevelChoice, MtimeMode, Options, Outcome, Policy, Report, Require, Retention, Source,
+    push,
+};
+use headwater::release::{Release, Succession};
+use headwater::scan::{Root, ScanOptions};
+
+use crate::harness::World;
+use crate::trees::Rng;
+
+const MIRRORS: [&str; 3] = ["hub-a", "hub-b", "edge"];
+
+/// Something that happens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Happening {
+    /// The origin pushes its next tree to one hub.
+    Publish(usize),
+    /// The origin pushes its next tree to both hubs.
+    PublishToBoth,
+    /// `push --from` one hub to the edge.
+    Carry(usize),
+    /// `heal` of all three.
+    Heal,
+}
+
+use Happening::{Carry, Heal, Publish, PublishToBoth};
+
+/// The mirrors, and what each of them served.
+struct Fleets {
+    world: World,
+    next: u64,
+    served: BTreeMap<&'static str, Release>,
+    /// What happened.
+    story: Vec<Happening>,
+}
+
+fn options(scratch: PathBuf, began: u64) -> Options {
+    Options {
+        site: None,
+        note: None,
+        order: None,
+        allow_older: false,
+        again: false,
+        new_history: false,
+        guards: Guards::default(),
+        retention: Retention::default(),
+        mtime: MtimeMode::Release,
+        require: Require::AtLeast(1),
+        policy: Policy::default(),
+        jobs: NonZeroUsize::MIN,
+        level: LevelChoice::Auto,
+        scratch,
+        keep_content: KeepContent::default(),
+        began,
+        patience: Duration::from_secs(30),
+    }
+}
+
+fn mirror(path: &Path) -> Arc<dyn Mirror> {
+    let name = path.to_str().unwrap().to_owned();
+    Arc::new(DirectoryMirror::new(
+        name.clone(),
+        name,
+        path.to_owned(),
+        None,
+        Duration::from_secs(10),
+        NonZeroUsize::MIN,
+    ))
+}
+
+impl Fleets {
+    /// All three serve the first release.
+    fn new() -> Self {
+        let world = World::new();
+        let mut fleets = Self { world, next: 1, served: BTreeMap::new(), story: Vec::new() };
+        fleets.publish(&MIRRORS);
+        fleets.check();
+        fleets
+    }
+
+    fn push(&self, source: &Source, to: &[&str]) -> Report {
+        let fleet = Fleet::new(to.iter().map(|name| mirror(&self.world.path(name))).collect());
+        let options = options(self.world.path("cache"), self.next * 1000);
+        push(source, &fleet, &options, &Silent).unwrap_or_else(|error| panic!("{error}: {:?}", self.story))
+    }
+
+    fn publish(&mut self, to: &[&str]) {
+        let tree = self.world.path("tree");
+        fs::create_dir_all(&tree).unwrap();
+        fs::write(tree.join("index.html"), format!("version {}", self.next)).unwrap();
+        self.next += 1;
+        let roots = vec![Root { path: tree, at: None }];
+        let report = self.push(&Source::Trees { roots, scan: ScanOptions::default() }, to);
+        assert!(report.mirrors.iter().all(|one| one.outcome.is_current()), "{report:?}");
+    }
+
+    fn happen(&mut self, what: Happening) {
+        self.story.push(what);
+        match what {
+            Publish(hub) => self.publish(&[MIRRORS[hub]]),
+            PublishToBoth => self.publish(&MIRRORS[..2]),
+            Carry(hub) => {
+                let from = mirror(&self.world.path(MIRRORS[hub]));
+                let source = from.state().unwrap().current_release().cloned().unwrap();
+                let report = self.push(&Source::Store(from), &["edge"]);
+                assert!(!report.is_new && report.release == Some(source.id()), "the very release: {report:?}");
+                let outcome = &report.mirrors[0].outcome;
+                match source.succession(&self.served["edge"]) {
+                    Succession::Follows => assert_eq!(*outcome, Outcome::Activated, "{:?}", self.story),
+                    _ if source == self.served["edge"] => assert_eq!(*outcome, Outcome::Current),
+                    _ => assert_eq!(*outcome, Outcome::Newer { serves: self.served["edge"].name() }),
+                }
+            }
+            Heal => {
+                let report = self.push(&Source::Newest, &MIRRORS);
+                assert!(!report.is_new && report.mirrors.iter().all(|one| one.outcome.is_current()), "{report:?}");
+            }
+        }
+        self.check();
+    }
+
+    /// No mirror went back.
+    fn check(&mut self) {
+        for name in MIRRORS {
+            let path = self.world.path(name);
+            let release = mirror(&path).state().unwrap().current_release().cloned().unwrap();
+            if let Some(before) = self.served.insert(name, release.clone()) {
+                let is_higher = release == before || release.succession(&before) == Succession::Follows;
+                assert!(is_higher, "{name} went from {before:?} to {release:?}: {:?}", self.story);
+            }
+        }
+    }
+
+    /// After a heal all serve what the highest release has.
+    fn end(mut self) {
+        let highest = self.served.values().max_by_key(|release| release.rank()).cloned().unwrap();
+        self.happen(Heal);
+        assert!(self.served.values().all(|release| *release == highest), "{:?}", self.story);
+        let texts = MIRRORS.map(|name| fs::read(self.world.path(name).join("current/index.html")).unwrap());
+        assert!(texts.iter().all(|text| *text == texts[0]));
+    }
+}
+
+/// Calls `each` with every order of `rest` behind `begun`.
+fn orders(begun: &mut Vec<Happening>, rest: &[Happening], each: &mut dyn FnMut(&[Happening])) {
+    if rest.is_empty() {
+        return each(begun);
+    }
+    for index in 0..rest.len() {
+        let mut left = rest.to_vec();
+        begun.push(left.remove(index));
+        orders(begun, &left, each);
+        begun.pop();
+    }
+}
+
+#[test]
+fn a_stale_hub_never_takes_the_edge_back_in_any_order_of_events() {
+    orders(&mut Vec::new(), &[Publish(0), Publish(1), Carry(0), Carry(1)], &mut |order| {
+        let mut fleets = Fleets::new();
+        order.iter().for_each(|what| fleets.happen(*what));
+        fleets.end();
+    });
+}
+
+#[test]
+fn two_hubs_of_which_one_is_stale_do_not_flip_the_edge() {
+    let mut fleets = Fleets::new();
+    for what in [Publish(0), Carry(0), Carry(1), Carry(0), Carry(1)] {
+        fleets.happen(what);
+    }
+    assert_eq!(fleets.served["edge"], fleets.served["hub-a"]);
+    fleets.end();
+}
+
+#[test]
+fn no_random_story_takes_a_mirror_back() {
+    let seed = crate::trees::seed();
+    for round in 0..6 {
+        let mut rng = Rng::new(seed.wrapping_add(round));
+        let mut fleets = Fleets::new();
+        for _ in 0..14 {
+            let what = rng.pick(&[Publish(0), Publish(1), PublishToBoth, Carry(0), Carry(1), Carry(0), Carry(1), Heal]);
+            fleets.happen(what);
+        }
+        fleets.end();
+    }
+}
