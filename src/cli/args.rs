@@ -219,6 +219,9 @@ pub(crate) struct WorkArgs {
     /// What becomes of mirrors that switched when another one then fails to: leave them, or revert them [default: `on_failure` of the configuration, else leave]
     #[arg(long, value_name = "leave|revert", value_parser = parse_on_failure, help_heading = RUN)]
     pub(crate) on_failure: Option<OnFailure>,
+    /// Fill mirrors that are empty, or have another store, although they had one before
+    #[arg(long, help_heading = RUN)]
+    pub(crate) init: bool,
     #[command(flatten)]
     pub(crate) wait: WaitArgs,
     /// Keep hashes and old content here between runs; it may be deleted at any time [default: headwater in the XDG cache]

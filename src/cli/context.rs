@@ -10,8 +10,8 @@ use headwater::fsx;
 use headwater::mirror::Mirror;
 use headwater::pack;
 use headwater::push::{
-    AllowedSecrets, Goal, Guards, KeepContent, LevelChoice, MaxRemoved, MtimeMode, Options, Order, Require, Retention,
-    RetentionRule,
+    AllowedSecrets, Goal, Guards, KeepContent, KnownStores, LevelChoice, MaxRemoved, MtimeMode, Options, Order,
+    Require, Retention, RetentionRule,
 };
 use headwater::scan::{NameRule, Root, ScanOptions, SymlinkMode};
 use headwater::tree_path::Site;
@@ -94,6 +94,13 @@ pub(crate) fn scratch(
     Ok(settings::cache_dir(cache)?.join(name))
 }
 
+/// Which store each mirror had before, as far as the cache and the configuration know.
+pub(crate) fn known_stores(cache: Option<PathBuf>, config: &Config) -> Result<KnownStores, Failure> {
+    let store = |mirror: &config::MirrorConfig| Some((mirror.name.to_string(), mirror.store?));
+    let configured = config.all_mirrors().filter_map(store).collect();
+    Ok(KnownStores::new(settings::cache_dir(cache)?.join("stores"), configured))
+}
+
 /// Everything a push or a rollback can be told.
 pub(crate) struct Told<'a> {
     pub(crate) config: &'a Config,
@@ -141,6 +148,7 @@ impl Told<'_> {
                 args::Level::Zstd(level) => LevelChoice::Fixed(pack::Level::Zstd(level.into())),
             },
             scratch,
+            stores: known_stores(self.work.cache.clone(), self.config)?.with_init(self.work.init),
             keep_content: keep_content(self.config.cache),
             began: u64::try_from(began).unwrap_or(u64::MAX),
             patience: PATIENCE,

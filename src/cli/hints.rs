@@ -34,6 +34,7 @@ pub(crate) fn of_push(error: PushError) -> Failure {
         PushError::Nested { .. } => {
             (Exit::Usage, Some("keep the tree, the mirrors and the cache (--cache) apart from one another".into()))
         }
+        PushError::NestedMirrors { .. } => (Exit::Usage, Some("name a place that is apart from the others".into())),
         PushError::Rollback(_) | PushError::NoRelease(_) => {
             (Exit::Usage, Some("`headwater releases MIRROR` lists what is kept".into()))
         }
@@ -120,28 +121,6 @@ fn of_staged(staged: &[ReleaseName]) -> String {
 /// What to do about the failure of one mirror.
 pub(crate) const fn of_mirror(kind: Kind) -> Option<&'static str> {
     match kind {
-        Kind::NotEmpty => Some(
-            "name a new directory beside it, push there, and let the web server's root be NEW/current; \
-             see \"Beginning beside an existing web root\" in the README",
-        ),
-        Kind::OtherOwner => Some("run headwater as the user who owns the mirror"),
-        Kind::OtherSite => {
-            Some("name the site that it holds with --site, or change `site` in headwater.toml, or name another mirror")
-        }
-        Kind::Denied => Some("this user needs to write there"),
-        Kind::BadPlace => Some(
-            "a mirror is a directory on a local disk whose parent directory exists; `headwater push TREE MIRROR` makes one",
-        ),
-        Kind::NewerFormat => Some("upgrade headwater here"),
-        Kind::NoSpace => Some("free some space, or `headwater prune` with a smaller --keep, then push again"),
-        Kind::FileTooLarge => Some(
-            "raise the limit for the size of files (`ulimit -f`, LimitFSIZE= of a systemd unit) where that mirror is",
-        ),
-        Kind::Locked => Some("another headwater is at work there: try again, or wait longer with --wait"),
-        Kind::DamagedBase => Some("`headwater verify` names what is damaged, `headwater repair --from` mends it"),
-        Kind::OverQuota => Some(
-            "raise `quota` or `quota_entries` of the [[site]] in its serve.toml and restart its receiver, or publish less",
-        ),
         Kind::Unreachable => {
             Some("see that its receiver runs and the network leads there; the same push again goes on")
         }
@@ -175,7 +154,39 @@ pub(crate) const fn of_mirror(kind: Kind) -> Option<&'static str> {
         Kind::Version => Some("let both sides run versions of headwater that know each other"),
         Kind::Busy => Some("its receiver has too much to do: try again later"),
         Kind::OtherHistory => Some("publish its content with `headwater promote`, or push a tree with --new-history"),
-        Kind::Conflict | Kind::Origin | Kind::Cancelled | Kind::Other => None,
+        _ => of_place(kind),
+    }
+}
+
+/// What to do about the failure of one mirror that its place or its disk is the reason of.
+const fn of_place(kind: Kind) -> Option<&'static str> {
+    match kind {
+        Kind::NotEmpty => Some(
+            "name a new directory beside it, push there, and let the web server's root be NEW/current; \
+             see \"Beginning beside an existing web root\" in the README",
+        ),
+        Kind::OtherStore => {
+            Some("mount its volume, or bring its directory back; to fill it from the beginning: push with --init")
+        }
+        Kind::OtherOwner => Some("run headwater as the user who owns the mirror"),
+        Kind::OtherSite => {
+            Some("name the site that it holds with --site, or change `site` in headwater.toml, or name another mirror")
+        }
+        Kind::Denied => Some("this user needs to write there"),
+        Kind::BadPlace => Some(
+            "a mirror is a directory on a local disk whose parent directory exists; `headwater push TREE MIRROR` makes one",
+        ),
+        Kind::NewerFormat => Some("upgrade headwater here"),
+        Kind::NoSpace => Some("free some space, or `headwater prune` with a smaller --keep, then push again"),
+        Kind::FileTooLarge => Some(
+            "raise the limit for the size of files (`ulimit -f`, LimitFSIZE= of a systemd unit) where that mirror is",
+        ),
+        Kind::Locked => Some("another headwater is at work there: try again, or wait longer with --wait"),
+        Kind::DamagedBase => Some("`headwater verify` names what is damaged, `headwater repair --from` mends it"),
+        Kind::OverQuota => Some(
+            "raise `quota` or `quota_entries` of the [[site]] in its serve.toml and restart its receiver, or publish less",
+        ),
+        _ => None,
     }
 }
 

@@ -102,6 +102,7 @@ url = "/srv/www"
 #weight = 1
 #frozen = true                             # left as it is
 #until = 2026-12-24                        # until then
+#store = "0123456789abcdef0123456789abcdef" # the only store that it may have; .headwater/format there has the id
 
 # What mirrors have in common; {name} is the name of each.
 #[mirror_defaults]

@@ -11,7 +11,7 @@ use super::context;
 use super::failure::{Exit, Failure};
 use super::output::{Align, Table, bytes, count, moment, print, print_json};
 use super::progress::Progress;
-use super::remote::Reach;
+use super::remote::{Reach, check_there};
 use super::{load_config, places};
 
 #[derive(Serialize)]
@@ -24,6 +24,7 @@ struct Answer<'a> {
 fn members(args: &ReleasesArgs) -> Result<Vec<Member>, Failure> {
     let config = load_config(&args.config)?;
     let choices = places::of_mirrors(&args.mirrors.mirrors, &config)?;
+    check_there(&choices, &config)?;
     let reach = Reach::new(&args.remote, None, context::DEFAULT_WAIT, context::jobs(None));
     let fleet = reach.fleet(&choices, args.remote.site.as_ref())?;
     let progress = Progress::of_answer(&OutputArgs { quiet: true, ..args.output.clone() })?;

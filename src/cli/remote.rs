@@ -10,7 +10,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use headwater::config::{MirrorAccess, TokenSource};
+use headwater::config::{Config, MirrorAccess, TokenSource};
 use headwater::fsx;
 use headwater::mirror::{
     Access, AccessError, ClientIdentity, DirectoryMirror, Exchange, HttpMirror, Limiter, Location, LocationError,
@@ -179,6 +179,18 @@ impl Reach {
 fn directories(turns: &Arc<Turns>, traffic: &TrafficArgs) -> Arc<Turns> {
     let most = process::directories_at_once();
     if most < traffic.max_parallel.get() { Arc::new(Turns::new(most)) } else { Arc::clone(turns) }
+}
+
+/// Refuses directories that were named on the command line and are not there: a look makes none.
+pub(crate) fn check_there(choices: &[MirrorChoice], config: &Config) -> Result<(), Failure> {
+    for choice in choices.iter().filter(|choice| config.mirror(&choice.name).is_none()) {
+        let Ok(Location::Directory(path)) = Location::parse(&choice.location) else { continue };
+        if matches!(fsx::lstat(&path), Err(error) if error.kind() == std::io::ErrorKind::NotFound) {
+            let error = format!("there is nothing at {}", choice.location);
+            return Err(Failure::new(Exit::Usage, error).with_hint("check the path; the first push makes a mirror"));
+        }
+    }
+    Ok(())
 }
 
 /// Something for access that cannot be used.

@@ -13,7 +13,7 @@ use super::args::{ConfigArgs, OutputArgs, RemoteArgs};
 use super::failure::Failure;
 use super::places::MirrorChoice;
 use super::progress::Progress;
-use super::remote::Reach;
+use super::remote::{Reach, check_there};
 use super::{context, load_config, places};
 
 /// Longest time for one file through a public URL.
@@ -52,6 +52,7 @@ impl Watcher {
     ) -> Result<Self, Failure> {
         let config = load_config(config)?;
         let choices = places::of_mirrors(mirrors, &config)?;
+        check_there(&choices, &config)?;
         let fleet = reach(remote, &choices)?;
         let progress = Progress::of_answer(&OutputArgs { quiet: true, ..output.clone() })?;
         Ok(Self { config, fleet, progress, choices, remote: remote.clone() })
@@ -65,7 +66,15 @@ impl Watcher {
 
     /// Asks all mirrors and judges how they stand.
     pub(crate) fn look(&self) -> Look {
-        let seen = watch::survey(&self.fleet, &self.progress);
+        let mut seen = watch::survey(&self.fleet, &self.progress);
+        // Without a place for the cache only the configuration knows stores.
+        let stores = context::known_stores(None, &self.config).unwrap_or_default();
+        for one in &mut seen {
+            let found = one.state.as_ref().ok().map(|state| state.store);
+            if let Some(Err(error)) = found.map(|found| stores.check(&one.mirror, &one.location, found)) {
+                one.state = Err(error);
+            }
+        }
         look(seen, &self.config)
     }
 

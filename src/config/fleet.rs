@@ -15,6 +15,7 @@ use toml::{Spanned, Value};
 
 use super::listed::{self, Reader};
 use super::{Checker, ConfigError, MirrorAccess, raw};
+use crate::hash::StoreId;
 use crate::mirror::{Location, has_token};
 
 /// Longest name of a mirror or a group, in bytes: it has to fit into a line of progress.
@@ -38,6 +39,8 @@ pub struct MirrorConfig {
     pub region: Option<Label>,
     /// Its share of the visitors, beside the others' weights.
     pub weight: NonZeroU32,
+    /// The store that it has to have; `None` if the user did not write it down.
+    pub store: Option<StoreId>,
     /// Where visitors find its tree: a url without a `/` at its end.
     pub public_url: Option<String>,
     /// Whether it is left as it is.
@@ -219,6 +222,9 @@ impl Checker<'_> {
         if let Some(name) = &common.name {
             return Err(self.error(name.span(), "each mirror has a name of its own"));
         }
+        if let Some(store) = &common.store {
+            return Err(self.error(store.span(), "each mirror has a store of its own"));
+        }
         let access = self.access(common)?;
         let mut roster = Roster { common, access, mirrors: Vec::new(), names_by_place: BTreeMap::new() };
         // What is wrong in common is shown where it stands, also if no mirror says it.
@@ -270,6 +276,7 @@ impl Checker<'_> {
             url,
             group: label(&table.group, &common.group).transpose()?,
             region: label(&table.region, &common.region).transpose()?,
+            store: table.store.as_ref().map(|id| self.store(id)).transpose()?,
             weight: table.weight.or(common.weight).unwrap_or(NonZeroU32::MIN),
             public_url: self.public_url(table.public_url.as_ref().or(common.public_url.as_ref()), text)?,
             frozen: if table.frozen.is_some() || table.until.is_some() {
@@ -281,6 +288,11 @@ impl Checker<'_> {
         };
         roster.mirrors.push(mirror);
         Ok(())
+    }
+
+    fn store(&self, id: &Spanned<String>) -> Result<StoreId, ConfigError> {
+        let words = "the id of a store has 32 lower-case hexadecimal digits; it is in .headwater/format of the mirror";
+        id.as_ref().parse().map_err(|_| self.error(id.span(), words))
     }
 
     /// A name after --only is that of a mirror or of a group, never of both.

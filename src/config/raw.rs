@@ -91,6 +91,7 @@ pub(super) struct Mirror {
     pub(super) client_key: Option<Spanned<String>>,
     pub(super) proxy: Option<Spanned<String>>,
     pub(super) host_key: Option<Spanned<String>>,
+    pub(super) store: Option<Spanned<String>>,
     pub(super) bwlimit: Option<Spanned<String>>,
     pub(super) deadline: Option<Spanned<String>>,
 }

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::fsx::Context as _;
-use crate::hash::{ManifestId, ObjectId};
+use crate::hash::{ManifestId, ObjectId, StoreId};
 use crate::mirror::{
     Bundle, Contents, Effort, Happening, Link, Mirror, MirrorError, MirrorState, ObjectPart, Pack, PackCursor,
     StageRequest, Supply, SupplyError, Turns,
@@ -178,6 +178,10 @@ impl Mirror for DirectoryMirror {
             next_expiry: store.next_expiry().ok().flatten(),
             expired_through: store.expired_through()?,
         })
+    }
+
+    fn store_id(&self) -> Option<StoreId> {
+        self.open().ok().map(|store| store.id())
     }
 
     fn history(&self) -> Result<Vec<Happening>, MirrorError> {

@@ -30,7 +30,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::fsx::IoError;
-use crate::hash::{BundleKey, ManifestId, ObjectId, PackId};
+use crate::hash::{BundleKey, ManifestId, ObjectId, PackId, StoreId};
 use crate::monitor::Monitor;
 use crate::release::{Release, ReleaseName};
 pub use crate::store::{Depth, Fault, FetchRecords, Happening, Pruned, Repaired, Verified, What};
@@ -61,9 +61,24 @@ pub enum MirrorError {
     /// The origin could not supply what it had announced.
     #[error("the origin could not supply what it announced")]
     Supply(#[source] SupplyError),
+    /// It has another store than before, or none any more.
+    #[error("{}", other_store(*expected, *found))]
+    OtherStore {
+        /// The store that was there before.
+        expected: StoreId,
+        /// The store that is there now.
+        found: Option<StoreId>,
+    },
     /// The user asked to stop.
     #[error("stopped")]
     Cancelled,
+}
+
+fn other_store(expected: StoreId, found: Option<StoreId>) -> String {
+    match found {
+        Some(found) => format!("it has store {found}, and had store {expected} before"),
+        None => format!("it is empty, and had store {expected} before"),
+    }
 }
 
 /// What kind of failure it is, for those who decide what to do about it. Kinds that differ only in
@@ -76,6 +91,8 @@ pub enum Failure {
     OtherOwner,
     /// It is the mirror of another site.
     OtherSite,
+    /// It has another store than before, or none any more.
+    OtherStore,
     /// There are files that are not ours.
     NotEmpty,
     /// No mirror can be at this place.
@@ -151,6 +168,7 @@ impl Failure {
             Self::Denied => "denied",
             Self::OtherOwner => "other_owner",
             Self::OtherSite => "other_site",
+            Self::OtherStore => "other_store",
             Self::NotEmpty => "not_empty",
             Self::BadPlace => "bad_place",
             Self::NewerFormat => "newer_format",
@@ -237,6 +255,7 @@ impl MirrorError {
             Self::Remote { refusal } => Failure::of_refusal(refusal),
             Self::Way(error) => Failure::of_way(error),
             Self::Supply(_) => Failure::Origin,
+            Self::OtherStore { .. } => Failure::OtherStore,
             Self::Cancelled | Self::Store(StoreError::Cancelled) => Failure::Cancelled,
             Self::Store(StoreError::Locked { .. }) => Failure::Locked,
             Self::Store(StoreError::OtherOwner { .. }) => Failure::OtherOwner,
@@ -245,6 +264,7 @@ impl MirrorError {
             Self::Store(
                 StoreError::NotDirectory { .. }
                 | StoreError::NoParent { .. }
+                | StoreError::InsideMirror { .. }
                 | StoreError::FileSystem { .. }
                 | StoreError::NoLinks { .. }
                 | StoreError::NotAStore { .. },
@@ -376,6 +396,9 @@ pub trait Mirror: Send + Sync + fmt::Debug {
     /// # Errors
     /// When there can be no mirror.
     fn state(&self) -> Result<MirrorState, MirrorError>;
+
+    /// The id of its store, as far as is known without asking again; `None` if it has none.
+    fn store_id(&self) -> Option<StoreId>;
 
     /// What happened there, in the order in which it was noted, as far as the mirror remembers.
     /// Times are of its own clock. Changes nothing; nothing happened where no mirror is yet.

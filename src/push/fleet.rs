@@ -212,6 +212,17 @@ pub(super) fn check_distinct(members: &[Member]) -> Result<(), PushError> {
             let name = |member: &Member| member.mirror.location().to_owned();
             return Err(PushError::SameMirror { first: name(member), second: name(other) });
         }
+        let is_around = |outer: &Member, inner: &Member| {
+            place(outer).zip(place(inner)).is_some_and(|(outer, inner)| inner.starts_with(outer))
+        };
+        for other in &members[index + 1..] {
+            let name = |member: &Member| member.mirror.location().to_owned();
+            for (outer, inner) in [(member, other), (other, member)] {
+                if is_around(outer, inner) {
+                    return Err(PushError::NestedMirrors { inner: name(inner), outer: name(outer) });
+                }
+            }
+        }
     }
     Ok(())
 }

@@ -41,6 +41,7 @@ mod secrets;
 mod site;
 mod source;
 mod sources;
+mod stores;
 mod target;
 mod upkeep;
 mod waves;
@@ -60,6 +61,7 @@ pub use schedule::{Schedule, WavePlan};
 pub use secrets::AllowedSecrets;
 pub use site::SiteOfMirror;
 pub use source::Source;
+pub use stores::KnownStores;
 pub use upkeep::{DiffSide, diff_sides, repair, settle};
 
 use crate::fsx::IoError;
@@ -120,6 +122,14 @@ pub enum PushError {
         tree: String,
         /// The mirror or the cache.
         other: String,
+    },
+    /// A mirror inside of another one.
+    #[error("the mirror {inner} is inside of the mirror {outer}")]
+    NestedMirrors {
+        /// The one inside.
+        inner: String,
+        /// The one around it.
+        outer: String,
     },
     /// A release that no mirror has staged, or more than one.
     #[error("{what}")]

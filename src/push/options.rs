@@ -9,6 +9,7 @@ use serde::Serialize;
 use crate::pack::Level;
 use crate::push::guard::Guards;
 use crate::push::retention::Retention;
+use crate::push::stores::KnownStores;
 use crate::tree_path::{Site, TreePath};
 
 /// A number that rises with the age of what is pushed: a CI run number, say.
@@ -172,6 +173,8 @@ pub struct Options {
     pub scratch: PathBuf,
     /// What is kept of old releases.
     pub keep_content: KeepContent,
+    /// Which store each mirror had before.
+    pub stores: KnownStores,
     /// The time, in milliseconds since 1970, at which the push began.
     pub began: u64,
     /// How long mirrors that are not ready are waited for, once enough are.

@@ -91,7 +91,7 @@ impl Preparation {
                 let is_answered = Arc::new(AtomicBool::new(false));
                 let (members, tree) = std::thread::scope(|scope| {
                     let asked = scope.spawn(|| {
-                        let members = fleet.states(monitor);
+                        let members = options.stores.checked(fleet.states(monitor), monitor);
                         is_answered.store(true, Ordering::Relaxed);
                         members
                     });
@@ -104,11 +104,11 @@ impl Preparation {
                 (members, Loaded::of(Live::Tree(tree?)))
             }
             Source::Store(mirror) => {
-                let members = fleet.states(monitor);
+                let members = options.stores.checked(fleet.states(monitor), monitor);
                 (members, load::load_store(mirror)?)
             }
             Source::Promote(mirror) => {
-                let members = fleet.states(monitor);
+                let members = options.stores.checked(fleet.states(monitor), monitor);
                 (members, load::load_promoted(mirror)?)
             }
             Source::Rollback { .. } | Source::Staged(_) | Source::Newest => {
@@ -116,6 +116,7 @@ impl Preparation {
                 if matches!(source, Source::Rollback { to: None }) {
                     members = load::look_again(fleet, members, monitor);
                 }
+                let members = options.stores.checked(members, monitor);
                 // With too few mirrors it ends before anything is looked for on them.
                 let loaded = match source {
                     _ if !is_met(&members, options) => Loaded::nothing(),

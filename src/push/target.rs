@@ -55,6 +55,11 @@ impl Target {
             // Without it the next push asks a mirror.
             self.scratch.keep_manifest(manifest, self.release.sequence, options.keep_content.releases).ok();
         }
+        for member in self.members.iter().filter(|member| member.state.is_ok()) {
+            if let Some(store) = member.mirror.store_id() {
+                options.stores.remember(member.mirror.location(), store);
+            }
+        }
         if let Some(links) = self.links.to_bytes() {
             // Without it the next push takes the level that suits most.
             self.scratch.keep_links(&links).ok();

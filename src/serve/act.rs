@@ -13,7 +13,7 @@ use crate::serve::refused::Refused;
 use crate::serve::site::{SiteState, Switched};
 use crate::store::{Depth, Pruned};
 use crate::tree_path::Site;
-use crate::wire::{Abandon, Action, Activate, Done, Keep, Repair, Verify};
+use crate::wire::{Abandon, Action, Activate, Activated, Done, Keep, Repair, Verify};
 
 impl Handler {
     /// Does what is told in one message.
@@ -94,14 +94,14 @@ impl Handler {
         Ok(pruned)
     }
 
-    async fn activate(self: Arc<Self>, site: Arc<SiteState>, request: Activate) -> Result<Done, Refused> {
+    async fn activate(self: Arc<Self>, site: Arc<SiteState>, request: Activate) -> Result<Activated, Refused> {
         let this = Arc::clone(&self);
         let switch = move || {
             // All in one: the peer may go at any moment, and whoever asks again finds it switched.
             if let Switched::Now(name) = site.activate(request)? {
                 this.follow(&site, (name, request.release));
             }
-            Ok(Done {})
+            Ok(Activated { store: Some(site.store()?.id()) })
         };
         self.blocking(switch).await
     }

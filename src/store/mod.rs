@@ -94,6 +94,14 @@ pub enum StoreError {
         /// The kind of file system.
         kind: &'static str,
     },
+    /// A place inside of another mirror.
+    #[error("{} is inside of the mirror {}", path.display(), outer.display())]
+    InsideMirror {
+        /// The place.
+        path: PathBuf,
+        /// The mirror around it.
+        outer: PathBuf,
+    },
     /// A file system without what slots are made of.
     #[error("the file system of {} has no {what}", path.display())]
     NoLinks {

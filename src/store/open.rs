@@ -70,7 +70,7 @@ impl Store {
         // and what another process creates at this moment is none of the user's files.
         let absent = || {
             let only_ours = root.entries()?.iter().all(|(name, _)| name == OsStr::new(HEADWATER));
-            if only_ours { Ok(Presence::Absent) } else { Err(not_empty(path)) }
+            if only_ours { outside_of_mirrors(path).map(|()| Presence::Absent) } else { Err(not_empty(path)) }
         };
         let Some(headwater) = root.find_dir(HEADWATER)? else { return absent() };
         let Some(format) = read_format(&headwater)? else { return absent() };
@@ -104,7 +104,9 @@ impl Store {
     }
 
     fn create(path: &Path, site: &Site) -> Result<Self, StoreError> {
-        if let (Some(parent), Some(name)) = (path.parent(), path.file_name().and_then(OsStr::to_str)) {
+        // A link to a directory is as good as the directory.
+        let is_there = Dir::open(path).is_ok();
+        if !is_there && let (Some(parent), Some(name)) = (path.parent(), path.file_name().and_then(OsStr::to_str)) {
             let parent = Dir::open(if parent.as_os_str().is_empty() { Path::new(".") } else { parent })?;
             parent.ensure_dir(name)?;
             parent.sync()?;
@@ -259,9 +261,20 @@ fn absent(path: &Path, error: fsx::IoError) -> Result<Presence, StoreError> {
                 other => other?,
             };
             check_place(&parent)?;
+            outside_of_mirrors(path)?;
             Ok(Presence::Absent)
         }
         _ => Err(error.into()),
+    }
+}
+
+/// Refuses a place inside of another mirror: that mirror would take it for a stranger's files, or serve it.
+fn outside_of_mirrors(path: &Path) -> Result<(), StoreError> {
+    let place = fsx::resolve(path)?;
+    let is_mirror = |outer: &&Path| fsx::lstat(&outer.join(HEADWATER).join(FORMAT)).is_ok();
+    match place.ancestors().skip(1).find(is_mirror) {
+        Some(outer) => Err(StoreError::InsideMirror { path: path.to_owned(), outer: outer.to_owned() }),
+        None => Ok(()),
     }
 }
 

@@ -392,6 +392,14 @@ pub struct Activate {
     pub expected: Option<ReleaseName>,
 }
 
+/// The answer to an activation.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Activated {
+    /// The id of the store, which may have been made for this release.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub store: Option<StoreId>,
+}
+
 /// Which release to forget.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Abandon {

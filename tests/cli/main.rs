@@ -24,6 +24,7 @@ mod init;
 mod misc;
 mod on_terminal;
 mod page;
+mod places;
 mod plan;
 mod prometheus;
 mod prune;

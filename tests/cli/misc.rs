@@ -176,7 +176,7 @@ fn every_command_with_json_prints_one_object() {
         ("repair ./www --from nowhere", 8),
         ("verify ./nowhere", 1),
         ("prune ./nowhere", 1),
-        ("status ./nowhere", 1),
+        ("status ./nowhere", 2),
     ] {
         let answer = world.json(line, code);
         assert_eq!(answer["headwater"], line.split(' ').next().unwrap(), "{line}");

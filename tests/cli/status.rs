@@ -50,10 +50,12 @@ fn two_releases_of_one_sequence_are_told_apart() {
 #[test]
 fn a_status_changes_nothing() {
     let world = World::with_mirror();
+    world.mkdir("empty");
     let before = world.snapshot("");
     world.ok("status ./www");
     world.ok("releases ./www");
-    world.run("status ./nowhere").code(1).says("joining");
+    world.run("status ./empty").code(1).says("joining");
+    world.run("status ./nowhere").code(2).warns("there is nothing at ./nowhere");
     assert_eq!(world.snapshot(""), before);
 }
 

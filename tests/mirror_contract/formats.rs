@@ -199,6 +199,7 @@ fn options(scratch: &Path) -> Options {
         level: LevelChoice::Auto,
         scratch: scratch.to_owned(),
         keep_content: headwater::push::KeepContent::default(),
+        stores: headwater::push::KnownStores::default(),
         began: 1_800_000_000_000,
         patience: Duration::from_secs(30),
     }

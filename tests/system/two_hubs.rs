@@ -66,6 +66,7 @@ fn options(scratch: PathBuf, began: u64) -> Options {
         level: LevelChoice::Auto,
         scratch,
         keep_content: KeepContent::default(),
+        stores: headwater::push::KnownStores::default(),
         began,
         patience: Duration::from_secs(30),
     }

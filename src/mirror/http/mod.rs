@@ -32,7 +32,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use ureq::Agent;
 
-use crate::hash::{BundleKey, ManifestId, ObjectId};
+use crate::hash::{BundleKey, ManifestId, ObjectId, StoreId};
 use crate::mirror::location::{HttpPlace, SshPlace};
 use crate::mirror::ssh::{SshLink, SshSettings};
 use crate::mirror::way::WayError;
@@ -69,6 +69,7 @@ const GO_ON: Stop<'static> = &|| false;
 /// What the mirror told of itself when it was last asked.
 #[derive(Debug, Clone, Default)]
 struct Known {
+    store: Option<StoreId>,
     site: Option<Site>,
     unfinished: Option<Vec<BundleKey>>,
     may_push: bool,
@@ -246,7 +247,8 @@ impl HttpMirror {
         // The first time connecting was part of it; later that may have been done before.
         let round_trip = self.round_trip().or(round_trip);
         let (may_push, free_bytes, quota_bytes) = (state.may_push, state.free_bytes, state.quota_bytes);
-        *self.known() = Some(Known { site, unfinished, may_push, free_bytes, quota_bytes, round_trip });
+        *self.known() =
+            Some(Known { store: state.store, site, unfinished, may_push, free_bytes, quota_bytes, round_trip });
     }
 
     fn ask_state_by(&self, deadline: Option<Instant>) -> Result<(wire::State, Option<Duration>), MirrorError> {
@@ -318,6 +320,10 @@ impl Mirror for HttpMirror {
         })
     }
 
+    fn store_id(&self) -> Option<StoreId> {
+        self.known().as_ref()?.store
+    }
+
     fn history(&self) -> Result<Vec<Happening>, MirrorError> {
         self.check_site()?;
         let request =
@@ -368,9 +374,14 @@ impl Mirror for HttpMirror {
         self.check_site()?;
         let message = wire::Activate { release, expected };
         let mut patience = self.wired.patience(GO_ON);
-        let asked: Result<wire::Done, _> = self.wired.act_with(Action::Activate, &message, &mut patience);
+        let asked: Result<wire::Activated, _> = self.wired.act_with(Action::Activate, &message, &mut patience);
         match asked {
-            Ok(wire::Done {}) => Ok(()),
+            Ok(wire::Activated { store }) => {
+                if let Some(known) = self.known().as_mut() {
+                    known.store = store.or(known.store);
+                }
+                Ok(())
+            }
             // Whether it was done is not known: the answer is what was lost, now or before a refusal.
             Err(error) if matches!(error, MirrorError::Way(_)) || patience.has_failed() => {
                 let deadline = self.wired.pace.deadline.map(|deadline| deadline.max(Instant::now() + GRACE));

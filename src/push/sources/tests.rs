@@ -61,6 +61,10 @@ impl Mirror for Stub {
         unimplemented!()
     }
 
+    fn store_id(&self) -> Option<crate::hash::StoreId> {
+        None
+    }
+
     fn history(&self) -> Result<Vec<Happening>, MirrorError> {
         unimplemented!()
     }

@@ -1,0 +1,134 @@
+//! Which store each mirror had when it was last pushed to: a volume that is not mounted, or a
+//! directory that was replaced, is noticed before it is filled.
+
+use std::collections::BTreeMap;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::fsx;
+use crate::hash::StoreId;
+use crate::mirror::{Location, MirrorError};
+use crate::monitor::{Event, Monitor};
+use crate::push::fleet::Member;
+use crate::push::outcome::error_chain;
+
+/// A note is a short line.
+const MAX_BYTES: u64 = 64 * 1024;
+
+/// What is known of the stores of mirrors.
+#[derive(Debug, Clone, Default)]
+pub struct KnownStores {
+    /// The directory of the notes, one for each location; without it nothing is remembered.
+    dir: Option<PathBuf>,
+    /// What the user wrote down, by the name of the mirror.
+    configured: BTreeMap<String, StoreId>,
+    /// Whether mirrors may begin anew.
+    init: bool,
+}
+
+/// What was noted of a mirror.
+#[derive(Debug, Serialize, Deserialize)]
+struct Note {
+    location: String,
+    store: StoreId,
+}
+
+impl KnownStores {
+    /// Stores that are noted in `dir`, and those that the user wrote down for mirrors of these names.
+    #[must_use]
+    pub const fn new(dir: PathBuf, configured: BTreeMap<String, StoreId>) -> Self {
+        Self { dir: Some(dir), configured, init: false }
+    }
+
+    /// The same; with `init` every mirror may begin anew.
+    #[must_use]
+    pub fn with_init(self, init: bool) -> Self {
+        Self { init, ..self }
+    }
+
+    /// The store that a mirror has to have, if that is known.
+    #[must_use]
+    pub fn of(&self, name: &str, location: &str) -> Option<StoreId> {
+        self.configured.get(name).copied().or_else(|| self.noted(location))
+    }
+
+    /// Refuses another store than the one that is known.
+    ///
+    /// # Errors
+    /// [`MirrorError::OtherStore`].
+    pub fn check(&self, name: &str, location: &str, found: Option<StoreId>) -> Result<(), MirrorError> {
+        match self.of(name, location) {
+            Some(expected) if found != Some(expected) && !self.init => Err(MirrorError::OtherStore { expected, found }),
+            _ => Ok(()),
+        }
+    }
+
+    /// The members, of which those with another store than before count as failed.
+    pub(super) fn checked(&self, mut members: Vec<Member>, monitor: &dyn Monitor) -> Vec<Member> {
+        for member in &mut members {
+            let (name, location) = (member.mirror.name(), member.mirror.location());
+            let Ok(state) = &member.state else { continue };
+            if let Err(error) = self.check(name, location, state.store) {
+                monitor.event(Event::MirrorFailed { mirror: name.to_owned(), error: error_chain(&error) });
+                member.state = Err(error);
+            }
+        }
+        members
+    }
+
+    /// Notes the store of a mirror. What cannot be noted is not known to the next push.
+    pub(super) fn remember(&self, location: &str, store: StoreId) {
+        let Some(path) = self.path_of(location).filter(|_| self.noted(location) != Some(store)) else { return };
+        let note = Note { location: key_of(location), store };
+        let bytes = serde_json::to_vec(&note).expect("a note has plain values");
+        let dir = path.parent().unwrap_or(Path::new("."));
+        fsx::create_dir_all(dir).and_then(|()| fsx::replace_file(&path, |out| out.write_all(&bytes))).ok();
+    }
+
+    fn path_of(&self, location: &str) -> Option<PathBuf> {
+        let hash = blake3::hash(key_of(location).as_bytes()).to_hex();
+        Some(self.dir.as_ref()?.join(format!("{}.json", &hash[..32])))
+    }
+
+    fn noted(&self, location: &str) -> Option<StoreId> {
+        let text = fsx::read_text(&self.path_of(location)?, MAX_BYTES).ok()?;
+        let note: Note = serde_json::from_str(&text).ok()?;
+        (note.location == key_of(location)).then_some(note.store)
+    }
+}
+
+/// What stands for a location, wherever the program runs.
+fn key_of(location: &str) -> String {
+    match Location::parse(location) {
+        Ok(Location::Directory(path)) => {
+            let path = std::path::absolute(&path).unwrap_or(path);
+            path.display().to_string()
+        }
+        _ => location.trim_end_matches('/').to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn another_store_than_the_one_that_was_noted_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let [first, second] = [(); 2].map(|()| StoreId::random().unwrap());
+        let stores = KnownStores::new(dir.path().join("stores"), [("eu".to_owned(), second)].into());
+        assert!(stores.check("a", "/srv/a", None).is_ok() && stores.check("a", "/srv/a", Some(first)).is_ok());
+        stores.remember("/srv/./a/", first);
+        stores.remember("https://h:1/x/", second);
+        assert_eq!((stores.of("a", "/srv/a"), stores.of("b", "https://h:1/x")), (Some(first), Some(second)));
+        for found in [None, Some(second)] {
+            let error = stores.check("a", "/srv/a", found).unwrap_err();
+            assert!(error.to_string().contains(&first.to_string()), "{error}");
+            assert!(stores.clone().with_init(true).check("a", "/srv/a", found).is_ok());
+        }
+        assert!(stores.check("a", "/srv/a", Some(first)).is_ok());
+        assert!(stores.check("eu", "/srv/eu", Some(first)).is_err());
+    }
+}

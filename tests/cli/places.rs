@@ -1,0 +1,89 @@
+//! Where mirrors may be, and what is noticed when one is not where it was.
+
+use crate::harness::World;
+
+#[test]
+fn a_mirror_whose_volume_is_not_mounted_is_not_filled() {
+    let world = World::with_tree();
+    world.mkdir("volume");
+    world.ok("push tree ./volume ./www");
+    // What is below a mount point where nothing is mounted.
+    world.rename("volume", "mounted");
+    world.mkdir("volume");
+    world.write("tree/new.html", "new");
+    let refused = world.run("push tree ./volume ./www").code(4);
+    refused.says("./volume").says("it is empty, and had store").warns("--init");
+    assert!(!world.exists("volume/.headwater"));
+    // The requirement decides about the others.
+    world.run("push tree ./volume ./www --require any").code(3);
+    assert!(world.exists("www/current/new.html") && !world.exists("volume/.headwater"));
+    world.run("plan tree ./volume ./www").code(4).warns("it is empty, and had store");
+    world.run("plan tree ./volume ./www --require any").code(3).says("it is empty, and had store");
+    world.run("status ./volume").code(1).says("had store");
+    // Another store is no better.
+    world.remove("volume");
+    world.rename("mounted", "kept");
+    world.ok("push tree ./other");
+    world.rename("other", "volume");
+    world.run("push tree ./volume ./www").code(4).says("it has store").says("before");
+    world.remove("volume");
+    world.rename("kept", "volume");
+    world.ok("push tree ./volume ./www");
+    assert!(world.exists("volume/current/new.html"));
+    world.remove("volume");
+    world.ok("push tree ./volume ./www --init");
+    world.ok("push tree ./volume ./www");
+    assert!(world.exists("volume/current/new.html"));
+}
+
+#[test]
+fn a_store_that_is_written_down_is_the_only_one_that_is_pushed_to() {
+    let world = World::with_mirror();
+    let format = world.read("www/.headwater/format");
+    let id = format.split("\"id\":\"").nth(1).unwrap().split('"').next().unwrap().to_owned();
+    let config = |id: &str| format!("content = 'tree'\n[[mirror]]\nname = 'eu'\nurl = './www'\nstore = '{id}'\n");
+    world.write("headwater.toml", config(&id));
+    world.ok("push");
+    world.write("headwater.toml", config(&"0".repeat(32)));
+    world.run("push").code(4).says("and had store 000");
+    world.run("status").code(1).says("and had store 000");
+    world.write("headwater.toml", config("x"));
+    world.run("push").code(2).warns("32 lower-case hexadecimal digits");
+}
+
+#[test]
+fn a_path_that_is_not_there_is_a_mistake() {
+    let world = World::with_mirror();
+    for command in ["status ./typo", "releases ./typo", "status ./www ./typo"] {
+        world.run(command).code(2).warns("there is nothing at ./typo");
+    }
+    assert!(!world.exists("typo"));
+    world.mkdir("empty");
+    world.run("status ./empty").code(1).says("joining");
+}
+
+#[test]
+fn a_link_to_an_empty_directory_is_as_good_as_the_directory() {
+    let world = World::with_tree();
+    world.mkdir("real");
+    world.link("real", "www");
+    world.ok("push tree ./www");
+    world.ok("push tree ./www");
+    assert!(world.exists("real/current/index.html"));
+    world.ok("verify ./www");
+}
+
+#[test]
+fn a_mirror_inside_of_another_one_is_refused() {
+    let world = World::with_mirror();
+    for (command, words) in [
+        ("push tree ./www/.headwater/inner", "is inside of the mirror"),
+        ("plan tree ./www/.headwater/inner", "is inside of the mirror"),
+    ] {
+        world.run(command).code(4).warns(words);
+    }
+    for command in ["push", "plan"] {
+        world.run(&format!("{command} tree ./a ./a/b")).code(2).warns("the mirror ./a/b is inside of the mirror ./a");
+    }
+    assert!(!world.exists("a"));
+}
