@@ -11,6 +11,8 @@ mod program;
 mod pushes;
 mod questions;
 mod readers;
+#[cfg(debug_assertions)]
+mod survivors;
 mod upkeep;
 mod vectors;
 mod weight;

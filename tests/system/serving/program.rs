@@ -31,7 +31,7 @@ impl Program {
     }
 
     /// Serves what these arguments say.
-    fn launch(world: &World, arguments: &[&str], fault: &str) -> Self {
+    pub(super) fn launch(world: &World, arguments: &[&str], fault: &str) -> Self {
         let mut command = world.command(&[&["serve", "--listen", "127.0.0.1:0"], arguments].concat());
         let mut child = command.env("HEADWATER_FAULT", fault).stderr(Stdio::piped()).spawn().unwrap();
         let mut stderr = BufReader::new(child.stderr.take().unwrap());
