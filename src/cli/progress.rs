@@ -331,7 +331,7 @@ impl State {
     fn draw(&mut self, now: Instant) {
         if matches!(self.view, View::Block) {
             self.drawn = Some(now);
-            terminal::draw_block(live::lines(&self.sums, now, terminal::size()));
+            terminal::draw_block(&live::lines(&self.sums, now, terminal::size()));
         }
     }
 }

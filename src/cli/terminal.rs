@@ -7,47 +7,34 @@
 use std::io::{self, IsTerminal as _, Write as _};
 use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 
+use indicatif::{ProgressBar, ProgressStyle};
+
 /// Columns and rows of a terminal that does not say how large it is.
 const USUAL_SIZE: (usize, usize) = (80, 24);
 
-/// The block on the terminal; empty where there is none.
-static BLOCK: Mutex<Block> = Mutex::new(Block { lines: Vec::new() });
-
-/// The lines that are on the terminal now, each shorter than the terminal is wide.
-struct Block {
-    lines: Vec<String>,
-}
-
-impl Block {
-    /// What takes the block off the terminal.
-    fn erase(&self) -> String {
-        match self.lines.len() {
-            0 => String::new(),
-            1 => "\r\x1b[J".to_owned(),
-            rows => format!("\r\x1b[{}A\x1b[J", rows - 1),
-        }
-    }
-
-    /// Puts `lines` where the block was. In one piece, so that nothing flickers.
-    fn replace(&mut self, lines: Vec<String>) {
-        let text = self.erase() + &lines.join("\n");
-        self.lines = lines;
-        // A terminal that is gone shows no block.
-        io::stderr().lock().write_all(text.as_bytes()).ok();
-    }
-}
+/// The block on the terminal, `None` where there is none. `indicatif` draws it, in one piece so that nothing
+/// flickers, and takes it away where other text is to be written.
+static BLOCK: Mutex<Option<ProgressBar>> = Mutex::new(None);
 
 /// Draws `lines` as the block. Each must be shorter than the terminal is wide.
-pub(crate) fn draw_block(lines: Vec<String>) {
-    let mut block = lock();
-    if block.lines != lines {
-        block.replace(lines);
+pub(crate) fn draw_block(lines: &[String]) {
+    if lines.is_empty() {
+        return remove_block();
     }
+    lock().get_or_insert_with(new_block).set_message(lines.join("\n"));
 }
 
 /// Takes the block off the terminal. Without a block this does nothing.
 pub(crate) fn remove_block() {
-    draw_block(Vec::new());
+    if let Some(block) = lock().take() {
+        block.finish_and_clear();
+    }
+}
+
+/// A block that is nothing but the text it is given.
+fn new_block() -> ProgressBar {
+    let style = ProgressStyle::with_template("{msg}").expect("the template has one field that exists");
+    ProgressBar::new_spinner().with_style(style)
 }
 
 /// Writes `text` to standard output; escape sequences are dropped where standard output does not take them.
@@ -98,30 +85,26 @@ pub(crate) fn size() -> (usize, usize) {
 pub(crate) fn guard_panics() {
     let print = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
-        match BLOCK.try_lock() {
-            Ok(mut block) => block.replace(Vec::new()),
-            Err(TryLockError::Poisoned(block)) => block.into_inner().replace(Vec::new()),
+        let block = match BLOCK.try_lock() {
+            Ok(mut block) => block.take(),
+            Err(TryLockError::Poisoned(block)) => block.into_inner().take(),
             // The thread that panics may have it. A message in the block is better than none.
-            Err(TryLockError::WouldBlock) => {}
+            Err(TryLockError::WouldBlock) => None,
+        };
+        if let Some(block) = block {
+            block.finish_and_clear();
         }
         print(panic);
     }));
 }
 
 fn above_block<T>(write: impl FnOnce() -> T) -> T {
-    let mut block = lock();
-    let lines = std::mem::take(&mut block.lines);
-    if lines.is_empty() {
-        return write();
+    match &*lock() {
+        Some(block) => block.suspend(write),
+        None => write(),
     }
-    let erased = Block { lines: lines.clone() }.erase();
-    // A terminal that is gone shows no block.
-    io::stderr().lock().write_all(erased.as_bytes()).ok();
-    let written = write();
-    block.replace(lines);
-    written
 }
 
-fn lock() -> MutexGuard<'static, Block> {
+fn lock() -> MutexGuard<'static, Option<ProgressBar>> {
     BLOCK.lock().unwrap_or_else(PoisonError::into_inner)
 }
