@@ -14,6 +14,8 @@ use crate::tree_path::Site;
 
 /// Longest note, in bytes.
 pub const MAX_NOTE_BYTES: usize = 1024;
+/// Longest name of the person or job that rejected content, in bytes.
+pub const MAX_NAME_BYTES: usize = 200;
 /// Largest record that is read, in bytes.
 pub const MAX_RECORD_BYTES: u64 = 1024 * 1024;
 
@@ -44,6 +46,9 @@ pub enum ReleaseError {
     /// Replaced histories that cannot be.
     #[error("a release replaces at most {MAX_REPLACED} histories, each once, and not its own")]
     Replaces,
+    /// The name of a person or job, too long or with control characters.
+    #[error("the name of a person or job has at most 200 bytes and no control characters")]
+    Person,
     /// A name that is not `<sequence>-<id16>`.
     #[error("not a release name: {text:?}")]
     Name {
@@ -78,9 +83,9 @@ pub struct Release {
     /// The highest number seen in each order stream.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub orders: BTreeMap<String, u64>,
-    /// Content that a rollback left.
+    /// Content that a person rolled back, ascending by content id.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub rejected: Vec<ContentId>,
+    pub rejected: Vec<RejectedContent>,
     /// The earliest time at which a retired entry is due, seconds since 1970.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub until: Option<u64>,
@@ -97,6 +102,46 @@ pub struct Release {
     /// Free text.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub note: Option<String>,
+}
+
+/// Content that a person rolled back: a push of it is refused.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RejectedContent {
+    /// The content.
+    pub content: ContentId,
+    /// The sequence of the release that had it.
+    pub sequence: u64,
+    /// When it was rolled back, in seconds since 1970.
+    pub at: u64,
+    /// The person or job that rolled it back; `None` if not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by: Option<String>,
+    /// The note of the rollback.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub why: Option<String>,
+}
+
+impl RejectedContent {
+    fn check(&self) -> Result<(), ReleaseError> {
+        if self.why.as_deref().is_some_and(|why| !is_note(why)) {
+            return Err(ReleaseError::Note);
+        }
+        if self.by.as_deref().is_some_and(|by| !is_name(by)) { Err(ReleaseError::Person) } else { Ok(()) }
+    }
+}
+
+impl fmt::Display for RejectedContent {
+    /// Says which release had the content, who rolled it back, when and why.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let by = self.by.as_deref().unwrap_or("somebody");
+        write!(f, "{by} rolled back release {}, which had this content, at ", self.sequence)?;
+        match i64::try_from(self.at).ok().and_then(|at| jiff::Timestamp::from_second(at).ok()) {
+            Some(at) => write!(f, "{at}")?,
+            None => write!(f, "{} s after 1970", self.at)?,
+        }
+        self.why.as_ref().map_or(Ok(()), |why| write!(f, ": {why}"))
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -168,6 +213,7 @@ impl Release {
         if !release.has_valid_replaces() {
             return Err(ReleaseError::Replaces);
         }
+        release.rejected.iter().try_for_each(RejectedContent::check)?;
         if release.to_bytes() == bytes { Ok(release) } else { Err(ReleaseError::NotCanonical) }
     }
 
@@ -212,6 +258,12 @@ impl Release {
         }
     }
 
+    /// Whether, and by whom, this content was rejected.
+    #[must_use]
+    pub fn rejection(&self, content: ContentId) -> Option<&RejectedContent> {
+        self.rejected.iter().find(|rejected| rejected.content == content)
+    }
+
     /// What decides which of two releases of one history is newer, on any mirrors.
     #[must_use]
     pub fn rank(&self) -> (u64, u64, ReleaseId) {
@@ -223,6 +275,12 @@ impl Release {
 #[must_use]
 pub fn is_note(text: &str) -> bool {
     text.len() <= MAX_NOTE_BYTES && !text.chars().any(char::is_control)
+}
+
+/// Whether `text` may be the name of a person or job.
+#[must_use]
+pub fn is_name(text: &str) -> bool {
+    text.len() <= MAX_NAME_BYTES && !text.chars().any(char::is_control)
 }
 
 /// The name of a release in a store: `<sequence>-<first 16 digits of its id>`.
@@ -367,6 +425,22 @@ mod tests {
         assert_eq!(replacing(13).succession(&current), Succession::Follows);
         assert_eq!(replacing(12).succession(&current), Succession::NotNewer, "names in a store rise");
         assert_eq!(with(99, 0).succession(&replacing(13)), Succession::NotNewer, "what was replaced stays replaced");
+    }
+
+    #[test]
+    fn a_rejection_says_who_when_and_why() {
+        let (content, by) = (ContentId::of(b"bad"), Some("ann@desk".to_owned()));
+        let rejected = RejectedContent { content, sequence: 7, at: 1_763_800_000, by, why: Some("broken menu".into()) };
+        let told = "ann@desk rolled back release 7, which had this content, at 2025-11-22T08:26:40Z: broken menu";
+        assert_eq!(rejected.to_string(), told);
+        let with = |rejected: RejectedContent| Release { rejected: vec![rejected], ..release() };
+        assert_eq!(Release::parse(&with(rejected.clone()).to_bytes()), Ok(with(rejected.clone())));
+        assert_eq!(with(rejected.clone()).rejection(content), Some(&rejected));
+        assert_eq!(with(rejected.clone()).rejection(ContentId::of(b"good")), None);
+        let bad = with(RejectedContent { by: Some("a\u{1b}".into()), ..rejected.clone() });
+        assert_eq!(Release::parse(&bad.to_bytes()), Err(ReleaseError::Person));
+        let bad = with(RejectedContent { why: Some("n".repeat(1025)), ..rejected });
+        assert_eq!(Release::parse(&bad.to_bytes()), Err(ReleaseError::Note));
     }
 
     #[test]

@@ -88,6 +88,11 @@ pub(crate) fn order(lookup: impl Fn(&str) -> Option<String>) -> Option<Order> {
     Order::new(&format!("{}:{}", kind.stream, job?.join("/")), number).ok()
 }
 
+/// The job and the number of this run, where the CI says both.
+pub(crate) fn job(lookup: impl Fn(&str) -> Option<String>) -> Option<String> {
+    order(lookup).map(|order| format!("{} run {}", order.stream(), order.number()))
+}
+
 fn kind(lookup: impl Fn(&str) -> Option<String>) -> Option<&'static Kind> {
     KINDS.iter().find(|kind| set(kind.marker, &lookup).is_some_and(|value| value != "false"))
 }

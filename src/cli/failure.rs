@@ -48,7 +48,7 @@ pub(crate) const TABLE: [(Exit, u8, &str); 11] = [
     (Exit::Superseded, 6, "a newer push has won; nothing was activated (0 with --superseded-ok)"),
     (Exit::Denied, 7, "nothing was activated: every mirror that failed denied access"),
     (Exit::Locked, 9, "nothing was activated: every mirror that failed was locked, also after --wait"),
-    (Exit::Nothing, 4, "nothing was activated, for other reasons"),
+    (Exit::Nothing, 4, "no mirror has the release, for other reasons; what had switched went back"),
     (Exit::Success, 0, "all mirrors have the release"),
     (Exit::Partial, 3, "some mirrors have the release, others do not"),
     (Exit::Failed, 1, "anything else; `verify` found faults, `status` found a mirror that is not current"),

@@ -105,7 +105,7 @@ const fn guard_hint(fault: &GuardFault) -> &'static str {
              headwater.toml names them, --allow-secrets lets one push through; \
              a mirror is pushed with --from"
         }
-        GuardFault::Rejected { .. } => "if it is wanted again: --again",
+        GuardFault::Rejected(_) => "change the content, or push it again with --again",
     }
 }
 

@@ -30,6 +30,7 @@ mod man;
 mod metrics;
 mod mirrorlist;
 mod output;
+mod person;
 mod places;
 mod plan;
 mod process;

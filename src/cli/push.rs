@@ -5,7 +5,7 @@ use std::sync::Arc;
 use headwater::config::{Config, Require};
 use headwater::mirror::Mirror;
 use headwater::monitor::Monitor as _;
-use headwater::push::{self, Fleet, Goal, MirrorReport, Options, Outcome, Report, Source, Sums};
+use headwater::push::{self, DecidedBy, Fleet, Goal, MirrorReport, Options, Outcome, Report, Source, Sums};
 use headwater::scan::Root;
 use serde::Serialize;
 
@@ -19,7 +19,7 @@ use super::places::{self, MirrorChoice};
 use super::progress::Progress;
 use super::remote::Reach;
 use super::settings::{self, ReleaseSettings};
-use super::{fleet, hints, load_config, plan};
+use super::{fleet, hints, load_config, person, plan};
 
 /// A push, ready to run.
 pub(crate) struct Job {
@@ -160,7 +160,7 @@ pub(crate) fn rollback(args: &RollbackArgs) -> Result<Exit, Failure> {
         around: &args.around,
         config: load_config(&args.config)?,
     };
-    let (job, guards) = without_tree(told, Source::Rollback { to: args.to })?;
+    let (job, guards) = without_tree(told, Source::Rollback { to: args.to, by: DecidedBy::Person(person::name()) })?;
     execute("rollback", &job, &args.output, &guards)
 }
 
@@ -466,9 +466,25 @@ fn newer(report: &Report) -> Option<String> {
     ))
 }
 
+/// What to do after mirrors switched and went back to the content they had.
+fn after_going_back(report: &Report) -> Option<String> {
+    report.reverted.as_ref()?;
+    let went_back = report.mirrors.iter().filter(|mirror| mirror.outcome == Outcome::Reverted).count() as u64;
+    let sequence = report.sequence?;
+    Some(match went_back {
+        0 => format!(
+            "see which mirrors serve release {sequence} with `headwater status`, and use `headwater rollback` there"
+        ),
+        number => format!(
+            "{} served release {sequence} for a while; find out why, then run the same push again",
+            counted(number, "mirror", "mirrors")
+        ),
+    })
+}
+
 /// Says on stderr what to do about what failed.
 fn explain(report: &Report, exit: Exit) -> Result<(), Failure> {
-    let next = next_step(report);
+    let (next, went_back) = (next_step(report), after_going_back(report));
     let newer = newer(report);
     let mut hints: Vec<&str> = Vec::new();
     let mut text = String::new();
@@ -479,6 +495,7 @@ fn explain(report: &Report, exit: Exit) -> Result<(), Failure> {
         }
     }
     match exit {
+        _ if went_back.is_some() => hints.extend(went_back.as_deref()),
         Exit::Partial => hints.push("the others have the release: the same push again brings up those that failed"),
         Exit::Nothing if next.is_some() => hints.extend(next.as_deref()),
         Exit::Nothing if report.unmet.is_some() => {

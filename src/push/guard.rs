@@ -5,6 +5,7 @@ use std::fmt;
 
 use crate::hash::HistoryId;
 use crate::push::secrets::{AllowedSecrets, is_secret};
+use crate::release::RejectedContent;
 use crate::tree_path::TreePath;
 
 /// How many paths may go at once.
@@ -104,12 +105,9 @@ pub enum GuardFault {
         /// The paths.
         paths: Vec<String>,
     },
-    /// Content that a rollback left.
-    #[error("this very content was rolled back, as release {sequence} remembers")]
-    Rejected {
-        /// The sequence of the newest release.
-        sequence: u64,
-    },
+    /// Content that a person rolled back.
+    #[error("{0}")]
+    Rejected(RejectedContent),
 }
 
 fn list(paths: &[String]) -> String {

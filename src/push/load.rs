@@ -8,7 +8,7 @@ use crate::manifest::Entry;
 use crate::mirror::{Mirror, MirrorState};
 use crate::monitor::Monitor;
 use crate::push::fleet::{self, Fleet, Member};
-use crate::push::source::Live;
+use crate::push::source::{DecidedBy, Live};
 use crate::push::{PushError, later};
 use crate::release::{Release, ReleaseName, Succession};
 
@@ -18,6 +18,8 @@ pub(super) struct Loaded {
     /// The mirror it comes from, and that mirror's state.
     pub(super) from: Option<Member>,
     pub(super) rolled_back_to: Option<Release>,
+    /// Who decided to go back there.
+    pub(super) decided_by: Option<DecidedBy>,
     /// The release that is wanted whatever the source has.
     pub(super) as_it_is: Option<Release>,
     /// Whether `as_it_is` is staged on mirrors, and not served by the source.
@@ -29,7 +31,15 @@ pub(super) struct Loaded {
 impl Loaded {
     /// Only what is live, from no mirror.
     pub(super) fn of(live: Live) -> Self {
-        Self { live, from: None, rolled_back_to: None, as_it_is: None, is_staged: false, is_promoted: false }
+        Self {
+            live,
+            from: None,
+            rolled_back_to: None,
+            decided_by: None,
+            as_it_is: None,
+            is_staged: false,
+            is_promoted: false,
+        }
     }
 
     /// Nothing.
@@ -115,7 +125,7 @@ fn is_ambiguous(members: &[Member]) -> bool {
 }
 
 /// Loads the release to go back to: one for the whole fleet.
-pub(super) fn load_rollback(members: &[Member], to: Option<u64>) -> Result<Loaded, PushError> {
+pub(super) fn load_rollback(members: &[Member], to: Option<u64>, by: &DecidedBy) -> Result<Loaded, PushError> {
     let release = match to {
         Some(sequence) => kept_release(members, sequence)?,
         None => rollback_target(members)?,
@@ -124,7 +134,8 @@ pub(super) fn load_rollback(members: &[Member], to: Option<u64>) -> Result<Loade
     let mut loaded = fleet::holders(members, &release.manifest).map(|mirror| live_entries(mirror, release));
     let first = loaded.next().expect("the release was found on a mirror");
     let live = first.or_else(|error| loaded.find_map(Result::ok).ok_or(error))?;
-    Ok(Loaded { rolled_back_to: Some(release.clone()), ..Loaded::of(Live::Entries(live)) })
+    let (rolled_back_to, decided_by) = (Some(release.clone()), Some(by.clone()));
+    Ok(Loaded { rolled_back_to, decided_by, ..Loaded::of(Live::Entries(live)) })
 }
 
 /// The release of a sequence, if that is one and the same wherever it is kept.
@@ -150,7 +161,7 @@ fn rollback_target(members: &[Member]) -> Result<&Release, PushError> {
     let before = releases.filter(|release| {
         release.sequence < newest.sequence
             && release.content != newest.content
-            && !newest.rejected.contains(&release.content)
+            && newest.rejection(release.content).is_none()
     });
     before
         .max_by_key(|release| release.rank())

@@ -60,7 +60,7 @@ pub use retention::{Retention, RetentionRule};
 pub use schedule::{Schedule, WavePlan};
 pub use secrets::AllowedSecrets;
 pub use site::SiteOfMirror;
-pub use source::Source;
+pub use source::{DecidedBy, Source};
 pub use stores::KnownStores;
 pub use upkeep::{DiffSide, diff_sides, repair, settle};
 

@@ -21,11 +21,11 @@ use crate::push::options::Options;
 use crate::push::outcome::{MirrorReport, Outcome, Report, Sums};
 use crate::push::pack_line::Ahead;
 use crate::push::scratch::{Entries, ManifestFile, Scratch, entries};
-use crate::push::source::{Live, Source};
+use crate::push::source::{DecidedBy, Live, Source};
 use crate::push::sources::Sources;
 use crate::push::target::Target;
 use crate::push::{PushError, ahead, rollout, secrets, site};
-use crate::release::{MAX_REPLACED, Release};
+use crate::release::{MAX_REPLACED, RejectedContent, Release};
 use crate::scan::Tree;
 use crate::tree_path::Site;
 
@@ -120,7 +120,7 @@ impl Preparation {
                 // With too few mirrors it ends before anything is looked for on them.
                 let loaded = match source {
                     _ if !is_met(&members, options) => Loaded::nothing(),
-                    Source::Rollback { to } => load::load_rollback(&members, *to)?,
+                    Source::Rollback { to, by } => load::load_rollback(&members, *to, by)?,
                     Source::Staged(text) => load::load_staged(&members, text)?,
                     _ => load::load_newest(&members)?,
                 };
@@ -204,11 +204,11 @@ impl Preparation {
             ));
         }
         if let Some(newest) = &newest
-            && newest.rejected.contains(&content)
+            && let Some(rejected) = newest.rejection(content)
             && !options.again
             && self.loaded.rolled_back_to.is_none()
         {
-            return Err(GuardFault::Rejected { sequence: newest.sequence }.into());
+            return Err(GuardFault::Rejected(rejected.clone()).into());
         }
         self.check_live(options, monitor)?;
         on_new(&self.loaded.live);
@@ -353,7 +353,8 @@ impl Preparation {
         if let Some(newest) = newest {
             release.orders.clone_from(&newest.orders);
             let kept: Vec<_> = self.releases().map(|kept| kept.content).collect();
-            release.rejected = newest.rejected.iter().copied().filter(|content| kept.contains(content)).collect();
+            release.rejected =
+                newest.rejected.iter().filter(|rejected| kept.contains(&rejected.content)).cloned().collect();
         }
         if let Some(order) = &options.order {
             let highest = release.orders.entry(order.stream.clone()).or_default();
@@ -361,12 +362,20 @@ impl Preparation {
         }
         if let (Some(to), Some(newest)) = (&self.loaded.rolled_back_to, newest) {
             release.rolled_back_to = Some(to.sequence);
-            release.rejected.push(newest.content);
+            if let Some(DecidedBy::Person(name)) = &self.loaded.decided_by {
+                release.rejected.retain(|rejected| rejected.content != newest.content);
+                release.rejected.push(RejectedContent {
+                    content: newest.content,
+                    sequence: newest.sequence,
+                    at: fleet::unix_seconds(),
+                    by: name.clone(),
+                    why: options.note.clone(),
+                });
+            }
         }
         // What is published now is wanted, whatever was thought of it before.
-        release.rejected.retain(|content| *content != totals.content);
+        release.rejected.retain(|rejected| rejected.content != totals.content);
         release.rejected.sort_unstable();
-        release.rejected.dedup();
         Ok(release)
     }
 

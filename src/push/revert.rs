@@ -6,7 +6,7 @@ use crate::push::fleet::Fleet;
 use crate::push::guard::Guards;
 use crate::push::options::{Options, Policy, Require};
 use crate::push::outcome::{Outcome, Report, Reverted, error_chain};
-use crate::push::source::Source;
+use crate::push::source::{DecidedBy, Source};
 
 /// Takes the mirrors `back`, by index, from the release of `report` to `to`, and notes that there.
 pub(super) fn revert(
@@ -41,7 +41,8 @@ pub(super) fn revert(
         policy: Policy::default(),
         ..options.clone()
     };
-    match super::push(&Source::Rollback { to: Some(to) }, &Fleet::new(mirrors), &options, monitor) {
+    let source = Source::Rollback { to: Some(to), by: DecidedBy::Push };
+    match super::push(&source, &Fleet::new(mirrors), &options, monitor) {
         Err(error) => reverted.error = Some(error_chain(&error)),
         Ok(after) => {
             reverted.sequence = after.sequence;

@@ -28,9 +28,20 @@ pub enum Source {
     Newest,
     /// A release that the mirrors themselves keep.
     Rollback {
-        /// Its sequence; nothing: the one before the current one.
+        /// Its sequence; `None` for the one before the current one.
         to: Option<u64>,
+        /// Who decided on it.
+        by: DecidedBy,
     },
+}
+
+/// Who decided to go back to a kept release.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DecidedBy {
+    /// A person or a job, whose name may be known: the content that is left is rejected.
+    Person(Option<String>),
+    /// A push, after a probe or a failed switch: that says nothing about the content.
+    Push,
 }
 
 /// The live entries of what is pushed, in path order.

@@ -65,9 +65,25 @@ fn a_bad_release_is_stopped_by_the_probe_and_reverted() {
     assert_eq!(column(&rows, "state"), ["current"; 3]);
     assert_eq!(column(&rows, "behind"), ["0"; 3]);
     assert_eq!(world.ok("mirrorlist").stdout.lines().count(), 3);
-    world.run("push").code(5).warns("--again");
     world.ok("heal");
     assert_eq!(on(&world), [3, 3, 3]);
+}
+
+#[test]
+fn what_a_probe_took_back_may_be_pushed_again() {
+    let world = World::with_tree();
+    let web = Web::of_files(world.path("."));
+    fleet(&world, &web.url, "");
+    world.ok("push");
+    fleet(&world, &web.url, &wave(&format!("{}/b/current/index.html", web.url)));
+    world.write("tree/index.html", "two");
+    let run = world.run("push").code(4).says("went back: release 3").warns("1 mirror served release 2 for a while");
+    assert!(!format!("{}{}", run.stdout, run.stderr).contains("nothing was activated"), "{run:?}");
+    assert!(world.releases("a").pop().unwrap()["rejected"].is_null());
+    // The web server is what was wrong.
+    fleet(&world, &web.url, &wave("index.html"));
+    world.ok("push").says("release 4");
+    assert_eq!(on(&world), [4, 4, 4]);
 }
 
 #[test]

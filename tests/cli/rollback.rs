@@ -28,8 +28,23 @@ fn a_rollback_is_a_new_release_with_the_content_before() {
     assert!(world.meta("www/current/index.html").modified().unwrap() > before, "caches see a change");
     let release = world.releases("./www").pop().unwrap();
     assert_eq!((&release["rolled_back_to"], release["rejected"].as_array().unwrap().len()), (&json!(2), 1));
+    assert_eq!(release["rejected"][0]["sequence"], 3);
     world.ok("verify ./www ./data");
     world.ok("status ./www ./data");
+}
+
+#[test]
+fn content_that_a_person_rolled_back_is_refused_with_who_when_and_why() {
+    let world = world();
+    let ann = [("USER", "ann"), ("SUDO_USER", "")];
+    let why = "rollback ./www ./data --note broken-menu";
+    world.run_with(&ann, why).code(0);
+    let run = world.run("push tree ./www ./data").code(5).warns("ann@").warns("rolled back release 3").warns("--again");
+    assert!(run.stderr.contains(": broken-menu") && run.stderr.contains(" at 2"), "{}", run.stderr);
+    let ci = [("CI", "true"), ("JOB_NAME", "deploy"), ("BUILD_NUMBER", "9")];
+    world.ok("push tree ./www ./data --again");
+    world.run_with(&ci, "rollback ./www ./data").code(0);
+    world.run("push tree ./www ./data").code(5).warns("ci:deploy run 9 rolled back release 5");
 }
 
 #[test]

@@ -15,7 +15,9 @@ use headwater::hash::ObjectId;
 use headwater::manifest::{Entry, ManifestError, ManifestReader, transit};
 use headwater::mirror::Failure;
 use headwater::monitor::Silent;
-use headwater::push::{Fleet, Guards, LevelChoice, MtimeMode, Options, Policy, Require, Retention, Source, push};
+use headwater::push::{
+    DecidedBy, Fleet, Guards, LevelChoice, MtimeMode, Options, Policy, Require, Retention, Source, push,
+};
 use headwater::scan::{Root, ScanOptions};
 
 use crate::damage::DAMAGES;
@@ -176,7 +178,7 @@ fn the_golden_store_is_pushed_to_and_rolled_back() {
     let served = |path: &str| fs::read_to_string(fixture.store().join("current").join(path)).unwrap();
     assert_eq!(served("index.html"), "<h1>three</h1>\n");
     options.began += 60_000;
-    assert_eq!(run(&Source::Rollback { to: Some(1) }, &options), Some(4));
+    assert_eq!(run(&Source::Rollback { to: Some(1), by: DecidedBy::Person(None) }, &options), Some(4));
     assert_eq!(served("deep/down/below.txt"), "below\n");
     assert_eq!(served("app.js").as_bytes(), &**first.objects.get(&first.file("app.js").object).unwrap());
     assert_eq!(crate::fixture::faults(&*fixture.mirror()), []);

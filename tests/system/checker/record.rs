@@ -22,7 +22,7 @@ pub(crate) struct Record {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) orders: Option<BTreeMap<String, u64>>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) rejected: Option<Vec<String>>,
+    pub(crate) rejected: Option<Vec<Rejected>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) until: Option<u64>,
     pub(crate) entries: u64,
@@ -33,6 +33,19 @@ pub(crate) struct Record {
     pub(crate) rolled_back_to: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) note: Option<String>,
+}
+
+/// Content that a person rolled back.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Rejected {
+    pub(crate) content: String,
+    sequence: u64,
+    at: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    by: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    why: Option<String>,
 }
 
 /// One line of a manifest.

@@ -54,10 +54,13 @@ fn card(page: &Page<'_>, release: &Release, diff: Option<&Diff>) -> String {
     html
 }
 
-/// Whether the mirrors went back from it.
+/// Whether the mirrors went back from it, because a person or a push rolled it back.
 fn is_taken_back(page: &Page<'_>, release: &Release) -> bool {
     let later = page.releases.iter().map(|(later, _)| *later);
-    later.take_while(|later| later.id() != release.id()).any(|later| later.rejected.contains(&release.content))
+    let is_next = |later: &Release| later.sequence == release.sequence + 1;
+    later
+        .take_while(|later| later.id() != release.id())
+        .any(|later| later.rejection(release.content).is_some() || is_next(later) && later.rolled_back_to.is_some())
 }
 
 fn sums(diff: &Diff) -> String {
