@@ -413,9 +413,12 @@ pub(crate) struct ReleasesArgs {
 /// The arguments of `rollback`.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct RollbackArgs {
-    /// Mirrors: names from the configuration, or locations; all go to the same release
-    #[arg(value_name = "MIRROR", required = true, value_hint = ValueHint::AnyPath)]
+    /// Mirrors: names from the configuration, or locations; all go to the same release [default: all configured ones, after a question]
+    #[arg(value_name = "MIRROR", value_hint = ValueHint::AnyPath)]
     pub(crate) mirrors: Vec<String>,
+    /// Roll back all configured mirrors without a question
+    #[arg(short, long)]
+    pub(crate) yes: bool,
     /// Go back to the kept release with this sequence [default: the one before the current one]
     #[arg(long, value_name = "SEQ")]
     pub(crate) to: Option<u64>,

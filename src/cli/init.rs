@@ -56,7 +56,9 @@ content = "public"
 #allow_secrets = ["/examples/server.key"]
 
 # How many mirrors must be ready before any switches: "all", "any", a number, or
-# a percentage such as "80%".
+# a percentage such as "80%". With "all" one dead mirror stops every push: right
+# for two or three that must agree. With five, 4 lets one be down; with twenty or
+# more, "80%". Those that were down get the release with the next push or `heal`.
 #require = "all"
 
 # What becomes of those that switched when another one then fails to: "leave"

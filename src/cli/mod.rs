@@ -39,6 +39,7 @@ mod push;
 mod releases;
 mod remote;
 mod retype;
+mod rollback;
 mod serve;
 mod settings;
 mod signals;
@@ -235,7 +236,7 @@ fn run(command: Command, is_quiet: bool) -> Result<Exit, Failure> {
         Command::Which(args) => which::run(&args),
         Command::Mirrorlist(args) => mirrorlist::run(&args, is_quiet),
         Command::Releases(args) => releases::run(&args),
-        Command::Rollback(args) => push::rollback(&args),
+        Command::Rollback(args) => rollback::run(&args),
         Command::Activate(args) => later::activate(&args),
         Command::Abandon(args) => later::abandon(&args),
         Command::Heal(args) => later::heal(&args),
@@ -417,7 +418,7 @@ mod tests {
         }
         for line in [
             "headwater",
-            "headwater rollback",
+            "headwater rollback --to x",
             "headwater repair /srv/www",
             "headwater diff a",
             "headwater push --wait 5",

@@ -1,16 +1,16 @@
-//! `headwater push`, `headwater promote` and `headwater rollback`.
+//! `headwater push`, `headwater promote`, and what they have in common with commands that have no tree.
 
 use std::sync::Arc;
 
 use headwater::config::{Config, Require};
 use headwater::mirror::Mirror;
 use headwater::monitor::Monitor as _;
-use headwater::push::{self, DecidedBy, Fleet, Goal, MirrorReport, Options, Outcome, Report, Source, Sums};
+use headwater::push::{self, Fleet, Goal, MirrorReport, Options, Outcome, Report, Source, Sums};
 use headwater::scan::Root;
 use serde::Serialize;
 
 use super::after::{After, AroundArgs, Heard};
-use super::args::{GuardArgs, OutputArgs, PromoteArgs, PushArgs, ReleaseArgs, RollbackArgs, SourceArgs, WorkArgs};
+use super::args::{GuardArgs, OutputArgs, PromoteArgs, PushArgs, ReleaseArgs, SourceArgs, WorkArgs};
 use super::context::{self, Told};
 use super::failure::{self, Exit, Facts, Failure, eprint_raw};
 use super::habits::HabitArgs;
@@ -19,7 +19,7 @@ use super::places::{self, MirrorChoice};
 use super::progress::Progress;
 use super::remote::Reach;
 use super::settings::{self, ReleaseSettings};
-use super::{fleet, hints, load_config, person, plan};
+use super::{fleet, hints, load_config, plan};
 
 /// A push, ready to run.
 pub(crate) struct Job {
@@ -146,22 +146,6 @@ pub(crate) struct TreeLess<'a> {
     pub(crate) work: &'a WorkArgs,
     pub(crate) around: &'a AroundArgs,
     pub(crate) config: Config,
-}
-
-/// Runs `headwater rollback`.
-pub(crate) fn rollback(args: &RollbackArgs) -> Result<Exit, Failure> {
-    let instead =
-        "`headwater releases` lists what it can go back to, `headwater diff MIRROR MIRROR:SEQ` shows the paths";
-    args.dry_run.refuse("rollback", instead)?;
-    let told = TreeLess {
-        mirrors: &args.mirrors,
-        release: &args.release,
-        work: &args.work,
-        around: &args.around,
-        config: load_config(&args.config)?,
-    };
-    let (job, guards) = without_tree(told, Source::Rollback { to: args.to, by: DecidedBy::Person(person::name()) })?;
-    execute("rollback", &job, &args.output, &guards)
 }
 
 /// A push of what mirrors have. That is a decision of a person, or was pushed before: no guard rail and no order
@@ -482,9 +466,21 @@ fn after_going_back(report: &Report) -> Option<String> {
     })
 }
 
+/// What to do where too few mirrors were ready and none is staged: names the requirement that would be met.
+fn lower_require(report: &Report) -> String {
+    let is_filled = report.mirrors.iter().any(|mirror| mirror.before.is_some());
+    // A mirror that is joining counts for no requirement.
+    let counts = |mirror: &&MirrorReport| mirror.outcome != Outcome::Frozen && !(is_filled && mirror.before.is_none());
+    let is_usable = |mirror: &&MirrorReport| !matches!(mirror.outcome, Outcome::Failed { .. });
+    match report.mirrors.iter().filter(counts).filter(is_usable).count() {
+        0 => "nothing was activated: fix what failed and push again".to_owned(),
+        usable => format!("nothing was activated: fix what failed and push again, or go on with `--require {usable}`"),
+    }
+}
+
 /// Says on stderr what to do about what failed.
 fn explain(report: &Report, exit: Exit) -> Result<(), Failure> {
-    let (next, went_back) = (next_step(report), after_going_back(report));
+    let (next, went_back, require) = (next_step(report), after_going_back(report), lower_require(report));
     let newer = newer(report);
     let mut hints: Vec<&str> = Vec::new();
     let mut text = String::new();
@@ -499,10 +495,7 @@ fn explain(report: &Report, exit: Exit) -> Result<(), Failure> {
         Exit::Partial => hints.push("the others have the release: the same push again brings up those that failed"),
         Exit::Nothing if next.is_some() => hints.extend(next.as_deref()),
         Exit::Nothing if report.unmet.is_some() => {
-            hints.push(match report.mirrors.len() {
-                1 => "nothing was activated: mend what failed and push again",
-                _ => "nothing was activated: mend what failed and push again, or lower --require",
-            });
+            hints.push(&require);
         }
         Exit::Superseded if newer.is_some() => hints.extend(newer.as_deref()),
         Exit::Superseded => hints.push("a newer push has won; nothing is to be done"),

@@ -8,6 +8,7 @@ use crate::manifest::Entry;
 use crate::mirror::{Mirror, MirrorState};
 use crate::monitor::Monitor;
 use crate::push::fleet::{self, Fleet, Member};
+use crate::push::outcome::error_chain;
 use crate::push::source::{DecidedBy, Live};
 use crate::push::{PushError, later};
 use crate::release::{Release, ReleaseName, Succession};
@@ -124,12 +125,46 @@ fn is_ambiguous(members: &[Member]) -> bool {
     current.windows(2).any(|pair| pair[0] != pair[1])
 }
 
+/// Where a rollback would go.
+#[derive(Debug, Clone)]
+pub struct RollbackPlan {
+    /// The kept release whose content would be published.
+    pub to: Release,
+    /// The name of each mirror, and the sequence that it serves or why it cannot be asked.
+    pub mirrors: Vec<(String, Result<Option<u64>, String>)>,
+}
+
+/// Finds out where a rollback of `fleet` would go. Returns `None` if no mirror can be asked.
+///
+/// # Errors
+/// [`PushError::Rollback`] if there is no such release, or more than one.
+pub fn plan_rollback(fleet: &Fleet, to: Option<u64>, monitor: &dyn Monitor) -> Result<Option<RollbackPlan>, PushError> {
+    let members = match to {
+        Some(_) => fleet.states(monitor),
+        None => look_again(fleet, fleet.states(monitor), monitor),
+    };
+    if members.iter().all(|member| member.state.is_err()) {
+        return Ok(None);
+    }
+    let to = rollback_release(&members, to)?.clone();
+    let serves = |member: &Member| match &member.state {
+        Ok(state) => Ok(state.current.map(|current| current.sequence())),
+        Err(error) => Err(error_chain(error)),
+    };
+    let mirrors = members.iter().map(|member| (member.mirror.name().to_owned(), serves(member))).collect();
+    Ok(Some(RollbackPlan { to, mirrors }))
+}
+
+fn rollback_release(members: &[Member], to: Option<u64>) -> Result<&Release, PushError> {
+    match to {
+        Some(sequence) => kept_release(members, sequence),
+        None => rollback_target(members),
+    }
+}
+
 /// Loads the release to go back to: one for the whole fleet.
 pub(super) fn load_rollback(members: &[Member], to: Option<u64>, by: &DecidedBy) -> Result<Loaded, PushError> {
-    let release = match to {
-        Some(sequence) => kept_release(members, sequence)?,
-        None => rollback_target(members)?,
-    };
+    let release = rollback_release(members, to)?;
     // Where one mirror's manifest is damaged, another may have it whole.
     let mut loaded = fleet::holders(members, &release.manifest).map(|mirror| live_entries(mirror, release));
     let first = loaded.next().expect("the release was found on a mirror");

@@ -113,7 +113,7 @@ impl Preparation {
             }
             Source::Rollback { .. } | Source::Staged(_) | Source::Newest => {
                 let mut members = fleet.states(monitor);
-                if matches!(source, Source::Rollback { to: None }) {
+                if matches!(source, Source::Rollback { to: None, .. }) {
                     members = load::look_again(fleet, members, monitor);
                 }
                 let members = options.stores.checked(members, monitor);

@@ -211,3 +211,19 @@ fn a_requirement_that_is_not_met_says_what_finishes_it() {
     world.run("push --require 4").code(2).warns("cannot be met by 3 mirrors");
     world.run("push --require 101%").code(2);
 }
+
+#[test]
+fn a_dead_mirror_names_the_requirement_that_would_be_met() {
+    let world = World::with_tree();
+    fleet(&world, "http://127.0.0.1:1", "");
+    world.ok("push");
+    world.rename("c", "moved");
+    world.write("c", "a file");
+    world.write("tree/index.html", "two");
+    world.run("push").code(4).warns("or go on with `--require 2`");
+    world.run("push --require 2").code(3);
+    assert_eq!(["a", "b"].map(|mirror| world.current(mirror)), [2, 2]);
+    world.run("push --only c").code(4).warns("fix what failed and push again\n");
+    assert!(world.ok("init other.toml").stdout.contains("other.toml"));
+    assert!(world.read("other.toml").contains("With five, 4 lets one be down"));
+}

@@ -47,6 +47,57 @@ fn content_that_a_person_rolled_back_is_refused_with_who_when_and_why() {
     world.run("push tree ./www ./data").code(5).warns("ci:deploy run 9 rolled back release 5");
 }
 
+/// Four configured mirrors of which one cannot be read, with the releases 1 and 2.
+fn fleet() -> World {
+    let world = World::with_tree();
+    let mirror = |name: &str, group: &str| format!("[[mirror]]\nname='{name}'\ngroup='{group}'\n");
+    let mirrors: String = [("a", "eu"), ("b", "eu"), ("c", "us"), ("d", "us")].map(|(n, g)| mirror(n, g)).concat();
+    world.write("headwater.toml", format!("content='tree'\n[mirror_defaults]\nurl='./{{name}}'\n{mirrors}"));
+    world.ok("push --note first");
+    world.write("tree/index.html", "two");
+    world.ok("push");
+    world.rename("d", "moved");
+    world.write("d", "a file");
+    world
+}
+
+#[test]
+fn without_names_all_mirrors_go_back_and_a_dead_one_does_not_block_it() {
+    let world = fleet();
+    world.run("rollback").code(2).warns("c: release 2 -> content of release 1").warns("--yes");
+    assert_eq!(world.current("a"), 2);
+    let run = world.run("rollback --yes").code(3).warns("release 1, published ").warns(": first");
+    assert!(run.stderr.contains("d: cannot be asked"), "{}", run.stderr);
+    for mirror in ["a", "b", "c"] {
+        assert_eq!((world.current(mirror), world.read(&format!("{mirror}/current/index.html")).len()), (3, 15));
+    }
+}
+
+#[test]
+fn a_rollback_without_names_takes_only_and_skip() {
+    let world = fleet();
+    world.ok("rollback --only eu");
+    assert_eq!(["a", "b", "c"].map(|mirror| world.current(mirror)), [3, 3, 2]);
+    let world = fleet();
+    world.run("rollback --skip us,a").code(2).warns("(1 mirror)");
+    world.ok("rollback --skip us,a --yes");
+    assert_eq!(["a", "b", "c"].map(|mirror| world.current(mirror)), [2, 3, 2]);
+    world.rename("b", "x");
+    world.run("rollback --only d").code(4);
+}
+
+#[test]
+fn a_rollback_without_names_asks_on_a_terminal() {
+    let world = fleet();
+    for (keys, code, sequence) in [("\n", 130, 2), ("n\n", 130, 2), ("y\n", 3, 3)] {
+        let mut terminal = world.on_terminal(100, "rollback");
+        terminal.wait_for("[y/N]");
+        terminal.press(keys);
+        let shown = terminal.end().code(code);
+        assert_eq!(world.current("a"), sequence, "{shown}");
+    }
+}
+
 #[test]
 fn a_rollback_sends_no_content() {
     let world = world();
@@ -61,7 +112,6 @@ fn a_sequence_that_is_not_kept_is_a_usage_error() {
     let before = world.snapshot("www");
     world.run("rollback ./www --to 99").code(2).warns("no mirror keeps a release 99").warns("headwater releases");
     world.run("rollback ./www --to x").code(2);
-    world.run("rollback").code(2);
     assert_eq!(world.snapshot("www"), before);
 }
 

@@ -1,0 +1,72 @@
+//! `headwater rollback`: the content of a kept release, as a new release.
+
+use std::io::{self, IsTerminal as _};
+
+use headwater::config::Require;
+use headwater::monitor::Silent;
+use headwater::push::{self, DecidedBy, RollbackPlan, Source};
+
+use super::args::{RollbackArgs, WorkArgs};
+use super::failure::{Exit, Failure, eprint_raw};
+use super::output::{counted, escape, moment};
+use super::push::{Job, TreeLess, execute, without_tree};
+use super::{hints, load_config, person, terminal};
+
+/// Runs `headwater rollback`.
+pub(crate) fn run(args: &RollbackArgs) -> Result<Exit, Failure> {
+    // In an emergency a mirror that cannot be reached must not hold up the others.
+    let work = WorkArgs { require: Some(args.work.require.unwrap_or(Require::Any)), ..args.work.clone() };
+    let told = TreeLess {
+        mirrors: &args.mirrors,
+        release: &args.release,
+        work: &work,
+        around: &args.around,
+        config: load_config(&args.config)?,
+    };
+    let source = |to: Option<u64>| Source::Rollback { to, by: DecidedBy::Person(person::name()) };
+    let (mut job, guards) = without_tree(told, source(args.to))?;
+    if args.mirrors.is_empty() && args.config.only.is_empty() {
+        // The release that was agreed on, whatever is current once the rollback begins.
+        job.source = source(confirm(args, &job)?.or(args.to));
+    }
+    execute("rollback", &job, &args.output, &guards)
+}
+
+/// Shows where a rollback of all configured mirrors would go, and asks on a terminal. Returns the sequence of the
+/// release; `None` if no mirror can be asked, which the rollback itself reports.
+fn confirm(args: &RollbackArgs, job: &Job) -> Result<Option<u64>, Failure> {
+    let plan = push::plan_rollback(&job.fleet, args.to, &Silent).map_err(hints::of_push)?;
+    let Some(plan) = plan else { return Ok(None) };
+    let failed = |error: io::Error| Failure::new(Exit::Failed, error);
+    eprint_raw(&describe(&plan)).map_err(failed)?;
+    if args.yes {
+        return Ok(Some(plan.to.sequence));
+    }
+    let mirrors = counted(plan.mirrors.len() as u64, "mirror", "mirrors");
+    if !io::stdin().is_terminal() || !terminal::is_stderr_terminal() {
+        let error = format!("a rollback of all configured mirrors ({mirrors}) must be confirmed");
+        return Err(Failure::new(Exit::Usage, error).with_hint("add --yes, or name the mirrors"));
+    }
+    eprint_raw(&format!("Roll back {mirrors} to the content of release {}? [y/N] ", plan.to.sequence))
+        .map_err(failed)?;
+    let mut answer = String::new();
+    io::stdin().read_line(&mut answer).map_err(failed)?;
+    match answer.trim().to_ascii_lowercase().as_str() {
+        "y" | "yes" => Ok(Some(plan.to.sequence)),
+        _ => Err(Failure::new(Exit::Interrupted, "not confirmed; nothing was changed")),
+    }
+}
+
+fn describe(plan: &RollbackPlan) -> String {
+    let note = plan.to.note.as_ref().map(|note| format!(": {}", escape(note))).unwrap_or_default();
+    let mut text = format!("release {}, published {}{note}\n", plan.to.sequence, moment(plan.to.created));
+    for (mirror, serves) in &plan.mirrors {
+        let words = match serves {
+            Ok(Some(sequence)) => format!("release {sequence} -> content of release {}", plan.to.sequence),
+            Ok(None) => format!("nothing -> content of release {}", plan.to.sequence),
+            Err(error) => format!("cannot be asked: {}", escape(error)),
+        };
+        text.push_str(&format!("  {}: {words}\n", escape(mirror)));
+    }
+    text
+}
