@@ -99,9 +99,41 @@ pub struct Release {
     /// The sequence whose live entries a rollback brought back.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rolled_back_to: Option<u64>,
+    /// For which mirrors it was made; `None` if for all of the fleet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub partial: Option<Partial>,
     /// Free text.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub note: Option<String>,
+}
+
+/// Says that a release was made for a part of the fleet.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Partial {
+    /// The names of the mirrors that it was made for.
+    pub mirrors: Vec<String>,
+    /// Which command made it, or why a push went back.
+    pub why: String,
+}
+
+impl Partial {
+    /// Whether it was made for this mirror.
+    #[must_use]
+    pub fn is_for(&self, mirror: &str) -> bool {
+        self.mirrors.iter().any(|one| one == mirror)
+    }
+}
+
+impl fmt::Display for Partial {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const SHOWN: usize = 5;
+        write!(f, "made for {}", self.mirrors.iter().take(SHOWN).cloned().collect::<Vec<_>>().join(", "))?;
+        match self.mirrors.len().saturating_sub(SHOWN) {
+            0 => write!(f, " only: {}", self.why),
+            more => write!(f, " and {more} more only: {}", self.why),
+        }
+    }
 }
 
 /// Content that a person rolled back: a push of it is refused.
@@ -188,6 +220,7 @@ impl Release {
             retired: 0,
             bytes: 0,
             rolled_back_to: None,
+            partial: None,
             note: None,
         }
     }
@@ -214,6 +247,10 @@ impl Release {
             return Err(ReleaseError::Replaces);
         }
         release.rejected.iter().try_for_each(RejectedContent::check)?;
+        let texts = |partial: &Partial| is_note(&partial.why) && partial.mirrors.iter().all(|name| is_note(name));
+        if !release.partial.as_ref().is_none_or(texts) {
+            return Err(ReleaseError::Note);
+        }
         if release.to_bytes() == bytes { Ok(release) } else { Err(ReleaseError::NotCanonical) }
     }
 
@@ -440,6 +477,18 @@ mod tests {
         let bad = with(RejectedContent { by: Some("a\u{1b}".into()), ..rejected.clone() });
         assert_eq!(Release::parse(&bad.to_bytes()), Err(ReleaseError::Person));
         let bad = with(RejectedContent { why: Some("n".repeat(1025)), ..rejected });
+        assert_eq!(Release::parse(&bad.to_bytes()), Err(ReleaseError::Note));
+    }
+
+    #[test]
+    fn a_partial_release_says_for_which_mirrors_and_why() {
+        let mirrors: Vec<String> = (1..=7).map(|number| format!("m{number}")).collect();
+        let partial = Partial { mirrors, why: "push by ann@desk".into() };
+        assert_eq!(partial.to_string(), "made for m1, m2, m3, m4, m5 and 2 more only: push by ann@desk");
+        assert!(partial.is_for("m7") && !partial.is_for("m"));
+        let with = |partial: Partial| Release { partial: Some(partial), ..release() };
+        assert_eq!(Release::parse(&with(partial.clone()).to_bytes()), Ok(with(partial.clone())));
+        let bad = with(Partial { why: "a\nb".into(), ..partial });
         assert_eq!(Release::parse(&bad.to_bytes()), Err(ReleaseError::Note));
     }
 

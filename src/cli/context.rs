@@ -141,6 +141,7 @@ impl Told<'_> {
                 config::Require::Percent(percent) => Require::Percent(percent),
             },
             policy: fleet::policy(self.config, self.work.on_failure, self.goal)?,
+            partial: None,
             jobs: jobs(self.work.jobs),
             level: match self.work.level {
                 args::Level::Auto => LevelChoice::Auto,

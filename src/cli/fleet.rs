@@ -6,11 +6,13 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use headwater::config::{self, Config, MirrorConfig};
 use headwater::push::{Goal, MirrorReport, OnFailure, Outcome, Policy, Probe, Traffic, Wave};
+use headwater::release::Partial;
 use headwater::tree_path::TreePath;
 use headwater::web;
 
 use super::args::ConfigArgs;
 use super::failure::{Exit, Failure};
+use super::person;
 use super::places::MirrorChoice;
 
 /// Leaves only the mirrors that `--only` and `--skip` let through.
@@ -64,6 +66,25 @@ pub(crate) fn set_frozen_apart(mirrors: &mut Vec<MirrorChoice>, config: &Config)
         return Err(Failure::new(Exit::Usage, error).with_hint(hint));
     }
     Ok(frozen)
+}
+
+/// What the release of `command` says of its mirrors if they are a part of the configured fleet. Frozen mirrors are not
+/// missing, and locations that are not configured are a fleet of their own.
+pub(crate) fn partial(mirrors: &[MirrorChoice], config: &Config, command: &str) -> Option<Partial> {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    let is_chosen = |mirror: &MirrorConfig| {
+        let place = |url: &str| url.trim_end_matches('/').to_owned();
+        mirrors.iter().any(|one| one.name == mirror.name.as_str() || place(&one.location) == place(&mirror.url))
+    };
+    let (chosen, others): (Vec<_>, Vec<_>) =
+        config.all_mirrors().filter(|mirror| !mirror.is_frozen(now)).partition(|mirror| is_chosen(mirror));
+    if chosen.is_empty() || others.is_empty() {
+        return None;
+    }
+    let mut names: Vec<String> = mirrors.iter().map(|mirror| mirror.name.clone()).collect();
+    names.sort_unstable();
+    let by = person::name().map(|name| format!(" by {name}")).unwrap_or_default();
+    Some(Partial { mirrors: names, why: format!("{command}{by}") })
 }
 
 fn report(choice: MirrorChoice) -> MirrorReport {

@@ -94,6 +94,12 @@ fn of_mirrors(page: &mut Page<'_>, told: &Told<'_>, before: &str) {
         rows,
         |s| one(s.state == State::Frozen),
     );
+    page.family(
+        "headwater_mirror_apart",
+        "Whether the mirror serves a release made for some mirrors only.",
+        rows,
+        |s| one(s.state == State::Apart),
+    );
     for (name, help, fact) in FACTS {
         page.family(name, help, rows, fact);
     }

@@ -78,7 +78,8 @@ fn job_from(args: &PushArgs, source_of: fn(Arc<dyn Mirror>) -> Source) -> Result
     };
     let goal = if args.stage_only { Goal::Stage } else { Goal::Activate };
     let told = Told { config: &config, release: &args.release, guards: &args.guards, work: &args.work, goal };
-    let options = told.options(settings, scratch)?;
+    let mut options = told.options(settings, scratch)?;
+    options.partial = fleet::partial(&places.mirrors, &config, "push");
     let (keep, around) = (keep(&config), args.around.clone());
     let others = others(&reach, &mirrors, &config, &around);
     Ok(Job { source, fleet: mirrors, options, keep, frozen, others, config, around })
@@ -166,6 +167,9 @@ pub(crate) fn without_tree(told: TreeLess<'_>, source: Source) -> Result<(Job, G
         Told { config: &config, release, guards: &guards, work, goal: Goal::Activate }.options(settings, scratch)?;
     if release.order.is_none() {
         options.order = None;
+    }
+    if matches!(source, Source::Rollback { .. }) {
+        options.partial = fleet::partial(&choices, &config, "rollback");
     }
     let (keep, around) = (keep(&config), told.around.clone());
     let others = others(&reach, &mirrors, &config, &around);
@@ -276,7 +280,7 @@ fn outcome(outcome: &Outcome) -> Option<failure::Outcome> {
     use headwater::mirror::Failure as Kind;
     Some(match outcome {
         Outcome::Activated => failure::Outcome::Activated,
-        Outcome::Current => failure::Outcome::AlreadyCurrent,
+        Outcome::Current | Outcome::Apart => failure::Outcome::AlreadyCurrent,
         Outcome::Superseded | Outcome::Newer { .. } => failure::Outcome::Superseded,
         Outcome::Staged | Outcome::Skipped | Outcome::Frozen => return None,
         Outcome::Failed { failure: kind, .. } if kind.is_denial() => failure::Outcome::Denied,
@@ -288,6 +292,7 @@ fn outcome(outcome: &Outcome) -> Option<failure::Outcome> {
 /// The report for people.
 fn describe(report: &Report) -> String {
     let mut text = match (report.sequence, report.is_new) {
+        (None, _) if report.unmet.is_none() => "nothing was pushed: no mirror serves a release for all\n".to_owned(),
         (None, _) => format!("nothing was pushed: {}\n", report.unmet.as_deref().unwrap_or("too few mirrors")),
         (Some(sequence), false) if report.unmet.is_some() => {
             format!("release {sequence} was not activated: {}\n", report.unmet.as_deref().unwrap_or_default())
@@ -415,6 +420,7 @@ pub(crate) fn words(outcome: &Outcome) -> String {
         Outcome::Newer { serves } => format!("left alone: serves the newer release {serves}"),
         Outcome::Skipped => "not tried".into(),
         Outcome::Reverted => "switched, and went back".into(),
+        Outcome::Apart => "apart: its release is not for all mirrors".into(),
         Outcome::Frozen => "frozen".into(),
         Outcome::Failed { error, .. } => format!("failed: {error}"),
     }

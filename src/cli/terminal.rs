@@ -64,6 +64,11 @@ pub(crate) fn stdout_columns() -> Option<usize> {
     is_stdout_terminal().then_some(usize::from(size.ws_col)).filter(|columns| *columns > 0)
 }
 
+/// Returns whether a person reads standard error.
+pub(crate) fn is_stderr_terminal() -> bool {
+    io::stderr().is_terminal()
+}
+
 /// Returns whether a person reads standard output.
 pub(crate) fn is_stdout_terminal() -> bool {
     io::stdout().is_terminal()

@@ -83,6 +83,10 @@ impl Member {
         state.incoming_bytes > 0 || state.next_expiry.is_some_and(|next| next <= time)
     }
 
+    pub(super) fn current_release(&self) -> Option<&Release> {
+        self.state.as_ref().ok()?.current_release()
+    }
+
     pub(super) fn current(&self) -> Option<ReleaseName> {
         self.state.as_ref().ok()?.current
     }

@@ -8,9 +8,10 @@ use crate::manifest::Entry;
 use crate::mirror::{Mirror, MirrorState};
 use crate::monitor::Monitor;
 use crate::push::fleet::{self, Fleet, Member};
+use crate::push::options::Wave;
 use crate::push::outcome::error_chain;
 use crate::push::source::{DecidedBy, Live};
-use crate::push::{PushError, later};
+use crate::push::{PushError, for_all, later};
 use crate::release::{Release, ReleaseName, Succession};
 
 /// What is pushed, loaded.
@@ -27,6 +28,8 @@ pub(super) struct Loaded {
     pub(super) is_staged: bool,
     /// Whether the content is that of `from`, for another history.
     pub(super) is_promoted: bool,
+    /// Whether mirrors with a newer release are left alone.
+    pub(super) leaves_newer: bool,
 }
 
 impl Loaded {
@@ -40,6 +43,7 @@ impl Loaded {
             as_it_is: None,
             is_staged: false,
             is_promoted: false,
+            leaves_newer: false,
         }
     }
 
@@ -81,11 +85,15 @@ fn current_of(mirror: &Arc<dyn Mirror>) -> Result<(Member, Release), PushError> 
     Ok((Member { mirror: Arc::clone(mirror), state: Ok(state) }, release))
 }
 
-/// Loads the newest release that a mirror serves, to be brought to all as it is.
-pub(super) fn load_newest(members: &[Member]) -> Result<Loaded, PushError> {
+/// Loads the newest release that a mirror serves and that is for all mirrors, to be brought to them as it is. There may
+/// be none: then every release was made for some of them.
+pub(super) fn load_newest(members: &[Member], waves: &[Wave]) -> Result<Loaded, PushError> {
     fleet::check_one_history(members)?;
-    let newest = fleet::newest(members).ok_or_else(|| PushError::Rollback("no mirror has a release yet".into()))?;
-    Ok(Loaded { as_it_is: Some(newest.clone()), ..Loaded::nothing() })
+    if fleet::newest(members).is_none() {
+        return Err(PushError::Rollback("no mirror has a release yet".into()));
+    }
+    let as_it_is = for_all::newest_for_all(members, waves).cloned();
+    Ok(Loaded { as_it_is, leaves_newer: true, ..Loaded::nothing() })
 }
 
 /// Whether a mirror is on a release that the newest one cannot replace, because its record is lost or its

@@ -16,6 +16,7 @@ mod bundle;
 mod churn;
 mod contents;
 mod fleet;
+mod for_all;
 mod gate;
 mod guard;
 mod held;

@@ -10,6 +10,7 @@ use crate::pack::Level;
 use crate::push::guard::Guards;
 use crate::push::retention::Retention;
 use crate::push::stores::KnownStores;
+use crate::release::Partial;
 use crate::tree_path::{Site, TreePath};
 
 /// A number that rises with the age of what is pushed: a CI run number, say.
@@ -165,6 +166,8 @@ pub struct Options {
     pub require: Require,
     /// What happens then.
     pub policy: Policy,
+    /// The mirrors that the release is for, where that is a part of the fleet.
+    pub partial: Option<Partial>,
     /// Threads.
     pub jobs: NonZeroUsize,
     /// How content is compressed.

@@ -32,6 +32,8 @@ pub enum Outcome {
     Skipped,
     /// It switched, and went back to the content it had.
     Reverted,
+    /// It serves a release that is not for all mirrors, and was left alone.
+    Apart,
     /// It was left out, as it is to stay as it is.
     Frozen,
     /// It stays on what it had.

@@ -122,7 +122,7 @@ impl Preparation {
                     _ if !is_met(&members, options) => Loaded::nothing(),
                     Source::Rollback { to, by } => load::load_rollback(&members, *to, by)?,
                     Source::Staged(text) => load::load_staged(&members, text)?,
-                    _ => load::load_newest(&members)?,
+                    _ => load::load_newest(&members, &options.policy.waves)?,
                 };
                 (members, loaded)
             }
@@ -138,17 +138,24 @@ impl Preparation {
         Ok(Self { site, members, loaded, scratch, cache, ahead })
     }
 
-    /// The report of a push that cannot meet its requirement, before anything is sent.
+    /// The report of a push that cannot meet its requirement, or has no release for all mirrors, before anything is sent.
     fn unreachable(&self, options: &Options) -> Option<Report> {
-        if is_met(&self.members, options) {
+        let (reachable, total) = reachable(&self.members);
+        let unmet =
+            (!options.require.is_met(reachable, total)).then(|| rollout::unmet(options.require, reachable, total));
+        let has_nothing = self.loaded.leaves_newer && self.loaded.as_it_is.is_none();
+        if unmet.is_none() && !has_nothing {
             return None;
         }
-        let (reachable, total) = reachable(&self.members);
+        let reached = |member: &Member| match member.current() {
+            Some(_) if unmet.is_none() => Outcome::Apart,
+            _ => Outcome::Skipped,
+        };
         let now = fleet::unix_seconds();
         let report = |member: &Member| MirrorReport {
             mirror: member.mirror.name().to_owned(),
             location: member.mirror.location().to_owned(),
-            outcome: member.state.as_ref().map_or_else(Outcome::failed, |_| Outcome::Skipped),
+            outcome: member.state.as_ref().map_or_else(Outcome::failed, |_| reached(member)),
             before: member.current().map(|current| current.sequence()),
             now: member.current().map(|current| current.sequence()),
             new_bytes: 0,
@@ -163,11 +170,11 @@ impl Preparation {
             changes: Sums::default(),
             new_bytes: 0,
             goal: options.policy.goal,
-            unmet: Some(rollout::unmet(options.require, reachable, total)),
+            mirrors: self.members.iter().map(report).collect(),
+            unmet,
             stopped: None,
             reverted: None,
             spread_ms: None,
-            mirrors: self.members.iter().map(report).collect(),
         })
     }
 
@@ -192,6 +199,7 @@ impl Preparation {
         let content = self.loaded.live.content();
         if let Some(newest) = &newest
             && newest.content == content
+            && is_for_these(newest, options)
             && self.loaded.rolled_back_to.is_none()
             && !options.new_history
             && !load::is_stuck(&self.members, newest)
@@ -236,6 +244,7 @@ impl Preparation {
         let likely = likely_manifests(&next, likely_base);
         let sources = Sources::new(from, &likely);
         let releases = self.members.iter().chain(&self.loaded.from).flat_map(Member::releases).cloned().collect();
+        let leaves_newer = self.loaded.leaves_newer;
         let supplies = Supplies::new(self.loaded.live, sources, releases).with_old_content(self.cache);
         let mut links = self.scratch.known_links();
         let round_trip = |member: &Member| member.state.as_ref().ok()?.round_trip;
@@ -256,6 +265,7 @@ impl Preparation {
             supplies,
             members: self.members,
             likely_base,
+            leaves_newer,
             links,
             scratch: self.scratch,
             ahead: self.ahead,
@@ -350,6 +360,7 @@ impl Preparation {
         release.retired = totals.retired;
         release.bytes = totals.bytes;
         release.note.clone_from(&options.note);
+        release.partial.clone_from(&options.partial);
         if let Some(newest) = newest {
             release.orders.clone_from(&newest.orders);
             let kept: Vec<_> = self.releases().map(|kept| kept.content).collect();
@@ -397,6 +408,15 @@ impl Preparation {
 fn likely_manifests(next: &Next, likely_base: Option<ManifestId>) -> Vec<ManifestId> {
     let previous = next.previous.as_ref().map(|previous| previous.id);
     [Some(next.release.manifest), previous, likely_base].into_iter().flatten().collect()
+}
+
+/// Whether a release is for all mirrors, or for those that the push is for: else its content needs a new release.
+fn is_for_these(release: &Release, options: &Options) -> bool {
+    match (&release.partial, &options.partial) {
+        (None, _) => true,
+        (Some(_), None) => false,
+        (Some(made_for), Some(wanted)) => wanted.mirrors.iter().all(|mirror| made_for.is_for(mirror)),
+    }
 }
 
 /// How many mirrors can be reached, and of how many, those that count.

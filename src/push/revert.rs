@@ -7,6 +7,7 @@ use crate::push::guard::Guards;
 use crate::push::options::{Options, Policy, Require};
 use crate::push::outcome::{Outcome, Report, Reverted, error_chain};
 use crate::push::source::{DecidedBy, Source};
+use crate::release::{MAX_NOTE_BYTES, Partial, is_note};
 
 /// Takes the mirrors `back`, by index, from the release of `report` to `to`, and notes that there.
 pub(super) fn revert(
@@ -18,14 +19,23 @@ pub(super) fn revert(
     monitor: &dyn Monitor,
 ) -> Report {
     let reason = report.stopped.clone().unwrap_or_default();
-    let mut reverted = Reverted { reason, sequence: None, error: None };
+    let mut reverted = Reverted { reason: reason.clone(), sequence: None, error: None };
     let Some(to) = to else {
         reverted.error = Some("there is nothing before their first release".to_owned());
         report.reverted = Some(reverted);
         return report;
     };
     let mirrors = back.iter().map(|index| fleet.mirrors()[*index].clone()).collect();
+    // What a part of the fleet went back to is not for the others: `heal` must not spread it.
+    let is_part = back.len() < fleet.mirrors().len();
+    let names = || back.iter().map(|index| fleet.mirrors()[*index].name().to_owned()).collect();
+    let mut why = format!("a push went back from release {}: {reason}", report.sequence.unwrap_or_default());
+    while !is_note(&why) {
+        why = why.chars().filter(|c| !c.is_control()).take(MAX_NOTE_BYTES / 4).collect();
+    }
+    let partial = if is_part { Some(Partial { mirrors: names(), why }) } else { options.partial.clone() };
     let options = Options {
+        partial,
         note: report.sequence.map(|sequence| format!("back from release {sequence}")),
         order: None,
         allow_older: true,

@@ -142,6 +142,7 @@ pub(super) fn at_once(target: &Target, member: &Member) -> Option<Outcome> {
     match &member.state {
         Err(error) => Some(Outcome::failed(error)),
         Ok(state) if state.current == Some(target.release.name()) => Some(Outcome::Current),
+        Ok(_) if target.leaves_newer && is_newer(member, &target.release) => Some(Outcome::Apart),
         Ok(state) if state.staged.as_ref().is_some_and(|staged| staged.name() == target.release.name()) => {
             Some(Outcome::Staged)
         }
@@ -168,6 +169,10 @@ fn unreplaceable(release: &Release, state: &MirrorState) -> Option<Outcome> {
             ),
         }),
     }
+}
+
+fn is_newer(member: &Member, release: &Release) -> bool {
+    member.current_release().is_some_and(|current| current.rank() > release.rank())
 }
 
 /// Stages the target on one mirror; where its base turns out to be damaged, from nothing.
@@ -351,7 +356,7 @@ impl Conductor<'_> {
 
 /// Whether nothing more has to be done before the others switch.
 const fn is_ready(outcome: &Outcome) -> bool {
-    outcome.is_current() || matches!(outcome, Outcome::Staged | Outcome::Newer { .. })
+    outcome.is_current() || matches!(outcome, Outcome::Staged | Outcome::Newer { .. } | Outcome::Apart)
 }
 
 fn report(

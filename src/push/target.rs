@@ -35,6 +35,8 @@ pub(super) struct Target {
     pub(super) members: Vec<Member>,
     /// A kept manifest that has most of the content: the one a rollback goes back to.
     pub(super) likely_base: Option<ManifestId>,
+    /// Whether mirrors with a newer release are left alone.
+    pub(super) leaves_newer: bool,
     /// How it differs from the newest release before it.
     pub(super) sums: Sums,
     pub(super) scratch: Scratch,

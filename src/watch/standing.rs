@@ -32,6 +32,8 @@ pub enum State {
     Staging,
     /// It serves nothing yet.
     Joining,
+    /// It serves a release that was made for a part of the fleet, and that no later one for all has replaced.
+    Apart,
     /// It is left as it is, because somebody said so.
     Frozen,
     /// It serves the newest release, or an older one of the same content: visitors get the same.
@@ -40,7 +42,7 @@ pub enum State {
 
 impl State {
     /// All of them, worst first.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Unknown,
         Self::Denied,
         Self::Unreachable,
@@ -48,6 +50,7 @@ impl State {
         Self::Behind,
         Self::Staging,
         Self::Joining,
+        Self::Apart,
         Self::Frozen,
         Self::Current,
     ];
@@ -63,6 +66,7 @@ impl State {
             Self::Behind => "behind",
             Self::Staging => "staging",
             Self::Joining => "joining",
+            Self::Apart => "apart",
             Self::Frozen => "frozen",
             Self::Current => "current",
         }
@@ -71,7 +75,7 @@ impl State {
     /// Whether nobody has to do anything.
     #[must_use]
     pub const fn is_well(self) -> bool {
-        matches!(self, Self::Current | Self::Frozen)
+        matches!(self, Self::Current | Self::Apart | Self::Frozen)
     }
 
     /// Whether it said what it serves.
@@ -126,6 +130,9 @@ pub struct Standing {
     pub bytes: Option<u64>,
     /// The sequence of a newer release that is complete there and not served.
     pub staged: Option<u64>,
+    /// Why it is apart. Of a peer: to be escaped before it is shown.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub apart: Option<String>,
     /// How many releases it lacks, of those that are known: those after the last one with the content that it serves.
     pub behind: u64,
     /// Seconds since the oldest release that it lacks was published; nothing where that is not known.
@@ -176,6 +183,17 @@ pub fn releases<'s>(seen: &'s [Seen], site: &Site) -> Vec<&'s Release> {
     known
 }
 
+/// Those of the `known` releases that a mirror may lack: made for all mirrors, and not newer than what is served
+/// anywhere, as a release that a push took back is. Where none was made for all, every release counts.
+fn for_all<'s>(known: Vec<&'s Release>, seen: &'s [Seen], site: &Site) -> Vec<&'s Release> {
+    let is_whole = |release: &&Release| release.partial.is_none() && release.site == *site;
+    let current = seen.iter().filter_map(|one| one.state.as_ref().ok()?.current_release());
+    let newest = current.filter(is_whole).map(Release::rank).max();
+    let is_lacking = |release: &&Release| newest.is_none_or(|newest| release.rank() <= newest);
+    let whole: Vec<&Release> = known.iter().copied().filter(is_whole).filter(is_lacking).collect();
+    if whole.is_empty() { known } else { whole }
+}
+
 impl Seen {
     fn standing(&self, all: &[Self], is_frozen: bool, now: u64) -> Standing {
         let mut standing = Standing {
@@ -212,12 +230,21 @@ impl Seen {
         (standing.entries, standing.bytes) = (Some(current.entries), Some(current.bytes));
         let known = releases(all, site);
         // It lacks what was published since its content was last the newest: who went back to that lacks nothing.
+        let known = for_all(known, all, site);
         let same = known.iter().rposition(|release| release.content == current.content);
-        let lacking = &known[same.map_or(0, |last| last + 1)..];
+        let since =
+            same.map_or_else(|| known.partition_point(|release| release.rank() <= current.rank()), |last| last + 1);
+        let lacking = &known[since..];
+        let is_other = same.is_none_or(|last| last + 1 < known.len());
+        let is_newest = known.last().is_none_or(|newest| newest.rank() < current.rank());
+        let apart = current.partial.as_ref().filter(|_| is_other && is_newest);
+        let lacking = if apart.is_some() { &[] } else { lacking };
+        standing.apart = apart.map(ToString::to_string);
         standing.behind = lacking.len() as u64;
         standing.lag = Some(lacking.first().map_or(0, |oldest| now.saturating_sub(oldest.created)));
         standing.state = match lacking.last() {
             _ if is_frozen => State::Frozen,
+            _ if apart.is_some() => State::Apart,
             None => State::Current,
             Some(newest) if newest.sequence == current.sequence => State::Diverged,
             Some(newest) if state.staged.as_ref().is_some_and(|staged| staged.id() == newest.id()) => State::Staging,
@@ -302,6 +329,7 @@ impl Standing {
             entries: None,
             bytes: None,
             staged: None,
+            apart: None,
             behind: 0,
             lag: None,
             switched: None,
@@ -357,6 +385,7 @@ mod tests {
     use super::*;
     use crate::hash::{ContentId, HistoryId, ManifestId};
     use crate::mirror::{MirrorError, MirrorState};
+    use crate::release::Partial;
     use crate::wire::Refusal;
 
     const NOW: u64 = 1_000_000;
@@ -367,6 +396,30 @@ mod tests {
         let mut release = Release::new(site, history, sequence, manifest, ContentId::of(content));
         release.created = NOW - 10_000 + sequence * 1_000;
         release
+    }
+
+    fn for_some(mut release: Release) -> Release {
+        release.partial = Some(Partial { mirrors: vec!["apart".into()], why: "push".into() });
+        release
+    }
+
+    #[test]
+    fn a_release_for_some_is_apart_until_one_for_all_replaces_it() {
+        let (one, two, four) = (release(1, b"1"), for_some(release(2, b"2")), release(4, b"4"));
+        let row = |all: &[Seen], mirror: &str| {
+            let row = judge(all, |_| false, NOW).into_iter().find(|row| row.mirror == mirror).unwrap();
+            (row.state, row.behind, row.lag, row.apart)
+        };
+        let all = [serving("a", from_ref(&one)), serving("b", &[one.clone(), two.clone()])];
+        assert_eq!(row(&all, "a"), (State::Current, 0, Some(0), None));
+        let why = Some("made for apart only: push".to_owned());
+        assert_eq!(row(&all, "b"), (State::Apart, 0, Some(0), why));
+        assert!(judge(&all, |_| false, NOW).iter().all(Standing::is_well));
+        let all = [serving("a", &[one.clone(), four]), serving("b", &[one.clone(), two.clone()])];
+        assert_eq!(row(&all, "b"), (State::Behind, 1, Some(6_000), None));
+        // What a mirror went back to is what the others never left.
+        let all = [serving("a", from_ref(&one)), serving("b", &[one, two, for_some(release(3, b"1"))])];
+        assert_eq!(row(&all, "b"), (State::Current, 0, Some(0), None));
     }
 
     fn seen(mirror: &str, state: Result<MirrorState, MirrorError>) -> Seen {
@@ -397,12 +450,14 @@ mod tests {
         let (one, two, other) = (release(1, b"1"), release(2, b"2"), release(2, b"x"));
         let newest = std::cmp::max_by_key(two.clone(), other.clone(), Release::rank);
         let oldest = std::cmp::min_by_key(two, other, Release::rank);
+        let apart = for_some(release(3, b"3"));
         let mut staging = serving("staging", from_ref(&one));
         staging.state.as_mut().unwrap().staged = Some(newest.clone());
         let all = [
             serving("current", &[one.clone(), newest]),
             serving("cold", from_ref(&one)),
             seen("joining", Ok(MirrorState::default())),
+            serving("apart", &[one.clone(), apart]),
             staging,
             serving("behind", &[one]),
             serving("diverged", &[oldest]),
@@ -411,7 +466,7 @@ mod tests {
             refusing("unknown", "damaged"),
         ];
         let mut wanted: Vec<(String, State)> = State::ALL.map(|state| (state.name().to_owned(), state)).to_vec();
-        wanted[7].0 = "cold".to_owned();
+        wanted[8].0 = "cold".to_owned();
         assert_eq!(states(&all), wanted);
     }
 

@@ -65,8 +65,9 @@ fn a_bad_release_is_stopped_by_the_probe_and_reverted() {
     assert_eq!(column(&rows, "state"), ["current"; 3]);
     assert_eq!(column(&rows, "behind"), ["0"; 3]);
     assert_eq!(world.ok("mirrorlist").stdout.lines().count(), 3);
-    world.ok("heal");
-    assert_eq!(on(&world), [3, 3, 3]);
+    // What the canary went back to is for the canary.
+    world.ok("heal").says("apart");
+    assert_eq!(on(&world), [3, 1, 1]);
 }
 
 #[test]
@@ -226,4 +227,99 @@ fn a_dead_mirror_names_the_requirement_that_would_be_met() {
     world.run("push --only c").code(4).warns("fix what failed and push again\n");
     assert!(world.ok("init other.toml").stdout.contains("other.toml"));
     assert!(world.read("other.toml").contains("With five, 4 lets one be down"));
+}
+
+#[test]
+fn what_was_meant_for_some_is_not_spread_and_not_taken_away() {
+    let ann = [("USER", "ann"), ("SUDO_USER", "")];
+    for (command, content) in [("push --only a", "three"), ("rollback a", "one")] {
+        let world = World::with_tree();
+        fleet(&world, "http://127.0.0.1:1", "");
+        world.write("tree/index.html", "one");
+        world.ok("push");
+        world.write("tree/index.html", "two");
+        world.ok("push");
+        world.write("tree/index.html", "three");
+        world.run_with(&ann, command).code(0);
+        for _ in 0..2 {
+            let answer = world.json("heal", 0);
+            assert_eq!(outcomes(&answer), ["apart", "current", "current"], "{command}: {answer}");
+        }
+        assert_eq!(on(&world), [3, 2, 2]);
+        assert_eq!(world.read("a/current/index.html"), content);
+        let row = world.json("status", 0)["mirrors"][0].clone();
+        assert_eq!((row["mirror"].as_str(), row["state"].as_str()), (Some("a"), Some("apart")), "{row}");
+        let verb = command.split(' ').next().unwrap();
+        let why = row["apart"].as_str().unwrap();
+        assert!(why.starts_with(&format!("made for a only: {verb} by ann@")), "{why}");
+        world.ok("status").says("2 of 3 mirrors current, 1 apart").says("made for a only");
+        world.ok("status --check").says("1 apart");
+        assert!(world.releases("b").iter().all(|release| release["partial"].is_null()));
+        // A laggard gets what is for all of them.
+        world.remove("c");
+        world.ok("heal");
+        assert_eq!(on(&world), [3, 2, 2]);
+        // The next push to all ends it, also without anything new for the one that is apart.
+        world.write("tree/index.html", content);
+        world.ok("push --again");
+        assert_eq!(on(&world), [4, 4, 4]);
+        assert_eq!(column(&world.json("status", 0)["mirrors"], "state"), ["current"; 3]);
+    }
+}
+
+#[test]
+fn a_newer_release_for_all_reaches_the_mirror_that_was_apart() {
+    let world = World::with_tree();
+    fleet(&world, "http://127.0.0.1:1", "");
+    world.ok("push");
+    world.write("tree/index.html", "two");
+    world.ok("push --only a");
+    world.write("tree/index.html", "three");
+    let lock = std::fs::File::open(world.path("a/.headwater/lock")).unwrap();
+    lock.lock().unwrap();
+    world.run("push --require any --wait 0s").code(3);
+    drop(lock);
+    assert_eq!(on(&world), [2, 3, 3]);
+    world.ok("heal");
+    assert_eq!(on(&world), [3, 3, 3]);
+}
+
+#[test]
+fn mirrors_that_are_all_apart_are_well() {
+    let world = World::with_tree();
+    fleet(&world, "http://127.0.0.1:1", "");
+    world.ok("push");
+    world.write("tree/index.html", "two");
+    world.ok("push --only a,b");
+    world.ok("push --only c");
+    let answer = world.json("heal", 0);
+    assert_eq!(outcomes(&answer), ["apart"; 3]);
+    world.ok("heal").says("no mirror serves a release for all");
+    assert_eq!(on(&world), [2, 2, 2]);
+    world.ok("status");
+    world.ok("push");
+    assert_eq!(on(&world), [3, 3, 3]);
+}
+
+#[test]
+fn what_only_the_first_wave_has_is_not_spread() {
+    let world = World::with_tree();
+    fleet(&world, "http://127.0.0.1:1", "");
+    world.ok("push");
+    fleet(&world, "http://127.0.0.1:1", "[[wave]]\ngroups=['canary']\nsoak='1h'\n");
+    world.write("tree/index.html", "two");
+    let mut push = world.start_until_staged("push");
+    while world.current("a") != 2 {
+        assert!(push.try_wait().unwrap().is_none(), "it ended before it switched the canary");
+        std::thread::yield_now();
+    }
+    let answer = world.json("heal", 0);
+    assert_eq!(outcomes(&answer), ["apart", "current", "current"], "{answer}");
+    push.kill().unwrap();
+    push.wait().unwrap();
+    world.ok("heal");
+    assert_eq!(on(&world), [2, 1, 1]);
+    fleet(&world, "http://127.0.0.1:1", "");
+    world.ok("push");
+    assert_eq!(on(&world), [2, 2, 2]);
 }

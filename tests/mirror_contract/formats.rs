@@ -196,6 +196,7 @@ fn options(scratch: &Path) -> Options {
         retention: Retention::default(),
         mtime: MtimeMode::Release,
         require: Require::All,
+        partial: None,
         policy: Policy::default(),
         jobs: NonZeroUsize::new(2).unwrap(),
         level: LevelChoice::Auto,

@@ -62,6 +62,7 @@ fn options(scratch: PathBuf, began: u64) -> Options {
         mtime: MtimeMode::Release,
         require: Require::AtLeast(1),
         policy: Policy::default(),
+        partial: None,
         jobs: NonZeroUsize::MIN,
         level: LevelChoice::Auto,
         scratch,

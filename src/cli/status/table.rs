@@ -87,12 +87,13 @@ fn remark_line(standing: &Standing, now: u64) -> Option<String> {
 /// How many are current, and how many are frozen beside them.
 pub(super) fn summary(standings: &[Standing]) -> String {
     let of = |state| standings.iter().filter(|standing| standing.state == state).count() as u64;
-    let frozen = match of(State::Frozen) {
+    let beside = |state: State| match of(state) {
         0 => String::new(),
-        frozen => format!(", {} frozen", count(frozen)),
+        number => format!(", {} {}", count(number), state.name()),
     };
     let all = counted(standings.len() as u64, "mirror", "mirrors");
-    format!("{} of {all} current{frozen}", count(of(State::Current)))
+    let (apart, frozen) = (beside(State::Apart), beside(State::Frozen));
+    format!("{} of {all} current{apart}{frozen}", count(of(State::Current)))
 }
 
 fn verification(verified: LastVerify, now: u64) -> String {
@@ -114,7 +115,8 @@ fn remark(standing: &Standing) -> String {
     });
     let rest = standing.error.clone().or_else(|| standing.public.as_ref().map(visitors));
     let last = standing.last_seen.map(|last| format!("served release {} at {}", last.sequence, moment(last.time)));
-    let parts = staged.into_iter().chain(unfinished).chain(overdue).chain(rest).chain(last);
+    let apart = standing.apart.clone();
+    let parts = staged.into_iter().chain(apart).chain(unfinished).chain(overdue).chain(rest).chain(last);
     parts.collect::<Vec<_>>().join("; ")
 }
 

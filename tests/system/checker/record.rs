@@ -32,7 +32,17 @@ pub(crate) struct Record {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) rolled_back_to: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    partial: Option<Partial>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) note: Option<String>,
+}
+
+/// The mirrors that a release was made for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Partial {
+    mirrors: Vec<String>,
+    why: String,
 }
 
 /// Content that a person rolled back.

@@ -70,7 +70,7 @@ fn time(seconds: u64) -> String {
 const fn class(state: State) -> &'static str {
     match state {
         State::Current => "good",
-        State::Frozen | State::Joining => "calm",
+        State::Apart | State::Frozen | State::Joining => "calm",
         State::Behind | State::Staging => "late",
         State::Unknown | State::Denied | State::Unreachable | State::Diverged => "bad",
     }
@@ -113,7 +113,9 @@ impl Page<'_> {
 
     fn verdict(&self) -> String {
         let (current, all) = (self.of(|state| state == State::Current), self.standings.len() as u64);
-        match (current, all - self.of(|state| state == State::Frozen)) {
+        let set_apart = self.of(|state| matches!(state, State::Apart | State::Frozen));
+        match (current, all - set_apart) {
+            (_, 0) if self.of(|state| state == State::Apart) > 0 => "No mirror serves a release for all".to_owned(),
             (_, 0) => "Every mirror is frozen".to_owned(),
             (1, 1) => "The mirror is current".to_owned(),
             (current, counted) if current == counted => format!("All {} mirrors are current", count(current)),
