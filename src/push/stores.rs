@@ -104,7 +104,8 @@ fn key_of(location: &str) -> String {
     match Location::parse(location) {
         Ok(Location::Directory(path)) => {
             let path = std::path::absolute(&path).unwrap_or(path);
-            path.display().to_string()
+            // `absolute` keeps a slash at the end.
+            path.components().collect::<PathBuf>().display().to_string()
         }
         _ => location.trim_end_matches('/').to_owned(),
     }
