@@ -64,8 +64,8 @@ mod tests {
     fn there_is_a_page_for_each_subcommand() {
         let pages = pages().unwrap();
         let names: Vec<&str> = pages.iter().map(|(name, _)| name.as_str()).collect();
-        assert_eq!(names[..3], ["headwater.1", "headwater-push.1", "headwater-plan.1"]);
-        assert_eq!(names.len(), 22);
+        assert_eq!(names[..3], ["headwater.1", "headwater-push.1", "headwater-promote.1"]);
+        assert_eq!(names.len(), 24);
         for (name, page) in &pages {
             let page = String::from_utf8_lossy(page);
             assert!(page.contains(".TH") && page.contains("Examples"), "{name}");

@@ -29,6 +29,7 @@ mod live;
 mod man;
 mod metrics;
 mod mirrorlist;
+mod next_steps;
 mod output;
 mod person;
 mod places;

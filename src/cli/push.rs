@@ -19,7 +19,7 @@ use super::places::{self, MirrorChoice};
 use super::progress::Progress;
 use super::remote::Reach;
 use super::settings::{self, ReleaseSettings};
-use super::{fleet, hints, load_config, plan};
+use super::{fleet, hints, load_config, next_steps, plan};
 
 /// A push, ready to run.
 pub(crate) struct Job {
@@ -222,7 +222,7 @@ pub(crate) fn execute(
     // The answer is out: what follows only tidies up.
     push::settle(&report, &job.fleet, job.keep, &progress);
     progress.finish();
-    explain(&report, exit)?;
+    next_steps::explain(&report, exit)?;
     Ok(exit)
 }
 
@@ -364,7 +364,7 @@ fn saving(report: &Report) -> String {
 }
 
 /// The name of the release.
-fn name(report: &Report) -> Option<String> {
+pub(crate) fn name(report: &Report) -> Option<String> {
     let id = report.release?.to_string();
     Some(format!("{}-{}", report.sequence?, &id[..16]))
 }
@@ -424,92 +424,4 @@ pub(crate) fn words(outcome: &Outcome) -> String {
         Outcome::Frozen => "frozen".into(),
         Outcome::Failed { error, .. } => format!("failed: {error}"),
     }
-}
-
-/// What finishes a push of which too few mirrors were ready: those that are stay so.
-fn next_step(report: &Report) -> Option<String> {
-    let ready = report.mirrors.iter().filter(|one| one.outcome == Outcome::Staged || one.outcome.is_current()).count();
-    let staged = report.mirrors.iter().filter(|mirror| mirror.outcome == Outcome::Staged).count();
-    let total = report.mirrors.iter().filter(|mirror| mirror.outcome != Outcome::Frozen).count();
-    let name = name(report).filter(|_| staged > 0 && report.unmet.is_some())?;
-    Some(format!(
-        "{ready} of {total} staged and kept: `headwater activate {name} --require {ready}` finishes in a second; \
-         or mend what failed and push again"
-    ))
-}
-
-/// Which mirrors serve something newer than what was brought.
-fn newer(report: &Report) -> Option<String> {
-    let mut mirrors = report.mirrors.iter().filter_map(|one| match &one.outcome {
-        Outcome::Newer { serves } => Some(format!("{} serves release {serves}", one.mirror)),
-        _ => None,
-    });
-    let first = mirrors.next()?;
-    let more = match mirrors.count() {
-        0 => String::new(),
-        more => format!(" (and {} more)", counted(more as u64, "mirror", "mirrors")),
-    };
-    Some(format!(
-        "{first}{more}, which is newer than release {}: nothing was changed there; \
-         `headwater promote` publishes older content as a new release",
-        report.sequence?
-    ))
-}
-
-/// What to do after mirrors switched and went back to the content they had.
-fn after_going_back(report: &Report) -> Option<String> {
-    report.reverted.as_ref()?;
-    let went_back = report.mirrors.iter().filter(|mirror| mirror.outcome == Outcome::Reverted).count() as u64;
-    let sequence = report.sequence?;
-    Some(match went_back {
-        0 => format!(
-            "see which mirrors serve release {sequence} with `headwater status`, and use `headwater rollback` there"
-        ),
-        number => format!(
-            "{} served release {sequence} for a while; find out why, then run the same push again",
-            counted(number, "mirror", "mirrors")
-        ),
-    })
-}
-
-/// What to do where too few mirrors were ready and none is staged: names the requirement that would be met.
-fn lower_require(report: &Report) -> String {
-    let is_filled = report.mirrors.iter().any(|mirror| mirror.before.is_some());
-    // A mirror that is joining counts for no requirement.
-    let counts = |mirror: &&MirrorReport| mirror.outcome != Outcome::Frozen && !(is_filled && mirror.before.is_none());
-    let is_usable = |mirror: &&MirrorReport| !matches!(mirror.outcome, Outcome::Failed { .. });
-    match report.mirrors.iter().filter(counts).filter(is_usable).count() {
-        0 => "nothing was activated: fix what failed and push again".to_owned(),
-        usable => format!("nothing was activated: fix what failed and push again, or go on with `--require {usable}`"),
-    }
-}
-
-/// Says on stderr what to do about what failed.
-fn explain(report: &Report, exit: Exit) -> Result<(), Failure> {
-    let (next, went_back, require) = (next_step(report), after_going_back(report), lower_require(report));
-    let newer = newer(report);
-    let mut hints: Vec<&str> = Vec::new();
-    let mut text = String::new();
-    for mirror in &report.mirrors {
-        if let Outcome::Failed { failure, .. } = &mirror.outcome {
-            // The failure itself was shown when it happened, also with --quiet.
-            hints.extend(hints::of_mirror(*failure));
-        }
-    }
-    match exit {
-        _ if went_back.is_some() => hints.extend(went_back.as_deref()),
-        Exit::Partial => hints.push("the others have the release: the same push again brings up those that failed"),
-        Exit::Nothing if next.is_some() => hints.extend(next.as_deref()),
-        Exit::Nothing if report.unmet.is_some() => {
-            hints.push(&require);
-        }
-        Exit::Superseded if newer.is_some() => hints.extend(newer.as_deref()),
-        Exit::Superseded => hints.push("a newer push has won; nothing is to be done"),
-        _ => {}
-    }
-    hints.dedup();
-    for hint in hints {
-        text.push_str(&format!("hint: {hint}\n"));
-    }
-    eprint_raw(&text).map_err(|error| Failure::new(Exit::Failed, error))
 }

@@ -257,6 +257,8 @@ fn what_was_meant_for_some_is_not_spread_and_not_taken_away() {
         assert!(world.releases("b").iter().all(|release| release["partial"].is_null()));
         // A laggard gets what is for all of them.
         world.remove("c");
+        // The note of which store it had is there.
+        world.remove("home");
         world.ok("heal");
         assert_eq!(on(&world), [3, 2, 2]);
         // The next push to all ends it, also without anything new for the one that is apart.

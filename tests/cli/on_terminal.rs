@@ -54,6 +54,7 @@ fn the_result_of_every_command_is_all_that_stays() {
         world.write("tree/index.html", "three");
         see("push", &["release 4"]);
         world.remove("m-c");
+        world.remove("home");
         see("heal", &["release 4"]);
         let shown = see("verify a b c", &[]);
         assert_eq!(shown.lines.len(), 3, "{shown}");
