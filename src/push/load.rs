@@ -181,16 +181,20 @@ pub(super) fn load_rollback(members: &[Member], to: Option<u64>, by: &DecidedBy)
     Ok(Loaded { rolled_back_to, decided_by, ..Loaded::of(Live::Entries(live)) })
 }
 
-/// The release of a sequence, if that is one and the same wherever it is kept.
+/// The release of a sequence, if every mirror that keeps one of that sequence keeps this one. A mirror on which
+/// one of two with the same sequence took the place of the other keeps both: then the higher rank is meant.
 fn kept_release(members: &[Member], sequence: u64) -> Result<&Release, PushError> {
-    let mut kept = members.iter().flat_map(Member::releases).filter(|release| release.sequence == sequence);
-    let first = kept.next().ok_or_else(|| PushError::Rollback(format!("no mirror keeps a release {sequence}")))?;
-    match kept.all(|other| other.id() == first.id()) {
-        true => Ok(first),
-        false => {
-            Err(PushError::Rollback(format!("release {sequence} is not the same on all mirrors: name fewer of them")))
-        }
+    let kept = |member: &'_ Member| {
+        let releases = member.releases().iter().filter(|release| release.sequence == sequence);
+        releases.max_by_key(|release| release.rank()).map(Release::id)
+    };
+    let all = members.iter().flat_map(Member::releases).filter(|release| release.sequence == sequence);
+    let newest = all.max_by_key(|release| release.rank());
+    let newest = newest.ok_or_else(|| PushError::Rollback(format!("no mirror keeps a release {sequence}")))?;
+    if members.iter().filter_map(kept).all(|id| id == newest.id()) {
+        return Ok(newest);
     }
+    Err(PushError::Rollback(format!("release {sequence} is not the same on all mirrors: name fewer of them")))
 }
 
 /// The release before the current one, if all mirrors agree on both.
