@@ -164,10 +164,11 @@ impl RejectedContent {
 }
 
 impl fmt::Display for RejectedContent {
-    /// Says which release had the content, who rolled it back, when and why.
+    /// Says which release had the content, that it was rolled back, by whom, when and why.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let by = self.by.as_deref().unwrap_or("somebody");
-        write!(f, "{by} rolled back release {}, which had this content, at ", self.sequence)?;
+        write!(f, "release {} with this content was rolled back", self.sequence)?;
+        self.by.as_ref().map_or(Ok(()), |by| write!(f, " by {by}"))?;
+        f.write_str(" at ")?;
         match i64::try_from(self.at).ok().and_then(|at| jiff::Timestamp::from_second(at).ok()) {
             Some(at) => write!(f, "{at}")?,
             None => write!(f, "{} s after 1970", self.at)?,
@@ -468,7 +469,7 @@ mod tests {
     fn a_rejection_says_who_when_and_why() {
         let (content, by) = (ContentId::of(b"bad"), Some("ann@desk".to_owned()));
         let rejected = RejectedContent { content, sequence: 7, at: 1_763_800_000, by, why: Some("broken menu".into()) };
-        let told = "ann@desk rolled back release 7, which had this content, at 2025-11-22T08:26:40Z: broken menu";
+        let told = "release 7 with this content was rolled back by ann@desk at 2025-11-22T08:26:40Z: broken menu";
         assert_eq!(rejected.to_string(), told);
         let with = |rejected: RejectedContent| Release { rejected: vec![rejected], ..release() };
         assert_eq!(Release::parse(&with(rejected.clone()).to_bytes()), Ok(with(rejected.clone())));

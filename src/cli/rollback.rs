@@ -14,6 +14,9 @@ use super::{hints, load_config, person, terminal};
 
 /// Runs `headwater rollback`.
 pub(crate) fn run(args: &RollbackArgs) -> Result<Exit, Failure> {
+    let instead =
+        "`headwater releases` lists what it can go back to, `headwater diff MIRROR MIRROR:SEQ` shows the paths";
+    args.dry_run.refuse("rollback", instead)?;
     // In an emergency a mirror that cannot be reached must not hold up the others.
     let work = WorkArgs { require: Some(args.work.require.unwrap_or(Require::Any)), ..args.work.clone() };
     let told = TreeLess {

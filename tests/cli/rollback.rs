@@ -39,12 +39,20 @@ fn content_that_a_person_rolled_back_is_refused_with_who_when_and_why() {
     let ann = [("USER", "ann"), ("SUDO_USER", "")];
     let why = "rollback ./www ./data --note broken-menu";
     world.run_with(&ann, why).code(0);
-    let run = world.run("push tree ./www ./data").code(5).warns("ann@").warns("rolled back release 3").warns("--again");
+    let run = world
+        .run("push tree ./www ./data")
+        .code(5)
+        .warns("rolled back by ann@")
+        .warns("release 3 with")
+        .warns("--again");
     assert!(run.stderr.contains(": broken-menu") && run.stderr.contains(" at 2"), "{}", run.stderr);
     let ci = [("CI", "true"), ("JOB_NAME", "deploy"), ("BUILD_NUMBER", "9")];
     world.ok("push tree ./www ./data --again");
     world.run_with(&ci, "rollback ./www ./data").code(0);
-    world.run("push tree ./www ./data").code(5).warns("ci:deploy run 9 rolled back release 5");
+    world
+        .run("push tree ./www ./data")
+        .code(5)
+        .warns("release 5 with this content was rolled back by ci:deploy run 9 at 2");
 }
 
 /// Four configured mirrors of which one cannot be read, with the releases 1 and 2.
