@@ -105,7 +105,7 @@ impl fmt::Display for Level {
 /// Which configuration counts.
 #[derive(Debug, Clone, Default, Args)]
 pub(crate) struct ConfigArgs {
-    /// Read this configuration instead of headwater.toml in the current directory
+    /// Read this configuration instead of headwater.toml in the current directory or the nearest one above it
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, help_heading = RUN)]
     pub(crate) config: Option<PathBuf>,
     /// Of the configured mirrors, only these: names or groups, parted by commas
@@ -245,6 +245,12 @@ pub(crate) struct RemoteArgs {
     /// Give up on what is not done after this long; mirrors that are not ready then stay on their release
     #[arg(long, value_name = "DURATION", value_parser = parse_duration, help_heading = REMOTE)]
     pub(crate) deadline: Option<Duration>,
+    /// Trust only certificates that the CA certificates in FILE vouch for, on mirrors that have no `ca` of their own
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, help_heading = REMOTE)]
+    pub(crate) ca: Option<PathBuf>,
+    /// Read the token from FILE for mirrors that have none of their own [default: the variable HEADWATER_TOKEN]
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, help_heading = REMOTE)]
+    pub(crate) token_file: Option<PathBuf>,
     /// Call ssh like this, as in "ssh -i key"; words are split at blanks, quotes keep them together [default: ssh]
     #[arg(long, value_name = "COMMAND", value_parser = parse_words, help_heading = REMOTE)]
     pub(crate) ssh_command: Option<Words>,

@@ -106,7 +106,7 @@ url = "/srv/www"
 #until = 2026-12-24                        # until then
 #store = "0123456789abcdef0123456789abcdef" # the only store that it may have; .headwater/format there has the id
 
-# What mirrors have in common; {name} is the name of each.
+# What mirrors have in common; {name} in a string is the name of each.
 #[mirror_defaults]
 #url = "https://{name}.example:7447/docs"
 #token_env = "MIRRORS_TOKEN"

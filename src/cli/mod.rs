@@ -3,7 +3,7 @@
 //! The one room that knows the terminal, the environment and the process.
 //! Uses the crates `clap`, `clap_complete` and `clap_mangen`.
 
-use std::path::Path;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
@@ -15,6 +15,7 @@ mod args;
 mod ci;
 mod ci_report;
 mod completions;
+mod config_file;
 mod context;
 mod doctor;
 mod event_log;
@@ -200,7 +201,7 @@ pub(crate) fn main() -> ExitCode {
     let code = match command().try_get_matches().and_then(|matches| Cli::from_arg_matches(&matches)) {
         Ok(cli) => {
             let json = json_of(&cli.command);
-            verbosity::set(cli.verbose);
+            verbosity::set(cli.verbose, cli.quiet);
             match run(cli.command, cli.quiet) {
                 Ok(exit) => exit.into(),
                 Err(failure) => {
@@ -280,12 +281,12 @@ fn json_of(command: &Command) -> Option<&'static str> {
 }
 
 /// The configuration: the file that was named, else that of the current
-/// directory, else none, which is [`Config::default`].
+/// directory or the nearest one above it, else none, which is [`Config::default`].
 pub(crate) fn load_config(args: &args::ConfigArgs) -> Result<Config, Failure> {
-    let path = args.config.as_deref().unwrap_or(Path::new(FILE_NAME));
-    let loaded = match Config::load(path) {
+    let path = args.config.clone().or_else(config_file::find).unwrap_or_else(|| PathBuf::from(FILE_NAME));
+    let loaded = match Config::load(&path) {
         Err(ConfigError::Read(error)) if error.kind() == std::io::ErrorKind::NotFound && args.config.is_none() => {
-            verbosity::detail(|| format!("configuration: no {FILE_NAME} here"));
+            verbosity::detail(|| format!("configuration: no {FILE_NAME} here or above"));
             Ok(Config::default())
         }
         other => other.inspect(|config| {

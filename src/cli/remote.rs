@@ -1,12 +1,12 @@
 //! Makes mirrors of their locations: what flags, file and environment say about
 //! the way to those on other machines.
 //!
-//! Reads the secrets that the configuration names. None of them comes from an
-//! argument, and none of them is in a failure.
+//! Reads the secrets that the configuration or a flag names. None of them is an
+//! argument itself, and none of them is in a failure.
 
 use std::num::NonZeroUsize;
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -44,6 +44,10 @@ pub(crate) struct Reach {
     /// Which directories may be filled now.
     directories: Option<Arc<Turns>>,
     ssh: SshSettings,
+    /// The file of `--ca`, for mirrors that have no `ca` of their own.
+    ca: Option<PathBuf>,
+    /// The file of `--token-file`, for mirrors that have no token of their own.
+    token_file: Option<PathBuf>,
     environment: fn(&str) -> Option<String>,
 }
 
@@ -64,7 +68,16 @@ impl Reach {
             host_key: None,
         };
         let directories = pace.turns.as_ref().zip(traffic).map(|(turns, traffic)| directories(turns, traffic));
-        Self { began, jobs, pace, directories, ssh, environment: super::settings::environment }
+        Self {
+            began,
+            jobs,
+            pace,
+            directories,
+            ssh,
+            ca: remote.ca.clone(),
+            token_file: remote.token_file.clone(),
+            environment: super::settings::environment,
+        }
     }
 
     /// Opens nothing yet: the mirrors of these choices.
@@ -119,8 +132,9 @@ impl Reach {
 
     fn access(&self, told: &MirrorAccess) -> Result<Access, Unusable> {
         let mut access = Access::new(self.token(told)?, self.proxy(told)?);
-        if let Some(ca) = &told.ca {
-            let what = || format!("`ca` {}", ca.display());
+        let own = told.ca.as_ref().map(|ca| ("`ca`", ca));
+        if let Some((key, ca)) = own.or_else(|| self.ca.as_ref().map(|ca| ("--ca", ca))) {
+            let what = || format!("{key} {}", ca.display());
             access.trust_only(read(ca, what)?.as_bytes()).map_err(|error| Unusable::new(what(), &error))?;
         }
         if let Some((chain, key)) = &told.client {
@@ -132,22 +146,18 @@ impl Reach {
     }
 
     fn token(&self, told: &MirrorAccess) -> Result<Option<Token>, Unusable> {
-        let (text, what) = match &told.token {
-            None => match self.first(&[TOKEN_VARIABLE]) {
+        let (text, what) = match (&told.token, &self.token_file) {
+            (None, Some(path)) => token_of_file(path, format!("--token-file {}", path.display()))?,
+            (None, None) => match self.first(&[TOKEN_VARIABLE]) {
                 Some((name, text)) => (text, format!("the token in {name}")),
                 None => return Ok(None),
             },
-            Some(TokenSource::Variable(name)) => {
+            (Some(TokenSource::Variable(name)), _) => {
                 let what = format!("`token_env` {name}");
                 let unset = || Unusable { what: what.clone(), why: "this variable is not set".to_owned() };
                 ((self.environment)(name).ok_or_else(unset)?, what)
             }
-            Some(TokenSource::File(path)) => {
-                let what = format!("`token_file` {}", path.display());
-                warn_if_open(path, &what);
-                let text = fsx::read_text(path, MAX_TOKEN_BYTES);
-                (text.map_err(|error| Unusable { what: what.clone(), why: error.source.to_string() })?, what)
-            }
+            (Some(TokenSource::File(path)), _) => token_of_file(path, format!("`token_file` {}", path.display()))?,
         };
         verbosity::detail(|| format!("token: from {what}"));
         Token::new(&text).map(Some).map_err(|error| Unusable::new(what, &error))
@@ -214,6 +224,15 @@ fn read(path: &Path, what: impl Fn() -> String) -> Result<String, Unusable> {
     fsx::read_text(path, MAX_PEM_BYTES).map_err(|error| Unusable { what: what(), why: error.source.to_string() })
 }
 
+/// The content of a file with a token, and what names the file.
+fn token_of_file(path: &Path, what: String) -> Result<(String, String), Unusable> {
+    warn_if_open(path, &what);
+    match fsx::read_text(path, MAX_TOKEN_BYTES) {
+        Ok(text) => Ok((text, what)),
+        Err(error) => Err(Unusable { what, why: error.source.to_string() }),
+    }
+}
+
 /// Shows a request of `--verbose`.
 fn show_exchange(exchange: &Exchange<'_>) {
     verbosity::detail(|| {
@@ -226,7 +245,7 @@ fn show_exchange(exchange: &Exchange<'_>) {
 fn wrong_location(error: &LocationError) -> Failure {
     let hint = match error {
         LocationError::Credentials { .. } => {
-            "a token comes from the variable HEADWATER_TOKEN, or as `token_env` or `token_file` of a [[mirror]]"
+            "a token comes from the variable HEADWATER_TOKEN, from --token-file, or as `token_env` or `token_file` of a [[mirror]]"
         }
         LocationError::Scheme { scheme, .. } => instead_of(scheme),
         _ => "a mirror is a directory, https://host[:port]/path or ssh://[user@]host[:port]/absolute/path",
@@ -285,6 +304,26 @@ mod tests {
         assert_eq!(token(&MirrorAccess::default(), canary), Ok(Some(Token::new("hw_canary").unwrap())));
         assert_eq!(token(&named("MINE"), canary), Ok(Some(Token::new("hw_canary").unwrap())));
         assert!(token(&named("OTHER"), canary).unwrap_err().contains("not set"));
+    }
+
+    #[test]
+    fn files_of_flags_count_where_a_mirror_has_none_of_its_own() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("token");
+        std::fs::write(&path, "hw_flag\n").unwrap();
+        let remote = RemoteArgs { ca: Some("/no/flag.pem".into()), token_file: Some(path), ..RemoteArgs::default() };
+        let reach = Reach { environment: canary, ..Reach::new(&remote, None, Duration::ZERO, NonZeroUsize::MIN) };
+        let token = |told: &MirrorAccess| reach.token(told).map_err(|error| error.why);
+        assert_eq!(token(&MirrorAccess::default()), Ok(Some(Token::new("hw_flag").unwrap())));
+        let own = MirrorAccess {
+            token: Some(TokenSource::Variable("MINE".to_owned())),
+            ca: Some("/no/own.pem".into()),
+            ..MirrorAccess::default()
+        };
+        assert_eq!(token(&own), Ok(Some(Token::new("hw_canary").unwrap())));
+        let unusable = |told: &MirrorAccess| reach.access(told).unwrap_err().what;
+        assert_eq!(unusable(&MirrorAccess::default()), "--ca /no/flag.pem");
+        assert_eq!(unusable(&own), "`ca` /no/own.pem");
     }
 
     #[test]

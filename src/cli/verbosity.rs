@@ -8,10 +8,17 @@ use super::failure::eprint_raw;
 use super::output::escape;
 
 static IS_VERBOSE: AtomicBool = AtomicBool::new(false);
+static IS_QUIET: AtomicBool = AtomicBool::new(false);
 
-/// Turns it on or off.
-pub(crate) fn set(is_verbose: bool) {
+/// Sets what the flags say.
+pub(crate) fn set(is_verbose: bool, is_quiet: bool) {
     IS_VERBOSE.store(is_verbose, Ordering::Relaxed);
+    IS_QUIET.store(is_quiet, Ordering::Relaxed);
+}
+
+/// Whether only warnings and errors are shown.
+pub(crate) fn is_quiet() -> bool {
+    IS_QUIET.load(Ordering::Relaxed)
 }
 
 /// Whether details are shown.

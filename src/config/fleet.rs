@@ -21,7 +21,7 @@ use crate::mirror::{Location, has_token};
 /// Longest name of a mirror or a group, in bytes: it has to fit into a line of progress.
 const MAX_NAME_BYTES: usize = 64;
 
-/// What stands for the mirror's name in the urls of a fleet.
+/// What stands for the mirror's name in urls, and in each string of `[mirror_defaults]`.
 const NAME_PLACE: &str = "{name}";
 
 /// A mirror with a name.
@@ -206,7 +206,6 @@ pub enum OnFailure {
 /// The mirrors so far, and what no two of them may share.
 struct Roster<'a> {
     common: &'a raw::Mirror,
-    access: MirrorAccess,
     mirrors: Vec<MirrorConfig>,
     names_by_place: BTreeMap<String, MirrorName>,
 }
@@ -225,9 +224,9 @@ impl Checker<'_> {
         if let Some(store) = &common.store {
             return Err(self.error(store.span(), "each mirror has a store of its own"));
         }
-        let access = self.access(common)?;
-        let mut roster = Roster { common, access, mirrors: Vec::new(), names_by_place: BTreeMap::new() };
+        let mut roster = Roster { common, mirrors: Vec::new(), names_by_place: BTreeMap::new() };
         // What is wrong in common is shown where it stands, also if no mirror says it.
+        self.access(common)?;
         self.public_url(common.public_url.as_ref(), "name")?;
         self.frozen(common)?;
         for table in tables {
@@ -259,7 +258,7 @@ impl Checker<'_> {
         if roster.mirrors.iter().any(|earlier| earlier.name == name) {
             return Err(self.error(name_span, format!("there is already a mirror named {text:?}")));
         }
-        let common = roster.common;
+        let common = &roster.common.replaced(NAME_PLACE, text);
         let url = table.url.as_ref().or(common.url.as_ref()).ok_or_else(|| missing("url"))?;
         // A fault of the common url shows at the mirror for which it is one.
         let span = table.url.as_ref().map_or(name_span, Spanned::span);
@@ -272,7 +271,7 @@ impl Checker<'_> {
             label.map(|label| Label::new(label.as_ref()).map_err(|error| self.error(label.span(), error.to_string())))
         };
         let mirror = MirrorConfig {
-            access: self.access_at(&url, table, &roster.access)?,
+            access: self.access_at(&url, table, &self.access(common)?)?,
             url,
             group: label(&table.group, &common.group).transpose()?,
             region: label(&table.region, &common.region).transpose()?,

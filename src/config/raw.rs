@@ -73,7 +73,7 @@ pub(super) struct KeepRemoved {
 }
 
 /// A mirror, or what the mirrors have in common.
-#[derive(Deserialize, Default)]
+#[derive(Deserialize, Default, Clone)]
 #[serde(deny_unknown_fields, expecting = "a table with `name` and `url`")]
 pub(super) struct Mirror {
     pub(super) name: Option<Spanned<String>>,
@@ -94,6 +94,33 @@ pub(super) struct Mirror {
     pub(super) store: Option<Spanned<String>>,
     pub(super) bwlimit: Option<Spanned<String>>,
     pub(super) deadline: Option<Spanned<String>>,
+}
+
+impl Mirror {
+    /// The same with `text` in place of each `place` in its strings.
+    pub(super) fn replaced(&self, place: &str, text: &str) -> Self {
+        let mut replaced = self.clone();
+        for string in [
+            &mut replaced.url,
+            &mut replaced.group,
+            &mut replaced.region,
+            &mut replaced.public_url,
+            &mut replaced.token_env,
+            &mut replaced.token_file,
+            &mut replaced.ca,
+            &mut replaced.client_cert,
+            &mut replaced.client_key,
+            &mut replaced.proxy,
+            &mut replaced.host_key,
+            &mut replaced.bwlimit,
+            &mut replaced.deadline,
+        ] {
+            if let Some(string) = string {
+                *string = Spanned::new(string.span(), string.as_ref().replace(place, text));
+            }
+        }
+        replaced
+    }
 }
 
 #[derive(Deserialize)]

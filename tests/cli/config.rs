@@ -224,3 +224,24 @@ fn json_has_the_configured_names() {
     assert_eq!(column(&answer["mirrors"], "location"), ["./www"]);
     assert_eq!(answer["mirrors"][0]["now"], json!(1));
 }
+
+#[test]
+fn the_file_of_a_directory_above_is_found_and_named() {
+    let world = world("content = 'tree'\n");
+    world.mkdir("sub/deep");
+    let run = |directory: &str, line: &str| {
+        let args: Vec<&str> = line.split_whitespace().collect();
+        let output = world.command(&args).current_dir(world.path(directory)).output().unwrap();
+        (output.status.code(), String::from_utf8(output.stderr).unwrap())
+    };
+    let (code, stderr) = run("sub/deep", "push");
+    assert_eq!(code, Some(0), "{stderr}");
+    assert_eq!(stderr.matches("using ../../headwater.toml").count(), 1, "{stderr}");
+    assert_eq!(world.served("www"), world.files("tree"));
+    assert_eq!(run("sub/deep", "push --quiet"), (Some(0), String::new()));
+    assert!(!run(".", "push").1.contains("using "));
+    // A repository of its own has nothing to do with what is around it.
+    world.mkdir("sub/.git");
+    let (code, stderr) = run("sub/deep", "push");
+    assert!(code != Some(0) && !stderr.contains("using "), "{stderr}");
+}

@@ -180,3 +180,26 @@ fn a_list_that_cannot_be_had_is_no_empty_list() {
     let Err(error) = load("['echo', 'hello']") else { panic!("passed") };
     assert!(error.to_string().starts_with("the output of `echo hello` line 1, column 1: not a JSON object"), "{error}");
 }
+
+#[test]
+fn the_name_is_expanded_in_every_common_string() {
+    let text = "[mirror_defaults]\nurl='https://{name}.example/'\ngroup='g-{name}'\nregion='r-{name}'\n\
+                public_url='https://www.{name}.example'\ntoken_file='{name}.token'\nca='{name}/ca.pem'\n\
+                client_cert='{name}.pem'\nclient_key='{name}.key'\nproxy='http://{name}.proxy:1'\n\
+                [[mirror]]\nname='eu'\n[[mirror]]\nname='us'\nca='own.pem'\n";
+    let config = parse(text).unwrap();
+    let eu = config.mirror("eu").unwrap();
+    assert_eq!((eu.url.as_str(), eu.public_url.as_deref()), ("https://eu.example/", Some("https://www.eu.example")));
+    assert_eq!(eu.group.as_ref().map(Label::as_str), Some("g-eu"));
+    assert_eq!(eu.region.as_ref().map(Label::as_str), Some("r-eu"));
+    assert_eq!(eu.access.token, Some(TokenSource::File("/etc/hw/eu.token".into())));
+    assert_eq!(eu.access.ca.as_deref(), Some(Path::new("/etc/hw/eu/ca.pem")));
+    assert_eq!(eu.access.client, Some(("/etc/hw/eu.pem".into(), "/etc/hw/eu.key".into())));
+    assert_eq!(eu.access.proxy.as_deref(), Some("http://eu.proxy:1"));
+    let us = config.mirror("us").unwrap();
+    assert_eq!(us.access.ca.as_deref(), Some(Path::new("/etc/hw/own.pem")));
+    assert_eq!(us.access.token, Some(TokenSource::File("/etc/hw/us.token".into())));
+    let text = "[mirror_defaults]\ntoken_env='T_{name}'\n[[mirror]]\nname='a'\nurl='https://a.example/'\n";
+    let token = parse(text).unwrap().mirror("a").unwrap().access.token.clone();
+    assert_eq!(token, Some(TokenSource::Variable("T_a".into())));
+}

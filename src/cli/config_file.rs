@@ -1,0 +1,98 @@
+//! Which `headwater.toml` counts where no argument names one: that of the
+//! current directory, else that of the nearest directory above it.
+//!
+//! Refuses a file above that another user wrote: it can name commands.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Once;
+
+use headwater::config::FILE_NAME;
+
+use super::failure::eprint_raw;
+use super::output::escape;
+use super::verbosity;
+
+/// The file that was found, relative to the current directory. `None` if there is no file up to a directory with
+/// `.git` or the root. Says on stderr which file counts if it is not that of the current directory.
+pub(crate) fn find() -> Option<PathBuf> {
+    let depth = std::env::current_dir().map_or(0, |directory| directory.ancestors().count().saturating_sub(1));
+    let path = find_above(Path::new(""), depth, rustix::process::geteuid().as_raw(), &|path, owner| {
+        warn(&format!("warning: {} is ignored: it belongs to another user (uid {owner})", path.display()));
+    })?;
+    if path != Path::new(FILE_NAME) && !verbosity::is_quiet() {
+        static SAID: Once = Once::new();
+        SAID.call_once(|| warn(&format!("using {}", path.display())));
+    }
+    Some(path)
+}
+
+/// The file of `start`, else that of one of the `depth` directories above it.
+fn find_above(start: &Path, depth: usize, user: u32, ignored: &dyn Fn(&Path, u32)) -> Option<PathBuf> {
+    let mut directory = start.to_owned();
+    for level in 0..=depth {
+        let path = directory.join(FILE_NAME);
+        match foreign_owner(&path, user) {
+            None => {}
+            Some(Some(owner)) if level > 0 => ignored(&path, owner),
+            Some(_) => return Some(path),
+        }
+        if directory.join(".git").symlink_metadata().is_ok() {
+            return None;
+        }
+        directory.push("..");
+    }
+    None
+}
+
+/// `None` if there is no such file; else its owner, or that of the link to it, if this is neither `user` nor root.
+fn foreign_owner(path: &Path, user: u32) -> Option<Option<u32>> {
+    let owners = [fs::symlink_metadata(path).ok()?.uid(), fs::metadata(path).ok()?.uid()];
+    Some(owners.into_iter().find(|owner| *owner != user && *owner != 0))
+}
+
+fn warn(line: &str) {
+    // A terminal that is gone needs no warning.
+    eprint_raw(&format!("{}\n", escape(line))).ok();
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    #[test]
+    fn the_nearest_file_counts_up_to_the_repository() {
+        let top = tempfile::tempdir().unwrap();
+        let inner = top.path().join("a/b");
+        fs::create_dir_all(&inner).unwrap();
+        let user = rustix::process::geteuid().as_raw();
+        let find = |depth| find_above(&inner, depth, user, &|_, _| panic!("ignored"));
+        assert_eq!(find(2), None);
+        fs::write(top.path().join(FILE_NAME), "").unwrap();
+        assert_eq!((find(1), find(2)), (None, Some(inner.join("../..").join(FILE_NAME))));
+        fs::write(top.path().join("a/.git"), "gitdir: x").unwrap();
+        assert_eq!(find(2), None);
+        fs::write(top.path().join("a").join(FILE_NAME), "").unwrap();
+        assert_eq!(find(2), Some(inner.join("..").join(FILE_NAME)));
+        fs::write(inner.join(FILE_NAME), "").unwrap();
+        assert_eq!(find(2), Some(inner.join(FILE_NAME)));
+    }
+
+    #[test]
+    fn a_file_above_of_another_user_is_ignored() {
+        let top = tempfile::tempdir().unwrap();
+        let inner = top.path().join("a");
+        fs::create_dir_all(&inner).unwrap();
+        let path = top.path().join(FILE_NAME);
+        fs::write(&path, "").unwrap();
+        let owner = fs::metadata(&path).unwrap().uid();
+        let ignored = Cell::new(0);
+        let find = |start: &Path| find_above(start, 1, owner + 1, &|_, _| ignored.set(ignored.get() + 1));
+        let is_root = owner == 0;
+        assert_eq!((find(&inner).is_some(), ignored.get()), (is_root, u32::from(!is_root)));
+        assert_eq!(find(top.path()), Some(path));
+    }
+}
