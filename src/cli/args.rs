@@ -13,6 +13,7 @@ use headwater::tree_path::{Site, TreePath};
 
 use super::after::AroundArgs;
 use super::habits::{DryRunArgs, HabitArgs};
+use super::words::{Words, parse_line, parse_words};
 
 /// Headings of the help text.
 const PUBLISH: &str = "What is published";
@@ -259,44 +260,11 @@ pub(crate) struct RemoteArgs {
     pub(crate) receive_command: Option<String>,
 }
 
-/// The words of a command, at least one.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Words(pub(crate) Vec<String>);
-
-/// Splits a command at blanks; what stands in single or double quotes stays together, nothing else is special.
-fn parse_words(text: &str) -> Result<Words, String> {
-    let (mut words, mut word, mut quote) = (Vec::new(), None::<String>, None);
-    for c in text.chars() {
-        match quote {
-            Some(open) if c == open => quote = None,
-            None if c == '\'' || c == '"' => {
-                quote = Some(c);
-                word.get_or_insert_default();
-            }
-            None if c.is_whitespace() => words.extend(word.take()),
-            _ => word.get_or_insert_default().push(c),
-        }
-    }
-    words.extend(word);
-    match (quote, words.first()) {
-        (Some(_), _) => Err("a quote is not closed".to_owned()),
-        (None, Some(program)) if !program.is_empty() => Ok(Words(words)),
-        _ => Err("it names no program".to_owned()),
-    }
-}
-
 fn parse_on_failure(text: &str) -> Result<OnFailure, String> {
     match text {
         "leave" => Ok(OnFailure::Leave),
         "revert" => Ok(OnFailure::Revert),
         _ => Err("write `leave` or `revert`".to_owned()),
-    }
-}
-
-fn parse_line(text: &str) -> Result<String, String> {
-    match text.trim() {
-        line if line.is_empty() || line.contains(char::is_control) => Err("write a command on one line".to_owned()),
-        line => Ok(line.to_owned()),
     }
 }
 
@@ -510,18 +478,6 @@ mod tests {
         for bad in ["", "build", "build:", ":3", "build:-1", "build:x", "a\nb:3", &format!("{}:1", "s".repeat(201))] {
             assert!(bad.parse::<Order>().is_err(), "{bad}");
         }
-    }
-
-    #[test]
-    fn a_command_is_split_into_words() {
-        let words = |text: &str| parse_words(text).map(|words| words.0.join("|"));
-        assert_eq!(words("ssh").unwrap(), "ssh");
-        assert_eq!(words("  ssh -i 'my key'  -o \"A b\"='c' ''").unwrap(), "ssh|-i|my key|-o|A b=c|");
-        for bad in ["", "  ", "ssh 'x", "''"] {
-            assert!(words(bad).is_err(), "{bad}");
-        }
-        assert!(parse_line("a\nb").is_err() && parse_line(" ").is_err());
-        assert_eq!(parse_line("sudo headwater").unwrap(), "sudo headwater");
     }
 
     #[test]

@@ -53,6 +53,7 @@ mod upkeep;
 mod verbosity;
 mod watcher;
 mod which;
+mod words;
 
 use failure::{Exit, Failure};
 

@@ -100,7 +100,7 @@ impl Mirror {
     /// The same with `text` in place of each `place` in its strings.
     pub(super) fn replaced(&self, place: &str, text: &str) -> Self {
         let mut replaced = self.clone();
-        for string in [
+        let strings = [
             &mut replaced.url,
             &mut replaced.group,
             &mut replaced.region,
@@ -114,10 +114,9 @@ impl Mirror {
             &mut replaced.host_key,
             &mut replaced.bwlimit,
             &mut replaced.deadline,
-        ] {
-            if let Some(string) = string {
-                *string = Spanned::new(string.span(), string.as_ref().replace(place, text));
-            }
+        ];
+        for string in strings.into_iter().flatten() {
+            *string = Spanned::new(string.span(), string.as_ref().replace(place, text));
         }
         replaced
     }
