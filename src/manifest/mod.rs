@@ -72,6 +72,9 @@ pub enum ManifestError {
     /// More entries than [`MAX_ENTRIES`].
     #[error("manifest has more than {MAX_ENTRIES} entries")]
     TooMany,
+    /// The work is no longer wanted.
+    #[error("stopped")]
+    Cancelled,
     /// Complete and canonical, but not the manifest that was asked for.
     #[error("manifest {found} stands where {expected} should: it is damaged")]
     WrongId {

@@ -226,7 +226,7 @@ impl Mirror for DirectoryMirror {
         let stop = || monitor.is_cancelled();
         let _turn = Turns::enter(self.turns.as_ref(), &stop)?;
         let store = Arc::new(Store::open_or_create(&self.path, &request.release.site)?);
-        let begun = store.begin(request.release, &request.key, request.base, request.change, self.wait)?;
+        let begun = store.begin(request.release, &request.key, request.base, request.change, self.wait, &stop)?;
         let Some(mut arrival) = begun else { return Ok(()) };
         match self.receive(&arrival, bundle, monitor) {
             Ok(()) => {}

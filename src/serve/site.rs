@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use crate::fsx;
 use crate::hash::{BundleKey, ObjectId};
-use crate::manifest::transit;
 use crate::release::{Release, ReleaseName};
 use crate::serve::desk::{Asker, Desk};
 use crate::serve::refused::{Refused, or_unknown};
@@ -172,14 +171,14 @@ impl SiteState {
     }
 
     /// Opens a stage: the store, made if need be, and the arrival. Nothing where the release is staged already.
-    pub(super) fn begin(&self, order: Order) -> Result<Option<Session>, Refused> {
+    pub(super) fn begin(&self, order: Order, is_gone: &dyn Fn() -> bool) -> Result<Option<Session>, Refused> {
+        let store = Arc::new(Store::open_or_create(&self.settings.directory, &order.release.site)?);
+        self.check_change(&store, &order, is_gone)?;
         let Order { release, key, base, change, memory } = order;
-        let store = Arc::new(Store::open_or_create(&self.settings.directory, &release.site)?);
-        self.check_change(&store, &key, &change)?;
         if let Some(permissions) = self.permissions {
             store.use_permissions(permissions, self.lock)?;
         }
-        let arrival = store.begin(&release, &key, base, &change, self.lock)?;
+        let arrival = store.begin(&release, &key, base, &change, self.lock, is_gone)?;
         Ok(arrival.map(|arrival| Session::new(key, store, &release, change, arrival, memory)))
     }
 
@@ -191,17 +190,17 @@ impl SiteState {
     }
 
     /// What the change brings must fit what this site allows, whatever the release says of itself.
-    fn check_change(&self, store: &Store, key: &BundleKey, change: &[u8]) -> Result<(), Refused> {
+    fn check_change(&self, store: &Store, order: &Order, is_gone: &dyn Fn() -> bool) -> Result<(), Refused> {
         let (quota, min_free) = (self.settings.quota_bytes, self.settings.min_free_bytes);
         if quota.is_none() && min_free == 0 {
             return Ok(());
         }
-        let needs = transit::needs(change).map_err(|error| Refused::malformed(error.to_string()))?;
+        let needs = store.read_change(&order.release, order.base, &order.change, is_gone)?;
         let new_bytes = needs.objects.iter().fold(0u64, |sum, object| sum.saturating_add(object.size));
         if let Some(quota) = quota.filter(|quota| new_bytes > *quota) {
             return Err(Refused::over_quota(format!("{new_bytes} new bytes are announced, and the quota is {quota}")));
         }
-        self.make_room(store, key, new_bytes)
+        self.make_room(store, &order.key, new_bytes)
     }
 
     /// As [`SiteState::check_free`], but first drops what other pushes left, if there is too little.

@@ -16,7 +16,7 @@ use crate::pack::MAX_PACK_BYTES;
 use crate::release::Release;
 use crate::serve::handler::Handler;
 use crate::serve::inbox::Inbox;
-use crate::serve::reaction::Reaction;
+use crate::serve::reaction::{Reaction, presence};
 use crate::serve::refused::{Refused, UNKNOWN};
 use crate::serve::session::{Session, TakeError};
 use crate::serve::site::{Order, SiteState};
@@ -158,7 +158,9 @@ async fn open(handler: &Handler, site: &Arc<SiteState>, order: Order) -> Result<
         return Err(Refused::busy("too many stages are open here"));
     }
     let opener = Arc::clone(site);
-    let session = handler.blocking(move || opener.begin(order)).await?.map(Arc::new);
+    let (asker, is_gone) = presence();
+    let session = handler.blocking(move || opener.begin(order, &is_gone)).await?.map(Arc::new);
+    drop(asker);
     if let Some(session) = &session {
         site.sessions.insert(session);
     }

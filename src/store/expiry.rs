@@ -294,7 +294,8 @@ mod tests {
             let created = release.created;
             let change = encode_beside(|| Ok(stream(old)), || Ok(stream(entries)), base, created, &held).unwrap();
             let key = BundleKey::of(&release.sequence.to_le_bytes());
-            let mut arrival = self.store.begin(release, &key, base, &change.bytes, NO_WAIT).unwrap().unwrap();
+            let mut arrival =
+                self.store.begin(release, &key, base, &change.bytes, NO_WAIT, &|| false).unwrap().unwrap();
             let open = |id: &ObjectId| -> Result<Box<dyn Read + Send>, FetchError> {
                 Ok(Box::new(Cursor::new(self.contents[id].clone().into_bytes())))
             };

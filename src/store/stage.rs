@@ -9,7 +9,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use crate::hash::{BundleKey, ManifestId, ObjectId, PackId};
-use crate::manifest::transit::{self, Needs};
+use crate::manifest::transit::{self, ChangeLimits, Needs};
 use crate::manifest::{Entry, FileEntry, ManifestError, ahead};
 use crate::pack::{BaseRange, Block, PackReader};
 use crate::release::{Release, ReleaseName, Succession};
@@ -78,6 +78,7 @@ impl Store {
         base: Option<ManifestId>,
         change: &Arc<[u8]>,
         wait: Duration,
+        is_cancelled: &dyn Fn() -> bool,
     ) -> Result<Option<Arrival>, StoreError> {
         self.check_site(&release.site)?;
         let offered = release.name();
@@ -85,7 +86,7 @@ impl Store {
         if self.is_staged(offered)? {
             return Ok(None);
         }
-        let mut needs = transit::needs(change).map_err(|error| lie(error.to_string()))?;
+        let mut needs = self.read_change(release, base, change, is_cancelled)?;
         if needs.head.base != base {
             return Err(lie("the manifest change is against another base"));
         }
@@ -96,6 +97,33 @@ impl Store {
         let (store, release, change) = (Arc::clone(self), release.clone(), Arc::clone(change));
         let (promoted, bases, write_back) = (None, OnceLock::new(), WriteBack::default());
         Ok(Some(Arrival { write_back, store, release, base, change, needs, quarantine, promoted, bases, wait }))
+    }
+
+    /// Reads what a manifest change needs, within what the release and its base can count.
+    ///
+    /// # Errors
+    /// A change that is malformed or counts more; [`StoreError::Cancelled`].
+    pub fn read_change(
+        &self,
+        release: &Release,
+        base: Option<ManifestId>,
+        change: &[u8],
+        is_cancelled: &dyn Fn() -> bool,
+    ) -> Result<Needs, StoreError> {
+        let base_entries = base.map_or(Some(0), |base| self.manifest_entries(&base));
+        let limits = ChangeLimits { base_entries, entries: release.entries, is_cancelled };
+        transit::needs(change, &limits).map_err(|error| match error {
+            ManifestError::Cancelled => StoreError::Cancelled,
+            other => lie(other.to_string()),
+        })
+    }
+
+    /// How many entries a manifest has, as the record of a release says that was served here; `None`
+    /// if no such record names it.
+    fn manifest_entries(&self, manifest: &ManifestId) -> Option<u64> {
+        let releases = self.known_releases().ok()?;
+        let mut records = releases.into_iter().filter_map(|name| self.release(name).ok());
+        records.find(|release| release.manifest == *manifest).map(|release| release.entries)
     }
 
     /// Refuses a release that may not take the place of the current one. Where the record of that one

@@ -166,8 +166,12 @@ pub(crate) fn transit(data: &[u8]) {
     }
 }
 
+/// More than any change of the corpus counts.
+const LIMITS: transit::ChangeLimits<'static> =
+    transit::ChangeLimits { base_entries: None, entries: 1 << 20, is_cancelled: &|| false };
+
 fn apply_everywhere(change: &[u8]) {
-    let Ok(needs) = transit::needs(change) else { return };
+    let Ok(needs) = transit::needs(change, &LIMITS) else { return };
     assert_eq!(needs.objects.len() as u64, needs.head.objects);
     assert!(needs.base_entries.windows(2).all(|pair| pair[0] < pair[1]));
     apply_to(change, &needs, &[]);
@@ -195,7 +199,7 @@ fn apply_to(change: &[u8], needs: &transit::Needs, base: &[Entry]) {
 /// The change from one to the other does what its name says.
 fn check_change(base: &[Entry], new: &[Entry], bytes: &[u8]) {
     let change = transit::encode(|| Ok(stream(base)), || Ok(stream(new)), None, 7).unwrap();
-    let needs = transit::needs(&change.bytes).unwrap();
+    let needs = transit::needs(&change.bytes, &LIMITS).unwrap();
     let ids: Vec<(ObjectId, u64)> = change.wanted.iter().map(|wanted| (wanted.object, wanted.size)).collect();
     let copies: HashMap<_, _> = transit::objects_at(&needs.base_entries, stream(base)).unwrap();
     let (again, _) = transit::apply(&change.bytes, stream(base), &ids, &copies, Vec::new()).unwrap();

@@ -97,7 +97,9 @@ fn golden_changes_are_applied() {
         let change = fs::read(golden(name)).unwrap();
         let base = base.map_or(Vec::new(), |base| base.entries);
         let stream = || base.iter().cloned().map(Ok::<Entry, ManifestError>);
-        let needs = transit::needs(&change).unwrap();
+        let entries = version.entries.len() as u64;
+        let limits = transit::ChangeLimits { base_entries: None, entries, is_cancelled: &|| false };
+        let needs = transit::needs(&change, &limits).unwrap();
         let copies: HashMap<_, _> = transit::objects_at(&needs.base_entries, stream()).unwrap();
         let new = || Ok(version.entries.iter().cloned().map(Ok));
         let again = transit::encode_beside(|| Ok(stream()), new, None, 0, &held).unwrap();

@@ -52,6 +52,8 @@ enum Op {
 struct Decoder<R> {
     input: R,
     head: Head,
+    /// The kind of the last operation: two runs of one kind in a row are one run that was cut.
+    last_run: Option<u8>,
 }
 
 impl<'a> Decoder<BufReader<zstd::Decoder<'a, &'a [u8]>>> {
@@ -75,7 +77,7 @@ impl<'a> Decoder<BufReader<zstd::Decoder<'a, &'a [u8]>>> {
         if objects > MAX_ENTRIES {
             return Err(ManifestError::TooMany);
         }
-        Ok(Self { input, head: Head { base, created, objects } })
+        Ok(Self { input, head: Head { base, created, objects }, last_run: None })
     }
 }
 
@@ -90,20 +92,28 @@ impl<R: BufRead> Decoder<R> {
                 }
                 return Ok(None);
             }
-            OP_KEEP => Op::Keep(self.run_length()?),
-            OP_DROP => Op::Drop(self.run_length()?),
+            OP_KEEP => Op::Keep(self.run_length(OP_KEEP)?),
+            OP_DROP => Op::Drop(self.run_length(OP_DROP)?),
             OP_ADD => {
+                self.last_run = None;
                 let shared = self.short(MAX_PATH_BYTES)?;
                 let length = self.short(MAX_PATH_BYTES)?;
                 let suffix = self.bytes(length)?;
                 Op::Add { shared, suffix, fields: self.fields()? }
             }
-            OP_CHANGE => Op::Change(self.fields()?),
+            OP_CHANGE => {
+                self.last_run = None;
+                Op::Change(self.fields()?)
+            }
             _ => return Err(invalid("an operation is unknown")),
         }))
     }
 
-    fn run_length(&mut self) -> Result<u64, ManifestError> {
+    /// Reads the length of a run. There is one spelling: a run is not cut in two.
+    fn run_length(&mut self, kind: u8) -> Result<u64, ManifestError> {
+        if self.last_run.replace(kind) == Some(kind) {
+            return Err(invalid("a run is cut in two"));
+        }
         match varint::read(&mut self.input)? {
             0 => Err(invalid("a run is empty")),
             length => Ok(length),
@@ -158,6 +168,61 @@ impl<R: BufRead> Decoder<R> {
     }
 }
 
+/// What a manifest change may count, and whether to go on. A change that counts more is refused
+/// as soon as that shows, so that its work and memory are bounded by what was announced.
+#[derive(Clone, Copy)]
+pub struct ChangeLimits<'a> {
+    /// Entries of the base manifest; `None` if it is not known how many it has.
+    pub base_entries: Option<u64>,
+    /// Entries of the manifest that the change makes, as the release announces them.
+    pub entries: u64,
+    /// Whether the work is no longer wanted. Asked every few thousand operations.
+    pub is_cancelled: &'a dyn Fn() -> bool,
+}
+
+impl std::fmt::Debug for ChangeLimits<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { base_entries, entries, .. } = self;
+        f.debug_struct("ChangeLimits").field("base_entries", base_entries).field("entries", entries).finish()
+    }
+}
+
+/// Operations between two looks at [`ChangeLimits::is_cancelled`].
+const OPERATIONS_BETWEEN_LOOKS: u64 = 4096;
+
+/// What the operations so far took of the base and made of the new manifest.
+#[derive(Default)]
+struct Count {
+    operations: u64,
+    base: u64,
+    made: u64,
+}
+
+impl Count {
+    /// Counts one operation.
+    fn add(&mut self, op: &Op, limits: &ChangeLimits<'_>) -> Result<(), ManifestError> {
+        let (base, made) = match op {
+            Op::Keep(count) => (*count, *count),
+            Op::Drop(count) => (*count, 0),
+            Op::Add { .. } => (0, 1),
+            Op::Change(_) => (1, 1),
+        };
+        self.operations += 1;
+        self.base = self.base.saturating_add(base);
+        self.made = self.made.saturating_add(made);
+        if self.base > limits.base_entries.unwrap_or(MAX_ENTRIES) {
+            return Err(invalid("it goes on behind its base's end"));
+        }
+        if self.made > limits.entries {
+            return Err(invalid("it makes more entries than the release has"));
+        }
+        if self.operations.is_multiple_of(OPERATIONS_BETWEEN_LOOKS) && (limits.is_cancelled)() {
+            return Err(ManifestError::Cancelled);
+        }
+        Ok(())
+    }
+}
+
 /// What a manifest change needs, read without its base.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Needs {
@@ -169,15 +234,22 @@ pub struct Needs {
     pub base_entries: Vec<u64>,
 }
 
-/// Reads what a change needs.
+/// Reads what a change needs. Takes time and memory in proportion to what `limits` allows.
 ///
 /// # Errors
-/// A change that is malformed, or names more than it announces.
-pub fn needs(bytes: &[u8]) -> Result<Needs, ManifestError> {
+/// A change that is malformed, names more than it announces, or counts more than `limits` allows;
+/// [`ManifestError::Cancelled`].
+pub fn needs(bytes: &[u8], limits: &ChangeLimits<'_>) -> Result<Needs, ManifestError> {
     let mut decoder = Decoder::open(bytes)?;
+    // Each new object is shown by an entry at least.
+    if decoder.head.objects > limits.entries {
+        return Err(invalid("it announces more new objects than the release has entries"));
+    }
+    let mut count = Count::default();
     let mut objects = Vec::new();
     let mut base_entries = Vec::new();
     while let Some(op) = decoder.op()? {
+        count.add(&op, limits)?;
         let (Op::Add { fields, .. } | Op::Change(fields)) = op else { continue };
         let Fields::File { content, exec, mtime, .. } = fields else { continue };
         match content {

@@ -12,7 +12,7 @@ mod encode;
 #[cfg(test)]
 mod tests;
 
-pub use decode::{Head, Needs, apply, needs, objects_at};
+pub use decode::{ChangeLimits, Head, Needs, apply, needs, objects_at};
 pub use encode::{encode, encode_beside};
 
 use std::sync::Arc;

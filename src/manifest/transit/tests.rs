@@ -30,8 +30,11 @@ fn id_of(entries: &[Entry]) -> ManifestId {
     writer.finish().unwrap().1.manifest
 }
 
+/// Limits that no change of these tests reaches.
+const WIDE: ChangeLimits<'static> = ChangeLimits { base_entries: None, is_cancelled: &|| false, entries: 1 << 20 };
+
 fn decode(change: &[u8], ids: &[(ObjectId, u64)], base: &[Entry]) -> Result<ManifestId, ManifestError> {
-    let needs = needs(change)?;
+    let needs = needs(change, &WIDE)?;
     let copies = objects_at(&needs.base_entries, stream(base))?;
     Ok(apply(change, stream(base), ids, &copies, io::sink())?.1.manifest)
 }
@@ -43,7 +46,7 @@ fn round_trip(base: &[Entry], new: &[Entry]) -> (Change, Vec<(ObjectId, u64)>) {
 fn round_trip_beside(base: &[Entry], new: &[Entry], held: &HashSet<ObjectId>) -> (Change, Vec<(ObjectId, u64)>) {
     let change = encode_beside(|| Ok(stream(base)), || Ok(stream(new)), Some(id_of(base)), 50, held).unwrap();
     let ids: Vec<_> = change.wanted.iter().map(|one| (one.object, one.size)).collect();
-    let needs = needs(&change.bytes).unwrap();
+    let needs = needs(&change.bytes, &WIDE).unwrap();
     assert_eq!(needs.head, Head { base: Some(id_of(base)), created: 50, objects: ids.len() as u64 });
     assert_eq!(needs.objects.len(), ids.len());
     assert_eq!(decode(&change.bytes, &ids, base).unwrap(), id_of(new));
@@ -69,7 +72,7 @@ fn what_is_held_beside_the_base_is_named_and_needs_no_content() {
     assert_eq!(plain.windows(32).filter(|bytes| bytes == id.as_bytes()).count(), 2, "once an entry");
     let at = plain.windows(32).position(|bytes| bytes == id.as_bytes()).unwrap();
     let cut = zstd::encode_all(&plain[..at + 31], 1).unwrap();
-    assert!(needs(&cut).is_err());
+    assert!(needs(&cut, &WIDE).is_err());
 }
 
 #[test]
@@ -94,13 +97,62 @@ fn damage_anywhere_is_an_error_or_another_manifest() {
             let packed = zstd::encode_all(&bytes[..], 1).unwrap();
             if let Ok(id) = decode(&packed, &ids, &base) {
                 // Only the announced base, the time and sizes are not in the result: whoever stages compares those.
-                assert!(id != id_of(&new) || needs(&packed).unwrap() != needs(&change.bytes).unwrap(), "byte {at}");
+                assert!(
+                    id != id_of(&new) || needs(&packed, &WIDE).unwrap() != needs(&change.bytes, &WIDE).unwrap(),
+                    "byte {at}"
+                );
             }
         }
         let cut = zstd::encode_all(&plain[..at], 1).unwrap();
         assert!(decode(&cut, &ids, &base).is_err(), "cut at {at}");
     }
     assert!(decode(&change.bytes[..change.bytes.len() - 1], &ids, &base).is_err());
+}
+
+/// A change of these operations, without new objects, against no base.
+fn change_of(operations: &[u8]) -> Vec<u8> {
+    let head: &[u8] = &[b"HWMC\x01".as_slice(), &[0; 32], &[50, 0]].concat();
+    zstd::encode_all(&[head, operations, &[OP_END]].concat()[..], 1).unwrap()
+}
+
+#[test]
+fn a_run_that_is_cut_in_two_is_refused() {
+    for run in [OP_KEEP, OP_DROP] {
+        assert!(needs(&change_of(&[run, 2]), &WIDE).is_ok());
+        let error = needs(&change_of(&[run, 1, run, 1]), &WIDE).unwrap_err();
+        assert!(error.to_string().contains("a run is cut in two"), "{error}");
+    }
+    assert!(needs(&change_of(&[OP_KEEP, 1, OP_DROP, 1, OP_KEEP, 1]), &WIDE).is_ok());
+}
+
+#[test]
+fn a_change_that_counts_more_than_its_limits_is_refused_at_once() {
+    let limits = ChangeLimits { base_entries: Some(10), entries: 5, is_cancelled: &|| false };
+    for (operations, words) in [
+        (&[OP_DROP, 11][..], "behind its base's end"),
+        (&[OP_KEEP, 3, OP_DROP, 8], "behind its base's end"),
+        (&[OP_KEEP, 6], "more entries than the release has"),
+        (&[OP_KEEP, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1], "behind its base's end"),
+    ] {
+        let error = needs(&change_of(operations), &limits).unwrap_err();
+        assert!(error.to_string().contains(words), "{operations:?}: {error}");
+    }
+    assert!(needs(&change_of(&[OP_KEEP, 5, OP_DROP, 5]), &limits).is_ok());
+}
+
+#[test]
+fn a_change_that_announces_more_objects_than_entries_is_refused_before_they_are_read() {
+    let head: &[u8] = &[b"HWMC\x01".as_slice(), &[0; 32], &[50, 6]].concat();
+    let error = needs(&zstd::encode_all(head, 1).unwrap(), &ChangeLimits { entries: 5, ..WIDE }).unwrap_err();
+    assert!(error.to_string().contains("more new objects than the release has entries"), "{error}");
+}
+
+#[test]
+fn reading_a_change_ends_when_it_is_no_longer_wanted() {
+    let runs: Vec<u8> = [OP_KEEP, 1, OP_DROP, 1].repeat(10_000);
+    let limits = ChangeLimits { is_cancelled: &|| true, ..WIDE };
+    assert!(matches!(needs(&change_of(&runs), &limits), Err(ManifestError::Cancelled)));
+    assert!(needs(&change_of(&runs), &WIDE).is_ok());
 }
 
 fn entries() -> impl Strategy<Value = Vec<Entry>> {

@@ -233,7 +233,9 @@ fn has_ample_room(free_bytes: u64, request: &StageRequest<'_>) -> bool {
     if request.release.retired == 0 && with_files(request.release.bytes, request.release.entries) <= free_bytes {
         return true;
     }
-    transit::needs(request.change).is_ok_and(|needs| {
+    let entries = request.release.entries;
+    let limits = transit::ChangeLimits { base_entries: None, entries, is_cancelled: &|| false };
+    transit::needs(request.change, &limits).is_ok_and(|needs| {
         let bytes = needs.objects.iter().fold(0u64, |sum, object| sum.saturating_add(object.size));
         with_files(bytes, needs.objects.len() as u64) <= free_bytes
     })

@@ -84,7 +84,8 @@ fn releases(base: &[u8]) -> (Delivery, Delivery) {
         })
         .release(2);
     let delivery = second.onto(Some(&first));
-    assert_eq!(transit::needs(&delivery.change).unwrap().objects.len(), SENDERS * BLOCKS);
+    let limits = transit::ChangeLimits { base_entries: None, entries: u64::MAX, is_cancelled: &|| false };
+    assert_eq!(transit::needs(&delivery.change, &limits).unwrap().objects.len(), SENDERS * BLOCKS);
     (first.onto(None), delivery)
 }
 
