@@ -230,9 +230,18 @@ fn a_release_over_the_quota_is_refused_before_its_content_comes() {
     let refused = ask(&delivery);
     assert_eq!(refused.refusal(), (507, "no_space".to_owned()));
     assert_eq!(refused.json()["error"]["detail"], "quota");
-    // A release that belittles itself is caught by what its change brings.
+    // A release that belittles itself is caught by what its change makes and brings.
     (delivery.release.bytes, delivery.release.entries) = (10, 2);
-    assert_eq!(ask(&delivery).refusal(), (507, "no_space".to_owned()));
+    let refused = ask(&delivery);
+    assert_eq!(refused.refusal(), (400, "malformed".to_owned()));
+    let words = refused.json()["error"]["message"].to_string();
+    assert!(words.contains("more new objects than the release has entries"), "{words}");
+    let large = Tree::default().file("a", "a".repeat(6_000), 1_700_000_001).release(1);
+    let mut belittled = large.onto(None);
+    belittled.release.bytes = 10;
+    let refused = ask(&belittled);
+    assert_eq!(refused.refusal(), (507, "no_space".to_owned()));
+    assert_eq!(refused.json()["error"]["detail"], "quota");
     let small = Tree::default().file("a", "a", 1_700_000_001).release(1);
     let mut swollen = small.onto(None);
     swollen.change = noise(50_000, 4).into();
