@@ -232,9 +232,9 @@ impl Sums {
         self.bundles.values().any(|bundle| bundle.done_bytes < bundle.content_bytes)
     }
 
-    /// Whether packs were begun.
+    /// Whether content is packed: a bundle may have none, where only paths change.
     pub(crate) fn has_bundles(&self) -> bool {
-        !self.bundles.is_empty()
+        self.bundles.values().any(|bundle| bundle.content_bytes > 0)
     }
 
     /// How far the scan is.
