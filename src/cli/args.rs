@@ -160,7 +160,7 @@ pub(crate) struct SourceArgs {
     /// all configured ones are pushed to. With --from every argument is a mirror.
     #[arg(value_name = "TREE] [MIRROR", value_hint = ValueHint::AnyPath)]
     pub(crate) places: Vec<String>,
-    /// Bring the very release that this mirror serves, instead of a tree: to heal or fill another mirror
+    /// Bring the release that this mirror serves to other mirrors, unchanged, instead of pushing a tree
     #[arg(long, value_name = "MIRROR", value_hint = ValueHint::AnyPath, help_heading = PUBLISH)]
     pub(crate) from: Option<String>,
     /// Leave out what matches this line in gitignore syntax; after the configured ones, may be repeated

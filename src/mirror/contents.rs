@@ -1,4 +1,4 @@
-//! Content on its way from one place to another: what supplies objects, and how hard it is asked.
+//! Sources of objects, and how often a source that fails is asked again.
 
 use std::io::Read;
 
@@ -21,14 +21,14 @@ pub trait Contents: Sync {
         let _ = objects;
     }
 
-    /// Opens the content of an object; whoever reads checks it.
+    /// Opens the content of an object, unchecked: the reader compares it with its id.
     ///
     /// # Errors
-    /// When it is not to be had.
+    /// When no source has it.
     fn object(&self, id: &ObjectId) -> Result<Box<dyn Read + Send>, SupplyError>;
 }
 
-/// Everything a mirror can be mended from.
+/// Everything that a mirror can be repaired from.
 pub trait Supply: Contents + FetchRecords {}
 
 impl<T: Contents + FetchRecords> Supply for T {}

@@ -62,7 +62,7 @@ pub(super) struct PackShelf<'a> {
     /// A pack was taken, or is waited for. The builder waits for it.
     emptied: Condvar,
     supplies: &'a Supplies,
-    /// Says when nobody waits any more.
+    /// Tells whether the run was stopped.
     monitor: &'a dyn Monitor,
     spill: std::fs::File,
 }

@@ -1,4 +1,4 @@
-//! ObjectParts of objects, as an origin asks for them: one answer has many.
+//! Parts of objects, as an origin asks for them: one answer has many.
 
 use std::fs::File;
 use std::io;
