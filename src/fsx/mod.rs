@@ -17,7 +17,7 @@ use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
@@ -26,6 +26,13 @@ pub use dir::Dir;
 pub use meta::{FileKind, FileMode, FileSystem, Meta, Seen, Stamp};
 
 use fault::step;
+
+/// The time by the clock of this machine, in seconds since 1970.
+#[must_use]
+pub fn unix_seconds() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    now.saturating_add(fault::clock_ahead())
+}
 
 /// An operation of the operating system that failed.
 #[derive(Debug, thiserror::Error)]

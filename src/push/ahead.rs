@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::cache::ContentCache;
+use crate::fsx;
 use crate::hash::BundleKey;
 use crate::manifest::{Entry, ManifestError, transit};
 use crate::mirror::{Link, Mirror};
@@ -17,7 +18,6 @@ use crate::pack::Level;
 use crate::push::bases::Search;
 use crate::push::batch::level_for;
 use crate::push::contents::Supplies;
-use crate::push::fleet::unix_seconds;
 use crate::push::next::{Rules, draft};
 use crate::push::options::Options;
 use crate::push::pack_line::{Ahead, Job};
@@ -62,7 +62,7 @@ fn guess(
     let known = scratch.newest_known_manifest().map_err(io::Error::other)?;
     let Some(known) = known.filter(|_| level != Level::Raw) else { return Ok(None) };
     let old = || until(is_over, &known);
-    let rules = Rules { created: unix_seconds(), mtime: options.mtime, retention: &options.retention };
+    let rules = Rules { created: fsx::unix_seconds(), mtime: options.mtime, retention: &options.retention };
     let out = scratch.dir().create_file("ahead").map_err(io::Error::other)?;
     let (_, drafted) = draft(old()?, &supplies.live, &rules, io::BufWriter::with_capacity(1 << 17, out))?;
     let Some((out, totals)) = drafted else { return Ok(None) };

@@ -37,7 +37,7 @@ pub(super) struct Batch {
 /// The manifest that the change for a mirror is made against.
 pub(super) fn base_of(target: &Target, member: &Member) -> Option<ManifestId> {
     let likely = target.likely_base.filter(|likely| member.releases().iter().any(|kept| kept.manifest == *likely));
-    likely.or_else(|| Some(member.state.as_ref().ok()?.current_release()?.manifest))
+    likely.or_else(|| Some(member.current_release()?.manifest))
 }
 
 /// Groups the mirrors that need something by what they have.

@@ -1,7 +1,6 @@
 //! The mirrors of a push and what they said of themselves.
 
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::fsx::{self, IoError};
 use crate::hash::{HistoryId, ManifestId};
@@ -92,12 +91,6 @@ impl Member {
     }
 }
 
-/// The time by the clock of this machine, in seconds since 1970.
-pub(super) fn unix_seconds() -> u64 {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-    now.saturating_add(fsx::fault::clock_ahead())
-}
-
 /// Whether a mirror has no release yet while others have one: it is filled, and nobody waits for it.
 pub(super) fn is_joining(members: &[Member], index: usize) -> bool {
     let is_empty = |member: &Member| member.state.as_ref().is_ok_and(|state| state.current.is_none());
@@ -112,13 +105,18 @@ pub(super) fn counted(members: &[Member]) -> impl Iterator<Item = usize> + '_ {
 /// The newest release that is current somewhere. One of a history that another mirror's history took over is
 /// older than those of that one, whatever its sequence.
 pub(super) fn newest(members: &[Member]) -> Option<&Release> {
+    newest_where(members, |_| true)
+}
+
+/// The same, of the releases for which `is_meant` holds.
+pub(super) fn newest_where(members: &[Member], is_meant: impl Fn(&Release) -> bool) -> Option<&Release> {
     let is_replaced = |one: &Release| current(members).any(|other| other.replaces.contains(&one.history));
-    current(members).filter(|one| !is_replaced(one)).max_by_key(|release| release.rank())
+    current(members).filter(|one| is_meant(one) && !is_replaced(one)).max_by_key(|release| release.rank())
 }
 
 /// The records of what the mirrors serve, as far as they can be read.
 fn current(members: &[Member]) -> impl Iterator<Item = &Release> {
-    members.iter().filter_map(|member| member.state.as_ref().ok()?.current_release())
+    members.iter().filter_map(Member::current_release)
 }
 
 /// Refuses mirrors whose current releases are of different histories, of which none took over the others.
@@ -129,9 +127,8 @@ pub(super) fn check_one_history(members: &[Member]) -> Result<(), GuardFault> {
         return Ok(());
     }
     let of = |member: &Member| {
-        let state = member.state.as_ref().ok()?;
-        let release = state.current_release()?;
-        let same = state.releases.iter().filter(|kept| kept.history == release.history);
+        let release = member.current_release()?;
+        let same = member.releases().iter().filter(|kept| kept.history == release.history);
         Some(HistoryOfMirror {
             mirror: member.mirror.name().to_owned(),
             history: release.history,

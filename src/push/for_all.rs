@@ -3,15 +3,13 @@
 //! A release is not for all if its record says so, or if no mirror of the last wave ever served it: a push that goes
 //! by waves may still be looking at the first ones, or was stopped there.
 
-use crate::push::fleet::Member;
+use crate::push::fleet::{self, Member};
 use crate::push::options::Wave;
 use crate::release::Release;
 
 /// The newest release that is current anywhere and for all mirrors.
 pub(super) fn newest_for_all<'m>(members: &'m [Member], waves: &[Wave]) -> Option<&'m Release> {
-    let current = members.iter().filter_map(Member::current_release);
-    let for_all = |release: &&Release| release.partial.is_none() && has_passed(release, members, waves);
-    current.filter(for_all).max_by_key(|release| release.rank())
+    fleet::newest_where(members, |release| release.partial.is_none() && has_passed(release, members, waves))
 }
 
 /// Whether a mirror of the last wave serves the release or has served it.

@@ -20,7 +20,7 @@ pub(super) fn named<'m>(members: &'m [Member], text: &str) -> Result<&'m Release
         let names: BTreeSet<ReleaseName> = staged().map(Release::name).collect();
         PushError::NotStaged { what, staged: names.into_iter().collect() }
     };
-    let current = members.iter().filter_map(state).filter_map(|state| state.current_release());
+    let current = members.iter().filter_map(Member::current_release);
     let mut found = staged().chain(current).filter(is_named);
     let first = found.next().ok_or_else(|| not_staged(format!("no mirror has a release {text} staged")))?;
     match found.all(|other| other.id() == first.id()) {

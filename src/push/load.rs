@@ -183,16 +183,17 @@ pub(super) fn load_rollback(members: &[Member], to: Option<u64>, by: &DecidedBy)
 
 /// The release of a sequence, if every mirror that keeps one of that sequence keeps this one. A mirror on which
 /// one of two with the same sequence took the place of the other keeps both: then the higher rank is meant.
-fn kept_release(members: &[Member], sequence: u64) -> Result<&Release, PushError> {
-    let kept = |member: &'_ Member| {
+fn kept_release<'m>(members: &'m [Member], sequence: u64) -> Result<&'m Release, PushError> {
+    let highest = |member: &'m Member| {
         let releases = member.releases().iter().filter(|release| release.sequence == sequence);
-        releases.max_by_key(|release| release.rank()).map(Release::id)
+        releases.max_by_key(|release| release.rank())
     };
-    let all = members.iter().flat_map(Member::releases).filter(|release| release.sequence == sequence);
-    let newest = all.max_by_key(|release| release.rank());
-    let newest = newest.ok_or_else(|| PushError::Rollback(format!("no mirror keeps a release {sequence}")))?;
-    if members.iter().filter_map(kept).all(|id| id == newest.id()) {
-        return Ok(newest);
+    let kept: Vec<&Release> = members.iter().filter_map(highest).collect();
+    let [first, others @ ..] = &kept[..] else {
+        return Err(PushError::Rollback(format!("no mirror keeps a release {sequence}")));
+    };
+    if others.iter().all(|other| other.id() == first.id()) {
+        return Ok(first);
     }
     Err(PushError::Rollback(format!("release {sequence} is not the same on all mirrors: name fewer of them")))
 }

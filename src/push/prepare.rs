@@ -85,13 +85,14 @@ impl Preparation {
             check_nesting(roots, fleet, options)?;
         }
         let scratch = Scratch::create(&options.scratch)?;
+        let checked = |members| options.stores.checked(members, monitor);
         let (mut cache, mut ahead) = (None, Ahead::default());
         let (members, loaded) = match source {
             Source::Trees { roots, scan } => {
                 let is_answered = Arc::new(AtomicBool::new(false));
                 let (members, tree) = std::thread::scope(|scope| {
                     let asked = scope.spawn(|| {
-                        let members = options.stores.checked(fleet.states(monitor), monitor);
+                        let members = checked(fleet.states(monitor));
                         is_answered.store(true, Ordering::Relaxed);
                         members
                     });
@@ -104,11 +105,11 @@ impl Preparation {
                 (members, Loaded::of(Live::Tree(tree?)))
             }
             Source::Store(mirror) => {
-                let members = options.stores.checked(fleet.states(monitor), monitor);
+                let members = checked(fleet.states(monitor));
                 (members, load::load_store(mirror)?)
             }
             Source::Promote(mirror) => {
-                let members = options.stores.checked(fleet.states(monitor), monitor);
+                let members = checked(fleet.states(monitor));
                 (members, load::load_promoted(mirror)?)
             }
             Source::Rollback { .. } | Source::Staged(_) | Source::Newest => {
@@ -116,7 +117,7 @@ impl Preparation {
                 if matches!(source, Source::Rollback { to: None, .. }) {
                     members = load::look_again(fleet, members, monitor);
                 }
-                let members = options.stores.checked(members, monitor);
+                let members = checked(members);
                 // With too few mirrors it ends before anything is looked for on them.
                 let loaded = match source {
                     _ if !is_met(&members, options) => Loaded::nothing(),
@@ -151,7 +152,7 @@ impl Preparation {
             Some(_) if unmet.is_none() => Outcome::Apart,
             _ => Outcome::Skipped,
         };
-        let now = fleet::unix_seconds();
+        let now = fsx::unix_seconds();
         let report = |member: &Member| MirrorReport {
             mirror: member.mirror.name().to_owned(),
             location: member.mirror.location().to_owned(),
@@ -306,7 +307,7 @@ impl Preparation {
         monitor: &dyn Monitor,
     ) -> Result<Next, PushError> {
         let highest = self.releases().map(|release| release.created).max();
-        let created = fleet::unix_seconds().max(highest.map_or(0, |created| created + 1));
+        let created = fsx::unix_seconds().max(highest.map_or(0, |created| created + 1));
         let rules = Rules { created, mtime: options.mtime, retention: &options.retention };
         let previous = match newest {
             Some(newest) => self.copy_manifest(newest)?,
@@ -378,7 +379,7 @@ impl Preparation {
                 release.rejected.push(RejectedContent {
                     content: newest.content,
                     sequence: newest.sequence,
-                    at: fleet::unix_seconds(),
+                    at: fsx::unix_seconds(),
                     by: name.clone(),
                     why: options.note.clone(),
                 });

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, unbounded};
 
+use crate::fsx;
 use crate::hash::ObjectId;
 use crate::mirror::{Failure, Mirror, MirrorError, MirrorState};
 use crate::monitor::{Event, Monitor};
@@ -366,7 +367,7 @@ fn report(
     gate: &Gate<'_>,
     unmet: Option<String>,
 ) -> Report {
-    let now = fleet::unix_seconds();
+    let now = fsx::unix_seconds();
     let mirrors = target.members.iter().zip(outcomes).enumerate().map(|(index, (member, outcome))| {
         let batch = batches.iter().find(|batch| batch.members().contains(&index));
         let outcome = outcome.unwrap_or(Outcome::Skipped);

@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use crate::fsx::{self, FileKind, FileMode};
 use crate::release::ReleaseName;
-use crate::store::expiry::clock;
 use crate::store::layout::{CURRENT, Layout, SWITCHED, current_target};
 use crate::store::{Pruned, Store, StoreError, What};
 
@@ -111,9 +110,9 @@ impl Store {
     /// Those of the disk; nothing that is needed is touched.
     pub fn settle(&self, keep: usize, wait: Duration) -> Result<Pruned, StoreError> {
         let _guard = self.lock(wait)?;
-        let expired = self.expire_due(clock());
+        let expired = self.expire_due(fsx::unix_seconds());
         let mut pruned = self.drop_old_releases(keep)?;
-        self.drop_old_quarantines(clock(), &mut pruned)?;
+        self.drop_old_quarantines(fsx::unix_seconds(), &mut pruned)?;
         self.note_pruned(&pruned);
         pruned.expired = expired?;
         Ok(pruned)

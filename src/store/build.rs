@@ -5,11 +5,10 @@
 
 use std::iter::Peekable;
 
-use crate::fsx::{Dir, FileKind, FileMode};
+use crate::fsx::{self, Dir, FileKind, FileMode};
 use crate::hash::ObjectId;
 use crate::manifest::{Entry, FileEntry, Kind, Pair, Pairs, ahead};
 use crate::release::{Release, ReleaseName};
-use crate::store::expiry::clock;
 use crate::store::layout::{DIRTY, SlotName};
 use crate::store::manifests::ManifestStream;
 use crate::store::permissions::Permissions;
@@ -164,7 +163,7 @@ impl Store {
     pub(super) fn fill_spare_slot(&self) -> Result<(), StoreError> {
         let Some(spare) = self.missing_slot()? else { return Ok(()) };
         let release = self.release(spare.release)?;
-        self.expire_before_filling(&release, clock())?;
+        self.expire_before_filling(&release, fsx::unix_seconds())?;
         let slots = &self.layout.slots;
         slots.remove_all(DIRTY)?;
         let permissions = self.permissions_of(spare.release.sequence())?;

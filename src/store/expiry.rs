@@ -5,11 +5,11 @@
 //! A durable mark tells which entries may be absent. It only rises, so that nothing comes back
 //! when a clock is set back.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::fsx::{self, Dir, FileMode, fault};
+use crate::fsx::{self, FileMode};
 use crate::manifest::Entry;
 use crate::release::{Release, ReleaseName};
 use crate::store::layout::EXPIRED;
@@ -43,12 +43,6 @@ struct DueEntries {
     next: Option<u64>,
 }
 
-/// The time by the clock of this machine, in seconds since 1970.
-pub(super) fn clock() -> u64 {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-    now.saturating_add(fault::clock_ahead())
-}
-
 impl Store {
     /// Removes every retired entry whose time has come from the slot that is served; returns how many
     /// entries were removed. Without an entry that is due it costs one small read and takes no lock.
@@ -57,11 +51,11 @@ impl Store {
     /// [`StoreError::Locked`], a damaged manifest, errors of the disk.
     pub fn expire(&self, wait: Duration) -> Result<u64, StoreError> {
         let Some(current) = self.current()? else { return Ok(0) };
-        if !self.is_due(current, self.expiry_mark()?, clock())? {
+        if !self.is_due(current, self.expiry_mark()?, fsx::unix_seconds())? {
             return Ok(0);
         }
         let _guard = self.lock(wait)?;
-        self.expire_due(clock())
+        self.expire_due(fsx::unix_seconds())
     }
 
     /// When the next retired entry of the current release is due; `None` if there is none. A time in
@@ -115,11 +109,9 @@ impl Store {
         let through = due.latest.max(mark.through);
         // The mark first: from now on these entries may be absent. Without a release in it, whoever finds
         // it after a crash looks again.
-        self.write_mark(ExpiryMark { through, release: None, next: None })?;
-        self.adopt_mark()?;
+        self.set_mark(ExpiryMark { through, release: None, next: None })?;
         let removed = self.remove_expired(&due.paths)?;
-        self.write_mark(ExpiryMark { through, release: Some(current), next: due.next })?;
-        self.adopt_mark()?;
+        self.set_mark(ExpiryMark { through, release: Some(current), next: due.next })?;
         if removed > 0 {
             self.note(What::Expired { entries: removed });
         }
@@ -129,14 +121,12 @@ impl Store {
     /// Lets the mark rise to what of `release` is due at `now`, before a slot is filled without that.
     /// The caller has the lock.
     pub(super) fn expire_before_filling(&self, release: &Release, now: u64) -> Result<(), StoreError> {
-        let mark = self.expiry_mark()?;
         if release.until.is_none_or(|until| until > now) {
             return Ok(());
         }
         let through = DueEntries::find(self.entries(&release.manifest)?, now)?.latest;
-        if through > mark.through {
-            self.write_mark(ExpiryMark { through, release: None, next: None })?;
-            self.adopt_mark()?;
+        if through > self.expiry_mark()?.through {
+            self.set_mark(ExpiryMark { through, release: None, next: None })?;
         }
         Ok(())
     }
@@ -163,21 +153,17 @@ impl Store {
             return Ok(ExpiryMark::default());
         };
         // One that the disk damaged was not above the time of now: nothing comes back for it.
-        let unknown = || ExpiryMark { through: clock(), ..ExpiryMark::default() };
+        let unknown = || ExpiryMark { through: fsx::unix_seconds(), ..ExpiryMark::default() };
         Ok(serde_json::from_slice(&bytes).unwrap_or_else(|_| unknown()))
     }
 
-    fn write_mark(&self, mark: ExpiryMark) -> Result<(), StoreError> {
-        let tmp: &Dir = &self.layout.tmp;
+    /// Makes everything durable that was written or removed so far, then gives the mark its own name.
+    fn set_mark(&self, mark: ExpiryMark) -> Result<(), StoreError> {
+        let layout = &self.layout;
         let mut bytes = serde_json::to_vec(&mark).expect("plain values");
         bytes.push(b'\n');
-        tmp.unlink_if_any(EXPIRED)?;
-        Ok(tmp.write_new(EXPIRED, &bytes, FileMode::RECORD, None)?)
-    }
-
-    /// Makes everything durable that was written or removed so far, then the mark under its own name.
-    fn adopt_mark(&self) -> Result<(), StoreError> {
-        let layout = &self.layout;
+        layout.tmp.unlink_if_any(EXPIRED)?;
+        layout.tmp.write_new(EXPIRED, &bytes, FileMode::RECORD, None)?;
         layout.tmp.sync_file_system()?;
         layout.tmp.rename(EXPIRED, &layout.headwater, EXPIRED)?;
         Ok(layout.headwater.sync()?)

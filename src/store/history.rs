@@ -13,7 +13,6 @@ use serde::{Deserialize, Serialize};
 
 use crate::fsx::{self, Context as _, FileKind, FileMode};
 use crate::release::ReleaseName;
-use crate::store::expiry::clock;
 use crate::store::layout::HISTORY;
 use crate::store::{Store, StoreError};
 
@@ -113,7 +112,7 @@ impl Store {
 
     /// Notes that something happened just now. The caller has the lock.
     pub(super) fn note(&self, what: What) {
-        let time = clock();
+        let time = fsx::unix_seconds();
         let mut line = serde_json::to_vec(&Happening { time, what }).expect("plain values");
         line.push(b'\n');
         // What was done is done, whether or not it can be told.

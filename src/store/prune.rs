@@ -12,7 +12,6 @@ use serde::{Deserialize, Serialize};
 use crate::fsx::{self, FileKind};
 use crate::hash::{ManifestId, ObjectId};
 use crate::release::ReleaseName;
-use crate::store::expiry::clock;
 use crate::store::layout::{DIRTY, SlotName, manifest_name, object_name};
 use crate::store::{Store, StoreError, What};
 
@@ -45,7 +44,7 @@ impl Store {
     pub fn prune(&self, keep: usize, wait: Duration) -> Result<Pruned, StoreError> {
         let _guard = self.lock(wait)?;
         // What is not to be served any more goes also where something keeps the rest from being pruned.
-        let expired = self.expire_due(clock());
+        let expired = self.expire_due(fsx::unix_seconds());
         let mut pruned = self.drop_old_releases(keep)?;
         self.drop_quarantines(&mut pruned)?;
         self.sweep(&mut pruned)?;
@@ -62,7 +61,7 @@ impl Store {
     pub fn upkeep(&self, wait: Duration) -> Result<Pruned, StoreError> {
         let mut pruned = Pruned::default();
         let expired = self.expire(wait);
-        self.drop_stale_quarantines(clock(), &mut pruned)?;
+        self.drop_stale_quarantines(fsx::unix_seconds(), &mut pruned)?;
         pruned.expired = expired?;
         Ok(pruned)
     }

@@ -8,6 +8,7 @@ use std::io::Read;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use crate::fsx;
 use crate::hash::{BundleKey, ManifestId, ObjectId, PackId};
 use crate::manifest::transit::{self, ChangeLimits, Needs};
 use crate::manifest::{Entry, FileEntry, ManifestError, ahead};
@@ -15,7 +16,6 @@ use crate::pack::{BaseRange, Block, PackReader};
 use crate::release::{Release, ReleaseName, Succession};
 use crate::store::build::ClearedSlot;
 use crate::store::copy::write_object;
-use crate::store::expiry::clock;
 use crate::store::quarantine::Quarantine;
 use crate::store::slots::SlotWriter;
 use crate::store::write_back::WriteBack;
@@ -388,7 +388,7 @@ impl Arrival {
         here.extend(objects.iter().map(|(id, _)| *id));
         here.sort_unstable();
         self.store.adopt_manifest(&temporary, &self.release.manifest)?;
-        self.store.expire_before_filling(&self.release, clock())?;
+        self.store.expire_before_filling(&self.release, fsx::unix_seconds())?;
         self.store.hide_staged();
         // What goes from the idle slot does not wait for what comes.
         let (cleared, adopted) = std::thread::scope(|scope| {
