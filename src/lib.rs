@@ -17,6 +17,7 @@
 //! * [`watch`]: how the mirrors of a fleet stand, judged by what they say.
 //! * [`serve`]: answers origins for the sites of this machine, over HTTP(S) or a pipe.
 //! * [`config`]: what `headwater.toml` says.
+//! * [`users`]: names of users and groups of this machine.
 //!
 //! The library never prints, exits or reads the environment; the program around it does.
 
@@ -36,6 +37,7 @@ pub mod scan;
 pub mod serve;
 pub mod store;
 pub mod tree_path;
+pub mod users;
 pub mod varint;
 pub mod watch;
 pub mod web;

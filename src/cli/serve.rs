@@ -100,15 +100,16 @@ fn failure(error: ServeError) -> Failure {
         ServeError::Listen { .. } => {
             (Exit::Failed, Some("another program may listen there; --listen names another place"))
         }
-        ServeError::Group { source: GroupError::Unknown(_), .. } => {
-            (Exit::Usage, Some("a group that is known to the system by other means can be given by its number"))
-        }
+        ServeError::Group { source: GroupError::Unknown(_), .. } => (
+            Exit::Usage,
+            Some(
+                "create the group, or name one that there is: /etc/group and the directory services of this machine are asked",
+            ),
+        ),
         ServeError::Group { source: GroupError::NotMember { .. }, .. } => {
             (Exit::Usage, Some("make the user that serves a member of the group and start it again"))
         }
-        ServeError::Group { .. } | ServeError::Site { .. } | ServeError::Io(_) | ServeError::Runtime(_) => {
-            (Exit::Failed, None)
-        }
+        ServeError::Site { .. } | ServeError::Io(_) | ServeError::Runtime(_) => (Exit::Failed, None),
     };
     let failure = Failure::new(exit, error);
     match hint {

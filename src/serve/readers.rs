@@ -1,14 +1,7 @@
 //! Who may read what a site serves: a group by name, found on this machine.
 
-use std::path::Path;
-
-use crate::fsx::{self, IoError};
 use crate::store::{ContentMode, DirectoryMode, Permissions};
-
-/// Where groups are listed, `name:password:id:members` a line.
-const GROUPS: &str = "/etc/group";
-/// More is no list of groups.
-const MAX_GROUPS_BYTES: u64 = 16 << 20;
+use crate::users;
 
 /// Group and modes of what a site serves.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -24,16 +17,13 @@ pub struct Readers {
 /// Why files cannot be given to a group.
 #[derive(Debug, thiserror::Error)]
 pub enum GroupError {
-    /// The list cannot be read.
-    #[error(transparent)]
-    Io(#[from] IoError),
-    /// It is not in the list.
-    #[error("{GROUPS} has no group {0:?}")]
+    /// The system knows no group of this name.
+    #[error("there is no group {0:?} on this machine")]
     Unknown(String),
     /// The system would refuse it.
-    #[error("user id {user} is no member of group {group:?} and cannot give files to it")]
+    #[error("{} is not a member of group {group:?} and cannot give files to it", users::describe_user(*user))]
     NotMember {
-        /// Who serves.
+        /// The id of the user that serves.
         user: u32,
         /// The group.
         group: String,
@@ -53,13 +43,8 @@ impl Readers {
 
 fn usable_group(name: &str) -> Result<u32, GroupError> {
     use rustix::process::{getegid, geteuid, getgroups};
-    let group = match name.parse() {
-        Ok(number) => number,
-        Err(_) => {
-            let list = fsx::read_text(Path::new(GROUPS), MAX_GROUPS_BYTES)?;
-            find_group(&list, name).ok_or_else(|| GroupError::Unknown(name.to_owned()))?
-        }
-    };
+    let number = name.parse().ok().or_else(|| users::group_id(name));
+    let group = number.ok_or_else(|| GroupError::Unknown(name.to_owned()))?;
     let user = geteuid();
     let is_member = || getgroups().is_ok_and(|groups| groups.iter().any(|member| member.as_raw() == group));
     if user.is_root() || getegid().as_raw() == group || is_member() {
@@ -68,26 +53,9 @@ fn usable_group(name: &str) -> Result<u32, GroupError> {
     Err(GroupError::NotMember { user: user.as_raw(), group: name.to_owned() })
 }
 
-/// The id of a group in a list of groups.
-fn find_group(list: &str, name: &str) -> Option<u32> {
-    list.lines().find_map(|line| {
-        let mut fields = line.split(':');
-        if fields.next() == Some(name) { fields.nth(1)?.parse().ok() } else { None }
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_group_is_found_by_its_whole_name() {
-        let list = "root:x:0:\nwww-data:x:33:deploy,www\nwww:x:999:\nbroken:x\n";
-        assert_eq!(
-            ["www-data", "www", "broken", "deploy", ""].map(|name| find_group(list, name)),
-            [Some(33), Some(999), None, None, None]
-        );
-    }
 
     #[test]
     fn a_group_is_one_that_files_can_be_given_to() {
@@ -99,5 +67,7 @@ mod tests {
         if !rustix::process::geteuid().is_root() {
             assert!(matches!(of("4000000000"), Err(GroupError::NotMember { .. })));
         }
+        let refused = GroupError::NotMember { user: 0, group: "www".to_owned() }.to_string();
+        assert_eq!(refused, "user root is not a member of group \"www\" and cannot give files to it");
     }
 }

@@ -45,6 +45,7 @@ use crate::manifest::ManifestError;
 use crate::pack::PackError;
 use crate::release::{ReleaseError, ReleaseName};
 use crate::tree_path::Site;
+use crate::users;
 
 /// Why a store cannot do what was asked.
 #[derive(Debug, thiserror::Error)]
@@ -76,14 +77,17 @@ pub enum StoreError {
         /// The place.
         path: PathBuf,
     },
-    /// Files of ours would belong to somebody else than the directory.
-    #[error("{} belongs to user id {owner}, and this runs as {caller}", path.display())]
+    /// A directory that only its owner may write to: files that others wrote would be theirs.
+    #[error(
+        "{} belongs to {}, and this runs as {}", path.display(),
+        users::describe_user(*owner), users::describe_user(*caller)
+    )]
     OtherOwner {
-        /// The place.
+        /// The directory.
         path: PathBuf,
-        /// Who owns it.
+        /// The id of the user who owns it.
         owner: u32,
-        /// Who we are.
+        /// The id of the user that this process runs as.
         caller: u32,
     },
     /// A file system on which locks, links and syncs do not hold.

@@ -1,0 +1,41 @@
+//! Names of the users and groups of this machine, as the system knows them.
+//!
+//! The system is asked through its C library, so users of LDAP or SSSD have names too. The only room
+//! that uses the crate `uzers`. Refuses to know what a user may do.
+
+/// The user with this id, for messages: `user www-data`, or `user id 12345` if the system has no name for it.
+#[must_use]
+pub fn describe_user(id: u32) -> String {
+    match uzers::get_user_by_uid(id) {
+        Some(user) => format!("user {}", user.name().display()),
+        None => format!("user id {id}"),
+    }
+}
+
+/// The id of the group `name`; `None` if the system knows no such group.
+#[must_use]
+pub fn group_id(name: &str) -> Option<u32> {
+    uzers::get_group_by_name(name).map(|group| group.gid())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn users_have_names_or_else_numbers() {
+        assert_eq!(describe_user(0), "user root");
+        assert_eq!(describe_user(3_999_999_999), "user id 3999999999");
+    }
+
+    #[test]
+    fn a_group_is_found_by_its_whole_name() {
+        let list = std::fs::read_to_string("/etc/group").unwrap();
+        let mut fields = list.lines().next().unwrap().split(':');
+        let (name, id) = (fields.next().unwrap(), fields.nth(1).unwrap());
+        assert_eq!(group_id(name), id.parse().ok());
+        for unknown in ["no such group", "", "roo", "a\0b"] {
+            assert_eq!(group_id(unknown), None, "{unknown:?}");
+        }
+    }
+}
