@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use clap::Args;
-use headwater::mirror::{Mirror, MirrorState};
+use headwater::mirror::{Mirror, MirrorError, MirrorState};
 use headwater::push::error_chain;
 use headwater::store::Store;
 use serde::Serialize;
@@ -64,6 +64,10 @@ impl Problem {
     fn new(what: impl Into<String>, hint: &str) -> Self {
         Self { what: what.into(), hint: Some(hint.to_owned()) }
     }
+
+    fn of_mirror(error: &MirrorError) -> Self {
+        Self { what: error_chain(error), hint: hints::of_mirror(error.failure()).map(str::to_owned) }
+    }
 }
 
 /// Runs `headwater doctor`.
@@ -97,10 +101,7 @@ fn examine(choice: &MirrorChoice, open: impl FnOnce() -> Result<std::sync::Arc<d
             problems.push(Problem { what: failure.text(), hint: failure.hint().map(str::to_owned) });
         }
         Ok(mirror) => match mirror.state() {
-            Err(error) => {
-                let hint = hints::of_mirror(error.failure()).map(str::to_owned);
-                problems.push(Problem { what: error_chain(&error), hint });
-            }
+            Err(error) => problems.push(Problem::of_mirror(&error)),
             Ok(state) => look(&*mirror, &state, &mut facts, &mut problems),
         },
     }
@@ -114,7 +115,9 @@ fn look(mirror: &dyn Mirror, state: &MirrorState, facts: &mut Vec<String>, probl
         (Some(site), None) => format!("is of site {site} and serves nothing yet"),
         (None, _) => "is empty: the first push would create it".to_owned(),
     });
-    if let Some(path) = mirror.local_path() {
+    if let Err(error) = mirror.check_owner() {
+        problems.push(Problem::of_mirror(&error));
+    } else if let Some(path) = mirror.local_path() {
         look_at_directory(&path, state, facts, problems);
     }
     if let Some(receiver) = &state.receiver {

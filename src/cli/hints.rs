@@ -172,7 +172,7 @@ const fn of_place(kind: Kind) -> Option<&'static str> {
         Kind::OtherSite => {
             Some("name the site that it holds with --site, or change `site` in headwater.toml, or name another mirror")
         }
-        Kind::Denied => Some("this user needs to write there"),
+        Kind::Denied => Some("a push needs to write there, `status` and `verify` to read"),
         Kind::BadPlace => Some(
             "a mirror is a directory on a local disk whose parent directory exists; `headwater push TREE MIRROR` makes one",
         ),

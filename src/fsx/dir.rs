@@ -187,9 +187,22 @@ impl Dir {
     /// When it is a link, or may not be written.
     pub fn open_or_create_file(&self, name: &str) -> Result<File> {
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let fd = rustix::fs::openat(&self.fd, name, flags, Mode::from_raw_mode(0o644))
-            .context("open", || self.join(name))?;
+        let mode = Mode::from_raw_mode(FileMode::RECORD.bits);
+        let fd = rustix::fs::openat(&self.fd, name, flags, mode).context("open", || self.join(name))?;
         Ok(File::from(fd))
+    }
+
+    /// The same; one that is created has mode 0644, whatever the umask is: other users may read it.
+    ///
+    /// # Errors
+    /// As [`Dir::open_or_create_file`].
+    pub fn open_or_create_record(&self, name: &str) -> Result<File> {
+        if let Some(file) = found(self.open_file_for_write(name))? {
+            return Ok(file);
+        }
+        let file = self.open_or_create_file(name)?;
+        set_mode(&file, FileMode::RECORD, || self.join(name))?;
+        Ok(file)
     }
 
     /// Opens the existing file `name` for writing at offsets.

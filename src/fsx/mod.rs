@@ -226,11 +226,27 @@ pub fn replace_file(path: &Path, write: impl FnOnce(&mut io::BufWriter<&File>) -
 /// # Errors
 /// When the file system has no locks.
 pub fn lock(file: &File, wait: Duration, path: &Path) -> Result<bool> {
+    lock_by(|| file.try_lock(), wait, path)
+}
+
+/// As [`lock`], but any number may have the shared lock at once, while nobody has the exclusive one.
+///
+/// # Errors
+/// When the file system has no locks.
+pub fn lock_shared(file: &File, wait: Duration, path: &Path) -> Result<bool> {
+    lock_by(|| file.try_lock_shared(), wait, path)
+}
+
+fn lock_by(
+    try_lock: impl Fn() -> std::result::Result<(), fs::TryLockError>,
+    wait: Duration,
+    path: &Path,
+) -> Result<bool> {
     // flock has no time limit, and a signal to break it would need unsafe code.
     const PAUSE: Duration = Duration::from_millis(20);
     let deadline = Instant::now() + wait;
     loop {
-        match file.try_lock() {
+        match try_lock() {
             Ok(()) => return Ok(true),
             Err(fs::TryLockError::WouldBlock) if Instant::now() >= deadline => return Ok(false),
             Err(fs::TryLockError::WouldBlock) => std::thread::sleep(PAUSE),

@@ -180,6 +180,10 @@ impl Mirror for DirectoryMirror {
         })
     }
 
+    fn check_owner(&self) -> Result<(), MirrorError> {
+        Ok(Store::check_owner_at(&self.path)?)
+    }
+
     fn store_id(&self) -> Option<StoreId> {
         self.open().ok().map(|store| store.id())
     }

@@ -397,6 +397,15 @@ pub trait Mirror: Send + Sync + fmt::Debug {
     /// When there can be no mirror.
     fn state(&self) -> Result<MirrorState, MirrorError>;
 
+    /// Refuses a mirror that this user may read and not change, as far as is known without asking: a receiver
+    /// refuses for itself.
+    ///
+    /// # Errors
+    /// When another user owns its directory.
+    fn check_owner(&self) -> Result<(), MirrorError> {
+        Ok(())
+    }
+
     /// The id of its store, as far as is known without asking again; `None` if it has none.
     fn store_id(&self) -> Option<StoreId>;
 

@@ -70,6 +70,13 @@ impl Fleet {
 }
 
 impl Member {
+    /// The same mirror, which is left alone because of `error`.
+    pub(super) fn failed(self, error: MirrorError, monitor: &dyn Monitor) -> Self {
+        let mirror = self.mirror.name().to_owned();
+        monitor.event(Event::MirrorFailed { mirror, error: error_chain(&error) });
+        Self { state: Err(error), ..self }
+    }
+
     pub(super) fn releases(&self) -> &[Release] {
         self.state.as_ref().map_or(&[], |state| &state.releases)
     }
@@ -89,6 +96,15 @@ impl Member {
     pub(super) fn current(&self) -> Option<ReleaseName> {
         self.state.as_ref().ok()?.current
     }
+}
+
+/// The members, of which those that another user owns count as failed: they can be read and not written.
+pub(super) fn owned(members: Vec<Member>, monitor: &dyn Monitor) -> Vec<Member> {
+    let check = |member: Member| match member.state.is_ok().then(|| member.mirror.check_owner()) {
+        Some(Err(error)) => member.failed(error, monitor),
+        _ => member,
+    };
+    members.into_iter().map(check).collect()
 }
 
 /// Whether a mirror has no release yet while others have one: it is filled, and nobody waits for it.

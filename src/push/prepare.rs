@@ -85,7 +85,7 @@ impl Preparation {
             check_nesting(roots, fleet, options)?;
         }
         let scratch = Scratch::create(&options.scratch)?;
-        let checked = |members| options.stores.checked(members, monitor);
+        let checked = |members| options.stores.checked(fleet::owned(members, monitor), monitor);
         let (mut cache, mut ahead) = (None, Ahead::default());
         let (members, loaded) = match source {
             Source::Trees { roots, scan } => {

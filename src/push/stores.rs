@@ -10,9 +10,8 @@ use serde::{Deserialize, Serialize};
 use crate::fsx;
 use crate::hash::StoreId;
 use crate::mirror::{Location, MirrorError};
-use crate::monitor::{Event, Monitor};
+use crate::monitor::Monitor;
 use crate::push::fleet::Member;
-use crate::push::outcome::error_chain;
 
 /// A note is a short line.
 const MAX_BYTES: u64 = 64 * 1024;
@@ -66,16 +65,15 @@ impl KnownStores {
     }
 
     /// The members, of which those with another store than before count as failed.
-    pub(super) fn checked(&self, mut members: Vec<Member>, monitor: &dyn Monitor) -> Vec<Member> {
-        for member in &mut members {
-            let (name, location) = (member.mirror.name(), member.mirror.location());
-            let Ok(state) = &member.state else { continue };
-            if let Err(error) = self.check(name, location, state.store) {
-                monitor.event(Event::MirrorFailed { mirror: name.to_owned(), error: error_chain(&error) });
-                member.state = Err(error);
+    pub(super) fn checked(&self, members: Vec<Member>, monitor: &dyn Monitor) -> Vec<Member> {
+        let check = |member: Member| {
+            let Ok(state) = &member.state else { return member };
+            match self.check(member.mirror.name(), member.mirror.location(), state.store) {
+                Ok(()) => member,
+                Err(error) => member.failed(error, monitor),
             }
-        }
-        members
+        };
+        members.into_iter().map(check).collect()
     }
 
     /// Notes the store of a mirror. What cannot be noted is not known to the next push.

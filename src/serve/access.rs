@@ -17,7 +17,7 @@ const SECRET_DIGITS: usize = 64;
 /// What a token permits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Right {
-    /// Reading state, releases, manifests and objects.
+    /// Reading state, releases, manifests and objects, and verifying them.
     Read,
     /// The same, and all that changes a mirror.
     Push,

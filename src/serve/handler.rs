@@ -389,10 +389,11 @@ async fn run<T: Send + 'static>(
     tokio::task::spawn_blocking(work).await.map_err(|error| Refused::broken(&error))?
 }
 
-/// What a token must permit for a request. Some questions are too long for an address, and change nothing.
+/// What a token must permit for a request. Questions that are too long for an address or take long are posted; they
+/// change nothing that is served.
 fn right_for(method: &Method, resource: Resource) -> Right {
     match resource {
-        Resource::Action(Action::Holds | Action::Objects) => Right::Read,
+        Resource::Action(Action::Holds | Action::Objects | Action::Verify) => Right::Read,
         _ if *method == Method::GET => Right::Read,
         _ => Right::Push,
     }

@@ -331,15 +331,16 @@ pub(super) struct Order {
 }
 
 /// Looks at the directories, so that one that can never be a mirror is told of now, and not to
-/// the first push. What may pass, or harms one site alone, stops no other one: it is logged.
+/// the first push. What may pass, or harms one site alone, stops no other one: it is logged. A site that
+/// another user owns can be read, and takes no push.
 ///
 /// # Errors
 /// The first site with a directory that is none, has other files, or is that of another site.
 pub(super) fn check(sites: &[Arc<SiteState>], log: &dyn Log) -> Result<(), ServeError> {
     for site in sites {
         let path = site.settings.directory.clone();
-        match site.banner() {
-            Ok(_) => {}
+        match site.banner().and_then(|_| Store::check_owner_at(&path)) {
+            Ok(()) => {}
             Err(
                 source @ (StoreError::NotDirectory { .. } | StoreError::NotEmpty { .. } | StoreError::OtherSite { .. }),
             ) => {

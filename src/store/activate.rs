@@ -55,19 +55,21 @@ impl Store {
     /// forgotten by whoever is killed in between. Not durable: a power cut ends what it is for, too.
     ///
     /// # Errors
-    /// Those of the disk.
+    /// [`StoreError::OtherOwner`]; errors of the disk.
     pub fn note_switch(&self, release: ReleaseName) -> Result<(), StoreError> {
+        self.check_owner()?;
         let Layout { tmp, headwater, .. } = &self.layout;
         tmp.unlink_if_any(SWITCHED)?;
         tmp.write_new(SWITCHED, release.to_string().as_bytes(), FileMode::RECORD, None)?;
         Ok(tmp.rename(SWITCHED, headwater, SWITCHED)?)
     }
 
-    /// The current release, if what is to follow of it was noted and did not happen.
+    /// The current release, if what is to follow of it was noted and did not happen. It is for the owner to do.
     ///
     /// # Errors
-    /// Those of the disk.
+    /// [`StoreError::OtherOwner`]; errors of the disk.
     pub fn noted_switch(&self) -> Result<Option<ReleaseName>, StoreError> {
+        self.check_owner()?;
         const MAX_NAME_BYTES: u64 = 64;
         let Some(note) = fsx::found(self.layout.headwater.read(SWITCHED, MAX_NAME_BYTES))? else { return Ok(None) };
         let noted = std::str::from_utf8(&note).ok().and_then(|name| name.parse().ok());
@@ -77,8 +79,9 @@ impl Store {
     /// What was to follow happens.
     ///
     /// # Errors
-    /// Those of the disk.
+    /// [`StoreError::OtherOwner`]; errors of the disk.
     pub fn clear_switch(&self) -> Result<(), StoreError> {
+        self.check_owner()?;
         self.layout.headwater.unlink_if_any(SWITCHED)?;
         Ok(())
     }

@@ -127,7 +127,7 @@ impl Store {
             Some(meta) => meta.size,
             None => 0,
         };
-        let file = headwater.open_or_create_file(HISTORY)?;
+        let file = headwater.open_or_create_record(HISTORY)?;
         let path = || headwater.join(HISTORY);
         // Behind a line that a crash tore this one has to begin anew.
         let mut last = [b'\n'];

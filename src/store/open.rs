@@ -47,7 +47,8 @@ pub struct Store {
     path: PathBuf,
 }
 
-/// The exclusive right to change a store; goes when dropped or when the process ends.
+/// The exclusive right to change a store, or a shared one to read it while nobody changes it. Ends when it is
+/// dropped or when the process ends.
 #[derive(Debug)]
 pub(super) struct Guard {
     _file: File,
@@ -57,15 +58,13 @@ impl Store {
     /// Looks at `path` and opens the store there. Changes nothing.
     ///
     /// # Errors
-    /// A place that holds something else, a store of a newer format or another
-    /// owner, a file system that cannot hold one.
+    /// A place that holds something else, a store of a newer format, a file system that cannot hold one.
     pub fn look(path: &Path) -> Result<Presence, StoreError> {
         let root = match Dir::open(path) {
             Ok(root) => root,
             Err(error) => return absent(path, error),
         };
         check_place(&root)?;
-        check_owner(&root)?;
         // Creation writes the format file last: what was interrupted is completed,
         // and what another process creates at this moment is none of the user's files.
         let absent = || {
@@ -93,13 +92,14 @@ impl Store {
     /// `path` must exist. Safe against another process doing the same.
     ///
     /// # Errors
-    /// As [`Store::look`]; [`StoreError::OtherSite`]; errors of the disk.
+    /// As [`Store::look`]; [`StoreError::OtherSite`]; [`StoreError::OtherOwner`]; errors of the disk.
     pub fn open_or_create(path: &Path, site: &Site) -> Result<Self, StoreError> {
         let store = match Self::look(path)? {
             Presence::Store(store) => *store,
             Presence::Absent => Self::create(path, site)?,
         };
         store.check_site(site)?;
+        store.check_owner()?;
         Ok(store)
     }
 
@@ -113,6 +113,7 @@ impl Store {
         }
         let root = Dir::open(path)?;
         check_place(&root)?;
+        check_owner(&root, own_id())?;
         let headwater = root.ensure_dir(HEADWATER)?;
         let _guard = lock(&headwater, Duration::from_secs(10))?;
         check_links(&headwater)?;
@@ -229,11 +230,45 @@ impl Store {
         name.map(Some).ok_or_else(|| bad(format!("points to {}, not to a slot", target.display())))
     }
 
-    /// Takes the lock, waiting at most `wait`.
+    /// Refuses a store that another user owns: the files of one push would belong to a user whom the next
+    /// push cannot act for.
+    ///
+    /// # Errors
+    /// [`StoreError::OtherOwner`].
+    pub fn check_owner(&self) -> Result<(), StoreError> {
+        check_owner(&self.layout.root, own_id())
+    }
+
+    /// Refuses the directory at `path` if another user owns it. What is not there yet has no owner.
+    ///
+    /// # Errors
+    /// [`StoreError::OtherOwner`]; a directory that cannot be opened.
+    pub fn check_owner_at(path: &Path) -> Result<(), StoreError> {
+        fsx::found(Dir::open(path))?.map_or(Ok(()), |root| check_owner(&root, own_id()))
+    }
+
+    /// Takes the lock to change the store, waiting at most `wait`.
     pub(super) fn lock(&self, wait: Duration) -> Result<Guard, StoreError> {
+        self.check_owner()?;
         let guard = lock(&self.layout.headwater, wait)?;
+        self.check_objects_directory()?;
+        Ok(guard)
+    }
+
+    /// Takes the lock to read the store while nobody changes it, waiting at most `wait`. Needs no right to write.
+    pub(super) fn lock_to_read(&self, wait: Duration) -> Result<Guard, StoreError> {
+        let path = self.layout.headwater.join(LOCK);
+        let file = self.layout.headwater.open_file(LOCK)?;
+        if !fsx::lock_shared(&file, wait, &path)? {
+            return Err(StoreError::Locked { path });
+        }
+        self.check_objects_directory()?;
+        Ok(Guard { _file: file })
+    }
+
+    fn check_objects_directory(&self) -> Result<(), StoreError> {
         if self.layout.has_whole_objects()? {
-            return Ok(guard);
+            return Ok(());
         }
         let what = "one of its 256 directories is missing or is no directory".to_owned();
         Err(StoreError::Format { path: self.layout.objects.path().to_owned(), what })
@@ -278,7 +313,7 @@ fn outside_of_mirrors(path: &Path) -> Result<(), StoreError> {
     }
 }
 
-/// Refuses a directory of another owner and a file system that cannot hold a store.
+/// Refuses a file system that cannot hold a store.
 fn check_place(dir: &Dir) -> Result<(), StoreError> {
     let path = || dir.path().to_owned();
     if let Some(kind) = dir.file_system()?.remote_name() {
@@ -287,10 +322,13 @@ fn check_place(dir: &Dir) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// Refuses a store whose owner is not the caller: the files of one push would
-/// belong to somebody whom the next one cannot act for.
-fn check_owner(dir: &Dir) -> Result<(), StoreError> {
-    let (owner, caller) = (dir.owner()?, rustix::process::geteuid().as_raw());
+/// The id of the user that this process runs as.
+fn own_id() -> u32 {
+    rustix::process::geteuid().as_raw()
+}
+
+fn check_owner(dir: &Dir, caller: u32) -> Result<(), StoreError> {
+    let owner = dir.owner()?;
     if owner == caller {
         return Ok(());
     }
@@ -325,7 +363,7 @@ fn is_unsupported(errno: rustix::io::Errno) -> bool {
 
 fn lock(headwater: &Dir, wait: Duration) -> Result<Guard, StoreError> {
     let path = headwater.join(LOCK);
-    let file = headwater.open_or_create_file(LOCK)?;
+    let file = headwater.open_or_create_record(LOCK)?;
     if fsx::lock(&file, wait, &path)? { Ok(Guard { _file: file }) } else { Err(StoreError::Locked { path }) }
 }
 
@@ -356,4 +394,46 @@ fn read_format(headwater: &Dir) -> Result<Option<Format>, StoreError> {
         return Err(StoreError::NewerFormat { path, found: version.version });
     }
     serde_json::from_slice(&bytes).map(Some).map_err(|error| damaged(error.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::Depth;
+
+    fn store() -> (tempfile::TempDir, Store) {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open_or_create(&dir.path().join("www"), &Site::new("docs").unwrap()).unwrap();
+        (dir, store)
+    }
+
+    #[test]
+    fn only_the_owner_may_write_and_users_are_named() {
+        let (_dir, store) = store();
+        check_owner(&store.layout.root, own_id()).unwrap();
+        let refused = check_owner(&store.layout.root, 3_999_999_999).unwrap_err().to_string();
+        let owner = crate::users::describe_user(own_id());
+        assert!(refused.ends_with(&format!(" belongs to {owner}, and this runs as user id 3999999999")), "{refused}");
+    }
+
+    #[test]
+    fn readers_do_not_wait_for_each_other_but_for_the_writer() {
+        let (_dir, store) = store();
+        let readers = [(); 2].map(|()| store.lock_to_read(Duration::ZERO).unwrap());
+        assert!(matches!(store.lock(Duration::ZERO), Err(StoreError::Locked { .. })));
+        drop(readers);
+        let writer = store.lock(Duration::ZERO).unwrap();
+        assert!(matches!(store.lock_to_read(Duration::ZERO), Err(StoreError::Locked { .. })));
+        drop(writer);
+        store.lock_to_read(Duration::ZERO).unwrap();
+    }
+
+    #[test]
+    fn only_the_verify_of_the_owner_is_noted() {
+        let (_dir, store) = store();
+        store.verify_as_reader(Depth::Full, Duration::ZERO, &|| false).unwrap();
+        assert_eq!(store.history().unwrap(), []);
+        store.verify(Depth::Full, Duration::ZERO, &|| false).unwrap();
+        assert_eq!(store.history().unwrap().len(), 1);
+    }
 }

@@ -57,8 +57,9 @@ impl Store {
     /// a week ago is dropped. With nothing due it takes no lock.
     ///
     /// # Errors
-    /// [`StoreError::Locked`]; a damaged manifest; errors of the disk.
+    /// [`StoreError::Locked`]; [`StoreError::OtherOwner`]; a damaged manifest; errors of the disk.
     pub fn upkeep(&self, wait: Duration) -> Result<Pruned, StoreError> {
+        self.check_owner()?;
         let mut pruned = Pruned::default();
         let expired = self.expire(wait);
         self.drop_stale_quarantines(fsx::unix_seconds(), &mut pruned)?;

@@ -49,7 +49,8 @@ impl Store {
     /// each file of it is replaced at once.
     ///
     /// # Errors
-    /// When the store cannot be read or written; what could not be fetched is no error but left.
+    /// When the store cannot be read or written, or belongs to another user; what could not be fetched is no error
+    /// but left.
     pub fn repair(
         &self,
         fetch: &FetchObject<'_>,
@@ -57,6 +58,8 @@ impl Store {
         wait: Duration,
         cancelled: &(dyn Fn() -> bool + Sync),
     ) -> Result<Repaired, StoreError> {
+        // Before the search, which reads everything and is open to others too.
+        self.check_owner()?;
         let mut repaired = Repaired { found: self.verify(Depth::Full, wait, cancelled)?.faults, ..Repaired::default() };
         if repaired.found.is_empty() {
             return Ok(repaired);

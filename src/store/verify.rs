@@ -95,19 +95,42 @@ impl Verified {
 }
 
 impl Store {
-    /// Looks for faults, and notes how many were found. Changes nothing else. `cancelled` is asked now and then.
+    /// Looks for faults, and notes how many were found, if the user owns the store. Changes nothing else. `cancelled`
+    /// is asked now and then.
     ///
     /// # Errors
-    /// When the store cannot be read at all; faults are no errors.
+    /// When the store cannot be read, or not all of it may be read by this user; faults are no errors.
     pub fn verify(
         &self,
         depth: Depth,
         wait: Duration,
         cancelled: &(dyn Fn() -> bool + Sync),
     ) -> Result<Verified, StoreError> {
+        if self.check_owner().is_err() {
+            return self.verify_as_reader(depth, wait, cancelled);
+        }
         let _guard = self.lock(wait)?;
         let found = self.look_for_faults(depth, cancelled)?;
         self.note(What::Verified { quick: depth == Depth::Quick, faults: found.faults.len() as u64 });
+        Ok(found)
+    }
+
+    /// Looks for faults without the right to write: nothing is noted.
+    pub(super) fn verify_as_reader(
+        &self,
+        depth: Depth,
+        wait: Duration,
+        cancelled: &(dyn Fn() -> bool + Sync),
+    ) -> Result<Verified, StoreError> {
+        let _guard = self.lock_to_read(wait)?;
+        let found = self.look_for_faults(depth, cancelled)?;
+        // What this user may not read is no fault of the mirror.
+        for fault in &found.faults {
+            match self.layout.root.open_file_below(&fault.path) {
+                Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => return Err(error.into()),
+                _ => {}
+            }
+        }
         Ok(found)
     }
 

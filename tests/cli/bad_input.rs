@@ -6,7 +6,7 @@ use std::os::unix::ffi::OsStrExt as _;
 
 use rustix::fs::{CWD, FileType, Mode, mknodat};
 
-use crate::harness::{World, is_root, refused};
+use crate::harness::{World, refused};
 
 #[test]
 fn a_missing_tree_is_missing_content() {
@@ -200,22 +200,6 @@ fn a_mirror_that_may_not_be_written_denies() {
     world.chmod("closed", 0o755);
     assert_eq!(world.served("www"), served);
     world.run_unprivileged("push tree ./www").code(0);
-}
-
-/// Root may give a store away, and then must not write to it; nobody else can.
-#[test]
-fn a_mirror_of_another_user_denies() {
-    let world = World::with_mirror();
-    world.write("tree/index.html", "2");
-    if !is_root() {
-        // The nearest thing that everybody has: a directory of root.
-        world.run("push tree /usr").code(7).warns("belongs to user id 0");
-        return;
-    }
-    std::os::unix::fs::chown(world.path("www"), Some(12_345), None).unwrap();
-    let before = world.snapshot("www");
-    world.run("push tree ./www").code(7).warns("belongs to user id 12345").warns("as the user who owns");
-    assert_eq!(world.snapshot("www"), before);
 }
 
 /// The disk says no, whoever asks: the debug build makes the errors of the system itself.

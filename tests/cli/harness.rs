@@ -26,6 +26,11 @@ pub(crate) const TREE: [(&str, &str); 5] = [
     ("index.html", "<h1>hello</h1>\n"),
 ];
 
+/// The id of the user nobody, and of the group.
+const NOBODY: u32 = 65_534;
+/// The program in a world, for other users.
+const PROGRAM_COPY: &str = "headwater-copy";
+
 /// A directory in which the program runs.
 pub(crate) struct World {
     dir: TempDir,
@@ -145,30 +150,38 @@ impl World {
     /// Runs a line as somebody whom permissions bind: as the user nobody where
     /// the tests run as root, to whom this world is given, else as who runs the tests.
     pub(crate) fn run_unprivileged(&self, line: &str) -> Run {
+        if !is_root() {
+            return self.run(line);
+        }
+        self.copy_program();
+        walk(self.dir.path(), &mut |path, _| std::os::unix::fs::lchown(path, Some(NOBODY), Some(NOBODY)).unwrap());
+        self.run_as_nobody(line)
+    }
+
+    /// Runs a line as the user nobody, who may read this world. Only root can.
+    pub(crate) fn run_as_nobody(&self, line: &str) -> Run {
+        self.copy_program();
+        self.chmod("", 0o755);
         let args: Vec<&str> = line.split_whitespace().collect();
-        let mut command = self.command(&args);
-        if is_root() {
-            const NOBODY: u32 = 65_534;
-            // Another user may not reach the target directory.
-            let copy = self.path("headwater-copy");
-            if !copy.exists() {
-                // By cp: a file open for writing here would be inherited by what other tests start just then (ETXTBSY).
-                let copied = Command::new("cp").arg(env!("CARGO_BIN_EXE_headwater")).arg(&copy).status().unwrap();
-                assert!(copied.success());
-            }
-            walk(self.dir.path(), &mut |path, _| std::os::unix::fs::lchown(path, Some(NOBODY), Some(NOBODY)).unwrap());
-            let variables: Vec<_> =
-                command.get_envs().map(|(name, value)| (name.to_owned(), value.map(ToOwned::to_owned))).collect();
-            command = Command::new(copy);
-            command.args(&args).current_dir(self.dir.path()).stdin(Stdio::null()).uid(NOBODY).gid(NOBODY);
-            for (name, value) in variables {
-                match value {
-                    Some(value) => command.env(name, value),
-                    None => command.env_remove(name),
-                };
-            }
+        let mut command = Command::new(self.path(PROGRAM_COPY));
+        command.args(&args).current_dir(self.dir.path()).stdin(Stdio::null()).uid(NOBODY).gid(NOBODY);
+        for (name, value) in self.command(&args).get_envs() {
+            match value {
+                Some(value) => command.env(name, value),
+                None => command.env_remove(name),
+            };
         }
         Run::new(&args, &command.output().unwrap())
+    }
+
+    /// Copies the program: another user may not reach the target directory.
+    fn copy_program(&self) {
+        let copy = self.path(PROGRAM_COPY);
+        if !copy.exists() {
+            // By cp: a file open for writing here would be inherited by what other tests start just then (ETXTBSY).
+            let copied = Command::new("cp").arg(env!("CARGO_BIN_EXE_headwater")).arg(&copy).status().unwrap();
+            assert!(copied.success());
+        }
     }
 
     /// Starts a line on a terminal of so many columns.

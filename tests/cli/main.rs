@@ -2,7 +2,8 @@
 //! out. One module a subcommand; names are facts.
 //!
 //! They run as root and as anybody else. Where permissions matter, which do
-//! not bind root, a test says what it does instead.
+//! not bind root, a test says what it does instead. What only root can set up, as a
+//! mirror of another user, is in `other_users` and run by `.ci/run`.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on ends here")]
 
@@ -23,6 +24,7 @@ mod histories;
 mod init;
 mod misc;
 mod on_terminal;
+mod other_users;
 mod page;
 mod places;
 mod plan;

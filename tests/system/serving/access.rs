@@ -50,11 +50,12 @@ fn only_those_with_a_token_of_this_site_and_right_get_in() {
             ("POST", "/v1/activate", b"{}"),
             ("POST", "/v1/holds", &[0; 32]),
             ("POST", "/v1/objects", &[0; 48]),
+            ("POST", "/v1/verify", b"{\"quick\":true}"),
             ("PUT", "/v1/objects/x", b"x"),
         ] {
             let refused = ask(method, path, token.as_deref(), body);
             // Reading is what this token is for: questions in a body change nothing.
-            if ["/v1/holds", "/v1/objects"].contains(&path) && word == "read, and not push" {
+            if ["/v1/holds", "/v1/objects", "/v1/verify"].contains(&path) && word == "read, and not push" {
                 assert!([200, 404].contains(&refused.status), "{path}");
                 continue;
             }
@@ -71,6 +72,11 @@ fn only_those_with_a_token_of_this_site_and_right_get_in() {
     );
     assert_eq!((&read_state["may_push"], &push_state["may_push"]), (&false.into(), &true.into()));
     ask("POST", "/v1/stage", Some(&push.reveal()), &body).ok();
+    for quick in ["true", "false"] {
+        let body = format!("{{\"quick\":{quick}}}");
+        let verified = ask("POST", "/v1/verify", Some(&read.reveal()), body.as_bytes()).ok();
+        assert!(verified["faults"].is_array(), "{verified}");
+    }
     // What anybody may know.
     for path in ["/healthz", "/status.json"] {
         assert_eq!(ask("GET", path, None, b"").status, 200, "{path}");

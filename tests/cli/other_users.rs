@@ -1,0 +1,141 @@
+//! Mirrors that another user owns: read by those who may read them, and written by none of them.
+
+use std::os::unix::process::CommandExt as _;
+use std::process::Command;
+
+use serde_json::json;
+
+use crate::harness::World;
+
+/// What only reads the mirror `./www`.
+const READING: [&str; 6] = [
+    "status ./www",
+    "releases ./www",
+    "which index.html ./www",
+    "diff ./tree ./www",
+    "verify ./www",
+    "verify ./www --quick",
+];
+
+/// What changes it, or would.
+const WRITING: [&str; 7] = [
+    "push tree ./www",
+    "plan tree ./www",
+    "push tree ./www --stage-only",
+    "rollback ./www --to 1",
+    "prune ./www",
+    "repair ./www --from tree",
+    "promote ./hub ./www",
+];
+
+/// A mirror with two releases, whose directory is given to the user 12345.
+fn given_away() -> World {
+    let world = World::with_mirror();
+    world.write("tree/index.html", "2");
+    world.ok("push tree ./www");
+    world.ok("push --from ./www ./hub");
+    std::os::unix::fs::chown(world.path("www"), Some(12_345), None).unwrap();
+    world
+}
+
+#[test]
+#[ignore = "needs root, which gives a mirror away"]
+fn root_reads_a_mirror_of_another_user() {
+    let world = given_away();
+    let before = world.snapshot("www");
+    for line in READING {
+        world.ok(line);
+    }
+    assert_eq!(world.snapshot("www"), before, "nothing is written, not even a note");
+    world.write("www/current/stranger", "x");
+    world.run("verify ./www").code(1).says("stranger: is not ours");
+}
+
+#[test]
+#[ignore = "needs root, which gives a mirror away"]
+fn a_mirror_of_another_user_is_not_written() {
+    let world = given_away();
+    world.write("tree/index.html", "3");
+    let before = world.snapshot("www");
+    for line in WRITING {
+        let run = world.run(line);
+        let told = run.stdout.clone() + &run.stderr;
+        assert!(told.contains("belongs to user id 12345, and this runs as user root"), "{line}: {told}");
+        assert_eq!(world.snapshot("www"), before, "{line}");
+    }
+    world.run("push tree ./www").code(7).warns("as the user who owns");
+    world.run("doctor ./www").code(1).says("FAILED").says("belongs to user id 12345");
+    // An empty directory is its owner's, too.
+    world.mkdir("empty");
+    std::os::unix::fs::chown(world.path("empty"), Some(12_345), None).unwrap();
+    world.run("push tree ./empty").code(7).warns("belongs to user id 12345");
+    assert_eq!(world.files("empty").len(), 0);
+}
+
+#[test]
+#[ignore = "needs root, which gives a mirror away"]
+fn a_push_learns_of_the_owner_before_anything_is_sent() {
+    let world = given_away();
+    world.write("tree/index.html", "3");
+    let events = world.events("push tree ./www ./hub", 7);
+    let told = |kind: &str| events.iter().filter(|event| event["event"] == kind).count();
+    assert_eq!((told("mirror_failed"), told("pack_sent")), (1, 0), "{events:?}");
+    assert_eq!(world.json("push tree ./www ./hub --require 1", 3)["mirrors"][0]["failure"], json!("other_owner"));
+}
+
+#[test]
+#[ignore = "needs root, which runs the program as another user"]
+fn a_user_who_may_read_a_mirror_reads_it() {
+    let world = World::with_tree();
+    let push = world.command(&["push", "tree", "./www"]);
+    // Whatever the umask of the owner is, what others read can be read.
+    let mut closed = Command::new("sh");
+    closed.args(["-c", "umask 077; exec \"$0\" \"$@\""]).arg(push.get_program()).args(push.get_args());
+    closed.current_dir(world.path("")).envs(push.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    assert!(closed.output().unwrap().status.success());
+    world.ok("verify ./www");
+    let before = world.snapshot("www");
+    for line in READING {
+        world.run_as_nobody(line).code(0);
+    }
+    assert_eq!(world.snapshot("www"), before);
+    let denied = "belongs to user root, and this runs as user nobody";
+    world.mkdir("cache");
+    world.chmod("cache", 0o777);
+    world.run_as_nobody("push tree ./www --cache cache").code(7).warns(denied);
+    world.run_as_nobody("prune ./www").code(7).warns(denied);
+}
+
+#[test]
+#[ignore = "needs root, which runs the program as another user"]
+fn what_a_user_may_not_read_is_no_fault() {
+    let world = World::with_mirror();
+    let object = world.object("www", "<h1>hello</h1>\n");
+    world.chmod(&object, 0o440);
+    world.run("verify ./www").code(1).says("mode differs");
+    world.run_as_nobody("verify ./www").code(7).warns("Permission denied");
+    world.chmod("www", 0o750);
+    world.run_as_nobody("status ./www").code(1).says("Permission denied");
+    world.run_as_nobody("verify ./www").code(7).warns("Permission denied");
+}
+
+#[test]
+#[ignore = "needs root, which gives a mirror away"]
+fn a_receiver_tells_at_its_start_of_a_site_that_another_user_owns() {
+    let world = given_away();
+    let mut command = world.command(&["serve", "./www", "--listen", "127.0.0.1:0", "--no-auth"]);
+    command.process_group(0).stderr(std::process::Stdio::piped());
+    let mut receiver = command.spawn().unwrap();
+    let stderr = std::io::BufReader::new(receiver.stderr.take().unwrap());
+    let mut told = Vec::new();
+    for line in std::io::BufRead::lines(stderr) {
+        told.push(line.unwrap());
+        if told.last().unwrap().contains("listening") {
+            break;
+        }
+    }
+    receiver.kill().unwrap();
+    receiver.wait().unwrap();
+    let told = told.join("\n");
+    assert!(told.contains("site_failed") && told.contains("belongs to user id 12345"), "{told}");
+}
