@@ -16,7 +16,7 @@ use headwater::config::{self, Config, TokenSource, parse_duration};
 use headwater::fsx::{self, Dir, IoError};
 use headwater::monitor::{Event, Monitor as _, Silent};
 use headwater::notify::{self, Purge};
-use headwater::push::{Fleet, Outcome, Report};
+use headwater::push::{Fleet, Outcome, Report, ScratchLocation};
 use headwater::release::Release;
 use headwater::tree_path::Site;
 use headwater::watch::{self, Seen};
@@ -73,8 +73,12 @@ impl AroundArgs {
     }
 
     /// Waits for the time to begin and takes the turn; nothing where there is nothing to do now.
-    pub(crate) fn turn(&self, scratch: &Path, progress: &Progress) -> Result<Option<Turn>, Failure> {
-        let failed = |error: IoError| Failure::new(Exit::Failed, error).with_hint("name a directory with --cache");
+    ///
+    /// # Errors
+    /// `--alone` without a cache: a lock elsewhere would not be seen by other pushes.
+    pub(crate) fn turn(&self, scratch: &ScratchLocation, progress: &Progress) -> Result<Option<Turn>, Failure> {
+        const HINT: &str = "--alone needs a cache that can be written: name a directory with --cache";
+        let failed = |error: IoError| Failure::new(Exit::Failed, error).with_hint(HINT);
         if let Some(most) = self.jitter
             && !wait(random_part(most), progress)
         {
@@ -83,6 +87,8 @@ impl AroundArgs {
         if !self.alone {
             return Ok(Some(Turn { _file: None }));
         }
+        let no_cache = |why: &String| Failure::new(Exit::Usage, why.as_str()).with_hint(HINT);
+        let scratch = scratch.directory.as_ref().map_err(no_cache)?;
         fsx::create_dir_all(scratch).map_err(failed)?;
         let file = Dir::open(scratch).and_then(|dir| dir.open_or_create_file(ALONE)).map_err(failed)?;
         let is_free = fsx::lock(&file, Duration::ZERO, &scratch.join(ALONE)).map_err(failed)?;
@@ -120,7 +126,8 @@ pub(crate) struct After<'a> {
     config: &'a Config,
     args: &'a AroundArgs,
     site: Option<Site>,
-    scratch: &'a Path,
+    /// The directory in the cache, if there is one.
+    scratch: Option<&'a Path>,
     began: Instant,
     ping: Option<Secret>,
     told: Vec<Heard>,
@@ -128,7 +135,12 @@ pub(crate) struct After<'a> {
 
 impl<'a> After<'a> {
     /// Tells the health check that a push begins.
-    pub(crate) fn begin(config: &'a Config, args: &'a AroundArgs, site: Option<Site>, scratch: &'a Path) -> Self {
+    pub(crate) fn begin(
+        config: &'a Config,
+        args: &'a AroundArgs,
+        site: Option<Site>,
+        scratch: Option<&'a Path>,
+    ) -> Self {
         let mut after = Self { config, args, site, scratch, began: Instant::now(), ping: None, told: Vec::new() };
         if let Some(source) = &config.notify.ping {
             match secret(source) {
@@ -255,17 +267,19 @@ impl<'a> After<'a> {
     }
 
     fn pending(&self) -> Vec<String> {
-        let text = fsx::read_text(&self.scratch.join(PENDING), MAX_PENDING_BYTES).unwrap_or_default();
+        let read = |scratch: &Path| fsx::read_text(&scratch.join(PENDING), MAX_PENDING_BYTES).ok();
+        let text = self.scratch.and_then(read).unwrap_or_default();
         text.lines().map(str::to_owned).collect()
     }
 
     /// Remembers what has to be told again; the last word of an error that loses it.
     fn keep_pending(&self, urls: &[String]) -> Result<String, String> {
-        let path = self.scratch.join(PENDING);
-        if urls.is_empty() && !path.exists() {
+        if urls.is_empty() && self.scratch.is_none_or(|scratch| !scratch.join(PENDING).exists()) {
             return Ok(String::new());
         }
-        let written = fsx::create_dir_all(self.scratch)
+        let scratch = self.scratch.ok_or("what is left cannot be remembered: there is no cache")?;
+        let path = scratch.join(PENDING);
+        let written = fsx::create_dir_all(scratch)
             .and_then(|()| fsx::replace_file(&path, |out| urls.iter().try_for_each(|url| writeln!(out, "{url}"))));
         written.map(|()| String::new()).map_err(|error| format!("what is left cannot be remembered: {}", chain(&error)))
     }

@@ -11,7 +11,7 @@ use headwater::mirror::Mirror;
 use headwater::pack;
 use headwater::push::{
     AllowedSecrets, Goal, Guards, KeepContent, KnownStores, LevelChoice, MaxRemoved, MtimeMode, Options, Order,
-    Require, Retention, RetentionRule,
+    Require, Retention, RetentionRule, ScratchLocation,
 };
 use headwater::scan::{NameRule, Root, ScanOptions, SymlinkMode};
 use headwater::tree_path::Site;
@@ -71,7 +71,7 @@ pub(crate) fn scratch(
     site: Option<&Site>,
     roots: &[Root],
     mirrors: &[MirrorChoice],
-) -> Result<PathBuf, Failure> {
+) -> ScratchLocation {
     let mut hasher = blake3::Hasher::new();
     if roots.is_empty() && site.is_none() {
         let mut places: Vec<String> = mirrors.iter().map(MirrorChoice::canonical).collect();
@@ -91,14 +91,15 @@ pub(crate) fn scratch(
     }
     let site = site.cloned().unwrap_or_default();
     let name = format!("{site}-{}", &hasher.finalize().to_hex()[..16]);
-    Ok(settings::cache_dir(cache)?.join(name))
+    let directory = settings::cache_dir(cache).map(|dir| dir.join(name)).map_err(|failure| failure.text());
+    ScratchLocation { directory, temporary: std::env::temp_dir() }
 }
 
 /// Which store each mirror had before, as far as the cache and the configuration know.
-pub(crate) fn known_stores(cache: Option<PathBuf>, config: &Config) -> Result<KnownStores, Failure> {
+pub(crate) fn known_stores(cache: Option<PathBuf>, config: &Config) -> KnownStores {
     let store = |mirror: &config::MirrorConfig| Some((mirror.name.to_string(), mirror.store?));
     let configured = config.all_mirrors().filter_map(store).collect();
-    Ok(KnownStores::new(settings::cache_dir(cache)?.join("stores"), configured))
+    KnownStores::new(settings::cache_dir(cache).ok().map(|dir| dir.join("stores")), configured)
 }
 
 /// Everything a push or a rollback can be told.
@@ -112,7 +113,7 @@ pub(crate) struct Told<'a> {
 
 impl Told<'_> {
     /// The options of a push from `source`.
-    pub(crate) fn options(&self, settings: ReleaseSettings, scratch: PathBuf) -> Result<Options, Failure> {
+    pub(crate) fn options(&self, settings: ReleaseSettings, scratch: ScratchLocation) -> Result<Options, Failure> {
         let rules: Vec<RetentionRule> = settings
             .keep_removed
             .into_iter()
@@ -149,7 +150,7 @@ impl Told<'_> {
                 args::Level::Zstd(level) => LevelChoice::Fixed(pack::Level::Zstd(level.into())),
             },
             scratch,
-            stores: known_stores(self.work.cache.clone(), self.config)?.with_init(self.work.init),
+            stores: known_stores(self.work.cache.clone(), self.config).with_init(self.work.init),
             keep_content: keep_content(self.config.cache),
             began: u64::try_from(began).unwrap_or(u64::MAX),
             patience: PATIENCE,

@@ -68,11 +68,11 @@ fn job_from(args: &PushArgs, source_of: fn(Arc<dyn Mirror>) -> Source) -> Result
     let scratch =
         |roots: &[Root]| context::scratch(args.work.cache.clone(), settings.site.as_ref(), roots, &places.mirrors);
     let (source, scratch) = match from {
-        Some(from) => (source_of(from), scratch(&[])?),
+        Some(from) => (source_of(from), scratch(&[])),
         None => {
             let roots = context::roots(places.tree.as_deref(), &config);
-            let scratch = scratch(&roots)?;
-            let scan = context::scan_options(&args.source.exclude, &config, jobs, Some(&scratch));
+            let scratch = scratch(&roots);
+            let scan = context::scan_options(&args.source.exclude, &config, jobs, scratch.directory.as_deref().ok());
             (Source::Trees { roots, scan }, scratch)
         }
     };
@@ -159,7 +159,7 @@ pub(crate) fn without_tree(told: TreeLess<'_>, source: Source) -> Result<(Job, G
     let reach = Reach::new(&work.remote, Some(&work.traffic), work.wait.wait, context::jobs(work.jobs));
     check_require(work.require.unwrap_or(config.require), choices.len())?;
     let mirrors = reach.fleet(&choices, settings.site.as_ref())?;
-    let scratch = context::scratch(work.cache.clone(), settings.site.as_ref(), &[], &choices)?;
+    let scratch = context::scratch(work.cache.clone(), settings.site.as_ref(), &[], &choices);
     let guards =
         GuardArgs { allow_older: true, again: true, allow_shrink: true, allow_secrets: true, ..GuardArgs::default() };
     let config = Config { must_have: Vec::new(), ..config };
@@ -184,10 +184,11 @@ pub(crate) fn execute(
 ) -> Result<Exit, Failure> {
     let progress = Progress::start(output)?;
     progress.expect_mirrors(job.fleet.mirrors().iter().map(|mirror| mirror.name()));
-    let Some(_turn) = job.around.turn(&job.options.scratch, &progress)? else {
+    let scratch = &job.options.scratch;
+    let Some(_turn) = job.around.turn(scratch, &progress)? else {
         return not_now(command, &progress, output);
     };
-    let after = After::begin(&job.config, &job.around, job.options.site.clone(), &job.options.scratch);
+    let after = After::begin(&job.config, &job.around, job.options.site.clone(), scratch.directory.as_deref().ok());
     let pushed = push::push(&job.source, &job.fleet, &job.options, &progress);
     let report = match pushed {
         Ok(mut report) => {

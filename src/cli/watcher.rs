@@ -67,8 +67,7 @@ impl Watcher {
     /// Asks all mirrors and judges how they stand.
     pub(crate) fn look(&self) -> Look {
         let mut seen = watch::survey(&self.fleet, &self.progress);
-        // Without a place for the cache only the configuration knows stores.
-        let stores = context::known_stores(None, &self.config).unwrap_or_default();
+        let stores = context::known_stores(None, &self.config);
         for one in &mut seen {
             let found = one.state.as_ref().ok().map(|state| state.store);
             if let Some(Err(error)) = found.map(|found| stores.check(&one.mirror, &one.location, found)) {

@@ -13,7 +13,7 @@ use crate::fsx;
 use crate::hash::BundleKey;
 use crate::manifest::{Entry, ManifestError, transit};
 use crate::mirror::{Link, Mirror};
-use crate::monitor::Monitor;
+use crate::monitor::{Monitor, Silent};
 use crate::pack::Level;
 use crate::push::bases::Search;
 use crate::push::batch::level_for;
@@ -41,10 +41,10 @@ pub(super) fn make(
 ) -> (Ahead, Option<ContentCache>) {
     let is_far = |mirror: &Arc<dyn Mirror>| mirror.link() == Link::Network;
     let is_of_use = tree.has_read() && mirrors.iter().all(is_far) && options.keep_content.most_bytes > 0;
-    if !is_of_use || is_over.load(Ordering::Relaxed) {
+    if !is_of_use || scratch.temporary().is_some() || is_over.load(Ordering::Relaxed) {
         return (Ahead::default(), None);
     }
-    let cache = scratch.content_dir().and_then(ContentCache::open).ok();
+    let cache = scratch.open_content(&Silent);
     let supplies = Supplies::new(Live::Tree(Arc::clone(tree)), Sources::default(), Vec::new()).with_old_content(cache);
     let ahead = guess(&supplies, scratch, mirrors, options, is_over, monitor);
     (ahead.ok().flatten().unwrap_or_default(), supplies.old.into_cache())

@@ -60,6 +60,7 @@ pub use pack_line::LineError;
 pub use plan::{MirrorPlan, PlanReport, plan};
 pub use retention::{Retention, RetentionRule};
 pub use schedule::{Schedule, WavePlan};
+pub use scratch::ScratchLocation;
 pub use secrets::AllowedSecrets;
 pub use site::SiteOfMirror;
 pub use source::{DecidedBy, Source};

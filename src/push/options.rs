@@ -1,7 +1,6 @@
 //! What a push can be told.
 
 use std::num::NonZeroUsize;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::Serialize;
@@ -9,6 +8,7 @@ use serde::Serialize;
 use crate::pack::Level;
 use crate::push::guard::Guards;
 use crate::push::retention::Retention;
+use crate::push::scratch::ScratchLocation;
 use crate::push::stores::KnownStores;
 use crate::release::Partial;
 use crate::tree_path::{Site, TreePath};
@@ -173,7 +173,7 @@ pub struct Options {
     /// How content is compressed.
     pub level: LevelChoice,
     /// A directory of our own at the origin, for what is too large for memory and what is kept for the next push.
-    pub scratch: PathBuf,
+    pub scratch: ScratchLocation,
     /// What is kept of old releases.
     pub keep_content: KeepContent,
     /// Which store each mirror had before.

@@ -2,6 +2,7 @@
 //! fence, guard rails, the new manifest and release, or nothing at all.
 
 use std::io::BufWriter;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -26,7 +27,7 @@ use crate::push::sources::Sources;
 use crate::push::target::Target;
 use crate::push::{PushError, ahead, rollout, secrets, site};
 use crate::release::{MAX_REPLACED, RejectedContent, Release};
-use crate::scan::Tree;
+use crate::scan::{Root, ScanOptions, Tree};
 use crate::tree_path::Site;
 
 /// What shall be done.
@@ -59,6 +60,26 @@ fn has_use_for_cache(members: &[Member]) -> bool {
     has(Link::Network) && !has(Link::Local)
 }
 
+/// How the trees at `roots` are scanned. Without a cache that outlives the push nothing is noted in one.
+fn scan_options(roots: &[Root], scan: &ScanOptions, scratch: &Scratch) -> Result<ScanOptions, PushError> {
+    let mut scan = scan.clone();
+    if let Some(temporary) = scratch.temporary() {
+        check_nesting(roots, [temporary.to_owned()])?;
+        scan.stat_cache = None;
+    }
+    Ok(scan)
+}
+
+/// Loads a release that mirrors have. With too few of them a push ends before anything is looked for there.
+fn load_from(members: &[Member], source: &Source, options: &Options) -> Result<Loaded, PushError> {
+    match source {
+        _ if !is_met(members, options) => Ok(Loaded::nothing()),
+        Source::Rollback { to, by } => load::load_rollback(members, *to, by),
+        Source::Staged(text) => load::load_staged(members, text),
+        _ => load::load_newest(members, &options.policy.waves),
+    }
+}
+
 /// A release, made or found.
 struct Next {
     release: Release,
@@ -82,13 +103,15 @@ impl Preparation {
     fn begin(source: &Source, fleet: &Fleet, options: &Options, monitor: &dyn Monitor) -> Result<Self, PushError> {
         // First of all: our own directory must not come to be inside of a tree.
         if let Source::Trees { roots, .. } = source {
-            check_nesting(roots, fleet, options)?;
+            let local = fleet.mirrors().iter().filter_map(|mirror| mirror.local_path());
+            check_nesting(roots, local.chain(options.scratch.directory.clone().ok()))?;
         }
-        let scratch = Scratch::create(&options.scratch)?;
+        let scratch = Scratch::create(&options.scratch, monitor)?;
         let checked = |members| options.stores.checked(fleet::owned(members, monitor), monitor);
         let (mut cache, mut ahead) = (None, Ahead::default());
         let (members, loaded) = match source {
             Source::Trees { roots, scan } => {
+                let scan = scan_options(roots, scan, &scratch)?;
                 let is_answered = Arc::new(AtomicBool::new(false));
                 let (members, tree) = std::thread::scope(|scope| {
                     let asked = scope.spawn(|| {
@@ -96,7 +119,7 @@ impl Preparation {
                         is_answered.store(true, Ordering::Relaxed);
                         members
                     });
-                    let tree = Tree::scan(roots, scan, monitor).map(Arc::new);
+                    let tree = Tree::scan(roots, &scan, monitor).map(Arc::new);
                     if let Ok(tree) = &tree {
                         (ahead, cache) = ahead::make(tree, &scratch, fleet.mirrors(), options, &is_answered, monitor);
                     }
@@ -118,13 +141,7 @@ impl Preparation {
                     members = load::look_again(fleet, members, monitor);
                 }
                 let members = checked(members);
-                // With too few mirrors it ends before anything is looked for on them.
-                let loaded = match source {
-                    _ if !is_met(&members, options) => Loaded::nothing(),
-                    Source::Rollback { to, by } => load::load_rollback(&members, *to, by)?,
-                    Source::Staged(text) => load::load_staged(&members, text)?,
-                    _ => load::load_newest(&members, &options.policy.waves)?,
-                };
+                let loaded = load_from(&members, source, options)?;
                 (members, loaded)
             }
         };
@@ -132,8 +149,9 @@ impl Preparation {
         // What is promoted may be of another site.
         let from = loaded.from.as_ref().filter(|_| !loaded.is_promoted);
         let site = site::resolve(options.site.as_ref(), &members, from)?;
-        let cache = match has_use_for_cache(&members) && options.keep_content.most_bytes > 0 {
-            true => Some(cache.map_or_else(|| ContentCache::open(scratch.content_dir()?), Ok)?),
+        let keeps_content = options.keep_content.most_bytes > 0 && scratch.temporary().is_none();
+        let cache = match has_use_for_cache(&members) && keeps_content {
+            true => cache.or_else(|| scratch.open_content(monitor)),
             false => None,
         };
         Ok(Self { site, members, loaded, scratch, cache, ahead })
@@ -455,9 +473,8 @@ fn check_order(options: &Options, newest: Option<&Release>) -> Result<(), PushEr
 }
 
 /// Refuses a tree that contains a mirror or our own files, or lies inside one.
-fn check_nesting(roots: &[crate::scan::Root], fleet: &Fleet, options: &Options) -> Result<(), PushError> {
-    let mut others: Vec<_> = fleet.mirrors().iter().filter_map(|mirror| mirror.local_path()).collect();
-    others.push(options.scratch.clone());
+fn check_nesting(roots: &[Root], others: impl IntoIterator<Item = PathBuf>) -> Result<(), PushError> {
+    let others: Vec<_> = others.into_iter().collect();
     for root in roots {
         let Ok(tree) = fsx::resolve(&root.path) else { continue };
         for other in &others {

@@ -2,16 +2,22 @@
 
 use std::fs::File;
 use std::io::{Read, Write as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use crate::cache::ContentCache;
 use crate::fsx::{self, Context as _, Dir, FileMode, IoError};
 use crate::hash::{ManifestId, StoreId};
 use crate::manifest::{Entry, ManifestError, ManifestReader};
+use crate::monitor::{Event, Monitor};
 use crate::push::links::Links;
+use crate::push::outcome::error_chain;
+use crate::push::target::not_kept;
 
 const PREFIX: &str = "push-";
+/// Of a directory outside of the cache.
+const TEMPORARY_PREFIX: &str = "headwater-";
 const LOCK: &str = "lock";
 /// Manifests that the last pushes over a network ended with outlive them: this, the sequence and the id.
 const KNOWN: &str = "manifest-";
@@ -21,6 +27,15 @@ const MAX_LINKS_BYTES: u64 = 16 << 20;
 /// Content of old releases.
 const CONTENT: &str = "content";
 
+/// Where a push keeps its own files.
+#[derive(Debug, Clone)]
+pub struct ScratchLocation {
+    /// A directory in the cache, which outlives the push, or why there is none.
+    pub directory: Result<PathBuf, String>,
+    /// Where a directory for this push alone is made if that one cannot be used.
+    pub temporary: PathBuf,
+}
+
 /// A directory that is removed when dropped.
 #[derive(Debug)]
 pub(super) struct Scratch {
@@ -28,11 +43,59 @@ pub(super) struct Scratch {
     name: String,
     dir: Dir,
     _lock: File,
+    /// The parent, where it is for this push alone. Dropped after the rest.
+    temporary: Option<Temporary>,
+}
+
+/// A directory outside of the cache, which is removed when dropped.
+#[derive(Debug)]
+struct Temporary {
+    parent: Dir,
+    name: String,
+}
+
+impl Temporary {
+    /// A directory below `path` with a random name that only this user may enter.
+    fn create(path: &Path) -> Result<(Self, Dir), IoError> {
+        let parent = Dir::open(path)?;
+        let name = format!("{TEMPORARY_PREFIX}{}", random_name(path)?);
+        let dir = parent.create_dir_as(&name, FileMode { bits: 0o700, group: None })?;
+        Ok((Self { parent, name }, dir))
+    }
+}
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        // A left-over costs space only, and there is nobody to tell.
+        self.parent.remove_all(&self.name).ok();
+    }
+}
+
+fn random_name(path: &Path) -> Result<StoreId, IoError> {
+    StoreId::random().map_err(|error| IoError::new("name a directory in", path, error))
 }
 
 impl Scratch {
+    /// A fresh directory in the cache, or, with a warning, in a directory for this push alone.
+    ///
+    /// # Errors
+    /// When neither can be created.
+    pub(super) fn create(location: &ScratchLocation, monitor: &dyn Monitor) -> Result<Self, IoError> {
+        let in_cache = location.directory.as_ref().map_err(Clone::clone);
+        let why = match in_cache.and_then(|path| Self::create_in(path).map_err(|error| error_chain(&error))) {
+            Ok(scratch) => return Ok(scratch),
+            Err(why) => why,
+        };
+        let (temporary, dir) = Temporary::create(&location.temporary)?;
+        let mut scratch = Self::create_in(dir.path())?;
+        scratch.temporary = Some(temporary);
+        let message = format!("there is no cache: {why}; this push reads every file and may send more");
+        monitor.event(Event::Warned { message });
+        Ok(scratch)
+    }
+
     /// A fresh directory below `path`, which is created if need be.
-    pub(super) fn create(path: &Path) -> Result<Self, IoError> {
+    pub(super) fn create_in(path: &Path) -> Result<Self, IoError> {
         fsx::create_dir_all(path)?;
         let parent = Dir::open(path)?;
         // Held for a moment only: nobody sweeps between a directory and its lock.
@@ -40,21 +103,26 @@ impl Scratch {
         fsx::lock(&guard, Duration::from_secs(60), &parent.join(LOCK))?;
         sweep(&parent)?;
         // Process ids are not unique where several containers share a cache.
-        let unique = StoreId::random().map_err(|error| IoError::new("name a directory in", path, error))?;
-        let name = format!("{PREFIX}{unique}");
+        let name = format!("{PREFIX}{}", random_name(path)?);
         let dir = parent.create_dir(&name)?;
         let lock = dir.open_or_create_file(LOCK)?;
         fsx::lock(&lock, Duration::ZERO, &dir.join(LOCK))?;
-        Ok(Self { parent, name, dir, _lock: lock })
+        Ok(Self { parent, name, dir, _lock: lock, temporary: None })
+    }
+
+    /// The directory for this push alone, where there is no cache: nothing in it outlives the push.
+    pub(super) fn temporary(&self) -> Option<&Path> {
+        self.temporary.as_ref().map(|_| self.parent.path())
     }
 
     pub(super) const fn dir(&self) -> &Dir {
         &self.dir
     }
 
-    /// The directory for content of old releases, which outlives the push.
-    pub(super) fn content_dir(&self) -> Result<Dir, IoError> {
-        self.parent.ensure_dir(CONTENT)
+    /// The cache of content of old releases, which outlives the push; `None`, with a warning, if it cannot be used.
+    pub(super) fn open_content(&self, monitor: &dyn Monitor) -> Option<ContentCache> {
+        let opened = self.parent.ensure_dir(CONTENT).and_then(ContentCache::open);
+        opened.map_err(|error| not_kept(&error, monitor)).ok()
     }
 
     /// Keeps the manifest of the release `sequence` for the pushes to come, and the `keep` newest in all.
@@ -216,20 +284,33 @@ impl Read for FileFromStart {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Mutex;
+
     use super::*;
+    use crate::monitor::Silent;
+
+    struct Warned(Mutex<Vec<String>>);
+
+    impl Monitor for Warned {
+        fn event(&self, event: Event) {
+            if let Event::Warned { message } = event {
+                self.0.lock().unwrap().push(message);
+            }
+        }
+    }
 
     #[test]
     fn a_kept_manifest_is_known_to_the_next_push_if_it_is_whole() {
         let cache = tempfile::tempdir().unwrap();
         let (id, other) = (ManifestId::of(b"lines"), ManifestId::of(b"others"));
         {
-            let scratch = Scratch::create(cache.path()).unwrap();
+            let scratch = Scratch::create_in(cache.path()).unwrap();
             assert!(scratch.known_manifest(id).unwrap().is_none());
             let manifest = ManifestFile::copy(&scratch, "m", &b"lines"[..], id).unwrap().unwrap();
             scratch.keep_manifest(&manifest, 7, 3).unwrap();
             scratch.keep_manifest(&manifest, 7, 3).unwrap();
         }
-        let scratch = Scratch::create(cache.path()).unwrap();
+        let scratch = Scratch::create_in(cache.path()).unwrap();
         assert_eq!(scratch.known_manifest(id).unwrap().unwrap().id, id);
         assert!(scratch.known_manifest(other).unwrap().is_none());
         std::fs::write(cache.path().join(format!("{KNOWN}{:020}-{id}", 7)), "linez").unwrap();
@@ -239,7 +320,7 @@ mod tests {
     #[test]
     fn the_newest_manifests_are_kept() {
         let cache = tempfile::tempdir().unwrap();
-        let scratch = Scratch::create(cache.path()).unwrap();
+        let scratch = Scratch::create_in(cache.path()).unwrap();
         for sequence in [9, 10, 11] {
             let lines = format!("lines {sequence}");
             let id = ManifestId::of(lines.as_bytes());
@@ -256,12 +337,35 @@ mod tests {
         let left = cache.path().join("push-1-0");
         std::fs::create_dir(&left).unwrap();
         std::fs::write(left.join("packs-0"), "left").unwrap();
-        let first = Scratch::create(cache.path()).unwrap();
+        let first = Scratch::create_in(cache.path()).unwrap();
         assert!(!left.exists());
-        let second = Scratch::create(cache.path()).unwrap();
+        let second = Scratch::create_in(cache.path()).unwrap();
         let places = [first.dir().path().to_owned(), second.dir().path().to_owned()];
         assert!(places.iter().all(|place| place.is_dir()), "{places:?}");
         drop((first, second));
         assert!(places.iter().all(|place| !place.exists()));
+    }
+
+    #[test]
+    fn without_a_cache_a_push_has_a_directory_of_its_own() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let [file, other] = [(); 2].map(|()| tempfile::tempdir().unwrap());
+        let taken = file.path().join("file");
+        std::fs::write(&taken, "").unwrap();
+        for directory in [Ok(taken.join("site")), Err("no home".to_owned())] {
+            let location = ScratchLocation { directory, temporary: other.path().to_owned() };
+            let warned = Warned(Mutex::default());
+            let scratch = Scratch::create(&location, &warned).unwrap();
+            let place = scratch.temporary().unwrap().to_owned();
+            assert_eq!(std::fs::metadata(&place).unwrap().permissions().mode() & 0o7777, 0o700);
+            assert!(place.starts_with(other.path()) && scratch.dir().path().starts_with(&place));
+            let warnings = warned.0.into_inner().unwrap();
+            let why = location.directory.map_or_else(|why| why, |path| format!("create directory {}", path.display()));
+            assert!(warnings.len() == 1 && warnings[0].contains(&why), "{warnings:?}");
+            drop(scratch);
+            assert_eq!(std::fs::read_dir(other.path()).unwrap().count(), 0);
+        }
+        let nowhere = ScratchLocation { directory: Err(String::new()), temporary: taken };
+        assert!(Scratch::create(&nowhere, &Silent).is_err());
     }
 }

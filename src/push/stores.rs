@@ -35,10 +35,11 @@ struct Note {
 }
 
 impl KnownStores {
-    /// Stores that are noted in `dir`, and those that the user wrote down for mirrors of these names.
+    /// Stores that are noted in `dir`, and those that the user wrote down for mirrors of these names. Without a `dir`
+    /// only the latter are known.
     #[must_use]
-    pub const fn new(dir: PathBuf, configured: BTreeMap<String, StoreId>) -> Self {
-        Self { dir: Some(dir), configured, init: false }
+    pub const fn new(dir: Option<PathBuf>, configured: BTreeMap<String, StoreId>) -> Self {
+        Self { dir, configured, init: false }
     }
 
     /// The same; with `init` every mirror may begin anew.
@@ -117,7 +118,7 @@ mod tests {
     fn another_store_than_the_one_that_was_noted_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         let [first, second] = [(); 2].map(|()| StoreId::random().unwrap());
-        let stores = KnownStores::new(dir.path().join("stores"), [("eu".to_owned(), second)].into());
+        let stores = KnownStores::new(Some(dir.path().join("stores")), [("eu".to_owned(), second)].into());
         assert!(stores.check("a", "/srv/a", None).is_ok() && stores.check("a", "/srv/a", Some(first)).is_ok());
         stores.remember("/srv/./a/", first);
         stores.remember("https://h:1/x/", second);

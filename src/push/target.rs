@@ -53,7 +53,7 @@ impl Target {
     /// drops old content that is no longer of use.
     pub(super) fn remember(&self, options: &Options, monitor: &dyn Monitor) {
         let is_far = self.members.iter().any(|member| member.mirror.link() == Link::Network);
-        if let Some(manifest) = self.manifest.as_ref().filter(|_| is_far) {
+        if let Some(manifest) = self.manifest.as_ref().filter(|_| is_far && self.scratch.temporary().is_none()) {
             // Without it the next push asks a mirror.
             self.scratch.keep_manifest(manifest, self.release.sequence, options.keep_content.releases).ok();
         }

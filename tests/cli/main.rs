@@ -15,6 +15,7 @@ mod terminal;
 mod after;
 mod bad_input;
 mod bad_mirrors;
+mod cache;
 mod config;
 mod diff;
 mod doctor;

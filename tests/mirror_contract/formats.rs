@@ -16,7 +16,8 @@ use headwater::manifest::{Entry, ManifestError, ManifestReader, transit};
 use headwater::mirror::Failure;
 use headwater::monitor::Silent;
 use headwater::push::{
-    DecidedBy, Fleet, Guards, LevelChoice, MtimeMode, Options, Policy, Require, Retention, Source, push,
+    DecidedBy, Fleet, Guards, LevelChoice, MtimeMode, Options, Policy, Require, Retention, ScratchLocation, Source,
+    push,
 };
 use headwater::scan::{Root, ScanOptions};
 
@@ -202,7 +203,7 @@ fn options(scratch: &Path) -> Options {
         policy: Policy::default(),
         jobs: NonZeroUsize::new(2).unwrap(),
         level: LevelChoice::Auto,
-        scratch: scratch.to_owned(),
+        scratch: ScratchLocation { directory: Ok(scratch.to_owned()), temporary: std::env::temp_dir() },
         keep_content: headwater::push::KeepContent::default(),
         stores: headwater::push::KnownStores::default(),
         began: 1_800_000_000_000,

@@ -14,8 +14,8 @@ use std::time::Duration;
 use headwater::mirror::{DirectoryMirror, Mirror};
 use headwater::monitor::Silent;
 use headwater::push::{
-    Fleet, Guards, KeepContent, LevelChoice, MtimeMode, Options, Outcome, Policy, Report, Require, Retention, Source,
-    push,
+    Fleet, Guards, KeepContent, LevelChoice, MtimeMode, Options, Outcome, Policy, Report, Require, Retention,
+    ScratchLocation, Source, push,
 };
 use headwater::release::{Release, Succession};
 use headwater::scan::{Root, ScanOptions};
@@ -65,7 +65,7 @@ fn options(scratch: PathBuf, began: u64) -> Options {
         partial: None,
         jobs: NonZeroUsize::MIN,
         level: LevelChoice::Auto,
-        scratch,
+        scratch: ScratchLocation { directory: Ok(scratch), temporary: std::env::temp_dir() },
         keep_content: KeepContent::default(),
         stores: headwater::push::KnownStores::default(),
         began,

@@ -53,7 +53,7 @@ struct Space {
 impl Space {
     fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let scratch = Scratch::create(&dir.path().join("cache")).unwrap();
+        let scratch = Scratch::create_in(&dir.path().join("cache")).unwrap();
         Self { dir, scratch, shelves: std::cell::Cell::new(0) }
     }
 
@@ -62,7 +62,7 @@ impl Space {
     }
 
     fn cache(&self) -> ContentCache {
-        ContentCache::open(self.scratch.content_dir().unwrap()).unwrap()
+        self.scratch.open_content(&Silent).unwrap()
     }
 
     /// The packs of a job.

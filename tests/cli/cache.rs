@@ -1,0 +1,80 @@
+//! A cache that cannot be used: what goes on without it, and what cannot.
+
+use std::fs;
+
+use crate::harness::{Run, World, of_kind};
+
+/// A world with two releases on `./www`, one on `./hub`, and a file where the cache should be.
+fn without_cache() -> World {
+    let world = World::with_tree();
+    world.ok("push tree ./www ./hub");
+    world.write("tree/index.html", "2");
+    world.ok("push tree ./www");
+    world.remove("home/cache");
+    world.write("home/cache", "");
+    world.mkdir("tmp");
+    world
+}
+
+fn run(world: &World, line: &str) -> Run {
+    let temporary = world.path("tmp");
+    let run = world.run_with(&[("TMPDIR", temporary.to_str().unwrap())], line);
+    assert_eq!(fs::read_dir(temporary).unwrap().count(), 0, "{line} leaves files behind");
+    run
+}
+
+#[test]
+fn a_push_goes_on_without_a_cache_and_warns_once() {
+    let world = without_cache();
+    world.write("tree/index.html", "3");
+    for line in [
+        "plan tree ./www",
+        "push tree ./www ./hub",
+        "rollback ./www ./hub",
+        "push --from ./www ./new",
+        "promote ./www ./new --note again",
+        "heal ./www ./hub",
+        "push tree ./www ./hub --again --stage-only",
+        "activate 5 ./www ./hub",
+    ] {
+        let run = run(&world, line).code(0).warns("there is no cache: cannot create directory").warns("home/cache/");
+        let warnings = run.stderr.lines().filter(|line| line.starts_with("warning: ")).count();
+        assert_eq!(warnings, 1, "{line}: {}", run.stderr);
+    }
+    assert_eq!(world.served("www"), world.files("tree"));
+    for line in ["status ./www ./hub", "releases ./www", "diff ./tree ./www", "verify ./www", "prune ./www"] {
+        let run = run(&world, line).code(0);
+        assert!(!run.stderr.contains("warning: "), "{line}: {}", run.stderr);
+    }
+}
+
+#[test]
+fn the_warning_is_an_event() {
+    let world = without_cache();
+    world.write("tree/index.html", "3");
+    let events = world.events("push tree ./www", 0);
+    let warned = of_kind(&events, "warned");
+    assert_eq!(warned.len(), 1, "{events:?}");
+    assert!(warned[0]["message"].as_str().unwrap().contains("home/cache"), "{events:?}");
+}
+
+#[test]
+fn what_others_have_to_see_needs_a_cache() {
+    let world = without_cache();
+    world.write("tree/index.html", "3");
+    let before = world.snapshot("www");
+    run(&world, "push tree ./www --alone").code(1).warns("home/cache/").warns("--alone needs a cache");
+    assert_eq!(world.snapshot("www"), before);
+    run(&world, "push tree ./www --alone --cache other").code(0);
+}
+
+#[test]
+fn a_tree_around_the_directory_for_temporary_files_is_refused() {
+    let world = without_cache();
+    world.write("tree/tmp/file", "");
+    let temporary = world.path("tree/tmp");
+    let before = world.files("tree");
+    let run = world.run_with(&[("TMPDIR", temporary.to_str().unwrap())], "push tree ./www");
+    run.code(2).warns("contain one another");
+    assert_eq!(world.files("tree"), before);
+}
