@@ -68,7 +68,7 @@ fn manifest(criterion: &mut Criterion) {
     let ids: Vec<_> = change_bytes.wanted.iter().map(|wanted| (wanted.object, wanted.size)).collect();
     group.bench_function("apply change, 1 % changed", |bencher| {
         let apply = || -> Result<_, ManifestError> {
-            Ok(transit::apply(&change_bytes.bytes, read(&old_bytes), &ids, &HashMap::new(), io::sink())?.1)
+            Ok(transit::apply(&*change_bytes.bytes, read(&old_bytes), &ids, &HashMap::new(), io::sink())?.1)
         };
         bencher.iter(|| apply().expect("the change fits its base").entries);
     });

@@ -55,6 +55,7 @@ struct LimitsTable {
     body: Option<Spanned<String>>,
     stage: Option<Spanned<String>>,
     shutdown: Option<Spanned<String>>,
+    memory: Option<Spanned<String>>,
 }
 
 #[derive(Deserialize)]
@@ -154,11 +155,6 @@ impl Checker<'_> {
 
     fn site(&self, table: SiteTable) -> Result<SiteSettings, ConfigError> {
         let name = self.parsed(&table.name, Site::new)?;
-        let size = |text: &Option<Spanned<String>>| -> Result<Option<u64>, ConfigError> {
-            let wrong = "is no size: write it like \"10 GB\" or \"512 MiB\"";
-            let parse = |text: &str| text.parse::<ByteSize>().map(|size| size.as_u64()).map_err(|_| wrong);
-            text.as_ref().map(|text| self.parsed(text, parse)).transpose()
-        };
         if table.dir.as_ref().as_os_str().is_empty() {
             return Err(self.error(table.dir.span(), "the path is empty"));
         }
@@ -171,12 +167,18 @@ impl Checker<'_> {
             name: Some(name),
             directory: self.base.join(table.dir.into_inner()),
             keep: table.keep.map(|keep| usize::try_from(keep.get()).unwrap_or(usize::MAX)),
-            quota_bytes: size(&table.quota)?,
+            quota_bytes: self.size(&table.quota)?,
             quota_entries: table.quota_entries,
-            min_free_bytes: size(&table.min_free)?.unwrap_or(0),
+            min_free_bytes: self.size(&table.min_free)?.unwrap_or(0),
             readers: Some(readers),
             post_activate: (!command.is_empty()).then_some(Hook { command, timeout }),
         })
+    }
+
+    fn size(&self, text: &Option<Spanned<String>>) -> Result<Option<u64>, ConfigError> {
+        let wrong = "is no size: write it like \"10 GB\" or \"512 MiB\"";
+        let parse = |text: &str| text.parse::<ByteSize>().map(|size| size.as_u64()).map_err(|_| wrong);
+        text.as_ref().map(|text| self.parsed(text, parse)).transpose()
     }
 
     fn readers(&self, table: &SiteTable) -> Result<Readers, ConfigError> {
@@ -209,6 +211,7 @@ impl Checker<'_> {
             body: or(&table.body, defaults.body)?,
             stage: or(&table.stage, defaults.stage)?,
             shutdown: or(&table.shutdown, defaults.shutdown)?,
+            memory_bytes: self.size(&table.memory)?.unwrap_or(defaults.memory_bytes),
             ..defaults
         })
     }
@@ -261,7 +264,7 @@ mod tests {
             listen = "[::]:7447"
             behind_proxy = true
             tls = {{ cert = "a.pem", key = "/k.pem" }}
-            limits = {{ connections = 2000, head = "5s" }}
+            limits = {{ connections = 2000, memory = "64 MiB", head = "5s" }}
             [[site]]
             name = "docs"
             dir = "../www"
@@ -291,6 +294,7 @@ mod tests {
         assert_eq!(site.directory, Path::new("/etc/headwater/../www"));
         assert_eq!(site.post_activate.as_ref().unwrap().timeout.as_secs(), 5);
         assert_eq!((settings.limits.connections, settings.limits.head.as_secs()), (2000, 5));
+        assert_eq!(settings.limits.memory_bytes, 64 << 20);
         assert_eq!(settings.limits.idle, Limits::default().idle);
         assert_eq!(settings.tls.unwrap().cert, Path::new("/etc/headwater/a.pem"));
         assert_eq!(settings.front, Front::Proxy);

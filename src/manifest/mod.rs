@@ -75,6 +75,9 @@ pub enum ManifestError {
     /// The work is no longer wanted.
     #[error("stopped")]
     Cancelled,
+    /// There is no memory for what a manifest change announces.
+    #[error("there is no memory for this manifest change")]
+    NoMemory,
     /// Complete and canonical, but not the manifest that was asked for.
     #[error("manifest {found} stands where {expected} should: it is damaged")]
     WrongId {

@@ -16,7 +16,7 @@ use crate::mirror::{
 use crate::monitor::{Event, Monitor};
 use crate::pack::PackReader;
 use crate::release::ReleaseName;
-use crate::store::{Arrival, Depth, Fetch, Presence, Pruned, Repaired, Store, StoreError, Verified};
+use crate::store::{Arrival, Depth, Fetch, Presence, Pruned, Repaired, Store, StoreError, StoredChange, Verified};
 use crate::tree_path::Site;
 
 /// A directory mirror.
@@ -230,8 +230,11 @@ impl Mirror for DirectoryMirror {
         let stop = || monitor.is_cancelled();
         let _turn = Turns::enter(self.turns.as_ref(), &stop)?;
         let store = Arc::new(Store::open_or_create(&self.path, &request.release.site)?);
-        let begun = store.begin(request.release, &request.key, request.base, request.change, self.wait, &stop)?;
-        let Some(mut arrival) = begun else { return Ok(()) };
+        let change = StoredChange::Memory(Arc::clone(request.change));
+        let (release, base) = (request.release, request.base);
+        // The memory is that of the push itself, which has these entries too.
+        let Some(needs) = store.read_change(release, base, &change, &|_| true, &stop)? else { return Ok(()) };
+        let mut arrival = store.begin(release, &request.key, &change, needs, self.wait)?;
         match self.receive(&arrival, bundle, monitor) {
             Ok(()) => {}
             Err(MirrorError::Store(error)) => return Err(arrival.fail(error).into()),

@@ -24,6 +24,7 @@ impl Handler {
         inbox: &mut Inbox,
     ) -> Result<Reaction, Refused> {
         let length = inbox.check(action.most_bytes())?;
+        let memory = site.share.reserve_body(length)?;
         let body = inbox.read(length).await?;
         let this = Arc::clone(self);
         let site = Arc::clone(site);
@@ -31,7 +32,12 @@ impl Handler {
             Action::Stage | Action::Objects => return Err(not_here()),
             Action::Holds => Reaction::later(async move {
                 let (asker, is_gone) = presence();
-                let held = this.blocking(move || site.holds(&body, &is_gone)).await;
+                let look = move |site: &Arc<SiteState>| {
+                    let held = site.holds(&body, &is_gone);
+                    drop((body, memory));
+                    held
+                };
+                let held = site.blocking(look).await;
                 drop(asker);
                 held
             }),
@@ -41,7 +47,7 @@ impl Handler {
             }
             Action::Abandon => {
                 let Abandon { release } = parse(&body)?;
-                Reaction::later(async move { this.blocking(move || site.abandon(release).map(|()| Done {})).await })
+                Reaction::later(async move { site.blocking(move |site| site.abandon(release).map(|()| Done {})).await })
             }
             Action::Settle => {
                 let Keep { keep } = parse(&body)?;
@@ -49,14 +55,14 @@ impl Handler {
             }
             Action::Prune => {
                 let Keep { keep } = parse(&body)?;
-                Reaction::later(async move { this.blocking(move || site.prune(keep)).await })
+                Reaction::later(async move { site.blocking(move |site| site.prune(keep)).await })
             }
             Action::Verify => {
                 let Verify { quick } = parse(&body)?;
                 let depth = if quick { Depth::Quick } else { Depth::Full };
                 Reaction::later(async move {
                     let (asker, is_gone) = presence();
-                    let verified = this.blocking(move || site.verify(depth, &is_gone)).await;
+                    let verified = site.blocking(move |site| site.verify(depth, &is_gone)).await;
                     drop(asker);
                     verified
                 })
@@ -65,7 +71,7 @@ impl Handler {
                 let request: Repair = parse(&body)?;
                 Reaction::later(async move {
                     let (asker, is_gone) = presence();
-                    let repaired = this.blocking(move || site.repair(request, &is_gone)).await;
+                    let repaired = site.blocking(move |site| site.repair(request, &is_gone)).await;
                     drop(asker);
                     repaired
                 })
@@ -75,12 +81,11 @@ impl Handler {
 
     /// Tidies up, and makes ready for the next push: nobody waits for that, unless the receiver ends with its peer.
     async fn settle(self: Arc<Self>, site: Arc<SiteState>, keep: usize) -> Result<Pruned, Refused> {
-        let (tidied, this) = (Arc::clone(&site), Arc::clone(&self));
-        let pruned = self.blocking(move || tidied.settle(keep)).await?;
+        let pruned = site.blocking(move |site| site.settle(keep)).await?;
+        let this = Arc::clone(&self);
         let preparing = tokio::spawn(async move {
-            let prepared = Arc::clone(&site);
             // Where somebody else is at work, that fills it, or the next settling does.
-            if let Err(refused) = this.blocking(move || prepared.prepare()).await
+            if let Err(refused) = site.blocking(|site| site.prepare()).await
                 && !matches!(&*refused.refusal.kind, "locked" | "busy")
             {
                 let directory = site.settings.directory.display().to_string();
@@ -95,15 +100,14 @@ impl Handler {
     }
 
     async fn activate(self: Arc<Self>, site: Arc<SiteState>, request: Activate) -> Result<Activated, Refused> {
-        let this = Arc::clone(&self);
-        let switch = move || {
+        let switch = move |site: &Arc<SiteState>| {
             // All in one: the peer may go at any moment, and whoever asks again finds it switched.
             if let Switched::Now(name) = site.activate(request)? {
-                this.follow(&site, (name, request.release));
+                self.follow(site, (name, request.release));
             }
             Ok(Activated { store: Some(site.store()?.id()) })
         };
-        self.blocking(switch).await
+        site.blocking(switch).await
     }
 
     /// Begins what follows when a release has become current.
@@ -119,8 +123,7 @@ impl Handler {
     pub(super) async fn keep_up(self: Arc<Self>) {
         loop {
             for site in &self.sites {
-                let same = Arc::clone(site);
-                let done = self.blocking(move || same.upkeep()).await;
+                let done = site.blocking(|site| site.upkeep()).await;
                 self.log_upkeep(site, done);
             }
             tokio::time::sleep(self.limits.upkeep).await;

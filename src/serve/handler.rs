@@ -10,10 +10,9 @@ use hyper::body::{Bytes, Incoming};
 use hyper::header::{AUTHORIZATION, RANGE};
 use hyper::http::request::Parts;
 use hyper::{Method, Request, Response, StatusCode};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::mpsc;
 
 use crate::hash::{ManifestId, ObjectId};
-use crate::serve::crew::Crew;
 use crate::serve::desk::Section;
 use crate::serve::guarded::Phases;
 use crate::serve::hook::Hooks;
@@ -23,17 +22,10 @@ use crate::serve::parts::ObjectParts;
 use crate::serve::reaction::Reaction;
 use crate::serve::refused::{Refused, or_unknown};
 use crate::serve::reply::{self, Reply};
+use crate::serve::share::Pools;
 use crate::serve::site::SiteState;
 use crate::serve::{Access, Limits, Log, Record, Right, ServeError, Settings, TokenRecord, stage};
 use crate::wire::{Action, Answer, Done, MAX_CHANGE_BYTES, Refusal, Resource, VERSION, VERSION_HEADER};
-
-/// Operations on stores at once; each may wait for a lock.
-const WORKERS: u32 = 32;
-/// Packs decoded at once, however many cores there are: each may take a pack, a prefix and a content
-/// of the largest size, 52 MiB, and keeps what it took.
-const MAX_DECODERS: usize = 3;
-/// The unit in which memory is reserved, in bytes.
-const UNIT: u64 = 1024;
 
 /// How long a receiver stays.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,28 +44,23 @@ pub(super) struct Handler {
     pub(super) limits: Limits,
     pub(super) log: Arc<dyn Log>,
     pub(super) hooks: Hooks,
-    workers: Arc<Semaphore>,
-    decoders: Crew,
-    changes: Arc<Semaphore>,
-    packs: Arc<Semaphore>,
+    pools: Pools,
 }
 
 impl Handler {
     pub(super) fn new(settings: &Settings, stay: Stay, log: Arc<dyn Log>) -> Result<Self, ServeError> {
         let limits = settings.limits.clone();
-        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get);
-        let sites = settings.sites.iter().map(|site| Ok(Arc::new(SiteState::new(site, limits.lock)?)));
-        let memory = |bytes: u64| Arc::new(Semaphore::new(units(bytes) as usize));
+        let pools = Pools::new(&limits).map_err(ServeError::Runtime)?;
+        let count = settings.sites.len();
+        let sites = settings.sites.iter();
+        let sites = sites.map(|site| Ok(Arc::new(SiteState::new(site, limits.lock, pools.share(count))?)));
         Ok(Self {
             stay,
             sites: sites.collect::<Result<_, ServeError>>()?,
             access: RwLock::new(settings.access.clone()),
             log,
             hooks: Hooks::default(),
-            workers: Arc::new(Semaphore::new(WORKERS as usize)),
-            decoders: Crew::new(cores.min(MAX_DECODERS)).map_err(ServeError::Runtime)?,
-            changes: memory(limits.change_bytes),
-            packs: memory(limits.pack_bytes),
+            pools,
             limits,
         })
     }
@@ -103,44 +90,9 @@ impl Handler {
         self.log.record(&Record::TurnedAway { peer: peer.to_owned(), message: text(message) });
     }
 
-    /// Memory for a manifest change; a larger one than all of it takes all of it.
-    pub(super) fn reserve(&self, bytes: u64) -> Result<OwnedSemaphorePermit, Refused> {
-        let wanted = units(bytes).min(units(self.limits.change_bytes));
-        let permit = Arc::clone(&self.changes).try_acquire_many_owned(wanted);
-        permit.map_err(|_| Refused::busy("too many manifest changes are on their way"))
-    }
-
-    /// Memory for a pack, if there is any left.
-    pub(super) fn reserve_pack(&self, bytes: u64) -> Option<OwnedSemaphorePermit> {
-        Arc::clone(&self.packs).try_acquire_many_owned(units(bytes)).ok()
-    }
-
-    /// Does what blocks, when there is a worker for it. It goes on when the one who asked goes.
-    pub(super) async fn blocking<T: Send + 'static>(
-        &self,
-        work: impl FnOnce() -> Result<T, Refused> + Send + 'static,
-    ) -> Result<T, Refused> {
-        let permit = tokio::time::timeout(self.limits.lock, Arc::clone(&self.workers).acquire_owned()).await;
-        let Ok(Ok(permit)) = permit else { return Err(Refused::busy("too much is being done here")) };
-        run(permit, work).await
-    }
-
-    /// How many packs are decoded at once.
-    pub(super) const fn decoders(&self) -> usize {
-        self.decoders.size()
-    }
-
-    /// The same, for what decodes a pack.
-    pub(super) async fn decoding<T: Send + 'static>(
-        &self,
-        work: impl FnOnce() -> Result<T, Refused> + Send + 'static,
-    ) -> Result<T, Refused> {
-        self.decoders.run(work).await
-    }
-
     /// Waits for the work that nobody waits for any more, until `deadline`, and for the commands that it started.
     pub(super) async fn finish(&self, deadline: tokio::time::Instant) {
-        tokio::time::timeout_at(deadline, self.workers.acquire_many(WORKERS)).await.ok();
+        tokio::time::timeout_at(deadline, self.pools.finished()).await.ok();
         self.hooks.finish().await;
     }
 
@@ -244,8 +196,7 @@ impl Handler {
         let (site, resource) = self.find(path)?;
         if resource == Some(Resource::Status) {
             only_looks(&parts.method)?;
-            let site = Arc::clone(site);
-            let status = self.blocking(move || site.status()).await?;
+            let status = site.blocking(|site| site.status()).await?;
             return Ok(Reaction::Now(reply::plain(StatusCode::OK, &status)));
         }
         check_version(parts)?;
@@ -256,7 +207,7 @@ impl Handler {
         match (&parts.method, resource) {
             (&Method::GET, _) => self.read(site, resource, parts, grant.right).await,
             (&Method::PUT, _) => self.put(site, resource, inbox).await,
-            (&Method::POST, Resource::Action(Action::Stage)) => stage::stage(self, site, inbox).await,
+            (&Method::POST, Resource::Action(Action::Stage)) => stage::stage(site, inbox).await,
             (&Method::POST, Resource::Action(Action::Objects)) => self.objects(site, inbox).await,
             (&Method::POST, Resource::Action(action)) => self.act(site, action, inbox).await,
             _ => Err(not_here()),
@@ -273,7 +224,7 @@ impl Handler {
     async fn ready(self: &Arc<Self>, method: &Method) -> Result<Reaction, Refused> {
         only_looks(method)?;
         let this = Arc::clone(self);
-        let are_ready = self.blocking(move || Ok(this.sites.iter().all(|site| site.is_ready()))).await?;
+        let are_ready = self.pools.blocking(move || Ok(this.sites.iter().all(|site| site.is_ready()))).await?;
         match are_ready {
             true => Ok(Reaction::done(Done {})),
             false => Err(Refused { retry_after: None, ..Refused::busy("a site serves no release yet") }),
@@ -287,15 +238,14 @@ impl Handler {
         parts: &Parts,
         right: Right,
     ) -> Result<Reaction, Refused> {
-        let site = Arc::clone(site);
         let (file, is_object) = match resource {
-            Resource::State => return Ok(Reaction::done(self.blocking(move || site.state(right)).await?)),
-            Resource::History => return Ok(Reaction::done(self.blocking(move || site.history()).await?)),
+            Resource::State => return Ok(Reaction::done(site.blocking(move |site| site.state(right)).await?)),
+            Resource::History => return Ok(Reaction::done(site.blocking(|site| site.history()).await?)),
             Resource::Manifest(id) => {
-                (self.blocking(move || site.store()?.manifest_file(&id).map_err(or_unknown)).await?, false)
+                (site.blocking(move |site| site.store()?.manifest_file(&id).map_err(or_unknown)).await?, false)
             }
             Resource::Object(id) => {
-                (self.blocking(move || site.store()?.open_object(&id).map_err(or_unknown)).await?, true)
+                (site.blocking(move |site| site.store()?.open_object(&id).map_err(or_unknown)).await?, true)
             }
             _ => return Err(not_here()),
         };
@@ -315,9 +265,9 @@ impl Handler {
     /// Answers with parts of objects.
     async fn objects(&self, site: &Arc<SiteState>, inbox: &mut Inbox) -> Result<Reaction, Refused> {
         let length = inbox.check(Action::Objects.most_bytes())?;
+        let _memory = site.share.reserve_body(length)?;
         let question = inbox.read(length).await?;
-        let site = Arc::clone(site);
-        let (parts, length) = self.blocking(move || ObjectParts::new(site.store()?, &question)).await?;
+        let (parts, length) = site.blocking(move |site| ObjectParts::new(site.store()?, &question)).await?;
         Ok(Reaction::Now(reply::content(StatusCode::OK, Reply::parts(parts, length))))
     }
 
@@ -328,8 +278,8 @@ impl Handler {
         inbox: &mut Inbox,
     ) -> Result<Reaction, Refused> {
         let done = match resource {
-            Resource::Pack(key, id) => stage::put_pack(self, site, (key, id), inbox).await?,
-            Resource::Packs(key) => stage::put_packs(self, site, key, inbox).await?,
+            Resource::Pack(key, id) => stage::put_pack(site, (key, id), inbox).await?,
+            Resource::Packs(key) => stage::put_packs(site, key, inbox).await?,
             Resource::Object(id) => self.put_object(site, id, inbox).await?,
             Resource::Manifest(id) => self.put_manifest(site, id, inbox).await?,
             Resource::Release(name) => site.desk.take_release(name, inbox).await?,
@@ -362,31 +312,15 @@ impl Handler {
 
     /// Room on the desk for what `inbox` brings.
     async fn section(&self, site: &Arc<SiteState>, length: u64, inbox: &mut Inbox) -> Result<Section, Refused> {
-        let (site, toucher) = (Arc::clone(site), Arc::clone(site));
+        let toucher = Arc::clone(site);
         inbox.tell(move || toucher.desk.touch());
-        let reserve = move || {
+        let reserve = move |site: &Arc<SiteState>| {
             let store = site.store()?;
             site.check_free(&store, length)?;
             Ok(site.desk.reserve(&store, length)?)
         };
-        self.blocking(reserve).await
+        site.blocking(reserve).await
     }
-}
-
-fn units(bytes: u64) -> u32 {
-    u32::try_from(bytes.div_ceil(UNIT)).unwrap_or(u32::MAX >> 4)
-}
-
-async fn run<T: Send + 'static>(
-    permit: OwnedSemaphorePermit,
-    work: impl FnOnce() -> Result<T, Refused> + Send + 'static,
-) -> Result<T, Refused> {
-    let work = move || {
-        let result = work();
-        drop(permit);
-        result
-    };
-    tokio::task::spawn_blocking(work).await.map_err(|error| Refused::broken(&error))?
 }
 
 /// What a token must permit for a request. Questions that are too long for an address or take long are posted; they

@@ -12,7 +12,7 @@
 
 mod access;
 mod act;
-mod crew;
+mod decoders;
 mod desk;
 mod framing;
 mod guarded;
@@ -28,6 +28,7 @@ mod reply;
 mod server;
 mod session;
 mod settings;
+mod share;
 mod site;
 mod stage;
 mod stdio;

@@ -4,15 +4,14 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
-use tokio::sync::OwnedSemaphorePermit;
-
 use crate::hash::{BundleKey, ObjectId, PackId};
 use crate::pack::PackReader;
 use crate::release::{Release, ReleaseName};
 use crate::serve::refused::Refused;
+use crate::serve::share::Permit;
 use crate::store::{Arrival, Store, StoreError};
 
-/// Stages of one site that may be open at once: each holds a lock and a manifest change.
+/// Stages of one site that may be open at once: each holds a lock, some open files and memory.
 const MAX_OPEN: usize = 16;
 
 /// An open stage.
@@ -21,12 +20,14 @@ pub(super) struct Session {
     pub(super) key: BundleKey,
     pub(super) store: Arc<Store>,
     release: ReleaseName,
-    change: Arc<[u8]>,
+    /// The BLAKE3 of its manifest change.
+    change: blake3::Hash,
     arrival: RwLock<Arrival>,
     /// The packs that were taken, or are being taken: whoever comes second waits.
     packs: Mutex<HashMap<PackId, Arc<Mutex<bool>>>>,
     used: Mutex<Instant>,
-    _memory: OwnedSemaphorePermit,
+    /// For what the arrival needs.
+    _memory: Permit,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -38,9 +39,9 @@ impl Session {
         key: BundleKey,
         store: Arc<Store>,
         release: &Release,
-        change: Arc<[u8]>,
+        change: blake3::Hash,
         arrival: Arrival,
-        memory: OwnedSemaphorePermit,
+        memory: Permit,
     ) -> Self {
         let packs = arrival.held().map(|pack| (pack, Arc::new(Mutex::new(true)))).collect();
         let (release, arrival, packs) = (release.name(), RwLock::new(arrival), Mutex::new(packs));
@@ -53,8 +54,8 @@ impl Session {
     }
 
     /// Whether it is the stage of this release by this change.
-    pub(super) fn is_of(&self, release: &Release, change: &[u8]) -> bool {
-        self.is_of_release(release.name()) && *self.change == *change
+    pub(super) fn is_of(&self, release: &Release, change: &blake3::Hash) -> bool {
+        self.is_of_release(release.name()) && self.change == *change
     }
 
     pub(super) fn touch(&self) {
@@ -88,10 +89,11 @@ impl Session {
         if *is_taken {
             return Ok(());
         }
-        let reader = PackReader::open(bytes).map_err(|error| TakeError::Pack(StoreError::from(error).into()))?;
-        if reader.id() != *id {
-            return Err(TakeError::Pack(Refused::malformed("this pack has another id than it was announced with")));
-        }
+        let reader = open_pack(id, bytes).map_err(|refused| {
+            // What was never a pack leaves no name behind.
+            lock(&self.packs).remove(id);
+            TakeError::Pack(refused)
+        })?;
         let arrival = self.arrival.read().unwrap_or_else(PoisonError::into_inner);
         arrival.take(id, &reader).map_err(|error| TakeError::Stage(arrival.fail(error).into()))?;
         *is_taken = true;
@@ -104,6 +106,15 @@ impl Session {
     pub(super) fn finish(&self, fetch: &crate::store::FetchObject<'_>) -> Result<u64, StoreError> {
         self.arrival.write().unwrap_or_else(PoisonError::into_inner).finish(fetch)
     }
+}
+
+/// Opens the pack that was announced with this id.
+fn open_pack<'a>(id: &PackId, bytes: &'a [u8]) -> Result<PackReader<'a>, Refused> {
+    let reader = PackReader::open(bytes).map_err(StoreError::from)?;
+    if reader.id() == *id {
+        return Ok(reader);
+    }
+    Err(Refused::malformed("this pack has another id than it was announced with"))
 }
 
 /// Why a pack was not taken.

@@ -129,8 +129,8 @@ pub struct Limits {
     pub patience: Duration,
     /// Between two signs of life of such an answer.
     pub heartbeat: Duration,
-    /// Bytes of manifest changes in memory, all open stages together.
-    pub change_bytes: u64,
+    /// Bytes of memory for what open stages and questions need, all sites together.
+    pub memory_bytes: u64,
     /// Bytes of packs in memory, all connections together; what does not fit waits on the disk.
     pub pack_bytes: u64,
 }
@@ -155,7 +155,7 @@ impl Default for Limits {
             shutdown: seconds(30),
             patience: seconds(2),
             heartbeat: seconds(5),
-            change_bytes: 32 * 1024 * 1024,
+            memory_bytes: 200 * 1024 * 1024,
             pack_bytes: 32 * 1024 * 1024,
         }
     }

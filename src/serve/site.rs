@@ -2,22 +2,30 @@
 //!
 //! Everything here blocks and is called where that is allowed.
 
+use std::cell::{Cell, RefCell};
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::fsx;
 use crate::hash::{BundleKey, ObjectId};
+use crate::manifest::WINDOW_LOG_MAX;
+use crate::manifest::transit::Needs;
 use crate::release::{Release, ReleaseName};
 use crate::serve::desk::{Asker, Desk};
 use crate::serve::refused::{Refused, or_unknown};
 use crate::serve::session::{Session, Sessions, missing};
+use crate::serve::share::{Permit, Share};
 use crate::serve::{Log, Readers, Record, Right, ServeError, SiteSettings};
-use crate::store::{Depth, Permissions, Presence, Pruned, Store, StoreError, Verified};
+use crate::store::{Depth, Permissions, Presence, Pruned, Store, StoreError, StoredChange, Verified};
 use crate::tree_path::Site;
 use crate::wire::{Activate, BannerSite, History, Holds, Repair, Repairing, Staging, State, Status, Wants};
 
 /// How long a note of what failed, or the upkeep, waits for the lock of the store.
 const NOTE_WAIT: Duration = Duration::from_secs(30);
+
+/// Memory for an open stage beside what its change needs: a change that is kept in memory, and the
+/// names of packs.
+const SESSION_BYTES: u64 = 128 * 1024;
 
 /// A site of a receiver.
 #[derive(Debug)]
@@ -27,17 +35,28 @@ pub(super) struct SiteState {
     pub(super) desk: Desk,
     /// Held while a stage is opened: two requests of one key must not open it twice.
     pub(super) opening: tokio::sync::Mutex<()>,
+    /// What this site may take of the receiver.
+    pub(super) share: Share,
     permissions: Option<Permissions>,
     lock: Duration,
 }
 
 impl SiteState {
-    pub(super) fn new(settings: &SiteSettings, lock: Duration) -> Result<Self, ServeError> {
+    pub(super) fn new(settings: &SiteSettings, lock: Duration, share: Share) -> Result<Self, ServeError> {
         let permissions = settings.readers.as_ref().map(Readers::permissions).transpose();
         let path = || settings.directory.clone();
         let permissions = permissions.map_err(|source| ServeError::Group { path: path(), source })?;
         let (sessions, desk, opening) = (Sessions::default(), Desk::default(), tokio::sync::Mutex::default());
-        Ok(Self { settings: settings.clone(), sessions, desk, opening, permissions, lock })
+        Ok(Self { settings: settings.clone(), sessions, desk, opening, share, permissions, lock })
+    }
+
+    /// Does work on this site that blocks, once there is a worker for it. It goes on when its peer leaves.
+    pub(super) async fn blocking<T: Send + 'static>(
+        self: &Arc<Self>,
+        work: impl FnOnce(&Arc<Self>) -> Result<T, Refused> + Send + 'static,
+    ) -> Result<T, Refused> {
+        let site = Arc::clone(self);
+        self.share.blocking(move || work(&site)).await
     }
 
     fn look(&self) -> Result<Option<Store>, StoreError> {
@@ -173,13 +192,36 @@ impl SiteState {
     /// Opens a stage: the store, made if need be, and the arrival. Nothing where the release is staged already.
     pub(super) fn begin(&self, order: Order, is_gone: &dyn Fn() -> bool) -> Result<Option<Session>, Refused> {
         let store = Arc::new(Store::open_or_create(&self.settings.directory, &order.release.site)?);
-        self.check_change(&store, &order, is_gone)?;
-        let Order { release, key, base, change, memory } = order;
+        let Some((needs, memory)) = self.read_change(&store, &order, is_gone)? else { return Ok(None) };
+        let Order { release, key, change, digest, .. } = order;
+        self.check_new_bytes(&store, &key, &needs)?;
         if let Some(permissions) = self.permissions {
             store.use_permissions(permissions, self.lock)?;
         }
-        let arrival = store.begin(&release, &key, base, &change, self.lock, is_gone)?;
-        Ok(arrival.map(|arrival| Session::new(key, store, &release, change, arrival, memory)))
+        let arrival = store.begin(&release, &key, &change, needs, self.lock)?;
+        Ok(Some(Session::new(key, store, &release, digest, arrival, memory)))
+    }
+
+    /// What a change needs, with the memory that is reserved for it. `None` if its release is staged already.
+    fn read_change(
+        &self,
+        store: &Store,
+        order: &Order,
+        is_gone: &dyn Fn() -> bool,
+    ) -> Result<Option<(Needs, Permit)>, Refused> {
+        // A decoder is needed for as long as the change is read.
+        let _decoder = self.share.reserve(1 << WINDOW_LOG_MAX)?;
+        let memory = RefCell::new(self.share.reserve(SESSION_BYTES)?);
+        let wanted = Cell::new(SESSION_BYTES);
+        let reserve = |bytes: u64| {
+            wanted.set(wanted.get().saturating_add(bytes));
+            self.share.reserve(bytes).map(|more| memory.borrow_mut().merge(more)).is_ok()
+        };
+        let needs = match store.read_change(&order.release, order.base, &order.change, &reserve, is_gone) {
+            Err(StoreError::NoMemory) => return Err(self.share.no_memory(wanted.get())),
+            other => other?,
+        };
+        Ok(needs.map(|needs| (needs, memory.into_inner())))
     }
 
     /// A file for a manifest change on its way, on the file system of the store, made if need be.
@@ -190,17 +232,16 @@ impl SiteState {
     }
 
     /// What the change brings must fit what this site allows, whatever the release says of itself.
-    fn check_change(&self, store: &Store, order: &Order, is_gone: &dyn Fn() -> bool) -> Result<(), Refused> {
-        let (quota, min_free) = (self.settings.quota_bytes, self.settings.min_free_bytes);
-        if quota.is_none() && min_free == 0 {
+    fn check_new_bytes(&self, store: &Store, key: &BundleKey, needs: &Needs) -> Result<(), Refused> {
+        let quota = self.settings.quota_bytes;
+        if quota.is_none() && self.settings.min_free_bytes == 0 {
             return Ok(());
         }
-        let needs = store.read_change(&order.release, order.base, &order.change, is_gone)?;
         let new_bytes = needs.objects.iter().fold(0u64, |sum, object| sum.saturating_add(object.size));
         if let Some(quota) = quota.filter(|quota| new_bytes > *quota) {
             return Err(Refused::over_quota(format!("{new_bytes} new bytes are announced, and the quota is {quota}")));
         }
-        self.make_room(store, &order.key, new_bytes)
+        self.make_room(store, key, new_bytes)
     }
 
     /// As [`SiteState::check_free`], but first drops what other pushes left, if there is too little.
@@ -326,8 +367,9 @@ pub(super) struct Order {
     pub(super) release: Release,
     pub(super) key: BundleKey,
     pub(super) base: Option<crate::hash::ManifestId>,
-    pub(super) change: Arc<[u8]>,
-    pub(super) memory: tokio::sync::OwnedSemaphorePermit,
+    pub(super) change: StoredChange,
+    /// The BLAKE3 of the change.
+    pub(super) digest: blake3::Hash,
 }
 
 /// Looks at the directories, so that one that can never be a mirror is told of now, and not to

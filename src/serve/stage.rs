@@ -7,27 +7,24 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::JoinHandle;
 
 use crate::fsx::{Context as _, IoError};
 use crate::hash::{BundleKey, PackId};
 use crate::pack::MAX_PACK_BYTES;
 use crate::release::Release;
-use crate::serve::handler::Handler;
 use crate::serve::inbox::Inbox;
 use crate::serve::reaction::{Reaction, presence};
 use crate::serve::refused::{Refused, UNKNOWN};
 use crate::serve::session::{Session, TakeError};
+use crate::serve::share::Permit;
 use crate::serve::site::{Order, SiteState};
-use crate::store::Store;
+use crate::store::{Store, StoredChange};
 use crate::wire::{Done, MAX_CHANGE_BYTES, MAX_HEAD_BYTES, MAX_PACKS_BYTES, PackHead, StageHead, Staging};
 
 /// Packs up to this size stay in memory until they are decoded; larger ones
 /// do if there is memory left for them, else they wait on the disk.
 const SMALL_BYTES: u64 = 256 * 1024;
-/// Heads up to this size are read without further ado.
-const SMALL_HEAD_BYTES: u32 = 64 * 1024;
 /// Changes up to this size are read into memory as they come.
 const SMALL_CHANGE_BYTES: u64 = 64 * 1024;
 /// A stage that nothing came for so long may be taken over by another push of the same content.
@@ -36,7 +33,7 @@ const BUSY: Duration = Duration::from_secs(2);
 const LENGTH_BYTES: u64 = 4;
 
 /// Reads the head of a stage. Where the length of the body is known, its parts must make it.
-async fn read_head(handler: &Handler, inbox: &mut Inbox) -> Result<StageHead, Refused> {
+async fn read_head(site: &SiteState, inbox: &mut Inbox) -> Result<StageHead, Refused> {
     let limit = LENGTH_BYTES + u64::from(MAX_HEAD_BYTES) + MAX_CHANGE_BYTES + MAX_PACKS_BYTES;
     let length = inbox.check_open(limit)?;
     let short = || Refused::malformed("the body of a stage is shorter than its parts");
@@ -47,8 +44,7 @@ async fn read_head(handler: &Handler, inbox: &mut Inbox) -> Result<StageHead, Re
         return Err(Refused::too_large(format!("the head has {head_bytes} bytes, at most {MAX_HEAD_BYTES} are taken")));
     }
     let rest = rest.map(|rest| rest.checked_sub(u64::from(head_bytes)).ok_or_else(short)).transpose()?;
-    let is_small = head_bytes <= SMALL_HEAD_BYTES;
-    let _memory = (!is_small).then(|| handler.reserve(u64::from(head_bytes))).transpose()?;
+    let _memory = site.share.reserve_body(u64::from(head_bytes))?;
     let head = inbox.read(u64::from(head_bytes)).await?;
     let head: StageHead =
         serde_json::from_slice(&head).map_err(|error| Refused::malformed(format!("the head of a stage: {error}")))?;
@@ -62,26 +58,23 @@ async fn read_head(handler: &Handler, inbox: &mut Inbox) -> Result<StageHead, Re
     Ok(head)
 }
 
-/// Reads a manifest change, and then reserves memory for it: one that trickles in takes none from others.
+/// Reads a manifest change, a larger one into a file, with its BLAKE3.
 async fn read_change(
-    handler: &Handler,
     site: &Arc<SiteState>,
     release: &Release,
     head: &StageHead,
     inbox: &mut Inbox,
-) -> Result<(Arc<[u8]>, OwnedSemaphorePermit), Refused> {
-    let (key, length) = (head.key, head.change_bytes);
-    if length <= SMALL_CHANGE_BYTES {
-        let change = inbox.read(length).await?;
-        return Ok((change.into(), handler.reserve(length)?));
+) -> Result<(StoredChange, blake3::Hash), Refused> {
+    let (key, bytes) = (head.key, head.change_bytes);
+    if bytes <= SMALL_CHANGE_BYTES {
+        let change = inbox.read(bytes).await?;
+        let digest = blake3::hash(&change);
+        return Ok((StoredChange::Memory(change.into()), digest));
     }
-    let (opener, name) = (Arc::clone(site), release.site.clone());
-    let file = Arc::new(handler.blocking(move || opener.spool(&name, &key, length)).await?);
-    inbox.spool(length, &file, 0).await?;
-    let memory = handler.reserve(length)?;
-    let size = usize::try_from(length).map_err(|error| Refused::broken(&error))?;
-    let read = move || Ok(read_spool(&file, size)?.into());
-    Ok((handler.blocking(read).await?, memory))
+    let name = release.site.clone();
+    let file = Arc::new(site.blocking(move |site| site.spool(&name, &key, bytes)).await?);
+    let digest = inbox.spool(bytes, &file, 0).await?;
+    Ok((StoredChange::File { file, bytes }, digest))
 }
 
 /// Reads back what was spooled.
@@ -92,57 +85,53 @@ fn read_spool(file: &File, length: usize) -> Result<Vec<u8>, IoError> {
 }
 
 /// Answers `POST v1/stage`.
-pub(super) async fn stage(
-    handler: &Arc<Handler>,
-    site: &Arc<SiteState>,
-    inbox: &mut Inbox,
-) -> Result<Reaction, Refused> {
-    let head = read_head(handler, inbox).await?;
+pub(super) async fn stage(site: &Arc<SiteState>, inbox: &mut Inbox) -> Result<Reaction, Refused> {
+    let head = read_head(site, inbox).await?;
     let release = Release::parse(head.release.as_bytes()).map_err(|error| Refused::malformed(error.to_string()))?;
     site.check_release(&release, head.change_bytes)?;
     if head.change_bytes == 0 {
         let session = site.sessions.find(&head.key).filter(|session| session.is_of_release(release.name()));
         let session = session.ok_or_else(closed)?;
-        let (handler, site) = (Arc::clone(handler), Arc::clone(site));
+        let site = Arc::clone(site);
         if head.has_packs {
             return Err(Refused::malformed("a stage with packs has a manifest change"));
         }
         inbox.end().await?;
-        return Ok(Reaction::later(async move { conclude(&handler, &site, session, head.is_whole).await }));
+        return Ok(Reaction::later(async move { conclude(&site, session, head.is_whole).await }));
     }
-    let (change, memory) = read_change(handler, site, &release, &head, inbox).await?;
+    let (change, digest) = read_change(site, &release, &head, inbox).await?;
     let (key, name) = (head.key, release.name());
-    let order = Order { release, key, base: head.base, change, memory };
-    let (handler, site) = (Arc::clone(handler), Arc::clone(site));
+    let order = Order { release, key, base: head.base, change, digest };
+    let site = Arc::clone(site);
     if !head.has_packs {
         inbox.end().await?;
         // Reading again what an interrupted push left may take its time.
         return Ok(Reaction::later(async move {
-            match open(&handler, &site, order).await? {
-                Some(session) => conclude(&handler, &site, session, head.is_whole).await,
+            match open(&site, order).await? {
+                Some(session) => conclude(&site, session, head.is_whole).await,
                 None => Ok(Staging::Staged { resent: 0 }),
             }
         }));
     }
-    let Some(session) = open(&handler, &site, order).await? else {
+    let Some(session) = open(&site, order).await? else {
         inbox.drain().await;
         return Ok(Reaction::done(Staging::Staged { resent: 0 }));
     };
     // While they come nobody holds the stage: one that was given up meanwhile is not held up by a slow body.
     drop(session);
-    let is_whole = take_packs(&handler, &site, key, None, inbox).await?;
+    let is_whole = take_packs(&site, key, None, inbox).await?;
     inbox.end().await?;
     // Once nothing had come for a while, another push of the same content may have taken its place.
     let session = site.sessions.find(&key).filter(|session| session.is_of_release(name)).ok_or_else(closed)?;
-    Ok(Reaction::later(async move { conclude(&handler, &site, session, is_whole).await }))
+    Ok(Reaction::later(async move { conclude(&site, session, is_whole).await }))
 }
 
 /// The stage of this order: the open one, or a new one in place of another of its key.
-async fn open(handler: &Handler, site: &Arc<SiteState>, order: Order) -> Result<Option<Arc<Session>>, Refused> {
+async fn open(site: &Arc<SiteState>, order: Order) -> Result<Option<Arc<Session>>, Refused> {
     let _turn = site.opening.lock().await;
     let key = order.key;
     if let Some(session) = site.sessions.peek(&key) {
-        if session.is_of(&order.release, &order.change) {
+        if session.is_of(&order.release, &order.digest) {
             session.touch();
             return Ok(Some(session));
         }
@@ -157,9 +146,8 @@ async fn open(handler: &Handler, site: &Arc<SiteState>, order: Order) -> Result<
     if !site.sessions.make_room() {
         return Err(Refused::busy("too many stages are open here"));
     }
-    let opener = Arc::clone(site);
     let (asker, is_gone) = presence();
-    let session = handler.blocking(move || opener.begin(order, &is_gone)).await?.map(Arc::new);
+    let session = site.blocking(move |site| site.begin(order, &is_gone)).await?.map(Arc::new);
     drop(asker);
     if let Some(session) = &session {
         site.sessions.insert(session);
@@ -168,30 +156,24 @@ async fn open(handler: &Handler, site: &Arc<SiteState>, order: Order) -> Result<
 }
 
 /// Answers what is held, or makes the release complete.
-async fn conclude(
-    handler: &Handler,
-    site: &Arc<SiteState>,
-    session: Arc<Session>,
-    is_whole: bool,
-) -> Result<Staging, Refused> {
+async fn conclude(site: &Arc<SiteState>, session: Arc<Session>, is_whole: bool) -> Result<Staging, Refused> {
     if !is_whole {
         return Ok(Staging::Held(session.held()));
     }
-    let site = Arc::clone(site);
-    handler.blocking(move || site.finish(&session)).await
+    site.blocking(move |site| site.finish(&session)).await
 }
 
 /// The bytes of a pack that wait for a decoder.
 enum Content {
-    Memory(Vec<u8>, Option<OwnedSemaphorePermit>),
+    Memory(Vec<u8>, Option<Permit>),
     Spool { file: Arc<File>, length: usize },
 }
 
 impl Content {
-    async fn receive(handler: &Handler, inbox: &mut Inbox, length: u64, store: &Arc<Store>) -> Result<Self, Refused> {
+    async fn receive(site: &SiteState, inbox: &mut Inbox, length: u64, store: &Arc<Store>) -> Result<Self, Refused> {
         let size = usize::try_from(length).ok().filter(|size| *size <= MAX_PACK_BYTES);
         let size = size.ok_or_else(|| Refused::too_large("a pack has at most 32 MiB"))?;
-        let permit = (length > SMALL_BYTES).then(|| handler.reserve_pack(length)).flatten();
+        let permit = (length > SMALL_BYTES).then(|| site.share.reserve_pack(length)).flatten();
         if length <= SMALL_BYTES || permit.is_some() {
             return Ok(Self::Memory(inbox.read(length).await?, permit));
         }
@@ -219,24 +201,18 @@ impl Content {
 }
 
 /// Decodes a pack into its stage, once a decoder is free.
-async fn take(
-    handler: &Handler,
-    site: &Arc<SiteState>,
-    session: Arc<Session>,
-    id: PackId,
-    content: Content,
-) -> Result<(), Refused> {
-    let site = Arc::clone(site);
+async fn take(site: &Arc<SiteState>, session: Arc<Session>, id: PackId, content: Content) -> Result<(), Refused> {
+    let same = Arc::clone(site);
     // The work goes on when the peer goes: what came is kept for its return.
     let work = move || match content.with(|bytes| session.take(&id, bytes))? {
         Ok(()) => Ok(()),
         Err(TakeError::Pack(refused)) => Err(refused),
         Err(TakeError::Stage(refused)) => {
-            site.sessions.end(&session);
+            same.sessions.end(&session);
             Err(refused)
         }
     };
-    handler.decoding(work).await
+    site.share.decode(work).await
 }
 
 /// Packs of one body that are being decoded while the next ones come.
@@ -247,17 +223,16 @@ impl Takings {
     /// Has a pack decoded. Where as many are under way as there are decoders, waits for the first of them.
     async fn push(
         &mut self,
-        handler: &Arc<Handler>,
         site: &Arc<SiteState>,
         session: Arc<Session>,
         id: PackId,
         content: Content,
     ) -> Result<(), Refused> {
-        if self.0.len() >= handler.decoders() {
+        if self.0.len() >= site.share.decoders() {
             self.wait_for_one().await?;
         }
-        let (handler, site) = (Arc::clone(handler), Arc::clone(site));
-        self.0.push_back(tokio::spawn(async move { take(&handler, &site, session, id, content).await }));
+        let site = Arc::clone(site);
+        self.0.push_back(tokio::spawn(async move { take(&site, session, id, content).await }));
         Ok(())
     }
 
@@ -290,7 +265,6 @@ fn keep_open(site: &Arc<SiteState>, key: BundleKey, inbox: &mut Inbox) {
 
 /// Answers `PUT v1/packs/<key>/<id>`.
 pub(super) async fn put_pack(
-    handler: &Arc<Handler>,
     site: &Arc<SiteState>,
     (key, id): (BundleKey, PackId),
     inbox: &mut Inbox,
@@ -305,31 +279,25 @@ pub(super) async fn put_pack(
         Arc::clone(&session.store)
     };
     keep_open(site, key, inbox);
-    let content = Content::receive(handler, inbox, length, &store).await?;
+    let content = Content::receive(site, inbox, length, &store).await?;
     // A slow body must not hold a stage that its origin has given up.
     let session = site.sessions.find(&key).ok_or_else(closed)?;
-    take(handler, site, session, id, content).await?;
+    take(site, session, id, content).await?;
     Ok(Done {})
 }
 
 /// Answers `PUT v1/packs/<key>`: packs are decoded while the next ones come.
-pub(super) async fn put_packs(
-    handler: &Arc<Handler>,
-    site: &Arc<SiteState>,
-    key: BundleKey,
-    inbox: &mut Inbox,
-) -> Result<Done, Refused> {
+pub(super) async fn put_packs(site: &Arc<SiteState>, key: BundleKey, inbox: &mut Inbox) -> Result<Done, Refused> {
     let length = inbox.check(MAX_PACKS_BYTES)?;
     // Before any of it is read.
     site.sessions.find(&key).ok_or_else(closed)?;
-    take_packs(handler, site, key, Some(length), inbox).await?;
+    take_packs(site, key, Some(length), inbox).await?;
     Ok(Done {})
 }
 
 /// Takes packs that stand one after the other, in so many bytes or until one says that it is the end.
 /// Answers whether they are all, if that was said.
 async fn take_packs(
-    handler: &Arc<Handler>,
     site: &Arc<SiteState>,
     key: BundleKey,
     length: Option<u64>,
@@ -358,9 +326,9 @@ async fn take_packs(
                 inbox.skip(bytes).await?;
                 continue;
             };
-            let content = Content::receive(handler, inbox, bytes, &store).await?;
+            let content = Content::receive(site, inbox, bytes, &store).await?;
             let session = site.sessions.find(&key).ok_or_else(closed)?;
-            takings.push(handler, site, session, id, content).await?;
+            takings.push(site, session, id, content).await?;
         }
         Ok(false)
     };

@@ -200,7 +200,7 @@ mod tests {
     use crate::hash::{BundleKey, HistoryId, ManifestId, ObjectId};
     use crate::manifest::transit::encode_beside;
     use crate::manifest::{FileEntry, Kind, ManifestError, ManifestWriter};
-    use crate::store::{Depth, FetchError, FetchRecords};
+    use crate::store::{Depth, FetchError, FetchRecords, StoredChange};
     use crate::tree_path::{LinkTarget, Site};
 
     /// Two times far ahead of any clock.
@@ -280,8 +280,9 @@ mod tests {
             let created = release.created;
             let change = encode_beside(|| Ok(stream(old)), || Ok(stream(entries)), base, created, &held).unwrap();
             let key = BundleKey::of(&release.sequence.to_le_bytes());
-            let mut arrival =
-                self.store.begin(release, &key, base, &change.bytes, NO_WAIT, &|| false).unwrap().unwrap();
+            let change = StoredChange::Memory(change.bytes);
+            let needs = self.store.read_change(release, base, &change, &|_| true, &|| false).unwrap().unwrap();
+            let mut arrival = self.store.begin(release, &key, &change, needs, NO_WAIT).unwrap();
             let open = |id: &ObjectId| -> Result<Box<dyn Read + Send>, FetchError> {
                 Ok(Box::new(Cursor::new(self.contents[id].clone().into_bytes())))
             };

@@ -24,6 +24,7 @@ mod releases;
 mod repair;
 mod slots;
 mod stage;
+mod stored_change;
 mod verify;
 mod write_back;
 
@@ -35,6 +36,7 @@ pub use prune::Pruned;
 pub use quarantine::Quarantine;
 pub use repair::{FetchRecords, Repaired};
 pub use stage::{Arrival, Fetch, FetchError, FetchObject};
+pub use stored_change::StoredChange;
 pub use verify::{Depth, Fault, FaultKind, Verified};
 
 use std::path::PathBuf;
@@ -262,6 +264,9 @@ pub enum StoreError {
     /// The user asked to stop.
     #[error("stopped")]
     Cancelled,
+    /// There is no memory for what a manifest change announces.
+    #[error("there is no memory for what the manifest change announces")]
+    NoMemory,
 }
 
 fn name(release: Option<ReleaseName>) -> String {

@@ -19,7 +19,7 @@ use crate::store::copy::write_object;
 use crate::store::quarantine::Quarantine;
 use crate::store::slots::SlotWriter;
 use crate::store::write_back::WriteBack;
-use crate::store::{Pruned, Store, StoreError, What, lie};
+use crate::store::{Pruned, Store, StoreError, StoredChange, What, lie};
 
 /// Opens the content of objects that are missing here.
 pub trait Fetch: Sync {
@@ -53,7 +53,7 @@ pub struct Arrival {
     store: Arc<Store>,
     release: Release,
     base: Option<ManifestId>,
-    change: Arc<[u8]>,
+    change: StoredChange,
     needs: Needs,
     quarantine: Quarantine,
     write_back: WriteBack,
@@ -65,57 +65,72 @@ pub struct Arrival {
 }
 
 impl Store {
-    /// Begins to stage `release`, whose manifest is `change` against `base`.
-    /// Answers nothing if it is staged or current already.
+    /// Begins to stage `release`, whose manifest is `change` against `base` and needs `needs`,
+    /// which [`Store::read_change`] returned.
     ///
     /// # Errors
-    /// A release that is not newer than the current one, a base that is not
-    /// here, too little room, a change that is malformed.
+    /// Too little room, or a stage of this key that another process has open.
     pub fn begin(
         self: &Arc<Self>,
         release: &Release,
         key: &BundleKey,
-        base: Option<ManifestId>,
-        change: &Arc<[u8]>,
+        change: &StoredChange,
+        mut needs: Needs,
         wait: Duration,
-        is_cancelled: &dyn Fn() -> bool,
-    ) -> Result<Option<Arrival>, StoreError> {
-        self.check_site(&release.site)?;
-        let offered = release.name();
-        self.check_succession(release)?;
-        if self.is_staged(offered)? {
-            return Ok(None);
-        }
-        let mut needs = self.read_change(release, base, change, is_cancelled)?;
-        if needs.head.base != base {
-            return Err(lie("the manifest change is against another base"));
-        }
+    ) -> Result<Arrival, StoreError> {
+        let (offered, base) = (release.name(), needs.head.base);
         let held_bytes = self.quarantined_bytes(key)?;
         self.with_room(key, || self.check_room(release, &needs, held_bytes))?;
         let permissions = self.permissions_of(offered.sequence())?;
         let quarantine = Quarantine::open(self, key, std::mem::take(&mut needs.objects), permissions, wait)?;
-        let (store, release, change) = (Arc::clone(self), release.clone(), Arc::clone(change));
+        let (store, release, change) = (Arc::clone(self), release.clone(), change.clone());
         let (promoted, bases, write_back) = (None, OnceLock::new(), WriteBack::default());
-        Ok(Some(Arrival { write_back, store, release, base, change, needs, quarantine, promoted, bases, wait }))
+        Ok(Arrival { write_back, store, release, base, change, needs, quarantine, promoted, bases, wait })
     }
 
-    /// Reads what a manifest change needs, within what the release and its base can count.
+    /// Reads what the manifest change of `release` against `base` needs, within what the release and
+    /// its base can count. Returns `None` if the release is staged or current already.
+    ///
+    /// `reserve` takes so many bytes of memory, until the release is complete, and returns whether
+    /// they were there.
     ///
     /// # Errors
-    /// A change that is malformed or counts more; [`StoreError::Cancelled`].
+    /// A release that is not newer than the current one, a base that is not here, a change that is
+    /// malformed or counts more; [`StoreError::NoMemory`]; [`StoreError::Cancelled`].
     pub fn read_change(
         &self,
         release: &Release,
         base: Option<ManifestId>,
-        change: &[u8],
+        change: &StoredChange,
+        reserve: &dyn Fn(u64) -> bool,
         is_cancelled: &dyn Fn() -> bool,
-    ) -> Result<Needs, StoreError> {
-        let base_entries = base.map_or(Some(0), |base| self.manifest_entries(&base));
-        let limits = ChangeLimits { base_entries, entries: release.entries, is_cancelled };
-        transit::needs(change, &limits).map_err(|error| match error {
+    ) -> Result<Option<Needs>, StoreError> {
+        self.check_site(&release.site)?;
+        self.check_succession(release)?;
+        if self.is_staged(release.name())? {
+            return Ok(None);
+        }
+        let base_entries = match base {
+            Some(base) => {
+                // One that is not here is told before anything is counted against it.
+                if self.manifest_file(&base).is_err() {
+                    self.check_manifest(&base)?;
+                }
+                self.manifest_entries(&base)
+            }
+            None => Some(0),
+        };
+        let (encoded_bytes, entries) = (change.bytes(), release.entries);
+        let limits = ChangeLimits { encoded_bytes, base_entries, entries, reserve, is_cancelled };
+        let needs = transit::needs(change.reader(), &limits).map_err(|error| match error {
             ManifestError::Cancelled => StoreError::Cancelled,
+            ManifestError::NoMemory => StoreError::NoMemory,
             other => lie(other.to_string()),
-        })
+        })?;
+        if needs.head.base != base {
+            return Err(lie("the manifest change is against another base"));
+        }
+        Ok(Some(needs))
     }
 
     /// How many entries a manifest has, as the record of a release says that was served here; `None`
@@ -442,7 +457,7 @@ impl Arrival {
             transit::objects_at(&self.needs.base_entries, self.store.base_stream(self.base)?).map_err(words)?;
         let base = self.store.base_stream(self.base)?;
         let totals = self.store.write_manifest(temporary, |out| {
-            let applied = ahead(base, |base| transit::apply(&self.change, base, objects, &copies, out));
+            let applied = ahead(base, |base| transit::apply(self.change.reader(), base, objects, &copies, out));
             Ok(applied.map_err(words)?.1)
         })?;
         let release = &self.release;

@@ -167,8 +167,13 @@ pub(crate) fn transit(data: &[u8]) {
 }
 
 /// More than any change of the corpus counts.
-const LIMITS: transit::ChangeLimits<'static> =
-    transit::ChangeLimits { base_entries: None, entries: 1 << 20, is_cancelled: &|| false };
+const LIMITS: transit::ChangeLimits<'static> = transit::ChangeLimits {
+    encoded_bytes: 1 << 20,
+    base_entries: None,
+    entries: 1 << 20,
+    reserve: &|_| true,
+    is_cancelled: &|| false,
+};
 
 fn apply_everywhere(change: &[u8]) {
     let Ok(needs) = transit::needs(change, &LIMITS) else { return };
@@ -199,16 +204,16 @@ fn apply_to(change: &[u8], needs: &transit::Needs, base: &[Entry]) {
 /// The change from one to the other does what its name says.
 fn check_change(base: &[Entry], new: &[Entry], bytes: &[u8]) {
     let change = transit::encode(|| Ok(stream(base)), || Ok(stream(new)), None, 7).unwrap();
-    let needs = transit::needs(&change.bytes, &LIMITS).unwrap();
+    let needs = transit::needs(&*change.bytes, &LIMITS).unwrap();
     let ids: Vec<(ObjectId, u64)> = change.wanted.iter().map(|wanted| (wanted.object, wanted.size)).collect();
     let copies: HashMap<_, _> = transit::objects_at(&needs.base_entries, stream(base)).unwrap();
-    let (again, _) = transit::apply(&change.bytes, stream(base), &ids, &copies, Vec::new()).unwrap();
+    let (again, _) = transit::apply(&*change.bytes, stream(base), &ids, &copies, Vec::new()).unwrap();
     assert_eq!(String::from_utf8_lossy(&again), String::from_utf8_lossy(bytes));
     // With all that is new on the mirror already, nothing is.
     let held = change.wanted.iter().map(|wanted| wanted.object).collect();
     let change = transit::encode_beside(|| Ok(stream(base)), || Ok(stream(new)), None, 7, &held).unwrap();
     assert_eq!(change.wanted, []);
-    let (again, _) = transit::apply(&change.bytes, stream(base), &[], &copies, Vec::new()).unwrap();
+    let (again, _) = transit::apply(&*change.bytes, stream(base), &[], &copies, Vec::new()).unwrap();
     assert_eq!(String::from_utf8_lossy(&again), String::from_utf8_lossy(bytes));
 }
 

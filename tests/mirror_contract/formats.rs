@@ -99,13 +99,19 @@ fn golden_changes_are_applied() {
         let base = base.map_or(Vec::new(), |base| base.entries);
         let stream = || base.iter().cloned().map(Ok::<Entry, ManifestError>);
         let entries = version.entries.len() as u64;
-        let limits = transit::ChangeLimits { base_entries: None, entries, is_cancelled: &|| false };
-        let needs = transit::needs(&change, &limits).unwrap();
+        let limits = transit::ChangeLimits {
+            encoded_bytes: change.len() as u64,
+            base_entries: None,
+            entries,
+            reserve: &|_| true,
+            is_cancelled: &|| false,
+        };
+        let needs = transit::needs(&change[..], &limits).unwrap();
         let copies: HashMap<_, _> = transit::objects_at(&needs.base_entries, stream()).unwrap();
         let new = || Ok(version.entries.iter().cloned().map(Ok));
         let again = transit::encode_beside(|| Ok(stream()), new, None, 0, &held).unwrap();
         let ids: Vec<_> = again.wanted.iter().map(|wanted| (wanted.object, wanted.size)).collect();
-        let (manifest, _) = transit::apply(&change, stream(), &ids, &copies, Vec::new()).unwrap();
+        let (manifest, _) = transit::apply(&change[..], stream(), &ids, &copies, Vec::new()).unwrap();
         assert!(manifest == version.manifest, "{name}");
     }
 }

@@ -1,7 +1,7 @@
 //! From a base manifest and a change to the new manifest.
 
 use std::collections::HashMap;
-use std::io::{BufRead, BufReader, Read as _, Write};
+use std::io::{BufRead, BufReader, Read as _, Take, Write};
 
 use super::{
     CONTENT, CREATED, EARLIER_NEW, EXEC, FROM_BASE, HELD, MAGIC, NEXT_NEW, NewObject, OP_ADD, OP_CHANGE, OP_DROP,
@@ -56,11 +56,12 @@ struct Decoder<R> {
     last_run: Option<u8>,
 }
 
-impl<'a> Decoder<BufReader<zstd::Decoder<'a, &'a [u8]>>> {
-    fn open(bytes: &'a [u8]) -> Result<Self, ManifestError> {
-        let mut input = zstd::Decoder::with_buffer(bytes)?.single_frame();
+impl<'a, R: BufRead> Decoder<BufReader<Take<zstd::Decoder<'a, R>>>> {
+    /// Opens a change that decodes to at most `most_bytes` bytes.
+    fn open(change: R, most_bytes: u64) -> Result<Self, ManifestError> {
+        let mut input = zstd::Decoder::with_buffer(change)?.single_frame();
         input.window_log_max(WINDOW_LOG_MAX)?;
-        let mut input = BufReader::with_capacity(64 * 1024, input);
+        let mut input = BufReader::with_capacity(64 * 1024, input.take(most_bytes));
         let mut start = [0; 37];
         input.read_exact(&mut start)?;
         if start[..4] != *MAGIC {
@@ -172,10 +173,15 @@ impl<R: BufRead> Decoder<R> {
 /// as soon as that shows, so that its work and memory are bounded by what was announced.
 #[derive(Clone, Copy)]
 pub struct ChangeLimits<'a> {
+    /// Bytes of the encoded change, which bound what it may decode to.
+    pub encoded_bytes: u64,
     /// Entries of the base manifest; `None` if it is not known how many it has.
     pub base_entries: Option<u64>,
     /// Entries of the manifest that the change makes, as the release announces them.
     pub entries: u64,
+    /// Takes so many bytes of memory more for what the change needs, until its release is complete,
+    /// and returns whether they were there. Asked before they are used.
+    pub reserve: &'a dyn Fn(u64) -> bool,
     /// Whether the work is no longer wanted. Asked every few thousand operations.
     pub is_cancelled: &'a dyn Fn() -> bool,
 }
@@ -187,6 +193,29 @@ impl std::fmt::Debug for ChangeLimits<'_> {
     }
 }
 
+impl ChangeLimits<'_> {
+    /// What a change may decode to: paths that are alike and runs of equal numbers compress to a
+    /// fiftieth or a hundredth, never to this.
+    const fn decoded_bytes(&self) -> u64 {
+        self.encoded_bytes.saturating_mul(1000).saturating_add(1 << 20)
+    }
+
+    /// Reserves memory for `count` things of `bytes` bytes each.
+    fn reserve(&self, count: u64, bytes: u64) -> Result<(), ManifestError> {
+        if count == 0 || (self.reserve)(count.saturating_mul(bytes)) { Ok(()) } else { Err(ManifestError::NoMemory) }
+    }
+}
+
+/// What a receiver needs for each new object until the release is complete: its size and times (24),
+/// what arrived of it (48), its id and size (40), and its id among those of the store (32).
+const OBJECT_BYTES: u64 = 24 + 48 + 40 + 32;
+/// What it needs for each position of the base that is named: the position, and its place in the
+/// table of ids at twice the load.
+const COPY_BYTES: u64 = 8 + 2 * (8 + 40 + 1);
+/// What it needs for each entry of the base where blocks may build on them: the id of its content.
+const BASE_ENTRY_BYTES: u64 = 33;
+/// Positions that memory is reserved for at once.
+const COPIES_AT_ONCE: u64 = 1024;
 /// Operations between two looks at [`ChangeLimits::is_cancelled`].
 const OPERATIONS_BETWEEN_LOOKS: u64 = 4096;
 
@@ -238,12 +267,17 @@ pub struct Needs {
 ///
 /// # Errors
 /// A change that is malformed, names more than it announces, or counts more than `limits` allows;
-/// [`ManifestError::Cancelled`].
-pub fn needs(bytes: &[u8], limits: &ChangeLimits<'_>) -> Result<Needs, ManifestError> {
-    let mut decoder = Decoder::open(bytes)?;
+/// [`ManifestError::NoMemory`]; [`ManifestError::Cancelled`].
+pub fn needs(change: impl BufRead, limits: &ChangeLimits<'_>) -> Result<Needs, ManifestError> {
+    let mut decoder = Decoder::open(change, limits.decoded_bytes())?;
+    let announced = decoder.head.objects;
     // Each new object is shown by an entry at least.
-    if decoder.head.objects > limits.entries {
+    if announced > limits.entries {
         return Err(invalid("it announces more new objects than the release has entries"));
+    }
+    limits.reserve(announced, OBJECT_BYTES)?;
+    if announced > 0 {
+        limits.reserve(limits.base_entries.unwrap_or(0), BASE_ENTRY_BYTES)?;
     }
     let mut count = Count::default();
     let mut objects = Vec::new();
@@ -261,8 +295,12 @@ pub fn needs(bytes: &[u8], limits: &ChangeLimits<'_>) -> Result<Needs, ManifestE
                 return Err(invalid("an object is named before it is introduced"));
             }
             Content::Same | Content::EarlierNew(_) | Content::Held(..) => {}
-            Content::FromBase(_) if base_entries.len() as u64 >= MAX_ENTRIES => return Err(ManifestError::TooMany),
-            Content::FromBase(entry) => base_entries.push(entry),
+            Content::FromBase(entry) => {
+                if (base_entries.len() as u64).is_multiple_of(COPIES_AT_ONCE) {
+                    limits.reserve(COPIES_AT_ONCE, COPY_BYTES)?;
+                }
+                base_entries.push(entry);
+            }
         }
     }
     if objects.len() as u64 != decoder.head.objects {
@@ -374,13 +412,14 @@ impl<I: Iterator<Item = Result<Entry, ManifestError>>, W: Write> Applier<'_, I, 
 /// # Errors
 /// A change that does not fit, an error of the base or of the writer.
 pub fn apply<W: Write>(
-    bytes: &[u8],
+    change: impl BufRead,
     base: impl Iterator<Item = Result<Entry, ManifestError>>,
     ids: &[(ObjectId, u64)],
     copies: &HashMap<u64, (ObjectId, u64)>,
     out: W,
 ) -> Result<(W, Totals), ManifestError> {
-    let mut decoder = Decoder::open(bytes)?;
+    // What it decodes to was bounded when its needs were read.
+    let mut decoder = Decoder::open(change, u64::MAX)?;
     let writer = ManifestWriter::new(out);
     let mut applier = Applier { base, ids, copies, introduced: 0, last_path: String::new(), writer };
     while let Some(op) = decoder.op()? {

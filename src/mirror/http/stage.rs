@@ -234,8 +234,14 @@ fn has_ample_room(free_bytes: u64, request: &StageRequest<'_>) -> bool {
         return true;
     }
     let entries = request.release.entries;
-    let limits = transit::ChangeLimits { base_entries: None, entries, is_cancelled: &|| false };
-    transit::needs(request.change, &limits).is_ok_and(|needs| {
+    let limits = transit::ChangeLimits {
+        encoded_bytes: request.change.len() as u64,
+        base_entries: None,
+        entries,
+        reserve: &|_| true,
+        is_cancelled: &|| false,
+    };
+    transit::needs(&**request.change, &limits).is_ok_and(|needs| {
         let bytes = needs.objects.iter().fold(0u64, |sum, object| sum.saturating_add(object.size));
         with_files(bytes, needs.objects.len() as u64) <= free_bytes
     })

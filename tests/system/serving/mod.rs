@@ -6,6 +6,7 @@ mod chunks;
 mod front;
 mod hardening;
 mod monitors;
+mod neighbour;
 mod patience;
 mod program;
 mod pushes;

@@ -52,7 +52,7 @@ fn open_many() {
 }
 
 /// The most memory that a process had, in KiB.
-fn peak_kib(process: u32) -> usize {
+pub(super) fn peak_kib(process: u32) -> usize {
     let status = fs::read_to_string(format!("/proc/{process}/status")).unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
     line.trim().trim_end_matches(" kB").parse().unwrap()
@@ -84,8 +84,14 @@ fn releases(base: &[u8]) -> (Delivery, Delivery) {
         })
         .release(2);
     let delivery = second.onto(Some(&first));
-    let limits = transit::ChangeLimits { base_entries: None, entries: u64::MAX, is_cancelled: &|| false };
-    assert_eq!(transit::needs(&delivery.change, &limits).unwrap().objects.len(), SENDERS * BLOCKS);
+    let limits = transit::ChangeLimits {
+        encoded_bytes: delivery.change.len() as u64,
+        base_entries: None,
+        entries: u64::MAX,
+        reserve: &|_| true,
+        is_cancelled: &|| false,
+    };
+    assert_eq!(transit::needs(&*delivery.change, &limits).unwrap().objects.len(), SENDERS * BLOCKS);
     (first.onto(None), delivery)
 }
 

@@ -1,4 +1,4 @@
-//! A few threads of their own for what takes much memory.
+//! Threads that decode packs, which takes much memory.
 //!
 //! An allocator keeps for each thread what that thread once had. On the many
 //! threads that may wait for a disk, packs and their blocks would come to
@@ -13,28 +13,37 @@ use crate::serve::refused::Refused;
 
 type Job = Box<dyn FnOnce() + Send>;
 
-/// The threads; they end when the crew goes.
+/// Packs decoded at once, however many cores there are: each may take a pack, a prefix and a content
+/// of the largest size, 52 MiB, and keeps what it took.
+const MAX_DECODERS: usize = 3;
+
+/// The threads; they end when this is dropped.
 #[derive(Debug)]
-pub(super) struct Crew {
-    size: usize,
+pub(super) struct Decoders {
+    count: usize,
     jobs: mpsc::Sender<Job>,
 }
 
-impl Crew {
-    /// A crew of `size` threads.
-    pub(super) fn new(size: usize) -> std::io::Result<Self> {
+impl Decoders {
+    /// Starts a thread for each core, up to [`MAX_DECODERS`].
+    pub(super) fn start() -> std::io::Result<Self> {
+        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get);
+        Self::new(cores.min(MAX_DECODERS))
+    }
+
+    fn new(count: usize) -> std::io::Result<Self> {
         let (jobs, queue) = mpsc::channel::<Job>();
         let queue = Arc::new(Mutex::new(queue));
-        for _ in 0..size {
+        for _ in 0..count {
             let queue = Arc::clone(&queue);
             std::thread::Builder::new().name("decoder".into()).spawn(move || work(&queue))?;
         }
-        Ok(Self { size, jobs })
+        Ok(Self { count, jobs })
     }
 
     /// The number of its threads.
-    pub(super) const fn size(&self) -> usize {
-        self.size
+    pub(super) const fn count(&self) -> usize {
+        self.count
     }
 
     /// Does `work` when a thread is free. It is done also when nobody waits for it any more.
@@ -47,7 +56,7 @@ impl Crew {
             // Whoever asked may be gone.
             sender.send(work()).ok();
         };
-        self.jobs.send(Box::new(job)).expect("the threads live as long as the crew");
+        self.jobs.send(Box::new(job)).expect("the threads live as long as this does");
         result.await.map_err(|error| Refused::broken(&error))?
     }
 }
@@ -68,9 +77,9 @@ mod tests {
     #[test]
     fn a_job_that_panics_is_refused_and_the_next_one_is_done() {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-        let crew = Crew::new(1).unwrap();
-        let broken = runtime.block_on(crew.run(|| -> Result<(), Refused> { panic!("as told") }));
+        let decoders = Decoders::new(1).unwrap();
+        let broken = runtime.block_on(decoders.run(|| -> Result<(), Refused> { panic!("as told") }));
         assert_eq!(broken.unwrap_err().status, hyper::StatusCode::INTERNAL_SERVER_ERROR);
-        assert_eq!(runtime.block_on(crew.run(|| Ok(7))), Ok(7));
+        assert_eq!(runtime.block_on(decoders.run(|| Ok(7))), Ok(7));
     }
 }

@@ -1,0 +1,85 @@
+//! A manifest change as its receiver keeps it until the release is complete.
+
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Read};
+use std::os::unix::fs::FileExt as _;
+use std::sync::Arc;
+
+/// Bytes of a file that are read at once.
+const BUFFER_BYTES: usize = 64 * 1024;
+
+/// The bytes of a manifest change, to be read from their start as often as needed.
+#[derive(Debug, Clone)]
+pub enum StoredChange {
+    /// In memory.
+    Memory(Arc<[u8]>),
+    /// In a file, from its start.
+    File {
+        /// The file.
+        file: Arc<File>,
+        /// Bytes of it that are the change.
+        bytes: u64,
+    },
+}
+
+impl StoredChange {
+    /// How many bytes they are.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        match self {
+            Self::Memory(bytes) => bytes.len() as u64,
+            Self::File { bytes, .. } => *bytes,
+        }
+    }
+
+    /// Reads them from their start.
+    #[must_use]
+    pub fn reader(&self) -> Box<dyn BufRead + Send + '_> {
+        match self {
+            Self::Memory(bytes) => Box::new(&**bytes),
+            Self::File { file, bytes } => {
+                Box::new(BufReader::with_capacity(BUFFER_BYTES, FileReader { file, at: 0, end: *bytes }))
+            }
+        }
+    }
+}
+
+/// Reads a file from a position of its own: others may read the same file meanwhile.
+struct FileReader<'a> {
+    file: &'a File,
+    at: u64,
+    end: u64,
+}
+
+impl Read for FileReader<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let left = usize::try_from(self.end - self.at).unwrap_or(usize::MAX);
+        let most = left.min(buffer.len());
+        let count = self.file.read_at(&mut buffer[..most], self.at)?;
+        self.at += count as u64;
+        Ok(count)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use super::*;
+
+    #[test]
+    fn file_and_memory_read_alike_and_more_than_once() {
+        let bytes: Vec<u8> = (0..=255).cycle().take(200_000).collect();
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(&bytes).unwrap();
+        file.write_all(b"not part of it").unwrap();
+        let in_file = StoredChange::File { file: Arc::new(file), bytes: bytes.len() as u64 };
+        for change in [in_file, StoredChange::Memory(bytes.clone().into())] {
+            for _ in 0..2 {
+                let mut read = Vec::new();
+                change.reader().read_to_end(&mut read).unwrap();
+                assert_eq!((read.len() as u64, &read), (change.bytes(), &bytes));
+            }
+        }
+    }
+}
