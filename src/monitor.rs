@@ -143,6 +143,22 @@ pub enum Event {
         /// Retired entries that are not served any more, their time being over.
         expired: u64,
     },
+    /// The command that a mirror runs after a switch failed; the release is current.
+    HookFailed {
+        /// The mirror.
+        mirror: String,
+        /// The sequence of the release.
+        sequence: u64,
+        /// Why.
+        reason: String,
+    },
+    /// The command that a mirror runs after a switch did not end within some seconds.
+    HookRunning {
+        /// The mirror.
+        mirror: String,
+        /// The sequence of the release.
+        sequence: u64,
+    },
     /// A mirror failed; the others go on.
     MirrorFailed {
         /// The mirror.

@@ -14,6 +14,7 @@ use clap::{Args, ValueHint};
 use headwater::command::{self, Order};
 use headwater::config::{self, Config, TokenSource, parse_duration};
 use headwater::fsx::{self, Dir, IoError};
+use headwater::mirror::{Happening, HookRun, HookState, What};
 use headwater::monitor::{Event, Monitor as _, Silent};
 use headwater::notify::{self, Purge};
 use headwater::push::{Fleet, Outcome, Report, ScratchLocation};
@@ -131,6 +132,8 @@ pub(crate) struct After<'a> {
     began: Instant,
     ping: Option<Secret>,
     told: Vec<Heard>,
+    /// What the mirrors said after the push, if anybody wants to know.
+    seen: Option<Vec<Seen>>,
 }
 
 impl<'a> After<'a> {
@@ -141,7 +144,8 @@ impl<'a> After<'a> {
         site: Option<Site>,
         scratch: Option<&'a Path>,
     ) -> Self {
-        let mut after = Self { config, args, site, scratch, began: Instant::now(), ping: None, told: Vec::new() };
+        let mut after =
+            Self { config, args, site, scratch, began: Instant::now(), ping: None, told: Vec::new(), seen: None };
         if let Some(source) = &config.notify.ping {
             match secret(source) {
                 Ok(url) => after.ping = Some(url),
@@ -152,15 +156,15 @@ impl<'a> After<'a> {
         after
     }
 
-    /// Tells everybody how the push to `fleet` ended, and answers whom; of `others` the gauges tell, too.
-    pub(crate) fn end(
-        mut self,
+    /// Tells everybody how the push to `fleet` ended; of `others` the gauges tell, too.
+    pub(crate) fn tell(
+        &mut self,
         report: Option<&Report>,
         code: u8,
         error: Option<&str>,
         [fleet, others]: [&Fleet; 2],
         progress: &Progress,
-    ) -> Vec<Heard> {
+    ) {
         let all = Fleet::new(fleet.mirrors().iter().chain(others.mirrors()).cloned().collect());
         // Who is not pushed to failed nobody: how they stand is in the gauges.
         let seen = self.needs_survey(report).then(|| watch::survey(&all, &Silent));
@@ -177,11 +181,25 @@ impl<'a> After<'a> {
             self.hook("on_failed", self.config.notify.hooks.on_failed.clone(), &paths, &facts);
         }
         self.ping(if code == 0 { "" } else { "/fail" });
-        self.write_metrics(seen, &facts);
         self.write_ci(&facts);
-        for told in self.told.iter().filter(|told| !told.ok) {
-            progress.event(Event::Warned { message: format!("{}: {}", told.who, told.message) });
+        warn(&self.told, progress);
+        self.seen = seen;
+    }
+
+    /// Who was told so far.
+    pub(crate) fn told(&self) -> &[Heard] {
+        &self.told
+    }
+
+    /// Writes the gauges, and returns who was told. Last of all, so that the gauges know how the commands went that
+    /// the mirrors run after a switch.
+    pub(crate) fn end(mut self, report: Option<&Report>, code: u8, progress: &Progress) -> Vec<Heard> {
+        let told_before = self.told.len();
+        if let Some(mut seen) = self.seen.take() {
+            add_hook_failures(&mut seen, report);
+            self.write_metrics(seen, report, code);
         }
+        warn(&self.told[told_before..], progress);
         self.told
     }
 
@@ -284,12 +302,13 @@ impl<'a> After<'a> {
         written.map(|()| String::new()).map_err(|error| format!("what is left cannot be remembered: {}", chain(&error)))
     }
 
-    fn write_metrics(&mut self, seen: Option<Vec<Seen>>, facts: &Facts<'_>) {
-        let (Some(path), Some(seen)) = (self.args.metrics(self.config).map(Path::to_owned), seen) else { return };
+    fn write_metrics(&mut self, seen: Vec<Seen>, report: Option<&Report>, code: u8) {
+        let Some(path) = self.args.metrics(self.config).map(Path::to_owned) else { return };
+        let site = self.site_of(report, Some(&seen));
         let look = watcher::look(seen, self.config);
         let milliseconds = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
-        let ended = Some(metrics::Ended { code: facts.code, milliseconds });
-        let told = metrics::Told { site: &facts.site, standings: &look.standings, ended, now: look.now };
+        let ended = Some(metrics::Ended { code, milliseconds });
+        let told = metrics::Told { site: &site, standings: &look.standings, ended, now: look.now };
         if let Err(error) = metrics::write(&path, &told) {
             self.note("metrics", Err(chain(&error)));
         }
@@ -301,6 +320,22 @@ impl<'a> After<'a> {
         if let Err(error) = ci_report::write(&end, self.args.dotenv.as_deref(), settings::environment) {
             self.note("report", Err(error));
         }
+    }
+}
+
+fn warn(told: &[Heard], progress: &Progress) {
+    for told in told.iter().filter(|told| !told.ok) {
+        progress.event(Event::Warned { message: format!("{}: {}", told.who, told.message) });
+    }
+}
+
+/// The mirrors were asked for their history before the commands after the switch had ended.
+fn add_hook_failures(seen: &mut [Seen], report: Option<&Report>) {
+    let mirrors = report.map(|report| report.mirrors.as_slice()).unwrap_or_default();
+    for (one, mirror) in seen.iter_mut().zip(mirrors) {
+        let Some(HookRun { release, state: HookState::Failed { reason } }) = &mirror.hook else { continue };
+        let what = What::HookFailed { release: *release, why: reason.clone() };
+        one.history.push(Happening { time: fsx::unix_seconds(), what });
     }
 }
 

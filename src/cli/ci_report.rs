@@ -184,6 +184,7 @@ mod tests {
             now: Some(2),
             new_bytes: 0,
             traffic: Traffic::default(),
+            hook: None,
             needs_settling: false,
         };
         let error = "100% <b>|x:\n::set-output::".to_owned();

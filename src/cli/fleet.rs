@@ -96,6 +96,7 @@ fn report(choice: MirrorChoice) -> MirrorReport {
         now: None,
         new_bytes: 0,
         traffic: Traffic::default(),
+        hook: None,
         needs_settling: false,
     }
 }

@@ -63,7 +63,7 @@ fn render(told: &Told<'_>, before: &str) -> String {
 fn of_mirrors(page: &mut Page<'_>, told: &Told<'_>, before: &str) {
     let one = |is: bool| Some(u64::from(is));
     type Fact = (&'static str, &'static str, fn(&Standing) -> Option<u64>);
-    const FACTS: [Fact; 12] = [
+    const FACTS: [Fact; 13] = [
         ("headwater_mirror_release_sequence", "Sequence of the release that the mirror serves.", |s| s.sequence),
         ("headwater_mirror_release_timestamp_seconds", "When that release was published.", |s| s.created),
         ("headwater_mirror_behind_releases", "Releases that the mirror lacks.", |s| s.lag.map(|_| s.behind)),
@@ -75,6 +75,9 @@ fn of_mirrors(page: &mut Page<'_>, told: &Told<'_>, before: &str) {
             s.verified.map(|verified| verified.time)
         }),
         ("headwater_mirror_verify_faults", "Faults found then.", |s| s.verified.map(|verified| verified.faults)),
+        ("headwater_mirror_hook_failed", "Whether the command after the mirror's last switch failed.", |s| {
+            s.is_known().then(|| u64::from(s.hook_failure.is_some()))
+        }),
         ("headwater_mirror_free_bytes", "Bytes free where the mirror is.", |s| s.free_bytes),
         ("headwater_mirror_incoming_bytes", "Content of pushes that did not end, in bytes.", |s| s.incoming_bytes),
         ("headwater_mirror_overdue_seconds", "Time that a retired file was served too long.", |s| {

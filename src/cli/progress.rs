@@ -52,6 +52,15 @@ pub(crate) fn note(event: &Event) -> Note {
         Event::MirrorFailed { mirror, error } => {
             Note::Alarm(format!("error: {} failed: {}", escape(mirror), escape(error)))
         }
+        Event::HookFailed { mirror, sequence, reason } => Note::Alarm(format!(
+            "warning: {}: its post_activate command failed after release {sequence}: {}",
+            escape(mirror),
+            escape(reason)
+        )),
+        Event::HookRunning { mirror, sequence } => Note::Fact(format!(
+            "{}: its post_activate command still runs after release {sequence}; `headwater status` shows if it fails",
+            escape(mirror)
+        )),
         Event::ScanFinished { entries, bytes: size, hashed_files, hashed_bytes } => Note::Fact(format!(
             "scan: {}, {}; {} of them new or touched, {} read",
             counted(*entries, "entry", "entries"),

@@ -188,9 +188,9 @@ pub(crate) fn execute(
     let Some(_turn) = job.around.turn(scratch, &progress)? else {
         return not_now(command, &progress, output);
     };
-    let after = After::begin(&job.config, &job.around, job.options.site.clone(), scratch.directory.as_deref().ok());
+    let mut after = After::begin(&job.config, &job.around, job.options.site.clone(), scratch.directory.as_deref().ok());
     let pushed = push::push(&job.source, &job.fleet, &job.options, &progress);
-    let report = match pushed {
+    let mut report = match pushed {
         Ok(mut report) => {
             report.mirrors.extend(job.frozen.iter().cloned());
             report
@@ -199,7 +199,8 @@ pub(crate) fn execute(
             let is_let_go = matches!(error, push::PushError::Superseded { .. }) && guards.superseded_ok;
             let failure = hints::of_push(error);
             let exit = if is_let_go { Exit::Success } else { failure.exit() };
-            after.end(None, exit.code(), Some(&failure.text()), [&job.fleet, &job.others], &progress);
+            after.tell(None, exit.code(), Some(&failure.text()), [&job.fleet, &job.others], &progress);
+            after.end(None, exit.code(), &progress);
             progress.finish();
             if is_let_go {
                 // When stderr is gone there is nobody left to tell.
@@ -213,15 +214,17 @@ pub(crate) fn execute(
         }
     };
     let exit = exit_of(&report, progress.is_cancelled(), guards.superseded_ok);
-    let told = after.end(Some(&report), exit.code(), None, [&job.fleet, &job.others], &progress);
+    after.tell(Some(&report), exit.code(), None, [&job.fleet, &job.others], &progress);
     progress.end_block();
+    if !output.json && !output.quiet {
+        print(&(describe(&report) + &after.told().iter().map(Heard::line).collect::<String>()))?;
+    }
+    // What follows only tidies up, and learns how the mirrors' own commands went: people do not wait for that.
+    push::settle(&mut report, &job.fleet, job.keep, &progress);
+    let told = after.end(Some(&report), exit.code(), &progress);
     if output.json {
         print_json(&Answer { headwater: command, version: 1, exit_code: exit.code(), report: &report, told: &told })?;
-    } else if !output.quiet {
-        print(&(describe(&report) + &told.iter().map(Heard::line).collect::<String>()))?;
     }
-    // The answer is out: what follows only tidies up.
-    push::settle(&report, &job.fleet, job.keep, &progress);
     progress.finish();
     next_steps::explain(&report, exit)?;
     Ok(exit)

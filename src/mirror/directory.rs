@@ -18,6 +18,7 @@ use crate::pack::PackReader;
 use crate::release::ReleaseName;
 use crate::store::{Arrival, Depth, Fetch, Presence, Pruned, Repaired, Store, StoreError, StoredChange, Verified};
 use crate::tree_path::Site;
+use crate::wire::Settled;
 
 /// A directory mirror.
 #[derive(Debug)]
@@ -255,11 +256,12 @@ impl Mirror for DirectoryMirror {
         Ok(self.open()?.abandon(release, self.wait)?)
     }
 
-    fn settle(&self, keep: usize) -> Result<Pruned, MirrorError> {
+    fn settle(&self, keep: usize) -> Result<Settled, MirrorError> {
         let store = self.open()?;
         let pruned = store.settle(keep, self.wait)?;
         store.prepare(self.wait)?;
-        Ok(pruned)
+        // What runs after a switch is configured at a receiver, and there is none.
+        Ok(pruned.into())
     }
 
     fn prune(&self, keep: usize) -> Result<Pruned, MirrorError> {

@@ -37,8 +37,8 @@ pub use crate::store::{Depth, Fault, FetchRecords, Happening, Pruned, Repaired, 
 
 use crate::store::StoreError;
 use crate::tree_path::Site;
-pub use crate::wire::ObjectPart;
 use crate::wire::{Detail, Refusal};
+pub use crate::wire::{HookRun, HookState, ObjectPart, Settled};
 
 /// An error of whoever supplies content.
 pub type SupplyError = Box<dyn Error + Send + Sync>;
@@ -468,11 +468,12 @@ pub trait Mirror: Send + Sync + fmt::Debug {
     fn abandon(&self, release: ReleaseName) -> Result<(), MirrorError>;
 
     /// What follows an activation once that was answered: drops what no kept release needs, and
-    /// lets retired entries that are due expire.
+    /// lets retired entries that are due expire. Waits some seconds for a command that the mirror
+    /// runs after a switch, and returns how that went.
     ///
     /// # Errors
     /// Those of the mirror; nothing that is needed is touched.
-    fn settle(&self, keep: usize) -> Result<Pruned, MirrorError>;
+    fn settle(&self, keep: usize) -> Result<Settled, MirrorError>;
 
     /// Keeps the newest `keep` releases and drops everything else that nothing needs; lets retired
     /// entries that are due expire.

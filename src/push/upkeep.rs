@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::manifest::{Diff, Entry, ManifestError, diff};
-use crate::mirror::{Mirror, Pruned, Repaired};
+use crate::mirror::{HookRun, HookState, Mirror, Pruned, Repaired, Settled};
 use crate::monitor::{Event, Monitor};
 use crate::push::PushError;
 use crate::push::contents::Supplies;
@@ -16,9 +16,10 @@ use crate::scan::{Root, ScanOptions, Tree};
 
 /// What follows a push once it was answered, on every mirror that switched, and on those where
 /// something is due: old releases are dropped, retired entries expire. A failure is told and stops nothing: the next push tries again.
-pub fn settle(report: &Report, fleet: &Fleet, keep: usize, monitor: &dyn Monitor) {
+/// Adds to the report how the commands went that mirrors run after a switch.
+pub fn settle(report: &mut Report, fleet: &Fleet, keep: usize, monitor: &dyn Monitor) {
     std::thread::scope(|scope| {
-        for (mirror, outcome) in fleet.mirrors().iter().zip(&report.mirrors) {
+        for (mirror, outcome) in fleet.mirrors().iter().zip(&mut report.mirrors) {
             let has_switched = matches!(outcome.outcome, Outcome::Activated | Outcome::Reverted);
             // What failed is likely to fail again, or to wait for a lock once more.
             let has_failed = matches!(outcome.outcome, Outcome::Failed { .. });
@@ -26,16 +27,38 @@ pub fn settle(report: &Report, fleet: &Fleet, keep: usize, monitor: &dyn Monitor
                 continue;
             }
             scope.spawn(move || {
-                let name = mirror.name().to_owned();
-                monitor.event(match mirror.settle(keep) {
-                    Ok(Pruned { releases, objects, expired, .. }) => {
-                        Event::Pruned { mirror: name, releases, objects, expired }
-                    }
-                    Err(error) => Event::Warned { message: format!("{name}: cannot tidy up: {}", error_chain(&error)) },
-                });
+                let hook = settle_one(&**mirror, keep, monitor).filter(|_| has_switched);
+                if let Some(event) = hook.as_ref().and_then(|hook| hook_event(mirror.name(), hook)) {
+                    monitor.event(event);
+                }
+                outcome.hook = hook;
             });
         }
     });
+}
+
+/// Returns how the mirror's own command after its last switch went, if it says so.
+fn settle_one(mirror: &dyn Mirror, keep: usize, monitor: &dyn Monitor) -> Option<HookRun> {
+    let name = mirror.name().to_owned();
+    match mirror.settle(keep) {
+        Ok(Settled { pruned: Pruned { releases, objects, expired, .. }, hook }) => {
+            monitor.event(Event::Pruned { mirror: name, releases, objects, expired });
+            hook
+        }
+        Err(error) => {
+            monitor.event(Event::Warned { message: format!("{name}: cannot tidy up: {}", error_chain(&error)) });
+            None
+        }
+    }
+}
+
+fn hook_event(mirror: &str, hook: &HookRun) -> Option<Event> {
+    let (mirror, sequence) = (mirror.to_owned(), hook.release.sequence());
+    match &hook.state {
+        HookState::Failed { reason } => Some(Event::HookFailed { mirror, sequence, reason: reason.clone() }),
+        HookState::Running => Some(Event::HookRunning { mirror, sequence }),
+        HookState::Succeeded | HookState::Unknown => None,
+    }
 }
 
 /// Mends `mirror` from trees or from another mirror.

@@ -13,7 +13,7 @@ use crate::serve::refused::Refused;
 use crate::serve::site::{SiteState, Switched};
 use crate::store::{Depth, Pruned};
 use crate::tree_path::Site;
-use crate::wire::{Abandon, Action, Activate, Activated, Done, Keep, Repair, Verify};
+use crate::wire::{Abandon, Action, Activate, Activated, Done, Keep, Repair, Settled, Verify};
 
 impl Handler {
     /// Does what is told in one message.
@@ -79,24 +79,31 @@ impl Handler {
         })
     }
 
-    /// Tidies up, and makes ready for the next push: nobody waits for that, unless the receiver ends with its peer.
-    async fn settle(self: Arc<Self>, site: Arc<SiteState>, keep: usize) -> Result<Pruned, Refused> {
+    /// Tidies up, waits some time for the command after the switch, and makes ready for the next push: nobody waits
+    /// for the last, unless the receiver ends with its peer.
+    async fn settle(self: Arc<Self>, site: Arc<SiteState>, keep: usize) -> Result<Settled, Refused> {
         let pruned = site.blocking(move |site| site.settle(keep)).await?;
-        let this = Arc::clone(&self);
-        let preparing = tokio::spawn(async move {
-            // Where somebody else is at work, that fills it, or the next settling does.
-            if let Err(refused) = site.blocking(|site| site.prepare()).await
-                && !matches!(&*refused.refusal.kind, "locked" | "busy")
-            {
-                let directory = site.settings.directory.display().to_string();
-                let message = format!("its second slot is not filled: {}", refused.refusal.message);
-                this.log.record(&Record::SiteFailed { directory, message: text(&message) });
-            }
-        });
+        // A task of its own: it goes on when the one who asked goes.
+        let preparing = tokio::spawn(Arc::clone(&self).prepare(Arc::clone(&site)));
+        let hook = site.hook_run(self.limits.hook).await;
         if self.stay == Stay::Peer {
             preparing.await.map_err(|error| Refused::broken(&error))?;
         }
-        Ok(pruned)
+        Ok(Settled { pruned, hook })
+    }
+
+    /// Makes ready for the next push.
+    async fn prepare(self: Arc<Self>, site: Arc<SiteState>) {
+        // Filling a slot holds the lock of the store, which a command that fails needs for its note.
+        site.hook_run(self.limits.hook).await;
+        // Where somebody else is at work, that fills it, or the next settling does.
+        if let Err(refused) = site.blocking(|site| site.prepare()).await
+            && !matches!(&*refused.refusal.kind, "locked" | "busy")
+        {
+            let directory = site.settings.directory.display().to_string();
+            let message = format!("its second slot is not filled: {}", refused.refusal.message);
+            self.log.record(&Record::SiteFailed { directory, message: text(&message) });
+        }
     }
 
     async fn activate(self: Arc<Self>, site: Arc<SiteState>, request: Activate) -> Result<Activated, Refused> {
@@ -115,8 +122,9 @@ impl Handler {
         let Some(hook) = &site.settings.post_activate else { return };
         let (state, same) = (Arc::clone(site), Arc::clone(site));
         let release = switched.1;
-        let failed = move |why: &str| same.note_hook_failed(release, why);
-        self.hooks.start(hook, switched, &self.log, move || state.clear_switch(), failed);
+        site.hook_started(release);
+        let ended = move |result| same.hook_ended(release, result);
+        self.hooks.start(hook, switched, &self.log, move || state.clear_switch(), ended);
     }
 
     /// Looks at each site at once and then at intervals: what is due by then is done.

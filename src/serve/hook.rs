@@ -26,24 +26,25 @@ pub(super) struct Hooks(Mutex<JoinSet<()>>);
 
 impl Hooks {
     /// Runs `hook` for a release that became current; `began` is called once it runs, or cannot,
-    /// and `failed`, which may block, with what went wrong.
+    /// and `ended`, which may block, with what went wrong, if anything did.
     pub(super) fn start(
         &self,
         hook: &Hook,
         (site, release): (Site, ReleaseName),
         log: &Arc<dyn Log>,
         began: impl FnOnce() + Send + 'static,
-        failed: impl FnOnce(&str) + Send + 'static,
+        ended: impl FnOnce(Result<(), String>) + Send + 'static,
     ) {
         let (hook, log) = (hook.clone(), Arc::clone(log));
         let mut hooks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         while hooks.try_join_next().is_some() {}
         hooks.spawn(async move {
-            if let Err(message) = run(&hook, &site, release, began).await {
+            let result = run(&hook, &site, release, began).await;
+            if let Err(message) = &result {
                 let (site, release) = (site.to_string(), release.to_string());
                 log.record(&Record::HookFailed { site, release, message: message.clone() });
-                tokio::task::spawn_blocking(move || failed(&message)).await.ok();
             }
+            tokio::task::spawn_blocking(move || ended(result)).await.ok();
         });
     }
 

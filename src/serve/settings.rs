@@ -127,6 +127,8 @@ pub struct Limits {
     pub shutdown: Duration,
     /// An answer that takes longer than this begins before it is known.
     pub patience: Duration,
+    /// For the command after a switch, before the answer to a settling says that it still runs.
+    pub hook: Duration,
     /// Between two signs of life of such an answer.
     pub heartbeat: Duration,
     /// Bytes of memory for what open stages and questions need, all sites together.
@@ -154,6 +156,7 @@ impl Default for Limits {
             lock: seconds(1),
             shutdown: seconds(30),
             patience: seconds(2),
+            hook: seconds(5),
             heartbeat: seconds(5),
             memory_bytes: 200 * 1024 * 1024,
             pack_bytes: 32 * 1024 * 1024,

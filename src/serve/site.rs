@@ -6,6 +6,8 @@ use std::cell::{Cell, RefCell};
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::watch;
+
 use crate::fsx;
 use crate::hash::{BundleKey, ObjectId};
 use crate::manifest::WINDOW_LOG_MAX;
@@ -18,7 +20,9 @@ use crate::serve::share::{Permit, Share};
 use crate::serve::{Log, Readers, Record, Right, ServeError, SiteSettings};
 use crate::store::{Depth, Permissions, Presence, Pruned, Store, StoreError, StoredChange, Verified};
 use crate::tree_path::Site;
-use crate::wire::{Activate, BannerSite, History, Holds, Repair, Repairing, Staging, State, Status, Wants};
+use crate::wire::{
+    Activate, BannerSite, History, Holds, HookRun, HookState, Repair, Repairing, Staging, State, Status, Wants,
+};
 
 /// How long a note of what failed, or the upkeep, waits for the lock of the store.
 const NOTE_WAIT: Duration = Duration::from_secs(30);
@@ -37,6 +41,8 @@ pub(super) struct SiteState {
     pub(super) opening: tokio::sync::Mutex<()>,
     /// What this site may take of the receiver.
     pub(super) share: Share,
+    /// The command after the last switch, since this receiver runs.
+    hook: watch::Sender<Option<HookRun>>,
     permissions: Option<Permissions>,
     lock: Duration,
 }
@@ -46,8 +52,16 @@ impl SiteState {
         let permissions = settings.readers.as_ref().map(Readers::permissions).transpose();
         let path = || settings.directory.clone();
         let permissions = permissions.map_err(|source| ServeError::Group { path: path(), source })?;
-        let (sessions, desk, opening) = (Sessions::default(), Desk::default(), tokio::sync::Mutex::default());
-        Ok(Self { settings: settings.clone(), sessions, desk, opening, share, permissions, lock })
+        Ok(Self {
+            settings: settings.clone(),
+            sessions: Sessions::default(),
+            desk: Desk::default(),
+            opening: tokio::sync::Mutex::default(),
+            share,
+            hook: watch::Sender::default(),
+            permissions,
+            lock,
+        })
     }
 
     /// Does work on this site that blocks, once there is a worker for it. It goes on when its peer leaves.
@@ -308,10 +322,32 @@ impl SiteState {
         self.look().ok().flatten().map(|store| store.clear_switch().ok());
     }
 
-    /// Notes in the store's history that what should run after a switch went wrong.
-    pub(super) fn note_hook_failed(&self, release: ReleaseName, why: &str) {
-        // The push that switched may still tidy up. It is told for people only, and logged as well.
-        self.look().ok().flatten().map(|store| store.note_hook_failed(release, why, NOTE_WAIT).ok());
+    /// The command for `release` is about to run.
+    pub(super) fn hook_started(&self, release: ReleaseName) {
+        self.hook.send_replace(Some(HookRun { release, state: HookState::Running }));
+    }
+
+    /// The command for `release` has ended, or could not be run: a failure goes into the store's history.
+    pub(super) fn hook_ended(&self, release: ReleaseName, result: Result<(), String>) {
+        if let Err(why) = &result {
+            // The push that switched may still tidy up. It is told for people only, and logged as well.
+            self.look().ok().flatten().map(|store| store.note_hook_failed(release, why, NOTE_WAIT).ok());
+        }
+        let state = result.map_or_else(|reason| HookState::Failed { reason }, |()| HookState::Succeeded);
+        self.hook.send_if_modified(|run| {
+            // The command for a newer release may run already.
+            let own = run.as_mut().filter(|run| run.release == release);
+            own.map(|run| run.state = state).is_some()
+        });
+    }
+
+    /// The command after the last switch, when it has ended or after `limit`; `None` if there was none
+    /// since this receiver runs.
+    pub(super) async fn hook_run(&self, limit: Duration) -> Option<HookRun> {
+        let mut runs = self.hook.subscribe();
+        let has_ended = |run: &Option<HookRun>| run.as_ref().is_none_or(|run| run.state != HookState::Running);
+        tokio::time::timeout(limit, runs.wait_for(has_ended)).await.ok();
+        self.hook.borrow().clone()
     }
 
     pub(super) fn abandon(&self, release: ReleaseName) -> Result<(), Refused> {

@@ -13,6 +13,6 @@ mod usage;
 pub use changes::changes;
 pub use days::{DAY_SECONDS, Day, DayKind, Published, TOLERANCE_SECONDS, days, published};
 pub use public::{Public, Stale, fetch, look};
-pub use standing::{LastSeen, LastVerify, Level, Limits, Standing, State, judge, releases, severity};
+pub use standing::{HookFailure, LastSeen, LastVerify, Level, Limits, Standing, State, judge, releases, severity};
 pub use survey::{Seen, survey};
 pub use usage::{Freed, Usage, usage};

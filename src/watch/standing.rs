@@ -96,6 +96,17 @@ pub struct LastVerify {
     pub faults: u64,
 }
 
+/// The failure of the command that a mirror runs after a switch (`post_activate`).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct HookFailure {
+    /// When, by the mirror's clock, in seconds since 1970.
+    pub time: u64,
+    /// The sequence of the release that it had switched to.
+    pub sequence: u64,
+    /// What went wrong. Of a peer: to be escaped before it is shown.
+    pub reason: String,
+}
+
 /// What a mirror served when it last answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LastSeen {
@@ -141,6 +152,9 @@ pub struct Standing {
     pub switched: Option<u64>,
     /// When it was last verified or repaired.
     pub verified: Option<LastVerify>,
+    /// How the command that it runs after a switch failed the last time; `None` after a success.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hook_failure: Option<HookFailure>,
     /// Bytes free there.
     pub free_bytes: Option<u64>,
     /// Bytes of content there of pushes that did not end.
@@ -199,6 +213,7 @@ impl Seen {
         let mut standing = Standing {
             switched: last(&self.history, switched),
             verified: last(&self.history, verified),
+            hook_failure: hook_failure(&self.history),
             ..Standing::silent(&self.mirror, &self.location, State::Unknown)
         };
         let state = match &self.state {
@@ -282,6 +297,19 @@ fn verified(happening: &Happening) -> Option<LastVerify> {
     }
 }
 
+/// The failure of the command after the newest switch. That of an older switch no longer matters.
+fn hook_failure(history: &[Happening]) -> Option<HookFailure> {
+    let is_switch = |happening: &Happening| matches!(happening.what, What::Switched { .. });
+    let (switch, later) = history[history.iter().rposition(is_switch)?..].split_first()?;
+    let What::Switched { release: current, .. } = switch.what else { return None };
+    last(later, |happening| match &happening.what {
+        What::HookFailed { release, why } if *release == current => {
+            Some(HookFailure { time: happening.time, sequence: release.sequence(), reason: why.clone() })
+        }
+        _ => None,
+    })
+}
+
 /// What is too much lag.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
@@ -334,6 +362,7 @@ impl Standing {
             lag: None,
             switched: None,
             verified: None,
+            hook_failure: None,
             free_bytes: None,
             incoming_bytes: None,
             overdue: None,
@@ -368,10 +397,11 @@ impl Standing {
     pub fn severity(&self, limits: Limits) -> Level {
         let lag = Duration::from_secs(self.lag.unwrap_or(0));
         let has_faults = self.verified.is_some_and(|verified| verified.faults > 0);
+        let is_impaired = has_faults || self.is_stale() || self.hook_failure.is_some();
         match self.state {
             State::Frozen => Level::Ok,
             _ if lag > limits.crit => Level::Critical,
-            _ if lag > limits.warn || has_faults || self.is_stale() || !self.state.is_known() => Level::Warning,
+            _ if lag > limits.warn || is_impaired || !self.state.is_known() => Level::Warning,
             State::Diverged => Level::Warning,
             _ => Level::Ok,
         }
@@ -527,6 +557,28 @@ mod tests {
         let row = &judge(&[mirror], |_| false, NOW)[0];
         assert_eq!(row.switched, Some(20));
         assert_eq!(row.verified, Some(LastVerify { time: 30, quick: false, faults: 1 }));
+    }
+
+    #[test]
+    fn the_command_after_the_newest_switch_counts_and_no_older_one() {
+        let (one, two) = (release(1, b"1").name(), release(2, b"2").name());
+        let switch = |release| What::Switched { release, from: None };
+        let failure = |release| What::HookFailed { release, why: "exit status: 3".to_owned() };
+        let failed = |notes: &[What]| {
+            let mut mirror = serving("a", &[release(2, b"2")]);
+            mirror.history = notes.iter().map(|what| Happening { time: 7, what: what.clone() }).collect();
+            let row = judge(&[mirror], |_| false, NOW).remove(0);
+            let limits = Limits { warn: Duration::from_secs(60), crit: Duration::from_secs(60) };
+            let level = if row.hook_failure.is_some() { Level::Warning } else { Level::Ok };
+            assert_eq!((row.severity(limits), row.is_well()), (level, true));
+            row.hook_failure.map(|failure| (failure.time, failure.sequence))
+        };
+        assert_eq!(failed(&[]), None);
+        assert_eq!(failed(&[failure(two)]), None, "the switch was cut from the history");
+        assert_eq!(failed(&[switch(one), failure(one)]), Some((7, 1)));
+        assert_eq!(failed(&[switch(one), failure(one), switch(two)]), None, "a later success");
+        assert_eq!(failed(&[switch(one), switch(two), failure(one)]), None, "one that was overtaken");
+        assert_eq!(failed(&[switch(one), failure(one), switch(two), failure(two)]), Some((7, 2)));
     }
 
     #[test]

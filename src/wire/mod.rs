@@ -6,6 +6,7 @@
 //! socket, file or clock, and refuses to know who asks and who answers.
 
 mod part;
+mod settled;
 
 use std::fmt;
 use std::path::PathBuf;
@@ -18,6 +19,7 @@ pub use crate::store::{Fault, Happening, Pruned, Verified};
 use crate::tree_path::Site;
 
 pub use part::{Holds, ObjectPart};
+pub use settled::{HookRun, HookState, Settled};
 
 /// The version that this headwater speaks.
 pub const VERSION: u32 = 1;

@@ -356,6 +356,7 @@ pub(crate) fn message(data: &[u8]) {
         assert!(held.is_none_or(|(held, holds)| held.len() == count && wire::Holds::of(&held) == holds));
     }
     reads_alike::<wire::Answer<wire::Pruned>>(data);
+    reads_alike::<wire::Answer<wire::Settled>>(data);
     reads_alike::<wire::Status>(data);
     reads_alike::<wire::Activate>(data);
     reads_alike::<wire::Abandon>(data);

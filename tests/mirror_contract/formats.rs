@@ -141,7 +141,7 @@ fn the_golden_store_takes_the_next_release() {
     let third = names_tree().release(3);
     third.onto(Some(&second)).publish(&*mirror, Some(second.name()));
     assert_serves(&fixture, &third);
-    assert_eq!(mirror.settle(1).unwrap().releases, 1);
+    assert_eq!(mirror.settle(1).unwrap().pruned.releases, 1);
     mirror.prune(1).unwrap();
     assert_serves(&fixture, &third);
 }

@@ -62,6 +62,9 @@ fn why(standing: &Standing) -> String {
         }
         _ if standing.is_stale() => "is stale for visitors".to_owned(),
         _ if standing.state.is_well() && faults > 0 => format!("has {}", counted(faults, "fault", "faults")),
+        _ if standing.state.is_well() && standing.hook_failure.is_some() => {
+            "has a failed post_activate command".to_owned()
+        }
         _ => standing.state.name().to_owned(),
     }
 }

@@ -113,10 +113,13 @@ fn remark(standing: &Standing) -> String {
         let time = duration(Duration::from_secs(seconds));
         format!("serves retired files {time} too long: run `headwater prune`")
     });
+    let hook = standing.hook_failure.as_ref();
+    let hook =
+        hook.map(|failure| format!("post_activate failed after release {}: {}", failure.sequence, failure.reason));
     let rest = standing.error.clone().or_else(|| standing.public.as_ref().map(visitors));
     let last = standing.last_seen.map(|last| format!("served release {} at {}", last.sequence, moment(last.time)));
     let apart = standing.apart.clone();
-    let parts = staged.into_iter().chain(apart).chain(unfinished).chain(overdue).chain(rest).chain(last);
+    let parts = staged.into_iter().chain(apart).chain(unfinished).chain(overdue).chain(hook).chain(rest).chain(last);
     parts.collect::<Vec<_>>().join("; ")
 }
 

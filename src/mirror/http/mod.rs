@@ -43,6 +43,7 @@ use crate::monitor::Monitor;
 use crate::release::{Release, ReleaseName};
 use crate::store::{Depth, Happening, Pruned, Repaired, Verified};
 use crate::tree_path::Site;
+use crate::wire::Settled;
 use crate::wire::{self, Action, Resource};
 
 use body::Body;
@@ -399,7 +400,7 @@ impl Mirror for HttpMirror {
         self.wired.act(Action::Abandon, &wire::Abandon { release }, GO_ON).map(|wire::Done {}| ())
     }
 
-    fn settle(&self, keep: usize) -> Result<Pruned, MirrorError> {
+    fn settle(&self, keep: usize) -> Result<Settled, MirrorError> {
         self.check_site()?;
         self.wired.act(Action::Settle, &wire::Keep { keep }, GO_ON)
     }

@@ -4,7 +4,7 @@ use std::sync::atomic::AtomicUsize;
 
 use super::*;
 use crate::mirror::{
-    Bundle, Depth, Happening, MirrorState, Pruned, Repaired, StageRequest, Supply, Verified, WayError,
+    Bundle, Depth, Happening, MirrorState, Pruned, Repaired, Settled, StageRequest, Supply, Verified, WayError,
 };
 use crate::monitor::Silent;
 use crate::release::ReleaseName;
@@ -110,7 +110,7 @@ impl Mirror for Stub {
         unimplemented!()
     }
 
-    fn settle(&self, _: usize) -> Result<Pruned, MirrorError> {
+    fn settle(&self, _: usize) -> Result<Settled, MirrorError> {
         unimplemented!()
     }
 

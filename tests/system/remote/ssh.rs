@@ -132,7 +132,8 @@ fn what_fails_after_a_switch_is_noted_where_nobody_logs() {
     let program = env!("CARGO_BIN_EXE_headwater");
     let receive = format!("exec {program} receive --config '{}'", world.at("serve.toml"));
     let ssh = stand_in(&world, "ssh", &receive);
-    push(&world, &[&format!("ssh://edge2{}", world.at("shell"))], &over(&ssh)).expect(&[0]);
+    let outcome = push(&world, &[&format!("ssh://edge2{}", world.at("shell"))], &over(&ssh)).expect(&[0]);
+    assert!(outcome.stderr.contains("failed after release 1: sh: exit status: 3: lost the cache"), "{outcome}");
     let history = std::fs::read_to_string(world.path("shell/.headwater/events.jsonl")).unwrap();
     assert!(history.contains("hook_failed") && history.contains("exit status: 3: lost the cache"), "{history}");
 }

@@ -5,6 +5,7 @@ mod access;
 mod chunks;
 mod front;
 mod hardening;
+mod hooks;
 mod monitors;
 mod neighbour;
 mod patience;

@@ -1,0 +1,76 @@
+//! The answer to a settling.
+
+use serde::{Deserialize, Serialize};
+
+use crate::release::ReleaseName;
+use crate::store::Pruned;
+
+/// What was dropped, and how the command after the last switch went.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Settled {
+    /// What was dropped.
+    #[serde(flatten)]
+    pub pruned: Pruned,
+    /// The command after the last switch; `None` if there is none, or the receiver does not say.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hook: Option<HookRun>,
+}
+
+impl From<Pruned> for Settled {
+    fn from(pruned: Pruned) -> Self {
+        Self { pruned, hook: None }
+    }
+}
+
+/// A run of the command that a mirror has for after a switch (`post_activate`).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HookRun {
+    /// The release that became current.
+    pub release: ReleaseName,
+    /// How far the command is.
+    #[serde(flatten)]
+    pub state: HookState,
+}
+
+/// How far a command is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "state", rename_all = "snake_case")]
+pub enum HookState {
+    /// It has not ended yet.
+    Running,
+    /// It ended with success.
+    Succeeded,
+    /// It could not be run, took too long, or ended with an error.
+    Failed {
+        /// Why. Of a peer: to be escaped before it is shown.
+        reason: String,
+    },
+    /// One that only a newer headwater knows.
+    #[serde(other)]
+    Unknown,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> Settled {
+        serde_json::from_str(text).unwrap()
+    }
+
+    #[test]
+    fn an_answer_reads_as_it_was_written_and_that_of_an_older_receiver_has_no_hook() {
+        let release: ReleaseName = "7-00112233445566aa".parse().unwrap();
+        let states =
+            [HookState::Running, HookState::Succeeded, HookState::Failed { reason: "exit status: 3".to_owned() }];
+        for state in states {
+            let hook = Some(HookRun { release, state });
+            let settled = Settled { pruned: Pruned { releases: 2, ..Pruned::default() }, hook };
+            assert_eq!(read(&serde_json::to_string(&settled).unwrap()), settled);
+        }
+        assert_eq!(read(r#"{"releases":2}"#), Pruned { releases: 2, ..Pruned::default() }.into());
+        let newer = r#"{"hook":{"release":"7-00112233445566aa","state":"skipped","until":3}}"#;
+        assert_eq!(read(newer).hook.unwrap().state, HookState::Unknown);
+    }
+}

@@ -1,0 +1,67 @@
+//! The command after a switch: what a settling answers of it.
+
+use std::fs;
+use std::io::Write as _;
+use std::time::Duration;
+
+use headwater::serve::Hook;
+use serde_json::{Value, json};
+
+use super::pushes::publish;
+use super::{PATIENCE, Receiver, wait_until};
+use crate::origin::{first_tree, second_tree};
+
+fn settle(receiver: &Receiver) -> Value {
+    receiver.ask("POST", "/v1/settle", br#"{"keep":3}"#).ok()
+}
+
+/// A receiver that runs `script` after a switch, and waits for `limit` until it answers that it still runs.
+fn hooked(script: &str, limit: Duration) -> Receiver {
+    Receiver::new(|settings| {
+        let command = ["sh", "-c", script].map(str::to_owned).to_vec();
+        settings.sites[0].post_activate = Some(Hook { command, timeout: PATIENCE });
+        settings.limits.hook = limit;
+    })
+}
+
+#[test]
+fn a_settling_answers_how_the_command_ended() {
+    let first = first_tree().release(1);
+    let name = first.name().to_string();
+    for (script, state) in [
+        ("exit 0", json!({"release": name, "state": "succeeded"})),
+        (
+            "echo no luck >&2; exit 3",
+            json!({"release": name, "state": "failed", "reason": "sh: exit status: 3: no luck"}),
+        ),
+    ] {
+        let receiver = hooked(script, PATIENCE);
+        publish(&mut receiver.connect(), &first.onto(None), None);
+        assert_eq!(settle(&receiver)["hook"], state);
+        assert_eq!(settle(&receiver)["hook"], state, "it is asked again");
+    }
+    // Where there is no command nothing is said of one.
+    let receiver = Receiver::open();
+    publish(&mut receiver.connect(), &first.onto(None), None);
+    assert_eq!(settle(&receiver).get("hook"), None);
+}
+
+#[test]
+fn a_command_that_runs_is_waited_for_a_limited_time_and_outside_the_lock() {
+    let directory = crate::harness::scratch();
+    let pipe = directory.path().join("pipe");
+    rustix::fs::mkfifoat(rustix::fs::CWD, &pipe, rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR).unwrap();
+    let receiver = hooked(&format!("read line < {}; exit 7", pipe.display()), Duration::from_millis(50));
+    let (first, second) = (first_tree().release(1), second_tree().release(2));
+    let mut connection = receiver.connect();
+    publish(&mut connection, &first.onto(None), None);
+    assert_eq!(settle(&receiver)["hook"], json!({"release": first.name().to_string(), "state": "running"}));
+    // The lock is free: the next push stages and switches while the command runs.
+    publish(&mut connection, &second.onto(Some(&first)), Some(&first));
+    // Open for both, it waits for no reader.
+    let mut end = fs::OpenOptions::new().read(true).write(true).open(&pipe).unwrap();
+    end.write_all(b"\n\n").unwrap();
+    let failed = || settle(&receiver)["hook"]["state"] == "failed";
+    wait_until("the command has ended", failed);
+    assert_eq!(settle(&receiver)["hook"]["release"], json!(second.name().to_string()));
+}
