@@ -169,7 +169,7 @@ fn markdown(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use headwater::mirror::Failure;
+    use headwater::mirror::{Expiries, Failure};
     use headwater::push::{MirrorReport, Sums, Traffic};
     use headwater::tree_path::Site;
 
@@ -184,6 +184,7 @@ mod tests {
             now: Some(2),
             new_bytes: 0,
             traffic: Traffic::default(),
+            expiries: Expiries::default(),
             hook: None,
             needs_settling: false,
         };

@@ -4,7 +4,8 @@ use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use clap::Args;
-use headwater::mirror::{Mirror, MirrorError, MirrorState};
+use headwater::fsx;
+use headwater::mirror::{Expiries, Mirror, MirrorError, MirrorState};
 use headwater::push::error_chain;
 use headwater::store::Store;
 use serde::Serialize;
@@ -14,7 +15,7 @@ use super::failure::{Exit, Failure};
 use super::output::{bytes, escape, print, print_json};
 use super::places::MirrorChoice;
 use super::remote::Reach;
-use super::{context, hints, load_config, places};
+use super::{context, expiry, hints, load_config, places};
 
 /// A clock that differs by more than this many seconds makes ages and expiry times wrong.
 const MAX_SKEW_SECONDS: u64 = 60;
@@ -135,6 +136,7 @@ fn look(mirror: &dyn Mirror, state: &MirrorState, facts: &mut Vec<String>, probl
             problems.push(Problem::new(format!("its clock differs from this one by {skew} s"), hint));
         }
     }
+    look_at_expiries(state.expiries, facts, problems);
     let free = state.free_bytes.or_else(|| Store::free_bytes_at(&mirror.local_path()?).ok());
     if let Some(free) = free {
         facts.push(format!("{} free", bytes(free)));
@@ -146,6 +148,19 @@ fn look(mirror: &dyn Mirror, state: &MirrorState, facts: &mut Vec<String>, probl
         }
     }
     facts.extend(state.round_trip.map(|time| format!("answers in {} ms", time.as_millis())));
+}
+
+/// What ends soon is a problem, what ends later a fact.
+fn look_at_expiries(expiries: Expiries, facts: &mut Vec<String>, problems: &mut Vec<Problem>) {
+    let now = fsx::unix_seconds();
+    let soon = expiries.soon(now);
+    for expiry in expiries.all() {
+        let words = expiry::describe(expiry, now);
+        match soon.contains(&expiry) {
+            true => problems.push(Problem::new(words, expiry::hint(expiry.what))),
+            false => facts.push(words),
+        }
+    }
 }
 
 /// Whether a push of this user may write there.

@@ -5,6 +5,7 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use headwater::config::{self, Config, MirrorConfig};
+use headwater::mirror::Expiries;
 use headwater::push::{Goal, MirrorReport, OnFailure, Outcome, Policy, Probe, Traffic, Wave};
 use headwater::release::Partial;
 use headwater::tree_path::TreePath;
@@ -96,6 +97,7 @@ fn report(choice: MirrorChoice) -> MirrorReport {
         now: None,
         new_bytes: 0,
         traffic: Traffic::default(),
+        expiries: Expiries::default(),
         hook: None,
         needs_settling: false,
     }

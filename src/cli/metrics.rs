@@ -60,32 +60,38 @@ fn render(told: &Told<'_>, before: &str) -> String {
     page.text
 }
 
+/// The name of a gauge of mirrors, its help, and its value.
+type Fact = (&'static str, &'static str, fn(&Standing) -> Option<u64>);
+
+/// The gauges that are numbers of one mirror.
+const FACTS: [Fact; 15] = [
+    ("headwater_mirror_release_sequence", "Sequence of the release that the mirror serves.", |s| s.sequence),
+    ("headwater_mirror_release_timestamp_seconds", "When that release was published.", |s| s.created),
+    ("headwater_mirror_behind_releases", "Releases that the mirror lacks.", |s| s.lag.map(|_| s.behind)),
+    ("headwater_mirror_lag_seconds", "Time since the oldest release that the mirror lacks was published.", |s| s.lag),
+    ("headwater_mirror_switch_timestamp_seconds", "When the mirror last switched, by its clock.", |s| s.switched),
+    ("headwater_mirror_verify_timestamp_seconds", "When the mirror was last verified, by its clock.", |s| {
+        s.verified.map(|verified| verified.time)
+    }),
+    ("headwater_mirror_verify_faults", "Faults found then.", |s| s.verified.map(|verified| verified.faults)),
+    ("headwater_mirror_hook_failed", "Whether the command after the mirror's last switch failed.", |s| {
+        s.is_known().then(|| u64::from(s.hook_failure.is_some()))
+    }),
+    ("headwater_mirror_token_expiry_timestamp_seconds", "When the token for the mirror ends.", |s| s.expiries.token),
+    ("headwater_mirror_certificate_expiry_timestamp_seconds", "When the mirror's certificate ends.", |s| {
+        s.expiries.certificate
+    }),
+    ("headwater_mirror_free_bytes", "Bytes free where the mirror is.", |s| s.free_bytes),
+    ("headwater_mirror_incoming_bytes", "Content of pushes that did not end, in bytes.", |s| s.incoming_bytes),
+    ("headwater_mirror_overdue_seconds", "Time that a retired file was served too long.", |s| {
+        s.incoming_bytes.map(|_| s.overdue.unwrap_or(0))
+    }),
+    ("headwater_mirror_size_bytes", "Size of the files of the release that the mirror serves.", |s| s.bytes),
+    ("headwater_mirror_entries", "Entries of that release.", |s| s.entries),
+];
+
 fn of_mirrors(page: &mut Page<'_>, told: &Told<'_>, before: &str) {
     let one = |is: bool| Some(u64::from(is));
-    type Fact = (&'static str, &'static str, fn(&Standing) -> Option<u64>);
-    const FACTS: [Fact; 13] = [
-        ("headwater_mirror_release_sequence", "Sequence of the release that the mirror serves.", |s| s.sequence),
-        ("headwater_mirror_release_timestamp_seconds", "When that release was published.", |s| s.created),
-        ("headwater_mirror_behind_releases", "Releases that the mirror lacks.", |s| s.lag.map(|_| s.behind)),
-        ("headwater_mirror_lag_seconds", "Time since the oldest release that the mirror lacks was published.", |s| {
-            s.lag
-        }),
-        ("headwater_mirror_switch_timestamp_seconds", "When the mirror last switched, by its clock.", |s| s.switched),
-        ("headwater_mirror_verify_timestamp_seconds", "When the mirror was last verified, by its clock.", |s| {
-            s.verified.map(|verified| verified.time)
-        }),
-        ("headwater_mirror_verify_faults", "Faults found then.", |s| s.verified.map(|verified| verified.faults)),
-        ("headwater_mirror_hook_failed", "Whether the command after the mirror's last switch failed.", |s| {
-            s.is_known().then(|| u64::from(s.hook_failure.is_some()))
-        }),
-        ("headwater_mirror_free_bytes", "Bytes free where the mirror is.", |s| s.free_bytes),
-        ("headwater_mirror_incoming_bytes", "Content of pushes that did not end, in bytes.", |s| s.incoming_bytes),
-        ("headwater_mirror_overdue_seconds", "Time that a retired file was served too long.", |s| {
-            s.incoming_bytes.map(|_| s.overdue.unwrap_or(0))
-        }),
-        ("headwater_mirror_size_bytes", "Size of the files of the release that the mirror serves.", |s| s.bytes),
-        ("headwater_mirror_entries", "Entries of that release.", |s| s.entries),
-    ];
     let rows = told.standings;
     page.family("headwater_mirror_up", "Whether the mirror said what it serves.", rows, |s| one(s.is_known()));
     page.family("headwater_mirror_current", "Whether the mirror serves the newest release.", rows, |s| {

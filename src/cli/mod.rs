@@ -19,6 +19,7 @@ mod config_file;
 mod context;
 mod doctor;
 mod event_log;
+mod expiry;
 mod failure;
 mod fleet;
 mod habits;

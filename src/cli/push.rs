@@ -19,7 +19,7 @@ use super::places::{self, MirrorChoice};
 use super::progress::Progress;
 use super::remote::Reach;
 use super::settings::{self, ReleaseSettings};
-use super::{fleet, hints, load_config, next_steps, plan};
+use super::{expiry, fleet, hints, load_config, next_steps, plan};
 
 /// A push, ready to run.
 pub(crate) struct Job {
@@ -221,6 +221,7 @@ pub(crate) fn execute(
     }
     // What follows only tidies up, and learns how the mirrors' own commands went: people do not wait for that.
     push::settle(&mut report, &job.fleet, job.keep, &progress);
+    expiry::warn(&report, &progress);
     let told = after.end(Some(&report), exit.code(), &progress);
     if output.json {
         print_json(&Answer { headwater: command, version: 1, exit_code: exit.code(), report: &report, told: &told })?;

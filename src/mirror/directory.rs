@@ -10,8 +10,8 @@ use std::time::Duration;
 use crate::fsx::Context as _;
 use crate::hash::{ManifestId, ObjectId, StoreId};
 use crate::mirror::{
-    Bundle, Contents, Effort, Happening, Link, Mirror, MirrorError, MirrorState, ObjectPart, Pack, PackCursor,
-    StageRequest, Supply, SupplyError, Turns,
+    Bundle, Contents, Effort, Expiries, Happening, Link, Mirror, MirrorError, MirrorState, ObjectPart, Pack,
+    PackCursor, StageRequest, Supply, SupplyError, Turns,
 };
 use crate::monitor::{Event, Monitor};
 use crate::pack::PackReader;
@@ -172,6 +172,7 @@ impl Mirror for DirectoryMirror {
             staged: store.staged_release()?,
             highest_sequence: store.highest_sequence()?,
             round_trip: None,
+            expiries: Expiries::default(),
             receiver: None,
             free_bytes: store.free_bytes().ok(),
             // It may be dropped at this moment.

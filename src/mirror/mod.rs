@@ -6,6 +6,7 @@
 
 mod contents;
 mod directory;
+mod expiry;
 mod http;
 mod location;
 mod ssh;
@@ -14,6 +15,7 @@ mod way;
 
 pub use contents::{Contents, Effort, Supply};
 pub use directory::DirectoryMirror;
+pub use expiry::{EXPIRES_SOON, Expiries, Expiring, Expiry};
 pub use http::{
     Access, AccessError, ClientIdentity, Exchange, HttpMirror, Limiter, Pace, ProxyChoice, Token, Trace, Turns,
 };

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::hash::StoreId;
+use crate::mirror::Expiries;
 use crate::release::{Release, ReleaseName};
 use crate::tree_path::Site;
 
@@ -33,6 +34,8 @@ pub struct MirrorState {
     pub expired_through: u64,
     /// About how long a message to it and its answer take, where there is a network between.
     pub round_trip: Option<Duration>,
+    /// When what it was reached with ends.
+    pub expiries: Expiries,
     /// What its receiver says of itself; `None` of a directory on this machine.
     pub receiver: Option<ReceiverInfo>,
 }

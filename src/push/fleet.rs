@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::fsx::{self, IoError};
 use crate::hash::{HistoryId, ManifestId};
 use crate::manifest::{Entry, ManifestReader};
-use crate::mirror::{Link, Mirror, MirrorError, MirrorState};
+use crate::mirror::{Expiries, Link, Mirror, MirrorError, MirrorState};
 use crate::monitor::{Event, Monitor};
 use crate::push::PushError;
 use crate::push::guard::{GuardFault, HistoryOfMirror};
@@ -87,6 +87,11 @@ impl Member {
         // What expired may still be there, after a crash.
         let time = now.max(state.expired_through);
         state.incoming_bytes > 0 || state.next_expiry.is_some_and(|next| next <= time)
+    }
+
+    /// When what the mirror was reached with ends, as far as known.
+    pub(super) fn expiries(&self) -> Expiries {
+        self.state.as_ref().map_or_else(|_| Expiries::default(), |state| state.expiries)
     }
 
     pub(super) fn current_release(&self) -> Option<&Release> {

@@ -5,7 +5,7 @@ use std::error::Error;
 use serde::Serialize;
 
 use crate::hash::ReleaseId;
-use crate::mirror::{Failure, HookRun, MirrorError};
+use crate::mirror::{Expiries, Failure, HookRun, MirrorError};
 use crate::push::gate::Traffic;
 use crate::push::options::Goal;
 use crate::release::ReleaseName;
@@ -97,6 +97,9 @@ pub struct MirrorReport {
     /// What went to it.
     #[serde(flatten)]
     pub traffic: Traffic,
+    /// When what the mirror was reached with ends, as far as known.
+    #[serde(flatten)]
+    pub expiries: Expiries,
     /// The command that the mirror runs after the switch; `None` if it did not switch, has no such command, or was
     /// not asked yet.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -179,6 +179,7 @@ impl Preparation {
             now: member.current().map(|current| current.sequence()),
             new_bytes: 0,
             traffic: Traffic::default(),
+            expiries: member.expiries(),
             hook: None,
             needs_settling: member.needs_settling(now),
         };

@@ -380,6 +380,7 @@ fn report(
             outcome,
             new_bytes: batch.map_or(0, Batch::new_bytes),
             traffic: gate.traffic(member.mirror.name()),
+            expiries: member.expiries(),
             hook: None,
             needs_settling: member.needs_settling(now),
         }

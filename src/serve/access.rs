@@ -147,9 +147,11 @@ pub enum Access {
 }
 
 /// What somebody may do.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Grant {
     pub(super) right: Right,
+    /// When the token ends, seconds since 1970.
+    pub(super) expires: Option<u64>,
 }
 
 impl Access {
@@ -162,7 +164,7 @@ impl Access {
         known: &mut Option<String>,
     ) -> Result<Grant, Refused> {
         let records = match self {
-            Self::Open => return Ok(Grant { right: Right::Push }),
+            Self::Open => return Ok(Grant { right: Right::Push, expires: None }),
             Self::Tokens(records) => records,
         };
         let unauthorized = |why: &str| Refused::new(StatusCode::UNAUTHORIZED, "unauthorized", why);
@@ -180,7 +182,7 @@ impl Access {
         if site.is_none_or(|site| !record.sites.contains(site)) {
             return Err(Refused::new(StatusCode::FORBIDDEN, "forbidden", "this token is for another site"));
         }
-        Ok(Grant { right: record.allow })
+        Ok(Grant { right: record.allow, expires: record.expires })
     }
 }
 

@@ -13,6 +13,7 @@ use hyper::{Method, Request, Response, StatusCode};
 use tokio::sync::mpsc;
 
 use crate::hash::{ManifestId, ObjectId};
+use crate::serve::access::Grant;
 use crate::serve::desk::Section;
 use crate::serve::guarded::Phases;
 use crate::serve::hook::Hooks;
@@ -205,7 +206,7 @@ impl Handler {
         let resource = resource.ok_or_else(|| nothing_below(&site.settings.base))?;
         grant.check(right_for(&parts.method, resource))?;
         match (&parts.method, resource) {
-            (&Method::GET, _) => self.read(site, resource, parts, grant.right).await,
+            (&Method::GET, _) => self.read(site, resource, parts, grant).await,
             (&Method::PUT, _) => self.put(site, resource, inbox).await,
             (&Method::POST, Resource::Action(Action::Stage)) => stage::stage(site, inbox).await,
             (&Method::POST, Resource::Action(Action::Objects)) => self.objects(site, inbox).await,
@@ -236,10 +237,10 @@ impl Handler {
         site: &Arc<SiteState>,
         resource: Resource,
         parts: &Parts,
-        right: Right,
+        grant: Grant,
     ) -> Result<Reaction, Refused> {
         let (file, is_object) = match resource {
-            Resource::State => return Ok(Reaction::done(site.blocking(move |site| site.state(right)).await?)),
+            Resource::State => return Ok(Reaction::done(site.blocking(move |site| site.state(grant)).await?)),
             Resource::History => return Ok(Reaction::done(site.blocking(|site| site.history()).await?)),
             Resource::Manifest(id) => {
                 (site.blocking(move |site| site.store()?.manifest_file(&id).map_err(or_unknown)).await?, false)

@@ -13,6 +13,7 @@ use crate::hash::{BundleKey, ObjectId};
 use crate::manifest::WINDOW_LOG_MAX;
 use crate::manifest::transit::Needs;
 use crate::release::{Release, ReleaseName};
+use crate::serve::access::Grant;
 use crate::serve::desk::{Asker, Desk};
 use crate::serve::refused::{Refused, or_unknown};
 use crate::serve::session::{Session, Sessions, missing};
@@ -87,8 +88,8 @@ impl SiteState {
         self.look().map_err(or_unknown)?.ok_or_else(absent)
     }
 
-    pub(super) fn state(&self, right: Right) -> Result<State, Refused> {
-        let (headwater, may_push) = (env!("CARGO_PKG_VERSION").to_owned(), right == Right::Push);
+    pub(super) fn state(&self, grant: Grant) -> Result<State, Refused> {
+        let (headwater, may_push) = (env!("CARGO_PKG_VERSION").to_owned(), grant.right == Right::Push);
         let time = std::time::UNIX_EPOCH.elapsed().ok().map(|since| since.as_secs());
         let Some(store) = self.look()? else {
             let (site, unfinished) = (self.settings.name.clone(), Some(Vec::new()));
@@ -99,6 +100,7 @@ impl SiteState {
                 time,
                 site,
                 may_push,
+                token_expires: grant.expires,
                 unfinished,
                 free_bytes,
                 quota_bytes,
@@ -124,6 +126,7 @@ impl SiteState {
             next_expiry: store.next_expiry().ok().flatten(),
             expired_through: store.expired_through().unwrap_or(0),
             may_push,
+            token_expires: grant.expires,
         })
     }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::mirror::{Failure, Happening, What};
+use crate::mirror::{Expiries, Expiry, Failure, Happening, What};
 use crate::push::error_chain;
 use crate::release::Release;
 use crate::tree_path::Site;
@@ -168,6 +168,12 @@ pub struct Standing {
     /// What it served when it last answered, if it cannot be asked now.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_seen: Option<LastSeen>,
+    /// When what it was reached with ends.
+    #[serde(flatten)]
+    pub expiries: Expiries,
+    /// What of that ends soon, the earliest first.
+    #[serde(skip)]
+    pub expiring: Vec<Expiry>,
     /// How long it took to answer, in milliseconds.
     pub round_trip_ms: Option<u64>,
     /// What visitors get, where that was looked at.
@@ -225,6 +231,8 @@ impl Seen {
             }
         };
         standing.round_trip_ms = u64::try_from(self.round_trip.as_millis()).ok();
+        standing.expiries = state.expiries;
+        standing.expiring = state.expiries.soon(now);
         standing.free_bytes = state.free_bytes;
         standing.incoming_bytes = Some(state.incoming_bytes);
         let overdue = state.next_expiry.map(|due| now.saturating_sub(due));
@@ -368,6 +376,8 @@ impl Standing {
             overdue: None,
             usage: None,
             last_seen: None,
+            expiries: Expiries::default(),
+            expiring: Vec::new(),
             round_trip_ms: None,
             public: None,
             error: None,
@@ -397,7 +407,7 @@ impl Standing {
     pub fn severity(&self, limits: Limits) -> Level {
         let lag = Duration::from_secs(self.lag.unwrap_or(0));
         let has_faults = self.verified.is_some_and(|verified| verified.faults > 0);
-        let is_impaired = has_faults || self.is_stale() || self.hook_failure.is_some();
+        let is_impaired = has_faults || self.is_stale() || self.hook_failure.is_some() || !self.expiring.is_empty();
         match self.state {
             State::Frozen => Level::Ok,
             _ if lag > limits.crit => Level::Critical,
@@ -587,6 +597,23 @@ mod tests {
             let mut mirror = serving("a", &[release(1, b"1")]);
             mirror.state.as_mut().unwrap().next_expiry = Some(due);
             assert_eq!(judge(&[mirror], |_| false, NOW)[0].overdue, overdue);
+        }
+    }
+
+    #[test]
+    fn what_ends_soon_is_a_warning_but_for_a_frozen_mirror() {
+        let limits = Limits { warn: Duration::from_secs(60), crit: Duration::from_secs(60) };
+        let soon = Expiries { token: Some(NOW + 60), certificate: Some(NOW + 1_000_000_000) };
+        for (name, expiries, level) in [
+            ("a", Expiries::default(), Level::Ok),
+            ("a", Expiries { token: None, ..soon }, Level::Ok),
+            ("a", soon, Level::Warning),
+            ("cold", soon, Level::Ok),
+        ] {
+            let mut mirror = serving(name, &[release(1, b"1")]);
+            mirror.state.as_mut().unwrap().expiries = expiries;
+            let row = &judge(&[mirror], |name| name == "cold", NOW)[0];
+            assert_eq!((row.severity(limits), row.is_well()), (level, true), "{name} {expiries:?}");
         }
     }
 

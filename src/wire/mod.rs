@@ -272,6 +272,9 @@ pub struct State {
     /// Whether whoever asked may push; where it is not said, a push finds out.
     #[serde(default = "yes")]
     pub may_push: bool,
+    /// When the token of whoever asked ends, seconds since 1970; `None` if it does not, or none was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token_expires: Option<u64>,
 }
 
 const fn yes() -> bool {

@@ -17,6 +17,7 @@ mod bad_input;
 mod bad_mirrors;
 mod cache;
 mod config;
+mod credentials;
 mod diff;
 mod doctor;
 mod expiry;

@@ -162,6 +162,7 @@ fn messages() -> Inputs {
         next_expiry: Some(1_900_000_000),
         expired_through: 1_800_000_000,
         may_push: true,
+        token_expires: Some(1_900_000_000),
     };
     let status = wire::Status {
         site: Site::new("docs").unwrap(),

@@ -40,8 +40,8 @@ pub(crate) struct StatusArgs {
     watch: Option<Duration>,
     /// Print one line and end as monitoring plug-ins do: 0 OK, 1 WARNING, 2 CRITICAL, 3 UNKNOWN
     ///
-    /// A mirror that cannot be asked, one that diverged, one with faults and one whose post_activate command failed are
-    /// a warning; lag decides by --warn and --crit. Where no mirror can be asked it is unknown. Frozen mirrors do not count.
+    /// A mirror that cannot be asked, one that diverged, one with faults, one whose post_activate command failed and
+    /// one whose token or certificate expires within 14 days are a warning; lag decides by --warn and --crit. Where no mirror can be asked it is unknown. Frozen mirrors do not count.
     #[arg(long, conflicts_with = "json", help_heading = OUTPUT)]
     check: bool,
     /// With --check: warn of a mirror that lags more than this
@@ -89,7 +89,7 @@ struct Answer<'a> {
 /// Runs `headwater status`.
 pub(crate) fn run(args: &StatusArgs) -> Result<Exit, Failure> {
     if args.check {
-        return check::run(Limits { warn: args.warn, crit: args.crit }, || Ok(look(&open(args)?, args).standings));
+        return check::run(Limits { warn: args.warn, crit: args.crit }, || Ok(look(&open(args)?, args)));
     }
     let mut watcher = open(args)?;
     let exit = loop {

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use headwater::watch::{LastVerify, Public, Standing, State};
 
+use super::super::expiry;
 use super::super::output::{Align, Table, age, bytes, count, counted, duration, escape, moment};
 use super::super::terminal;
 
@@ -71,7 +72,7 @@ fn row(standing: &Standing, now: u64) -> Vec<String> {
         optional(standing.usage.as_ref().map(|usage| bytes(usage.bytes))),
         optional(standing.free_bytes.map(bytes)),
         optional(standing.round_trip_ms.map(|ms| format!("{} ms", count(ms)))),
-        remark(standing),
+        remark(standing, now),
     ]
 }
 
@@ -79,7 +80,7 @@ fn row(standing: &Standing, now: u64) -> Vec<String> {
 fn remark_line(standing: &Standing, now: u64) -> Option<String> {
     let faults = standing.verified.filter(|verified| verified.faults > 0);
     let faults = faults.map(|verified| format!("verified {}", verification(verified, now)));
-    let rest = Some(remark(standing)).filter(|remark| !remark.is_empty());
+    let rest = Some(remark(standing, now)).filter(|remark| !remark.is_empty());
     let parts: Vec<String> = faults.into_iter().chain(rest).collect();
     (!parts.is_empty()).then(|| format!("{}: {}\n", escape(&standing.mirror), escape(&parts.join("; "))))
 }
@@ -105,7 +106,7 @@ fn verification(verified: LastVerify, now: u64) -> String {
 }
 
 /// What else there is to say.
-fn remark(standing: &Standing) -> String {
+fn remark(standing: &Standing, now: u64) -> String {
     let staged = standing.staged.map(|staged| format!("{staged} is staged"));
     let unfinished = standing.incoming_bytes.filter(|size| *size > 0);
     let unfinished = unfinished.map(|size| format!("{} of unfinished pushes", bytes(size)));
@@ -116,10 +117,19 @@ fn remark(standing: &Standing) -> String {
     let hook = standing.hook_failure.as_ref();
     let hook =
         hook.map(|failure| format!("post_activate failed after release {}: {}", failure.sequence, failure.reason));
+    let expiring = standing.expiring.iter().map(|expiry| expiry::describe(*expiry, now));
     let rest = standing.error.clone().or_else(|| standing.public.as_ref().map(visitors));
     let last = standing.last_seen.map(|last| format!("served release {} at {}", last.sequence, moment(last.time)));
     let apart = standing.apart.clone();
-    let parts = staged.into_iter().chain(apart).chain(unfinished).chain(overdue).chain(hook).chain(rest).chain(last);
+    let parts = staged
+        .into_iter()
+        .chain(apart)
+        .chain(unfinished)
+        .chain(overdue)
+        .chain(hook)
+        .chain(expiring)
+        .chain(rest)
+        .chain(last);
     parts.collect::<Vec<_>>().join("; ")
 }
 

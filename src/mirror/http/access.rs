@@ -1,18 +1,19 @@
 //! Who we are to a remote mirror, whom we believe it to be, and which way we go.
 //!
 //! Promises that no token, key or proxy password shows in any text. Uses the
-//! crate `tokio-rustls` for its rustls, to try a key before `ureq` does: that
-//! panics on one that does not fit.
+//! crates `ureq`, `tokio-rustls` for its rustls, and `rustls-platform-verifier`
+//! for whom this system trusts.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::rustls::crypto::ring;
-use tokio_rustls::rustls::sign::CertifiedKey;
+use tokio_rustls::rustls::sign::{CertifiedKey, SingleCertAndKey};
+use tokio_rustls::rustls::{ClientConfig, Error as TlsError, RootCertStore};
 use ureq::config::{Config, ConfigBuilder};
-use ureq::tls::{Certificate, ClientCert, PrivateKey, RootCerts, TlsConfig};
 use ureq::typestate::AgentScope;
 use ureq::{Agent, Proxy, ProxyProtocol};
 
@@ -77,7 +78,7 @@ impl fmt::Debug for Token {
 
 /// A certificate of ours with its key, checked to fit.
 #[derive(Clone)]
-pub struct ClientIdentity(ClientCert);
+pub struct ClientIdentity(Arc<CertifiedKey>);
 
 impl ClientIdentity {
     /// The identity of these PEM texts.
@@ -85,13 +86,10 @@ impl ClientIdentity {
     /// # Errors
     /// When there is no certificate, no key, or they do not fit.
     pub fn new(chain: &[u8], key: &[u8]) -> Result<Self, AccessError> {
-        let der = certificates(chain)?;
-        let private = PrivateKeyDer::from_pem_slice(key).map_err(|_| AccessError::NoKey)?;
-        let what = |error: tokio_rustls::rustls::Error| AccessError::KeyMismatch { what: error.to_string() };
-        CertifiedKey::from_der(der.clone(), private, &ring::default_provider()).map_err(what)?;
-        let chain: Vec<_> = der.iter().map(|one| Certificate::from_der(one).to_owned()).collect();
-        let key = PrivateKey::from_pem(key).map_err(|_| AccessError::NoKey)?;
-        Ok(Self(ClientCert::new_with_certs(&chain, key)))
+        let chain = certificates(chain)?;
+        let key = PrivateKeyDer::from_pem_slice(key).map_err(|_| AccessError::NoKey)?;
+        let what = |error: TlsError| AccessError::KeyMismatch { what: error.to_string() };
+        Ok(Self(Arc::new(CertifiedKey::from_der(chain, key, &ring::default_provider()).map_err(what)?)))
     }
 }
 
@@ -146,7 +144,7 @@ pub struct Access {
     /// What opens the mirror.
     pub token: Option<Token>,
     /// Who may vouch for it; nothing: whom this system trusts.
-    roots: Option<Vec<Certificate<'static>>>,
+    roots: Option<Vec<CertificateDer<'static>>>,
     /// Who we are, for receivers that ask for certificates.
     pub identity: Option<ClientIdentity>,
     /// Which way; nothing: straight.
@@ -165,7 +163,7 @@ impl Access {
     /// # Errors
     /// When there is none.
     pub fn trust_only(&mut self, pem: &[u8]) -> Result<(), AccessError> {
-        self.roots = Some(certificates(pem)?.iter().map(|one| Certificate::from_der(one).to_owned()).collect());
+        self.roots = Some(certificates(pem)?);
         Ok(())
     }
 
@@ -178,14 +176,36 @@ impl Access {
 
     /// The settings of an agent for one mirror. A loopback address never goes through a proxy.
     pub(super) fn config(&self, connections: usize, is_loopback: bool) -> Config {
-        let roots = match &self.roots {
-            Some(roots) => RootCerts::new_with_certs(roots),
-            None => RootCerts::PlatformVerifier,
-        };
-        let identity = self.identity.as_ref().map(|identity| identity.0.clone());
-        let tls = TlsConfig::builder().root_certs(roots).client_cert(identity).build();
         let proxy = self.proxy.as_ref().filter(|_| !is_loopback).map(|proxy| proxy.0.clone());
-        common(connections).max_idle_age(STALL).tls_config(tls).proxy(proxy).timeout_connect(Some(CONNECT)).build()
+        common(connections).max_idle_age(STALL).proxy(proxy).timeout_connect(Some(CONNECT)).build()
+    }
+
+    /// Whom to believe, and who we are.
+    ///
+    /// # Errors
+    /// When it cannot be learned whom this system trusts.
+    pub(super) fn tls_config(&self) -> Result<ClientConfig, TlsError> {
+        let provider = Arc::new(ring::default_provider());
+        let builder =
+            ClientConfig::builder_with_provider(Arc::clone(&provider)).with_safe_default_protocol_versions()?;
+        let builder = match &self.roots {
+            Some(roots) => {
+                let mut trusted = RootCertStore::empty();
+                // One that cannot be read vouches for nobody.
+                trusted.add_parsable_certificates(roots.iter().cloned());
+                builder.with_root_certificates(trusted)
+            }
+            None => {
+                let verifier = rustls_platform_verifier::Verifier::new(provider)?;
+                builder.dangerous().with_custom_certificate_verifier(Arc::new(verifier))
+            }
+        };
+        Ok(match &self.identity {
+            Some(identity) => {
+                builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(Arc::clone(&identity.0))))
+            }
+            None => builder.with_no_client_auth(),
+        })
     }
 }
 

@@ -15,6 +15,7 @@ mod objects;
 mod pace;
 mod repair;
 mod stage;
+mod tls;
 mod upload;
 
 pub use access::{Access, AccessError, ClientIdentity, ProxyChoice, Token};
@@ -30,14 +31,13 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use ureq::Agent;
 
 use crate::hash::{BundleKey, ManifestId, ObjectId, StoreId};
 use crate::mirror::location::{HttpPlace, SshPlace};
 use crate::mirror::ssh::{SshLink, SshSettings};
 use crate::mirror::way::WayError;
 use crate::mirror::{
-    Bundle, Effort, Link, Mirror, MirrorError, MirrorState, ObjectPart, ReceiverInfo, StageRequest, Supply,
+    Bundle, Effort, Expiries, Link, Mirror, MirrorError, MirrorState, ObjectPart, ReceiverInfo, StageRequest, Supply,
 };
 use crate::monitor::Monitor;
 use crate::release::{Release, ReleaseName};
@@ -49,6 +49,7 @@ use crate::wire::{self, Action, Resource};
 use body::Body;
 use client::{Client, Request, Verb};
 use pace::{Patience, Stop};
+use tls::CertificateEnd;
 
 /// Connections for packs, at most.
 const MAX_CONNECTIONS: usize = 8;
@@ -179,6 +180,7 @@ pub struct HttpMirror {
     known: Mutex<Option<Known>>,
     /// The site that the URL names.
     site_in_url: Option<Site>,
+    certificate_end: CertificateEnd,
 }
 
 impl HttpMirror {
@@ -193,14 +195,25 @@ impl HttpMirror {
         site: Option<Site>,
         pace: Pace,
     ) -> Self {
-        let agent = Agent::new_with_config(access.config(MAX_CONNECTIONS, place.is_loopback()));
+        let end = CertificateEnd::default();
+        let agent = tls::agent(access, place, MAX_CONNECTIONS, end.clone());
         let client = Client { agent, token: access.token.clone(), limit: pace.limit.clone(), trace: pace.trace };
         let wired = Wired { client, way: Way::Http(place.base().to_owned()), pace };
-        Self { site_in_url: place.site(), ..Self::over(name, location, site, wired, MAX_CONNECTIONS) }
+        let site_in_url = place.site();
+        Self { site_in_url, certificate_end: end, ..Self::over(name, location, site, wired, MAX_CONNECTIONS) }
     }
 
     fn over(name: String, location: String, site: Option<Site>, wired: Wired, connections: usize) -> Self {
-        Self { name, location, site, wired: Arc::new(wired), connections, known: Mutex::default(), site_in_url: None }
+        Self {
+            name,
+            location,
+            site,
+            wired: Arc::new(wired),
+            connections,
+            known: Mutex::default(),
+            site_in_url: None,
+            certificate_end: CertificateEnd::default(),
+        }
     }
 
     /// The mirror `name` behind `ssh`, the same way. It has one connection.
@@ -317,6 +330,7 @@ impl Mirror for HttpMirror {
             next_expiry: state.next_expiry,
             expired_through: state.expired_through,
             round_trip: self.round_trip(),
+            expiries: Expiries { token: state.token_expires, certificate: self.certificate_end.get() },
             receiver: Some(receiver),
         })
     }

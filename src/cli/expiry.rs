@@ -1,0 +1,80 @@
+//! Words for tokens and certificates that end soon.
+
+use headwater::fsx;
+use headwater::mirror::{Expiring, Expiry};
+use headwater::monitor::{Event, Monitor as _};
+use headwater::push::Report;
+
+use super::failure::eprint_raw;
+use super::output::{counted, moment};
+use super::progress::Progress;
+
+const DAY_SECONDS: u64 = 24 * 60 * 60;
+
+/// What ends and when, as in `the token expires on 2026-12-05 (in 6 days)`.
+pub(crate) fn describe(expiry: Expiry, now: u64) -> String {
+    format!("the {} {}", name(expiry.what), when(expiry, now))
+}
+
+/// What ends, in a word.
+pub(crate) const fn name(what: Expiring) -> &'static str {
+    match what {
+        Expiring::Token => "token",
+        Expiring::Certificate => "certificate",
+    }
+}
+
+/// When it ends, as in `expires on 2026-12-05 (in 6 days)`.
+pub(crate) fn when(expiry: Expiry, now: u64) -> String {
+    let moment = moment(expiry.time);
+    let date = moment.split('T').next().unwrap_or_default();
+    match expiry.time.checked_sub(now).map(|left| left / DAY_SECONDS) {
+        None => format!("expired on {date}"),
+        Some(0) => format!("expires on {date} (in less than a day)"),
+        Some(days) => format!("expires on {date} (in {})", counted(days, "day", "days")),
+    }
+}
+
+/// What to do about it.
+pub(crate) const fn hint(what: Expiring) -> &'static str {
+    match what {
+        Expiring::Token => {
+            "make a new one with `headwater token new --site NAME --allow push`, and add it to the serve.toml there"
+        }
+        Expiring::Certificate => "renew the certificate of the receiver, or of the proxy in front of it",
+    }
+}
+
+/// Warns of what ends soon on the mirrors of a push, and says once for each kind what to do.
+pub(crate) fn warn(report: &Report, progress: &Progress) {
+    let now = fsx::unix_seconds();
+    let mut hints: Vec<&str> = Vec::new();
+    for mirror in &report.mirrors {
+        for expiry in mirror.expiries.soon(now) {
+            let message = format!("{}: {}", mirror.mirror, describe(expiry, now));
+            progress.event(Event::Warned { message });
+            hints.push(hint(expiry.what));
+        }
+    }
+    hints.sort_unstable();
+    hints.dedup();
+    for hint in hints {
+        // A stderr that went away is no reason to fail.
+        eprint_raw(&format!("hint: {hint}\n")).ok();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn days_are_whole_and_counted() {
+        let day = |number: u64| 1_796_428_800 + number * DAY_SECONDS;
+        let words = |time, now| describe(Expiry { what: Expiring::Token, time }, now);
+        assert_eq!(words(day(6) + 7, day(0)), "the token expires on 2026-12-11 (in 6 days)");
+        assert_eq!(words(day(1), day(0)), "the token expires on 2026-12-06 (in 1 day)");
+        assert_eq!(words(day(1) - 1, day(0)), "the token expires on 2026-12-05 (in less than a day)");
+        assert_eq!(words(day(0), day(1)), "the token expired on 2026-12-05");
+    }
+}

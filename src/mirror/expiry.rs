@@ -1,0 +1,74 @@
+//! What a mirror is reached with and that ends: the token, the certificate.
+
+use std::time::Duration;
+
+use serde::Serialize;
+
+/// What ends within this time is worth a warning.
+pub const EXPIRES_SOON: Duration = Duration::from_secs(14 * 24 * 60 * 60);
+
+/// When what a mirror is reached with ends, in seconds since 1970.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Expiries {
+    /// The token that was sent; `None` if none was sent, it does not end, or the receiver does not say.
+    #[serde(rename = "token_expires", skip_serializing_if = "Option::is_none")]
+    pub token: Option<u64>,
+    /// The certificate that was seen; `None` where there is no TLS.
+    #[serde(rename = "certificate_expires", skip_serializing_if = "Option::is_none")]
+    pub certificate: Option<u64>,
+}
+
+/// Something that ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Expiry {
+    /// What.
+    pub what: Expiring,
+    /// When, in seconds since 1970.
+    pub time: u64,
+}
+
+/// What can end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Expiring {
+    /// The token that was sent.
+    Token,
+    /// The certificate of the receiver, or of the proxy in front of it.
+    Certificate,
+}
+
+impl Expiries {
+    /// All that is known, the earliest first.
+    #[must_use]
+    pub fn all(&self) -> Vec<Expiry> {
+        let expiry = |what, time: Option<u64>| time.map(|time| Expiry { what, time });
+        let all = [expiry(Expiring::Token, self.token), expiry(Expiring::Certificate, self.certificate)];
+        let mut all: Vec<Expiry> = all.into_iter().flatten().collect();
+        all.sort_by_key(|expiry| expiry.time);
+        all
+    }
+
+    /// What ends soon after `now`, or has ended, the earliest first.
+    #[must_use]
+    pub fn soon(&self, now: u64) -> Vec<Expiry> {
+        let limit = now.saturating_add(EXPIRES_SOON.as_secs());
+        self.all().into_iter().filter(|expiry| expiry.time <= limit).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_weeks_are_soon() {
+        let (now, weeks) = (1_000_000, EXPIRES_SOON.as_secs());
+        let soon = |token, certificate| {
+            let soon = Expiries { token, certificate }.soon(now);
+            soon.into_iter().map(|expiry| expiry.what).collect::<Vec<_>>()
+        };
+        assert_eq!(soon(None, None), []);
+        assert_eq!(soon(Some(now + weeks + 1), Some(u64::MAX)), []);
+        assert_eq!(soon(Some(now + weeks), None), [Expiring::Token]);
+        assert_eq!(soon(Some(now + 2), Some(now - 1)), [Expiring::Certificate, Expiring::Token]);
+    }
+}
