@@ -32,6 +32,7 @@ mod listed;
 mod notify;
 mod rate;
 mod raw;
+mod run;
 pub mod serve;
 mod suggest;
 #[cfg(test)]
@@ -42,6 +43,7 @@ pub use cache::CacheConfig;
 pub use fleet::{Frozen, Label, MirrorConfig, MirrorName, NameError, OnFailure, ParseRequireError, Require, Wave};
 pub use notify::{Hooks, Notify, Purge};
 pub use rate::{ParseRateError, parse_rate};
+pub use run::RunDefaults;
 pub use suggest::closest;
 
 /// The name of the file in the directory where the command runs.
@@ -132,8 +134,10 @@ pub struct Config {
     pub notify: Notify,
     /// Which mirrors switch first, in order; no group is in two of them.
     pub waves: Vec<Wave>,
-    /// What the origin keeps of old releases.
+    /// Where the origin has its cache, and what it keeps there of old releases.
     pub cache: CacheConfig,
+    /// How commands run.
+    pub run: RunDefaults,
     /// How many mirrors must be ready before any switches.
     pub require: Require,
     /// What becomes of those that switched when another one then fails to.
@@ -158,6 +162,7 @@ impl Default for Config {
             left_out: Vec::new(),
             notify: Notify::default(),
             cache: CacheConfig::default(),
+            run: RunDefaults::default(),
             waves: Vec::new(),
             require: Require::default(),
             on_failure: OnFailure::default(),
@@ -335,6 +340,7 @@ impl<'a> Checker<'a> {
 impl Checker<'_> {
     fn check(&self, file: raw::File, read_list: listed::Reader) -> Result<Config, ConfigError> {
         let defaults = Config::default();
+        let run = self.run_defaults(&file)?;
         let notify = notify::RawNotify { hooks: file.hooks, purge: file.purge, ping: file.ping, metrics: file.metrics };
         let mirrors = self.mirrors(file.mirror, &file.mirror_defaults, file.mirrors_from.as_ref(), read_list)?;
         let site = file.site.map(|site| self.parsed(&site, Site::new)).transpose()?;
@@ -356,6 +362,7 @@ impl Checker<'_> {
             max_removed: file.max_removed,
             notify: self.notify(notify)?,
             cache: self.cache(&file.cache)?,
+            run,
             waves: self.waves(file.wave, &mirrors)?,
             mirrors,
             left_out: Vec::new(),

@@ -9,11 +9,12 @@ use std::time::Duration;
 
 use clap::{Args, ValueHint};
 use headwater::config::{OnFailure, Require, parse_duration, parse_rate};
+use headwater::mirror::{ReceiveCommand, SshCommand};
+use headwater::push::LevelChoice;
 use headwater::tree_path::{Site, TreePath};
 
 use super::after::AroundArgs;
 use super::habits::{DryRunArgs, HabitArgs};
-use super::words::{Words, parse_line, parse_words};
 
 /// Headings of the help text.
 const PUBLISH: &str = "What is published";
@@ -66,40 +67,6 @@ impl FromStr for Order {
 impl fmt::Display for Order {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}", self.stream, self.number)
-    }
-}
-
-/// How content is compressed on its way.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Level {
-    /// As each mirror's way suggests.
-    Auto,
-    /// Not at all.
-    Raw,
-    /// By zstd at this level, 1 to 19.
-    Zstd(u8),
-}
-
-impl FromStr for Level {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match (text, text.parse()) {
-            ("auto", _) => Ok(Self::Auto),
-            ("raw", _) => Ok(Self::Raw),
-            (_, Ok(level @ 1..=19)) => Ok(Self::Zstd(level)),
-            _ => Err("write `auto`, `raw`, or a number from 1 to 19".to_owned()),
-        }
-    }
-}
-
-impl fmt::Display for Level {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Auto => f.write_str("auto"),
-            Self::Raw => f.write_str("raw"),
-            Self::Zstd(level) => write!(f, "{level}"),
-        }
     }
 }
 
@@ -209,12 +176,12 @@ pub(crate) struct GuardArgs {
 }
 
 /// How the work is done.
-#[derive(Debug, Clone, Args)]
+#[derive(Debug, Clone, Default, Args)]
 pub(crate) struct WorkArgs {
     /// Switch mirrors only when this many are ready: all, any, a number or a percentage [default: `require` of the configuration, else all]
     #[arg(long, value_name = "all|N|N%|any", help_heading = RUN)]
     pub(crate) require: Option<Require>,
-    /// Use this many threads [default: one for each core]
+    /// Use this many threads [default: `jobs` of the configuration, else one for each core]
     #[arg(short, long, value_name = "N", value_parser = parse_count::<NonZeroUsize>, help_heading = RUN)]
     pub(crate) jobs: Option<NonZeroUsize>,
     /// What becomes of mirrors that switched when another one then fails to: leave them, or revert them [default: `on_failure` of the configuration, else leave]
@@ -225,12 +192,12 @@ pub(crate) struct WorkArgs {
     pub(crate) init: bool,
     #[command(flatten)]
     pub(crate) wait: WaitArgs,
-    /// Keep hashes and old content here between runs; it may be deleted at any time [default: headwater in the XDG cache]
+    /// Keep hashes and old content here between runs; it may be deleted at any time [default: `dir` of `[cache]` in the configuration, else headwater in the XDG cache]
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath, help_heading = RUN)]
     pub(crate) cache: Option<PathBuf>,
-    /// Compression on the way: auto (none to directories on this machine, more to mirrors that are far away or were slow), raw (none), or a zstd level from 1 to 19
-    #[arg(long, value_name = "auto|raw|1..19", default_value_t = Level::Auto, help_heading = RUN)]
-    pub(crate) level: Level,
+    /// Compression on the way: auto (none to directories on this machine, more to mirrors that are far away or were slow), raw (none), or a zstd level from 1 to 19 [default: `level` of the configuration, else auto]
+    #[arg(long, value_name = "auto|raw|1..19", help_heading = RUN)]
+    pub(crate) level: Option<LevelChoice>,
     #[command(flatten)]
     pub(crate) remote: RemoteArgs,
     #[command(flatten)]
@@ -243,7 +210,7 @@ pub(crate) struct RemoteArgs {
     /// The site that the mirrors must have [default: `site` of the configuration for what publishes, else the one that the mirrors have]
     #[arg(long, value_name = "NAME", help_heading = RUN)]
     pub(crate) site: Option<Site>,
-    /// Give up on what is not done after this long; mirrors that are not ready then stay on their release
+    /// Give up on what is not done after this long; mirrors that are not ready then stay on their release [default: `deadline` of the configuration, else none]
     #[arg(long, value_name = "DURATION", value_parser = parse_duration, help_heading = REMOTE)]
     pub(crate) deadline: Option<Duration>,
     /// Trust only certificates that the CA certificates in FILE vouch for, on mirrors that have no `ca` of their own
@@ -252,12 +219,12 @@ pub(crate) struct RemoteArgs {
     /// Read the token from FILE for mirrors that have none of their own [default: the variable HEADWATER_TOKEN]
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, help_heading = REMOTE)]
     pub(crate) token_file: Option<PathBuf>,
-    /// Call ssh like this, as in "ssh -i key"; words are split at blanks, quotes keep them together [default: ssh]
-    #[arg(long, value_name = "COMMAND", value_parser = parse_words, help_heading = REMOTE)]
-    pub(crate) ssh_command: Option<Words>,
-    /// What runs there over ssh, as its shell reads it [default: headwater]
-    #[arg(long, value_name = "COMMAND", value_parser = parse_line, help_heading = REMOTE)]
-    pub(crate) receive_command: Option<String>,
+    /// Call ssh like this, as in "ssh -i key"; words are split as a shell does [default: `ssh_command` of the mirror or of the configuration, else ssh]
+    #[arg(long, value_name = "COMMAND", help_heading = REMOTE)]
+    pub(crate) ssh_command: Option<SshCommand>,
+    /// What runs there over ssh, as its shell reads it [default: `receive_command` of the mirror or of the configuration, else headwater]
+    #[arg(long, value_name = "COMMAND", help_heading = REMOTE)]
+    pub(crate) receive_command: Option<ReceiveCommand>,
 }
 
 fn parse_on_failure(text: &str) -> Result<OnFailure, String> {
@@ -274,22 +241,22 @@ fn parse_count<T: FromStr>(text: &str) -> Result<T, String> {
 }
 
 /// How much is sent at once.
-#[derive(Debug, Clone, Args)]
+#[derive(Debug, Clone, Default, Args)]
 pub(crate) struct TrafficArgs {
-    /// Send at most this much a second to mirrors on other machines, all together: 500kB, 2MB
+    /// Send at most this much a second to mirrors on other machines, all together: 500kB, 2MB [default: `bwlimit` of the configuration, else no limit]
     #[arg(long, value_name = "RATE", value_parser = parse_rate, help_heading = REMOTE)]
     pub(crate) bwlimit: Option<NonZeroU64>,
-    /// Send content to at most this many of them at once
-    #[arg(long, value_name = "N", value_parser = parse_count::<NonZeroUsize>, default_value = "16", help_heading = REMOTE)]
-    pub(crate) max_parallel: NonZeroUsize,
+    /// Send content to at most this many of them at once [default: `max_parallel` of the configuration, else 16]
+    #[arg(long, value_name = "N", value_parser = parse_count::<NonZeroUsize>, help_heading = REMOTE)]
+    pub(crate) max_parallel: Option<NonZeroUsize>,
 }
 
 /// Patience.
-#[derive(Debug, Clone, Args)]
+#[derive(Debug, Clone, Default, Args)]
 pub(crate) struct WaitArgs {
-    /// Wait this long for a mirror that another run is changing
-    #[arg(long, value_name = "DURATION", value_parser = parse_duration, default_value = "60s", help_heading = RUN)]
-    pub(crate) wait: Duration,
+    /// Wait this long for a mirror that another run is changing [default: `wait` of the configuration, else 60s]
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration, help_heading = RUN)]
+    pub(crate) wait: Option<Duration>,
 }
 
 /// The arguments of `push` and `plan`: a plan is exact only if it knows all that the push will.
@@ -477,16 +444,6 @@ mod tests {
         assert_eq!((order.stream(), order.number()), ("github:me/site/CI: all", 17));
         for bad in ["", "build", "build:", ":3", "build:-1", "build:x", "a\nb:3", &format!("{}:1", "s".repeat(201))] {
             assert!(bad.parse::<Order>().is_err(), "{bad}");
-        }
-    }
-
-    #[test]
-    fn levels_are_auto_raw_or_of_zstd() {
-        for text in ["auto", "raw", "1", "19"] {
-            assert_eq!(text.parse::<Level>().unwrap().to_string(), text);
-        }
-        for bad in ["", "0", "20", "fast"] {
-            assert!(bad.parse::<Level>().is_err(), "{bad}");
         }
     }
 }

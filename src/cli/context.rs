@@ -1,22 +1,21 @@
 //! What several subcommands make of their arguments: mirrors, trees, options.
 
 use std::num::NonZeroUsize;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use headwater::config::{self, Config};
 use headwater::fsx;
 use headwater::mirror::Mirror;
-use headwater::pack;
 use headwater::push::{
-    AllowedSecrets, Goal, Guards, KeepContent, KnownStores, LevelChoice, MaxRemoved, MtimeMode, Options, Order,
-    Require, Retention, RetentionRule, ScratchLocation,
+    AllowedSecrets, Goal, Guards, KeepContent, KnownStores, MaxRemoved, MtimeMode, Options, Order, Require, Retention,
+    RetentionRule, ScratchLocation,
 };
 use headwater::scan::{NameRule, Root, ScanOptions, SymlinkMode};
 use headwater::tree_path::Site;
 
-use super::args::{self, GuardArgs, ReleaseArgs, WorkArgs};
+use super::args::{GuardArgs, ReleaseArgs, WorkArgs};
 use super::failure::{Exit, Failure};
 use super::fleet;
 use super::places::MirrorChoice;
@@ -25,12 +24,12 @@ use super::settings::{self, ReleaseSettings};
 
 /// Mirrors that are not ready are waited for so long, once enough are.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// How long commands wait for a lock that have no flag for it.
+/// How long commands wait for a lock where neither a flag nor the file says it.
 pub(crate) const DEFAULT_WAIT: Duration = Duration::from_secs(60);
 
-/// As many threads as were asked for, else as there are cores.
-pub(crate) fn jobs(asked: Option<NonZeroUsize>) -> NonZeroUsize {
-    asked.or_else(|| std::thread::available_parallelism().ok()).unwrap_or(NonZeroUsize::MIN)
+/// As many threads as the flag says, else the file, else as there are cores.
+pub(crate) fn jobs(flag: Option<NonZeroUsize>, config: &Config) -> NonZeroUsize {
+    flag.or(config.run.jobs).or_else(|| std::thread::available_parallelism().ok()).unwrap_or(NonZeroUsize::MIN)
 }
 
 /// The roots of a push: the tree that was named, else the configured content.
@@ -64,10 +63,10 @@ pub(crate) fn scan_options(
     }
 }
 
-/// The directory of our own in the cache for this site and these roots. Where no site is named, what has no roots is
+/// The directory of our own in `cache` for this site and these roots. Where no site is named, what has no roots is
 /// kept apart by `mirrors`.
 pub(crate) fn scratch(
-    cache: Option<PathBuf>,
+    cache: Result<&Path, &Failure>,
     site: Option<&Site>,
     roots: &[Root],
     mirrors: &[MirrorChoice],
@@ -91,15 +90,15 @@ pub(crate) fn scratch(
     }
     let site = site.cloned().unwrap_or_default();
     let name = format!("{site}-{}", &hasher.finalize().to_hex()[..16]);
-    let directory = settings::cache_dir(cache).map(|dir| dir.join(name)).map_err(|failure| failure.text());
+    let directory = cache.map(|dir| dir.join(name)).map_err(Failure::text);
     ScratchLocation { directory, temporary: std::env::temp_dir() }
 }
 
 /// Which store each mirror had before, as far as the cache and the configuration know.
-pub(crate) fn known_stores(cache: Option<PathBuf>, config: &Config) -> KnownStores {
+pub(crate) fn known_stores(cache: Option<&Path>, config: &Config) -> KnownStores {
     let store = |mirror: &config::MirrorConfig| Some((mirror.name.to_string(), mirror.store?));
     let configured = config.all_mirrors().filter_map(store).collect();
-    KnownStores::new(settings::cache_dir(cache).ok().map(|dir| dir.join("stores")), configured)
+    KnownStores::new(settings::cache_dir(cache, config).ok().map(|dir| dir.join("stores")), configured)
 }
 
 /// Everything a push or a rollback can be told.
@@ -143,15 +142,11 @@ impl Told<'_> {
             },
             policy: fleet::policy(self.config, self.work.on_failure, self.goal)?,
             partial: None,
-            jobs: jobs(self.work.jobs),
-            level: match self.work.level {
-                args::Level::Auto => LevelChoice::Auto,
-                args::Level::Raw => LevelChoice::Fixed(pack::Level::Raw),
-                args::Level::Zstd(level) => LevelChoice::Fixed(pack::Level::Zstd(level.into())),
-            },
+            jobs: jobs(self.work.jobs, self.config),
+            level: self.work.level.or(self.config.run.level).unwrap_or_default(),
             scratch,
-            stores: known_stores(self.work.cache.clone(), self.config).with_init(self.work.init),
-            keep_content: keep_content(self.config.cache),
+            stores: known_stores(self.work.cache.as_deref(), self.config).with_init(self.work.init),
+            keep_content: keep_content(&self.config.cache),
             began: u64::try_from(began).unwrap_or(u64::MAX),
             patience: PATIENCE,
         })
@@ -176,7 +171,7 @@ impl Told<'_> {
 }
 
 /// What the file says of the cache, over what a push does without it.
-fn keep_content(cache: config::CacheConfig) -> KeepContent {
+fn keep_content(cache: &config::CacheConfig) -> KeepContent {
     let defaults = KeepContent::default();
     let releases = cache.releases.map(|releases| usize::try_from(releases.get()).unwrap_or(usize::MAX));
     KeepContent {

@@ -15,7 +15,7 @@ use super::failure::{Exit, Failure};
 use super::output::{bytes, escape, print, print_json};
 use super::places::MirrorChoice;
 use super::remote::Reach;
-use super::{context, expiry, hints, load_config, places};
+use super::{expiry, hints, load_config, places};
 
 /// A clock that differs by more than this many seconds makes ages and expiry times wrong.
 const MAX_SKEW_SECONDS: u64 = 60;
@@ -76,7 +76,7 @@ pub(crate) fn run(args: &DoctorArgs) -> Result<Exit, Failure> {
     let config = load_config(&args.config)?;
     let choices = places::of_mirrors(&args.mirrors.mirrors, &config)?;
     let site = args.remote.site.as_ref().or(config.site.as_ref());
-    let reach = Reach::new(&args.remote, None, context::DEFAULT_WAIT, context::jobs(None));
+    let reach = Reach::new(&args.remote, None, &config);
     let findings: Vec<Finding> = std::thread::scope(|scope| {
         let examine = |choice| {
             let reach = &reach;

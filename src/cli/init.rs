@@ -69,6 +69,33 @@ content = "public"
 # line: from a file, "mirrors.jsonl", or as a command writes them. (Example.)
 #mirrors_from = ["inventory", "--format=jsonl"]
 
+# How commands run. The flag of the same name outranks each of these keys.
+
+# Compression of what is sent: "auto", "raw" (none), or a zstd level from 1 to 19.
+#level = "auto"
+
+# Threads. Without it: one for each core. (Example.)
+#jobs = 4
+
+# How long commands wait for a mirror that another run is changing.
+#wait = "60s"
+
+# How many mirrors are sent content at once.
+#max_parallel = 16
+
+# The most that is sent a second to mirrors on other machines, all together. A
+# mirror's own `bwlimit` is a second limit, for that mirror. (Example.)
+#bwlimit = "2MB"
+
+# Give up mirrors that are not done this long after the start of the run; a
+# mirror's own `deadline` outranks it. (Example.)
+#deadline = "10m"
+
+# How ssh is called (split into words as a shell does), and what it runs on the
+# mirror. A mirror's own keys outrank these.
+#ssh_command = "ssh"
+#receive_command = "headwater"
+
 # How long removed files are still served, so that pages in caches find their
 # assets; the first match counts. Without rules: 24h, but at once for .html,
 # .htm, .xml, .json, .txt and names without an extension. (Examples.)
@@ -80,10 +107,13 @@ content = "public"
 #match = "/private/"
 #for = "0s"
 
-# Content of old releases that is kept here, below --cache, so that mirrors on
-# other machines are sent what changed inside of files: at most so much, "0" for
-# none, of so many releases. Losing it costs bytes on the way, nothing else.
+# The cache of this machine: its directory (an example; without it `headwater` in
+# the XDG cache; --cache outranks it), and how much content of old releases it
+# keeps, so that mirrors on other machines are sent only what changed inside of
+# files: at most `content`, "0" for none, of so many releases. Losing the cache
+# costs bytes on the way, nothing else.
 #[cache]
+#dir = ".headwater-cache"
 #content = "8GiB"
 #releases = 3
 
@@ -106,10 +136,13 @@ url = "/srv/www"
 #until = 2026-12-24                        # until then
 #store = "0123456789abcdef0123456789abcdef" # the only store that it may have; .headwater/format there has the id
 
-# What mirrors have in common; {name} in a string is the name of each.
+# What mirrors have in common; {name} in a string is the name of each. The ssh
+# keys are for ssh: urls only, and may stand in [[mirror]] too.
 #[mirror_defaults]
 #url = "https://{name}.example:7447/docs"
 #token_env = "MIRRORS_TOKEN"
+#ssh_command = "ssh -i keys/{name}"
+#receive_command = "sudo headwater"
 
 # Mirrors that switch first: for how long the release is served there alone, and
 # what has to be right then, a url or a path below each `public_url`.
@@ -196,7 +229,10 @@ fn write(path: &Path) -> Result<(), IoError> {
 #[cfg(test)]
 mod tests {
     use headwater::config::Config;
+    use headwater::mirror::{ReceiveCommand, SshCommand};
+    use headwater::push::LevelChoice;
 
+    use super::super::{context, remote};
     use super::*;
 
     fn parse(text: &str) -> Config {
@@ -229,6 +265,11 @@ mod tests {
         assert_eq!(config.site, Some(headwater::tree_path::Site::default()));
         assert_eq!(config.keep, headwater::config::DEFAULT_KEEP);
         let kept = headwater::push::KeepContent::default();
+        assert_eq!(config.run.level, Some(LevelChoice::default()));
+        assert_eq!(config.run.wait, Some(context::DEFAULT_WAIT));
+        assert_eq!(config.run.max_parallel, Some(remote::DEFAULT_MAX_PARALLEL));
+        assert_eq!(config.run.ssh_command, Some(SshCommand::default()));
+        assert_eq!(config.run.receive_command, Some(ReceiveCommand::default()));
         assert_eq!(config.cache.content_bytes, Some(kept.most_bytes));
         assert_eq!(config.cache.releases.map(|releases| releases.get() as usize), Some(kept.releases));
         assert_eq!(
@@ -246,6 +287,15 @@ mod tests {
             "must_have",
             "max_removed",
             "allow_secrets",
+            "level",
+            "jobs",
+            "wait",
+            "max_parallel",
+            "bwlimit",
+            "deadline",
+            "ssh_command",
+            "receive_command",
+            "dir",
         ];
         for key in keys {
             let has = |line: &str| line.starts_with(&format!("{key} = ")) || line == format!("[[{key}]]");

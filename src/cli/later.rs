@@ -17,7 +17,7 @@ use super::output::{Align, Table, print, print_json};
 use super::progress::Progress;
 use super::push::{TreeLess, execute, without_tree};
 use super::remote::Reach;
-use super::{context, hints, load_config, places};
+use super::{hints, load_config, places};
 
 /// How often a wait looks at the clock, which may jump, and whether the user asked to stop.
 const TICK: Duration = Duration::from_millis(100);
@@ -162,7 +162,7 @@ pub(crate) fn abandon(args: &AbandonArgs) -> Result<Exit, Failure> {
     args.dry_run.refuse("abandon", "`headwater releases` shows what is staged on each mirror")?;
     let config = load_config(&args.config)?;
     let choices = places::of_mirrors(&args.mirrors.mirrors, &config)?;
-    let reach = Reach::new(&args.remote, None, args.wait.wait, context::jobs(None));
+    let reach = Reach::new(&args.remote, args.wait.wait, &config);
     let fleet = reach.fleet(&choices, args.remote.site.as_ref())?;
     let progress = Progress::start(&args.output)?;
     let abandoned = push::abandon(&args.release, &fleet, &progress);

@@ -54,7 +54,6 @@ mod upkeep;
 mod verbosity;
 mod watcher;
 mod which;
-mod words;
 
 use failure::{Exit, Failure};
 
@@ -350,6 +349,9 @@ fn arm_fault() -> Result<bool, Failure> {
 
 #[cfg(test)]
 mod tests {
+    use headwater::pack::Level;
+    use headwater::push::LevelChoice;
+
     use super::*;
 
     fn parse(line: &str) -> Result<Command, clap::Error> {
@@ -389,8 +391,8 @@ mod tests {
         assert_eq!(push.release.order.as_ref().map(args::Order::number), Some(7));
         assert_eq!(push.release.keep_removed.map(|keep| keep.as_secs()), Some(14 * 86_400));
         assert_eq!(push.release.expunge.len(), 2);
-        assert_eq!(push.work.level, args::Level::Raw);
-        assert_eq!(push.work.wait.wait.as_secs(), 300);
+        assert_eq!(push.work.level, Some(LevelChoice::Fixed(Level::Raw)));
+        assert_eq!(push.work.wait.wait.map(|wait| wait.as_secs()), Some(300));
         assert_eq!(push.work.traffic.bwlimit.map(std::num::NonZero::get), Some(2_000_000));
         assert_eq!(push.work.remote.deadline.map(|deadline| deadline.as_secs()), Some(600));
         assert!(push.guards.again && push.output.json);
@@ -398,10 +400,11 @@ mod tests {
     }
 
     #[test]
-    fn push_without_arguments_waits_a_minute_for_all() {
+    fn push_without_arguments_leaves_the_rest_to_the_file() {
         let Command::Push(push) = parse("headwater push").unwrap() else { panic!("not push") };
-        assert_eq!(push.work.wait.wait.as_secs(), 60);
-        assert_eq!((push.work.require, push.work.level), (None, args::Level::Auto));
+        let work = &push.work;
+        assert_eq!((work.require, work.level, work.jobs, work.wait.wait), (None, None, None, None));
+        assert_eq!((work.traffic.bwlimit, work.traffic.max_parallel, work.remote.deadline), (None, None, None));
     }
 
     #[test]

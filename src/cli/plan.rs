@@ -326,13 +326,14 @@ struct DiffAnswer<'a> {
 pub(crate) fn diff(args: &DiffArgs) -> Result<Exit, Failure> {
     let config = load_config(&args.config)?;
     let is_directory = |word: &str| std::path::Path::new(word).is_dir();
-    let reach = Reach::new(&args.remote, None, context::DEFAULT_WAIT, context::jobs(None));
+    let reach = Reach::new(&args.remote, None, &config);
     let side = |text: &str| -> Result<DiffSide, Failure> {
         let operand = places::of_operand(text, &config, is_directory)?;
         Ok(match context::place(&operand, &reach, args.remote.site.as_ref())? {
             Place::Mirror(mirror) => DiffSide::Release { mirror, sequence: operand.sequence },
             Place::Tree(roots) => {
-                DiffSide::Trees { roots, scan: context::scan_options(&[], &config, context::jobs(None), None) }
+                let jobs = context::jobs(None, &config);
+                DiffSide::Trees { roots, scan: context::scan_options(&[], &config, jobs, None) }
             }
         })
     };

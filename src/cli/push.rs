@@ -52,9 +52,7 @@ fn job_from(args: &PushArgs, source_of: fn(Arc<dyn Mirror>) -> Source) -> Result
     let mut places = places::of_push(&args.source.places, args.source.from.is_some(), &config, is_directory)?;
     let site = args.work.remote.site.as_ref();
     let settings = ReleaseSettings::merge(&args.release, site, &config, settings::environment);
-    let jobs = context::jobs(args.work.jobs);
-    let work = &args.work;
-    let reach = Reach::new(&work.remote, Some(&work.traffic), work.wait.wait, jobs);
+    let reach = Reach::for_content(&args.work, &config);
     let from = match &args.source.from {
         Some(from) => {
             let choice: Vec<MirrorChoice> = places::of_mirrors(std::slice::from_ref(from), &config)?;
@@ -65,13 +63,14 @@ fn job_from(args: &PushArgs, source_of: fn(Arc<dyn Mirror>) -> Source) -> Result
     let frozen = fleet::set_frozen_apart(&mut places.mirrors, &config)?;
     check_require(args.work.require.unwrap_or(config.require), places.mirrors.len())?;
     let mirrors = reach.fleet(&places.mirrors, settings.site.as_ref())?;
-    let scratch =
-        |roots: &[Root]| context::scratch(args.work.cache.clone(), settings.site.as_ref(), roots, &places.mirrors);
+    let cache = settings::cache_dir(args.work.cache.as_deref(), &config);
+    let scratch = |roots: &[Root]| context::scratch(cache.as_deref(), settings.site.as_ref(), roots, &places.mirrors);
     let (source, scratch) = match from {
         Some(from) => (source_of(from), scratch(&[])),
         None => {
             let roots = context::roots(places.tree.as_deref(), &config);
             let scratch = scratch(&roots);
+            let jobs = context::jobs(args.work.jobs, &config);
             let scan = context::scan_options(&args.source.exclude, &config, jobs, scratch.directory.as_deref().ok());
             (Source::Trees { roots, scan }, scratch)
         }
@@ -156,10 +155,11 @@ pub(crate) fn without_tree(told: TreeLess<'_>, source: Source) -> Result<(Job, G
     let mut choices = places::of_mirrors(told.mirrors, &config)?;
     let frozen = fleet::set_frozen_apart(&mut choices, &config)?;
     let settings = ReleaseSettings::merge(release, work.remote.site.as_ref(), &config, settings::environment);
-    let reach = Reach::new(&work.remote, Some(&work.traffic), work.wait.wait, context::jobs(work.jobs));
+    let reach = Reach::for_content(work, &config);
     check_require(work.require.unwrap_or(config.require), choices.len())?;
     let mirrors = reach.fleet(&choices, settings.site.as_ref())?;
-    let scratch = context::scratch(work.cache.clone(), settings.site.as_ref(), &[], &choices);
+    let cache = settings::cache_dir(work.cache.as_deref(), &config);
+    let scratch = context::scratch(cache.as_deref(), settings.site.as_ref(), &[], &choices);
     let guards =
         GuardArgs { allow_older: true, again: true, allow_shrink: true, allow_secrets: true, ..GuardArgs::default() };
     let config = Config { must_have: Vec::new(), ..config };

@@ -7,7 +7,6 @@ use headwater::watch::{self, Usage};
 use serde::Serialize;
 
 use super::args::{OutputArgs, ReleasesArgs};
-use super::context;
 use super::failure::{Exit, Failure};
 use super::output::{Align, Table, bytes, count, moment, print, print_json};
 use super::progress::Progress;
@@ -25,7 +24,7 @@ fn members(args: &ReleasesArgs) -> Result<Vec<Member>, Failure> {
     let config = load_config(&args.config)?;
     let choices = places::of_mirrors(&args.mirrors.mirrors, &config)?;
     check_there(&choices, &config)?;
-    let reach = Reach::new(&args.remote, None, context::DEFAULT_WAIT, context::jobs(None));
+    let reach = Reach::new(&args.remote, None, &config);
     let fleet = reach.fleet(&choices, args.remote.site.as_ref())?;
     let progress = Progress::of_answer(&OutputArgs { quiet: true, ..args.output.clone() })?;
     let members = fleet.states(&progress);

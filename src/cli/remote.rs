@@ -4,13 +4,13 @@
 //! Reads the secrets that the configuration or a flag names. None of them is an
 //! argument itself, and none of them is in a failure.
 
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU64, NonZeroUsize};
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use headwater::config::{Config, MirrorAccess, TokenSource};
+use headwater::config::{Config, MirrorAccess, RunDefaults, TokenSource};
 use headwater::fsx;
 use headwater::mirror::{
     Access, AccessError, ClientIdentity, DirectoryMirror, Exchange, HttpMirror, Limiter, Location, LocationError,
@@ -19,7 +19,8 @@ use headwater::mirror::{
 use headwater::push::Fleet;
 use headwater::tree_path::Site;
 
-use super::args::{RemoteArgs, TrafficArgs};
+use super::args::{RemoteArgs, WorkArgs};
+use super::context;
 use super::failure::{Exit, Failure, eprint_raw};
 use super::places::MirrorChoice;
 use super::process;
@@ -31,6 +32,8 @@ pub(crate) const TOKEN_VARIABLE: &str = "HEADWATER_TOKEN";
 const PROXY_VARIABLES: [&str; 4] = ["HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"];
 /// The variables with the hosts to which no proxy leads.
 const NO_PROXY_VARIABLES: [&str; 2] = ["NO_PROXY", "no_proxy"];
+/// To how many mirrors content is sent at once where neither a flag nor the file says it.
+pub(crate) const DEFAULT_MAX_PARALLEL: NonZeroUsize = NonZeroUsize::new(16).expect("16 is not 0");
 /// Longest file with a token, in bytes.
 const MAX_TOKEN_BYTES: u64 = 8 * 1024;
 /// Longest file with certificates, in bytes: the bundle of a system has half of that.
@@ -43,41 +46,45 @@ pub(crate) struct Reach {
     pace: Pace,
     /// Which directories may be filled now.
     directories: Option<Arc<Turns>>,
-    ssh: SshSettings,
-    /// The file of `--ca`, for mirrors that have no `ca` of their own.
-    ca: Option<PathBuf>,
-    /// The file of `--token-file`, for mirrors that have no token of their own.
-    token_file: Option<PathBuf>,
+    flags: RemoteArgs,
+    /// What the file says, which a flag outranks.
+    run: RunDefaults,
     environment: fn(&str) -> Option<String>,
 }
 
 impl Reach {
-    /// As told; `traffic` is for commands that send content.
-    pub(crate) fn new(remote: &RemoteArgs, traffic: Option<&TrafficArgs>, wait: Duration, jobs: NonZeroUsize) -> Self {
-        let (defaults, began) = (SshSettings::default(), Instant::now());
+    /// For commands that send no content, or only what repairs; `wait` is their flag, if they have one.
+    pub(crate) fn new(remote: &RemoteArgs, wait: Option<Duration>, config: &Config) -> Self {
+        let run = config.run.clone();
         let pace = Pace {
-            wait,
-            deadline: remote.deadline.map(|deadline| began + deadline),
-            limit: traffic.and_then(|traffic| traffic.bwlimit).map(|rate| Arc::new(Limiter::new(rate.get(), None))),
-            turns: traffic.map(|traffic| Arc::new(Turns::new(traffic.max_parallel.get()))),
+            wait: wait.or(run.wait).unwrap_or(context::DEFAULT_WAIT),
+            limit: limiter(run.bwlimit),
             trace: verbosity::is_verbose().then_some(show_exchange as fn(&Exchange<'_>)),
+            ..Pace::default()
         };
-        let ssh = SshSettings {
-            command: remote.ssh_command.as_ref().map_or(defaults.command, |words| words.0.clone()),
-            receiver: remote.receive_command.clone().unwrap_or(defaults.receiver),
-            host_key: None,
-        };
-        let directories = pace.turns.as_ref().zip(traffic).map(|(turns, traffic)| directories(turns, traffic));
         Self {
-            began,
-            jobs,
+            began: Instant::now(),
+            jobs: context::jobs(None, config),
             pace,
-            directories,
-            ssh,
-            ca: remote.ca.clone(),
-            token_file: remote.token_file.clone(),
+            directories: None,
+            flags: remote.clone(),
+            run,
             environment: super::settings::environment,
         }
+    }
+
+    /// For commands that send content.
+    pub(crate) fn for_content(work: &WorkArgs, config: &Config) -> Self {
+        let mut reach = Self::new(&work.remote, work.wait.wait, config);
+        reach.jobs = context::jobs(work.jobs, config);
+        if work.traffic.bwlimit.is_some() {
+            reach.pace.limit = limiter(work.traffic.bwlimit);
+        }
+        let at_once = work.traffic.max_parallel.or(config.run.max_parallel).unwrap_or(DEFAULT_MAX_PARALLEL).get();
+        let turns = Arc::new(Turns::new(at_once));
+        reach.directories = Some(directories(&turns, at_once));
+        reach.pace.turns = Some(turns);
+        reach
     }
 
     /// Opens nothing yet: the mirrors of these choices.
@@ -110,10 +117,7 @@ impl Reach {
         if let Some(rate) = choice.access.bwlimit {
             pace.limit = Some(Arc::new(Limiter::new(rate.get(), pace.limit.take())));
         }
-        if let Some(deadline) = choice.access.deadline {
-            let own = self.began + deadline;
-            pace.deadline = Some(pace.deadline.map_or(own, |all| all.min(own)));
-        }
+        pace.deadline = self.deadline(&choice.access).map(|deadline| self.began + deadline);
         Ok(match Location::parse(&choice.location).map_err(|error| wrong_location(&error))? {
             Location::Directory(path) => {
                 let mirror = DirectoryMirror::new(name, text, path, site, self.pace.wait, jobs);
@@ -124,16 +128,34 @@ impl Reach {
                 Arc::new(HttpMirror::new(name, text, &place, &access, site, pace))
             }
             Location::Ssh(place) => {
-                let settings = SshSettings { host_key: choice.access.host_key.clone(), ..self.ssh.clone() };
-                Arc::new(HttpMirror::over_ssh(name, text, &place, &settings, site, pace))
+                Arc::new(HttpMirror::over_ssh(name, text, &place, &self.ssh(&choice.access), site, pace))
             }
         })
+    }
+
+    /// How long after the start of the run a mirror is given up. The mirror's own deadline outranks that of the file,
+    /// but never outlasts the flag, which ends the run.
+    fn deadline(&self, own: &MirrorAccess) -> Option<Duration> {
+        match (self.flags.deadline, own.deadline) {
+            (Some(run), Some(own)) => Some(run.min(own)),
+            (flag, own) => flag.or(own).or(self.run.deadline),
+        }
+    }
+
+    fn ssh(&self, own: &MirrorAccess) -> SshSettings {
+        let commands = [&self.flags.ssh_command, &own.ssh_command, &self.run.ssh_command];
+        let receivers = [&self.flags.receive_command, &own.receive_command, &self.run.receive_command];
+        SshSettings {
+            command: commands.into_iter().flatten().next().cloned().unwrap_or_default(),
+            receiver: receivers.into_iter().flatten().next().cloned().unwrap_or_default(),
+            host_key: own.host_key.clone(),
+        }
     }
 
     fn access(&self, told: &MirrorAccess) -> Result<Access, Unusable> {
         let mut access = Access::new(self.token(told)?, self.proxy(told)?);
         let own = told.ca.as_ref().map(|ca| ("`ca`", ca));
-        if let Some((key, ca)) = own.or_else(|| self.ca.as_ref().map(|ca| ("--ca", ca))) {
+        if let Some((key, ca)) = own.or_else(|| self.flags.ca.as_ref().map(|ca| ("--ca", ca))) {
             let what = || format!("{key} {}", ca.display());
             access.trust_only(read(ca, what)?.as_bytes()).map_err(|error| Unusable::new(what(), &error))?;
         }
@@ -146,7 +168,7 @@ impl Reach {
     }
 
     fn token(&self, told: &MirrorAccess) -> Result<Option<Token>, Unusable> {
-        let (text, what) = match (&told.token, &self.token_file) {
+        let (text, what) = match (&told.token, &self.flags.token_file) {
             (None, Some(path)) => token_of_file(path, format!("--token-file {}", path.display()))?,
             (None, None) => match self.first(&[TOKEN_VARIABLE]) {
                 Some((name, text)) => (text, format!("the token in {name}")),
@@ -185,10 +207,14 @@ impl Reach {
     }
 }
 
+fn limiter(rate: Option<NonZeroU64>) -> Option<Arc<Limiter>> {
+    rate.map(|rate| Arc::new(Limiter::new(rate.get(), None)))
+}
+
 /// The turns of directories: those of all mirrors, or fewer where the system allows few open files.
-fn directories(turns: &Arc<Turns>, traffic: &TrafficArgs) -> Arc<Turns> {
+fn directories(turns: &Arc<Turns>, at_once: usize) -> Arc<Turns> {
     let most = process::directories_at_once();
-    if most < traffic.max_parallel.get() { Arc::new(Turns::new(most)) } else { Arc::clone(turns) }
+    if most < at_once { Arc::new(Turns::new(most)) } else { Arc::clone(turns) }
 }
 
 /// Refuses directories that were named on the command line and are not there: a look makes none.
@@ -282,10 +308,11 @@ fn warn_if_open(path: &Path, what: &str) {
 
 #[cfg(test)]
 mod tests {
+    use super::super::args::WaitArgs;
     use super::*;
 
     fn reach(environment: fn(&str) -> Option<String>) -> Reach {
-        let reach = Reach::new(&RemoteArgs::default(), None, Duration::ZERO, NonZeroUsize::MIN);
+        let reach = Reach::new(&RemoteArgs::default(), None, &Config::default());
         Reach { environment, ..reach }
     }
 
@@ -312,7 +339,7 @@ mod tests {
         let path = dir.path().join("token");
         std::fs::write(&path, "hw_flag\n").unwrap();
         let remote = RemoteArgs { ca: Some("/no/flag.pem".into()), token_file: Some(path), ..RemoteArgs::default() };
-        let reach = Reach { environment: canary, ..Reach::new(&remote, None, Duration::ZERO, NonZeroUsize::MIN) };
+        let reach = Reach { environment: canary, ..Reach::new(&remote, None, &Config::default()) };
         let token = |told: &MirrorAccess| reach.token(told).map_err(|error| error.why);
         assert_eq!(token(&MirrorAccess::default()), Ok(Some(Token::new("hw_flag").unwrap())));
         let own = MirrorAccess {
@@ -324,6 +351,56 @@ mod tests {
         let unusable = |told: &MirrorAccess| reach.access(told).unwrap_err().what;
         assert_eq!(unusable(&MirrorAccess::default()), "--ca /no/flag.pem");
         assert_eq!(unusable(&own), "`ca` /no/own.pem");
+    }
+
+    fn parse(text: &str) -> Config {
+        Config::parse(text, Path::new("headwater.toml")).unwrap()
+    }
+
+    #[test]
+    fn flags_outrank_the_mirror_and_the_mirror_outranks_the_top_level() {
+        let text = "ssh_command = 'top'\nreceive_command = 'top'\ndeadline = '1m'\n[[mirror]]\nname = 'a'\nurl = 'ssh://a/x'\n\
+                    ssh_command = 'own'\nreceive_command = 'own'\ndeadline = '2m'\n\
+                    [[mirror]]\nname = 'b'\nurl = 'ssh://b/x'\n";
+        let config = parse(text);
+        let settings = |flags: &RemoteArgs, name: &str| {
+            let reach = Reach::new(flags, None, &config);
+            let access = &config.mirror(name).unwrap().access;
+            let SshSettings { command, receiver, .. } = reach.ssh(access);
+            let deadline = reach.deadline(access).unwrap().as_secs();
+            (command.program().to_owned(), receiver.as_str().to_owned(), deadline)
+        };
+        let commands = |text: &str, deadline: u64| (text.to_owned(), text.to_owned(), deadline);
+        assert_eq!(settings(&RemoteArgs::default(), "a"), commands("own", 120));
+        assert_eq!(settings(&RemoteArgs::default(), "b"), commands("top", 60));
+        let flags = |seconds: u64| RemoteArgs {
+            ssh_command: "flag".parse().ok(),
+            receive_command: "flag".parse().ok(),
+            deadline: Some(Duration::from_secs(seconds)),
+            ..RemoteArgs::default()
+        };
+        assert_eq!(settings(&flags(90), "a"), commands("flag", 90));
+        assert_eq!(settings(&flags(90), "b"), commands("flag", 90));
+        assert_eq!(settings(&flags(180), "a"), commands("flag", 120), "its own limit still holds");
+        let bare = Reach::new(&RemoteArgs::default(), None, &Config::default());
+        assert_eq!((bare.ssh(&MirrorAccess::default()), bare.deadline(&MirrorAccess::default())), Default::default());
+    }
+
+    #[test]
+    fn threads_and_the_wait_come_from_the_flag_else_the_file() {
+        let config = parse("jobs = 3\nwait = '5m'\n");
+        let settings = |work: &WorkArgs, config: &Config| {
+            let reach = Reach::for_content(work, config);
+            (reach.jobs.get(), reach.pace.wait.as_secs())
+        };
+        assert_eq!(settings(&WorkArgs::default(), &config), (3, 300));
+        let flags = WorkArgs {
+            jobs: NonZeroUsize::new(7),
+            wait: WaitArgs { wait: Some(Duration::from_secs(1)) },
+            ..WorkArgs::default()
+        };
+        assert_eq!(settings(&flags, &config), (7, 1));
+        assert_eq!(settings(&WorkArgs::default(), &Config::default()).1, 60);
     }
 
     #[test]

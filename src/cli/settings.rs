@@ -3,7 +3,7 @@
 //! Pure; the environment is a closure. Uses the crate `etcetera` for the
 //! place of the cache.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use etcetera::BaseStrategy as _;
 use headwater::config::{Config, KeepRemoved};
@@ -51,13 +51,13 @@ pub(crate) fn exclude(flags: &[String], config: &Config) -> Vec<String> {
     config.exclude.iter().chain(flags).cloned().collect()
 }
 
-/// The directory of the cache: the flag, else `headwater` in the XDG cache.
-pub(crate) fn cache_dir(flag: Option<PathBuf>) -> Result<PathBuf, Failure> {
-    match flag {
-        Some(dir) => Ok(dir),
-        None => etcetera::base_strategy::Xdg::new()
-            .map(|base| base.cache_dir().join("headwater"))
-            .map_err(|error| Failure::new(Exit::Usage, error).with_hint("name a directory with --cache")),
+/// The directory of the cache: the flag, else the file, else `headwater` in the XDG cache.
+pub(crate) fn cache_dir(flag: Option<&Path>, config: &Config) -> Result<PathBuf, Failure> {
+    match flag.or(config.cache.dir.as_deref()) {
+        Some(dir) => Ok(dir.to_owned()),
+        None => etcetera::base_strategy::Xdg::new().map(|base| base.cache_dir().join("headwater")).map_err(|error| {
+            Failure::new(Exit::Usage, error).with_hint("name a directory with --cache or as `dir` of [cache]")
+        }),
     }
 }
 
@@ -68,7 +68,6 @@ pub(crate) fn environment(name: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
     use std::time::Duration;
 
     use super::*;
@@ -111,6 +110,14 @@ mod tests {
     fn without_anything_there_are_defaults() {
         let settings = ReleaseSettings::merge(&ReleaseArgs::default(), None, &Config::default(), |_| None);
         assert_eq!((settings.site, settings.note, settings.order), (None, None, None));
-        assert_eq!(cache_dir(Some("/c".into())).unwrap(), Path::new("/c"));
+    }
+
+    #[test]
+    fn the_cache_is_where_the_flag_says_else_the_file() {
+        let config = Config::parse("[cache]\ndir = 'c'", Path::new("/etc/hw/f")).unwrap();
+        let flag = Some(Path::new("/flag"));
+        assert_eq!(cache_dir(flag, &config).unwrap(), Path::new("/flag"));
+        assert_eq!(cache_dir(None, &config).unwrap(), Path::new("/etc/hw/c"));
+        assert_eq!(cache_dir(flag, &Config::default()).unwrap(), Path::new("/flag"));
     }
 }

@@ -82,11 +82,11 @@ fn mirrors(
     args: &MirrorsArgs,
     config: &ConfigArgs,
     remote: &RemoteArgs,
-    wait: std::time::Duration,
+    wait: Option<std::time::Duration>,
 ) -> Result<Vec<Arc<dyn Mirror>>, Failure> {
     let config = load_config(config)?;
     let choices = places::of_mirrors(&args.mirrors, &config)?;
-    let reach = Reach::new(remote, None, wait, context::jobs(None));
+    let reach = Reach::new(remote, wait, &config);
     Ok(reach.fleet(&choices, remote.site.as_ref())?.mirrors().to_vec())
 }
 
@@ -100,7 +100,7 @@ fn faults(faults: &[Fault]) -> String {
 
 /// Runs `headwater verify`.
 pub(crate) fn verify(args: &VerifyArgs) -> Result<Exit, Failure> {
-    let mirrors = mirrors(&args.mirrors, &args.config, &args.remote, context::DEFAULT_WAIT)?;
+    let mirrors = mirrors(&args.mirrors, &args.config, &args.remote, None)?;
     let depth = if args.quick { Depth::Quick } else { Depth::Full };
     let describe = |mirror: &str, verified: &Verified| {
         let looked = match depth {
@@ -126,13 +126,14 @@ pub(crate) fn repair(args: &RepairArgs) -> Result<Exit, Failure> {
     args.dry_run.refuse("repair", "`headwater verify` names the faults and changes nothing")?;
     let config = load_config(&args.config)?;
     let choices = places::of_mirrors(&args.mirrors, &config)?;
-    let jobs = context::jobs(None);
-    let reach = Reach::new(&args.remote, None, args.wait.wait, jobs);
+    let reach = Reach::new(&args.remote, args.wait.wait, &config);
     let mirrors = reach.fleet(&choices, args.remote.site.as_ref())?.mirrors().to_vec();
     let operand = places::of_operand(&args.from, &config, |word| std::path::Path::new(word).is_dir())?;
     let source = match context::place(&operand, &reach, None)? {
         Place::Mirror(mirror) => Source::Store(mirror),
-        Place::Tree(roots) => Source::Trees { roots, scan: context::scan_options(&[], &config, jobs, None) },
+        Place::Tree(roots) => {
+            Source::Trees { roots, scan: context::scan_options(&[], &config, context::jobs(None, &config), None) }
+        }
     };
     let describe = |mirror: &str, repaired: &Repaired| {
         if repaired.found.is_empty() {

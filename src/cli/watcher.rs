@@ -29,8 +29,8 @@ pub(crate) struct Look {
     pub(crate) now: u64,
 }
 
-fn reach(remote: &RemoteArgs, choices: &[MirrorChoice]) -> Result<Fleet, Failure> {
-    Reach::new(remote, None, context::DEFAULT_WAIT, context::jobs(None)).fleet(choices, remote.site.as_ref())
+fn reach(remote: &RemoteArgs, choices: &[MirrorChoice], config: &Config) -> Result<Fleet, Failure> {
+    Reach::new(remote, None, config).fleet(choices, remote.site.as_ref())
 }
 
 /// Whom to ask, and what is known of them without asking.
@@ -53,14 +53,14 @@ impl Watcher {
         let config = load_config(config)?;
         let choices = places::of_mirrors(mirrors, &config)?;
         check_there(&choices, &config)?;
-        let fleet = reach(remote, &choices)?;
+        let fleet = reach(remote, &choices, &config)?;
         let progress = Progress::of_answer(&OutputArgs { quiet: true, ..output.clone() })?;
         Ok(Self { config, fleet, progress, choices, remote: remote.clone() })
     }
 
     /// Has deadlines count from now on.
     pub(crate) fn begin_anew(&mut self) -> Result<(), Failure> {
-        self.fleet = reach(&self.remote, &self.choices)?;
+        self.fleet = reach(&self.remote, &self.choices, &self.config)?;
         Ok(())
     }
 

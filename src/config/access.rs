@@ -3,14 +3,17 @@
 //!
 //! Secrets are named here and never written: an environment variable or a file has them.
 
+use std::fmt;
 use std::num::NonZeroU64;
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
 use toml::Spanned;
 
+use super::fleet::NAME_PLACE;
 use super::{Checker, ConfigError, parse_rate, raw};
-use crate::mirror::has_token;
+use crate::mirror::{ReceiveCommand, SshCommand, has_token};
 
 /// Where a token is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,9 +37,13 @@ pub struct MirrorAccess {
     pub proxy: Option<String>,
     /// The only key that its ssh host may have, as in `ssh-ed25519 AAAA…`.
     pub host_key: Option<String>,
+    /// How ssh is called for it; `None`: as [`RunDefaults`](super::RunDefaults) says.
+    pub ssh_command: Option<SshCommand>,
+    /// What ssh runs there; `None`: as [`RunDefaults`](super::RunDefaults) says.
+    pub receive_command: Option<ReceiveCommand>,
     /// The most that is sent to it, in bytes a second; nothing: no limit of its own.
     pub bwlimit: Option<NonZeroU64>,
-    /// How long after the start of a run it is given up; nothing: no limit of its own.
+    /// How long after the start of a run it is given up; `None`: as [`RunDefaults`](super::RunDefaults) says.
     pub deadline: Option<Duration>,
 }
 
@@ -66,6 +73,8 @@ impl MirrorAccess {
             Reach::Local => self,
             Reach::Ssh => Self {
                 host_key: self.host_key.or(common.host_key),
+                ssh_command: self.ssh_command.or(common.ssh_command),
+                receive_command: self.receive_command.or(common.receive_command),
                 bwlimit: self.bwlimit.or(common.bwlimit),
                 deadline: self.deadline.or(common.deadline),
                 ..self
@@ -78,6 +87,8 @@ impl MirrorAccess {
                 bwlimit: self.bwlimit.or(common.bwlimit),
                 deadline: self.deadline.or(common.deadline),
                 host_key: None,
+                ssh_command: None,
+                receive_command: None,
             },
         }
     }
@@ -92,6 +103,10 @@ fn web_keys(mirror: &raw::Mirror) -> [(&'static str, &Option<Spanned<String>>); 
         ("client_key", &mirror.client_key),
         ("proxy", &mirror.proxy),
     ]
+}
+
+fn ssh_keys(mirror: &raw::Mirror) -> [(&'static str, &Option<Spanned<String>>); 3] {
+    [("host_key", &mirror.host_key), ("ssh_command", &mirror.ssh_command), ("receive_command", &mirror.receive_command)]
 }
 
 impl Checker<'_> {
@@ -111,7 +126,7 @@ impl Checker<'_> {
             self.none_of(&keys, "an https: or ssh: url")?;
         }
         if reach != Reach::Ssh {
-            self.none_of(&[("host_key", &mirror.host_key)], "an ssh: url")?;
+            self.none_of(&ssh_keys(mirror), "an ssh: url")?;
         }
         Ok(self.access(mirror)?.or(common, reach))
     }
@@ -149,7 +164,56 @@ impl Checker<'_> {
         let proxy = mirror.proxy.as_ref().map(|proxy| proxy.as_ref().clone());
         let bwlimit = mirror.bwlimit.as_ref().map(|rate| self.rate(rate)).transpose()?;
         let deadline = mirror.deadline.as_ref().map(|text| self.duration(text)).transpose()?;
-        Ok(MirrorAccess { token, ca: file(&mirror.ca), client, proxy, host_key, bwlimit, deadline })
+        let ssh_command = self.command(mirror.ssh_command.as_ref())?;
+        let receive_command = self.command(mirror.receive_command.as_ref())?;
+        Ok(MirrorAccess {
+            token,
+            ca: file(&mirror.ca),
+            client,
+            proxy,
+            host_key,
+            ssh_command,
+            receive_command,
+            bwlimit,
+            deadline,
+        })
+    }
+
+    pub(super) fn command<T: FromStr<Err: fmt::Display>>(
+        &self,
+        text: Option<&Spanned<String>>,
+    ) -> Result<Option<T>, ConfigError> {
+        let parse = |text: &Spanned<String>| {
+            text.as_ref().parse().map_err(|error: T::Err| self.error(text.span(), error.to_string()))
+        };
+        text.map(parse).transpose()
+    }
+
+    /// Refuses a command that would run here and that a list of mirrors, not the configuration, names.
+    pub(super) fn no_command_here(&self, listed: &raw::Mirror) -> Result<(), ConfigError> {
+        match &listed.ssh_command {
+            Some(command) => {
+                Err(self
+                    .error(command.span(), "`ssh_command` may stand in the configuration, not in a list of mirrors"))
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Refuses a name that would be more than a part of a word in a command of `[mirror_defaults]`.
+    pub(super) fn name_in_commands(&self, common: &raw::Mirror, name: &Spanned<String>) -> Result<(), ConfigError> {
+        let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+        if name.as_ref().chars().all(is_plain) {
+            return Ok(());
+        }
+        let commands = [("ssh_command", &common.ssh_command), ("receive_command", &common.receive_command)];
+        match commands.iter().find(|(_, text)| text.as_ref().is_some_and(|text| text.as_ref().contains(NAME_PLACE))) {
+            Some((key, _)) => {
+                let rule = "only ASCII letters, digits, '-', '_' and '.' may stand for {name} in";
+                Err(self.error(name.span(), format!("{rule} `{key}`")))
+            }
+            None => Ok(()),
+        }
     }
 
     fn none_of(&self, keys: &[(&str, &Option<Spanned<String>>)], of: &str) -> Result<(), ConfigError> {
@@ -159,7 +223,7 @@ impl Checker<'_> {
         }
     }
 
-    fn rate(&self, rate: &Spanned<String>) -> Result<NonZeroU64, ConfigError> {
+    pub(super) fn rate(&self, rate: &Spanned<String>) -> Result<NonZeroU64, ConfigError> {
         parse_rate(rate.as_ref()).map_err(|error| self.error(rate.span(), error.to_string()))
     }
 

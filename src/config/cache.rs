@@ -1,6 +1,7 @@
-//! What the file says of the content that the origin keeps: `[cache]`.
+//! What the file says of the cache of the origin: `[cache]`.
 
 use std::num::NonZeroU32;
+use std::path::PathBuf;
 
 use bytesize::ByteSize;
 use serde::Deserialize;
@@ -8,9 +9,12 @@ use toml::Spanned;
 
 use super::{Checker, ConfigError};
 
-/// How much content of old releases the origin keeps; what is not said is for the push to choose.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+/// Where the origin has its cache and how much content of old releases it keeps; what is not said is for the command
+/// to choose.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct CacheConfig {
+    /// The directory.
+    pub dir: Option<PathBuf>,
     /// At most so many bytes; 0 keeps none.
     pub content_bytes: Option<u64>,
     /// Of so many releases.
@@ -18,8 +22,9 @@ pub struct CacheConfig {
 }
 
 #[derive(Default, Deserialize)]
-#[serde(deny_unknown_fields, expecting = "a table with `content` and `releases`")]
+#[serde(deny_unknown_fields, expecting = "a table with `dir`, `content` and `releases`")]
 pub(super) struct RawCache {
+    dir: Option<Spanned<String>>,
     content: Option<Spanned<String>>,
     releases: Option<NonZeroU32>,
 }
@@ -32,6 +37,10 @@ impl Checker<'_> {
                 Err(self.error(text.span(), "a size is written as in \"8GiB\" or \"500MB\"; \"0\" keeps nothing"))
             }
         };
-        Ok(CacheConfig { content_bytes: table.content.as_ref().map(size).transpose()?, releases: table.releases })
+        let dir = match &table.dir {
+            Some(dir) if dir.as_ref().trim().is_empty() => return Err(self.error(dir.span(), "the path is empty")),
+            dir => dir.as_ref().map(|dir| self.base.join(dir.as_ref())),
+        };
+        Ok(CacheConfig { dir, content_bytes: table.content.as_ref().map(size).transpose()?, releases: table.releases })
     }
 }

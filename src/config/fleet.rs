@@ -22,7 +22,7 @@ use crate::mirror::{Location, has_token};
 const MAX_NAME_BYTES: usize = 64;
 
 /// What stands for the mirror's name in urls, and in each string of `[mirror_defaults]`.
-const NAME_PLACE: &str = "{name}";
+pub(super) const NAME_PLACE: &str = "{name}";
 
 /// A mirror with a name.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -238,6 +238,7 @@ impl Checker<'_> {
             let source = self.list_source(from)?;
             for line in listed::lines(&read_list(&source, self.base)?, &source)? {
                 line.check(self.base, |checker, table| {
+                    checker.no_command_here(&table)?;
                     let missing = |key: &str| checker.error(0..0, format!("missing field `{key}`"));
                     checker.add(&mut roster, &table, missing)
                 })?;
@@ -253,6 +254,7 @@ impl Checker<'_> {
         missing: impl Fn(&str) -> ConfigError,
     ) -> Result<(), ConfigError> {
         let name = table.name.as_ref().ok_or_else(|| missing("name"))?;
+        self.name_in_commands(roster.common, name)?;
         let (text, name_span) = (name.as_ref(), name.span());
         let name = MirrorName::new(text).map_err(|error| self.error(name.span(), error.to_string()))?;
         if roster.mirrors.iter().any(|earlier| earlier.name == name) {

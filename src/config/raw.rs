@@ -3,7 +3,7 @@
 
 use std::fmt;
 use std::marker::PhantomData;
-use std::num::NonZeroU32;
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::str::FromStr;
 
 use serde::Deserialize;
@@ -13,6 +13,7 @@ use toml::{Spanned, Value};
 use super::cache::RawCache;
 use super::notify::{RawHooks, RawMetrics, RawPing, RawPurge};
 use super::{MaxRemoved, MtimeSource, NamePolicy, OnFailure, Require, SymlinkMode};
+use crate::push::LevelChoice;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -54,6 +55,15 @@ pub(super) struct File {
     pub(super) require: Option<Require>,
     #[serde(default)]
     pub(super) on_failure: OnFailure,
+    #[serde(default, deserialize_with = "level")]
+    pub(super) level: Option<LevelChoice>,
+    pub(super) jobs: Option<NonZeroUsize>,
+    pub(super) wait: Option<Spanned<String>>,
+    pub(super) max_parallel: Option<NonZeroUsize>,
+    pub(super) bwlimit: Option<Spanned<String>>,
+    pub(super) deadline: Option<Spanned<String>>,
+    pub(super) ssh_command: Option<Spanned<String>>,
+    pub(super) receive_command: Option<Spanned<String>>,
 }
 
 #[derive(Deserialize)]
@@ -91,6 +101,8 @@ pub(super) struct Mirror {
     pub(super) client_key: Option<Spanned<String>>,
     pub(super) proxy: Option<Spanned<String>>,
     pub(super) host_key: Option<Spanned<String>>,
+    pub(super) ssh_command: Option<Spanned<String>>,
+    pub(super) receive_command: Option<Spanned<String>>,
     pub(super) store: Option<Spanned<String>>,
     pub(super) bwlimit: Option<Spanned<String>>,
     pub(super) deadline: Option<Spanned<String>>,
@@ -112,6 +124,8 @@ impl Mirror {
             &mut replaced.client_key,
             &mut replaced.proxy,
             &mut replaced.host_key,
+            &mut replaced.ssh_command,
+            &mut replaced.receive_command,
             &mut replaced.bwlimit,
             &mut replaced.deadline,
         ];
@@ -170,6 +184,10 @@ fn max_removed<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<MaxR
 
 fn require<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Require>, D::Error> {
     text_or_count(deserializer, "\"all\", \"any\", a number of mirrors, or a percentage such as \"80%\"")
+}
+
+fn level<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<LevelChoice>, D::Error> {
+    text_or_count(deserializer, "`auto`, `raw`, or a number from 1 to 19")
 }
 
 /// What is written as a text, or, where that is a number, as the number itself.

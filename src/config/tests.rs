@@ -7,6 +7,7 @@ use super::*;
 mod cache;
 mod fleet;
 mod notify;
+mod run;
 
 fn parse(text: &str) -> Result<Config, ConfigError> {
     Config::parse(text, Path::new("/etc/hw/headwater.toml"))

@@ -20,7 +20,7 @@ pub use http::{
     Access, AccessError, ClientIdentity, Exchange, HttpMirror, Limiter, Pace, ProxyChoice, Token, Trace, Turns,
 };
 pub use location::{HttpPlace, Location, LocationError, SshPlace, has_token};
-pub use ssh::SshSettings;
+pub use ssh::{ParseReceiveCommandError, ParseSshCommandError, ReceiveCommand, SshCommand, SshSettings};
 pub use state::{MirrorState, ReceiverInfo};
 pub use way::WayError;
 

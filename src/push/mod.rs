@@ -54,7 +54,10 @@ pub use gate::Traffic;
 pub use guard::{GuardFault, Guards, HistoryOfMirror, MaxRemoved};
 pub use later::{Abandoned, abandon, check_staged};
 pub use load::{RollbackPlan, plan_rollback};
-pub use options::{Goal, KeepContent, LevelChoice, MtimeMode, OnFailure, Options, Order, Policy, Probe, Require, Wave};
+pub use options::{
+    Goal, KeepContent, LevelChoice, MtimeMode, OnFailure, Options, Order, ParseLevelChoiceError, Policy, Probe,
+    Require, Wave,
+};
 pub use outcome::{MirrorReport, Outcome, Report, Reverted, Sums, error_chain};
 pub use pack_line::LineError;
 pub use plan::{MirrorPlan, PlanReport, plan};

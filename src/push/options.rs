@@ -1,6 +1,7 @@
 //! What a push can be told.
 
 use std::num::NonZeroUsize;
+use std::str::FromStr;
 use std::time::Duration;
 
 use serde::Serialize;
@@ -116,7 +117,7 @@ pub struct Policy {
     pub waves: Vec<Wave>,
 }
 
-/// How content is compressed on its way.
+/// How content is compressed on its way. Written as `auto` or as a [`Level`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum LevelChoice {
     /// Not at all to this machine; to others zstd 3, or more where an earlier push found the way slow.
@@ -124,6 +125,22 @@ pub enum LevelChoice {
     Auto,
     /// As told.
     Fixed(Level),
+}
+
+/// A text that is not a [`LevelChoice`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("write `auto`, `raw`, or a number from 1 to 19")]
+pub struct ParseLevelChoiceError;
+
+impl FromStr for LevelChoice {
+    type Err = ParseLevelChoiceError;
+
+    fn from_str(text: &str) -> Result<Self, ParseLevelChoiceError> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            level => level.parse().map(Self::Fixed).map_err(|_| ParseLevelChoiceError),
+        }
+    }
 }
 
 /// Content of old releases that the origin keeps, to send what changed inside of files.
@@ -182,4 +199,23 @@ pub struct Options {
     pub began: u64,
     /// How long mirrors that are not ready are waited for, once enough are.
     pub patience: Duration,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn levels_are_auto_raw_or_of_zstd() {
+        for (text, level) in [
+            ("auto", LevelChoice::Auto),
+            ("raw", LevelChoice::Fixed(Level::Raw)),
+            ("19", LevelChoice::Fixed(Level::Zstd(19))),
+        ] {
+            assert_eq!(text.parse(), Ok(level), "{text}");
+        }
+        for bad in ["", "0", "20", "fast"] {
+            assert!(bad.parse::<LevelChoice>().is_err(), "{bad}");
+        }
+    }
 }

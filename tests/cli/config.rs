@@ -245,3 +245,83 @@ fn the_file_of_a_directory_above_is_found_and_named() {
     let (code, stderr) = run("sub/deep", "push");
     assert!(code != Some(0) && !stderr.contains("using "), "{stderr}");
 }
+
+#[test]
+fn the_cache_is_where_the_file_says_and_flags_win() {
+    let world = World::with_tree();
+    world.rename("tree", "project/tree");
+    world.write("project/hw.toml", format!("content = 'tree'\n[cache]\ndir = 'cache'\n{MIRROR}"));
+    world.ok("push --config project/hw.toml --cache ./flag");
+    assert!(world.exists("flag/stores") && !world.exists("project/cache"));
+    world.ok("push --config project/hw.toml");
+    assert!(world.exists("project/cache/stores"));
+    world.ok("status --config project/hw.toml --html status.html");
+    assert!(world.exists("project/cache/last-seen.json") && !world.exists("home/cache/headwater"));
+    // What the cache knows of the store of a mirror is known to `status` too.
+    world.remove("project/www");
+    world.ok("push project/tree ./project/www --cache ./other");
+    assert_eq!(world.json("status --config project/hw.toml", 1)["mirrors"][0]["state"], "unknown");
+}
+
+#[test]
+fn the_level_comes_from_the_file_and_flags_win() {
+    let text = "the same words again and again\n".repeat(5_000);
+    let sent = |key: &str, flags: &str| {
+        let world = world(&format!("content = 'tree'\n{key}\n"));
+        world.write("tree/words.txt", &text);
+        world.json(&format!("push {flags}"), 0)["mirrors"][0]["sent_bytes"].as_u64().unwrap()
+    };
+    let raw = sent("", "");
+    assert!(raw > text.len() as u64, "{raw}");
+    for (key, flags, is_small) in [
+        ("level = 9", "", true),
+        ("level = '9'", "", true),
+        ("level = 'raw'", "", false),
+        ("level = 'raw'", "--level 9", true),
+        ("level = 9", "--level raw", false),
+        ("level = 9", "--level auto", false),
+    ] {
+        let sent = sent(key, flags);
+        assert_eq!(sent < raw / 10, is_small, "{key} {flags}: {sent} of {raw}");
+    }
+}
+
+#[test]
+fn the_wait_for_a_lock_comes_from_the_file_and_flags_win() {
+    let world = world("content = 'tree'\nwait = '0s'\n");
+    world.ok("push");
+    let lock = fs::File::open(world.path("www/.headwater/lock")).unwrap();
+    lock.lock().unwrap();
+    world.write("tree/index.html", "2");
+    let began = std::time::Instant::now();
+    let all = ["push", "prune", "repair eu --from tree"];
+    for line in all {
+        world.run(line).code(9).warns("locked by another headwater");
+    }
+    // A run that follows the file and not the flag waits an hour.
+    world.write("headwater.toml", format!("content = 'tree'\nwait = '1h'\n{MIRROR}"));
+    for line in all {
+        world.run(&format!("{line} --wait 0s")).code(9);
+    }
+    assert!(began.elapsed() < std::time::Duration::from_secs(50), "the default is a minute: {:?}", began.elapsed());
+}
+
+#[test]
+fn a_mistake_in_how_commands_run_is_shown_with_its_line() {
+    let world = world("content = 'tree'\n");
+    for (line, words) in [
+        ("jobs = 0", "nonzero"),
+        ("level = 20", "write `auto`, `raw`, or a number from 1 to 19"),
+        ("wait = '60'", "a number without a unit"),
+        ("max_parallel = 0", "nonzero"),
+        ("bwlimit = '2000'", "2000KiB"),
+        ("deadline = 'soon'", "no duration"),
+        ("ssh_command = ''", "the command names no program"),
+        ("receive_command = ''", "write a command on one line"),
+        ("jbos = 2", "did you mean `jobs`?"),
+    ] {
+        world.write("headwater.toml", format!("content = 'tree'\n{line}\n{MIRROR}"));
+        world.run("push").code(2).warns("headwater.toml line 2").warns(&format!("2 | {line}")).warns(words);
+    }
+    assert!(!world.exists("www"));
+}

@@ -166,8 +166,8 @@ impl Fixture for Ssh {
         let Ok(Location::Ssh(place)) = Location::parse(&url) else { panic!("{url}") };
         // Through a shell: a script that was just written may still be open for writing in a child of another test.
         let settings = SshSettings {
-            command: vec!["/bin/sh".into(), self.program.display().to_string()],
-            receiver: env!("CARGO_BIN_EXE_headwater").to_owned(),
+            command: format!("/bin/sh '{}'", self.program.display()).parse().unwrap(),
+            receiver: env!("CARGO_BIN_EXE_headwater").parse().unwrap(),
             host_key: None,
         };
         let pace = Pace { wait, ..Pace::default() };

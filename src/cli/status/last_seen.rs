@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::io::Write as _;
 
+use headwater::config::Config;
 use headwater::fsx;
 use headwater::watch::{LastSeen, Standing};
 
@@ -23,8 +24,8 @@ type Known = BTreeMap<String, LastSeen>;
 
 /// Adds to the mirrors that could not be asked what they served last. Notes what the others serve at the time
 /// `noted`; `None`: changes nothing on disk.
-pub(super) fn recall(standings: &mut [Standing], noted: Option<u64>) {
-    let Ok(path) = settings::cache_dir(None).map(|dir| dir.join(FILE_NAME)) else { return };
+pub(super) fn recall(standings: &mut [Standing], config: &Config, noted: Option<u64>) {
+    let Ok(path) = settings::cache_dir(None, config).map(|dir| dir.join(FILE_NAME)) else { return };
     let text = fsx::read_text(&path, MAX_BYTES).unwrap_or_default();
     let mut known: Known = serde_json::from_str(&text).unwrap_or_default();
     let before = known.clone();

@@ -118,7 +118,8 @@ fn look(watcher: &Watcher, args: &StatusArgs) -> Look {
     if args.disk {
         watcher.look_at_disk(&mut look);
     }
-    last_seen::recall(&mut look.standings, args.html.as_ref().map(|_| look.now));
+    let noted = args.html.as_ref().map(|_| look.now);
+    last_seen::recall(&mut look.standings, &watcher.config, noted);
     look
 }
 

@@ -8,8 +8,16 @@ fn size_and_releases_are_understood() {
     let said = cache("[cache]\ncontent = '500MB'\nreleases = 5");
     assert_eq!((said.content_bytes, said.releases), (Some(500_000_000), NonZeroU32::new(5)));
     assert_eq!(cache("[cache]\ncontent = '2GiB'").content_bytes, Some(2 << 30));
-    assert_eq!(cache("[cache]\ncontent = '0'"), CacheConfig { content_bytes: Some(0), releases: None });
+    assert_eq!(cache("[cache]\ncontent = '0'"), CacheConfig { content_bytes: Some(0), ..CacheConfig::default() });
     assert_eq!((cache("[cache]"), cache("")), (CacheConfig::default(), CacheConfig::default()));
+}
+
+#[test]
+fn its_directory_is_relative_to_the_file() {
+    let dir = |path: &str| parse(&format!("[cache]\ndir = '{path}'")).unwrap().cache.dir.unwrap();
+    assert_eq!((dir("c/d"), dir("/c")), ("/etc/hw/c/d".into(), "/c".into()));
+    let here = Config::parse("[cache]\ndir = 'c'", Path::new(FILE_NAME)).unwrap();
+    assert_eq!(here.cache.dir, Some("./c".into()));
 }
 
 #[test]
@@ -20,7 +28,9 @@ fn mistakes_are_named() {
         ("[cache]\ncontent=8", 2, "expected a string"),
         ("[cache]\nreleases=0", 2, "nonzero"),
         ("[cache]\nsize='8GiB'", 2, "unknown field `size`"),
-        ("cache='8GiB'", 1, "a table with `content` and `releases`"),
+        ("cache='8GiB'", 1, "a table with `dir`, `content` and `releases`"),
+        ("[cache]\ndir=''", 2, "the path is empty"),
+        ("[cache]\ndirr='c'", 2, "did you mean `dir`?"),
     ] {
         let (at, _, message) = mistake(text);
         assert!(at == line && message.contains(words), "{text}: line {at}: {message}");

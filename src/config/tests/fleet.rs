@@ -148,6 +148,7 @@ fn a_line_that_is_wrong_is_named() {
         ("{\"name\":\"c\"}", "missing field `url`"),
         ("{\"name\":\"c\",\"url\":\"/c\",\"urll\":1}", "unknown field `urll`"),
         ("{\"name\":\"c d\",\"url\":\"/c\"}", "mirror's name"),
+        ("{\"name\":\"c\",\"url\":\"ssh://c/c\",\"ssh_command\":\"sh\"}", "not in a list of mirrors"),
         ("{\"name\":\"b\",\"url\":\"/c\"}", "already a mirror named \"b\""),
         ("{\"name\":\"a\",\"url\":\"/c\"}", "already a mirror named \"a\""),
         ("{\"name\":\"c\",\"url\":\"/b/\"}", "the mirror \"b\" has the same url"),

@@ -59,13 +59,13 @@ fn arguments(place: &SshPlace, settings: &SshSettings, pinned: Option<&str>) -> 
             format!("HostKeyAlias={PINNED}"),
         ]);
     }
-    let mut arguments: Vec<String> = settings.command[1..].to_vec();
+    let mut arguments: Vec<String> = settings.command.arguments().to_vec();
     arguments.push("-T".to_owned());
     arguments.extend(options.into_iter().flat_map(|option| ["-o".to_owned(), option]));
     if let Some(port) = place.port() {
         arguments.extend(["-p".to_owned(), port.to_string()]);
     }
-    let command = format!("{} receive {}", settings.receiver, quoted(place.directory()));
+    let command = format!("{} receive {}", settings.receiver.as_str(), quoted(place.directory()));
     arguments.extend([place.destination(), "--".to_owned(), command]);
     arguments
 }
@@ -84,7 +84,7 @@ impl Child {
     pub(super) fn start(place: &SshPlace, settings: &SshSettings) -> Result<Self, Trouble> {
         let failed =
             |what: &str, error: &io::Error| trouble(WayError::Ssh { what: format!("{what}: {error}") }, Again::Never);
-        let program = settings.command.first().map_or("ssh", String::as_str);
+        let program = settings.command.program();
         let pinned = settings.host_key.as_deref().map(pin).transpose();
         let pinned = pinned.map_err(|error| failed("cannot hand over the host key", &error))?;
         let (stream, other) = UnixStream::pair().map_err(|error| failed("cannot make a socket", &error))?;
@@ -162,7 +162,7 @@ impl Child {
                 }
             }
             Some(127) => {
-                let what = format!("install it, or name it with --receive-command{said}");
+                let what = format!("install it, or name it with --receive-command or `receive_command`{said}");
                 trouble(WayError::NoReceiver { what }, Again::Never)
             }
             Some(code) => self.no_receiver(heard, &format!("exit code {code}, ")),
@@ -252,7 +252,7 @@ mod tests {
 
     #[test]
     fn ssh_is_asked_for_one_command_and_never_for_a_password() {
-        let settings = SshSettings { command: vec!["ssh".into(), "-i".into(), "key".into()], ..SshSettings::default() };
+        let settings = SshSettings { command: "ssh -i key".parse().unwrap(), ..SshSettings::default() };
         let all = arguments(&place("ssh://me@edge2:2222/srv/it's"), &settings, None).join(" ");
         assert_eq!(
             all,
@@ -265,7 +265,7 @@ mod tests {
 
     #[test]
     fn what_cannot_be_run_is_said() {
-        let settings = SshSettings { command: vec!["/no/such/ssh".into()], ..SshSettings::default() };
+        let settings = SshSettings { command: "/no/such/ssh".parse().unwrap(), ..SshSettings::default() };
         let error = Child::start(&place("ssh://h/srv"), &settings).unwrap_err().error;
         assert!(error.to_string().contains("/no/such/ssh"), "{error}");
     }
@@ -275,7 +275,7 @@ mod tests {
     }
 
     fn greeting_of(script: &str, host_key: Option<&str>) -> (Result<Line, Trouble>, u32) {
-        let command = vec!["/bin/sh".to_owned(), "-c".to_owned(), script.to_owned()];
+        let command = shell_words::join(["/bin/sh", "-c", script]).parse().unwrap();
         let settings = SshSettings { command, host_key: host_key.map(str::to_owned), ..SshSettings::default() };
         let mut child = Child::start(&place("ssh://h/srv"), &settings).unwrap();
         let id = child.process.id();

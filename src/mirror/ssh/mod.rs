@@ -7,6 +7,7 @@
 
 mod banner;
 mod child;
+mod command;
 mod transport;
 
 use std::fmt;
@@ -24,6 +25,7 @@ use crate::tree_path::Site;
 use crate::wire::{Banner, BannerSite, VERSION};
 
 use child::Child;
+pub use command::{ParseReceiveCommandError, ParseSshCommandError, ReceiveCommand, SshCommand};
 use transport::{Nowhere, Pipe, PipeConnector};
 
 /// Longest time from the start of `ssh` to the banner.
@@ -32,20 +34,14 @@ const GREETING: Duration = Duration::from_secs(60);
 const AUTHORITY: &str = "http://receiver";
 
 /// How `ssh` is called.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct SshSettings {
     /// The program and its first arguments.
-    pub command: Vec<String>,
-    /// What runs there, as its shell reads it; `receive` and the directory follow.
-    pub receiver: String,
+    pub command: SshCommand,
+    /// The command that runs on the other machine; `receive` and the directory follow.
+    pub receiver: ReceiveCommand,
     /// The only key that the host may have, as in `ssh-ed25519 AAAA…`; nothing: as `ssh` is configured.
     pub host_key: Option<String>,
-}
-
-impl Default for SshSettings {
-    fn default() -> Self {
-        Self { command: vec!["ssh".to_owned()], receiver: "headwater".to_owned(), host_key: None }
-    }
 }
 
 /// The way to one receiver behind `ssh`.

@@ -80,19 +80,80 @@ fn a_receiver_for_another_directory_or_site_is_refused() {
 
 #[test]
 fn a_silent_ssh_ends_with_the_deadline_of_its_mirror_and_no_other() {
+    for (flags, of_all, of_mirror) in [
+        (&[][..], "", "deadline = '1s'"),
+        (&[], "deadline = '1s'", ""),
+        (&[], "deadline = '1h'", "deadline = '1s'"),
+        (&["--deadline", "1s"], "deadline = '1h'", ""),
+    ] {
+        let world = World::new();
+        world.write("tree", &Tree::small());
+        let ssh = stand_in(&world, "ssh", "exec sleep 100");
+        let config = format!(
+            "content = 'tree'\nrequire = 1\n{of_all}\n[[mirror]]\nname = 'edge2'\nurl = 'ssh://edge2{}'\n{of_mirror}\n\
+             [[mirror]]\nname = 'here'\nurl = '{}'\n",
+            world.at("shell"),
+            world.at("here")
+        );
+        std::fs::write(world.path("headwater.toml"), config).unwrap();
+        let began = std::time::Instant::now();
+        let outcome = world.run(&[&["push"], flags, &over(&ssh)[..]].concat()).expect(&[3]);
+        assert!(outcome.stderr.contains("edge2") && outcome.stderr.contains("deadline"), "{outcome}");
+        assert!(began.elapsed() < std::time::Duration::from_secs(50), "{outcome}");
+        assert!(serves_tree(&world, "here"));
+    }
+}
+
+#[test]
+fn the_commands_of_each_mirror_reach_the_right_process() {
     let world = World::new();
     world.write("tree", &Tree::small());
-    let ssh = stand_in(&world, "ssh", "exec sleep 100");
+    let note = |name: &str| format!("echo \"$*\" > '{}'", world.at(&format!("{name}.log")));
+    let ssh = ["top", "own", "flag"].map(|name| stand_in(&world, name, &note(name)));
+    let receive = ["top", "own", "flag"].map(|name| format!("env RECEIVER={name} {}", env!("CARGO_BIN_EXE_headwater")));
+    let mirror = |name: &str| format!("[[mirror]]\nname = '{name}'\nurl = 'ssh://{name}{}'\n", world.at(name));
+    let keys = |index: usize| format!("ssh_command = \"{}\"\nreceive_command = '{}'\n", ssh[index], receive[index]);
+    let config = [&keys(0), "content = 'tree'\n", &mirror("edge1"), &mirror("edge2"), &keys(1)].concat();
+    std::fs::write(world.path("headwater.toml"), config).unwrap();
+    let log = |name: &str| std::fs::read_to_string(world.path(format!("{name}.log"))).unwrap_or_default();
+
+    world.run(&["push"]).expect(&[0]);
+    for (name, directory) in [("top", "edge1"), ("own", "edge2")] {
+        let expected =
+            format!("env RECEIVER={name} {} receive '{}'\n", env!("CARGO_BIN_EXE_headwater"), world.at(directory));
+        assert_eq!(log(name), expected);
+        assert!(serves_tree(&world, directory), "{directory}");
+        std::fs::remove_file(world.path(format!("{name}.log"))).unwrap();
+    }
+    assert_eq!(log("flag"), "");
+
+    world.write("tree", &Tree::small().file("index.html", "2"));
+    world.run(&["push", "--ssh-command", &ssh[2], "--receive-command", &receive[2]]).expect(&[0]);
+    assert!(serves_tree(&world, "edge1") && serves_tree(&world, "edge2"));
+    assert!(log("flag").starts_with("env RECEIVER=flag "), "{}", log("flag"));
+    assert_eq!((log("top"), log("own")), (String::new(), String::new()));
+}
+
+#[test]
+fn mirrors_have_a_command_in_common_with_the_name_of_each() {
+    let world = World::new();
+    world.write("tree", &Tree::small());
     let config = format!(
-        "content = 'tree'\nrequire = 1\n[[mirror]]\nname = 'edge2'\nurl = 'ssh://edge2{}'\ndeadline = '1s'\n\
-         [[mirror]]\nname = 'here'\nurl = '{}'\n",
-        world.at("shell"),
-        world.at("here")
+        "content = 'tree'\n[mirror_defaults]\nurl = 'ssh://{{name}}{}'\nssh_command = '/bin/sh {}'\n\
+         receive_command = '{}'\n[[mirror]]\nname = 'edge1'\n[[mirror]]\nname = 'edge2'\n",
+        world.at("{name}"),
+        world.at("ssh-{name}"),
+        env!("CARGO_BIN_EXE_headwater")
     );
     std::fs::write(world.path("headwater.toml"), config).unwrap();
-    let outcome = world.run(&[&["push"], &over(&ssh)[..]].concat()).expect(&[3]);
-    assert!(outcome.stderr.contains("edge2"), "{outcome}");
-    assert!(serves_tree(&world, "here"));
+    let names = ["edge1", "edge2"];
+    for name in names {
+        stand_in(&world, &format!("ssh-{name}"), &format!("echo login >> '{}'", world.at(&format!("{name}.log"))));
+    }
+    world.run(&["push"]).expect(&[0]);
+    for name in names {
+        assert!(serves_tree(&world, name) && world.path(format!("{name}.log")).exists(), "{name}");
+    }
 }
 
 #[test]

@@ -65,11 +65,19 @@ fn content_for_more_than_one_request_goes_in_as_few_as_it_fits_in() {
 fn no_more_is_sent_a_second_than_allowed() {
     const RATE: u32 = 500_000;
     let tree = Tree::small().file("large", Rng::new(seed()).bytes(600_000));
-    for (flags, line) in [(&["--bwlimit", "500kB"][..], ""), (&[], "bwlimit = '500kB'")] {
+    let flag = &["--bwlimit", "500kB"][..];
+    for (flags, of_all, of_mirror) in [
+        (flag, "", ""),
+        (&[], "", "bwlimit = '500kB'"),
+        (&[], "bwlimit = '500kB'", ""),
+        (&[], "bwlimit = '500kB'", "bwlimit = '1GB'"),
+        (flag, "bwlimit = '1GB'", ""),
+    ] {
         let world = World::new();
         let receiver = Receiver::start(&world.path("web"));
         world.write("tree", &tree);
-        let config = format!("content = 'tree'\n[[mirror]]\nname = 'web'\nurl = '{}'\n{line}\n", receiver.url());
+        let mirror = format!("[[mirror]]\nname = 'web'\nurl = '{}'\n{of_mirror}\n", receiver.url());
+        let config = format!("content = 'tree'\n{of_all}\n{mirror}");
         fs::write(world.path("headwater.toml"), config).unwrap();
         let began = Instant::now();
         let outcome = world.run(&[&["push", "--json"], flags].concat()).expect(&[0]);
@@ -81,6 +89,17 @@ fn no_more_is_sent_a_second_than_allowed() {
         assert!(took >= least, "{took:?} for {sent} bytes");
         assert!(serves_tree(&world, "web"));
     }
+}
+
+#[test]
+fn a_flag_outranks_the_rate_of_the_file() {
+    let world = World::new();
+    let receiver = Receiver::start(&world.path("web"));
+    world.write("tree", &Tree::small().file("large", Rng::new(seed()).bytes(600_000)));
+    fs::write(world.path("headwater.toml"), "bwlimit = '1kB'\n").unwrap();
+    // At the rate of the file it would take ten minutes.
+    push(&world, &[&receiver.url()], &["--bwlimit", "1GB", "--deadline", "2m"]).expect(&[0]);
+    assert!(serves_tree(&world, "web"));
 }
 
 /// Where uploads meet, if two of them are there at once.
@@ -105,8 +124,15 @@ impl Meeting {
 #[test]
 fn content_goes_to_as_many_mirrors_at_once_as_allowed() {
     // Who meets nobody waits all of it; who shall meet somebody does so whenever that one comes.
-    for (most, patience) in [("1", Duration::from_millis(500)), ("2", Duration::from_secs(60))] {
+    let (one, two) = (Duration::from_millis(500), Duration::from_secs(60));
+    for (flags, key, most, patience) in [
+        (&["--max-parallel", "1"][..], "", 1, one),
+        (&["--max-parallel", "2"], "", 2, two),
+        (&[], "max_parallel = 1", 1, one),
+        (&["--max-parallel", "2"], "max_parallel = 1", 2, two),
+    ] {
         let world = World::new();
+        fs::write(world.path("headwater.toml"), key).unwrap();
         world.write("tree", &Tree::small());
         let receivers = ["one", "two"].map(|mirror| Receiver::start(&world.path(mirror)));
         let meeting = Arc::new(Meeting::default());
@@ -119,8 +145,8 @@ fn content_goes_to_as_many_mirrors_at_once_as_allowed() {
             })
         });
         let urls = links.each_ref().map(|link| format!("http://{}/", link.address()));
-        push(&world, &[&urls[0], &urls[1]], &["--max-parallel", most]).expect(&[0]);
-        assert_eq!(meeting.here.lock().unwrap().1, most == "2", "at most {most}");
+        push(&world, &[&urls[0], &urls[1]], flags).expect(&[0]);
+        assert_eq!(meeting.here.lock().unwrap().1, most == 2, "{flags:?}, {key}");
         assert!(serves_tree(&world, "one") && serves_tree(&world, "two"));
     }
 }
