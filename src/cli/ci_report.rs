@@ -10,7 +10,7 @@ use headwater::fsx;
 use headwater::push::{Outcome, Report};
 
 use super::failure::eprint_raw;
-use super::output::{bytes, count, escape};
+use super::output::{bytes, escape};
 
 /// Marks in a run, at most: GitHub shows no more of a step.
 const MAX_MARKS: usize = 10;
@@ -117,15 +117,8 @@ fn summary(end: &End<'_>) -> String {
         // Writing to a string cannot fail.
         writeln!(text, "{}\n", markdown(unmet)).ok();
     }
-    let sums = &report.changes;
     if report.is_new {
-        let parts =
-            [(sums.added, "added"), (sums.changed, "changed"), (sums.retired, "retired"), (sums.removed, "removed")];
-        let parts: Vec<String> = parts
-            .iter()
-            .filter(|(number, _)| *number > 0)
-            .map(|(number, word)| format!("{} {word}", count(*number)))
-            .collect();
+        let parts = super::push::changes(&report.changes);
         writeln!(text, "{}\n", if parts.is_empty() { "nothing changed".to_owned() } else { parts.join(", ") }).ok();
     }
     text.push_str("| mirror | release | sent | outcome |\n|---|---|---:|---|\n");

@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use headwater::config::Label;
 use headwater::manifest::{Change, ChangeKind, Diff};
-use headwater::push::{self, BaseCounts, Churn, DiffSide, Goal, MirrorPlan, OnFailure, PlanReport, Schedule, WavePlan};
+use headwater::push::{
+    self, BaseCounts, Churn, DiffSide, Goal, MirrorPlan, OnFailure, PlanReport, Schedule, Sums, WavePlan,
+};
 use serde::Serialize;
 
 use super::args::{DiffArgs, ListArgs, PushArgs};
@@ -122,7 +124,7 @@ impl<'a> PlanAnswer<'a> {
 }
 
 fn describe(plan: &PlanReport, job: &Job, list: ListArgs) -> String {
-    let mut text = describe_diff(&plan.diff, list);
+    let mut text = describe_paths(&plan.diff, list);
     for churn in &plan.churn {
         text.push_str(&describe_churn(churn));
     }
@@ -130,9 +132,13 @@ fn describe(plan: &PlanReport, job: &Job, list: ListArgs) -> String {
     if !plan.is_new && plan.mirrors.iter().all(|mirror| mirror.is_current) {
         return format!("nothing to do: release {sequence} has this content everywhere\n");
     }
-    let made =
-        if plan.is_new { "would be made" } else { "has this content and would be brought to those that lack it" };
-    text.push_str(&format!("release {sequence} {made}\n"));
+    if plan.is_new {
+        text.push_str(&format!("release {sequence} would be made: {}\n", push_command::summary(&plan.sums)));
+    } else {
+        let summary = push_command::summary(&Sums::from(&plan.diff));
+        let made = "has this content and would be brought to those that lack it";
+        text.push_str(&format!("{summary}\nrelease {sequence} {made}\n"));
+    }
     text.push_str(&push_command::retirement(&plan.sums));
     let mut table = Table::new([
         ("mirror", Align::Left),
@@ -276,8 +282,8 @@ fn describe_churn(churn: &Churn) -> String {
     )
 }
 
-/// The paths that differ, and how many of each kind.
-fn describe_diff(diff: &Diff, list: ListArgs) -> String {
+/// The paths that differ, a line each.
+fn describe_paths(diff: &Diff, list: ListArgs) -> String {
     let line = |change: &Change| {
         let from = change.from.as_ref().map(|from| format!(" (from {from})")).unwrap_or_default();
         format!("{:8} {}{from}", word(change.kind), change.path)
@@ -292,15 +298,6 @@ fn describe_diff(diff: &Diff, list: ListArgs) -> String {
     if !list.all && diff.changes.len() > MAX_LISTED {
         text.push_str("(--all lists every path)\n");
     }
-    let kinds = [ChangeKind::Added, ChangeKind::Changed, ChangeKind::Renamed, ChangeKind::Retired, ChangeKind::Removed];
-    let sums: Vec<String> = kinds
-        .iter()
-        .map(|kind| (diff.count(*kind) as u64, word(*kind)))
-        .filter(|(number, _)| *number > 0)
-        .map(|(number, word)| format!("{} {word}", count(number)))
-        .chain([format!("{} the same", counted(diff.same, "path", "paths"))])
-        .collect();
-    text.push_str(&format!("{}\n", sums.join(", ")));
     text
 }
 
@@ -345,7 +342,8 @@ pub(crate) fn diff(args: &DiffArgs) -> Result<Exit, Failure> {
     if args.output.json {
         print_json(&DiffAnswer { headwater: "diff", version: 1, changes: &diff.changes, same: diff.same })?;
     } else {
-        print(&describe_diff(&diff, args.list))?;
+        let summary = push_command::summary(&Sums::from(&diff));
+        print(&format!("{}{summary}\n", describe_paths(&diff, args.list)))?;
     }
     Ok(Exit::Success)
 }

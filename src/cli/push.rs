@@ -316,24 +316,8 @@ fn describe(report: &Report) -> String {
             }
         }
         (Some(sequence), true) => {
-            let sums = &report.changes;
-            let parts = [
-                (sums.added, "added"),
-                (sums.changed, "changed"),
-                (sums.retired, "retired"),
-                (sums.removed, "removed"),
-                (sums.same, "same"),
-            ];
-            let parts: Vec<String> = parts
-                .iter()
-                .filter(|(number, _)| *number > 0)
-                .map(|(number, word)| format!("{} {word}", count(*number)))
-                .collect();
             let unmet = report.unmet.as_deref().map(|unmet| format!("not activated: {unmet}\n")).unwrap_or_default();
-            format!(
-                "release {sequence}: {}\n{unmet}",
-                if parts.is_empty() { "empty".to_owned() } else { parts.join(", ") }
-            ) + &retirement(sums)
+            format!("release {sequence}: {}\n{unmet}", summary(&report.changes)) + &retirement(&report.changes)
         }
     };
     let mut table = Table::new([
@@ -351,11 +335,30 @@ fn describe(report: &Report) -> String {
     text
 }
 
+/// How many paths changed in which way, and how many did not.
+pub(crate) fn summary(sums: &Sums) -> String {
+    let same = (sums.same > 0).then(|| format!("{} same", count(sums.same)));
+    let parts: Vec<String> = changes(sums).into_iter().chain(same).collect();
+    if parts.is_empty() { "empty".to_owned() } else { parts.join(", ") }
+}
+
+/// How many paths changed in which way, a part for each.
+pub(crate) fn changes(sums: &Sums) -> Vec<String> {
+    let parts = [
+        (sums.added, "added"),
+        (sums.changed, "changed"),
+        (sums.renamed, "renamed"),
+        (sums.retired, "retired"),
+        (sums.removed, "removed"),
+    ];
+    parts.iter().filter(|(number, _)| *number > 0).map(|(number, word)| format!("{} {word}", count(*number))).collect()
+}
+
 /// Until when the paths that went are still served: a line, or nothing where none is.
 pub(crate) fn retirement(sums: &Sums) -> String {
     let (Some(first), Some(last)) = (sums.first_until, sums.last_until) else { return String::new() };
     let until = if first == last { moment(first) } else { format!("{} to {}", moment(first), moment(last)) };
-    format!("{} retired, served until {until} (--expunge PATH ends that now)\n", count(sums.retired))
+    format!("{} retired, served until {until} (--expunge PATH ends that now)\n", count(sums.still_served))
 }
 
 /// What was sent against what changed, where that is less.

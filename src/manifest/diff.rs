@@ -89,7 +89,7 @@ pub struct Change {
     pub from: Option<TreePath>,
     /// The size of the file now (before, for what went), in bytes; 0 for a link.
     pub size: u64,
-    /// The object now (before, for what went); nothing for a link.
+    /// The object now (before, for a live path that went); `None` for a link, and for a path that was retired before.
     #[serde(skip)]
     pub object: Option<ObjectId>,
     /// The object that a changed path had before.
@@ -102,7 +102,7 @@ pub struct Change {
 pub struct Diff {
     /// Every path that differs, in path order.
     pub changes: Vec<Change>,
-    /// Paths on which both agree.
+    /// Live paths on which both agree.
     pub same: u64,
 }
 
@@ -128,7 +128,9 @@ fn change(kind: ChangeKind, entry: &Entry) -> Change {
 
 fn classify(pair: &Pair) -> Option<Change> {
     match pair {
-        Pair::Old(old) => Some(change(ChangeKind::Removed, old)),
+        Pair::Old(old) if old.is_live() => Some(change(ChangeKind::Removed, old)),
+        // It left the tree with an earlier release: nothing of today is its new name.
+        Pair::Old(old) => Some(Change { object: None, ..change(ChangeKind::Removed, old) }),
         Pair::New(new) if new.is_live() => Some(change(ChangeKind::Added, new)),
         Pair::New(new) => Some(change(ChangeKind::Retired, new)),
         Pair::Both(old, new) => match (old.is_live(), new.is_live()) {
@@ -158,37 +160,43 @@ pub fn diff<E>(
 ) -> Result<Diff, E> {
     let mut result = Diff::default();
     for pair in Pairs::new(old, new) {
-        match classify(&pair?) {
+        let pair = pair?;
+        match classify(&pair) {
             Some(change) => result.changes.push(change),
-            None => result.same += 1,
+            None => result.same += u64::from(matches!(&pair, Pair::Both(_, new) if new.is_live())),
         }
     }
-    join_renames(&mut result.changes);
+    join_changes(&mut result.changes);
     Ok(result)
 }
 
+/// Joins each added path with a path that went and had the same object: of several, those that come first in path
+/// order. Takes both in path order, without empty files; returns the joined ones.
+pub(crate) fn join_renames<A, G>(added: Vec<(ObjectId, A)>, gone: Vec<(ObjectId, G)>) -> Vec<(A, G)> {
+    let mut by_object: HashMap<ObjectId, Vec<G>> = HashMap::new();
+    for (object, from) in gone.into_iter().rev() {
+        by_object.entry(object).or_default().push(from);
+    }
+    let join = |(object, to): (ObjectId, A)| Some((to, by_object.get_mut(&object)?.pop()?));
+    added.into_iter().filter_map(join).collect()
+}
+
 /// Turns an added path and a path of the same content that went into one rename.
-fn join_renames(changes: &mut Vec<Change>) {
-    let mut gone: HashMap<ObjectId, Vec<usize>> = HashMap::new();
-    for (index, change) in changes.iter().enumerate().rev() {
-        if let (ChangeKind::Removed | ChangeKind::Retired, Some(object)) = (change.kind, change.object)
-            && change.size > 0
-        {
-            gone.entry(object).or_default().push(index);
-        }
+fn join_changes(changes: &mut Vec<Change>) {
+    let of_kinds = |kinds: &[ChangeKind]| -> Vec<(ObjectId, usize)> {
+        let indexes = changes.iter().enumerate().filter(|(_, change)| kinds.contains(&change.kind) && change.size > 0);
+        indexes.filter_map(|(index, change)| Some((change.object?, index))).collect()
+    };
+    let added = of_kinds(&[ChangeKind::Added]);
+    let gone = of_kinds(&[ChangeKind::Removed, ChangeKind::Retired]);
+    let mut is_joined = vec![false; changes.len()];
+    for (to, from) in join_renames(added, gone) {
+        is_joined[from] = true;
+        changes[to].kind = ChangeKind::Renamed;
+        changes[to].from = Some(changes[from].path.clone());
     }
-    let mut joined = vec![false; changes.len()];
-    for index in 0..changes.len() {
-        let added = changes[index].kind == ChangeKind::Added;
-        let from = changes[index].object.filter(|_| added).and_then(|object| gone.get_mut(&object)?.pop());
-        if let Some(from) = from {
-            joined[from] = true;
-            changes[index].kind = ChangeKind::Renamed;
-            changes[index].from = Some(changes[from].path.clone());
-        }
-    }
-    let mut joined = joined.into_iter();
-    changes.retain(|_| !joined.next().unwrap_or(false));
+    let mut is_joined = is_joined.into_iter();
+    changes.retain(|_| !is_joined.next().unwrap_or(false));
 }
 
 #[cfg(test)]

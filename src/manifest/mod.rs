@@ -18,6 +18,7 @@ pub mod transit;
 pub use ahead::ahead;
 pub use codec::{MAX_ENTRIES, ManifestReader, ManifestWriter, Totals, parse_entry_line, push_entry_line};
 pub use content::ContentHasher;
+pub(crate) use diff::join_renames;
 pub use diff::{Change, ChangeKind, Diff, Pair, Pairs, diff};
 pub use entry::{Entry, FileEntry, Kind};
 

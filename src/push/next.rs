@@ -8,11 +8,13 @@
 use std::collections::{HashMap, HashSet};
 use std::io::Write;
 
-use crate::manifest::{Entry, Kind, ManifestError, ManifestWriter, Pair, Pairs, Totals};
+use crate::hash::ObjectId;
+use crate::manifest::{Entry, Kind, ManifestError, ManifestWriter, Pair, Pairs, Totals, join_renames};
 use crate::push::options::MtimeMode;
 use crate::push::outcome::Sums;
 use crate::push::retention::Retention;
 use crate::push::source::Live;
+use crate::tree_path::TreePath;
 
 /// Links on the way to a file: more is a loop, as in the kernel.
 const MAX_LINKS: usize = 40;
@@ -48,6 +50,32 @@ struct Retired {
     is_fresh: bool,
 }
 
+/// Paths that came and live paths that went, with their objects, in path order.
+#[derive(Debug, Default)]
+struct Moves {
+    added: Vec<(ObjectId, ())>,
+    gone: Vec<(ObjectId, TreePath)>,
+}
+
+impl Moves {
+    fn note(&mut self, pair: &Pair) {
+        let object = |entry: &Entry| entry.file().filter(|file| file.size > 0).map(|file| file.object);
+        match pair {
+            Pair::Old(old) if old.is_live() => {
+                self.gone.extend(object(old).map(|object| (object, old.path.clone())));
+            }
+            Pair::New(new) => self.added.extend(object(new).map(|object| (object, ()))),
+            Pair::Both(old, new) if !old.is_live() => self.added.extend(object(new).map(|object| (object, ()))),
+            Pair::Old(_) | Pair::Both(..) => {}
+        }
+    }
+
+    /// The paths whose content now has another path.
+    fn renamed(self) -> HashSet<TreePath> {
+        join_renames(self.added, self.gone).into_iter().map(|((), from)| from).collect()
+    }
+}
+
 /// Looks at both and drafts the next manifest on `out`. The draft stands
 /// unless a link was moved or a retired entry is in the way of a live one:
 /// then [`Outline::write`] writes it again.
@@ -59,34 +87,28 @@ pub(super) fn draft<W: Write>(
 ) -> Result<(Outline, Option<(W, Totals)>), ManifestError> {
     let mut outline = Outline::default();
     let mut moved = Vec::new();
+    let mut moves = Moves::default();
     // A draft that went wrong, because a retired entry is in the way, is none.
     let mut writer = Some(ManifestWriter::new(out));
     let mut push =
         |entry: &Entry| writer = writer.take().and_then(|mut writer| writer.push(entry).ok().map(|()| writer));
     for pair in Pairs::new(previous, live.entries().map(Ok)) {
-        match pair? {
+        let pair = pair?;
+        outline.count(&pair);
+        moves.note(&pair);
+        match pair {
             Pair::Old(old) => {
-                outline.total += u64::from(old.is_live());
-                outline.gone += u64::from(old.is_live());
                 if let Some(retired) = retire(old, rules) {
                     push(&retired.entry);
                     outline.retired.push(retired);
                 }
             }
             Pair::New(mut new) => {
-                outline.sums.added += 1;
                 moved.extend(link_destination(&new));
                 set_time(&mut new, None, rules, false);
                 push(&new);
             }
             Pair::Both(old, mut new) => {
-                outline.total += u64::from(old.is_live());
-                let counter = match (old.is_live(), old.has_content_of(&new)) {
-                    (false, _) => &mut outline.sums.added,
-                    (true, false) => &mut outline.sums.changed,
-                    (true, true) => &mut outline.sums.same,
-                };
-                *counter += 1;
                 if !old.is_live() || old.kind != new.kind {
                     moved.extend(link_destination(&new));
                 }
@@ -97,11 +119,7 @@ pub(super) fn draft<W: Write>(
     }
     let retired = outline.retired.len();
     drop_conflicts(&mut outline.retired, live);
-    let fresh = || outline.retired.iter().filter(|retired| retired.is_fresh);
-    let until = || fresh().filter_map(|retired| retired.entry.until);
-    let (number, first, last) = (fresh().count() as u64, until().min(), until().max());
-    (outline.sums.retired, outline.sums.first_until, outline.sums.last_until) = (number, first, last);
-    outline.sums.removed = outline.gone.saturating_sub(outline.sums.retired);
+    outline.join(&moves.renamed());
     outline.touched = spread(moved, live);
     let stands = outline.touched.is_empty() && outline.retired.len() == retired;
     let written = writer.filter(|_| stands).map(ManifestWriter::finish).transpose()?;
@@ -206,6 +224,46 @@ fn spread(moved: Vec<String>, live: &Live) -> Vec<String> {
 }
 
 impl Outline {
+    /// Counts a path; what is removed includes what is retired or renamed until [`Outline::join`].
+    fn count(&mut self, pair: &Pair) {
+        match pair {
+            Pair::Old(old) => {
+                self.total += u64::from(old.is_live());
+                self.gone += u64::from(old.is_live());
+                self.sums.removed += 1;
+            }
+            Pair::New(_) => self.sums.added += 1,
+            Pair::Both(old, new) => {
+                self.total += u64::from(old.is_live());
+                let counter = match (old.is_live(), old.has_content_of(new)) {
+                    (false, _) => &mut self.sums.added,
+                    (true, false) => &mut self.sums.changed,
+                    (true, true) => &mut self.sums.same,
+                };
+                *counter += 1;
+            }
+        }
+    }
+
+    /// Joins what was added with what went, for the paths that were `renamed`, and tells removed from retired.
+    fn join(&mut self, renamed: &HashSet<TreePath>) {
+        let fresh = || self.retired.iter().filter(|retired| retired.is_fresh).map(|retired| &retired.entry);
+        let until = || fresh().filter_map(|entry| entry.until);
+        let retired = fresh().filter(|entry| !renamed.contains(&entry.path)).count() as u64;
+        let still_served = fresh().count() as u64;
+        let renamed_and_removed = renamed.len() as u64 - (still_served - retired);
+        self.sums = Sums {
+            added: self.sums.added - renamed.len() as u64,
+            renamed: renamed.len() as u64,
+            retired,
+            still_served,
+            first_until: until().min(),
+            last_until: until().max(),
+            removed: self.sums.removed - self.retired.len() as u64 - renamed_and_removed,
+            ..self.sums
+        };
+    }
+
     fn is_touched(&self, entry: &Entry) -> bool {
         self.touched.iter().any(|place| place.is_empty() || entry.path.is_within(place))
     }
@@ -243,9 +301,10 @@ impl Outline {
 mod tests {
     use super::*;
     use crate::hash::ObjectId;
-    use crate::manifest::{FileEntry, ManifestReader};
+    use crate::manifest::{FileEntry, ManifestReader, diff};
     use crate::push::retention::RetentionRule;
     use crate::tree_path::{LinkTarget, TreePath};
+    use proptest::prelude::*;
     use std::time::Duration;
 
     fn file(path: &str, content: &str, mtime: u64, until: Option<u64>) -> Entry {
@@ -259,6 +318,14 @@ mod tests {
     }
 
     fn next(previous: &[Entry], live: Vec<Entry>, created: u64) -> Vec<Entry> {
+        next_with_sums(previous, live, created).0
+    }
+
+    fn sums(previous: &[Entry], live: Vec<Entry>, created: u64) -> Sums {
+        next_with_sums(previous, live, created).1
+    }
+
+    fn next_with_sums(previous: &[Entry], live: Vec<Entry>, created: u64) -> (Vec<Entry>, Sums) {
         let rules = [RetentionRule { pattern: "*.js".into(), keep: Duration::from_secs(10) }];
         let retention = Retention::new(&rules, vec![TreePath::new("gone").unwrap()]).unwrap();
         let rules = Rules { created, mtime: MtimeMode::Release, retention: &retention };
@@ -269,7 +336,19 @@ mod tests {
         if let Some((draft, drafted)) = draft {
             assert_eq!((&draft, drafted), (&bytes, totals), "a draft that stands is the manifest");
         }
-        ManifestReader::new(&bytes[..], None).unwrap().collect::<Result<_, _>>().unwrap()
+        let entries: Vec<Entry> = ManifestReader::new(&bytes[..], None).unwrap().collect::<Result<_, _>>().unwrap();
+        let paths = Sums::from(&diff(stream(), entries.iter().cloned().map(Ok)).unwrap());
+        let Sums { still_served, first_until, last_until, .. } = outline.sums;
+        let fresh = entries
+            .iter()
+            .filter(|new| !new.is_live() && previous.iter().any(|old| old.is_live() && old.path == new.path));
+        assert_eq!(still_served, fresh.count() as u64);
+        assert_eq!(
+            outline.sums,
+            Sums { still_served, first_until, last_until, ..paths },
+            "a plan counts what a push counts"
+        );
+        (entries, outline.sums)
     }
 
     #[test]
@@ -317,6 +396,55 @@ mod tests {
         assert_eq!(got, [("other/f".to_owned(), 50), ("v1/f".to_owned(), 5), ("v2/f".to_owned(), 50)]);
         let unmoved = times(next(&tree("v1"), tree("v1"), 50));
         assert!(unmoved.iter().all(|(_, mtime)| *mtime == 5));
+    }
+
+    #[test]
+    fn a_file_that_moved_is_renamed_and_its_old_path_is_still_served() {
+        let old = [file("a.js", "1", 5, None), file("b.html", "2", 5, None), file("e.js", "", 5, None)];
+        let live = vec![file("c.js", "1", 0, None), file("d.html", "2", 0, None), file("f.js", "", 0, None)];
+        let sums = sums(&old, live, 50);
+        assert_eq!(
+            (sums.renamed, sums.added, sums.retired, sums.removed),
+            (2, 1, 1, 0),
+            "an empty file is not renamed"
+        );
+        assert_eq!((sums.still_served, sums.last_until), (2, Some(60)));
+    }
+
+    #[test]
+    fn what_was_retired_before_has_no_new_name() {
+        let old = [file("a.js", "1", 5, Some(40)), file("z", "z", 5, None)];
+        let sums = sums(&old, vec![file("b.js", "1", 0, None), file("z", "z", 0, None)], 50);
+        assert_eq!((sums.renamed, sums.added, sums.removed, sums.same), (0, 1, 1, 1));
+    }
+
+    /// The tree in which each of some paths has a content, or does not exist.
+    fn tree(contents: &[Option<u8>]) -> Vec<Entry> {
+        let paths = ["A.js", "a.js", "b.html", "b.js", "d/e.js", "gone", "x.js", "x.js/y.js"];
+        let entry = |(path, content): (&&str, &Option<u8>)| match content {
+            Some(0) => Some(file(path, "", 0, None)),
+            Some(1) => Some(link(path, "d")),
+            other => other.map(|content| file(path, &content.to_string(), 0, None)),
+        };
+        let mut entries: Vec<Entry> = paths.iter().zip(contents).filter_map(entry).collect();
+        let has_file = entries.iter().any(|entry| entry.path.as_str() == "x.js");
+        entries.retain(|entry| !(has_file && entry.path.as_str() == "x.js/y.js"));
+        entries
+    }
+
+    proptest! {
+        /// [`next`] compares the sums with those of the difference, whatever follows whatever.
+        #[test]
+        fn sums_are_those_of_the_difference(trees in prop::collection::vec(
+            (prop::collection::vec(prop::option::of(0..4_u8), 8), 1..12_u64), 1..5,
+        )) {
+            let mut entries = Vec::new();
+            let mut created = 50;
+            for (contents, seconds) in trees {
+                created += seconds;
+                entries = next(&entries, tree(&contents), created);
+            }
+        }
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::error::Error;
 use serde::Serialize;
 
 use crate::hash::ReleaseId;
+use crate::manifest::{ChangeKind, Diff};
 use crate::mirror::{Expiries, Failure, HookRun, MirrorError};
 use crate::push::gate::Traffic;
 use crate::push::options::Goal;
@@ -116,18 +117,37 @@ pub struct Sums {
     pub added: u64,
     /// Paths with other content.
     pub changed: u64,
+    /// New paths with the content of a path that went; neither of the two is counted elsewhere but in `still_served`.
+    pub renamed: u64,
     /// Paths that went and are still served for a time.
     pub retired: u64,
+    /// Paths that went, also by a rename, and are still served for a time.
+    pub still_served: u64,
     /// Until when the first of them is served, in seconds since 1970.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub first_until: Option<u64>,
     /// Until when the last of them is served.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_until: Option<u64>,
-    /// Paths that are no longer served.
+    /// Paths that are no longer served, also those that were retired before.
     pub removed: u64,
     /// Paths that stay as they are.
     pub same: u64,
+}
+
+impl From<&Diff> for Sums {
+    fn from(diff: &Diff) -> Self {
+        let count = |kind| diff.count(kind) as u64;
+        Self {
+            added: count(ChangeKind::Added),
+            changed: count(ChangeKind::Changed),
+            renamed: count(ChangeKind::Renamed),
+            retired: count(ChangeKind::Retired),
+            removed: count(ChangeKind::Removed),
+            same: diff.same,
+            ..Self::default()
+        }
+    }
 }
 
 /// How mirrors went back to the content they had.

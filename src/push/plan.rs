@@ -16,6 +16,7 @@ use crate::push::outcome::{Outcome, Report, Sums};
 use crate::push::prepare::{Prepared, prepare};
 use crate::push::rollout::at_once;
 use crate::push::schedule::Schedule;
+use crate::push::scratch::entries;
 use crate::push::source::Source;
 use crate::push::target::Target;
 use crate::push::{PushError, pack_line, waves};
@@ -61,7 +62,7 @@ pub struct PlanReport {
     pub is_new: bool,
     /// How it differs from the newest release there is.
     pub sums: Sums,
-    /// Path by path, against what the mirror that lacks most has.
+    /// Path by path: a new release against the newest one there is, else against what the mirror that lacks most has.
     pub diff: Diff,
     /// What most changes of a kind have in common.
     pub churn: Vec<Churn>,
@@ -92,11 +93,7 @@ pub fn plan(
     for (number, batch) in (0..).zip(&batches) {
         sizes.push(pack_bytes(&target, batch, number, options, monitor)? + batch.change.bytes.len() as u64);
     }
-    let largest = batches.iter().max_by_key(|batch| batch.new_bytes());
-    let diff = match largest {
-        Some(batch) => compare(&target, batch)?,
-        None => Diff::default(),
-    };
+    let diff = compare(&target, &batches)?;
     let schedule = Schedule::new(&target, &outcomes, options);
     if !schedule.waves.is_empty() {
         // A probe that could never be right is refused as the push would.
@@ -113,10 +110,15 @@ pub fn plan(
     }))
 }
 
-fn compare(target: &Target, batch: &Batch) -> Result<Diff, PushError> {
-    let old = batch.base_entries().map_err(PushError::NewManifest)?;
+fn compare(target: &Target, batches: &[Batch]) -> Result<Diff, PushError> {
+    let largest = batches.iter().max_by_key(|batch| batch.new_bytes());
+    let old = match largest {
+        _ if target.is_new => entries(target.previous.as_deref()),
+        Some(batch) => batch.base_entries(),
+        None => return Ok(Diff::default()),
+    };
     let new = target.new_entries().map_err(PushError::NewManifest)?;
-    diff(old, new).map_err(PushError::NewManifest)
+    diff(old.map_err(PushError::NewManifest)?, new).map_err(PushError::NewManifest)
 }
 
 /// Builds the packs and counts them.

@@ -16,7 +16,7 @@ fn world() -> World {
 fn a_mirror_and_its_tree_do_not_differ() {
     let world = World::with_mirror();
     for pair in ["./www tree", "tree ./www", "./www ./www", "tree ./tree", "./www:1 ./www"] {
-        world.ok(&format!("diff {pair}")).says("5 paths the same");
+        world.ok(&format!("diff {pair}")).says("5 same");
         assert_eq!(world.json(&format!("diff {pair}"), 0)["changes"], json!([]));
     }
 }
@@ -56,7 +56,7 @@ fn configured_names_are_sides_too() {
     let world = world();
     world.write("headwater.toml", "[[mirror]]\nname='eu'\nurl='www'\n");
     world.ok("diff eu:1 eu").says("changed  index.html");
-    world.ok("diff eu tree").says("4 paths the same");
+    world.ok("diff eu tree").says("4 same");
 }
 
 #[test]

@@ -39,6 +39,33 @@ fn a_plan_names_the_paths_and_what_becomes_of_them() {
     assert_eq!((&plan["same"], &plan["is_new"], &plan["sequence"]), (&json!(2), &json!(true), &json!(2)));
 }
 
+/// What stands after `words` on a line of stdout.
+fn after<'r>(stdout: &'r str, words: &str) -> &'r str {
+    stdout.lines().find_map(|line| line.strip_prefix(words)).unwrap_or_else(|| panic!("no {words:?} in {stdout}"))
+}
+
+#[test]
+fn a_plan_and_its_push_count_alike() {
+    let world = World::with_mirror();
+    world.write("tree/new.html", "new");
+    world.write("tree/index.html", "2");
+    world.rename("tree/app.js", "tree/app.2.js");
+    world.remove("tree/assets/style.css");
+    for mirrors in ["./www", "./www ./new"] {
+        let planned = world.ok(&format!("plan tree {mirrors}"));
+        let summary = after(&planned.stdout, "release 2 would be made: ");
+        assert_eq!(summary, "1 added, 1 changed, 1 renamed, 1 retired, 2 same");
+        assert!(planned.stdout.contains("2 retired, served until "), "{}", planned.stdout);
+    }
+    let plan = world.json("plan tree ./www ./new", 0);
+    assert_eq!(column(&plan["changes"], "kind"), ["renamed", "retired", "changed", "added"]);
+    let pushed = world.ok("push tree ./www").says("2 retired, served until ");
+    assert_eq!(after(&pushed.stdout, "release 2: "), "1 added, 1 changed, 1 renamed, 1 retired, 2 same");
+    world.ok("diff ./www:1 ./www").says("\n1 added, 1 changed, 1 renamed, 1 retired, 2 same\n");
+    let answer = world.json("rollback ./www", 0);
+    assert_eq!((&answer["changes"]["renamed"], &answer["changes"]["still_served"]), (&json!(1), &json!(1)));
+}
+
 #[test]
 fn a_plan_counts_the_bytes_that_the_push_then_sends() {
     let world = World::with_mirror();

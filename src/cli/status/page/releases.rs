@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 
 use headwater::manifest::{ChangeKind, Diff};
+use headwater::push::Sums;
 use headwater::release::Release;
 
 use super::super::super::output::{bytes, count, counted};
@@ -64,12 +65,7 @@ fn is_taken_back(page: &Page<'_>, release: &Release) -> bool {
 }
 
 fn sums(diff: &Diff) -> String {
-    let counts = KINDS.map(|(kind, word)| (diff.count(kind) as u64, word));
-    let words: Vec<String> = counts
-        .iter()
-        .filter(|(number, _)| *number > 0)
-        .map(|(number, word)| format!("{} {word}", count(*number)))
-        .collect();
+    let words = super::super::super::push::changes(&Sums::from(diff));
     if words.is_empty() { "; the same content as before".to_owned() } else { format!("; {}", words.join(", ")) }
 }
 
