@@ -126,7 +126,11 @@ fn summary(end: &End<'_>) -> String {
     rows.sort_by_key(|mirror| mirror.outcome.is_current());
     for mirror in rows.iter().take(MAX_ROWS) {
         let release = mirror.now.map_or_else(|| "-".to_owned(), |now| now.to_string());
-        let outcome = super::push::words(&mirror.outcome);
+        let outcome = match &mirror.outcome {
+            // Where the summary is shown there is no stderr.
+            Outcome::Failed { error, .. } => format!("failed: {error}"),
+            other => super::push::words(other),
+        };
         let sent = bytes(mirror.traffic.sent_bytes);
         writeln!(text, "| {} | {release} | {sent} | {} |", markdown(&mirror.mirror), markdown(&outcome)).ok();
     }

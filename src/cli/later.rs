@@ -181,8 +181,7 @@ pub(crate) fn abandon(args: &AbandonArgs) -> Result<Exit, Failure> {
     } else if !args.output.quiet {
         let mut table = Table::new([("mirror", Align::Left), ("outcome", Align::Left)]);
         for row in rows {
-            let words = row.error.map_or_else(|| row.outcome.replace('_', " "), |error| format!("failed: {error}"));
-            table.row([row.mirror.to_owned(), words]);
+            table.row([row.mirror.to_owned(), row.outcome.replace('_', " ")]);
         }
         print(&table.render())?;
     }

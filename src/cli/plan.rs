@@ -151,8 +151,8 @@ fn describe(plan: &PlanReport, job: &Job, list: ListArgs) -> String {
         ("", Align::Left),
     ]);
     for mirror in &plan.mirrors {
-        let note = match (&mirror.error, mirror.serves) {
-            (Some(error), _) => error.clone(),
+        let note = match (mirror.failure, mirror.serves) {
+            (Some(failure), _) => push_command::failed(failure),
             (None, _) if mirror.is_current => "is current".to_owned(),
             (None, _) if mirror.is_newer => "serves a newer release: would be left alone".to_owned(),
             (None, _) if mirror.is_staged => "is ready there".to_owned(),
@@ -160,10 +160,12 @@ fn describe(plan: &PlanReport, job: &Job, list: ListArgs) -> String {
             (None, None) => "would be filled".to_owned(),
             (None, Some(_)) => describe_bases(&mirror.bases),
         };
+        // Of a mirror that failed it is not known what it serves.
+        let nothing = if mirror.failure.is_some() { "-" } else { "none" };
         table.row([
             mirror.mirror.clone(),
             group(job, &mirror.mirror).unwrap_or_default().to_owned(),
-            mirror.serves.map_or_else(|| "none".to_owned(), |sequence| sequence.to_string()),
+            mirror.serves.map_or_else(|| nothing.to_owned(), |sequence| sequence.to_string()),
             count(mirror.objects),
             bytes(mirror.content_bytes),
             bytes(mirror.send_bytes),

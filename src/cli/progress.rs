@@ -5,6 +5,7 @@
 //! then; with `--quiet` only warnings and errors. What it shows are the sums
 //! of [`super::sums`].
 
+use std::collections::HashSet;
 use std::io::{self, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -164,6 +165,8 @@ struct State {
     log: Option<EventLog>,
     /// The failures of mirrors stand in the answer.
     has_answer: bool,
+    /// The failures of mirrors that were shown, each as its line.
+    failures: HashSet<String>,
     /// When the block was drawn last.
     drawn: Option<Instant>,
     /// Whether a wish to stop was answered.
@@ -268,8 +271,12 @@ impl Monitor for Progress {
         if let Some(log) = &mut state.log {
             log.event(&event, Timestamp::now());
         }
-        let is_in_answer = state.has_answer && matches!(event, Event::MirrorFailed { .. });
-        let note = if is_in_answer { Note::Nothing } else { note(&event) };
+        let is_shown = match (&event, note(&event)) {
+            // A push that starts again asks a mirror again, and gets the same error.
+            (Event::MirrorFailed { .. }, Note::Alarm(line)) => state.has_answer || !state.failures.insert(line),
+            _ => false,
+        };
+        let note = if is_shown { Note::Nothing } else { note(&event) };
         state.show(&event, &note, now);
     }
 
@@ -284,7 +291,15 @@ impl Monitor for Progress {
 
 impl State {
     fn new(view: View, log: Option<EventLog>) -> Self {
-        Self { sums: Sums::default(), view, log, has_answer: false, drawn: None, is_stop_shown: false }
+        Self {
+            sums: Sums::default(),
+            view,
+            log,
+            has_answer: false,
+            failures: HashSet::new(),
+            drawn: None,
+            is_stop_shown: false,
+        }
     }
 
     /// Shows what an event says, of which `note` is what matters.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use headwater::config::{Config, Require};
-use headwater::mirror::Mirror;
+use headwater::mirror::{Failure as FailureKind, Mirror};
 use headwater::monitor::Monitor as _;
 use headwater::push::{self, Fleet, Goal, MirrorReport, Options, Outcome, Report, Source, Sums};
 use headwater::scan::Root;
@@ -282,14 +282,13 @@ pub(crate) fn exit_of(report: &Report, is_interrupted: bool, is_superseded_ok: b
 }
 
 fn outcome(outcome: &Outcome) -> Option<failure::Outcome> {
-    use headwater::mirror::Failure as Kind;
     Some(match outcome {
         Outcome::Activated => failure::Outcome::Activated,
         Outcome::Current | Outcome::Apart => failure::Outcome::AlreadyCurrent,
         Outcome::Superseded | Outcome::Newer { .. } => failure::Outcome::Superseded,
         Outcome::Staged | Outcome::Skipped | Outcome::Frozen => return None,
-        Outcome::Failed { failure: kind, .. } if kind.is_denial() => failure::Outcome::Denied,
-        Outcome::Failed { failure: Kind::Locked, .. } => failure::Outcome::Locked,
+        Outcome::Failed { failure, .. } if failure.is_denial() => failure::Outcome::Denied,
+        Outcome::Failed { failure: FailureKind::Locked, .. } => failure::Outcome::Locked,
         Outcome::Failed { .. } | Outcome::Reverted => failure::Outcome::Failed,
     })
 }
@@ -419,6 +418,16 @@ fn releases(mirror: &MirrorReport) -> String {
     }
 }
 
+/// The kind of a failure, for a table: the sentence was shown on stderr when it happened.
+pub(crate) fn failed(failure: FailureKind) -> String {
+    format!("failed ({})", kind(failure))
+}
+
+/// The name of a kind of failure as people write it.
+pub(crate) fn kind(failure: FailureKind) -> String {
+    failure.name().replace('_', " ")
+}
+
 pub(crate) fn words(outcome: &Outcome) -> String {
     match outcome {
         Outcome::Activated => "switched".into(),
@@ -430,6 +439,6 @@ pub(crate) fn words(outcome: &Outcome) -> String {
         Outcome::Reverted => "switched, and went back".into(),
         Outcome::Apart => "apart: its release is not for all mirrors".into(),
         Outcome::Frozen => "frozen".into(),
-        Outcome::Failed { error, .. } => format!("failed: {error}"),
+        Outcome::Failed { failure, .. } => failed(*failure),
     }
 }

@@ -9,7 +9,7 @@ use headwater::push::{self, DecidedBy, RollbackPlan, Source};
 use super::args::{RollbackArgs, WorkArgs};
 use super::failure::{Exit, Failure, eprint_raw};
 use super::output::{counted, escape, moment};
-use super::push::{Job, TreeLess, execute, without_tree};
+use super::push::{Job, TreeLess, execute, kind, without_tree};
 use super::{hints, load_config, person, terminal};
 
 /// Runs `headwater rollback`.
@@ -67,7 +67,7 @@ fn describe(plan: &RollbackPlan) -> String {
         let words = match serves {
             Ok(Some(sequence)) => format!("release {sequence} -> content of release {}", plan.to.sequence),
             Ok(None) => format!("nothing -> content of release {}", plan.to.sequence),
-            Err(error) => format!("cannot be asked: {}", escape(error)),
+            Err(failure) => format!("cannot be asked ({})", kind(*failure)),
         };
         text.push_str(&format!("  {}: {words}\n", escape(mirror)));
     }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::monitor::Monitor;
+use crate::monitor::{Event, Monitor};
 use crate::push::PushError;
 use crate::push::fleet::{Fleet, Member};
 use crate::push::outcome::error_chain;
@@ -59,7 +59,16 @@ pub fn abandon(text: &str, fleet: &Fleet, monitor: &dyn Monitor) -> Result<Vec<(
             Err(error) => Abandoned::Failed { error: error_chain(&error) },
         },
     };
-    Ok(members.iter().map(|member| (member.mirror.name().to_owned(), let_go(member))).collect())
+    let abandon = |member: &Member| {
+        let mirror = member.mirror.name().to_owned();
+        let abandoned = let_go(member);
+        // That a mirror cannot be reached was reported when it was asked.
+        if let (Ok(_), Abandoned::Failed { error }) = (&member.state, &abandoned) {
+            monitor.event(Event::MirrorFailed { mirror: mirror.clone(), error: error.clone() });
+        }
+        (mirror, abandoned)
+    };
+    Ok(members.iter().map(abandon).collect())
 }
 
 /// Whether a mirror has the release that `text` names, staged.

@@ -5,11 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::manifest::Entry;
-use crate::mirror::{Mirror, MirrorState};
+use crate::mirror::{Failure, Mirror, MirrorState};
 use crate::monitor::Monitor;
 use crate::push::fleet::{self, Fleet, Member};
 use crate::push::options::Wave;
-use crate::push::outcome::error_chain;
 use crate::push::source::{DecidedBy, Live};
 use crate::push::{PushError, for_all, later};
 use crate::release::{Release, ReleaseName, Succession};
@@ -139,7 +138,7 @@ pub struct RollbackPlan {
     /// The kept release whose content would be published.
     pub to: Release,
     /// The name of each mirror, and the sequence that it serves or why it cannot be asked.
-    pub mirrors: Vec<(String, Result<Option<u64>, String>)>,
+    pub mirrors: Vec<(String, Result<Option<u64>, Failure>)>,
 }
 
 /// Finds out where a rollback of `fleet` would go. Returns `None` if no mirror can be asked.
@@ -157,7 +156,7 @@ pub fn plan_rollback(fleet: &Fleet, to: Option<u64>, monitor: &dyn Monitor) -> R
     let to = rollback_release(&members, to)?.clone();
     let serves = |member: &Member| match &member.state {
         Ok(state) => Ok(state.current.map(|current| current.sequence())),
-        Err(error) => Err(error_chain(error)),
+        Err(error) => Err(error.failure()),
     };
     let mirrors = members.iter().map(|member| (member.mirror.name().to_owned(), serves(member))).collect();
     Ok(Some(RollbackPlan { to, mirrors }))

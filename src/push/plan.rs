@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use crate::manifest::{Diff, diff};
-use crate::mirror::Bundle as _;
+use crate::mirror::{Bundle as _, Failure};
 use crate::monitor::Monitor;
 use crate::push::bases::BaseCounts;
 use crate::push::batch::{Batch, batches};
@@ -14,7 +14,7 @@ use crate::push::gate::Gate;
 use crate::push::options::Options;
 use crate::push::outcome::{Outcome, Report, Sums};
 use crate::push::prepare::{Prepared, prepare};
-use crate::push::rollout::at_once;
+use crate::push::rollout::{at_once, report_failures};
 use crate::push::schedule::Schedule;
 use crate::push::scratch::entries;
 use crate::push::source::Source;
@@ -35,6 +35,9 @@ pub struct MirrorPlan {
     /// Why nothing would happen to it, if it cannot be reached.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
+    /// The kind of that failure.
+    #[serde(skip)]
+    pub failure: Option<Failure>,
     /// Whether it has the release already.
     pub is_current: bool,
     /// Whether the release is complete there, and only waits to be served.
@@ -88,6 +91,7 @@ pub fn plan(
         Prepared::Target(target) => target,
     };
     let outcomes: Vec<Option<Outcome>> = target.members.iter().map(|member| at_once(&target, member)).collect();
+    report_failures(&target, &outcomes, monitor);
     let batches = batches(&target, &outcomes, options, monitor)?;
     let mut sizes = Vec::with_capacity(batches.len());
     for (number, batch) in (0..).zip(&batches) {
@@ -161,6 +165,10 @@ fn mirrors(
             is_newer: matches!(outcome, Some(Outcome::Newer { .. })),
             error: match outcome {
                 Some(Outcome::Failed { error, .. }) => Some(error.clone()),
+                _ => None,
+            },
+            failure: match outcome {
+                Some(Outcome::Failed { failure, .. }) => Some(*failure),
                 _ => None,
             },
             is_current: *outcome == Some(Outcome::Current),

@@ -66,15 +66,11 @@ pub(super) fn run(
     let mut outcomes: Vec<Option<Outcome>> = target.members.iter().map(|member| at_once(target, member)).collect();
     for (member, outcome) in target.members.iter().zip(&outcomes) {
         let (mirror, sequence) = (member.mirror.name().to_owned(), target.release.sequence);
-        match outcome {
-            Some(Outcome::Current) => gate.event(Event::AlreadyCurrent { mirror, sequence }),
-            // A mirror that could not be asked was told of then.
-            Some(Outcome::Failed { error, .. }) if member.state.is_ok() => {
-                gate.event(Event::MirrorFailed { mirror, error: error.clone() });
-            }
-            _ => {}
+        if let Some(Outcome::Current) = outcome {
+            gate.event(Event::AlreadyCurrent { mirror, sequence });
         }
     }
+    report_failures(target, &outcomes, &gate);
     let batches = batches(target, &outcomes, options, &gate)?;
     let is_done =
         outcomes.iter().flatten().filter(|outcome| !matches!(outcome, Outcome::Staged)).count() == outcomes.len();
@@ -90,6 +86,16 @@ pub(super) fn run(
         true => End::Report(report),
         false => End::Revert(report, switched.back, before),
     })
+}
+
+/// Reports the failures of mirrors to which nothing can be done.
+pub(super) fn report_failures(target: &Target, outcomes: &[Option<Outcome>], monitor: &dyn Monitor) {
+    for (member, outcome) in target.members.iter().zip(outcomes) {
+        // That a mirror cannot be reached was reported when it was asked.
+        if let (Ok(_), Some(Outcome::Failed { error, .. })) = (&member.state, outcome) {
+            monitor.event(Event::MirrorFailed { mirror: member.mirror.name().to_owned(), error: error.clone() });
+        }
+    }
 }
 
 /// Stages and activates; answers what came of it, or why nothing was activated.

@@ -303,3 +303,44 @@ fn nothing_outside_of_the_mirror_is_written_through_planted_links() {
     assert_eq!(world.snapshot("precious"), before);
     assert_eq!(world.meta("precious/app.js").nlink(), 1);
 }
+
+/// Two mirrors that work and `c`, where none can be.
+fn with_a_broken_one() -> World {
+    let world = World::with_tree();
+    let mirrors: String = ["a", "b", "c"].map(|name| format!("[[mirror]]\nname='{name}'\nurl='{name}'\n")).concat();
+    world.write("headwater.toml", format!("content='tree'\n{mirrors}"));
+    world.ok("push");
+    world.write("tree/index.html", "two");
+    world.ok("push");
+    world.remove("c");
+    world.write("c", "a file");
+    world
+}
+
+#[test]
+fn a_failure_is_told_once_on_stderr_and_by_its_kind_in_the_table() {
+    let world = with_a_broken_one();
+    let told = |run: &Run| {
+        assert_eq!(run.stderr.matches("error: c failed: ").count(), 1, "{run:?}");
+        assert_eq!(run.stderr.matches("is not a directory").count(), 1, "{run:?}");
+        assert!(!run.stdout.contains("is not a directory"), "{run:?}");
+    };
+    world.write("tree/index.html", "three");
+    for line in ["plan --require 2", "push --require 2", "push", "heal", "rollback --yes", "heal --quiet"] {
+        let run = world.run(line);
+        told(&run);
+        let row = run.stdout.lines().find(|line| line.starts_with("c "));
+        assert_eq!(row.is_some(), line != "heal --quiet", "{run:?}");
+        assert!(row.is_none_or(|row| row.ends_with(" failed (bad place)")), "{run:?}");
+    }
+    world.write("tree/index.html", "four");
+    world.run("push --stage-only --require 2").code(3);
+    let run = world.run("abandon 5").code(3);
+    told(&run);
+    assert!(run.stdout.contains("c       failed\n"), "{run:?}");
+    // Programs get the sentence.
+    let answer = world.json("plan --require 2", 3);
+    assert!(answer["mirrors"][2]["error"].as_str().unwrap().ends_with("is not a directory"), "{answer}");
+    let answer = world.json("heal", 3);
+    assert!(answer["mirrors"][2]["error"].as_str().unwrap().ends_with("is not a directory"), "{answer}");
+}

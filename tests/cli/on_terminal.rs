@@ -83,6 +83,8 @@ fn failures_are_above_the_result_and_hints_below() {
         assert_no_block(&shown);
         let shown = world.on_terminal(columns, "push").end().code(4);
         shown.once("error: c failed");
+        shown.once("is not a directory");
+        shown.once("failed (bad place)");
         shown.once("hint: nothing was activated");
         assert_no_block(&shown);
         let shown = world.on_terminal(columns, "push gone a").end().code(8);
