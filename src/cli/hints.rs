@@ -166,7 +166,7 @@ const fn of_place(kind: Kind) -> Option<&'static str> {
              see \"Beginning beside an existing web root\" in the README",
         ),
         Kind::OtherStore => {
-            Some("mount its volume, or bring its directory back; to fill it from the beginning: push with --init")
+            Some("mount its volume, or bring its directory back; to fill it from the beginning, use --init")
         }
         Kind::OtherOwner => Some("run headwater as the user who owns the mirror"),
         Kind::OtherSite => {

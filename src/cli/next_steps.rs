@@ -1,5 +1,6 @@
 //! What to do after a push that did not end well everywhere: the hints below its result.
 
+use headwater::mirror::Failure as FailureKind;
 use headwater::push::{MirrorReport, Outcome, Report};
 
 use super::failure::{Exit, Failure, eprint_raw};
@@ -65,18 +66,21 @@ fn lower_require(report: &Report) -> String {
     }
 }
 
+/// The kinds of the failures of mirrors.
+pub(crate) fn failures(report: &Report) -> impl Iterator<Item = FailureKind> {
+    report.mirrors.iter().filter_map(|mirror| match &mirror.outcome {
+        Outcome::Failed { failure, .. } => Some(*failure),
+        _ => None,
+    })
+}
+
 /// Says on stderr what to do about what failed.
 pub(crate) fn explain(report: &Report, exit: Exit) -> Result<(), Failure> {
     let (next, went_back, require) = (next_step(report), after_going_back(report), lower_require(report));
     let newer = newer(report);
     let mut hints: Vec<&str> = Vec::new();
-    let mut text = String::new();
-    for mirror in &report.mirrors {
-        if let Outcome::Failed { failure, .. } = &mirror.outcome {
-            // The failure itself was shown when it happened, also with --quiet.
-            hints.extend(hints::of_mirror(*failure));
-        }
-    }
+    // The failure itself was shown when it happened, also with --quiet.
+    failures(report).filter_map(hints::of_mirror).for_each(|hint| hints.push(hint));
     match exit {
         _ if went_back.is_some() => hints.extend(went_back.as_deref()),
         Exit::Partial => hints.push("the others have the release: the same push again brings up those that failed"),
@@ -88,9 +92,12 @@ pub(crate) fn explain(report: &Report, exit: Exit) -> Result<(), Failure> {
         Exit::Superseded => hints.push("a newer push has won; nothing is to be done"),
         _ => {}
     }
+    print_hints(hints)
+}
+
+/// Writes hints to stderr, of equal ones that follow each other only the first.
+pub(crate) fn print_hints(mut hints: Vec<&str>) -> Result<(), Failure> {
     hints.dedup();
-    for hint in hints {
-        text.push_str(&format!("hint: {hint}\n"));
-    }
+    let text: String = hints.iter().map(|hint| format!("hint: {hint}\n")).collect();
     eprint_raw(&text).map_err(|error| Failure::new(Exit::Failed, error))
 }

@@ -11,7 +11,8 @@ use serde::Serialize;
 
 use super::args::{DiffArgs, ListArgs, PushArgs};
 use super::context::{self, Place};
-use super::failure::{Exit, Failure};
+use super::failure::{self, Exit, Facts, Failure};
+use super::next_steps::{self, print_hints};
 use super::output::{Align, MAX_LISTED, Table, bytes, count, counted, duration, escape, listed, print, print_json};
 use super::places;
 use super::progress::Progress;
@@ -40,18 +41,37 @@ pub(crate) fn show(job: &Job, args: &PushArgs) -> Result<Exit, Failure> {
             } else {
                 print(&describe(&plan, job, args.list))?;
             }
-            let is_reachable = plan.mirrors.iter().all(|mirror| mirror.error.is_none());
-            Ok(if is_reachable { Exit::Success } else { Exit::Partial })
+            let failures = plan.mirrors.iter().filter_map(|mirror| mirror.failure);
+            print_hints(failures.filter_map(hints::of_mirror).collect())?;
+            let is_usable = plan.mirrors.iter().all(|mirror| mirror.error.is_none());
+            match &plan.unmet {
+                Some(unmet) => {
+                    // The plan is the one object on stdout.
+                    let refused = refused(exit_of(&plan), unmet);
+                    refused.print();
+                    Ok(refused.exit())
+                }
+                None => Ok(if is_usable { Exit::Success } else { Exit::Partial }),
+            }
         }
-        Err(refused) => {
-            let unmet = refused.unmet.clone().unwrap_or_default();
-            Err(Failure::new(
-                push_command::exit_of(&refused, false, false),
-                format!("the push would be refused: {unmet}"),
-            )
-            .with_hint("mend the mirror named above, or lower --require"))
+        Err(report) => {
+            print_hints(next_steps::failures(&report).filter_map(hints::of_mirror).collect())?;
+            let unmet = report.unmet.as_deref().unwrap_or_default();
+            Err(refused(push_command::exit_of(&report, false, false), unmet))
         }
     }
+}
+
+fn refused(exit: Exit, unmet: &str) -> Failure {
+    let error = format!("the push would be refused: {unmet}");
+    Failure::new(exit, error).with_hint("fix the mirrors named above, or lower --require")
+}
+
+/// How the push would end that too few mirrors would take.
+fn exit_of(plan: &PlanReport) -> Exit {
+    let current = plan.mirrors.iter().filter(|mirror| mirror.is_current).map(|_| failure::Outcome::AlreadyCurrent);
+    let failed = plan.mirrors.iter().filter_map(|mirror| mirror.failure).map(push_command::outcome_of_failure);
+    Exit::of(&Facts { outcomes: &current.chain(failed).collect::<Vec<_>>(), ..Facts::default() })
 }
 
 #[derive(Serialize)]
@@ -69,6 +89,8 @@ struct PlanAnswer<'a> {
     first_until: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     last_until: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    unmet: Option<&'a str>,
 }
 
 /// A mirror, also one that is left as it is.
@@ -119,6 +141,7 @@ impl<'a> PlanAnswer<'a> {
             churn: &plan.churn,
             first_until: plan.sums.first_until,
             last_until: plan.sums.last_until,
+            unmet: plan.unmet.as_deref(),
         }
     }
 }
@@ -177,7 +200,9 @@ fn describe(plan: &PlanReport, job: &Job, list: ListArgs) -> String {
         table.row([name, group, "", "", "", "", "is frozen: stays as it is"]);
     }
     text.push_str(&table.render());
-    text.push_str(&describe_schedule(&plan.schedule));
+    if plan.unmet.is_none() {
+        text.push_str(&describe_schedule(&plan.schedule));
+    }
     text
 }
 

@@ -287,10 +287,18 @@ fn outcome(outcome: &Outcome) -> Option<failure::Outcome> {
         Outcome::Current | Outcome::Apart => failure::Outcome::AlreadyCurrent,
         Outcome::Superseded | Outcome::Newer { .. } => failure::Outcome::Superseded,
         Outcome::Staged | Outcome::Skipped | Outcome::Frozen => return None,
-        Outcome::Failed { failure, .. } if failure.is_denial() => failure::Outcome::Denied,
-        Outcome::Failed { failure: FailureKind::Locked, .. } => failure::Outcome::Locked,
-        Outcome::Failed { .. } | Outcome::Reverted => failure::Outcome::Failed,
+        Outcome::Failed { failure, .. } => outcome_of_failure(*failure),
+        Outcome::Reverted => failure::Outcome::Failed,
     })
+}
+
+/// What a failure of a mirror counts as.
+pub(crate) fn outcome_of_failure(failure: FailureKind) -> failure::Outcome {
+    match failure {
+        denial if denial.is_denial() => failure::Outcome::Denied,
+        FailureKind::Locked => failure::Outcome::Locked,
+        _ => failure::Outcome::Failed,
+    }
 }
 
 /// The report for people.

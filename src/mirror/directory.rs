@@ -228,6 +228,15 @@ impl Mirror for DirectoryMirror {
         }
     }
 
+    fn check_stage(&self, request: &StageRequest<'_>) -> Result<(), MirrorError> {
+        let change = StoredChange::Memory(Arc::clone(request.change));
+        let checked = match Store::look(&self.path)? {
+            Presence::Absent => Store::check_room_at(&self.path, request.release, &change),
+            Presence::Store(store) => store.check_room(request.release, request.base, &change),
+        };
+        Ok(checked?)
+    }
+
     fn stage(&self, request: &StageRequest<'_>, bundle: &dyn Bundle, monitor: &dyn Monitor) -> Result<(), MirrorError> {
         let stop = || monitor.is_cancelled();
         let _turn = Turns::enter(self.turns.as_ref(), &stop)?;

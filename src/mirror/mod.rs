@@ -449,6 +449,13 @@ pub trait Mirror: Send + Sync + fmt::Debug {
     /// When it cannot tell.
     fn holds(&self, objects: &[ObjectId], monitor: &dyn Monitor) -> Result<Vec<bool>, MirrorError>;
 
+    /// Refuses a release that [`Mirror::stage`] would refuse before any content is sent: for lack of room or of the
+    /// right to push, as far as the mirror says so. Changes nothing; uses what [`Mirror::state`] returned last.
+    ///
+    /// # Errors
+    /// Why it would be refused.
+    fn check_stage(&self, request: &StageRequest<'_>) -> Result<(), MirrorError>;
+
     /// Makes a release complete and durable there, unseen; creates the mirror
     /// if need be. Packs that it holds from an interrupted push are not taken again.
     ///

@@ -14,7 +14,7 @@ use crate::push::gate::Gate;
 use crate::push::options::Options;
 use crate::push::outcome::{Outcome, Report, Sums};
 use crate::push::prepare::{Prepared, prepare};
-use crate::push::rollout::{at_once, report_failures};
+use crate::push::rollout::{self, at_once, report_failures};
 use crate::push::schedule::Schedule;
 use crate::push::scratch::entries;
 use crate::push::source::Source;
@@ -71,6 +71,8 @@ pub struct PlanReport {
     pub churn: Vec<Churn>,
     /// When which of them would switch.
     pub schedule: Schedule,
+    /// Why none of them would switch, if too few mirrors would take the release.
+    pub unmet: Option<String>,
     /// One for each mirror.
     pub mirrors: Vec<MirrorPlan>,
 }
@@ -90,9 +92,10 @@ pub fn plan(
         Prepared::Refused(report) => return Ok(Err(*report)),
         Prepared::Target(target) => target,
     };
-    let outcomes: Vec<Option<Outcome>> = target.members.iter().map(|member| at_once(&target, member)).collect();
-    report_failures(&target, &outcomes, monitor);
+    let mut outcomes: Vec<Option<Outcome>> = target.members.iter().map(|member| at_once(&target, member)).collect();
     let batches = batches(&target, &outcomes, options, monitor)?;
+    check_stages(&target, &batches, &mut outcomes);
+    report_failures(&target, &outcomes, monitor);
     let mut sizes = Vec::with_capacity(batches.len());
     for (number, batch) in (0..).zip(&batches) {
         sizes.push(pack_bytes(&target, batch, number, options, monitor)? + batch.change.bytes.len() as u64);
@@ -111,7 +114,27 @@ pub fn plan(
         diff,
         mirrors: mirrors(&target, &outcomes, &batches, &sizes, &schedule),
         schedule,
+        unmet: unmet(&target, &outcomes, options),
     }))
+}
+
+/// Has the mirrors fail that would refuse what a push sends.
+fn check_stages(target: &Target, batches: &[Batch], outcomes: &mut [Option<Outcome>]) {
+    for batch in batches {
+        for index in batch.members() {
+            if let Err(error) = target.members[*index].mirror.check_stage(&batch.request(target)) {
+                outcomes[*index] = Some(Outcome::failed(&error));
+            }
+        }
+    }
+}
+
+/// Why nothing would be activated, if too few mirrors would take the release.
+fn unmet(target: &Target, outcomes: &[Option<Outcome>], options: &Options) -> Option<String> {
+    let counted = || fleet::counted(&target.members);
+    let is_usable = |index: &usize| !matches!(outcomes[*index], Some(Outcome::Failed { .. }));
+    let (usable, total) = (counted().filter(is_usable).count(), counted().count());
+    (!options.require.is_met(usable, total)).then(|| rollout::unmet(options.require, usable, total))
 }
 
 fn compare(target: &Target, batches: &[Batch]) -> Result<Diff, PushError> {

@@ -19,7 +19,9 @@ use crate::serve::refused::{Refused, or_unknown};
 use crate::serve::session::{Session, Sessions, missing};
 use crate::serve::share::{Permit, Share};
 use crate::serve::{Log, Readers, Record, Right, ServeError, SiteSettings};
-use crate::store::{Depth, Permissions, Presence, Pruned, Store, StoreError, StoredChange, Verified};
+use crate::store::{
+    Depth, Permissions, Presence, Pruned, Quota, Store, StoreError, StoredChange, Verified, needed_bytes,
+};
 use crate::tree_path::Site;
 use crate::wire::{
     Activate, BannerSite, History, Holds, HookRun, HookState, Repair, Repairing, Staging, State, Status, Wants,
@@ -94,7 +96,7 @@ impl SiteState {
         let Some(store) = self.look()? else {
             let (site, unfinished) = (self.settings.name.clone(), Some(Vec::new()));
             let free_bytes = self.free(Store::free_bytes_at(&self.settings.directory));
-            let quota_bytes = self.settings.quota_bytes;
+            let Quota { bytes: quota_bytes, entries: quota_entries } = self.quota();
             return Ok(State {
                 headwater,
                 time,
@@ -104,6 +106,7 @@ impl SiteState {
                 unfinished,
                 free_bytes,
                 quota_bytes,
+                quota_entries,
                 ..State::default()
             });
         };
@@ -121,6 +124,7 @@ impl SiteState {
             highest_sequence: store.highest_sequence()?,
             free_bytes: self.free(store.free_bytes()),
             quota_bytes: self.settings.quota_bytes,
+            quota_entries: self.settings.quota_entries,
             unfinished: store.unfinished().ok(),
             incoming_bytes: store.incoming_bytes().unwrap_or(0),
             next_expiry: store.next_expiry().ok().flatten(),
@@ -128,6 +132,10 @@ impl SiteState {
             may_push,
             token_expires: grant.expires,
         })
+    }
+
+    const fn quota(&self) -> Quota {
+        Quota { bytes: self.settings.quota_bytes, entries: self.settings.quota_entries }
     }
 
     /// What of the free bytes may be used, if they are known.
@@ -194,16 +202,17 @@ impl SiteState {
             let (path, wanted) = (self.settings.directory.clone(), release.site.clone());
             return Err(StoreError::OtherSite { path, found: name.clone(), wanted }.into());
         }
-        let over = |what: &str, size: u64, quota: Option<u64>| match quota.filter(|quota| size > *quota) {
-            Some(quota) => Err(Refused::over_quota(format!("the release has {size} {what}, and the quota is {quota}"))),
-            None => Ok(()),
-        };
-        over("entries", release.entries, self.settings.quota_entries)?;
+        if let Some(words) = self.quota().refusal(release, 0) {
+            return Err(Refused::over_quota(words));
+        }
         // The change names entries of the base too, which is within the quota as well.
-        let change_quota =
-            self.settings.quota_entries.map(|entries| entries.saturating_add(1).saturating_mul(2 * ENTRY_BYTES));
-        over("bytes of manifest change", change_bytes, change_quota)?;
-        over("bytes", release.bytes, self.settings.quota_bytes)
+        let most = self.settings.quota_entries.map(|entries| entries.saturating_add(1).saturating_mul(2 * ENTRY_BYTES));
+        match most.filter(|most| change_bytes > *most) {
+            Some(most) => Err(Refused::over_quota(format!(
+                "the manifest change has {change_bytes} bytes, and the quota allows {most}"
+            ))),
+            None => Ok(()),
+        }
     }
 
     /// Opens a stage: the store, made if need be, and the arrival. Nothing where the release is staged already.
@@ -211,7 +220,7 @@ impl SiteState {
         let store = Arc::new(Store::open_or_create(&self.settings.directory, &order.release.site)?);
         let Some((needs, memory)) = self.read_change(&store, &order, is_gone)? else { return Ok(None) };
         let Order { release, key, change, digest, .. } = order;
-        self.check_new_bytes(&store, &key, &needs)?;
+        self.check_new_bytes(&store, &key, &release, &needs)?;
         if let Some(permissions) = self.permissions {
             store.use_permissions(permissions, self.lock)?;
         }
@@ -249,16 +258,15 @@ impl SiteState {
     }
 
     /// What the change brings must fit what this site allows, whatever the release says of itself.
-    fn check_new_bytes(&self, store: &Store, key: &BundleKey, needs: &Needs) -> Result<(), Refused> {
-        let quota = self.settings.quota_bytes;
-        if quota.is_none() && self.settings.min_free_bytes == 0 {
+    fn check_new_bytes(&self, store: &Store, key: &BundleKey, release: &Release, needs: &Needs) -> Result<(), Refused> {
+        if self.settings.quota_bytes.is_none() && self.settings.min_free_bytes == 0 {
             return Ok(());
         }
         let new_bytes = needs.objects.iter().fold(0u64, |sum, object| sum.saturating_add(object.size));
-        if let Some(quota) = quota.filter(|quota| new_bytes > *quota) {
-            return Err(Refused::over_quota(format!("{new_bytes} new bytes are announced, and the quota is {quota}")));
+        if let Some(words) = self.quota().refusal(release, new_bytes) {
+            return Err(Refused::over_quota(words));
         }
-        self.make_room(store, key, new_bytes)
+        self.make_room(store, key, needed_bytes(release, needs, 1, 0))
     }
 
     /// As [`SiteState::check_free`], but first drops what other pushes left, if there is too little.

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::fsx::{self, Dir, FileKind, FileMode};
+use crate::fsx::{self, Dir, FileKind, FileMode, FileSystem};
 use crate::hash::StoreId;
 use crate::release::ReleaseName;
 use crate::store::StoreError;
@@ -160,6 +160,11 @@ impl Store {
     /// # Errors
     /// When neither the place nor the directory that it would be made in can be opened.
     pub fn free_bytes_at(path: &Path) -> Result<u64, StoreError> {
+        Ok(Self::file_system_at(path)?.free_bytes)
+    }
+
+    /// The file system that the store `path` is on or would be made on.
+    pub(super) fn file_system_at(path: &Path) -> Result<FileSystem, StoreError> {
         let place = match Dir::open(path) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
                 let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
@@ -167,7 +172,7 @@ impl Store {
             }
             other => other?,
         };
-        Ok(place.file_system()?.free_bytes)
+        Ok(place.file_system()?)
     }
 
     /// A file without a name for what is on its way, on the store's file

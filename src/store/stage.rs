@@ -5,6 +5,7 @@
 
 use std::error::Error;
 use std::io::Read;
+use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -19,7 +20,7 @@ use crate::store::copy::write_object;
 use crate::store::quarantine::Quarantine;
 use crate::store::slots::SlotWriter;
 use crate::store::write_back::WriteBack;
-use crate::store::{Pruned, Store, StoreError, StoredChange, What, lie};
+use crate::store::{Pruned, Store, StoreError, StoredChange, What, lie, room};
 
 /// Opens the content of objects that are missing here.
 pub trait Fetch: Sync {
@@ -80,12 +81,39 @@ impl Store {
     ) -> Result<Arrival, StoreError> {
         let (offered, base) = (release.name(), needs.head.base);
         let held_bytes = self.quarantined_bytes(key)?;
-        self.with_room(key, || self.check_room(release, &needs, held_bytes))?;
+        let system = || self.layout.root.file_system();
+        self.with_room(key, || room::check(self.path(), &system()?, release, &needs, held_bytes))?;
         let permissions = self.permissions_of(offered.sequence())?;
         let quarantine = Quarantine::open(self, key, std::mem::take(&mut needs.objects), permissions, wait)?;
         let (store, release, change) = (Arc::clone(self), release.clone(), change.clone());
         let (promoted, bases, write_back) = (None, OnceLock::new(), WriteBack::default());
         Ok(Arrival { write_back, store, release, base, change, needs, quarantine, promoted, bases, wait })
+    }
+
+    /// Refuses a release for which [`Store::begin`] would find too little room. Changes nothing.
+    ///
+    /// # Errors
+    /// Too little room, or those of [`Store::read_change`].
+    pub fn check_room(
+        &self,
+        release: &Release,
+        base: Option<ManifestId>,
+        change: &StoredChange,
+    ) -> Result<(), StoreError> {
+        let Some(needs) = self.read_change(release, base, change, &|_| true, &|| false)? else { return Ok(()) };
+        // What other pushes left would make room, or is of this one.
+        let held_bytes = self.incoming_bytes()?;
+        room::check(self.path(), &self.layout.root.file_system()?, release, &needs, held_bytes)
+    }
+
+    /// The same for a store that would be made at `path`.
+    ///
+    /// # Errors
+    /// As [`Store::check_room`].
+    pub fn check_room_at(path: &Path, release: &Release, change: &StoredChange) -> Result<(), StoreError> {
+        let limits = ChangeLimits::of_own(change.bytes(), release.entries);
+        let needs = transit::needs(change.reader(), &limits).map_err(|error| lie(error.to_string()))?;
+        room::check(path, &Self::file_system_at(path)?, release, &needs, 0)
     }
 
     /// Reads what the manifest change of `release` against `base` needs, within what the release and
@@ -172,28 +200,6 @@ impl Store {
                 check()
             }
             other => other,
-        }
-    }
-
-    /// Refuses what cannot fit, before anything is written. `held_bytes` of it are here already.
-    fn check_room(&self, release: &Release, needs: &Needs, held_bytes: u64) -> Result<(), StoreError> {
-        // A line of a manifest compresses to less; a name in each of two slots and in objects.
-        const ENTRY_BYTES: u64 = 256;
-        /// Our own directories and records, and some for those of a slot.
-        const SPARE_INODES: u64 = 1024;
-        let system = self.layout.root.file_system()?;
-        let rounded = |size: u64| size.div_ceil(system.block_bytes).saturating_mul(system.block_bytes);
-        let content = needs.objects.iter().fold(0u64, |sum, object| sum.saturating_add(rounded(object.size)));
-        let content = content.saturating_sub(held_bytes);
-        let needed = content.saturating_add(release.entries.saturating_mul(ENTRY_BYTES));
-        let path = || self.path().to_owned();
-        if needed > system.free_bytes {
-            return Err(StoreError::NoSpace { path: path(), needed, free: system.free_bytes });
-        }
-        let needed = needs.objects.len() as u64 + SPARE_INODES;
-        match system.free_inodes {
-            Some(free) if needed > free => Err(StoreError::NoInodes { path: path(), needed, free }),
-            _ => Ok(()),
         }
     }
 

@@ -260,6 +260,9 @@ pub struct State {
     /// The largest release that the receiver takes, in bytes; `None` if it has no quota.
     #[serde(default)]
     pub quota_bytes: Option<u64>,
+    /// The most entries of a release that the receiver takes; `None` if it has no such quota.
+    #[serde(default)]
+    pub quota_entries: Option<u64>,
     /// Bytes of content of pushes that did not end.
     #[serde(default)]
     pub incoming_bytes: u64,

@@ -37,6 +37,26 @@ fn a_mirror_whose_volume_is_not_mounted_is_not_filled() {
 }
 
 #[test]
+fn a_promotion_asks_for_init_where_a_push_does() {
+    let world = World::with_tree();
+    world.ok("push tree ./hub ./edge");
+    world.write("tree/index.html", "new");
+    world.ok("push tree ./hub");
+    world.rename("edge", "mounted");
+    world.mkdir("edge");
+    for line in ["promote ./hub ./edge", "promote ./hub ./edge --dry-run", "push tree ./edge"] {
+        world.run(line).code(4).warns("it is empty, and had store").warns("--init");
+        assert!(!world.exists("edge/.headwater"), "{line}");
+    }
+    // A new mirror is no reason to ask.
+    world.ok("promote ./hub ./new --dry-run");
+    world.ok("promote ./hub ./new");
+    world.ok("promote ./hub ./edge --init");
+    world.ok("promote ./hub ./edge");
+    assert_eq!(world.served("edge"), world.files("tree"));
+}
+
+#[test]
 fn a_store_that_is_written_down_is_the_only_one_that_is_pushed_to() {
     let world = World::with_mirror();
     let format = world.read("www/.headwater/format");

@@ -158,6 +158,7 @@ fn messages() -> Inputs {
         free_bytes: Some(1 << 40),
         unfinished: Some(vec![key]),
         quota_bytes: Some(1 << 40),
+        quota_entries: Some(1 << 20),
         incoming_bytes: 1 << 20,
         next_expiry: Some(1_900_000_000),
         expired_through: 1_800_000_000,

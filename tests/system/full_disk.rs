@@ -159,6 +159,8 @@ fn overflows(options: &str, room: &str, words: &[&str]) {
     let larger = (0..900).fold(Tree::small(), |tree, number| tree.file(&format!("more/{number}.bin"), rng.bytes(4000)));
     world.write("tree", &larger);
     for _ in 0..3 {
+        let planned = world.run(&["plan", &world.at("tree"), &world.at("disk/mirror")]).expect(&[4]);
+        assert!(words.iter().all(|word| planned.stderr.contains(word)), "{words:?}: {planned}");
         let outcome = world.push("tree", &["disk/mirror"], &[]).expect(&[4]);
         assert!(words.iter().all(|word| outcome.stderr.contains(word)), "{words:?}: {outcome}");
         assert_eq!(world.served("disk/mirror"), old);

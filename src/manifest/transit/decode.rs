@@ -193,6 +193,14 @@ impl std::fmt::Debug for ChangeLimits<'_> {
     }
 }
 
+impl ChangeLimits<'static> {
+    /// Those of a change of `encoded_bytes` bytes that this process made itself, for `entries` entries.
+    #[must_use]
+    pub fn of_own(encoded_bytes: u64, entries: u64) -> Self {
+        Self { encoded_bytes, base_entries: None, entries, reserve: &|_| true, is_cancelled: &|| false }
+    }
+}
+
 impl ChangeLimits<'_> {
     /// What a change may decode to: paths that are alike and runs of equal numbers compress to a
     /// fiftieth or a hundredth, never to this.

@@ -41,7 +41,7 @@ use crate::mirror::{
 };
 use crate::monitor::Monitor;
 use crate::release::{Release, ReleaseName};
-use crate::store::{Depth, Happening, Pruned, Repaired, Verified};
+use crate::store::{Depth, Happening, Pruned, Quota, Repaired, Verified};
 use crate::tree_path::Site;
 use crate::wire::Settled;
 use crate::wire::{self, Action, Resource};
@@ -77,8 +77,10 @@ struct Known {
     may_push: bool,
     /// Bytes free there.
     free_bytes: Option<u64>,
-    /// The largest release that it takes, in bytes.
-    quota_bytes: Option<u64>,
+    /// Bytes of content there of pushes that did not end.
+    incoming_bytes: u64,
+    /// The largest release that it takes.
+    quota: Quota,
     /// About how long a message and its answer take; nothing: there was trouble meanwhile.
     round_trip: Option<Duration>,
 }
@@ -260,9 +262,16 @@ impl HttpMirror {
         let (site, unfinished) = (state.site.clone(), state.unfinished.clone());
         // The first time connecting was part of it; later that may have been done before.
         let round_trip = self.round_trip().or(round_trip);
-        let (may_push, free_bytes, quota_bytes) = (state.may_push, state.free_bytes, state.quota_bytes);
-        *self.known() =
-            Some(Known { store: state.store, site, unfinished, may_push, free_bytes, quota_bytes, round_trip });
+        *self.known() = Some(Known {
+            store: state.store,
+            site,
+            unfinished,
+            may_push: state.may_push,
+            free_bytes: state.free_bytes,
+            incoming_bytes: state.incoming_bytes,
+            quota: Quota { bytes: state.quota_bytes, entries: state.quota_entries },
+            round_trip,
+        });
     }
 
     fn ask_state_by(&self, deadline: Option<Instant>) -> Result<(wire::State, Option<Duration>), MirrorError> {
@@ -379,6 +388,10 @@ impl Mirror for HttpMirror {
             held.extend(answer.read(some.len()).ok_or_else(|| WayError::Foreign { status: 200, what: what() })?);
         }
         Ok(held)
+    }
+
+    fn check_stage(&self, request: &StageRequest<'_>) -> Result<(), MirrorError> {
+        stage::check(self, request)
     }
 
     fn stage(&self, request: &StageRequest<'_>, bundle: &dyn Bundle, monitor: &dyn Monitor) -> Result<(), MirrorError> {

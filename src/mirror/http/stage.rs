@@ -6,7 +6,8 @@ use std::collections::HashSet;
 use std::io::{self, Read};
 
 use crate::hash::{ObjectId, PackId};
-use crate::manifest::transit;
+use crate::manifest::ManifestError;
+use crate::manifest::transit::{self, ChangeLimits, Needs};
 use crate::mirror::http::body::Body;
 use crate::mirror::http::client::{Request, Verb};
 use crate::mirror::http::flow::{Flow, Flowed};
@@ -16,8 +17,8 @@ use crate::mirror::http::{HttpMirror, to_json};
 use crate::mirror::way::WayError;
 use crate::mirror::{Bundle, MirrorError, StageRequest, SupplyError};
 use crate::monitor::{Event, Monitor};
-use crate::store::StoreError;
-use crate::wire::{self, Action, Refusal, Resource, StageHead, Staging};
+use crate::store::{StoreError, needed_bytes};
+use crate::wire::{self, Action, Detail, Refusal, Resource, StageHead, Staging};
 
 const STAGE: Resource = Resource::Action(Action::Stage);
 const TOO_SOON: &str = "objects are lacking before the packs are there";
@@ -32,9 +33,7 @@ pub(super) fn run(
     monitor: &dyn Monitor,
 ) -> Result<(), MirrorError> {
     // Nothing is sent to where it would be refused.
-    if mirror.known().as_ref().is_some_and(|known| !known.may_push) {
-        return Err(MirrorError::Remote { refusal: Refusal::new("forbidden", wire::READ_ONLY) });
-    }
+    check_token(mirror)?;
     let stop = || monitor.is_cancelled();
     let _turn = Turns::enter(mirror.wired.pace.turns.as_ref(), &stop)?;
     // Where the receiver has a part already, and where there may be too little room, it is asked
@@ -42,7 +41,7 @@ pub(super) fn run(
     let has_none = match &*mirror.known() {
         Some(known) => {
             known.unfinished.as_ref().is_some_and(|keys| !keys.contains(&request.key))
-                && known.quota_bytes.is_none_or(|quota| request.release.bytes <= quota)
+                && known.quota.refusal(request.release, 0).is_none()
                 && known.free_bytes.is_none_or(|free| has_ample_room(free, request))
         }
         None => false,
@@ -233,18 +232,49 @@ fn has_ample_room(free_bytes: u64, request: &StageRequest<'_>) -> bool {
     if request.release.retired == 0 && with_files(request.release.bytes, request.release.entries) <= free_bytes {
         return true;
     }
-    let entries = request.release.entries;
-    let limits = transit::ChangeLimits {
-        encoded_bytes: request.change.len() as u64,
-        base_entries: None,
-        entries,
-        reserve: &|_| true,
-        is_cancelled: &|| false,
-    };
-    transit::needs(&**request.change, &limits).is_ok_and(|needs| {
-        let bytes = needs.objects.iter().fold(0u64, |sum, object| sum.saturating_add(object.size));
+    needs(request).is_ok_and(|needs| {
+        let bytes = new_bytes(&needs);
         with_files(bytes, needs.objects.len() as u64) <= free_bytes
     })
+}
+
+fn needs(request: &StageRequest<'_>) -> Result<Needs, ManifestError> {
+    let limits = ChangeLimits::of_own(request.change.len() as u64, request.release.entries);
+    transit::needs(&**request.change, &limits)
+}
+
+fn new_bytes(needs: &Needs) -> u64 {
+    needs.objects.iter().fold(0u64, |sum, object| sum.saturating_add(object.size))
+}
+
+/// Refuses what a token that may only read cannot do.
+fn check_token(mirror: &HttpMirror) -> Result<(), MirrorError> {
+    match mirror.known().as_ref() {
+        Some(known) if !known.may_push => {
+            Err(MirrorError::Remote { refusal: Refusal::new("forbidden", wire::READ_ONLY) })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Refuses what the receiver would refuse, by what it said of itself. Of the units of its disk and of what an
+/// interrupted push left there it says too little to refuse all that it would.
+pub(super) fn check(mirror: &HttpMirror, request: &StageRequest<'_>) -> Result<(), MirrorError> {
+    check_token(mirror)?;
+    let known = mirror.known();
+    let Some(known) = known.as_ref() else { return Ok(()) };
+    let needs = needs(request).map_err(|error| MirrorError::Supply(Box::new(error)))?;
+    let no_space = |message: String, detail: Option<Detail>| MirrorError::Remote {
+        refusal: Refusal { detail, ..Refusal::new("no_space", message) },
+    };
+    if let Some(words) = known.quota.refusal(request.release, new_bytes(&needs)) {
+        return Err(no_space(words, Some(Detail::Quota)));
+    }
+    let needed = needed_bytes(request.release, &needs, 1, known.incoming_bytes);
+    match known.free_bytes {
+        Some(free) if needed > free => Err(no_space(format!("{free} bytes are free, and {needed} are needed"), None)),
+        _ => Ok(()),
+    }
 }
 
 /// Whether it may be the chunks that were not taken: a receiver never answers that to them.

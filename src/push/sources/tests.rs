@@ -98,6 +98,10 @@ impl Mirror for Stub {
         Ok(objects.iter().map(is_whole).collect())
     }
 
+    fn check_stage(&self, _: &StageRequest<'_>) -> Result<(), MirrorError> {
+        unimplemented!()
+    }
+
     fn stage(&self, _: &StageRequest<'_>, _: &dyn Bundle, _: &dyn Monitor) -> Result<(), MirrorError> {
         unimplemented!()
     }

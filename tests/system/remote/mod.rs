@@ -9,6 +9,7 @@ mod liars;
 mod means;
 mod policies;
 mod real;
+mod refused;
 mod sources;
 mod ssh;
 mod stopped;

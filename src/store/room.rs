@@ -1,0 +1,69 @@
+//! Whether a release fits: on the disk of a store, and in what its site may have.
+//!
+//! One computation for all who ask: a store before it writes, a receiver before it reads content, and a plan, which
+//! only knows what a mirror reports of itself.
+
+use std::path::Path;
+
+use crate::fsx::FileSystem;
+use crate::manifest::transit::Needs;
+use crate::release::Release;
+use crate::store::StoreError;
+
+/// What a site may have, whatever its disk could take.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Quota {
+    /// Bytes of a release; `None` if there is no limit.
+    pub bytes: Option<u64>,
+    /// Entries of a release; `None` if there is no limit.
+    pub entries: Option<u64>,
+}
+
+impl Quota {
+    /// Why the site does not take `release`, which brings `new_bytes`; `None` if it does.
+    #[must_use]
+    pub fn refusal(&self, release: &Release, new_bytes: u64) -> Option<String> {
+        let over = |size: u64, quota: Option<u64>| quota.filter(|quota| size > *quota);
+        if let Some(quota) = over(release.entries, self.entries) {
+            return Some(format!("the release has {} entries, and the quota is {quota}", release.entries));
+        }
+        if let Some(quota) = over(release.bytes, self.bytes) {
+            return Some(format!("the release has {} bytes, and the quota is {quota}", release.bytes));
+        }
+        // A release may say less of itself than its change brings.
+        let quota = over(new_bytes, self.bytes)?;
+        Some(format!("{new_bytes} new bytes are announced, and the quota is {quota}"))
+    }
+}
+
+/// What `release` takes on a disk that gives out `block_bytes` at a time; `held_bytes` of its content are there.
+#[must_use]
+pub fn needed_bytes(release: &Release, needs: &Needs, block_bytes: u64, held_bytes: u64) -> u64 {
+    // A line of a manifest compresses to less; a name in each of two slots and in objects.
+    const ENTRY_BYTES: u64 = 256;
+    let rounded = |size: u64| size.div_ceil(block_bytes).saturating_mul(block_bytes);
+    let content = needs.objects.iter().fold(0u64, |sum, object| sum.saturating_add(rounded(object.size)));
+    content.saturating_sub(held_bytes).saturating_add(release.entries.saturating_mul(ENTRY_BYTES))
+}
+
+/// Refuses what cannot fit, before anything is written. `held_bytes` of it are here already.
+pub(super) fn check(
+    path: &Path,
+    system: &FileSystem,
+    release: &Release,
+    needs: &Needs,
+    held_bytes: u64,
+) -> Result<(), StoreError> {
+    /// Our own directories and records, and some for those of a slot.
+    const SPARE_INODES: u64 = 1024;
+    let path = || path.to_owned();
+    let needed = needed_bytes(release, needs, system.block_bytes, held_bytes);
+    if needed > system.free_bytes {
+        return Err(StoreError::NoSpace { path: path(), needed, free: system.free_bytes });
+    }
+    let needed = needs.objects.len() as u64 + SPARE_INODES;
+    match system.free_inodes {
+        Some(free) if needed > free => Err(StoreError::NoInodes { path: path(), needed, free }),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,125 @@
+//! What a push would be refused for is known before anything is sent: a plan says so, and another store is not filled.
+
+use std::fs;
+
+use headwater::serve::{Access, Right, Settings, SiteSettings, Token, TokenRecord};
+use headwater::tree_path::Site;
+
+use super::{Receiver, push, report, serves_tree};
+use crate::harness::{Outcome, World, fingerprint};
+use crate::trees::{Rng, Tree, seed};
+
+/// Plans and pushes one tree to a receiver with these settings: both must end alike, and the plan changes nothing.
+#[track_caller]
+fn refused_alike(change: impl Fn(&mut Settings), token: Option<&str>, code: i32, words: &str) {
+    for is_published in [false, true] {
+        let world = World::new();
+        if is_published {
+            world.publish(&Tree::small(), &["web"], &["--site", "docs"]);
+        }
+        let receiver = Receiver::with(&world.path("web"), &change);
+        let larger = Tree::small().file("large", Rng::new(seed()).bytes(2 << 20));
+        world.write("tree", &larger);
+        let look = || world.path("web").exists().then(|| fingerprint(&world.path("web")));
+        let before = look();
+        let run = |command: &str, flags: &[&str]| {
+            let (tree, url) = (world.at("tree"), receiver.url());
+            let mut program = world.command(&[&[command, &tree, &url, "--site", "docs"], flags].concat());
+            program.envs(token.map(|token| ("HEADWATER_TOKEN", token)));
+            Outcome::of(&mut program)
+        };
+        let planned = run("plan", &[]).expect(&[code]);
+        assert!(planned.stderr.contains(words) && planned.stderr.contains("would be refused"), "{planned}");
+        assert_eq!(look(), before, "{planned}");
+        let plan = report(&run("plan", &["--json"]).expect(&[code]));
+        assert!(plan["mirrors"][0]["error"].is_string() && plan["unmet"].is_string(), "{plan}");
+        let pushed = report(&run("push", &["--json"]).expect(&[code]));
+        assert_eq!(pushed["mirrors"][0]["outcome"], "failed", "{pushed}");
+    }
+}
+
+fn site(change: impl Fn(&mut SiteSettings)) -> impl Fn(&mut Settings) {
+    move |settings| change(&mut settings.sites[0])
+}
+
+#[test]
+fn a_plan_is_refused_where_the_push_has_too_little_room() {
+    refused_alike(site(|site| site.min_free_bytes = u64::MAX / 2), None, 4, "bytes are free");
+    refused_alike(site(|site| site.quota_bytes = Some(1 << 20)), None, 4, "the quota is 1048576");
+    refused_alike(site(|site| site.quota_entries = Some(2)), None, 4, "the quota is 2");
+}
+
+#[test]
+fn a_plan_is_refused_where_the_token_may_only_read() {
+    let token = Token::random().unwrap();
+    let text = token.reveal();
+    let access = move |settings: &mut Settings| {
+        let (id, hash) = (token.id().clone(), token.hash());
+        let docs = Site::new("docs").unwrap();
+        settings.sites[0].name = Some(docs.clone());
+        let record = TokenRecord { id, hash, sites: vec![docs], allow: Right::Read, expires: None };
+        settings.access = Access::Tokens(vec![record]);
+    };
+    refused_alike(access, Some(&text), 7, "may read");
+}
+
+#[test]
+fn with_fewer_mirrors_required_a_plan_says_which_one_would_fail() {
+    let world = World::new();
+    let receiver = Receiver::with(&world.path("web"), site(|site| site.quota_bytes = Some(10)));
+    world.write("tree", &Tree::small());
+    let tree = world.at("tree");
+    let places = [receiver.url(), world.at("here")];
+    let arguments = [&["plan", &*tree, &places[0], &places[1], "--site", "docs", "--require", "1"][..]].concat();
+    let planned = world.run(&arguments).expect(&[3]);
+    assert!(planned.stdout.contains("failed (no space)") && planned.stdout.contains("would be filled"), "{planned}");
+    let pushed = world.run(&[&["push"], &arguments[1..]].concat()).expect(&[3]);
+    assert!(pushed.stdout.contains("failed (no space)") && serves_tree(&world, "here"), "{pushed}");
+}
+
+#[test]
+fn a_receiver_whose_volume_is_not_mounted_is_not_filled() {
+    let world = World::new();
+    let receiver = Receiver::start(&world.path("web"));
+    let (url, here) = (receiver.url(), world.at("here"));
+    let places = [&*url, &here];
+    world.write("tree", &Tree::small());
+    push(&world, &places, &[]).expect(&[0]);
+    // What is below a mount point where nothing is mounted; the receiver goes on.
+    fs::rename(world.path("web"), world.path("mounted")).unwrap();
+    fs::create_dir(world.path("web")).unwrap();
+    world.write("tree", &Tree::small().file("new.html", "new"));
+    let is_untouched = || fs::read_dir(world.path("web")).unwrap().count() == 0;
+    for flags in [&[][..], &["--require", "any"]] {
+        let code = if flags.is_empty() { 4 } else { 3 };
+        let (tree, arguments) = (world.at("tree"), [&places[..], flags].concat());
+        for command in ["plan", "push"] {
+            let outcome = world.run(&[&[command, &tree], &arguments[..]].concat()).expect(&[code]);
+            assert!(outcome.stderr.contains("it is empty, and had store"), "{outcome}");
+            assert!(is_untouched(), "{outcome}");
+        }
+    }
+    for arguments in [&["heal"][..], &["promote", &here]] {
+        let outcome = world.run(&[arguments, &[&url]].concat());
+        assert!(outcome.code() != Some(0) && outcome.stderr.contains("it is empty, and had store"), "{outcome}");
+        assert!(is_untouched(), "{outcome}");
+    }
+    // Another store is no better.
+    fs::remove_dir(world.path("web")).unwrap();
+    push(&world, &[&world.at("other")], &[]).expect(&[0]);
+    fs::rename(world.path("other"), world.path("web")).unwrap();
+    let before = fingerprint(&world.path("web"));
+    let outcome = push(&world, &places, &[]).expect(&[4]);
+    assert!(outcome.stderr.contains("it has store") && outcome.stderr.contains("--init"), "{outcome}");
+    assert_eq!(fingerprint(&world.path("web")), before);
+    // Mounted again it is brought up to date.
+    fs::remove_dir_all(world.path("web")).unwrap();
+    fs::rename(world.path("mounted"), world.path("web")).unwrap();
+    push(&world, &places, &[]).expect(&[0]);
+    assert!(serves_tree(&world, "web"));
+    // And whoever means it begins anew.
+    fs::remove_dir_all(world.path("web")).unwrap();
+    push(&world, &places, &["--init"]).expect(&[0]);
+    push(&world, &places, &[]).expect(&[0]);
+    assert!(serves_tree(&world, "web"));
+}
