@@ -74,6 +74,15 @@ pub enum Event {
         /// Its size, in bytes.
         bytes: u64,
     },
+    /// A part of a pack left for a mirror behind a network. Nothing is reported of a pack after it was sent.
+    PackAdvanced {
+        /// The mirror.
+        mirror: String,
+        /// The pack.
+        pack: PackId,
+        /// Bytes of it that have left, in this attempt: fewer than before where it is sent again.
+        bytes: u64,
+    },
     /// A pack was sent to a mirror: told once, and before the mirror says what it thinks of it.
     PackSent {
         /// The mirror.

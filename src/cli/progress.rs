@@ -102,7 +102,10 @@ pub(crate) fn note(event: &Event) -> Note {
         | Event::PackHeld { .. }
         | Event::SoakEnded { .. }
         | Event::Pruned { .. } => Note::Nothing,
-        Event::ScanAdvanced { .. } | Event::BundleAdvanced { .. } | Event::PackSent { .. } => Note::Step,
+        Event::ScanAdvanced { .. }
+        | Event::BundleAdvanced { .. }
+        | Event::PackAdvanced { .. }
+        | Event::PackSent { .. } => Note::Step,
     }
 }
 

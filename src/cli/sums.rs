@@ -50,14 +50,27 @@ pub(crate) struct MirrorSums {
     pub(crate) is_done: bool,
     bundle: Option<BundleKey>,
     sent_bytes: u64,
+    /// Of packs that are on their way, the bytes that have left.
+    moving_bytes: BTreeMap<PackId, u64>,
     held_bytes: u64,
     rate: Rate,
 }
 
 impl MirrorSums {
     /// Whether content was sent to it.
-    pub(crate) const fn is_sending(&self) -> bool {
-        self.sent_bytes > 0
+    pub(crate) fn is_sending(&self) -> bool {
+        self.left_bytes() > 0
+    }
+
+    /// Bytes that have left for it; those of a pack count once, however often it is sent.
+    fn left_bytes(&self) -> u64 {
+        self.sent_bytes + self.moving_bytes.values().sum::<u64>()
+    }
+
+    /// Notes that bytes have left.
+    fn note_sending(&mut self, now: Instant) {
+        self.state = None;
+        self.rate.note(now, self.left_bytes());
     }
 }
 
@@ -160,7 +173,7 @@ impl Sums {
                 for name in mirrors {
                     let mirror = self.mirror(name);
                     mirror.bundle = Some(*bundle);
-                    mirror.rate.note(now, mirror.sent_bytes);
+                    mirror.rate.note(now, mirror.left_bytes());
                 }
             }
             Event::BundleAdvanced { bundle, bytes, packed_bytes } => {
@@ -174,15 +187,22 @@ impl Sums {
 
     fn add_of_mirror(&mut self, event: &Event, now: Instant) {
         match event {
-            Event::PackSent { mirror, bytes, .. } => {
+            Event::PackAdvanced { mirror, pack, bytes } => {
                 let mirror = self.mirror(mirror);
+                mirror.moving_bytes.insert(*pack, *bytes);
+                mirror.note_sending(now);
+            }
+            Event::PackSent { mirror, pack, bytes } => {
+                let mirror = self.mirror(mirror);
+                mirror.moving_bytes.remove(pack);
                 mirror.sent_bytes += bytes;
-                mirror.state = None;
-                mirror.rate.note(now, mirror.sent_bytes);
+                mirror.note_sending(now);
             }
             Event::PackHeld { mirror, pack } => {
                 let bytes = self.pack_bytes.get(pack).copied().unwrap_or_default();
-                self.mirror(mirror).held_bytes += bytes;
+                let held = self.mirror(mirror);
+                held.moving_bytes.remove(pack);
+                held.held_bytes += bytes;
                 self.set_state(mirror, "continues an interrupted push", false);
             }
             Event::StateLearned { mirror, sequence: None } => self.set_state(mirror, "is empty", false),
@@ -213,7 +233,7 @@ impl Sums {
         if self.is_scanning {
             return self.scan_line(now);
         }
-        let sending: Vec<&MirrorSums> = self.mirrors.iter().filter(|mirror| mirror.sent_bytes > 0).collect();
+        let sending: Vec<&MirrorSums> = self.mirrors.iter().filter(|mirror| mirror.is_sending()).collect();
         let mut parts = Vec::new();
         if self.is_packing() || sending.is_empty() {
             parts.push(self.bundle_line());
@@ -261,12 +281,12 @@ impl Sums {
 
     /// How far the sending to `mirror` is; `None` if nothing was sent.
     pub(crate) fn sending(&self, mirror: &MirrorSums, now: Instant) -> Option<Sending> {
-        (mirror.sent_bytes > 0).then(|| self.sending_to(&[mirror], now))
+        mirror.is_sending().then(|| self.sending_to(&[mirror], now))
     }
 
     /// How far it is with these mirrors: the sum is what each of them gets, not all of them together.
     fn sending_to(&self, mirrors: &[&MirrorSums], now: Instant) -> Sending {
-        let done = |mirror: &MirrorSums| mirror.sent_bytes + mirror.held_bytes;
+        let done = |mirror: &MirrorSums| mirror.left_bytes() + mirror.held_bytes;
         let total = |mirror: &MirrorSums| {
             let bundle = self.bundles.get(&mirror.bundle?)?;
             // A pack is a little larger than its blocks.
@@ -364,6 +384,29 @@ mod tests {
         sums.add(&sent("us", 15_000_000), now);
         // Half of 20 MB, which each of them gets; both together have the rate, and the slower one decides.
         assert_eq!(sums.line(now), "2 mirrors: 50 %, 10.0 MB of 20.0 MB, 20.0 MB/s, 3.0 s left");
+    }
+
+    #[test]
+    fn a_pack_moves_while_it_is_sent_and_counts_once_if_it_is_sent_again() {
+        let packs = [PackId::of(b"1"), PackId::of(b"2")];
+        let moved = |pack: usize, bytes| Event::PackAdvanced { mirror: "eu".into(), pack: packs[pack], bytes };
+        let done = |pack: usize| Event::PackSent { mirror: "eu".into(), pack: packs[pack], bytes: 10_000_000 };
+        let (mut sums, start) = sums(&[(0, started(1, &["eu"], 40_000_000)), (0, advanced(1, 40_000_000, 20_000_000))]);
+        let steps = [
+            (moved(0, 5_000_000), "25 %"),
+            (moved(1, 9_000_000), "70 %"),
+            // The connection broke; both are sent again, one at a time.
+            (moved(0, 1_000_000), "50 %"),
+            (done(0), "95 %"),
+            (moved(1, 2_000_000), "60 %"),
+            (done(1), "100 %"),
+        ];
+        for (event, percent) in steps {
+            sums.add(&event, start);
+            assert!(sums.line(start).starts_with(&format!("eu: {percent}")), "{}", sums.line(start));
+        }
+        sums.add(&Event::PackHeld { mirror: "eu".into(), pack: packs[1] }, start);
+        assert_eq!(sums.mirrors[0].left_bytes(), 20_000_000);
     }
 
     #[test]

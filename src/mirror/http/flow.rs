@@ -5,6 +5,7 @@ use std::io::{self, Read};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use crate::mirror::http::counted::CountedPack;
 use crate::mirror::http::upload::{BATCH_BYTES, Coming, Upload};
 use crate::mirror::{MirrorError, Pack, SupplyError};
 use crate::wire::PackHead;
@@ -13,27 +14,28 @@ use crate::wire::PackHead;
 const NEXT_PACK: Duration = Duration::from_secs(5);
 
 /// A head and what it is of.
-type Headed = io::Chain<io::Cursor<[u8; PackHead::BYTES]>, Box<dyn Read + Send>>;
+type Headed<R> = io::Chain<io::Cursor<[u8; PackHead::BYTES]>, R>;
 
-/// Opens a pack behind its head.
-fn headed(pack: &dyn Pack) -> Result<Headed, SupplyError> {
+/// Puts the head of a pack before its content.
+fn headed<R: Read>(pack: &dyn Pack, content: R) -> Result<Headed<R>, SupplyError> {
     let head = PackHead::Pack { id: pack.id(), bytes: u32::try_from(pack.size())? };
-    Ok(io::Cursor::new(head.to_bytes()).chain(pack.open()?))
+    Ok(io::Cursor::new(head.to_bytes()).chain(content))
 }
 
-/// Packs one after the other, each behind its head and read when its turn comes.
-pub(super) struct Row<'p> {
+/// Packs one after the other, each behind its head and opened when its turn comes.
+pub(super) struct Row<'p, R, F> {
     packs: &'p [Box<dyn Pack>],
-    open: Option<Headed>,
+    open_pack: F,
+    open: Option<Headed<R>>,
 }
 
-impl<'p> Row<'p> {
-    pub(super) fn new(packs: &'p [Box<dyn Pack>]) -> Self {
-        Self { packs, open: None }
+impl<'p, R: Read, F: FnMut(&dyn Pack) -> Result<R, SupplyError>> Row<'p, R, F> {
+    pub(super) fn new(packs: &'p [Box<dyn Pack>], open_pack: F) -> Self {
+        Self { packs, open_pack, open: None }
     }
 }
 
-impl Read for Row<'_> {
+impl<R: Read, F: FnMut(&dyn Pack) -> Result<R, SupplyError>> Read for Row<'_, R, F> {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
         loop {
             if let Some(open) = &mut self.open {
@@ -43,7 +45,9 @@ impl Read for Row<'_> {
                 }
             }
             let Some((pack, behind)) = self.packs.split_first() else { return Ok(0) };
-            (self.packs, self.open) = (behind, Some(headed(&**pack).map_err(io::Error::other)?));
+            self.packs = behind;
+            let opened = (self.open_pack)(&**pack).and_then(|content| headed(&**pack, content));
+            self.open = Some(opened.map_err(io::Error::other)?);
         }
     }
 }
@@ -87,7 +91,7 @@ impl<'f, 'u> Flow<'f, 'u> {
     }
 
     /// The next pack behind its head, when the one before it is out; nothing at the end.
-    fn next(&self, flowed: &mut Flowed) -> Result<Option<Headed>, MirrorError> {
+    fn next(&self, flowed: &mut Flowed) -> Result<Option<Headed<CountedPack<'f, 'u>>>, MirrorError> {
         if let Some(pack) = flowed.packs.last() {
             self.upload.tell(pack.id(), pack.size());
         }
@@ -102,10 +106,10 @@ impl<'f, 'u> Flow<'f, 'u> {
             }
             Coming::Later => return Ok(None),
         };
-        let open = headed(&*pack).map_err(MirrorError::Supply);
+        let opened = CountedPack::open(self.upload, &*pack).and_then(|content| headed(&*pack, content));
         flowed.bytes += pack.size();
         flowed.packs.push(pack);
-        open.map(Some)
+        opened.map(Some).map_err(MirrorError::Supply)
     }
 }
 
@@ -170,7 +174,7 @@ mod tests {
     fn packs_in_a_row_stand_behind_their_heads() {
         let packs: Vec<Box<dyn Pack>> = vec![Box::new(Bare(b"abc".to_vec())), Box::new(Bare(vec![7; 300]))];
         let mut row = Vec::new();
-        Row::new(&packs).read_to_end(&mut row).unwrap();
+        Row::new(&packs, |pack| pack.open()).read_to_end(&mut row).unwrap();
         let (first, second) = (PackId::of(b"abc"), PackId::of(&[7; 300]));
         let wanted: [&[u8]; 6] =
             [first.as_bytes(), &[0, 0, 0, 3], b"abc", second.as_bytes(), &[0, 0, 1, 44], &[7; 300]];

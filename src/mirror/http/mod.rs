@@ -8,6 +8,7 @@
 mod access;
 mod body;
 mod client;
+mod counted;
 mod download;
 mod flow;
 mod handshake;

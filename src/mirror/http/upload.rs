@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use crate::hash::{BundleKey, ObjectId, PackId, hash_reader};
 use crate::mirror::http::body::{Body, SMALL};
 use crate::mirror::http::client::{Request, Verb};
+use crate::mirror::http::counted::CountedPack;
 use crate::mirror::http::flow::Row;
 use crate::mirror::http::pace::{Again, Patience, Stop};
 use crate::mirror::http::stage::is_unknown;
@@ -214,6 +215,15 @@ impl<'u> Upload<'u> {
         }
     }
 
+    /// Reports that so many bytes of a pack have left, unless it was reported as sent before.
+    pub(super) fn advance(&self, id: PackId, bytes: u64) {
+        let arrived = lock(&self.arrived);
+        // Under the lock: nothing is reported of a pack after it was sent.
+        if !arrived.told.contains(&id) {
+            self.monitor.event(Event::PackAdvanced { mirror: self.mirror.name.clone(), pack: id, bytes });
+        }
+    }
+
     /// Notes that a pack is there.
     pub(super) fn acknowledge(&self, pack: Box<dyn Pack>) {
         let (id, bytes) = (pack.id(), pack.size());
@@ -347,7 +357,9 @@ impl<'u> Upload<'u> {
         let is_announced = !self.is_announced.swap(true, Ordering::Relaxed);
         let sent = match packs {
             [pack] => {
-                let open = || pack.open().map_err(io::Error::other);
+                let open = || -> io::Result<Box<dyn Read + Send + '_>> {
+                    Ok(Box::new(CountedPack::open(self, &**pack).map_err(io::Error::other)?))
+                };
                 let resource = Resource::Pack(self.key, pack.id());
                 let body = Body::Stream(pack.size(), &open);
                 let request = Request::new(Verb::Put, resource, body, wire::MAX_MESSAGE_BYTES);
@@ -373,7 +385,9 @@ impl<'u> Upload<'u> {
         patience: &mut Patience<'_>,
     ) -> Result<Sent, MirrorError> {
         let length = packs.iter().map(|pack| PackHead::BYTES as u64 + pack.size()).sum();
-        let open = || -> io::Result<Box<dyn Read + Send + '_>> { Ok(Box::new(Row::new(packs))) };
+        let open = || -> io::Result<Box<dyn Read + Send + '_>> {
+            Ok(Box::new(Row::new(packs, |pack| CountedPack::open(self, pack))))
+        };
         let resource = Resource::Packs(self.key);
         let request = Request::new(Verb::Put, resource, Body::Stream(length, &open), wire::MAX_MESSAGE_BYTES);
         match self.mirror.wired.ask_once(&Request { is_announced, ..request }, patience) {

@@ -1,14 +1,16 @@
 //! What goes over the wire: how many requests, how fast, and how many mirrors at once.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 use headwater::serve::SiteSettings;
+use serde_json::Value;
 
-use super::{Receiver, push, report, serves_tree};
+use super::{Receiver, over, push, report, serves_tree, stand_in};
 use crate::chaos::{Chaos, Harm};
-use crate::harness::World;
+use crate::harness::{World, events};
 use crate::trees::{Rng, Tree, seed};
 
 /// A link to `receiver`, and the requests that went over it.
@@ -198,4 +200,52 @@ fn where_there_is_no_room_no_content_is_sent() {
         assert!(link.bytes() < 100_000, "{} bytes went to a receiver that has no room", link.bytes());
         assert_eq!(lines.lock().unwrap().last().unwrap(), "POST /v1/stage HTTP/1.1");
     }
+}
+
+/// What the events of a push say of the packs on their way to a mirror: how often a pack moved, checked at each event.
+fn moves(events: &[Value], mirror: &str) -> usize {
+    let of = |event: &Value, key: &str| event[key].as_str().unwrap_or_default().to_owned();
+    let sealed = events.iter().filter(|event| event["event"] == "pack_sealed");
+    let size: BTreeMap<String, u64> =
+        sealed.map(|event| (of(event, "pack"), event["bytes"].as_u64().unwrap())).collect();
+    let total: u64 = size.values().sum();
+    let (mut moving, mut sent, mut moves) = (BTreeMap::new(), BTreeSet::new(), 0);
+    for event in events.iter().filter(|event| event["mirror"] == mirror) {
+        let pack = of(event, "pack");
+        match event["event"].as_str().unwrap() {
+            "pack_advanced" => {
+                let bytes = event["bytes"].as_u64().unwrap();
+                assert!(bytes <= size[&pack] && !sent.contains(&pack), "{event}");
+                moving.insert(pack, bytes);
+                moves += 1;
+            }
+            "pack_sent" => assert!(sent.insert(pack.clone()) && moving.remove(&pack) <= Some(size[&pack]), "{event}"),
+            _ => {}
+        }
+        let done = moving.values().sum::<u64>() + sent.iter().map(|pack| size[pack]).sum::<u64>();
+        assert!(done <= total, "{done} of {total} bytes: {event}");
+    }
+    assert!(moving.is_empty() && sent.len() == size.len(), "{mirror}: {} of {} packs", sent.len(), size.len());
+    moves
+}
+
+#[test]
+fn sending_is_reported_while_a_pack_is_on_its_way() {
+    let world = World::new();
+    let mut rng = Rng::new(seed());
+    world.write("tree", &Tree::small().file("large", rng.bytes(30 << 20)).file("larger", rng.bytes(40 << 20)));
+    let ssh = stand_in(&world, "ssh", "");
+    let (calm, harmed) = (Receiver::start(&world.path("calm")), Receiver::start(&world.path("harmed")));
+    // Every request breaks off before it comes through: packs are sent again.
+    let link = Chaos::always(harmed.address(), Harm::CutRequest);
+    let places = [calm.url(), format!("http://{}/", link.address()), format!("ssh://edge2{}", world.at("shell"))];
+    let places: Vec<&str> = places.iter().map(String::as_str).collect();
+    push(&world, &places, &[&over(&ssh)[..], &["--events", "events.jsonl"]].concat()).expect(&[0]);
+    let events = events(&world.path("events.jsonl"));
+    for place in places {
+        // 70 MiB in steps of at least 256 KiB, where a pack may end within a step.
+        let moves = moves(&events, place);
+        assert!(moves > 150, "{place}: {moves}");
+    }
+    assert!(["calm", "harmed", "shell"].iter().all(|mirror| serves_tree(&world, mirror)));
 }

@@ -1,0 +1,37 @@
+//! A pack on its way: reports how much of it has left, while the body is read.
+
+use std::io::{self, Read};
+
+use crate::hash::PackId;
+use crate::mirror::http::upload::Upload;
+use crate::mirror::{Pack, SupplyError};
+
+/// Bytes between two reports: about two seconds of a link of 1 Mbit/s.
+const STEP_BYTES: u64 = 256 * 1024;
+
+/// The content of a pack, read once from its beginning.
+pub(super) struct CountedPack<'f, 'u> {
+    upload: &'f Upload<'u>,
+    pack: PackId,
+    content: Box<dyn Read + Send>,
+    read_bytes: u64,
+    reported_bytes: u64,
+}
+
+impl<'f, 'u> CountedPack<'f, 'u> {
+    pub(super) fn open(upload: &'f Upload<'u>, pack: &dyn Pack) -> Result<Self, SupplyError> {
+        Ok(Self { upload, pack: pack.id(), content: pack.open()?, read_bytes: 0, reported_bytes: 0 })
+    }
+}
+
+impl Read for CountedPack<'_, '_> {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        let count = self.content.read(out)?;
+        self.read_bytes += count as u64;
+        if self.read_bytes - self.reported_bytes >= STEP_BYTES {
+            self.reported_bytes = self.read_bytes;
+            self.upload.advance(self.pack, self.read_bytes);
+        }
+        Ok(count)
+    }
+}
