@@ -201,17 +201,22 @@ const MAX_ROUNDS: u32 = 5;
 /// # Errors
 /// What concerns no single mirror. Nothing was activated then.
 pub fn push(source: &Source, fleet: &Fleet, options: &Options, monitor: &dyn Monitor) -> Result<Report, PushError> {
+    let mut source = source.clone();
     let mut round = 0;
     loop {
         round += 1;
         let end = std::thread::scope(|scope| {
             let mut recheck = Recheck::none();
             let on_new = |live: &source::Live| recheck = Recheck::start(scope, live, monitor);
-            match prepare::prepare(source, fleet, options, on_new, monitor)? {
+            match prepare::prepare(&source, fleet, options, on_new, monitor)? {
                 Prepared::Refused(report) => Ok::<_, PushError>(rollout::End::Report(*report)),
                 Prepared::Target(target) => {
                     let end = rollout::run(&target, || recheck.finish(monitor), options, monitor)?;
                     target.remember(options, monitor);
+                    // On top of another push, "the release before" would be the one that was to be left.
+                    if let Source::Rollback { to: to @ None, .. } = &mut source {
+                        *to = target.release.rolled_back_to;
+                    }
                     Ok(end)
                 }
             }

@@ -10,6 +10,7 @@ mod means;
 mod policies;
 mod real;
 mod refused;
+mod rollbacks;
 mod sources;
 mod ssh;
 mod stopped;
