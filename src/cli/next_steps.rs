@@ -33,7 +33,7 @@ fn newer(report: &Report) -> Option<String> {
     };
     Some(format!(
         "{first}{more}, which is newer than release {}: nothing was changed there; \
-         `headwater promote` publishes older content as a new release",
+         a push or `headwater promote` makes a release above both",
         report.sequence?
     ))
 }
@@ -83,6 +83,7 @@ pub(crate) fn explain(report: &Report, exit: Exit) -> Result<(), Failure> {
     failures(report).filter_map(hints::of_mirror).for_each(|hint| hints.push(hint));
     match exit {
         _ if went_back.is_some() => hints.extend(went_back.as_deref()),
+        Exit::Partial if failures(report).next().is_none() && newer.is_some() => hints.extend(newer.as_deref()),
         Exit::Partial => hints.push("the others have the release: the same push again brings up those that failed"),
         Exit::Nothing if next.is_some() => hints.extend(next.as_deref()),
         Exit::Nothing if report.unmet.is_some() => {

@@ -178,8 +178,10 @@ fn unreplaceable(release: &Release, state: &MirrorState) -> Option<Outcome> {
     }
 }
 
+/// Whether a mirror serves a newer release of a history that `release` did not take over.
 fn is_newer(member: &Member, release: &Release) -> bool {
-    member.current_release().is_some_and(|current| current.rank() > release.rank())
+    let is_above = |current: &Release| current.rank() > release.rank() && !release.replaces.contains(&current.history);
+    member.current_release().is_some_and(is_above)
 }
 
 /// Stages the target on one mirror; where its base turns out to be damaged, from nothing.

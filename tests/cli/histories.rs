@@ -96,6 +96,27 @@ fn two_histories_are_named_and_replaced_only_when_told() {
 }
 
 #[test]
+fn a_replaced_history_at_a_higher_sequence_is_left_alone_by_heal_and_ends_with_a_push() {
+    let world = World::with_tree();
+    world.ok("push tree ./a ./b");
+    for number in 2..5 {
+        version(&world, number);
+        world.ok("push tree ./a");
+    }
+    version(&world, 9);
+    world.ok("push tree ./b --new-history");
+    assert_eq!((world.current("a"), world.current("b")), (4, 2));
+    let before = [world.snapshot("a"), world.snapshot("b")];
+    let run = world.run("heal ./a ./b").code(3).says("left alone: serves the newer release 4-");
+    run.warns("./a serves release 4-").warns("a push or `headwater promote` makes a release above both");
+    assert_eq!([world.snapshot("a"), world.snapshot("b")], before, "it makes no release");
+    world.ok("push tree ./a ./b").says("release 5: ");
+    assert_eq!(newest(&world, "./a"), newest(&world, "./b"));
+    world.ok("heal ./a ./b").says("nothing new");
+    world.ok("verify ./a ./b");
+}
+
+#[test]
 fn promoting_makes_a_release_in_the_other_history() {
     let world = World::with_tree();
     world.ok("push tree ./www");
