@@ -1,5 +1,10 @@
 //! `headwater doctor`.
 
+use std::io::{BufRead as _, BufReader};
+use std::process::Child;
+
+use serde_json::{Value, json};
+
 use crate::harness::World;
 
 #[test]
@@ -38,4 +43,81 @@ fn each_mirror_has_a_line_and_nothing_is_changed() {
 fn a_mirror_of_another_site_is_found_before_the_push() {
     let world = World::with_mirror();
     world.run("doctor ./www --site docs").code(1).says("FAILED").says("--site");
+}
+
+/// A receiver that asks for tokens, which ends with this value.
+struct Receiver(Child);
+
+impl Drop for Receiver {
+    fn drop(&mut self) {
+        self.0.kill().ok();
+        self.0.wait().ok();
+    }
+}
+
+/// Makes the files `push`, `read` and `stray` with a token each. Returns the flag of a receiver that knows the first two.
+fn make_tokens(world: &World) -> &'static str {
+    let token = |name: &str, right: &str| {
+        let made = world.ok(&format!("token new --site docs --allow {right}"));
+        world.write(name, &made.stdout);
+        world.chmod(name, 0o600);
+        made.stderr
+    };
+    token("stray", "push");
+    let known = token("push", "push") + &token("read", "read");
+    world.write("tokens.toml", known);
+    "--token-file tokens.toml"
+}
+
+/// A receiver of the site docs, with its URL.
+fn receiver(world: &World, directory: &str, flag: &str) -> (Receiver, String) {
+    let mut child = world.start(&format!("serve ./{directory} --site docs --listen 127.0.0.1:0 {flag}"));
+    let mut log = BufReader::new(child.stderr.take().unwrap()).lines();
+    let first: Value = serde_json::from_str(&log.next().unwrap().unwrap()).unwrap();
+    std::thread::spawn(move || log.map_while(Result::ok).for_each(drop));
+    (Receiver(child), format!("http://{}/", first["address"].as_str().unwrap()))
+}
+
+#[test]
+fn a_token_that_may_only_read_or_is_unknown_and_a_wrong_site_are_found_at_a_live_receiver() {
+    let world = World::with_tree();
+    let flag = make_tokens(&world);
+    let names = ["push", "read", "stray"];
+    let receivers = names.map(|name| receiver(&world, &format!("web-{name}"), flag));
+    let mirror = |(name, (_, url)): (&str, &(Receiver, String))| {
+        format!("[[mirror]]\nname='{name}'\nurl='{url}'\ntoken_file='{name}'\n")
+    };
+    let mirrors: String = names.into_iter().zip(&receivers).map(mirror).collect();
+    world.write("headwater.toml", format!("content='tree'\nsite='docs'\n{mirrors}"));
+    for is_published in [false, true] {
+        if is_published {
+            world.ok("push --only push");
+        }
+        let run = world.run("doctor").code(1);
+        let line = |name: &str| {
+            let mut lines = run.stdout.lines().filter(|line| line.starts_with(&format!("{name}: ")));
+            let line = lines.next().unwrap_or_else(|| panic!("{name}: {}", run.stdout)).to_owned();
+            assert_eq!(lines.next(), None, "{}", run.stdout);
+            line
+        };
+        let serves = if is_published { "serves release 1 of site docs" } else { "is empty" };
+        assert!(line("push").contains(&format!("ok: {serves}")) && line("push").contains("the token may push"));
+        let read = line("read");
+        assert!(read.contains("FAILED: the token may only read") && read.contains("--allow push"), "{read}");
+        let stray = line("stray");
+        assert!(stray.contains("FAILED") && stray.contains("HEADWATER_TOKEN"), "{stray}");
+        let answer = world.json("doctor", 1);
+        assert_eq!(
+            [0, 1, 2].map(|index| &answer["mirrors"][index]["is_ok"]),
+            [&json!(true), &json!(false), &json!(false)]
+        );
+        world.ok("doctor push");
+        // Its receiver is of the site docs.
+        let run = world.run("doctor push --site blog").code(1).says("push: FAILED: ").says("\"docs\"");
+        assert!(run.stdout.contains("--site"), "{}", run.stdout);
+    }
+    // No token shows.
+    let secrets = names.map(|name| world.read(name).trim().to_owned());
+    let shown = world.run("doctor --verbose").code(1);
+    assert!(!secrets.iter().any(|secret| (shown.stdout.clone() + &shown.stderr).contains(secret.as_str())));
 }

@@ -118,3 +118,27 @@ fn a_mirror_without_a_base_is_sent_what_it_lacks() {
         }
     }
 }
+
+#[test]
+fn a_copy_and_a_heal_send_nothing_that_a_kept_release_has() {
+    let pair = Pair::new();
+    for version in [1, 2] {
+        pair.publish(&tree(version), &["--keep-removed", "0s"]);
+    }
+    // A hub of the same history publishes the content of release 1 again, then that of release 2.
+    let (hub, tree_path) = (pair.world.at("hub"), pair.world.at("tree"));
+    pair.world.run(&["push", "--from", &pair.receiver.url(), &hub]).expect(&[0]);
+    let publish_at_hub = |version| {
+        pair.world.write("tree", &tree(version));
+        let flags = ["--again", "--allow-shrink", "--keep-removed", "0s"];
+        pair.world.run(&[&["push", &*tree_path, &hub][..], &flags].concat()).expect(&[0]);
+    };
+    publish_at_hub(1);
+    check_little(&pair.run(&["push", "--from", &hub], &[]));
+    pair.check();
+    publish_at_hub(2);
+    let sent = pair.run(&["heal", &hub], &[]);
+    assert_eq!(sent.len(), 3, "{sent:?}");
+    check_little(&sent[1..]);
+    pair.check();
+}
