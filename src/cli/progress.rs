@@ -459,6 +459,16 @@ mod tests {
     }
 
     #[test]
+    fn a_failure_that_is_met_again_is_shown_once() {
+        let screen = Screen::default();
+        let progress = Progress::with(View::Quiet(Box::new(screen.clone())), None, Arc::default());
+        for error in ["refused", "refused", "too late", "refused"] {
+            progress.event(Event::MirrorFailed { mirror: "us".into(), error: error.into() });
+        }
+        assert_eq!(screen.text(), "error: us failed: refused\nerror: us failed: too late\n");
+    }
+
+    #[test]
     fn details_have_a_line_for_what_is_not_shown_otherwise() {
         let screen = Screen::default();
         let progress = Progress::with(View::Details(Box::new(screen.clone())), None, Arc::default());
