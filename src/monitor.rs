@@ -47,6 +47,11 @@ pub enum Event {
         /// The sequence of its current release; nothing for one that has none.
         sequence: Option<u64>,
     },
+    /// A mirror had not answered in time. The others go on without it if they are enough.
+    AnswerOverdue {
+        /// The mirror.
+        mirror: String,
+    },
     /// A bundle was begun.
     BundleStarted {
         /// The bundle.

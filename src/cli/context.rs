@@ -24,6 +24,9 @@ use super::settings::{self, ReleaseSettings};
 
 /// Mirrors that are not ready are waited for so long, once enough are.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// Mirrors that have not answered are waited for so long, once enough have. One that is far away, or reached through
+/// ssh, answers within a second or two.
+const ANSWER_PATIENCE: Duration = Duration::from_secs(2);
 /// How long commands wait for a lock where neither a flag nor the file says it.
 pub(crate) const DEFAULT_WAIT: Duration = Duration::from_secs(60);
 
@@ -149,6 +152,7 @@ impl Told<'_> {
             keep_content: keep_content(&self.config.cache),
             began: u64::try_from(began).unwrap_or(u64::MAX),
             patience: PATIENCE,
+            answer_patience: ANSWER_PATIENCE,
         })
     }
 

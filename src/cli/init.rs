@@ -58,7 +58,8 @@ content = "public"
 # How many mirrors must be ready before any switches: "all", "any", a number, or
 # a percentage such as "80%". With "all" one dead mirror stops every push: right
 # for two or three that must agree. With five, 4 lets one be down; with twenty or
-# more, "80%". Those that were down get the release with the next push or `heal`.
+# more, "80%". Those that were down get the release with the next push or `heal`;
+# the others do not wait for them longer than 2 seconds.
 #require = "all"
 
 # What becomes of those that switched when another one then fails to: "leave"

@@ -179,6 +179,16 @@ mod tests {
     }
 
     #[test]
+    fn a_mirror_that_does_not_answer_is_named() {
+        let (mut sums, now) = (Sums::default(), Instant::now());
+        sums.expect(["edge4", "edge5"]);
+        sums.add(&Event::AnswerOverdue { mirror: "edge5".into() }, now);
+        assert_eq!(lines(&sums, now, (80, 24)), ["  edge5  waiting for its answer"]);
+        sums.add(&Event::StateLearned { mirror: "edge5".into(), sequence: Some(7) }, now);
+        assert_eq!(lines(&sums, now, (80, 24)), ["  edge5  has release 7"]);
+    }
+
+    #[test]
     fn a_large_fleet_leaves_room_on_the_terminal() {
         let mut sums = Sums::default();
         for number in 0..100 {

@@ -69,6 +69,7 @@ pub(crate) fn note(event: &Event) -> Note {
             count(*hashed_files),
             bytes(*hashed_bytes)
         )),
+        Event::AnswerOverdue { mirror } => Note::Fact(format!("waiting for {}", escape(mirror))),
         Event::BundleStarted { objects, bytes: size, .. } => Note::Fact(format!(
             "pack: {}, {}",
             counted(*objects, "new file content", "new file contents"),

@@ -61,9 +61,9 @@ pub(crate) fn run(args: &ReleasesArgs) -> Result<Exit, Failure> {
 }
 
 fn kept(member: &Member, has_asked: bool) -> Kept<'_> {
-    let state = member.state.as_ref();
+    let state = member.state();
     let is_measured = has_asked || member.mirror.link() == Link::Local;
-    let measured = state.ok().filter(|_| is_measured).map(|state| watch::usage(&*member.mirror, state));
+    let measured = state.filter(|_| is_measured).map(|state| watch::usage(&*member.mirror, state));
     // A manifest that cannot be read is verify's to report; without --disk it was not asked for.
     let (usage, fault) = match measured {
         Some(Err(error)) => (None, Some(error).filter(|_| has_asked)),
@@ -73,11 +73,11 @@ fn kept(member: &Member, has_asked: bool) -> Kept<'_> {
     Kept {
         mirror: member.mirror.name(),
         location: member.mirror.location(),
-        current: state.ok().and_then(|state| state.current).map(|current| current.sequence()),
+        current: state.and_then(|state| state.current).map(|current| current.sequence()),
         releases: state.map_or(&[], |state| &state.releases),
-        staged: state.ok().and_then(|state| state.staged.as_ref()),
+        staged: state.and_then(|state| state.staged.as_ref()),
         usage,
-        error: state.err().map(|error| error_chain(error)).or(fault),
+        error: member.error().map(|error| error_chain(error)).or(fault),
     }
 }
 

@@ -209,6 +209,7 @@ impl Sums {
             Event::StateLearned { mirror, sequence: Some(sequence) } => {
                 self.set_state(mirror, format!("has release {sequence}"), false);
             }
+            Event::AnswerOverdue { mirror } => self.set_state(mirror, "waiting for its answer", false),
             Event::ObjectsResent { mirror, .. } => self.set_state(mirror, "gets missing objects whole", false),
             Event::Staged { mirror, sequence } => {
                 self.set_state(mirror, format!("release {sequence} is ready"), false);

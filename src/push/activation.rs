@@ -8,7 +8,7 @@ use crate::monitor::{Event, Monitor};
 use crate::push::gate::Gate;
 use crate::push::options::Options;
 use crate::push::outcome::{Outcome, error_chain};
-use crate::push::rollout::{mirror, stage_again};
+use crate::push::rollout::{mirror, stage_alone};
 use crate::push::target::Target;
 use crate::push::{PushError, fleet};
 use crate::release::{Release, ReleaseName, Succession};
@@ -88,7 +88,7 @@ pub(super) fn one(target: &Target, index: usize, options: &Options, gate: &Gate<
         }
         expected = state.current;
         if state.staged.is_none_or(|staged| staged.name() != target.release.name())
-            && let Err(error) = stage_again(target, index, options, gate)
+            && let Err(error) = stage_alone(target, index, options, gate)
         {
             return failed(target, index, &error, gate);
         }
@@ -155,7 +155,7 @@ fn by_store(target: &Target, staged: &[usize]) -> Vec<usize> {
 
 /// The id of a mirror's store, if it had one when it was asked for its state.
 pub(super) fn known_store(target: &Target, index: usize) -> Option<StoreId> {
-    target.members[index].state.as_ref().ok()?.store
+    target.members[index].state()?.store
 }
 
 /// Mirrors in the order in which they lead.

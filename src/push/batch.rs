@@ -47,8 +47,10 @@ pub(super) fn batches(
     options: &Options,
     monitor: &dyn Monitor,
 ) -> Result<Vec<Batch>, PushError> {
+    // What a late mirror has is not known yet.
+    let needs_batch = |index: usize| outcomes[index].is_none() && !target.late.contains(&index);
     let mut groups: BTreeMap<Option<ManifestId>, Vec<usize>> = BTreeMap::new();
-    for (index, member) in target.members.iter().enumerate().filter(|(index, _)| outcomes[*index].is_none()) {
+    for (index, member) in target.members.iter().enumerate().filter(|(index, _)| needs_batch(*index)) {
         groups.entry(base_of(target, member)).or_default().push(index);
     }
     // A base that is damaged everywhere is none.

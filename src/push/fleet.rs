@@ -1,6 +1,7 @@
 //! The mirrors of a push and what they said of themselves.
 
-use std::sync::Arc;
+use std::path::PathBuf;
+use std::sync::{Arc, OnceLock};
 
 use crate::fsx::{self, IoError};
 use crate::hash::{HistoryId, ManifestId};
@@ -9,9 +10,11 @@ use crate::mirror::{Expiries, Link, Mirror, MirrorError, MirrorState};
 use crate::monitor::{Event, Monitor};
 use crate::push::PushError;
 use crate::push::guard::{GuardFault, HistoryOfMirror};
+use crate::push::options::Require;
 use crate::push::outcome::error_chain;
 use crate::push::scratch::{ManifestFile, Scratch};
 use crate::release::{Release, ReleaseName};
+use crate::scan::Root;
 
 /// The mirrors of a push.
 #[derive(Debug, Clone, Default)]
@@ -24,8 +27,8 @@ pub struct Fleet {
 pub struct Member {
     /// The mirror.
     pub mirror: Arc<dyn Mirror>,
-    /// Its state, or why it could not be learned.
-    pub state: Result<MirrorState, MirrorError>,
+    /// Its state, or why it could not be learned; empty until it has answered.
+    answer: OnceLock<Result<MirrorState, MirrorError>>,
 }
 
 impl Fleet {
@@ -43,20 +46,22 @@ impl Fleet {
 
     /// Asks all mirrors at once for their state.
     pub fn states(&self, monitor: &dyn Monitor) -> Vec<Member> {
-        self.ask(|mirror| Self::state_of(mirror, monitor))
+        self.ask(|mirror| Member::new(Arc::clone(mirror), Self::state_of(mirror, monitor)))
     }
 
     /// Asks one mirror for its state.
-    pub fn state_of(mirror: &Arc<dyn Mirror>, monitor: &dyn Monitor) -> Member {
+    ///
+    /// # Errors
+    /// Those of [`Mirror::state`].
+    pub fn state_of(mirror: &Arc<dyn Mirror>, monitor: &dyn Monitor) -> Result<MirrorState, MirrorError> {
         let state = mirror.state();
-        let name = mirror.name().to_owned();
-        monitor.event(match &state {
-            Ok(state) => {
-                Event::StateLearned { mirror: name, sequence: state.current.map(|current| current.sequence()) }
-            }
-            Err(error) => Event::MirrorFailed { mirror: name, error: error_chain(error) },
-        });
-        Member { mirror: Arc::clone(mirror), state }
+        report_state(&**mirror, &state, monitor);
+        state
+    }
+
+    /// The mirrors, before they answer.
+    pub(super) fn members(&self) -> Vec<Member> {
+        self.mirrors.iter().map(|mirror| Member::unanswered(Arc::clone(mirror))).collect()
     }
 
     /// Asks all mirrors at once; the answers are in their order.
@@ -69,21 +74,58 @@ impl Fleet {
     }
 }
 
+/// Reports the answer of a mirror that was asked for its state.
+pub(super) fn report_state(mirror: &dyn Mirror, state: &Result<MirrorState, MirrorError>, monitor: &dyn Monitor) {
+    let mirror = mirror.name().to_owned();
+    monitor.event(match state {
+        Ok(state) => Event::StateLearned { mirror, sequence: state.current.map(|current| current.sequence()) },
+        Err(error) => Event::MirrorFailed { mirror, error: error_chain(error) },
+    });
+}
+
 impl Member {
-    /// The same mirror, which is left alone because of `error`.
-    pub(super) fn failed(self, error: MirrorError, monitor: &dyn Monitor) -> Self {
-        let mirror = self.mirror.name().to_owned();
-        monitor.event(Event::MirrorFailed { mirror, error: error_chain(&error) });
-        Self { state: Err(error), ..self }
+    /// A mirror that has answered.
+    #[must_use]
+    pub fn new(mirror: Arc<dyn Mirror>, answer: Result<MirrorState, MirrorError>) -> Self {
+        Self { mirror, answer: OnceLock::from(answer) }
+    }
+
+    /// A mirror that has not answered yet.
+    #[must_use]
+    pub const fn unanswered(mirror: Arc<dyn Mirror>) -> Self {
+        Self { mirror, answer: OnceLock::new() }
+    }
+
+    /// Whether its state is known, or why it could not be learned.
+    #[must_use]
+    pub fn has_answered(&self) -> bool {
+        self.answer.get().is_some()
+    }
+
+    /// Its state; `None` if it could not be learned, or has not been until now.
+    #[must_use]
+    pub fn state(&self) -> Option<&MirrorState> {
+        self.answer.get()?.as_ref().ok()
+    }
+
+    /// Why its state could not be learned; `None` if it was, or may still be.
+    #[must_use]
+    pub fn error(&self) -> Option<&MirrorError> {
+        self.answer.get()?.as_ref().err()
+    }
+
+    /// Notes what it answered. Only the first answer counts.
+    pub(super) fn note_answer(&self, answer: Result<MirrorState, MirrorError>) {
+        self.answer.set(answer).ok();
     }
 
     pub(super) fn releases(&self) -> &[Release] {
-        self.state.as_ref().map_or(&[], |state| &state.releases)
+        self.state().map_or(&[], |state| &state.releases)
     }
 
     /// Whether something is due there by `now` that settling does.
     pub(super) fn needs_settling(&self, now: u64) -> bool {
-        let Ok(state) = &self.state else { return false };
+        let Some(state) = self.state() else { return false };
         // What expired may still be there, after a crash.
         let time = now.max(state.expired_through);
         state.incoming_bytes > 0 || state.next_expiry.is_some_and(|next| next <= time)
@@ -91,36 +133,39 @@ impl Member {
 
     /// When what the mirror was reached with ends, as far as known.
     pub(super) fn expiries(&self) -> Expiries {
-        self.state.as_ref().map_or_else(|_| Expiries::default(), |state| state.expiries)
+        self.state().map_or_else(Expiries::default, |state| state.expiries)
     }
 
     pub(super) fn current_release(&self) -> Option<&Release> {
-        self.state.as_ref().ok()?.current_release()
+        self.state()?.current_release()
     }
 
     pub(super) fn current(&self) -> Option<ReleaseName> {
-        self.state.as_ref().ok()?.current
+        self.state()?.current
     }
-}
-
-/// The members, of which those that another user owns count as failed: they can be read and not written.
-pub(super) fn owned(members: Vec<Member>, monitor: &dyn Monitor) -> Vec<Member> {
-    let check = |member: Member| match member.state.is_ok().then(|| member.mirror.check_owner()) {
-        Some(Err(error)) => member.failed(error, monitor),
-        _ => member,
-    };
-    members.into_iter().map(check).collect()
 }
 
 /// Whether a mirror has no release yet while others have one: it is filled, and nobody waits for it.
 pub(super) fn is_joining(members: &[Member], index: usize) -> bool {
-    let is_empty = |member: &Member| member.state.as_ref().is_ok_and(|state| state.current.is_none());
+    let is_empty = |member: &Member| member.state().is_some_and(|state| state.current.is_none());
     is_empty(&members[index]) && members.iter().any(|member| member.current().is_some())
 }
 
 /// The mirrors that count for a requirement, by index.
 pub(super) fn counted(members: &[Member]) -> impl Iterator<Item = usize> + '_ {
     (0..members.len()).filter(|index| !is_joining(members, *index))
+}
+
+/// How many mirrors can be reached, and of how many, those that count.
+pub(super) fn reachable(members: &[Member]) -> (usize, usize) {
+    let reachable = counted(members).filter(|index| members[*index].state().is_some()).count();
+    (reachable, counted(members).count())
+}
+
+/// Whether enough mirrors can be reached.
+pub(super) fn is_met(members: &[Member], require: Require) -> bool {
+    let (reachable, total) = reachable(members);
+    require.is_met(reachable, total)
 }
 
 /// The newest release that is current somewhere. One of a history that another mirror's history took over is
@@ -180,7 +225,7 @@ pub(super) fn holders<'m>(
     manifest: &ManifestId,
 ) -> impl Iterator<Item = &'m Arc<dyn Mirror>> {
     let holds = |member: &&Member| {
-        let staged = member.state.as_ref().ok().and_then(|state| state.staged.as_ref());
+        let staged = member.state().and_then(|state| state.staged.as_ref());
         member.releases().iter().chain(staged).any(|release| release.manifest == *manifest)
     };
     members.into_iter().filter(holds).map(|member| &member.mirror)
@@ -219,10 +264,17 @@ pub(super) fn in_source(mirror: &Arc<dyn Mirror>, source: MirrorError) -> PushEr
     PushError::Source { mirror: mirror.location().to_owned(), source }
 }
 
+/// Another member with the store of the member `index`; `None` if there is none.
+pub(super) fn other_with_store(members: &[Member], index: usize) -> Option<usize> {
+    let store = |index: usize| members[index].state().and_then(|state| state.store);
+    let own = store(index)?;
+    (0..members.len()).find(|other| *other != index && store(*other) == Some(own))
+}
+
 /// Refuses two names for one mirror: they would race each other.
 pub(super) fn check_distinct(members: &[Member]) -> Result<(), PushError> {
     for (index, member) in members.iter().enumerate() {
-        let store = |member: &Member| member.state.as_ref().ok().and_then(|state| state.store);
+        let store = |member: &Member| member.state().and_then(|state| state.store);
         // Before the first push there is no store that could tell.
         let place = |member: &Member| member.mirror.local_path().and_then(|path| fsx::resolve(&path).ok());
         let same = |other: &&Member| {
@@ -243,6 +295,23 @@ pub(super) fn check_distinct(members: &[Member]) -> Result<(), PushError> {
                 if is_around(outer, inner) {
                     return Err(PushError::NestedMirrors { inner: name(inner), outer: name(outer) });
                 }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Refuses a tree that contains a mirror or our own files, or lies inside one.
+pub(super) fn check_nesting(roots: &[Root], others: impl IntoIterator<Item = PathBuf>) -> Result<(), PushError> {
+    let others: Vec<_> = others.into_iter().collect();
+    for root in roots {
+        let Ok(tree) = fsx::resolve(&root.path) else { continue };
+        for other in &others {
+            // What cannot be found (below a file, in a loop of links) is that mirror's failure, not that of all.
+            let Ok(resolved) = fsx::resolve(other) else { continue };
+            if tree.starts_with(&resolved) || resolved.starts_with(&tree) {
+                let shown = |path: &std::path::Path| path.display().to_string();
+                return Err(PushError::Nested { tree: shown(&root.path), other: shown(other) });
             }
         }
     }

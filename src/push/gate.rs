@@ -27,16 +27,33 @@ pub(super) struct Gate<'m> {
     stopped: AtomicBool,
     traffic: Mutex<HashMap<String, Traffic>>,
     switched: Mutex<HashMap<String, Instant>>,
+    /// Size of the content that is new to each mirror, in bytes.
+    new_bytes: Mutex<HashMap<String, u64>>,
 }
 
 impl<'m> Gate<'m> {
     pub(super) fn new(monitor: &'m dyn Monitor) -> Self {
-        Self { monitor, stopped: AtomicBool::new(false), traffic: Mutex::default(), switched: Mutex::default() }
+        Self {
+            monitor,
+            stopped: AtomicBool::new(false),
+            traffic: Mutex::default(),
+            switched: Mutex::default(),
+            new_bytes: Mutex::default(),
+        }
     }
 
     /// Lets every thread that still works end soon.
     pub(super) fn stop(&self) {
         self.stopped.store(true, Ordering::Relaxed);
+    }
+
+    /// Size of the content that is new to a mirror, in bytes.
+    pub(super) fn new_bytes(&self, mirror: &str) -> u64 {
+        self.new_contents().get(mirror).copied().unwrap_or_default()
+    }
+
+    fn new_contents(&self) -> MutexGuard<'_, HashMap<String, u64>> {
+        self.new_bytes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn counts(&self) -> MutexGuard<'_, HashMap<String, Traffic>> {
@@ -66,6 +83,13 @@ impl Monitor for Gate<'_> {
                 traffic.sent_bytes += bytes;
             }
             Event::PackHeld { mirror, .. } => self.counts().entry(mirror.clone()).or_default().held_packs += 1,
+            Event::BundleStarted { mirrors, bytes, .. } => {
+                let mut contents = self.new_contents();
+                for mirror in mirrors {
+                    // A second bundle sends parts of the first again.
+                    contents.entry(mirror.clone()).or_insert(*bytes);
+                }
+            }
             Event::Activated { mirror, .. } => {
                 self.switched.lock().unwrap_or_else(PoisonError::into_inner).insert(mirror.clone(), Instant::now());
             }

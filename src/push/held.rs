@@ -79,7 +79,7 @@ struct Manifests<'a> {
 impl Manifests<'_> {
     /// The objects that a mirror is asked for.
     fn question(&mut self, member: &Member, base: Option<ManifestId>) -> Result<Vec<ObjectId>, PushError> {
-        let Some(state) = member.state.as_ref().ok().filter(|state| state.store.is_some()) else {
+        let Some(state) = member.state().filter(|state| state.store.is_some()) else {
             return Ok(Vec::new());
         };
         let is_other = |release: &&Release| Some(release.manifest) != base;

@@ -14,7 +14,7 @@ pub(super) fn named<'m>(members: &'m [Member], text: &str) -> Result<&'m Release
         let name = release.name();
         text == name.to_string() || text == release.id().to_string() || text.parse() == Ok(name.sequence())
     };
-    let state = |member: &'m Member| member.state.as_ref().ok();
+    let state = |member: &'m Member| member.state();
     let staged = || members.iter().filter_map(state).filter_map(|state| state.staged.as_ref());
     let not_staged = |what: String| {
         let names: BTreeSet<ReleaseName> = staged().map(Release::name).collect();
@@ -50,11 +50,11 @@ pub enum Abandoned {
 pub fn abandon(text: &str, fleet: &Fleet, monitor: &dyn Monitor) -> Result<Vec<(String, Abandoned)>, PushError> {
     let members = fleet.states(monitor);
     let release = named(&members, text)?.name();
-    let let_go = |member: &Member| match &member.state {
-        Err(error) => Abandoned::Failed { error: error_chain(error) },
-        Ok(state) if state.current == Some(release) => Abandoned::Failed { error: "it is served".to_owned() },
-        Ok(state) if state.staged.as_ref().is_none_or(|staged| staged.name() != release) => Abandoned::NotThere,
-        Ok(_) => match member.mirror.abandon(release) {
+    let let_go = |member: &Member| match member.state() {
+        None => Abandoned::Failed { error: member.error().map(|error| error_chain(error)).unwrap_or_default() },
+        Some(state) if state.current == Some(release) => Abandoned::Failed { error: "it is served".to_owned() },
+        Some(state) if state.staged.as_ref().is_none_or(|staged| staged.name() != release) => Abandoned::NotThere,
+        Some(_) => match member.mirror.abandon(release) {
             Ok(()) => Abandoned::Gone,
             Err(error) => Abandoned::Failed { error: error_chain(&error) },
         },
@@ -63,7 +63,7 @@ pub fn abandon(text: &str, fleet: &Fleet, monitor: &dyn Monitor) -> Result<Vec<(
         let mirror = member.mirror.name().to_owned();
         let abandoned = let_go(member);
         // That a mirror cannot be reached was reported when it was asked.
-        if let (Ok(_), Abandoned::Failed { error }) = (&member.state, &abandoned) {
+        if let (Some(_), Abandoned::Failed { error }) = (member.state(), &abandoned) {
             monitor.event(Event::MirrorFailed { mirror: mirror.clone(), error: error.clone() });
         }
         (mirror, abandoned)

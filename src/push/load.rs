@@ -10,6 +10,8 @@ use crate::monitor::Monitor;
 use crate::push::fleet::{self, Fleet, Member};
 use crate::push::options::Wave;
 use crate::push::source::{DecidedBy, Live};
+use crate::push::states::StatePoll;
+use crate::push::stores::KnownStores;
 use crate::push::{PushError, for_all, later};
 use crate::release::{Release, ReleaseName, Succession};
 
@@ -81,7 +83,7 @@ fn current_of(mirror: &Arc<dyn Mirror>) -> Result<(Member, Release), PushError> 
     let state = mirror.state().map_err(|source| fleet::in_source(mirror, source))?;
     let empty = || PushError::EmptySource { mirror: mirror.location().to_owned() };
     let release = state.current_release().cloned().ok_or_else(empty)?;
-    Ok((Member { mirror: Arc::clone(mirror), state: Ok(state) }, release))
+    Ok((Member::new(Arc::clone(mirror), Ok(state)), release))
 }
 
 /// Loads the newest release that a mirror serves and that is for all mirrors, to be brought to them as it is. There may
@@ -103,7 +105,7 @@ pub(super) fn is_stuck(members: &[Member], newest: &Release) -> bool {
         (_, Some(current)) => current.name() != newest.name() && newest.succession(current) == Succession::NotNewer,
         (None, None) => false,
     };
-    members.iter().filter_map(|member| member.state.as_ref().ok()).any(is_stuck)
+    members.iter().filter_map(|member| member.state()).any(is_stuck)
 }
 
 /// How often a rollback without a sequence looks at mirrors that are not on one release.
@@ -111,23 +113,35 @@ const MAX_LOOKS: u32 = 8;
 /// How long it waits in between: another push switches mirrors within a moment.
 const LOOK_AGAIN: Duration = Duration::from_millis(150);
 
-/// Asks the mirrors for their states again while they are not on one release, as during a push, a few times.
-pub(super) fn look_again(fleet: &Fleet, members: Vec<Member>, monitor: &dyn Monitor) -> Vec<Member> {
-    let mut members = members;
+/// Asks the mirrors that answered for their states again while they are not on one release, as during a push, a few
+/// times. A mirror that could not be asked is not asked again.
+///
+/// # Errors
+/// [`PushError::Cancelled`].
+pub(super) fn look_again(
+    mut members: Vec<Member>,
+    stores: &KnownStores,
+    monitor: &dyn Monitor,
+) -> Result<Vec<Member>, PushError> {
+    let anew = |member: Member| match member.state() {
+        Some(_) => Member::unanswered(member.mirror),
+        None => member,
+    };
     for _ in 1..MAX_LOOKS {
         if !is_ambiguous(&members) || monitor.is_cancelled() {
             break;
         }
         // A channel on which nothing ever comes.
         crossbeam_channel::never::<()>().recv_timeout(LOOK_AGAIN).ok();
-        members = fleet.states(monitor);
+        let asked = members.into_iter().map(anew).collect();
+        members = StatePoll::begin(asked, stores, monitor).wait_for_all(Duration::MAX)?;
     }
-    members
+    Ok(members)
 }
 
 /// Whether the mirrors that can be reached are not on one release.
 fn is_ambiguous(members: &[Member]) -> bool {
-    let reachable = members.iter().filter(|member| member.state.is_ok());
+    let reachable = members.iter().filter(|member| member.state().is_some());
     let current: Vec<Option<ReleaseName>> = reachable.map(Member::current).collect();
     current.windows(2).any(|pair| pair[0] != pair[1])
 }
@@ -148,15 +162,15 @@ pub struct RollbackPlan {
 pub fn plan_rollback(fleet: &Fleet, to: Option<u64>, monitor: &dyn Monitor) -> Result<Option<RollbackPlan>, PushError> {
     let members = match to {
         Some(_) => fleet.states(monitor),
-        None => look_again(fleet, fleet.states(monitor), monitor),
+        None => look_again(fleet.states(monitor), &KnownStores::default(), monitor)?,
     };
-    if members.iter().all(|member| member.state.is_err()) {
+    if members.iter().all(|member| member.state().is_none()) {
         return Ok(None);
     }
     let to = rollback_release(&members, to)?.clone();
-    let serves = |member: &Member| match &member.state {
-        Ok(state) => Ok(state.current.map(|current| current.sequence())),
-        Err(error) => Err(error.failure()),
+    let serves = |member: &Member| match member.error() {
+        Some(error) => Err(error.failure()),
+        None => Ok(member.current().map(|current| current.sequence())),
     };
     let mirrors = members.iter().map(|member| (member.mirror.name().to_owned(), serves(member))).collect();
     Ok(Some(RollbackPlan { to, mirrors }))

@@ -199,6 +199,9 @@ pub struct Options {
     pub began: u64,
     /// How long mirrors that are not ready are waited for, once enough are.
     pub patience: Duration,
+    /// How long mirrors that have not answered are waited for, once enough have: what is pushed is decided without
+    /// them, and they follow when they answer.
+    pub answer_patience: Duration,
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use crate::push::fleet::{self, Fleet};
 use crate::push::gate::Gate;
 use crate::push::options::Options;
 use crate::push::outcome::{Outcome, Report, Sums};
-use crate::push::prepare::{Prepared, prepare};
+use crate::push::prepare::{Prepared, prepare_plan};
 use crate::push::rollout::{self, at_once, report_failures};
 use crate::push::schedule::Schedule;
 use crate::push::scratch::entries;
@@ -88,7 +88,7 @@ pub fn plan(
     options: &Options,
     monitor: &dyn Monitor,
 ) -> Result<Result<PlanReport, Report>, PushError> {
-    let target = match prepare(source, fleet, options, |_| {}, monitor)? {
+    let target = match prepare_plan(source, fleet, options, monitor)? {
         Prepared::Refused(report) => return Ok(Err(*report)),
         Prepared::Target(target) => target,
     };

@@ -2,7 +2,6 @@
 //! fence, guard rails, the new manifest and release, or nothing at all.
 
 use std::io::BufWriter;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -24,6 +23,7 @@ use crate::push::pack_line::Ahead;
 use crate::push::scratch::{Entries, ManifestFile, Scratch, entries};
 use crate::push::source::{DecidedBy, Live, Source};
 use crate::push::sources::Sources;
+use crate::push::states::{PendingStates, StatePoll, may_go_on};
 use crate::push::target::Target;
 use crate::push::{PushError, ahead, rollout, secrets, site};
 use crate::release::{MAX_REPLACED, RejectedContent, Release};
@@ -40,6 +40,8 @@ pub(super) enum Prepared {
 
 /// Asks the mirrors, loads the source, and decides. `on_new` is told what was
 /// loaded as soon as it is clear that a release is made of it.
+///
+/// Mirrors that have not answered in time are left to follow, where enough others have answered.
 pub(super) fn prepare(
     source: &Source,
     fleet: &Fleet,
@@ -47,16 +49,23 @@ pub(super) fn prepare(
     on_new: impl FnOnce(&Live),
     monitor: &dyn Monitor,
 ) -> Result<Prepared, PushError> {
-    let preparation = Preparation::begin(source, fleet, options, monitor)?;
-    if let Some(report) = preparation.unreachable(options) {
-        return Ok(Prepared::Refused(Box::new(report)));
-    }
-    preparation.decide(options, on_new, monitor).map(|target| Prepared::Target(Box::new(target)))
+    let is_enough = |members: &[Member]| may_go_on(source, members, options);
+    Preparation::begin(source, fleet, options, is_enough, monitor)?.prepared(options, on_new, monitor)
+}
+
+/// The same for a plan, which waits for the answers of all mirrors.
+pub(super) fn prepare_plan(
+    source: &Source,
+    fleet: &Fleet,
+    options: &Options,
+    monitor: &dyn Monitor,
+) -> Result<Prepared, PushError> {
+    Preparation::begin(source, fleet, options, |_| false, monitor)?.prepared(options, |_| {}, monitor)
 }
 
 /// Whether old content is worth keeping: for mirrors far away, where none on this machine keeps it anyway.
 fn has_use_for_cache(members: &[Member]) -> bool {
-    let has = |link| members.iter().any(|member| member.mirror.link() == link && member.state.is_ok());
+    let has = |link| members.iter().any(|member| member.mirror.link() == link && member.state().is_some());
     has(Link::Network) && !has(Link::Local)
 }
 
@@ -64,18 +73,22 @@ fn has_use_for_cache(members: &[Member]) -> bool {
 fn scan_options(roots: &[Root], scan: &ScanOptions, scratch: &Scratch) -> Result<ScanOptions, PushError> {
     let mut scan = scan.clone();
     if let Some(temporary) = scratch.temporary() {
-        check_nesting(roots, [temporary.to_owned()])?;
+        fleet::check_nesting(roots, [temporary.to_owned()])?;
         scan.stat_cache = None;
     }
     Ok(scan)
 }
 
-/// Loads a release that mirrors have. With too few of them a push ends before anything is looked for there.
-fn load_from(members: &[Member], source: &Source, options: &Options) -> Result<Loaded, PushError> {
-    match source {
-        _ if !is_met(members, options) => Ok(Loaded::nothing()),
-        Source::Rollback { to, by } => load::load_rollback(members, *to, by),
-        Source::Staged(text) => load::load_staged(members, text),
+/// Loads what is pushed; `tree` is what was scanned of the trees of the source.
+fn load(source: &Source, tree: Option<Arc<Tree>>, members: &[Member], options: &Options) -> Result<Loaded, PushError> {
+    match (source, tree) {
+        (_, Some(tree)) => Ok(Loaded::of(Live::Tree(tree))),
+        (Source::Store(mirror), None) => load::load_store(mirror),
+        (Source::Promote(mirror), None) => load::load_promoted(mirror),
+        // With too few mirrors it ends before anything is looked for on them.
+        _ if !fleet::is_met(members, options.require) => Ok(Loaded::nothing()),
+        (Source::Rollback { to, by }, None) => load::load_rollback(members, *to, by),
+        (Source::Staged(text), None) => load::load_staged(members, text),
         _ => load::load_newest(members, &options.policy.waves),
     }
 }
@@ -91,6 +104,8 @@ struct Next {
 struct Preparation {
     site: Site,
     members: Vec<Member>,
+    /// The answers of members that have not answered yet.
+    pending: PendingStates,
     loaded: Loaded,
     scratch: Scratch,
     cache: Option<ContentCache>,
@@ -99,52 +114,51 @@ struct Preparation {
 }
 
 impl Preparation {
-    /// Asks all mirrors and loads the source, side by side where that is possible.
-    fn begin(source: &Source, fleet: &Fleet, options: &Options, monitor: &dyn Monitor) -> Result<Self, PushError> {
+    /// Asks all mirrors and loads the source, side by side where that is possible. Once the patience is over, the
+    /// mirrors that have not answered are waited for only until `is_enough` holds.
+    fn begin(
+        source: &Source,
+        fleet: &Fleet,
+        options: &Options,
+        is_enough: impl Fn(&[Member]) -> bool + Sync,
+        monitor: &dyn Monitor,
+    ) -> Result<Self, PushError> {
         // First of all: our own directory must not come to be inside of a tree.
         if let Source::Trees { roots, .. } = source {
             let local = fleet.mirrors().iter().filter_map(|mirror| mirror.local_path());
-            check_nesting(roots, local.chain(options.scratch.directory.clone().ok()))?;
+            fleet::check_nesting(roots, local.chain(options.scratch.directory.clone().ok()))?;
         }
         let scratch = Scratch::create(&options.scratch, monitor)?;
-        let checked = |members| options.stores.checked(fleet::owned(members, monitor), monitor);
+        let poll = StatePoll::begin(fleet.members(), &options.stores, monitor);
+        let wait = || poll.wait(options.answer_patience, &is_enough);
         let (mut cache, mut ahead) = (None, Ahead::default());
-        let (members, loaded) = match source {
+        let mut tree = None;
+        match source {
             Source::Trees { roots, scan } => {
                 let scan = scan_options(roots, scan, &scratch)?;
                 let is_answered = Arc::new(AtomicBool::new(false));
-                let (members, tree) = std::thread::scope(|scope| {
+                let (waited, scanned) = std::thread::scope(|scope| {
                     let asked = scope.spawn(|| {
-                        let members = checked(fleet.states(monitor));
+                        let waited = wait();
                         is_answered.store(true, Ordering::Relaxed);
-                        members
+                        waited
                     });
                     let tree = Tree::scan(roots, &scan, monitor).map(Arc::new);
                     if let Ok(tree) = &tree {
                         (ahead, cache) = ahead::make(tree, &scratch, fleet.mirrors(), options, &is_answered, monitor);
                     }
-                    (asked.join().expect("asking for states does not panic"), tree)
+                    (asked.join().expect("waiting for states does not panic"), tree)
                 });
-                (members, Loaded::of(Live::Tree(tree?)))
+                tree = Some(scanned?);
+                waited?;
             }
-            Source::Store(mirror) => {
-                let members = checked(fleet.states(monitor));
-                (members, load::load_store(mirror)?)
-            }
-            Source::Promote(mirror) => {
-                let members = checked(fleet.states(monitor));
-                (members, load::load_promoted(mirror)?)
-            }
-            Source::Rollback { .. } | Source::Staged(_) | Source::Newest => {
-                let mut members = fleet.states(monitor);
-                if matches!(source, Source::Rollback { to: None, .. }) {
-                    members = load::look_again(fleet, members, monitor);
-                }
-                let members = checked(members);
-                let loaded = load_from(&members, source, options)?;
-                (members, loaded)
-            }
-        };
+            _ => wait()?,
+        }
+        let (mut members, pending) = poll.finish();
+        if matches!(source, Source::Rollback { to: None, .. }) {
+            members = load::look_again(members, &options.stores, monitor)?;
+        }
+        let loaded = load(source, tree, &members, options)?;
         fleet::check_distinct(&members)?;
         // What is promoted may be of another site.
         let from = loaded.from.as_ref().filter(|_| !loaded.is_promoted);
@@ -154,12 +168,25 @@ impl Preparation {
             true => cache.or_else(|| scratch.open_content(monitor)),
             false => None,
         };
-        Ok(Self { site, members, loaded, scratch, cache, ahead })
+        Ok(Self { site, members, pending, loaded, scratch, cache, ahead })
+    }
+
+    /// What shall be done.
+    fn prepared(
+        self,
+        options: &Options,
+        on_new: impl FnOnce(&Live),
+        monitor: &dyn Monitor,
+    ) -> Result<Prepared, PushError> {
+        if let Some(report) = self.unreachable(options) {
+            return Ok(Prepared::Refused(Box::new(report)));
+        }
+        self.decide(options, on_new, monitor).map(|target| Prepared::Target(Box::new(target)))
     }
 
     /// The report of a push that cannot meet its requirement, or has no release for all mirrors, before anything is sent.
     fn unreachable(&self, options: &Options) -> Option<Report> {
-        let (reachable, total) = reachable(&self.members);
+        let (reachable, total) = fleet::reachable(&self.members);
         let unmet =
             (!options.require.is_met(reachable, total)).then(|| rollout::unmet(options.require, reachable, total));
         let has_nothing = self.loaded.leaves_newer && self.loaded.as_it_is.is_none();
@@ -174,7 +201,7 @@ impl Preparation {
         let report = |member: &Member| MirrorReport {
             mirror: member.mirror.name().to_owned(),
             location: member.mirror.location().to_owned(),
-            outcome: member.state.as_ref().map_or_else(Outcome::failed, |_| reached(member)),
+            outcome: member.error().map_or_else(|| reached(member), Outcome::failed),
             before: member.current().map(|current| current.sequence()),
             now: member.current().map(|current| current.sequence()),
             new_bytes: 0,
@@ -264,11 +291,13 @@ impl Preparation {
         let from = self.loaded.from.iter().chain(&self.members);
         let likely = likely_manifests(&next, likely_base);
         let sources = Sources::new(from, &likely);
+        let newest_before = fleet::newest(&self.members).cloned();
+        let late = (0..self.members.len()).filter(|index| !self.members[*index].has_answered()).collect();
         let releases = self.members.iter().chain(&self.loaded.from).flat_map(Member::releases).cloned().collect();
         let leaves_newer = self.loaded.leaves_newer;
         let supplies = Supplies::new(self.loaded.live, sources, releases).with_old_content(self.cache);
         let mut links = self.scratch.known_links();
-        let round_trip = |member: &Member| member.state.as_ref().ok()?.round_trip;
+        let round_trip = |member: &Member| member.state()?.round_trip;
         for (member, round_trip) in self.members.iter().filter_map(|member| Some((member, round_trip(member)?))) {
             links.met(member.mirror.location(), round_trip);
         }
@@ -285,6 +314,9 @@ impl Preparation {
             sums: next.sums,
             supplies,
             members: self.members,
+            late,
+            pending: self.pending,
+            newest_before,
             likely_base,
             leaves_newer,
             links,
@@ -302,10 +334,11 @@ impl Preparation {
         newest: &Release,
         options: &Options,
     ) -> Result<Option<Option<Arc<ManifestFile>>>, PushError> {
-        let all = || self.members.iter().filter_map(|member| Some((member, member.state.as_ref().ok()?)));
+        let all = || self.members.iter().filter_map(|member| Some((member, member.state()?)));
         let is_served = all().all(|(_, state)| state.current == Some(newest.name()));
         let is_far = all().all(|(member, _)| member.mirror.link() == Link::Network);
-        if is_served && is_far && !options.retention.has_expunged() {
+        let all_answered = self.members.iter().all(Member::has_answered);
+        if all_answered && is_served && is_far && !options.retention.has_expunged() {
             return Ok(Some(None));
         }
         let Some(manifest) = self.copy_manifest(newest)? else { return Ok(None) };
@@ -368,8 +401,7 @@ impl Preparation {
     }
 
     fn describe(&self, totals: &Totals, newest: Option<&Release>, options: &Options) -> Result<Release, PushError> {
-        let floor =
-            self.members.iter().filter_map(|member| member.state.as_ref().ok()).map(|state| state.highest_sequence);
+        let floor = self.members.iter().filter_map(|member| member.state()).map(|state| state.highest_sequence);
         let known = newest.map(|newest| newest.sequence);
         let sequence = floor.chain(known).max().unwrap_or(0) + 1;
         let (history, replaces) = self.history(newest, options)?;
@@ -440,18 +472,6 @@ fn is_for_these(release: &Release, options: &Options) -> bool {
     }
 }
 
-/// How many mirrors can be reached, and of how many, those that count.
-fn reachable(members: &[Member]) -> (usize, usize) {
-    let reachable = fleet::counted(members).filter(|index| members[*index].state.is_ok()).count();
-    (reachable, fleet::counted(members).count())
-}
-
-/// Whether enough mirrors can be reached.
-fn is_met(members: &[Member], options: &Options) -> bool {
-    let (reachable, total) = reachable(members);
-    options.require.is_met(reachable, total)
-}
-
 /// Whether a retired entry is still served that shall go at once.
 fn shows_expunged(manifest: &ManifestFile, options: &Options) -> Result<bool, PushError> {
     for entry in manifest.entries().map_err(PushError::NewManifest)? {
@@ -464,7 +484,7 @@ fn shows_expunged(manifest: &ManifestFile, options: &Options) -> Result<bool, Pu
 }
 
 /// Refuses an order that is older than the newest published one of its stream.
-fn check_order(options: &Options, newest: Option<&Release>) -> Result<(), PushError> {
+pub(super) fn check_order(options: &Options, newest: Option<&Release>) -> Result<(), PushError> {
     let (Some(order), Some(newest)) = (&options.order, newest) else { return Ok(()) };
     match newest.orders.get(&order.stream) {
         Some(&seen) if order.number < seen && !options.allow_older => {
@@ -472,21 +492,4 @@ fn check_order(options: &Options, newest: Option<&Release>) -> Result<(), PushEr
         }
         _ => Ok(()),
     }
-}
-
-/// Refuses a tree that contains a mirror or our own files, or lies inside one.
-fn check_nesting(roots: &[Root], others: impl IntoIterator<Item = PathBuf>) -> Result<(), PushError> {
-    let others: Vec<_> = others.into_iter().collect();
-    for root in roots {
-        let Ok(tree) = fsx::resolve(&root.path) else { continue };
-        for other in &others {
-            // What cannot be found (below a file, in a loop of links) is that mirror's failure, not that of all.
-            let Ok(resolved) = fsx::resolve(other) else { continue };
-            if tree.starts_with(&resolved) || resolved.starts_with(&tree) {
-                let shown = |path: &std::path::Path| path.display().to_string();
-                return Err(PushError::Nested { tree: shown(&root.path), other: shown(other) });
-            }
-        }
-    }
-    Ok(())
 }

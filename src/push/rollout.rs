@@ -25,7 +25,7 @@ use crate::push::pack_line::{self, LineError};
 use crate::push::scratch::ManifestFile;
 use crate::push::target::Target;
 use crate::push::waves::{self, Expected, Switched};
-use crate::push::{PushError, activation};
+use crate::push::{PushError, activation, latecomers};
 use crate::release::{Release, Succession};
 use crate::scan::ScanError;
 
@@ -38,6 +38,9 @@ pub(super) enum End {
     /// These mirrors, by index, are to go back to what the sequence names.
     Revert(Report, Vec<usize>, Option<u64>),
 }
+
+/// The index of a mirror, and what came of staging: its outcome, or why it failed.
+pub(super) type Staged = (usize, Result<Outcome, MirrorError>);
 
 /// Damaged objects of a mirror that are worked around; more mean that hardly any is whole.
 const MAX_SHUNNED: usize = 10_000;
@@ -65,18 +68,16 @@ pub(super) fn run(
     let gate = Gate::new(monitor);
     let mut outcomes: Vec<Option<Outcome>> = target.members.iter().map(|member| at_once(target, member)).collect();
     for (member, outcome) in target.members.iter().zip(&outcomes) {
-        let (mirror, sequence) = (member.mirror.name().to_owned(), target.release.sequence);
-        if let Some(Outcome::Current) = outcome {
-            gate.event(Event::AlreadyCurrent { mirror, sequence });
+        if let Some(outcome) = outcome {
+            report_outcome(target, member, outcome, &gate);
         }
     }
-    report_failures(target, &outcomes, &gate);
     let batches = batches(target, &outcomes, options, &gate)?;
     let is_done =
         outcomes.iter().flatten().filter(|outcome| !matches!(outcome, Outcome::Staged)).count() == outcomes.len();
     let expected = if is_done { Expected::new() } else { waves::expected(target, options)? };
     let (switched, unmet) = roll_out(target, &batches, &mut outcomes, &expected, unchanged, options, &gate)?;
-    let mut report = report(target, outcomes, &batches, &gate, unmet);
+    let mut report = report(target, outcomes, &gate, unmet);
     report.goal = options.policy.goal;
     report.stopped = switched.stopped;
     report.spread_ms = switched.spread_ms;
@@ -91,10 +92,22 @@ pub(super) fn run(
 /// Reports the failures of mirrors to which nothing can be done.
 pub(super) fn report_failures(target: &Target, outcomes: &[Option<Outcome>], monitor: &dyn Monitor) {
     for (member, outcome) in target.members.iter().zip(outcomes) {
-        // That a mirror cannot be reached was reported when it was asked.
-        if let (Ok(_), Some(Outcome::Failed { error, .. })) = (&member.state, outcome) {
-            monitor.event(Event::MirrorFailed { mirror: member.mirror.name().to_owned(), error: error.clone() });
+        if let Some(outcome @ Outcome::Failed { .. }) = outcome {
+            report_outcome(target, member, outcome, monitor);
         }
+    }
+}
+
+/// Reports the outcome of a mirror to which nothing had to be sent.
+fn report_outcome(target: &Target, member: &Member, outcome: &Outcome, monitor: &dyn Monitor) {
+    let mirror = member.mirror.name().to_owned();
+    match outcome {
+        Outcome::Current => monitor.event(Event::AlreadyCurrent { mirror, sequence: target.release.sequence }),
+        // A mirror that could not be asked was reported then.
+        Outcome::Failed { error, .. } if member.state().is_some() => {
+            monitor.event(Event::MirrorFailed { mirror, error: error.clone() });
+        }
+        _ => {}
     }
 }
 
@@ -126,10 +139,13 @@ fn roll_out(
             for (index, seat) in seats {
                 let sender = sender.clone();
                 scope.spawn(move || {
-                    sender.send((index, stage(target, batch, seat, index, options, gate))).ok();
+                    let staged = stage(target, batch, seat, index, options, gate);
+                    sender.send((index, staged.map(|()| Outcome::Staged))).ok();
                 });
             }
         }
+        let late_sender = sender.clone();
+        scope.spawn(move || latecomers::stage_as_they_answer(scope, target, &late_sender, options, gate));
         drop((sender, line_sender));
         let mut conductor = Conductor { target, options, gate, outcomes, expected, staged: &staged };
         let result = conductor.conduct(unchanged);
@@ -144,16 +160,16 @@ fn roll_out(
     result
 }
 
-/// The outcome of a mirror that needs nothing, or to which nothing can be done.
+/// The outcome of a mirror that needs nothing, or to which nothing can be done; `None` if it needs the release, or has
+/// not answered yet.
 pub(super) fn at_once(target: &Target, member: &Member) -> Option<Outcome> {
-    match &member.state {
-        Err(error) => Some(Outcome::failed(error)),
-        Ok(state) if state.current == Some(target.release.name()) => Some(Outcome::Current),
-        Ok(_) if target.leaves_newer && is_newer(member, &target.release) => Some(Outcome::Apart),
-        Ok(state) if state.staged.as_ref().is_some_and(|staged| staged.name() == target.release.name()) => {
-            Some(Outcome::Staged)
-        }
-        Ok(state) => unreplaceable(&target.release, state),
+    let Some(state) = member.state() else { return member.error().map(Outcome::failed) };
+    let is_staged = || state.staged.as_ref().is_some_and(|staged| staged.name() == target.release.name());
+    match () {
+        () if state.current == Some(target.release.name()) => Some(Outcome::Current),
+        () if target.leaves_newer && is_newer(member, &target.release) => Some(Outcome::Apart),
+        () if is_staged() => Some(Outcome::Staged),
+        () => unreplaceable(&target.release, state),
     }
 }
 
@@ -201,26 +217,11 @@ fn stage(
         passage.note(mirror.location(), gate.traffic(mirror.name()).sent_bytes);
     }
     drop((passage, seat));
-    let (mut staged, mut base, mut shunned) = (staged, batch.base().cloned(), HashSet::new());
-    while let Err(error) = &staged
-        && error.failure() == Failure::DamagedBase
-        && base.is_some()
-    {
-        let known = shunned.len();
-        shunned.extend(error.damaged_bases().iter().copied());
-        // Objects that are not named, or named again and again: its base is of no use at all.
-        let is_named = shunned.len() > known && shunned.len() <= MAX_SHUNNED;
-        base = base.filter(|_| is_named);
-        let remedy = if is_named { "sending anew what builds on them" } else { "sending everything anew" };
-        let message = format!("{}: {}: {remedy}", mirror.name(), error_chain(error));
-        gate.event(Event::Warned { message });
-        staged = stage_alone(target, base.as_ref(), index, &shunned, options, gate);
-    }
-    staged
+    resend_damaged(target, index, batch.base().cloned(), staged, options, gate)
 }
 
-/// Stages the target on one mirror a second time, with packs of its own.
-pub(super) fn stage_again(
+/// Stages the target on one mirror with packs of its own.
+pub(super) fn stage_alone(
     target: &Target,
     index: usize,
     options: &Options,
@@ -231,10 +232,39 @@ pub(super) fn stage_again(
         Some(base) => batch::find_base(target, base).map_err(supply)?,
         None => None,
     };
-    stage_alone(target, base.as_ref(), index, &HashSet::new(), options, gate)
+    let staged = stage_on_base(target, base.as_ref(), index, &HashSet::new(), options, gate);
+    resend_damaged(target, index, base, staged, options, gate)
 }
 
-fn stage_alone(
+/// Stages the target again while a mirror finds its `base` damaged: without the objects that are, in the end without
+/// the base.
+fn resend_damaged(
+    target: &Target,
+    index: usize,
+    mut base: Option<Arc<ManifestFile>>,
+    mut staged: Result<(), MirrorError>,
+    options: &Options,
+    gate: &Gate<'_>,
+) -> Result<(), MirrorError> {
+    let mut shunned = HashSet::new();
+    while let Err(error) = &staged
+        && error.failure() == Failure::DamagedBase
+        && base.is_some()
+    {
+        let known = shunned.len();
+        shunned.extend(error.damaged_bases().iter().copied());
+        // Objects that are not named, or named again and again: its base is of no use at all.
+        let is_named = shunned.len() > known && shunned.len() <= MAX_SHUNNED;
+        base = base.filter(|_| is_named);
+        let remedy = if is_named { "sending anew what builds on them" } else { "sending everything anew" };
+        let message = format!("{}: {}: {remedy}", mirror(target, index).name(), error_chain(error));
+        gate.event(Event::Warned { message });
+        staged = stage_on_base(target, base.as_ref(), index, &shunned, options, gate);
+    }
+    staged
+}
+
+fn stage_on_base(
     target: &Target,
     base: Option<&Arc<ManifestFile>>,
     index: usize,
@@ -261,7 +291,7 @@ struct Conductor<'a> {
     gate: &'a Gate<'a>,
     outcomes: &'a mut Vec<Option<Outcome>>,
     expected: &'a Expected,
-    staged: &'a Receiver<(usize, Result<(), MirrorError>)>,
+    staged: &'a Receiver<Staged>,
 }
 
 impl Conductor<'_> {
@@ -275,11 +305,12 @@ impl Conductor<'_> {
         if self.gate.is_cancelled() {
             return Err(PushError::Cancelled);
         }
-        let is_conflict = |outcome: &Option<Outcome>| match outcome {
+        let is_conflict = |index: &usize| match &self.outcomes[*index] {
             Some(Outcome::Failed { failure, .. }) => activation::is_lost(self.target, *failure),
             _ => false,
         };
-        if let Some(index) = self.outcomes.iter().position(is_conflict) {
+        let lost = self.in_time().find(is_conflict);
+        if let Some(index) = lost {
             let is_again = activation::lose(self.target, index, self.outcomes, self.options);
             return Ok((Switched { is_again, ..Switched::default() }, None));
         }
@@ -309,12 +340,27 @@ impl Conductor<'_> {
         (counted().filter(|index| self.outcomes[*index].as_ref().is_some_and(is_ready)).count(), counted().count())
     }
 
+    /// The mirrors that had answered when the release was decided.
+    fn in_time(&self) -> impl Iterator<Item = usize> + '_ {
+        (0..self.target.members.len()).filter(|index| !self.target.late.contains(index))
+    }
+
+    fn is_met(&self) -> bool {
+        let (ready, total) = self.ready();
+        self.options.require.is_met(ready, total)
+    }
+
+    /// Whether a mirror that counts has no outcome yet. Late ones count as long as the others are too few.
+    fn is_waiting(&self) -> bool {
+        let is_awaited = |index: &usize| !self.target.late.contains(index) || !self.is_met();
+        fleet::counted(&self.target.members).any(|index| self.outcomes[index].is_none() && is_awaited(&index))
+    }
+
     /// Takes what the mirrors report until all have, or enough have and the rest had its time.
     fn wait(&mut self) {
         let mut met_at: Option<Instant> = None;
-        while fleet::counted(&self.target.members).any(|index| self.outcomes[index].is_none()) {
-            let (ready, total) = self.ready();
-            if met_at.is_none() && self.options.require.is_met(ready, total) {
+        while self.is_waiting() {
+            if met_at.is_none() && self.is_met() {
                 met_at = Some(Instant::now());
             }
             let left = met_at.map_or(Duration::MAX, |met| self.options.patience.saturating_sub(met.elapsed()));
@@ -326,13 +372,18 @@ impl Conductor<'_> {
         }
     }
 
-    fn take(&mut self, index: usize, result: Result<(), MirrorError>) {
-        let mirror = self.target.members[index].mirror.name().to_owned();
+    fn take(&mut self, index: usize, result: Result<Outcome, MirrorError>) {
+        let member = &self.target.members[index];
+        let mirror = member.mirror.name().to_owned();
         let sequence = self.target.release.sequence;
         self.outcomes[index] = Some(match result {
-            Ok(()) => {
+            Ok(Outcome::Staged) => {
                 self.gate.event(Event::Staged { mirror, sequence });
                 Outcome::Staged
+            }
+            Ok(outcome) => {
+                report_outcome(self.target, member, &outcome, self.gate);
+                outcome
             }
             Err(error) => {
                 self.gate.event(Event::MirrorFailed { mirror, error: error_chain(&error) });
@@ -368,16 +419,9 @@ const fn is_ready(outcome: &Outcome) -> bool {
     outcome.is_current() || matches!(outcome, Outcome::Staged | Outcome::Newer { .. } | Outcome::Apart)
 }
 
-fn report(
-    target: &Target,
-    outcomes: Vec<Option<Outcome>>,
-    batches: &[Batch],
-    gate: &Gate<'_>,
-    unmet: Option<String>,
-) -> Report {
+fn report(target: &Target, outcomes: Vec<Option<Outcome>>, gate: &Gate<'_>, unmet: Option<String>) -> Report {
     let now = fsx::unix_seconds();
-    let mirrors = target.members.iter().zip(outcomes).enumerate().map(|(index, (member, outcome))| {
-        let batch = batches.iter().find(|batch| batch.members().contains(&index));
+    let report = target.members.iter().zip(outcomes).map(|(member, outcome)| {
         let outcome = outcome.unwrap_or(Outcome::Skipped);
         let before = member.current().map(|current| current.sequence());
         MirrorReport {
@@ -386,26 +430,27 @@ fn report(
             before,
             now: if outcome.is_current() { Some(target.release.sequence) } else { before },
             outcome,
-            new_bytes: batch.map_or(0, Batch::new_bytes),
+            new_bytes: gate.new_bytes(member.mirror.name()),
             traffic: gate.traffic(member.mirror.name()),
             expiries: member.expiries(),
             hook: None,
             needs_settling: member.needs_settling(now),
         }
     });
+    let mirrors: Vec<MirrorReport> = report.collect();
     Report {
         site: target.release.site.clone(),
         release: Some(target.release.id()),
         sequence: Some(target.release.sequence),
         is_new: target.is_new,
         changes: target.sums,
-        new_bytes: batches.iter().map(Batch::new_bytes).max().unwrap_or(0),
+        new_bytes: mirrors.iter().map(|mirror| mirror.new_bytes).max().unwrap_or(0),
         goal: Goal::Activate,
         unmet,
         stopped: None,
         reverted: None,
         spread_ms: None,
-        mirrors: mirrors.collect(),
+        mirrors,
     }
 }
 

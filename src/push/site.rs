@@ -28,7 +28,7 @@ pub(super) fn resolve(named: Option<&Site>, members: &[Member], from: Option<&Me
     }
     let all = || from.into_iter().chain(members);
     let said = |member: &Member| {
-        let state = member.state.as_ref().ok()?;
+        let state = member.state()?;
         state.site.clone().or_else(|| state.only_site.clone())
     };
     match agreed(all(), said)? {
@@ -93,7 +93,7 @@ mod tests {
             only_site: of_receiver.map(site),
             ..MirrorState::default()
         });
-        Member { mirror: Arc::new(mirror), state }
+        Member::new(Arc::new(mirror), state)
     }
 
     #[test]

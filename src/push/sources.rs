@@ -71,7 +71,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Sources {
     /// The mirrors among `members` that have a store, those first that keep one of the manifests `likely`.
     pub(super) fn new<'m>(members: impl Iterator<Item = &'m Member>, likely: &[ManifestId]) -> Self {
-        let has_store = |member: &&Member| member.state.as_ref().is_ok_and(|state| state.store.is_some());
+        let has_store = |member: &&Member| member.state().is_some_and(|state| state.store.is_some());
         let mut members: Vec<&Member> = members.filter(has_store).collect();
         let is_likely = |member: &Member| member.releases().iter().any(|release| likely.contains(&release.manifest));
         members.sort_by_key(|member| (member.mirror.link() == Link::Network, !is_likely(member)));

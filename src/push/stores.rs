@@ -10,8 +10,6 @@ use serde::{Deserialize, Serialize};
 use crate::fsx;
 use crate::hash::StoreId;
 use crate::mirror::{Location, MirrorError};
-use crate::monitor::Monitor;
-use crate::push::fleet::Member;
 
 /// A note is a short line.
 const MAX_BYTES: u64 = 64 * 1024;
@@ -63,18 +61,6 @@ impl KnownStores {
             Some(expected) if found != Some(expected) && !self.init => Err(MirrorError::OtherStore { expected, found }),
             _ => Ok(()),
         }
-    }
-
-    /// The members, of which those with another store than before count as failed.
-    pub(super) fn checked(&self, members: Vec<Member>, monitor: &dyn Monitor) -> Vec<Member> {
-        let check = |member: Member| {
-            let Ok(state) = &member.state else { return member };
-            match self.check(member.mirror.name(), member.mirror.location(), state.store) {
-                Ok(()) => member,
-                Err(error) => member.failed(error, monitor),
-            }
-        };
-        members.into_iter().map(check).collect()
     }
 
     /// Notes the store of a mirror. What cannot be noted is not known to the next push.

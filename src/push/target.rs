@@ -17,6 +17,7 @@ use crate::push::options::Options;
 use crate::push::outcome::{Sums, error_chain};
 use crate::push::pack_line::Ahead;
 use crate::push::scratch::{Entries, ManifestFile, Scratch};
+use crate::push::states::PendingStates;
 use crate::release::Release;
 
 /// The release that every mirror shall have.
@@ -33,6 +34,12 @@ pub(super) struct Target {
     pub(super) previous: Option<Arc<ManifestFile>>,
     pub(super) supplies: Supplies,
     pub(super) members: Vec<Member>,
+    /// The members, by index, that had not answered when the release was decided.
+    pub(super) late: Vec<usize>,
+    /// Their answers.
+    pub(super) pending: PendingStates,
+    /// The newest release that any member served, as far as was known then.
+    pub(super) newest_before: Option<Release>,
     /// A kept manifest that has most of the content: the one a rollback goes back to.
     pub(super) likely_base: Option<ManifestId>,
     /// Whether mirrors with a newer release are left alone.
@@ -57,7 +64,7 @@ impl Target {
             // Without it the next push asks a mirror.
             self.scratch.keep_manifest(manifest, self.release.sequence, options.keep_content.releases).ok();
         }
-        for member in self.members.iter().filter(|member| member.state.is_ok()) {
+        for member in self.members.iter().filter(|member| member.state().is_some()) {
             if let Some(store) = member.mirror.store_id() {
                 options.stores.remember(member.mirror.location(), store);
             }

@@ -25,11 +25,11 @@ pub struct Seen {
 pub fn survey(fleet: &Fleet, monitor: &dyn Monitor) -> Vec<Seen> {
     fleet.ask(|mirror| {
         let began = Instant::now();
-        let member = Fleet::state_of(mirror, monitor);
+        let state = Fleet::state_of(mirror, monitor);
         let round_trip = began.elapsed();
         // What cannot tell its history is no worse a mirror for that.
-        let history = member.state.as_ref().ok().and_then(|_| mirror.history().ok()).unwrap_or_default();
+        let history = state.as_ref().ok().and_then(|_| mirror.history().ok()).unwrap_or_default();
         let (name, location) = (mirror.name().to_owned(), mirror.location().to_owned());
-        Seen { mirror: name, location, state: member.state, history, round_trip }
+        Seen { mirror: name, location, state, history, round_trip }
     })
 }

@@ -1,8 +1,11 @@
 //! A fleet: groups, waves, probes, frozen and joining mirrors, staging now and switching later.
 
+use std::fs;
+use std::net::TcpListener;
+
 use serde_json::Value;
 
-use crate::harness::{World, column};
+use crate::harness::{Run, World, column};
 use crate::web::Web;
 
 /// Three mirrors below `web`, the first of them a canary, with `more` in the configuration.
@@ -227,6 +230,34 @@ fn a_dead_mirror_names_the_requirement_that_would_be_met() {
     world.run("push --only c").code(4).warns("fix what failed and push again\n");
     assert!(world.ok("init other.toml").stdout.contains("other.toml"));
     assert!(world.read("other.toml").contains("With five, 4 lets one be down"));
+}
+
+#[test]
+fn the_others_switch_before_a_silent_mirror_is_given_up() {
+    let world = World::with_tree();
+    // The system takes the connection, and nobody answers.
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}/docs", silent.local_addr().unwrap());
+    world.write(
+        "headwater.toml",
+        format!(
+            "content='tree'\n[[mirror]]\nname='a'\nurl='a'\n[[mirror]]\nname='b'\nurl='b'\n\
+        [[mirror]]\nname='far'\nurl='{url}'\n"
+        ),
+    );
+    world.ok("push --only a,b");
+    world.write("tree/index.html", "two");
+    let mut push = world.start("push --require 2 --json --events events.jsonl");
+    let events = || fs::read_to_string(world.path("events.jsonl")).unwrap_or_default();
+    while events().matches("\"activated\"").count() < 2 {
+        assert!(push.try_wait().unwrap().is_none(), "it ended before it switched both");
+        std::thread::yield_now();
+    }
+    assert!(events().contains(r#""event":"answer_overdue","mirror":"far""#), "{}", events());
+    assert!(!events().contains("mirror_failed"), "{}", events());
+    drop(silent);
+    let run = Run::new(&["push"], &push.wait_with_output().unwrap()).code(3).warns("waiting for far");
+    assert_eq!(outcomes(&run.json()), ["activated", "activated", "failed"]);
 }
 
 #[test]

@@ -214,6 +214,7 @@ fn options(scratch: &Path) -> Options {
         stores: headwater::push::KnownStores::default(),
         began: 1_800_000_000_000,
         patience: Duration::from_secs(30),
+        answer_patience: Duration::from_secs(2),
     }
 }
 

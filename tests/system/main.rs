@@ -29,6 +29,7 @@ mod hostile;
 mod house;
 #[cfg(debug_assertions)]
 mod kill;
+mod late_answers;
 mod nginx;
 #[allow(dead_code, reason = "the contract suite uses the rest")]
 #[path = "../mirror_contract/origin.rs"]

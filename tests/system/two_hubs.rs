@@ -70,6 +70,7 @@ fn options(scratch: PathBuf, began: u64) -> Options {
         stores: headwater::push::KnownStores::default(),
         began,
         patience: Duration::from_secs(30),
+        answer_patience: Duration::from_secs(2),
     }
 }
 

@@ -1,0 +1,74 @@
+//! Mirrors that answer after it was decided what is pushed: each is brought to the release on its own.
+//!
+//! A late answer changes nothing for the others. What it would have changed, had it come in time, is the outcome of
+//! that one mirror: something newer there is left alone.
+
+use std::thread::Scope;
+
+use crossbeam_channel::Sender;
+
+use crate::mirror::{Failure, MirrorError};
+use crate::monitor::Monitor as _;
+use crate::push::gate::Gate;
+use crate::push::guard::GuardFault;
+use crate::push::options::Options;
+use crate::push::outcome::Outcome;
+use crate::push::rollout::{Staged, at_once, stage_alone};
+use crate::push::states::CANCEL_POLL_INTERVAL;
+use crate::push::target::Target;
+use crate::push::{PushError, fleet, prepare};
+use crate::release::Release;
+
+/// Takes the answers of the late members and stages the target on each, on a thread of its own, until all have answered
+/// or the push ends.
+pub(super) fn stage_as_they_answer<'s>(
+    scope: &'s Scope<'s, '_>,
+    target: &'s Target,
+    staged: &Sender<Staged>,
+    options: &'s Options,
+    gate: &'s Gate<'_>,
+) {
+    let mut unanswered = target.late.len();
+    while unanswered > 0 && !gate.is_cancelled() {
+        let answered = target.pending.take_next(&target.members, CANCEL_POLL_INTERVAL, &options.stores, gate);
+        let Some(index) = answered else { continue };
+        unanswered -= 1;
+        let staged = staged.clone();
+        scope.spawn(move || staged.send((index, stage(target, index, options, gate))).ok());
+    }
+}
+
+fn stage(target: &Target, index: usize, options: &Options, gate: &Gate<'_>) -> Result<Outcome, MirrorError> {
+    let member = &target.members[index];
+    let decided = same_store(target, index).or_else(|| at_once(target, member));
+    match decided.or_else(|| refusal(target, member.current_release()?, options)) {
+        Some(outcome) => Ok(outcome),
+        None => stage_alone(target, index, options, gate).map(|()| Outcome::Staged),
+    }
+}
+
+/// The outcome of a mirror that is another one under a second name.
+fn same_store(target: &Target, index: usize) -> Option<Outcome> {
+    let first = fleet::other_with_store(&target.members, index)?;
+    let location = |index: usize| target.members[index].mirror.location().to_owned();
+    let error = PushError::SameMirror { first: location(first), second: location(index) };
+    Some(Outcome::Failed { failure: Failure::BadPlace, error: error.to_string() })
+}
+
+/// The outcome of a mirror whose `current` release would have stopped the push: the one with the newest release decides
+/// which orders are too old and which content is rejected.
+fn refusal(target: &Target, current: &Release, options: &Options) -> Option<Outcome> {
+    let was_newest = target
+        .newest_before
+        .as_ref()
+        .is_none_or(|newest| newest.history == current.history && current.rank() > newest.rank());
+    if !target.is_new || !was_newest {
+        return None;
+    }
+    if prepare::check_order(options, Some(current)).is_err() {
+        return Some(Outcome::Newer { serves: current.name() });
+    }
+    let rejected = current.rejection(target.release.content).filter(|_| !options.again)?;
+    let error = GuardFault::Rejected(rejected.clone()).to_string();
+    Some(Outcome::Failed { failure: Failure::Other, error })
+}

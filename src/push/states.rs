@@ -1,0 +1,164 @@
+//! Asks mirrors for their states, each on a thread of its own, and takes the answers as they come.
+//!
+//! The threads are not joined: a connection that is being made cannot be interrupted, and a push that has ended must
+//! not wait for it. A question changes nothing; it ends with its own deadline, or with the process.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, unbounded};
+
+use crate::mirror::{Mirror, MirrorError, MirrorState};
+use crate::monitor::{Event, Monitor};
+use crate::push::PushError;
+use crate::push::fleet::{self, Member, report_state};
+use crate::push::options::{OnFailure, Options};
+use crate::push::outcome::error_chain;
+use crate::push::source::Source;
+use crate::push::stores::KnownStores;
+
+/// How soon a request to stop is noticed.
+pub(super) const CANCEL_POLL_INTERVAL: Duration = Duration::from_millis(50);
+
+/// Answers that have not come yet: the index of a member, and its state.
+#[derive(Debug)]
+pub(super) struct PendingStates(Receiver<(usize, Result<MirrorState, MirrorError>)>);
+
+/// Asks the members of a fleet for their states.
+pub(super) struct StatePoll<'a> {
+    members: Vec<Member>,
+    pending: PendingStates,
+    asked_at: Instant,
+    stores: &'a KnownStores,
+    monitor: &'a dyn Monitor,
+}
+
+/// Whether it can be decided what is pushed before all mirrors have answered.
+///
+/// Not where the answer of any mirror may decide it: where the content comes from the mirrors, where no mirror that has
+/// answered has a release, or where a new history takes over those of all mirrors. Nor where others act on what
+/// becomes of each mirror: in waves, and where all go back if one fails.
+pub(super) fn may_go_on(source: &Source, members: &[Member], options: &Options) -> bool {
+    let has_own_content = matches!(source, Source::Trees { .. } | Source::Store(_) | Source::Promote(_));
+    let is_independent = options.policy.waves.is_empty() && options.policy.on_failure == OnFailure::Leave;
+    has_own_content
+        && is_independent
+        && !options.new_history
+        && fleet::newest(members).is_some()
+        && fleet::is_met(members, options.require)
+}
+
+impl PendingStates {
+    /// Asks all of `members` that have not answered.
+    fn ask(members: &[Member]) -> Self {
+        let (sender, answers) = unbounded();
+        for (index, member) in members.iter().enumerate().filter(|(_, member)| !member.has_answered()) {
+            let mirror = Arc::clone(&member.mirror);
+            let sender = sender.clone();
+            // A push that has ended does not take the answer.
+            std::thread::spawn(move || sender.send((index, mirror.state())).ok());
+        }
+        Self(answers)
+    }
+
+    /// Waits for the next answer, at most this long, and notes it in its member. Returns the index of the member;
+    /// `None` if no answer came. A mirror of another user, or of another store
+    /// than the known one, is noted as a failure.
+    ///
+    /// One of `members` must not have answered yet.
+    pub(super) fn take_next(
+        &self,
+        members: &[Member],
+        timeout: Duration,
+        stores: &KnownStores,
+        monitor: &dyn Monitor,
+    ) -> Option<usize> {
+        let (index, state) = match self.0.recv_timeout(timeout) {
+            Ok(answer) => answer,
+            Err(RecvTimeoutError::Timeout) => return None,
+            Err(RecvTimeoutError::Disconnected) => unreachable!("asking a mirror for its state does not panic"),
+        };
+        let member = &members[index];
+        report_state(&*member.mirror, &state, monitor);
+        member.note_answer(state.and_then(|state| checked(&*member.mirror, state, stores, monitor)));
+        Some(index)
+    }
+}
+
+/// The state of a mirror that can be written to: this user owns it, and its store is not another one than before.
+fn checked(
+    mirror: &dyn Mirror,
+    state: MirrorState,
+    stores: &KnownStores,
+    monitor: &dyn Monitor,
+) -> Result<MirrorState, MirrorError> {
+    let store = || stores.check(mirror.name(), mirror.location(), state.store);
+    let checked = mirror.check_owner().and_then(|()| store());
+    if let Err(error) = &checked {
+        monitor.event(Event::MirrorFailed { mirror: mirror.name().to_owned(), error: error_chain(error) });
+    }
+    checked.map(|()| state)
+}
+
+impl<'a> StatePoll<'a> {
+    /// Asks all of `members` that have not answered.
+    pub(super) fn begin(members: Vec<Member>, stores: &'a KnownStores, monitor: &'a dyn Monitor) -> Self {
+        let pending = PendingStates::ask(&members);
+        Self { members, pending, asked_at: Instant::now(), stores, monitor }
+    }
+
+    /// Waits until all members have answered, or `patience` is over and `is_enough` holds for those that have.
+    /// Members that have not answered after `patience` are reported.
+    ///
+    /// # Errors
+    /// [`PushError::Cancelled`].
+    pub(super) fn wait(&self, patience: Duration, is_enough: impl Fn(&[Member]) -> bool) -> Result<(), PushError> {
+        let mut is_reported = false;
+        while !self.is_complete() {
+            let left = patience.saturating_sub(self.asked_at.elapsed());
+            if left.is_zero() && !is_reported {
+                self.report_overdue();
+                is_reported = true;
+            }
+            if left.is_zero() && is_enough(&self.members) {
+                return Ok(());
+            }
+            if self.monitor.is_cancelled() {
+                return Err(PushError::Cancelled);
+            }
+            let timeout = if left.is_zero() { CANCEL_POLL_INTERVAL } else { left.min(CANCEL_POLL_INTERVAL) };
+            self.take_next(timeout);
+        }
+        Ok(())
+    }
+
+    /// Waits until all members have answered. Members that have not answered after `patience` are reported.
+    ///
+    /// # Errors
+    /// [`PushError::Cancelled`].
+    pub(super) fn wait_for_all(self, patience: Duration) -> Result<Vec<Member>, PushError> {
+        self.wait(patience, |_| false)?;
+        Ok(self.members)
+    }
+
+    /// The members, with the answers that came until now, and the answers to come.
+    pub(super) fn finish(self) -> (Vec<Member>, PendingStates) {
+        while !self.is_complete() && self.take_next(Duration::ZERO) {}
+        (self.members, self.pending)
+    }
+
+    fn is_complete(&self) -> bool {
+        self.members.iter().all(Member::has_answered)
+    }
+
+    /// Returns whether an answer came.
+    fn take_next(&self, timeout: Duration) -> bool {
+        self.pending.take_next(&self.members, timeout, self.stores, self.monitor).is_some()
+    }
+
+    fn report_overdue(&self) {
+        for member in self.members.iter().filter(|member| !member.has_answered()) {
+            self.monitor.event(Event::AnswerOverdue { mirror: member.mirror.name().to_owned() });
+        }
+    }
+}
