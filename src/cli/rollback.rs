@@ -3,8 +3,9 @@
 use std::io::{self, IsTerminal as _};
 
 use headwater::config::Require;
-use headwater::monitor::Silent;
+use headwater::monitor::{Event, Monitor};
 use headwater::push::{self, DecidedBy, RollbackPlan, Source};
+use headwater::release::Release;
 
 use super::args::{RollbackArgs, WorkArgs};
 use super::failure::{Exit, Failure, eprint_raw};
@@ -30,43 +31,56 @@ pub(crate) fn run(args: &RollbackArgs) -> Result<Exit, Failure> {
     let (mut job, guards) = without_tree(told, source(args.to))?;
     if args.mirrors.is_empty() && args.config.only.is_empty() {
         // The release that was agreed on, whatever is current once the rollback begins.
-        job.source = source(confirm(args, &job)?.or(args.to));
+        job.source = source(confirm(args, &mut job)?.or(args.to));
     }
     execute("rollback", &job, &args.output, &guards)
 }
 
 /// Shows where a rollback of all configured mirrors would go, and asks on a terminal. Returns the sequence of the
-/// release; `None` if no mirror can be asked, which the rollback itself reports.
-fn confirm(args: &RollbackArgs, job: &Job) -> Result<Option<u64>, Failure> {
-    let plan = push::plan_rollback(&job.fleet, args.to, &Silent).map_err(hints::of_push)?;
-    let Some(plan) = plan else { return Ok(None) };
+/// release; `None` if no mirror can be asked, which the rollback itself reports. It does not ask a mirror again that
+/// could not be asked.
+fn confirm(args: &RollbackArgs, job: &mut Job) -> Result<Option<u64>, Failure> {
+    let plan = push::plan_rollback(&job.fleet, args.to, &job.options, &Overdue).map_err(hints::of_push)?;
+    job.fleet = plan.fleet.clone();
+    let Some(to) = &plan.to else { return Ok(None) };
     let failed = |error: io::Error| Failure::new(Exit::Failed, error);
-    eprint_raw(&describe(&plan)).map_err(failed)?;
+    eprint_raw(&describe(&plan, to)).map_err(failed)?;
     if args.yes {
-        return Ok(Some(plan.to.sequence));
+        return Ok(Some(to.sequence));
     }
     let mirrors = counted(plan.mirrors.len() as u64, "mirror", "mirrors");
     if !io::stdin().is_terminal() || !terminal::is_stderr_terminal() {
         let error = format!("a rollback of all configured mirrors ({mirrors}) must be confirmed");
         return Err(Failure::new(Exit::Usage, error).with_hint("add --yes, or name the mirrors"));
     }
-    eprint_raw(&format!("Roll back {mirrors} to the content of release {}? [y/N] ", plan.to.sequence))
-        .map_err(failed)?;
+    eprint_raw(&format!("Roll back {mirrors} to the content of release {}? [y/N] ", to.sequence)).map_err(failed)?;
     let mut answer = String::new();
     io::stdin().read_line(&mut answer).map_err(failed)?;
     match answer.trim().to_ascii_lowercase().as_str() {
-        "y" | "yes" => Ok(Some(plan.to.sequence)),
+        "y" | "yes" => Ok(Some(to.sequence)),
         _ => Err(Failure::new(Exit::Interrupted, "not confirmed; nothing was changed")),
     }
 }
 
-fn describe(plan: &RollbackPlan) -> String {
-    let note = plan.to.note.as_ref().map(|note| format!(": {}", escape(note))).unwrap_or_default();
-    let mut text = format!("release {}, published {}{note}\n", plan.to.sequence, moment(plan.to.created));
+/// Names the mirrors that are waited for; the plan has what failed.
+struct Overdue;
+
+impl Monitor for Overdue {
+    fn event(&self, event: Event) {
+        if let Event::AnswerOverdue { mirror } = event {
+            // If stderr is gone, nobody can confirm.
+            eprint_raw(&format!("waiting for {}\n", escape(&mirror))).ok();
+        }
+    }
+}
+
+fn describe(plan: &RollbackPlan, to: &Release) -> String {
+    let note = to.note.as_ref().map(|note| format!(": {}", escape(note))).unwrap_or_default();
+    let mut text = format!("release {}, published {}{note}\n", to.sequence, moment(to.created));
     for (mirror, serves) in &plan.mirrors {
         let words = match serves {
-            Ok(Some(sequence)) => format!("release {sequence} -> content of release {}", plan.to.sequence),
-            Ok(None) => format!("nothing -> content of release {}", plan.to.sequence),
+            Ok(Some(sequence)) => format!("release {sequence} -> content of release {}", to.sequence),
+            Ok(None) => format!("nothing -> content of release {}", to.sequence),
             Err(failure) => format!("cannot be asked ({})", kind(*failure)),
         };
         text.push_str(&format!("  {}: {words}\n", escape(mirror)));

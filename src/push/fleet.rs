@@ -20,6 +20,8 @@ use crate::scan::Root;
 #[derive(Debug, Clone, Default)]
 pub struct Fleet {
     mirrors: Vec<Arc<dyn Mirror>>,
+    /// Those, by index, that could not be asked a moment ago, and why.
+    unreachable: Vec<(usize, Arc<MirrorError>)>,
 }
 
 /// A mirror and what it said of itself.
@@ -28,14 +30,21 @@ pub struct Member {
     /// The mirror.
     pub mirror: Arc<dyn Mirror>,
     /// Its state, or why it could not be learned; empty until it has answered.
-    answer: OnceLock<Result<MirrorState, MirrorError>>,
+    answer: OnceLock<Result<MirrorState, Arc<MirrorError>>>,
 }
 
 impl Fleet {
     /// These mirrors.
     #[must_use]
     pub const fn new(mirrors: Vec<Arc<dyn Mirror>>) -> Self {
-        Self { mirrors }
+        Self { mirrors, unreachable: Vec::new() }
+    }
+
+    /// The same; a push does not ask those of `members` again that could not be asked.
+    pub(super) fn with_answers(&self, members: &[Member]) -> Self {
+        let failed = |member: &Member| member.answer.get()?.as_ref().err().cloned();
+        let unreachable = members.iter().enumerate().filter_map(|(index, member)| Some((index, failed(member)?)));
+        Self { mirrors: self.mirrors.clone(), unreachable: unreachable.collect() }
     }
 
     /// The mirrors.
@@ -59,9 +68,15 @@ impl Fleet {
         state
     }
 
-    /// The mirrors, before they answer.
-    pub(super) fn members(&self) -> Vec<Member> {
-        self.mirrors.iter().map(|mirror| Member::unanswered(Arc::clone(mirror))).collect()
+    /// The mirrors, before they answer. Those that could not be asked a moment ago have failed.
+    pub(super) fn members(&self, monitor: &dyn Monitor) -> Vec<Member> {
+        let members: Vec<Member> = self.mirrors.iter().map(|mirror| Member::unanswered(Arc::clone(mirror))).collect();
+        for (index, error) in &self.unreachable {
+            let mirror = members[*index].mirror.name().to_owned();
+            monitor.event(Event::MirrorFailed { mirror, error: error_chain(&**error) });
+            members[*index].answer.set(Err(Arc::clone(error))).ok();
+        }
+        members
     }
 
     /// Asks all mirrors at once; the answers are in their order.
@@ -87,7 +102,7 @@ impl Member {
     /// A mirror that has answered.
     #[must_use]
     pub fn new(mirror: Arc<dyn Mirror>, answer: Result<MirrorState, MirrorError>) -> Self {
-        Self { mirror, answer: OnceLock::from(answer) }
+        Self { mirror, answer: OnceLock::from(answer.map_err(Arc::new)) }
     }
 
     /// A mirror that has not answered yet.
@@ -111,12 +126,12 @@ impl Member {
     /// Why its state could not be learned; `None` if it was, or may still be.
     #[must_use]
     pub fn error(&self) -> Option<&MirrorError> {
-        self.answer.get()?.as_ref().err()
+        self.answer.get()?.as_ref().err().map(|error| &**error)
     }
 
     /// Notes what it answered. Only the first answer counts.
     pub(super) fn note_answer(&self, answer: Result<MirrorState, MirrorError>) {
-        self.answer.set(answer).ok();
+        self.answer.set(answer.map_err(Arc::new)).ok();
     }
 
     pub(super) fn releases(&self) -> &[Release] {

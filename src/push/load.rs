@@ -8,7 +8,7 @@ use crate::manifest::Entry;
 use crate::mirror::{Failure, Mirror, MirrorState};
 use crate::monitor::Monitor;
 use crate::push::fleet::{self, Fleet, Member};
-use crate::push::options::Wave;
+use crate::push::options::{Options, Wave};
 use crate::push::source::{DecidedBy, Live};
 use crate::push::states::StatePoll;
 use crate::push::stores::KnownStores;
@@ -149,31 +149,40 @@ fn is_ambiguous(members: &[Member]) -> bool {
 /// Where a rollback would go.
 #[derive(Debug, Clone)]
 pub struct RollbackPlan {
-    /// The kept release whose content would be published.
-    pub to: Release,
+    /// The kept release whose content would be published; `None` if no mirror can be asked.
+    pub to: Option<Release>,
+    /// The mirrors. A push does not ask those again that could not be asked.
+    pub fleet: Fleet,
     /// The name of each mirror, and the sequence that it serves or why it cannot be asked.
     pub mirrors: Vec<(String, Result<Option<u64>, Failure>)>,
 }
 
-/// Finds out where a rollback of `fleet` would go. Returns `None` if no mirror can be asked.
+/// Finds out where a rollback of `fleet` would go.
 ///
 /// # Errors
-/// [`PushError::Rollback`] if there is no such release, or more than one.
-pub fn plan_rollback(fleet: &Fleet, to: Option<u64>, monitor: &dyn Monitor) -> Result<Option<RollbackPlan>, PushError> {
-    let members = match to {
-        Some(_) => fleet.states(monitor),
-        None => look_again(fleet.states(monitor), &KnownStores::default(), monitor)?,
-    };
-    if members.iter().all(|member| member.state().is_none()) {
-        return Ok(None);
+/// [`PushError::Rollback`] if there is no such release, or more than one; [`PushError::Cancelled`].
+pub fn plan_rollback(
+    fleet: &Fleet,
+    to: Option<u64>,
+    options: &Options,
+    monitor: &dyn Monitor,
+) -> Result<RollbackPlan, PushError> {
+    let stores = &options.stores;
+    let mut members =
+        StatePoll::begin(fleet.members(monitor), stores, monitor).wait_for_all(options.answer_patience)?;
+    if to.is_none() {
+        members = look_again(members, stores, monitor)?;
     }
-    let to = rollback_release(&members, to)?.clone();
+    let to = match members.iter().all(|member| member.state().is_none()) {
+        true => None,
+        false => Some(rollback_release(&members, to)?.clone()),
+    };
     let serves = |member: &Member| match member.error() {
         Some(error) => Err(error.failure()),
         None => Ok(member.current().map(|current| current.sequence())),
     };
     let mirrors = members.iter().map(|member| (member.mirror.name().to_owned(), serves(member))).collect();
-    Ok(Some(RollbackPlan { to, mirrors }))
+    Ok(RollbackPlan { to, fleet: fleet.with_answers(&members), mirrors })
 }
 
 fn rollback_release(members: &[Member], to: Option<u64>) -> Result<&Release, PushError> {

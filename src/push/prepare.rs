@@ -129,7 +129,7 @@ impl Preparation {
             fleet::check_nesting(roots, local.chain(options.scratch.directory.clone().ok()))?;
         }
         let scratch = Scratch::create(&options.scratch, monitor)?;
-        let poll = StatePoll::begin(fleet.members(), &options.stores, monitor);
+        let poll = StatePoll::begin(fleet.members(monitor), &options.stores, monitor);
         let wait = || poll.wait(options.answer_patience, &is_enough);
         let (mut cache, mut ahead) = (None, Ahead::default());
         let mut tree = None;

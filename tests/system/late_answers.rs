@@ -7,6 +7,7 @@ mod edge;
 
 use std::fs;
 use std::num::NonZeroUsize;
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -15,7 +16,7 @@ use headwater::mirror::{DirectoryMirror, Mirror};
 use headwater::monitor::{Event, Silent};
 use headwater::push::{
     DecidedBy, Fleet, Goal, Guards, KeepContent, KnownStores, LevelChoice, MtimeMode, OnFailure, Options, Order,
-    Outcome, Policy, Report, Require, Retention, ScratchLocation, Source, Wave, plan, push,
+    Outcome, Policy, Report, Require, Retention, ScratchLocation, Source, Wave, plan, plan_rollback, push,
 };
 use headwater::release::ReleaseName;
 use headwater::scan::{Root, ScanOptions};
@@ -349,4 +350,25 @@ fn a_plan_waits_for_every_mirror() {
     let (fleet, recorder) = edges.late_fleet(None, |_| {});
     let planned = plan(&source, &fleet, &edges.options(), &recorder).unwrap().unwrap();
     assert!(planned.mirrors[4].objects > 0, "{planned:?}");
+}
+
+#[test]
+fn a_rollback_asks_a_dead_mirror_once() {
+    let mut edges = Edges::new();
+    edges.publish(&NAMES, |_| {});
+    let mut mirrors = NAMES.map(|name| edges.edge(name));
+    mirrors[4].is_dead = true;
+    let mirrors = mirrors.map(Arc::new);
+    let fleet = Fleet::new(mirrors.iter().map(|edge| Arc::clone(edge) as Arc<dyn Mirror>).collect());
+    let planned = plan_rollback(&fleet, None, &edges.options(), &Silent).unwrap();
+    let to = planned.to.map(|release| release.sequence);
+    assert_eq!(to, Some(1));
+    let source = Source::Rollback { to, by: DecidedBy::Person(None) };
+    let (_, recorder) = edges.late_fleet(None, |_| {});
+    let report = push(&source, &planned.fleet, &edges.options(), &recorder).unwrap();
+    let mut expected = vec![Outcome::Activated; 4];
+    expected.push(Outcome::failed(&dead()));
+    assert_eq!(outcomes(&report), expected);
+    recorder.first(|event| matches!(event, Event::MirrorFailed { mirror, .. } if mirror == "edge5"));
+    assert_eq!(mirrors[4].asked.load(Ordering::SeqCst), 1);
 }
