@@ -53,11 +53,7 @@ pub(crate) fn note(event: &Event) -> Note {
         Event::MirrorFailed { mirror, error } => {
             Note::Alarm(format!("error: {} failed: {}", escape(mirror), escape(error)))
         }
-        Event::HookFailed { mirror, sequence, reason } => Note::Alarm(format!(
-            "warning: {}: its post_activate command failed after release {sequence}: {}",
-            escape(mirror),
-            escape(reason)
-        )),
+        Event::HookFailed { mirror, sequence, reason } => Note::Alarm(hook_failed(mirror, *sequence, reason)),
         Event::HookRunning { mirror, sequence } => Note::Fact(format!(
             "{}: its post_activate command still runs after release {sequence}; `headwater status` shows if it fails",
             escape(mirror)
@@ -108,6 +104,11 @@ pub(crate) fn note(event: &Event) -> Note {
         | Event::PackAdvanced { .. }
         | Event::PackSent { .. } => Note::Step,
     }
+}
+
+fn hook_failed(mirror: &str, sequence: u64, reason: &str) -> String {
+    let (mirror, reason) = (escape(mirror), escape(reason));
+    format!("warning: {mirror}: its post_activate command failed after release {sequence}: {reason}")
 }
 
 /// What `--verbose` shows of an event that is not shown otherwise.

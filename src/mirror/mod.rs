@@ -4,6 +4,7 @@
 //! single objects, so that a place that runs no code of ours can be a mirror
 //! too. Refuses to know what a fleet is and in which order mirrors switch.
 
+mod bundle;
 mod contents;
 mod directory;
 mod expiry;
@@ -13,6 +14,7 @@ mod ssh;
 mod state;
 mod way;
 
+pub use bundle::{Bundle, Pack, PackCursor, StageRequest};
 pub use contents::{Contents, Effort, Supply};
 pub use directory::DirectoryMirror;
 pub use expiry::{EXPIRES_SOON, Expiries, Expiring, Expiry};
@@ -28,13 +30,11 @@ use std::error::Error;
 use std::fmt;
 use std::io::Read;
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::time::Duration;
 
 use crate::fsx::IoError;
-use crate::hash::{BundleKey, ManifestId, ObjectId, PackId, StoreId};
+use crate::hash::{ManifestId, ObjectId, StoreId};
 use crate::monitor::Monitor;
-use crate::release::{Release, ReleaseName};
+use crate::release::ReleaseName;
 pub use crate::store::{Depth, Fault, FetchRecords, Happening, Pruned, Repaired, Verified, What};
 
 use crate::store::StoreError;
@@ -319,56 +319,6 @@ pub enum Link {
     Local,
     /// A network.
     Network,
-}
-
-/// A pack that can be sent.
-pub trait Pack: Send + Sync {
-    /// Its id.
-    fn id(&self) -> PackId;
-    /// Its length in bytes.
-    fn size(&self) -> u64;
-    /// Its bytes, at most 32 MiB; they may come from a disk.
-    ///
-    /// # Errors
-    /// When they cannot be read.
-    fn bytes(&self) -> Result<Arc<Vec<u8>>, SupplyError>;
-
-    /// The same, to be read in small parts: however many mirrors do that at once, none has them all in memory.
-    ///
-    /// # Errors
-    /// When they cannot be opened.
-    fn open(&self) -> Result<Box<dyn Read + Send>, SupplyError>;
-}
-
-/// Walks the packs of a bundle, each as soon as it is sealed.
-pub trait PackCursor: Send {
-    /// Waits for the next pack; nothing after the last.
-    ///
-    /// # Errors
-    /// When the bundle cannot be built.
-    fn next(&mut self) -> Result<Option<Box<dyn Pack>>, SupplyError>;
-
-    /// Waits until [`PackCursor::next`] would answer at once, at most so long. Answers whether it would.
-    fn wait(&self, most: Duration) -> bool;
-}
-
-/// What takes a mirror from one manifest to another.
-pub trait Bundle: Contents {
-    /// The packs from the first on. Each mirror walks them once, at its own pace.
-    fn packs(&self) -> Box<dyn PackCursor + '_>;
-}
-
-/// What a mirror is asked to stage.
-#[derive(Debug, Clone, Copy)]
-pub struct StageRequest<'a> {
-    /// The release.
-    pub release: &'a Release,
-    /// Names the bundle, for resuming.
-    pub key: BundleKey,
-    /// The manifest that `change` is against; the mirror has it. Nothing: the empty one.
-    pub base: Option<ManifestId>,
-    /// The manifest change (see [`crate::manifest::transit`]).
-    pub change: &'a Arc<[u8]>,
 }
 
 /// A downstream destination.
