@@ -149,7 +149,7 @@ pub(crate) const fn of_mirror(kind: Kind) -> Option<&'static str> {
             "see that the location is that of a `headwater serve`, as in https://host:7447/SITE, or `headwater receive`",
         ),
         Kind::BodyLimit => Some(
-            "set client_max_body_size in the nginx in front as the README does, or what limits bodies in another proxy",
+            "set client_max_body_size in the nginx in front as docs/receivers.md shows, or what limits bodies in another proxy",
         ),
         Kind::Version => Some("let both sides run versions of headwater that know each other"),
         Kind::Busy => Some("its receiver has too much to do: try again later"),
@@ -163,7 +163,7 @@ const fn of_place(kind: Kind) -> Option<&'static str> {
     match kind {
         Kind::NotEmpty => Some(
             "name a new directory beside it, push there, and let the web server's root be NEW/current; \
-             see \"Beginning beside an existing web root\" in the README",
+             see \"Start from an existing web root\" in docs/tutorial.md",
         ),
         Kind::OtherStore => {
             Some("mount its volume, or bring its directory back; to fill it from the beginning, use --init")

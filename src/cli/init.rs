@@ -51,7 +51,7 @@ content = "public"
 # --allow-shrink lets one push through. (Example.)
 #max_removed = "25%"
 
-# What is published although it looks like a secret (the README has the list), in
+# What is published although it looks like a secret (docs/configuration.md has the list), in
 # gitignore syntax. --allow-secrets lets one push through with all of them. (Example.)
 #allow_secrets = ["/examples/server.key"]
 

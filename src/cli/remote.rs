@@ -241,7 +241,7 @@ impl Unusable {
     }
 
     fn of(self, mirror: &str) -> Failure {
-        let hint = "see \"Mirrors on other machines\" in the README";
+        let hint = "see \"Mirrors\" in docs/configuration.md";
         Failure::new(Exit::Usage, format!("mirror {mirror:?}: {}: {}", self.what, self.why)).with_hint(hint)
     }
 }

@@ -303,9 +303,9 @@ mod tests {
     }
 
     #[test]
-    fn the_file_in_the_readme_is_read() {
-        let readme = include_str!("../../README.md");
-        let (_, file) = readme.split_once("```toml\n# /etc/headwater/serve.toml").expect("there is one");
+    fn the_file_in_the_page_of_receivers_is_read() {
+        let page = include_str!("../../docs/receivers.md");
+        let (_, file) = page.split_once("```toml\n# /etc/headwater/serve.toml").expect("there is one");
         let settings = parse(&file[file.find('\n').unwrap()..file.find("```").unwrap()]).unwrap();
         let (site, limits) = (&settings.sites[0], Limits::default());
         assert!(site.quota_bytes.is_some() && site.quota_entries.is_some() && site.keep.is_some());
@@ -315,6 +315,21 @@ mod tests {
         assert_eq!(seconds.map(|limit| limit.as_secs()), [10, 10, 75, 30, 60, 30]);
         let numbers = (limits.body_bytes_per_second, limits.connections, limits.connections_per_address);
         assert_eq!(numbers, (16 * 1024, 2048, 64));
+        let (_, table) = page.split_once("### Limits of the receiver").expect("it is there");
+        for (key, value) in [
+            ("connections", limits.connections.to_string()),
+            ("connections_per_address", limits.connections_per_address.to_string()),
+            ("first_byte", format!("{}s", limits.first_byte.as_secs())),
+            ("head", format!("{}s", limits.head.as_secs())),
+            ("idle", format!("{}s", limits.idle.as_secs())),
+            ("body_idle", format!("{}s", limits.body_idle.as_secs())),
+            ("body", format!("{}s", limits.body.as_secs())),
+            ("stage", format!("{}s", limits.stage.as_secs())),
+            ("shutdown", format!("{}s", limits.shutdown.as_secs())),
+            ("memory", format!("{} MiB", limits.memory_bytes >> 20)),
+        ] {
+            assert!(table.contains(&format!("| `{key}` | {value} |")), "{key} = {value}");
+        }
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! What is not meant for visitors: files with secrets, and what editors and systems leave in a tree.
 //!
 //! Pure: decides by paths. That a file begins with a private key is the scan's to find. The lists are in the
-//! README, "Guard rails". Names are compared without regard to case.
+//! docs/configuration.md, "Secrets". Names are compared without regard to case.
 
 use std::collections::BTreeMap;
 

@@ -118,7 +118,26 @@ impl World {
     /// The program with this world's surroundings.
     pub(crate) fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_headwater"));
-        command.args(args).current_dir(self.dir.path()).stdin(Stdio::null());
+        command.args(args);
+        self.surround(&mut command);
+        command
+    }
+
+    /// A line of a shell that finds the program, with this world's surroundings.
+    pub(crate) fn shell(&self, line: &str) -> Command {
+        let mut command = Command::new("sh");
+        command.args(["-c", line]);
+        self.surround(&mut command);
+        let program = Path::new(env!("CARGO_BIN_EXE_headwater")).parent().unwrap();
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        let directories = std::iter::once(program.to_owned()).chain(std::env::split_paths(&path));
+        command.env("PATH", std::env::join_paths(directories).unwrap());
+        command
+    }
+
+    /// Lets `command` run in this world, without the variables of a CI.
+    fn surround(&self, command: &mut Command) {
+        command.current_dir(self.dir.path()).stdin(Stdio::null());
         for (name, _) in std::env::vars_os() {
             let name = name.to_string_lossy().into_owned();
             let is_of_ci = ["CI", "GITHUB_", "GITLAB_", "BUILD_", "JENKINS", "JOB_", "GIT_", "BRANCH_", "COMMIT_"];
@@ -126,9 +145,8 @@ impl World {
                 command.env_remove(name);
             }
         }
-        command.env_remove("HEADWATER_FAULT").env_remove("NO_COLOR").env_remove("CLICOLOR_FORCE");
+        command.env_remove("HEADWATER_FAULT").env_remove("COLUMNS").env_remove("NO_COLOR").env_remove("CLICOLOR_FORCE");
         command.env("HOME", self.path("home")).env("XDG_CACHE_HOME", self.path("home/cache")).env("LC_ALL", "C");
-        command
     }
 
     /// Runs a line, split at spaces.

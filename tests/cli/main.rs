@@ -19,6 +19,7 @@ mod cache;
 mod config;
 mod credentials;
 mod diff;
+mod docs;
 mod doctor;
 mod expiry;
 mod fleet;

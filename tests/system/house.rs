@@ -250,11 +250,18 @@ fn every_fixture_is_named_in_a_test() {
 }
 
 #[test]
-fn the_readme_prints_the_unit_that_the_package_installs() {
+fn the_docs_print_the_unit_that_the_package_installs() {
     let read = |file: &str| fs::read_to_string(Path::new(ROOT).join(file)).unwrap();
-    let (readme, unit) = (read("README.md"), read(".ci/debian/headwater.service"));
+    let page = read("docs/receivers.md");
+    let unit = read(".ci/debian/headwater.service");
     let block = format!("```ini\n# /etc/systemd/system/headwater.service\n{unit}```\n");
-    assert!(readme.contains(&block), "README.md prints another headwater.service");
+    assert!(page.contains(&block), "docs/receivers.md prints another headwater.service");
+}
+
+#[test]
+fn the_readme_is_short() {
+    let bytes = fs::metadata(Path::new(ROOT).join("README.md")).unwrap().len();
+    assert!(bytes <= 8192, "README.md has {bytes} bytes of 8192; move what is long to docs/");
 }
 
 #[test]

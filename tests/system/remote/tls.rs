@@ -64,9 +64,9 @@ fn a_certificate_that_was_made_anew_is_told_from_the_one_that_is_trusted() {
 
 #[test]
 #[ignore = "needs openssl"]
-fn the_certificate_of_the_readme_is_accepted_and_that_of_an_authority_is_not() {
-    let readme = include_str!("../../../README.md");
-    let (_, command) = readme.split_once("$ openssl req").expect("it is there");
+fn the_certificate_of_the_docs_is_accepted_and_that_of_an_authority_is_not() {
+    let page = include_str!("../../../docs/receivers.md");
+    let (_, command) = page.split_once("$ openssl req").expect("it is there");
     let command = format!("openssl req{}", command.split("```").next().unwrap()).replace("edge1.example", "localhost");
     let constraint = "-addext basicConstraints=critical,CA:FALSE";
     assert!(command.contains(constraint));

@@ -1,4 +1,4 @@
-//! The nginx of the README in front of a receiver.
+//! The nginx of docs/receivers.md in front of a receiver.
 
 use std::fs;
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -8,10 +8,10 @@ use super::{Connection, Receiver, Whole, activation, assert_serves, pack_path, s
 use crate::harness::scratch;
 use crate::origin::{SealedPack, Tree, noise};
 
-/// The `server` block of the README, listening in the clear on `port`, before the receiver at `to`.
+/// The `server` block of docs/receivers.md, listening in the clear on `port`, before the receiver at `to`.
 fn snippet(port: u16, to: SocketAddr) -> String {
-    let readme = include_str!("../../../README.md");
-    let block = readme.split("```nginx\n").find(|block| block.contains("proxy_pass")).expect("it is there");
+    let page = include_str!("../../../docs/receivers.md");
+    let block = page.split("```nginx\n").find(|block| block.contains("proxy_pass")).expect("it is there");
     let block = block.split("```").next().unwrap();
     let lines = block.lines().filter(|line| !line.contains("ssl_certificate"));
     let text: String = lines.map(|line| format!("{line}\n")).collect();
@@ -21,7 +21,7 @@ fn snippet(port: u16, to: SocketAddr) -> String {
 
 #[test]
 #[ignore = "needs nginx"]
-fn the_proxy_of_the_readme_lets_large_packs_through() {
+fn the_proxy_of_the_docs_lets_large_packs_through() {
     let receiver = Receiver::open();
     let dir = scratch();
     let at = dir.path().display();

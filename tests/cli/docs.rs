@@ -1,0 +1,312 @@
+//! The pages in README.md and docs/: their console blocks are run here, and the pages that repeat
+//! what the program prints are compared with it.
+//!
+//! Each page has a world of its own with the site of `fixtures/site` in `public`, and the empty
+//! directories `/srv` and `/data`. A command must print the lines that follow it; a line `…` stands
+//! for any lines. Sizes and times may differ. `<!-- not run: REASON -->` before a block leaves it
+//! out.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use crate::harness::World;
+
+const ROOT: &str = env!("CARGO_MANIFEST_DIR");
+const REGENERATE: &str = "HEADWATER_WRITE_DOCS=1 cargo test --locked --test cli docs::";
+
+fn read(page: &str) -> String {
+    fs::read_to_string(Path::new(ROOT).join(page)).unwrap_or_else(|error| panic!("{page}: {error}"))
+}
+
+/// README.md and the pages in docs/, by their path.
+fn pages() -> Vec<String> {
+    let docs = fs::read_dir(Path::new(ROOT).join("docs")).unwrap();
+    let mut pages: Vec<String> =
+        docs.map(|entry| format!("docs/{}", entry.unwrap().file_name().to_str().unwrap())).collect();
+    pages.push("README.md".to_owned());
+    pages.sort();
+    pages
+}
+
+/// A fenced block: its language, its text, and the line before it.
+struct Block {
+    language: String,
+    text: String,
+    before: String,
+}
+
+fn blocks(text: &str) -> Vec<Block> {
+    let mut blocks = Vec::new();
+    let mut before = "";
+    let mut lines = text.lines();
+    while let Some(line) = lines.next() {
+        if let Some(language) = line.strip_prefix("```") {
+            let inside: Vec<&str> = lines.by_ref().take_while(|line| *line != "```").collect();
+            blocks.push(Block { language: language.to_owned(), text: inside.join("\n"), before: before.to_owned() });
+        }
+        before = line;
+    }
+    blocks
+}
+
+/// A command of a console block with the lines that it prints.
+struct Step {
+    command: String,
+    expected: Vec<String>,
+}
+
+fn steps(block: &str) -> Vec<Step> {
+    let mut steps: Vec<Step> = Vec::new();
+    for line in block.lines() {
+        match (line.strip_prefix("$ "), steps.last_mut()) {
+            (Some(command), _) => steps.push(Step { command: command.to_owned(), expected: Vec::new() }),
+            (None, Some(step)) if step.command.ends_with('\\') => {
+                step.command.pop();
+                step.command.push_str(line.trim_start());
+            }
+            (None, Some(step)) => step.expected.push(line.to_owned()),
+            (None, None) => panic!("a console block begins with `$ `: {line}"),
+        }
+    }
+    steps
+}
+
+/// A line without what differs between runs: sizes, times, durations, ids, the widths of columns.
+fn masked(line: &str) -> String {
+    let mut words: Vec<String> = Vec::new();
+    for word in line.replace("just now", "0 s ago").split_whitespace() {
+        let bare = word.trim_end_matches([',', ';', ':']);
+        let is_number = |text: &str| !text.is_empty() && text.chars().all(|c| c.is_ascii_digit() || c == '.');
+        let is_unit = ["B", "kB", "MB", "GB", "TB", "ms", "s", "min"].contains(&bare);
+        if let Some(number) = words.last_mut().filter(|number| is_unit && is_number(number)) {
+            "N".clone_into(number);
+        }
+        let is_time = bare.len() == 20 && bare.ends_with('Z') && bare.as_bytes()[10] == b'T';
+        words.push(if is_time { word.replace(bare, "T") } else { without_ids(word) });
+    }
+    words.join(" ")
+}
+
+/// A word with `H` in place of each run of 16 hexadecimal digits or more.
+fn without_ids(word: &str) -> String {
+    let is_digit = |c: char| c.is_ascii_digit() || ('a'..='f').contains(&c);
+    let mut rest = word;
+    let mut text = String::new();
+    while let Some(first) = rest.chars().next() {
+        let length = rest.find(|c| !is_digit(c)).unwrap_or(rest.len());
+        let (taken, kept) = rest.split_at(length.max(first.len_utf8()));
+        text.push_str(if length >= 16 { "H" } else { taken });
+        rest = kept;
+    }
+    text
+}
+
+/// Mirrors report in any order, so lines are compared as a set where nothing is left out.
+fn is_as_expected(expected: &[String], printed: &str) -> bool {
+    let mut found: Vec<String> = printed.lines().map(masked).collect();
+    let is_partial = expected.iter().any(|line| line == "…");
+    let mut wanted: Vec<String> = expected.iter().filter(|line| *line != "…").map(|line| masked(line)).collect();
+    if is_partial {
+        return wanted.iter().all(|line| found.contains(line));
+    }
+    wanted.sort();
+    found.sort();
+    wanted == found
+}
+
+fn copy_tree(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap().map(Result::unwrap) {
+        let target = to.join(entry.file_name());
+        if entry.path().is_dir() {
+            copy_tree(&entry.path(), &target);
+        } else {
+            fs::copy(entry.path(), target).unwrap();
+        }
+    }
+}
+
+/// Runs the blocks of a page in order; the number of commands and what went wrong.
+fn run_page(page: &str) -> (usize, Vec<String>) {
+    let world = World::new();
+    copy_tree(&Path::new(ROOT).join("fixtures/site"), &world.path("public"));
+    ["srv", "data", "home"].iter().for_each(|directory| world.mkdir(directory));
+    let root = world.path("").to_str().unwrap().trim_end_matches('/').to_owned();
+    let all = blocks(&read(page));
+    let run = all.iter().filter(|block| block.language == "console" && !block.before.starts_with("<!-- not run: "));
+    let mut count = 0;
+    let mut wrong = Vec::new();
+    for step in run.flat_map(|block| steps(&block.text)) {
+        count += 1;
+        let mut line = format!("{{ {}; }} 2>&1", step.command);
+        for place in ["/srv", "/data"] {
+            line = line.replace(&format!(" {place}"), &format!(" {root}{place}"));
+        }
+        let output = world.shell(&line).output().unwrap();
+        let printed = String::from_utf8(output.stdout).unwrap().replace(&root, "");
+        let may_fail = step.expected.iter().any(|line| line.starts_with("error: ") || line.starts_with("hint: "));
+        if !is_as_expected(&step.expected, &printed) || output.status.success() == may_fail {
+            wrong.push(format!("{page}: $ {}\n{printed}({})\n", step.command, output.status));
+        }
+    }
+    (count, wrong)
+}
+
+#[test]
+fn console_blocks_print_what_the_pages_say() {
+    let results: Vec<_> = pages().iter().map(|page| run_page(page)).collect();
+    let wrong: Vec<String> = results.iter().flat_map(|(_, wrong)| wrong.clone()).collect();
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    let count: usize = results.iter().map(|(count, _)| count).sum();
+    assert!(count >= 18, "only {count} commands were found");
+}
+
+#[test]
+fn a_block_that_is_not_run_gives_a_reason() {
+    for page in pages() {
+        for block in blocks(&read(&page)) {
+            if let Some(reason) = block.before.strip_prefix("<!-- not run: ") {
+                assert!(reason.ends_with(" -->") && reason.len() > 12, "{page}: {}", block.before);
+                assert_eq!(block.language, "console", "{page}: {}", block.before);
+            }
+        }
+    }
+}
+
+/// Compares the part of `page` after `marker` with `generated`, or writes it there when asked to.
+fn assert_generated(page: &str, marker: &str, generated: &str) {
+    let text = read(page);
+    let (head, tail) = text.split_once(marker).unwrap_or_else(|| panic!("{page} lacks {marker}"));
+    if std::env::var_os("HEADWATER_WRITE_DOCS").is_some() {
+        fs::write(Path::new(ROOT).join(page), format!("{head}{marker}{generated}")).unwrap();
+        return;
+    }
+    assert!(tail == generated, "{page} is stale; write it anew with: {REGENERATE}");
+}
+
+/// The subcommands that a help text lists.
+fn subcommands(help: &str) -> Vec<String> {
+    let (_, list) = help.split_once("\nCommands:\n").unwrap_or_default();
+    let lines = list.lines().take_while(|line| !line.is_empty());
+    let names = lines.filter_map(|line| line.strip_prefix("  ")).filter(|line| !line.starts_with(' '));
+    names.filter_map(|line| line.split_whitespace().next()).filter(|name| *name != "help").map(str::to_owned).collect()
+}
+
+/// Each command below `path` with its help text.
+fn help_texts(world: &World, path: &[String]) -> Vec<(String, String)> {
+    let args: Vec<&str> = path.iter().map(String::as_str).chain(["--help"]).collect();
+    let help = world.args(&args).code(0).stdout;
+    let mut texts = vec![([&["headwater".to_owned()], path].concat().join(" "), help.clone())];
+    for name in subcommands(&help) {
+        texts.extend(help_texts(world, &[path, &[name]].concat()));
+    }
+    texts
+}
+
+#[test]
+fn the_page_of_commands_is_what_the_program_prints() {
+    let mut generated = String::new();
+    for (command, help) in help_texts(&World::new(), &[]) {
+        let lines: String = help.lines().map(|line| format!("{}\n", line.trim_end())).collect();
+        write!(generated, "\n## {command}\n\n```text\n{lines}```\n").unwrap();
+    }
+    assert!(generated.matches("\n## ").count() >= 24);
+    assert_generated("docs/commands.md", "<!-- generated below this line -->\n", &generated);
+}
+
+#[test]
+fn the_page_of_the_configuration_has_the_file_that_init_writes() {
+    let world = World::new();
+    world.ok("init");
+    let generated = format!("\n```toml\n{}```\n", world.read("headwater.toml"));
+    assert_generated("docs/configuration.md", "<!-- generated below this line -->\n", &generated);
+}
+
+#[test]
+fn configurations_in_the_pages_have_only_known_keys() {
+    let mut count = 0;
+    for page in pages() {
+        let toml = blocks(&read(&page)).into_iter().filter(|block| block.language == "toml");
+        for block in toml.filter(|block| block.text.starts_with("# headwater.toml")) {
+            count += 1;
+            let path = PathBuf::from(format!("/site/{page}/headwater.toml"));
+            headwater::config::Config::parse(&block.text, &path)
+                .unwrap_or_else(|error| panic!("{page}: {error}\n{}", block.text));
+        }
+    }
+    assert!(count >= 6, "only {count} files were found");
+}
+
+/// Commands of console and shell blocks, each with the words after `headwater`.
+fn printed_commands(text: &str) -> Vec<String> {
+    let shell = blocks(text).into_iter().filter(|block| ["console", "sh"].contains(&block.language.as_str()));
+    let lines: Vec<String> =
+        shell.flat_map(|block| block.text.replace("\\\n", "").lines().map(str::to_owned).collect::<Vec<_>>()).collect();
+    let commands = lines.iter().filter_map(|line| line.trim_start_matches("$ ").strip_prefix("headwater "));
+    commands.map(|line| line.split(" #").next().unwrap_or_default().to_owned()).collect()
+}
+
+#[test]
+fn commands_in_the_pages_use_flags_that_exist() {
+    let help = help_texts(&World::new(), &[]);
+    for page in pages() {
+        for line in printed_commands(&read(&page)) {
+            let fits =
+                |(command, _): &&(String, String)| format!("headwater {line} ").starts_with(&format!("{command} "));
+            let (command, text) = help.iter().rfind(fits).unwrap();
+            let is_flag = |word: &&str| word.starts_with("--");
+            for flag in line.split_whitespace().filter(is_flag).map(|word| word.split('=').next().unwrap()) {
+                assert!(text.contains(flag), "{page}: `{command}` has no {flag}: {line}");
+            }
+            assert!(*command != "headwater" || line.starts_with('-'), "{page}: unknown command: {line}");
+        }
+    }
+}
+
+#[test]
+fn hints_name_headings_that_exist() {
+    let mut count = 0;
+    for file in ["src/cli/hints.rs", "src/cli/remote.rs"] {
+        let text = read(file);
+        for (at, _) in text.match_indices("\\\" in docs/") {
+            count += 1;
+            let heading = text[..at].rsplit("\\\"").next().unwrap();
+            let page = text[at..].split("in ").nth(1).unwrap().split(".md").next().unwrap();
+            assert!(anchors(&read(&format!("{page}.md"))).contains(&anchor(heading)), "{file}: {heading} in {page}.md");
+        }
+    }
+    assert_eq!(count, 2);
+}
+
+/// The anchor that GitHub gives to a heading.
+fn anchor(heading: &str) -> String {
+    let kept = heading.chars().filter(|c| c.is_alphanumeric() || [' ', '-', '_'].contains(c));
+    kept.collect::<String>().trim().to_lowercase().replace(' ', "-")
+}
+
+fn anchors(text: &str) -> Vec<String> {
+    text.lines().filter(|line| line.starts_with('#')).map(|line| anchor(line.trim_start_matches('#'))).collect()
+}
+
+#[test]
+fn links_between_the_pages_lead_somewhere() {
+    let mut count = 0;
+    for page in pages() {
+        let text = read(&page);
+        for link in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
+            if link.starts_with("https://") {
+                continue;
+            }
+            count += 1;
+            let (file, wanted) = link.split_once('#').unwrap_or((link, ""));
+            let directory = Path::new(&page).parent().unwrap();
+            let target = if file.is_empty() { PathBuf::from(&page) } else { directory.join(file) };
+            assert!(Path::new(ROOT).join(&target).exists(), "{page}: {link}");
+            let is_there =
+                wanted.is_empty() || anchors(&read(target.to_str().unwrap())).iter().any(|name| name == wanted);
+            assert!(is_there, "{page}: no heading for {link}");
+        }
+    }
+    assert!(count >= 20, "only {count} links were found");
+}
