@@ -13,93 +13,97 @@ use super::output::{escape, print};
 /// What is written. Lines that begin with `#` and no space are settings with
 /// their defaults or an example; a test takes the `#` away and reads them all.
 const TEMPLATE: &str = r##"# headwater.toml: what `headwater push` sends, and where.
-# Paths are relative to this file. Flags win over what is written here.
-# Settings behind a # are off; unless marked as an example they show the default.
+# Paths are relative to this file. A flag outranks the key of the same name.
+# A line with # and no space is a setting that is off. It shows the default,
+# unless the text above says that it is an example.
 
 # The directory whose files are pushed.
 content = "public"
 
-# The site that the mirrors belong to; a push to a mirror of another site is
-# refused. Without this key it is the site that the mirrors have already, that
-# their receivers serve, or that ends their urls. (The default where none does.)
+# The site of the mirrors. A push to a mirror of another site is refused.
+# Without this key headwater uses the site that the mirrors already have, the
+# one that their receivers serve, or the last part of their URLs. (The default
+# if there is none of these.)
 #site = "default"
 
-# What is not pushed, in gitignore syntax; .headwaterignore files in the tree
-# count too. (Example.)
+# Paths to leave out, in gitignore syntax. headwater also reads .headwaterignore
+# files in the tree. (Example.)
 #exclude = ["*.map", "/drafts/"]
 
-# Releases kept on each mirror, for rollback.
+# The number of releases that each mirror keeps for rollback.
 #keep = 3
 
-# Where the times of changed files come from: "push" (the time of the push, so
-# that caches and browsers always notice a change) or "source" (the file's own).
+# The time of a changed file: "push" is the time of the push, so that caches and
+# browsers always notice a change; "source" is the time of the source file.
 #mtime = "push"
 
-# Symbolic links: "keep" those that stay inside the tree, "follow" them and push
-# what they point to, or "refuse" a tree that has any.
+# Symbolic links: "keep" links that stay inside the tree, "follow" links and push
+# what they point to, or "refuse" a tree that has links.
 #symlinks = "keep"
 
-# Names that Windows or macOS cannot hold: "warn", or "portable" to refuse them.
+# Names that Windows or macOS cannot store: "warn", or "portable" to refuse them.
 #names = "warn"
 
-# Paths without which a tree is refused: a build that failed half-way must not
-# go out. (Example.)
+# Paths that must be in the tree; otherwise the push is refused. They detect a
+# build that failed half-way. (Example.)
 #must_have = ["index.html"]
 
 # Refuse a push that removes more than this: a percentage, or a number of paths.
-# A percentage never refuses to remove 100 paths or fewer. Without it: "50%".
-# --allow-shrink lets one push through. (Example.)
+# A percentage never refuses the removal of 100 paths or fewer. The default is
+# "50%". --allow-shrink lets one push through. (Example.)
 #max_removed = "25%"
 
-# What is published although it looks like a secret (docs/configuration.md has the list), in
-# gitignore syntax. --allow-secrets lets one push through with all of them. (Example.)
+# Files to publish although they look like secrets, in gitignore syntax
+# (docs/configuration.md has the list). --allow-secrets lets one push through
+# with all of them. (Example.)
 #allow_secrets = ["/examples/server.key"]
 
-# How many mirrors must be ready before any switches: "all", "any", a number, or
-# a percentage such as "80%". With "all" one dead mirror stops every push: right
-# for two or three that must agree. With five, 4 lets one be down; with twenty or
-# more, "80%". Those that were down get the release with the next push or `heal`;
-# the others do not wait for them longer than 2 seconds.
+# How many mirrors must be ready before any mirror switches: "all", "any", a
+# number, or a percentage such as "80%". With "all" one dead mirror stops every
+# push: use it for two or three mirrors that must agree. With five mirrors, 4
+# allows one to be down; with twenty or more, use "80%". A mirror that was down
+# gets the release with the next push or `heal`. The other mirrors wait at most
+# 2 seconds for it.
 #require = "all"
 
-# What becomes of those that switched when another one then fails to: "leave"
-# them on the new release, or "revert" them to the content they had.
+# When a mirror fails to switch after others did: "leave" the others on the new
+# release, or "revert" them to their previous content.
 #on_failure = "leave"
 
-# More mirrors than the [[mirror]] below, a JSON object with the same keys on each
-# line: from a file, "mirrors.jsonl", or as a command writes them. (Example.)
+# More mirrors than the [[mirror]] tables below: one JSON object with the same
+# keys on each line, from a file ("mirrors.jsonl") or from a command. (Example.)
 #mirrors_from = ["inventory", "--format=jsonl"]
 
-# How commands run. The flag of the same name outranks each of these keys.
+# Options of commands. The flag of the same name outranks each of these keys.
 
-# Compression of what is sent: "auto", "raw" (none), or a zstd level from 1 to 19.
+# Compression for other machines: "auto", "raw" (none), or a zstd level (1 to 19).
 #level = "auto"
 
-# Threads. Without it: one for each core. (Example.)
+# The number of threads. The default is one for each core. (Example.)
 #jobs = 4
 
 # How long commands wait for a mirror that another run is changing.
 #wait = "60s"
 
-# How many mirrors are sent content at once.
+# How many mirrors receive content at once.
 #max_parallel = 16
 
-# The most that is sent a second to mirrors on other machines, all together. A
-# mirror's own `bwlimit` is a second limit, for that mirror. (Example.)
+# The most bytes per second to all mirrors on other machines together. `bwlimit`
+# of a mirror is a second limit, for that mirror. (Example.)
 #bwlimit = "2MB"
 
-# Give up mirrors that are not done this long after the start of the run; a
-# mirror's own `deadline` outranks it. (Example.)
+# Abandon mirrors that are not done this long after the start of the run.
+# `deadline` of a mirror outranks it. (Example.)
 #deadline = "10m"
 
-# How ssh is called (split into words as a shell does), and what it runs on the
-# mirror. A mirror's own keys outrank these.
+# The command for ssh, which headwater splits into words as a shell does, and the
+# command that ssh runs on the mirror. The keys of a mirror outrank these.
 #ssh_command = "ssh"
 #receive_command = "headwater"
 
-# How long removed files are still served, so that pages in caches find their
-# assets; the first match counts. Without rules: 24h, but at once for .html,
-# .htm, .xml, .json, .txt and names without an extension. (Examples.)
+# How long mirrors serve removed files, so that cached pages find their assets.
+# The first rule that matches counts. Without a rule: 24h, but 0s for .html, .htm,
+# .xml, .json, .txt and names without an extension. (Examples.)
 #[[keep_removed]]
 #match = "*.js"
 #for = "14d"
@@ -108,19 +112,19 @@ content = "public"
 #match = "/private/"
 #for = "0s"
 
-# The cache of this machine: its directory (an example; without it `headwater` in
-# the XDG cache; --cache outranks it), and how much content of old releases it
-# keeps, so that mirrors on other machines are sent only what changed inside of
-# files: at most `content`, "0" for none, of so many releases. Losing the cache
-# costs bytes on the way, nothing else.
+# The cache of this machine. `dir` is its directory (an example; the default is
+# `headwater` in the XDG cache; --cache outranks it). The cache keeps old content,
+# so that headwater sends only what changed inside of files to mirrors on other
+# machines: at most `content` bytes ("0" keeps none) of so many `releases`. If the
+# cache is lost, transfers are larger, and nothing else changes.
 #[cache]
 #dir = ".headwater-cache"
 #content = "8GiB"
 #releases = 3
 
-# The mirrors. A web server's root is the `current` in the mirror's directory.
-# A url is a directory on a local disk of this machine, https://host:port/site
-# (`headwater serve` runs there) or ssh://user@host/srv/www (`headwater` is installed there).
+# The mirrors. The root of a web server is `current` in the directory of a mirror.
+# A url is a directory on a local disk, https://host:port/site (the mirror runs
+# `headwater serve`), or ssh://user@host/srv/www (`headwater` is installed there).
 [[mirror]]
 name = "local"
 url = "/srv/www"
@@ -130,39 +134,41 @@ url = "/srv/www"
 #url = "https://edge1.example:7447/docs"
 #token_env = "EDGE1_TOKEN"
 #group = "canary"                          # for --only, --skip and [[wave]]
-#public_url = "https://edge1.example/docs" # where visitors find it
+#public_url = "https://edge1.example/docs" # the URL for visitors
 #region = "eu"
 #weight = 1
-#frozen = true                             # left as it is
-#until = 2026-12-24                        # until then
-#store = "0123456789abcdef0123456789abcdef" # the only store that it may have; .headwater/format there has the id
+#frozen = true                             # pushes leave this mirror unchanged
+#until = 2026-12-24                        # the end of `frozen`
+#store = "0123456789abcdef0123456789abcdef" # the id in .headwater/format there; another store is refused
 
-# What mirrors have in common; {name} in a string is the name of each. The ssh
-# keys are for ssh: urls only, and may stand in [[mirror]] too.
+# Keys for all mirrors. {name} in a string is the name of each mirror. The keys of
+# ssh apply only to ssh: urls, and are also allowed in [[mirror]].
 #[mirror_defaults]
 #url = "https://{name}.example:7447/docs"
 #token_env = "MIRRORS_TOKEN"
 #ssh_command = "ssh -i keys/{name}"
 #receive_command = "sudo headwater"
 
-# Mirrors that switch first: for how long the release is served there alone, and
-# what has to be right then, a url or a path below each `public_url`.
+# Groups of mirrors that switch first. `soak` is how long only they serve the
+# release. Then headwater fetches `probe`, a URL or a path below each
+# `public_url`, and compares it with the release.
 #[[wave]]
 #groups = ["canary"]
 #soak = "10m"
 #probe = "index.html"
 
-# Commands that run here after a push: when something changed for visitors, and
-# when a push did not succeed everywhere. They read the paths of changed URLs, one
-# a line, and have HEADWATER_SITE, _RELEASE, _SEQUENCE, _EXIT_CODE and _ERROR. What
-# becomes of them changes no exit code. (Examples.)
+# Commands that run here after a push: if something changed for visitors, and if a
+# push did not succeed everywhere. A command reads the paths of changed URLs, one
+# on each line, and has HEADWATER_SITE, _RELEASE, _SEQUENCE, _EXIT_CODE and _ERROR
+# in its environment. Its result changes no exit code. (Examples.)
 #[hooks]
 #on_activated = ["./after.sh"]
 #on_failed = ["./alarm.sh", "docs"]
 #timeout = "60s"
 
-# A CDN that has to forget what changed: lists of URLs below `base` are posted as
-# {"files": […]} until it acknowledges them, in this push or the next. (Example.)
+# A CDN to purge: headwater posts lists of changed URLs below `base` as
+# {"files": […]} until the CDN acknowledges them, in this push or the next.
+# (Example.)
 #[purge]
 #url = "https://api.cdn.example/zones/1/purge"
 #base = "https://www.example.org"
@@ -173,17 +179,17 @@ url = "/srv/www"
 #max_bytes = "64kB"
 #retry_for = "5m"
 
-# A health check that is asked when a push begins (…/start), succeeds, or fails
-# (…/fail). Its URL is a secret. (Example.)
+# A health check. headwater requests its URL when a push starts (…/start),
+# succeeds, or fails (…/fail). The URL is a secret. (Example.)
 #[ping]
 #url_env = "PING_URL"
 
-# A file with gauges for Prometheus that each push replaces. (Example.)
+# A file with gauges for Prometheus, which each push replaces. (Example.)
 #[metrics]
 #file = "/var/lib/node_exporter/headwater.prom"
 
-# Several directories can make one tree, each at its own place. This replaces
-# the `content` above.
+# Several directories can make one tree, each at its own path. This replaces the
+# `content` above.
 #[[content]]
 #path = "public"
 

@@ -78,9 +78,16 @@ fn masked(line: &str) -> String {
     for word in line.replace("just now", "0 s ago").split_whitespace() {
         let bare = word.trim_end_matches([',', ';', ':']);
         let is_number = |text: &str| !text.is_empty() && text.chars().all(|c| c.is_ascii_digit() || c == '.');
-        let is_unit = ["B", "kB", "MB", "GB", "TB", "ms", "s", "min"].contains(&bare);
-        if let Some(number) = words.last_mut().filter(|number| is_unit && is_number(number)) {
-            "N".clone_into(number);
+        let unit = match bare {
+            "B" | "kB" | "MB" | "GB" | "TB" => Some("SIZE"),
+            "ms" | "s" | "min" => Some("TIME"),
+            _ => None,
+        };
+        let number = words.last_mut().filter(|number| is_number(number));
+        if let (Some(unit), Some(number)) = (unit, number) {
+            // The unit differs, too.
+            *number = word.replace(bare, unit);
+            continue;
         }
         let is_time = bare.len() == 20 && bare.ends_with('Z') && bare.as_bytes()[10] == b'T';
         words.push(if is_time { word.replace(bare, "T") } else { without_ids(word) });

@@ -229,7 +229,7 @@ fn a_dead_mirror_names_the_requirement_that_would_be_met() {
     assert_eq!(["a", "b"].map(|mirror| world.current(mirror)), [2, 2]);
     world.run("push --only c").code(4).warns("fix what failed and push again\n");
     assert!(world.ok("init other.toml").stdout.contains("other.toml"));
-    assert!(world.read("other.toml").contains("With five, 4 lets one be down"));
+    assert!(world.read("other.toml").contains("With five mirrors, 4\n# allows one to be down"));
 }
 
 #[test]

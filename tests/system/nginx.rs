@@ -24,6 +24,12 @@ struct Nginx {
 impl Nginx {
     /// Serves `root` with a configuration of its own, from memory of no one else.
     fn start(world: &World, root: &Path) -> Self {
+        let root = root.display().to_string();
+        Self::with_server(world, |port| format!("server {{ listen 127.0.0.1:{port}; root {root}; }}"))
+    }
+
+    /// Serves with the `server` block that is made for a port.
+    fn with_server(world: &World, server: impl FnOnce(u16) -> String) -> Self {
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let directory = world.path("nginx");
         fs::create_dir_all(&directory).unwrap();
@@ -33,10 +39,9 @@ impl Nginx {
         let text = format!(
             "daemon off; master_process off; pid {directory}/pid; error_log {directory}/error.log;\n\
              events {{ worker_connections 64; }}\n\
-             http {{ access_log off; {temporary} keepalive_requests 100000000;\n\
-             server {{ listen 127.0.0.1:{port}; root {root}; }} }}\n",
+             http {{ access_log off; {temporary} keepalive_requests 100000000;\n{server} }}\n",
             directory = directory.display(),
-            root = root.display(),
+            server = server(port),
         );
         fs::write(directory.join("conf"), text).unwrap();
         let mut command = Command::new("nginx");
@@ -181,5 +186,33 @@ fn nginx_serves_every_switch_without_a_failed_or_mixed_read() {
     for release in 0..=SWITCHES {
         let path = format!("assets/only-{release}.js");
         assert_eq!(check(&mut client, &path, &tags, SWITCHES), Ok(release), "retired paths stay");
+    }
+}
+
+#[test]
+#[ignore = "needs nginx"]
+fn the_server_of_the_docs_serves_a_mirror() {
+    let world = World::new();
+    let site = tree(7).file("404.html", "not found").file("docs/index.html", "docs").file("empty/x.js", "x");
+    world.publish(&site, &["mirror"], &[]);
+    let page = include_str!("../../docs/web-servers.md");
+    let (_, block) = page.split_once("```nginx\n").expect("it is there");
+    let block = block.split("```").next().unwrap();
+    assert!(block.contains("listen 80;") && block.contains("root /srv/www/current;"));
+    let root = world.path("mirror/current").display().to_string();
+    let nginx = Nginx::with_server(&world, |port| {
+        block.replace("listen 80;", &format!("listen 127.0.0.1:{port};")).replace("/srv/www/current", &root)
+    });
+    let mut client = Client::connect(nginx.port);
+    for (path, status, body) in [
+        ("", 200, content("index.html", 7)),
+        ("docs/", 200, b"docs".to_vec()),
+        ("latest/page.html", 200, content("v1/page.html", 7)),
+        ("assets/only-7.js", 200, content("assets/only-7.js", 7)),
+        ("nothing", 404, b"not found".to_vec()),
+        ("empty/", 404, b"not found".to_vec()),
+    ] {
+        let answer = client.read(path).unwrap();
+        assert_eq!((answer.status, answer.body), (status, body), "{path}");
     }
 }
