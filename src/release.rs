@@ -12,6 +12,8 @@ use serde::{Deserialize, Serialize};
 use crate::hash::{ContentId, HistoryId, ManifestId, ReleaseId};
 use crate::tree_path::Site;
 
+/// Highest sequence of a release: not every JSON reader reads higher numbers as they are.
+pub const MAX_SEQUENCE: u64 = (1 << 53) - 1;
 /// Longest note, in bytes.
 pub const MAX_NOTE_BYTES: usize = 1024;
 /// Longest name of the person or job that rejected content, in bytes.
@@ -80,7 +82,7 @@ pub struct Release {
     pub created: u64,
     /// Milliseconds since 1970 at which the push began.
     pub began: u64,
-    /// The highest number seen in each order stream.
+    /// The number of the newest release of each order stream.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub orders: BTreeMap<String, u64>,
     /// Content that a person rolled back, ascending by content id.
@@ -365,7 +367,8 @@ impl FromStr for ReleaseName {
             let (sequence, id16) = text.split_once('-')?;
             let digits = id16.len() == 16 && id16.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
             let id16 = u64::from_str_radix(id16, 16).ok().filter(|_| digits)?.to_be_bytes();
-            let name = Self { sequence: sequence.parse().ok()?, id16 };
+            let sequence = sequence.parse().ok().filter(|sequence| *sequence <= MAX_SEQUENCE)?;
+            let name = Self { sequence, id16 };
             (name.to_string() == text).then_some(name)
         };
         parse().ok_or_else(|| ReleaseError::Name { text: text.chars().take(80).collect() })

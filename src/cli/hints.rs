@@ -38,6 +38,7 @@ pub(crate) fn of_push(error: PushError) -> Failure {
         PushError::Rollback(_) | PushError::NoRelease(_) => {
             (Exit::Usage, Some("`headwater releases MIRROR` lists what is kept".into()))
         }
+        PushError::SequencesSpent { .. } => (Exit::Refused, Some(BEGIN_ANEW.to_owned())),
         PushError::NotStaged { staged, .. } => (Exit::Usage, Some(of_staged(staged))),
         PushError::NoProbe { .. } => (
             Exit::Refused,
@@ -153,10 +154,15 @@ pub(crate) const fn of_mirror(kind: Kind) -> Option<&'static str> {
         ),
         Kind::Version => Some("let both sides run versions of headwater that know each other"),
         Kind::Busy => Some("its receiver has too much to do: try again later"),
+        Kind::FarBeyond => Some(BEGIN_ANEW),
         Kind::OtherHistory => Some("publish its content with `headwater promote`, or push a tree with --new-history"),
         _ => of_place(kind),
     }
 }
+
+/// What to do about a mirror whose sequences leave no room, or cannot be true.
+const BEGIN_ANEW: &str = "look at what it serves; if that is wrong, empty its directory and push to it with --init, or leave \
+     it out with --skip";
 
 /// What to do about the failure of one mirror that its place or its disk is the reason of.
 const fn of_place(kind: Kind) -> Option<&'static str> {

@@ -32,7 +32,7 @@ use std::io::Read;
 use std::path::PathBuf;
 
 use crate::fsx::IoError;
-use crate::hash::{ManifestId, ObjectId, StoreId};
+use crate::hash::{HistoryId, ManifestId, ObjectId, StoreId};
 use crate::monitor::Monitor;
 use crate::release::ReleaseName;
 pub use crate::store::{Depth, Fault, FetchRecords, Happening, Pruned, Repaired, Verified, What};
@@ -70,6 +70,26 @@ pub enum MirrorError {
         expected: StoreId,
         /// The store that is there now.
         found: Option<StoreId>,
+    },
+    /// Most other mirrors of its fleet have another history.
+    #[error("it serves release {current} of history {found}, and most other mirrors are of history {history}")]
+    ForeignHistory {
+        /// What it serves.
+        current: ReleaseName,
+        /// The history of that.
+        found: HistoryId,
+        /// The history of the others.
+        history: HistoryId,
+    },
+    /// Its sequences cannot be those of its fleet.
+    #[error(
+        "it has a release of sequence {sequence}, and the highest of all other mirrors is {highest}: it is not believed"
+    )]
+    FarBeyond {
+        /// The highest sequence there.
+        sequence: u64,
+        /// The highest sequence of the others.
+        highest: u64,
     },
     /// The user asked to stop.
     #[error("stopped")]
@@ -113,6 +133,8 @@ pub enum Failure {
     Conflict,
     /// It serves a release of another history.
     OtherHistory,
+    /// Its sequences cannot be those of its fleet.
+    FarBeyond,
     /// The fault is at the origin.
     Origin,
     /// The mirror's base for the manifest change is damaged.
@@ -179,6 +201,7 @@ impl Failure {
             Self::Locked => "locked",
             Self::Conflict => "conflict",
             Self::OtherHistory => "other_history",
+            Self::FarBeyond => "far_beyond",
             Self::Origin => "origin",
             Self::DamagedBase => "damaged",
             Self::Unreachable | Self::Certificate | Self::Behind => "unreachable",
@@ -258,6 +281,7 @@ impl MirrorError {
             Self::Way(error) => Failure::of_way(error),
             Self::Supply(_) => Failure::Origin,
             Self::OtherStore { .. } => Failure::OtherStore,
+            Self::FarBeyond { .. } => Failure::FarBeyond,
             Self::Cancelled | Self::Store(StoreError::Cancelled) => Failure::Cancelled,
             Self::Store(StoreError::Locked { .. }) => Failure::Locked,
             Self::Store(StoreError::OtherOwner { .. }) => Failure::OtherOwner,
@@ -281,7 +305,7 @@ impl MirrorError {
             Self::Store(StoreError::Conflict { .. } | StoreError::NotNewer { .. } | StoreError::NotStaged { .. }) => {
                 Failure::Conflict
             }
-            Self::Store(StoreError::OtherHistory { .. }) => Failure::OtherHistory,
+            Self::ForeignHistory { .. } | Self::Store(StoreError::OtherHistory { .. }) => Failure::OtherHistory,
             Self::Store(StoreError::Manifest { .. } | StoreError::DamagedBases { .. }) => Failure::DamagedBase,
             Self::Store(_) => Failure::Other,
         }

@@ -24,6 +24,8 @@ enum Race {
     Older,
     /// The other one is newer.
     Newer,
+    /// There is no other one: the mirror serves what it served, and has no other release staged.
+    Nobody,
 }
 
 /// Activates the target on the `staged` mirrors and notes their outcomes.
@@ -36,6 +38,7 @@ pub(super) fn activate(
     gate: &Gate<'_>,
 ) -> Result<bool, PushError> {
     let mut rest = by_store(target, staged);
+    let mut tries = 0;
     while !rest.is_empty() {
         if gate.is_cancelled() {
             return Err(PushError::Cancelled);
@@ -48,12 +51,21 @@ pub(super) fn activate(
                 return Ok(false);
             }
             Err(error) if is_lost(target, error.failure()) => {
-                if !matches!(race(target, lead, options), Race::Ours) {
-                    return Ok(lose(target, lead, outcomes, options));
+                match race(target, lead, options) {
+                    Race::Ours => {
+                        outcomes[lead] = Some(Outcome::Activated);
+                        together(target, &rest, outcomes, options, gate);
+                        return Ok(false);
+                    }
+                    // Another push took the slot and gave it up.
+                    Race::Nobody if tries < MAX_TRIES && stage_alone(target, lead, options, gate).is_ok() => {
+                        tries += 1;
+                        rest.insert(0, lead);
+                    }
+                    // The mirror contradicts itself. That is no reason to leave the others unpublished.
+                    Race::Nobody => outcomes[lead] = Some(failed(target, lead, &error, gate)),
+                    Race::Older | Race::Newer => return Ok(lose(target, lead, outcomes, options)),
                 }
-                outcomes[lead] = Some(Outcome::Activated);
-                together(target, &rest, outcomes, options, gate);
-                return Ok(false);
             }
             // The next one leads.
             Err(error) => outcomes[lead] = Some(failed(target, lead, &error, gate)),
@@ -84,7 +96,7 @@ pub(super) fn one(target: &Target, index: usize, options: &Options, gate: &Gate<
             Race::Newer if state.staged.as_ref().is_some_and(|staged| staged.sequence > target.release.sequence) => {
                 return Outcome::Superseded;
             }
-            Race::Older | Race::Newer => {}
+            Race::Older | Race::Newer | Race::Nobody => {}
         }
         expected = state.current;
         if state.staged.is_none_or(|staged| staged.name() != target.release.name())
@@ -100,6 +112,11 @@ pub(super) fn one(target: &Target, index: usize, options: &Options, gate: &Gate<
 /// the mirror has another history: it had none, or the same, when it was asked.
 pub(super) fn is_lost(target: &Target, failure: Failure) -> bool {
     failure == Failure::Conflict || target.is_new && failure == Failure::OtherHistory
+}
+
+/// Whether a mirror that refused the target has a release of another push.
+pub(super) fn has_rival(target: &Target, index: usize, options: &Options) -> bool {
+    !matches!(race(target, index, options), Race::Nobody)
 }
 
 /// What becomes of a push that lost a compare-and-set on `index`: everything
@@ -176,7 +193,10 @@ fn race(target: &Target, index: usize, options: &Options) -> Race {
         (true, None) if state.current.is_some() => return Race::Newer,
         (true, current) => current,
         // Nobody switched: the other one took the slot that ours was staged in.
-        (false, _) => state.staged.as_ref(),
+        (false, _) => match state.staged.as_ref().filter(|staged| staged.name() != target.release.name()) {
+            Some(staged) => Some(staged),
+            None => return Race::Nobody,
+        },
     };
     match rival {
         Some(rival) if rival.name() == target.release.name() && is_switched => Race::Ours,

@@ -16,7 +16,7 @@ use crate::push::outcome::Outcome;
 use crate::push::rollout::{Staged, at_once, stage_alone};
 use crate::push::states::CANCEL_POLL_INTERVAL;
 use crate::push::target::Target;
-use crate::push::{PushError, fleet, prepare};
+use crate::push::{PushError, claims, fleet};
 use crate::release::Release;
 
 /// Takes the answers of the late members and stages the target on each, on a thread of its own, until all have answered
@@ -65,7 +65,7 @@ fn refusal(target: &Target, current: &Release, options: &Options) -> Option<Outc
     if !target.is_new || !was_newest {
         return None;
     }
-    if prepare::check_order(options, Some(current)).is_err() {
+    if claims::check_order(options, &current.orders).is_err() {
         return Some(Outcome::Newer { serves: current.name() });
     }
     let rejected = current.rejection(target.release.content).filter(|_| !options.again)?;

@@ -14,6 +14,7 @@ mod bases;
 mod batch;
 mod bundle;
 mod churn;
+mod claims;
 mod contents;
 mod fleet;
 mod for_all;
@@ -153,6 +154,14 @@ pub enum PushError {
     /// A release that a mirror does not keep.
     #[error("{0}")]
     NoRelease(String),
+    /// There is no sequence left for another release.
+    #[error("no release can follow sequence {highest}, which {mirror} has")]
+    SequencesSpent {
+        /// The mirror with the highest sequence.
+        mirror: String,
+        /// That sequence.
+        highest: u64,
+    },
     /// Mirrors hold different sites, and no site was named.
     #[error("the mirrors hold different sites: {}", site::by_site(mirrors))]
     SitesDiffer {

@@ -1,6 +1,7 @@
 //! From what the mirrors said and what the source has to what shall be done:
 //! fence, guard rails, the new manifest and release, or nothing at all.
 
+use std::collections::BTreeMap;
 use std::io::BufWriter;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -25,7 +26,7 @@ use crate::push::source::{DecidedBy, Live, Source};
 use crate::push::sources::Sources;
 use crate::push::states::{PendingStates, StatePoll, may_go_on};
 use crate::push::target::Target;
-use crate::push::{PushError, ahead, rollout, secrets, site};
+use crate::push::{PushError, ahead, claims, rollout, secrets, site};
 use crate::release::{MAX_REPLACED, RejectedContent, Release};
 use crate::scan::{Root, ScanOptions, Tree};
 use crate::tree_path::Site;
@@ -158,6 +159,7 @@ impl Preparation {
         if matches!(source, Source::Rollback { to: None, .. }) {
             members = load::look_again(members, &options.stores, monitor)?;
         }
+        let members = claims::checked(members, options, monitor);
         let loaded = load(source, tree, &members, options)?;
         fleet::check_distinct(&members)?;
         // What is promoted may be of another site.
@@ -243,7 +245,8 @@ impl Preparation {
             fleet::check_one_history(&self.members)?;
         }
         let newest = fleet::newest(&self.members).cloned();
-        check_order(options, newest.as_ref())?;
+        let orders = claims::published_orders(&self.members, options, monitor);
+        claims::check_order(options, &orders)?;
         let content = self.loaded.live.content();
         if let Some(newest) = &newest
             && newest.content == content
@@ -268,7 +271,7 @@ impl Preparation {
         }
         self.check_live(options, monitor)?;
         on_new(&self.loaded.live);
-        let next = self.make_release(newest.as_ref(), options, monitor)?;
+        let next = self.make_release(newest.as_ref(), orders, options, monitor)?;
         let likely = self.loaded.rolled_back_to.as_ref().map(|release| release.manifest);
         Ok(self.into_target(next, true, likely))
     }
@@ -356,11 +359,11 @@ impl Preparation {
     fn make_release(
         &self,
         newest: Option<&Release>,
+        orders: BTreeMap<String, u64>,
         options: &Options,
         monitor: &dyn Monitor,
     ) -> Result<Next, PushError> {
-        let highest = self.releases().map(|release| release.created).max();
-        let created = fsx::unix_seconds().max(highest.map_or(0, |created| created + 1));
+        let created = claims::time_after(self.releases(), fsx::unix_seconds());
         let rules = Rules { created, mtime: options.mtime, retention: &options.retention };
         let previous = match newest {
             Some(newest) => self.copy_manifest(newest)?,
@@ -375,7 +378,7 @@ impl Preparation {
         let stream = || entries(previous.as_deref());
         let (outline, totals, manifest) = self.write_manifest(&stream, &rules)?;
         options.guards.check_removed(outline.gone, outline.total)?;
-        let mut release = self.describe(&totals, newest, options)?;
+        let mut release = self.describe(&totals, newest, orders, options)?;
         release.created = created;
         Ok(Next { release, manifest: Some(Arc::new(manifest)), previous, sums: outline.sums })
     }
@@ -400,10 +403,14 @@ impl Preparation {
         Ok((outline, totals, ManifestFile { file, id: totals.manifest }))
     }
 
-    fn describe(&self, totals: &Totals, newest: Option<&Release>, options: &Options) -> Result<Release, PushError> {
-        let floor = self.members.iter().filter_map(|member| member.state()).map(|state| state.highest_sequence);
-        let known = newest.map(|newest| newest.sequence);
-        let sequence = floor.chain(known).max().unwrap_or(0) + 1;
+    fn describe(
+        &self,
+        totals: &Totals,
+        newest: Option<&Release>,
+        orders: BTreeMap<String, u64>,
+        options: &Options,
+    ) -> Result<Release, PushError> {
+        let sequence = claims::next_sequence(&self.members)?;
         let (history, replaces) = self.history(newest, options)?;
         let mut release = Release::new(self.site.clone(), history, sequence, totals.manifest, totals.content);
         release.replaces = replaces;
@@ -414,15 +421,15 @@ impl Preparation {
         release.bytes = totals.bytes;
         release.note.clone_from(&options.note);
         release.partial.clone_from(&options.partial);
+        release.orders = orders;
         if let Some(newest) = newest {
-            release.orders.clone_from(&newest.orders);
             let kept: Vec<_> = self.releases().map(|kept| kept.content).collect();
             release.rejected =
                 newest.rejected.iter().filter(|rejected| kept.contains(&rejected.content)).cloned().collect();
         }
         if let Some(order) = &options.order {
-            let highest = release.orders.entry(order.stream.clone()).or_default();
-            *highest = order.number.max(*highest);
+            // One that is allowed to be older sets the stream to its own number: so a wrong one is got rid of.
+            release.orders.insert(order.stream.clone(), order.number);
         }
         if let (Some(to), Some(newest)) = (&self.loaded.rolled_back_to, newest) {
             release.rolled_back_to = Some(to.sequence);
@@ -481,15 +488,4 @@ fn shows_expunged(manifest: &ManifestFile, options: &Options) -> Result<bool, Pu
         }
     }
     Ok(false)
-}
-
-/// Refuses an order that is older than the newest published one of its stream.
-pub(super) fn check_order(options: &Options, newest: Option<&Release>) -> Result<(), PushError> {
-    let (Some(order), Some(newest)) = (&options.order, newest) else { return Ok(()) };
-    match newest.orders.get(&order.stream) {
-        Some(&seen) if order.number < seen && !options.allow_older => {
-            Err(PushError::Superseded { stream: order.stream.clone(), number: order.number, seen })
-        }
-        _ => Ok(()),
-    }
 }

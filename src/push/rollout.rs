@@ -305,8 +305,13 @@ impl Conductor<'_> {
         if self.gate.is_cancelled() {
             return Err(PushError::Cancelled);
         }
+        // One that failed before it was sent anything has lost to nobody.
         let is_conflict = |index: &usize| match &self.outcomes[*index] {
-            Some(Outcome::Failed { failure, .. }) => activation::is_lost(self.target, *failure),
+            Some(Outcome::Failed { failure, .. }) => {
+                self.target.members[*index].state().is_some()
+                    && activation::is_lost(self.target, *failure)
+                    && activation::has_rival(self.target, *index, self.options)
+            }
             _ => false,
         };
         let lost = self.in_time().find(is_conflict);

@@ -3,6 +3,7 @@
 //!
 //! No clock decides here: a mirror answers when the push has reported what the test waits for.
 
+mod claims;
 mod edge;
 
 use std::fs;

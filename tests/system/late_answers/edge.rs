@@ -28,6 +28,8 @@ pub(super) struct Edge {
     /// Whether its path is not seen here, as that of a mirror on another machine.
     pub(super) hides_path: bool,
     pub(super) fails_to_stage: bool,
+    /// What it changes in its state before it answers.
+    pub(super) alters: Option<fn(&mut MirrorState)>,
     pub(super) asked: AtomicUsize,
 }
 
@@ -44,6 +46,7 @@ impl Edge {
             is_dead: false,
             hides_path: false,
             fails_to_stage: false,
+            alters: None,
             asked: AtomicUsize::new(0),
         }
     }
@@ -73,7 +76,14 @@ impl Mirror for Edge {
             let waited = held.recv_timeout(MOST);
             assert_eq!(waited, Err(RecvTimeoutError::Disconnected), "the push waits for this mirror");
         }
-        if self.is_dead { Err(dead()) } else { self.inner.state() }
+        if self.is_dead {
+            return Err(dead());
+        }
+        let mut state = self.inner.state()?;
+        if let Some(alter) = self.alters {
+            alter(&mut state);
+        }
+        Ok(state)
     }
 
     fn store_id(&self) -> Option<StoreId> {
