@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::hash::{ContentId, HistoryId, ManifestId, ReleaseId};
 use crate::tree_path::Site;
+use crate::varint::MAX_NUMBER;
 
 /// Highest sequence of a release: not every JSON reader reads higher numbers as they are.
 pub const MAX_SEQUENCE: u64 = (1 << 53) - 1;
@@ -45,6 +46,9 @@ pub enum ReleaseError {
     /// A note too long or with control characters.
     #[error("a note has at most 1,024 bytes and no control characters")]
     Note,
+    /// A number that not every JSON reader reads as it is.
+    #[error("a number in a release record is not below 2^53")]
+    Number,
     /// Replaced histories that cannot be.
     #[error("a release replaces at most {MAX_REPLACED} histories, each once, and not its own")]
     Replaces,
@@ -243,6 +247,9 @@ impl Release {
             return Err(ReleaseError::Version { found });
         }
         let release: Self = serde_json::from_slice(bytes).map_err(garbled)?;
+        if !release.has_valid_numbers() {
+            return Err(ReleaseError::Number);
+        }
         if release.note.as_deref().is_some_and(|note| !is_note(note)) {
             return Err(ReleaseError::Note);
         }
@@ -273,6 +280,14 @@ impl Release {
     #[must_use]
     pub fn name(&self) -> ReleaseName {
         ReleaseName::new(self.sequence, &self.id())
+    }
+
+    fn has_valid_numbers(&self) -> bool {
+        let Self { sequence, created, began, entries, retired, bytes, .. } = *self;
+        let own = [sequence, created, began, entries, retired, bytes];
+        let rejected = self.rejected.iter().flat_map(|rejected| [rejected.sequence, rejected.at]);
+        let others = self.until.into_iter().chain(self.rolled_back_to).chain(self.orders.values().copied());
+        own.into_iter().chain(rejected).chain(others).all(|number| number <= MAX_NUMBER)
     }
 
     fn has_valid_replaces(&self) -> bool {
@@ -437,6 +452,21 @@ mod tests {
         assert!(matches!(parse("\"bytes\":0", "\"bytes\":0,\"later\":1"), Err(ReleaseError::Garbled { .. })));
         assert_eq!(parse("first ", "first\\u001b"), Err(ReleaseError::Note));
         assert!(matches!(parse("docs", "../x"), Err(ReleaseError::Garbled { .. })));
+    }
+
+    #[test]
+    fn numbers_of_two_to_the_53rd_and_more_are_refused() {
+        let text = String::from_utf8(release().to_bytes()).unwrap();
+        let parse = |field: &str, number: u64| {
+            let old = text.split(field).nth(1).unwrap().split([',', '}']).next().unwrap();
+            Release::parse(text.replacen(&format!("{field}{old}"), &format!("{field}{number}"), 1).as_bytes())
+        };
+        for field in ["sequence\":", "created\":", "began\":", "ci\":", "entries\":", "bytes\":"] {
+            assert!(parse(field, MAX_NUMBER).is_ok(), "{field}");
+            assert_eq!(parse(field, MAX_NUMBER + 1), Err(ReleaseError::Number), "{field}");
+        }
+        let late = Release { until: Some(1 << 63), ..release() };
+        assert_eq!(Release::parse(&late.to_bytes()), Err(ReleaseError::Number));
     }
 
     #[test]

@@ -6,6 +6,9 @@
 
 use std::io::{self, Read};
 
+/// Largest number that means a time, a size or a count in any of our formats: larger integers are
+/// not exact in every JSON reader, and arithmetic with numbers up to it does not overflow.
+pub const MAX_NUMBER: u64 = (1 << 53) - 1;
 /// Bytes of the longest encoding.
 pub const MAX_BYTES: usize = 10;
 
@@ -61,6 +64,17 @@ pub fn read(reader: &mut impl Read) -> io::Result<u64> {
     Ok(value)
 }
 
+/// Reads one number that means a time, a size or a count.
+///
+/// # Errors
+/// As [`read`], and `InvalidData` for a number over [`MAX_NUMBER`].
+pub fn read_bounded(reader: &mut impl Read) -> io::Result<u64> {
+    match read(reader)? {
+        value if value > MAX_NUMBER => Err(io::Error::new(io::ErrorKind::InvalidData, "number is not below 2^53")),
+        value => Ok(value),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -77,6 +91,19 @@ mod tests {
                 assert_eq!(take(&mut input).unwrap(), value);
                 assert!(input.is_empty());
             }
+        }
+    }
+
+    #[test]
+    fn a_bounded_number_is_below_two_to_the_53rd() {
+        let read_back = |value: u64| {
+            let mut bytes = Vec::new();
+            push(value, &mut bytes);
+            read_bounded(&mut &bytes[..])
+        };
+        assert_eq!(read_back(MAX_NUMBER).unwrap(), MAX_NUMBER);
+        for large in [MAX_NUMBER + 1, 1 << 63, u64::MAX] {
+            assert_eq!(read_back(large).unwrap_err().kind(), io::ErrorKind::InvalidData, "{large}");
         }
     }
 

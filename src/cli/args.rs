@@ -12,6 +12,7 @@ use headwater::config::{OnFailure, Require, parse_duration, parse_rate};
 use headwater::mirror::{ReceiveCommand, SshCommand};
 use headwater::push::LevelChoice;
 use headwater::tree_path::{Site, TreePath};
+use headwater::varint::MAX_NUMBER;
 
 use super::after::AroundArgs;
 use super::habits::{DryRunArgs, HabitArgs};
@@ -38,6 +39,9 @@ impl Order {
     pub(crate) fn new(stream: &str, number: u64) -> Result<Self, String> {
         if stream.is_empty() || stream.len() > MAX_STREAM_BYTES || stream.contains(char::is_control) {
             return Err(format!("a stream has 1 to {MAX_STREAM_BYTES} bytes and no control characters"));
+        }
+        if number > MAX_NUMBER {
+            return Err("a number in a stream is below 2^53".to_owned());
         }
         Ok(Self { stream: stream.to_owned(), number })
     }

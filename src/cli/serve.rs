@@ -84,6 +84,13 @@ impl Log for StderrLog {
     }
 }
 
+/// The log on stderr, which has also what panics: nothing else is to write there.
+fn stderr_log(is_quiet: bool) -> Arc<dyn Log> {
+    let log: Arc<dyn Log> = Arc::new(StderrLog { is_quiet });
+    serve::log_panics(Arc::clone(&log));
+    log
+}
+
 fn failure(error: ServeError) -> Failure {
     let (exit, hint) = match &error {
         ServeError::InTheClear { .. } => (
@@ -135,7 +142,7 @@ pub(crate) fn serve(args: &ServeArgs, is_quiet: bool) -> Result<Exit, Failure> {
         settings.front = Front::Proxy;
     }
     show_sites(&settings);
-    let server = Server::bind(&settings, Arc::new(StderrLog { is_quiet })).map_err(failure)?;
+    let server = Server::bind(&settings, stderr_log(is_quiet)).map_err(failure)?;
     if matches!(&settings.access, Access::Tokens(tokens) if tokens.is_empty()) {
         return Err(no_token(
             "`headwater token new` makes a [[token]] table, for serve.toml or the file of --token-file",
@@ -222,7 +229,7 @@ pub(crate) fn receive(args: &ReceiveArgs) -> Result<Exit, Failure> {
     };
     settings.access = Access::Open;
     let log: Arc<dyn Log> = match verbosity::is_verbose() {
-        true => Arc::new(StderrLog { is_quiet: false }),
+        true => stderr_log(false),
         false => Arc::new(serve::NoLog),
     };
     serve::receive(&settings, log).map_err(failure)?;

@@ -18,6 +18,8 @@ pub enum Fault {
     ErrnoAt(u64, i32),
     /// Let every operation of this name fail with this `errno`.
     ErrnoOn(String, i32),
+    /// Panic in every operation of this name.
+    PanicOn(String),
     /// Do nothing where a directory should be synced: a sabotage that a power cut must show.
     SkipDirectorySync,
     /// Do nothing where data should be synced: a sabotage that a power cut must show.
@@ -35,12 +37,13 @@ static STEPS: AtomicU64 = AtomicU64::new(0);
 #[cfg(debug_assertions)]
 static FAULTS: Mutex<Vec<Fault>> = Mutex::new(Vec::new());
 
-/// Reads a fault from its text: `kill@N`, `errno=E@N`, `errno=E@OP`,
+/// Reads a fault from its text: `kill@N`, `errno=E@N`, `errno=E@OP`, `panic@OP`,
 /// `skip-directory-sync`, `skip-data-sync`, `unlink-before-rename`, `clock+SECONDS`, `count`.
 #[must_use]
 pub fn parse(text: &str) -> Option<Fault> {
     match text.split_once('@') {
         Some(("kill", step)) => step.parse().ok().map(Fault::KillAt),
+        Some(("panic", op)) => Some(Fault::PanicOn(op.to_owned())),
         Some((errno, at)) => {
             let errno = errno.strip_prefix("errno=")?.parse().ok()?;
             Some(match at.parse() {
@@ -115,6 +118,7 @@ pub(super) fn step(op: &'static str, path: impl FnOnce() -> std::path::PathBuf) 
                 let killed = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
                 unreachable!("survived SIGKILL: {killed:?}");
             }
+            Fault::PanicOn(name) if name == op => panic!("a panic in {op}, as was asked for"),
             Fault::ErrnoAt(at, errno) if *at == step => *errno,
             Fault::ErrnoOn(name, errno) if name == op => *errno,
             _ => continue,

@@ -101,12 +101,21 @@ pub fn found<T>(result: Result<T>) -> Result<Option<T>> {
 /// When the system refuses.
 pub fn seal(file: &File, mode: FileMode, mtime: Option<u64>, path: impl Fn() -> PathBuf) -> Result<()> {
     if let Some(seconds) = mtime {
-        let time = std::time::UNIX_EPOCH + Duration::from_secs(seconds);
         step("set time of", &path)?;
-        file.set_times(fs::FileTimes::new().set_accessed(time).set_modified(time)).context("set time of", &path)?;
+        set_time(file, seconds).context("set time of", &path)?;
     }
     step("set mode of", &path)?;
     set_mode(file, mode, path)
+}
+
+/// Sets the time of a file, in seconds since 1970.
+fn set_time(file: &File, seconds: u64) -> io::Result<()> {
+    /// Every file system has times up to 2038; some cut later ones short without a word.
+    const SAFE_SECONDS: u64 = i32::MAX as u64;
+    let unfit = || io::Error::new(io::ErrorKind::InvalidInput, format!("it cannot be {seconds} s after 1970 here"));
+    let time = UNIX_EPOCH.checked_add(Duration::from_secs(seconds)).ok_or_else(unfit)?;
+    file.set_times(fs::FileTimes::new().set_accessed(time).set_modified(time))?;
+    if seconds > SAFE_SECONDS && file.metadata()?.modified()? != time { Err(unfit()) } else { Ok(()) }
 }
 
 /// Gives what is open its group and mode, whatever the umask was when it was created.
@@ -251,6 +260,26 @@ fn lock_by(
             Err(fs::TryLockError::WouldBlock) if Instant::now() >= deadline => return Ok(false),
             Err(fs::TryLockError::WouldBlock) => std::thread::sleep(PAUSE),
             Err(fs::TryLockError::Error(error)) => return Err(IoError::new("lock", path, error)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_that_cannot_be_is_an_error_and_never_another_time() {
+        let file = tempfile::tempfile().unwrap();
+        let path = || PathBuf::from("content");
+        for seconds in [0, 1 << 31, 1 << 40, (1 << 53) - 1, 1 << 53, i64::MAX as u64, 1 << 63, u64::MAX] {
+            match seal(&file, FileMode::RECORD, Some(seconds), path) {
+                Ok(()) => {
+                    let kept = file.metadata().unwrap().modified().unwrap();
+                    assert_eq!(kept.duration_since(UNIX_EPOCH).unwrap(), Duration::from_secs(seconds));
+                }
+                Err(error) => assert!(seconds > 1 << 31 && error.op == "set time of", "{seconds}: {error}"),
+            }
         }
     }
 }

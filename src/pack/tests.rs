@@ -1,6 +1,7 @@
 //! Whole packs: there and back, damage, determinism, the example of the
 //! format's description, and the packs that earlier versions wrote.
 
+use crate::varint;
 use proptest::prelude::*;
 
 use super::*;
@@ -39,7 +40,7 @@ fn input() -> impl Strategy<Value = Input> {
     let word = prop::collection::vec(any::<u8>(), 1..40);
     let words = prop::collection::vec((word, 1usize..30), 1..20);
     let level = prop_oneof![Just(Level::Raw), (1i32..=19).prop_map(Level::Zstd)];
-    (words, any::<prop::sample::Index>(), 1usize..500, 0..u64::MAX / 2, level).prop_map(
+    (words, any::<prop::sample::Index>(), 1usize..500, 0..varint::MAX_NUMBER / 2, level).prop_map(
         |(words, begin, step, offset, level)| {
             let content: Vec<u8> = words.iter().flat_map(|(word, times)| word.repeat(*times)).collect();
             // A part of the content as the prefix, so that it is of use.

@@ -87,7 +87,7 @@ impl Handler {
         let preparing = tokio::spawn(Arc::clone(&self).prepare(Arc::clone(&site)));
         let hook = site.hook_run(self.limits.hook).await;
         if self.stay == Stay::Peer {
-            preparing.await.map_err(|error| Refused::broken(&error))?;
+            preparing.await.map_err(|_| Refused::no_result())?;
         }
         Ok(Settled { pruned, hook })
     }

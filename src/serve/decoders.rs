@@ -57,7 +57,7 @@ impl Decoders {
             sender.send(work()).ok();
         };
         self.jobs.send(Box::new(job)).expect("the threads live as long as this does");
-        result.await.map_err(|error| Refused::broken(&error))?
+        result.await.map_err(|_| Refused::no_result())?
     }
 }
 

@@ -182,7 +182,7 @@ impl Inbox {
                 file.write_all_at(&bytes, at).context("write", || PathBuf::from("a spool file"))?;
                 Ok::<_, crate::fsx::IoError>(hasher)
             });
-            hasher = written.await.map_err(|error| Refused::broken(&error))??;
+            hasher = written.await.map_err(|_| Refused::no_result())??;
             done += count;
         }
         Ok(hasher.finalize())

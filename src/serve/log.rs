@@ -103,6 +103,13 @@ pub enum Record {
         /// What happened.
         message: String,
     },
+    /// A bug: the work on a request, or other work, ended by a panic. Whoever waits for it is refused.
+    Panicked {
+        /// Where: file and line of the source.
+        place: String,
+        /// What it says.
+        message: String,
+    },
     /// The certificate was read again.
     CertificateRead {
         /// Why it was not taken; the old one stays.
@@ -128,6 +135,16 @@ pub enum Record {
         /// Connections that did not end in time.
         cut: usize,
     },
+}
+
+/// From now on a panic anywhere in this process is a record of `log` and nothing else: stderr may be that log, and
+/// text from a peer may be in the message.
+pub fn log_panics(log: Arc<dyn Log>) {
+    std::panic::set_hook(Box::new(move |panic| {
+        let message = panic.payload_as_str().unwrap_or("a panic without a message");
+        let place = panic.location().map_or_else(|| "unknown".to_owned(), ToString::to_string);
+        log.record(&Record::Panicked { place, message: text(message) });
+    }));
 }
 
 /// The record of a request, while it is answered.

@@ -35,7 +35,7 @@ mod stdio;
 mod tls;
 
 pub use access::{Access, ParseRightError, Right, Token, TokenId, TokenRecord};
-pub use log::{Log, NoLog, Record};
+pub use log::{Log, NoLog, Record, log_panics};
 pub use readers::{GroupError, Readers};
 pub use server::{Handle, Server};
 pub use settings::{Front, Hook, Limits, Settings, SiteSettings, TlsFiles};

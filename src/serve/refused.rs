@@ -76,7 +76,13 @@ impl Refused {
         Self { ends_connection: true, ..Self::new(StatusCode::REQUEST_TIMEOUT, "malformed", message) }
     }
 
-    /// A worker that ended without an answer: a broken invariant.
+    /// A worker that ended without a result: a broken invariant. What it says is for the log alone.
+    pub(super) fn no_result() -> Self {
+        let words = "the work on this ended without a result: it panicked, or the receiver stops";
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, Failure::Other.name(), words)
+    }
+
+    /// What the system or a broken invariant does not let happen.
     pub(super) fn broken(error: &dyn Error) -> Self {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, Failure::Other.name(), chain(error))
     }

@@ -171,7 +171,7 @@ impl Share {
         &self,
         work: impl FnOnce() -> Result<T, Refused> + Send + 'static,
     ) -> Result<T, Refused> {
-        let permit = Arc::clone(&self.decoding).acquire_owned().await.map_err(|error| Refused::broken(&error))?;
+        let permit = Arc::clone(&self.decoding).acquire_owned().await.map_err(|_| Refused::no_result())?;
         let work = move || {
             let result = work();
             drop(permit);
@@ -226,7 +226,7 @@ async fn run<P: Send + 'static, T: Send + 'static>(
         drop(permit);
         result
     };
-    tokio::task::spawn_blocking(work).await.map_err(|error| Refused::broken(&error))?
+    tokio::task::spawn_blocking(work).await.map_err(|_| Refused::no_result())?
 }
 
 #[cfg(test)]

@@ -178,7 +178,7 @@ impl Content {
             return Ok(Self::Memory(inbox.read(length).await?, permit));
         }
         let store = Arc::clone(store);
-        let file = tokio::task::spawn_blocking(move || store.spool()).await.map_err(|error| Refused::broken(&error))?;
+        let file = tokio::task::spawn_blocking(move || store.spool()).await.map_err(|_| Refused::no_result())?;
         let file = Arc::new(file?);
         inbox.spool(length, &file, 0).await?;
         Ok(Self::Spool { file, length: size })
@@ -238,7 +238,7 @@ impl Takings {
 
     async fn wait_for_one(&mut self) -> Result<(), Refused> {
         match self.0.pop_front() {
-            Some(taking) => taking.await.map_err(|error| Refused::broken(&error))?,
+            Some(taking) => taking.await.map_err(|_| Refused::no_result())?,
             None => Ok(()),
         }
     }

@@ -16,6 +16,7 @@ use crate::hash::{ContentId, ManifestId, ObjectId};
 use crate::manifest::ManifestError;
 use crate::manifest::entry::{Entry, FileEntry, Kind};
 use crate::tree_path::{LinkTarget, TreePath};
+use crate::varint::MAX_NUMBER;
 
 const HEADER: &[u8] = b"{\"headwater\":\"manifest\",\"version\":1}\n";
 /// Entries of one manifest: room for the largest trees people serve, a bound for what arrives.
@@ -24,8 +25,6 @@ pub const MAX_ENTRIES: u64 = 16_000_000;
 const MAX_LINE_BYTES: usize = 8 * 1024;
 /// Bytes read, hashed and written at once.
 const CHUNK_BYTES: usize = 128 * 1024;
-/// Larger integers are not exact in every JSON reader.
-const MAX_NUMBER: u64 = (1 << 53) - 1;
 
 /// What the writer counted on the way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

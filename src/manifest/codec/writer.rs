@@ -2,11 +2,12 @@
 
 use std::io::Write;
 
-use super::{CHUNK_BYTES, HEADER, MAX_NUMBER, OrderGuard, Totals, push_entry_line};
+use super::{CHUNK_BYTES, HEADER, OrderGuard, Totals, push_entry_line};
 use crate::hash::ManifestId;
 use crate::manifest::ManifestError;
 use crate::manifest::content::ContentHasher;
 use crate::manifest::entry::{Entry, Kind};
+use crate::varint::MAX_NUMBER;
 
 /// Writes a manifest, entry by entry.
 #[derive(Debug)]
@@ -44,10 +45,7 @@ impl<W: Write> ManifestWriter<W> {
         self.order.check(&entry.path)?;
         match &entry.kind {
             Kind::File(file) => {
-                if file.size.max(file.mtime).max(entry.until.unwrap_or(0)) > MAX_NUMBER {
-                    let what = "a number is not a plain integer below 2^53";
-                    return Err(ManifestError::Line { line: self.order.count + 1, what });
-                }
+                self.check_numbers(&[file.size, file.mtime])?;
                 if entry.is_live() {
                     self.bytes = self.bytes.saturating_add(file.size);
                 }
@@ -57,12 +55,21 @@ impl<W: Write> ManifestWriter<W> {
                 .map_err(|fault| ManifestError::Path { line: self.order.count + 1, fault })?,
         }
         if let Some(until) = entry.until {
+            self.check_numbers(&[until])?;
             self.retired += 1;
             self.until = Some(self.until.map_or(until, |earliest| earliest.min(until)));
         }
         self.content.push(entry);
         push_entry_line(entry, &mut self.buffer);
         if self.buffer.len() >= CHUNK_BYTES { self.flush() } else { Ok(()) }
+    }
+
+    fn check_numbers(&self, numbers: &[u64]) -> Result<(), ManifestError> {
+        if numbers.iter().all(|number| *number <= MAX_NUMBER) {
+            return Ok(());
+        }
+        let what = "a number is not a plain integer below 2^53";
+        Err(ManifestError::Line { line: self.order.count + 1, what })
     }
 
     fn flush(&mut self) -> Result<(), ManifestError> {

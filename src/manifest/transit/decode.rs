@@ -73,7 +73,7 @@ impl<'a, R: BufRead> Decoder<BufReader<Take<zstd::Decoder<'a, R>>>> {
         let mut base = [0; 32];
         base.copy_from_slice(&start[5..]);
         let base = (base != [0; 32]).then(|| ManifestId::from_bytes(base));
-        let created = varint::read(&mut input)?;
+        let created = varint::read_bounded(&mut input)?;
         let objects = varint::read(&mut input)?;
         if objects > MAX_ENTRIES {
             return Err(ManifestError::TooMany);
@@ -147,25 +147,25 @@ impl<R: BufRead> Decoder<R> {
         }
         let content = match flags & CONTENT {
             SAME => Content::Same,
-            NEXT_NEW => Content::NextNew(varint::read(&mut self.input)?),
+            NEXT_NEW => Content::NextNew(varint::read_bounded(&mut self.input)?),
             EARLIER_NEW => Content::EarlierNew(varint::read(&mut self.input)?),
             FROM_BASE => Content::FromBase(varint::read(&mut self.input)?),
             HELD => {
                 let mut id = [0; 32];
                 self.input.read_exact(&mut id)?;
-                Content::Held(ObjectId::from_bytes(id), varint::read(&mut self.input)?)
+                Content::Held(ObjectId::from_bytes(id), varint::read_bounded(&mut self.input)?)
             }
             _ => return Err(invalid("a kind of content is unknown")),
         };
         if flags & 0x80 != 0 {
             return Err(invalid("a flag is unknown"));
         }
-        let mtime = if flags & CREATED != 0 { self.head.created } else { varint::read(&mut self.input)? };
+        let mtime = if flags & CREATED != 0 { self.head.created } else { varint::read_bounded(&mut self.input)? };
         Ok(Fields::File { content, exec: flags & EXEC != 0, mtime, until: self.until(flags)? })
     }
 
     fn until(&mut self, flags: u8) -> Result<Option<u64>, ManifestError> {
-        if flags & UNTIL == 0 { Ok(None) } else { Ok(Some(varint::read(&mut self.input)?)) }
+        if flags & UNTIL == 0 { Ok(None) } else { Ok(Some(varint::read_bounded(&mut self.input)?)) }
     }
 }
 

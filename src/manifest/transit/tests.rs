@@ -8,6 +8,7 @@ use crate::hash::ManifestId;
 use crate::manifest::entry::{Entry, FileEntry, Kind};
 use crate::manifest::{ManifestError, ManifestWriter};
 use crate::tree_path::LinkTarget;
+use crate::varint;
 use proptest::prelude::*;
 
 fn entry(path: &str, content: u8, kind: u8, mtime: u64, until: Option<u64>) -> Entry {
@@ -64,6 +65,29 @@ fn a_rename_and_a_copy_need_no_new_content() {
     let base = [entry("a", 1, 2, 5, None), entry("b", 2, 2, 5, None)];
     let new = [entry("c", 1, 2, 50, None), entry("d", 2, 1, 50, None), entry("e", 2, 2, 50, None)];
     assert!(round_trip(&base, &new).0.wanted.is_empty());
+}
+
+#[test]
+fn sizes_and_times_of_two_to_the_53rd_and_more_are_refused() {
+    // One new file of a size, a time and an end, in a release made at a time.
+    let change = |numbers: [u64; 4]| {
+        let [created, size, mtime, until] = numbers;
+        let mut plain = [&MAGIC[..], &[VERSION], &[0; 32]].concat();
+        [created, 1].iter().for_each(|number| varint::push(*number, &mut plain));
+        plain.extend([OP_ADD, 0, 1, b'a', NEXT_NEW | UNTIL]);
+        [size, mtime, until].iter().for_each(|number| varint::push(*number, &mut plain));
+        plain.push(OP_END);
+        zstd::encode_all(&plain[..], 1).unwrap()
+    };
+    let most = varint::MAX_NUMBER;
+    assert!(needs(&change([most; 4])[..], &WIDE).is_ok());
+    for (at, large) in (0..4).flat_map(|at| [(at, most + 1), (at, 1 << 63), (at, u64::MAX)]) {
+        let mut numbers = [7; 4];
+        numbers[at] = large;
+        let change = change(numbers);
+        assert!(needs(&change[..], &WIDE).is_err(), "{numbers:?}");
+        assert!(apply(&change[..], stream(&[]), &[(ObjectId::of(b""), 0)], &Default::default(), io::sink()).is_err());
+    }
 }
 
 #[test]

@@ -102,6 +102,25 @@ fn what_is_in_flight_is_answered_before_it_stops() {
     assert!(log.lines().last().unwrap().contains(r#""event":"stopped","cut":0"#), "{log}");
 }
 
+#[cfg(debug_assertions)]
+#[test]
+fn a_panic_is_a_record_with_its_place_and_the_receiver_serves_on() {
+    let world = World::new();
+    let mut program = Program::start(&world, &["--no-auth"], "panic@create directory");
+    let delivery = first_tree().release(1).onto(None);
+    let body = stage_body(&delivery, &delivery.packs, Whole::Yes);
+    let refused = Connection::to(program.address).ask("POST", "/v1/stage", &[], &body);
+    assert_eq!(refused.refusal(), (500, "other".to_owned()));
+    assert!(!String::from_utf8_lossy(&refused.body).contains("as was asked for"), "{refused:?}");
+    Connection::to(program.address).ask("GET", "/healthz", &[], b"").ok();
+    program.signal(Signal::TERM);
+    let (_, log) = program.end();
+    let lines: Vec<Value> = log.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let panicked: Vec<&Value> = lines.iter().filter(|line| line["event"] == "panicked").collect();
+    assert_eq!(panicked.len(), 1, "{log}");
+    assert!(panicked[0]["place"].as_str().unwrap().starts_with("src/fsx/fault.rs:"), "{log}");
+}
+
 #[test]
 fn a_token_is_in_no_output() {
     let world = World::new();
