@@ -119,7 +119,7 @@ impl<C: Contents + ?Sized> Fetch for Supplied<'_, C> {
         self.0.announce(objects);
     }
 
-    fn open(&self, object: &ObjectId) -> Result<Box<dyn Read + Send>, SupplyError> {
+    fn open(&self, object: &ObjectId, _: u64) -> Result<Box<dyn Read + Send>, SupplyError> {
         self.0.object(object)
     }
 }

@@ -1,68 +1,107 @@
 //! What a site asked for, and what was put in answer: one unnamed file.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::error::Error;
 use std::fs::File;
 use std::hash::Hash;
 use std::io::{self, Read};
 use std::os::unix::fs::FileExt as _;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+
+use rustix::fs::FallocateFlags;
 
 use crate::hash::{ManifestId, ObjectId};
 use crate::manifest::WINDOW_LOG_MAX;
 use crate::release::{MAX_RECORD_BYTES, Release, ReleaseName};
 use crate::serve::inbox::Inbox;
 use crate::serve::refused::Refused;
-use crate::store::{FetchRecords, Store, StoreError};
+use crate::store::{Fetch, FetchError, FetchRecords, Store};
 use crate::wire::{Done, Wants};
 
-/// Part of the file.
+/// Part of the file. Its space is given back once nobody has it.
 #[derive(Debug, Clone)]
-pub(super) struct Section {
-    pub(super) file: Arc<File>,
-    pub(super) at: u64,
-    pub(super) end: u64,
+pub(super) struct Section(Arc<Space>);
+
+#[derive(Debug)]
+struct Space {
+    file: Arc<File>,
+    at: u64,
+    bytes: u64,
+    /// What all sections of the file take.
+    taken: Arc<AtomicU64>,
 }
 
-impl Read for Section {
+impl Drop for Space {
+    fn drop(&mut self) {
+        let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        // Where the file system makes no holes, the space goes with the file and counts until then.
+        if self.bytes == 0 || rustix::fs::fallocate(&self.file, flags, self.at, self.bytes).is_ok() {
+            self.taken.fetch_sub(self.bytes, Ordering::Relaxed);
+        }
+    }
+}
+
+impl AsRef<File> for Section {
+    fn as_ref(&self) -> &File {
+        &self.0.file
+    }
+}
+
+impl Section {
+    /// Where it begins.
+    pub(super) fn offset(&self) -> u64 {
+        self.0.at
+    }
+}
+
+/// Reads a section.
+struct SectionReader {
+    section: Section,
+    done: u64,
+}
+
+impl Read for SectionReader {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
-        let count = usize::try_from(self.end - self.at).unwrap_or(usize::MAX).min(into.len());
-        let read = self.file.read_at(&mut into[..count], self.at)?;
-        self.at += read as u64;
+        let space = &self.section.0;
+        let count = usize::try_from(space.bytes - self.done).unwrap_or(usize::MAX).min(into.len());
+        let read = space.file.read_at(&mut into[..count], space.at + self.done)?;
+        self.done += read as u64;
         Ok(read)
     }
 }
 
-/// Ids that were asked for, and what came.
+/// Ids that were asked for, each with what is known of it, and what came.
 #[derive(Debug)]
-struct Shelf<K, V> {
-    asked: HashSet<K>,
+struct Shelf<K, A, V> {
+    asked: HashMap<K, A>,
     came: HashMap<K, V>,
 }
 
-impl<K: Eq + Hash, V> Default for Shelf<K, V> {
+impl<K: Eq + Hash, A, V> Default for Shelf<K, A, V> {
     fn default() -> Self {
-        Self { asked: HashSet::new(), came: HashMap::new() }
+        Self { asked: HashMap::new(), came: HashMap::new() }
     }
 }
 
-impl<K: Eq + Hash, V> Shelf<K, V> {
-    fn check(&self, id: &K) -> Result<(), Refused> {
-        match self.asked.contains(id) {
-            true => Ok(()),
-            false => Err(Refused::not_asked_for("this was not asked for")),
-        }
+impl<K: Eq + Hash, A: Copy, V> Shelf<K, A, V> {
+    fn check(&self, id: &K) -> Result<A, Refused> {
+        self.asked.get(id).copied().ok_or_else(|| Refused::not_asked_for("this was not asked for"))
     }
 }
 
 #[derive(Debug, Default)]
 struct Inner {
-    objects: Shelf<ObjectId, Section>,
-    manifests: Shelf<ManifestId, Section>,
-    releases: Shelf<ReleaseName, Release>,
+    /// Objects, asked for with their sizes in bytes.
+    objects: Shelf<ObjectId, u64, Section>,
+    manifests: Shelf<ManifestId, (), Section>,
+    releases: Shelf<ReleaseName, (), Release>,
     file: Option<Arc<File>>,
+    /// Where the next section begins. It never goes back: a write that was given up may still be under way.
     end: u64,
+    /// What the sections of the file take, in bytes.
+    taken: Arc<AtomicU64>,
     used: Option<Instant>,
     /// Those who are working with what is here.
     holders: usize,
@@ -91,15 +130,21 @@ impl Desk {
     }
 
     /// Takes these from now on.
-    pub(super) fn ask(&self, wants: &Wants) {
+    fn ask(&self, lacking: &Lacking) {
         let mut inner = self.inner();
-        inner.objects.asked.extend(&wants.objects);
-        inner.manifests.asked.extend(&wants.manifests);
-        inner.releases.asked.extend(&wants.releases);
+        inner.objects.asked.extend(&lacking.objects);
+        inner.manifests.asked.extend(lacking.manifests.iter().map(|id| (*id, ())));
+        inner.releases.asked.extend(lacking.releases.iter().map(|name| (*name, ())));
     }
 
-    pub(super) fn check_object(&self, id: &ObjectId) -> Result<(), Refused> {
-        self.inner().objects.check(id)
+    /// Refuses an object that was not asked for, or one of another length; answers whether it came already.
+    pub(super) fn has_object(&self, id: &ObjectId, length: u64) -> Result<bool, Refused> {
+        let inner = self.inner();
+        let bytes = inner.objects.check(id)?;
+        if length != bytes {
+            return Err(Refused::malformed(format!("the object has {bytes} bytes, and {length} are announced")));
+        }
+        Ok(inner.objects.came.contains_key(id))
     }
 
     pub(super) fn check_manifest(&self, id: &ManifestId) -> Result<(), Refused> {
@@ -110,16 +155,22 @@ impl Desk {
         self.inner().releases.check(name)
     }
 
-    /// Room for `length` bytes.
-    pub(super) fn reserve(&self, store: &Store, length: u64) -> Result<Section, StoreError> {
+    /// Room for `bytes` bytes, of at most `quota` in all.
+    pub(super) fn reserve(&self, store: &Store, bytes: u64, quota: Option<u64>) -> Result<Section, Refused> {
         let mut inner = self.inner();
+        let taken = inner.taken.load(Ordering::Relaxed).saturating_add(bytes);
+        if let Some(quota) = quota.filter(|quota| taken > *quota) {
+            let words = format!("{taken} bytes would wait here for a repair, and the quota is {quota}");
+            return Err(Refused::over_quota(words));
+        }
         let file = match &inner.file {
             Some(file) => Arc::clone(file),
             None => Arc::clone(inner.file.insert(Arc::new(store.spool()?))),
         };
         let at = inner.end;
-        inner.end += length;
-        Ok(Section { file, at, end: at + length })
+        inner.end = at.saturating_add(bytes);
+        inner.taken.fetch_add(bytes, Ordering::Relaxed);
+        Ok(Section(Arc::new(Space { file, at, bytes, taken: Arc::clone(&inner.taken) })))
     }
 
     pub(super) fn put_object(&self, id: ObjectId, section: Section) {
@@ -148,10 +199,19 @@ impl Desk {
     }
 
     /// The content of an object that came.
-    pub(super) fn object(&self, id: &ObjectId) -> Result<Box<dyn Read + Send>, Box<dyn Error + Send + Sync>> {
+    fn object(&self, id: &ObjectId) -> Result<Box<dyn Read + Send>, Box<dyn Error + Send + Sync>> {
         match self.inner().objects.came.get(id) {
-            Some(section) => Ok(Box::new(section.clone())),
+            Some(section) => Ok(Box::new(SectionReader { section: section.clone(), done: 0 })),
             None => Err("the origin was not asked for it yet".into()),
+        }
+    }
+
+    /// Forgets objects and manifests that came, if nobody else works with them: they were put to use.
+    pub(super) fn forget_used(&self) {
+        let mut inner = self.inner();
+        if inner.holders <= 1 {
+            inner.objects.came.clear();
+            inner.manifests.came.clear();
         }
     }
 
@@ -173,49 +233,62 @@ impl Drop for Hold<'_> {
     }
 }
 
+/// What was wanted and is not here.
+#[derive(Debug, Default)]
+struct Lacking {
+    /// With their sizes in bytes.
+    objects: BTreeMap<ObjectId, u64>,
+    manifests: BTreeSet<ManifestId>,
+    releases: BTreeSet<ReleaseName>,
+}
+
 /// Hands out what came, and notes what did not.
 pub(super) struct Asker<'a> {
     desk: &'a Desk,
-    wants: Mutex<Wants>,
+    lacking: Mutex<Lacking>,
     is_last: bool,
 }
 
 impl<'a> Asker<'a> {
     pub(super) fn new(desk: &'a Desk, is_last: bool) -> Self {
-        Self { desk, wants: Mutex::default(), is_last }
+        Self { desk, lacking: Mutex::default(), is_last }
     }
 
-    fn wants(&self) -> MutexGuard<'_, Wants> {
-        self.wants.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lacking(&self) -> MutexGuard<'_, Lacking> {
+        self.lacking.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn object(&self, id: &ObjectId) -> Result<Box<dyn Read + Send>, Box<dyn Error + Send + Sync>> {
-        self.desk.object(id).inspect_err(|_| self.wants().objects.push(*id))
+    /// Takes from now on what did not come, and answers what that is: sorted, each once.
+    pub(super) fn ask(self) -> Wants {
+        let lacking = self.lacking.into_inner().unwrap_or_else(PoisonError::into_inner);
+        self.desk.ask(&lacking);
+        let Lacking { objects, manifests, releases } = lacking;
+        Wants {
+            objects: objects.into_keys().collect(),
+            manifests: manifests.into_iter().collect(),
+            releases: releases.into_iter().collect(),
+        }
     }
+}
 
-    /// What did not come, sorted and each once.
-    pub(super) fn into_wants(self) -> Wants {
-        let mut wants = self.wants.into_inner().unwrap_or_else(PoisonError::into_inner);
-        wants.objects.sort_unstable();
-        wants.objects.dedup();
-        wants.manifests.sort_unstable();
-        wants.manifests.dedup();
-        wants.releases.sort_unstable();
-        wants.releases.dedup();
-        wants
+impl Fetch for Asker<'_> {
+    fn open(&self, object: &ObjectId, bytes: u64) -> Result<Box<dyn Read + Send>, FetchError> {
+        self.desk.object(object).inspect_err(|_| {
+            self.lacking().objects.insert(*object, bytes);
+        })
     }
 }
 
 impl FetchRecords for Asker<'_> {
     fn is_awaited(&self) -> bool {
-        let wants = self.wants();
-        !(self.is_last || wants.releases.is_empty() && wants.manifests.is_empty())
+        let lacking = self.lacking();
+        !(self.is_last || lacking.releases.is_empty() && lacking.manifests.is_empty())
     }
 
     fn release(&self, name: ReleaseName) -> Option<Release> {
         let release = self.desk.inner().releases.came.get(&name).cloned();
         if release.is_none() {
-            self.wants().releases.push(name);
+            self.lacking().releases.insert(name);
         }
         release
     }
@@ -223,11 +296,35 @@ impl FetchRecords for Asker<'_> {
     fn manifest(&self, id: &ManifestId) -> Option<Box<dyn Read + Send>> {
         let section = self.desk.inner().manifests.came.get(id).cloned();
         let Some(section) = section else {
-            self.wants().manifests.push(*id);
+            self.lacking().manifests.insert(*id);
             return None;
         };
-        let mut decoder = zstd::Decoder::new(section).ok()?.single_frame();
+        let mut decoder = zstd::Decoder::new(SectionReader { section, done: 0 }).ok()?.single_frame();
         decoder.window_log_max(WINDOW_LOG_MAX).ok()?;
         Some(Box::new(decoder))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tree_path::Site;
+
+    #[test]
+    fn sections_count_until_nobody_has_them() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open_or_create(&dir.path().join("www"), &Site::new("docs").unwrap()).unwrap();
+        let desk = Desk::default();
+        let reserve = |bytes| desk.reserve(&store, bytes, Some(1_000_000));
+        let first = reserve(600_000).unwrap();
+        first.as_ref().write_all_at(&[1; 600_000], first.offset()).unwrap();
+        assert_eq!(reserve(600_000).unwrap_err().refusal.kind, "no_space");
+        assert_eq!(reserve(u64::MAX).unwrap_err().refusal.kind, "no_space");
+        let again = first.clone();
+        drop(first);
+        assert_eq!(reserve(600_000).unwrap_err().refusal.kind, "no_space", "a write may still be under way");
+        drop(again);
+        let second = reserve(1_000_000).unwrap();
+        assert!(second.offset() >= 600_000, "what was given up may still be written to");
     }
 }

@@ -291,9 +291,12 @@ impl Handler {
 
     async fn put_object(&self, site: &Arc<SiteState>, id: ObjectId, inbox: &mut Inbox) -> Result<Done, Refused> {
         let length = inbox.check(u64::MAX)?;
-        site.desk.check_object(&id)?;
+        if site.desk.has_object(&id, length)? {
+            inbox.skip(length).await?;
+            return Ok(Done {});
+        }
         let section = self.section(site, length, inbox).await?;
-        let hash = inbox.spool(length, &section.file, section.at).await?;
+        let hash = inbox.spool(length, &section, section.offset()).await?;
         if hash.as_bytes() != id.as_bytes() {
             return Err(Refused::malformed("these bytes are not this object"));
         }
@@ -306,7 +309,7 @@ impl Handler {
         site.desk.check_manifest(&id)?;
         let section = self.section(site, length, inbox).await?;
         // The store checks its id when it uses it.
-        inbox.spool(length, &section.file, section.at).await?;
+        inbox.spool(length, &section, section.offset()).await?;
         site.desk.put_manifest(id, section);
         Ok(Done {})
     }
@@ -318,7 +321,7 @@ impl Handler {
         let reserve = move |site: &Arc<SiteState>| {
             let store = site.store()?;
             site.check_free(&store, length)?;
-            Ok(site.desk.reserve(&store, length)?)
+            site.desk.reserve(&store, length, site.settings.quota_bytes)
         };
         site.blocking(reserve).await
     }

@@ -8,7 +8,6 @@
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use http_body_util::BodyExt as _;
 use hyper::body::{Body as _, Bytes, Incoming};
@@ -170,16 +169,20 @@ impl Inbox {
         Ok(())
     }
 
-    /// The next `length` bytes into `file` at `offset`; answers their BLAKE3.
-    pub(super) async fn spool(&mut self, length: u64, file: &Arc<File>, offset: u64) -> Result<blake3::Hash, Refused> {
+    /// The next `length` bytes into `file` at `offset`; answers their BLAKE3. The file is held for as long as
+    /// anything is written to it, also after this was given up.
+    pub(super) async fn spool<F>(&mut self, length: u64, file: &F, offset: u64) -> Result<blake3::Hash, Refused>
+    where
+        F: AsRef<File> + Clone + Send + 'static,
+    {
         let mut hasher = blake3::Hasher::new();
         let mut done = 0;
         while done < length {
             let bytes = self.read((length - done).min(CHUNK_BYTES as u64)).await?;
-            let (at, count, file) = (offset + done, bytes.len() as u64, Arc::clone(file));
+            let (at, count, file) = (offset + done, bytes.len() as u64, file.clone());
             let written = tokio::task::spawn_blocking(move || {
                 hasher.update(&bytes);
-                file.write_all_at(&bytes, at).context("write", || PathBuf::from("a spool file"))?;
+                file.as_ref().write_all_at(&bytes, at).context("write", || PathBuf::from("a spool file"))?;
                 Ok::<_, crate::fsx::IoError>(hasher)
             });
             hasher = written.await.map_err(|_| Refused::no_result())??;

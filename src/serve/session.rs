@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
-use crate::hash::{BundleKey, ObjectId, PackId};
+use crate::hash::{BundleKey, PackId};
 use crate::pack::PackReader;
 use crate::release::{Release, ReleaseName};
 use crate::serve::refused::Refused;
@@ -183,13 +183,5 @@ impl Sessions {
     /// Closes those that nobody uses and nobody used for so long.
     pub(super) fn sweep(&self, idle: Duration) {
         lock(&self.0).retain(|_, session| Arc::strong_count(session) > 1 || !session.is_idle(idle));
-    }
-}
-
-/// The object ids that a failed fetch names, if it can be made good.
-pub(super) fn missing(error: &StoreError) -> Option<&[ObjectId]> {
-    match error {
-        StoreError::Fetch { missing, .. } if !missing.is_empty() => Some(missing),
-        _ => None,
     }
 }

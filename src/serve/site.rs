@@ -16,7 +16,7 @@ use crate::release::{Release, ReleaseName};
 use crate::serve::access::Grant;
 use crate::serve::desk::{Asker, Desk};
 use crate::serve::refused::{Refused, or_unknown};
-use crate::serve::session::{Session, Sessions, missing};
+use crate::serve::session::{Session, Sessions};
 use crate::serve::share::{Permit, Share};
 use crate::serve::{Log, Readers, Record, Right, ServeError, SiteSettings};
 use crate::store::{
@@ -24,7 +24,7 @@ use crate::store::{
 };
 use crate::tree_path::Site;
 use crate::wire::{
-    Activate, BannerSite, History, Holds, HookRun, HookState, Repair, Repairing, Staging, State, Status, Wants,
+    Activate, BannerSite, History, Holds, HookRun, HookState, Repair, Repairing, Staging, State, Status,
 };
 
 /// How long a note of what failed, or the upkeep, waits for the lock of the store.
@@ -290,19 +290,24 @@ impl SiteState {
     /// Ends a stage, or says what is lacking.
     pub(super) fn finish(&self, session: &Arc<Session>) -> Result<Staging, Refused> {
         let _hold = self.desk.hold();
-        let result = session.finish(&|id: &ObjectId| self.desk.object(id));
+        let asker = Asker::new(&self.desk, false);
+        let result = session.finish(&asker);
         session.touch();
         let error = match result {
             Ok(resent) => {
                 self.sessions.end(session);
+                self.desk.forget_used();
                 return Ok(Staging::Staged { resent });
             }
             Err(error) => error,
         };
-        if let Some(missing) = missing(&error) {
-            let objects = missing.to_vec();
-            self.desk.ask(&Wants { objects: objects.clone(), ..Wants::default() });
-            return Ok(Staging::Lacking(objects));
+        if matches!(error, StoreError::Fetch { .. }) {
+            let objects = asker.ask().objects;
+            if !objects.is_empty() {
+                return Ok(Staging::Lacking(objects));
+            }
+            // What came cannot be read back.
+            self.desk.forget_used();
         }
         if !matches!(error, StoreError::Locked { .. }) {
             self.sessions.end(session);
@@ -391,9 +396,9 @@ impl SiteState {
     pub(super) fn repair(&self, request: Repair, cancelled: &(dyn Fn() -> bool + Sync)) -> Result<Repairing, Refused> {
         let _hold = self.desk.hold();
         let asker = Asker::new(&self.desk, request.is_last);
-        let repaired = self.store()?.repair(&|id: &ObjectId| asker.object(id), &asker, self.lock, cancelled)?;
-        let wants = asker.into_wants();
-        self.desk.ask(&wants);
+        let repaired = self.store()?.repair(&asker, &asker, self.lock, cancelled)?;
+        self.desk.forget_used();
+        let wants = asker.ask();
         let (found, objects, mended, left) = (repaired.found, repaired.objects, repaired.mended, repaired.left);
         Ok(Repairing { found, objects, mended, left, wants })
     }

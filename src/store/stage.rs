@@ -29,18 +29,18 @@ pub trait Fetch: Sync {
         let _ = objects;
     }
 
-    /// Opens the content of an object.
+    /// Opens the content of an object of `bytes` bytes.
     ///
     /// # Errors
     /// When it cannot be read.
-    fn open(&self, object: &ObjectId) -> Result<Box<dyn Read + Send>, FetchError>;
+    fn open(&self, object: &ObjectId, bytes: u64) -> Result<Box<dyn Read + Send>, FetchError>;
 }
 
 /// Why an object could not be opened.
 pub type FetchError = Box<dyn Error + Send + Sync>;
 
 impl<F: Fn(&ObjectId) -> Result<Box<dyn Read + Send>, FetchError> + Sync> Fetch for F {
-    fn open(&self, object: &ObjectId) -> Result<Box<dyn Read + Send>, FetchError> {
+    fn open(&self, object: &ObjectId, _: u64) -> Result<Box<dyn Read + Send>, FetchError> {
         self(object)
     }
 }
@@ -229,7 +229,7 @@ impl Store {
         for file in files {
             let name = file.object.to_string();
             tmp.unlink_if_any(&name)?;
-            let error = match fetch.open(&file.object) {
+            let error = match fetch.open(&file.object, file.size) {
                 Err(error) => error,
                 Ok(content) => {
                     if write_object(file, permissions.file(file.exec), content, tmp, &name)? {

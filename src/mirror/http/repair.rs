@@ -8,7 +8,7 @@ use crate::mirror::http::Wired;
 use crate::mirror::http::body::Body;
 use crate::mirror::http::client::{Request, Verb};
 use crate::mirror::http::upload::put_object;
-use crate::mirror::{MirrorError, Supply};
+use crate::mirror::{Failure, MirrorError, Supply};
 use crate::monitor::Monitor;
 use crate::release::ReleaseName;
 use crate::store::Repaired;
@@ -80,9 +80,15 @@ fn send(
     }
     supply.announce(&wants.objects);
     for id in &wants.objects {
-        if sent.objects.insert(*id) && put_object(wired, &|| supply.object(id), id, stop)?.is_ok() {
-            any = true;
+        if sent.objects.contains(id) {
+            continue;
         }
+        match put_object(wired, &|| supply.object(id), id, stop) {
+            // What came so far is put to use first, and that makes room.
+            Err(error) if any && error.failure() == Failure::NoSpace => return Ok(true),
+            put => any |= put?.is_ok(),
+        }
+        sent.objects.insert(*id);
     }
     Ok(any)
 }
