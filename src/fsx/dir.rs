@@ -157,6 +157,7 @@ impl Dir {
     /// # Errors
     /// When there is none or it may not be read.
     pub fn open_file(&self, name: &str) -> Result<File> {
+        fault::look("open", || self.join(name))?;
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let fd = rustix::fs::openat(&self.fd, name, flags, Mode::empty()).context("open", || self.join(name))?;
         Ok(File::from(fd))

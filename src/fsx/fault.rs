@@ -16,7 +16,7 @@ pub enum Fault {
     KillAt(u64),
     /// Let the n-th change of the disk fail with this `errno`.
     ErrnoAt(u64, i32),
-    /// Let every operation of this name fail with this `errno`.
+    /// Let every operation of this name fail with this `errno`; with `OP:PART` those on paths with this part.
     ErrnoOn(String, i32),
     /// Panic in every operation of this name.
     PanicOn(String),
@@ -37,7 +37,7 @@ static STEPS: AtomicU64 = AtomicU64::new(0);
 #[cfg(debug_assertions)]
 static FAULTS: Mutex<Vec<Fault>> = Mutex::new(Vec::new());
 
-/// Reads a fault from its text: `kill@N`, `errno=E@N`, `errno=E@OP`, `panic@OP`,
+/// Reads a fault from its text: `kill@N`, `errno=E@N`, `errno=E@OP`, `errno=E@OP:PART`, `panic@OP`,
 /// `skip-directory-sync`, `skip-data-sync`, `unlink-before-rename`, `clock+SECONDS`, `count`.
 #[must_use]
 pub fn parse(text: &str) -> Option<Fault> {
@@ -109,7 +109,7 @@ pub(super) const fn is_armed(_: &Fault) -> bool {
 }
 
 #[cfg(debug_assertions)]
-pub(super) fn step(op: &'static str, path: impl FnOnce() -> std::path::PathBuf) -> Result<()> {
+pub(super) fn step(op: &'static str, path: impl Fn() -> std::path::PathBuf) -> Result<()> {
     let step = STEPS.fetch_add(1, Ordering::SeqCst) + 1;
     for fault in &*FAULTS.lock().unwrap_or_else(std::sync::PoisonError::into_inner) {
         let errno = match fault {
@@ -120,7 +120,7 @@ pub(super) fn step(op: &'static str, path: impl FnOnce() -> std::path::PathBuf) 
             }
             Fault::PanicOn(name) if name == op => panic!("a panic in {op}, as was asked for"),
             Fault::ErrnoAt(at, errno) if *at == step => *errno,
-            Fault::ErrnoOn(name, errno) if name == op => *errno,
+            Fault::ErrnoOn(name, errno) if is_meant(name, op, &path) => *errno,
             _ => continue,
         };
         return Err(super::IoError::new(op, path(), std::io::Error::from_raw_os_error(errno)));
@@ -128,9 +128,43 @@ pub(super) fn step(op: &'static str, path: impl FnOnce() -> std::path::PathBuf) 
     Ok(())
 }
 
+#[cfg(debug_assertions)]
+fn is_meant(name: &str, op: &str, path: impl Fn() -> std::path::PathBuf) -> bool {
+    match name.split_once(':') {
+        Some((name, part)) => name == op && path().to_string_lossy().contains(part),
+        None => name == op,
+    }
+}
+
 #[cfg(not(debug_assertions))]
 #[expect(clippy::unnecessary_wraps, reason = "one signature for both builds")]
-pub(super) fn step(_: &'static str, _: impl FnOnce() -> std::path::PathBuf) -> Result<()> {
+pub(super) fn step(_: &'static str, _: impl Fn() -> std::path::PathBuf) -> Result<()> {
+    Ok(())
+}
+
+/// Marks an operation that changes nothing: it is not counted, and fails only by its name.
+///
+/// # Errors
+/// The injected one.
+#[cfg(debug_assertions)]
+pub fn look(op: &'static str, path: impl Fn() -> std::path::PathBuf) -> Result<()> {
+    for fault in &*FAULTS.lock().unwrap_or_else(std::sync::PoisonError::into_inner) {
+        if let Fault::ErrnoOn(name, errno) = fault
+            && is_meant(name, op, &path)
+        {
+            return Err(super::IoError::new(op, path(), std::io::Error::from_raw_os_error(*errno)));
+        }
+    }
+    Ok(())
+}
+
+/// Marks an operation that changes nothing.
+///
+/// # Errors
+/// None in this build.
+#[cfg(not(debug_assertions))]
+#[expect(clippy::unnecessary_wraps, reason = "one signature for both builds")]
+pub fn look(_: &'static str, _: impl Fn() -> std::path::PathBuf) -> Result<()> {
     Ok(())
 }
 

@@ -175,9 +175,9 @@ impl Store {
     }
 }
 
-/// Whether what is in a slot cannot be told: its manifest is damaged, or somebody changed it.
-const fn is_unknown_tree(error: &StoreError) -> bool {
-    matches!(error, StoreError::Manifest { .. } | StoreError::Tampered { .. })
+/// Whether a slot has another tree than its manifest says, or none: that is damaged, or somebody changed the slot.
+fn is_unknown_tree(error: &StoreError) -> bool {
+    matches!(error, StoreError::Manifest { .. } | StoreError::Tampered { .. }) && error.is_damage()
 }
 
 /// A slot that has nothing any more that the next release does not show.

@@ -7,7 +7,7 @@ use crate::fsx::{self, Context as _, FileMode};
 use crate::hash::ManifestId;
 use crate::manifest::{Entry, ManifestError, ManifestReader, Totals, WINDOW_LOG_MAX};
 use crate::store::layout::manifest_name;
-use crate::store::{Store, StoreError};
+use crate::store::{Store, StoreError, is_damage, unless_damaged};
 
 /// Object ids hardly compress and paths do easily: a higher level buys nothing.
 const LEVEL: i32 = 1;
@@ -64,15 +64,23 @@ impl Store {
     /// Reads a manifest to its end.
     ///
     /// # Errors
-    /// [`StoreError::Manifest`] when it is missing or damaged.
+    /// [`StoreError::Manifest`] when it is missing or damaged, others when that cannot be told.
     pub(super) fn check_manifest(&self, id: &ManifestId) -> Result<(), StoreError> {
         let mut entries = match self.manifest(id) {
-            Err(StoreError::Io(error)) => {
+            Err(StoreError::Io(error)) if is_damage(&error.source) => {
                 return Err(self.in_manifest(id)(ManifestError::Io(std::io::Error::other(error))));
             }
             other => other?,
         };
         entries.try_for_each(|entry| entry.map(drop)).map_err(self.in_manifest(id))
+    }
+
+    /// Whether a manifest is here and whole.
+    ///
+    /// # Errors
+    /// When that cannot be told.
+    pub(super) fn is_manifest_whole(&self, id: &ManifestId) -> Result<bool, StoreError> {
+        Ok(unless_damaged(self.check_manifest(id))?.is_some())
     }
 
     /// Whether a manifest is here; says nothing about damage.

@@ -283,12 +283,43 @@ fn several(objects: &[ObjectId]) -> String {
     }
 }
 
+/// `None` instead of the error that something is missing or damaged.
+///
+/// # Errors
+/// Every other one: where it cannot be told, nothing may be taken for damaged.
+fn unless_damaged<T>(result: Result<T, StoreError>) -> Result<Option<T>, StoreError> {
+    match result {
+        Ok(value) => Ok(Some(value)),
+        Err(error) if error.is_damage() => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Whether an error of reading says that something is missing, of another kind, or not what it should be. What the
+/// system does not let us read may be whole: it has no descriptors, we have no right, the disk does not answer.
+fn is_damage(error: &std::io::Error) -> bool {
+    use rustix::io::Errno;
+    const MISSING_OR_OTHER_KIND: [Errno; 5] = [Errno::NOENT, Errno::NOTDIR, Errno::ISDIR, Errno::LOOP, Errno::NXIO];
+    // An error without a number is not the system's: what was read cannot be decoded.
+    Errno::from_io_error(error).is_none_or(|errno| MISSING_OR_OTHER_KIND.contains(&errno))
+}
+
 /// What arrived is not what was announced.
 fn lie(what: impl Into<String>) -> StoreError {
     StoreError::Lie { what: what.into() }
 }
 
 impl StoreError {
+    /// Whether it says that something here is missing or is not what it should be; not so where that cannot be told.
+    fn is_damage(&self) -> bool {
+        match self {
+            Self::Io(error) => is_damage(&error.source),
+            Self::Manifest { source: ManifestError::Io(error), .. } => is_damage(error),
+            Self::Manifest { .. } | Self::Release { .. } | Self::DamagedObject { .. } | Self::Tampered { .. } => true,
+            _ => false,
+        }
+    }
+
     /// Whether the disk refused something it had to do: what was written is
     /// then in doubt and must not be built upon.
     #[must_use]

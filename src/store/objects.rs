@@ -6,7 +6,7 @@ use std::os::unix::fs::FileExt as _;
 use crate::fsx::{self, Context as _, Meta};
 use crate::hash::{ObjectId, hash_reader};
 use crate::store::layout::{object_name, shelf_name};
-use crate::store::{Store, StoreError};
+use crate::store::{Store, StoreError, unless_damaged};
 
 impl Store {
     /// What is known of an object without reading it.
@@ -60,17 +60,28 @@ impl Store {
         Ok(file.read_exact_at(&mut out[start..], offset).context("read", path)?)
     }
 
-    /// Whether the file of an object has its bytes.
-    pub(super) fn is_intact(&self, object: &ObjectId) -> bool {
-        self.open_object(object).is_ok_and(|file| hash_reader(file).is_ok_and(|(found, _)| found == *object))
+    /// The id and the size of what is in the file of an object.
+    pub(super) fn hash_object(&self, object: &ObjectId) -> Result<(ObjectId, u64), StoreError> {
+        let path = || self.layout.objects.join(object_name(object));
+        let content = self.open_object(object)?;
+        fsx::fault::look("read", path)?;
+        Ok(hash_reader(content).context("read", path)?)
+    }
+
+    /// Whether the file of an object is here and has its bytes.
+    ///
+    /// # Errors
+    /// When that cannot be told.
+    pub(super) fn is_whole(&self, object: &ObjectId) -> Result<bool, StoreError> {
+        Ok(unless_damaged(self.hash_object(object))?.is_some_and(|(found, _)| found == *object))
     }
 
     /// Which of `objects` are here with all their bytes, in their order.
     ///
     /// # Errors
-    /// [`StoreError::Cancelled`].
+    /// [`StoreError::Cancelled`]; when it cannot be told, as the disk cannot be read.
     pub fn holds(&self, objects: &[ObjectId], cancelled: &dyn Fn() -> bool) -> Result<Vec<bool>, StoreError> {
-        let held = |object| if cancelled() { Err(StoreError::Cancelled) } else { Ok(self.is_intact(object)) };
+        let held = |object| if cancelled() { Err(StoreError::Cancelled) } else { self.is_whole(object) };
         objects.iter().map(held).collect()
     }
 

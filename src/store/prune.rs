@@ -13,7 +13,7 @@ use crate::fsx::{self, FileKind};
 use crate::hash::{ManifestId, ObjectId};
 use crate::release::ReleaseName;
 use crate::store::layout::{DIRTY, SlotName, manifest_name, object_name};
-use crate::store::{Store, StoreError, What};
+use crate::store::{Store, StoreError, What, unless_damaged};
 
 /// What was dropped.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -130,9 +130,10 @@ impl Store {
             return Ok(());
         }
         // What a damaged one does not tell is left to a sweep.
-        if let Ok(entries) = self.manifest(manifest) {
-            let files = entries.map_while(Result::ok).filter_map(|entry| entry.file().map(|file| file.object));
-            objects.extend(files);
+        let Some(entries) = unless_damaged(self.entries(manifest))? else { return Ok(()) };
+        for entry in entries {
+            let Some(entry) = unless_damaged(entry)? else { return Ok(()) };
+            objects.extend(entry.file().map(|file| file.object));
         }
         Ok(())
     }

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use crate::fsx::{self, FileMode};
 use crate::release::{MAX_RECORD_BYTES, Release, ReleaseError, ReleaseName};
 use crate::store::layout::{GONE, RECORD, gone_file, release_file};
-use crate::store::{Store, StoreError};
+use crate::store::{Store, StoreError, unless_damaged};
 
 impl Store {
     /// Reads the record of a release and checks that it is the one its name says.
@@ -59,7 +59,7 @@ impl Store {
     pub(super) fn forget_staged(&self, except: Option<ReleaseName>) -> Result<(), StoreError> {
         let current = self.current()?;
         for name in self.release_names()? {
-            if self.is_after(name, current) && Some(name) != except {
+            if Some(name) != except && self.is_after(name, current)? {
                 self.let_go(name)?;
             }
         }
@@ -68,14 +68,14 @@ impl Store {
 
     /// Whether a release ranks above the current one, so that it was never served. Of equal sequences the
     /// records tell; what they do not tell of was never served.
-    fn is_after(&self, name: ReleaseName, current: Option<ReleaseName>) -> bool {
-        let Some(current) = current else { return true };
+    fn is_after(&self, name: ReleaseName, current: Option<ReleaseName>) -> Result<bool, StoreError> {
+        let Some(current) = current else { return Ok(true) };
         if name.sequence() != current.sequence() || name == current {
-            return name.sequence() > current.sequence();
+            return Ok(name.sequence() > current.sequence());
         }
-        match (self.release(name), self.release(current)) {
-            (Ok(release), Ok(current)) => release.rank() > current.rank(),
-            _ => true,
+        match (unless_damaged(self.release(name))?, unless_damaged(self.release(current))?) {
+            (Some(release), Some(current)) => Ok(release.rank() > current.rank()),
+            _ => Ok(true),
         }
     }
 
@@ -93,8 +93,12 @@ impl Store {
     /// When the store cannot be read.
     pub fn served_releases(&self) -> Result<Vec<ReleaseName>, StoreError> {
         let Some(current) = self.current()? else { return Ok(Vec::new()) };
-        let mut names = self.release_names()?;
-        names.retain(|name| *name != current && !self.is_after(*name, Some(current)));
+        let mut names = Vec::new();
+        for name in self.release_names()? {
+            if name != current && !self.is_after(name, Some(current))? {
+                names.push(name);
+            }
+        }
         names.push(current);
         Ok(names)
     }
@@ -105,9 +109,9 @@ impl Store {
     /// When the store cannot be read.
     pub fn staged_release(&self) -> Result<Option<Release>, StoreError> {
         let current = self.current()?;
-        for name in self.release_names()?.into_iter().rev().filter(|name| self.is_after(*name, current)) {
-            if self.is_staged(name)? {
-                return Ok(self.release(name).ok());
+        for name in self.release_names()?.into_iter().rev() {
+            if self.is_after(name, current)? && self.is_staged(name)? {
+                return unless_damaged(self.release(name));
             }
         }
         Ok(None)

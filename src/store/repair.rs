@@ -17,7 +17,7 @@ use crate::store::permissions::Permissions;
 use crate::store::slots::{DirStack, has_metadata_of};
 use crate::store::stage::FetchObject;
 use crate::store::verify::{Depth, Fault, FaultKind, SlotPaths};
-use crate::store::{Store, StoreError, What};
+use crate::store::{Store, StoreError, What, unless_damaged};
 
 /// Where the records of a store can be fetched again.
 pub trait FetchRecords {
@@ -83,7 +83,7 @@ impl Store {
     fn mend_records(&self, records: &dyn FetchRecords) -> Result<u64, StoreError> {
         let mut mended = 0;
         for name in self.known_releases()? {
-            if self.release(name).is_err()
+            if unless_damaged(self.release(name))?.is_none()
                 && let Some(release) = records.release(name).filter(|release| release.name() == name)
             {
                 self.write_release(&release)?;
@@ -91,18 +91,14 @@ impl Store {
                 self.adopt_release(name)?;
                 mended += 1;
             }
-            if let Ok(release) = self.release(name)
-                && !self.is_manifest_intact(&release.manifest)
+            if let Some(release) = unless_damaged(self.release(name))?
+                && !self.is_manifest_whole(&release.manifest)?
                 && let Some(bytes) = records.manifest(&release.manifest)
             {
                 mended += u64::from(self.mend_manifest(&release.manifest, bytes)?);
             }
         }
         Ok(mended)
-    }
-
-    fn is_manifest_intact(&self, id: &ManifestId) -> bool {
-        self.check_manifest(id).is_ok()
     }
 
     /// Writes a fetched manifest if it is the one that is wanted.
@@ -133,10 +129,12 @@ impl Store {
         let mut damaged: HashMap<_, FileEntry> = HashMap::new();
         let mut manifests = HashSet::new();
         for name in self.release_names()? {
-            manifests.extend(self.release(name).ok().map(|release| release.manifest));
+            manifests.extend(unless_damaged(self.release(name))?.map(|release| release.manifest));
         }
-        for manifest in manifests.iter().filter(|manifest| self.is_manifest_intact(manifest)) {
-            damaged.extend(self.damaged_objects(manifest)?.into_iter().map(|file| (file.object, file)));
+        for manifest in &manifests {
+            if self.is_manifest_whole(manifest)? {
+                damaged.extend(self.damaged_objects(manifest)?.into_iter().map(|file| (file.object, file)));
+            }
         }
         let mut mended = 0;
         fetch.announce(&damaged.keys().copied().collect::<Vec<_>>());
@@ -156,8 +154,8 @@ impl Store {
 
     /// Puts right every entry of a slot. One that is beyond that is dropped, unless it is needed.
     fn mend_slot(&self, slot: SlotName, is_needed: bool) -> Result<u64, StoreError> {
-        let manifest = match self.release(slot.release) {
-            Ok(release) if self.is_manifest_intact(&release.manifest) => release.manifest,
+        let manifest = match unless_damaged(self.release(slot.release))? {
+            Some(release) if self.is_manifest_whole(&release.manifest)? => release.manifest,
             _ if is_needed => return Ok(0),
             _ => {
                 self.layout.slots.remove_all(&slot.to_string())?;
@@ -205,7 +203,7 @@ impl Store {
                 let shared =
                     self.object_meta(&file.object)?.is_some_and(|meta| has_metadata_of(&meta, file, permissions));
                 // The object itself may be the damaged inode, if it could not be fetched.
-                if shared && self.check_object(file).is_ok() {
+                if shared && self.check_object(file)?.is_ok() {
                     self.layout.objects.link(&object_name(&file.object), tmp, NAME)?;
                 } else {
                     match self.copy_object(file, permissions.file(file.exec), tmp, NAME) {

@@ -12,7 +12,7 @@ use crate::hash::ObjectId;
 use crate::manifest::{Entry, FileEntry, Kind};
 use crate::store::layout::{DIRTY, SlotName, object_name};
 use crate::store::permissions::Permissions;
-use crate::store::{Store, StoreError};
+use crate::store::{Store, StoreError, unless_damaged};
 use crate::tree_path::TreePath;
 
 /// ext4 allows 65,000 names of an inode; some room is left for other users of it.
@@ -311,10 +311,16 @@ impl Store {
         let mut idle = self.slot_names()?;
         idle.retain(|slot| slot.is_spare || Some(slot.release) != current);
         // Only a tree whose manifest is at hand can be changed; others are of no use.
-        let usable = idle.iter().rposition(|slot| {
-            self.permissions_of(slot.release.sequence()).is_ok_and(|permissions| permissions == wanted)
-                && self.release(slot.release).is_ok_and(|release| self.has_manifest(&release.manifest).unwrap_or(false))
-        });
+        let mut usable = None;
+        for (index, slot) in idle.iter().enumerate().rev() {
+            if self.permissions_of(slot.release.sequence())? == wanted
+                && let Some(release) = unless_damaged(self.release(slot.release))?
+                && self.has_manifest(&release.manifest)?
+            {
+                usable = Some(index);
+                break;
+            }
+        }
         let taken = usable.map(|index| idle.remove(index));
         for slot in idle {
             slots.remove_all(&slot.to_string())?;

@@ -20,7 +20,7 @@ use crate::store::copy::write_object;
 use crate::store::quarantine::Quarantine;
 use crate::store::slots::SlotWriter;
 use crate::store::write_back::WriteBack;
-use crate::store::{Pruned, Store, StoreError, StoredChange, What, lie, room};
+use crate::store::{Pruned, Store, StoreError, StoredChange, What, is_damage, lie, room, unless_damaged};
 
 /// Opens the content of objects that are missing here.
 pub trait Fetch: Sync {
@@ -174,7 +174,7 @@ impl Store {
     pub(super) fn check_succession(&self, release: &Release) -> Result<(), StoreError> {
         let offered = release.name();
         let Some(current) = self.current()?.filter(|current| *current != offered) else { return Ok(()) };
-        let Ok(served) = self.release(current) else {
+        let Some(served) = unless_damaged(self.release(current))? else {
             let is_newer = offered.sequence() > current.sequence();
             return if is_newer { Ok(()) } else { Err(StoreError::NotNewer { offered, current }) };
         };
@@ -190,7 +190,7 @@ impl Store {
 
     /// Whether the release is complete here, seen or unseen.
     pub(super) fn is_staged(&self, name: ReleaseName) -> Result<bool, StoreError> {
-        Ok(self.layout.slots.stat(&name.to_string())?.is_some() && self.release(name).is_ok())
+        Ok(self.layout.slots.stat(&name.to_string())?.is_some() && unless_damaged(self.release(name))?.is_some())
     }
 
     /// Looks for room by `check`. Where there is too little, what other pushes left is dropped, and it looks again.
@@ -299,7 +299,11 @@ impl Arrival {
                 let object =
                     |entry: Result<Entry, ManifestError>| entry.map(|entry| entry.file().map(|file| file.object));
                 let objects: Result<Vec<_>, _> = entries.map(object).collect();
-                let objects = objects.map_err(|error| lie(error.to_string()))?;
+                let objects = objects.map_err(|error| match error {
+                    // What cannot be read is not damaged.
+                    ManifestError::Io(source) if !is_damage(&source) => self.disk_error("read a manifest in", source),
+                    other => lie(other.to_string()),
+                })?;
                 self.bases.get_or_init(|| objects)
             }
         };
@@ -317,12 +321,21 @@ impl Arrival {
         ranges.iter().zip(objects).try_for_each(read)
     }
 
+    fn disk_error(&self, op: &'static str, source: std::io::Error) -> StoreError {
+        fsx::IoError::new(op, self.store.path(), source).into()
+    }
+
     /// Looks whether the bases of a block that does not decode are what they should be. Those that
-    /// are not lose their names: what is not there can be fetched again.
+    /// are not lose their names: what is not there can be fetched again. Where that cannot be told, that is the error.
     fn blame_bases(&self, mut objects: Vec<ObjectId>, error: StoreError) -> StoreError {
         objects.sort_unstable();
         objects.dedup();
-        objects.retain(|object| !self.store.is_intact(object));
+        let held = match self.store.holds(&objects, &|| false) {
+            Ok(held) => held,
+            Err(unknown) => return unknown,
+        };
+        let damaged = objects.into_iter().zip(held).filter(|(_, is_held)| !is_held);
+        let objects: Vec<ObjectId> = damaged.map(|(object, _)| object).collect();
         if objects.is_empty() {
             return error;
         }
@@ -376,7 +389,8 @@ impl Arrival {
     fn damaged_base(&self, error: &StoreError) -> Option<StoreError> {
         let is_suspect = matches!(error, StoreError::Io(_) | StoreError::Lie { .. } | StoreError::Pack(_));
         let base = self.base.filter(|_| is_suspect)?;
-        self.store.check_manifest(&base).err()
+        // Where it cannot be told, the first error is the one to tell.
+        self.store.check_manifest(&base).err().filter(StoreError::is_damage)
     }
 
     fn complete(&mut self, fetch: &FetchObject<'_>) -> Result<u64, StoreError> {

@@ -6,14 +6,14 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::fsx::{Dir, FileKind};
+use crate::fsx::{Context as _, Dir, FileKind};
 use crate::hash::{ManifestId, ObjectId, hash_reader};
 use crate::manifest::{Entry, FileEntry, Kind};
 use crate::release::{Release, ReleaseName};
 use crate::store::layout::{CURRENT, DIRTY, SlotName, manifest_name, object_name, release_file};
 use crate::store::permissions::Permissions;
 use crate::store::slots::{DirStack, has_metadata_of};
-use crate::store::{Store, StoreError, What};
+use crate::store::{Store, StoreError, What, unless_damaged};
 
 /// How far to look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -94,6 +94,9 @@ impl Verified {
     }
 }
 
+/// The inode of an object whose bytes are right, or what is wrong with it.
+type CheckedObject = Result<u64, FaultKind>;
+
 impl Store {
     /// Looks for faults, and notes how many were found, if the user owns the store. Changes nothing else. `cancelled`
     /// is asked now and then.
@@ -123,15 +126,7 @@ impl Store {
         cancelled: &(dyn Fn() -> bool + Sync),
     ) -> Result<Verified, StoreError> {
         let _guard = self.lock_to_read(wait)?;
-        let found = self.look_for_faults(depth, cancelled)?;
-        // What this user may not read is no fault of the mirror.
-        for fault in &found.faults {
-            match self.layout.root.open_file_below(&fault.path) {
-                Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => return Err(error.into()),
-                _ => {}
-            }
-        }
-        Ok(found)
+        self.look_for_faults(depth, cancelled)
     }
 
     /// The same, by whoever has the lock, and nothing is noted.
@@ -149,7 +144,7 @@ impl Store {
         };
         match depth {
             Depth::Quick => {
-                if let Some(release) = self.verify_release(current, &mut found) {
+                if let Some(release) = self.verify_release(current, &mut found)? {
                     let slot = SlotName { release: current, is_spare: false };
                     self.verify_slot(slot, &release, &HashMap::new(), depth, &mut found)?;
                 }
@@ -164,12 +159,12 @@ impl Store {
     fn verify_all(&self, found: &mut Verified, cancelled: &(dyn Fn() -> bool + Sync)) -> Result<(), StoreError> {
         let mut releases = HashMap::new();
         for name in self.known_releases()? {
-            releases.extend(self.verify_release(name, found).map(|release| (name, release)));
+            releases.extend(self.verify_release(name, found)?.map(|release| (name, release)));
         }
         let manifests: HashSet<ManifestId> = releases.values().map(|release| release.manifest).collect();
         let mut needed: HashMap<ObjectId, FileEntry> = HashMap::new();
         for manifest in &manifests {
-            self.verify_manifest(manifest, &mut needed, found);
+            self.verify_manifest(manifest, &mut needed, found)?;
         }
         let inodes = self.verify_objects(&needed, found, cancelled)?;
         let current = self.current()?.map(|release| SlotName { release, is_spare: false });
@@ -187,23 +182,29 @@ impl Store {
         Ok(())
     }
 
-    fn verify_release(&self, name: ReleaseName, found: &mut Verified) -> Option<Release> {
+    fn verify_release(&self, name: ReleaseName, found: &mut Verified) -> Result<Option<Release>, StoreError> {
         match self.release(name) {
-            Ok(release) => Some(release),
+            Ok(release) => Ok(Some(release)),
+            Err(error) if !error.is_damage() => Err(error),
             Err(error) => {
                 let is_missing = matches!(&error, StoreError::Io(io) if io.kind() == std::io::ErrorKind::NotFound);
                 let kind = if is_missing { FaultKind::Missing } else { FaultKind::Content };
                 found.fault(kind, format!(".headwater/releases/{}", release_file(name)), None);
-                None
+                Ok(None)
             }
         }
     }
 
-    fn verify_manifest(&self, id: &ManifestId, needed: &mut HashMap<ObjectId, FileEntry>, found: &mut Verified) {
+    fn verify_manifest(
+        &self,
+        id: &ManifestId,
+        needed: &mut HashMap<ObjectId, FileEntry>,
+        found: &mut Verified,
+    ) -> Result<(), StoreError> {
         let path = format!(".headwater/manifests/{}", manifest_name(id));
-        match self.has_manifest(id) {
-            Ok(true) => {}
-            Ok(false) | Err(_) => return found.fault(FaultKind::Missing, path, None),
+        if !self.has_manifest(id)? {
+            found.fault(FaultKind::Missing, path, None);
+            return Ok(());
         }
         let mut read = || -> Result<(), StoreError> {
             for entry in self.entries(id)? {
@@ -211,9 +212,10 @@ impl Store {
             }
             Ok(())
         };
-        if read().is_err() {
+        if unless_damaged(read())?.is_none() {
             found.fault(FaultKind::Content, path, None);
         }
+        Ok(())
     }
 
     /// Re-hashes the objects that are needed; answers the inodes that are good.
@@ -230,7 +232,7 @@ impl Store {
             if cancelled() {
                 return Err(StoreError::Cancelled);
             }
-            for (file, fault) in self.check_objects(chunk) {
+            for (file, fault) in self.check_objects(chunk)? {
                 found.objects += 1;
                 found.bytes += file.size;
                 match fault {
@@ -248,27 +250,30 @@ impl Store {
     }
 
     /// Re-hashes some objects, on two halves of the machine at once.
-    fn check_objects<'f>(&self, files: &[&'f FileEntry]) -> Vec<(&'f FileEntry, Result<u64, FaultKind>)> {
-        let check =
-            |files: &[&'f FileEntry]| files.iter().map(|file| (*file, self.check_object(file))).collect::<Vec<_>>();
+    fn check_objects<'f>(&self, files: &[&'f FileEntry]) -> Result<Vec<(&'f FileEntry, CheckedObject)>, StoreError> {
+        let check_one = |file: &&'f FileEntry| Ok((*file, self.check_object(file)?));
+        let check = |files: &[&'f FileEntry]| files.iter().map(check_one).collect::<Result<Vec<_>, StoreError>>();
         let (left, right) = files.split_at(files.len() / 2);
         std::thread::scope(|scope| {
             let left = scope.spawn(|| check(left));
-            let mut right = check(right);
-            right.extend(left.join().expect("checking an object does not panic"));
-            right
+            let right = check(right);
+            let mut all = left.join().expect("checking an object does not panic")?;
+            all.extend(right?);
+            Ok(all)
         })
     }
 
-    /// The inode of an object whose bytes are right.
-    pub(super) fn check_object(&self, file: &FileEntry) -> Result<u64, FaultKind> {
-        let meta = self.object_meta(&file.object).ok().flatten().ok_or(FaultKind::Missing)?;
+    /// Looks whether an object is here and its bytes are right.
+    ///
+    /// # Errors
+    /// When that cannot be told: whatever is wrong then, it is not the object.
+    pub(super) fn check_object(&self, file: &FileEntry) -> Result<CheckedObject, StoreError> {
+        let Some(meta) = self.object_meta(&file.object)? else { return Ok(Err(FaultKind::Missing)) };
         if meta.kind != FileKind::File {
-            return Err(FaultKind::WrongKind);
+            return Ok(Err(FaultKind::WrongKind));
         }
-        let content = self.open_object(&file.object).map_err(|_| FaultKind::Content)?;
-        let (object, size) = hash_reader(content).map_err(|_| FaultKind::Content)?;
-        if object == file.object && size == file.size { Ok(meta.inode) } else { Err(FaultKind::Content) }
+        let is_whole = unless_damaged(self.hash_object(&file.object))? == Some((file.object, file.size));
+        Ok(if is_whole { Ok(meta.inode) } else { Err(FaultKind::Content) })
     }
 
     /// The objects of a manifest that are missing or damaged, each once.
@@ -276,7 +281,7 @@ impl Store {
         let mut damaged = HashMap::new();
         for entry in self.entries(manifest)? {
             if let Some(file) = entry?.file()
-                && self.check_object(file).is_err()
+                && self.check_object(file)?.is_err()
             {
                 damaged.insert(file.object, *file);
             }
@@ -299,18 +304,16 @@ impl Store {
             found.fault(FaultKind::Missing, at, None);
             return Ok(());
         };
-        let Ok(entries) = self.manifest(&release.manifest) else {
+        let Some(entries) = unless_damaged(self.entries(&release.manifest))? else {
             // verify --quick has not looked at the manifest yet.
-            self.verify_manifest(&release.manifest, &mut HashMap::new(), found);
-            return Ok(());
+            return self.verify_manifest(&release.manifest, &mut HashMap::new(), found);
         };
         let mut seen = SlotPaths::new(self.expired_through()?);
         let permissions = self.permissions_of(slot.release.sequence())?;
         let mut stack = DirStack::new(root.try_clone()?, permissions.directory());
         for entry in entries {
-            let Ok(entry) = entry else {
-                self.verify_manifest(&release.manifest, &mut HashMap::new(), found);
-                return Ok(());
+            let Some(entry) = unless_damaged(entry)? else {
+                return self.verify_manifest(&release.manifest, &mut HashMap::new(), found);
             };
             if seen.add(&entry) {
                 continue;
@@ -356,7 +359,7 @@ pub(super) fn check_entry(
                 });
             }
             let is_known = inodes.get(&file.object) == Some(&meta.inode);
-            if depth == Depth::Full && !is_known && meta.size == file.size && !has_content(dir, name, file) {
+            if depth == Depth::Full && !is_known && meta.size == file.size && !has_content(dir, name, file)? {
                 kinds.push(FaultKind::Content);
             }
             Ok(kinds)
@@ -364,9 +367,9 @@ pub(super) fn check_entry(
     }
 }
 
-fn has_content(dir: &Dir, name: &str, file: &FileEntry) -> bool {
-    let read = dir.open_file(name).ok().and_then(|content| hash_reader(content).ok());
-    read == Some((file.object, file.size))
+fn has_content(dir: &Dir, name: &str, file: &FileEntry) -> Result<bool, StoreError> {
+    let read = || Ok(hash_reader(dir.open_file(name)?).context("read", || dir.join(name))?);
+    Ok(unless_damaged(read())? == Some((file.object, file.size)))
 }
 
 /// What may be in a slot: the entries of its manifest, and the directories on the way to them.

@@ -14,7 +14,7 @@ use crate::trees::{Rng, Tree};
 const LEVEL: [&str; 5] = ["--json", "--level", "3", "--again", "--allow-shrink"];
 
 /// Pages that have little in common but one line, which names the version.
-fn pages(version: &str) -> Tree {
+pub(crate) fn pages(version: &str) -> Tree {
     let mut rng = Rng::new(11);
     (0..120).fold(Tree::default(), |tree, number| {
         let words: String = rng.bytes(1500).iter().map(|byte| format!("{byte:02x}")).collect();

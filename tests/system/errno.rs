@@ -1,6 +1,8 @@
 //! G4, G5: each change of the disk fails once, with a full disk and with a broken one.
 
-use crate::harness::Outcome;
+use crate::checker;
+use crate::deltas::pages;
+use crate::harness::{Outcome, World};
 use crate::scenario::{Kind, Scenario, Side};
 
 const EIO: i32 = 5;
@@ -103,4 +105,39 @@ fn a_disk_that_fails_every_operation_of_a_kind_serves_the_old_release() {
             scenario.finish().unwrap();
         }
     }
+}
+
+/// G3, G14: an error of reading says nothing about what could not be read.
+#[cfg(debug_assertions)]
+#[test]
+fn what_cannot_be_read_is_not_taken_for_damaged() {
+    const EACCES: i32 = 13;
+    const EMFILE: i32 = 24;
+    let world = World::new();
+    world.publish(&pages("1"), &["mirror"], &[]);
+    world.publish(&pages("2"), &["mirror"], &[]);
+    let mirror = world.path("mirror");
+    let names = |of: &str| {
+        let entries = std::fs::read_dir(mirror.join(".headwater").join(of)).unwrap();
+        entries.map(|entry| entry.unwrap().file_name()).collect::<std::collections::BTreeSet<_>>()
+    };
+    let all = || (checker::object_names(&mirror), names("manifests"), names("releases"), names("slots"));
+    let before = all();
+    let place = world.at("mirror");
+    for errno in [EIO, EACCES, EMFILE] {
+        for part in ["open:/objects/", "read:/objects/", "open:/manifests/", "open:/releases/"] {
+            let fault = format!("errno={errno}@{part}");
+            for command in [&["verify", &*place][..], &["repair", &place, "--from", &world.at("tree")]] {
+                let outcome = world.run_with_fault(&fault, command);
+                let words = format!("{}{}", outcome.stdout, outcome.stderr);
+                assert!(![Some(0), Some(101), None].contains(&outcome.code()), "{fault}: {outcome}");
+                assert!(!words.contains("differs") && !words.contains("missing"), "{fault}: {outcome}");
+            }
+            assert_eq!(all(), before, "{fault}");
+        }
+    }
+    world.run(&["verify", &place]).expect(&[0]);
+    world.write("tree", &pages("3"));
+    world.push("tree", &["mirror"], &[]).expect(&[0]);
+    checker::check_equals_tree(&world.served("mirror"), &world.path("tree")).unwrap();
 }

@@ -22,7 +22,7 @@ use crate::manifest::transit::NewObject;
 use crate::pack::{Block, PackReader, Piece};
 use crate::store::layout::{LOCK, Layout, quarantine_name};
 use crate::store::permissions::Permissions;
-use crate::store::{Store, StoreError, lie};
+use crate::store::{Store, StoreError, lie, unless_damaged};
 
 use held::HeldPiece;
 use whole::Whole;
@@ -188,10 +188,12 @@ impl Quarantine {
                 continue;
             };
             let record = self.held.read(&pack.to_string(), MAX_HELD_BYTES)?;
-            let pieces = held::parse(&record).filter(|pieces| pieces.iter().all(|held| self.is_intact(held)));
-            let Some(pieces) = pieces else {
-                self.held.unlink(&name)?;
-                continue;
+            let pieces = match held::parse(&record) {
+                Some(pieces) if self.are_whole(&pieces)? => pieces,
+                _ => {
+                    self.held.unlink(&name)?;
+                    continue;
+                }
             };
             for held in &pieces {
                 if self.is_whole(&held.piece) {
@@ -240,21 +242,34 @@ impl Quarantine {
         Ok(())
     }
 
-    fn is_intact(&self, held: &HeldPiece) -> bool {
+    fn are_whole(&self, pieces: &[HeldPiece]) -> Result<bool, StoreError> {
+        for piece in pieces {
+            if !self.is_intact(piece)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Whether a piece is here and has its bytes.
+    fn is_intact(&self, held: &HeldPiece) -> Result<bool, StoreError> {
         let piece = &held.piece;
         let fits = self.objects.get(piece.ordinal as usize).is_some_and(|object| {
             piece.offset.checked_add(u64::from(piece.length)).is_some_and(|end| end <= object.size)
         });
-        let open = || {
-            if self.is_whole(piece) {
-                self.whole.open_file(&held.hash.of_whole()).ok()
-            } else {
-                self.parts.open_file(&ordinal_name(piece.ordinal)).ok()
-            }
+        if !fits {
+            return Ok(false);
+        }
+        let read = || -> Result<Vec<u8>, StoreError> {
+            let file = match self.is_whole(piece) {
+                true => self.whole.open_file(&held.hash.of_whole())?,
+                false => self.parts.open_file(&ordinal_name(piece.ordinal))?,
+            };
+            let mut bytes = vec![0; piece.length as usize];
+            file.read_exact_at(&mut bytes, piece.offset).context("read", || self.parts.path().to_owned())?;
+            Ok(bytes)
         };
-        let mut bytes = vec![0; piece.length as usize];
-        let read = || open()?.read_exact_at(&mut bytes, piece.offset).ok();
-        fits && { read }().is_some() && self.hash(piece, &bytes) == held.hash
+        Ok(unless_damaged(read())?.is_some_and(|bytes| self.hash(piece, &bytes) == held.hash))
     }
 
     /// Writes the content of a pack, and remembers that it is held. May be

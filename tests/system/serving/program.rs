@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 
 use super::{Connection, Receiver, Whole, activation, assert_serves, head, pack_path, stage_body, wait_until};
 use crate::checker;
+use crate::deltas::pages;
 use crate::harness::World;
 use crate::origin::{first_tree, second_tree};
 
@@ -100,6 +101,30 @@ fn what_is_in_flight_is_answered_before_it_stops() {
     let (code, log) = program.end();
     assert_eq!(code, Some(0), "{log}");
     assert!(log.lines().last().unwrap().contains(r#""event":"stopped","cut":0"#), "{log}");
+}
+
+#[cfg(debug_assertions)]
+#[test]
+fn a_receiver_that_cannot_open_objects_drops_none_of_them() {
+    let world = World::new();
+    let push = |version: &str, fault: &str| {
+        let program = Program::start(&world, &["--no-auth"], fault);
+        let url = format!("http://{}", program.address);
+        world.write("tree", &pages(version));
+        world.run(&["push", &world.at("tree"), &url, "--allow-shrink", "--deadline", "20s"])
+    };
+    push("1", "").expect(&[0]);
+    push("2", "").expect(&[0]);
+    let mirror = world.path("mirror");
+    let before = checker::object_names(&mirror);
+    for errno in [5, 13, 24] {
+        let outcome = push("3", &format!("errno={errno}@open:/.headwater/objects/"));
+        assert_ne!(outcome.code(), Some(0), "{errno}: {outcome}");
+        assert!(!outcome.stderr.contains("damaged"), "{errno}: {outcome}");
+        assert!(checker::object_names(&mirror).is_superset(&before), "{errno}: {outcome}");
+    }
+    push("3", "").expect(&[0]);
+    assert!(checker::check_store(&mirror).is_ok());
 }
 
 #[cfg(debug_assertions)]
