@@ -19,6 +19,7 @@ use crate::serve::guarded::Phases;
 use crate::serve::hook::Hooks;
 use crate::serve::inbox::Inbox;
 use crate::serve::log::{Entry, text};
+use crate::serve::log_limit::LogLimiter;
 use crate::serve::parts::ObjectParts;
 use crate::serve::reaction::Reaction;
 use crate::serve::refused::{Refused, or_unknown};
@@ -44,6 +45,7 @@ pub(super) struct Handler {
     access: RwLock<Access>,
     pub(super) limits: Limits,
     pub(super) log: Arc<dyn Log>,
+    limiter: Arc<LogLimiter>,
     pub(super) hooks: Hooks,
     pools: Pools,
 }
@@ -60,6 +62,7 @@ impl Handler {
             sites: sites.collect::<Result<_, ServeError>>()?,
             access: RwLock::new(settings.access.clone()),
             log,
+            limiter: Arc::default(),
             hooks: Hooks::default(),
             pools,
             limits,
@@ -88,7 +91,16 @@ impl Handler {
 
     /// Tells of a peer that came to no request.
     pub(super) fn turned_away(&self, peer: &str, message: &str) {
-        self.log.record(&Record::TurnedAway { peer: peer.to_owned(), message: text(message) });
+        if let Some(suppressed) = self.limiter.admit(peer) {
+            self.log.record(&Record::TurnedAway { peer: peer.to_owned(), message: text(message), suppressed });
+        }
+    }
+
+    /// Tells of a peer that found too many connections open.
+    pub(super) fn full(&self, peer: &str) {
+        if let Some(suppressed) = self.limiter.admit(peer) {
+            self.log.record(&Record::Full { peer: peer.to_owned(), suppressed });
+        }
     }
 
     /// Waits for the work that nobody waits for any more, until `deadline`, and for the commands that it started.
@@ -97,8 +109,11 @@ impl Handler {
         self.hooks.finish().await;
     }
 
-    /// Forgets what nobody came back for.
+    /// Forgets what nobody came back for, and says how many records were left out.
     pub(super) fn sweep(&self) {
+        for (address, records) in self.limiter.take_suppressed() {
+            self.log.record(&Record::Suppressed { address: address.to_string(), records });
+        }
         for site in &self.sites {
             site.sessions.sweep(self.limits.stage);
             site.desk.sweep(self.limits.stage);
@@ -119,6 +134,8 @@ impl Handler {
             log: Arc::clone(&self.log),
             peer,
             token: None,
+            limiter: Arc::clone(&self.limiter),
+            is_authorized: false,
             method: parts.method.to_string(),
             path: parts.uri.path().to_owned(),
             body_bytes: 0,
@@ -205,6 +222,7 @@ impl Handler {
         let grant = self.access().grant(authorization, site.settings.name.as_ref(), &mut entry.token)?;
         let resource = resource.ok_or_else(|| nothing_below(&site.settings.base))?;
         grant.check(right_for(&parts.method, resource))?;
+        entry.is_authorized = true;
         match (&parts.method, resource) {
             (&Method::GET, _) => self.read(site, resource, parts, grant).await,
             (&Method::PUT, _) => self.put(site, resource, inbox).await,

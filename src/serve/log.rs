@@ -9,6 +9,8 @@ use std::time::Instant;
 
 use serde::Serialize;
 
+use crate::serve::log_limit::LogLimiter;
+
 /// Longest text of a peer in a record, in bytes.
 const MAX_TEXT_BYTES: usize = 200;
 
@@ -81,11 +83,17 @@ pub enum Record {
         body_bytes: u64,
         /// How long it took.
         milliseconds: u64,
+        /// Records about its address that were left out before this one.
+        #[serde(skip_serializing_if = "is_zero")]
+        suppressed: u64,
     },
     /// A connection was turned away: there are too many.
     Full {
         /// Who connected.
         peer: String,
+        /// Records about its address that were left out before this one.
+        #[serde(skip_serializing_if = "is_zero")]
+        suppressed: u64,
     },
     /// A connection ended before there was a request: no TLS, or no HTTP that is understood.
     TurnedAway {
@@ -93,6 +101,16 @@ pub enum Record {
         peer: String,
         /// Why.
         message: String,
+        /// Records about its address that were left out before this one.
+        #[serde(skip_serializing_if = "is_zero")]
+        suppressed: u64,
+    },
+    /// Records about peers without a good token were left out, and nothing followed that would say so.
+    Suppressed {
+        /// The address, or the network of an IPv6 address; 0.0.0.0 for all that were not told apart.
+        address: String,
+        /// How many.
+        records: u64,
     },
     /// What should run after an activation went wrong; the release is current all the same.
     HookFailed {
@@ -147,11 +165,19 @@ pub fn log_panics(log: Arc<dyn Log>) {
     }));
 }
 
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+const fn is_zero(value: &u64) -> bool {
+    *value == 0
+}
+
 /// The record of a request, while it is answered.
 pub(super) struct Entry {
     pub(super) log: Arc<dyn Log>,
     pub(super) peer: Arc<str>,
     pub(super) token: Option<String>,
+    pub(super) limiter: Arc<LogLimiter>,
+    /// Whether the peer may do what it asked for. Others cause a bounded number of records.
+    pub(super) is_authorized: bool,
     pub(super) method: String,
     pub(super) path: String,
     pub(super) body_bytes: u64,
@@ -161,6 +187,12 @@ pub(super) struct Entry {
 impl Entry {
     /// Tells how the request ended.
     pub(super) fn end(self, status: u16, refusal: Option<&crate::wire::Refusal>) {
+        // What monitors ask needs no token and is nothing new.
+        if !self.is_authorized && status < 400 {
+            return;
+        }
+        let suppressed = if self.is_authorized { Some(0) } else { self.limiter.admit(&self.peer) };
+        let Some(suppressed) = suppressed else { return };
         self.log.record(&Record::Answered {
             peer: self.peer.to_string(),
             token: self.token,
@@ -171,6 +203,7 @@ impl Entry {
             message: refusal.map(|refusal| text(&refusal.message)),
             body_bytes: self.body_bytes,
             milliseconds: u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX),
+            suppressed,
         });
     }
 }

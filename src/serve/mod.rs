@@ -20,6 +20,7 @@ mod handler;
 mod hook;
 mod inbox;
 mod log;
+mod log_limit;
 mod parts;
 mod reaction;
 mod readers;

@@ -223,7 +223,7 @@ async fn accept(listener: tokio::net::TcpListener, door: Arc<Door>) {
             }
         };
         let Some(seat) = door.guests.seat(peer.ip()) else {
-            door.handler.log.record(&Record::Full { peer: peer.to_string() });
+            door.handler.full(&peer.to_string());
             if door.tls.is_none() {
                 // Whoever does not read it sees the end of the connection.
                 stream.try_write(FULL).ok();
@@ -348,7 +348,7 @@ impl Drop for Seat {
 }
 
 /// What counts as one address: whoever has an IPv6 address has a network of 64 bits.
-fn network(address: IpAddr) -> IpAddr {
+pub(super) fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => {
             let high = u128::from(address) >> 64 << 64;

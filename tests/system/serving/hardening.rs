@@ -78,6 +78,28 @@ fn what_is_no_http_is_logged() {
 }
 
 #[test]
+fn whoever_has_no_token_writes_few_lines_to_the_log() {
+    let receiver = Receiver::open();
+    publish(&mut receiver.connect(), &first_tree().release(1).onto(None), None);
+    let logged = |word: &str| receiver.logged().lines().filter(|line| line.contains(word)).count();
+    let mut connection = receiver.connect();
+    for path in ["/healthz", "/ready", "/status.json"] {
+        // Many at once on one connection, as fast as they are answered.
+        connection.send(&head("GET", path, &[], 0).repeat(200));
+        (0..200).for_each(|_| assert_eq!(connection.answer().unwrap().status, 200));
+    }
+    assert_eq!(["/healthz", "/ready", "status.json"].map(logged), [0; 3]);
+    connection.send(&head("GET", "/nothing", &[], 0).repeat(1000));
+    (0..1000).for_each(|_| assert_eq!(connection.answer().unwrap().refusal().0, 404));
+    let lines = logged("/nothing");
+    assert!((10..100).contains(&lines), "{lines} of 1,000 are logged");
+    // Whoever may do what it asks for is logged whatever others did.
+    let before = logged("/v1/state");
+    (0..60).for_each(|_| drop(connection.ask("GET", "/v1/state", &[], b"").ok()));
+    assert_eq!(logged("/v1/state") - before, 60);
+}
+
+#[test]
 fn tokens_are_read_again_on_sighup() {
     let world = World::new();
     let new_token = || {

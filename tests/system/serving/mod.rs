@@ -13,6 +13,7 @@ mod program;
 mod pushes;
 mod questions;
 mod readers;
+mod repairs;
 #[cfg(debug_assertions)]
 mod survivors;
 mod upkeep;
