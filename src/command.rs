@@ -8,6 +8,7 @@ use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Mutex, PoisonError, mpsc};
+use std::thread::Builder;
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process_group};
@@ -80,11 +81,17 @@ pub fn run(order: &Order<'_>) -> Result<String, CommandError> {
     let stdin = child.stdin.take();
     let input = order.input.as_bytes().to_vec();
     // It need not read what it is given; it gets the end of it all the same.
-    std::thread::spawn(move || stdin.map(|mut stdin| stdin.write_all(&input).ok()));
+    let start = Builder::new;
+    let writes = start().spawn(move || stdin.map(|mut stdin| stdin.write_all(&input).ok()));
     let (sender, ended) = mpsc::channel();
     let kept = order.kept_bytes;
     // What it started may keep its pipes open: nobody waits for this thread then.
-    std::thread::spawn(move || sender.send(wait(child, kept)).ok());
+    let waits = start().spawn(move || sender.send(wait(child, kept)).ok());
+    if let Err(error) = writes.and(waits) {
+        // Nobody would see it end.
+        group.map(|group| kill_process_group(group, Signal::KILL).ok());
+        return Err(CommandError::Run(error));
+    }
     let Ok(heard) = ended.recv_timeout(order.limit) else {
         // It may have ended by itself meanwhile; then there is nothing to kill.
         group.map(|group| kill_process_group(group, Signal::KILL).ok());
@@ -101,7 +108,7 @@ pub fn run(order: &Order<'_>) -> Result<String, CommandError> {
 /// Takes what the command writes until it ends: its end, its output, its last line on standard error.
 fn wait(mut child: Child, kept_bytes: u64) -> io::Result<(ExitStatus, Vec<u8>, String)> {
     let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
-    let listener = std::thread::spawn(move || stderr.map(listen).transpose());
+    let listener = Builder::new().spawn(move || stderr.map(listen).transpose())?;
     let mut written = Vec::new();
     if let Some(stdout) = stdout {
         stdout.take(kept_bytes).read_to_end(&mut written)?;

@@ -36,6 +36,7 @@ pub mod release;
 pub mod scan;
 pub mod serve;
 pub mod store;
+mod threads;
 pub mod tree_path;
 pub mod users;
 pub mod varint;

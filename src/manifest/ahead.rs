@@ -1,5 +1,8 @@
 //! Reading ahead: decoding is half of the work of whoever walks a manifest.
 
+use std::sync::{Mutex, PoisonError};
+use std::thread::Builder;
+
 use crossbeam_channel::bounded;
 
 /// Items handed over at once: enough that the channel does not show.
@@ -14,9 +17,11 @@ pub fn ahead<T: Send, R>(
     consume: impl FnOnce(&mut dyn Iterator<Item = T>) -> R,
 ) -> R {
     let (sender, batches) = bounded::<Vec<T>>(WAITING);
+    let items = Mutex::new(Some(items));
+    let take = &|| items.lock().unwrap_or_else(PoisonError::into_inner).take();
     std::thread::scope(|scope| {
-        scope.spawn(move || {
-            let mut items = items;
+        let read = move || {
+            let Some(mut items) = take() else { return };
             loop {
                 let batch: Vec<T> = items.by_ref().take(BATCH).collect();
                 // Nobody takes them any more once whoever consumes has had enough.
@@ -24,8 +29,12 @@ pub fn ahead<T: Send, R>(
                     return;
                 }
             }
-        });
-        consume(&mut batches.into_iter().flatten())
+        };
+        // Where there is no thread to be had, they are read as they are consumed.
+        match Builder::new().spawn_scoped(scope, read).is_err().then(take).flatten() {
+            Some(mut items) => consume(&mut items),
+            None => consume(&mut batches.into_iter().flatten()),
+        }
     })
 }
 

@@ -17,6 +17,7 @@ use crate::monitor::{Event, Monitor};
 use crate::pack::PackReader;
 use crate::release::ReleaseName;
 use crate::store::{Arrival, Depth, Fetch, Presence, Pruned, Repaired, Store, StoreError, StoredChange, Verified};
+use crate::threads;
 use crate::tree_path::Site;
 use crate::wire::Settled;
 
@@ -87,15 +88,7 @@ impl DirectoryMirror {
             Ok(())
         };
         let work = || take_all().inspect_err(|_| is_failed.store(true, Ordering::Relaxed));
-        std::thread::scope(|scope| {
-            let helpers: Vec<_> = (1..self.jobs.get().min(MAX_THREADS)).map(|_| scope.spawn(work)).collect();
-            let mut result = work();
-            for helper in helpers {
-                let helped = helper.join().expect("unpacking does not panic");
-                result = result.and(helped);
-            }
-            result
-        })
+        threads::workers(self.jobs.get().min(MAX_THREADS), work).into_iter().collect()
     }
 }
 

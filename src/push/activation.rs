@@ -12,6 +12,7 @@ use crate::push::rollout::{mirror, stage_alone};
 use crate::push::target::Target;
 use crate::push::{PushError, fleet};
 use crate::release::{Release, ReleaseName, Succession};
+use crate::threads;
 
 /// How often a slot is taken back from pushes that have lost.
 const MAX_TRIES: u32 = 8;
@@ -142,13 +143,10 @@ pub(super) fn together(
     options: &Options,
     gate: &Gate<'_>,
 ) {
-    std::thread::scope(|scope| {
-        let start = |&index: &usize| (index, scope.spawn(move || one(target, index, options, gate)));
-        let threads: Vec<_> = rest.iter().map(start).collect();
-        for (index, thread) in threads {
-            outcomes[index] = Some(thread.join().expect("activating does not panic"));
-        }
-    });
+    let activated = threads::each(rest, |index| (*index, one(target, *index, options, gate)));
+    for (index, outcome) in activated {
+        outcomes[index] = Some(outcome);
+    }
 }
 
 pub(super) fn name(target: &Target, index: usize) -> &str {

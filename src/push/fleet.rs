@@ -15,6 +15,7 @@ use crate::push::outcome::error_chain;
 use crate::push::scratch::{ManifestFile, Scratch};
 use crate::release::{Release, ReleaseName};
 use crate::scan::Root;
+use crate::threads;
 
 /// The mirrors of a push.
 #[derive(Debug, Clone, Default)]
@@ -81,11 +82,7 @@ impl Fleet {
 
     /// Asks all mirrors at once; the answers are in their order.
     pub fn ask<T: Send>(&self, question: impl Fn(&Arc<dyn Mirror>) -> T + Sync) -> Vec<T> {
-        let question = &question;
-        std::thread::scope(|scope| {
-            let asked: Vec<_> = self.mirrors.iter().map(|mirror| scope.spawn(move || question(mirror))).collect();
-            asked.into_iter().map(|thread| thread.join().expect("asking does not panic")).collect()
-        })
+        threads::each(&self.mirrors, question)
     }
 }
 

@@ -16,6 +16,7 @@ use crate::push::fleet::Member;
 use crate::push::scratch::ManifestFile;
 use crate::push::target::Target;
 use crate::release::Release;
+use crate::threads;
 
 /// Less new content than this is not looked for in other manifests.
 const LEAST_BYTES: u64 = 1 << 20;
@@ -43,19 +44,11 @@ pub(super) fn ask(
         questions.push((*index, manifests.question(&target.members[*index], base)?));
     }
     let mut groups: BTreeMap<Vec<ObjectId>, Vec<usize>> = BTreeMap::new();
-    std::thread::scope(|scope| {
-        let asked: Vec<_> = questions
-            .into_iter()
-            .map(|(index, question)| {
-                let member = &target.members[index];
-                (index, (!question.is_empty()).then(|| scope.spawn(move || held_of(member, question, monitor))))
-            })
-            .collect();
-        for (index, asked) in asked {
-            let held = asked.map(|asked| asked.join().expect("asking does not panic"));
-            groups.entry(held.unwrap_or_default()).or_default().push(index);
-        }
-    });
+    let (asked, others): (Vec<_>, Vec<_>) = questions.into_iter().partition(|(_, question)| !question.is_empty());
+    let ask = |(index, question)| (index, held_of(&target.members[index], question, monitor));
+    for (index, held) in threads::each(asked, ask).into_iter().chain(others) {
+        groups.entry(held).or_default().push(index);
+    }
     let holders = |(held, members): (Vec<ObjectId>, _)| Holders { held: held.into_iter().collect(), members };
     Ok(groups.into_iter().map(holders).collect())
 }

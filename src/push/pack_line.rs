@@ -24,6 +24,7 @@ use crate::push::contents::{PieceError, Supplies};
 use crate::push::keeping::{self, Keeping, KeptBlock};
 use crate::push::old_content::OldObject;
 use crate::push::sources::ReadError;
+use crate::threads;
 
 /// A block that is not smaller than this part of its content is also tried without bases.
 const POOR: usize = 4;
@@ -135,21 +136,17 @@ impl Ahead {
         let (ahead, members, made_bytes) = (Self::default(), job.members(), AtomicUsize::new(0));
         let groups = Mutex::new(group(&members, job.level));
         let next = || groups.lock().unwrap_or_else(PoisonError::into_inner).next();
-        std::thread::scope(|scope| {
-            for _ in 0..job.jobs {
-                scope.spawn(|| {
-                    let mut reader = Reader::default();
-                    while !stop()
-                        && made_bytes.load(Ordering::Relaxed) < most_bytes
-                        && let Some(pieces) = next()
-                    {
-                        let plan = BlockPlan::new(job, pieces);
-                        let id = plan.id(job);
-                        let Ok(made) = reader.make(job, plan, &Silent) else { return };
-                        made_bytes.fetch_add(made.bytes(), Ordering::Relaxed);
-                        ahead.blocks().insert(id, made);
-                    }
-                });
+        threads::workers(job.jobs, || {
+            let mut reader = Reader::default();
+            while !stop()
+                && made_bytes.load(Ordering::Relaxed) < most_bytes
+                && let Some(pieces) = next()
+            {
+                let plan = BlockPlan::new(job, pieces);
+                let id = plan.id(job);
+                let Ok(made) = reader.make(job, plan, &Silent) else { return };
+                made_bytes.fetch_add(made.bytes(), Ordering::Relaxed);
+                ahead.blocks().insert(id, made);
             }
         });
         ahead

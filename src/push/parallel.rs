@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use crate::pack::Piece;
+use crate::threads;
 
 /// Pieces in groups that are read at once: few enough to be held in memory, enough for one request.
 pub(super) fn in_groups(pieces: impl Iterator<Item = (usize, Piece)>) -> Vec<Vec<(usize, Piece)>> {
@@ -30,20 +31,16 @@ pub(super) fn in_parallel<T: Clone + Default + Send>(
     make: impl Fn(usize, &mut Vec<u8>) -> T + Sync,
 ) -> Vec<T> {
     let (next, made) = (AtomicUsize::new(0), Mutex::new(vec![T::default(); count]));
-    std::thread::scope(|scope| {
-        for _ in 0..jobs.min(count) {
-            scope.spawn(|| {
-                let mut buffer = Vec::new();
-                loop {
-                    let index = next.fetch_add(1, Ordering::Relaxed);
-                    if index >= count {
-                        return;
-                    }
-                    buffer.clear();
-                    let result = make(index, &mut buffer);
-                    made.lock().unwrap_or_else(PoisonError::into_inner)[index] = result;
-                }
-            });
+    threads::workers(jobs.min(count), || {
+        let mut buffer = Vec::new();
+        loop {
+            let index = next.fetch_add(1, Ordering::Relaxed);
+            if index >= count {
+                return;
+            }
+            buffer.clear();
+            let result = make(index, &mut buffer);
+            made.lock().unwrap_or_else(PoisonError::into_inner)[index] = result;
         }
     });
     made.into_inner().unwrap_or_else(PoisonError::into_inner)

@@ -29,6 +29,7 @@ use crate::push::target::Target;
 use crate::push::{PushError, ahead, claims, rollout, secrets, site};
 use crate::release::{MAX_REPLACED, RejectedContent, Release};
 use crate::scan::{Root, ScanOptions, Tree};
+use crate::threads;
 use crate::tree_path::Site;
 
 /// What shall be done.
@@ -138,17 +139,17 @@ impl Preparation {
             Source::Trees { roots, scan } => {
                 let scan = scan_options(roots, scan, &scratch)?;
                 let is_answered = Arc::new(AtomicBool::new(false));
-                let (waited, scanned) = std::thread::scope(|scope| {
-                    let asked = scope.spawn(|| {
-                        let waited = wait();
-                        is_answered.store(true, Ordering::Relaxed);
-                        waited
-                    });
+                let ask = || {
+                    let waited = wait();
+                    is_answered.store(true, Ordering::Relaxed);
+                    waited
+                };
+                let (waited, scanned) = threads::join(ask, || {
                     let tree = Tree::scan(roots, &scan, monitor).map(Arc::new);
                     if let Ok(tree) = &tree {
                         (ahead, cache) = ahead::make(tree, &scratch, fleet.mirrors(), options, &is_answered, monitor);
                     }
-                    (asked.join().expect("waiting for states does not panic"), tree)
+                    tree
                 });
                 tree = Some(scanned?);
                 waited?;

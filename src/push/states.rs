@@ -4,10 +4,12 @@
 //! not wait for it. A question changes nothing; it ends with its own deadline, or with the process.
 
 use std::sync::Arc;
+use std::thread::Builder;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, unbounded};
 
+use crate::fsx::IoError;
 use crate::mirror::{Mirror, MirrorError, MirrorState};
 use crate::monitor::{Event, Monitor};
 use crate::push::PushError;
@@ -54,9 +56,13 @@ impl PendingStates {
         let (sender, answers) = unbounded();
         for (index, member) in members.iter().enumerate().filter(|(_, member)| !member.has_answered()) {
             let mirror = Arc::clone(&member.mirror);
-            let sender = sender.clone();
+            let answer = sender.clone();
+            let name = mirror.name().to_owned();
             // A push that has ended does not take the answer.
-            std::thread::spawn(move || sender.send((index, mirror.state())).ok());
+            let asked = Builder::new().spawn(move || answer.send((index, mirror.state())).ok());
+            if let Err(error) = asked {
+                sender.send((index, Err(IoError::new("start a thread for", name, error).into()))).ok();
+            }
         }
         Self(answers)
     }

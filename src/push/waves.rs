@@ -14,6 +14,7 @@ use crate::push::gate::Gate;
 use crate::push::options::{OnFailure, Options, Probe, Wave};
 use crate::push::outcome::Outcome;
 use crate::push::target::Target;
+use crate::threads;
 use crate::web::Web;
 
 /// How often a wait looks whether the user asked to stop.
@@ -144,12 +145,8 @@ fn watch((number, wave): (u64, &Wave), is_last: bool, expected: &Expected, gate:
     }
     soak(number, wave.soak, gate)?;
     let web = Web::new(PROBE);
-    let faults: Vec<String> = std::thread::scope(|scope| {
-        let web = &web;
-        let ask = |probe| scope.spawn(move || look(web, probe, expected));
-        let asked: Vec<_> = wave.probes.iter().map(ask).collect();
-        asked.into_iter().filter_map(|thread| thread.join().expect("probing does not panic").err()).collect()
-    });
+    let looked = threads::each(&wave.probes, |probe| look(&web, probe, expected));
+    let faults: Vec<String> = looked.into_iter().filter_map(Result::err).collect();
     for message in &faults {
         gate.event(Event::Warned { message: message.clone() });
     }

@@ -20,6 +20,7 @@ use super::walk::{OpenRoot, Walk};
 use super::{TreeEntry, TreeKind};
 use crate::fsx::{FileKind, Stamp};
 use crate::monitor::Monitor;
+use crate::threads;
 
 /// Entries between two looks for a wish to stop.
 const BATCH: usize = 256;
@@ -82,11 +83,7 @@ impl Tree {
                 }
             }
         };
-        std::thread::scope(|scope| {
-            for part in self.entries.chunks(self.entries.len().div_ceil(jobs).max(1)) {
-                scope.spawn(|| compare(part));
-            }
-        });
+        threads::each(self.entries.chunks(self.entries.len().div_ceil(jobs).max(1)), compare);
         !differs.into_inner()
     }
 

@@ -14,6 +14,7 @@ use crate::store::manifests::ManifestStream;
 use crate::store::permissions::Permissions;
 use crate::store::slots::{DirStack, SlotWriter};
 use crate::store::{Store, StoreError};
+use crate::threads;
 
 impl Store {
     /// Makes the idle slot `dirty` and takes from it what `release` shows no more, or otherwise. All that the
@@ -271,11 +272,7 @@ fn place_by_two(
         return writer.place_each(entries);
     }
     let (first, second) = entries.split_at(entries.len() / 2);
-    let (first, second) = std::thread::scope(|scope| {
-        let helped = scope.spawn(|| helper.place_each(first));
-        let second = writer.place_each(second);
-        (helped.join().expect("placing entries does not panic"), second)
-    });
+    let (first, second) = threads::join(|| helper.place_each(first), || writer.place_each(second));
     let mut left = first?;
     left.extend(second?);
     Ok(left)

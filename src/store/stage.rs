@@ -21,6 +21,7 @@ use crate::store::quarantine::Quarantine;
 use crate::store::slots::SlotWriter;
 use crate::store::write_back::WriteBack;
 use crate::store::{Pruned, Store, StoreError, StoredChange, What, is_damage, lie, room, unless_damaged};
+use crate::threads;
 
 /// Opens the content of objects that are missing here.
 pub trait Fetch: Sync {
@@ -410,11 +411,7 @@ impl Arrival {
             return Ok(0);
         }
         // Reading the names of all objects takes as long as writing the manifest.
-        let (written, here) = std::thread::scope(|scope| {
-            let here = scope.spawn(|| store.list_objects());
-            let written = self.rebuild_manifest(&objects, &temporary);
-            (written, here.join().expect("listing does not panic"))
-        });
+        let (here, written) = threads::join(|| store.list_objects(), || self.rebuild_manifest(&objects, &temporary));
         written?;
         let mut here = here?;
         self.write_back.finish()?;
@@ -426,11 +423,8 @@ impl Arrival {
         self.store.expire_before_filling(&self.release, fsx::unix_seconds())?;
         self.store.hide_staged();
         // What goes from the idle slot does not wait for what comes.
-        let (cleared, adopted) = std::thread::scope(|scope| {
-            let cleared = scope.spawn(|| self.store.clear_slot(&self.release, &here));
-            let adopted = if is_promoted { Ok(()) } else { self.quarantine.promote(&objects, &self.store) };
-            (cleared.join().expect("clearing a slot does not panic"), adopted)
-        });
+        let promote = || if is_promoted { Ok(()) } else { self.quarantine.promote(&objects, &self.store) };
+        let (cleared, adopted) = threads::join(|| self.store.clear_slot(&self.release, &here), promote);
         adopted?;
         self.promoted = Some(objects);
         let (mut writer, fetched) = self.fill_slot(cleared?, &here, fetch)?;

@@ -14,6 +14,7 @@ use crate::store::layout::{CURRENT, DIRTY, SlotName, manifest_name, object_name,
 use crate::store::permissions::Permissions;
 use crate::store::slots::{DirStack, has_metadata_of};
 use crate::store::{Store, StoreError, What, unless_damaged};
+use crate::threads;
 
 /// How far to look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -254,13 +255,10 @@ impl Store {
         let check_one = |file: &&'f FileEntry| Ok((*file, self.check_object(file)?));
         let check = |files: &[&'f FileEntry]| files.iter().map(check_one).collect::<Result<Vec<_>, StoreError>>();
         let (left, right) = files.split_at(files.len() / 2);
-        std::thread::scope(|scope| {
-            let left = scope.spawn(|| check(left));
-            let right = check(right);
-            let mut all = left.join().expect("checking an object does not panic")?;
-            all.extend(right?);
-            Ok(all)
-        })
+        let (left, right) = threads::join(|| check(left), || check(right));
+        let mut all = left?;
+        all.extend(right?);
+        Ok(all)
     }
 
     /// Looks whether an object is here and its bytes are right.

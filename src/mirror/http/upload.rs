@@ -8,6 +8,7 @@ use std::collections::{HashSet, VecDeque};
 use std::io::{self, Read};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread::Builder;
 use std::thread::Scope;
 use std::time::{Duration, Instant};
 
@@ -131,6 +132,12 @@ impl Gauge {
             self.workers += 1;
         }
         has_room
+    }
+
+    /// No one more came: there are as many as there will be.
+    const fn stay(&mut self) {
+        self.workers -= 1;
+        self.allowed = self.workers;
     }
 
     /// Whether there is one too many, who is then no longer counted. The last one stays.
@@ -286,7 +293,11 @@ impl<'u> Upload<'u> {
                 Ok(packs) if packs.is_empty() => Ok(Uploaded::All),
                 Ok(packs) => {
                     if lock(&self.gauge).hire() {
-                        scope.spawn(|| self.work(scope, held, result));
+                        let spawned = Builder::new().spawn_scoped(scope, || self.work(scope, held, result));
+                        if spawned.is_err() {
+                            // Without another thread the packs go on as they do.
+                            lock(&self.gauge).stay();
+                        }
                     }
                     match self.send(&packs) {
                         Ok(Sent::All) => {

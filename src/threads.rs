@@ -1,0 +1,111 @@
+//! Threads of a scope, also where the system hands out none: the work is then done on the thread that asks for it,
+//! one piece after the other. A limit of processes is no reason for a panic.
+//!
+//! Not for work that waits for other work of the same scope.
+
+use std::panic::resume_unwind;
+use std::sync::{Mutex, PoisonError};
+use std::thread::{Builder, Scope, ScopedJoinHandle};
+
+/// Does `beside` on another thread while it does `here`.
+pub(crate) fn join<A: Send, B>(beside: impl FnOnce() -> A + Send, here: impl FnOnce() -> B) -> (A, B) {
+    join_by(Builder::new, beside, here)
+}
+
+fn join_by<A: Send, B>(
+    builder: impl Fn() -> Builder,
+    beside: impl FnOnce() -> A + Send,
+    here: impl FnOnce() -> B,
+) -> (A, B) {
+    let beside = Piece::new(beside);
+    std::thread::scope(|scope| {
+        let thread = beside.start(&builder, scope);
+        let here = here();
+        (beside.finish(thread), here)
+    })
+}
+
+/// Does `work` with each of `items`, all at once; the results are in their order.
+pub(crate) fn each<I: Send, T: Send>(items: impl IntoIterator<Item = I>, work: impl Fn(I) -> T + Sync) -> Vec<T> {
+    each_by(Builder::new, items, work)
+}
+
+fn each_by<I: Send, T: Send>(
+    builder: impl Fn() -> Builder,
+    items: impl IntoIterator<Item = I>,
+    work: impl Fn(I) -> T + Sync,
+) -> Vec<T> {
+    let work = &work;
+    let pieces: Vec<_> = items.into_iter().map(|item| Piece::new(move || work(item))).collect();
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = pieces.iter().map(|piece| piece.start(&builder, scope)).collect();
+        pieces.iter().zip(threads).map(|(piece, thread)| piece.finish(thread)).collect()
+    })
+}
+
+/// Does `work` on `count` threads, of which this is one, or on as many of them as there are.
+pub(crate) fn workers<T: Send>(count: usize, work: impl Fn() -> T + Sync) -> Vec<T> {
+    std::thread::scope(|scope| {
+        let helpers: Vec<_> = (1..count).map_while(|_| Builder::new().spawn_scoped(scope, &work).ok()).collect();
+        let own = work();
+        std::iter::once(own).chain(helpers.into_iter().map(result)).collect()
+    })
+}
+
+/// What `thread` returned; a panic goes on here.
+fn result<T>(thread: ScopedJoinHandle<'_, T>) -> T {
+    thread.join().unwrap_or_else(|panic| resume_unwind(panic))
+}
+
+/// Work that a thread does, or else this one.
+struct Piece<F>(Mutex<Option<F>>);
+
+impl<T: Send, F: FnOnce() -> T + Send> Piece<F> {
+    const fn new(work: F) -> Self {
+        Self(Mutex::new(Some(work)))
+    }
+
+    fn take(&self) -> Option<F> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// Starts a thread for it, if there is one to be had.
+    fn start<'s, 'e>(
+        &'s self,
+        builder: &impl Fn() -> Builder,
+        scope: &'s Scope<'s, 'e>,
+    ) -> Option<ScopedJoinHandle<'s, T>>
+    where
+        T: 's,
+    {
+        builder().spawn_scoped(scope, || self.run()).ok()
+    }
+
+    fn run(&self) -> T {
+        (self.take().expect("a piece of work is done once"))()
+    }
+
+    fn finish(&self, thread: Option<ScopedJoinHandle<'_, T>>) -> T {
+        thread.map_or_else(|| self.run(), result)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// No system has room for such a stack.
+    fn refused() -> Builder {
+        Builder::new().stack_size(1 << 60)
+    }
+
+    #[test]
+    fn what_no_thread_is_there_for_is_done_here() {
+        let spawned = std::thread::scope(|scope| refused().spawn_scoped(scope, || ()).map(drop));
+        assert!(spawned.is_err(), "the builder of this test hands out threads");
+        for builder in [Builder::new, refused] {
+            assert_eq!(join_by(builder, || 1, || 2), (1, 2));
+            assert_eq!(each_by(builder, 0..20, |item| item * 2), (0..20).map(|item| item * 2).collect::<Vec<_>>());
+        }
+    }
+}
