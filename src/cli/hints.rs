@@ -179,6 +179,7 @@ const fn of_place(kind: Kind) -> Option<&'static str> {
             Some("name the site that it holds with --site, or change `site` in headwater.toml, or name another mirror")
         }
         Kind::Denied => Some("a push needs to write there, `status` and `verify` to read"),
+        Kind::ReadOnly => Some("look why its file system is read-only, mount it for writing, then push again"),
         Kind::BadPlace => Some(
             "a mirror is a directory on a local disk whose parent directory exists; `headwater push TREE MIRROR` makes one",
         ),

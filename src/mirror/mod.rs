@@ -107,8 +107,10 @@ fn other_store(expected: StoreId, found: Option<StoreId>) -> String {
 /// what people have to do have one name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Failure {
-    /// We may not: permissions, or a read-only disk.
+    /// We may not: permissions.
     Denied,
+    /// Its file system is read-only.
+    ReadOnly,
     /// It belongs to another user.
     OtherOwner,
     /// It is the mirror of another site.
@@ -190,6 +192,7 @@ impl Failure {
     pub const fn name(self) -> &'static str {
         match self {
             Self::Denied => "denied",
+            Self::ReadOnly => "read_only",
             Self::OtherOwner => "other_owner",
             Self::OtherSite => "other_site",
             Self::OtherStore => "other_store",
@@ -219,8 +222,9 @@ impl Failure {
     /// was there; that a request was not understood is a matter of the protocol.
     #[must_use]
     pub fn of_refusal(refusal: &Refusal) -> Self {
-        const SAME: [Failure; 14] = [
+        const SAME: [Failure; 15] = [
             Failure::Denied,
+            Failure::ReadOnly,
             Failure::OtherOwner,
             Failure::OtherSite,
             Failure::NotEmpty,
@@ -298,6 +302,9 @@ impl MirrorError {
             Self::Store(StoreError::NewerFormat { .. }) => Failure::NewerFormat,
             Self::Store(StoreError::NoSpace { .. } | StoreError::NoInodes { .. }) => Failure::NoSpace,
             Self::Store(StoreError::Io(error)) if is_denial(error) => Failure::Denied,
+            Self::Store(StoreError::Io(error)) if error.kind() == std::io::ErrorKind::ReadOnlyFilesystem => {
+                Failure::ReadOnly
+            }
             Self::Store(StoreError::Io(error)) if is_full(error) => Failure::NoSpace,
             Self::Store(StoreError::Io(error)) if error.kind() == std::io::ErrorKind::FileTooLarge => {
                 Failure::FileTooLarge
@@ -306,6 +313,7 @@ impl MirrorError {
                 Failure::Conflict
             }
             Self::ForeignHistory { .. } | Self::Store(StoreError::OtherHistory { .. }) => Failure::OtherHistory,
+            Self::Store(error @ StoreError::Manifest { .. }) if !error.is_damage() => Failure::Other,
             Self::Store(StoreError::Manifest { .. } | StoreError::DamagedBases { .. }) => Failure::DamagedBase,
             Self::Store(_) => Failure::Other,
         }
@@ -323,7 +331,7 @@ impl MirrorError {
 }
 
 fn is_denial(error: &IoError) -> bool {
-    matches!(error.kind(), std::io::ErrorKind::PermissionDenied | std::io::ErrorKind::ReadOnlyFilesystem)
+    error.kind() == std::io::ErrorKind::PermissionDenied
 }
 
 fn is_full(error: &IoError) -> bool {

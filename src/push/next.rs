@@ -34,7 +34,7 @@ pub(super) struct Outline {
     /// Retired entries of the next manifest, in path order.
     retired: Vec<Retired>,
     /// Directories and files whose content shows through a link that is new or moved.
-    touched: Vec<String>,
+    touched: HashSet<String>,
     /// Live paths of the last manifest.
     pub(super) total: u64,
     /// Those among them that the tree lacks.
@@ -206,7 +206,7 @@ fn resolve(destination: &str, live: &Live) -> Option<String> {
 }
 
 /// Where the content behind moved links is, also behind links inside of that.
-fn spread(moved: Vec<String>, live: &Live) -> Vec<String> {
+fn spread(moved: Vec<String>, live: &Live) -> HashSet<String> {
     let mut touched = HashSet::new();
     let mut pending = moved;
     while let Some(destination) = pending.pop() {
@@ -220,7 +220,7 @@ fn spread(moved: Vec<String>, live: &Live) -> Vec<String> {
         pending.extend(inside.filter_map(|index| link_destination(&live.entry(index))));
         touched.insert(place);
     }
-    touched.into_iter().collect()
+    touched
 }
 
 impl Outline {
@@ -265,7 +265,9 @@ impl Outline {
     }
 
     fn is_touched(&self, entry: &Entry) -> bool {
-        self.touched.iter().any(|place| place.is_empty() || entry.path.is_within(place))
+        let path = entry.path.as_str();
+        let ancestors = path.match_indices('/').map(|(at, _)| &path[..at]);
+        !self.touched.is_empty() && ["", path].into_iter().chain(ancestors).any(|place| self.touched.contains(place))
     }
 
     /// Writes the next manifest.
@@ -306,6 +308,22 @@ mod tests {
     use crate::tree_path::{LinkTarget, TreePath};
     use proptest::prelude::*;
     use std::time::Duration;
+
+    #[test]
+    fn what_is_at_or_below_a_touched_place_is_touched() {
+        let outline = |places: &[&str]| Outline {
+            touched: places.iter().map(|place| (*place).to_owned()).collect(),
+            ..Outline::default()
+        };
+        let is_touched = |outline: &Outline, path: &str| outline.is_touched(&file(path, "x", 0, None));
+        let some = outline(&["a", "b/c"]);
+        for (path, expected) in
+            [("a", true), ("a/x/y", true), ("b/c", true), ("b/c/d", true), ("ab", false), ("b/cd", false)]
+        {
+            assert_eq!(is_touched(&some, path), expected, "{path}");
+        }
+        assert!(is_touched(&outline(&[""]), "anything") && !is_touched(&outline(&[]), "anything"));
+    }
 
     fn file(path: &str, content: &str, mtime: u64, until: Option<u64>) -> Entry {
         let object = ObjectId::of(content.as_bytes());

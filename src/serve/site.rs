@@ -320,7 +320,7 @@ impl SiteState {
         let store = self.store()?;
         let was_current = store.current()? == Some(request.release);
         if self.settings.post_activate.is_some() && !was_current {
-            store.note_switch(request.release)?;
+            store.note_switch(request.release, self.lock)?;
         }
         store.activate(request.release, request.expected, self.lock)?;
         Ok(if was_current { Switched::Before } else { Switched::Now(store.site().clone()) })

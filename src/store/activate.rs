@@ -55,9 +55,10 @@ impl Store {
     /// forgotten by whoever is killed in between. Not durable: a power cut ends what it is for, too.
     ///
     /// # Errors
-    /// [`StoreError::OtherOwner`]; errors of the disk.
-    pub fn note_switch(&self, release: ReleaseName) -> Result<(), StoreError> {
-        self.check_owner()?;
+    /// [`StoreError::OtherOwner`]; [`StoreError::Locked`]; errors of the disk.
+    pub fn note_switch(&self, release: ReleaseName, wait: Duration) -> Result<(), StoreError> {
+        // Another one may sweep away temporary files, or write the same one.
+        let _guard = self.lock(wait)?;
         let Layout { tmp, headwater, .. } = &self.layout;
         tmp.unlink_if_any(SWITCHED)?;
         tmp.write_new(SWITCHED, release.to_string().as_bytes(), FileMode::RECORD, None)?;
@@ -133,5 +134,23 @@ impl Store {
         }
         let _guard = self.lock(wait)?;
         self.fill_spare_slot()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tree_path::Site;
+
+    #[test]
+    fn a_switch_is_noted_under_the_lock() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open_or_create(&dir.path().join("www"), &Site::new("docs").unwrap()).unwrap();
+        let release: ReleaseName = "1-0000000000000000".parse().unwrap();
+        let guard = store.lock(Duration::ZERO).unwrap();
+        assert!(matches!(store.note_switch(release, Duration::ZERO), Err(StoreError::Locked { .. })));
+        drop(guard);
+        store.note_switch(release, Duration::ZERO).unwrap();
+        assert!(store.path().join(".headwater").join(SWITCHED).exists());
     }
 }

@@ -311,7 +311,8 @@ fn lie(what: impl Into<String>) -> StoreError {
 
 impl StoreError {
     /// Whether it says that something here is missing or is not what it should be; not so where that cannot be told.
-    fn is_damage(&self) -> bool {
+    #[must_use]
+    pub fn is_damage(&self) -> bool {
         match self {
             Self::Io(error) => is_damage(&error.source),
             Self::Manifest { source: ManifestError::Io(error), .. } => is_damage(error),

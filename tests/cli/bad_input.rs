@@ -208,7 +208,7 @@ fn a_full_or_read_only_disk_leaves_the_old_release() {
     let world = World::with_mirror();
     let old = world.served("www");
     world.write("tree/index.html", "2");
-    for (errno, code, hint) in [(28, 4, "free some space"), (30, 7, "needs to write")] {
+    for (errno, code, hint) in [(28, 4, "free some space"), (30, 4, "is read-only")] {
         for operation in ["create link", "rename", "sync file system"] {
             let fault = format!("errno={errno}@{operation}");
             world.run_with(&[("HEADWATER_FAULT", &fault)], "push tree ./www").code(code).warns(hint);

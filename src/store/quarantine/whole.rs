@@ -8,7 +8,7 @@ use std::sync::OnceLock;
 use crate::fsx::{Dir, FileMode};
 use crate::hash::ObjectId;
 use crate::store::layout::{object_name, shelf_name};
-use crate::store::{Store, StoreError};
+use crate::store::{Store, StoreError, lie};
 
 /// Content that arrived in one piece, in directories like those of the store:
 /// where that has none they are moved there whole.
@@ -48,7 +48,10 @@ impl Whole {
         Ok(self.dir.open_file(&self.name(object)?)?)
     }
 
-    /// Writes the content of an object that is not there yet.
+    /// Writes the content of an object.
+    ///
+    /// # Errors
+    /// [`StoreError::Lie`] if it is there already: each new content is sent once.
     pub(super) fn write_new(
         &self,
         object: &ObjectId,
@@ -56,7 +59,12 @@ impl Whole {
         mode: FileMode,
         mtime: u64,
     ) -> Result<(), StoreError> {
-        Ok(self.dir.write_new(&self.name(object)?, bytes, mode, Some(mtime))?)
+        match self.dir.write_new(&self.name(object)?, bytes, mode, Some(mtime)) {
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
+                Err(lie(format!("the content of object {object} twice")))
+            }
+            other => Ok(other?),
+        }
     }
 
     /// Removes the content of an object, if it is there.

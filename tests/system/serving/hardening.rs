@@ -1,6 +1,7 @@
 //! What peers do that break off, trickle or come at the wrong moment, and what the receiver makes up for.
 
 use std::fs;
+use std::time::Duration;
 
 use headwater::serve::{Hook, Token};
 use headwater::store::Store;
@@ -152,7 +153,7 @@ fn a_command_that_a_kill_came_before_runs_at_the_next_start() {
     let store = Store::open(&mirror).unwrap();
     // A note of what is not current is of a switch that never was.
     for (noted, lines) in [("9-0000000000000000".parse().unwrap(), 0), (release.name(), 1), (release.name(), 2)] {
-        store.note_switch(noted).unwrap();
+        store.note_switch(noted, Duration::ZERO).unwrap();
         let receiver = start(true);
         receiver.ask("GET", "/healthz", b"").ok();
         let found = || fs::read_to_string(&told).map_or(0, |text| text.lines().count());
