@@ -266,7 +266,11 @@ impl SiteState {
         if let Some(words) = self.quota().refusal(release, new_bytes) {
             return Err(Refused::over_quota(words));
         }
-        self.make_room(store, key, needed_bytes(release, needs, 1, 0))
+        match store.made_entries(release, needs)? {
+            // What only removes something is no reason to keep room free.
+            0 => Ok(()),
+            made => self.make_room(store, key, needed_bytes(made, needs, 1, 0)),
+        }
     }
 
     /// As [`SiteState::check_free`], but first drops what other pushes left, if there is too little.

@@ -118,6 +118,8 @@ impl Store {
         let mut pruned = self.drop_old_releases(keep)?;
         self.drop_old_quarantines(fsx::unix_seconds(), &mut pruned)?;
         self.note_pruned(&pruned);
+        // For another time: without it everything works that works now.
+        self.keep_reserve().ok();
         pruned.expired = expired?;
         Ok(pruned)
     }

@@ -12,6 +12,7 @@ pub(super) const LOCK: &str = "lock";
 pub(super) const SWITCHED: &str = "switched";
 pub(super) const DIRTY: &str = "dirty";
 pub(super) const EXPIRED: &str = "expired";
+pub(super) const RESERVE: &str = "reserve";
 pub(super) const HISTORY: &str = "events.jsonl";
 const SLOTS: &str = "slots";
 const SPARE: &str = ".spare";

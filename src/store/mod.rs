@@ -22,6 +22,7 @@ mod prune;
 mod quarantine;
 mod releases;
 mod repair;
+mod reserve;
 mod room;
 mod slots;
 mod stage;

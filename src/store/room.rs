@@ -36,32 +36,38 @@ impl Quota {
     }
 }
 
-/// What `release` takes on a disk that gives out `block_bytes` at a time; `held_bytes` of its content are there.
+/// What a release takes on a disk that gives out `block_bytes` at a time, if something is made for `made` of its
+/// entries and `held_bytes` of its content are there.
 #[must_use]
-pub fn needed_bytes(release: &Release, needs: &Needs, block_bytes: u64, held_bytes: u64) -> u64 {
+pub fn needed_bytes(made: u64, needs: &Needs, block_bytes: u64, held_bytes: u64) -> u64 {
     // A line of a manifest compresses to less; a name in each of two slots and in objects.
     const ENTRY_BYTES: u64 = 256;
     let rounded = |size: u64| size.div_ceil(block_bytes).saturating_mul(block_bytes);
     let content = needs.objects.iter().fold(0u64, |sum, object| sum.saturating_add(rounded(object.size)));
-    content.saturating_sub(held_bytes).saturating_add(release.entries.saturating_mul(ENTRY_BYTES))
+    content.saturating_sub(held_bytes).saturating_add(made.saturating_mul(ENTRY_BYTES))
 }
 
-/// Refuses what cannot fit, before anything is written. `held_bytes` of it are here already.
+/// Refuses what cannot fit, before anything is written: as [`needed_bytes`], and inodes.
 pub(super) fn check(
     path: &Path,
     system: &FileSystem,
-    release: &Release,
+    made: u64,
     needs: &Needs,
     held_bytes: u64,
 ) -> Result<(), StoreError> {
-    /// Our own directories and records, and some for those of a slot.
-    const SPARE_INODES: u64 = 1024;
+    /// Directories and links of a slot, at most one for each entry that is made.
+    const SLOT_INODES: u64 = 1024;
+    /// Directories of objects that a quarantine has of its own.
+    const OBJECT_DIRECTORIES: u64 = 256;
+    /// Other directories of a quarantine, and our records.
+    const OWN_INODES: u64 = 32;
     let path = || path.to_owned();
-    let needed = needed_bytes(release, needs, system.block_bytes, held_bytes);
+    let needed = needed_bytes(made, needs, system.block_bytes, held_bytes);
     if needed > system.free_bytes {
         return Err(StoreError::NoSpace { path: path(), needed, free: system.free_bytes });
     }
-    let needed = needs.objects.len() as u64 + SPARE_INODES;
+    let objects = needs.objects.len() as u64;
+    let needed = objects + objects.min(OBJECT_DIRECTORIES) + made.min(SLOT_INODES) + OWN_INODES;
     match system.free_inodes {
         Some(free) if needed > free => Err(StoreError::NoInodes { path: path(), needed, free }),
         _ => Ok(()),

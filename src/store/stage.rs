@@ -83,7 +83,11 @@ impl Store {
         let (offered, base) = (release.name(), needs.head.base);
         let held_bytes = self.quarantined_bytes(key)?;
         let system = || self.layout.root.file_system();
-        self.with_room(key, || room::check(self.path(), &system()?, release, &needs, held_bytes))?;
+        match self.made_entries(release, &needs)? {
+            // Hardly anything is written: a full mirror must not keep what is to go.
+            0 => self.use_reserve()?,
+            made => self.with_room(key, || room::check(self.path(), &system()?, made, &needs, held_bytes))?,
+        }
         let permissions = self.permissions_of(offered.sequence())?;
         let quarantine = Quarantine::open(self, key, std::mem::take(&mut needs.objects), permissions, wait)?;
         let (store, release, change) = (Arc::clone(self), release.clone(), change.clone());
@@ -104,7 +108,10 @@ impl Store {
         let Some(needs) = self.read_change(release, base, change, &|_| true, &|| false)? else { return Ok(()) };
         // What other pushes left would make room, or is of this one.
         let held_bytes = self.incoming_bytes()?;
-        room::check(self.path(), &self.layout.root.file_system()?, release, &needs, held_bytes)
+        match self.made_entries(release, &needs)? {
+            0 => Ok(()),
+            made => room::check(self.path(), &self.layout.root.file_system()?, made, &needs, held_bytes),
+        }
     }
 
     /// The same for a store that would be made at `path`.
@@ -114,7 +121,7 @@ impl Store {
     pub fn check_room_at(path: &Path, release: &Release, change: &StoredChange) -> Result<(), StoreError> {
         let limits = ChangeLimits::of_own(change.bytes(), release.entries);
         let needs = transit::needs(change.reader(), &limits).map_err(|error| lie(error.to_string()))?;
-        room::check(path, &Self::file_system_at(path)?, release, &needs, 0)
+        room::check(path, &Self::file_system_at(path)?, release.entries, &needs, 0)
     }
 
     /// Reads what the manifest change of `release` against `base` needs, within what the release and
@@ -202,6 +209,19 @@ impl Store {
             }
             other => other,
         }
+    }
+
+    /// Entries for which a stage makes something: those that are new where a slot is changed, else all of them. A
+    /// release for which it is none only removes.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub fn made_entries(&self, release: &Release, needs: &Needs) -> Result<u64, StoreError> {
+        let has_idle_slot = self.current()?.is_some() && self.missing_slot()?.is_none();
+        let known = needs.head.base.filter(|_| has_idle_slot).and_then(|base| self.manifest_entries(&base));
+        let Some(known) = known else { return Ok(release.entries) };
+        // One with new content may take the place of another one.
+        Ok((needs.objects.len() as u64).saturating_add(release.entries.saturating_sub(known)))
     }
 
     fn base_stream(

@@ -227,3 +227,34 @@ fn what_another_push_left_makes_room_for_this_one() {
         assert!(!left.exists(), "{place}");
     }
 }
+
+/// Takes all that is left of a file system: bytes with one file, inodes with empty ones.
+fn fill(dir: &Path) {
+    std::fs::create_dir_all(dir).unwrap();
+    let mut large = std::fs::File::create(dir.join("large")).unwrap();
+    while std::io::Write::write_all(&mut large, &[1; 4096]).is_ok() {}
+    let create = |number: u32| std::fs::File::create(dir.join(number.to_string()));
+    (0..).take_while(|number| create(*number).is_ok()).for_each(drop);
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_file_can_be_removed_from_a_mirror_on_a_full_disk() {
+    for is_remote in [false, true] {
+        let world = World::new();
+        let small = Small::mount(&world.path("disk"), "size=100m,nr_inodes=9000");
+        let leaked = |version: &str| Tree::small().file("leaked.txt", "a secret").file("page", version);
+        world.publish(&leaked("1"), &["disk/mirror"], &["--site", "docs"]);
+        world.publish(&leaked("2"), &["disk/mirror"], &["--site", "docs"]);
+        fill(&world.path("disk/other"));
+        let (stat, path) = (rustix::fs::statvfs(&small.0).unwrap(), world.path("disk/mirror"));
+        assert_eq!((stat.f_bavail, stat.f_favail), (0, 0), "the disk is full");
+        world.write("tree", &Tree::small().file("page", "2"));
+        let receiver = Receiver::with(&path, |settings| settings.sites[0].min_free_bytes = 1 << 20);
+        let place = if is_remote { receiver.url() } else { world.at("disk/mirror") };
+        let push = ["push", &world.at("tree"), &place, "--site", "docs", "--expunge", "leaked.txt"];
+        world.run(&push).expect(&[0]);
+        assert!(!path.join("current/leaked.txt").exists());
+        checker::check_equals_tree(&world.served("disk/mirror"), &world.path("tree")).unwrap();
+    }
+}

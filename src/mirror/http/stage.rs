@@ -270,7 +270,9 @@ pub(super) fn check(mirror: &HttpMirror, request: &StageRequest<'_>) -> Result<(
     if let Some(words) = known.quota.refusal(request.release, new_bytes(&needs)) {
         return Err(no_space(words, Some(Detail::Quota)));
     }
-    let needed = needed_bytes(request.release, &needs, 1, known.incoming_bytes);
+    // Of a release with a base it may have a slot that is changed: then this is all that is made for certain.
+    let made = if request.base.is_some() { needs.objects.len() as u64 } else { request.release.entries };
+    let needed = needed_bytes(made, &needs, 1, known.incoming_bytes);
     match known.free_bytes {
         Some(free) if needed > free => Err(no_space(format!("{free} bytes are free, and {needed} are needed"), None)),
         _ => Ok(()),

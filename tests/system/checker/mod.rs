@@ -190,7 +190,7 @@ impl Check<'_> {
             }
         }
         const FILES: [&str; 4] = ["format", "lock", "expired", "events.jsonl"];
-        const DIRECTORIES: [&str; 5] = ["objects", "manifests", "releases", "slots", "incoming"];
+        const DIRECTORIES: [&str; 6] = ["objects", "manifests", "releases", "slots", "incoming", "reserve"];
         for name in names(&self.inner("")) {
             let meta = self.inner(&name).symlink_metadata().unwrap();
             let is_ours = FILES.contains(&&*name) && meta.is_file() || DIRECTORIES.contains(&&*name) && meta.is_dir();
