@@ -5,13 +5,16 @@
 //! New events and fields may come within a version; readers skip what they do
 //! not know.
 
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Write};
+use std::os::unix::fs::FileTypeExt as _;
 use std::path::Path;
 
-use headwater::fsx::{Context as _, IoError};
+use headwater::fsx::{self, IoError};
 use headwater::monitor::Event;
 use jiff::Timestamp;
+use rustix::fs::{Mode, OFlags};
 use serde::Serialize;
 
 /// Raised when a field or an event changes its meaning or goes.
@@ -41,10 +44,7 @@ pub(crate) struct EventLog {
 impl EventLog {
     /// A log in the file at `path`, which is emptied if it exists.
     pub(crate) fn create(path: &Path) -> Result<Self, IoError> {
-        // Not by fsx: that refuses links, and here /dev/stderr and the pipes of
-        // a shell's >(…) are as welcome as a file.
-        let file = File::create(path).context("create", || path.to_owned())?;
-        Ok(Self::new(file))
+        open(path).map(Self::new)
     }
 
     /// A log into `out`.
@@ -79,6 +79,35 @@ impl EventLog {
     }
 }
 
+/// Opens the file or device at `path` and empties it. A link is refused, which would lead to a file that nobody named, and so
+/// is what is no file: a fifo without a reader would let the push wait for ever.
+fn open(path: &Path) -> Result<File, IoError> {
+    let context = |error: io::Error| IoError::new("create", path, error);
+    // /dev/stderr and the pipes of a shell's >(…) are links to what is open in this process already.
+    let is_ours = is_descriptor(path);
+    let follow = if is_ours { OFlags::empty() } else { OFlags::NOFOLLOW };
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC | follow;
+    let opened = rustix::fs::open(path, flags, Mode::from_raw_mode(0o666));
+    let file = File::from(opened.map_err(|error| context(error.into()))?);
+    let kind = fsx::fstat(&file, path)?.file_type();
+    if kind.is_file() {
+        file.set_len(0).map_err(context)?;
+    } else if !is_ours && !kind.is_char_device() {
+        return Err(context(io::Error::new(io::ErrorKind::InvalidInput, "this is neither a file nor a device")));
+    }
+    // A pipe that is full for a moment is waited for.
+    rustix::fs::fcntl_setfl(&file, OFlags::empty()).map_err(|error| context(error.into()))?;
+    Ok(file)
+}
+
+/// Whether the path names an open descriptor of this process.
+fn is_descriptor(path: &Path) -> bool {
+    let is_number = |name: &OsStr| name.to_str().is_some_and(|name| name.bytes().all(|byte| byte.is_ascii_digit()));
+    let is_listed = [Path::new("/dev/fd"), Path::new("/proc/self/fd")].map(Some).contains(&path.parent())
+        && path.file_name().is_some_and(is_number);
+    is_listed || [Path::new("/dev/stdout"), Path::new("/dev/stderr")].contains(&path)
+}
+
 impl std::fmt::Debug for EventLog {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("EventLog").field("failure", &self.failure).finish_non_exhaustive()
@@ -101,6 +130,29 @@ mod tests {
             "{\"headwater\":\"events\",\"version\":1}\n\
              {\"time\":\"2026-11-22T12:00:00.500Z\",\"event\":\"staged\",\"mirror\":\"eu\\n\",\"sequence\":7}\n"
         );
+    }
+
+    #[test]
+    fn only_ordinary_files_and_open_descriptors_are_written_to() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name);
+        std::fs::write(path("other"), "other").unwrap();
+        std::os::unix::fs::symlink(path("other"), path("link")).unwrap();
+        rustix::fs::mknodat(rustix::fs::CWD, path("fifo"), rustix::fs::FileType::Fifo, Mode::from_raw_mode(0o600), 0)
+            .unwrap();
+        for name in ["link", "fifo", "."] {
+            assert!(EventLog::create(&path(name)).is_err(), "{name}");
+        }
+        assert_eq!(std::fs::read_to_string(path("other")).unwrap(), "other");
+        // As a shell's >(…) has it.
+        let (mut reader, writer) = io::pipe().unwrap();
+        let fd = std::os::fd::AsRawFd::as_raw_fd(&writer);
+        drop(EventLog::create(Path::new(&format!("/dev/fd/{fd}"))).unwrap());
+        drop(writer);
+        let mut text = String::new();
+        io::Read::read_to_string(&mut reader, &mut text).unwrap();
+        assert!(text.contains("events"), "{text}");
+        assert!(is_descriptor(Path::new("/dev/stderr")) && !is_descriptor(Path::new("/dev/fd/../x")));
     }
 
     #[test]

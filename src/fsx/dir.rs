@@ -187,7 +187,7 @@ impl Dir {
     /// # Errors
     /// When it is a link, or may not be written.
     pub fn open_or_create_file(&self, name: &str) -> Result<File> {
-        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let mode = Mode::from_raw_mode(FileMode::RECORD.bits);
         let fd = rustix::fs::openat(&self.fd, name, flags, mode).context("open", || self.join(name))?;
         Ok(File::from(fd))
@@ -211,7 +211,7 @@ impl Dir {
     /// # Errors
     /// When there is none, it is a link, or may not be written.
     pub fn open_file_for_write(&self, name: &str) -> Result<File> {
-        let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let fd = rustix::fs::openat(&self.fd, name, flags, Mode::empty()).context("open", || self.join(name))?;
         Ok(File::from(fd))
     }

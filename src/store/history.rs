@@ -6,7 +6,7 @@
 //! written fails nothing.
 
 use std::error::Error as _;
-use std::os::unix::fs::FileExt as _;
+use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -123,12 +123,18 @@ impl Store {
         let headwater = &self.layout.headwater;
         let size = match headwater.stat(HISTORY)? {
             Some(meta) if meta.kind != FileKind::File => return Ok(()),
+            Some(meta) if meta.links > 1 => self.separate()?,
             Some(meta) if meta.size > MAX_BYTES => self.cut()?,
             Some(meta) => meta.size,
             None => 0,
         };
         let file = headwater.open_or_create_record(HISTORY)?;
         let path = || headwater.join(HISTORY);
+        // Whoever may write here may have put another file in its place since.
+        let opened = fsx::fstat(&file, &path())?;
+        if !opened.is_file() || opened.nlink() > 1 {
+            return Ok(());
+        }
         // Behind a line that a crash tore this one has to begin anew.
         let mut last = [b'\n'];
         if size > 0 {
@@ -142,11 +148,24 @@ impl Store {
 
     /// Drops the older half of the log; answers what is left, in bytes.
     fn cut(&self) -> Result<u64, StoreError> {
-        let (headwater, tmp) = (&self.layout.headwater, &self.layout.tmp);
         // One that somebody else made so large is not worth reading.
-        let bytes = headwater.read(HISTORY, 2 * MAX_BYTES).unwrap_or_default();
+        let bytes = self.layout.headwater.read(HISTORY, 2 * MAX_BYTES).unwrap_or_default();
         let half = &bytes[bytes.len() / 2..];
-        let kept = half.iter().position(|byte| *byte == b'\n').map_or(&[][..], |at| &half[at + 1..]);
+        self.replace(half.iter().position(|byte| *byte == b'\n').map_or(&[][..], |at| &half[at + 1..]))
+    }
+
+    /// Gives the log a file of its own: its other names may be those of a backup, or of a file that is
+    /// none of ours, of which nothing may be shown or changed. Returns its length in bytes.
+    fn separate(&self) -> Result<u64, StoreError> {
+        let bytes = self.layout.headwater.read(HISTORY, 2 * MAX_BYTES).unwrap_or_default();
+        let is_event = |line: &&[u8]| serde_json::from_slice::<Happening>(line).is_ok();
+        let events: Vec<&[u8]> = bytes.split_inclusive(|byte| *byte == b'\n').filter(is_event).collect();
+        self.replace(&events.concat())
+    }
+
+    /// Replaces the log by a file with the content `kept`; returns its length in bytes.
+    fn replace(&self, kept: &[u8]) -> Result<u64, StoreError> {
+        let (headwater, tmp) = (&self.layout.headwater, &self.layout.tmp);
         tmp.unlink_if_any(HISTORY)?;
         tmp.write_new(HISTORY, kept, FileMode::RECORD, None)?;
         tmp.rename(HISTORY, headwater, HISTORY)?;
@@ -241,6 +260,22 @@ mod tests {
         std::os::unix::fs::symlink("/dev/null", &path).unwrap();
         store.note(pruned(2));
         assert!(store.history().is_err());
+    }
+
+    #[test]
+    fn a_log_with_another_name_is_left_as_it_is_and_replaced() {
+        let (dir, store) = store();
+        let path = store.path().join(".headwater").join(HISTORY);
+        store.note(pruned(1));
+        let other = dir.path().join("other");
+        let content = [&std::fs::read(&path).unwrap()[..], b"a secret\n"].concat();
+        std::fs::write(&other, &content).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        std::fs::hard_link(&other, &path).unwrap();
+        store.note(pruned(2));
+        assert_eq!(std::fs::read(&other).unwrap(), content);
+        assert_eq!(releases(&store), [1, 2]);
+        assert!(!std::fs::read_to_string(&path).unwrap().contains("secret"));
     }
 
     #[test]
