@@ -6,7 +6,7 @@ use std::os::unix::fs::FileExt as _;
 use crate::fsx::{self, Context as _, Meta};
 use crate::hash::{ObjectId, hash_reader};
 use crate::store::layout::{object_name, shelf_name};
-use crate::store::{Store, StoreError, unless_damaged};
+use crate::store::{Store, StoreError, lie, unless_damaged};
 
 impl Store {
     /// What is known of an object without reading it.
@@ -54,9 +54,14 @@ impl Store {
         out: &mut Vec<u8>,
     ) -> Result<(), StoreError> {
         let file = self.open_object(object)?;
+        let path = || self.layout.objects.join(object_name(object));
+        let size = file.metadata().context("examine", path)?.len();
+        // The range is what a peer asks for, so one that is too far is not a fault of the disk.
+        if offset.checked_add(u64::from(length)).is_none_or(|end| end > size) {
+            return Err(lie("a block reads behind the end of a base"));
+        }
         let start = out.len();
         out.resize(start + length as usize, 0);
-        let path = || self.layout.objects.join(object_name(object));
         Ok(file.read_exact_at(&mut out[start..], offset).context("read", path)?)
     }
 

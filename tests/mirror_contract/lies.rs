@@ -1,6 +1,7 @@
 //! Bundles that are not what they say.
 
 use headwater::hash::{ContentId, ManifestId, PackId};
+use headwater::mirror::{Failure, MirrorError};
 use headwater::pack::{BaseRange, Level, Piece, encode_block};
 use headwater::varint;
 
@@ -76,7 +77,7 @@ fn build_on(delivery: &mut Delivery, base: BaseRange) {
     delivery.packs.insert(0, SealedPack::of(&block));
 }
 
-const PACK_LIES: [Lie; 17] = [
+const PACK_LIES: [Lie; 18] = [
     ("a flipped bit in a compressed frame", |it| {
         let at = it.packs[0].bytes.len() - 60;
         flip(&mut it.packs[0], at);
@@ -109,10 +110,22 @@ const PACK_LIES: [Lie; 17] = [
     ("a block on what is behind the end of a base", |it| {
         build_on(it, BaseRange { entry: 0, offset: 2000, length: 4000 });
     }),
+    ("a block on what no file can have", |it| {
+        build_on(it, BaseRange { entry: 0, offset: u64::MAX - 4000, length: 4000 });
+    }),
     ("a block on other content than the base has", |it| {
         build_on(it, BaseRange { entry: 0, offset: 0, length: 2550 });
     }),
 ];
+
+/// Whether the error says that the mirror failed: its disk, or the receiver with a status from 500 on.
+fn is_fault_of_the_mirror(error: &MirrorError) -> bool {
+    match error {
+        MirrorError::Store(error) => error.is_disk_failure(),
+        MirrorError::Remote { refusal } => refusal.kind == Failure::Other.name(),
+        _ => true,
+    }
+}
 
 pub(crate) fn a_lie_is_refused_and_leaves_nothing_behind<F: Fixture>() {
     let (first, second) = (first_tree().release(1), second_tree().release(2));
@@ -127,6 +140,7 @@ pub(crate) fn a_lie_is_refused_and_leaves_nothing_behind<F: Fixture>() {
         // It is the fault of what was sent, not of the disk.
         assert!(!["File exists", "AlreadyExists"].iter().any(|words| format!("{error:?}").contains(words)), "{name}");
         assert_eq!(error.damaged_bases(), [], "{name}: blamed on what the mirror has");
+        assert!(!name.starts_with("a block on") || !is_fault_of_the_mirror(&error), "{name}: {error:?}");
         assert!(mirror.activate(delivery.release.name(), Some(first.name())).is_err(), "{name}");
         assert_serves(&fixture, &first);
         assert_eq!(mirror.state().unwrap().highest_sequence, 1, "{name}");
