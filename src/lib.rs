@@ -4,6 +4,7 @@
 //!
 //! * [`hash`], [`tree_path`], [`varint`]: ids, validated names, numbers. [`fsx`]: every
 //!   touch of the disk. [`monitor`]: what the library tells while it works.
+//! * [`text`]: text that came from elsewhere.
 //! * [`manifest`]: the sorted entries of a release, how two of them differ, and how
 //!   that difference travels. [`release`]: the small record that names a manifest.
 //! * [`pack`]: blocks and packs, in which content travels.
@@ -36,6 +37,7 @@ pub mod release;
 pub mod scan;
 pub mod serve;
 pub mod store;
+pub mod text;
 mod threads;
 pub mod tree_path;
 pub mod users;

@@ -10,6 +10,7 @@ use std::fmt::Write as _;
 use std::io;
 use std::time::Duration;
 
+use headwater::text::is_invisible;
 use serde::Serialize;
 
 use super::failure::{Exit, Failure};
@@ -18,19 +19,14 @@ use super::terminal;
 /// Paths that are listed before the rest is only counted.
 pub(crate) const MAX_LISTED: usize = 50;
 
-/// `text` without what steers a terminal or reorders a line: control
-/// characters, line separators and bidirectional marks become `\u{..}`.
+/// `text` without what steers a terminal, reorders a line or does not show: such characters become `\u{..}`.
 pub(crate) fn escape(text: &str) -> Cow<'_, str> {
-    let steers = |c: char| {
-        // Bidirectional marks make a line read as what it is not (CVE-2021-42574).
-        c.is_control() || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
-    };
-    if !text.contains(steers) {
+    if !text.contains(is_invisible) {
         return Cow::Borrowed(text);
     }
     let mut escaped = String::with_capacity(text.len() + 16);
     for c in text.chars() {
-        if steers(c) { escaped.extend(c.escape_unicode()) } else { escaped.push(c) }
+        if is_invisible(c) { escaped.extend(c.escape_unicode()) } else { escaped.push(c) }
     }
     Cow::Owned(escaped)
 }
@@ -226,6 +222,7 @@ mod tests {
         assert_eq!(escape("plain é ü 漢"), "plain é ü 漢");
         assert_eq!(escape("a\u{1b}[2Jb\nc\r\t"), "a\\u{1b}[2Jb\\u{a}c\\u{d}\\u{9}");
         assert_eq!(escape("\u{9b}31m\u{7f}\u{202e}gpj"), "\\u{9b}31m\\u{7f}\\u{202e}gpj");
+        assert_eq!(escape("a\u{200b}b\u{feff}c\u{ad}d\u{2060}"), "a\\u{200b}b\\u{feff}c\\u{ad}d\\u{2060}");
     }
 
     #[test]

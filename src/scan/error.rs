@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use rustix::io::Errno;
 
 use crate::fsx::IoError;
+use crate::text::is_invisible;
 use crate::tree_path::PathFault;
 
 /// Paths that a message names before it only counts.
@@ -221,10 +222,8 @@ pub(super) fn escape(bytes: &[u8]) -> String {
         for character in chunk.valid().chars() {
             match character {
                 '\\' => text.push_str("\\\\"),
-                // Marks that turn the direction of what follows, to the end of the line.
-                '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => text.extend(character.escape_unicode()),
                 control if control.is_ascii_control() => push_byte(control as u8, &mut text),
-                control if control.is_control() => text.extend(control.escape_unicode()),
+                other if is_invisible(other) => text.extend(other.escape_unicode()),
                 plain => text.push(plain),
             }
         }
@@ -249,7 +248,7 @@ mod tests {
     #[test]
     fn nothing_raw_reaches_a_message() {
         assert_eq!(escape(b"a\xffb\x1b[31m\n\\"), "a\\xffb\\x1b[31m\\x0a\\\\");
-        assert_eq!(escape("é\u{9b}\u{202e}x".as_bytes()), "é\\u{9b}\\u{202e}x");
+        assert_eq!(escape("é\u{9b}\u{202e}x\u{200b}".as_bytes()), "é\\u{9b}\\u{202e}x\\u{200b}");
     }
 
     #[test]
