@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use clap::{Args, ValueEnum, ValueHint};
 use headwater::config::MirrorConfig;
 use headwater::fsx;
+use headwater::mirror::PublicUrl;
 use headwater::tree_path::TreePath;
 use headwater::web::encode_path;
 use serde_json::json;
@@ -112,12 +113,12 @@ fn replace(path: &Path, text: &str, is_quiet: bool) -> Result<(), Failure> {
 #[derive(Debug, Clone, Copy)]
 struct Listed<'a> {
     mirror: &'a MirrorConfig,
-    url: &'a str,
+    url: &'a PublicUrl,
 }
 
 impl<'a> Listed<'a> {
     fn new(mirror: &'a MirrorConfig) -> Option<Self> {
-        Some(Self { mirror, url: mirror.public_url.as_deref()? })
+        Some(Self { mirror, url: mirror.public_url.as_ref()? })
     }
 
     fn region(&self) -> Option<&'a str> {
@@ -128,16 +129,6 @@ impl<'a> Listed<'a> {
     fn rank(&self) -> impl Ord + use<'a> {
         (self.region(), std::cmp::Reverse(self.mirror.weight), self.mirror.name.as_str())
     }
-
-    /// Host and port, for those that connect by themselves.
-    fn address(&self) -> (String, bool) {
-        let (scheme, rest) = self.url.split_once("://").unwrap_or(("https", self.url));
-        let is_tls = scheme == "https";
-        let host = rest.split('/').next().unwrap_or(rest);
-        let has_port = host.rsplit_once(':').is_some_and(|(_, port)| !port.is_empty() && !port.contains(']'));
-        let port = if is_tls { 443 } else { 80 };
-        (if has_port { host.to_owned() } else { format!("{host}:{port}") }, is_tls)
-    }
 }
 
 fn render(listed: &[Listed<'_>], args: &MirrorlistArgs) -> String {
@@ -146,7 +137,7 @@ fn render(listed: &[Listed<'_>], args: &MirrorlistArgs) -> String {
         Format::Json => json(listed),
         Format::Metalink => metalink(listed, args.path.as_ref().map_or("", |path| path.as_str())),
         Format::Nginx => {
-            listed.iter().map(|one| format!("server {} weight={};\n", one.address().0, one.mirror.weight)).collect()
+            listed.iter().map(|one| format!("server {} weight={};\n", one.url.authority(), one.mirror.weight)).collect()
         }
         Format::Haproxy => listed.iter().map(haproxy).collect(),
     }
@@ -157,7 +148,7 @@ fn json(listed: &[Listed<'_>]) -> String {
         .iter()
         .map(|one| {
             let (name, region) = (one.mirror.name.as_str(), one.region());
-            json!({ "name": name, "url": one.url, "region": region, "weight": one.mirror.weight })
+            json!({ "name": name, "url": one.url.as_str(), "region": region, "weight": one.mirror.weight })
         })
         .collect();
     format!("{}\n", json!({ "headwater": "mirrorlist", "version": 1, "mirrors": mirrors }))
@@ -166,11 +157,15 @@ fn json(listed: &[Listed<'_>]) -> String {
 fn haproxy(one: &Listed<'_>) -> String {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
     let name: String = one.mirror.name.as_str().chars().map(|c| if is_plain(c) { c } else { '_' }).collect();
-    let (address, is_tls) = one.address();
+    let (authority, host) = (one.url.authority(), one.url.host());
     let weight = one.mirror.weight.get().min(MAX_HAPROXY_WEIGHT);
-    let host = address.rsplit_once(':').map_or("", |(host, _)| host);
-    let tls = if is_tls { format!(" ssl verify required sni str({host})") } else { String::new() };
-    format!("server {name} {address} weight {weight} check{tls}\n")
+    let tls = match (one.url.is_tls(), one.url.address()) {
+        (false, _) => String::new(),
+        (true, None) => format!(" ssl verify required sni str({host})"),
+        // An address is never the name in a TLS hello (RFC 6066).
+        (true, Some(_)) => format!(" ssl verify required verifyhost {host}"),
+    };
+    format!("server {name} {authority} weight {weight} check{tls}\n")
 }
 
 /// One file and where it is to be had, the weightiest first.
@@ -186,7 +181,7 @@ fn metalink(listed: &[Listed<'_>], path: &str) -> String {
         let country =
             one.region().filter(|region| region.len() == 2 && region.bytes().all(|b| b.is_ascii_alphabetic()));
         let country = country.map(|country| format!(" location=\"{}\"", country.to_lowercase())).unwrap_or_default();
-        let url = xml(&format!("{}/{}", one.url.trim_end_matches('/'), encode_path(path)));
+        let url = xml(&format!("{}/{}", one.url, encode_path(path)));
         text.push_str(&format!("    <url priority=\"{}\"{country}>{url}</url>\n", place + 1));
     }
     text + "  </file>\n</metalink>\n"

@@ -105,7 +105,7 @@ impl Watcher {
         let visit = |standing: &mut Standing| {
             let index =
                 seen.iter().position(|one| one.location == standing.location && one.mirror == standing.mirror)?;
-            let url = self.config.mirror(&standing.mirror)?.public_url.as_deref()?;
+            let url = self.config.mirror(&standing.mirror)?.public_url.as_ref()?.as_str();
             let release = seen[index].state.as_ref().ok()?.current_release()?;
             standing.public = Some(watch::look(&web, url, &*mirrors[index], release));
             Some(())

@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::Args;
 use headwater::hash::ObjectId;
 use headwater::manifest::{Kind, ManifestReader};
-use headwater::mirror::Mirror;
+use headwater::mirror::{Mirror, PublicUrl};
 use headwater::release::Release;
 use headwater::tree_path::TreePath;
 use headwater::watch::{self, Seen};
@@ -91,7 +91,8 @@ pub(crate) fn run(args: &WhichArgs) -> Result<Exit, Failure> {
     let found = watcher.fleet.ask(|mirror| {
         let seen = look.seen.iter().find(|seen| seen.mirror == mirror.name() && seen.location == mirror.location());
         let mut found = find(&**mirror, seen?, &look.seen, &path);
-        let url = watcher.config.mirror(mirror.name()).and_then(|mirror| mirror.public_url.as_deref());
+        let url =
+            watcher.config.mirror(mirror.name()).and_then(|mirror| mirror.public_url.as_ref()).map(PublicUrl::as_str);
         found.public = url.filter(|_| found.error.is_none()).map(|url| visit(&web, url, &path, found.size));
         Some(found)
     });

@@ -16,7 +16,7 @@ use toml::{Spanned, Value};
 use super::listed::{self, Reader};
 use super::{Checker, ConfigError, MirrorAccess, raw};
 use crate::hash::StoreId;
-use crate::mirror::{Location, has_token};
+use crate::mirror::{Location, PublicUrl};
 
 /// Longest name of a mirror or a group, in bytes: it has to fit into a line of progress.
 const MAX_NAME_BYTES: usize = 64;
@@ -41,8 +41,8 @@ pub struct MirrorConfig {
     pub weight: NonZeroU32,
     /// The store that it has to have; `None` if the user did not write it down.
     pub store: Option<StoreId>,
-    /// Where visitors find its tree: a url without a `/` at its end.
-    pub public_url: Option<String>,
+    /// Where visitors find its tree.
+    pub public_url: Option<PublicUrl>,
     /// Whether it is left as it is.
     pub frozen: Option<Frozen>,
 }
@@ -322,16 +322,11 @@ impl Checker<'_> {
         Ok(path.to_owned())
     }
 
-    fn public_url(&self, url: Option<&Spanned<String>>, name: &str) -> Result<Option<String>, ConfigError> {
+    fn public_url(&self, url: Option<&Spanned<String>>, name: &str) -> Result<Option<PublicUrl>, ConfigError> {
         let Some(url) = url else { return Ok(None) };
-        let text = url.as_ref().replace(NAME_PLACE, name);
-        match is_public_url(&text) {
-            true => Ok(Some(text.trim_end_matches('/').to_owned())),
-            false => {
-                Err(self
-                    .error(url.span(), "a public url is https://host[:port][/path], without user, query or fragment"))
-            }
-        }
+        let parsed = PublicUrl::parse(&url.as_ref().replace(NAME_PLACE, name));
+        let words = "a public url is https://host[:port][/path], without user, query or fragment";
+        parsed.map(Some).ok_or_else(|| self.error(url.span(), words))
     }
 
     fn frozen(&self, table: &raw::Mirror) -> Result<Option<Frozen>, ConfigError> {
@@ -403,7 +398,7 @@ impl Checker<'_> {
         let in_wave = |mirror: &&MirrorConfig| mirror.group.as_ref().is_some_and(|group| groups.contains(group));
         for text in &texts {
             let is_url = text.contains("://");
-            if text.is_empty() || is_url && !is_public_url(text) {
+            if text.is_empty() || is_url && PublicUrl::parse(text).is_none() {
                 return Err(self.error(
                     probe.span(),
                     format!("{text:?}: a probe is https://host/path, or a path such as index.html"),
@@ -419,14 +414,6 @@ impl Checker<'_> {
         }
         Ok(texts.into_iter().map(str::to_owned).collect())
     }
-}
-
-/// Whether visitors can be sent there: no secret in it, and room for a path behind it.
-pub(super) fn is_public_url(text: &str) -> bool {
-    let rest = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
-    let is_plain = |c: char| c.is_ascii_graphic() && !matches!(c, '?' | '#' | '@' | '"' | '<' | '>' | '\\' | '{' | '}');
-    rest.is_some_and(|rest| !rest.is_empty() && !rest.starts_with('/') && rest.chars().all(is_plain))
-        && !has_token(text)
 }
 
 /// Equal for two urls that lead to one place, as far as their words tell.

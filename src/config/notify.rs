@@ -10,9 +10,8 @@ use bytesize::ByteSize;
 use serde::Deserialize;
 use toml::Spanned;
 
-use super::fleet::is_public_url;
 use super::{Checker, ConfigError, TokenSource};
-use crate::mirror::has_token;
+use crate::mirror::{PublicUrl, has_token};
 
 /// How long a hook may take that says nothing else.
 const HOOK_LIMIT: Duration = Duration::from_secs(60);
@@ -231,7 +230,7 @@ impl Checker<'_> {
     fn web_url<T>(&self, url: &str, at: &Spanned<T>) -> Result<String, ConfigError> {
         // Some endpoints want to be told something behind a question mark.
         let (place, query) = url.split_once('?').unwrap_or((url, ""));
-        if is_public_url(place) && query.bytes().all(|byte| byte.is_ascii_graphic()) && !has_token(query) {
+        if PublicUrl::parse(place).is_some() && query.bytes().all(|byte| byte.is_ascii_graphic()) && !has_token(query) {
             return Ok(url.to_owned());
         }
         Err(self.error(at.span(), "this is no url as in https://host/path, without a name or a secret in it"))

@@ -211,12 +211,12 @@ pub fn has_token(text: &str) -> bool {
 }
 
 /// A host with its port.
-struct Authority<'t> {
-    host: &'t str,
-    port: Option<u16>,
+pub(super) struct Authority<'t> {
+    pub(super) host: &'t str,
+    pub(super) port: Option<u16>,
 }
 
-fn authority<'t>(location: &str, text: &'t str) -> Result<Authority<'t>, LocationError> {
+pub(super) fn authority<'t>(location: &str, text: &'t str) -> Result<Authority<'t>, LocationError> {
     let (host, port) = match text.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
         Some((host, rest)) if host.parse::<Ipv6Addr>().is_ok() => (host, rest.strip_prefix(':')),
         Some(_) => return Err(malformed(location, "what stands in brackets is no IPv6 address")),

@@ -10,6 +10,7 @@ mod directory;
 mod expiry;
 mod http;
 mod location;
+mod public_url;
 mod ssh;
 mod state;
 mod way;
@@ -22,6 +23,7 @@ pub use http::{
     Access, AccessError, ClientIdentity, Exchange, HttpMirror, Limiter, Pace, ProxyChoice, Token, Trace, Turns,
 };
 pub use location::{HttpPlace, Location, LocationError, SshPlace, has_token};
+pub use public_url::PublicUrl;
 pub use ssh::{ParseReceiveCommandError, ParseSshCommandError, ReceiveCommand, SshCommand, SshSettings};
 pub use state::{MirrorState, ReceiverInfo};
 pub use way::WayError;

@@ -12,6 +12,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on stops")]
 
+mod balancers;
 #[allow(dead_code, reason = "the contract suite uses the rest")]
 #[path = "../common/chaos.rs"]
 mod chaos;

@@ -3,6 +3,7 @@
 use std::num::NonZeroUsize;
 
 use super::*;
+use crate::mirror::PublicUrl;
 
 const COMMON: &str = "[mirror_defaults]\nurl = 'https://{name}.example:7447/docs'\n\
                       public_url = 'https://{name}.example/docs/'\ntoken_env = 'T'\ngroup = 'all'\nbwlimit = '2MB'\n";
@@ -20,7 +21,7 @@ fn mirrors_say_only_what_is_their_own() {
     let config = parse(&text).unwrap();
     let of = |name: &str| config.mirror(name).unwrap();
     assert_eq!(of("e1").url, "https://e1.example:7447/docs");
-    assert_eq!(of("e1").public_url.as_deref(), Some("https://e1.example/docs"));
+    assert_eq!(of("e1").public_url.as_ref().map(PublicUrl::as_str), Some("https://e1.example/docs"));
     assert_eq!((of("e1").weight.get(), of("e2").weight.get()), (3, 1));
     assert_eq!((of("e1").region.as_ref().map(Label::as_str), &of("e2").region), (Some("eu"), &None));
     assert_eq!(of("e1").access.token, Some(TokenSource::Variable("T".into())));
@@ -92,6 +93,7 @@ fn each_rule_of_a_fleet_names_its_offender() {
         ("[[mirror]]\nname='a'\nurl='/x'\nfrozen=true\nuntil='soon'", 5, "a time is written"),
         ("[[mirror]]\nname='a'\nurl='/x'\nuntil=2026-01-01", 4, "goes with `frozen = true`"),
         ("[[mirror]]\nname='a'\nurl='/x'\npublic_url='https://u@h/'", 4, "without user"),
+        ("[[mirror]]\nname='a'\nurl='/x'\npublic_url='https://127.0.0.1:1;hash'", 4, "without user"),
         ("[mirror_defaults]\nurl='https://h/x'\n[[mirror]]\nname='a'\n[[mirror]]\nname='b'", 6, "same url"),
         ("[[mirror]]\nname='a'\nurl='https://H:443/x/'\n[[mirror]]\nname='b'\nurl='https://h/x'", 6, "same url"),
         ("mirrors_from=3", 1, "write a file"),
@@ -190,7 +192,10 @@ fn the_name_is_expanded_in_every_common_string() {
                 [[mirror]]\nname='eu'\n[[mirror]]\nname='us'\nca='own.pem'\n";
     let config = parse(text).unwrap();
     let eu = config.mirror("eu").unwrap();
-    assert_eq!((eu.url.as_str(), eu.public_url.as_deref()), ("https://eu.example/", Some("https://www.eu.example")));
+    assert_eq!(
+        (eu.url.as_str(), eu.public_url.as_ref().map(PublicUrl::as_str)),
+        ("https://eu.example/", Some("https://www.eu.example"))
+    );
     assert_eq!(eu.group.as_ref().map(Label::as_str), Some("g-eu"));
     assert_eq!(eu.region.as_ref().map(Label::as_str), Some("r-eu"));
     assert_eq!(eu.access.token, Some(TokenSource::File("/etc/hw/eu.token".into())));

@@ -67,7 +67,7 @@ fn card(page: &Page<'_>, standing: &Standing, history: &[Happening], strip: &str
 fn place(page: &Page<'_>, standing: &Standing) -> String {
     let config = page.config.all_mirrors().find(|mirror| mirror.name.as_str() == standing.mirror);
     let region = config.and_then(|mirror| mirror.region.as_ref()).map(|region| text(region.as_str()));
-    let url = config.and_then(|mirror| mirror.public_url.as_deref()).map(text);
+    let url = config.and_then(|mirror| mirror.public_url.as_ref()).map(|url| text(url.as_str()));
     let link = url.map(|url| format!("<a href=\"{url}\" rel=\"noreferrer\">{url}</a>"));
     let push = Some(text(&standing.location)).filter(|_| page.is_internal && standing.location != standing.mirror);
     let answer = standing.round_trip_ms.filter(|_| page.is_internal).map(|ms| format!("answers in {} ms", count(ms)));
