@@ -5,10 +5,11 @@
 //! which may be a secret: who asks says what was asked. Uses the crate `ureq`.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use ureq::config::Config;
-use ureq::http::{HeaderMap, Response};
+use ureq::http::{HeaderMap, Response, Uri};
 use ureq::tls::{RootCerts, TlsConfig};
 use ureq::{Agent, Body};
 
@@ -25,6 +26,9 @@ pub enum WebError {
     /// It is no URL that can be asked.
     #[error("it is no http:// or https:// URL that can be asked")]
     BadUrl,
+    /// It would carry a secret in the clear to another machine.
+    #[error("a secret is sent over https: only, except to this machine")]
+    Plain,
     /// No way there, or it broke.
     #[error("it cannot be reached: {what}")]
     Unreachable {
@@ -144,11 +148,14 @@ impl Web {
         if size > max_bytes { Err(WebError::TooLarge { limit: max_bytes }) } else { Ok(Fetched { object, size }) }
     }
 
-    /// Gets `url` for the sake of having asked.
+    /// Gets `url`, which is a secret, for the sake of having asked.
     ///
     /// # Errors
-    /// Anything but a status from 200 to 299.
+    /// Anything but a status from 200 to 299, or a URL that would be sent in the clear.
     pub fn touch(&self, url: &str) -> Result<(), WebError> {
+        if !is_private(url) {
+            return Err(WebError::Plain);
+        }
         match self.got(self.agent.get(url).call())?.status().as_u16() {
             200..300 => Ok(()),
             status => Err(WebError::Status { status }),
@@ -179,6 +186,19 @@ impl Web {
             // Of the others some repeat the URL.
             _ => WebError::Unreachable { what: "the exchange broke off".to_owned() },
         })
+    }
+}
+
+/// Whether nobody else reads what is sent to `url`: it is one of https:, or of this machine.
+#[must_use]
+pub fn is_private(url: &str) -> bool {
+    let Ok(uri) = url.parse::<Uri>() else { return false };
+    let host = uri.host().unwrap_or_default().trim_matches(['[', ']']);
+    let is_loopback = || host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback());
+    match uri.scheme_str() {
+        Some("https") => true,
+        Some("http") => is_loopback(),
+        _ => false,
     }
 }
 
@@ -229,6 +249,19 @@ mod tests {
         assert!(after("Wed, 01 Jan 2070 00:00:00 GMT").is_some());
         for none in ["", "soon", "-1", "Wed, 01 Jan 2020 00:00:00 GMT"] {
             assert_eq!(after(none), None, "{none}");
+        }
+    }
+
+    #[test]
+    fn a_secret_goes_over_tls_or_to_this_machine() {
+        for url in ["https://h/x?y", "http://127.0.0.1:80/x", "http://[::1]:9/", "http://localhost/"] {
+            assert!(is_private(url), "{url}");
+        }
+        let plain = ["http://h/x", "http://10.0.0.1/", "http://localhost.example/", "http://localhost@h/", "h/x", ""];
+        let web = Web::new(Duration::from_secs(5));
+        for url in plain {
+            assert!(!is_private(url), "{url}");
+            assert_eq!(web.touch(url), Err(WebError::Plain), "{url}");
         }
     }
 

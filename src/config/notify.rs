@@ -12,6 +12,7 @@ use toml::Spanned;
 
 use super::{Checker, ConfigError, TokenSource};
 use crate::mirror::{PublicUrl, has_token};
+use crate::web::is_private;
 
 /// How long a hook may take that says nothing else.
 const HOOK_LIMIT: Duration = Duration::from_secs(60);
@@ -157,6 +158,13 @@ impl Checker<'_> {
 
     fn purge(&self, raw: &RawPurge) -> Result<Purge, ConfigError> {
         let url = self.web_url(raw.url.as_ref(), &raw.url)?;
+        let token = self.secret(("token_env", &raw.token_env), ("token_file", &raw.token_file))?;
+        // What stands behind a question mark is often a key.
+        if (token.is_some() || url.contains('?')) && !is_private(&url) {
+            return Err(
+                self.error(raw.url.span(), "a token or a query is sent over https: only, except to this machine")
+            );
+        }
         let bases: Vec<&String> = match raw.base.as_ref() {
             OneOrMany::One(one) => vec![one],
             OneOrMany::Many(many) => many.iter().collect(),
@@ -185,7 +193,7 @@ impl Checker<'_> {
         Ok(Purge {
             url,
             bases: bases.into_iter().map(|base| self.web_url(base, &raw.base)).collect::<Result<_, _>>()?,
-            token: self.secret(("token_env", &raw.token_env), ("token_file", &raw.token_file))?,
+            token,
             header: header.to_owned(),
             key: raw.key.clone().unwrap_or_else(|| "files".to_owned()),
             max_urls: raw.max_urls.unwrap_or(MAX_URLS),

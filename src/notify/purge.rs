@@ -7,7 +7,7 @@ use serde::Serialize;
 use serde_json::json;
 
 use crate::manifest::{ChangeKind, Diff};
-use crate::web::{Posted, Secret, Web, WebError, encode_path};
+use crate::web::{Posted, Secret, Web, WebError, encode_path, is_private};
 
 /// The page that a web server shows for a directory.
 const INDEX: &str = "index.html";
@@ -101,7 +101,7 @@ fn next(answer: Result<Posted, WebError>, urls: usize) -> Next {
             Next::Again(retry_after, WebError::Status { status }.to_string())
         }
         Ok(Posted { status, .. }) => Next::Never(WebError::Status { status }.to_string()),
-        Err(error @ WebError::BadUrl) => Next::Never(error.to_string()),
+        Err(error @ (WebError::BadUrl | WebError::Plain)) => Next::Never(error.to_string()),
         Err(error) => Next::Again(None, error.to_string()),
     }
 }
@@ -147,6 +147,9 @@ impl Purge {
     }
 
     fn post(&self, batch: &[String]) -> Result<Posted, WebError> {
+        if self.header.is_some() && !is_private(&self.endpoint) {
+            return Err(WebError::Plain);
+        }
         let mut headers = vec![("content-type", "application/json")];
         headers.extend(self.header.as_ref().map(|(name, value)| (name.as_str(), value.reveal())));
         self.web.post(&self.endpoint, &headers, json!({ &self.key: batch }).to_string().as_bytes())

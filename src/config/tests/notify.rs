@@ -24,6 +24,15 @@ fn commands_a_cdn_a_health_check_and_gauges_are_understood() {
 }
 
 #[test]
+fn a_cdn_without_a_secret_or_on_this_machine_may_be_told_in_the_clear() {
+    for url in
+        ["http://10.0.0.1:6081/purge'", "http://127.0.0.1:1/x?y'\ntoken_env='A'", "http://[::1]/'\ntoken_env='A'"]
+    {
+        parse(&format!("[purge]\nbase='https://a.example'\nurl='{url}\n")).unwrap();
+    }
+}
+
+#[test]
 fn mistakes_are_named_and_secrets_are_not_repeated() {
     for (text, words) in [
         ("[hooks]\non_activated=[]", "a command is written as"),
@@ -38,6 +47,8 @@ fn mistakes_are_named_and_secrets_are_not_repeated() {
         ("[purge]\nurl='https://a.example'\nbase='https://a.example'\nmax_urls=0", "nonzero"),
         ("[purge]\nurl='https://a.example'\nbase='https://a.example'\nmax_bytes='0'", "a size is written as"),
         ("[purge]\nurl='https://a.example'\nbase='https://a.example'\ntoken_env='A'\ntoken_file='b'", "not both"),
+        ("[purge]\nurl='http://cdn.example/x'\nbase='https://a.example'\ntoken_env='A'", "over https: only"),
+        ("[purge]\nurl='http://10.0.0.1/x?key=1'\nbase='https://a.example'", "over https: only"),
         ("[ping]", "is a secret: name it by"),
         ("[ping]\nurl_env='https://hc.example/canary'", "say where a secret is"),
         ("[ping]\nurl='https://hc.example/canary'", "unknown field `url`"),
