@@ -16,6 +16,17 @@ use rustix::process::{Pid, Signal, kill_process_group};
 /// What is kept of its standard error, in bytes.
 const MAX_SAID_BYTES: u64 = 16 * 1024;
 
+/// The variable with the token of mirrors that have none of their own.
+pub const TOKEN_VARIABLE: &str = "HEADWATER_TOKEN";
+
+/// Keeps secrets of ours from a command of others: it inherits neither [`TOKEN_VARIABLE`] nor the
+/// variables that a configuration names as those of a token.
+pub(crate) fn withhold_secrets(command: &mut Command, variables: &[String]) {
+    for name in variables.iter().map(String::as_str).chain([TOKEN_VARIABLE]) {
+        command.env_remove(name);
+    }
+}
+
 /// A command to run.
 #[derive(Debug, Clone, Copy)]
 pub struct Order<'a> {
@@ -25,6 +36,8 @@ pub struct Order<'a> {
     pub directory: &'a Path,
     /// Variables beside those that we have.
     pub variables: &'a [(&'a str, String)],
+    /// Variables that it does not inherit, beside [`TOKEN_VARIABLE`].
+    pub secret_variables: &'a [String],
     /// What it reads.
     pub input: &'a str,
     /// Bytes that are kept of what it writes, behind which that is cut off; with 0 nobody listens.
@@ -66,7 +79,9 @@ pub enum CommandError {
 pub fn run(order: &Order<'_>) -> Result<String, CommandError> {
     let (program, arguments) =
         order.command.split_first().ok_or_else(|| CommandError::Run(io::ErrorKind::InvalidInput.into()))?;
-    let mut child = Command::new(program)
+    let mut command = Command::new(program);
+    withhold_secrets(&mut command, order.secret_variables);
+    let mut child = command
         .args(arguments)
         .current_dir(order.directory)
         .envs(order.variables.iter().map(|(name, value)| (name, value)))
@@ -152,7 +167,15 @@ mod tests {
     }
 
     fn order(command: &[String]) -> Order<'_> {
-        Order { command, directory: Path::new("/"), variables: &[], input: "", kept_bytes: 1000, limit: LONG }
+        Order {
+            command,
+            directory: Path::new("/"),
+            variables: &[],
+            secret_variables: &[],
+            input: "",
+            kept_bytes: 1000,
+            limit: LONG,
+        }
     }
 
     const LONG: Duration = Duration::from_secs(30);
@@ -179,6 +202,15 @@ mod tests {
         let variables = [("WHAT", "docs".to_owned())];
         assert_eq!(run(&Order { variables: &variables, ..order(&command) }).unwrap(), "docs\n");
         assert_eq!(run(&Order { variables: &variables, kept_bytes: 0, ..order(&command) }).unwrap(), "");
+    }
+
+    #[test]
+    fn it_inherits_no_secret() {
+        // What every process of a test has stands for a secret.
+        let command = ["sh", "-c", "echo ${CARGO_MANIFEST_DIR-none}"].map(str::to_owned);
+        assert_ne!(run(&order(&command)).unwrap(), "none\n");
+        let secret_variables = ["CARGO_MANIFEST_DIR".to_owned()];
+        assert_eq!(run(&Order { secret_variables: &secret_variables, ..order(&command) }).unwrap(), "none\n");
     }
 
     #[test]

@@ -28,6 +28,7 @@ use crate::tree_path::{Site, TreePath};
 mod access;
 mod cache;
 mod fleet;
+mod list_rules;
 mod listed;
 mod notify;
 mod rate;
@@ -128,6 +129,8 @@ pub struct Config {
     pub allow_secrets: Vec<String>,
     /// The mirrors in the order of the file, then of the list; names and places differ.
     pub mirrors: Vec<MirrorConfig>,
+    /// Variables that lines of the list may name as that of a token.
+    pub token_envs: Vec<String>,
     /// Mirrors of the file that this run was told to leave out: known, and not worked on.
     pub left_out: Vec<MirrorConfig>,
     /// Who is told of a change.
@@ -159,6 +162,7 @@ impl Default for Config {
             max_removed: None,
             allow_secrets: Vec::new(),
             mirrors: Vec::new(),
+            token_envs: Vec::new(),
             left_out: Vec::new(),
             notify: Notify::default(),
             cache: CacheConfig::default(),
@@ -193,6 +197,14 @@ impl Config {
         let checker = Checker::new(text, path);
         let file: raw::File = toml::from_str(text).map_err(|error| checker.syntax(&error))?;
         checker.check(file, read_list)
+    }
+
+    /// The variables that it names as those of a secret: of mirrors, a CDN, a health check.
+    #[must_use]
+    pub fn secret_variables(&self) -> Vec<String> {
+        let of_mirrors = self.all_mirrors().filter_map(MirrorConfig::token_variable);
+        let all = of_mirrors.chain(self.notify.secret_variables()).chain(self.token_envs.iter().map(String::as_str));
+        all.map(str::to_owned).collect()
     }
 
     /// All mirrors of the file, also those that are left out.
@@ -341,8 +353,13 @@ impl Checker<'_> {
     fn check(&self, file: raw::File, read_list: listed::Reader) -> Result<Config, ConfigError> {
         let defaults = Config::default();
         let run = self.run_defaults(&file)?;
+        let rules = self.list_rules(&file)?;
         let notify = notify::RawNotify { hooks: file.hooks, purge: file.purge, ping: file.ping, metrics: file.metrics };
-        let mirrors = self.mirrors(file.mirror, &file.mirror_defaults, file.mirrors_from.as_ref(), read_list)?;
+        let notify = self.notify(notify)?;
+        let secret_variables = notify.secret_variables().map(str::to_owned).collect();
+        let token_envs = rules.token_envs().to_vec();
+        let list = fleet::List { from: file.mirrors_from.as_ref(), read: read_list, rules, secret_variables };
+        let mirrors = self.mirrors(file.mirror, &file.mirror_defaults, &list)?;
         let site = file.site.map(|site| self.parsed(&site, Site::new)).transpose()?;
         let rule = |rule: raw::KeepRemoved| -> Result<KeepRemoved, ConfigError> {
             let keep = self.duration(&rule.keep)?;
@@ -360,7 +377,8 @@ impl Checker<'_> {
             names: file.names,
             must_have: file.must_have.iter().map(|path| self.parsed(path, TreePath::new)).collect::<Result<_, _>>()?,
             max_removed: file.max_removed,
-            notify: self.notify(notify)?,
+            notify,
+            token_envs,
             cache: self.cache(&file.cache)?,
             run,
             waves: self.waves(file.wave, &mirrors)?,

@@ -239,7 +239,9 @@ impl<'a> After<'a> {
         let input: String = paths.iter().map(|path| format!("/{path}\n")).collect();
         let limit = self.config.notify.hooks.limit;
         let (directory, kept_bytes) = (Path::new("."), 0);
-        let order = Order { command: &command, directory, variables: &variables, input: &input, kept_bytes, limit };
+        let secret_variables = &self.config.secret_variables();
+        let (command, variables, input) = (&command, &variables, &input);
+        let order = Order { command, directory, variables, secret_variables, input, kept_bytes, limit };
         let ran = command::run(&order);
         let given = counted(paths.len() as u64, "path", "paths");
         self.note(who, ran.map(|_| format!("ran with {given}")).map_err(|error| chain(&error)));

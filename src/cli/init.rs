@@ -74,6 +74,11 @@ content = "public"
 # keys on each line, from a file ("mirrors.jsonl") or from a command. (Example.)
 #mirrors_from = ["inventory", "--format=jsonl"]
 
+# What that list may name: variables with tokens beside that of [mirror_defaults],
+# and the hosts of its mirrors; without `allowed_hosts` any host. (Examples.)
+#token_envs = ["EDGE_TOKEN"]
+#allowed_hosts = ["*.edge.example"]
+
 # Options of commands. The flag of the same name outranks each of these keys.
 
 # Compression for other machines: "auto", "raw" (none), or a zstd level (1 to 19).

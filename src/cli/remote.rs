@@ -10,6 +10,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use headwater::command::TOKEN_VARIABLE;
 use headwater::config::{Config, MirrorAccess, RunDefaults, TokenSource};
 use headwater::fsx;
 use headwater::mirror::{
@@ -26,8 +27,6 @@ use super::places::MirrorChoice;
 use super::process;
 use super::verbosity;
 
-/// The variable with the token of mirrors that name no other one.
-pub(crate) const TOKEN_VARIABLE: &str = "HEADWATER_TOKEN";
 /// The variables with a proxy, the first that is set.
 const PROXY_VARIABLES: [&str; 4] = ["HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"];
 /// The variables with the hosts to which no proxy leads.
@@ -49,6 +48,8 @@ pub(crate) struct Reach {
     flags: RemoteArgs,
     /// What the file says, which a flag outranks.
     run: RunDefaults,
+    /// The variables with secrets that the file names.
+    secret_variables: Vec<String>,
     environment: fn(&str) -> Option<String>,
 }
 
@@ -69,6 +70,7 @@ impl Reach {
             directories: None,
             flags: remote.clone(),
             run,
+            secret_variables: config.secret_variables(),
             environment: super::settings::environment,
         }
     }
@@ -149,6 +151,7 @@ impl Reach {
             command: commands.into_iter().flatten().next().cloned().unwrap_or_default(),
             receiver: receivers.into_iter().flatten().next().cloned().unwrap_or_default(),
             host_key: own.host_key.clone(),
+            secret_variables: self.secret_variables.clone(),
         }
     }
 

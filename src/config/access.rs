@@ -24,6 +24,17 @@ pub enum TokenSource {
     File(PathBuf),
 }
 
+impl TokenSource {
+    /// The variable that has it, if one has it.
+    #[must_use]
+    pub fn variable(&self) -> Option<&str> {
+        match self {
+            Self::Variable(name) => Some(name),
+            Self::File(_) => None,
+        }
+    }
+}
+
 /// How a mirror on another machine is reached. Files are relative to the directory of the configuration.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct MirrorAccess {

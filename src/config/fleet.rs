@@ -13,8 +13,9 @@ use jiff::tz::TimeZone;
 use serde::Deserialize;
 use toml::{Spanned, Value};
 
+use super::list_rules::ListRules;
 use super::listed::{self, Reader};
-use super::{Checker, ConfigError, MirrorAccess, raw};
+use super::{Checker, ConfigError, MirrorAccess, TokenSource, raw};
 use crate::hash::StoreId;
 use crate::mirror::{Location, PublicUrl};
 
@@ -48,6 +49,11 @@ pub struct MirrorConfig {
 }
 
 impl MirrorConfig {
+    /// The variable that has its token, if one has it.
+    pub(super) fn token_variable(&self) -> Option<&str> {
+        self.access.token.as_ref().and_then(TokenSource::variable)
+    }
+
     /// Whether it is left as it is at `now`, in seconds since 1970.
     #[must_use]
     pub fn is_frozen(&self, now: u64) -> bool {
@@ -203,6 +209,15 @@ pub enum OnFailure {
     Revert,
 }
 
+/// The list of mirrors beside the file.
+pub(super) struct List<'a> {
+    pub(super) from: Option<&'a Spanned<Value>>,
+    pub(super) read: Reader,
+    pub(super) rules: ListRules,
+    /// Variables of the file with secrets that are not those of mirrors.
+    pub(super) secret_variables: Vec<String>,
+}
+
 /// The mirrors so far, and what no two of them may share.
 struct Roster<'a> {
     common: &'a raw::Mirror,
@@ -215,8 +230,7 @@ impl Checker<'_> {
         &self,
         tables: Vec<Spanned<raw::Mirror>>,
         common: &raw::Mirror,
-        from: Option<&Spanned<Value>>,
-        read_list: Reader,
+        list: &List<'_>,
     ) -> Result<Vec<MirrorConfig>, ConfigError> {
         if let Some(name) = &common.name {
             return Err(self.error(name.span(), "each mirror has a name of its own"));
@@ -234,17 +248,32 @@ impl Checker<'_> {
             let missing = |key: &str| self.error(span.start..span.start, format!("missing field `{key}`"));
             self.add(&mut roster, &table.into_inner(), missing)?;
         }
-        if let Some(from) = from {
-            let source = self.list_source(from)?;
-            for line in listed::lines(&read_list(&source, self.base)?, &source)? {
-                line.check(self.base, |checker, table| {
-                    checker.no_command_here(&table)?;
-                    let missing = |key: &str| checker.error(0..0, format!("missing field `{key}`"));
-                    checker.add(&mut roster, &table, missing)
-                })?;
-            }
-        }
+        self.add_listed(&mut roster, list)?;
         self.check_groups(roster.mirrors)
+    }
+
+    fn add_listed(&self, roster: &mut Roster<'_>, list: &List<'_>) -> Result<(), ConfigError> {
+        let Some(from) = list.from else { return Ok(()) };
+        let mut secret_variables = list.secret_variables.clone();
+        secret_variables.extend(roster.mirrors.iter().filter_map(MirrorConfig::token_variable).map(str::to_owned));
+        secret_variables.extend(roster.common.token_env.as_ref().map(|name| name.as_ref().clone()));
+        secret_variables.extend_from_slice(list.rules.token_envs());
+        let source = self.list_source(from, secret_variables)?;
+        for line in listed::lines(&(list.read)(&source, self.base)?, &source)? {
+            line.check(self.base, |checker, table| {
+                checker.no_command_here(&table)?;
+                let name = table.name.as_ref().map_or("", |name| name.as_ref());
+                let common = &roster.common.replaced(NAME_PLACE, name);
+                checker.only_allowed_secrets(&table, common, &list.rules)?;
+                let missing = |key: &str| checker.error(0..0, format!("missing field `{key}`"));
+                checker.add(roster, &table, missing)?;
+                match (roster.mirrors.last(), &table.name) {
+                    (Some(mirror), Some(name)) => checker.only_allowed_hosts(&mirror.url, name, &list.rules),
+                    _ => Ok(()),
+                }
+            })?;
+        }
+        Ok(())
     }
 
     fn add(

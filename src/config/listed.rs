@@ -18,7 +18,11 @@ const LIMIT: Duration = Duration::from_secs(30);
 /// Where a list is.
 pub(super) enum ListSource {
     File(PathBuf),
-    Command(Vec<String>),
+    Command {
+        words: Vec<String>,
+        /// Variables that it does not inherit.
+        secret_variables: Vec<String>,
+    },
 }
 
 /// Reads a list; a command runs in the directory that is given.
@@ -29,7 +33,7 @@ impl ListSource {
     fn name(&self) -> String {
         match self {
             Self::File(path) => path.display().to_string(),
-            Self::Command(words) => format!("the output of `{}`", words.join(" ")),
+            Self::Command { words, .. } => format!("the output of `{}`", words.join(" ")),
         }
     }
 }
@@ -38,10 +42,11 @@ impl ListSource {
 pub(super) fn read(source: &ListSource, directory: &Path) -> Result<String, ConfigError> {
     let text = match source {
         ListSource::File(path) => fsx::read_text(path, MAX_BYTES + 1).map_err(ConfigError::List)?,
-        ListSource::Command(words) => command::run(&command::Order {
+        ListSource::Command { words, secret_variables } => command::run(&command::Order {
             command: words,
             directory,
             variables: &[],
+            secret_variables,
             input: "",
             kept_bytes: MAX_BYTES + 1,
             limit: LIMIT,
@@ -56,7 +61,11 @@ pub(super) fn read(source: &ListSource, directory: &Path) -> Result<String, Conf
 
 impl Checker<'_> {
     /// What `mirrors_from` means: a text is a file, a list is a command and its arguments.
-    pub(super) fn list_source(&self, from: &Spanned<Value>) -> Result<ListSource, ConfigError> {
+    pub(super) fn list_source(
+        &self,
+        from: &Spanned<Value>,
+        secret_variables: Vec<String>,
+    ) -> Result<ListSource, ConfigError> {
         let words = |values: &[Value]| -> Option<Vec<String>> {
             let words: Option<Vec<_>> = values.iter().map(|word| word.as_str().map(str::to_owned)).collect();
             words.filter(|words| words.first().is_some_and(|program| !program.is_empty()))
@@ -64,7 +73,7 @@ impl Checker<'_> {
         match from.as_ref() {
             Value::String(file) if !file.is_empty() => Ok(ListSource::File(self.base.join(file))),
             Value::Array(values) => match words(values) {
-                Some(words) => Ok(ListSource::Command(words)),
+                Some(words) => Ok(ListSource::Command { words, secret_variables }),
                 None => Err(self.error(from.span(), "a command is a list of texts, first the program")),
             },
             _ => Err(self.error(

@@ -36,6 +36,14 @@ pub struct Notify {
     pub metrics: Option<PathBuf>,
 }
 
+impl Notify {
+    /// The variables that have its secrets.
+    pub(super) fn secret_variables(&self) -> impl Iterator<Item = &str> {
+        let purge = self.purge.as_ref().and_then(|purge| purge.token.as_ref());
+        purge.into_iter().chain(&self.ping).filter_map(TokenSource::variable)
+    }
+}
+
 /// Commands that run at the origin after a push.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Hooks {

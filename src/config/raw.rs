@@ -49,6 +49,9 @@ pub(super) struct File {
     #[serde(default)]
     pub(super) mirror_defaults: Mirror,
     pub(super) mirrors_from: Option<Spanned<Value>>,
+    #[serde(default)]
+    pub(super) token_envs: Vec<Spanned<String>>,
+    pub(super) allowed_hosts: Option<Vec<Spanned<String>>>,
     #[serde(default, deserialize_with = "some")]
     pub(super) wave: Vec<Wave>,
     #[serde(default, deserialize_with = "require")]

@@ -73,6 +73,7 @@ pub enum Location {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HttpPlace {
     base: String,
+    host: String,
     is_loopback: bool,
 }
 
@@ -164,6 +165,16 @@ impl Location {
 }
 
 impl Location {
+    /// The host that it is on; `None` for this machine's directories.
+    #[must_use]
+    pub fn host(&self) -> Option<&str> {
+        match self {
+            Self::Directory(_) => None,
+            Self::Http(place) => Some(&place.host),
+            Self::Ssh(place) => Some(&place.host),
+        }
+    }
+
     /// A text that is equal for two locations of one place, as far as their words tell: a link or
     /// a second name of a host does not show in them.
     #[must_use]
@@ -258,7 +269,8 @@ fn http(location: &str, scheme: &str, rest: &str) -> Result<HttpPlace, LocationE
     }
     let path = path.trim_end_matches('/');
     let slash = if path.is_empty() { "" } else { "/" };
-    Ok(HttpPlace { base: format!("{scheme}://{place}/{path}{slash}"), is_loopback })
+    let base = format!("{scheme}://{place}/{path}{slash}");
+    Ok(HttpPlace { base, host: host.to_owned(), is_loopback })
 }
 
 fn ssh(location: &str, rest: &str) -> Result<SshPlace, LocationError> {

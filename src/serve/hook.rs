@@ -9,7 +9,7 @@ use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use crate::command::{keep_end, last_line};
+use crate::command::{keep_end, last_line, withhold_secrets};
 use crate::release::ReleaseName;
 use crate::serve::{Hook, Log, Record, log};
 use crate::tree_path::Site;
@@ -57,7 +57,9 @@ impl Hooks {
 
 async fn run(hook: &Hook, site: &Site, release: ReleaseName, began: impl FnOnce()) -> Result<(), String> {
     let Some((program, arguments)) = hook.command.split_first() else { return Ok(()) };
-    let child = Command::new(program)
+    let mut command = Command::new(program);
+    withhold_secrets(&mut command, &[]);
+    let child = command
         .args(arguments)
         .env("HEADWATER_SITE", site.as_str())
         .env("HEADWATER_RELEASE", release.to_string())

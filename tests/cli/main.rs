@@ -21,6 +21,7 @@ mod credentials;
 mod diff;
 mod docs;
 mod doctor;
+mod environments;
 mod expiry;
 mod fleet;
 mod histories;

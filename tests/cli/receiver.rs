@@ -27,6 +27,8 @@ impl Receiver {
         world.chmod("token", 0o600);
         world.write("serve.toml", format!("{text}\n{}", token.stderr));
         let mut command = world.command(&["serve", "--listen", "127.0.0.1:0", "--config", "serve.toml"]);
+        // Nothing that the receiver runs may inherit this.
+        command.env("HEADWATER_TOKEN", "canary");
         let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
         let mut stderr = BufReader::new(child.stderr.take().unwrap());
         let mut first = String::new();

@@ -169,6 +169,7 @@ impl Fixture for Ssh {
             command: format!("/bin/sh '{}'", self.program.display()).parse().unwrap(),
             receiver: env!("CARGO_BIN_EXE_headwater").parse().unwrap(),
             host_key: None,
+            secret_variables: Vec::new(),
         };
         let pace = Pace { wait, ..Pace::default() };
         Arc::new(HttpMirror::over_ssh("m".into(), url, &place, &settings, Some(site.clone()), pace))

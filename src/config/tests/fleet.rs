@@ -166,6 +166,72 @@ fn a_line_that_is_wrong_is_named() {
 }
 
 #[test]
+fn a_list_chooses_neither_secrets_nor_where_they_go() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = dir.path().join(FILE_NAME);
+    let load = |line: &str| {
+        let text = "mirrors_from='l'\ntoken_envs=['MINE']\nallowed_hosts=['*.example','10.0.0.1']\n\
+                    [mirror_defaults]\ntoken_env='COMMON'\n";
+        std::fs::write(&config, text).unwrap();
+        std::fs::write(dir.path().join("l"), line).unwrap();
+        Config::load(&config)
+    };
+    for (line, part) in [
+        ("{\"name\":\"a\",\"url\":\"https://a.example/\",\"token_env\":\"AWS_SECRET_ACCESS_KEY\"}", "`token_envs`"),
+        ("{\"name\":\"a\",\"url\":\"https://a.example/\",\"token_env\":\"hw_0123abcd_canary\"}", "`token_envs`"),
+        ("{\"name\":\"a\",\"url\":\"https://a.example/\",\"token_file\":\"/etc/key\"}", "`token_file` may stand"),
+        (
+            "{\"name\":\"a\",\"url\":\"https://a.example/\",\"client_cert\":\"c\",\"client_key\":\"k\"}",
+            "`client_cert` may stand",
+        ),
+        ("{\"name\":\"a\",\"url\":\"https://evil.test/\"}", "\"evil.test\" is not one of `allowed_hosts`"),
+        ("{\"name\":\"a\",\"url\":\"https://example/\"}", "`allowed_hosts`"),
+        ("{\"name\":\"a\",\"url\":\"ssh://evil.test/srv\"}", "`allowed_hosts`"),
+        ("{\"name\":\"a\",\"url\":\"http://127.0.0.1:1/\"}", "`allowed_hosts`"),
+    ] {
+        let Err(error @ ConfigError::Invalid { .. }) = load(line) else { panic!("{line} passed") };
+        let ConfigError::Invalid { message, .. } = &error else { unreachable!() };
+        assert!(message.contains(part) && !message.contains("canary"), "{line}: {message}");
+    }
+    for (line, variable) in [
+        ("{\"name\":\"a\",\"url\":\"https://A.Example:1/\",\"token_env\":\"MINE\"}", "MINE"),
+        ("{\"name\":\"a\",\"url\":\"https://10.0.0.1/\",\"token_env\":\"COMMON\"}", "COMMON"),
+        ("{\"name\":\"a\",\"url\":\"https://a.b.example/\"}", "COMMON"),
+    ] {
+        let loaded = load(line).unwrap();
+        assert_eq!(loaded.mirrors[0].token_variable(), Some(variable));
+        assert!(loaded.secret_variables().contains(&"MINE".to_owned()));
+    }
+    load("{\"name\":\"a\",\"url\":\"/srv/a\"}").unwrap();
+    // What stands in the configuration itself is not held against the rules.
+    let own = "allowed_hosts=[]\n[[mirror]]\nname='a'\nurl='https://x.test/'\ntoken_file='t'\n";
+    std::fs::write(&config, own).unwrap();
+    Config::load(&config).unwrap();
+    for (bad, part) in
+        [("token_envs=['hw_0123abcd_canary']", "names of variables"), ("allowed_hosts=['https://h']", "a host is")]
+    {
+        std::fs::write(&config, bad).unwrap();
+        let text = Config::load(&config).unwrap_err().to_string();
+        assert!(text.contains(part) && !text.contains("canary"), "{text}");
+    }
+}
+
+#[test]
+fn a_command_that_lists_mirrors_inherits_no_secret() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = dir.path().join(FILE_NAME);
+    // Variables that every process of a test has stand for secrets.
+    let list = "mirrors_from=['sh', '-c', 'echo ${CARGO_MANIFEST_DIR-} ${CARGO_PKG_NAME-} ${CARGO_PKG_VERSION-} >&2; exit 1']\n";
+    let text = format!(
+        "{list}token_envs=['CARGO_MANIFEST_DIR']\n[mirror_defaults]\ntoken_env='CARGO_PKG_NAME'\n\
+         [ping]\nurl_env='CARGO_PKG_VERSION'\n"
+    );
+    std::fs::write(&config, text).unwrap();
+    let Err(ConfigError::Command { source, .. }) = Config::load(&config) else { panic!("passed") };
+    assert!(source.to_string().ends_with("exit status: 1"), "{source}");
+}
+
+#[test]
 fn a_list_that_cannot_be_had_is_no_empty_list() {
     let dir = tempfile::tempdir().unwrap();
     let config = dir.path().join(FILE_NAME);

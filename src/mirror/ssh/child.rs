@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crate::command::keep_end;
+use crate::command::{keep_end, withhold_secrets};
 use crate::mirror::MirrorError;
 use crate::mirror::http::{Again, CONNECT, Trouble};
 use crate::mirror::location::SshPlace;
@@ -90,7 +90,9 @@ impl Child {
         let (stream, other) = UnixStream::pair().map_err(|error| failed("cannot make a socket", &error))?;
         let other = OwnedFd::from(other);
         let again = other.try_clone().map_err(|error| failed("cannot make a socket", &error))?;
-        let spawned = Command::new(program)
+        let mut command = Command::new(program);
+        withhold_secrets(&mut command, &settings.secret_variables);
+        let spawned = command
             .args(arguments(place, settings, pinned.as_ref().map(|(_, path)| path.as_str())))
             .stdin(Stdio::from(other))
             .stdout(Stdio::from(again))

@@ -42,6 +42,8 @@ pub struct SshSettings {
     pub receiver: ReceiveCommand,
     /// The only key that the host may have, as in `ssh-ed25519 AAAA…`; nothing: as `ssh` is configured.
     pub host_key: Option<String>,
+    /// Variables that `ssh` does not inherit, beside [`crate::command::TOKEN_VARIABLE`].
+    pub secret_variables: Vec<String>,
 }
 
 /// The way to one receiver behind `ssh`.

@@ -1,0 +1,103 @@
+//! What a list of mirrors from elsewhere may ask for: whoever writes it must not choose which secrets
+//! leave this machine, nor where they go.
+
+use toml::Spanned;
+
+use super::{Checker, ConfigError, raw};
+use crate::mirror::{Location, has_token};
+
+/// What the configuration allows a list.
+pub(super) struct ListRules {
+    /// The variables that a line may name as that of its token.
+    token_envs: Vec<String>,
+    /// The hosts that mirrors may be on, as `edge1.example` or `*.example`; `None`: any.
+    allowed_hosts: Option<Vec<String>>,
+}
+
+impl ListRules {
+    /// The variables that lines may name.
+    pub(super) fn token_envs(&self) -> &[String] {
+        &self.token_envs
+    }
+
+    fn has(&self, host: &str) -> bool {
+        let host = host.to_ascii_lowercase();
+        let is_one = |pattern: &String| match pattern.strip_prefix('*') {
+            Some(end) => host.len() > end.len() && host.ends_with(end),
+            None => host == *pattern,
+        };
+        self.allowed_hosts.as_ref().is_none_or(|patterns| patterns.iter().any(is_one))
+    }
+}
+
+impl Checker<'_> {
+    /// What the file says of lists.
+    pub(super) fn list_rules(&self, file: &raw::File) -> Result<ListRules, ConfigError> {
+        let is_bad = |name: &&Spanned<String>| name.as_ref().trim().is_empty() || has_token(name.as_ref());
+        if let Some(name) = file.token_envs.iter().find(is_bad) {
+            return Err(self.error(name.span(), "`token_envs` are names of variables that have a token"));
+        }
+        let token_envs = file.token_envs.iter().map(|name| name.as_ref().clone()).collect();
+        let hosts = file.allowed_hosts.as_ref();
+        let allowed_hosts =
+            hosts.map(|hosts| hosts.iter().map(|host| self.host_pattern(host)).collect()).transpose()?;
+        Ok(ListRules { token_envs, allowed_hosts })
+    }
+
+    fn host_pattern(&self, host: &Spanned<String>) -> Result<String, ConfigError> {
+        let text = host.as_ref().to_ascii_lowercase();
+        let name = text.strip_prefix("*.").unwrap_or(&text);
+        let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_' | ':');
+        if name.is_empty() || !name.chars().all(is_plain) {
+            return Err(self.error(host.span(), "a host is written as in \"edge1.example\" or \"*.example\""));
+        }
+        Ok(text)
+    }
+
+    /// Refuses a line whose secrets the configuration does not name. `common` is `[mirror_defaults]` for this mirror.
+    pub(super) fn only_allowed_secrets(
+        &self,
+        listed: &raw::Mirror,
+        common: &raw::Mirror,
+        rules: &ListRules,
+    ) -> Result<(), ConfigError> {
+        let differs = |own: &Option<Spanned<String>>, common: &Option<Spanned<String>>| {
+            let common = common.as_ref().map(Spanned::as_ref);
+            own.as_ref().filter(|own| Some(own.as_ref()) != common).map(|own| (own.span(), own.as_ref().clone()))
+        };
+        let token_env = differs(&listed.token_env, &common.token_env);
+        if let Some((span, name)) = token_env.filter(|(_, name)| !rules.token_envs.contains(name)) {
+            // Whatever stands there may be a secret itself.
+            let name = if has_token(&name) { String::new() } else { format!(" {name:?}") };
+            let words = format!("a list may name only variables of `token_envs` or `[mirror_defaults]`, not{name}");
+            return Err(self.error(span, words.trim_end_matches(", not")));
+        }
+        let files = [
+            ("token_file", differs(&listed.token_file, &common.token_file)),
+            ("client_cert", differs(&listed.client_cert, &common.client_cert)),
+            ("client_key", differs(&listed.client_key, &common.client_key)),
+        ];
+        match files.into_iter().find_map(|(key, file)| Some((key, file?))) {
+            Some((key, (span, _))) => Err(self.error(
+                span,
+                format!("`{key}` may stand in the configuration, as in `[mirror_defaults]`, not in a list of mirrors"),
+            )),
+            None => Ok(()),
+        }
+    }
+
+    /// Refuses a mirror of a list on a host that the configuration does not allow.
+    pub(super) fn only_allowed_hosts(
+        &self,
+        url: &str,
+        name: &Spanned<String>,
+        rules: &ListRules,
+    ) -> Result<(), ConfigError> {
+        // What is no location is refused when it is used.
+        let Ok(location) = Location::parse(url) else { return Ok(()) };
+        match location.host().filter(|host| !rules.has(host)) {
+            Some(host) => Err(self.error(name.span(), format!("the host {host:?} is not one of `allowed_hosts`"))),
+            None => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,43 @@
+//! What the commands of a user inherit: no secret of ours.
+
+use crate::harness::World;
+use crate::receiver::Receiver;
+
+const VARIABLES: [(&str, &str); 4] =
+    [("HEADWATER_TOKEN", "canary"), ("EDGE_TOKEN", "canary"), ("CDN_TOKEN", "canary"), ("KEPT", "kept")];
+
+fn assert_clean(world: &World, file: &str) {
+    let text = world.read(file);
+    assert!(text.contains("PATH=") && !text.contains("canary"), "{file}: {text}");
+}
+
+#[test]
+fn hooks_and_ssh_inherit_no_token() {
+    let world = World::with_tree();
+    world.write(
+        "headwater.toml",
+        "content = 'tree'\n[hooks]\non_activated = ['sh', '-c', 'env > activated']\non_failed = ['sh', '-c', 'env > failed']\n\
+         [purge]\nurl = 'http://127.0.0.1:1/'\nbase = 'https://a.example'\ntoken_env = 'CDN_TOKEN'\nretry_for = '0s'\n\
+         [[mirror]]\nname = 'here'\nurl = 'www'\n\
+         [[mirror]]\nname = 'far'\nurl = 'ssh://far/srv'\nssh_command = 'sh ssh.sh'\n\
+         [[mirror]]\nname = 'edge'\nurl = 'http://127.0.0.1:1/'\ntoken_env = 'EDGE_TOKEN'\n",
+    );
+    world.write("ssh.sh", "env > ssh\nexit 255\n");
+    world.run_with(&VARIABLES, "push --require any --deadline 5s");
+    for file in ["activated", "failed", "ssh"] {
+        assert_clean(&world, file);
+        assert!(world.read(file).contains("KEPT=kept"), "{file}");
+    }
+}
+
+#[test]
+fn post_activate_inherits_no_token() {
+    let world = World::with_tree();
+    let file = world.path("environment");
+    let script = format!("env > {}", file.display());
+    let site = format!("[[site]]\nname = 'docs'\ndir = 'www'\npost_activate = ['sh', '-c', '{script}']\n");
+    let receiver = Receiver::start(&world, &site);
+    world.write("headwater.toml", format!("content = 'tree'\nsite = 'docs'\n{}", receiver.mirror("http")));
+    world.ok("push");
+    assert_clean(&world, "environment");
+}
