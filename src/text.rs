@@ -1,5 +1,9 @@
 //! Text that came from elsewhere: which of its characters show nothing, or something else than is there.
 
+mod secrets;
+
+pub use secrets::Secrets;
+
 /// Whether a terminal shows nothing for `c`, or reorders what stands around it: control characters,
 /// line separators, bidirectional marks (CVE-2021-42574), and characters without a width.
 #[must_use]

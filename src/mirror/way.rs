@@ -1,5 +1,6 @@
 //! What can go wrong on the way to a remote mirror.
 
+use crate::text::Secrets;
 use crate::tree_path::Site;
 
 /// Why a mirror was not reached, or not understood. What peers said is in it as
@@ -116,4 +117,31 @@ pub enum WayError {
     /// Packs that were acknowledged and are not there.
     #[error("it has lost packs that it had acknowledged")]
     Forgotten,
+}
+
+impl WayError {
+    /// Takes secrets out of what was said by whoever is on the way.
+    pub(super) fn clean(&mut self, secrets: &Secrets) {
+        let texts: [Option<&mut String>; 2] = match self {
+            Self::Unreachable { what }
+            | Self::Lost { what }
+            | Self::Timeout { what }
+            | Self::Certificate { what }
+            | Self::Tls { what }
+            | Self::Redirect { to: what }
+            | Self::Foreign { what, .. }
+            | Self::Ssh { what }
+            | Self::SshDenied { what }
+            | Self::HostKey { what }
+            | Self::NoReceiver { what } => [Some(what), None],
+            Self::Version { needed, said } => [Some(needed), Some(said)],
+            Self::OtherDirectory { serves, .. } => [Some(serves), None],
+            Self::Deadline | Self::NoTls | Self::BodyTooLarge { .. } | Self::OtherSite { .. } | Self::Forgotten => {
+                [None, None]
+            }
+        };
+        for text in texts.into_iter().flatten() {
+            *text = secrets.clean(text).into_owned();
+        }
+    }
 }

@@ -37,8 +37,6 @@ pub const MAX_MESSAGE_BYTES: u64 = 64 * 1024;
 pub const MAX_ASKED: usize = 32 * 1024;
 /// Most parts of objects that one request asks for.
 pub const MAX_PARTS: usize = 8 * 1024;
-/// Largest answer that is one JSON object, in bytes: that of a verification with very many faults.
-pub const MAX_ANSWER_BYTES: u64 = 256 * 1024 * 1024;
 /// Several packs in one body have at most so many bytes, with their heads.
 pub const MAX_PACKS_BYTES: u64 = 64 * 1024 * 1024;
 

@@ -17,6 +17,8 @@ use ureq::config::{Config, ConfigBuilder};
 use ureq::typestate::AgentScope;
 use ureq::{Agent, Proxy, ProxyProtocol};
 
+use crate::text::Secrets;
+
 /// Longest time for a connection, TLS included.
 pub(in crate::mirror) const CONNECT: Duration = Duration::from_secs(10);
 /// Longest silence within a transfer.
@@ -156,6 +158,13 @@ impl Access {
     #[must_use]
     pub fn new(token: Option<Token>, proxy: Option<ProxyChoice>) -> Self {
         Self { token, proxy, ..Self::default() }
+    }
+
+    /// What of it must not be repeated.
+    pub(super) fn secrets(&self) -> Secrets {
+        let token = self.token.as_ref().map(|token| token.0.as_str());
+        let password = self.proxy.as_ref().and_then(|proxy| proxy.0.password());
+        Secrets::new(token.into_iter().chain(password))
     }
 
     /// Believes only those whom one of these certificates (PEM) vouches for.

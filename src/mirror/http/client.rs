@@ -13,10 +13,12 @@ use ureq::{Agent, AsSendBody, Error as UreqError, SendBody};
 
 use crate::mirror::MirrorError;
 use crate::mirror::http::access::STALL;
+use crate::mirror::http::answer::{AnswerLimit, CleanJson};
 use crate::mirror::http::body::Body;
 use crate::mirror::http::handshake;
 use crate::mirror::http::pace::{Again, Exchange, Limiter, Patience, Trace, Trouble};
 use crate::mirror::way::WayError;
+use crate::text::Secrets;
 use crate::wire::{Answer, Refusal, Resource, VERSION, VERSION_HEADER};
 
 /// As much of an answer that is not ours as is looked at, in bytes: the title of a page stands at its beginning.
@@ -55,14 +57,14 @@ pub(super) struct Request<'r> {
     pub(super) is_announced: bool,
     /// The longest time for all of it; nothing: as long as something is moving.
     pub(super) limit: Option<Duration>,
-    /// The largest answer, in bytes.
-    pub(super) answer_bytes: u64,
+    /// The largest answer.
+    pub(super) answer: AnswerLimit,
 }
 
 impl<'r> Request<'r> {
     /// A request with nothing special about it.
-    pub(super) const fn new(verb: Verb, resource: Resource, body: Body<'r>, answer_bytes: u64) -> Self {
-        Self { verb, resource, body, offset: 0, is_announced: false, limit: None, answer_bytes }
+    pub(super) const fn new(verb: Verb, resource: Resource, body: Body<'r>, answer: AnswerLimit) -> Self {
+        Self { verb, resource, body, offset: 0, is_announced: false, limit: None, answer }
     }
 }
 
@@ -73,6 +75,8 @@ pub(super) struct Client {
     pub(super) token: Option<super::Token>,
     pub(super) limit: Option<std::sync::Arc<Limiter>>,
     pub(super) trace: Option<Trace>,
+    /// What must not be repeated of what a peer says.
+    pub(super) secrets: Secrets,
 }
 
 impl Client {
@@ -103,7 +107,7 @@ impl Client {
     ) -> Result<T, Trouble> {
         let response = self.send(base, request, patience)?;
         let status = response.status();
-        match read_answer(response, request.answer_bytes)? {
+        match self.read_answer(response, request.answer)? {
             Answer::Ok(answer) => Ok(answer),
             Answer::Error(refusal) => Err(refused(refusal, status, None)),
         }
@@ -121,7 +125,7 @@ impl Client {
                 let status = response.status();
                 match status {
                     StatusCode::OK | StatusCode::PARTIAL_CONTENT => Ok(response),
-                    _ => match read_answer::<serde::de::IgnoredAny>(response, request.answer_bytes)? {
+                    _ => match self.read_answer::<serde::de::IgnoredAny>(response, request.answer)? {
                         Answer::Error(refusal) => Err(refused(refusal, status, None)),
                         Answer::Ok(_) => Err(foreign(status, "content was asked for")),
                     },
@@ -168,11 +172,11 @@ impl Client {
                 self.run(builder, SendBody::from_reader(&mut body), total)
             }
         };
-        let trouble = |error| wrong(error, patience, left.is_some() && left == total);
+        let trouble = |error| self.cleaned(wrong(error, patience, left.is_some() && left == total));
         let response = sent.map_err(|error| self.by_proxy(base, trouble(error)));
         self.show(base, request, &response, began.elapsed());
         let response = response?;
-        checked(response, length.unwrap_or(body.sent()))
+        self.checked(response, length.unwrap_or(body.sent()))
     }
 
     fn show(
@@ -212,47 +216,88 @@ impl Client {
     }
 }
 
-/// Sorts out answers that a receiver never gives.
-fn checked(response: Response<ureq::Body>, sent_bytes: u64) -> Result<Response<ureq::Body>, Trouble> {
-    let status = response.status();
-    if status.is_redirection() {
-        let to = response.headers().get("location").and_then(|to| to.to_str().ok()).unwrap_or("nowhere");
-        return Err(Trouble::final_(WayError::Redirect { to: shown(to.as_bytes()) }.into()));
-    }
-    let is_json =
-        response.headers().get("content-type").is_some_and(|kind| kind.as_bytes().starts_with(b"application/json"));
-    let asked = retry_after(&response);
-    match status {
-        StatusCode::UPGRADE_REQUIRED => Err(version(response)),
-        StatusCode::PAYLOAD_TOO_LARGE if !is_json => {
-            Err(Trouble::final_(WayError::BodyTooLarge { bytes: sent_bytes }.into()))
+impl Client {
+    /// Sorts out answers that a receiver never gives.
+    fn checked(&self, response: Response<ureq::Body>, sent_bytes: u64) -> Result<Response<ureq::Body>, Trouble> {
+        let status = response.status();
+        if status.is_redirection() {
+            let to = response.headers().get("location").and_then(|to| to.to_str().ok()).unwrap_or("nowhere");
+            return Err(Trouble::final_(WayError::Redirect { to: self.shown(to.as_bytes()) }.into()));
         }
-        StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => match read_answer(response, SMALL_ANSWER) {
-            Ok(Answer::Error(refusal)) => Err(refused(refusal, status, asked)),
-            Ok(Answer::<serde::de::IgnoredAny>::Ok(_)) => Err(foreign(status, "no refusal")),
-            // A proxy's page; how long to wait is said beside it.
-            Err(trouble) => Err(Trouble { again: asked.map_or(trouble.again, Again::After), ..trouble }),
-        },
-        _ => Ok(response),
+        let is_json =
+            response.headers().get("content-type").is_some_and(|kind| kind.as_bytes().starts_with(b"application/json"));
+        let asked = retry_after(&response);
+        match status {
+            StatusCode::UPGRADE_REQUIRED => Err(self.version(response)),
+            StatusCode::PAYLOAD_TOO_LARGE if !is_json => {
+                Err(Trouble::final_(WayError::BodyTooLarge { bytes: sent_bytes }.into()))
+            }
+            StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => {
+                match self.read_answer(response, AnswerLimit::SMALL) {
+                    Ok(Answer::Error(refusal)) => Err(refused(refusal, status, asked)),
+                    Ok(Answer::<serde::de::IgnoredAny>::Ok(_)) => Err(foreign(status, "no refusal")),
+                    // A proxy's page; how long to wait is said beside it.
+                    Err(trouble) => Err(Trouble { again: asked.map_or(trouble.again, Again::After), ..trouble }),
+                }
+            }
+            _ => Ok(response),
+        }
+    }
+
+    fn version(&self, response: Response<ureq::Body>) -> Trouble {
+        let needed = response.headers().get(VERSION_HEADER).and_then(|needed| needed.to_str().ok());
+        let needed = needed.map_or_else(|| "another".to_owned(), |needed| self.shown(needed.as_bytes()));
+        let said = match self.read_answer::<serde::de::IgnoredAny>(response, AnswerLimit::SMALL) {
+            Ok(Answer::Error(refusal)) => refusal.message,
+            Ok(Answer::Ok(_)) | Err(_) => "it does not say more".to_owned(),
+        };
+        Trouble::final_(WayError::Version { needed, said }.into())
+    }
+
+    /// Reads an answer; line feeds before it say only that somebody is there.
+    fn read_answer<T: DeserializeOwned>(
+        &self,
+        response: Response<ureq::Body>,
+        limit: AnswerLimit,
+    ) -> Result<Answer<T>, Trouble> {
+        let status = response.status();
+        let reader = response.into_body().into_with_config().limit(limit.bytes.saturating_add(1)).reader();
+        let mut heard = Heard { reader, first: Vec::new() };
+        let answer = serde_json::from_reader(BufReader::new(CleanJson::new(&mut heard, limit, &self.secrets)));
+        answer.map_err(|error: serde_json::Error| {
+            if error.is_io() || error.is_eof() && !heard.first.is_empty() {
+                return lost(io::Error::from(error));
+            }
+            match heard.first.trim_ascii() {
+                b"" if is_of_proxy(status) => foreign(status, "nothing"),
+                // Cut off, by whoever stands between: the receiver itself announces how long its answer is.
+                b"" => Trouble { error: WayError::Lost { what: "an empty answer".into() }.into(), again: Again::Later },
+                first => foreign(status, &self.shown(first)),
+            }
+        })
+    }
+
+    /// What a peer said, short: the title of a page, else the first line.
+    fn shown(&self, bytes: &[u8]) -> String {
+        let text = String::from_utf8_lossy(bytes);
+        let text = self.secrets.clean(&text);
+        let line = || text.lines().map(str::trim).find(|line| !line.is_empty()).unwrap_or("nothing");
+        let said = title(&text).unwrap_or_else(line);
+        said[..said.floor_char_boundary(SHOWN_BYTES)].trim().to_owned()
+    }
+
+    /// The same without secrets in what a peer, a proxy or a certificate said.
+    fn cleaned(&self, mut trouble: Trouble) -> Trouble {
+        if let MirrorError::Way(error) = &mut trouble.error {
+            error.clean(&self.secrets);
+        }
+        trouble
     }
 }
-
-/// An answer that only says why not, in bytes.
-const SMALL_ANSWER: u64 = 64 * 1024;
 
 fn retry_after(response: &Response<ureq::Body>) -> Option<Duration> {
     let value = response.headers().get("retry-after")?.to_str().ok()?;
     value.trim().parse().ok().map(Duration::from_secs)
-}
-
-fn version(response: Response<ureq::Body>) -> Trouble {
-    let needed = response.headers().get(VERSION_HEADER).and_then(|needed| needed.to_str().ok());
-    let needed = needed.map_or_else(|| "another".to_owned(), |needed| shown(needed.as_bytes()));
-    let said = match read_answer::<serde::de::IgnoredAny>(response, SMALL_ANSWER) {
-        Ok(Answer::Error(refusal)) => refusal.message,
-        Ok(Answer::Ok(_)) | Err(_) => "it does not say more".to_owned(),
-    };
-    Trouble::final_(WayError::Version { needed, said }.into())
 }
 
 /// What follows from a refusal.
@@ -282,25 +327,6 @@ fn is_of_proxy(status: StatusCode) -> bool {
     matches!(status.as_u16(), 502..=504)
 }
 
-/// Reads an answer; line feeds before it say only that somebody is there.
-fn read_answer<T: DeserializeOwned>(response: Response<ureq::Body>, most: u64) -> Result<Answer<T>, Trouble> {
-    let status = response.status();
-    let reader = response.into_body().into_with_config().limit(most.saturating_add(1)).reader();
-    let mut heard = Heard { reader, first: Vec::new() };
-    let answer = serde_json::from_reader(BufReader::new(&mut heard));
-    answer.map_err(|error: serde_json::Error| {
-        if error.is_io() || error.is_eof() && !heard.first.is_empty() {
-            return lost(io::Error::from(error));
-        }
-        match heard.first.trim_ascii() {
-            b"" if is_of_proxy(status) => foreign(status, "nothing"),
-            // Cut off, by whoever stands between: the receiver itself announces how long its answer is.
-            b"" => Trouble { error: WayError::Lost { what: "an empty answer".into() }.into(), again: Again::Later },
-            first => foreign(status, &shown(first)),
-        }
-    })
-}
-
 /// Remembers how what is read began.
 struct Heard<R> {
     reader: R,
@@ -317,14 +343,6 @@ impl<R: Read> Read for Heard<R> {
         }
         Ok(count)
     }
-}
-
-/// What a peer said, short: the title of a page, else the first line.
-fn shown(bytes: &[u8]) -> String {
-    let text = String::from_utf8_lossy(bytes);
-    let line = || text.lines().map(str::trim).find(|line| !line.is_empty()).unwrap_or("nothing");
-    let said = title(&text).unwrap_or_else(line);
-    said[..said.floor_char_boundary(SHOWN_BYTES)].trim().to_owned()
 }
 
 /// The title of a page, if it is one and has one.
@@ -426,6 +444,23 @@ impl std::error::Error for Trouble {}
 mod tests {
     use super::*;
 
+    fn client(secret: &str) -> Client {
+        let (agent, secrets) = (Agent::new_with_defaults(), Secrets::new([secret]));
+        Client { agent, token: None, limit: None, trace: None, secrets }
+    }
+
+    #[test]
+    fn a_secret_is_hidden_before_a_text_is_cut() {
+        let client = client("hw_0123abcd_5ec2e7aa00112233");
+        for before in [0, SHOWN_BYTES - 20, SHOWN_BYTES - 1] {
+            let page = format!("{}hw_0123abcd_5ec2e7aa\u{200b}00112233", "x".repeat(before));
+            assert!(!client.shown(page.as_bytes()).contains("5ec"), "{before}");
+        }
+        let what = "proxy said hw_0123abcd_5ec2e7aa00112233".to_owned();
+        let trouble = client.cleaned(Trouble::final_(WayError::Unreachable { what }.into()));
+        assert!(!trouble.to_string().contains("5ec2e7"), "{trouble}");
+    }
+
     #[test]
     fn of_a_page_the_title_is_shown_and_of_other_answers_the_first_line() {
         let nginx = "<html>\r\n<head><title>502 Bad Gateway</title></head>\r\n<body>\r\n";
@@ -441,7 +476,7 @@ mod tests {
             (&long, &long[..SHOWN_BYTES - 1]),
             (" ", "nothing"),
         ] {
-            assert_eq!(shown(said.as_bytes()), shows);
+            assert_eq!(client("").shown(said.as_bytes()), shows);
         }
     }
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use crate::manifest::WINDOW_LOG_MAX;
 use crate::mirror::MirrorError;
+use crate::mirror::http::answer::AnswerLimit;
 use crate::mirror::http::body::Body;
 use crate::mirror::http::client::{Request, Verb, lost};
 use crate::mirror::http::pace::Patience;
@@ -14,9 +15,6 @@ use crate::wire::Resource;
 
 /// The largest manifest, in bytes: that of some ten million entries. Without an end a small frame could fill a disk.
 const MAX_MANIFEST_BYTES: u64 = 8 * 1024 * 1024 * 1024;
-/// The largest refusal instead of content, in bytes.
-const MAX_REFUSAL_BYTES: u64 = 64 * 1024;
-
 /// Content that is being read.
 pub(super) struct Download {
     wired: Arc<Wired>,
@@ -41,7 +39,7 @@ impl Download {
         let is_ranged = matches!(self.resource, Resource::Object(_));
         let request = Request {
             offset: if is_ranged { self.at } else { 0 },
-            ..Request::new(Verb::Get, self.resource, Body::None, MAX_REFUSAL_BYTES)
+            ..Request::new(Verb::Get, self.resource, Body::None, AnswerLimit::SMALL)
         };
         let base = self.wired.base(&mut self.patience)?;
         let response = self.wired.client.open(&base, &request, &mut self.patience)?;

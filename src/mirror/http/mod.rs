@@ -6,6 +6,7 @@
 //! fault. Refuses to know what a fleet is.
 
 mod access;
+mod answer;
 mod body;
 mod client;
 mod counted;
@@ -43,10 +44,12 @@ use crate::mirror::{
 use crate::monitor::Monitor;
 use crate::release::{Release, ReleaseName};
 use crate::store::{Depth, Happening, Pruned, Quota, Repaired, Verified};
+use crate::text::Secrets;
 use crate::tree_path::Site;
 use crate::wire::Settled;
 use crate::wire::{self, Action, Resource};
 
+use answer::AnswerLimit;
 use body::Body;
 use client::{Client, Request, Verb};
 use pace::{Patience, Stop};
@@ -60,12 +63,6 @@ const SSH_ANSWER: Duration = Duration::from_secs(70);
 const QUICK: Duration = Duration::from_secs(120);
 /// Beyond the deadline, to learn whether a switch was made before it.
 const GRACE: Duration = Duration::from_secs(5);
-/// Largest state, in bytes: it has the records of all kept releases.
-const MAX_STATE_BYTES: u64 = 64 * 1024 * 1024;
-/// Largest history, in bytes: that of a store has a tenth of that.
-const MAX_HISTORY_BYTES: u64 = 2 * 1024 * 1024;
-/// Largest answer to what it holds, in bytes: a quarter of a digit an object, and what stands around it.
-const MAX_HOLDS_BYTES: u64 = wire::MAX_ASKED as u64 / 4 + 64 * 1024;
 /// Nobody asks to stop.
 const GO_ON: Stop<'static> = &|| false;
 
@@ -162,7 +159,11 @@ impl Wired {
     ) -> Result<T, MirrorError> {
         let message = to_json(message);
         let body = Body::Parts(vec![&message]);
-        let request = Request::new(Verb::Post, Resource::Action(action), body, wire::MAX_ANSWER_BYTES);
+        let limit = match action {
+            Action::Verify | Action::Repair => AnswerLimit::FAULTS,
+            _ => AnswerLimit::SMALL,
+        };
+        let request = Request::new(Verb::Post, Resource::Action(action), body, limit);
         self.ask(&request, patience)
     }
 }
@@ -200,7 +201,8 @@ impl HttpMirror {
     ) -> Self {
         let end = CertificateEnd::default();
         let agent = tls::agent(access, place, MAX_CONNECTIONS, end.clone());
-        let client = Client { agent, token: access.token.clone(), limit: pace.limit.clone(), trace: pace.trace };
+        let (token, secrets) = (access.token.clone(), access.secrets());
+        let client = Client { agent, token, limit: pace.limit.clone(), trace: pace.trace, secrets };
         let wired = Wired { client, way: Way::Http(place.base().to_owned()), pace };
         let site_in_url = place.site();
         Self { site_in_url, certificate_end: end, ..Self::over(name, location, site, wired, MAX_CONNECTIONS) }
@@ -231,7 +233,8 @@ impl HttpMirror {
     ) -> Self {
         let link = Arc::new(SshLink::new(place, settings, site.clone()));
         let agent = SshLink::agent(&link, Access::config_over_ssh());
-        let client = Client { agent, token: None, limit: pace.limit.clone(), trace: pace.trace };
+        let secrets = Secrets::default();
+        let client = Client { agent, token: None, limit: pace.limit.clone(), trace: pace.trace, secrets };
         let wired = Wired { client, way: Way::Ssh(link), pace };
         Self::over(name, location, site, wired, 1)
     }
@@ -278,7 +281,7 @@ impl HttpMirror {
     fn ask_state_by(&self, deadline: Option<Instant>) -> Result<(wire::State, Option<Duration>), MirrorError> {
         // A whole fleet waits for it: who does not answer by then is not there.
         let limit = if self.connections == 1 { SSH_ANSWER } else { CONNECT };
-        let request = Request::new(Verb::Get, Resource::State, Body::None, MAX_STATE_BYTES);
+        let request = Request::new(Verb::Get, Resource::State, Body::None, AnswerLimit::STATE);
         let mut patience = Patience::new(self.wired.pace.wait, deadline, GO_ON).within(limit);
         let base = self.wired.base(&mut patience)?;
         let asked = Instant::now();
@@ -351,8 +354,10 @@ impl Mirror for HttpMirror {
 
     fn history(&self) -> Result<Vec<Happening>, MirrorError> {
         self.check_site()?;
-        let request =
-            Request { limit: Some(QUICK), ..Request::new(Verb::Get, Resource::History, Body::None, MAX_HISTORY_BYTES) };
+        let request = Request {
+            limit: Some(QUICK),
+            ..Request::new(Verb::Get, Resource::History, Body::None, AnswerLimit::HISTORY)
+        };
         let history: wire::History = self.wired.ask(&request, &mut self.wired.patience(GO_ON))?;
         Ok(history.events)
     }
@@ -383,7 +388,7 @@ impl Mirror for HttpMirror {
         for some in objects.chunks(wire::MAX_ASKED) {
             let ids: Vec<&[u8]> = some.iter().map(|id| id.as_bytes().as_slice()).collect();
             let (ids, resource) = (ids.concat(), Resource::Action(Action::Holds));
-            let request = Request::new(Verb::Post, resource, Body::Parts(vec![&ids]), MAX_HOLDS_BYTES);
+            let request = Request::new(Verb::Post, resource, Body::Parts(vec![&ids]), AnswerLimit::SMALL);
             let answer: wire::Holds = self.wired.ask(&Request { limit: Some(QUICK), ..request }, &mut patience)?;
             let what = || "it says nothing of what was asked for".to_owned();
             held.extend(answer.read(some.len()).ok_or_else(|| WayError::Foreign { status: 200, what: what() })?);

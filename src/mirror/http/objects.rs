@@ -4,15 +4,13 @@ use std::io::{self, Read};
 
 use crate::mirror::http::Wired;
 use crate::mirror::http::access::CONNECT;
+use crate::mirror::http::answer::AnswerLimit;
 use crate::mirror::http::body::Body;
 use crate::mirror::http::client::{Request, Verb, lost};
 use crate::mirror::http::pace::{Patience, Stop, Trouble};
 use crate::mirror::way::WayError;
 use crate::mirror::{Effort, MirrorError};
 use crate::wire::{self, Action, ObjectPart, Resource};
-
-/// The largest refusal instead of content, in bytes.
-const MAX_REFUSAL_BYTES: u64 = 64 * 1024;
 
 /// Reads `parts`; see [`crate::mirror::Mirror::read_parts`]. What came before the connection broke is
 /// not asked for again.
@@ -44,7 +42,7 @@ fn ask(
 ) -> Result<(), MirrorError> {
     let question: Vec<u8> = parts.iter().flat_map(|part| part.to_bytes()).collect();
     let body = Body::Parts(vec![&question]);
-    let request = Request::new(Verb::Post, Resource::Action(Action::Objects), body, MAX_REFUSAL_BYTES);
+    let request = Request::new(Verb::Post, Resource::Action(Action::Objects), body, AnswerLimit::SMALL);
     let base = wired.base(patience)?;
     let mut reader = wired.client.open(&base, &request, patience)?.into_body().into_reader();
     for part in parts {

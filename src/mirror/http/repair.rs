@@ -5,6 +5,7 @@ use std::io::Read;
 
 use crate::hash::{ManifestId, ObjectId};
 use crate::mirror::http::Wired;
+use crate::mirror::http::answer::AnswerLimit;
 use crate::mirror::http::body::Body;
 use crate::mirror::http::client::{Request, Verb};
 use crate::mirror::http::upload::put_object;
@@ -99,6 +100,6 @@ fn packed(plain: Box<dyn Read + Send>) -> Option<Vec<u8>> {
 }
 
 fn put(wired: &Wired, resource: Resource, bytes: &[u8], stop: &(dyn Fn() -> bool + Sync)) -> Result<(), MirrorError> {
-    let request = Request::new(Verb::Put, resource, Body::Parts(vec![bytes]), wire::MAX_MESSAGE_BYTES);
+    let request = Request::new(Verb::Put, resource, Body::Parts(vec![bytes]), AnswerLimit::SMALL);
     wired.ask(&request, &mut wired.patience(stop)).map(|wire::Done {}| ())
 }

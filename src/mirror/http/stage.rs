@@ -8,6 +8,7 @@ use std::io::{self, Read};
 use crate::hash::{ObjectId, PackId};
 use crate::manifest::ManifestError;
 use crate::manifest::transit::{self, ChangeLimits, Needs};
+use crate::mirror::http::answer::AnswerLimit;
 use crate::mirror::http::body::Body;
 use crate::mirror::http::client::{Request, Verb};
 use crate::mirror::http::flow::{Flow, Flowed};
@@ -101,7 +102,7 @@ impl Stage<'_> {
     /// Sends a stage without packs.
     fn ask(&self, change: &[u8], is_whole: bool, patience: &mut Patience<'_>) -> Result<Staging, MirrorError> {
         let head = self.head(change, false, is_whole);
-        let request = Request::new(Verb::Post, STAGE, Body::Parts(vec![&head, change]), wire::MAX_ANSWER_BYTES);
+        let request = Request::new(Verb::Post, STAGE, Body::Parts(vec![&head, change]), AnswerLimit::STAGING);
         self.mirror.wired.ask(&request, patience)
     }
 
@@ -116,7 +117,7 @@ impl Stage<'_> {
         let open = || -> io::Result<Box<dyn Read + Send + '_>> {
             Ok(Box::new(flow.open(io::Cursor::new(self.head(change, true, false)).chain(change))))
         };
-        let request = Request::new(Verb::Post, STAGE, Body::Chunks(&open), wire::MAX_ANSWER_BYTES);
+        let request = Request::new(Verb::Post, STAGE, Body::Chunks(&open), AnswerLimit::STAGING);
         let mut patience = self.patience();
         let asked = self.mirror.wired.ask_once(&request, &mut patience);
         let Flowed { packs, is_all, failed, .. } = flow.end();

@@ -13,6 +13,7 @@ use std::thread::Scope;
 use std::time::{Duration, Instant};
 
 use crate::hash::{BundleKey, ObjectId, PackId, hash_reader};
+use crate::mirror::http::answer::AnswerLimit;
 use crate::mirror::http::body::{Body, SMALL};
 use crate::mirror::http::client::{Request, Verb};
 use crate::mirror::http::counted::CountedPack;
@@ -373,7 +374,7 @@ impl<'u> Upload<'u> {
                 };
                 let resource = Resource::Pack(self.key, pack.id());
                 let body = Body::Stream(pack.size(), &open);
-                let request = Request::new(Verb::Put, resource, body, wire::MAX_MESSAGE_BYTES);
+                let request = Request::new(Verb::Put, resource, body, AnswerLimit::SMALL);
                 let request = Request { is_announced, ..request };
                 self.mirror.wired.ask(&request, &mut patience).map(|wire::Done {}| Sent::All)
             }
@@ -400,7 +401,7 @@ impl<'u> Upload<'u> {
             Ok(Box::new(Row::new(packs, |pack| CountedPack::open(self, pack))))
         };
         let resource = Resource::Packs(self.key);
-        let request = Request::new(Verb::Put, resource, Body::Stream(length, &open), wire::MAX_MESSAGE_BYTES);
+        let request = Request::new(Verb::Put, resource, Body::Stream(length, &open), AnswerLimit::SMALL);
         match self.mirror.wired.ask_once(&Request { is_announced, ..request }, patience) {
             Ok(wire::Done {}) => Ok(Sent::All),
             Err(trouble) if trouble.again == Again::Never => Err(trouble.error),
@@ -435,7 +436,7 @@ pub(super) fn put_object(
         Some(bytes) => Body::Parts(vec![bytes]),
         None => Body::Stream(size, &again),
     };
-    let request = Request::new(Verb::Put, Resource::Object(*id), body, wire::MAX_MESSAGE_BYTES);
+    let request = Request::new(Verb::Put, Resource::Object(*id), body, AnswerLimit::SMALL);
     wired.ask(&request, &mut wired.patience(stop)).map(|wire::Done {}| Ok(()))
 }
 

@@ -17,6 +17,7 @@ use crate::mirror::location::SshPlace;
 use crate::mirror::ssh::banner::{self, Heard, Line};
 use crate::mirror::ssh::{SshSettings, lock, trouble};
 use crate::mirror::way::WayError;
+use crate::text::Secrets;
 
 /// How soon a request to stop is noticed.
 const LOOK: Duration = Duration::from_millis(100);
@@ -188,6 +189,7 @@ impl Child {
     fn quote(&self, heard: &[u8]) -> String {
         let said = lock(&self.said).clone();
         let text = [String::from_utf8_lossy(&said), String::from_utf8_lossy(heard)].concat();
+        let text = Secrets::default().clean(&text);
         let lines: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
         let text = lines.join(" / ");
         match text.char_indices().rev().nth(SHOWN_CHARS) {

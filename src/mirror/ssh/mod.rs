@@ -21,6 +21,7 @@ use crate::mirror::MirrorError;
 use crate::mirror::http::{Again, Trouble};
 use crate::mirror::location::SshPlace;
 use crate::mirror::way::WayError;
+use crate::text::Secrets;
 use crate::tree_path::Site;
 use crate::wire::{Banner, BannerSite, VERSION};
 
@@ -100,7 +101,12 @@ impl SshLink {
         let time = left.map_or(GREETING, |left| left.min(GREETING));
         let mut child = Child::start(&self.place, &self.settings)?;
         let line = child.greeting(time, stop)?;
-        let base = self.check(&line).map_err(Trouble::final_)?;
+        let base = self.check(&line).map_err(|mut error| {
+            if let MirrorError::Way(error) = &mut error {
+                error.clean(&Secrets::default());
+            }
+            Trouble::final_(error)
+        })?;
         *lock(&self.base) = Some(format!("{AUTHORITY}{base}"));
         Ok(Pipe::new(child))
     }

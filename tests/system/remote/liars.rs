@@ -19,14 +19,14 @@ use crate::trees::Tree;
 type Lie = dyn Fn(&mut TcpStream, &str) + Send + Sync;
 
 /// A server made of a closure.
-struct Liar {
+pub(super) struct Liar {
     address: SocketAddr,
-    heads: Arc<Mutex<Vec<String>>>,
+    pub(super) heads: Arc<Mutex<Vec<String>>>,
     is_over: Arc<AtomicBool>,
 }
 
 impl Liar {
-    fn start(lie: impl Fn(&mut TcpStream, &str) + Send + Sync + 'static) -> Self {
+    pub(super) fn start(lie: impl Fn(&mut TcpStream, &str) + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let (heads, is_over) = (Arc::new(Mutex::new(Vec::new())), Arc::new(AtomicBool::new(false)));
@@ -43,7 +43,7 @@ impl Liar {
         Self { address, heads, is_over }
     }
 
-    fn url(&self) -> String {
+    pub(super) fn url(&self) -> String {
         format!("http://{}/docs", self.address)
     }
 }
@@ -63,10 +63,10 @@ fn converse(mut stream: TcpStream, lie: &Lie, heads: &Mutex<Vec<String>>) {
     }
 }
 
-const JSON: &str = "content-type: application/json\r\n";
+pub(super) const JSON: &str = "content-type: application/json\r\n";
 
 /// Says that all is done, as a mirror with nothing on it does.
-fn acknowledge(stream: &mut TcpStream, head: &str) {
+pub(super) fn acknowledge(stream: &mut TcpStream, head: &str) {
     let body = match head.split(' ').nth(1).unwrap() {
         path if path.ends_with("/state") => "{\"ok\":{\"unfinished\":[]}}",
         path if path.ends_with("/stage") => "{\"ok\":{\"staged\":{\"resent\":0}}}",
@@ -107,7 +107,7 @@ fn push_again(status: &'static str, fields: &'static str, body: &'static str) ->
     pauses.values().copied().collect()
 }
 
-fn answer(stream: &mut TcpStream, status: &str, fields: &str, body: &str) {
+pub(super) fn answer(stream: &mut TcpStream, status: &str, fields: &str, body: &str) {
     let head = format!("HTTP/1.1 {status}\r\n{fields}content-length: {}\r\n\r\n{body}", body.len());
     // Whoever has heard enough goes away.
     stream.write_all(head.as_bytes()).ok();

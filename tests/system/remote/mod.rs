@@ -2,6 +2,7 @@
 //! links that break, certificates of somebody else, secrets that must not show.
 
 mod commands;
+mod echoes;
 mod fleet;
 mod holding;
 mod identity;

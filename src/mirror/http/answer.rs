@@ -1,0 +1,236 @@
+//! An answer in JSON on its way in: bounded, and without secrets.
+//!
+//! Promises that an answer takes memory in proportion to the limit of its kind, that a process reads one
+//! large answer at a time, and that no text in an answer has a token that was sent, or that looks like one.
+
+use std::io::{self, BufRead as _, BufReader, Read};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::release::MAX_RECORD_BYTES;
+use crate::text::Secrets;
+
+/// An answer from here on is read while no other one is, in bytes.
+const LARGE_BYTES: u64 = 1024 * 1024;
+/// How long a large answer may take, so that a slow one does not stop all others.
+const LARGE_TIME: Duration = Duration::from_secs(300);
+/// The longest text in an answer, in bytes: that of a release record with an escape for each of its quotes.
+const MAX_TEXT_BYTES: u64 = 2 * MAX_RECORD_BYTES;
+/// How a release record begins. Its id is that of its bytes, so that only secrets of ours are taken out.
+const RECORD: &str = "{\"headwater\":\"release\",";
+
+/// Held by whoever reads a large answer.
+static LARGE: Mutex<()> = Mutex::new(());
+
+/// The most that an answer of a kind has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct AnswerLimit {
+    /// In bytes.
+    pub(super) bytes: u64,
+    /// Values, keys and lists, which take memory beyond their bytes.
+    pub(super) values: u64,
+}
+
+impl AnswerLimit {
+    /// That something was done, or a refusal.
+    pub(super) const SMALL: Self = Self { bytes: 256 * 1024, values: 16 * 1024 };
+    /// A state: it has the records of all kept releases.
+    pub(super) const STATE: Self = Self { bytes: 4 * 1024 * 1024, values: 64 * 1024 };
+    /// A history: that of a store has at most a tenth of that.
+    pub(super) const HISTORY: Self = Self { bytes: 2 * 1024 * 1024, values: 128 * 1024 };
+    /// Packs that are there, or objects that are lacking: as many as half a million.
+    pub(super) const STAGING: Self = Self { bytes: 40 * 1024 * 1024, values: 512 * 1024 };
+    /// Faults, or what would mend them: about a million.
+    pub(super) const FAULTS: Self = Self { bytes: 128 * 1024 * 1024, values: 4 * 1024 * 1024 };
+}
+
+/// Reads JSON of a peer and passes it on with its texts cleaned.
+pub(super) struct CleanJson<'s, R> {
+    reader: BufReader<R>,
+    secrets: &'s Secrets,
+    left: AnswerLimit,
+    large: Option<(MutexGuard<'static, ()>, Instant)>,
+    read_bytes: u64,
+    /// The text that is being read, with its first quote.
+    text: Option<Vec<u8>>,
+    is_escaped: bool,
+    out: Vec<u8>,
+    at: usize,
+}
+
+impl<'s, R: Read> CleanJson<'s, R> {
+    pub(super) fn new(reader: R, limit: AnswerLimit, secrets: &'s Secrets) -> Self {
+        let (reader, out) = (BufReader::new(reader), Vec::new());
+        let (read_bytes, at) = (0, 0);
+        Self { reader, secrets, left: limit, large: None, read_bytes, text: None, is_escaped: false, out, at }
+    }
+
+    /// Reads some more of the answer; what can be passed on is in `out` then.
+    fn advance(&mut self) -> io::Result<()> {
+        let chunk = self.reader.fill_buf()?.to_vec();
+        self.reader.consume(chunk.len());
+        self.count(chunk.len() as u64)?;
+        if chunk.is_empty() {
+            // A text without an end: whoever parses it says so.
+            self.out.append(&mut self.text.take().unwrap_or_default());
+        }
+        for byte in chunk {
+            match &mut self.text {
+                None if byte == b'"' => self.text = Some(vec![byte]),
+                None => self.pass(byte)?,
+                Some(text) => {
+                    text.push(byte);
+                    if text.len() as u64 > MAX_TEXT_BYTES {
+                        return Err(too_large());
+                    }
+                    let is_end = byte == b'"' && !self.is_escaped;
+                    self.is_escaped = byte == b'\\' && !self.is_escaped;
+                    if is_end {
+                        let text = self.text.take().unwrap_or_default();
+                        self.out.extend_from_slice(&self.clean(text));
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn count(&mut self, bytes: u64) -> io::Result<()> {
+        self.read_bytes += bytes;
+        if self.read_bytes > self.left.bytes {
+            return Err(too_large());
+        }
+        if self.read_bytes > LARGE_BYTES && self.large.is_none() {
+            let guard = LARGE.lock().unwrap_or_else(PoisonError::into_inner);
+            self.large = Some((guard, Instant::now() + LARGE_TIME));
+        }
+        match &self.large {
+            Some((_, end)) if Instant::now() > *end => Err(io::ErrorKind::TimedOut.into()),
+            _ => Ok(()),
+        }
+    }
+
+    /// Passes on what is not part of a text.
+    fn pass(&mut self, byte: u8) -> io::Result<()> {
+        if matches!(byte, b',' | b':' | b'[' | b'{') {
+            self.left.values = self.left.values.checked_sub(1).ok_or_else(too_large)?;
+        }
+        self.out.push(byte);
+        Ok(())
+    }
+
+    /// A text with its quotes, without secrets. What is none is for whoever parses it.
+    fn clean(&self, quoted: Vec<u8>) -> Vec<u8> {
+        let Ok(text) = serde_json::from_slice::<String>(&quoted) else { return quoted };
+        let clean = if text.starts_with(RECORD) { self.secrets.clean_own(&text) } else { self.secrets.clean(&text) };
+        match clean {
+            std::borrow::Cow::Borrowed(_) => quoted,
+            std::borrow::Cow::Owned(clean) => serde_json::to_vec(&clean).unwrap_or_default(),
+        }
+    }
+}
+
+fn too_large() -> io::Error {
+    io::Error::other(ureq::Error::BodyExceedsLimit(0))
+}
+
+impl<R: Read> Read for CleanJson<'_, R> {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        while self.at == self.out.len() {
+            self.out.clear();
+            self.at = 0;
+            self.advance()?;
+            // A long text may come in many parts; without one this is the end.
+            if self.out.is_empty() && self.text.is_none() {
+                return Ok(0);
+            }
+        }
+        let count = out.len().min(self.out.len() - self.at);
+        out[..count].copy_from_slice(&self.out[self.at..self.at + count]);
+        self.at += count;
+        Ok(count)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TOKEN: &str = "hw_0123abcd_5ec2e7aa00112233";
+    const LIMIT: AnswerLimit = AnswerLimit { bytes: 1000, values: 10 };
+
+    /// Reads byte by byte, as the worst of networks has it.
+    struct Trickle<'a>(&'a [u8]);
+
+    impl Read for Trickle<'_> {
+        fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+            let count = out.len().min(self.0.len()).min(1);
+            out[..count].copy_from_slice(&self.0[..count]);
+            self.0 = &self.0[count..];
+            Ok(count)
+        }
+    }
+
+    fn read(json: &str, limit: AnswerLimit) -> io::Result<String> {
+        let secrets = Secrets::new([TOKEN]);
+        io::read_to_string(CleanJson::new(Trickle(json.as_bytes()), limit, &secrets))
+    }
+
+    #[test]
+    fn texts_are_cleaned_and_all_else_stays() {
+        for same in
+            ["", "{}", "[1,\"a\\\"b\\\\\",null]", "{\"k\":\"é \\u00e9\"}", "<p a=\"", "\"\\", "{\"a\":\"\\ud800\"}"]
+        {
+            assert_eq!(read(same, LIMIT).unwrap(), same);
+        }
+        let escaped: String = TOKEN.chars().map(|c| format!("\\u{:04x}", u32::from(c))).collect();
+        assert_eq!(read(&format!("{{\"{TOKEN}\":\"a {escaped}\"}}"), LIMIT).unwrap(), "{\"***\":\"a ***\"}");
+        // A record keeps its bytes, but for secrets of ours.
+        let record = |note: &str| serde_json::to_string(&format!("{RECORD}\"note\":\"{note}\"}}")).unwrap();
+        let plain = record("Bearer abcdefgh1");
+        assert_eq!(read(&plain, LIMIT).unwrap(), plain);
+        assert!(!read(&record(TOKEN), LIMIT).unwrap().contains("5ec2e7"));
+    }
+
+    #[test]
+    fn bytes_values_and_texts_are_bounded() {
+        let is_too_large = |result: io::Result<String>| {
+            let error = result.unwrap_err();
+            matches!(ureq::Error::from(error), ureq::Error::BodyExceedsLimit(_))
+        };
+        assert!(read(&"1".repeat(1000), LIMIT).is_ok());
+        assert!(is_too_large(read(&"1".repeat(1001), LIMIT)));
+        assert!(is_too_large(read(&format!("[{}1]", "1,".repeat(10)), LIMIT)));
+        assert!(is_too_large(read(&"[".repeat(11), LIMIT)));
+        let many = AnswerLimit { bytes: u64::MAX, values: u64::MAX };
+        let (long, secrets) =
+            ("\"".to_owned() + &"a".repeat(usize::try_from(MAX_TEXT_BYTES).unwrap()), Secrets::default());
+        let result = io::read_to_string(CleanJson::new(long.as_bytes(), many, &secrets));
+        assert!(is_too_large(result));
+    }
+
+    #[test]
+    fn one_large_answer_is_read_at_a_time() {
+        let many = AnswerLimit { bytes: u64::MAX, values: u64::MAX };
+        let large = vec![b' '; 3 * usize::try_from(LARGE_BYTES).unwrap()];
+        let secrets = Secrets::default();
+        let mut first = CleanJson::new(&large[..], many, &secrets);
+        let mut some = vec![0; large.len() / 2];
+        first.read_exact(&mut some).unwrap();
+        assert!(first.large.is_some());
+        std::thread::scope(|scope| {
+            let (sender, is_read) = std::sync::mpsc::channel();
+            let (large, secrets) = (&large, &secrets);
+            scope.spawn(move || {
+                let small = CleanJson::new(&large[..1000], many, secrets);
+                sender.send(io::read_to_string(small).unwrap().len()).unwrap();
+                let second = CleanJson::new(&large[..], many, secrets);
+                sender.send(io::read_to_string(second).unwrap().len()).unwrap();
+            });
+            assert_eq!(is_read.recv().unwrap(), 1000);
+            assert!(LARGE.try_lock().is_err());
+            drop(first);
+            assert_eq!(is_read.recv().unwrap(), large.len());
+        });
+    }
+}

@@ -1,0 +1,300 @@
+//! Takes secrets out of text that came from elsewhere.
+//!
+//! A peer that was sent a token may send it back: in a refusal, a page, a header. CI systems hide a
+//! secret only in the form in which they know it, so that a spelling with escapes would show it.
+//! What is meant are echoes: who wants to tell a secret in other words can always do so.
+
+use std::borrow::Cow;
+use std::collections::HashSet;
+use std::fmt;
+
+use super::is_invisible;
+
+/// What stands in the place of a secret.
+const HIDDEN: &str = "***";
+/// So many characters of a secret in a row are one, too: a text may have been cut.
+const PART_CHARS: usize = 12;
+/// A secret of fewer characters is not looked for: it would be found in any text.
+const MIN_CHARS: usize = 6;
+/// A word behind `Bearer` with a digit is a token from this length on, any other from twice as many.
+const MIN_BEARER_CHARS: usize = 8;
+/// How often escapes within escapes are read.
+const ROUNDS: usize = 4;
+
+/// Secrets of ours that must not be repeated, and the marks by which others are recognised:
+/// `hw_…`, `Bearer …`, and a password in a URL.
+#[derive(Clone, Default)]
+pub struct Secrets {
+    secrets: Vec<Parts>,
+}
+
+impl fmt::Debug for Secrets {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secrets(…)")
+    }
+}
+
+/// A secret as the set of its parts of one length.
+#[derive(Clone)]
+struct Parts {
+    length: usize,
+    parts: HashSet<Box<[char]>>,
+}
+
+/// A character of a text as it reads, and the bytes that it stands for.
+#[derive(Debug, Clone, Copy)]
+struct Unit {
+    char: char,
+    start: usize,
+    end: usize,
+}
+
+impl Secrets {
+    /// These secrets. Of a token only what is secret counts, as its public name is in messages.
+    #[must_use]
+    pub fn new<'s>(secrets: impl IntoIterator<Item = &'s str>) -> Self {
+        Self { secrets: secrets.into_iter().filter_map(Parts::new).collect() }
+    }
+
+    /// The text without them.
+    #[must_use]
+    pub fn clean<'t>(&self, text: &'t str) -> Cow<'t, str> {
+        self.hide(text, |units| [self.own(units), tokens(units), bearers(units), passwords(units)].concat())
+    }
+
+    /// The text without secrets of ours: what only looks like one stays.
+    #[must_use]
+    pub fn clean_own<'t>(&self, text: &'t str) -> Cow<'t, str> {
+        if self.secrets.is_empty() { Cow::Borrowed(text) } else { self.hide(text, |units| self.own(units)) }
+    }
+
+    fn hide<'t>(&self, text: &'t str, find: impl Fn(&[Unit]) -> Vec<(usize, usize)>) -> Cow<'t, str> {
+        let mut units = units(text);
+        let mut found = find(&units);
+        for _ in 0..ROUNDS {
+            let Some(decoded) = decoded(&units) else { break };
+            units = decoded;
+            found.extend(find(&units));
+        }
+        if found.is_empty() {
+            return Cow::Borrowed(text);
+        }
+        found.sort_unstable();
+        let (mut clean, mut at) = (String::with_capacity(text.len()), 0);
+        for (start, end) in found {
+            if start >= at {
+                clean.push_str(&text[at..start]);
+                // Neighbours are one secret.
+                if start > at || !clean.ends_with(HIDDEN) {
+                    clean.push_str(HIDDEN);
+                }
+            }
+            at = at.max(end);
+        }
+        clean.push_str(&text[at..]);
+        Cow::Owned(clean)
+    }
+
+    fn own(&self, units: &[Unit]) -> Vec<(usize, usize)> {
+        let mut found = Vec::new();
+        for secret in &self.secrets {
+            let mut window = vec!['\0'; secret.length];
+            for some in units.windows(secret.length) {
+                window.iter_mut().zip(some).for_each(|(char, unit)| *char = unit.char);
+                if secret.parts.contains(&window[..]) {
+                    found.extend(span(some));
+                }
+            }
+        }
+        found
+    }
+}
+
+impl Parts {
+    fn new(secret: &str) -> Option<Self> {
+        let secret: Vec<char> = secret.chars().map(|c| c.to_ascii_lowercase()).collect();
+        let name = ['h', 'w', '_'].len() + 8;
+        let is_token = secret.starts_with(&['h', 'w', '_']) && secret.get(name) == Some(&'_');
+        let kept = if is_token { &secret[name + 1..] } else { &secret[..] };
+        let kept = if kept.len() < MIN_CHARS { &secret[..] } else { kept };
+        let length = kept.len().min(PART_CHARS);
+        (length >= MIN_CHARS).then(|| Self { length, parts: kept.windows(length).map(Into::into).collect() })
+    }
+}
+
+fn span(units: &[Unit]) -> Option<(usize, usize)> {
+    Some((units.first()?.start, units.last()?.end))
+}
+
+/// The characters of a text that show, in lower case.
+fn units(text: &str) -> Vec<Unit> {
+    let all = text.char_indices().filter(|(_, c)| !is_invisible(*c));
+    all.map(|(start, c)| Unit { char: c.to_ascii_lowercase(), start, end: start + c.len_utf8() }).collect()
+}
+
+/// The units with escapes read: `%41`, `\u0041`, `\u{41}`, `\x41`, `\/`, `&#65;`, `&#x41;`. `None` if there are none.
+fn decoded(units: &[Unit]) -> Option<Vec<Unit>> {
+    let mut all = Vec::with_capacity(units.len());
+    let mut rest = units;
+    while let Some(first) = rest.first() {
+        match escaped(rest) {
+            Some((char, length)) => {
+                let unit = Unit { char: char.to_ascii_lowercase(), start: first.start, end: rest[length - 1].end };
+                all.extend(Some(unit).filter(|unit| !is_invisible(unit.char)));
+                rest = &rest[length..];
+            }
+            None => {
+                all.push(*first);
+                rest = &rest[1..];
+            }
+        }
+    }
+    (all.len() < units.len()).then_some(all)
+}
+
+/// The character that an escape at the begin of `units` stands for, and the length of the escape.
+fn escaped(units: &[Unit]) -> Option<(char, usize)> {
+    let at = |place: usize| units.get(place).map(|unit| unit.char);
+    let number = |from: usize, to: usize, radix: u32| {
+        let digits: String = units.get(from..to)?.iter().map(|unit| unit.char).collect();
+        char::from_u32(u32::from_str_radix(&digits, radix).ok()?)
+    };
+    let until = |from: usize, end: char| units.iter().take(from + 8).skip(from).position(|unit| unit.char == end);
+    match (at(0)?, at(1)?) {
+        ('%', _) => number(1, 3, 16).filter(char::is_ascii).map(|char| (char, 3)),
+        ('\\', 'u') if at(2) == Some('{') => {
+            let end = 3 + until(3, '}')?;
+            number(3, end, 16).map(|char| (char, end + 1))
+        }
+        ('\\', 'u') => number(2, 6, 16).map(|char| (char, 6)),
+        ('\\', 'x') => number(2, 4, 16).map(|char| (char, 4)),
+        ('\\', char @ ('/' | '"' | '\\')) => Some((char, 2)),
+        ('&', '#') if at(2) == Some('x') => {
+            let end = 3 + until(3, ';')?;
+            number(3, end, 16).map(|char| (char, end + 1))
+        }
+        ('&', '#') => {
+            let end = 2 + until(2, ';')?;
+            number(2, end, 10).map(|char| (char, end + 1))
+        }
+        _ => None,
+    }
+}
+
+/// Where `mark` stands.
+fn places<'u>(units: &'u [Unit], mark: &'static str) -> impl Iterator<Item = usize> + 'u {
+    let length = mark.len();
+    let is_there = move |some: &[Unit]| some.iter().map(|unit| unit.char).eq(mark.chars());
+    units.windows(length).enumerate().filter(move |(_, some)| is_there(some)).map(|(at, _)| at)
+}
+
+/// The first units of which each is as `is_part` says.
+fn run(units: &[Unit], is_part: impl Fn(char) -> bool) -> &[Unit] {
+    &units[..units.iter().position(|unit| !is_part(unit.char)).unwrap_or(units.len())]
+}
+
+fn is_word(c: char) -> bool {
+    c.is_ascii_alphanumeric() || c == '_' || c == '-'
+}
+
+/// Tokens of ours: the mark, a public name of 8 digits, and something behind it; or one long word.
+fn tokens(units: &[Unit]) -> Vec<(usize, usize)> {
+    let token = |at: usize| {
+        let word = run(&units[at..], is_word);
+        let name = word.get(3..11).is_some_and(|name| name.iter().all(|unit| unit.char.is_ascii_hexdigit()));
+        let is_token = name && word.len() > 12 && word[11].char == '_' || word.len() > 24;
+        span(word).filter(|_| is_token)
+    };
+    places(units, "hw_").filter_map(token).collect()
+}
+
+fn bearers(units: &[Unit]) -> Vec<(usize, usize)> {
+    let bearer = |at: usize| {
+        let rest = &units[at + "bearer".len()..];
+        let rest = &rest[run(rest, |c| c == ' ' || c == '+').len()..];
+        let word = run(rest, |c| is_word(c) || matches!(c, '.' | '~' | '+' | '/' | '='));
+        let has_digit = word.iter().any(|unit| unit.char.is_ascii_digit());
+        let needed = if has_digit { MIN_BEARER_CHARS } else { 2 * MIN_BEARER_CHARS };
+        span(word).filter(|_| word.len() >= needed)
+    };
+    places(units, "bearer").filter_map(bearer).collect()
+}
+
+/// The password in `scheme://user:password@host`.
+fn passwords(units: &[Unit]) -> Vec<(usize, usize)> {
+    let password = |at: usize| {
+        let rest = &units[at + "://".len()..];
+        let place = run(rest, |c| !matches!(c, '/' | '?' | '#' | ' ' | '"'));
+        let end = place.iter().rposition(|unit| unit.char == '@')?;
+        let begin = place[..end].iter().position(|unit| unit.char == ':')?;
+        span(&place[begin + 1..end])
+    };
+    places(units, "://").filter_map(password).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TOKEN: &str = "hw_0123abcd_5ec2e7aa00112233445566778899";
+
+    fn spellings() -> Vec<String> {
+        let each = |form: fn(char) -> String| TOKEN.chars().map(form).collect::<String>();
+        vec![
+            TOKEN.to_owned(),
+            TOKEN.to_uppercase(),
+            TOKEN[12..].to_owned(),
+            TOKEN[20..].to_owned(),
+            each(|c| format!("{c}\u{200b}")),
+            each(|c| format!("{c}\n")),
+            each(|c| format!("{c}\u{1b}")),
+            each(|c| format!("%{:02x}", u32::from(c))),
+            each(|c| format!("%25{:02X}", u32::from(c))),
+            each(|c| format!("\\u{:04x}", u32::from(c))),
+            each(|c| format!("\\u{{{:x}}}", u32::from(c))),
+            each(|c| format!("\\x{:02x}", u32::from(c))),
+            each(|c| format!("&#{};", u32::from(c))),
+            each(|c| format!("&#x{:X};", u32::from(c))),
+            each(|c| format!("{c}%e2%00\\u200b").replace("%e2", "")),
+        ]
+    }
+
+    #[test]
+    fn a_secret_is_hidden_in_every_spelling() {
+        let secrets = Secrets::new([TOKEN]);
+        for spelling in spellings() {
+            let text = format!("é before {spelling} after");
+            for clean in [secrets.clean(&text), secrets.clean_own(&text)] {
+                assert!(clean.contains("é before ") && clean.contains(" after"), "{text} -> {clean}");
+                assert!(clean.contains(HIDDEN), "{text} -> {clean}");
+                assert!(!clean.to_lowercase().contains("5ec2e7aa"), "{text} -> {clean}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_looks_like_a_secret_is_hidden_and_the_rest_stays() {
+        let clean = |text: &str| Secrets::default().clean(text).into_owned();
+        for (text, cleaned) in [
+            ("token hw_0123abcd_77 is bad", "token *** is bad"),
+            ("hw_0123ABCD_x", "***"),
+            ("Authorization: Bearer abc.DEF-123==, x", "Authorization: Bearer ***, x"),
+            ("bearer+abcdefg1", "bearer+***"),
+            ("at https://me:hush@h/x and ssh://me:a@b@h:22/", "at https://me:***@h/x and ssh://me:***@h:22/"),
+            ("https://me%3Ahush%40h", "https://me%3A***%40h"),
+        ] {
+            assert_eq!(clean(text), cleaned);
+        }
+        for text in [
+            "hw_docs and hw_0123abcd are names",
+            "WWW-Authenticate: Bearer realm=docs",
+            "no Bearer token, bearer authentication",
+            "https://h:8443/x@y and ssh://me@h/srv",
+            "100% of 5\\6 &# é \u{200b}",
+        ] {
+            assert!(matches!(Secrets::default().clean(text), Cow::Borrowed(same) if same == text), "{}", clean(text));
+        }
+        assert_eq!(Secrets::new(["x", ""]).clean("x is short"), "x is short");
+        assert_eq!(format!("{:?}", Secrets::new([TOKEN])), "Secrets(…)");
+    }
+}
