@@ -8,7 +8,7 @@ use std::io;
 
 use serde::Serialize;
 
-use super::output::escape;
+use super::output::{escape, without_tokens};
 use super::terminal;
 
 /// How the program ends.
@@ -170,7 +170,7 @@ impl Failure {
     /// The same, and what to do next.
     #[must_use]
     pub(crate) fn with_hint(mut self, hint: impl Into<String>) -> Self {
-        self.hint = Some(hint.into());
+        self.hint = Some(without_tokens(&hint.into()).into_owned());
         self
     }
 
@@ -193,7 +193,7 @@ impl Failure {
 
     /// The error with its causes, on one line, for JSON.
     pub(crate) fn text(&self) -> String {
-        chain(&*self.error)
+        without_tokens(&chain(&*self.error)).into_owned()
     }
 
     /// The object that `--json` prints in place of the result of `command`, which ends with `exit`.

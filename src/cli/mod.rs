@@ -3,6 +3,7 @@
 //! The one room that knows the terminal, the environment and the process.
 //! Uses the crates `clap`, `clap_complete` and `clap_mangen`.
 
+use std::borrow::Cow;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -214,8 +215,7 @@ pub(crate) fn main() -> ExitCode {
             }
         }
         Err(error) => {
-            // Help and version are such errors too, for stdout and with code 0.
-            error.print().ok();
+            print_usage(&error);
             ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2))
         }
     };
@@ -223,6 +223,16 @@ pub(crate) fn main() -> ExitCode {
         failure::eprint_raw(&format!("steps: {}\n", fault::steps())).ok();
     }
     code
+}
+
+/// Prints what is wrong with the arguments. Help and version are such errors too, for stdout and with code 0.
+fn print_usage(error: &clap::Error) {
+    let text = error.render().to_string();
+    match output::without_tokens(&text) {
+        // Then it has no colours.
+        Cow::Owned(clean) if error.use_stderr() => failure::eprint_raw(&clean).ok(),
+        _ => error.print().ok(),
+    };
 }
 
 fn run(command: Command, is_quiet: bool) -> Result<Exit, Failure> {

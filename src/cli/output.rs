@@ -10,7 +10,7 @@ use std::fmt::Write as _;
 use std::io;
 use std::time::Duration;
 
-use headwater::text::is_invisible;
+use headwater::text::{Secrets, is_invisible};
 use serde::Serialize;
 
 use super::failure::{Exit, Failure};
@@ -19,16 +19,23 @@ use super::terminal;
 /// Paths that are listed before the rest is only counted.
 pub(crate) const MAX_LISTED: usize = 50;
 
-/// `text` without what steers a terminal, reorders a line or does not show: such characters become `\u{..}`.
+/// `text` without what steers a terminal, reorders a line or does not show: such characters become `\u{..}`. What
+/// looks like a token is hidden, whoever wrote it there.
 pub(crate) fn escape(text: &str) -> Cow<'_, str> {
+    let text = without_tokens(text);
     if !text.contains(is_invisible) {
-        return Cow::Borrowed(text);
+        return text;
     }
     let mut escaped = String::with_capacity(text.len() + 16);
     for c in text.chars() {
         if is_invisible(c) { escaped.extend(c.escape_unicode()) } else { escaped.push(c) }
     }
     Cow::Owned(escaped)
+}
+
+/// `text` without what looks like a token: a user may have written one in the wrong place.
+pub(crate) fn without_tokens(text: &str) -> Cow<'_, str> {
+    Secrets::default().clean(text)
 }
 
 /// A number with its thousands apart: `1,234,567`.

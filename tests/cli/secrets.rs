@@ -60,3 +60,53 @@ fn clutter_is_one_warning_with_what_to_write() {
     let run = world.ok("push ./tree ./www");
     assert!(!run.stderr.contains("not meant for visitors") && !world.exists("www/current/.DS_Store"), "{}", run.stderr);
 }
+
+#[test]
+fn a_token_in_the_wrong_place_is_not_repeated() {
+    let world = World::with_mirror();
+    let token = "hw_0123abcd_5ec2e7aa00112233";
+    for line in [
+        "status TOKEN",
+        "status TOKEN --json",
+        "push tree TOKEN",
+        "push TOKEN ./www",
+        "push TOKEN TOKEN --json",
+        "push tree https://TOKEN@edge1.example/docs",
+        "push tree https://edge1.example/docs?token=TOKEN",
+        "push tree gopher://edge1.example/TOKEN",
+        "push tree TOKEN:/srv/www",
+        "push tree ./www --site TOKEN",
+        "push tree ./www --require TOKEN",
+        "push tree ./www --TOKEN",
+        "push tree ./www --token-file TOKEN",
+        "push tree ./www --config TOKEN",
+        "status --only TOKEN",
+        "TOKEN",
+        "rollback ./www --to TOKEN",
+        "diff TOKEN ./www",
+    ] {
+        let run = world.run(&line.replace("TOKEN", token));
+        assert!(!format!("{}{}", run.stdout, run.stderr).contains("5ec2e7"), "{line}: {}{}", run.stdout, run.stderr);
+    }
+    for text in [
+        "site = 'TOKEN '",
+        "tokn = 'TOKEN'",
+        "token = TOKEN",
+        "[[mirror]]\nname = 'a'\nurl = 'https://h/TOKEN'",
+        "[[mirror]]\nname = 'a'\nurl = '/x'\nTOKEN = 1",
+        "[[mirror]]\nname = 'TOKEN/'\nurl = '/x'",
+        "[purge]\nurl = 'https://h/TOKEN'\nbase = 'https://h'",
+        "keep = 'TOKEN'",
+    ] {
+        world.write("headwater.toml", text.replace("TOKEN", token));
+        for line in ["status", "status --json", "status ./www -v"] {
+            let run = world.run(line);
+            assert!(
+                !format!("{}{}", run.stdout, run.stderr).contains("5ec2e7"),
+                "{text}: {}{}",
+                run.stdout,
+                run.stderr
+            );
+        }
+    }
+}
