@@ -21,6 +21,7 @@ pub use directory::DirectoryMirror;
 pub use expiry::{EXPIRES_SOON, Expiries, Expiring, Expiry};
 pub use http::{
     Access, AccessError, ClientIdentity, Exchange, HttpMirror, Limiter, Pace, ProxyChoice, Token, Trace, Turns,
+    read_state,
 };
 pub use location::{HttpPlace, Location, LocationError, SshPlace, has_token};
 pub use public_url::PublicUrl;

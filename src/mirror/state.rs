@@ -4,8 +4,10 @@ use std::time::Duration;
 
 use crate::hash::StoreId;
 use crate::mirror::Expiries;
+use crate::mirror::way::WayError;
 use crate::release::{Release, ReleaseName};
 use crate::tree_path::Site;
+use crate::wire;
 
 /// What a mirror tells of itself.
 #[derive(Debug, Clone, Default)]
@@ -57,5 +59,60 @@ impl MirrorState {
     pub fn current_release(&self) -> Option<&Release> {
         let current = self.current?;
         self.releases.iter().rev().find(|release| release.name() == current)
+    }
+}
+
+/// The highest sequence that is taken of a peer: the one behind it is a number, too.
+const MAX_SEQUENCE: u64 = u64::MAX / 2;
+
+impl TryFrom<wire::State> for MirrorState {
+    type Error = WayError;
+
+    /// What a receiver says of its mirror. A record that cannot be read is left out, as a damaged one is.
+    fn try_from(state: wire::State) -> Result<Self, WayError> {
+        let record = |text: &str| Release::parse(text.as_bytes()).ok();
+        let mut releases: Vec<Release> = state.releases.iter().filter_map(|text| record(text)).collect();
+        // A peer may say them in any order, and twice.
+        releases.sort_by_cached_key(Release::name);
+        releases.dedup_by_key(|release| release.name());
+        let staged = state.staged.as_deref().and_then(record);
+        let of_releases = releases.iter().chain(&staged).map(|release| release.sequence);
+        let named = state.current.map(|current| current.sequence());
+        let highest_sequence = of_releases.chain(named).fold(state.highest_sequence, u64::max);
+        if highest_sequence > MAX_SEQUENCE {
+            let what = format!("it says that a release has the sequence {highest_sequence}");
+            return Err(WayError::Foreign { status: 200, what });
+        }
+        let receiver = ReceiverInfo { version: state.headwater, may_push: state.may_push, time: state.time };
+        Ok(Self {
+            store: state.store,
+            // A receiver may be bound to a site before there is a store; that is not the site of a mirror yet.
+            site: state.site.clone().filter(|_| state.store.is_some()),
+            only_site: state.site.filter(|_| state.store.is_none()),
+            current: state.current,
+            releases,
+            staged,
+            highest_sequence,
+            free_bytes: state.free_bytes,
+            incoming_bytes: state.incoming_bytes,
+            next_expiry: state.next_expiry,
+            expired_through: state.expired_through,
+            receiver: Some(receiver),
+            ..Self::default()
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sequence_that_has_no_next_one_is_refused() {
+        let state = |highest_sequence| wire::State { highest_sequence, ..wire::State::default() };
+        assert_eq!(MirrorState::try_from(state(MAX_SEQUENCE)).unwrap().highest_sequence, MAX_SEQUENCE);
+        for sequence in [MAX_SEQUENCE + 1, u64::MAX] {
+            assert!(MirrorState::try_from(state(sequence)).is_err());
+        }
     }
 }

@@ -29,22 +29,29 @@ mod banner;
 #[path = "../../src/serve/framing.rs"]
 mod framing;
 
+#[path = "bounded.rs"]
+mod bounded;
+
 use banner::{Heard, MAX_NOISE_BYTES, look};
 use framing::Framing;
+
+pub(crate) use bounded::{quota, state};
 
 /// One of the functions below.
 pub(crate) type Target = fn(&[u8]);
 
 /// All of them, by the names of their corpora.
-pub(crate) const ALL: [(&str, Target); 10] = [
+pub(crate) const ALL: [(&str, Target); 12] = [
     ("banner", banner),
     ("config", config),
     ("format", format),
     ("manifest", manifest),
     ("message", message),
     ("pack", pack),
+    ("quota", quota),
     ("release", release),
     ("request", request),
+    ("state", state),
     ("token", token),
     ("transit", transit),
 ];

@@ -22,15 +22,17 @@ type Inputs = Vec<Vec<u8>>;
 #[test]
 #[ignore = "adds inputs that are missing and touches none that is there"]
 fn make_corpus() {
-    let all: [(&str, Inputs); 10] = [
+    let all: [(&str, Inputs); 12] = [
         ("banner", texts(&BANNERS)),
         ("config", texts(&CONFIGS)),
         ("format", texts(&FORMATS)),
         ("manifest", manifests()),
         ("message", messages()),
         ("pack", packs()),
+        ("quota", quotas()),
         ("release", releases()),
         ("request", texts(&REQUESTS)),
+        ("state", states()),
         ("token", texts(&TOKENS)),
         ("transit", changes()),
     ];
@@ -91,6 +93,44 @@ fn changes() -> Inputs {
     let plain: Inputs = all.iter().map(|change| zstd::decode_all(&change[..]).unwrap()).collect();
     all.extend(plain);
     all
+}
+
+/// Changes behind a quota: one that is enough, and one that is not.
+fn quotas() -> Inputs {
+    let with = |quota: [u8; 2]| changes().into_iter().map(move |change| [&quota[..], &change].concat());
+    let mut all: Inputs = with([23, 255]).chain(with([3, 4])).collect();
+    // Few bytes that ask for much: long runs, and many new objects.
+    let plain = |more: &[u8]| [b"HWMC\x01".as_slice(), &[0; 32], &[5], more].concat();
+    let bombs = [&b"\xff\xff\xff\xff\x07\0"[..], b"\0\x01\xff\xff\xff\xff\x0f\0", b"\0\x02\xff\xff\xff\xff\x0f\0"];
+    all.extend(bombs.map(|bomb| [&[23, 255][..], &zstd::encode_all(&plain(bomb)[..], 3).unwrap()].concat()));
+    all.push([&[23, 255][..], &zstd::encode_all(&vec![0; 1 << 20][..], 3).unwrap()].concat());
+    all
+}
+
+/// Answers to the question for a state.
+fn states() -> Inputs {
+    let honest = messages().into_iter().filter(|message| message.starts_with(b"{\"ok\":{\"headwater\"")).collect();
+    let record = String::from_utf8(record().to_bytes()).unwrap();
+    let of = |state: wire::State| json(wire::Answer::Ok(state));
+    let made = vec![
+        of(wire::State {
+            releases: vec![record.clone(), record.clone()],
+            highest_sequence: 1,
+            ..wire::State::default()
+        }),
+        of(wire::State { highest_sequence: u64::MAX, ..wire::State::default() }),
+        of(wire::State { staged: Some(record), ..wire::State::default() }),
+    ];
+    let hostile = [
+        "{\"ok\":{}}",
+        "{\"ok\":{\"releases\":[\"\",\"{}\",\"hw_0123abcd_5ec2e7\"],\"headwater\":\"Bearer hw_0123abcd_5ec2e7\"}}",
+        "{\"error\":{\"kind\":\"busy\",\"message\":\"\\u0068w_0123abcd_5ec2e7\"}}",
+        "\"without an end ",
+        "\"\\",
+        "{\"ok\":[[[[[[[[[[[[[[[[[[",
+        "<html><title>502 Bad Gateway</title>",
+    ];
+    [honest, made, texts(&hostile)].concat()
 }
 
 fn packs() -> Inputs {

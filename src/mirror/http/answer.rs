@@ -7,8 +7,11 @@ use std::io::{self, BufRead as _, BufReader, Read};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::mirror::way::WayError;
+use crate::mirror::{MirrorError, MirrorState};
 use crate::release::MAX_RECORD_BYTES;
 use crate::text::Secrets;
+use crate::wire::{self, Answer};
 
 /// An answer from here on is read while no other one is, in bytes.
 const LARGE_BYTES: u64 = 1024 * 1024;
@@ -42,6 +45,22 @@ impl AnswerLimit {
     pub(super) const STAGING: Self = Self { bytes: 40 * 1024 * 1024, values: 512 * 1024 };
     /// Faults, or what would mend them: about a million.
     pub(super) const FAULTS: Self = Self { bytes: 128 * 1024 * 1024, values: 4 * 1024 * 1024 };
+}
+
+/// Reads an answer to the question for the state of a mirror, as a client does: for whoever has the bytes of
+/// one and no connection.
+///
+/// # Errors
+/// An answer that is too large or none, a refusal, or a state that cannot be.
+pub fn read_state(answer: impl Read) -> Result<MirrorState, MirrorError> {
+    let secrets = Secrets::default();
+    let reader = BufReader::new(CleanJson::new(answer, AnswerLimit::STATE, &secrets));
+    let answer: Answer<wire::State> =
+        serde_json::from_reader(reader).map_err(|error| WayError::Foreign { status: 200, what: error.to_string() })?;
+    match answer {
+        Answer::Ok(state) => Ok(state.try_into()?),
+        Answer::Error(refusal) => Err(MirrorError::Remote { refusal }),
+    }
 }
 
 /// Reads JSON of a peer and passes it on with its texts cleaned.

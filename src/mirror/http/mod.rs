@@ -21,6 +21,7 @@ mod tls;
 mod upload;
 
 pub use access::{Access, AccessError, ClientIdentity, ProxyChoice, Token};
+pub use answer::read_state;
 pub use pace::{Exchange, Limiter, Pace, Trace, Turns};
 
 pub(super) use access::CONNECT;
@@ -39,10 +40,10 @@ use crate::mirror::location::{HttpPlace, SshPlace};
 use crate::mirror::ssh::{SshLink, SshSettings};
 use crate::mirror::way::WayError;
 use crate::mirror::{
-    Bundle, Effort, Expiries, Link, Mirror, MirrorError, MirrorState, ObjectPart, ReceiverInfo, StageRequest, Supply,
+    Bundle, Effort, Expiries, Link, Mirror, MirrorError, MirrorState, ObjectPart, StageRequest, Supply,
 };
 use crate::monitor::Monitor;
-use crate::release::{Release, ReleaseName};
+use crate::release::ReleaseName;
 use crate::store::{Depth, Happening, Pruned, Quota, Repaired, Verified};
 use crate::text::Secrets;
 use crate::tree_path::Site;
@@ -297,11 +298,6 @@ impl HttpMirror {
     }
 }
 
-/// A release record as it came; one that is none is left out, as a damaged one is.
-fn record(text: &str) -> Option<Release> {
-    Release::parse(text.as_bytes()).ok()
-}
-
 impl Mirror for HttpMirror {
     fn name(&self) -> &str {
         &self.name
@@ -327,25 +323,9 @@ impl Mirror for HttpMirror {
         let (state, round_trip) = self.ask_state_by(self.wired.pace.deadline)?;
         self.learn(&state, round_trip);
         self.check_site()?;
-        let (version, may_push, time) = (state.headwater.clone(), state.may_push, state.time);
-        let receiver = ReceiverInfo { version, may_push, time };
-        Ok(MirrorState {
-            store: state.store,
-            // A receiver may be bound to a site before there is a store; that is not the site of a mirror yet.
-            site: state.site.clone().filter(|_| state.store.is_some()),
-            only_site: state.site.filter(|_| state.store.is_none()),
-            current: state.current,
-            releases: state.releases.iter().filter_map(|text| record(text)).collect(),
-            staged: state.staged.as_deref().and_then(record),
-            highest_sequence: state.highest_sequence,
-            free_bytes: state.free_bytes,
-            incoming_bytes: state.incoming_bytes,
-            next_expiry: state.next_expiry,
-            expired_through: state.expired_through,
-            round_trip: self.round_trip(),
-            expiries: Expiries { token: state.token_expires, certificate: self.certificate_end.get() },
-            receiver: Some(receiver),
-        })
+        let token = state.token_expires;
+        let expiries = Expiries { token, certificate: self.certificate_end.get() };
+        Ok(MirrorState { round_trip: self.round_trip(), expiries, ..state.try_into()? })
     }
 
     fn store_id(&self) -> Option<StoreId> {
