@@ -6,7 +6,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use clap::Args;
 use headwater::fsx;
 use headwater::mirror::{Expiries, Mirror, MirrorError, MirrorState};
-use headwater::push::error_chain;
+use headwater::push::{KnownStores, error_chain};
 use headwater::store::Store;
 use serde::Serialize;
 
@@ -15,7 +15,7 @@ use super::failure::{Exit, Failure};
 use super::output::{bytes, escape, print, print_json};
 use super::places::MirrorChoice;
 use super::remote::Reach;
-use super::{expiry, hints, load_config, places};
+use super::{context, expiry, hints, load_config, places};
 
 /// A clock that differs by more than this many seconds makes ages and expiry times wrong.
 const MAX_SKEW_SECONDS: u64 = 60;
@@ -51,9 +51,12 @@ struct Finding {
     /// What is fine, in a few words each.
     facts: Vec<String>,
     problems: Vec<Problem>,
+    /// What needs attention and lets a push through.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    warnings: Vec<Problem>,
 }
 
-/// Something that a push would fail of, or that needs attention.
+/// Something that a push would fail for, or that needs attention.
 #[derive(Debug, Serialize)]
 struct Problem {
     what: String,
@@ -77,10 +80,12 @@ pub(crate) fn run(args: &DoctorArgs) -> Result<Exit, Failure> {
     let choices = places::of_mirrors(&args.mirrors.mirrors, &config)?;
     let site = args.remote.site.as_ref().or(config.site.as_ref());
     let reach = Reach::new(&args.remote, None, &config);
+    let stores = context::known_stores(None, &config);
     let findings: Vec<Finding> = std::thread::scope(|scope| {
         let examine = |choice| {
             let reach = &reach;
-            scope.spawn(move || examine(choice, || reach.mirror(choice, site)))
+            let stores = &stores;
+            scope.spawn(move || examine(choice, stores, || reach.mirror(choice, site)))
         };
         let asked: Vec<_> = choices.iter().map(examine).collect();
         asked.into_iter().map(|thread| thread.join().expect("asking a mirror does not panic")).collect()
@@ -89,32 +94,45 @@ pub(crate) fn run(args: &DoctorArgs) -> Result<Exit, Failure> {
     if args.output.json {
         print_json(&Answer { headwater: "doctor", version: 1, mirrors: &findings })?;
     } else {
-        let shown = findings.iter().filter(|finding| !(args.output.quiet && finding.is_ok));
+        let is_shown = |finding: &&Finding| !(args.output.quiet && finding.is_ok && finding.warnings.is_empty());
+        let shown = findings.iter().filter(is_shown);
         print(&shown.map(Finding::describe).collect::<String>())?;
     }
     Ok(if is_ok { Exit::Success } else { Exit::Failed })
 }
 
-fn examine(choice: &MirrorChoice, open: impl FnOnce() -> Result<std::sync::Arc<dyn Mirror>, Failure>) -> Finding {
-    let (mut facts, mut problems) = (Vec::new(), Vec::new());
+fn examine(
+    choice: &MirrorChoice,
+    stores: &KnownStores,
+    open: impl FnOnce() -> Result<std::sync::Arc<dyn Mirror>, Failure>,
+) -> Finding {
+    let mut facts = Vec::new();
+    let mut problems = Vec::new();
+    let mut warnings = Vec::new();
     match open() {
         Err(failure) => {
             problems.push(Problem { what: failure.text(), hint: failure.hint().map(str::to_owned) });
         }
         Ok(mirror) => match mirror.state() {
             Err(error) => problems.push(Problem::of_mirror(&error)),
-            Ok(state) => look(&*mirror, &state, &mut facts, &mut problems),
+            Ok(state) => {
+                if let Err(error) = stores.check(mirror.name(), mirror.location(), state.store) {
+                    problems.push(Problem::of_mirror(&error));
+                }
+                look(&*mirror, &state, &mut facts, &mut problems);
+                look_at_expiries(state.expiries, &mut facts, &mut warnings);
+            }
         },
     }
     let (mirror, location) = (choice.name.clone(), choice.location.clone());
-    Finding { mirror, location, is_ok: problems.is_empty(), facts, problems }
+    Finding { mirror, location, is_ok: problems.is_empty(), facts, problems, warnings }
 }
 
 fn look(mirror: &dyn Mirror, state: &MirrorState, facts: &mut Vec<String>, problems: &mut Vec<Problem>) {
     facts.push(match (&state.site, state.current) {
         (Some(site), Some(current)) => format!("serves release {} of site {site}", current.sequence()),
         (Some(site), None) => format!("is of site {site} and serves nothing yet"),
-        (None, _) => "is empty: the first push would create it".to_owned(),
+        (None, _) => "empty: the first push fills it".to_owned(),
     });
     if let Err(error) = mirror.check_owner() {
         problems.push(Problem::of_mirror(&error));
@@ -136,7 +154,6 @@ fn look(mirror: &dyn Mirror, state: &MirrorState, facts: &mut Vec<String>, probl
             problems.push(Problem::new(format!("its clock differs from this one by {skew} s"), hint));
         }
     }
-    look_at_expiries(state.expiries, facts, problems);
     let free = state.free_bytes.or_else(|| Store::free_bytes_at(&mirror.local_path()?).ok());
     if let Some(free) = free {
         facts.push(format!("{} free", bytes(free)));
@@ -150,14 +167,14 @@ fn look(mirror: &dyn Mirror, state: &MirrorState, facts: &mut Vec<String>, probl
     facts.extend(state.round_trip.map(|time| format!("answers in {} ms", time.as_millis())));
 }
 
-/// What ends soon is a problem, what ends later a fact.
-fn look_at_expiries(expiries: Expiries, facts: &mut Vec<String>, problems: &mut Vec<Problem>) {
+/// What ends soon is a warning, since a push succeeds until then; what ends later is a fact.
+fn look_at_expiries(expiries: Expiries, facts: &mut Vec<String>, warnings: &mut Vec<Problem>) {
     let now = fsx::unix_seconds();
     let soon = expiries.soon(now);
     for expiry in expiries.all() {
         let words = expiry::describe(expiry, now);
         match soon.contains(&expiry) {
-            true => problems.push(Problem::new(words, expiry::hint(expiry.what))),
+            true => warnings.push(Problem::new(words, expiry::hint(expiry.what))),
             false => facts.push(words),
         }
     }
@@ -169,7 +186,7 @@ fn look_at_directory(path: &Path, state: &MirrorState, facts: &mut Vec<String>, 
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let written = if is_there { path } else { parent };
     if state.store.is_none() && !is_there {
-        facts.push("would create the directory".to_owned());
+        facts.push("the directory does not exist yet".to_owned());
     }
     match rustix::fs::access(written, rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK) {
         Ok(()) => facts.push("writable".to_owned()),
@@ -181,16 +198,18 @@ fn look_at_directory(path: &Path, state: &MirrorState, facts: &mut Vec<String>, 
 }
 
 impl Finding {
-    /// One line: what is fine, or what is wrong and what to do.
+    /// What is fine, or what is wrong and what to do: a line each; then a line for each warning.
     fn describe(&self) -> String {
         let name = escape(&self.mirror);
-        if self.is_ok {
-            return format!("{name}: ok: {}\n", escape(&self.facts.join(", ")));
-        }
-        let problem = |problem: &Problem| {
+        let line = |word: &str, problem: &Problem| {
             let hint = problem.hint.as_ref().map(|hint| format!(" (hint: {hint})")).unwrap_or_default();
-            format!("{name}: FAILED: {}\n", escape(&format!("{}{hint}", problem.what)))
+            format!("{name}: {word}: {}\n", escape(&format!("{}{hint}", problem.what)))
         };
-        self.problems.iter().map(problem).collect()
+        let mut text: String = self.problems.iter().map(|problem| line("FAILED", problem)).collect();
+        if self.is_ok {
+            text = format!("{name}: ok: {}\n", escape(&self.facts.join(", ")));
+        }
+        text.extend(self.warnings.iter().map(|warning| line("warning", warning)));
+        text
     }
 }

@@ -26,7 +26,7 @@ fn each_mirror_has_a_line_and_nothing_is_changed() {
     };
     let www = line("www");
     assert!(www.contains("ok: serves release 1 of site default") && www.contains("writable, "), "{www}");
-    assert!(line("new").contains("ok: is empty: the first push would create it, would create the directory"));
+    assert!(line("new").contains("ok: empty: the first push fills it, the directory does not exist yet, writable, "));
     assert!(line("lost").contains("FAILED") && line("lost").contains("hint: "));
     assert!(line("away").contains("FAILED: it cannot be reached") && line("away").contains("receiver runs"));
     assert!(line("secret").contains("NO_SUCH_TOKEN: this variable is not set"));
@@ -37,6 +37,16 @@ fn each_mirror_has_a_line_and_nothing_is_changed() {
     let answer = world.json("doctor", 1);
     assert_eq!(answer["mirrors"][3]["is_ok"], false);
     assert!(answer["mirrors"][3]["problems"][0]["hint"].is_string(), "{answer}");
+}
+
+#[test]
+fn a_mirror_that_lost_its_store_is_found_before_the_push_that_would_refuse_it() {
+    let world = World::with_mirror();
+    world.remove("www");
+    world.run("doctor ./www").code(1).says("./www: FAILED: it is empty, and had store").says("--init");
+    world.run("push tree ./www").code(4).warns("it is empty, and had store");
+    world.ok("push tree ./www --init");
+    world.ok("doctor ./www");
 }
 
 #[test]
@@ -100,7 +110,7 @@ fn a_token_that_may_only_read_or_is_unknown_and_a_wrong_site_are_found_at_a_live
             assert_eq!(lines.next(), None, "{}", run.stdout);
             line
         };
-        let serves = if is_published { "serves release 1 of site docs" } else { "is empty" };
+        let serves = if is_published { "serves release 1 of site docs" } else { "empty: " };
         assert!(line("push").contains(&format!("ok: {serves}")) && line("push").contains("the token may push"));
         let read = line("read");
         assert!(read.contains("FAILED: the token may only read") && read.contains("--allow push"), "{read}");
