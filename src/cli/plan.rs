@@ -17,7 +17,7 @@ use super::output::{Align, MAX_LISTED, Table, bytes, count, counted, duration, e
 use super::places;
 use super::progress::Progress;
 use super::push::Job;
-use super::remote::Reach;
+use super::remote::{Reach, check_there};
 use super::{hints, load_config, push as push_command};
 
 /// Mirrors and probes that are named of a wave before the rest is only counted.
@@ -353,6 +353,9 @@ pub(crate) fn diff(args: &DiffArgs) -> Result<Exit, Failure> {
     let reach = Reach::new(&args.remote, None, &config);
     let side = |text: &str| -> Result<DiffSide, Failure> {
         let operand = places::of_operand(text, &config, is_directory)?;
+        if operand.is_mirror {
+            check_there(std::slice::from_ref(&operand.place), &config)?;
+        }
         Ok(match context::place(&operand, &reach, args.remote.site.as_ref())? {
             Place::Mirror(mirror) => DiffSide::Release { mirror, sequence: operand.sequence },
             Place::Tree(roots) => {
