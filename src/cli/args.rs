@@ -80,10 +80,10 @@ pub(crate) struct ConfigArgs {
     /// Read this configuration instead of headwater.toml in the current directory or the nearest one above it
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, help_heading = RUN)]
     pub(crate) config: Option<PathBuf>,
-    /// Of the configured mirrors, only these: names or groups, parted by commas
+    /// Of the configured mirrors, only these: names or groups, separated by commas
     #[arg(long, value_name = "NAME|GROUP,…", value_delimiter = ',', help_heading = RUN)]
     pub(crate) only: Vec<String>,
-    /// Of the configured mirrors, not these: names or groups, parted by commas
+    /// Of the configured mirrors, not these: names or groups, separated by commas
     #[arg(long, value_name = "NAME|GROUP,…", value_delimiter = ',', help_heading = RUN)]
     pub(crate) skip: Vec<String>,
 }

@@ -122,19 +122,17 @@ fn of_staged(staged: &[ReleaseName]) -> String {
 /// What to do about the failure of one mirror.
 pub(crate) const fn of_mirror(kind: Kind) -> Option<&'static str> {
     match kind {
-        Kind::Unreachable => {
-            Some("see that its receiver runs and the network leads there; the same push again goes on")
-        }
+        Kind::Unreachable => Some("check that its receiver runs and that the network leads there"),
         Kind::Certificate => Some(
-            "`ca` of the [[mirror]] names who vouches for its certificate, which must have the name that is in the url \
-             and be valid today; `client_cert` is ours",
+            "name the certificates to trust with --ca FILE, or `ca` of the [[mirror]]; the one of the mirror must have the \
+             host name of the URL and be valid today; `client_cert` is the one of this machine",
         ),
         Kind::Behind => Some(
             "the proxy answers and the receiver behind it does not: see that it runs, and that the proxy leads there",
         ),
         Kind::Unauthorized => Some(
-            "a token comes from the variable HEADWATER_TOKEN, or as `token_env` or `token_file` of the [[mirror]]; \
-             its receiver knows those that `headwater token new` has printed for its serve.toml",
+            "give the token in the variable HEADWATER_TOKEN, with --token-file, or as `token_env` or `token_file` of the \
+             [[mirror]]; its receiver knows those that `headwater token new` has printed for its serve.toml",
         ),
         Kind::Forbidden => Some(
             "make a token for this site and this right, and add it to its serve.toml: \
@@ -145,14 +143,14 @@ pub(crate) const fn of_mirror(kind: Kind) -> Option<&'static str> {
             "if the host has a new key, compare it there, and put it into `host_key` of the [[mirror]], or else into \
              known_hosts",
         ),
-        Kind::Timeout => Some("the same push again goes on where this one was"),
+        Kind::Timeout => Some("try again; a push goes on where it was"),
         Kind::Protocol => Some(
             "see that the location is that of a `headwater serve`, as in https://host:7447/SITE, or `headwater receive`",
         ),
-        Kind::BodyLimit => Some(
-            "set client_max_body_size in the nginx in front as docs/receivers.md shows, or what limits bodies in another proxy",
-        ),
-        Kind::Version => Some("let both sides run versions of headwater that know each other"),
+        Kind::BodyLimit => {
+            Some("set `client_max_body_size 1200m` in the nginx in front, or what limits bodies in another proxy")
+        }
+        Kind::Version => Some("upgrade headwater on the older of the two machines"),
         Kind::Busy => Some("its receiver has too much to do: try again later"),
         Kind::FarBeyond => Some(BEGIN_ANEW),
         Kind::OtherHistory => Some("publish its content with `headwater promote`, or push a tree with --new-history"),
@@ -180,16 +178,16 @@ const fn of_place(kind: Kind) -> Option<&'static str> {
         }
         Kind::Denied => Some("a push needs to write there, `status` and `verify` to read"),
         Kind::ReadOnly => Some("look why its file system is read-only, mount it for writing, then push again"),
-        Kind::BadPlace => Some(
-            "a mirror is a directory on a local disk whose parent directory exists; `headwater push TREE MIRROR` makes one",
-        ),
+        Kind::BadPlace => {
+            Some("name a directory on a local disk; create its parent first, the push creates the mirror itself")
+        }
         Kind::NewerFormat => Some("upgrade headwater here"),
         Kind::NoSpace => Some("free some space, or `headwater prune` with a smaller --keep, then push again"),
         Kind::FileTooLarge => Some(
             "raise the limit for the size of files (`ulimit -f`, LimitFSIZE= of a systemd unit) where that mirror is",
         ),
         Kind::Locked => Some("another headwater is at work there: try again, or wait longer with --wait"),
-        Kind::DamagedBase => Some("`headwater verify` names what is damaged, `headwater repair --from` mends it"),
+        Kind::DamagedBase => Some("`headwater verify` names what is damaged, `headwater repair --from` repairs it"),
         Kind::OverQuota => Some(
             "raise `quota` or `quota_entries` of the [[site]] in its serve.toml and restart its receiver, or publish less",
         ),

@@ -5,8 +5,38 @@ use headwater::push::{MirrorReport, Outcome, Report};
 
 use super::failure::{Exit, Failure, eprint_raw};
 use super::hints;
-use super::output::counted;
+use super::output::{counted, escape};
 use super::push::name;
+
+/// How the work of `command` is called in a sentence that says that none was done.
+pub(crate) fn nothing_done(command: &str) -> &'static str {
+    match command {
+        "rollback" => "nothing was rolled back",
+        "activate" => "nothing was activated",
+        "heal" => "no mirror was brought up",
+        _ => "nothing was pushed",
+    }
+}
+
+/// How `command` is done once more.
+fn again(command: &str) -> String {
+    if command == "push" { "push again".to_owned() } else { format!("run `headwater {command}` again") }
+}
+
+/// What brings up those that failed, where others have the release. A rollback is not repeated for that: it would go
+/// back once more. What is active is not staged any longer, so `activate` is not repeated either.
+fn bring_up(report: &Report, command: &str) -> Option<String> {
+    if !matches!(command, "rollback" | "activate") {
+        return Some(format!("the others have the release: {} to bring up those that failed", again(command)));
+    }
+    let from = report.mirrors.iter().find(|mirror| mirror.outcome.is_current())?;
+    let failed = report.mirrors.iter().filter(|mirror| matches!(mirror.outcome, Outcome::Failed { .. }));
+    let failed: String = failed.map(|mirror| format!(" {}", escape(&mirror.mirror))).collect();
+    Some(format!(
+        "the others have the release: `headwater push --from {}{failed}` brings it to those that failed",
+        escape(&from.mirror)
+    ))
+}
 
 /// What finishes a push of which too few mirrors were ready: those that are stay so.
 fn next_step(report: &Report) -> Option<String> {
@@ -16,7 +46,7 @@ fn next_step(report: &Report) -> Option<String> {
     let name = name(report).filter(|_| staged > 0 && report.unmet.is_some())?;
     Some(format!(
         "{ready} of {total} staged and kept: `headwater activate {name} --require {ready}` finishes in a second; \
-         or mend what failed and push again"
+         or fix what failed and push again"
     ))
 }
 
@@ -55,14 +85,15 @@ fn after_going_back(report: &Report) -> Option<String> {
 }
 
 /// What to do where too few mirrors were ready and none is staged: names the requirement that would be met.
-fn lower_require(report: &Report) -> String {
+fn lower_require(report: &Report, command: &str) -> String {
     let is_filled = report.mirrors.iter().any(|mirror| mirror.before.is_some());
     // A mirror that is joining counts for no requirement.
     let counts = |mirror: &&MirrorReport| mirror.outcome != Outcome::Frozen && !(is_filled && mirror.before.is_none());
     let is_usable = |mirror: &&MirrorReport| !matches!(mirror.outcome, Outcome::Failed { .. });
+    let again = again(command);
     match report.mirrors.iter().filter(counts).filter(is_usable).count() {
-        0 => "nothing was activated: fix what failed and push again".to_owned(),
-        usable => format!("nothing was activated: fix what failed and push again, or go on with `--require {usable}`"),
+        0 => format!("nothing was activated: fix what failed and {again}"),
+        usable => format!("nothing was activated: fix what failed and {again}, or go on with `--require {usable}`"),
     }
 }
 
@@ -74,17 +105,20 @@ pub(crate) fn failures(report: &Report) -> impl Iterator<Item = FailureKind> {
     })
 }
 
-/// Says on stderr what to do about what failed.
-pub(crate) fn explain(report: &Report, exit: Exit) -> Result<(), Failure> {
-    let (next, went_back, require) = (next_step(report), after_going_back(report), lower_require(report));
+/// Says on stderr what to do about what failed in `command`.
+pub(crate) fn explain(report: &Report, exit: Exit, command: &str) -> Result<(), Failure> {
+    let next = next_step(report);
+    let went_back = after_going_back(report);
+    let require = lower_require(report, command);
     let newer = newer(report);
+    let up = bring_up(report, command);
     let mut hints: Vec<&str> = Vec::new();
     // The failure itself was shown when it happened, also with --quiet.
     failures(report).filter_map(hints::of_mirror).for_each(|hint| hints.push(hint));
     match exit {
         _ if went_back.is_some() => hints.extend(went_back.as_deref()),
         Exit::Partial if failures(report).next().is_none() && newer.is_some() => hints.extend(newer.as_deref()),
-        Exit::Partial => hints.push("the others have the release: the same push again brings up those that failed"),
+        Exit::Partial => hints.extend(up.as_deref()),
         Exit::Nothing if next.is_some() => hints.extend(next.as_deref()),
         Exit::Nothing if report.unmet.is_some() => {
             hints.push(&require);

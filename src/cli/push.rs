@@ -217,7 +217,7 @@ pub(crate) fn execute(
     after.tell(Some(&report), exit.code(), None, [&job.fleet, &job.others], &progress);
     progress.end_block();
     if !output.json && !output.quiet {
-        print(&(describe(&report) + &after.told().iter().map(Heard::line).collect::<String>()))?;
+        print(&(describe(&report, command) + &after.told().iter().map(Heard::line).collect::<String>()))?;
     }
     // What follows only tidies up, and learns how the mirrors' own commands went: people do not wait for that.
     push::settle(&mut report, &job.fleet, job.keep, &progress);
@@ -227,7 +227,7 @@ pub(crate) fn execute(
         print_json(&Answer { headwater: command, version: 1, exit_code: exit.code(), report: &report, told: &told })?;
     }
     progress.finish();
-    next_steps::explain(&report, exit)?;
+    next_steps::explain(&report, exit, command)?;
     Ok(exit)
 }
 
@@ -302,10 +302,12 @@ pub(crate) fn outcome_of_failure(failure: FailureKind) -> failure::Outcome {
 }
 
 /// The report for people.
-fn describe(report: &Report) -> String {
+fn describe(report: &Report, command: &str) -> String {
+    let nothing = next_steps::nothing_done(command);
     let mut text = match (report.sequence, report.is_new) {
-        (None, _) if report.unmet.is_none() => "nothing was pushed: no mirror serves a release for all\n".to_owned(),
-        (None, _) => format!("nothing was pushed: {}\n", report.unmet.as_deref().unwrap_or("too few mirrors")),
+        (None, _) => {
+            format!("{nothing}: {}\n", report.unmet.as_deref().unwrap_or("no mirror serves a release for all"))
+        }
         (Some(sequence), false) if report.unmet.is_some() => {
             format!("release {sequence} was not activated: {}\n", report.unmet.as_deref().unwrap_or_default())
         }

@@ -244,7 +244,7 @@ impl Unusable {
     }
 
     fn of(self, mirror: &str) -> Failure {
-        let hint = "see \"Mirrors\" in docs/configuration.md";
+        let hint = "correct the flag, the variable, or the key of the [[mirror]]; `headwater doctor` tries it";
         Failure::new(Exit::Usage, format!("mirror {mirror:?}: {}: {}", self.what, self.why)).with_hint(hint)
     }
 }

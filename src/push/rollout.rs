@@ -47,13 +47,18 @@ const MAX_SHUNNED: usize = 10_000;
 
 /// Says how many mirrors are needed and how many there are.
 pub(super) fn unmet(require: Require, ready: usize, total: usize) -> String {
+    let available = match ready {
+        0 => "none is available".to_owned(),
+        1 => "only 1 is available".to_owned(),
+        ready => format!("only {ready} are available"),
+    };
     match require {
-        Require::All if total == 1 => "the mirror is not ready".to_owned(),
-        Require::All => format!("all {total} mirrors are required, but only {ready} can be had"),
-        Require::AtLeast(_) | Require::Percent(_) => {
-            let needed = require.of(total);
-            format!("{needed} of {total} mirrors are required, but only {ready} can be had")
-        }
+        _ if total == 1 => "the mirror is not ready".to_owned(),
+        Require::All => format!("all {total} mirrors are required, but {available}"),
+        Require::AtLeast(_) | Require::Percent(_) => match require.of(total) {
+            1 => format!("1 of {total} mirrors is required, but {available}"),
+            needed => format!("{needed} of {total} mirrors are required, but {available}"),
+        },
     }
 }
 

@@ -224,7 +224,8 @@ fn a_dead_mirror_names_the_requirement_that_would_be_met() {
     world.rename("c", "moved");
     world.write("c", "a file");
     world.write("tree/index.html", "two");
-    world.run("push").code(4).warns("or go on with `--require 2`");
+    let run = world.run("push").code(4).warns("or go on with `--require 2`");
+    assert!(run.stdout.contains("all 3 mirrors are required, but only 2 are available"), "{}", run.stdout);
     world.run("push --require 2").code(3);
     assert_eq!(["a", "b"].map(|mirror| world.current(mirror)), [2, 2]);
     world.run("push --only c").code(4).warns("fix what failed and push again\n");

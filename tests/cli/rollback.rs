@@ -79,6 +79,13 @@ fn without_names_all_mirrors_go_back_and_a_dead_one_does_not_block_it() {
     for mirror in ["a", "b", "c"] {
         assert_eq!((world.current(mirror), world.read(&format!("{mirror}/current/index.html")).len()), (3, 15));
     }
+    // The same rollback again would go back once more; what the hint names does not.
+    let hint = "`headwater push --from a d`";
+    assert!(run.stderr.contains(hint) && !run.stderr.contains("again"), "{}", run.stderr);
+    world.remove("d");
+    world.rename("moved", "d");
+    world.ok("push --from a d");
+    assert_eq!((world.current("d"), world.current("a")), (3, 3));
 }
 
 #[test]
@@ -91,7 +98,7 @@ fn a_rollback_without_names_takes_only_and_skip() {
     world.ok("rollback --skip us,a --yes");
     assert_eq!(["a", "b", "c"].map(|mirror| world.current(mirror)), [2, 3, 2]);
     world.rename("b", "x");
-    world.run("rollback --only d").code(4);
+    world.run("rollback --only d").code(4).says("nothing was rolled back").warns("run `headwater rollback` again");
 }
 
 #[test]
