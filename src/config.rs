@@ -431,7 +431,7 @@ impl Checker<'_> {
     fn syntax(&self, error: &toml::de::Error) -> ConfigError {
         // Some of toml's messages go over two lines.
         let message = error.message().lines().map(str::trim).collect::<Vec<_>>().join(", ");
-        self.error(error.span().unwrap_or(0..0), suggest::with_suggestion(message))
+        self.error(error.span().unwrap_or(0..0), suggest::with_plain_types(suggest::with_suggestion(message)))
     }
 
     fn error(&self, span: Range<usize>, message: impl Into<String>) -> ConfigError {

@@ -15,6 +15,37 @@ pub fn closest<'c>(word: &str, candidates: impl IntoIterator<Item = &'c str>) ->
     ranked.filter(|(edits, candidate)| *edits <= allowed && *edits < candidate.chars().count()).min().map(|best| best.1)
 }
 
+/// The types of serde and Rust, in the words of people who write a configuration.
+const TYPE_WORDS: [(&str, &str); 12] = [
+    ("a nonzero u32", "a whole number from 1"),
+    ("a nonzero u64", "a whole number from 1"),
+    ("a nonzero usize", "a whole number from 1"),
+    ("a nonzero unsigned integer", "a whole number from 1"),
+    ("u8", "a whole number"),
+    ("u32", "a whole number"),
+    ("u64", "a whole number"),
+    ("usize", "a whole number"),
+    ("a string", "a text in quotes"),
+    ("a borrowed string", "a text in quotes"),
+    ("a boolean", "true or false"),
+    ("a map", "a table"),
+];
+
+/// A message of serde about a value of the wrong type, without the names of types of Rust. Any other is left alone.
+pub(super) fn with_plain_types(message: String) -> String {
+    let Some((found, expected)) = message.split_once(", expected ") else { return message };
+    let Some(found) = found.strip_prefix("invalid type: ").or_else(|| found.strip_prefix("invalid value: ")) else {
+        return message;
+    };
+    if found == "map" && expected == "a sequence" {
+        return "this table may occur several times: write its name in double brackets, as in [[mirror]]".to_owned();
+    }
+    let words = TYPE_WORDS.iter().find(|(name, _)| *name == expected).map_or(expected, |(_, words)| words);
+    let words = if expected == "a sequence" { "a list in square brackets" } else { words };
+    let found = found.replacen("string ", "", 1).replacen("integer ", "", 1).replace('`', "");
+    format!("this is {found}, and must be {words}")
+}
+
 /// The message of an unknown key with the key that was most likely meant. `message` is serde's:
 /// "unknown field `X`, expected one of `A`, `B`".
 pub(super) fn with_suggestion(message: String) -> String {
@@ -44,6 +75,22 @@ mod tests {
             assert_eq!(closest(word, names), meant, "{word}");
         }
         assert_eq!(closest("a", ["b"]), None);
+    }
+
+    #[test]
+    fn a_value_of_the_wrong_type_is_told_without_types_of_rust() {
+        let message = |text: &str| with_plain_types(text.to_owned());
+        for (of_serde, plain) in [
+            ("invalid type: string \"3\", expected a nonzero u32", "this is \"3\", and must be a whole number from 1"),
+            ("invalid value: integer `0`, expected a nonzero u32", "this is 0, and must be a whole number from 1"),
+            ("invalid type: integer `5`, expected a string", "this is 5, and must be a text in quotes"),
+            ("invalid type: string \"a\", expected a sequence", "this is \"a\", and must be a list in square brackets"),
+        ] {
+            assert_eq!(message(of_serde), plain);
+        }
+        assert!(message("invalid type: map, expected a sequence").contains("[[mirror]]"));
+        let other = "unknown field `a`, expected one of `b`";
+        assert_eq!(message(other), other);
     }
 
     #[test]

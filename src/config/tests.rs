@@ -120,7 +120,7 @@ fn each_rule_names_its_offender() {
         ("[[content]]\npath = 'a'\nat = '/docs'", 3, "\"/docs\" is absolute"),
         ("exclude = ['a', '[z-a]']", 1, "[z-a]"),
         ("exclude = [' ']", 1, "the pattern is empty"),
-        ("keep = 0", 1, "nonzero"),
+        ("keep = 0", 1, "a whole number from 1"),
         ("mtime = 'now'", 1, "`push` or `source`"),
         ("symlinks = 'copy'", 1, "`keep`, `follow`, `refuse`"),
         ("names = 'any'", 1, "`warn` or `portable`"),

@@ -310,10 +310,10 @@ fn the_wait_for_a_lock_comes_from_the_file_and_flags_win() {
 fn a_mistake_in_how_commands_run_is_shown_with_its_line() {
     let world = world("content = 'tree'\n");
     for (line, words) in [
-        ("jobs = 0", "nonzero"),
+        ("jobs = 0", "a whole number from 1"),
         ("level = 20", "write `auto`, `raw`, or a number from 1 to 19"),
         ("wait = '60'", "a number without a unit"),
-        ("max_parallel = 0", "nonzero"),
+        ("max_parallel = 0", "a whole number from 1"),
         ("bwlimit = '2000'", "2000KiB"),
         ("deadline = 'soon'", "no duration"),
         ("ssh_command = ''", "the command names no program"),

@@ -89,7 +89,7 @@ fn each_rule_of_a_fleet_names_its_offender() {
         ("[[mirror]]\nurl='/a'", 1, "missing field `name`"),
         ("[[mirror]]\nname='a'\nurl='/x'\ngroup='a b'", 4, "group's name"),
         ("[[mirror]]\nname='a'\nurl='/x'\ngroup='a'", 1, "of a mirror and of a group"),
-        ("[[mirror]]\nname='a'\nurl='/x'\nweight=0", 4, "nonzero"),
+        ("[[mirror]]\nname='a'\nurl='/x'\nweight=0", 4, "a whole number from 1"),
         ("[[mirror]]\nname='a'\nurl='/x'\nfrozen=true\nuntil='soon'", 5, "a time is written"),
         ("[[mirror]]\nname='a'\nurl='/x'\nuntil=2026-01-01", 4, "goes with `frozen = true`"),
         ("[[mirror]]\nname='a'\nurl='/x'\npublic_url='https://u@h/'", 4, "without user"),

@@ -36,7 +36,7 @@ fn a_cdn_without_a_secret_or_on_this_machine_may_be_told_in_the_clear() {
 fn mistakes_are_named_and_secrets_are_not_repeated() {
     for (text, words) in [
         ("[hooks]\non_activated=[]", "a command is written as"),
-        ("[hooks]\non_failed='x'", "expected a sequence"),
+        ("[hooks]\non_failed='x'", "must be a list in square brackets"),
         ("[hooks]\ntimeout='soon'", "no duration"),
         ("[hooks]\non_success=['x']", "unknown field `on_success`"),
         ("[purge]\nurl='https://a.example'", "missing field `base`"),
@@ -44,7 +44,7 @@ fn mistakes_are_named_and_secrets_are_not_repeated() {
         ("[purge]\nurl='https://a.example'\nbase=[]", "`base` is the public url"),
         ("[purge]\nurl='https://a.example'\nbase='https://u:canary@a.example'", "without a name or a secret"),
         ("[purge]\nurl='https://a.example'\nbase='https://a.example'\nheader='a b'", "the name of a header"),
-        ("[purge]\nurl='https://a.example'\nbase='https://a.example'\nmax_urls=0", "nonzero"),
+        ("[purge]\nurl='https://a.example'\nbase='https://a.example'\nmax_urls=0", "a whole number from 1"),
         ("[purge]\nurl='https://a.example'\nbase='https://a.example'\nmax_bytes='0'", "a size is written as"),
         ("[purge]\nurl='https://a.example'\nbase='https://a.example'\ntoken_env='A'\ntoken_file='b'", "not both"),
         ("[purge]\nurl='http://cdn.example/x'\nbase='https://a.example'\ntoken_env='A'", "over https: only"),
