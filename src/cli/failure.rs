@@ -132,13 +132,31 @@ impl From<Exit> for std::process::ExitCode {
     }
 }
 
+/// Lines of the help that are laid out by hand fit a terminal with this many columns.
+const HELP_COLUMNS: usize = 80;
+
 /// The table as it stands in the help text.
 pub(crate) fn help() -> String {
     let mut text = "Exit codes, the first that applies:\n".to_owned();
     for (_, code, meaning) in TABLE {
-        text.push_str(&format!("  {code:>3}  {meaning}\n"));
+        text.push_str(&format!("  {code:>3}  {}\n", wrapped(meaning, HELP_COLUMNS - 7, 7)));
     }
     text
+}
+
+/// `text` in lines of at most `columns`, of which all but the first begin with `indent` spaces.
+fn wrapped(text: &str, columns: usize, indent: usize) -> String {
+    let mut lines: Vec<String> = Vec::new();
+    for word in text.split(' ') {
+        match lines.last_mut() {
+            Some(line) if line.chars().count() + 1 + word.chars().count() <= columns => {
+                line.push(' ');
+                line.push_str(word);
+            }
+            _ => lines.push(word.to_owned()),
+        }
+    }
+    lines.join(&format!("\n{:indent$}", ""))
 }
 
 /// What `--json` prints of a failure.

@@ -3,8 +3,10 @@
 /// Below `headwater --help`.
 pub(super) const TOP: &str = "\
 Examples:
-  headwater push public /srv/www /data/www   push a tree to two directories, made by the first push
-  headwater push                             push what headwater.toml says (see `headwater init`)
+  headwater push public /srv/www /data/www   push a tree to two directories,
+                                             made by the first push
+  headwater push                             push what headwater.toml says (see
+                                             `headwater init`)
   headwater status /srv/www                  what is served, since when
   headwater rollback /srv/www                back to the release before";
 
@@ -12,13 +14,32 @@ Examples:
 pub(super) const PUSH: &str = "\
 Examples:
   headwater push public /srv/www /data/www       two mirrors, switched together
-  headwater push                                 tree and mirrors from headwater.toml
-  headwater push public eu us --require 1        switch as soon as one of two is ready
+  headwater push                                 tree and mirrors from
+                                                 headwater.toml
+  headwater push public eu us --require 1        switch as soon as one of two is
+                                                 ready
   headwater push public https://edge1:7447/docs ssh://me@edge2/srv/www
-                                                 mirrors on other machines (token in HEADWATER_TOKEN)
-  headwater push --from /srv/www /data/new       fill a new mirror from another, without the tree
+                                                 mirrors on other machines
+                                                 (token in HEADWATER_TOKEN)
+  headwater push --from /srv/www /data/new       fill a new mirror from another,
+                                                 without the tree
   headwater push public /srv/www --order build:7 --superseded-ok
-                                                 in CI: an old run never replaces a newer one";
+                                                 in CI: an old run never
+                                                 replaces a newer one";
+
+/// How `push` is called: clap knows one positional argument where people see two.
+pub(super) const PUSH_USAGE: &str = "headwater push [OPTIONS] [TREE] [MIRROR]...";
+
+/// How `plan` is called.
+pub(super) const PLAN_USAGE: &str = "headwater plan [OPTIONS] [TREE] [MIRROR]...";
+
+/// How `serve` is called.
+pub(super) const SERVE_USAGE: &str =
+    "headwater serve [OPTIONS] <DIR>\n       headwater serve [OPTIONS] --config <FILE>";
+
+/// How `receive` is called.
+pub(super) const RECEIVE_USAGE: &str =
+    "headwater receive [OPTIONS] <DIR>\n       headwater receive [OPTIONS] --config <FILE>";
 
 /// Below `headwater promote --help`.
 pub(super) const PROMOTE: &str = "\
@@ -30,35 +51,43 @@ Examples:
 /// Below `headwater plan --help`.
 pub(super) const PLAN: &str = "\
 Examples:
-  headwater plan public /srv/www                 what would change, and how many bytes
-  headwater plan --json                          the same for a program, from headwater.toml";
+  headwater plan public /srv/www                 what would change, and how many
+                                                 bytes
+  headwater plan --json                          the same for a program, from
+                                                 headwater.toml";
 
 /// Below `headwater diff --help`.
 pub(super) const DIFF: &str = "\
 Examples:
-  headwater diff /srv/www public                 what the tree would change on the mirror
+  headwater diff /srv/www public                 what the tree would change on
+                                                 the mirror
   headwater diff /srv/www:41 /srv/www            what changed since release 41
-  headwater diff eu us                           whether two configured mirrors agree";
+  headwater diff eu us                           whether two configured mirrors
+                                                 agree";
 
 /// Below `headwater status --help`.
 pub(super) const STATUS: &str = "\
 Examples:
   headwater status                               all mirrors of headwater.toml
   headwater status --watch                       the same, again and again
-  headwater status --check --warn 1h --crit 24h  one line for a monitoring plug-in
-  headwater status --public --html fleet.html    what visitors get too, and a page for everybody
+  headwater status --check --warn 1h --crit 24h  one line for a monitoring plug-
+                                                 in
+  headwater status --public --html fleet.html    what visitors get too, and a
+                                                 page for everybody
   headwater status /srv/www /data/www --json";
 
 /// Below `headwater doctor --help`.
 pub(super) const DOCTOR: &str = "\
 Examples:
-  headwater doctor                               reach, token, site, clock, free space of all configured mirrors
+  headwater doctor                               reach, token, site, clock, free
+                                                 space of all configured mirrors
   headwater doctor https://edge1:7447/docs       the same of one";
 
 /// Below `headwater which --help`.
 pub(super) const WHICH: &str = "\
 Examples:
-  headwater which assets/app.js                  on all mirrors of headwater.toml
+  headwater which assets/app.js                  on all mirrors of
+                                                 headwater.toml
   headwater which / eu us --json                 the start page of two of them";
 
 /// Below `headwater mirrorlist --help`.
@@ -70,25 +99,31 @@ Examples:
 /// Below `headwater releases --help`.
 pub(super) const RELEASES: &str = "\
 Examples:
-  headwater releases /srv/www                    newest first; * is the one that is served";
+  headwater releases /srv/www                    newest first; * is the one that
+                                                 is served";
 
 /// Below `headwater rollback --help`.
 pub(super) const ROLLBACK: &str = "\
 Examples:
-  headwater rollback /srv/www /data/www          both to the release before the current one
-  headwater rollback eu us --to 41               both to the content of release 41";
+  headwater rollback /srv/www /data/www          both to the release before the
+                                                 current one
+  headwater rollback eu us --to 41               both to the content of release
+                                                 41";
 
 /// Below `headwater activate --help`.
 pub(super) const ACTIVATE: &str = "\
 Examples:
-  headwater push --stage-only                    make release 12-9f3ac1d2e4b5a697 ready; MIRROR/staged shows it
+  headwater push --stage-only                    make release
+                                                 12-9f3ac1d2e4b5a697 ready;
+                                                 MIRROR/staged shows it
   headwater activate 12-9f3ac1d2e4b5a697         serve it everywhere
   headwater activate 12 --at 2026-12-24T18:00Z   at that time";
 
 /// Below `headwater abandon --help`.
 pub(super) const ABANDON: &str = "\
 Examples:
-  headwater abandon 12-9f3ac1d2e4b5a697          drop what was staged, on all configured mirrors
+  headwater abandon 12-9f3ac1d2e4b5a697          drop what was staged, on all
+                                                 configured mirrors
   headwater abandon 12 /srv/www                  on this one";
 
 /// Below `headwater heal --help`.
@@ -104,7 +139,8 @@ pub(super) const ROLLBACK_ORDER: &str = "Note this order in the release, so that
 pub(super) const VERIFY: &str = "\
 Examples:
   headwater verify /srv/www                      read and hash everything
-  headwater verify --quick                       only find files that were edited by hand";
+  headwater verify --quick                       only find files that were
+                                                 edited by hand";
 
 /// Below `headwater repair --help`.
 pub(super) const REPAIR: &str = "\
@@ -121,12 +157,14 @@ Examples:
 pub(super) const INIT: &str = "\
 Examples:
   headwater init                                 write ./headwater.toml
-  headwater init site.toml                       write another file, for --config";
+  headwater init site.toml                       write another file, for
+                                                 --config";
 
 /// Below `headwater completions --help`.
 pub(super) const COMPLETIONS: &str = "\
 Examples:
-  headwater completions bash > ~/.local/share/bash-completion/completions/headwater
+  headwater completions bash \\
+    > ~/.local/share/bash-completion/completions/headwater
   headwater completions fish > ~/.config/fish/completions/headwater.fish
   headwater completions zsh > \"${fpath[1]}/_headwater\"";
 
@@ -134,20 +172,24 @@ Examples:
 pub(super) const MAN: &str = "\
 Examples:
   headwater man | man -l -                       read it
-  headwater man /usr/local/share/man/man1        install it, with one page for each subcommand";
+  headwater man /usr/local/share/man/man1        install it, with one page for
+                                                 each subcommand";
 
 /// Below `headwater serve --help`.
 pub(super) const SERVE: &str = "\
 Examples:
-  headwater serve /srv/www --no-auth             on 127.0.0.1:7447, for this machine only
-  headwater serve /srv/www --site docs --token-file tokens.toml --behind-proxy --listen 10.0.0.5:7447
+  headwater serve /srv/www --no-auth             on 127.0.0.1:7447, for this
+                                                 machine only
+  headwater serve /srv/www --site docs --token-file tokens.toml --behind-proxy
   headwater serve --config /etc/headwater/serve.toml";
 
 /// Below `headwater receive --help`.
 pub(super) const RECEIVE: &str = "\
 Examples:
   command=\"headwater receive /srv/www\",restrict ssh-ed25519 AAAA…
-                                                 a line of authorized_keys: this key may push there, and nothing else";
+                                                 a line of authorized_keys: this
+                                                 key may push there, and nothing
+                                                 else";
 
 /// Below `headwater token --help`.
 pub(super) const TOKEN: &str = "\

@@ -85,7 +85,7 @@ enum Command {
     ///
     /// All mirrors are made ready first and then switched together (see --require). What a mirror has already is
     /// not sent. A push that is interrupted leaves every mirror on a whole release; the next one goes on from there.
-    #[command(after_help = help::PUSH)]
+    #[command(after_help = help::PUSH, override_usage = help::PUSH_USAGE)]
     Push(Box<args::PushArgs>),
     /// Publish what one mirror serves on mirrors of another history, as staging to production
     ///
@@ -96,7 +96,7 @@ enum Command {
     /// Show what a push would do, and do nothing
     ///
     /// The same code as push, with the same arguments, up to the first write.
-    #[command(after_help = help::PLAN)]
+    #[command(after_help = help::PLAN, override_usage = help::PLAN_USAGE)]
     Plan(Box<args::PushArgs>),
     /// Show what differs between two trees, mirrors or kept releases
     #[command(after_help = help::DIFF)]
@@ -161,10 +161,10 @@ enum Command {
     /// Take pushes from other machines, over HTTP or HTTPS
     ///
     /// Runs until SIGTERM; SIGHUP reads the certificate and the tokens again. Logs to stderr, a JSON object a line.
-    #[command(after_help = help::SERVE)]
+    #[command(after_help = help::SERVE, override_usage = help::SERVE_USAGE)]
     Serve(serve::ServeArgs),
     /// Take a push on standard input and output: what SSH runs
-    #[command(after_help = help::RECEIVE)]
+    #[command(after_help = help::RECEIVE, override_usage = help::RECEIVE_USAGE)]
     Receive(serve::ReceiveArgs),
     /// Make tokens for those who push
     #[command(after_help = help::TOKEN, subcommand_required = true)]
@@ -382,9 +382,32 @@ mod tests {
             assert!(sub.get_about().is_some(), "{name}");
             let examples = sub.get_after_help().map(ToString::to_string).unwrap_or_default();
             assert!(examples.contains(&format!("headwater {name}")), "{name} has no example");
+            let long = examples.lines().find(|line| line.chars().count() > 80);
+            assert_eq!(long, None, "{name}: clap would break this line at a terminal of 80 columns");
             for arg in sub.get_arguments() {
                 assert!(arg.get_help().is_some(), "{name} {}", arg.get_id());
             }
+        }
+    }
+
+    #[test]
+    fn the_help_of_the_program_fits_80_columns() {
+        let text = format!("{}\n{}", command().get_after_help().unwrap(), failure::help());
+        assert_eq!(text.lines().find(|line| line.chars().count() > 80), None);
+    }
+
+    #[test]
+    fn usage_names_each_argument_as_it_is_typed() {
+        for (line, usage) in [
+            ("headwater push --require", "headwater push [OPTIONS] [TREE] [MIRROR]..."),
+            ("headwater plan --require", "headwater plan [OPTIONS] [TREE] [MIRROR]..."),
+            ("headwater push -q -v", "headwater push [OPTIONS] [TREE] [MIRROR]..."),
+            ("headwater serve", "headwater serve [OPTIONS] --config <FILE>"),
+            ("headwater receive", "headwater receive [OPTIONS] --config <FILE>"),
+        ] {
+            let shown = parse(line).unwrap_err().to_string();
+            assert!(line.ends_with("require") || shown.contains(usage), "{line}: {shown}");
+            assert!(!shown.contains("<TREE]"), "{line}: {shown}");
         }
     }
 
