@@ -137,7 +137,13 @@ url = "/srv/www"
 #[[mirror]]
 #name = "second"
 #url = "https://edge1.example:7447/docs"
-#token_env = "EDGE1_TOKEN"
+#token_env = "EDGE1_TOKEN"                # or token_file = "edge1.token"
+#ca = "edge1.pem"                         # trust only these certificates
+#client_cert = "me.pem"                   # with client_key: for a proxy that asks for one
+#client_key = "me.key"
+#proxy = "http://proxy:3128"              # instead of the one in HTTPS_PROXY
+#bwlimit = "2MB"                          # the most that is sent to it a second
+#deadline = "5m"                          # give it up this long after the start
 #group = "canary"                          # for --only, --skip and [[wave]]
 #public_url = "https://edge1.example/docs" # the URL for visitors
 #region = "eu"
@@ -147,7 +153,8 @@ url = "/srv/www"
 #store = "0123456789abcdef0123456789abcdef" # the id in .headwater/format there; another store is refused
 
 # Keys for all mirrors. {name} in a string is the name of each mirror. The keys of
-# ssh apply only to ssh: urls, and are also allowed in [[mirror]].
+# ssh apply only to ssh: urls, and are also allowed in [[mirror]], as is `host_key`,
+# the only key that the host may have: host_key = "ssh-ed25519 AAAA...".
 #[mirror_defaults]
 #url = "https://{name}.example:7447/docs"
 #token_env = "MIRRORS_TOKEN"
@@ -312,6 +319,16 @@ mod tests {
         for key in keys {
             let has = |line: &str| line.starts_with(&format!("{key} = ")) || line == format!("[[{key}]]");
             assert!(text.lines().any(has), "{key}");
+        }
+    }
+
+    #[test]
+    fn every_key_of_a_mirror_is_in_it() {
+        let unknown = Config::parse("[[mirror]]\nno_such_key = 1\n", Path::new(FILE_NAME)).unwrap_err().to_string();
+        let keys: Vec<&str> = unknown.split('`').skip(3).step_by(2).collect();
+        assert!(keys.len() > 15, "{unknown}");
+        for key in keys {
+            assert!(TEMPLATE.contains(&format!("{key} = ")), "{key}");
         }
     }
 
