@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{RecvTimeoutError, Sender, bounded};
 use headwater::hash::PackId;
+use headwater::mirror::MirrorError;
 use headwater::monitor::{Event, Monitor};
 use jiff::Timestamp;
 
@@ -278,6 +279,8 @@ impl Monitor for Progress {
         }
         let is_shown = match (&event, note(&event)) {
             // A push that starts again asks a mirror again, and gets the same error.
+            // Whoever pressed Ctrl-C knows, and the last line says it once for all mirrors.
+            (Event::MirrorFailed { error, .. }, _) if *error == MirrorError::Cancelled.to_string() => true,
             (Event::MirrorFailed { .. }, Note::Alarm(line)) => state.has_answer || !state.failures.insert(line),
             _ => false,
         };
@@ -468,6 +471,14 @@ mod tests {
             progress.event(Event::MirrorFailed { mirror: "us".into(), error: error.into() });
         }
         assert_eq!(screen.text(), "error: us failed: refused\nerror: us failed: too late\n");
+    }
+
+    #[test]
+    fn mirrors_of_a_push_that_was_stopped_are_not_failures() {
+        let screen = Screen::default();
+        let progress = Progress::with(View::Quiet(Box::new(screen.clone())), None, Arc::default());
+        progress.event(Event::MirrorFailed { mirror: "us".into(), error: MirrorError::Cancelled.to_string() });
+        assert_eq!(screen.text(), "");
     }
 
     #[test]

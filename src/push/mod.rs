@@ -200,7 +200,7 @@ pub enum PushError {
         path: String,
     },
     /// The user asked to stop.
-    #[error("stopped; every mirror is on a whole release")]
+    #[error("stopped; every mirror is on a whole release, and the next push goes on from here")]
     Cancelled,
 }
 
