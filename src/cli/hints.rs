@@ -56,7 +56,10 @@ pub(crate) fn of_push(error: PushError) -> Failure {
             (Exit::Failed, Some("`headwater repair MIRROR --from ANOTHER` fetches it again".into()))
         }
         PushError::Line(LineError::Cancelled) | PushError::Cancelled => (Exit::Interrupted, None),
-        PushError::NewManifest(_) | PushError::Line(_) => (Exit::Failed, None),
+        PushError::NewManifest(_) => {
+            (Exit::Failed, Some("free some space for the cache, or name another directory with --cache".into()))
+        }
+        PushError::Line(_) => (Exit::Failed, None),
         PushError::Io(_) => (Exit::Failed, Some("--cache names another directory for headwater's own files".into())),
     };
     let failure = Failure::new(exit, error);
@@ -219,6 +222,12 @@ mod tests {
     use super::*;
     use headwater::mirror::WayError;
     use headwater::wire::{Detail, Refusal};
+
+    #[test]
+    fn a_manifest_that_does_not_fit_the_cache_names_the_flag() {
+        let full = headwater::manifest::ManifestError::Io(std::io::ErrorKind::StorageFull.into());
+        assert!(of_push(PushError::NewManifest(full)).hint().unwrap().contains("--cache"));
+    }
 
     #[test]
     fn hints_speak_of_what_is_to_be_done() {

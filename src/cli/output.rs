@@ -214,7 +214,8 @@ pub(crate) fn json_line(object: &impl Serialize) -> serde_json::Result<String> {
 fn written(result: io::Result<()>) -> Result<(), Failure> {
     match result {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            Err(Failure::new(Exit::Failed, error).with_hint("stdout could not be written"))
+            let hint = "free some space, or send the output to another place; what was done before stays done";
+            Err(Failure::new(Exit::Failed, format!("cannot write to stdout: {error}")).with_hint(hint))
         }
         _ => Ok(()),
     }

@@ -110,7 +110,9 @@ impl PlaceError {
     fn hint(&self) -> String {
         match self {
             Self::Ambiguous { word } => {
-                format!("write `./{word}` for the directory; for the mirror, name the tree before it")
+                format!(
+                    "write `./{word}` for the directory; for the mirror, write its location or name the tree before it"
+                )
             }
             Self::UnknownMirror { word, .. } if word.contains(':') => {
                 "write a mirror on another machine as ssh://[user@]host/absolute/path or https://host/site".to_owned()
@@ -130,10 +132,16 @@ impl PlaceError {
             }
             Self::Twice { .. } => "name each mirror once".to_owned(),
             Self::NoTree => {
-                format!("name it, as in `headwater push public /srv/www`, or write {FILE_NAME} with `headwater init`")
+                format!(
+                    "name it, as in `headwater push public /srv/www`, or set `content` in {FILE_NAME} (`headwater init` \
+                     writes one)"
+                )
             }
             Self::NoMirrors => {
-                format!("name one by its location, such as /srv/www, or write {FILE_NAME} with `headwater init`")
+                format!(
+                    "name one by its location, such as /srv/www, or add a [[mirror]] to {FILE_NAME} (`headwater init` \
+                     writes one)"
+                )
             }
         }
     }

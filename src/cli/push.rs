@@ -98,8 +98,12 @@ fn others(reach: &Reach, fleet: &Fleet, config: &Config, around: &AroundArgs) ->
 fn check_require(require: Require, mirrors: usize) -> Result<(), Failure> {
     match require {
         Require::Count(count) if count.get() > mirrors => {
-            let error = format!("--require {count} cannot be met by {}", counted(mirrors as u64, "mirror", "mirrors"));
-            Err(Failure::new(Exit::Usage, error).with_hint("name more mirrors, or require fewer"))
+            let required = counted(count.get() as u64, "mirror is", "mirrors are");
+            let there = counted(mirrors as u64, "mirror", "mirrors");
+            let error = format!("{required} required, which cannot be met by {there}");
+            let hint =
+                "name more mirrors, or lower --require or `require` in headwater.toml; write 80% for a part of them";
+            Err(Failure::new(Exit::Usage, error).with_hint(hint))
         }
         _ => Ok(()),
     }

@@ -4,10 +4,11 @@
 //! Reads the secrets that the configuration or a flag names. None of them is an
 //! argument itself, and none of them is in a failure.
 
+use std::collections::BTreeSet;
 use std::num::{NonZeroU64, NonZeroUsize};
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::Path;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use headwater::command::TOKEN_VARIABLE;
@@ -302,8 +303,10 @@ fn instead_of(scheme: &str) -> &'static str {
 
 /// Warns of a secret that everybody on this machine may read. What cannot be examined is told when it is read.
 fn warn_if_open(path: &Path, what: &str) {
+    /// Files that were warned of: several mirrors may have one token.
+    static WARNED: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
     let is_open = std::fs::metadata(path).is_ok_and(|meta| meta.permissions().mode() & 0o004 != 0);
-    if is_open {
+    if is_open && WARNED.lock().unwrap_or_else(PoisonError::into_inner).insert(path.to_owned()) {
         // A terminal that is gone needs no warning.
         eprint_raw(&format!("warning: everybody on this machine may read {what}: chmod o-r\n")).ok();
     }

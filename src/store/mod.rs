@@ -5,7 +5,8 @@
 //! This room knows how a mirror keeps releases on a disk: plain objects,
 //! manifests, release records and the slots that a web server reads. It
 //! promises that `current` is one complete release at every instant. It
-//! refuses to know who pushes, over what, and what a fleet is.
+//! refuses to know who pushes, over what, and what a fleet is. Uses the crate
+//! `bytesize` for the sizes in its errors.
 
 mod activate;
 mod build;
@@ -43,6 +44,8 @@ pub use stored_change::StoredChange;
 pub use verify::{Depth, Fault, FaultKind, Verified};
 
 use std::path::PathBuf;
+
+use bytesize::ByteSize;
 
 use crate::fsx::IoError;
 use crate::hash::{HistoryId, ObjectId};
@@ -160,7 +163,10 @@ pub enum StoreError {
         what: String,
     },
     /// Too little room.
-    #[error("{} has {free} bytes free, and {needed} are needed", path.display())]
+    #[error(
+        "{} has {} free, and {} are needed", path.display(),
+        ByteSize::b(*free).display().si(), ByteSize::b(*needed).display().si()
+    )]
     NoSpace {
         /// The place.
         path: PathBuf,

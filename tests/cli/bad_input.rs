@@ -137,7 +137,7 @@ fn a_file_in_the_mirrors_place_is_left_alone() {
     world.write("file", "precious");
     world.write("www/index.html", "not ours");
     for place in ["./file", "./file/below", "./no/parent"] {
-        world.run(&format!("push tree {place}")).code(4).warns("a mirror is a directory");
+        world.run(&format!("push tree {place}")).code(4).warns("create its parent first");
     }
     assert_eq!(world.read("file"), "precious");
     assert!(!world.exists("no"));

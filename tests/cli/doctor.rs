@@ -50,6 +50,15 @@ fn a_mirror_that_lost_its_store_is_found_before_the_push_that_would_refuse_it() 
 }
 
 #[test]
+fn a_token_file_that_others_may_read_is_warned_of_once() {
+    let world = World::new();
+    world.write("token", "hw_canary");
+    world.chmod("token", 0o644);
+    let run = world.run("doctor https://127.0.0.1:1/a https://127.0.0.1:1/b --token-file token").code(1);
+    assert_eq!(run.stderr.matches("everybody on this machine may read").count(), 1, "{}", run.stderr);
+}
+
+#[test]
 fn a_mirror_of_another_site_is_found_before_the_push() {
     let world = World::with_mirror();
     world.run("doctor ./www --site docs").code(1).says("FAILED").says("--site");

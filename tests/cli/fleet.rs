@@ -212,7 +212,7 @@ fn a_requirement_that_is_not_met_says_what_finishes_it() {
     world.mkdir("c/.headwater/objects/00");
     world.ok("heal");
     assert_eq!(on(&world), [2, 2, 2]);
-    world.run("push --require 4").code(2).warns("cannot be met by 3 mirrors");
+    world.run("push --require 4").code(2).warns("4 mirrors are required, which cannot be met by 3 mirrors");
     world.run("push --require 101%").code(2);
 }
 

@@ -67,6 +67,16 @@ fn push_help_has_every_flag_of_the_issue() {
 }
 
 #[test]
+fn a_result_that_cannot_be_written_says_where_it_should_have_gone() {
+    let world = World::with_mirror();
+    let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let output = world.command(&["status", "./www"]).stdout(full).output().unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr.starts_with("error: cannot write to stdout: No space left on device"), "{stderr}");
+}
+
+#[test]
 fn completions_are_for_every_shell() {
     let world = World::new();
     for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
@@ -174,8 +184,8 @@ fn every_command_with_json_prints_one_object() {
         ("plan nowhere ./www", 8),
         ("diff ./www nowhere", 8),
         ("repair ./www --from nowhere", 8),
-        ("verify ./nowhere", 1),
-        ("prune ./nowhere", 1),
+        ("verify ./nowhere", 2),
+        ("prune ./nowhere", 2),
         ("status ./nowhere", 2),
     ] {
         let answer = world.json(line, code);
