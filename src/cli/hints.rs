@@ -201,7 +201,11 @@ const fn of_place(kind: Kind) -> Option<&'static str> {
 /// The failure of a command on one mirror.
 pub(crate) fn on_mirror(mirror: &str, error: &MirrorError) -> Failure {
     let kind = error.failure();
-    let failure = Failure::new(mirror_exit(kind), format!("{mirror}: {}", error_chain(error)));
+    let error = error_chain(error);
+    // A location that the error names already is not said twice.
+    let is_named = error.strip_prefix(mirror).is_some_and(|rest| rest.starts_with(' '));
+    let text = if is_named { error } else { format!("{mirror}: {error}") };
+    let failure = Failure::new(mirror_exit(kind), text);
     match of_mirror(kind) {
         Some(hint) => failure.with_hint(hint),
         None => failure,
