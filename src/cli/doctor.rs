@@ -141,6 +141,7 @@ fn look(mirror: &dyn Mirror, state: &MirrorState, facts: &mut Vec<String>, probl
     }
     if let Some(receiver) = &state.receiver {
         match receiver.may_push {
+            true if mirror.location().starts_with("ssh://") => facts.push("ssh lets this user push".to_owned()),
             true => facts.push("the token may push".to_owned()),
             false => problems.push(Problem::new(
                 "the token may only read",

@@ -141,10 +141,10 @@ pub(crate) const fn of_mirror(kind: Kind) -> Option<&'static str> {
             "make a token for this site and this right, and add it to its serve.toml: \
              `headwater token new --site NAME --allow push`",
         ),
-        Kind::Login => Some("a key must let this user in without a password"),
+        Kind::Login => Some("give a key that lets this user in without a password, as in --ssh-command \"ssh -i KEY\""),
         Kind::HostKey => Some(
-            "if the host has a new key, compare it there, and put it into `host_key` of the [[mirror]], or else into \
-             known_hosts",
+            "compare the key of the host with /etc/ssh/ssh_host_*.pub there; then put it into known_hosts (`ssh-keyscan`), \
+             or into `host_key` of the [[mirror]]",
         ),
         Kind::Timeout => Some("try again; a push goes on where it was"),
         Kind::Protocol => Some(

@@ -269,6 +269,7 @@ impl Failure {
             WayError::HostKey { .. } => Self::HostKey,
             WayError::BodyTooLarge { .. } => Self::BodyLimit,
             WayError::OtherSite { .. } => Self::OtherSite,
+            WayError::ReceiverFailed { .. } => Self::Other,
             WayError::NoTls
             | WayError::Redirect { .. }
             | WayError::Foreign { .. }

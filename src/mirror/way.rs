@@ -98,6 +98,12 @@ pub enum WayError {
         /// What was said instead.
         what: String,
     },
+    /// The headwater behind ssh ended with an error of its own.
+    #[error("headwater cannot receive there: {what}")]
+    ReceiverFailed {
+        /// Its error.
+        what: String,
+    },
     /// A receiver that serves something else.
     #[error("the receiver there serves {serves}, not {wanted}")]
     OtherDirectory {

@@ -50,6 +50,16 @@ fn a_mirror_that_lost_its_store_is_found_before_the_push_that_would_refuse_it() 
 }
 
 #[test]
+fn a_mirror_behind_ssh_has_no_token() {
+    let world = World::with_mirror();
+    let receiver = format!("exec '{}' receive '{}'", env!("CARGO_BIN_EXE_headwater"), world.path("www").display());
+    world.write("ssh.sh", receiver);
+    let url = format!("ssh://edge1{}", world.path("www").display());
+    let run = world.args(&["doctor", &url, "--ssh-command", "sh ssh.sh"]).code(0).says("ssh lets this user push");
+    assert!(!run.stdout.contains("token"), "{}", run.stdout);
+}
+
+#[test]
 fn a_token_file_that_others_may_read_is_warned_of_once() {
     let world = World::new();
     world.write("token", "hw_canary");

@@ -29,6 +29,8 @@ const SHOWN_CHARS: usize = 600;
 const FAREWELL: Duration = Duration::from_secs(2);
 /// The name under which a pinned key is looked up: it stands for whatever host is dialled.
 const PINNED: &str = "headwater-pinned";
+/// How the quoted stderr of a receiver that ended with an error begins.
+const RECEIVER_ERROR: &str = ": error: ";
 
 /// A running `ssh`, which ends with this value.
 #[derive(Debug)]
@@ -168,6 +170,10 @@ impl Child {
                 let what = format!("install it, or name it with --receive-command or `receive_command`{said}");
                 trouble(WayError::NoReceiver { what }, Again::Never)
             }
+            Some(_) if said.starts_with(RECEIVER_ERROR) => {
+                let what = said[RECEIVER_ERROR.len()..].to_owned();
+                trouble(WayError::ReceiverFailed { what }, Again::Never)
+            }
             Some(code) => self.no_receiver(heard, &format!("exit code {code}, ")),
             None => self.no_receiver(heard, "it was ended by a signal, "),
         }
@@ -306,6 +312,12 @@ mod tests {
         assert!(matches!(noise, WayError::NoReceiver { .. }), "{noise}");
         let other = error("exit 3");
         assert!(matches!(&other, WayError::NoReceiver { what } if what.contains("exit code 3")), "{other}");
+    }
+
+    #[test]
+    fn an_error_of_the_receiver_is_not_taken_for_a_missing_program() {
+        let failed = greeting("echo 'error: cannot serve /srv/www: it is full' >&2; exit 1").0.unwrap_err().error;
+        assert_eq!(failed.to_string(), "headwater cannot receive there: cannot serve /srv/www: it is full");
     }
 
     #[test]
