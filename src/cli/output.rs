@@ -149,6 +149,24 @@ impl Table {
         self.rows.push(cells.into_iter().map(|cell| escape(cell.as_ref()).into_owned()).collect());
     }
 
+    /// The same without columns in which no row says anything.
+    #[must_use]
+    pub(crate) fn without_empty_columns(mut self) -> Self {
+        if self.rows.len() == 1 {
+            return self;
+        }
+        let is_used =
+            |column: usize| self.rows.iter().skip(1).any(|row| row.get(column).is_some_and(|c| !c.is_empty()));
+        let used: Vec<bool> = (0..self.columns.len()).map(is_used).collect();
+        let mut keep = used.iter().copied();
+        self.columns.retain(|_| keep.next().unwrap_or(true));
+        for row in &mut self.rows {
+            let mut keep = used.iter().copied();
+            row.retain(|_| keep.next().unwrap_or(true));
+        }
+        self
+    }
+
     /// The table as text, a line a row, without spaces at their ends.
     pub(crate) fn render(&self) -> String {
         let width = |column: usize| {

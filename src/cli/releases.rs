@@ -114,7 +114,7 @@ fn describe_kept(kept: &Kept<'_>) -> String {
     let prune = kept.usage.as_ref().and_then(|usage| usage.prune.iter().rev().find(|freed| freed.bytes > 0));
     let prune =
         prune.map(|freed| format!("; `headwater prune --keep {}` would free {}", freed.keep, bytes(freed.bytes)));
-    format!("{heading}{disk}{}\n{}", prune.unwrap_or_default(), table.render())
+    format!("{heading}{disk}{}\n{}", prune.unwrap_or_default(), table.without_empty_columns().render())
 }
 
 fn release_row(release: &Release, before: Option<&Release>, mark: &str, usage: Option<&Usage>) -> [String; 9] {

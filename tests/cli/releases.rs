@@ -19,6 +19,16 @@ fn kept_releases_are_listed_newest_first_with_note_and_order() {
 }
 
 #[test]
+fn columns_that_say_nothing_are_left_out() {
+    let world = World::with_mirror();
+    world.write("tree/new.html", "1");
+    world.ok("push tree ./www");
+    let shown = world.on_terminal(80, "releases ./www").end().code(0);
+    assert!(shown.lines.iter().any(|line| line.ends_with("size  change")), "{shown}");
+    ["prune frees", "orders", "note"].iter().for_each(|word| shown.never(word));
+}
+
+#[test]
 fn json_has_the_records_as_they_are_kept() {
     let world = World::with_mirror();
     let answer = world.json("releases ./www", 0)["mirrors"][0].clone();
