@@ -81,9 +81,13 @@ const fn content_exit(error: &ScanError) -> Exit {
     }
 }
 
-const fn content_hint(error: &ScanError) -> Option<&'static str> {
+fn content_hint(error: &ScanError) -> Option<&'static str> {
     match error {
         ScanError::Root { .. } => Some("build it first, or name another directory"),
+        ScanError::Offenders { list } if list.iter().any(|one| one.path == ".headwater") => Some(
+            "this tree is a mirror: publish what it serves with `headwater promote`, or bring it to others with \
+             `headwater push --from`",
+        ),
         ScanError::Offenders { .. } => {
             Some("remove or exclude them (--exclude, .headwaterignore); for links see `symlinks` in headwater.toml")
         }

@@ -144,6 +144,13 @@ fn a_file_in_the_mirrors_place_is_left_alone() {
 }
 
 #[test]
+fn a_mirror_in_place_of_a_tree_names_the_commands_for_it() {
+    let world = World::with_mirror();
+    world.run("push ./www ./data").code(8).warns("headwater's own directory").warns("`headwater promote`");
+    assert!(!world.exists("data"));
+}
+
+#[test]
 fn a_broken_place_never_stops_the_other_mirrors() {
     let world = World::with_tree();
     world.write("file", "precious");
