@@ -139,7 +139,8 @@ impl WayError {
             | Self::Ssh { what }
             | Self::SshDenied { what }
             | Self::HostKey { what }
-            | Self::NoReceiver { what } => [Some(what), None],
+            | Self::NoReceiver { what }
+            | Self::ReceiverFailed { what } => [Some(what), None],
             Self::Version { needed, said } => [Some(needed), Some(said)],
             Self::OtherDirectory { serves, .. } => [Some(serves), None],
             Self::Deadline | Self::NoTls | Self::BodyTooLarge { .. } | Self::OtherSite { .. } | Self::Forgotten => {
