@@ -8,7 +8,7 @@ use std::path::Path;
 use crate::fsx::FileSystem;
 use crate::manifest::transit::Needs;
 use crate::release::Release;
-use crate::store::StoreError;
+use crate::store::{Store, StoreError};
 
 /// What a site may have, whatever its disk could take.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -33,6 +33,21 @@ impl Quota {
         // A release may say less of itself than its change brings.
         let quota = over(new_bytes, self.bytes)?;
         Some(format!("{new_bytes} new bytes are announced, and the quota is {quota}"))
+    }
+}
+
+impl Store {
+    /// Entries for which a stage makes something: those that are new where a slot is changed, else all of them. A
+    /// release for which it is none only removes.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub fn made_entries(&self, release: &Release, needs: &Needs) -> Result<u64, StoreError> {
+        let has_idle_slot = self.current()?.is_some() && self.missing_slot()?.is_none();
+        let known = needs.head.base.filter(|_| has_idle_slot).and_then(|base| self.manifest_entries(&base));
+        let Some(known) = known else { return Ok(release.entries) };
+        // One with new content may take the place of another one.
+        Ok((needs.objects.len() as u64).saturating_add(release.entries.saturating_sub(known)))
     }
 }
 

@@ -171,7 +171,7 @@ impl Store {
 
     /// How many entries a manifest has, as the record of a release says that was served here; `None`
     /// if no such record names it.
-    fn manifest_entries(&self, manifest: &ManifestId) -> Option<u64> {
+    pub(super) fn manifest_entries(&self, manifest: &ManifestId) -> Option<u64> {
         let releases = self.known_releases().ok()?;
         let mut records = releases.into_iter().filter_map(|name| self.release(name).ok());
         records.find(|release| release.manifest == *manifest).map(|release| release.entries)
@@ -209,19 +209,6 @@ impl Store {
             }
             other => other,
         }
-    }
-
-    /// Entries for which a stage makes something: those that are new where a slot is changed, else all of them. A
-    /// release for which it is none only removes.
-    ///
-    /// # Errors
-    /// When the store cannot be read.
-    pub fn made_entries(&self, release: &Release, needs: &Needs) -> Result<u64, StoreError> {
-        let has_idle_slot = self.current()?.is_some() && self.missing_slot()?.is_none();
-        let known = needs.head.base.filter(|_| has_idle_slot).and_then(|base| self.manifest_entries(&base));
-        let Some(known) = known else { return Ok(release.entries) };
-        // One with new content may take the place of another one.
-        Ok((needs.objects.len() as u64).saturating_add(release.entries.saturating_sub(known)))
     }
 
     fn base_stream(
