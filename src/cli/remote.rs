@@ -245,7 +245,8 @@ impl Unusable {
     }
 
     fn of(self, mirror: &str) -> Failure {
-        let hint = "correct the flag, the variable, or the key of the [[mirror]]; `headwater doctor` tries it";
+        let hint =
+            "correct the flag, the variable, or the key of the [[mirror]]; see \"Mirrors\" in docs/configuration.md";
         Failure::new(Exit::Usage, format!("mirror {mirror:?}: {}: {}", self.what, self.why)).with_hint(hint)
     }
 }
