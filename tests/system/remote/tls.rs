@@ -59,7 +59,7 @@ fn a_certificate_that_was_made_anew_is_told_from_the_one_that_is_trusted() {
     let config = format!("content = 'tree'\n[[mirror]]\nname = 'web'\nurl = '{url}'\nca = 'ca.pem'\n");
     std::fs::write(world.path("headwater.toml"), config).unwrap();
     let outcome = world.run(&["push"]).expect(&[4]);
-    assert!(outcome.stderr.contains("made anew") && outcome.stderr.contains("hint: `ca`"), "{outcome}");
+    assert!(outcome.stderr.contains("made anew") && outcome.stderr.contains("`ca` of the [[mirror]]"), "{outcome}");
 }
 
 #[test]
