@@ -24,8 +24,9 @@ fn files(directory: &Path, found: &mut Vec<PathBuf>) {
     for entry in fs::read_dir(directory).unwrap() {
         let path = entry.unwrap().path();
         let meta = path.symlink_metadata().unwrap();
-        let is_other =
-            ["incoming", "slots/dirty", "lock", "format", "events.jsonl"].iter().any(|name| path.ends_with(name));
+        // The bytes of the reserve mean nothing: they only take room until it is needed.
+        let others = ["incoming", "slots/dirty", "lock", "format", "events.jsonl", ".headwater/reserve"];
+        let is_other = others.iter().any(|name| path.ends_with(name));
         if meta.is_dir() && !is_other {
             files(&path, found);
         } else if meta.is_file() && meta.len() > 0 && !is_other {
