@@ -9,8 +9,9 @@ use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Mutex, PoisonError, mpsc};
 use std::thread::Builder;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use crate::cancel::CANCEL_POLL_INTERVAL;
 use rustix::process::{Pid, Signal, kill_process_group};
 
 /// What is kept of its standard error, in bytes.
@@ -66,6 +67,9 @@ pub enum CommandError {
         /// The time that it had.
         limit: Duration,
     },
+    /// It was killed, with all that it had started, because the run is to stop.
+    #[error("stopped: it was killed")]
+    Cancelled,
     /// It wrote something else than text.
     #[error("its output is not UTF-8")]
     NotText,
@@ -77,6 +81,14 @@ pub enum CommandError {
 /// # Errors
 /// When it cannot be started, fails, does not end in time, or writes what is no text.
 pub fn run(order: &Order<'_>) -> Result<String, CommandError> {
+    run_unless(order, &|| false)
+}
+
+/// As [`run`]; the command is killed as soon as `is_cancelled` as well.
+///
+/// # Errors
+/// As [`run`]; [`CommandError::Cancelled`].
+pub fn run_unless(order: &Order<'_>, is_cancelled: &dyn Fn() -> bool) -> Result<String, CommandError> {
     let (program, arguments) =
         order.command.split_first().ok_or_else(|| CommandError::Run(io::ErrorKind::InvalidInput.into()))?;
     let mut command = Command::new(program);
@@ -107,17 +119,29 @@ pub fn run(order: &Order<'_>) -> Result<String, CommandError> {
         group.map(|group| kill_process_group(group, Signal::KILL).ok());
         return Err(CommandError::Run(error));
     }
-    let Ok(heard) = ended.recv_timeout(order.limit) else {
+    let heard = wait_for(&ended, order.limit, is_cancelled).inspect_err(|_| {
         // It may have ended by itself meanwhile; then there is nothing to kill.
         group.map(|group| kill_process_group(group, Signal::KILL).ok());
-        return Err(CommandError::Timeout { limit: order.limit });
-    };
+    })?;
     let (status, written, said) = heard.map_err(CommandError::Run)?;
     // One whose output is cut off may well fail of it.
     if !status.success() && (kept == 0 || (written.len() as u64) < kept) {
         return Err(CommandError::Failed { status, said });
     }
     String::from_utf8(written).map_err(|_| CommandError::NotText)
+}
+
+fn wait_for<T>(ended: &mpsc::Receiver<T>, limit: Duration, is_cancelled: &dyn Fn() -> bool) -> Result<T, CommandError> {
+    let began = Instant::now();
+    loop {
+        let left = limit.saturating_sub(began.elapsed());
+        match ended.recv_timeout(left.min(CANCEL_POLL_INTERVAL)) {
+            Ok(heard) => return Ok(heard),
+            Err(_) if is_cancelled() => return Err(CommandError::Cancelled),
+            Err(_) if left.is_zero() => return Err(CommandError::Timeout { limit }),
+            Err(_) => {}
+        }
+    }
 }
 
 /// Takes what the command writes until it ends: its end, its output, its last line on standard error.

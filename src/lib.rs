@@ -3,7 +3,7 @@
 //! How content flows, a sentence a room, from the ids up; imports point the same way:
 //!
 //! * [`hash`], [`tree_path`], [`varint`]: ids, validated names, numbers. [`fsx`]: every
-//!   touch of the disk. [`monitor`]: what the library tells while it works.
+//!   touch of the disk. [`monitor`]: what the library tells while it works. [`cancel`]: the request to stop it.
 //! * [`text`]: text that came from elsewhere.
 //! * [`manifest`]: the sorted entries of a release, how two of them differ, and how
 //!   that difference travels. [`release`]: the small record that names a manifest.
@@ -23,6 +23,7 @@
 //! The library never prints, exits or reads the environment; the program around it does.
 
 pub mod cache;
+pub mod cancel;
 pub mod command;
 pub mod config;
 pub mod fsx;

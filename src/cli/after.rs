@@ -8,15 +8,17 @@ use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use clap::{Args, ValueHint};
+use headwater::cancel::{CANCEL_POLL_INTERVAL, until_cancelled};
 use headwater::command::{self, Order};
 use headwater::config::{self, Config, TokenSource, parse_duration};
 use headwater::fsx::{self, Dir, IoError};
 use headwater::mirror::{Happening, HookRun, HookState, What};
-use headwater::monitor::{Event, Monitor as _, Silent};
-use headwater::notify::{self, Purge};
+use headwater::monitor::{Event, Monitor, Silent};
+use headwater::notify::{self, Purge, Purged};
 use headwater::push::{Fleet, Outcome, Report, ScratchLocation};
 use headwater::release::Release;
 use headwater::tree_path::Site;
@@ -33,8 +35,8 @@ use super::{metrics, settings, watcher};
 
 /// Longest time for one request to others.
 const PATIENCE: Duration = Duration::from_secs(20);
-/// How soon a wish to stop is noticed.
-const TICK: Duration = Duration::from_millis(50);
+/// How long commands and the health check have after the request to stop: they are told of it as well.
+const TIME_TO_TELL: Duration = Duration::from_millis(700);
 /// Longest file with a secret, in bytes.
 const MAX_SECRET_BYTES: u64 = 8 * 1024;
 /// What a CDN has not acknowledged yet, a URL a line, in the cache.
@@ -122,6 +124,22 @@ impl Heard {
     }
 }
 
+/// A push that is to stop, a moment later than it is asked to.
+struct Lingering<'a> {
+    progress: &'a Progress,
+    stopped_at: OnceLock<Instant>,
+}
+
+impl Monitor for Lingering<'_> {
+    fn event(&self, event: Event) {
+        self.progress.event(event);
+    }
+
+    fn is_cancelled(&self) -> bool {
+        self.progress.is_cancelled() && self.stopped_at.get_or_init(Instant::now).elapsed() >= TIME_TO_TELL
+    }
+}
+
 /// A push whose end will be told.
 pub(crate) struct After<'a> {
     config: &'a Config,
@@ -134,6 +152,7 @@ pub(crate) struct After<'a> {
     told: Vec<Heard>,
     /// What the mirrors said after the push, if anybody wants to know.
     seen: Option<Vec<Seen>>,
+    lingering: Lingering<'a>,
 }
 
 impl<'a> After<'a> {
@@ -143,9 +162,11 @@ impl<'a> After<'a> {
         args: &'a AroundArgs,
         site: Option<Site>,
         scratch: Option<&'a Path>,
+        progress: &'a Progress,
     ) -> Self {
-        let mut after =
-            Self { config, args, site, scratch, began: Instant::now(), ping: None, told: Vec::new(), seen: None };
+        let lingering = Lingering { progress, stopped_at: OnceLock::new() };
+        let (began, told) = (Instant::now(), Vec::new());
+        let mut after = Self { config, args, site, scratch, began, ping: None, told, seen: None, lingering };
         if let Some(source) = &config.notify.ping {
             match secret(source) {
                 Ok(url) => after.ping = Some(url),
@@ -242,18 +263,22 @@ impl<'a> After<'a> {
         let secret_variables = &self.config.secret_variables();
         let (command, variables, input) = (&command, &variables, &input);
         let order = Order { command, directory, variables, secret_variables, input, kept_bytes, limit };
-        let ran = command::run(&order);
+        let ran = command::run_unless(&order, &|| self.lingering.is_cancelled());
         let given = counted(paths.len() as u64, "path", "paths");
         self.note(who, ran.map(|_| format!("ran with {given}")).map_err(|error| chain(&error)));
     }
 
     fn ping(&mut self, what: &str) {
         let Some(url) = &self.ping else { return };
-        let asked = Web::new(PATIENCE).touch(&format!("{}{what}", url.reveal().trim_end_matches('/')));
-        // What went well is not worth a line.
-        if let Err(error) = asked {
-            self.note("ping", Err(format!("the health check was not told: {error}")));
-        }
+        let url = format!("{}{what}", url.reveal().trim_end_matches('/'));
+        let asked = until_cancelled(&self.lingering, move |_| Web::new(PATIENCE).touch(&url));
+        let error = match asked {
+            // What went well is not worth a line.
+            Some(Ok(())) => return,
+            Some(Err(error)) => error.to_string(),
+            None => "stopped".to_owned(),
+        };
+        self.note("ping", Err(format!("the health check was not told: {error}")));
     }
 
     /// Tells the CDN, also of what it did not acknowledge before.
@@ -272,7 +297,12 @@ impl<'a> After<'a> {
                 return self.note("purge", lost.and(Err(why)));
             }
         };
-        let purged = purge.send(urls.into_iter().collect(), &|pause| wait(pause, progress));
+        let urls: Vec<String> = urls.into_iter().collect();
+        let sent = urls.clone();
+        let purged = until_cancelled(progress, move |monitor| purge.send(sent, &|pause| wait(pause, monitor)));
+        // What was acknowledged is not known then: all is told again.
+        let purged =
+            purged.unwrap_or_else(|| Purged { left: urls, error: Some("stopped".to_owned()), ..Purged::default() });
         let kept = self.keep_pending(&purged.left);
         let requests = counted(purged.requests as u64, "request", "requests");
         let done = format!("{} in {requests}", counted(purged.urls as u64, "URL", "URLs"));
@@ -367,12 +397,12 @@ impl Facts<'_> {
 }
 
 /// Waits, and answers whether to go on.
-pub(crate) fn wait(pause: Duration, progress: &Progress) -> bool {
+pub(crate) fn wait(pause: Duration, monitor: &dyn Monitor) -> bool {
     let until = Instant::now() + pause;
-    while Instant::now() < until && !progress.is_cancelled() {
-        std::thread::sleep(TICK.min(until.saturating_duration_since(Instant::now())));
+    while Instant::now() < until && !monitor.is_cancelled() {
+        std::thread::sleep(CANCEL_POLL_INTERVAL.min(until.saturating_duration_since(Instant::now())));
     }
-    !progress.is_cancelled()
+    !monitor.is_cancelled()
 }
 
 /// The paths of URLs at which visitors of a mirror that switched get something else now, or got it for a while:

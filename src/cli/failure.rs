@@ -199,6 +199,12 @@ impl Failure {
         self
     }
 
+    /// The same with another exit code.
+    #[must_use]
+    pub(crate) fn with_exit(self, exit: Exit) -> Self {
+        Self { exit, ..self }
+    }
+
     /// What to do next, if there is something to do.
     pub(crate) fn hint(&self) -> Option<&str> {
         self.hint.as_deref()

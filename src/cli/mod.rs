@@ -204,7 +204,7 @@ pub(crate) fn main() -> ExitCode {
         Ok(cli) => {
             let json = json_of(&cli.command);
             verbosity::set(cli.verbose, cli.quiet);
-            match run(cli.command, cli.quiet) {
+            match stopped(run(cli.command, cli.quiet)) {
                 Ok(exit) => exit.into(),
                 Err(failure) => {
                     failure.print();
@@ -233,6 +233,16 @@ fn print_usage(error: &clap::Error) {
         Cow::Owned(clean) if error.use_stderr() => failure::eprint_raw(&clean).ok(),
         _ => error.print().ok(),
     };
+}
+
+/// What failed after the user asked to stop failed because of that.
+fn stopped(result: Result<Exit, Failure>) -> Result<Exit, Failure> {
+    match result {
+        Ok(Exit::Success) => result,
+        Ok(_) if signals::token().is_cancelled() => Ok(Exit::Interrupted),
+        Err(failure) if signals::token().is_cancelled() => Err(failure.with_exit(Exit::Interrupted)),
+        other => other,
+    }
 }
 
 fn run(command: Command, is_quiet: bool) -> Result<Exit, Failure> {

@@ -7,12 +7,12 @@
 
 use std::collections::HashSet;
 use std::io::{self, Write};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{RecvTimeoutError, Sender, bounded};
+use headwater::cancel::CancelToken;
 use headwater::hash::PackId;
 use headwater::mirror::MirrorError;
 use headwater::monitor::{Event, Monitor};
@@ -182,7 +182,7 @@ struct State {
 /// Listens to the library for one command.
 pub(crate) struct Progress {
     state: Arc<Mutex<State>>,
-    cancelled: Arc<AtomicBool>,
+    cancelled: CancelToken,
     /// The thread that shows what changes without an event; it ends when the sender goes.
     ticker: Option<(Sender<()>, JoinHandle<()>)>,
 }
@@ -193,14 +193,14 @@ impl Progress {
         let log = args.events.as_deref().map(EventLog::create).transpose().map_err(|error| {
             Failure::new(Exit::Usage, error).with_hint("name a file that you may write with --events")
         })?;
-        let cancelled = signals::cancellation().map_err(|error| Failure::new(Exit::Failed, error))?;
+        signals::catch().map_err(|error| Failure::new(Exit::Failed, error))?;
         let view = match (args.quiet, terminal::has_block()) {
             _ if verbosity::is_verbose() => View::Details(Box::new(Stderr)),
             (true, _) => View::Quiet(Box::new(Stderr)),
             (false, false) => View::Lines { out: Box::new(Stderr), last: Instant::now() },
             (false, true) => View::Block,
         };
-        let mut progress = Self::with(view, log, cancelled);
+        let mut progress = Self::with(view, log, signals::token());
         progress.ticker = progress.tick_regularly();
         Ok(progress)
     }
@@ -212,17 +212,17 @@ impl Progress {
         Ok(progress)
     }
 
-    fn with(view: View, log: Option<EventLog>, cancelled: Arc<AtomicBool>) -> Self {
+    fn with(view: View, log: Option<EventLog>, cancelled: CancelToken) -> Self {
         Self { state: Arc::new(Mutex::new(State::new(view, log))), cancelled, ticker: None }
     }
 
     /// Without a thread only events move the block: that is no reason to stop.
     fn tick_regularly(&self) -> Option<(Sender<()>, JoinHandle<()>)> {
         let (sender, ended) = bounded::<()>(0);
-        let (state, cancelled) = (Arc::clone(&self.state), Arc::clone(&self.cancelled));
+        let (state, cancelled) = (Arc::clone(&self.state), self.cancelled.clone());
         let tick = move || {
             while ended.recv_timeout(TICK) == Err(RecvTimeoutError::Timeout) {
-                lock(&state).tick(cancelled.load(Ordering::Relaxed), Instant::now());
+                lock(&state).tick(cancelled.is_cancelled(), Instant::now());
             }
         };
         let thread = std::thread::Builder::new().name("progress".to_owned()).spawn(tick).ok()?;
@@ -289,7 +289,7 @@ impl Monitor for Progress {
     }
 
     fn is_cancelled(&self) -> bool {
-        let is_cancelled = self.cancelled.load(Ordering::Relaxed);
+        let is_cancelled = self.cancelled.is_cancelled();
         if is_cancelled {
             lock(&self.state).answer_interrupt();
         }
@@ -456,7 +456,7 @@ mod tests {
     #[test]
     fn quiet_lets_warnings_and_errors_through_escaped() {
         let screen = Screen::default();
-        let progress = Progress::with(View::Quiet(Box::new(screen.clone())), None, Arc::default());
+        let progress = Progress::with(View::Quiet(Box::new(screen.clone())), None, CancelToken::default());
         progress.event(activated());
         progress.event(Event::Warned { message: "odd\u{1b}[2J".into() });
         progress.event(Event::MirrorFailed { mirror: "us".into(), error: "refused\nhint: no".into() });
@@ -466,7 +466,7 @@ mod tests {
     #[test]
     fn a_failure_that_is_met_again_is_shown_once() {
         let screen = Screen::default();
-        let progress = Progress::with(View::Quiet(Box::new(screen.clone())), None, Arc::default());
+        let progress = Progress::with(View::Quiet(Box::new(screen.clone())), None, CancelToken::default());
         for error in ["refused", "refused", "too late", "refused"] {
             progress.event(Event::MirrorFailed { mirror: "us".into(), error: error.into() });
         }
@@ -476,7 +476,7 @@ mod tests {
     #[test]
     fn mirrors_of_a_push_that_was_stopped_are_not_failures() {
         let screen = Screen::default();
-        let progress = Progress::with(View::Quiet(Box::new(screen.clone())), None, Arc::default());
+        let progress = Progress::with(View::Quiet(Box::new(screen.clone())), None, CancelToken::default());
         progress.event(Event::MirrorFailed { mirror: "us".into(), error: MirrorError::Cancelled.to_string() });
         assert_eq!(screen.text(), "");
     }
@@ -484,7 +484,7 @@ mod tests {
     #[test]
     fn details_have_a_line_for_what_is_not_shown_otherwise() {
         let screen = Screen::default();
-        let progress = Progress::with(View::Details(Box::new(screen.clone())), None, Arc::default());
+        let progress = Progress::with(View::Details(Box::new(screen.clone())), None, CancelToken::default());
         progress.event(Event::StateLearned { mirror: "eu".into(), sequence: Some(2) });
         progress.event(Event::ScanAdvanced { entries: 1, hashed_bytes: 1 });
         progress.event(sent("eu", 5));
@@ -498,7 +498,7 @@ mod tests {
     fn the_log_has_every_event_also_with_quiet() {
         let file = Screen::default();
         let log = EventLog::new(file.clone());
-        let progress = Progress::with(View::Quiet(Box::new(io::sink())), Some(log), Arc::default());
+        let progress = Progress::with(View::Quiet(Box::new(io::sink())), Some(log), CancelToken::default());
         progress.event(sent("eu", 5));
         progress.event(activated());
         let text = file.text();
@@ -510,10 +510,10 @@ mod tests {
 
     #[test]
     fn a_signal_is_seen() {
-        let cancelled = Arc::new(AtomicBool::new(false));
-        let progress = Progress::with(View::Quiet(Box::new(io::sink())), None, Arc::clone(&cancelled));
+        let cancelled = CancelToken::default();
+        let progress = Progress::with(View::Quiet(Box::new(io::sink())), None, cancelled.clone());
         assert!(!progress.is_cancelled());
-        cancelled.store(true, Ordering::Relaxed);
+        cancelled.cancel();
         assert!(progress.is_cancelled());
         progress.finish();
     }

@@ -192,7 +192,8 @@ pub(crate) fn execute(
     let Some(_turn) = job.around.turn(scratch, &progress)? else {
         return not_now(command, &progress, output);
     };
-    let mut after = After::begin(&job.config, &job.around, job.options.site.clone(), scratch.directory.as_deref().ok());
+    let (site, cache) = (job.options.site.clone(), scratch.directory.as_deref().ok());
+    let mut after = After::begin(&job.config, &job.around, site, cache, &progress);
     let pushed = push::push(&job.source, &job.fleet, &job.options, &progress);
     let mut report = match pushed {
         Ok(mut report) => {
@@ -225,6 +226,8 @@ pub(crate) fn execute(
     }
     // What follows only tidies up, and learns how the mirrors' own commands went: people do not wait for that.
     push::settle(&mut report, &job.fleet, job.keep, &progress);
+    // What was to follow was cut short.
+    let exit = if progress.is_cancelled() { Exit::Interrupted } else { exit };
     expiry::warn(&report, &progress);
     let told = after.end(Some(&report), exit.code(), &progress);
     if output.json {

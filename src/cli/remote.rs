@@ -26,6 +26,7 @@ use super::context;
 use super::failure::{Exit, Failure, eprint_raw};
 use super::places::MirrorChoice;
 use super::process;
+use super::signals;
 use super::verbosity;
 
 /// The variables with a proxy, the first that is set.
@@ -61,6 +62,7 @@ impl Reach {
         let pace = Pace {
             wait: wait.or(run.wait).unwrap_or(context::DEFAULT_WAIT),
             limit: limiter(run.bwlimit),
+            cancel: signals::token(),
             trace: verbosity::is_verbose().then_some(show_exchange as fn(&Exchange<'_>)),
             ..Pace::default()
         };
@@ -124,7 +126,7 @@ impl Reach {
         Ok(match Location::parse(&choice.location).map_err(|error| wrong_location(&error))? {
             Location::Directory(path) => {
                 let mirror = DirectoryMirror::new(name, text, path, site, self.pace.wait, jobs);
-                Arc::new(mirror.with_turns(self.directories.clone()))
+                Arc::new(mirror.with_turns(self.directories.clone()).cancelled_by(&self.pace.cancel))
             }
             Location::Http(place) => {
                 let access = self.access(&choice.access).map_err(|failure| failure.of(&choice.name))?;

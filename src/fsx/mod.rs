@@ -235,20 +235,29 @@ pub fn replace_file(path: &Path, write: impl FnOnce(&mut io::BufWriter<&File>) -
 /// # Errors
 /// When the file system has no locks.
 pub fn lock(file: &File, wait: Duration, path: &Path) -> Result<bool> {
-    lock_by(|| file.try_lock(), wait, path)
+    lock_by(|| file.try_lock(), wait, &|| false, path)
 }
 
-/// As [`lock`], but any number may have the shared lock at once, while nobody has the exclusive one.
+/// As [`lock`], but `is_cancelled` ends the wait as well.
 ///
 /// # Errors
 /// When the file system has no locks.
-pub fn lock_shared(file: &File, wait: Duration, path: &Path) -> Result<bool> {
-    lock_by(|| file.try_lock_shared(), wait, path)
+pub fn lock_unless(file: &File, wait: Duration, is_cancelled: &dyn Fn() -> bool, path: &Path) -> Result<bool> {
+    lock_by(|| file.try_lock(), wait, is_cancelled, path)
+}
+
+/// As [`lock_unless`], but any number may have the shared lock at once, while nobody has the exclusive one.
+///
+/// # Errors
+/// When the file system has no locks.
+pub fn lock_shared_unless(file: &File, wait: Duration, is_cancelled: &dyn Fn() -> bool, path: &Path) -> Result<bool> {
+    lock_by(|| file.try_lock_shared(), wait, is_cancelled, path)
 }
 
 fn lock_by(
     try_lock: impl Fn() -> std::result::Result<(), fs::TryLockError>,
     wait: Duration,
+    is_cancelled: &dyn Fn() -> bool,
     path: &Path,
 ) -> Result<bool> {
     // flock has no time limit, and a signal to break it would need unsafe code.
@@ -257,7 +266,7 @@ fn lock_by(
     loop {
         match try_lock() {
             Ok(()) => return Ok(true),
-            Err(fs::TryLockError::WouldBlock) if Instant::now() >= deadline => return Ok(false),
+            Err(fs::TryLockError::WouldBlock) if Instant::now() >= deadline || is_cancelled() => return Ok(false),
             Err(fs::TryLockError::WouldBlock) => std::thread::sleep(PAUSE),
             Err(fs::TryLockError::Error(error)) => return Err(IoError::new("lock", path, error)),
         }

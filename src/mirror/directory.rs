@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use crate::cancel::CancelToken;
 use crate::fsx::Context as _;
 use crate::hash::{ManifestId, ObjectId, StoreId};
 use crate::mirror::{
@@ -32,6 +33,7 @@ pub struct DirectoryMirror {
     wait: Duration,
     jobs: NonZeroUsize,
     turns: Option<Arc<Turns>>,
+    cancel: CancelToken,
 }
 
 impl DirectoryMirror {
@@ -39,7 +41,7 @@ impl DirectoryMirror {
     /// is the only one that is accepted there; `wait` is the longest wait for
     /// a lock; `jobs` threads unpack.
     #[must_use]
-    pub const fn new(
+    pub fn new(
         name: String,
         location: String,
         path: PathBuf,
@@ -47,7 +49,7 @@ impl DirectoryMirror {
         wait: Duration,
         jobs: NonZeroUsize,
     ) -> Self {
-        Self { name, location, path, site, wait, jobs, turns: None }
+        Self { name, location, path, site, wait, jobs, turns: None, cancel: CancelToken::default() }
     }
 
     /// It takes a turn while it is filled: many at once would need more open files than there may be.
@@ -56,8 +58,14 @@ impl DirectoryMirror {
         Self { turns, ..self }
     }
 
+    /// What waits for its locks ends when `cancel` asks for it.
+    #[must_use]
+    pub fn cancelled_by(self, cancel: &CancelToken) -> Self {
+        Self { cancel: cancel.clone(), ..self }
+    }
+
     fn open(&self) -> Result<Store, MirrorError> {
-        let store = Store::open(&self.path)?;
+        let store = Store::open(&self.path)?.cancelled_by(&self.cancel);
         if let Some(site) = &self.site {
             store.check_site(site)?;
         }
@@ -233,7 +241,8 @@ impl Mirror for DirectoryMirror {
     fn stage(&self, request: &StageRequest<'_>, bundle: &dyn Bundle, monitor: &dyn Monitor) -> Result<(), MirrorError> {
         let stop = || monitor.is_cancelled();
         let _turn = Turns::enter(self.turns.as_ref(), &stop)?;
-        let store = Arc::new(Store::open_or_create(&self.path, &request.release.site)?);
+        let store = Store::open_or_create(&self.path, &request.release.site)?;
+        let store = Arc::new(store.cancelled_by(&self.cancel));
         let change = StoredChange::Memory(Arc::clone(request.change));
         let (release, base) = (request.release, request.base);
         // The memory is that of the push itself, which has these entries too.

@@ -7,6 +7,7 @@ use std::thread::Scope;
 
 use crossbeam_channel::Sender;
 
+use crate::cancel::CANCEL_POLL_INTERVAL;
 use crate::mirror::{Failure, MirrorError};
 use crate::monitor::Monitor as _;
 use crate::push::gate::Gate;
@@ -14,7 +15,6 @@ use crate::push::guard::GuardFault;
 use crate::push::options::Options;
 use crate::push::outcome::Outcome;
 use crate::push::rollout::{Staged, at_once, stage_alone};
-use crate::push::states::CANCEL_POLL_INTERVAL;
 use crate::push::target::Target;
 use crate::push::{PushError, claims, fleet};
 use crate::release::Release;

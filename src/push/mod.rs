@@ -210,8 +210,19 @@ const MAX_ROUNDS: u32 = 5;
 /// Pushes `source` to all mirrors of `fleet`.
 ///
 /// # Errors
-/// What concerns no single mirror. Nothing was activated then.
+/// What concerns no single mirror. Nothing was activated then, unless it is [`PushError::Cancelled`].
 pub fn push(source: &Source, fleet: &Fleet, options: &Options, monitor: &dyn Monitor) -> Result<Report, PushError> {
+    // What fails after the request to stop fails because of it.
+    push_in_rounds(source, fleet, options, monitor)
+        .map_err(|error| if monitor.is_cancelled() { PushError::Cancelled } else { error })
+}
+
+fn push_in_rounds(
+    source: &Source,
+    fleet: &Fleet,
+    options: &Options,
+    monitor: &dyn Monitor,
+) -> Result<Report, PushError> {
     let mut source = source.clone();
     let mut round = 0;
     loop {

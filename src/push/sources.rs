@@ -6,20 +6,15 @@
 
 use std::collections::{HashMap, HashSet};
 use std::io::{Cursor, Read};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
-use crossbeam_channel::{RecvTimeoutError, bounded};
-
+use crate::cancel::until_cancelled;
 use crate::hash::{ManifestId, ObjectId};
 use crate::mirror::{Effort, Failure, Link, Mirror, MirrorError, ObjectPart};
 use crate::monitor::{Event, Monitor};
 use crate::push::fleet::Member;
 use crate::push::outcome::error_chain;
 
-/// How soon a request to stop is noticed.
-const LOOK: Duration = Duration::from_millis(50);
 /// An object of at most so many bytes is held in memory and asked for once.
 const HELD_BYTES: u64 = 4 << 20;
 
@@ -277,7 +272,7 @@ impl Source {
         question: impl FnOnce(&Arc<dyn Mirror>, &dyn Monitor) -> Result<T, MirrorError> + Send + 'static,
     ) -> Result<Option<T>, ReadError> {
         let mirror = Arc::clone(&self.mirror);
-        let answer = until_stopped(monitor, move |monitor| question(&mirror, monitor)).ok_or(ReadError::Cancelled)?;
+        let answer = until_cancelled(monitor, move |monitor| question(&mirror, monitor)).ok_or(ReadError::Cancelled)?;
         match answer {
             Ok(answer) => {
                 let mut health = lock(&self.health);
@@ -320,43 +315,6 @@ impl Health {
         match other {
             Self::Lost => Self::Lost,
             Self::Good | Self::Failed => self,
-        }
-    }
-}
-
-/// Listens to nothing, and knows whether whoever asked has gone.
-struct Asker(AtomicBool);
-
-impl Monitor for Asker {
-    fn event(&self, _: Event) {}
-
-    fn is_cancelled(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
-    }
-}
-
-/// Does `work` in a thread of its own and waits for it; `None` as soon as `monitor` wants to stop. The work then
-/// ends by itself, and nobody waits for it.
-fn until_stopped<T: Send + 'static>(
-    monitor: &dyn Monitor,
-    work: impl FnOnce(&dyn Monitor) -> T + Send + 'static,
-) -> Option<T> {
-    let asker = Arc::new(Asker(AtomicBool::new(false)));
-    let (sender, done) = bounded(1);
-    let told = Arc::clone(&asker);
-    let thread = std::thread::spawn(move || drop(sender.send(work(&*told))));
-    loop {
-        match done.recv_timeout(LOOK) {
-            Ok(result) => return Some(result),
-            Err(RecvTimeoutError::Disconnected) => {
-                thread.join().expect("reading from a mirror does not panic");
-                return None;
-            }
-            Err(RecvTimeoutError::Timeout) if monitor.is_cancelled() => {
-                asker.0.store(true, Ordering::Relaxed);
-                return None;
-            }
-            Err(RecvTimeoutError::Timeout) => {}
         }
     }
 }

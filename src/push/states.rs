@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, unbounded};
 
+use crate::cancel::CANCEL_POLL_INTERVAL;
 use crate::fsx::IoError;
 use crate::mirror::{Mirror, MirrorError, MirrorState};
 use crate::monitor::{Event, Monitor};
@@ -18,9 +19,6 @@ use crate::push::options::{OnFailure, Options};
 use crate::push::outcome::error_chain;
 use crate::push::source::Source;
 use crate::push::stores::KnownStores;
-
-/// How soon a request to stop is noticed.
-pub(super) const CANCEL_POLL_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Answers that have not come yet: the index of a member, and its state.
 #[derive(Debug)]
@@ -135,7 +133,8 @@ impl<'a> StatePoll<'a> {
             let timeout = if left.is_zero() { CANCEL_POLL_INTERVAL } else { left.min(CANCEL_POLL_INTERVAL) };
             self.take_next(timeout);
         }
-        Ok(())
+        // Mirrors that were asked when it came have failed because of it.
+        if self.monitor.is_cancelled() { Err(PushError::Cancelled) } else { Ok(()) }
     }
 
     /// Waits until all members have answered. Members that have not answered after `patience` are reported.

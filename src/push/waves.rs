@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use crate::cancel::until_cancelled;
 use crate::hash::ObjectId;
 use crate::monitor::{Event, Monitor as _};
 use crate::push::PushError;
@@ -145,8 +146,11 @@ fn watch((number, wave): (u64, &Wave), is_last: bool, expected: &Expected, gate:
     }
     soak(number, wave.soak, gate)?;
     let web = Web::new(PROBE);
-    let looked = threads::each(&wave.probes, |probe| look(&web, probe, expected));
+    let looked = threads::each(&wave.probes, |probe| look(&web, probe, expected, gate));
     let faults: Vec<String> = looked.into_iter().filter_map(Result::err).collect();
+    if gate.is_cancelled() {
+        return Err(Bad::Cancelled);
+    }
     for message in &faults {
         gate.event(Event::Warned { message: message.clone() });
     }
@@ -182,11 +186,13 @@ fn wait(time: Duration, gate: &Gate<'_>) -> Result<(), Bad> {
     }
 }
 
-/// Compares what visitors get with what the release has.
-fn look(web: &Web, probe: &Probe, expected: &Expected) -> Result<(), String> {
+/// Compares what visitors get with what the release has, unless the push is stopped meanwhile.
+fn look(web: &Web, probe: &Probe, expected: &Expected, gate: &Gate<'_>) -> Result<(), String> {
     let Probe { url, path } = probe;
     let (object, size) = expected.get(path.as_str()).ok_or_else(|| format!("probe {url}: nothing is known of it"))?;
-    match web.fetch(url, *size) {
+    let (web, asked, size) = (web.clone(), url.clone(), *size);
+    let Some(fetched) = until_cancelled(gate, move |_| web.fetch(&asked, size)) else { return Ok(()) };
+    match fetched {
         Ok(fetched) if fetched.object == *object => Ok(()),
         Ok(_) => Err(format!("probe {url}: visitors get something else than the release has")),
         Err(error) => Err(format!("probe {url}: {error}")),

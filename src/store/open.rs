@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::cancel::CancelToken;
 use crate::fsx::{self, Dir, FileKind, FileMode, FileSystem};
 use crate::hash::StoreId;
 use crate::release::ReleaseName;
@@ -45,6 +46,7 @@ pub struct Store {
     pub(super) layout: Layout,
     format: Format,
     path: PathBuf,
+    cancel: CancelToken,
 }
 
 /// The exclusive right to change a store, or a shared one to read it while nobody changes it. Ends when it is
@@ -74,7 +76,7 @@ impl Store {
         let Some(headwater) = root.find_dir(HEADWATER)? else { return absent() };
         let Some(format) = read_format(&headwater)? else { return absent() };
         let layout = Layout::open(root, false)?;
-        Ok(Presence::Store(Box::new(Self { layout, format, path: path.to_owned() })))
+        Ok(Presence::Store(Box::new(Self { layout, format, path: path.to_owned(), cancel: CancelToken::default() })))
     }
 
     /// Opens the store at `path`.
@@ -115,18 +117,25 @@ impl Store {
         check_place(&root)?;
         check_owner(&root, own_id())?;
         let headwater = root.ensure_dir(HEADWATER)?;
-        let _guard = lock(&headwater, Duration::from_secs(10))?;
+        let cancel = CancelToken::default();
+        let _guard = lock(&headwater, Duration::from_secs(10), &cancel)?;
         check_links(&headwater)?;
         let layout = Layout::open(root, true)?;
         // Another process may have been quicker; its id stands.
         if let Some(format) = read_format(&headwater)? {
-            return Ok(Self { layout, format, path: path.to_owned() });
+            return Ok(Self { layout, format, path: path.to_owned(), cancel });
         }
         let id = StoreId::random().map_err(|error| fsx::IoError::new("make an id for", path, error))?;
         let format = Format { headwater: "store".into(), version: 1, id, site: site.clone(), eras: Vec::new() };
         write_format(&layout, &format)?;
         layout.root.sync()?;
-        Ok(Self { layout, format, path: path.to_owned() })
+        Ok(Self { layout, format, path: path.to_owned(), cancel })
+    }
+
+    /// The same store; what waits for its locks ends when `cancel` asks for it.
+    #[must_use]
+    pub fn cancelled_by(self, cancel: &CancelToken) -> Self {
+        Self { cancel: cancel.clone(), ..self }
     }
 
     /// The place.
@@ -255,7 +264,7 @@ impl Store {
     /// Takes the lock to change the store, waiting at most `wait`.
     pub(super) fn lock(&self, wait: Duration) -> Result<Guard, StoreError> {
         self.check_owner()?;
-        let guard = lock(&self.layout.headwater, wait)?;
+        let guard = lock(&self.layout.headwater, wait, &self.cancel)?;
         self.check_objects_directory()?;
         Ok(guard)
     }
@@ -264,11 +273,21 @@ impl Store {
     pub(super) fn lock_to_read(&self, wait: Duration) -> Result<Guard, StoreError> {
         let path = self.layout.headwater.join(LOCK);
         let file = self.layout.headwater.open_file(LOCK)?;
-        if !fsx::lock_shared(&file, wait, &path)? {
-            return Err(StoreError::Locked { path });
+        if !fsx::lock_shared_unless(&file, wait, &|| self.cancel.is_cancelled(), &path)? {
+            return Err(self.not_locked(path));
         }
         self.check_objects_directory()?;
         Ok(Guard { _file: file })
+    }
+
+    /// Why a lock was not taken.
+    pub(super) fn not_locked(&self, path: PathBuf) -> StoreError {
+        not_locked(path, &self.cancel)
+    }
+
+    /// The request to stop waiting for locks.
+    pub(super) const fn cancel(&self) -> &CancelToken {
+        &self.cancel
     }
 
     fn check_objects_directory(&self) -> Result<(), StoreError> {
@@ -366,10 +385,17 @@ fn is_unsupported(errno: rustix::io::Errno) -> bool {
     errno == Errno::PERM || errno == Errno::NOSYS || errno == Errno::OPNOTSUPP || errno == Errno::NOTSUP
 }
 
-fn lock(headwater: &Dir, wait: Duration) -> Result<Guard, StoreError> {
+fn not_locked(path: PathBuf, cancel: &CancelToken) -> StoreError {
+    if cancel.is_cancelled() { StoreError::Cancelled } else { StoreError::Locked { path } }
+}
+
+fn lock(headwater: &Dir, wait: Duration, cancel: &CancelToken) -> Result<Guard, StoreError> {
     let path = headwater.join(LOCK);
     let file = headwater.open_or_create_record(LOCK)?;
-    if fsx::lock(&file, wait, &path)? { Ok(Guard { _file: file }) } else { Err(StoreError::Locked { path }) }
+    match fsx::lock_unless(&file, wait, &|| cancel.is_cancelled(), &path)? {
+        true => Ok(Guard { _file: file }),
+        false => Err(not_locked(path, cancel)),
+    }
 }
 
 fn write_format(layout: &Layout, format: &Format) -> Result<(), StoreError> {

@@ -67,6 +67,8 @@ pub(crate) enum Harm {
     Reset,
     /// It comes late.
     Delay,
+    /// Its answer comes byte by byte, and takes minutes.
+    Drip,
 }
 
 impl Harm {
@@ -102,6 +104,8 @@ struct Shared {
     /// Of a hundred requests, so many are harmed.
     percent: u64,
     kinds: Vec<Harm>,
+    /// Answers to requests whose first line has this come byte by byte.
+    drips: Option<&'static str>,
     watch: Box<Watch>,
     dice: Mutex<Dice>,
     harmed: Mutex<HashMap<String, u32>>,
@@ -112,28 +116,46 @@ struct Shared {
 impl Chaos {
     /// A proxy to `target` that harms `percent` of a hundred requests.
     pub(crate) fn start(target: SocketAddr, percent: u64, seed: u64) -> Self {
-        Self::new(target, percent, Dice::new(seed), Harm::ALL.to_vec(), Box::new(|_| {}))
+        Self::new(target, percent, Dice::new(seed), Harm::ALL.to_vec(), None, Box::new(|_| {}))
     }
 
     /// One that does this to every request, as often as it may.
     #[allow(dead_code, reason = "not every test binary picks")]
     pub(crate) fn always(target: SocketAddr, harm: Harm) -> Self {
-        Self::new(target, 100, Dice::new(0), vec![harm], Box::new(|_| {}))
+        Self::new(target, 100, Dice::new(0), vec![harm], None, Box::new(|_| {}))
     }
 
     /// One that harms nothing, and tells `watch` of every request.
     #[allow(dead_code, reason = "not every test binary watches")]
     pub(crate) fn watched(target: SocketAddr, watch: impl Fn(&str) + Send + Sync + 'static) -> Self {
-        Self::new(target, 0, Dice::new(0), Harm::ALL.to_vec(), Box::new(watch))
+        Self::new(target, 0, Dice::new(0), Harm::ALL.to_vec(), None, Box::new(watch))
     }
 
-    fn new(target: SocketAddr, percent: u64, dice: Dice, kinds: Vec<Harm>, watch: Box<Watch>) -> Self {
+    /// The same; answers to requests whose first line has `part` come byte by byte.
+    #[allow(dead_code, reason = "not every test binary waits")]
+    pub(crate) fn dripping(
+        target: SocketAddr,
+        part: &'static str,
+        watch: impl Fn(&str) + Send + Sync + 'static,
+    ) -> Self {
+        Self::new(target, 0, Dice::new(0), Harm::ALL.to_vec(), Some(part), Box::new(watch))
+    }
+
+    fn new(
+        target: SocketAddr,
+        percent: u64,
+        dice: Dice,
+        kinds: Vec<Harm>,
+        drips: Option<&'static str>,
+        watch: Box<Watch>,
+    ) -> Self {
         let listener = TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
         let address = listener.local_addr().unwrap();
         let shared = Arc::new(Shared {
             target,
             percent,
             kinds,
+            drips,
             watch,
             dice: Mutex::new(dice),
             harmed: Mutex::default(),
@@ -252,7 +274,8 @@ impl Shared {
         while let Some(mut request) = Message::read(&mut from_client)? {
             let line = request.line();
             (self.watch)(&line);
-            let harm = self.choose(line);
+            let is_dripping = self.drips.is_some_and(|part| line.contains(part));
+            let harm = if is_dripping { Harm::Drip } else { self.choose(line) };
             if request.field("expect").is_some() {
                 (&*client).write_all(b"HTTP/1.1 100 Continue\r\n\r\n")?;
                 let text = String::from_utf8_lossy(&request.head).into_owned();
@@ -282,7 +305,7 @@ impl Shared {
                 second.get_mut().write_all(&bytes)?;
                 answer(&mut second)?;
             }
-            write(server.get_mut(), &bytes, harm)?;
+            write(server.get_mut(), &bytes, if is_dripping { Harm::None } else { harm })?;
             let answer = answer(server)?;
             self.bytes.fetch_add(answer.len() as u64, Ordering::SeqCst);
             let sent = match harm {
@@ -337,6 +360,12 @@ fn answer(server: &mut BufReader<TcpStream>) -> io::Result<Vec<u8>> {
 }
 
 fn write(to: &mut impl Write, bytes: &[u8], harm: Harm) -> io::Result<()> {
+    if harm == Harm::Drip {
+        return bytes.iter().try_for_each(|byte| {
+            std::thread::park_timeout(Duration::from_millis(MAX_DELAY));
+            to.write_all(&[*byte])
+        });
+    }
     if harm != Harm::Trickle {
         return to.write_all(bytes);
     }

@@ -94,6 +94,9 @@ pub(crate) fn run(args: &StatusArgs) -> Result<Exit, Failure> {
     let mut watcher = open(args)?;
     let exit = loop {
         let look = look(&watcher, args);
+        if watcher.progress.is_cancelled() {
+            return Err(Failure::new(Exit::Interrupted, "stopped before all mirrors had answered"));
+        }
         let exit = show(&look, args)?;
         write(&watcher, &look, args)?;
         let Some(pause) = args.watch else { break exit };

@@ -382,7 +382,7 @@ fn silence(timeout: ureq::Timeout) -> WayError {
 
 /// What follows from a request that was not answered.
 fn wrong(error: UreqError, patience: &Patience<'_>, is_deadline: bool) -> Trouble {
-    if (patience.stop())() {
+    if patience.is_stopped() {
         return Trouble::final_(MirrorError::Cancelled);
     }
     let unreachable = |what: String| WayError::Unreachable { what };

@@ -35,6 +35,7 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::cancel::Interrupt;
 use crate::hash::{BundleKey, ManifestId, ObjectId, StoreId};
 use crate::mirror::location::{HttpPlace, SshPlace};
 use crate::mirror::ssh::{SshLink, SshSettings};
@@ -64,7 +65,7 @@ const SSH_ANSWER: Duration = Duration::from_secs(70);
 const QUICK: Duration = Duration::from_secs(120);
 /// Beyond the deadline, to learn whether a switch was made before it.
 const GRACE: Duration = Duration::from_secs(5);
-/// Nobody asks to stop.
+/// Only the token of the run asks to stop.
 const GO_ON: Stop<'static> = &|| false;
 
 /// What the mirror told of itself when it was last asked.
@@ -119,7 +120,7 @@ impl Wired {
         match &self.way {
             Way::Http(base) => Ok(base.clone()),
             Way::Ssh(link) => loop {
-                match link.base(patience.left()?, patience.stop()) {
+                match link.base(patience.left()?, &|| patience.is_stopped()) {
                     Ok(base) => return Ok(base),
                     Err(trouble) => patience.next(trouble)?,
                 }
@@ -128,7 +129,7 @@ impl Wired {
     }
 
     fn patience<'s>(&self, stop: Stop<'s>) -> Patience<'s> {
-        Patience::new(self.pace.wait, self.pace.deadline, stop)
+        Patience::new(self.pace.wait, self.pace.deadline, stop).cancelled_by(&self.pace.cancel)
     }
 
     fn ask<T: DeserializeOwned>(&self, request: &Request<'_>, patience: &mut Patience<'_>) -> Result<T, MirrorError> {
@@ -166,6 +167,12 @@ impl Wired {
         };
         let request = Request::new(Verb::Post, Resource::Action(action), body, limit);
         self.ask(&request, patience)
+    }
+}
+
+impl Interrupt for Wired {
+    fn interrupt(&self) {
+        self.client.agent.clone().shutdown();
     }
 }
 
@@ -210,11 +217,14 @@ impl HttpMirror {
     }
 
     fn over(name: String, location: String, site: Option<Site>, wired: Wired, connections: usize) -> Self {
+        let wired = Arc::new(wired);
+        let interrupt: Arc<dyn Interrupt> = Arc::clone(&wired) as _;
+        wired.pace.cancel.interrupt_on_cancel(Arc::downgrade(&interrupt));
         Self {
             name,
             location,
             site,
-            wired: Arc::new(wired),
+            wired,
             connections,
             known: Mutex::default(),
             site_in_url: None,
@@ -232,7 +242,7 @@ impl HttpMirror {
         site: Option<Site>,
         pace: Pace,
     ) -> Self {
-        let link = Arc::new(SshLink::new(place, settings, site.clone()));
+        let link = Arc::new(SshLink::new(place, settings, site.clone(), pace.cancel.clone()));
         let agent = SshLink::agent(&link, Access::config_over_ssh());
         let secrets = Secrets::default();
         let client = Client { agent, token: None, limit: pace.limit.clone(), trace: pace.trace, secrets };
@@ -283,7 +293,8 @@ impl HttpMirror {
         // A whole fleet waits for it: who does not answer by then is not there.
         let limit = if self.connections == 1 { SSH_ANSWER } else { CONNECT };
         let request = Request::new(Verb::Get, Resource::State, Body::None, AnswerLimit::STATE);
-        let mut patience = Patience::new(self.wired.pace.wait, deadline, GO_ON).within(limit);
+        let patience = Patience::new(self.wired.pace.wait, deadline, GO_ON).within(limit);
+        let mut patience = patience.cancelled_by(&self.wired.pace.cancel);
         let base = self.wired.base(&mut patience)?;
         let asked = Instant::now();
         let request = Request { limit: Some(limit), ..request };

@@ -4,6 +4,7 @@
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::cancel::{CANCEL_POLL_INTERVAL, CancelToken};
 use crate::mirror::MirrorError;
 use crate::mirror::way::WayError;
 use crate::wire::Resource;
@@ -22,8 +23,6 @@ const MAX_PAUSE: Duration = Duration::from_secs(5);
 const MAX_ASKED: Duration = Duration::from_secs(30);
 /// The longest pause before a lock is tried again.
 const LOCK_PAUSE: Duration = Duration::from_millis(500);
-/// How soon a request to stop is noticed.
-const LOOK: Duration = Duration::from_millis(50);
 
 /// The times that a mirror is given.
 #[derive(Debug, Clone, Default)]
@@ -38,6 +37,8 @@ pub struct Pace {
     pub turns: Option<Arc<Turns>>,
     /// Takes every request that was answered or failed; `None` if they are not of interest.
     pub trace: Option<Trace>,
+    /// Stops every operation on the mirror, also those that no monitor stops.
+    pub cancel: CancelToken,
 }
 
 /// Takes a request and what became of it. Called from many threads.
@@ -87,7 +88,7 @@ impl Turns {
             if stop() {
                 return None;
             }
-            free = self.changed.wait_timeout(free, LOOK).unwrap_or_else(PoisonError::into_inner).0;
+            free = self.changed.wait_timeout(free, CANCEL_POLL_INTERVAL).unwrap_or_else(PoisonError::into_inner).0;
         }
         *free -= 1;
         Some(Turn(self))
@@ -154,14 +155,41 @@ pub(super) struct Patience<'s> {
     wait: Duration,
     deadline: Option<Instant>,
     stop: Stop<'s>,
+    /// Stops it as well.
+    cancel: CancelToken,
 }
 
 impl<'s> Patience<'s> {
     /// Patience that begins now.
-    pub(super) const fn new(wait: Duration, deadline: Option<Instant>, stop: Stop<'s>) -> Self {
+    pub(super) fn new(wait: Duration, deadline: Option<Instant>, stop: Stop<'s>) -> Self {
         let (failures, tries, is_once, has_failed, idle) = (0, MAX_TRIES, false, false, MAX_IDLE);
         let (since, asked, locked_since, polls) = (None, None, None, 0);
-        Self { failures, tries, is_once, has_failed, since, asked, locked_since, polls, idle, wait, deadline, stop }
+        let cancel = CancelToken::default();
+        Self {
+            failures,
+            tries,
+            is_once,
+            has_failed,
+            since,
+            asked,
+            locked_since,
+            polls,
+            idle,
+            wait,
+            deadline,
+            stop,
+            cancel,
+        }
+    }
+
+    /// Ended by `cancel` as well.
+    pub(super) fn cancelled_by(self, cancel: &CancelToken) -> Self {
+        Self { cancel: cancel.clone(), ..self }
+    }
+
+    /// Whether the work is to end.
+    pub(super) fn is_stopped(&self) -> bool {
+        (self.stop)() || self.cancel.is_cancelled()
     }
 
     /// With fewer tries and no more than so much time, from now on, until something comes through.
@@ -189,7 +217,7 @@ impl<'s> Patience<'s> {
     /// The time left for one request.
     pub(super) fn left(&mut self) -> Result<Option<Duration>, MirrorError> {
         self.asked = Some(Instant::now());
-        if (self.stop)() {
+        if self.is_stopped() {
             return Err(MirrorError::Cancelled);
         }
         let left = self.deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
@@ -209,6 +237,9 @@ impl<'s> Patience<'s> {
     /// # Errors
     /// The trouble itself, when there is to be none.
     pub(super) fn next(&mut self, trouble: Trouble) -> Result<(), MirrorError> {
+        if self.is_stopped() {
+            return Err(MirrorError::Cancelled);
+        }
         let now = Instant::now();
         self.has_failed = true;
         let pause = match trouble.again {
@@ -248,7 +279,7 @@ impl<'s> Patience<'s> {
             // Its own words say more than that the time is over.
             return Err(error);
         }
-        match wait_until(end, self.stop) {
+        match wait_until(end, &|| self.is_stopped()) {
             true => Ok(()),
             false => Err(MirrorError::Cancelled),
         }
@@ -269,7 +300,7 @@ fn wait_until(end: Instant, stop: Stop<'_>) -> bool {
         if stop() || left.is_zero() {
             return left.is_zero();
         }
-        std::thread::sleep(left.min(LOOK));
+        std::thread::sleep(left.min(CANCEL_POLL_INTERVAL));
     }
 }
 

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use crate::cancel::CancelToken;
 use crate::command::{keep_end, withhold_secrets};
 use crate::mirror::MirrorError;
 use crate::mirror::http::{Again, CONNECT, Trouble};
@@ -39,6 +40,7 @@ pub(super) struct Child {
     pub(super) stream: UnixStream,
     said: Arc<Mutex<Vec<u8>>>,
     listener: Option<JoinHandle<()>>,
+    cancel: CancelToken,
     /// Open as long as ssh may read the pinned key through it.
     pinned: Option<File>,
 }
@@ -84,7 +86,7 @@ fn pin(key: &str) -> io::Result<(File, String)> {
 
 impl Child {
     /// Starts `ssh`.
-    pub(super) fn start(place: &SshPlace, settings: &SshSettings) -> Result<Self, Trouble> {
+    pub(super) fn start(place: &SshPlace, settings: &SshSettings, cancel: CancelToken) -> Result<Self, Trouble> {
         let failed =
             |what: &str, error: &io::Error| trouble(WayError::Ssh { what: format!("{what}: {error}") }, Again::Never);
         let program = settings.command.program();
@@ -107,7 +109,7 @@ impl Child {
             let said = Arc::clone(&said);
             std::thread::spawn(move || keep_end(stderr, KEPT_BYTES, &said))
         });
-        Ok(Self { process, stream, said, listener, pinned: pinned.map(|(file, _)| file) })
+        Ok(Self { process, stream, said, listener, cancel, pinned: pinned.map(|(file, _)| file) })
     }
 
     /// Waits for the line of the receiver.
@@ -208,7 +210,8 @@ impl Child {
     /// Lets it end: it is told that nothing more comes, and killed if that does not help.
     fn finish(&mut self) -> io::Result<ExitStatus> {
         self.stream.shutdown(Shutdown::Write).ok();
-        let end = Instant::now() + FAREWELL;
+        let time = if self.cancel.is_cancelled() { Duration::ZERO } else { FAREWELL };
+        let end = Instant::now() + time;
         let mut rest = [0; 4096];
         // It has closed its end when it is gone.
         loop {
@@ -276,7 +279,7 @@ mod tests {
     #[test]
     fn what_cannot_be_run_is_said() {
         let settings = SshSettings { command: "/no/such/ssh".parse().unwrap(), ..SshSettings::default() };
-        let error = Child::start(&place("ssh://h/srv"), &settings).unwrap_err().error;
+        let error = Child::start(&place("ssh://h/srv"), &settings, CancelToken::default()).unwrap_err().error;
         assert!(error.to_string().contains("/no/such/ssh"), "{error}");
     }
 
@@ -287,7 +290,7 @@ mod tests {
     fn greeting_of(script: &str, host_key: Option<&str>) -> (Result<Line, Trouble>, u32) {
         let command = shell_words::join(["/bin/sh", "-c", script]).parse().unwrap();
         let settings = SshSettings { command, host_key: host_key.map(str::to_owned), ..SshSettings::default() };
-        let mut child = Child::start(&place("ssh://h/srv"), &settings).unwrap();
+        let mut child = Child::start(&place("ssh://h/srv"), &settings, CancelToken::default()).unwrap();
         let id = child.process.id();
         (child.greeting(Duration::from_secs(20), &|| false), id)
     }

@@ -17,6 +17,7 @@ use std::time::Duration;
 use ureq::Agent;
 use ureq::config::Config;
 
+use crate::cancel::CancelToken;
 use crate::mirror::MirrorError;
 use crate::mirror::http::{Again, Trouble};
 use crate::mirror::location::SshPlace;
@@ -52,6 +53,7 @@ pub(super) struct SshLink {
     place: SshPlace,
     settings: SshSettings,
     site: Option<Site>,
+    cancel: CancelToken,
     /// The base path, once a banner has told it.
     base: Mutex<Option<String>>,
     /// A connection that was made to learn the base.
@@ -69,9 +71,9 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl SshLink {
-    pub(super) fn new(place: &SshPlace, settings: &SshSettings, site: Option<Site>) -> Self {
+    pub(super) fn new(place: &SshPlace, settings: &SshSettings, site: Option<Site>, cancel: CancelToken) -> Self {
         let (place, settings) = (place.clone(), settings.clone());
-        Self { place, settings, site, base: Mutex::default(), stash: Mutex::default() }
+        Self { place, settings, site, cancel, base: Mutex::default(), stash: Mutex::default() }
     }
 
     /// An agent whose connections are children of this link.
@@ -93,13 +95,13 @@ impl SshLink {
     fn take(&self, left: Option<Duration>) -> Result<Pipe, Trouble> {
         match lock(&self.stash).take() {
             Some(pipe) => Ok(pipe),
-            None => self.connect(left, &|| false),
+            None => self.connect(left, &|| self.cancel.is_cancelled()),
         }
     }
 
     fn connect(&self, left: Option<Duration>, stop: &dyn Fn() -> bool) -> Result<Pipe, Trouble> {
         let time = left.map_or(GREETING, |left| left.min(GREETING));
-        let mut child = Child::start(&self.place, &self.settings)?;
+        let mut child = Child::start(&self.place, &self.settings, self.cancel.clone())?;
         let line = child.greeting(time, stop)?;
         let base = self.check(&line).map_err(|mut error| {
             if let MirrorError::Way(error) = &mut error {
@@ -108,7 +110,7 @@ impl SshLink {
             Trouble::final_(error)
         })?;
         *lock(&self.base) = Some(format!("{AUTHORITY}{base}"));
-        Ok(Pipe::new(child))
+        Pipe::new(child).map_err(|error| trouble(WayError::Ssh { what: error.to_string() }, Again::Never))
     }
 
     /// The base path of the site that is meant, if the receiver has that.
@@ -161,7 +163,7 @@ mod tests {
 
     fn link(site: Option<&str>) -> SshLink {
         let Ok(Location::Ssh(place)) = Location::parse("ssh://h/srv/www") else { panic!("not ssh") };
-        SshLink::new(&place, &SshSettings::default(), site.map(|site| Site::new(site).unwrap()))
+        SshLink::new(&place, &SshSettings::default(), site.map(|site| Site::new(site).unwrap()), CancelToken::default())
     }
 
     fn banner(directory: &str, site: Option<&str>, base: &str) -> banner::Line {

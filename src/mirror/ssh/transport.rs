@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::io::{self, Read as _, Write as _};
+use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -10,7 +11,9 @@ use ureq::Error;
 use ureq::config::Config;
 use ureq::http::Uri;
 use ureq::unversioned::resolver::{ResolvedSocketAddrs, Resolver};
-use ureq::unversioned::transport::{Buffers, ConnectionDetails, Connector, LazyBuffers, NextTimeout, Transport};
+use ureq::unversioned::transport::{
+    Buffers, ConnectionDetails, Connector, LazyBuffers, NextTimeout, ShutdownHandle, Transport,
+};
 
 use crate::mirror::ssh::SshLink;
 use crate::mirror::ssh::child::Child;
@@ -36,7 +39,10 @@ impl Connector for PipeConnector {
 
     fn connect(&self, details: &ConnectionDetails<'_>, _: Option<()>) -> Result<Option<Pipe>, Error> {
         let left = details.timeout.not_zero().map(|left| *left);
-        self.0.take(left).map(Some).map_err(|trouble| Error::Other(Box::new(trouble)))
+        let pipe = self.0.take(left).map_err(|trouble| Error::Other(Box::new(trouble)))?;
+        let socket: Arc<dyn ShutdownHandle> = Arc::clone(&pipe.socket) as _;
+        (details.register_shutdown)(Arc::downgrade(&socket))?;
+        Ok(Some(pipe))
     }
 }
 
@@ -56,11 +62,23 @@ impl Resolver for Nowhere {
 pub(super) struct Pipe {
     child: Child,
     buffers: LazyBuffers,
+    socket: Arc<Socket>,
+}
+
+/// The same socket as that of the child, for other threads.
+struct Socket(UnixStream);
+
+impl ShutdownHandle for Socket {
+    fn shutdown(&self) {
+        // It fails only if the socket is closed already.
+        self.0.shutdown(Shutdown::Both).ok();
+    }
 }
 
 impl Pipe {
-    pub(super) fn new(child: Child) -> Self {
-        Self { child, buffers: LazyBuffers::new(BUFFER_BYTES, BUFFER_BYTES) }
+    pub(super) fn new(child: Child) -> io::Result<Self> {
+        let socket = Arc::new(Socket(child.stream.try_clone()?));
+        Ok(Self { child, buffers: LazyBuffers::new(BUFFER_BYTES, BUFFER_BYTES), socket })
     }
 }
 

@@ -1,6 +1,6 @@
 //! Sources that are stand-ins: they count what they are asked.
 
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::*;
 use crate::mirror::{

@@ -113,8 +113,8 @@ impl Quarantine {
             let dir = store.layout.incoming.ensure_dir(&name)?;
             let path = dir.join(LOCK);
             let Some(lock) = fsx::found(dir.open_or_create_file(LOCK))? else { continue };
-            if !fsx::lock(&lock, wait, &path)? {
-                return Err(StoreError::Locked { path });
+            if !fsx::lock_unless(&lock, wait, &|| store.cancel().is_cancelled(), &path)? {
+                return Err(store.not_locked(path));
             }
             // Whoever had the lock may have ended and removed the directory.
             if store.is_quarantine(&name, &dir)? {

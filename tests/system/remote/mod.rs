@@ -15,6 +15,7 @@ mod rollbacks;
 mod sources;
 mod ssh;
 mod stopped;
+mod stopping;
 mod tls;
 mod traffic;
 mod unsure;

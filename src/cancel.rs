@@ -1,0 +1,133 @@
+//! The request to stop a run, for everything that waits for something outside of it.
+//!
+//! A wait that can look at a flag now and then does so. One that blocks in the system registers what ends it.
+
+use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
+
+use crossbeam_channel::{RecvTimeoutError, bounded};
+
+use crate::monitor::{Event, Monitor};
+
+/// How soon a request to stop is noticed.
+pub const CANCEL_POLL_INTERVAL: Duration = Duration::from_millis(50);
+
+/// Something that blocks and can be ended from another thread.
+pub trait Interrupt: Send + Sync {
+    /// Ends the operations that block now, and fails those that begin later.
+    fn interrupt(&self);
+}
+
+/// The request to stop a run. Clones share it.
+#[derive(Clone, Default)]
+pub struct CancelToken(Arc<Shared>);
+
+#[derive(Default)]
+struct Shared {
+    is_cancelled: Arc<AtomicBool>,
+    blocking: Mutex<Vec<Weak<dyn Interrupt>>>,
+}
+
+impl fmt::Debug for CancelToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CancelToken").field("is_cancelled", &self.is_cancelled()).finish_non_exhaustive()
+    }
+}
+
+impl CancelToken {
+    /// Whether the run is to stop.
+    #[must_use]
+    pub fn is_cancelled(&self) -> bool {
+        self.0.is_cancelled.load(Ordering::Relaxed)
+    }
+
+    /// The flag, for a signal handler. Setting it interrupts nothing: call [`CancelToken::cancel`] soon after.
+    #[must_use]
+    pub fn flag(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.0.is_cancelled)
+    }
+
+    /// Asks the run to stop, and interrupts what blocks.
+    pub fn cancel(&self) {
+        self.0.is_cancelled.store(true, Ordering::SeqCst);
+        let blocking = std::mem::take(&mut *self.0.blocking.lock().unwrap_or_else(PoisonError::into_inner));
+        blocking.iter().filter_map(Weak::upgrade).for_each(|one| one.interrupt());
+    }
+
+    /// Has `blocking` interrupted when the run is to stop; at once if that is so already.
+    pub fn interrupt_on_cancel(&self, blocking: Weak<dyn Interrupt>) {
+        let mut all = self.0.blocking.lock().unwrap_or_else(PoisonError::into_inner);
+        all.retain(|one| one.strong_count() > 0);
+        all.push(blocking);
+        drop(all);
+        if self.is_cancelled() {
+            self.cancel();
+        }
+    }
+}
+
+/// Asks work in another thread to stop.
+struct Stop(AtomicBool);
+
+impl Monitor for Stop {
+    fn event(&self, _: Event) {}
+
+    fn is_cancelled(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// Does `work` on a thread of its own and waits for it; `None` as soon as `monitor` is cancelled. The work is then
+/// asked to stop, and ends by itself or with the process.
+pub fn until_cancelled<T: Send + 'static>(
+    monitor: &dyn Monitor,
+    work: impl FnOnce(&dyn Monitor) -> T + Send + 'static,
+) -> Option<T> {
+    let stop = Arc::new(Stop(AtomicBool::new(false)));
+    let (sender, done) = bounded(1);
+    let told = Arc::clone(&stop);
+    let thread = std::thread::spawn(move || drop(sender.send(work(&*told))));
+    loop {
+        match done.recv_timeout(CANCEL_POLL_INTERVAL) {
+            Ok(result) => return Some(result),
+            Err(RecvTimeoutError::Disconnected) => {
+                thread.join().expect("work for a push does not panic");
+                return None;
+            }
+            Err(RecvTimeoutError::Timeout) if monitor.is_cancelled() => {
+                stop.0.store(true, Ordering::Relaxed);
+                return None;
+            }
+            Err(RecvTimeoutError::Timeout) => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Count(Mutex<u32>);
+
+    impl Interrupt for Count {
+        fn interrupt(&self) {
+            *self.0.lock().unwrap() += 1;
+        }
+    }
+
+    #[test]
+    fn what_blocks_is_interrupted_once_also_if_it_comes_after_the_request() {
+        let count = Arc::new(Count(Mutex::new(0)));
+        let blocking: Arc<dyn Interrupt> = Arc::clone(&count) as _;
+        let token = CancelToken::default();
+        token.interrupt_on_cancel(Arc::downgrade(&blocking));
+        assert_eq!(*count.0.lock().unwrap(), 0);
+        token.clone().cancel();
+        token.cancel();
+        assert!(token.is_cancelled() && *count.0.lock().unwrap() == 1);
+        token.interrupt_on_cancel(Arc::downgrade(&blocking));
+        assert_eq!(*count.0.lock().unwrap(), 2);
+    }
+}

@@ -1,0 +1,298 @@
+//! SIGTERM in every phase in which a run waits for something: it ends with 130 within two seconds, and says so.
+
+use std::fs::Permissions;
+use std::io::Read as _;
+use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt as _;
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{Receiver as Hits, RecvTimeoutError, channel};
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+
+use super::{Receiver, over, push, report, stand_in};
+use crate::chaos::Chaos;
+use crate::harness::{Outcome, World};
+use crate::trees::{Rng, Tree};
+
+/// A run must have ended by then.
+const MOST: Duration = Duration::from_secs(2);
+/// A run that comes to its own end needs much less; later than this it was ended by force.
+const ORDERLY: Duration = Duration::from_millis(1400);
+
+/// Holds requests back for as long as it exists.
+#[derive(Default)]
+struct Barrier(Mutex<bool>, Condvar);
+
+impl Barrier {
+    fn hold(&self) {
+        let is_open = self.0.lock().unwrap();
+        drop(self.1.wait_while(is_open, |is_open| !*is_open).unwrap());
+    }
+
+    fn open(&self) {
+        *self.0.lock().unwrap() = true;
+        self.1.notify_all();
+    }
+}
+
+/// A mirror behind a link that neither reads nor answers requests whose first line has a part.
+struct Silent {
+    link: Chaos,
+    hits: Hits<()>,
+    barrier: Arc<Barrier>,
+}
+
+impl Silent {
+    fn new(receiver: &Receiver, part: &'static str) -> Self {
+        let (sender, hits) = channel();
+        let barrier = Arc::new(Barrier::default());
+        let holding = Arc::clone(&barrier);
+        let link = Chaos::watched(receiver.address(), move |line| {
+            if line.contains(part) {
+                sender.send(()).ok();
+                holding.hold();
+            }
+        });
+        Self { link, hits, barrier }
+    }
+
+    fn url(&self) -> String {
+        format!("http://{}/", self.link.address())
+    }
+}
+
+impl Drop for Silent {
+    fn drop(&mut self) {
+        self.barrier.open();
+    }
+}
+
+fn start(command: &mut Command) -> Child {
+    command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+}
+
+/// Waits until the run has come as far as `hits` tells.
+#[track_caller]
+fn wait_for(hits: &Hits<()>, child: &mut Child) {
+    let patience = Instant::now() + Duration::from_secs(20);
+    while hits.recv_timeout(Duration::from_millis(10)) == Err(RecvTimeoutError::Timeout) {
+        assert!(child.try_wait().unwrap().is_none(), "it ended by itself");
+        assert!(Instant::now() < patience, "it never came so far");
+    }
+}
+
+/// Sends SIGTERM; the run must end with 130 by itself.
+#[track_caller]
+fn stop(mut child: Child) -> Outcome {
+    kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
+    let began = Instant::now();
+    while child.try_wait().unwrap().is_none() {
+        if began.elapsed() > MOST {
+            child.kill().unwrap();
+            panic!("it did not end: {}", Outcome::from("killed".to_owned(), child.wait_with_output().unwrap()));
+        }
+        std::thread::yield_now();
+    }
+    let took = began.elapsed();
+    let outcome = Outcome::from("stopped".to_owned(), child.wait_with_output().unwrap()).expect(&[130]);
+    assert!(took < ORDERLY, "it was ended by force after {took:?}: {outcome}");
+    outcome
+}
+
+/// Runs the program until it asks for what the link holds back, and stops it; URL stands for the link.
+#[track_caller]
+fn stops(world: &World, silent: &Silent, arguments: &[&str]) -> Outcome {
+    let url = silent.url();
+    let arguments: Vec<&str> = arguments.iter().map(|word| if *word == "URL" { &*url } else { word }).collect();
+    let mut child = start(&mut world.command(&arguments));
+    wait_for(&silent.hits, &mut child);
+    stop(child)
+}
+
+/// A world with a receiver that serves a release, and another tree to push.
+fn world() -> (World, Receiver) {
+    let world = World::new();
+    let receiver = Receiver::start(&world.path("web"));
+    world.write("tree", &Tree::small());
+    push(&world, &[&receiver.url()], &[]).expect(&[0]);
+    world.write("tree", &Tree::small().file("index.html", "second").file("large", Rng::new(5).bytes(9_000_000)));
+    (world, receiver)
+}
+
+#[test]
+fn a_push_stops_in_each_phase_in_which_a_receiver_is_silent() {
+    let (world, receiver) = world();
+    for part in ["/v1/state ", "/v1/stage ", "/v1/activate ", "/v1/settle "] {
+        let silent = Silent::new(&receiver, part);
+        let outcome = stops(&world, &silent, &["push", "tree", "URL", "--json"]);
+        assert_eq!(report(&outcome)["exit_code"], 130, "{part}: {outcome}");
+        drop(silent);
+        // What is held back goes on once the link is gone.
+        push(&world, &[&receiver.url()], &[]).expect(&[0]);
+        world.write("tree", &Tree::small().file("index.html", part));
+    }
+}
+
+#[test]
+fn other_commands_stop_while_a_receiver_is_silent() {
+    let (world, receiver) = world();
+    for (part, arguments) in [
+        ("/v1/state ", &["status", "URL"][..]),
+        ("/v1/history ", &["status", "URL"]),
+        ("/v1/verify ", &["verify", "URL"]),
+        ("/v1/prune ", &["prune", "URL"]),
+        ("/v1/repair ", &["repair", "URL", "--from", "tree"]),
+        ("/v1/manifests/", &["diff", "URL", "tree"]),
+    ] {
+        stops(&world, &Silent::new(&receiver, part), arguments);
+    }
+}
+
+#[test]
+fn a_push_stops_while_it_reads_from_a_mirror_that_trickles() {
+    let (world, receiver) = world();
+    push(&world, &[&receiver.url()], &[]).expect(&[0]);
+    for (part, command) in [
+        ("/v1/manifests/", &["push", "--from", "URL", "./other"][..]),
+        ("/v1/manifests/", &["promote", "URL", "./other"]),
+        ("/v1/manifests/", &["rollback", "URL", "--to", "1"]),
+        ("/v1/objects ", &["push", "--from", "URL", "./other"]),
+    ] {
+        let (sender, hits) = channel();
+        let link = Chaos::dripping(receiver.address(), part, move |line| {
+            if line.contains(part) {
+                sender.send(()).ok();
+            }
+        });
+        let url = format!("http://{}/", link.address());
+        let arguments: Vec<&str> = command.iter().map(|word| if *word == "URL" { &*url } else { word }).collect();
+        let mut child = start(&mut world.command(&arguments));
+        wait_for(&hits, &mut child);
+        let outcome = stop(child);
+        assert!(outcome.stderr.contains("stopped; every mirror is on a whole release"), "{part}: {outcome}");
+    }
+}
+
+#[test]
+fn a_push_stops_while_ssh_is_silent() {
+    let world = World::new();
+    world.write("tree", &Tree::small());
+    let place = format!("ssh://edge2{}", world.at("shell"));
+    // Neither the banner, nor the answer to what comes behind the first bytes.
+    for before in ["touch ran; exec sleep 60", "touch ran; { head -c 500; sleep 60; } | /bin/sh -c \"$*\"; exit"] {
+        let ssh = stand_in(&world, "ssh", before);
+        let mut child = start(&mut world.command(&[&["push", "tree", &place], &over(&ssh)[..]].concat()));
+        while !world.path("ran").exists() {
+            assert!(child.try_wait().unwrap().is_none(), "it ended by itself");
+            std::thread::yield_now();
+        }
+        std::fs::remove_file(world.path("ran")).unwrap();
+        stop(child);
+    }
+}
+
+#[test]
+fn a_push_stops_while_a_mirror_is_locked() {
+    let world = World::new();
+    world.publish(&Tree::small(), &["mirror"], &[]);
+    world.write("tree", &Tree::small().file("index.html", "second"));
+    let lock = std::fs::File::open(world.path("mirror/.headwater/lock")).unwrap();
+    lock.lock().unwrap();
+    let mut child = start(&mut world.command(&["push", "tree", "./mirror", "./other", "--events", "events.jsonl"]));
+    let has_staged = || crate::harness::events(&world.path("events.jsonl")).iter().any(|one| one["event"] == "staged");
+    while !has_staged() {
+        assert!(child.try_wait().unwrap().is_none(), "it ended by itself");
+        std::thread::yield_now();
+    }
+    stop(child);
+}
+
+/// A server that accepts connections and never answers; tells of each.
+fn silent_server() -> (String, Hits<()>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}/x", listener.local_addr().unwrap());
+    let (sender, hits) = channel();
+    std::thread::spawn(move || {
+        let mut held = Vec::new();
+        for stream in listener.incoming() {
+            held.push(stream);
+            if sender.send(()).is_err() {
+                return;
+            }
+        }
+    });
+    (url, hits)
+}
+
+#[test]
+fn a_push_stops_while_others_are_told_or_probed() {
+    for keys in [
+        "[ping]\nurl_file='url'\n",
+        "[purge]\nurl='URL'\nbase='http://www.example'\n",
+        "[[wave]]\ngroups=['g']\nprobe='index.html'\n",
+    ] {
+        let (url, hits) = silent_server();
+        let world = World::new();
+        world.publish(&Tree::small(), &["mirror"], &[]);
+        world.write("tree", &Tree::small().file("index.html", "second"));
+        std::fs::write(world.path("url"), &url).unwrap();
+        std::fs::set_permissions(world.path("url"), Permissions::from_mode(0o600)).unwrap();
+        let mirror = "content='tree'\n[[mirror]]\nname='m'\nurl='./mirror'\ngroup='g'\npublic_url='URL'\n".to_owned();
+        std::fs::write(world.path("headwater.toml"), (mirror + keys).replace("URL", &url)).unwrap();
+        let mut child = start(&mut world.command(&["push", "--json"]));
+        wait_for(&hits, &mut child);
+        let outcome = stop(child);
+        assert_eq!(report(&outcome)["exit_code"], 130, "{keys}: {outcome}");
+    }
+}
+
+#[test]
+fn a_hook_has_a_moment_after_the_request_to_stop_and_is_killed_then() {
+    let world = World::new();
+    world.publish(&Tree::small(), &["mirror"], &[]);
+    world.write("tree", &Tree::small().file("index.html", "second"));
+    let hook = "[hooks]\non_activated=['sh','-c','touch ran; sleep 60']\non_failed=['touch','failed']\n";
+    let mirror = "content='tree'\n[[mirror]]\nname='m'\nurl='./mirror'\n";
+    std::fs::write(world.path("headwater.toml"), mirror.to_owned() + hook).unwrap();
+    let mut child = start(&mut world.command(&["push", "--json"]));
+    while !world.path("ran").exists() {
+        assert!(child.try_wait().unwrap().is_none(), "it ended by itself");
+        std::thread::yield_now();
+    }
+    let outcome = stop(child);
+    let answer: Value = report(&outcome);
+    assert_eq!(answer["mirrors"][0]["outcome"], "activated", "{outcome}");
+    assert!(answer["told"][0]["message"].as_str().unwrap().contains("stopped"), "{outcome}");
+}
+
+#[test]
+fn what_cannot_be_interrupted_is_ended() {
+    let world = World::new();
+    world.publish(&Tree::small(), &["mirror"], &[]);
+    let names = (0..4000).map(|number| format!("a-file-with-a-long-name-{number}.html"));
+    world.write("tree", &names.fold(Tree::small(), |tree, name| tree.file(&name, "x")));
+    let mut child = start(&mut world.command(&["plan", "tree", "./mirror", "--json"]));
+    let mut stdout = child.stdout.take().unwrap();
+    // Nobody reads its output; when the pipe is full it waits in the system.
+    while rustix::io::ioctl_fionread(&stdout).unwrap() < 0x10000 {
+        assert!(child.try_wait().unwrap().is_none(), "it ended by itself");
+        std::thread::yield_now();
+    }
+    let began = Instant::now();
+    kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
+    let status = loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            break status;
+        }
+        if began.elapsed() > MOST {
+            child.kill().unwrap();
+            panic!("it did not end");
+        }
+        std::thread::yield_now();
+    };
+    assert_eq!(status.code(), Some(130));
+    stdout.read_to_end(&mut Vec::new()).unwrap();
+}
