@@ -68,6 +68,18 @@ fn newer(report: &Report) -> Option<String> {
     ))
 }
 
+/// What to do where another push staged a release in the place of this one.
+fn displaced(report: &Report) -> Option<String> {
+    let by = report.mirrors.iter().find_map(|one| match &one.outcome {
+        Outcome::Displaced { by } => Some(by),
+        _ => None,
+    })?;
+    Some(format!(
+        "another push staged release {by} in place of this one, and nothing new is served: \
+         `headwater activate {by}` serves it; or push again"
+    ))
+}
+
 /// What to do after mirrors switched and went back to the content they had.
 fn after_going_back(report: &Report) -> Option<String> {
     report.reverted.as_ref()?;
@@ -112,9 +124,11 @@ pub(crate) fn explain(report: &Report, exit: Exit, command: &str) -> Result<(), 
     let require = lower_require(report, command);
     let newer = newer(report);
     let up = bring_up(report, command);
+    let displaced = displaced(report);
     let mut hints: Vec<&str> = Vec::new();
     // The failure itself was shown when it happened, also with --quiet.
     failures(report).filter_map(hints::of_mirror).for_each(|hint| hints.push(hint));
+    hints.extend(displaced.as_deref());
     match exit {
         _ if went_back.is_some() => hints.extend(went_back.as_deref()),
         Exit::Partial if failures(report).next().is_none() && newer.is_some() => hints.extend(newer.as_deref()),

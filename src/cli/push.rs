@@ -295,7 +295,7 @@ fn outcome(outcome: &Outcome) -> Option<failure::Outcome> {
         Outcome::Superseded | Outcome::Newer { .. } => failure::Outcome::Superseded,
         Outcome::Staged | Outcome::Skipped | Outcome::Frozen => return None,
         Outcome::Failed { failure, .. } => outcome_of_failure(*failure),
-        Outcome::Reverted => failure::Outcome::Failed,
+        Outcome::Reverted | Outcome::Displaced { .. } => failure::Outcome::Failed,
     })
 }
 
@@ -451,6 +451,7 @@ pub(crate) fn words(outcome: &Outcome) -> String {
         Outcome::Current => "was current".into(),
         Outcome::Staged => "ready, not switched".into(),
         Outcome::Superseded => "superseded by a newer push".into(),
+        Outcome::Displaced { by } => format!("not switched: release {by} was staged in its place"),
         Outcome::Newer { serves } => format!("left alone: serves the newer release {serves}"),
         Outcome::Skipped => "not tried".into(),
         Outcome::Reverted => "switched, and went back".into(),

@@ -1,10 +1,12 @@
 //! Switching: the lead alone, then the others together.
 
 use std::cmp::Ordering;
+use std::time::{Duration, Instant};
 
+use crate::cancel::CANCEL_POLL_INTERVAL;
 use crate::hash::StoreId;
 use crate::mirror::{Failure, MirrorError};
-use crate::monitor::{Event, Monitor};
+use crate::monitor::{Event, Monitor as _};
 use crate::push::gate::Gate;
 use crate::push::options::Options;
 use crate::push::outcome::{Outcome, error_chain};
@@ -16,6 +18,8 @@ use crate::threads;
 
 /// How often a slot is taken back from pushes that have lost.
 const MAX_TRIES: u32 = 8;
+/// How long a newer release that is only staged has to become current: a push that is about to switch needs less.
+const TIME_TO_SWITCH: Duration = Duration::from_secs(1);
 
 /// Who won where a compare-and-set was lost.
 enum Race {
@@ -27,6 +31,8 @@ enum Race {
     Newer,
     /// There is no other one: the mirror serves what it served, and has no other release staged.
     Nobody,
+    /// The other one is newer and staged, and not served.
+    Staged(ReleaseName),
 }
 
 /// Activates the target on the `staged` mirrors and notes their outcomes.
@@ -65,7 +71,9 @@ pub(super) fn activate(
                     }
                     // The mirror contradicts itself. That is no reason to leave the others unpublished.
                     Race::Nobody => outcomes[lead] = Some(failed(target, lead, &error, gate)),
-                    Race::Older | Race::Newer => return Ok(lose(target, lead, outcomes, options)),
+                    Race::Older | Race::Newer | Race::Staged(_) => {
+                        return Ok(lose(target, lead, outcomes, options, gate));
+                    }
                 }
             }
             // The next one leads.
@@ -93,11 +101,15 @@ pub(super) fn one(target: &Target, index: usize, options: &Options, gate: &Gate<
             Race::Newer if state.current.is_some_and(|current| current.sequence() >= target.release.sequence) => {
                 return Outcome::Superseded;
             }
-            // It goes on top of ours, and will be there in a moment.
-            Race::Newer if state.staged.as_ref().is_some_and(|staged| staged.sequence > target.release.sequence) => {
+            // It goes on top of ours.
+            Race::Newer | Race::Staged(_)
+                if state.staged.as_ref().is_some_and(|staged| {
+                    staged.sequence > target.release.sequence && is_soon_served(target, index, staged.name(), gate)
+                }) =>
+            {
                 return Outcome::Superseded;
             }
-            Race::Older | Race::Newer | Race::Nobody => {}
+            Race::Older | Race::Newer | Race::Staged(_) | Race::Nobody => {}
         }
         expected = state.current;
         if state.staged.is_none_or(|staged| staged.name() != target.release.name())
@@ -122,11 +134,40 @@ pub(super) fn has_rival(target: &Target, index: usize, options: &Options) -> boo
 
 /// What becomes of a push that lost a compare-and-set on `index`: everything
 /// that was staged is let go. Answers whether to start again on top of the other one.
-pub(super) fn lose(target: &Target, index: usize, outcomes: &mut [Option<Outcome>], options: &Options) -> bool {
-    let is_again = target.is_repeatable && matches!(race(target, index, options), Race::Older);
-    outcomes[index] = Some(Outcome::Superseded);
-    give_up(target, outcomes);
-    is_again
+pub(super) fn lose(
+    target: &Target,
+    index: usize,
+    outcomes: &mut [Option<Outcome>],
+    options: &Options,
+    gate: &Gate<'_>,
+) -> bool {
+    let (outcome, is_ahead) = match race(target, index, options) {
+        // Others may stage a release without ever serving it. It is replaced, as by a push that begins now.
+        Race::Staged(by) if !is_soon_served(target, index, by, gate) => (Outcome::Displaced { by }, true),
+        Race::Older | Race::Nobody => (Outcome::Superseded, true),
+        Race::Ours | Race::Newer | Race::Staged(_) => (Outcome::Superseded, false),
+    };
+    give_up(target, outcomes, &outcome);
+    outcomes[index] = Some(outcome);
+    target.is_repeatable && is_ahead
+}
+
+/// Waits a moment for the release `name`, which a mirror has staged, to become current there.
+fn is_soon_served(target: &Target, index: usize, name: ReleaseName, gate: &Gate<'_>) -> bool {
+    let deadline = Instant::now() + TIME_TO_SWITCH;
+    loop {
+        // Without knowing the winner nothing may be put on top of it.
+        let Ok(state) = mirror(target, index).state() else { return true };
+        if state.current.is_some_and(|current| current.sequence() >= name.sequence()) {
+            return true;
+        }
+        let is_staged = state.staged.is_some_and(|staged| staged.name() == name);
+        if !is_staged || gate.is_cancelled() || Instant::now() >= deadline {
+            return false;
+        }
+        // A channel on which nothing ever comes.
+        crossbeam_channel::never::<()>().recv_timeout(CANCEL_POLL_INTERVAL).ok();
+    }
 }
 
 fn try_one(target: &Target, index: usize, expected: Option<ReleaseName>, gate: &Gate<'_>) -> Result<(), MirrorError> {
@@ -196,14 +237,15 @@ fn race(target: &Target, index: usize, options: &Options) -> Race {
             None => return Race::Nobody,
         },
     };
+    let newer = |rival: &Release| if is_switched { Race::Newer } else { Race::Staged(rival.name()) };
     match rival {
         Some(rival) if rival.name() == target.release.name() && is_switched => Race::Ours,
         // A release that is not made here has its rank already, and nothing else counts.
         Some(rival) if !target.is_new => match target.release.succession(rival) {
             Succession::Follows => Race::Older,
-            Succession::NotNewer | Succession::OtherHistory => Race::Newer,
+            Succession::NotNewer | Succession::OtherHistory => newer(rival),
         },
-        Some(rival) if is_newer(rival, &target.release, options) => Race::Newer,
+        Some(rival) if is_newer(rival, &target.release, options) => newer(rival),
         _ => Race::Older,
     }
 }
@@ -220,11 +262,11 @@ fn is_newer(rival: &Release, ours: &Release, options: &Options) -> bool {
     }
 }
 
-/// Lets go of everything that was staged and not switched.
-fn give_up(target: &Target, outcomes: &mut [Option<Outcome>]) {
+/// Lets go of everything that was staged and not switched; `why` is its outcome.
+fn give_up(target: &Target, outcomes: &mut [Option<Outcome>], why: &Outcome) {
     for (index, outcome) in outcomes.iter_mut().enumerate().filter(|(_, outcome)| **outcome == Some(Outcome::Staged)) {
         // If that fails the release stays staged, unseen, until the next push takes its slot.
         mirror(target, index).abandon(target.release.name()).ok();
-        *outcome = Some(Outcome::Superseded);
+        *outcome = Some(why.clone());
     }
 }

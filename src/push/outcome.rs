@@ -24,6 +24,11 @@ pub enum Outcome {
     Staged,
     /// Another push was newer.
     Superseded,
+    /// Another push staged a release in its place, which is not served.
+    Displaced {
+        /// The release that is staged.
+        by: ReleaseName,
+    },
     /// It serves a newer release, and was left alone.
     Newer {
         /// The release that it serves.

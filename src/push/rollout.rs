@@ -321,7 +321,7 @@ impl Conductor<'_> {
         };
         let lost = self.in_time().find(is_conflict);
         if let Some(index) = lost {
-            let is_again = activation::lose(self.target, index, self.outcomes, self.options);
+            let is_again = activation::lose(self.target, index, self.outcomes, self.options, self.gate);
             return Ok((Switched { is_again, ..Switched::default() }, None));
         }
         if !self.options.require.is_met(ready, total) {

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 use std::process::Stdio;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use crate::chaos::Chaos;
@@ -165,6 +167,79 @@ fn of_two_racing_pushes_to_a_receiver_one_wins_each_sequence() {
         before = judge.judge(round, &outcomes).record.sequence;
         println!("exit codes: {:?}", outcomes.map(|outcome| outcome.code()));
     }
+}
+
+/// A link to a receiver whose store is `mirror`; before the first activation another push stages `rival` there.
+fn link_with_rival(world: &World, receiver: &Receiver, rival: &'static str) -> Chaos {
+    let stage = world.command(&["push", rival, "./mirror", "--stage-only", "--cache", "rival-cache"]);
+    let stage = Mutex::new(Some(stage));
+    Chaos::watched(receiver.address(), move |line| {
+        if line.starts_with("POST /v1/activate ")
+            && let Some(mut stage) = stage.lock().unwrap().take()
+        {
+            Outcome::of(&mut stage).expect(&[0]);
+        }
+    })
+}
+
+#[test]
+fn a_push_that_lost_to_a_staged_one_takes_its_place() {
+    let world = World::new();
+    world.publish(&tree("a", 1), &["mirror"], &[]);
+    world.write("tree", &tree("a", 2));
+    world.write("rival", &tree("b", 2));
+    let receiver = Receiver::start(&world.path("mirror"));
+    let link = link_with_rival(&world, &receiver, "rival");
+    let url = format!("http://{}/", link.address());
+    world.run(&["push", "tree", &url, "--superseded-ok"]).expect(&[0]);
+    checker::check_equals_tree(&world.served("mirror"), &world.path("tree")).unwrap();
+}
+
+#[test]
+fn a_staged_release_does_not_keep_a_mirror_from_following_the_first() {
+    let world = World::new();
+    world.publish(&tree("a", 1), &["one", "two"], &[]);
+    world.write("tree", &tree("a", 2));
+    world.write("rival", &tree("b", 2));
+    let activations = Arc::new(AtomicUsize::new(0));
+    let receivers = ["one", "two"].map(|mirror| Receiver::start(&world.path(mirror)));
+    let links = [0, 1].map(|index: usize| {
+        let mirror = ["./one", "./two"][index];
+        let stage = Mutex::new(world.command(&["push", "rival", mirror, "--stage-only", "--cache", "rival-cache"]));
+        let activations = Arc::clone(&activations);
+        Chaos::watched(receivers[index].address(), move |line| {
+            // The first one leads.
+            if line.starts_with("POST /v1/activate ") && activations.fetch_add(1, Ordering::SeqCst) == 1 {
+                Outcome::of(&mut stage.lock().unwrap()).expect(&[0]);
+            }
+        })
+    });
+    let urls = links.each_ref().map(|link| format!("http://{}/", link.address()));
+    world.run(&["push", "tree", &urls[0], &urls[1]]).expect(&[0]);
+    for mirror in ["one", "two"] {
+        checker::check_equals_tree(&world.served(mirror), &world.path("tree")).unwrap();
+    }
+}
+
+#[test]
+fn an_activation_that_lost_to_a_staged_release_names_it_and_fails() {
+    let world = World::new();
+    let before = world.publish(&tree("a", 1), &["mirror"], &[]);
+    world.write("tree", &tree("a", 2));
+    world.write("rival", &tree("b", 2));
+    world.push("tree", &["mirror"], &["--stage-only"]).expect(&[0]);
+    let receiver = Receiver::start(&world.path("mirror"));
+    let link = link_with_rival(&world, &receiver, "rival");
+    let url = format!("http://{}/", link.address());
+    let lost = world.run(&["activate", "2", &url, "--json"]).expect(&[4]);
+    let answer: serde_json::Value = serde_json::from_str(&lost.stdout).unwrap();
+    let mirror = &answer["mirrors"][0];
+    assert_eq!(mirror["outcome"], "displaced", "{lost}");
+    let rival = mirror["by"].as_str().unwrap();
+    assert!(lost.stderr.contains(&format!("`headwater activate {rival}`")), "{lost}");
+    assert_eq!(world.served("mirror"), before);
+    world.run(&["activate", rival, "./mirror"]).expect(&[0]);
+    checker::check_equals_tree(&world.served("mirror"), &world.path("rival")).unwrap();
 }
 
 #[test]
