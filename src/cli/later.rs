@@ -71,6 +71,9 @@ pub(crate) struct HealArgs {
     /// Mirrors: names from the configuration, or locations; default: all configured ones
     #[arg(value_name = "MIRROR", value_hint = ValueHint::AnyPath)]
     mirrors: Vec<String>,
+    /// Bring the others to what this mirror serves; default: the newest release, unless one mirror alone has it and it was not published from here
+    #[arg(long, value_name = "MIRROR", value_hint = ValueHint::AnyPath)]
+    from: Option<String>,
     #[command(flatten)]
     work: WorkArgs,
     #[command(flatten)]
@@ -129,14 +132,22 @@ pub(crate) fn heal(args: &HealArgs) -> Result<Exit, Failure> {
     // It brings up whom it can reach: one that cannot be is the next run's.
     let require = Some(args.work.require.unwrap_or(config::Require::Any));
     let work = WorkArgs { require, ..args.work.clone() };
+    let config = load_config(&args.config)?;
+    let source = match &args.from {
+        Some(from) => {
+            let from = places::of_mirrors(std::slice::from_ref(from), &config)?;
+            Source::Store(Reach::for_content(&work, &config).mirror(&from[0], None)?)
+        }
+        None => Source::Newest,
+    };
     let told = TreeLess {
         mirrors: &args.mirrors,
         release: &ReleaseArgs::default(),
         work: &work,
         around: &args.around,
-        config: load_config(&args.config)?,
+        config,
     };
-    let (job, guards) = without_tree(told, Source::Newest)?;
+    let (job, guards) = without_tree(told, source)?;
     execute("heal", &job, &args.output, &guards)
 }
 

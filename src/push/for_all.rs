@@ -3,13 +3,49 @@
 //! A release is not for all if its record says so, or if no mirror of the last wave ever served it: a push that goes
 //! by waves may still be looking at the first ones, or was stopped there.
 
+use crate::monitor::{Event, Monitor};
 use crate::push::fleet::{self, Member};
-use crate::push::options::Wave;
+use crate::push::options::{Options, Wave};
 use crate::release::Release;
+
+/// Of two mirrors neither can outvote the other.
+const MIN_FLEET: usize = 3;
 
 /// The newest release that is current anywhere and for all mirrors.
 pub(super) fn newest_for_all<'m>(members: &'m [Member], waves: &[Wave]) -> Option<&'m Release> {
     fleet::newest_where(members, |release| release.partial.is_none() && has_passed(release, members, waves))
+}
+
+/// The same, but not a release that one of several mirrors has alone while another one was brought there from here: its
+/// owner may have made it. It is warned of. Where nothing is known of that mirror, because the cache was lost, it counts:
+/// else no fleet could be healed from a machine that did not publish.
+pub(super) fn newest_to_spread<'m>(
+    members: &'m [Member],
+    options: &Options,
+    monitor: &dyn Monitor,
+) -> Option<&'m Release> {
+    let waves = &options.policy.waves;
+    let newest = newest_for_all(members, waves)?;
+    let serving = members.iter().filter(|member| member.current_release().is_some()).count();
+    let owner = only_owner(newest, members).filter(|_| waves.is_empty() && serving >= MIN_FLEET);
+    let brought = |owner: &Member| options.stores.brought(owner.mirror.location());
+    let is_strange = |owner: &&Member| brought(owner).is_some_and(|brought| brought != newest.name());
+    let Some(owner) = owner.filter(is_strange) else { return Some(newest) };
+    let (name, sequence) = (owner.mirror.name(), newest.sequence);
+    let message = format!(
+        "release {sequence} is on {name} alone, and was not brought there from this machine: it is not spread; \
+         `headwater heal --from {name}` does that"
+    );
+    monitor.event(Event::Warned { message });
+    fleet::newest_where(members, |release| {
+        release.partial.is_none() && only_owner(release, members).is_none() && has_passed(release, members, waves)
+    })
+}
+
+/// The mirror that alone serves a release; `None` if several do.
+fn only_owner<'m>(release: &Release, members: &'m [Member]) -> Option<&'m Member> {
+    let mut serving = members.iter().filter(|member| member.current() == Some(release.name()));
+    serving.next().filter(|_| serving.next().is_none())
 }
 
 /// Whether a mirror of the last wave serves the release or has served it.

@@ -8,7 +8,7 @@ use crate::manifest::Entry;
 use crate::mirror::{Failure, Mirror, MirrorState};
 use crate::monitor::Monitor;
 use crate::push::fleet::{self, Fleet, Member};
-use crate::push::options::{Options, Wave};
+use crate::push::options::Options;
 use crate::push::source::{DecidedBy, Live};
 use crate::push::states::StatePoll;
 use crate::push::stores::KnownStores;
@@ -88,12 +88,12 @@ fn current_of(mirror: &Arc<dyn Mirror>) -> Result<(Member, Release), PushError> 
 
 /// Loads the newest release that a mirror serves and that is for all mirrors, to be brought to them as it is. There may
 /// be none: then every release was made for some of them.
-pub(super) fn load_newest(members: &[Member], waves: &[Wave]) -> Result<Loaded, PushError> {
+pub(super) fn load_newest(members: &[Member], options: &Options, monitor: &dyn Monitor) -> Result<Loaded, PushError> {
     fleet::check_one_history(members)?;
     if fleet::newest(members).is_none() {
         return Err(PushError::Rollback("no mirror has a release yet".into()));
     }
-    let as_it_is = for_all::newest_for_all(members, waves).cloned();
+    let as_it_is = for_all::newest_to_spread(members, options, monitor).cloned();
     Ok(Loaded { as_it_is, leaves_newer: true, ..Loaded::nothing() })
 }
 

@@ -234,7 +234,7 @@ fn push_in_rounds(
                 Prepared::Refused(report) => Ok::<_, PushError>(rollout::End::Report(*report)),
                 Prepared::Target(target) => {
                     let end = rollout::run(&target, || recheck.finish(monitor), options, monitor)?;
-                    target.remember(options, monitor);
+                    target.remember(end.report(), options, monitor);
                     // On top of another push, "the release before" would be the one that was to be left.
                     if let Source::Rollback { to: to @ None, .. } = &mut source {
                         *to = target.release.rolled_back_to;

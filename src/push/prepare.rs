@@ -82,7 +82,13 @@ fn scan_options(roots: &[Root], scan: &ScanOptions, scratch: &Scratch) -> Result
 }
 
 /// Loads what is pushed; `tree` is what was scanned of the trees of the source.
-fn load(source: &Source, tree: Option<Arc<Tree>>, members: &[Member], options: &Options) -> Result<Loaded, PushError> {
+fn load(
+    source: &Source,
+    tree: Option<Arc<Tree>>,
+    members: &[Member],
+    options: &Options,
+    monitor: &dyn Monitor,
+) -> Result<Loaded, PushError> {
     match (source, tree) {
         (_, Some(tree)) => Ok(Loaded::of(Live::Tree(tree))),
         (Source::Store(mirror), None) => load::load_store(mirror),
@@ -91,7 +97,7 @@ fn load(source: &Source, tree: Option<Arc<Tree>>, members: &[Member], options: &
         _ if !fleet::is_met(members, options.require) => Ok(Loaded::nothing()),
         (Source::Rollback { to, by }, None) => load::load_rollback(members, *to, by),
         (Source::Staged(text), None) => load::load_staged(members, text),
-        _ => load::load_newest(members, &options.policy.waves),
+        _ => load::load_newest(members, options, monitor),
     }
 }
 
@@ -161,7 +167,7 @@ impl Preparation {
             members = load::look_again(members, &options.stores, monitor)?;
         }
         let members = claims::checked(members, options, monitor);
-        let loaded = load(source, tree, &members, options)?;
+        let loaded = load(source, tree, &members, options, monitor)?;
         fleet::check_distinct(&members)?;
         // What is promoted may be of another site.
         let from = loaded.from.as_ref().filter(|_| !loaded.is_promoted);

@@ -39,6 +39,15 @@ pub(super) enum End {
     Revert(Report, Vec<usize>, Option<u64>),
 }
 
+impl End {
+    /// What became of each mirror until then.
+    pub(super) const fn report(&self) -> &Report {
+        match self {
+            Self::Report(report) | Self::Again(report) | Self::Revert(report, ..) => report,
+        }
+    }
+}
+
 /// The index of a mirror, and what came of staging: its outcome, or why it failed.
 pub(super) type Staged = (usize, Result<Outcome, MirrorError>);
 

@@ -1,5 +1,5 @@
-//! Which store each mirror had when it was last pushed to: a volume that is not mounted, or a
-//! directory that was replaced, is noticed before it is filled.
+//! What each mirror had when it was last pushed to. By its store a volume that is not mounted, or a directory that was
+//! replaced, is noticed before it is filled; by its release what somebody else published there.
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::fsx;
 use crate::hash::StoreId;
 use crate::mirror::{Location, MirrorError};
+use crate::release::ReleaseName;
 
 /// A note is a short line.
 const MAX_BYTES: u64 = 64 * 1024;
@@ -30,6 +31,9 @@ pub struct KnownStores {
 struct Note {
     location: String,
     store: StoreId,
+    /// The release that was last brought there from here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    release: Option<ReleaseName>,
 }
 
 impl KnownStores {
@@ -49,7 +53,7 @@ impl KnownStores {
     /// The store that a mirror has to have, if that is known.
     #[must_use]
     pub fn of(&self, name: &str, location: &str) -> Option<StoreId> {
-        self.configured.get(name).copied().or_else(|| self.noted(location))
+        self.configured.get(name).copied().or_else(|| Some(self.noted(location)?.store))
     }
 
     /// Refuses another store than the one that is known.
@@ -63,10 +67,19 @@ impl KnownStores {
         }
     }
 
-    /// Notes the store of a mirror. What cannot be noted is not known to the next push.
-    pub(super) fn remember(&self, location: &str, store: StoreId) {
-        let Some(path) = self.path_of(location).filter(|_| self.noted(location) != Some(store)) else { return };
-        let note = Note { location: key_of(location), store };
+    /// The release that was last brought to a mirror from here; `None` if that is not known.
+    pub(super) fn brought(&self, location: &str) -> Option<ReleaseName> {
+        self.noted(location)?.release
+    }
+
+    /// Notes the store of a mirror, and the `release` that was brought there now, if one was. What cannot be noted is not
+    /// known to the next push.
+    pub(super) fn remember(&self, location: &str, store: StoreId, release: Option<ReleaseName>) {
+        let noted = self.noted(location).filter(|noted| noted.store == store);
+        let release = release.or_else(|| noted.as_ref()?.release);
+        let is_noted = noted.is_some_and(|noted| noted.release == release);
+        let Some(path) = self.path_of(location).filter(|_| !is_noted) else { return };
+        let note = Note { location: key_of(location), store, release };
         let bytes = serde_json::to_vec(&note).expect("a note has plain values");
         let dir = path.parent().unwrap_or(Path::new("."));
         fsx::create_dir_all(dir).and_then(|()| fsx::replace_file(&path, |out| out.write_all(&bytes))).ok();
@@ -77,10 +90,10 @@ impl KnownStores {
         Some(self.dir.as_ref()?.join(format!("{}.json", &hash[..32])))
     }
 
-    fn noted(&self, location: &str) -> Option<StoreId> {
+    fn noted(&self, location: &str) -> Option<Note> {
         let text = fsx::read_text(&self.path_of(location)?, MAX_BYTES).ok()?;
         let note: Note = serde_json::from_str(&text).ok()?;
-        (note.location == key_of(location)).then_some(note.store)
+        (note.location == key_of(location)).then_some(note)
     }
 }
 
@@ -106,8 +119,11 @@ mod tests {
         let [first, second] = [(); 2].map(|()| StoreId::random().unwrap());
         let stores = KnownStores::new(Some(dir.path().join("stores")), [("eu".to_owned(), second)].into());
         assert!(stores.check("a", "/srv/a", None).is_ok() && stores.check("a", "/srv/a", Some(first)).is_ok());
-        stores.remember("/srv/./a/", first);
-        stores.remember("https://h:1/x/", second);
+        let release: ReleaseName = "7-0123456789abcdef".parse().unwrap();
+        stores.remember("/srv/./a/", first, Some(release));
+        stores.remember("/srv/a", first, None);
+        stores.remember("https://h:1/x/", second, None);
+        assert_eq!((stores.brought("/srv/a"), stores.brought("https://h:1/x")), (Some(release), None));
         assert_eq!((stores.of("a", "/srv/a"), stores.of("b", "https://h:1/x")), (Some(first), Some(second)));
         for found in [None, Some(second)] {
             let error = stores.check("a", "/srv/a", found).unwrap_err();

@@ -14,7 +14,7 @@ use crate::push::fleet::Member;
 use crate::push::keeping::{self, Keeping};
 use crate::push::links::Links;
 use crate::push::options::Options;
-use crate::push::outcome::{Sums, error_chain};
+use crate::push::outcome::{Report, Sums, error_chain};
 use crate::push::pack_line::Ahead;
 use crate::push::scratch::{Entries, ManifestFile, Scratch};
 use crate::push::states::PendingStates;
@@ -58,15 +58,17 @@ pub(super) struct Target {
 impl Target {
     /// Keeps its manifest for the next push, where fetching it again would take a network, and
     /// drops old content that is no longer of use.
-    pub(super) fn remember(&self, options: &Options, monitor: &dyn Monitor) {
+    pub(super) fn remember(&self, report: &Report, options: &Options, monitor: &dyn Monitor) {
         let is_far = self.members.iter().any(|member| member.mirror.link() == Link::Network);
         if let Some(manifest) = self.manifest.as_ref().filter(|_| is_far && self.scratch.temporary().is_none()) {
             // Without it the next push asks a mirror.
             self.scratch.keep_manifest(manifest, self.release.sequence, options.keep_content.releases).ok();
         }
-        for member in self.members.iter().filter(|member| member.state().is_some()) {
+        for (member, report) in self.members.iter().zip(&report.mirrors).filter(|(member, _)| member.state().is_some())
+        {
             if let Some(store) = member.mirror.store_id() {
-                options.stores.remember(member.mirror.location(), store);
+                let brought = report.outcome.is_current().then(|| self.release.name());
+                options.stores.remember(member.mirror.location(), store, brought);
             }
         }
         if let Some(links) = self.links.to_bytes() {

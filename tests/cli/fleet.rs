@@ -357,3 +357,25 @@ fn what_only_the_first_wave_has_is_not_spread() {
     world.ok("push");
     assert_eq!(on(&world), [2, 2, 2]);
 }
+
+#[test]
+fn what_one_mirror_alone_published_is_not_spread_by_heal() {
+    let world = World::with_tree();
+    let mirrors = ["a", "b", "c"].map(|name| format!("[[mirror]]\nname='{name}'\nurl='{name}'\n"));
+    world.write("headwater.toml", mirrors.concat());
+    world.ok("push tree");
+    // The owner of `a`, who knows no fleet, publishes there on top of the same history.
+    world.write("theirs.toml", "");
+    world.write("theirs/index.html", "theirs");
+    world.ok("push theirs ./a --cache elsewhere --config theirs.toml --allow-shrink");
+    let run = world.run("heal");
+    run.warns("`headwater heal --from a` does that");
+    assert_eq!((world.read("b/current/index.html"), on(&world)), (world.read("tree/index.html"), [2, 1, 1]));
+    world.ok("heal --from a");
+    assert_eq!((world.read("c/current/index.html"), on(&world)), ("theirs".to_owned(), [2, 2, 2]));
+    // A machine that knows nothing of them heals as far as it sees.
+    world.write("theirs/index.html", "theirs again");
+    world.ok("push theirs ./a --cache elsewhere --config theirs.toml");
+    world.ok("heal --cache unknown");
+    assert_eq!(on(&world), [3, 3, 3]);
+}
