@@ -14,7 +14,7 @@ use serde_json::Value;
 
 use super::{Receiver, over, push, report, stand_in};
 use crate::chaos::Chaos;
-use crate::harness::{Outcome, World};
+use crate::harness::{Outcome, World, events};
 use crate::trees::{Rng, Tree};
 
 /// A run must have ended by then.
@@ -179,18 +179,33 @@ fn a_push_stops_while_it_reads_from_a_mirror_that_trickles() {
 #[test]
 fn a_push_stops_while_ssh_is_silent() {
     let world = World::new();
-    world.write("tree", &Tree::small());
+    world.write("tree", &Tree::small().file("large", Rng::new(5).bytes(20_000)));
     let place = format!("ssh://edge2{}", world.at("shell"));
-    // Neither the banner, nor the answer to what comes behind the first bytes.
-    for before in ["touch ran; exec sleep 60", "touch ran; { head -c 500; sleep 60; } | /bin/sh -c \"$*\"; exit"] {
+    // No banner; then nothing of what comes behind the first question and the head of the second request is taken.
+    for (before, event) in [
+        ("touch ran; exec sleep 60", "scan_finished"),
+        ("touch ran; { dd bs=1 count=600 2>/dev/null; sleep 60; } | /bin/sh -c \"$*\"; exit", "pack_sent"),
+    ] {
         let ssh = stand_in(&world, "ssh", before);
-        let mut child = start(&mut world.command(&[&["push", "tree", &place], &over(&ssh)[..]].concat()));
+        let push = ["push", "tree", &place, "--events", "events.jsonl"];
+        let mut child = start(&mut world.command(&[&push[..], &over(&ssh)].concat()));
+        wait_for_events(&world, &mut child, event);
         while !world.path("ran").exists() {
-            assert!(child.try_wait().unwrap().is_none(), "it ended by itself");
             std::thread::yield_now();
         }
         std::fs::remove_file(world.path("ran")).unwrap();
         stop(child);
+    }
+}
+
+/// Waits until the run has written such an event.
+#[track_caller]
+fn wait_for_events(world: &World, child: &mut Child, name: &str) {
+    let patience = Instant::now() + Duration::from_secs(20);
+    while !events(&world.path("events.jsonl")).iter().any(|event| event["event"] == name) {
+        assert!(Instant::now() < patience, "there was no event {name}");
+        assert!(child.try_wait().unwrap().is_none(), "it ended by itself");
+        std::thread::yield_now();
     }
 }
 
@@ -202,11 +217,7 @@ fn a_push_stops_while_a_mirror_is_locked() {
     let lock = std::fs::File::open(world.path("mirror/.headwater/lock")).unwrap();
     lock.lock().unwrap();
     let mut child = start(&mut world.command(&["push", "tree", "./mirror", "./other", "--events", "events.jsonl"]));
-    let has_staged = || crate::harness::events(&world.path("events.jsonl")).iter().any(|one| one["event"] == "staged");
-    while !has_staged() {
-        assert!(child.try_wait().unwrap().is_none(), "it ended by itself");
-        std::thread::yield_now();
-    }
+    wait_for_events(&world, &mut child, "staged");
     stop(child);
 }
 
