@@ -5,6 +5,7 @@
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::thread::Builder;
 use std::time::Duration;
 
 use crossbeam_channel::{RecvTimeoutError, bounded};
@@ -81,17 +82,30 @@ impl Monitor for Stop {
 
 /// Does `work` on a thread of its own and waits for it; `None` as soon as `monitor` is cancelled. The work is then
 /// asked to stop, and ends by itself or with the process.
+///
+/// # Panics
+/// If the work does.
 pub fn until_cancelled<T: Send + 'static>(
     monitor: &dyn Monitor,
     work: impl FnOnce(&dyn Monitor) -> T + Send + 'static,
 ) -> Option<T> {
     let stop = Arc::new(Stop(AtomicBool::new(false)));
     let (sender, done) = bounded(1);
+    let work = Arc::new(Mutex::new(Some(work)));
     let told = Arc::clone(&stop);
-    let thread = std::thread::spawn(move || drop(sender.send(work(&*told))));
+    let taken = Arc::clone(&work);
+    let spawned = Builder::new().spawn(move || {
+        let work = taken.lock().unwrap_or_else(PoisonError::into_inner).take();
+        sender.send(work.map(|work| work(&*told))).ok()
+    });
+    let Ok(thread) = spawned else {
+        // A system that hands out no thread: the work is done here, and asks by itself whether it is to stop.
+        let work = work.lock().unwrap_or_else(PoisonError::into_inner).take();
+        return work.map(|work| work(monitor));
+    };
     loop {
         match done.recv_timeout(CANCEL_POLL_INTERVAL) {
-            Ok(result) => return Some(result),
+            Ok(result) => return result,
             Err(RecvTimeoutError::Disconnected) => {
                 thread.join().expect("work for a push does not panic");
                 return None;

@@ -165,7 +165,8 @@ impl<'a> After<'a> {
         progress: &'a Progress,
     ) -> Self {
         let lingering = Lingering { progress, stopped_at: OnceLock::new() };
-        let (began, told) = (Instant::now(), Vec::new());
+        let began = Instant::now();
+        let told = Vec::new();
         let mut after = Self { config, args, site, scratch, began, ping: None, told, seen: None, lingering };
         if let Some(source) = &config.notify.ping {
             match secret(source) {

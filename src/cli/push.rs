@@ -192,7 +192,8 @@ pub(crate) fn execute(
     let Some(_turn) = job.around.turn(scratch, &progress)? else {
         return not_now(command, &progress, output);
     };
-    let (site, cache) = (job.options.site.clone(), scratch.directory.as_deref().ok());
+    let site = job.options.site.clone();
+    let cache = scratch.directory.as_deref().ok();
     let mut after = After::begin(&job.config, &job.around, site, cache, &progress);
     let pushed = push::push(&job.source, &job.fleet, &job.options, &progress);
     let mut report = match pushed {

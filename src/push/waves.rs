@@ -190,7 +190,9 @@ fn wait(time: Duration, gate: &Gate<'_>) -> Result<(), Bad> {
 fn look(web: &Web, probe: &Probe, expected: &Expected, gate: &Gate<'_>) -> Result<(), String> {
     let Probe { url, path } = probe;
     let (object, size) = expected.get(path.as_str()).ok_or_else(|| format!("probe {url}: nothing is known of it"))?;
-    let (web, asked, size) = (web.clone(), url.clone(), *size);
+    let web = web.clone();
+    let asked = url.clone();
+    let size = *size;
     let Some(fetched) = until_cancelled(gate, move |_| web.fetch(&asked, size)) else { return Ok(()) };
     match fetched {
         Ok(fetched) if fetched.object == *object => Ok(()),
