@@ -3,7 +3,7 @@
 //! A mirror may be damaged, restored from an old backup, or hostile. What it alone says of sequences, histories and
 //! run numbers must not keep the others from being published: it fails alone, or its claim does not count.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::mirror::MirrorError;
@@ -118,10 +118,13 @@ pub(super) fn next_sequence(members: &[Member]) -> Result<u64, PushError> {
 }
 
 /// The time of the next release, in seconds since 1970: `now`, or after the `releases` that there are. One far ahead of
-/// this clock was never right; its release is outrun by sequence.
+/// this clock was never right; its release is outrun by sequence. No two have the same time, so that a file that changes
+/// never keeps its validators.
 pub(super) fn time_after<'r>(releases: impl Iterator<Item = &'r Release>, now: u64) -> u64 {
-    let believed = releases.map(|release| release.created).filter(|created| *created <= now + MAX_AHEAD_SECONDS);
-    now.max(believed.max().map_or(0, |created| created + 1))
+    let times: BTreeSet<u64> = releases.map(|release| release.created).collect();
+    let believed = times.range(..=now + MAX_AHEAD_SECONDS).next_back();
+    let first = now.max(believed.map_or(0, |created| created + 1));
+    (first..).find(|time| !times.contains(time)).unwrap_or(first)
 }
 
 /// Refuses an order that is older than the newest published one of its stream.
@@ -132,5 +135,32 @@ pub(super) fn check_order(options: &Options, published: &BTreeMap<String, u64>) 
             Err(PushError::Superseded { stream: order.stream.clone(), number: order.number, seen })
         }
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hash::{ContentId, HistoryId, ManifestId};
+    use crate::tree_path::Site;
+
+    #[test]
+    fn the_next_time_is_after_all_that_are_believed_and_is_new() {
+        let day = MAX_AHEAD_SECONDS;
+        let release = |created: u64| {
+            let (history, site) = (HistoryId::from_bytes([1; 16]), Site::new("docs").unwrap());
+            let mut release = Release::new(site, history, 1, ManifestId::of(b"m"), ContentId::of(b"c"));
+            release.created = created;
+            release
+        };
+        let next = |times: &[u64]| {
+            let releases: Vec<Release> = times.iter().map(|time| release(*time)).collect();
+            time_after(releases.iter(), 1000)
+        };
+        assert_eq!(next(&[]), 1000);
+        assert_eq!(next(&[900, 1000]), 1001);
+        assert_eq!(next(&[1000 + day]), 1001 + day);
+        assert_eq!(next(&[1000 + day, 1001 + day]), 1002 + day, "not that of a release that is not believed");
+        assert_eq!(next(&[1 << 50]), 1000);
     }
 }
