@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use crate::cancel::CANCEL_POLL_INTERVAL;
 use crate::hash::StoreId;
-use crate::mirror::{Failure, MirrorError};
+use crate::mirror::{Failure, MirrorError, MirrorState};
 use crate::monitor::{Event, Monitor as _};
 use crate::push::gate::Gate;
 use crate::push::options::Options;
@@ -22,7 +22,7 @@ const MAX_TRIES: u32 = 8;
 const TIME_TO_SWITCH: Duration = Duration::from_secs(1);
 
 /// Who won where a compare-and-set was lost.
-enum Race {
+pub(super) enum Race {
     /// Ours is current after all.
     Ours,
     /// The other one is older: start again on top of it.
@@ -51,30 +51,28 @@ pub(super) fn activate(
             return Err(PushError::Cancelled);
         }
         let lead = rest.remove(0);
-        match try_one(target, lead, target.members[lead].current(), gate) {
+        let activated = match try_one(target, lead, target.members[lead].current(), gate) {
+            Err(error) if is_lost(target, error.failure()) => match ask_race(target, lead, options) {
+                Race::Ours => Ok(()),
+                // Another push took the slot and gave it up.
+                Race::Nobody if tries < MAX_TRIES && stage_alone(target, lead, options, gate).is_ok() => {
+                    tries += 1;
+                    rest.insert(0, lead);
+                    continue;
+                }
+                // The mirror contradicts itself. That is no reason to leave the others unpublished.
+                Race::Nobody => Err(error),
+                race @ (Race::Older | Race::Newer | Race::Staged(_)) => {
+                    return Ok(lose(target, lead, &race, outcomes, gate));
+                }
+            },
+            other => other,
+        };
+        match activated {
             Ok(()) => {
                 outcomes[lead] = Some(Outcome::Activated);
                 together(target, &rest, outcomes, options, gate);
                 return Ok(false);
-            }
-            Err(error) if is_lost(target, error.failure()) => {
-                match race(target, lead, options) {
-                    Race::Ours => {
-                        outcomes[lead] = Some(Outcome::Activated);
-                        together(target, &rest, outcomes, options, gate);
-                        return Ok(false);
-                    }
-                    // Another push took the slot and gave it up.
-                    Race::Nobody if tries < MAX_TRIES && stage_alone(target, lead, options, gate).is_ok() => {
-                        tries += 1;
-                        rest.insert(0, lead);
-                    }
-                    // The mirror contradicts itself. That is no reason to leave the others unpublished.
-                    Race::Nobody => outcomes[lead] = Some(failed(target, lead, &error, gate)),
-                    Race::Older | Race::Newer | Race::Staged(_) => {
-                        return Ok(lose(target, lead, outcomes, options, gate));
-                    }
-                }
             }
             // The next one leads.
             Err(error) => outcomes[lead] = Some(failed(target, lead, &error, gate)),
@@ -95,7 +93,7 @@ pub(super) fn one(target: &Target, index: usize, options: &Options, gate: &Gate<
             Err(error) => return failed(target, index, &error, gate),
         };
         let Ok(state) = mirror(target, index).state() else { return failed(target, index, &error, gate) };
-        match race(target, index, options) {
+        match race(target, index, &state, options) {
             Race::Ours => return Outcome::Activated,
             // A lower sequence is what ours goes on top of, whenever it began.
             Race::Newer if state.current.is_some_and(|current| current.sequence() >= target.release.sequence) => {
@@ -127,21 +125,16 @@ pub(super) fn is_lost(target: &Target, failure: Failure) -> bool {
     failure == Failure::Conflict || target.is_new && failure == Failure::OtherHistory
 }
 
-/// Whether a mirror that refused the target has a release of another push.
-pub(super) fn has_rival(target: &Target, index: usize, options: &Options) -> bool {
-    !matches!(race(target, index, options), Race::Nobody)
-}
-
-/// What becomes of a push that lost a compare-and-set on `index`: everything
+/// What becomes of a push that lost a compare-and-set on `index` in this `race`: everything
 /// that was staged is let go. Answers whether to start again on top of the other one.
 pub(super) fn lose(
     target: &Target,
     index: usize,
+    race: &Race,
     outcomes: &mut [Option<Outcome>],
-    options: &Options,
     gate: &Gate<'_>,
 ) -> bool {
-    let (outcome, is_ahead) = match race(target, index, options) {
+    let (outcome, is_ahead) = match *race {
         // Others may stage a release without ever serving it. It is replaced, as by a push that begins now.
         Race::Staged(by) if !is_soon_served(target, index, by, gate) => (Outcome::Displaced { by }, true),
         Race::Older | Race::Nobody => (Outcome::Superseded, true),
@@ -223,10 +216,17 @@ pub(super) fn in_order(target: &Target, members: &[usize], store: impl Fn(usize)
     order.into_iter().map(|(_, _, index)| index).collect()
 }
 
-/// Asks the mirror again: no clock decides but between two pushes of which one lost.
-fn race(target: &Target, index: usize, options: &Options) -> Race {
-    // Without knowing the winner nothing may be put on top of it.
-    let Ok(state) = mirror(target, index).state() else { return Race::Newer };
+/// Asks a mirror that refused the target who won there.
+pub(super) fn ask_race(target: &Target, index: usize, options: &Options) -> Race {
+    match mirror(target, index).state() {
+        Ok(state) => race(target, index, &state, options),
+        // Without knowing the winner nothing may be put on top of it.
+        Err(_) => Race::Newer,
+    }
+}
+
+/// Who won on a mirror that now has this `state`: no clock decides but between two pushes of which one lost.
+fn race(target: &Target, index: usize, state: &MirrorState, options: &Options) -> Race {
     let is_switched = state.current != target.members[index].current();
     let rival = match (is_switched, state.current_release()) {
         (true, None) if state.current.is_some() => return Race::Newer,

@@ -15,6 +15,7 @@ use crate::fsx;
 use crate::hash::ObjectId;
 use crate::mirror::{Failure, Mirror, MirrorError, MirrorState};
 use crate::monitor::{Event, Monitor};
+use crate::push::activation::{self, Race};
 use crate::push::batch::{self, Batch, batches};
 use crate::push::bundle::{PackShelf, Seat};
 use crate::push::fleet::{self, Member};
@@ -25,7 +26,7 @@ use crate::push::pack_line::{self, LineError};
 use crate::push::scratch::ManifestFile;
 use crate::push::target::Target;
 use crate::push::waves::{self, Expected, Switched};
-use crate::push::{PushError, activation, latecomers};
+use crate::push::{PushError, latecomers};
 use crate::release::{Release, Succession};
 use crate::scan::ScanError;
 
@@ -319,18 +320,9 @@ impl Conductor<'_> {
         if self.gate.is_cancelled() {
             return Err(PushError::Cancelled);
         }
-        // One that failed before it was sent anything has lost to nobody.
-        let is_conflict = |index: &usize| match &self.outcomes[*index] {
-            Some(Outcome::Failed { failure, .. }) => {
-                self.target.members[*index].state().is_some()
-                    && activation::is_lost(self.target, *failure)
-                    && activation::has_rival(self.target, *index, self.options)
-            }
-            _ => false,
-        };
-        let lost = self.in_time().find(is_conflict);
-        if let Some(index) = lost {
-            let is_again = activation::lose(self.target, index, self.outcomes, self.options, self.gate);
+        let lost = self.in_time().find_map(|index| Some((index, self.lost_race(index)?)));
+        if let Some((index, race)) = lost {
+            let is_again = activation::lose(self.target, index, &race, self.outcomes, self.gate);
             return Ok((Switched { is_again, ..Switched::default() }, None));
         }
         if !self.options.require.is_met(ready, total) {
@@ -351,6 +343,15 @@ impl Conductor<'_> {
             self.late();
         }
         Ok((switched, None))
+    }
+
+    /// Who won on a mirror that refused the target because another push was quicker; `None` if nobody did.
+    fn lost_race(&self, index: usize) -> Option<Race> {
+        let Some(Outcome::Failed { failure, .. }) = &self.outcomes[index] else { return None };
+        // One that failed before it was sent anything has lost to nobody.
+        let is_lost = self.target.members[index].state().is_some() && activation::is_lost(self.target, *failure);
+        let race = is_lost.then(|| activation::ask_race(self.target, index, self.options))?;
+        (!matches!(race, Race::Nobody)).then_some(race)
     }
 
     /// How many mirrors are ready, and of how many, those that count.
