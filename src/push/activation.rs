@@ -263,7 +263,7 @@ fn is_newer(rival: &Release, ours: &Release, options: &Options) -> bool {
 }
 
 /// Lets go of everything that was staged and not switched; `why` is its outcome.
-fn give_up(target: &Target, outcomes: &mut [Option<Outcome>], why: &Outcome) {
+pub(super) fn give_up(target: &Target, outcomes: &mut [Option<Outcome>], why: &Outcome) {
     for (index, outcome) in outcomes.iter_mut().enumerate().filter(|(_, outcome)| **outcome == Some(Outcome::Staged)) {
         // If that fails the release stays staged, unseen, until the next push takes its slot.
         mirror(target, index).abandon(target.release.name()).ok();

@@ -329,7 +329,8 @@ impl Conductor<'_> {
             return Ok((Switched::default(), Some(unmet(self.options.require, ready, total))));
         }
         if let Err(error) = unchanged() {
-            self.abandon();
+            // The tree that it was made of is no more.
+            activation::give_up(self.target, self.outcomes, &Outcome::Skipped);
             return Err(error.into());
         }
         if self.options.policy.goal == Goal::Stage {
@@ -338,7 +339,7 @@ impl Conductor<'_> {
         }
         let switched = waves::switch(self.target, self.expected, self.outcomes, self.options, self.gate)?;
         if !switched.back.is_empty() {
-            self.abandon();
+            activation::give_up(self.target, self.outcomes, &Outcome::Skipped);
         } else if !switched.is_again && switched.stopped.is_none() {
             self.late();
         }
@@ -418,17 +419,6 @@ impl Conductor<'_> {
             self.take(index, result);
             if self.outcomes[index] == Some(Outcome::Staged) && self.options.policy.goal == Goal::Activate {
                 self.outcomes[index] = Some(activation::one(self.target, index, self.options, self.gate));
-            }
-        }
-    }
-
-    /// Forgets what was staged: the tree it was made of is no more.
-    fn abandon(&mut self) {
-        for (index, outcome) in self.outcomes.iter_mut().enumerate() {
-            if *outcome == Some(Outcome::Staged) {
-                // If that fails the release stays staged, unseen, until the next push takes its slot.
-                self.target.members[index].mirror.abandon(self.target.release.name()).ok();
-                *outcome = Some(Outcome::Skipped);
             }
         }
     }
