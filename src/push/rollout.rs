@@ -179,13 +179,16 @@ fn roll_out(
 /// not answered yet.
 pub(super) fn at_once(target: &Target, member: &Member) -> Option<Outcome> {
     let Some(state) = member.state() else { return member.error().map(Outcome::failed) };
-    let is_staged = || state.staged.as_ref().is_some_and(|staged| staged.name() == target.release.name());
-    match () {
-        () if state.current == Some(target.release.name()) => Some(Outcome::Current),
-        () if target.leaves_newer && is_newer(member, &target.release) => Some(Outcome::Apart),
-        () if is_staged() => Some(Outcome::Staged),
-        () => unreplaceable(&target.release, state),
+    if state.current == Some(target.release.name()) {
+        return Some(Outcome::Current);
     }
+    if target.leaves_newer && is_newer(member, &target.release) {
+        return Some(Outcome::Apart);
+    }
+    if state.staged.as_ref().is_some_and(|staged| staged.name() == target.release.name()) {
+        return Some(Outcome::Staged);
+    }
+    unreplaceable(&target.release, state)
 }
 
 /// The outcome of a mirror whose current release `release` may not replace.
