@@ -6,7 +6,7 @@ use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread::Builder;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{RecvTimeoutError, bounded};
 
@@ -66,6 +66,25 @@ impl CancelToken {
         if self.is_cancelled() {
             self.cancel();
         }
+    }
+}
+
+/// Waits for so long, or until `monitor` is cancelled. Returns whether it is not.
+pub fn pause(time: Duration, monitor: &dyn Monitor) -> bool {
+    wait_until(Instant::now() + time, &|| monitor.is_cancelled())
+}
+
+/// Waits until `end`, or until `is_cancelled` holds. Returns whether it does not hold then.
+pub fn wait_until(end: Instant, is_cancelled: &dyn Fn() -> bool) -> bool {
+    loop {
+        if is_cancelled() {
+            return false;
+        }
+        let left = end.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return true;
+        }
+        std::thread::sleep(left.min(CANCEL_POLL_INTERVAL));
     }
 }
 
@@ -143,5 +162,17 @@ mod tests {
         assert!(token.is_cancelled() && *count.0.lock().unwrap() == 1);
         token.interrupt_on_cancel(Arc::downgrade(&blocking));
         assert_eq!(*count.0.lock().unwrap(), 2);
+    }
+
+    #[test]
+    fn a_wait_ends_at_its_time_or_with_the_request_to_stop() {
+        let began = Instant::now();
+        let asked = std::cell::Cell::new(0);
+        let is_cancelled = || asked.replace(asked.get() + 1) >= 2;
+        assert!(!wait_until(began + Duration::from_secs(60), &is_cancelled));
+        assert!(!wait_until(began, &is_cancelled), "a time that is over");
+        let end = Instant::now() + Duration::from_millis(120);
+        assert!(wait_until(end, &|| false));
+        assert!(Instant::now() >= end && began.elapsed() < Duration::from_secs(30));
     }
 }

@@ -12,7 +12,7 @@ use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use clap::{Args, ValueHint};
-use headwater::cancel::{CANCEL_POLL_INTERVAL, until_cancelled};
+use headwater::cancel::{pause, until_cancelled};
 use headwater::command::{self, Order};
 use headwater::config::{self, Config, TokenSource, parse_duration};
 use headwater::fsx::{self, Dir, IoError};
@@ -83,7 +83,7 @@ impl AroundArgs {
         const HINT: &str = "--alone needs a cache that can be written: name a directory with --cache";
         let failed = |error: IoError| Failure::new(Exit::Failed, error).with_hint(HINT);
         if let Some(most) = self.jitter
-            && !wait(random_part(most), progress)
+            && !pause(random_part(most), progress)
         {
             return Ok(None);
         }
@@ -300,7 +300,7 @@ impl<'a> After<'a> {
         };
         let urls: Vec<String> = urls.into_iter().collect();
         let sent = urls.clone();
-        let purged = until_cancelled(progress, move |monitor| purge.send(sent, &|pause| wait(pause, monitor)));
+        let purged = until_cancelled(progress, move |monitor| purge.send(sent, &|time| pause(time, monitor)));
         // What was acknowledged is not known then: all is told again.
         let purged =
             purged.unwrap_or_else(|| Purged { left: urls, error: Some("stopped".to_owned()), ..Purged::default() });
@@ -395,15 +395,6 @@ impl Facts<'_> {
             None => self.report.filter(|_| self.code != 0).and_then(failed).unwrap_or_default(),
         }
     }
-}
-
-/// Waits, and answers whether to go on.
-pub(crate) fn wait(pause: Duration, monitor: &dyn Monitor) -> bool {
-    let until = Instant::now() + pause;
-    while Instant::now() < until && !monitor.is_cancelled() {
-        std::thread::sleep(CANCEL_POLL_INTERVAL.min(until.saturating_duration_since(Instant::now())));
-    }
-    !monitor.is_cancelled()
 }
 
 /// The paths of URLs at which visitors of a mirror that switched get something else now, or got it for a while:

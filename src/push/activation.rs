@@ -3,7 +3,7 @@
 use std::cmp::Ordering;
 use std::time::{Duration, Instant};
 
-use crate::cancel::CANCEL_POLL_INTERVAL;
+use crate::cancel::{CANCEL_POLL_INTERVAL, pause};
 use crate::hash::StoreId;
 use crate::mirror::{Failure, MirrorError, MirrorState};
 use crate::monitor::{Event, Monitor as _};
@@ -155,11 +155,9 @@ fn is_soon_served(target: &Target, index: usize, name: ReleaseName, gate: &Gate<
             return true;
         }
         let is_staged = state.staged.is_some_and(|staged| staged.name() == name);
-        if !is_staged || gate.is_cancelled() || Instant::now() >= deadline {
+        if !is_staged || Instant::now() >= deadline || !pause(CANCEL_POLL_INTERVAL, gate) {
             return false;
         }
-        // A channel on which nothing ever comes.
-        crossbeam_channel::never::<()>().recv_timeout(CANCEL_POLL_INTERVAL).ok();
     }
 }
 

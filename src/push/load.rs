@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::cancel::pause;
 use crate::manifest::Entry;
 use crate::mirror::{Failure, Mirror, MirrorState};
 use crate::monitor::Monitor;
@@ -128,11 +129,9 @@ pub(super) fn look_again(
         None => member,
     };
     for _ in 1..MAX_LOOKS {
-        if !is_ambiguous(&members) || monitor.is_cancelled() {
+        if !is_ambiguous(&members) || !pause(LOOK_AGAIN, monitor) {
             break;
         }
-        // A channel on which nothing ever comes.
-        crossbeam_channel::never::<()>().recv_timeout(LOOK_AGAIN).ok();
         let asked = members.into_iter().map(anew).collect();
         members = StatePoll::begin(asked, stores, monitor).wait_for_all(Duration::MAX)?;
     }

@@ -4,9 +4,9 @@
 //! Knows the order; how one mirror switches is the matter of `activation`.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use crate::cancel::until_cancelled;
+use crate::cancel::{pause, until_cancelled};
 use crate::hash::ObjectId;
 use crate::monitor::{Event, Monitor as _};
 use crate::push::PushError;
@@ -18,8 +18,6 @@ use crate::push::target::Target;
 use crate::threads;
 use crate::web::Web;
 
-/// How often a wait looks whether the user asked to stop.
-const TICK: Duration = Duration::from_millis(100);
 /// Longest time for what visitors get.
 const PROBE: Duration = Duration::from_secs(10);
 
@@ -166,24 +164,11 @@ fn soak(wave: u64, time: Duration, gate: &Gate<'_>) -> Result<(), Bad> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         gate.event(Event::SoakStarted { wave, seconds: time.as_secs(), until: (now + time).as_secs() });
     }
-    let soaked = wait(time, gate);
+    let has_soaked = pause(time, gate);
     if !time.is_zero() {
         gate.event(Event::SoakEnded { wave });
     }
-    soaked
-}
-
-fn wait(time: Duration, gate: &Gate<'_>) -> Result<(), Bad> {
-    let end = Instant::now() + time;
-    loop {
-        let left = end.saturating_duration_since(Instant::now());
-        match () {
-            () if gate.is_cancelled() => return Err(Bad::Cancelled),
-            () if left.is_zero() => return Ok(()),
-            // A channel on which nothing ever comes.
-            () => drop(crossbeam_channel::never::<()>().recv_timeout(left.min(TICK))),
-        }
-    }
+    if has_soaked { Ok(()) } else { Err(Bad::Cancelled) }
 }
 
 /// Compares what visitors get with what the release has, unless the push is stopped meanwhile.

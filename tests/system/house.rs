@@ -214,10 +214,13 @@ fn only_the_receiver_waits_for_many_at_once() {
 }
 
 #[test]
-fn the_sources_have_no_unsafe_code_and_no_sleep_but_for_locks_and_the_next_try() {
+fn the_sources_have_no_unsafe_code_and_no_sleep_but_for_locks_and_where_a_request_to_stop_ends_it() {
     assert_none(&lines_with(|_| true, &["unsafe {", "unsafe fn"]));
-    let may_sleep = |file: &str| file.starts_with("src/fsx") || file == "src/mirror/http/pace.rs";
-    assert_none(&lines_with(|file| is_library(file) && !may_sleep(file), &["thread::sleep", "park_timeout"]));
+    let may_sleep = |file: &str| file.starts_with("src/fsx") || file == "src/cancel.rs";
+    assert_none(&lines_with(
+        |file| is_library(file) && !may_sleep(file),
+        &["thread::sleep", "park_timeout", "never::<"],
+    ));
 }
 
 #[test]

@@ -8,9 +8,10 @@ mod table;
 
 use std::io::Write as _;
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use clap::{Args, ValueHint};
+use headwater::cancel::pause;
 use headwater::config::parse_duration;
 use headwater::fsx;
 use headwater::monitor::Monitor as _;
@@ -21,13 +22,10 @@ use super::args::{ConfigArgs, MirrorsArgs, OUTPUT, OutputArgs, RemoteArgs};
 use super::failure::{Exit, Failure};
 use super::metrics;
 use super::output::{print, print_json};
-use super::progress::Progress;
 use super::watcher::{Look, Watcher};
 
 /// Between two looks without another word.
 const PAUSE: &str = "5s";
-/// How soon a wish to stop is noticed.
-const TICK: Duration = Duration::from_millis(50);
 
 /// The arguments of `status`.
 #[derive(Debug, Clone, Args)]
@@ -99,8 +97,8 @@ pub(crate) fn run(args: &StatusArgs) -> Result<Exit, Failure> {
         }
         let exit = show(&look, args)?;
         write(&watcher, &look, args)?;
-        let Some(pause) = args.watch else { break exit };
-        if !wait(&watcher.progress, pause) {
+        let Some(time) = args.watch else { break exit };
+        if !pause(time, &watcher.progress) {
             break exit;
         }
         watcher.begin_anew()?;
@@ -124,15 +122,6 @@ fn look(watcher: &Watcher, args: &StatusArgs) -> Look {
     let noted = args.html.as_ref().map(|_| look.now);
     last_seen::recall(&mut look.standings, &watcher.config, noted);
     look
-}
-
-/// Waits, and answers whether to go on.
-fn wait(progress: &Progress, pause: Duration) -> bool {
-    let until = Instant::now() + pause;
-    while Instant::now() < until && !progress.is_cancelled() {
-        std::thread::sleep(TICK.min(pause));
-    }
-    !progress.is_cancelled()
 }
 
 /// Tells of one look, and how the program would end with it.

@@ -4,7 +4,7 @@
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::cancel::{CANCEL_POLL_INTERVAL, CancelToken};
+use crate::cancel::{CANCEL_POLL_INTERVAL, CancelToken, wait_until};
 use crate::mirror::MirrorError;
 use crate::mirror::way::WayError;
 use crate::wire::Resource;
@@ -291,17 +291,6 @@ impl<'s> Patience<'s> {
 fn backoff(tries: u32) -> Duration {
     let full = FIRST_PAUSE.saturating_mul(1 << tries.min(8)).min(MAX_PAUSE);
     full / 2 + full.mul_f64(chance() / 2.0)
-}
-
-/// Waits; answers false if told to stop meanwhile.
-fn wait_until(end: Instant, stop: Stop<'_>) -> bool {
-    loop {
-        let left = end.saturating_duration_since(Instant::now());
-        if stop() || left.is_zero() {
-            return left.is_zero();
-        }
-        std::thread::sleep(left.min(CANCEL_POLL_INTERVAL));
-    }
 }
 
 /// A number from 0 to 1. Where the system has no randomness all pauses are of one length.
