@@ -11,6 +11,7 @@ use std::os::unix::fs::FileExt as _;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::cancel::CANCEL_POLL_INTERVAL;
 use crate::fsx::{Context as _, IoError};
 use crate::hash::{ObjectId, PackId};
 use crate::mirror::{Bundle, Contents, Pack, PackCursor, SupplyError};
@@ -21,8 +22,6 @@ use crate::push::scratch::Scratch;
 
 /// Bytes of packs kept in memory, and one pack of any size.
 const WINDOW_BYTES: usize = 3 * pack::TARGET_PACK_BYTES;
-/// How soon a request to stop is noticed.
-const LOOK: Duration = Duration::from_millis(50);
 /// So much of a pack is read at once from the scratch file, in bytes.
 const READ_BYTES: usize = 128 * 1024;
 
@@ -134,7 +133,11 @@ impl<'a> PackShelf<'a> {
             if left.is_zero() {
                 break;
             }
-            shelf = self.filled.wait_timeout(shelf, left.min(LOOK)).unwrap_or_else(PoisonError::into_inner).0;
+            shelf = self
+                .filled
+                .wait_timeout(shelf, left.min(CANCEL_POLL_INTERVAL))
+                .unwrap_or_else(PoisonError::into_inner)
+                .0;
         }
         shelf.idle -= 1;
         shelf
