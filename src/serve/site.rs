@@ -262,8 +262,7 @@ impl SiteState {
         if self.settings.quota_bytes.is_none() && self.settings.min_free_bytes == 0 {
             return Ok(());
         }
-        let new_bytes = needs.objects.iter().fold(0u64, |sum, object| sum.saturating_add(object.size));
-        if let Some(words) = self.quota().refusal(release, new_bytes) {
+        if let Some(words) = self.quota().refusal(release, needs.new_bytes()) {
             return Err(Refused::over_quota(words));
         }
         match store.made_entries(release, needs)? {

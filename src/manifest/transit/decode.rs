@@ -271,6 +271,14 @@ pub struct Needs {
     pub base_entries: Vec<u64>,
 }
 
+impl Needs {
+    /// The size of all new objects together, in bytes.
+    #[must_use]
+    pub fn new_bytes(&self) -> u64 {
+        self.objects.iter().fold(0, |sum, object| sum.saturating_add(object.size))
+    }
+}
+
 /// Reads what a change needs. Takes time and memory in proportion to what `limits` allows.
 ///
 /// # Errors

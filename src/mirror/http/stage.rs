@@ -233,19 +233,12 @@ fn has_ample_room(free_bytes: u64, request: &StageRequest<'_>) -> bool {
     if request.release.retired == 0 && with_files(request.release.bytes, request.release.entries) <= free_bytes {
         return true;
     }
-    needs(request).is_ok_and(|needs| {
-        let bytes = new_bytes(&needs);
-        with_files(bytes, needs.objects.len() as u64) <= free_bytes
-    })
+    needs(request).is_ok_and(|needs| with_files(needs.new_bytes(), needs.objects.len() as u64) <= free_bytes)
 }
 
 fn needs(request: &StageRequest<'_>) -> Result<Needs, ManifestError> {
     let limits = ChangeLimits::of_own(request.change.len() as u64, request.release.entries);
     transit::needs(&**request.change, &limits)
-}
-
-fn new_bytes(needs: &Needs) -> u64 {
-    needs.objects.iter().fold(0u64, |sum, object| sum.saturating_add(object.size))
 }
 
 /// Refuses what a token that may only read cannot do.
@@ -268,7 +261,7 @@ pub(super) fn check(mirror: &HttpMirror, request: &StageRequest<'_>) -> Result<(
     let no_space = |message: String, detail: Option<Detail>| MirrorError::Remote {
         refusal: Refusal { detail, ..Refusal::new("no_space", message) },
     };
-    if let Some(words) = known.quota.refusal(request.release, new_bytes(&needs)) {
+    if let Some(words) = known.quota.refusal(request.release, needs.new_bytes()) {
         return Err(no_space(words, Some(Detail::Quota)));
     }
     // Of a release with a base it may have a slot that is changed: then this is all that is made for certain.
