@@ -13,8 +13,8 @@ use crate::hash::{ContentId, HistoryId, ManifestId, ReleaseId};
 use crate::tree_path::Site;
 use crate::varint::MAX_NUMBER;
 
-/// Highest sequence of a release: not every JSON reader reads higher numbers as they are.
-pub const MAX_SEQUENCE: u64 = (1 << 53) - 1;
+/// Highest sequence of a release.
+pub const MAX_SEQUENCE: u64 = MAX_NUMBER;
 /// Longest note, in bytes.
 pub const MAX_NOTE_BYTES: usize = 1024;
 /// Longest name of the person or job that rejected content, in bytes.
