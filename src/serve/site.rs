@@ -91,30 +91,27 @@ impl SiteState {
     }
 
     pub(super) fn state(&self, grant: Grant) -> Result<State, Refused> {
-        let (headwater, may_push) = (env!("CARGO_PKG_VERSION").to_owned(), grant.right == Right::Push);
-        let time = std::time::UNIX_EPOCH.elapsed().ok().map(|since| since.as_secs());
+        let Quota { bytes: quota_bytes, entries: quota_entries } = self.quota();
+        let about = State {
+            headwater: env!("CARGO_PKG_VERSION").to_owned(),
+            time: std::time::UNIX_EPOCH.elapsed().ok().map(|since| since.as_secs()),
+            quota_bytes,
+            quota_entries,
+            may_push: grant.right == Right::Push,
+            token_expires: grant.expires,
+            ..State::default()
+        };
         let Some(store) = self.look()? else {
-            let (site, unfinished) = (self.settings.name.clone(), Some(Vec::new()));
-            let free_bytes = self.free(Store::free_bytes_at(&self.settings.directory));
-            let Quota { bytes: quota_bytes, entries: quota_entries } = self.quota();
             return Ok(State {
-                headwater,
-                time,
-                site,
-                may_push,
-                token_expires: grant.expires,
-                unfinished,
-                free_bytes,
-                quota_bytes,
-                quota_entries,
-                ..State::default()
+                site: self.settings.name.clone(),
+                free_bytes: self.free(Store::free_bytes_at(&self.settings.directory)),
+                unfinished: Some(Vec::new()),
+                ..about
             });
         };
         let text = |release: &Release| String::from_utf8(release.to_bytes()).unwrap_or_default();
         let served = store.served_releases()?;
         Ok(State {
-            headwater,
-            time,
             store: Some(store.id()),
             site: Some(store.site().clone()),
             current: store.current()?,
@@ -123,14 +120,11 @@ impl SiteState {
             staged: store.staged_release()?.as_ref().map(text),
             highest_sequence: store.highest_sequence()?,
             free_bytes: self.free(store.free_bytes()),
-            quota_bytes: self.settings.quota_bytes,
-            quota_entries: self.settings.quota_entries,
             unfinished: store.unfinished().ok(),
             incoming_bytes: store.incoming_bytes().unwrap_or(0),
             next_expiry: store.next_expiry().ok().flatten(),
             expired_through: store.expired_through().unwrap_or(0),
-            may_push,
-            token_expires: grant.expires,
+            ..about
         })
     }
 
