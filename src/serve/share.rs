@@ -172,12 +172,7 @@ impl Share {
         work: impl FnOnce() -> Result<T, Refused> + Send + 'static,
     ) -> Result<T, Refused> {
         let permit = Arc::clone(&self.decoding).acquire_owned().await.map_err(|_| Refused::no_result())?;
-        let work = move || {
-            let result = work();
-            drop(permit);
-            result
-        };
-        self.decoders.run(work).await
+        self.decoders.run(holding(permit, work)).await
     }
 
     /// Memory of `bytes` bytes for what a stage needs.
@@ -216,17 +211,21 @@ fn units(bytes: u64) -> u32 {
     u32::try_from(bytes.div_ceil(UNIT_BYTES)).unwrap_or(u32::MAX).min(1 << 28)
 }
 
+/// `work`, with a permit that ends with it.
+fn holding<P, T>(permit: P, work: impl FnOnce() -> T) -> impl FnOnce() -> T {
+    move || {
+        let result = work();
+        drop(permit);
+        result
+    }
+}
+
 /// Does work on a thread that may block. The permit ends with the work.
 async fn run<P: Send + 'static, T: Send + 'static>(
     permit: P,
     work: impl FnOnce() -> Result<T, Refused> + Send + 'static,
 ) -> Result<T, Refused> {
-    let work = move || {
-        let result = work();
-        drop(permit);
-        result
-    };
-    tokio::task::spawn_blocking(work).await.map_err(|_| Refused::no_result())?
+    tokio::task::spawn_blocking(holding(permit, work)).await.map_err(|_| Refused::no_result())?
 }
 
 #[cfg(test)]
