@@ -277,14 +277,8 @@ impl Monitor for Progress {
         if let Some(log) = &mut state.log {
             log.event(&event, Timestamp::now());
         }
-        let is_shown = match (&event, note(&event)) {
-            // A push that starts again asks a mirror again, and gets the same error.
-            // Whoever pressed Ctrl-C knows, and the last line says it once for all mirrors.
-            (Event::MirrorFailed { error, .. }, _) if *error == MirrorError::Cancelled.to_string() => true,
-            (Event::MirrorFailed { .. }, Note::Alarm(line)) => state.has_answer || !state.failures.insert(line),
-            _ => false,
-        };
-        let note = if is_shown { Note::Nothing } else { note(&event) };
+        let note = note(&event);
+        let note = if state.hides_failure(&event, &note) { Note::Nothing } else { note };
         state.show(&event, &note, now);
     }
 
@@ -308,6 +302,15 @@ impl State {
             drawn: None,
             is_stop_shown: false,
         }
+    }
+
+    /// Whether the event is the failure of a mirror that is not to be shown.
+    fn hides_failure(&mut self, event: &Event, note: &Note) -> bool {
+        let (Event::MirrorFailed { error, .. }, Note::Alarm(line)) = (event, note) else { return false };
+        // The last line says once for all mirrors that the user stopped the run.
+        let is_cancelled = *error == MirrorError::Cancelled.to_string();
+        // A push that starts again asks a mirror again, and gets the same error.
+        is_cancelled || self.has_answer || !self.failures.insert(line.clone())
     }
 
     /// Shows what an event says, of which `note` is what matters.
