@@ -5,7 +5,7 @@ use headwater::mirror::{Expiring, Expiry};
 use headwater::monitor::{Event, Monitor as _};
 use headwater::push::Report;
 
-use super::failure::eprint_raw;
+use super::next_steps::print_hints;
 use super::output::{counted, moment};
 use super::progress::Progress;
 
@@ -57,11 +57,8 @@ pub(crate) fn warn(report: &Report, progress: &Progress) {
         }
     }
     hints.sort_unstable();
-    hints.dedup();
-    for hint in hints {
-        // A stderr that went away is no reason to fail.
-        eprint_raw(&format!("hint: {hint}\n")).ok();
-    }
+    // A stderr that went away is no reason to fail.
+    print_hints(hints).ok();
 }
 
 #[cfg(test)]

@@ -125,9 +125,8 @@ pub(crate) fn explain(report: &Report, exit: Exit, command: &str) -> Result<(), 
     let newer = newer(report);
     let up = bring_up(report, command);
     let displaced = displaced(report);
-    let mut hints: Vec<&str> = Vec::new();
     // The failure itself was shown when it happened, also with --quiet.
-    failures(report).filter_map(hints::of_mirror).for_each(|hint| hints.push(hint));
+    let mut hints: Vec<&str> = failures(report).filter_map(hints::of_mirror).collect();
     hints.extend(displaced.as_deref());
     match exit {
         _ if went_back.is_some() => hints.extend(went_back.as_deref()),
