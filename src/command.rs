@@ -11,8 +11,9 @@ use std::sync::{Mutex, PoisonError, mpsc};
 use std::thread::Builder;
 use std::time::{Duration, Instant};
 
-use crate::cancel::CANCEL_POLL_INTERVAL;
 use rustix::process::{Pid, Signal, kill_process_group};
+
+use crate::cancel::CANCEL_POLL_INTERVAL;
 
 /// What is kept of its standard error, in bytes.
 const MAX_SAID_BYTES: u64 = 16 * 1024;
@@ -108,12 +109,11 @@ pub fn run_unless(order: &Order<'_>, is_cancelled: &dyn Fn() -> bool) -> Result<
     let stdin = child.stdin.take();
     let input = order.input.as_bytes().to_vec();
     // It need not read what it is given; it gets the end of it all the same.
-    let start = Builder::new;
-    let writes = start().spawn(move || stdin.map(|mut stdin| stdin.write_all(&input).ok()));
+    let writes = Builder::new().spawn(move || stdin.map(|mut stdin| stdin.write_all(&input).ok()));
     let (sender, ended) = mpsc::channel();
     let kept = order.kept_bytes;
     // What it started may keep its pipes open: nobody waits for this thread then.
-    let waits = start().spawn(move || sender.send(wait(child, kept)).ok());
+    let waits = Builder::new().spawn(move || sender.send(wait(child, kept)).ok());
     if let Err(error) = writes.and(waits) {
         // Nobody would see it end.
         group.map(|group| kill_process_group(group, Signal::KILL).ok());

@@ -181,19 +181,17 @@ fn mirrors(
 ) -> Vec<MirrorPlan> {
     let plan = |(index, (member, outcome)): (usize, (&crate::push::Member, &Option<Outcome>))| {
         let batch = batches.iter().zip(sizes).find(|(batch, _)| batch.members().contains(&index));
+        let (failure, error) = match outcome {
+            Some(Outcome::Failed { failure, error }) => (Some(*failure), Some(error.clone())),
+            _ => (None, None),
+        };
         MirrorPlan {
             mirror: member.mirror.name().to_owned(),
             location: member.mirror.location().to_owned(),
             serves: member.current().map(|current| current.sequence()),
             is_newer: matches!(outcome, Some(Outcome::Newer { .. })),
-            error: match outcome {
-                Some(Outcome::Failed { error, .. }) => Some(error.clone()),
-                _ => None,
-            },
-            failure: match outcome {
-                Some(Outcome::Failed { failure, .. }) => Some(*failure),
-                _ => None,
-            },
+            error,
+            failure,
             is_current: *outcome == Some(Outcome::Current),
             is_staged: *outcome == Some(Outcome::Staged),
             is_joining: fleet::is_joining(&target.members, index),

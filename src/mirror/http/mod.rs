@@ -48,8 +48,7 @@ use crate::release::ReleaseName;
 use crate::store::{Depth, Happening, Pruned, Quota, Repaired, Verified};
 use crate::text::Secrets;
 use crate::tree_path::Site;
-use crate::wire::Settled;
-use crate::wire::{self, Action, Resource};
+use crate::wire::{self, Action, Resource, Settled};
 
 use answer::AnswerLimit;
 use body::Body;
