@@ -308,12 +308,11 @@ impl FetchRecords for Asker<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tree_path::Site;
+    use crate::store::testing::empty_store;
 
     #[test]
     fn sections_count_until_nobody_has_them() {
-        let dir = tempfile::tempdir().unwrap();
-        let store = Store::open_or_create(&dir.path().join("www"), &Site::new("docs").unwrap()).unwrap();
+        let (_dir, store) = empty_store();
         let desk = Desk::default();
         let reserve = |bytes| desk.reserve(&store, bytes, Some(1_000_000));
         let first = reserve(600_000).unwrap();

@@ -142,12 +142,11 @@ impl Store {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tree_path::Site;
+    use crate::store::testing::empty_store;
 
     #[test]
     fn a_switch_is_noted_under_the_lock() {
-        let dir = tempfile::tempdir().unwrap();
-        let store = Store::open_or_create(&dir.path().join("www"), &Site::new("docs").unwrap()).unwrap();
+        let (_dir, store) = empty_store();
         let release: ReleaseName = "1-0000000000000000".parse().unwrap();
         let guard = store.lock(Duration::ZERO).unwrap();
         assert!(matches!(store.note_switch(release, Duration::ZERO), Err(StoreError::Locked { .. })));

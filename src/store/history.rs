@@ -195,13 +195,7 @@ fn parse(bytes: &[u8]) -> Vec<Happening> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tree_path::Site;
-
-    fn store() -> (tempfile::TempDir, Store) {
-        let dir = tempfile::tempdir().unwrap();
-        let store = Store::open_or_create(&dir.path().join("www"), &Site::new("docs").unwrap()).unwrap();
-        (dir, store)
-    }
+    use crate::store::testing::empty_store;
 
     fn pruned(releases: u64) -> What {
         What::Pruned { releases, bytes: 0 }
@@ -217,7 +211,7 @@ mod tests {
 
     #[test]
     fn notes_are_told_in_their_order() {
-        let (_dir, store) = store();
+        let (_dir, store) = empty_store();
         assert_eq!(store.history().unwrap(), []);
         for number in 1..=3 {
             store.note(pruned(number));
@@ -227,7 +221,7 @@ mod tests {
 
     #[test]
     fn a_torn_line_takes_no_other_with_it() {
-        let (_dir, store) = store();
+        let (_dir, store) = empty_store();
         let path = store.path().join(".headwater").join(HISTORY);
         store.note(pruned(1));
         let whole = std::fs::read(&path).unwrap();
@@ -243,7 +237,7 @@ mod tests {
 
     #[test]
     fn the_log_stays_small_and_keeps_the_newest() {
-        let (_dir, store) = store();
+        let (_dir, store) = empty_store();
         let path = store.path().join(".headwater").join(HISTORY);
         for number in 0..4_000 {
             store.note(pruned(number));
@@ -264,7 +258,7 @@ mod tests {
 
     #[test]
     fn a_log_with_another_name_is_left_as_it_is_and_replaced() {
-        let (dir, store) = store();
+        let (dir, store) = empty_store();
         let path = store.path().join(".headwater").join(HISTORY);
         store.note(pruned(1));
         let other = dir.path().join("other");

@@ -28,6 +28,8 @@ mod room;
 mod slots;
 mod stage;
 mod stored_change;
+#[cfg(test)]
+pub(crate) mod testing;
 mod verify;
 mod write_back;
 

@@ -431,16 +431,11 @@ fn read_format(headwater: &Dir) -> Result<Option<Format>, StoreError> {
 mod tests {
     use super::*;
     use crate::store::Depth;
-
-    fn store() -> (tempfile::TempDir, Store) {
-        let dir = tempfile::tempdir().unwrap();
-        let store = Store::open_or_create(&dir.path().join("www"), &Site::new("docs").unwrap()).unwrap();
-        (dir, store)
-    }
+    use crate::store::testing::empty_store;
 
     #[test]
     fn only_the_owner_may_write_and_users_are_named() {
-        let (_dir, store) = store();
+        let (_dir, store) = empty_store();
         check_owner(&store.layout.root, own_id()).unwrap();
         let refused = check_owner(&store.layout.root, 3_999_999_999).unwrap_err().to_string();
         let owner = crate::users::describe_user(own_id());
@@ -449,7 +444,7 @@ mod tests {
 
     #[test]
     fn readers_do_not_wait_for_each_other_but_for_the_writer() {
-        let (_dir, store) = store();
+        let (_dir, store) = empty_store();
         let readers = [(); 2].map(|()| store.lock_to_read(Duration::ZERO).unwrap());
         assert!(matches!(store.lock(Duration::ZERO), Err(StoreError::Locked { .. })));
         drop(readers);
@@ -461,7 +456,7 @@ mod tests {
 
     #[test]
     fn only_the_verify_of_the_owner_is_noted() {
-        let (_dir, store) = store();
+        let (_dir, store) = empty_store();
         store.verify_as_reader(Depth::Full, Duration::ZERO, &|| false).unwrap();
         assert_eq!(store.history().unwrap(), []);
         store.verify(Depth::Full, Duration::ZERO, &|| false).unwrap();

@@ -499,12 +499,11 @@ mod tests {
     use std::fs;
 
     use super::*;
-    use crate::tree_path::Site;
+    use crate::store::testing::empty_store;
 
     #[test]
     fn what_other_pushes_left_makes_room_before_a_push_is_refused() {
-        let dir = tempfile::tempdir().unwrap();
-        let store = Store::open_or_create(&dir.path().join("www"), &Site::new("docs").unwrap()).unwrap();
+        let (_dir, store) = empty_store();
         let place =
             |name: &str| store.path().join(".headwater/incoming").join(BundleKey::of(name.as_bytes()).to_string());
         let full = || StoreError::NoSpace { path: store.path().to_owned(), needed: 100, free: 60 };

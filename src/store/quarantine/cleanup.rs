@@ -115,15 +115,9 @@ mod tests {
     use std::time::{SystemTime, UNIX_EPOCH};
 
     use super::*;
-    use crate::tree_path::Site;
+    use crate::store::testing::empty_store;
 
     const DAY: u64 = 24 * 60 * 60;
-
-    fn store() -> (tempfile::TempDir, Store) {
-        let dir = tempfile::tempdir().unwrap();
-        let store = Store::open_or_create(&dir.path().join("www"), &Site::new("docs").unwrap()).unwrap();
-        (dir, store)
-    }
 
     fn key(name: &str) -> BundleKey {
         BundleKey::of(name.as_bytes())
@@ -158,7 +152,7 @@ mod tests {
 
     #[test]
     fn settling_keeps_the_newest_unless_it_is_a_week_old() {
-        let (_dir, store) = store();
+        let (_dir, store) = empty_store();
         let mut pruned = Pruned::default();
         leave(&store, "older", 3);
         leave(&store, "newer", 2);
@@ -173,7 +167,7 @@ mod tests {
 
     #[test]
     fn what_is_locked_is_never_dropped_and_everything_else_is_on_request() {
-        let (_dir, store) = store();
+        let (_dir, store) = empty_store();
         for name in ["a", "b", "c"] {
             leave(&store, name, 30);
         }
@@ -190,7 +184,7 @@ mod tests {
 
     #[test]
     fn upkeep_drops_only_what_is_a_week_old() {
-        let (_dir, store) = store();
+        let (_dir, store) = empty_store();
         leave(&store, "young", 6);
         leave(&store, "old", 8);
         assert_eq!(store.incoming_bytes().unwrap(), 200);
@@ -201,7 +195,7 @@ mod tests {
 
     #[test]
     fn a_push_that_is_short_of_room_drops_what_others_left_and_never_its_own() {
-        let (_dir, store) = store();
+        let (_dir, store) = empty_store();
         leave(&store, "mine", 1);
         leave(&store, "other", 0);
         assert!(store.drop_other_quarantines(&key("mine")).unwrap());
