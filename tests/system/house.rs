@@ -37,7 +37,7 @@ fn production(text: &str) -> impl Iterator<Item = (usize, &str)> {
 }
 
 fn is_test(file: &str) -> bool {
-    file.ends_with("/tests.rs") || file.contains("/tests/")
+    file.ends_with("/tests.rs") || file.ends_with("/testing.rs") || file.contains("/tests/")
 }
 
 fn is_library(file: &str) -> bool {
