@@ -4,7 +4,7 @@
 //!
 //! * [`hash`], [`tree_path`], [`varint`]: ids, validated names, numbers. [`fsx`]: every
 //!   touch of the disk. [`monitor`]: what the library tells while it works. [`cancel`]: the request to stop it.
-//! * [`text`]: text that came from elsewhere.
+//! * [`text`]: text that came from elsewhere. [`threads`]: threads, also where the system hands out none.
 //! * [`manifest`]: the sorted entries of a release, how two of them differ, and how
 //!   that difference travels. [`release`]: the small record that names a manifest.
 //! * [`pack`]: blocks and packs, in which content travels.
@@ -39,7 +39,7 @@ pub mod scan;
 pub mod serve;
 pub mod store;
 pub mod text;
-mod threads;
+pub mod threads;
 pub mod tree_path;
 pub mod users;
 pub mod varint;

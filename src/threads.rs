@@ -1,14 +1,37 @@
-//! Threads of a scope, also where the system hands out none: the work is then done on the thread that asks for it,
-//! one piece after the other. A limit of processes is no reason for a panic.
+//! Threads of a scope, also where the system hands out none: a limit of processes is no reason for a panic.
 //!
-//! Not for work that waits for other work of the same scope.
+//! [`join`], [`each`] and [`workers`] then do the work on the thread that asks for it, one piece after the other. They
+//! are not for work that waits for other work of the same scope: that is for [`start`], which fails.
 
+use std::io;
 use std::panic::resume_unwind;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{Builder, Scope, ScopedJoinHandle};
 
+/// The system hands out no thread.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("cannot start a thread")]
+pub struct ThreadError(#[source] Arc<io::Error>);
+
+impl From<io::Error> for ThreadError {
+    fn from(error: io::Error) -> Self {
+        Self(Arc::new(error))
+    }
+}
+
+/// Starts `work` on a thread of `scope`.
+///
+/// # Errors
+/// If the system hands out no thread. The work is dropped then.
+pub fn start<'s, T: Send + 's>(
+    scope: &'s Scope<'s, '_>,
+    work: impl FnOnce() -> T + Send + 's,
+) -> Result<ScopedJoinHandle<'s, T>, ThreadError> {
+    Builder::new().spawn_scoped(scope, work).map_err(ThreadError::from)
+}
+
 /// Does `beside` on another thread while it does `here`.
-pub(crate) fn join<A: Send, B>(beside: impl FnOnce() -> A + Send, here: impl FnOnce() -> B) -> (A, B) {
+pub fn join<A: Send, B>(beside: impl FnOnce() -> A + Send, here: impl FnOnce() -> B) -> (A, B) {
     join_by(Builder::new, beside, here)
 }
 
@@ -26,7 +49,7 @@ fn join_by<A: Send, B>(
 }
 
 /// Does `work` with each of `items`, all at once; the results are in their order.
-pub(crate) fn each<I: Send, T: Send>(items: impl IntoIterator<Item = I>, work: impl Fn(I) -> T + Sync) -> Vec<T> {
+pub fn each<I: Send, T: Send>(items: impl IntoIterator<Item = I>, work: impl Fn(I) -> T + Sync) -> Vec<T> {
     each_by(Builder::new, items, work)
 }
 
@@ -44,7 +67,7 @@ fn each_by<I: Send, T: Send>(
 }
 
 /// Does `work` on `count` threads, of which this is one, or on as many of them as there are.
-pub(crate) fn workers<T: Send>(count: usize, work: impl Fn() -> T + Sync) -> Vec<T> {
+pub fn workers<T: Send>(count: usize, work: impl Fn() -> T + Sync) -> Vec<T> {
     std::thread::scope(|scope| {
         let helpers: Vec<_> = (1..count).map_while(|_| Builder::new().spawn_scoped(scope, &work).ok()).collect();
         let own = work();

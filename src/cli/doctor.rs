@@ -8,6 +8,7 @@ use headwater::fsx;
 use headwater::mirror::{Expiries, Mirror, MirrorError, MirrorState};
 use headwater::push::{KnownStores, error_chain};
 use headwater::store::Store;
+use headwater::threads;
 use serde::Serialize;
 
 use super::args::{ConfigArgs, MirrorsArgs, OutputArgs, RemoteArgs};
@@ -81,15 +82,7 @@ pub(crate) fn run(args: &DoctorArgs) -> Result<Exit, Failure> {
     let site = args.remote.site.as_ref().or(config.site.as_ref());
     let reach = Reach::new(&args.remote, None, &config);
     let stores = context::known_stores(None, &config);
-    let findings: Vec<Finding> = std::thread::scope(|scope| {
-        let examine = |choice| {
-            let reach = &reach;
-            let stores = &stores;
-            scope.spawn(move || examine(choice, stores, || reach.mirror(choice, site)))
-        };
-        let asked: Vec<_> = choices.iter().map(examine).collect();
-        asked.into_iter().map(|thread| thread.join().expect("asking a mirror does not panic")).collect()
-    });
+    let findings = threads::each(&choices, |choice| examine(choice, &stores, || reach.mirror(choice, site)));
     let is_ok = findings.iter().all(|finding| finding.is_ok);
     if args.output.json {
         print_json(&Answer { headwater: "doctor", version: 1, mirrors: &findings })?;

@@ -59,6 +59,7 @@ pub(crate) fn of_push(error: PushError) -> Failure {
         PushError::NewManifest(_) => {
             (Exit::Failed, Some("free some space for the cache, or name another directory with --cache".into()))
         }
+        PushError::Line(LineError::Thread(_)) => (Exit::Failed, Some(MORE_THREADS.into())),
         PushError::Line(_) => (Exit::Failed, None),
         PushError::Io(_) => (Exit::Failed, Some("--cache names another directory for headwater's own files".into())),
     };
@@ -68,6 +69,9 @@ pub(crate) fn of_push(error: PushError) -> Failure {
         None => failure,
     }
 }
+
+/// What to do where the system hands out no more threads.
+const MORE_THREADS: &str = "raise the limit for processes and threads (`ulimit -u`, TasksMax= of a systemd unit)";
 
 const fn content_exit(error: &ScanError) -> Exit {
     match error {
@@ -94,7 +98,8 @@ fn content_hint(error: &ScanError) -> Option<&'static str> {
         ScanError::Unreadable { .. } => Some("make them readable for this user, or exclude them"),
         ScanError::Changed { .. } => Some("let the build end before the push begins; nothing was activated"),
         ScanError::Exclude { .. } => Some("patterns are written as in .gitignore"),
-        ScanError::TooManyRoots | ScanError::Cancelled | ScanError::Thread { .. } => None,
+        ScanError::Thread { .. } => Some(MORE_THREADS),
+        ScanError::TooManyRoots | ScanError::Cancelled => None,
     }
 }
 

@@ -7,6 +7,7 @@ use std::sync::{LazyLock, Mutex, PoisonError};
 use std::time::Duration;
 
 use headwater::cancel::{CANCEL_POLL_INTERVAL, CancelToken};
+use headwater::threads::ThreadError;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::{flag, low_level};
 
@@ -37,7 +38,10 @@ pub(crate) fn catch() -> io::Result<()> {
         flag::register_conditional_shutdown(signal, i32::from(Exit::Interrupted.code()), token.flag())?;
         flag::register(signal, token.flag())?;
     }
-    std::thread::Builder::new().name("stop".to_owned()).spawn(move || stop_when_asked(&token))?;
+    std::thread::Builder::new()
+        .name("stop".to_owned())
+        .spawn(move || stop_when_asked(&token))
+        .map_err(|error| io::Error::other(ThreadError::from(error)))?;
     *is_caught = true;
     Ok(())
 }

@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use headwater::config::{Config, MirrorConfig};
 use headwater::push::Fleet;
+use headwater::threads;
 use headwater::tree_path::Site;
 use headwater::watch::{self, Seen, Standing, State};
 use headwater::web::Web;
@@ -90,12 +91,7 @@ impl Watcher {
             }
             Some(())
         };
-        std::thread::scope(|scope| {
-            for standing in &mut look.standings {
-                let measure = &measure;
-                scope.spawn(move || measure(standing));
-            }
-        });
+        threads::each(&mut look.standings, measure);
     }
 
     /// What visitors get of every mirror that has a public URL and says what it serves.
@@ -110,12 +106,7 @@ impl Watcher {
             standing.public = Some(watch::look(&web, url, &*mirrors[index], release));
             Some(())
         };
-        std::thread::scope(|scope| {
-            for standing in &mut look.standings {
-                let visit = &visit;
-                scope.spawn(move || visit(standing));
-            }
-        });
+        threads::each(&mut look.standings, visit);
     }
 }
 

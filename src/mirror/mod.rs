@@ -41,6 +41,7 @@ use crate::release::ReleaseName;
 pub use crate::store::{Depth, Fault, FetchRecords, Happening, Pruned, Repaired, Verified, What};
 
 use crate::store::StoreError;
+use crate::threads::ThreadError;
 use crate::tree_path::Site;
 use crate::wire::{Detail, Refusal};
 pub use crate::wire::{HookRun, HookState, ObjectPart, Settled};
@@ -94,6 +95,9 @@ pub enum MirrorError {
         /// The highest sequence of the others.
         highest: u64,
     },
+    /// This machine hands out no thread for it.
+    #[error(transparent)]
+    Thread(#[from] ThreadError),
     /// The user asked to stop.
     #[error("stopped")]
     Cancelled,
@@ -287,7 +291,7 @@ impl MirrorError {
         match self {
             Self::Remote { refusal } => Failure::of_refusal(refusal),
             Self::Way(error) => Failure::of_way(error),
-            Self::Supply(_) => Failure::Origin,
+            Self::Supply(_) | Self::Thread(_) => Failure::Origin,
             Self::OtherStore { .. } => Failure::OtherStore,
             Self::FarBeyond { .. } => Failure::FarBeyond,
             Self::Cancelled | Self::Store(StoreError::Cancelled) => Failure::Cancelled,

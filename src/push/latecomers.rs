@@ -18,10 +18,31 @@ use crate::push::rollout::{Staged, at_once, stage_alone};
 use crate::push::target::Target;
 use crate::push::{PushError, claims, fleet};
 use crate::release::Release;
+use crate::threads;
+
+/// Starts to stage the target on the late members, as they answer. They fail if there is no thread for it.
+pub(super) fn start<'s>(
+    scope: &'s Scope<'s, '_>,
+    target: &'s Target,
+    staged: &Sender<Staged>,
+    options: &'s Options,
+    gate: &'s Gate<'_>,
+) {
+    if target.late.is_empty() {
+        return;
+    }
+    let late_staged = staged.clone();
+    let stage = move || stage_as_they_answer(scope, target, &late_staged, options, gate);
+    if let Err(error) = threads::start(scope, stage) {
+        for index in &target.late {
+            staged.send((*index, Err(error.clone().into()))).ok();
+        }
+    }
+}
 
 /// Takes the answers of the late members and stages the target on each, on a thread of its own, until all have answered
 /// or the push ends.
-pub(super) fn stage_as_they_answer<'s>(
+fn stage_as_they_answer<'s>(
     scope: &'s Scope<'s, '_>,
     target: &'s Target,
     staged: &Sender<Staged>,
@@ -33,8 +54,11 @@ pub(super) fn stage_as_they_answer<'s>(
         let answered = target.pending.take_next(&target.members, CANCEL_POLL_INTERVAL, &options.stores, gate);
         let Some(index) = answered else { continue };
         unanswered -= 1;
-        let staged = staged.clone();
-        scope.spawn(move || staged.send((index, stage(target, index, options, gate))).ok());
+        let has_staged = staged.clone();
+        let stage = move || has_staged.send((index, stage(target, index, options, gate))).ok();
+        if let Err(error) = threads::start(scope, stage) {
+            staged.send((index, Err(error.into()))).ok();
+        }
     }
 }
 

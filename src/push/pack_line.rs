@@ -24,7 +24,7 @@ use crate::push::contents::{PieceError, Supplies};
 use crate::push::keeping::{self, Keeping, KeptBlock};
 use crate::push::old_content::OldObject;
 use crate::push::sources::ReadError;
-use crate::threads;
+use crate::threads::{self, ThreadError};
 
 /// A block that is not smaller than this part of its content is also tried without bases.
 const POOR: usize = 4;
@@ -62,6 +62,9 @@ pub enum LineError {
     /// The origin's own disk.
     #[error(transparent)]
     Io(#[from] IoError),
+    /// The system hands out no thread.
+    #[error(transparent)]
+    Thread(#[from] ThreadError),
     /// The user asked to stop.
     #[error("stopped")]
     Cancelled,
@@ -246,15 +249,21 @@ fn make_packs(
     });
     let (work, tickets) = bounded::<Ticket>(job.jobs);
     std::thread::scope(|scope| {
+        let mut workers = 0;
         for _ in 0..job.jobs {
             let tickets = tickets.clone();
-            scope.spawn(move || {
+            let work = move || {
                 let mut reader = Reader::default();
                 for Ticket { pieces, answer } in tickets {
                     // Nobody listens any more once the line has failed.
                     answer.send(reader.take_or_make(job, pieces, monitor)).ok();
                 }
-            });
+            };
+            match threads::start(scope, work) {
+                Ok(_) => workers += 1,
+                Err(error) if workers == 0 => return Err(error.into()),
+                Err(_) => break,
+            }
         }
         drop(tickets);
         let mut sealer = Sealer::new(job, keeping, shelf, monitor);

@@ -13,13 +13,15 @@ use crate::push::fleet::{self, Fleet};
 use crate::push::gate::Gate;
 use crate::push::options::Options;
 use crate::push::outcome::{Outcome, Report, Sums};
+use crate::push::pack_line::{self, LineError};
 use crate::push::prepare::{Prepared, prepare_plan};
 use crate::push::rollout::{self, at_once, report_failures};
 use crate::push::schedule::Schedule;
 use crate::push::scratch::entries;
 use crate::push::source::Source;
 use crate::push::target::Target;
-use crate::push::{PushError, pack_line, waves};
+use crate::push::{PushError, waves};
+use crate::threads;
 
 /// What would happen to one mirror.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -160,7 +162,8 @@ fn pack_bytes(
     let seat = shelf.seat();
     let gate = Gate::new(monitor);
     std::thread::scope(|scope| {
-        let line = scope.spawn(|| pack_line::run(&batch.job(target, false, options), None, &shelf, &gate));
+        let build = || pack_line::run(&batch.job(target, false, options), None, &shelf, &gate);
+        let line = threads::start(scope, build).map_err(LineError::from)?;
         let mut cursor = seat.packs();
         let mut bytes = 0;
         // An error of the line is told by the line itself.

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use crate::monitor::Monitor;
 use crate::push::source::Live;
 use crate::scan::{ScanError, Tree};
+use crate::threads;
 
 /// Sending that takes longer calls for a third look: who builds in place while a push runs should know.
 const FRESH: Duration = Duration::from_secs(1);
@@ -19,7 +20,8 @@ type Looked = (Result<(), ScanError>, Instant);
 
 /// A look at the tree that is under way; none where there is no tree.
 pub(super) struct Recheck<'s> {
-    under_way: Option<(Arc<Tree>, ScopedJoinHandle<'s, Looked>)>,
+    /// Without a thread where the system hands out none.
+    under_way: Option<(Arc<Tree>, Option<ScopedJoinHandle<'s, Looked>>)>,
 }
 
 impl<'s> Recheck<'s> {
@@ -32,7 +34,7 @@ impl<'s> Recheck<'s> {
     pub(super) fn start<'env>(scope: &'s Scope<'s, 'env>, live: &Live, monitor: &'env dyn Monitor) -> Self {
         let Live::Tree(tree) = live else { return Self::none() };
         let looked = Arc::clone(tree);
-        let handle = scope.spawn(move || (looked.recheck(monitor), Instant::now()));
+        let handle = threads::start(scope, move || (looked.recheck(monitor), Instant::now())).ok();
         Self { under_way: Some((Arc::clone(tree), handle)) }
     }
 
@@ -42,6 +44,7 @@ impl<'s> Recheck<'s> {
     /// What is not; a wish to stop.
     pub(super) fn finish(self, monitor: &dyn Monitor) -> Result<(), ScanError> {
         let Some((tree, handle)) = self.under_way else { return Ok(()) };
+        let Some(handle) = handle else { return tree.recheck(monitor) };
         let (result, ended) = handle.join().expect("looking at the tree does not panic");
         result?;
         if ended.elapsed() > FRESH { tree.recheck(monitor) } else { Ok(()) }

@@ -29,6 +29,7 @@ use crate::push::waves::{self, Expected, Switched};
 use crate::push::{PushError, latecomers};
 use crate::release::{Release, Succession};
 use crate::scan::ScanError;
+use crate::threads;
 
 /// How a rollout ended.
 pub(super) enum End {
@@ -145,22 +146,28 @@ fn roll_out(
     let result = std::thread::scope(|scope| {
         for (batch, shelf) in batches.iter().zip(&shelves) {
             let seats: Vec<_> = batch.members().iter().map(|index| (*index, shelf.seat())).collect();
-            let line_sender = line_sender.clone();
-            scope.spawn(move || {
+            let line_ended = line_sender.clone();
+            let make_packs = move || {
                 if let Err(error) = batch.make_packs(target, shelf, options, gate) {
-                    line_sender.send(error).ok();
+                    line_ended.send(error).ok();
                 }
-            });
+            };
+            if let Err(error) = threads::start(scope, make_packs) {
+                shelf.end(Err(error_chain(&error)));
+                line_sender.send(error.into()).ok();
+            }
             for (index, seat) in seats {
-                let sender = sender.clone();
-                scope.spawn(move || {
+                let has_staged = sender.clone();
+                let stage = move || {
                     let staged = stage(target, batch, seat, index, options, gate);
-                    sender.send((index, staged.map(|()| Outcome::Staged))).ok();
-                });
+                    has_staged.send((index, staged.map(|()| Outcome::Staged))).ok();
+                };
+                if let Err(error) = threads::start(scope, stage) {
+                    sender.send((index, Err(error.into()))).ok();
+                }
             }
         }
-        let late_sender = sender.clone();
-        scope.spawn(move || latecomers::stage_as_they_answer(scope, target, &late_sender, options, gate));
+        latecomers::start(scope, target, &sender, options, gate);
         drop((sender, line_sender));
         let mut conductor = Conductor { target, options, gate, outcomes, expected, staged: &staged };
         let result = conductor.conduct(unchanged);
@@ -296,7 +303,7 @@ fn stage_on_base(
     std::thread::scope(|scope| {
         let seat = shelf.seat();
         // Its error reaches the mirror through the shelf.
-        scope.spawn(|| pack_line::run(&batch.job(target, false, options), None, &shelf, gate).ok());
+        threads::start(scope, || pack_line::run(&batch.job(target, false, options), None, &shelf, gate).ok())?;
         // When this returns the seat goes, and the line need not wait for anyone.
         target.members[index].mirror.stage(&batch.request(target), &seat, gate)
     })

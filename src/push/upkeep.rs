@@ -13,27 +13,24 @@ use crate::push::source::{Live, Source};
 use crate::push::sources::Sources;
 use crate::release::Release;
 use crate::scan::{Root, ScanOptions, Tree};
+use crate::threads;
 
 /// What follows a push once it was answered, on every mirror that switched, and on those where
 /// something is due: old releases are dropped, retired entries expire. A failure is told and stops nothing: the next push tries again.
 /// Adds to the report how the commands went that mirrors run after a switch.
 pub fn settle(report: &mut Report, fleet: &Fleet, keep: usize, monitor: &dyn Monitor) {
-    std::thread::scope(|scope| {
-        for (mirror, outcome) in fleet.mirrors().iter().zip(&mut report.mirrors) {
-            let has_switched = matches!(outcome.outcome, Outcome::Activated | Outcome::Reverted);
-            // What failed is likely to fail again, or to wait for a lock once more.
-            let has_failed = matches!(outcome.outcome, Outcome::Failed { .. });
-            if !has_switched && (has_failed || !outcome.needs_settling) {
-                continue;
-            }
-            scope.spawn(move || {
-                let hook = settle_one(&**mirror, keep, monitor).filter(|_| has_switched);
-                if let Some(event) = hook.as_ref().and_then(|hook| hook_event(mirror.name(), hook)) {
-                    monitor.event(event);
-                }
-                outcome.hook = hook;
-            });
+    threads::each(fleet.mirrors().iter().zip(&mut report.mirrors), |(mirror, outcome)| {
+        let has_switched = matches!(outcome.outcome, Outcome::Activated | Outcome::Reverted);
+        // What failed is likely to fail again, or to wait for a lock once more.
+        let has_failed = matches!(outcome.outcome, Outcome::Failed { .. });
+        if !has_switched && (has_failed || !outcome.needs_settling) {
+            return;
         }
+        let hook = settle_one(&**mirror, keep, monitor).filter(|_| has_switched);
+        if let Some(event) = hook.as_ref().and_then(|hook| hook_event(mirror.name(), hook)) {
+            monitor.event(event);
+        }
+        outcome.hook = hook;
     });
 }
 

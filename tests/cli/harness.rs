@@ -171,18 +171,29 @@ impl World {
         if !is_root() {
             return self.run(line);
         }
-        self.copy_program();
-        walk(self.dir.path(), &mut |path, _| std::os::unix::fs::lchown(path, Some(NOBODY), Some(NOBODY)).unwrap());
+        self.give_to(NOBODY);
         self.run_as_nobody(line)
+    }
+
+    /// Gives this world to the user `uid`, with the program. Only root can.
+    pub(crate) fn give_to(&self, uid: u32) {
+        self.copy_program();
+        walk(self.dir.path(), &mut |path, _| std::os::unix::fs::lchown(path, Some(uid), Some(uid)).unwrap());
     }
 
     /// Runs a line as the user nobody, who may read this world. Only root can.
     pub(crate) fn run_as_nobody(&self, line: &str) -> Run {
+        self.run_as(NOBODY, &[], line)
+    }
+
+    /// Runs a line as the user `uid`, by the program `runner` with its arguments if there is one. Only root can.
+    pub(crate) fn run_as(&self, uid: u32, runner: &[&str], line: &str) -> Run {
         self.copy_program();
         self.chmod("", 0o755);
         let args: Vec<&str> = line.split_whitespace().collect();
-        let mut command = Command::new(self.path(PROGRAM_COPY));
-        command.args(&args).current_dir(self.dir.path()).stdin(Stdio::null()).uid(NOBODY).gid(NOBODY);
+        let mut words = runner.iter().map(PathBuf::from).chain([self.path(PROGRAM_COPY)]);
+        let mut command = Command::new(words.next().unwrap());
+        command.args(words).args(&args).current_dir(self.dir.path()).stdin(Stdio::null()).uid(uid).gid(uid);
         for (name, value) in self.command(&args).get_envs() {
             match value {
                 Some(value) => command.env(name, value),
@@ -317,7 +328,7 @@ fn walk(path: &Path, visit: &mut dyn FnMut(&Path, &fs::Metadata)) {
 #[derive(Debug)]
 pub(crate) struct Run {
     line: String,
-    code: i32,
+    pub(crate) code: i32,
     pub(crate) stdout: String,
     pub(crate) stderr: String,
 }

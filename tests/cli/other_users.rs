@@ -1,5 +1,6 @@
 //! Mirrors that another user owns: read by those who may read them, and written by none of them.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::process::CommandExt as _;
 use std::process::Command;
 
@@ -117,6 +118,31 @@ fn what_a_user_may_not_read_is_no_fault() {
     world.chmod("www", 0o750);
     world.run_as_nobody("status ./www").code(1).says("Permission denied");
     world.run_as_nobody("verify ./www").code(7).warns("Permission denied");
+}
+
+#[test]
+#[ignore = "needs root, which runs the program as a user with few threads"]
+fn a_limit_of_threads_is_an_error_and_no_panic() {
+    const USER: u32 = 54_321;
+    let world = World::with_mirror();
+    world.ok("push --from ./www ./hub");
+    let mut codes = BTreeMap::new();
+    for limit in 1..=24 {
+        world.write("tree/index.html", format!("version {limit}"));
+        world.give_to(USER);
+        let limit = format!("--nproc={limit}");
+        let runner = ["prlimit", &limit];
+        for line in ["push tree ./www ./hub", "plan tree ./www", "doctor ./www ./hub", "status ./www", "verify ./www"] {
+            let run = world.run_as(USER, &runner, line);
+            let told = run.stdout.clone() + &run.stderr;
+            assert!(!told.contains("panicked") && run.code != 101, "{limit} {line}: {told}");
+            assert!(run.code == 0 || told.contains("cannot start a thread"), "{limit} {line}: {} {told}", run.code);
+            codes.entry(line).or_insert_with(BTreeSet::new).insert(run.code);
+        }
+        world.run_as(USER, &[], "push tree ./www ./hub").code(0);
+        world.ok("verify ./www ./hub");
+    }
+    assert!(codes["push tree ./www ./hub"].len() > 1, "the limit is without effect: {codes:?}");
 }
 
 #[test]

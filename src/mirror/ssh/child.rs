@@ -7,7 +7,7 @@ use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::process::{Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
-use std::thread::JoinHandle;
+use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
 
 use crate::cancel::CancelToken;
@@ -105,10 +105,20 @@ impl Child {
             .spawn();
         let mut process = spawned.map_err(|error| failed(&format!("cannot run {program}"), &error))?;
         let said = Arc::new(Mutex::new(Vec::new()));
-        let listener = process.stderr.take().map(|stderr| {
-            let said = Arc::clone(&said);
-            std::thread::spawn(move || keep_end(stderr, KEPT_BYTES, &said))
-        });
+        let stderr = process.stderr.take();
+        let kept = Arc::clone(&said);
+        let listen = move || {
+            if let Some(stderr) = stderr {
+                keep_end(stderr, KEPT_BYTES, &kept);
+            }
+        };
+        let listener = match Builder::new().spawn(listen) {
+            Ok(listener) => Some(listener),
+            Err(error) => {
+                process.kill().and_then(|()| process.wait()).ok();
+                return Err(failed("cannot start a thread", &error));
+            }
+        };
         Ok(Self { process, stream, said, listener, cancel, pinned: pinned.map(|(file, _)| file) })
     }
 
