@@ -13,8 +13,11 @@ use crate::hash::{ContentId, HistoryId, ManifestId, ReleaseId};
 use crate::tree_path::Site;
 use crate::varint::MAX_NUMBER;
 
-/// Highest sequence of a release.
+/// Highest sequence of a release: not every JSON reader reads higher numbers as they are.
 pub const MAX_SEQUENCE: u64 = MAX_NUMBER;
+/// Latest time of a release, in seconds since 1970: 16 March 2242. File systems cut later times of files off, and
+/// `verify` would find a difference for ever.
+pub const MAX_TIME: u64 = (1 << 33) - 1;
 /// Longest note, in bytes.
 pub const MAX_NOTE_BYTES: usize = 1024;
 /// Longest name of the person or job that rejected content, in bytes.
@@ -49,6 +52,9 @@ pub enum ReleaseError {
     /// A number that not every JSON reader reads as it is.
     #[error("a number in a release record is not below 2^53")]
     Number,
+    /// A time that no file can have.
+    #[error("a time in a release record is after 16 March 2242, later than files can have")]
+    Time,
     /// Replaced histories that cannot be.
     #[error("a release replaces at most {MAX_REPLACED} histories, each once, and not its own")]
     Replaces,
@@ -249,6 +255,9 @@ impl Release {
         let release: Self = serde_json::from_slice(bytes).map_err(garbled)?;
         if !release.has_valid_numbers() {
             return Err(ReleaseError::Number);
+        }
+        if release.created > MAX_TIME || release.began / 1000 > MAX_TIME {
+            return Err(ReleaseError::Time);
         }
         if release.note.as_deref().is_some_and(|note| !is_note(note)) {
             return Err(ReleaseError::Note);
@@ -461,12 +470,20 @@ mod tests {
             let old = text.split(field).nth(1).unwrap().split([',', '}']).next().unwrap();
             Release::parse(text.replacen(&format!("{field}{old}"), &format!("{field}{number}"), 1).as_bytes())
         };
-        for field in ["sequence\":", "created\":", "began\":", "ci\":", "entries\":", "bytes\":"] {
+        for field in ["sequence\":", "ci\":", "entries\":", "bytes\":"] {
             assert!(parse(field, MAX_NUMBER).is_ok(), "{field}");
             assert_eq!(parse(field, MAX_NUMBER + 1), Err(ReleaseError::Number), "{field}");
         }
         let late = Release { until: Some(1 << 63), ..release() };
         assert_eq!(Release::parse(&late.to_bytes()), Err(ReleaseError::Number));
+    }
+
+    #[test]
+    fn times_that_no_file_can_have_are_refused() {
+        let parse = |created: u64, began: u64| Release::parse(&Release { created, began, ..release() }.to_bytes());
+        assert!(parse(MAX_TIME, MAX_TIME * 1000 + 999).is_ok());
+        assert_eq!(parse(MAX_TIME + 1, 0), Err(ReleaseError::Time));
+        assert_eq!(parse(0, (MAX_TIME + 1) * 1000), Err(ReleaseError::Time));
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::hash::StoreId;
 use crate::mirror::Expiries;
 use crate::mirror::way::WayError;
-use crate::release::{Release, ReleaseName};
+use crate::release::{MAX_SEQUENCE, Release, ReleaseName};
 use crate::tree_path::Site;
 use crate::wire;
 
@@ -62,9 +62,6 @@ impl MirrorState {
     }
 }
 
-/// The highest sequence that is taken of a peer: the one behind it is a number, too.
-const MAX_SEQUENCE: u64 = u64::MAX / 2;
-
 impl TryFrom<wire::State> for MirrorState {
     type Error = WayError;
 
@@ -80,7 +77,7 @@ impl TryFrom<wire::State> for MirrorState {
         let named = state.current.map(|current| current.sequence());
         let highest_sequence = of_releases.chain(named).fold(state.highest_sequence, u64::max);
         if highest_sequence > MAX_SEQUENCE {
-            let what = format!("it says that a release has the sequence {highest_sequence}");
+            let what = format!("it says that a release has the sequence {highest_sequence}, which is not below 2^53");
             return Err(WayError::Foreign { status: 200, what });
         }
         let receiver = ReceiverInfo { version: state.headwater, may_push: state.may_push, time: state.time };
@@ -108,7 +105,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_sequence_that_has_no_next_one_is_refused() {
+    fn a_sequence_that_no_release_can_have_is_refused() {
         let state = |highest_sequence| wire::State { highest_sequence, ..wire::State::default() };
         assert_eq!(MirrorState::try_from(state(MAX_SEQUENCE)).unwrap().highest_sequence, MAX_SEQUENCE);
         for sequence in [MAX_SEQUENCE + 1, u64::MAX] {

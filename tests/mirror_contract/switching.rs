@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use headwater::hash::HistoryId;
 use headwater::mirror::{Depth, Failure, MirrorError};
 use headwater::monitor::Silent;
-use headwater::varint::MAX_NUMBER;
+use headwater::release::MAX_TIME;
 
 use crate::fixture::{Fixture, assert_serves};
 use crate::origin::{Archive, Tree, first_tree, second_tree, site};
@@ -36,7 +36,7 @@ pub(crate) fn a_lower_rank_is_refused<F: Fixture>() {
     let base = first_tree().release(5);
     let fixture = F::with(&[&base]);
     let mirror = fixture.mirror();
-    for (sequence, created) in [(1, MAX_NUMBER), (4, MAX_NUMBER), (5, base.release.created - 1)] {
+    for (sequence, created) in [(1, MAX_TIME), (4, MAX_TIME), (5, base.release.created - 1)] {
         let mut other = second_tree().release(sequence);
         other.release.created = created;
         let error = other.onto(Some(&base)).stage(&*mirror).unwrap_err();
