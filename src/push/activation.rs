@@ -51,7 +51,7 @@ pub(super) fn activate(
             return Err(PushError::Cancelled);
         }
         let lead = rest.remove(0);
-        let activated = match try_one(target, lead, target.members[lead].current(), gate) {
+        let activated = match try_one(target, lead, target.members[lead].current(), options, gate) {
             Err(error) if is_lost(target, error.failure()) => match ask_race(target, lead, options) {
                 Race::Ours => Ok(()),
                 // Another push took the slot and gave it up.
@@ -87,7 +87,7 @@ pub(super) fn activate(
 pub(super) fn one(target: &Target, index: usize, options: &Options, gate: &Gate<'_>) -> Outcome {
     let mut expected = target.members[index].current();
     for _ in 0..MAX_TRIES {
-        let error = match try_one(target, index, expected, gate) {
+        let error = match try_one(target, index, expected, options, gate) {
             Ok(()) => return Outcome::Activated,
             Err(error) if is_lost(target, error.failure()) => error,
             Err(error) => return failed(target, index, &error, gate),
@@ -161,9 +161,19 @@ fn is_soon_served(target: &Target, index: usize, name: ReleaseName, gate: &Gate<
     }
 }
 
-fn try_one(target: &Target, index: usize, expected: Option<ReleaseName>, gate: &Gate<'_>) -> Result<(), MirrorError> {
+fn try_one(
+    target: &Target,
+    index: usize,
+    expected: Option<ReleaseName>,
+    options: &Options,
+    gate: &Gate<'_>,
+) -> Result<(), MirrorError> {
     let mirror = mirror(target, index);
     mirror.activate(target.release.name(), expected)?;
+    // Now, and not at the end: the next push must know it also if this one is killed between two mirrors.
+    if let Some(store) = mirror.store_id() {
+        options.stores.remember(mirror.location(), store, Some(target.release.name()));
+    }
     gate.event(Event::Activated { mirror: mirror.name().to_owned(), sequence: target.release.sequence });
     Ok(())
 }

@@ -8,11 +8,11 @@ use std::sync::Arc;
 
 use crate::mirror::MirrorError;
 use crate::monitor::{Event, Monitor};
-use crate::push::PushError;
-use crate::push::fleet::Member;
+use crate::push::fleet::{self, Member};
 use crate::push::options::Options;
 use crate::push::outcome::error_chain;
-use crate::release::{MAX_SEQUENCE, Release};
+use crate::push::{PushError, for_all};
+use crate::release::{MAX_SEQUENCE, Release, ReleaseName};
 
 /// How far the sequences of one mirror may be above those of all others. Mirrors that were left out for long are behind
 /// by the number of releases since; no fleet makes a million of them meanwhile.
@@ -21,14 +21,14 @@ const MAX_LEAD: u64 = 1 << 20;
 const MAX_AHEAD_SECONDS: u64 = 24 * 60 * 60;
 
 /// The members, of which those fail whose claims cannot be those of this fleet: sequences far beyond those of all
-/// others, or a history that most others do not have.
+/// others, or a history that is not that of the fleet.
 pub(super) fn checked(members: Vec<Member>, options: &Options, monitor: &dyn Monitor) -> Vec<Member> {
     let far: Vec<_> = (0..members.len()).map(|index| far_beyond(&members, index)).collect();
     let members = fail_where(members, far, monitor);
     if options.new_history {
         return members;
     }
-    let foreign: Vec<_> = members.iter().map(|member| foreign_history(&members, member)).collect();
+    let foreign = foreign_histories(&members);
     fail_where(members, foreign, monitor)
 }
 
@@ -61,49 +61,148 @@ fn is_of_history(release: &Release, newest: &Release) -> bool {
     release.history == newest.history || newest.replaces.contains(&release.history)
 }
 
-/// Why a mirror cannot be brought up with the others: more than half of all serve another history.
-fn foreign_history(members: &[Member], member: &Member) -> Option<MirrorError> {
-    let own = member.current_release()?;
+/// Why mirrors cannot be brought up with the others: they serve another history than the fleet. That is the history of
+/// more than half of them.
+fn foreign_histories(members: &[Member]) -> Vec<Option<MirrorError>> {
     let served: Vec<&Release> = members.iter().filter_map(Member::current_release).collect();
     let followers = |newest: &Release| served.iter().filter(|release| is_of_history(release, newest)).count();
-    let by_rank = |release: &&&Release| release.rank();
-    let of_most = served.iter().filter(|release| 2 * followers(release) > served.len()).max_by_key(by_rank)?;
-    if is_of_history(own, of_most) || own.replaces.contains(&of_most.history) {
-        return None;
+    let newest_where = |is_meant: &dyn Fn(&Release) -> bool| {
+        served.iter().copied().filter(|release| is_meant(release)).max_by_key(|release| release.rank())
+    };
+    let of_most = newest_where(&|release| 2 * followers(release) > served.len());
+    if let Some(of_most) = of_most {
+        return members.iter().map(|member| foreign_history(member, of_most)).collect();
     }
-    Some(MirrorError::ForeignHistory { current: own.name(), found: own.history, history: of_most.history })
+    members.iter().map(|_| None).collect()
 }
 
-/// The highest run number of each stream that was published, as far as enough mirrors say so: as many as the push
-/// requires, or more than half. What fewer say is of a push that never met its requirement, or not true; it is warned of.
+/// Why a mirror is not of the fleet whose newest release is `newest`.
+fn foreign_history(member: &Member, newest: &Release) -> Option<MirrorError> {
+    let own = member.current_release()?;
+    if is_of_history(own, newest) || own.replaces.contains(&newest.history) {
+        return None;
+    }
+    Some(MirrorError::ForeignHistory { current: own.name(), found: own.history, history: newest.history })
+}
+
+/// The releases that were last brought to the mirrors from here.
+fn brought(members: &[Member], options: &Options) -> Vec<ReleaseName> {
+    members.iter().filter_map(|member| options.stores.brought(member.mirror.location())).collect()
+}
+
+/// What the mirrors have, and which of it counts for all of them.
 ///
-/// Where there are waves, one mirror is enough: it is ahead of the others by design.
-pub(super) fn published_orders(members: &[Member], options: &Options, monitor: &dyn Monitor) -> BTreeMap<String, u64> {
-    let served: Vec<(&str, &Release)> =
-        members.iter().filter_map(|member| Some((member.mirror.name(), member.current_release()?))).collect();
-    let enough = match options.policy.waves.is_empty() {
-        true => options.require.of(served.len()).min(served.len() / 2 + 1).max(1),
-        false => 1,
-    };
-    let mut numbers: BTreeMap<&str, Vec<(u64, &str)>> = BTreeMap::new();
-    for (mirror, release) in &served {
-        for (stream, number) in &release.orders {
-            numbers.entry(stream).or_default().push((*number, mirror));
+/// A release is confirmed if it was brought to a mirror from here, or enough mirrors have it. Of another one the record
+/// and the manifest may be made up by the owner of a mirror: nothing of it is passed on.
+pub(super) struct Claims<'m> {
+    members: &'m [Member],
+    brought: Vec<ReleaseName>,
+    /// The members, by index, to which another release was brought from here than they serve.
+    is_strange: Vec<bool>,
+    /// How many mirrors must have a release that was not brought there from here; `None` if there are too few to outvote
+    /// one.
+    enough: Option<usize>,
+    /// How many mirrors must serve a run number.
+    enough_for_runs: usize,
+    /// The mirrors of the first wave that serve anything: they are ahead of the others by design.
+    first_wave: Vec<&'m Member>,
+}
+
+impl<'m> Claims<'m> {
+    /// What `members` claim. Enough are as many as the push requires, or more than half.
+    pub(super) fn new(members: &'m [Member], options: &Options) -> Self {
+        let serving = || members.iter().filter(|member| member.current().is_some());
+        let count = serving().count();
+        let enough = options.require.of(count).min(count / 2 + 1).max(1);
+        let wave = options.policy.waves.first();
+        let leads =
+            |member: &&Member| wave.is_some_and(|wave| wave.mirrors.iter().any(|name| name == member.mirror.name()));
+        let is_strange = |member: &Member| {
+            let brought = options.stores.brought(member.mirror.location());
+            brought.is_some_and(|brought| member.current() != Some(brought))
+        };
+        Self {
+            members,
+            brought: brought(members, options),
+            is_strange: members.iter().map(is_strange).collect(),
+            enough: (count >= for_all::MIN_FLEET).then_some(enough),
+            enough_for_runs: enough,
+            first_wave: serving().filter(leads).collect(),
         }
     }
-    let mut published = BTreeMap::new();
-    for (stream, mut numbers) in numbers {
-        numbers.sort_unstable_by(|one, other| other.cmp(one));
-        let believed = numbers.get(enough - 1).map(|(number, _)| *number);
-        if let Some((number, mirror)) = numbers.first().filter(|(number, _)| Some(*number) != believed) {
-            let message = format!(
-                "only {mirror} says that run {number} of {stream} was published: it does not count until {enough} mirrors serve it"
-            );
-            monitor.event(Event::Warned { message });
-        }
-        published.extend(believed.map(|number| (stream.to_owned(), number)));
+
+    pub(super) const fn members(&self) -> &'m [Member] {
+        self.members
     }
-    published
+
+    /// Whether the release counts for all.
+    pub(super) fn is_confirmed(&self, release: &Release) -> bool {
+        let has = |member: &Member| member.releases().contains(release);
+        let is_ordinary = |(member, is_strange): (&Member, &bool)| has(member) && !is_strange;
+        self.is_ours(release)
+            || match self.enough {
+                Some(enough) => self.members.iter().filter(|member| has(member)).count() >= enough,
+                None => self.members.iter().zip(&self.is_strange).any(is_ordinary),
+            }
+    }
+
+    /// Whether the release was brought to a mirror from here, or the whole first wave has it.
+    fn is_ours(&self, release: &Release) -> bool {
+        let leads = || self.first_wave.iter().all(|member| member.releases().contains(release));
+        self.brought.contains(&release.name()) || !self.first_wave.is_empty() && leads()
+    }
+
+    /// The release on top of which the next one is made: the newest confirmed one that is current anywhere. Where none is
+    /// confirmed the mirrors cannot be told apart, and it is the newest of all.
+    pub(super) fn newest(&self) -> Option<&'m Release> {
+        fleet::newest_where(self.members, |release| self.is_confirmed(release)).or_else(|| fleet::newest(self.members))
+    }
+
+    /// Warns of a release that is newer than the `base` of the next one and does not count.
+    pub(super) fn warn_of_unconfirmed(&self, base: Option<&Release>, monitor: &dyn Monitor) {
+        let Some(newest) = fleet::newest(self.members).filter(|newest| base != Some(*newest)) else { return };
+        let serves = |member: &&Member| member.current_release() == Some(newest);
+        let mirrors: Vec<&str> = self.members.iter().filter(serves).map(|member| member.mirror.name()).collect();
+        let message = format!(
+            "release {} is on {} only, and was not brought there from this machine: nothing of it is passed on to the \
+             other mirrors",
+            newest.name(),
+            mirrors.join(", ")
+        );
+        monitor.event(Event::Warned { message });
+    }
+
+    /// The highest run number of each stream that was published, as far as enough mirrors say so: as many as the push
+    /// requires, or more than half. What fewer say is of a push that never met its requirement, or not true, if it was not
+    /// published from here; it is warned of.
+    pub(super) fn published_orders(&self, monitor: &dyn Monitor) -> BTreeMap<String, u64> {
+        let mut numbers: BTreeMap<&str, Vec<(u64, &str, bool)>> = BTreeMap::new();
+        for member in self.members {
+            let Some(release) = member.current_release() else { continue };
+            let is_ours = self.is_ours(release);
+            for (stream, number) in &release.orders {
+                numbers.entry(stream).or_default().push((*number, member.mirror.name(), is_ours));
+            }
+        }
+        let published = |(stream, mut numbers): (&str, Vec<(u64, &str, bool)>)| {
+            numbers.sort_unstable_by(|one, other| other.cmp(one));
+            let ours = numbers.iter().find(|(.., is_ours)| *is_ours);
+            let believed = numbers.get(self.enough_for_runs - 1).max(ours).map(|(number, ..)| *number);
+            if let Some((number, mirror, _)) = numbers.first().filter(|(number, ..)| Some(*number) != believed) {
+                self.warn_of_run(mirror, stream, *number, monitor);
+            }
+            Some((stream.to_owned(), believed?))
+        };
+        numbers.into_iter().filter_map(published).collect()
+    }
+
+    fn warn_of_run(&self, mirror: &str, stream: &str, number: u64, monitor: &dyn Monitor) {
+        let enough = self.enough_for_runs;
+        let message = format!(
+            "only {mirror} says that run {number} of {stream} was published: it does not count until {enough} mirrors serve it"
+        );
+        monitor.event(Event::Warned { message });
+    }
 }
 
 /// The sequence of the next release: above everything that the mirrors have.

@@ -186,10 +186,11 @@ pub(super) fn newest(members: &[Member]) -> Option<&Release> {
     newest_where(members, |_| true)
 }
 
-/// The same, of the releases for which `is_meant` holds.
+/// The same, of the releases for which `is_meant` holds; no other one takes over their history.
 pub(super) fn newest_where(members: &[Member], is_meant: impl Fn(&Release) -> bool) -> Option<&Release> {
-    let is_replaced = |one: &Release| current(members).any(|other| other.replaces.contains(&one.history));
-    current(members).filter(|one| is_meant(one) && !is_replaced(one)).max_by_key(|release| release.rank())
+    let meant: Vec<&Release> = current(members).filter(|release| is_meant(release)).collect();
+    let is_replaced = |one: &Release| meant.iter().any(|other| other.replaces.contains(&one.history));
+    meant.iter().filter(|one| !is_replaced(one)).max_by_key(|release| release.rank()).copied()
 }
 
 /// The records of what the mirrors serve, as far as they can be read.

@@ -9,7 +9,7 @@ use crate::push::options::{Options, Wave};
 use crate::release::Release;
 
 /// Of two mirrors neither can outvote the other.
-const MIN_FLEET: usize = 3;
+pub(super) const MIN_FLEET: usize = 3;
 
 /// The newest release that is current anywhere and for all mirrors.
 pub(super) fn newest_for_all<'m>(members: &'m [Member], waves: &[Wave]) -> Option<&'m Release> {
@@ -46,6 +46,15 @@ pub(super) fn newest_to_spread<'m>(
 fn only_owner<'m>(release: &Release, members: &'m [Member]) -> Option<&'m Member> {
     let mut serving = members.iter().filter(|member| member.current() == Some(release.name()));
     serving.next().filter(|_| serving.next().is_none())
+}
+
+/// Whether a release is for all mirrors, or for those that the push is for: else its content needs a new release.
+pub(super) fn is_for_these(release: &Release, options: &Options) -> bool {
+    match (&release.partial, &options.partial) {
+        (None, _) => true,
+        (Some(_), None) => false,
+        (Some(made_for), Some(wanted)) => wanted.mirrors.iter().all(|mirror| made_for.is_for(mirror)),
+    }
 }
 
 /// Whether a mirror of the last wave serves the release or has served it.

@@ -8,6 +8,7 @@ use crate::cancel::pause;
 use crate::manifest::Entry;
 use crate::mirror::{Failure, Mirror, MirrorState};
 use crate::monitor::Monitor;
+use crate::push::claims::Claims;
 use crate::push::fleet::{self, Fleet, Member};
 use crate::push::options::Options;
 use crate::push::source::{DecidedBy, Live};
@@ -174,7 +175,7 @@ pub fn plan_rollback(
     }
     let to = match members.iter().all(|member| member.state().is_none()) {
         true => None,
-        false => Some(rollback_release(&members, to)?.clone()),
+        false => Some(rollback_release(&Claims::new(&members, options), to)?.clone()),
     };
     let serves = |member: &Member| match member.error() {
         Some(error) => Err(error.failure()),
@@ -184,55 +185,66 @@ pub fn plan_rollback(
     Ok(RollbackPlan { to, fleet: fleet.with_answers(&members), mirrors })
 }
 
-fn rollback_release(members: &[Member], to: Option<u64>) -> Result<&Release, PushError> {
+fn rollback_release<'m>(claims: &Claims<'m>, to: Option<u64>) -> Result<&'m Release, PushError> {
     match to {
-        Some(sequence) => kept_release(members, sequence),
-        None => rollback_target(members),
+        Some(sequence) => kept_release(claims, sequence),
+        None => rollback_target(claims),
     }
 }
 
 /// Loads the release to go back to: one for the whole fleet.
-pub(super) fn load_rollback(members: &[Member], to: Option<u64>, by: &DecidedBy) -> Result<Loaded, PushError> {
-    let release = rollback_release(members, to)?;
+pub(super) fn load_rollback(claims: &Claims<'_>, to: Option<u64>, by: &DecidedBy) -> Result<Loaded, PushError> {
+    let release = rollback_release(claims, to)?;
     // Where one mirror's manifest is damaged, another may have it whole.
-    let mut loaded = fleet::holders(members, &release.manifest).map(|mirror| live_entries(mirror, release));
+    let mut loaded = fleet::holders(claims.members(), &release.manifest).map(|mirror| live_entries(mirror, release));
     let first = loaded.next().expect("the release was found on a mirror");
     let live = first.or_else(|error| loaded.find_map(Result::ok).ok_or(error))?;
     let (rolled_back_to, decided_by) = (Some(release.clone()), Some(by.clone()));
     Ok(Loaded { rolled_back_to, decided_by, ..Loaded::of(Live::Entries(live)) })
 }
 
-/// The release of a sequence, if every mirror that keeps one of that sequence keeps this one. A mirror on which
-/// one of two with the same sequence took the place of the other keeps both: then the higher rank is meant.
-fn kept_release<'m>(members: &'m [Member], sequence: u64) -> Result<&'m Release, PushError> {
-    let highest = |member: &'m Member| {
-        let releases = member.releases().iter().filter(|release| release.sequence == sequence);
-        releases.max_by_key(|release| release.rank())
+/// The release of a sequence, if every mirror that keeps one of that sequence keeps this one, or if it is the only one
+/// that is confirmed. A mirror on which one of two with the same sequence took the place of the other keeps both: then
+/// the higher rank is meant.
+fn kept_release<'m>(claims: &Claims<'m>, sequence: u64) -> Result<&'m Release, PushError> {
+    let highest = |releases: Vec<&'m Release>| releases.into_iter().max_by_key(|release| release.rank());
+    let of_sequence = |member: &'m Member| -> Vec<&'m Release> {
+        member.releases().iter().filter(|release| release.sequence == sequence).collect()
     };
-    let kept: Vec<&Release> = members.iter().filter_map(highest).collect();
-    let [first, others @ ..] = &kept[..] else {
+    let agreed = |kept: Vec<&'m Release>| {
+        let first = *kept.first()?;
+        kept.iter().all(|other| other.id() == first.id()).then_some(first)
+    };
+    let kept: Vec<&Release> = claims.members().iter().filter_map(|member| highest(of_sequence(member))).collect();
+    if kept.is_empty() {
         return Err(PushError::Rollback(format!("no mirror keeps a release {sequence}")));
-    };
-    if others.iter().all(|other| other.id() == first.id()) {
-        return Ok(first);
     }
-    Err(PushError::Rollback(format!("release {sequence} is not the same on all mirrors: name fewer of them")))
+    let confirmed = |member: &'m Member| {
+        highest(of_sequence(member).into_iter().filter(|release| claims.is_confirmed(release)).collect())
+    };
+    let found = agreed(kept).or_else(|| agreed(claims.members().iter().filter_map(confirmed).collect()));
+    let text = || format!("release {sequence} is not the same on all mirrors: name fewer of them");
+    found.ok_or_else(|| PushError::Rollback(text()))
 }
 
-/// The release before the current one, if all mirrors agree on both.
-fn rollback_target(members: &[Member]) -> Result<&Release, PushError> {
-    if is_ambiguous(members) {
+/// The release before the current one, if all mirrors agree on that; a confirmed one, where there is one.
+fn rollback_target<'m>(claims: &Claims<'m>) -> Result<&'m Release, PushError> {
+    if is_ambiguous(claims.members()) {
         let text = "the mirrors are not on one release, so what to go back to is ambiguous: say --to SEQ";
         return Err(PushError::Rollback(text.into()));
     }
-    let newest = fleet::newest(members).ok_or_else(|| PushError::Rollback("no mirror has a release yet".into()))?;
-    let releases = members.iter().flat_map(Member::releases);
-    let before = releases.filter(|release| {
-        release.sequence < newest.sequence
-            && release.content != newest.content
-            && newest.rejection(release.content).is_none()
-    });
-    before
-        .max_by_key(|release| release.rank())
+    let newest = claims.newest().ok_or_else(|| PushError::Rollback("no mirror has a release yet".into()))?;
+    let releases = claims.members().iter().flat_map(Member::releases);
+    let mut before: Vec<&Release> = releases
+        .filter(|release| {
+            release.sequence < newest.sequence
+                && release.content != newest.content
+                && newest.rejection(release.content).is_none()
+        })
+        .collect();
+    before.sort_by_key(|release| release.rank());
+    let found = before.iter().rev().find(|release| claims.is_confirmed(release)).or(before.last());
+    found
+        .copied()
         .ok_or_else(|| PushError::Rollback(format!("no kept release before {} differs from it", newest.sequence)))
 }

@@ -12,6 +12,7 @@ use crate::hash::{HistoryId, ManifestId};
 use crate::manifest::{ManifestError, Totals};
 use crate::mirror::Link;
 use crate::monitor::{Event, Monitor};
+use crate::push::claims::{self, Claims};
 use crate::push::contents::Supplies;
 use crate::push::fleet::{self, Fleet, Member};
 use crate::push::gate::Traffic;
@@ -26,7 +27,7 @@ use crate::push::source::{DecidedBy, Live, Source};
 use crate::push::sources::Sources;
 use crate::push::states::{PendingStates, StatePoll, may_go_on};
 use crate::push::target::Target;
-use crate::push::{PushError, ahead, claims, rollout, secrets, site};
+use crate::push::{PushError, ahead, for_all, rollout, secrets, site};
 use crate::release::{MAX_REPLACED, RejectedContent, Release};
 use crate::scan::{Root, ScanOptions, Tree};
 use crate::threads;
@@ -95,7 +96,7 @@ fn load(
         (Source::Promote(mirror), None) => load::load_promoted(mirror),
         // With too few mirrors it ends before anything is looked for on them.
         _ if !fleet::is_met(members, options.require) => Ok(Loaded::nothing()),
-        (Source::Rollback { to, by }, None) => load::load_rollback(members, *to, by),
+        (Source::Rollback { to, by }, None) => load::load_rollback(&Claims::new(members, options), *to, by),
         (Source::Staged(text), None) => load::load_staged(members, text),
         _ => load::load_newest(members, options, monitor),
     }
@@ -246,28 +247,28 @@ impl Preparation {
                 || PushError::NoRelease(format!("the manifest of release {} is damaged everywhere", release.name()));
             let manifest = Some(self.copy_manifest(&release)?.ok_or_else(damaged)?);
             let (previous, sums) = (None, Sums::default());
-            return Ok(self.into_target(Next { release, manifest, previous, sums }, false, None));
+            let newest = fleet::newest(&self.members).cloned();
+            return Ok(self.into_target(Next { release, manifest, previous, sums }, newest, false, None));
         }
         if !options.new_history {
             fleet::check_one_history(&self.members)?;
         }
-        let newest = fleet::newest(&self.members).cloned();
-        let orders = claims::published_orders(&self.members, options, monitor);
+        let claims = Claims::new(&self.members, options);
+        let newest = claims.newest().cloned();
+        claims.warn_of_unconfirmed(newest.as_ref(), monitor);
+        let orders = claims.published_orders(monitor);
         claims::check_order(options, &orders)?;
         let content = self.loaded.live.content();
         if let Some(newest) = &newest
             && newest.content == content
-            && is_for_these(newest, options)
+            && for_all::is_for_these(newest, options)
             && self.loaded.rolled_back_to.is_none()
             && !options.new_history
             && !load::is_stuck(&self.members, newest)
             && let Some(manifest) = self.manifest_to_keep(newest, options)?
         {
-            return Ok(self.into_target(
-                Next { release: newest.clone(), manifest, previous: None, sums: Sums::default() },
-                false,
-                None,
-            ));
+            let next = Next { release: newest.clone(), manifest, previous: None, sums: Sums::default() };
+            return Ok(self.into_target(next, Some(newest.clone()), false, None));
         }
         if let Some(newest) = &newest
             && let Some(rejected) = newest.rejection(content)
@@ -280,7 +281,7 @@ impl Preparation {
         on_new(&self.loaded.live);
         let next = self.make_release(newest.as_ref(), orders, options, monitor)?;
         let likely = self.loaded.rolled_back_to.as_ref().map(|release| release.manifest);
-        Ok(self.into_target(next, true, likely))
+        Ok(self.into_target(next, newest, true, likely))
     }
 
     /// The guard rails for what would be published, and what is only worth a warning.
@@ -295,13 +296,18 @@ impl Preparation {
         Ok(())
     }
 
-    fn into_target(self, next: Next, is_new: bool, likely_base: Option<ManifestId>) -> Target {
+    fn into_target(
+        self,
+        next: Next,
+        newest_before: Option<Release>,
+        is_new: bool,
+        likely_base: Option<ManifestId>,
+    ) -> Target {
         let is_repeatable = !self.loaded.is_staged;
         // What a mirror is brought up from is more likely whole than what is brought up.
         let from = self.loaded.from.iter().chain(&self.members);
         let likely = likely_manifests(&next, likely_base);
         let sources = Sources::new(from, &likely);
-        let newest_before = fleet::newest(&self.members).cloned();
         let late = (0..self.members.len()).filter(|index| !self.members[*index].has_answered()).collect();
         let releases = self.members.iter().chain(&self.loaded.from).flat_map(Member::releases).cloned().collect();
         let leaves_newer = self.loaded.leaves_newer;
@@ -352,7 +358,7 @@ impl Preparation {
             return Ok(Some(None));
         }
         let Some(manifest) = self.copy_manifest(newest)? else { return Ok(None) };
-        let is_shown = options.retention.has_expunged() && shows_expunged(&manifest, options)?;
+        let is_shown = options.retention.has_expunged() && options.retention.is_expunged_in(&manifest)?;
         Ok(if is_shown { None } else { Some(Some(manifest)) })
     }
 
@@ -475,24 +481,4 @@ impl Preparation {
 fn likely_manifests(next: &Next, likely_base: Option<ManifestId>) -> Vec<ManifestId> {
     let previous = next.previous.as_ref().map(|previous| previous.id);
     [Some(next.release.manifest), previous, likely_base].into_iter().flatten().collect()
-}
-
-/// Whether a release is for all mirrors, or for those that the push is for: else its content needs a new release.
-fn is_for_these(release: &Release, options: &Options) -> bool {
-    match (&release.partial, &options.partial) {
-        (None, _) => true,
-        (Some(_), None) => false,
-        (Some(made_for), Some(wanted)) => wanted.mirrors.iter().all(|mirror| made_for.is_for(mirror)),
-    }
-}
-
-/// Whether a retired entry is still served that shall go at once.
-fn shows_expunged(manifest: &ManifestFile, options: &Options) -> Result<bool, PushError> {
-    for entry in manifest.entries().map_err(PushError::NewManifest)? {
-        let entry = entry.map_err(PushError::NewManifest)?;
-        if !entry.is_live() && options.retention.is_expunged(&entry.path) {
-            return Ok(true);
-        }
-    }
-    Ok(false)
 }

@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use ignore::gitignore::{Gitignore, GitignoreBuilder};
 
+use crate::push::PushError;
+use crate::push::scratch::ManifestFile;
 use crate::tree_path::TreePath;
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
@@ -73,6 +75,17 @@ impl Retention {
     #[must_use]
     pub fn is_expunged(&self, path: &TreePath) -> bool {
         self.expunged.iter().any(|expunged| path.is_within(expunged.as_str()))
+    }
+
+    /// Whether `manifest` retired an entry that shall go at once.
+    pub(super) fn is_expunged_in(&self, manifest: &ManifestFile) -> Result<bool, PushError> {
+        for entry in manifest.entries().map_err(PushError::NewManifest)? {
+            let entry = entry.map_err(PushError::NewManifest)?;
+            if !entry.is_live() && self.is_expunged(&entry.path) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 }
 

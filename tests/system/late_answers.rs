@@ -6,6 +6,7 @@
 mod claims;
 mod edge;
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::num::NonZeroUsize;
 use std::sync::atomic::Ordering;
@@ -71,7 +72,7 @@ impl Edges {
             level: LevelChoice::Auto,
             scratch: ScratchLocation { directory: Ok(self.world.path("cache")), temporary: self.world.path("tmp") },
             keep_content: KeepContent::default(),
-            stores: KnownStores::default(),
+            stores: KnownStores::new(Some(self.world.path("cache/stores")), BTreeMap::new()),
             began: self.trees * 1000,
             patience: MOST,
             answer_patience: Duration::ZERO,

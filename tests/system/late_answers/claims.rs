@@ -1,10 +1,11 @@
 //! Whatever one mirror says of itself, what becomes of the others is what it would be without that mirror.
 
-use headwater::hash::HistoryId;
+use headwater::hash::{ContentId, HistoryId, ManifestId};
 use headwater::mirror::{Failure, MirrorState};
 use headwater::push::PushError;
 use headwater::release::{MAX_SEQUENCE, Partial, RejectedContent, Release};
 
+use super::edge::Alteration;
 use super::*;
 
 /// Changes the record of what the mirror serves.
@@ -15,42 +16,96 @@ fn alter(state: &mut MirrorState, change: impl FnOnce(&mut Release)) {
     state.highest_sequence = state.highest_sequence.max(release.sequence);
 }
 
-type Alter = fn(&mut MirrorState);
+/// The same, and it is a release after the true one.
+fn invent(state: &mut MirrorState, change: impl FnOnce(&mut Release)) {
+    let mut next = state.releases.last().unwrap().clone();
+    next.sequence += 1;
+    state.releases.push(next);
+    alter(state, change);
+}
+
+fn altering(change: impl Fn(&mut MirrorState) + Send + Sync + 'static) -> Option<Alteration> {
+    Some(Alteration(Box::new(change)))
+}
+
+fn reject(release: &mut Release, content: ContentId) {
+    release.rejected.push(RejectedContent { content, sequence: 1, at: 1, by: None, why: None });
+    release.rejected.sort();
+}
+
+fn histories(numbers: std::ops::Range<u8>) -> impl Iterator<Item = HistoryId> {
+    numbers.map(|number| HistoryId::from_bytes([number; 16]))
+}
+
+/// Changes a state; knows the content that is pushed next.
+type Claim = fn(&mut MirrorState, ContentId);
 
 /// What one mirror may say, by a name for it.
-const CLAIMS: &[(&str, Alter)] = &[
-    ("the highest sequence of all", |state| state.highest_sequence = u64::MAX - 1),
-    ("the highest sequence that is allowed", |state| state.highest_sequence = MAX_SEQUENCE),
-    ("a far release", |state| alter(state, |release| release.sequence = MAX_SEQUENCE)),
-    ("a release that is a little ahead", |state| alter(state, |release| release.sequence += 5)),
-    ("the end of time", |state| alter(state, |release| release.created = MAX_SEQUENCE)),
-    ("a far run", |state| alter(state, |release| release.orders = [("ci".into(), MAX_SEQUENCE)].into())),
-    ("a history of its own", |state| {
-        alter(state, |release| {
+const CLAIMS: &[(&str, Claim)] = &[
+    ("the highest sequence of all", |state, _| state.highest_sequence = u64::MAX - 1),
+    ("the highest sequence that is allowed", |state, _| state.highest_sequence = MAX_SEQUENCE),
+    ("a far release", |state, _| alter(state, |release| release.sequence = MAX_SEQUENCE)),
+    ("a release that is a little ahead", |state, _| alter(state, |release| release.sequence += 5)),
+    ("the end of time", |state, _| alter(state, |release| release.created = MAX_SEQUENCE)),
+    ("a newer release of the end of time", |state, _| invent(state, |release| release.created = MAX_SEQUENCE)),
+    ("a far run", |state, _| alter(state, |release| release.orders = [("ci".into(), MAX_SEQUENCE)].into())),
+    ("a far run of a newer release", |state, _| {
+        invent(state, |release| release.orders = [("ci".into(), MAX_SEQUENCE), ("x".into(), 1)].into());
+    }),
+    ("a history of its own", |state, _| {
+        invent(state, |release| release.history = HistoryId::from_bytes([7; 16]));
+    }),
+    ("a history that took over that of the others", |state, _| {
+        invent(state, |release| {
+            release.replaces = vec![release.history];
             release.history = HistoryId::from_bytes([7; 16]);
-            release.sequence += 1;
         });
     }),
-    ("a release for itself", |state| {
-        alter(state, |release| {
-            release.sequence += 1;
-            release.partial = Some(Partial { mirrors: vec!["edge5".into()], why: "push".into() });
+    ("a history that took over as many as it may", |state, _| {
+        invent(state, |release| {
+            release.replaces = histories(10..25).chain([release.history]).collect();
+            release.history = HistoryId::from_bytes([7; 16]);
         });
     }),
-    ("rejected content", |state| {
-        alter(state, |release| {
-            let content = release.content;
-            release.sequence += 1;
-            release.rejected.push(RejectedContent { content, sequence: 1, at: 1, by: None, why: None });
+    ("histories that this one took over", |state, _| {
+        invent(state, |release| release.replaces = histories(10..26).collect());
+    }),
+    ("a release for itself", |state, _| {
+        invent(state, |release| release.partial = Some(Partial { mirrors: vec!["edge5".into()], why: "push".into() }));
+    }),
+    ("rejected content", |state, next| {
+        invent(state, |release| {
+            reject(release, release.content);
+            reject(release, next);
         });
     }),
-    ("a manifest that nobody has", |state| {
-        alter(state, |release| {
-            release.sequence += 1;
-            release.manifest = headwater::hash::ManifestId::of(b"nothing");
-        });
+    ("the next content", |state, next| {
+        invent(state, |release| release.content = next);
     }),
-    ("nothing at all", |state| *state = MirrorState { store: state.store, ..MirrorState::default() }),
+    ("a manifest that nobody has", |state, _| {
+        invent(state, |release| release.manifest = ManifestId::of(b"nothing"));
+    }),
+    ("another release of the first sequence", |state, _| {
+        let mut other = state.releases[0].clone();
+        other.created += 1;
+        other.manifest = ManifestId::of(b"nothing");
+        state.releases.insert(1, other);
+    }),
+    ("a current release without a record", |state, _| {
+        invent(state, |_| {});
+        state.releases.clear();
+    }),
+    ("a staged release that is far ahead", |state, _| {
+        let mut staged = state.releases.last().unwrap().clone();
+        staged.sequence = MAX_SEQUENCE;
+        state.staged = Some(staged);
+    }),
+    ("thousands of releases", |state, _| {
+        for _ in 0..2_000 {
+            invent(state, |release| release.created += 1);
+        }
+    }),
+    ("nothing at all", |state, _| *state = MirrorState { store: state.store, ..MirrorState::default() }),
 ];
 
 /// Options of a push that waits for the answers of all mirrors.
@@ -62,27 +117,160 @@ fn run(number: u64) -> impl Fn(&mut Options) {
     move |options| options.order = Some(Order { stream: "ci".into(), number })
 }
 
-#[test]
-fn whatever_one_mirror_says_the_others_are_published_as_without_it() {
-    for (claim, alters) in CLAIMS {
-        let mut edges = Edges::absent();
-        edges.publish(&NAMES, run(7));
-        let source = edges.tree();
-        let mut fifth = edges.edge("edge5");
-        fifth.alters = Some(*alters);
-        let others = NAMES[..4].iter().map(|name| Arc::new(edges.edge(name)) as Arc<dyn Mirror>);
-        let fleet = Fleet::new(others.chain([Arc::new(fifth) as Arc<dyn Mirror>]).collect());
-        let mut options = waiting(&edges);
-        run(8)(&mut options);
-        let report = push(&source, &fleet, &options, &Silent).unwrap_or_else(|error| panic!("{claim}: {error}"));
-        assert!(report.unmet.is_none(), "{claim}: {report:?}");
-        for (mirror, name) in report.mirrors.iter().zip(&NAMES[..4]) {
-            assert_eq!(mirror.outcome, Outcome::Activated, "{claim}: {report:?}");
-            let (release, content) = edges.served(name);
-            assert_eq!(content, "version 2", "{claim}");
-            assert!(release.sequence() < 100, "{claim}: {release}");
+/// What is done while a mirror says something of itself.
+#[derive(Debug, Clone, Copy)]
+enum Action {
+    PushNew,
+    PushSame,
+    Heal,
+    RollBack,
+}
+
+impl Action {
+    const ALL: [Self; 4] = [Self::PushNew, Self::PushSame, Self::Heal, Self::RollBack];
+
+    /// The version that the other mirrors serve afterwards.
+    const fn version(self) -> u64 {
+        match self {
+            Self::PushNew => 3,
+            Self::PushSame | Self::Heal => 2,
+            Self::RollBack => 1,
         }
     }
+
+    fn source(self, edges: &Edges) -> Source {
+        match self {
+            Self::PushNew | Self::PushSame => edges.tree_of(self.version()),
+            Self::Heal => Source::Newest,
+            Self::RollBack => Source::Rollback { to: Some(1), by: DecidedBy::Person(None) },
+        }
+    }
+}
+
+/// Release 1 on all, release 2 on all but edge4, and the content of version 3.
+fn lagging_fleet() -> (Edges, ContentId) {
+    let mut edges = Edges::absent();
+    edges.publish(&NAMES, run(7));
+    edges.publish(&["edge1", "edge2", "edge3", "edge5"], run(8));
+    edges.publish(&["apart"], |_| {});
+    let next = edges.edge("apart").inner.state().unwrap().current_release().unwrap().content;
+    (edges, next)
+}
+
+/// Does it while edge5 makes the claim, and asserts that the others are served as they would be without it.
+fn assert_served_as_without(claim: &str, alters: Claim, action: Action, has_cache: bool) {
+    let (edges, next) = lagging_fleet();
+    let what = format!("{claim}, {action:?}, with a cache: {has_cache}");
+    if !has_cache {
+        fs::remove_dir_all(edges.world.path("cache")).unwrap();
+    }
+    let before = edges.edge("edge1").inner.state().unwrap().current_release().unwrap().clone();
+    let mut fifth = edges.edge("edge5");
+    fifth.alters = altering(move |state| alters(state, next));
+    let others = NAMES[..4].iter().map(|name| Arc::new(edges.edge(name)) as Arc<dyn Mirror>);
+    let fleet = Fleet::new(others.chain([Arc::new(fifth) as Arc<dyn Mirror>]).collect());
+    let mut options = waiting(&edges);
+    match action {
+        Action::PushNew => run(9)(&mut options),
+        Action::PushSame => run(8)(&mut options),
+        Action::Heal => options.require = Require::AtLeast(1),
+        Action::RollBack => {}
+    }
+    let report =
+        push(&action.source(&edges), &fleet, &options, &Silent).unwrap_or_else(|error| panic!("{what}: {error}"));
+    assert!(report.unmet.is_none(), "{what}: {report:?}");
+    for name in &NAMES[..4] {
+        let release = edges.edge(name).inner.state().unwrap().current_release().unwrap().clone();
+        assert_eq!(edges.served(name).1, format!("version {}", action.version()), "{what}: {report:?}");
+        let is_far = release.sequence > 3_000 || release.created > before.created + 1_000_000;
+        assert!(!is_far && release.history == before.history && release.replaces.is_empty(), "{what}: {release:?}");
+        let is_own = |rejected: &RejectedContent| rejected.content == before.content;
+        assert!(release.rejected.iter().all(is_own) && release.retired == 0, "{what}: {release:?}");
+        assert!(release.orders.keys().eq(["ci"]) && release.orders["ci"] <= 9, "{what}: {release:?}");
+    }
+}
+
+#[test]
+fn whatever_one_mirror_says_the_others_are_served_as_without_it() {
+    for (claim, alters) in CLAIMS {
+        for action in Action::ALL {
+            assert_served_as_without(claim, *alters, action, true);
+        }
+    }
+}
+
+#[test]
+fn whatever_one_mirror_says_to_an_origin_without_a_cache_the_others_are_served_as_without_it() {
+    for (claim, alters) in CLAIMS {
+        // Without a cache `heal` takes the newest release: it may be run where nothing was published from.
+        for action in [Action::PushNew, Action::PushSame, Action::RollBack] {
+            assert_served_as_without(claim, *alters, action, false);
+        }
+    }
+}
+
+/// Publishes a tree with another file, from an origin that the test's own one does not know.
+fn publish_elsewhere(edges: &mut Edges, names: &[&str]) {
+    let source = edges.tree();
+    fs::write(edges.world.path("tree/extra.js"), "extra").unwrap();
+    let mut options = Options { require: Require::All, stores: KnownStores::default(), ..edges.options() };
+    run(900)(&mut options);
+    push(&source, &edges.fleet(names), &options, &Silent).unwrap();
+    fs::remove_file(edges.world.path("tree/extra.js")).unwrap();
+}
+
+#[test]
+fn a_release_that_one_mirror_alone_has_passes_nothing_on_to_the_next_one() {
+    let mut edges = Edges::new();
+    publish_elsewhere(&mut edges, &["edge5"]);
+    let source = edges.tree();
+    let mut options = waiting(&edges);
+    run(8)(&mut options);
+    let report = push(&source, &edges.fleet(&NAMES), &options, &Silent).unwrap();
+    assert_eq!(outcomes(&report), vec![Outcome::Activated; 5], "{report:?}");
+    for name in NAMES {
+        assert_eq!(edges.served(name).1, "version 3");
+        assert!(!edges.world.path(name).join("current/extra.js").exists(), "{name}");
+    }
+}
+
+#[test]
+fn content_that_one_mirror_alone_has_is_published_as_a_new_release() {
+    let mut edges = Edges::new();
+    publish_elsewhere(&mut edges, &["edge5"]);
+    let source = edges.tree_of(2);
+    fs::write(edges.world.path("tree/extra.js"), "extra").unwrap();
+    let report = push(&source, &edges.fleet(&NAMES), &waiting(&edges), &Silent).unwrap();
+    assert!(report.is_new, "{report:?}");
+    let state = edges.edge("edge1").inner.state().unwrap();
+    assert!(state.current_release().unwrap().orders.is_empty(), "{state:?}");
+}
+
+#[test]
+fn a_release_of_this_origin_counts_on_one_mirror() {
+    let mut edges = Edges::new();
+    edges.publish(&["edge5"], run(900));
+    let source = edges.tree();
+    let mut options = waiting(&edges);
+    run(8)(&mut options);
+    let refused = push(&source, &edges.fleet(&NAMES), &options, &Silent).unwrap_err();
+    assert!(matches!(refused, PushError::Superseded { number: 8, seen: 900, .. }), "{refused}");
+}
+
+#[test]
+fn heal_leaves_alone_what_one_mirror_alone_has_and_this_origin_does_not_know() {
+    let mut edges = Edges::new();
+    publish_elsewhere(&mut edges, &["edge5"]);
+    let options = Options { require: Require::AtLeast(1), ..waiting(&edges) };
+    let recorder = Recorder::new(None, channel().0);
+    let report = push(&Source::Newest, &edges.fleet(&NAMES), &options, &recorder).unwrap();
+    assert_eq!(outcomes(&report)[..4], vec![Outcome::Current; 4], "{report:?}");
+    let is_named = |event: &Event| matches!(event, Event::Warned { message } if message.contains("--from edge5"));
+    recorder.first(is_named);
+    // Two mirrors are enough.
+    publish_elsewhere(&mut edges, &["edge4", "edge5"]);
+    let report = push(&Source::Newest, &edges.fleet(&NAMES), &options, &recorder).unwrap();
+    assert_eq!(outcomes(&report)[..3], vec![Outcome::Activated; 3], "{report:?}");
 }
 
 #[test]
@@ -105,13 +293,52 @@ fn a_run_number_counts_once_enough_mirrors_serve_it_and_can_be_set_back() {
 fn a_mirror_of_another_history_fails_alone_where_most_have_theirs_in_common() {
     let mut edges = Edges::new();
     fs::remove_dir_all(edges.world.path("edge5")).unwrap();
-    edges.publish(&["edge5"], |_| {});
+    edges.publish(&["edge5"], |options| options.stores = KnownStores::default());
     let source = edges.tree();
-    let report = push(&source, &edges.fleet(&NAMES), &waiting(&edges), &Silent).unwrap();
+    let options = Options { stores: KnownStores::default(), ..waiting(&edges) };
+    let report = push(&source, &edges.fleet(&NAMES), &options, &Silent).unwrap();
     assert!(report.mirrors[..4].iter().all(|mirror| mirror.outcome == Outcome::Activated), "{report:?}");
     let fifth = &report.mirrors[4].outcome;
     assert!(matches!(fifth, Outcome::Failed { failure: Failure::OtherHistory, .. }), "{fifth:?}");
     assert_eq!(edges.served("edge5").1, "version 2");
+}
+
+#[test]
+fn in_waves_a_run_number_counts_that_the_first_wave_has_and_not_that_of_another_mirror() {
+    for (ahead, is_refused) in [("edge1", true), ("edge5", false)] {
+        let mut edges = Edges::new();
+        edges.publish(&[ahead], |options| {
+            run(900)(options);
+            options.stores = KnownStores::default();
+        });
+        let source = edges.tree();
+        let mut options = waiting(&edges);
+        run(8)(&mut options);
+        options.policy.waves = vec![Wave { mirrors: vec!["edge1".into()], ..Wave::default() }];
+        let pushed = push(&source, &edges.fleet(&NAMES), &options, &Silent);
+        assert_eq!(matches!(pushed, Err(PushError::Superseded { seen: 900, .. })), is_refused, "{ahead}: {pushed:?}");
+        assert_eq!(pushed.is_ok(), !is_refused, "{ahead}: {pushed:?}");
+    }
+}
+
+#[test]
+fn a_rollback_goes_to_what_most_mirrors_keep() {
+    let mut edges = Edges::new();
+    edges.publish(&NAMES, |_| {});
+    let mut fifth = edges.edge("edge5");
+    fifth.alters = altering(|state| {
+        let mut between = state.releases[0].clone();
+        between.created += 1;
+        between.manifest = ManifestId::of(b"nothing");
+        between.content = ContentId::of(b"nothing");
+        state.releases.insert(1, between);
+    });
+    let others = NAMES[..4].iter().map(|name| Arc::new(edges.edge(name)) as Arc<dyn Mirror>);
+    let fleet = Fleet::new(others.chain([Arc::new(fifth) as Arc<dyn Mirror>]).collect());
+    let source = Source::Rollback { to: None, by: DecidedBy::Person(None) };
+    let report = push(&source, &fleet, &waiting(&edges), &Silent).unwrap();
+    assert!(report.unmet.is_none(), "{report:?}");
+    assert!(NAMES[..4].iter().all(|name| edges.served(name).1 == "version 1"), "{report:?}");
 }
 
 #[test]
@@ -120,7 +347,7 @@ fn a_clock_that_was_years_ahead_is_outrun() {
     let source = edges.tree();
     let ahead = NAMES.map(|name| {
         let mut edge = edges.edge(name);
-        edge.alters = Some(|state| alter(state, |release| release.created = 1 << 40));
+        edge.alters = altering(|state| alter(state, |release| release.created = 1 << 40));
         Arc::new(edge) as Arc<dyn Mirror>
     });
     push(&source, &Fleet::new(ahead.into()), &waiting(&edges), &Silent).unwrap();
@@ -134,7 +361,7 @@ fn after_the_last_sequence_the_mirror_that_has_it_is_named() {
     let mut edges = Edges::new();
     let source = edges.tree();
     let mut only = edges.edge("edge1");
-    only.alters = Some(|state| state.highest_sequence = MAX_SEQUENCE);
+    only.alters = altering(|state| state.highest_sequence = MAX_SEQUENCE);
     let fleet = Fleet::new(vec![Arc::new(only)]);
     let options = Options { require: Require::All, ..waiting(&edges) };
     let error = push(&source, &fleet, &options, &Silent).unwrap_err().to_string();

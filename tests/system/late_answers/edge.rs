@@ -1,5 +1,6 @@
 //! A mirror that is late, dead, or cannot be written, and a monitor that tells it when to answer.
 
+use std::fmt;
 use std::io::Read;
 use std::path::PathBuf;
 use std::sync::Mutex;
@@ -18,6 +19,15 @@ use headwater::release::ReleaseName;
 /// Longer than any push here takes: a push that waits for its late mirror fails the test, and does not hang.
 pub(super) const MOST: Duration = Duration::from_secs(60);
 
+/// What a mirror changes in its state before it answers.
+pub(super) struct Alteration(pub(super) Box<dyn Fn(&mut MirrorState) + Send + Sync>);
+
+impl fmt::Debug for Alteration {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Alteration")
+    }
+}
+
 /// A mirror in a directory that may be late with its first answer, or fail.
 #[derive(Debug)]
 pub(super) struct Edge {
@@ -28,8 +38,7 @@ pub(super) struct Edge {
     /// Whether its path is not seen here, as that of a mirror on another machine.
     pub(super) hides_path: bool,
     pub(super) fails_to_stage: bool,
-    /// What it changes in its state before it answers.
-    pub(super) alters: Option<fn(&mut MirrorState)>,
+    pub(super) alters: Option<Alteration>,
     pub(super) asked: AtomicUsize,
 }
 
@@ -80,7 +89,7 @@ impl Mirror for Edge {
             return Err(dead());
         }
         let mut state = self.inner.state()?;
-        if let Some(alter) = self.alters {
+        if let Some(Alteration(alter)) = &self.alters {
             alter(&mut state);
         }
         Ok(state)
