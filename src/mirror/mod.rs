@@ -75,8 +75,8 @@ pub enum MirrorError {
         /// The store that is there now.
         found: Option<StoreId>,
     },
-    /// Most other mirrors of its fleet have another history.
-    #[error("it serves release {current} of history {found}, and most other mirrors are of history {history}")]
+    /// Its fleet has another history.
+    #[error("it serves release {current} of history {found}, and the other mirrors are of history {history}")]
     ForeignHistory {
         /// What it serves.
         current: ReleaseName,

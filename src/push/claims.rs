@@ -28,7 +28,7 @@ pub(super) fn checked(members: Vec<Member>, options: &Options, monitor: &dyn Mon
     if options.new_history {
         return members;
     }
-    let foreign = foreign_histories(&members);
+    let foreign = foreign_histories(&members, options);
     fail_where(members, foreign, monitor)
 }
 
@@ -62,8 +62,9 @@ fn is_of_history(release: &Release, newest: &Release) -> bool {
 }
 
 /// Why mirrors cannot be brought up with the others: they serve another history than the fleet. That is the history of
-/// more than half of them.
-fn foreign_histories(members: &[Member]) -> Vec<Option<MirrorError>> {
+/// more than half of them. Where there is none it is the one that was brought there from here, if the others can do
+/// without the rest.
+fn foreign_histories(members: &[Member], options: &Options) -> Vec<Option<MirrorError>> {
     let served: Vec<&Release> = members.iter().filter_map(Member::current_release).collect();
     let followers = |newest: &Release| served.iter().filter(|release| is_of_history(release, newest)).count();
     let newest_where = |is_meant: &dyn Fn(&Release) -> bool| {
@@ -73,7 +74,16 @@ fn foreign_histories(members: &[Member]) -> Vec<Option<MirrorError>> {
     if let Some(of_most) = of_most {
         return members.iter().map(|member| foreign_history(member, of_most)).collect();
     }
-    members.iter().map(|_| None).collect()
+    let brought = brought(members, options);
+    let is_ours = |release: &Release| brought.contains(&release.name());
+    let none = || members.iter().map(|_| None).collect();
+    let Some(ours) = newest_where(&is_ours) else { return none() };
+    let foreign: Vec<_> = members.iter().map(|member| foreign_history(member, ours)).collect();
+    let is_left = |index: &usize| members[*index].state().is_some() && foreign[*index].is_none();
+    let left = fleet::counted(members).filter(is_left).count();
+    let total = fleet::counted(members).count();
+    let are_both_ours = served.iter().any(|release| is_ours(release) && !is_of_history(release, ours));
+    if are_both_ours || !options.require.is_met(left, total) { none() } else { foreign }
 }
 
 /// Why a mirror is not of the fleet whose newest release is `newest`.

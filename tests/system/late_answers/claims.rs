@@ -304,6 +304,23 @@ fn a_mirror_of_another_history_fails_alone_where_most_have_theirs_in_common() {
 }
 
 #[test]
+fn of_two_mirrors_the_one_that_was_not_pushed_to_from_here_fails_alone() {
+    let mut edges = Edges::absent();
+    edges.publish(&["edge1"], |_| {});
+    edges.publish(&["edge2"], |options| options.stores = KnownStores::default());
+    let source = edges.tree();
+    let fleet = || edges.fleet(&NAMES[..2]);
+    let all = Options { require: Require::All, ..waiting(&edges) };
+    let refused = push(&source, &fleet(), &all, &Silent).unwrap_err();
+    assert!(matches!(refused, PushError::Guard(_)), "both are required: {refused}");
+    let one = Options { require: Require::AtLeast(1), ..waiting(&edges) };
+    let report = push(&source, &fleet(), &one, &Silent).unwrap();
+    assert_eq!(report.mirrors[0].outcome, Outcome::Activated, "{report:?}");
+    let second = &report.mirrors[1].outcome;
+    assert!(matches!(second, Outcome::Failed { failure: Failure::OtherHistory, .. }), "{second:?}");
+}
+
+#[test]
 fn in_waves_a_run_number_counts_that_the_first_wave_has_and_not_that_of_another_mirror() {
     for (ahead, is_refused) in [("edge1", true), ("edge5", false)] {
         let mut edges = Edges::new();
