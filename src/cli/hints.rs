@@ -56,6 +56,7 @@ pub(crate) fn of_push(error: PushError) -> Failure {
             (Exit::Failed, Some("`headwater repair MIRROR --from ANOTHER` fetches it again".into()))
         }
         PushError::Line(LineError::Cancelled) | PushError::Cancelled => (Exit::Interrupted, None),
+        PushError::NewRelease(_) => (Exit::Failed, Some("set the clock of this machine".into())),
         PushError::NewManifest(_) => {
             (Exit::Failed, Some("free some space for the cache, or name another directory with --cache".into()))
         }

@@ -77,7 +77,7 @@ use crate::fsx::IoError;
 use crate::manifest::ManifestError;
 use crate::mirror::MirrorError;
 use crate::monitor::{Event, Monitor};
-use crate::release::ReleaseName;
+use crate::release::{ReleaseError, ReleaseName};
 use crate::scan::ScanError;
 
 use prepare::Prepared;
@@ -184,6 +184,9 @@ pub enum PushError {
         /// What is wrong.
         source: ManifestError,
     },
+    /// The new release would be one that no mirror can read.
+    #[error("the new release")]
+    NewRelease(#[source] ReleaseError),
     /// The new manifest could not be made.
     #[error("the new manifest")]
     NewManifest(#[source] ManifestError),

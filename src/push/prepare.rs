@@ -393,6 +393,8 @@ impl Preparation {
         options.guards.check_removed(outline.gone, outline.total)?;
         let mut release = self.describe(&totals, newest, orders, options)?;
         release.created = created;
+        // A clock that is wrong by centuries is noticed before the mirrors have a record that they cannot read.
+        Release::parse(&release.to_bytes()).map_err(PushError::NewRelease)?;
         Ok(Next { release, manifest: Some(Arc::new(manifest)), previous, sums: outline.sums })
     }
 

@@ -3,7 +3,7 @@
 use headwater::hash::{ContentId, HistoryId, ManifestId};
 use headwater::mirror::{Failure, MirrorState};
 use headwater::push::PushError;
-use headwater::release::{MAX_SEQUENCE, Partial, RejectedContent, Release};
+use headwater::release::{MAX_SEQUENCE, MAX_TIME, Partial, RejectedContent, Release};
 
 use super::edge::Alteration;
 use super::*;
@@ -371,6 +371,16 @@ fn a_clock_that_was_years_ahead_is_outrun() {
     let state = edges.edge("edge1").inner.state().unwrap();
     let made = state.current_release().unwrap();
     assert!(made.created < 1 << 33, "{made:?}");
+}
+
+#[test]
+fn a_release_that_no_mirror_could_read_is_not_made() {
+    let mut edges = Edges::new();
+    let source = edges.tree();
+    let options = Options { began: (MAX_TIME + 1) * 1000, ..waiting(&edges) };
+    let error = push(&source, &edges.fleet(&NAMES), &options, &Silent).unwrap_err();
+    assert!(matches!(error, PushError::NewRelease(_)), "{error}");
+    assert_eq!(edges.served("edge1").1, "version 1");
 }
 
 #[test]
