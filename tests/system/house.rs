@@ -109,7 +109,7 @@ fn long_functions(sources: &BTreeMap<String, String>) -> Vec<String> {
             match open {
                 None if is_head && !line.ends_with('}') => open = Some((number, indent)),
                 Some((from, of)) if line.strip_prefix(of) == Some("}") => {
-                    if number - from > 60 {
+                    if number - from > 70 {
                         long.push(format!("{file}:{from}: {} lines", number - from));
                     }
                     open = None;
