@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use criterion::{BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main, measurement::WallTime};
 use headwater::hash::ObjectId;
-use headwater::manifest::{Entry, FileEntry, Kind, ManifestError, ManifestReader, ManifestWriter, diff, transit};
+use headwater::manifest::{Entry, EntryKind, FileEntry, ManifestError, ManifestReader, ManifestWriter, delta, diff};
 use headwater::tree_path::TreePath;
 
 const ENTRIES: u32 = 1_000_000;
@@ -22,7 +22,7 @@ fn entries(build: u64) -> Vec<Entry> {
         let changed = if index % CHANGED == 7 { build } else { 0 };
         let object = ObjectId::of(format!("{index} {changed}").as_bytes());
         let file = FileEntry { object, size: u64::from(index % 50_000), mtime: 1_763_800_000 + changed, exec: false };
-        Entry { path: TreePath::new(&path).expect("a valid path"), kind: Kind::File(file), until: None }
+        Entry { path: TreePath::new(&path).expect("a valid path"), kind: EntryKind::File(file), until: None }
     };
     (0..ENTRIES).map(entry).collect()
 }
@@ -59,7 +59,7 @@ fn manifest(criterion: &mut Criterion) {
     group.bench_function("diff, 1 % changed", |bencher| {
         bencher.iter(|| diff(read(&old_bytes), read(&new_bytes)).expect("two manifests").changes.len());
     });
-    let change = || transit::encode(|| Ok(read(&old_bytes)), || Ok(read(&new_bytes)), None, 1_763_800_001);
+    let change = || delta::encode(|| Ok(read(&old_bytes)), || Ok(read(&new_bytes)), None, 1_763_800_001);
     let change_bytes = change().expect("two manifests");
     println!("1 % changed: {} bytes travel", change_bytes.bytes.len());
     group.bench_function("encode change, 1 % changed", |bencher| {
@@ -68,7 +68,7 @@ fn manifest(criterion: &mut Criterion) {
     let ids: Vec<_> = change_bytes.wanted.iter().map(|wanted| (wanted.object, wanted.size)).collect();
     group.bench_function("apply change, 1 % changed", |bencher| {
         let apply = || -> Result<_, ManifestError> {
-            Ok(transit::apply(&*change_bytes.bytes, read(&old_bytes), &ids, &HashMap::new(), io::sink())?.1)
+            Ok(delta::apply(&*change_bytes.bytes, read(&old_bytes), &ids, &HashMap::new(), io::sink())?.1)
         };
         bencher.iter(|| apply().expect("the change fits its base").entries);
     });

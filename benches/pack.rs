@@ -4,7 +4,9 @@
 use std::hint::black_box;
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
-use headwater::pack::{BaseRange, EncodedBlock, Level, Member, PackReader, PackWriter, Piece, encode_block, group};
+use headwater::pack::{
+    BaseRange, EncodedBlock, Level, ObjectToPack, PackReader, PackWriter, Piece, encode_block, group,
+};
 use headwater::tree_path::TreePath;
 
 const WORDS: [&str; 24] = [
@@ -110,7 +112,7 @@ fn grouping(criterion: &mut Criterion) {
             TreePath::new(&text).expect("a valid path")
         })
         .collect();
-    let member = |(ordinal, path)| Member { ordinal, size: u64::from(ordinal % 20_000), path, base_bytes: 0 };
+    let member = |(ordinal, path)| ObjectToPack { ordinal, size: u64::from(ordinal % 20_000), path, base_bytes: 0 };
     let members: Vec<_> = (0..).zip(&paths).map(member).collect();
     let mut group_of = criterion.benchmark_group("group a million");
     group_of.sample_size(10);

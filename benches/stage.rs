@@ -9,8 +9,10 @@ use std::time::{Duration, Instant};
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use headwater::hash::{BundleKey, HistoryId, ManifestId, ObjectId, PackId};
-use headwater::manifest::{Entry, FileEntry, Kind, ManifestError, ManifestWriter, transit};
-use headwater::mirror::{Bundle, Contents, DirectoryMirror, Mirror, Pack, PackCursor, StageRequest, SupplyError};
+use headwater::manifest::{Entry, EntryKind, FileEntry, ManifestError, ManifestWriter, delta};
+use headwater::mirror::{
+    DirectoryMirror, Mirror, ObjectSource, OutgoingPack, PackCursor, PackSource, SourceError, StageRequest,
+};
 use headwater::monitor::Silent;
 use headwater::pack::{Level, PackWriter, Piece, encode_block};
 use headwater::release::Release;
@@ -45,7 +47,7 @@ impl Build {
             let bytes = content(index, *build);
             let object = ObjectId::of(&bytes);
             let file = FileEntry { object, size: bytes.len() as u64, mtime: CREATED + build, exec: false };
-            Entry { path: TreePath::new(&path).expect("a valid path"), kind: Kind::File(file), until: None }
+            Entry { path: TreePath::new(&path).expect("a valid path"), kind: EntryKind::File(file), until: None }
         };
         let entries: Vec<Entry> = (0..).zip(&builds).map(entry).collect();
         let mut writer = ManifestWriter::new(std::io::sink());
@@ -62,7 +64,7 @@ impl Build {
     fn onto(&self, base: Option<&Self>) -> Sealed {
         let old = base.map_or(&[][..], |base| &base.entries);
         let base = base.map(|base| base.release.manifest);
-        let change = transit::encode(|| Ok(stream(old)), || Ok(stream(&self.entries)), base, self.release.created);
+        let change = delta::encode(|| Ok(stream(old)), || Ok(stream(&self.entries)), base, self.release.created);
         let change = change.expect("two sorted lists");
         let mut packs = Packs { writer: PackWriter::new(), sealed: Vec::new() };
         for (number, wanted) in (0u32..).step_by(1000).zip(change.wanted.chunks(1000)) {
@@ -122,7 +124,7 @@ struct SealedPack {
     bytes: Arc<Vec<u8>>,
 }
 
-impl Pack for SealedPack {
+impl OutgoingPack for SealedPack {
     fn id(&self) -> PackId {
         self.id
     }
@@ -131,11 +133,11 @@ impl Pack for SealedPack {
         self.bytes.len() as u64
     }
 
-    fn bytes(&self) -> Result<Arc<Vec<u8>>, SupplyError> {
+    fn bytes(&self) -> Result<Arc<Vec<u8>>, SourceError> {
         Ok(Arc::clone(&self.bytes))
     }
 
-    fn open(&self) -> Result<Box<dyn Read + Send>, SupplyError> {
+    fn open(&self) -> Result<Box<dyn Read + Send>, SourceError> {
         Ok(Box::new(Cursor::new(self.bytes.to_vec())))
     }
 }
@@ -146,13 +148,13 @@ struct Sealed {
     packs: Vec<SealedPack>,
 }
 
-impl Contents for Sealed {
-    fn object(&self, _: &ObjectId) -> Result<Box<dyn Read + Send>, SupplyError> {
+impl ObjectSource for Sealed {
+    fn object(&self, _: &ObjectId) -> Result<Box<dyn Read + Send>, SourceError> {
         Ok(Box::new(Cursor::new(Vec::new())))
     }
 }
 
-impl Bundle for Sealed {
+impl PackSource for Sealed {
     fn packs(&self) -> Box<dyn PackCursor + '_> {
         Box::new(Walk(self.packs.iter()))
     }
@@ -161,8 +163,8 @@ impl Bundle for Sealed {
 struct Walk<'a>(std::slice::Iter<'a, SealedPack>);
 
 impl PackCursor for Walk<'_> {
-    fn next(&mut self) -> Result<Option<Box<dyn Pack>>, SupplyError> {
-        Ok(self.0.next().map(|pack| Box::new(pack.clone()) as Box<dyn Pack>))
+    fn next(&mut self) -> Result<Option<Box<dyn OutgoingPack>>, SourceError> {
+        Ok(self.0.next().map(|pack| Box::new(pack.clone()) as Box<dyn OutgoingPack>))
     }
 
     fn wait(&self, _: Duration) -> bool {
@@ -188,7 +190,7 @@ fn stage(criterion: &mut Criterion) {
     let mut current = Build::new(1, None);
     stage_onto(&mirror, &current, &current.onto(None));
     mirror.activate(current.release.name(), None).expect("staged");
-    mirror.settle(3).expect("current");
+    mirror.clean_up(3).expect("current");
 
     let mut group = criterion.benchmark_group("1 % of 100,000 files");
     group.sample_size(10).warm_up_time(Duration::from_millis(1)).measurement_time(Duration::from_secs(10));
@@ -202,7 +204,7 @@ fn stage(criterion: &mut Criterion) {
                 stage_onto(&mirror, &next, &sealed);
                 spent += began.elapsed();
                 mirror.activate(next.release.name(), Some(current.release.name())).expect("staged");
-                mirror.settle(3).expect("current");
+                mirror.clean_up(3).expect("current");
                 current = next;
             }
             spent

@@ -31,7 +31,7 @@ pub(crate) fn withhold_secrets(command: &mut Command, variables: &[String]) {
 
 /// A command to run.
 #[derive(Debug, Clone, Copy)]
-pub struct Order<'a> {
+pub struct CommandSpec<'a> {
     /// The program and its arguments; no shell is between.
     pub command: &'a [String],
     /// Where it runs.
@@ -81,7 +81,7 @@ pub enum CommandError {
 ///
 /// # Errors
 /// When it cannot be started, fails, does not end in time, or writes what is no text.
-pub fn run(order: &Order<'_>) -> Result<String, CommandError> {
+pub fn run(order: &CommandSpec<'_>) -> Result<String, CommandError> {
     run_unless(order, &|| false)
 }
 
@@ -89,7 +89,7 @@ pub fn run(order: &Order<'_>) -> Result<String, CommandError> {
 ///
 /// # Errors
 /// As [`run`]; [`CommandError::Cancelled`].
-pub fn run_unless(order: &Order<'_>, is_cancelled: &dyn Fn() -> bool) -> Result<String, CommandError> {
+pub fn run_unless(order: &CommandSpec<'_>, is_cancelled: &dyn Fn() -> bool) -> Result<String, CommandError> {
     let (program, arguments) =
         order.command.split_first().ok_or_else(|| CommandError::Run(io::ErrorKind::InvalidInput.into()))?;
     let mut command = Command::new(program);
@@ -147,7 +147,7 @@ fn wait_for<T>(ended: &mpsc::Receiver<T>, limit: Duration, is_cancelled: &dyn Fn
 /// Takes what the command writes until it ends: its end, its output, its last line on standard error.
 fn wait(mut child: Child, kept_bytes: u64) -> io::Result<(ExitStatus, Vec<u8>, String)> {
     let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
-    let listener = Builder::new().spawn(move || stderr.map(listen).transpose())?;
+    let listener = Builder::new().spawn(move || stderr.map(read_stderr).transpose())?;
     let mut written = Vec::new();
     if let Some(stdout) = stdout {
         stdout.take(kept_bytes).read_to_end(&mut written)?;
@@ -163,7 +163,7 @@ pub(crate) fn last_line(said: &[u8]) -> String {
 }
 
 /// Keeps the end of what comes, at most so many bytes, until nothing more comes. Others may look at it meanwhile.
-pub(crate) fn keep_end(mut from: impl Read, most: usize, kept: &Mutex<Vec<u8>>) {
+pub(crate) fn read_tail(mut from: impl Read, most: usize, kept: &Mutex<Vec<u8>>) {
     let mut some = [0; 1024];
     while let Ok(count @ 1..) = from.read(&mut some) {
         let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
@@ -173,7 +173,7 @@ pub(crate) fn keep_end(mut from: impl Read, most: usize, kept: &Mutex<Vec<u8>>) 
     }
 }
 
-fn listen(mut stderr: impl Read) -> io::Result<Vec<u8>> {
+fn read_stderr(mut stderr: impl Read) -> io::Result<Vec<u8>> {
     let mut said = Vec::new();
     (&mut stderr).take(MAX_SAID_BYTES).read_to_end(&mut said)?;
     // What is over that is read too, so that it does not wait for us.
@@ -187,11 +187,11 @@ mod tests {
 
     fn sh(script: &str, input: &str, limit: Duration) -> Result<String, CommandError> {
         let command = ["sh", "-c", script].map(str::to_owned);
-        run(&Order { limit, input, ..order(&command) })
+        run(&CommandSpec { limit, input, ..order(&command) })
     }
 
-    fn order(command: &[String]) -> Order<'_> {
-        Order {
+    fn order(command: &[String]) -> CommandSpec<'_> {
+        CommandSpec {
             command,
             directory: Path::new("/"),
             variables: &[],
@@ -224,8 +224,8 @@ mod tests {
         assert!(matches!(sh("printf '\\377'", "", LONG), Err(CommandError::NotText)));
         let command = ["sh", "-c", "echo $WHAT; test $WHAT = docs"].map(str::to_owned);
         let variables = [("WHAT", "docs".to_owned())];
-        assert_eq!(run(&Order { variables: &variables, ..order(&command) }).unwrap(), "docs\n");
-        assert_eq!(run(&Order { variables: &variables, kept_bytes: 0, ..order(&command) }).unwrap(), "");
+        assert_eq!(run(&CommandSpec { variables: &variables, ..order(&command) }).unwrap(), "docs\n");
+        assert_eq!(run(&CommandSpec { variables: &variables, kept_bytes: 0, ..order(&command) }).unwrap(), "");
     }
 
     #[test]
@@ -234,7 +234,7 @@ mod tests {
         let command = ["sh", "-c", "echo ${CARGO_MANIFEST_DIR-none}"].map(str::to_owned);
         assert_ne!(run(&order(&command)).unwrap(), "none\n");
         let secret_variables = ["CARGO_MANIFEST_DIR".to_owned()];
-        assert_eq!(run(&Order { secret_variables: &secret_variables, ..order(&command) }).unwrap(), "none\n");
+        assert_eq!(run(&CommandSpec { secret_variables: &secret_variables, ..order(&command) }).unwrap(), "none\n");
     }
 
     #[test]

@@ -42,7 +42,7 @@ mod tests;
 pub use access::{MirrorAccess, TokenSource};
 pub use cache::CacheConfig;
 pub use fleet::{Frozen, Label, MirrorConfig, MirrorName, NameError, OnFailure, ParseRequireError, Require, Wave};
-pub use notify::{Hooks, Notify, Purge};
+pub use notify::{HooksConfig, Notify, PurgeConfig};
 pub use rate::{ParseRateError, parse_rate};
 pub use run::RunDefaults;
 pub use suggest::closest;
@@ -193,9 +193,9 @@ impl Config {
         Self::parse_with(text, path, |_, _| Ok(String::new()))
     }
 
-    fn parse_with(text: &str, path: &Path, read_list: listed::Reader) -> Result<Self, ConfigError> {
+    fn parse_with(text: &str, path: &Path, read_list: listed::ListReader) -> Result<Self, ConfigError> {
         let checker = Checker::new(text, path);
-        let file: raw::File = toml::from_str(text).map_err(|error| checker.syntax(&error))?;
+        let file: raw::RawFile = toml::from_str(text).map_err(|error| checker.syntax(&error))?;
         checker.check(file, read_list)
     }
 
@@ -350,7 +350,7 @@ impl<'a> Checker<'a> {
 }
 
 impl Checker<'_> {
-    fn check(&self, file: raw::File, read_list: listed::Reader) -> Result<Config, ConfigError> {
+    fn check(&self, file: raw::RawFile, read_list: listed::ListReader) -> Result<Config, ConfigError> {
         let defaults = Config::default();
         let run = self.run_defaults(&file)?;
         let rules = self.list_rules(&file)?;
@@ -389,7 +389,7 @@ impl Checker<'_> {
         })
     }
 
-    fn content(&self, trees: Vec<raw::Content>) -> Result<Vec<Content>, ConfigError> {
+    fn content(&self, trees: Vec<raw::RawContent>) -> Result<Vec<Content>, ConfigError> {
         let mut content: Vec<Content> = Vec::with_capacity(trees.len());
         for tree in trees {
             let at = tree.at.as_ref().map(|at| self.parsed(at, TreePath::new)).transpose()?;

@@ -11,12 +11,12 @@
 //! * [`cache`]: keeps old content at the origin.
 //! * [`scan`]: turns content trees into a sorted list of paths and object ids.
 //! * [`store`]: keeps releases on a mirror's disk and switches between them.
-//! * [`wire`]: what origin and receiver say to each other.
+//! * [`protocol`]: what origin and receiver say to each other.
 //! * [`mirror`]: what can be asked of a mirror, wherever it is.
 //! * [`push`]: brings a source to a whole fleet, or says honestly where it did not.
 //! * [`web`]: a small client for URLs of others. [`command`]: runs what the user names. [`notify`]: who is told of a change.
-//! * [`watch`]: how the mirrors of a fleet stand, judged by what they say.
-//! * [`serve`]: answers origins for the sites of this machine, over HTTP(S) or a pipe.
+//! * [`fleet_status`]: how the mirrors of a fleet stand, judged by what they say.
+//! * [`receiver`]: answers origins for the sites of this machine, over HTTP(S) or a pipe.
 //! * [`config`]: what `headwater.toml` says.
 //! * [`users`]: names of users and groups of this machine.
 //!
@@ -26,6 +26,7 @@ pub mod cache;
 pub mod cancel;
 pub mod command;
 pub mod config;
+pub mod fleet_status;
 pub mod fsx;
 pub mod hash;
 pub mod manifest;
@@ -33,16 +34,15 @@ pub mod mirror;
 pub mod monitor;
 pub mod notify;
 pub mod pack;
+pub mod protocol;
 pub mod push;
+pub mod receiver;
 pub mod release;
 pub mod scan;
-pub mod serve;
 pub mod store;
 pub mod text;
 pub mod threads;
 pub mod tree_path;
 pub mod users;
 pub mod varint;
-pub mod watch;
 pub mod web;
-pub mod wire;

@@ -40,7 +40,7 @@ fn join_by<A: Send, B>(
     beside: impl FnOnce() -> A + Send,
     here: impl FnOnce() -> B,
 ) -> (A, B) {
-    let beside = Piece::new(beside);
+    let beside = Task::new(beside);
     std::thread::scope(|scope| {
         let thread = beside.start(&builder, scope);
         let here = here();
@@ -59,7 +59,7 @@ fn each_by<I: Send, T: Send>(
     work: impl Fn(I) -> T + Sync,
 ) -> Vec<T> {
     let work = &work;
-    let pieces: Vec<_> = items.into_iter().map(|item| Piece::new(move || work(item))).collect();
+    let pieces: Vec<_> = items.into_iter().map(|item| Task::new(move || work(item))).collect();
     std::thread::scope(|scope| {
         let threads: Vec<_> = pieces.iter().map(|piece| piece.start(&builder, scope)).collect();
         pieces.iter().zip(threads).map(|(piece, thread)| piece.finish(thread)).collect()
@@ -81,9 +81,9 @@ fn result<T>(thread: ScopedJoinHandle<'_, T>) -> T {
 }
 
 /// Work that a thread does, or else this one.
-struct Piece<F>(Mutex<Option<F>>);
+struct Task<F>(Mutex<Option<F>>);
 
-impl<T: Send, F: FnOnce() -> T + Send> Piece<F> {
+impl<T: Send, F: FnOnce() -> T + Send> Task<F> {
     const fn new(work: F) -> Self {
         Self(Mutex::new(Some(work)))
     }

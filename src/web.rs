@@ -81,7 +81,7 @@ impl fmt::Debug for Secret {
 
 /// What a URL gave.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Fetched {
+pub struct FetchedPage {
     /// The hash of the content.
     pub object: ObjectId,
     /// Its length, in bytes.
@@ -132,7 +132,7 @@ impl Web {
     ///
     /// # Errors
     /// Anything but a whole answer with status 200.
-    pub fn fetch(&self, url: &str, max_bytes: u64) -> Result<Fetched, WebError> {
+    pub fn fetch(&self, url: &str, max_bytes: u64) -> Result<FetchedPage, WebError> {
         let mut answer = self.got(self.agent.get(url).header("accept-encoding", "identity").call())?;
         let status = answer.status().as_u16();
         if status != 200 {
@@ -145,7 +145,7 @@ impl Web {
             Some(ureq::Error::Timeout(_)) => WebError::Timeout { limit: self.limit },
             _ => WebError::Unreachable { what: error.to_string() },
         })?;
-        if size > max_bytes { Err(WebError::TooLarge { limit: max_bytes }) } else { Ok(Fetched { object, size }) }
+        if size > max_bytes { Err(WebError::TooLarge { limit: max_bytes }) } else { Ok(FetchedPage { object, size }) }
     }
 
     /// Gets `url`, which is a secret, for the sake of having asked.

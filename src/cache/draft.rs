@@ -2,7 +2,7 @@
 
 use std::fs::File;
 
-use super::segment::{BlockRecord, KeptBase, Part, Record, table_of};
+use super::segment::{BlockRecord, KeptBase, ObjectRecord, Part, table_of};
 use crate::fsx::{self, Dir, IoError};
 use crate::hash::ObjectId;
 use crate::pack::{Sketch, StoredFrame};
@@ -31,7 +31,7 @@ pub struct Draft {
     file: File,
     end: u64,
     blocks: Vec<BlockRecord>,
-    records: Vec<Record>,
+    records: Vec<ObjectRecord>,
     is_kept: bool,
 }
 
@@ -79,7 +79,7 @@ impl Draft {
                 }
                 None => {
                     let NewPart { id, size, sketch, .. } = part;
-                    self.records.push(Record { id, size, sketch, parts: vec![here] });
+                    self.records.push(ObjectRecord { id, size, sketch, parts: vec![here] });
                 }
             }
         }
@@ -95,7 +95,7 @@ impl Draft {
         Ok(number)
     }
 
-    pub(super) fn push_record(&mut self, record: Record) {
+    pub(super) fn push_record(&mut self, record: ObjectRecord) {
         self.records.push(record);
     }
 

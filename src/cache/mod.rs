@@ -22,7 +22,7 @@ use crate::pack::StoredFrame;
 use decoded::{BlockKey, Decoded};
 pub use draft::{Draft, NewPart};
 use segment::{BlockRecord, Segment};
-pub use segment::{KeptBase, Record};
+pub use segment::{KeptBase, ObjectRecord};
 
 const ENDING: &str = ".content";
 /// Of a segment under way; what a killed push left of it is swept away by the next pruning.
@@ -35,7 +35,7 @@ pub struct ContentCache {
     /// The newest first.
     segments: Vec<Segment>,
     /// Where objects are kept that blocks build on, the newest first.
-    bases: Mutex<HashMap<ObjectId, Vec<Kept>>>,
+    bases: Mutex<HashMap<ObjectId, Vec<CachedContent>>>,
     decoded: Decoded,
     distrusted: Mutex<HashSet<usize>>,
     damaged: usize,
@@ -43,16 +43,16 @@ pub struct ContentCache {
 
 /// Where the content of an object is kept.
 #[derive(Debug, Clone)]
-pub struct Kept {
+pub struct CachedContent {
     segment: usize,
-    record: Arc<Record>,
+    record: Arc<ObjectRecord>,
     depth: u32,
 }
 
-impl Kept {
+impl CachedContent {
     /// What is known of the object.
     #[must_use]
-    pub fn record(&self) -> &Record {
+    pub fn record(&self) -> &ObjectRecord {
         &self.record
     }
 
@@ -134,7 +134,7 @@ impl ContentCache {
     }
 
     /// The objects for which `is_wanted`, from the newest segment to the oldest.
-    fn records(&self, is_wanted: impl Fn(&ObjectId) -> bool) -> impl Iterator<Item = Kept> {
+    fn records(&self, is_wanted: impl Fn(&ObjectId) -> bool) -> impl Iterator<Item = CachedContent> {
         self.segments.iter().enumerate().flat_map(move |(index, segment)| {
             let records = segment.records(&is_wanted);
             if records.is_none() {
@@ -143,13 +143,13 @@ impl ContentCache {
             records.unwrap_or_default().into_iter().map(move |record| {
                 let depths = record.parts.iter().filter_map(|part| segment.block(part.block)).map(|block| block.depth);
                 let depth = depths.max().unwrap_or(0);
-                Kept { segment: index, record: Arc::new(record), depth }
+                CachedContent { segment: index, record: Arc::new(record), depth }
             })
         })
     }
 
     /// Where each of the objects for which `is_wanted` is kept. Takes memory for these, and for what they build on, only.
-    pub fn find(&self, is_wanted: impl Fn(&ObjectId) -> bool) -> HashMap<ObjectId, Kept> {
+    pub fn find(&self, is_wanted: impl Fn(&ObjectId) -> bool) -> HashMap<ObjectId, CachedContent> {
         let mut found = HashMap::new();
         for kept in self.records(is_wanted) {
             found.entry(kept.record.id).or_insert(kept);
@@ -159,10 +159,10 @@ impl ContentCache {
     }
 
     /// Finds out where everything is kept that objects build on.
-    fn learn_bases(&self, mut objects: Vec<Kept>) {
+    fn learn_bases(&self, mut objects: Vec<CachedContent>) {
         let mut known = self.bases.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
-            let blocks = objects.iter().flat_map(Kept::blocks).filter_map(|key| self.block(key));
+            let blocks = objects.iter().flat_map(CachedContent::blocks).filter_map(|key| self.block(key));
             let bases = blocks.flat_map(|block| block.bases.iter().map(|base| base.id));
             let missing: HashSet<ObjectId> = bases.filter(|id| !known.contains_key(id)).collect();
             if missing.is_empty() {
@@ -181,7 +181,7 @@ impl ContentCache {
     }
 
     /// Where the object is kept that a block builds on.
-    fn base_of(&self, id: &ObjectId, block: BlockKey) -> Option<Kept> {
+    fn base_of(&self, id: &ObjectId, block: BlockKey) -> Option<CachedContent> {
         let known = self.bases.lock().unwrap_or_else(PoisonError::into_inner);
         known.get(id)?.iter().find(|kept| kept.is_before(block)).cloned()
     }
@@ -189,7 +189,7 @@ impl ContentCache {
     /// Appends `length` bytes of an object from `offset` to `out`, the right ones: each block was proven
     /// when it was made, and is checked when it is read. Answers whether they could be had; where
     /// they are damaged, their segment goes with the next pruning.
-    pub fn read(&self, kept: &Kept, offset: u64, length: u32, out: &mut Vec<u8>) -> bool {
+    pub fn read(&self, kept: &CachedContent, offset: u64, length: u32, out: &mut Vec<u8>) -> bool {
         let (before, end) = (out.len(), offset + u64::from(length));
         let mut at = 0;
         for part in &kept.record.parts {

@@ -5,8 +5,8 @@ use std::ops::Range;
 use std::time::Duration;
 
 use super::decoded::BlockKey;
-use super::segment::{Part, Record};
-use super::{ContentCache, DRAFT, Kept, segment_number};
+use super::segment::{ObjectRecord, Part};
+use super::{CachedContent, ContentCache, DRAFT, segment_number};
 use crate::fsx::{self, IoError};
 use crate::hash::ObjectId;
 
@@ -18,7 +18,7 @@ pub(super) const MAX_FILES: usize = 16;
 impl ContentCache {
     /// Whether there is nothing that pruning would mend: no damage, few files, and at most `most_bytes`.
     #[must_use]
-    pub fn is_tidy(&self, most_bytes: u64) -> bool {
+    pub fn is_well_filled(&self, most_bytes: u64) -> bool {
         self.damaged() == 0 && self.files() <= MAX_FILES && self.kept_bytes() <= most_bytes
     }
 
@@ -78,7 +78,7 @@ impl ContentCache {
 
     /// Adds the blocks of an object, and all that these build on, to `path`, but for those that are `live`
     /// already. Answers whether all of them are there.
-    fn follow(&self, kept: &Kept, live: &HashSet<BlockKey>, path: &mut HashSet<BlockKey>) -> bool {
+    fn follow(&self, kept: &CachedContent, live: &HashSet<BlockKey>, path: &mut HashSet<BlockKey>) -> bool {
         kept.blocks().all(|key| {
             if live.contains(&key) || path.contains(&key) {
                 return true;
@@ -122,7 +122,7 @@ impl ContentCache {
             }
             for record in segment.records(|_| true).unwrap_or_default() {
                 if let Some(parts) = renumbered(&record, &numbers) {
-                    draft.push_record(Record { parts, ..record });
+                    draft.push_record(ObjectRecord { parts, ..record });
                 }
             }
         }
@@ -146,7 +146,7 @@ fn blocks_of(live: &HashSet<BlockKey>, index: usize) -> impl Iterator<Item = &Bl
     live.iter().filter(move |(segment, _)| *segment == index)
 }
 
-fn renumbered(record: &Record, numbers: &BTreeMap<u32, u32>) -> Option<Vec<Part>> {
+fn renumbered(record: &ObjectRecord, numbers: &BTreeMap<u32, u32>) -> Option<Vec<Part>> {
     record.parts.iter().map(|part| Some(Part { block: *numbers.get(&part.block)?, ..*part })).collect()
 }
 

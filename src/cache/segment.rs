@@ -75,7 +75,7 @@ pub(super) struct Part {
 
 /// An object that is kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Record {
+pub struct ObjectRecord {
     /// The object.
     pub id: ObjectId,
     /// Its bytes.
@@ -97,7 +97,7 @@ pub(super) struct Segment {
 }
 
 /// The bytes of a table and its trailer.
-pub(super) fn table_of(blocks: &[BlockRecord], records: &[Record]) -> Vec<u8> {
+pub(super) fn table_of(blocks: &[BlockRecord], records: &[ObjectRecord]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(records.len() * 44 + TRAILER_BYTES);
     varint::push(blocks.len() as u64, &mut bytes);
     for block in blocks {
@@ -163,7 +163,7 @@ impl Segment {
     }
 
     /// The objects it has for which `is_wanted`, and all of its blocks; nothing if the table is damaged.
-    pub(super) fn records(&self, is_wanted: impl Fn(&ObjectId) -> bool) -> Option<Vec<Record>> {
+    pub(super) fn records(&self, is_wanted: impl Fn(&ObjectId) -> bool) -> Option<Vec<ObjectRecord>> {
         let mut table = vec![0; self.table_bytes];
         self.file.read_exact_at(&mut table, self.frames_end).ok()?;
         if *blake3::hash(&table).as_bytes() != self.digest {
@@ -192,7 +192,7 @@ impl Segment {
 }
 
 /// Whether the parts of an object are those of blocks and come to its size.
-fn is_possible(record: &Record, blocks: &[BlockRecord]) -> bool {
+fn is_possible(record: &ObjectRecord, blocks: &[BlockRecord]) -> bool {
     let is_there = |part: &Part| {
         let end = part.start as usize + part.length as usize;
         blocks.get(part.block as usize).is_some_and(|block| end <= block.content_bytes)
@@ -232,7 +232,7 @@ fn take_blocks(rest: &mut &[u8]) -> Option<Vec<BlockRecord>> {
     Some(blocks)
 }
 
-fn take_record(rest: &mut &[u8]) -> Option<Record> {
+fn take_record(rest: &mut &[u8]) -> Option<ObjectRecord> {
     let (id, size) = (ObjectId::from_bytes(take_id(rest)?), varint::take(rest).ok()?);
     let mut parts = Vec::new();
     for _ in 0..varint::take(rest).ok()? {
@@ -242,5 +242,5 @@ fn take_record(rest: &mut &[u8]) -> Option<Record> {
     let (hashes, tail) = rest.split_at_checked(count.checked_mul(4)?)?;
     *rest = tail;
     let hashes = hashes.as_chunks().0.iter().map(|hash| u32::from_le_bytes(*hash)).collect();
-    Some(Record { id, size, parts, sketch: Sketch::from_hashes(hashes)? })
+    Some(ObjectRecord { id, size, parts, sketch: Sketch::from_hashes(hashes)? })
 }

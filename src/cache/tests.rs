@@ -174,11 +174,11 @@ fn many_files_become_few_and_all_stays_readable() {
             _ => add_against(dir.path(), &new, old),
         }
         contents.push(new);
-        if !open(dir.path()).is_tidy(u64::MAX) {
+        if !open(dir.path()).is_well_filled(u64::MAX) {
             let newest: Vec<&[u8]> = contents.iter().rev().take(5).map(Vec::as_slice).collect();
             open(dir.path()).prune(&[ids(&newest)], u64::MAX).unwrap();
             let cache = open(dir.path());
-            assert!(cache.files() <= MAX_FILES && cache.is_tidy(u64::MAX), "{} in round {round}", cache.files());
+            assert!(cache.files() <= MAX_FILES && cache.is_well_filled(u64::MAX), "{} in round {round}", cache.files());
             newest.iter().for_each(|content| assert_eq!(read(&cache, content).as_deref(), Some(*content)));
             assert_eq!(read(&cache, &contents[0]), None, "nothing needs it");
         }

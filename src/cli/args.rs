@@ -14,8 +14,8 @@ use headwater::push::LevelChoice;
 use headwater::tree_path::{Site, TreePath};
 use headwater::varint::MAX_NUMBER;
 
-use super::after::AroundArgs;
 use super::habits::{DryRunArgs, HabitArgs};
+use super::notifications::ScheduleArgs;
 
 /// Headings of the help text.
 const PUBLISH: &str = "What is published";
@@ -29,12 +29,12 @@ const MAX_STREAM_BYTES: usize = 200;
 
 /// A place in an order stream, written `STREAM:N`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Order {
+pub(crate) struct RunNumberArg {
     stream: String,
     number: u64,
 }
 
-impl Order {
+impl RunNumberArg {
     /// The order `number` in `stream`, checked.
     pub(crate) fn new(stream: &str, number: u64) -> Result<Self, String> {
         if stream.is_empty() || stream.len() > MAX_STREAM_BYTES || stream.contains(char::is_control) {
@@ -57,7 +57,7 @@ impl Order {
     }
 }
 
-impl FromStr for Order {
+impl FromStr for RunNumberArg {
     type Err = String;
 
     /// The number is behind the last colon: streams may have colons too.
@@ -68,7 +68,7 @@ impl FromStr for Order {
     }
 }
 
-impl fmt::Display for Order {
+impl fmt::Display for RunNumberArg {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}", self.stream, self.number)
     }
@@ -147,7 +147,7 @@ pub(crate) struct ReleaseArgs {
     pub(crate) note: Option<String>,
     /// Never replace what a higher N in the same stream published [default in CI: the run number]
     #[arg(long, value_name = "STREAM:N", help_heading = PUBLISH)]
-    pub(crate) order: Option<Order>,
+    pub(crate) order: Option<RunNumberArg>,
     /// Serve removed files this long, whatever their kind, so that cached pages find them: 0s, 24h, 14d
     #[arg(long, value_name = "DURATION", value_parser = parse_duration, help_heading = PUBLISH)]
     pub(crate) keep_removed: Option<Duration>,
@@ -278,7 +278,7 @@ pub(crate) struct PushArgs {
     #[command(flatten)]
     pub(crate) work: WorkArgs,
     #[command(flatten)]
-    pub(crate) around: AroundArgs,
+    pub(crate) around: ScheduleArgs,
     #[command(flatten)]
     pub(crate) config: ConfigArgs,
     #[command(flatten)]
@@ -311,7 +311,7 @@ pub(crate) struct PromoteArgs {
     #[command(flatten)]
     pub(crate) work: WorkArgs,
     #[command(flatten)]
-    pub(crate) around: AroundArgs,
+    pub(crate) around: ScheduleArgs,
     #[command(flatten)]
     pub(crate) config: ConfigArgs,
     #[command(flatten)]
@@ -372,7 +372,7 @@ pub(crate) struct RollbackArgs {
     #[command(flatten)]
     pub(crate) work: WorkArgs,
     #[command(flatten)]
-    pub(crate) around: AroundArgs,
+    pub(crate) around: ScheduleArgs,
     #[command(flatten)]
     pub(crate) config: ConfigArgs,
     #[command(flatten)]
@@ -444,10 +444,10 @@ mod tests {
 
     #[test]
     fn orders_are_split_at_the_last_colon() {
-        let order: Order = "github:me/site/CI: all:17".parse().unwrap();
+        let order: RunNumberArg = "github:me/site/CI: all:17".parse().unwrap();
         assert_eq!((order.stream(), order.number()), ("github:me/site/CI: all", 17));
         for bad in ["", "build", "build:", ":3", "build:-1", "build:x", "a\nb:3", &format!("{}:1", "s".repeat(201))] {
-            assert!(bad.parse::<Order>().is_err(), "{bad}");
+            assert!(bad.parse::<RunNumberArg>().is_err(), "{bad}");
         }
     }
 }

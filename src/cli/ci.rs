@@ -5,14 +5,14 @@
 //! the CI promises to raise with every run, in a stream that names the job:
 //! a stream shared by two jobs would let one of them supersede the other.
 
-use super::args::Order;
+use super::args::RunNumberArg;
 
 /// Longest note made here, in characters; a branch may have any name.
 const MAX_NOTE_CHARS: usize = 500;
 
 /// One kind of CI: the variables that say what it is doing. Of several
 /// variables the first that is set counts.
-struct Kind {
+struct CiSystem {
     /// Set where this kind runs.
     marker: &'static str,
     /// The first part of the order stream.
@@ -27,9 +27,9 @@ struct Kind {
 }
 
 /// The kinds, the special ones first: all of them set `CI` too.
-const KINDS: [Kind; 4] = [
+const KINDS: [CiSystem; 4] = [
     // https://docs.github.com/actions/reference/variables-reference; also Gitea and Forgejo.
-    Kind {
+    CiSystem {
         marker: "GITHUB_ACTIONS",
         stream: "github",
         job: &["GITHUB_REPOSITORY", "GITHUB_WORKFLOW"],
@@ -39,7 +39,7 @@ const KINDS: [Kind; 4] = [
         url: &[],
     },
     // https://docs.gitlab.com/ci/variables/predefined_variables/
-    Kind {
+    CiSystem {
         marker: "GITLAB_CI",
         stream: "gitlab",
         job: &["CI_PROJECT_PATH"],
@@ -49,7 +49,7 @@ const KINDS: [Kind; 4] = [
         url: &["CI_PIPELINE_URL", "CI_JOB_URL"],
     },
     // https://www.jenkins.io/doc/book/pipeline/jenkinsfile/#using-environment-variables; it does not set CI.
-    Kind {
+    CiSystem {
         marker: "JENKINS_URL",
         stream: "jenkins",
         job: &["JOB_NAME"],
@@ -58,7 +58,7 @@ const KINDS: [Kind; 4] = [
         branch: &["BRANCH_NAME", "GIT_BRANCH"],
         url: &["BUILD_URL"],
     },
-    Kind {
+    CiSystem {
         marker: "CI",
         stream: "ci",
         job: &["JOB_NAME"],
@@ -81,11 +81,11 @@ pub(crate) fn note(lookup: impl Fn(&str) -> Option<String>) -> Option<String> {
 
 /// The order of a push from this CI, where job and run number are known.
 /// Running an old run once more keeps its number, and so is older.
-pub(crate) fn order(lookup: impl Fn(&str) -> Option<String>) -> Option<Order> {
+pub(crate) fn order(lookup: impl Fn(&str) -> Option<String>) -> Option<RunNumberArg> {
     let kind = kind(&lookup)?;
     let job: Option<Vec<String>> = kind.job.iter().map(|name| set(name, &lookup)).collect();
     let number = first(kind.number, &lookup)?.parse().ok()?;
-    Order::new(&format!("{}:{}", kind.stream, job?.join("/")), number).ok()
+    RunNumberArg::new(&format!("{}:{}", kind.stream, job?.join("/")), number).ok()
 }
 
 /// The job and the number of this run, where the CI says both.
@@ -93,7 +93,7 @@ pub(crate) fn job(lookup: impl Fn(&str) -> Option<String>) -> Option<String> {
     order(lookup).map(|order| format!("{} run {}", order.stream(), order.number()))
 }
 
-fn kind(lookup: impl Fn(&str) -> Option<String>) -> Option<&'static Kind> {
+fn kind(lookup: impl Fn(&str) -> Option<String>) -> Option<&'static CiSystem> {
     KINDS.iter().find(|kind| set(kind.marker, &lookup).is_some_and(|value| value != "false"))
 }
 

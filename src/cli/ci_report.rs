@@ -18,7 +18,7 @@ const MAX_MARKS: usize = 10;
 const MAX_ROWS: usize = 200;
 
 /// How a push ended.
-pub(crate) struct End<'a> {
+pub(crate) struct ReportedEnd<'a> {
     /// The site.
     pub(crate) site: &'a str,
     /// The report, if it came to one.
@@ -31,7 +31,7 @@ pub(crate) struct End<'a> {
 
 /// Writes what was asked for, by the environment or by flag.
 pub(crate) fn write(
-    end: &End<'_>,
+    end: &ReportedEnd<'_>,
     dotenv: Option<&Path>,
     lookup: impl Fn(&str) -> Option<String>,
 ) -> Result<(), String> {
@@ -64,7 +64,7 @@ fn failures(report: &Report) -> impl Iterator<Item = (&str, &str)> {
 }
 
 /// The facts, a `NAME=VALUE` a line; no value has a line break.
-fn variables(end: &End<'_>, prefix: &str, is_upper: bool) -> String {
+fn variables(end: &ReportedEnd<'_>, prefix: &str, is_upper: bool) -> String {
     let report = end.report;
     let all = report.map(|report| report.mirrors.as_slice()).unwrap_or_default();
     let current = all.iter().filter(|mirror| mirror.outcome.is_current()).count();
@@ -88,7 +88,7 @@ fn variables(end: &End<'_>, prefix: &str, is_upper: bool) -> String {
 }
 
 /// One error a failure, at most ten.
-fn marks(end: &End<'_>) -> String {
+fn marks(end: &ReportedEnd<'_>) -> String {
     if end.code == 0 {
         return String::new();
     }
@@ -110,7 +110,7 @@ fn marks(end: &End<'_>) -> String {
 }
 
 /// The summary of a step, in Markdown.
-fn summary(end: &End<'_>) -> String {
+fn summary(end: &ReportedEnd<'_>) -> String {
     let mut text = format!("### headwater: {}\n\n", markdown(&headline(end)));
     let Some(report) = end.report else { return text };
     if let Some(unmet) = &report.unmet {
@@ -129,7 +129,7 @@ fn summary(end: &End<'_>) -> String {
         let outcome = match &mirror.outcome {
             // Where the summary is shown there is no stderr.
             Outcome::Failed { error, .. } => format!("failed: {error}"),
-            other => super::push::words(other),
+            other => super::push::outcome_text(other),
         };
         let sent = bytes(mirror.traffic.sent_bytes);
         writeln!(text, "| {} | {release} | {sent} | {} |", markdown(&mirror.mirror), markdown(&outcome)).ok();
@@ -141,7 +141,7 @@ fn summary(end: &End<'_>) -> String {
     text
 }
 
-fn headline(end: &End<'_>) -> String {
+fn headline(end: &ReportedEnd<'_>) -> String {
     match (end.report, end.code) {
         (Some(report), 0) if report.is_new => {
             format!("release {} of {} is on every mirror", report.sequence.unwrap_or_default(), end.site)
@@ -166,8 +166,8 @@ fn markdown(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use headwater::mirror::{Expiries, Failure};
-    use headwater::push::{MirrorReport, Sums, Traffic};
+    use headwater::mirror::{Expiries, FailureKind};
+    use headwater::push::{ChangeCounts, MirrorReport, Traffic};
     use headwater::tree_path::Site;
 
     use super::*;
@@ -186,14 +186,14 @@ mod tests {
             needs_settling: false,
         };
         let error = "100% <b>|x:\n::set-output::".to_owned();
-        let failed =
-            (0..failed).map(|number| one(number, Outcome::Failed { failure: Failure::Other, error: error.clone() }));
+        let failed = (0..failed)
+            .map(|number| one(number, Outcome::Failed { failure: FailureKind::Other, error: error.clone() }));
         Report {
             site: Site::new("docs").unwrap(),
             release: None,
             sequence: Some(2),
             is_new: true,
-            changes: Sums { added: 1_234, ..Sums::default() },
+            changes: ChangeCounts { added: 1_234, ..ChangeCounts::default() },
             new_bytes: 0,
             goal: headwater::push::Goal::Activate,
             unmet: None,
@@ -208,21 +208,21 @@ mod tests {
     fn there_are_at_most_ten_marks_of_one_line_each() {
         for (failed, marked) in [(1, 1), (10, 10), (11, 10), (50, 10)] {
             let report = report(failed);
-            let end = End { site: "docs", report: Some(&report), code: 3, error: "x" };
+            let end = ReportedEnd { site: "docs", report: Some(&report), code: 3, error: "x" };
             let text = marks(&end);
             assert_eq!(text.lines().count(), marked);
             assert!(text.lines().all(|line| line.starts_with("::error title=")), "{text}");
             assert!(text.starts_with("::error title=m0::100%25 <b>|x:\\u{a}::set-output::"), "{text}");
         }
-        assert_eq!(marks(&End { site: "docs", report: None, code: 0, error: "" }), "");
-        let none = marks(&End { site: "docs", report: None, code: 5, error: "the tree is empty" });
+        assert_eq!(marks(&ReportedEnd { site: "docs", report: None, code: 0, error: "" }), "");
+        let none = marks(&ReportedEnd { site: "docs", report: None, code: 5, error: "the tree is empty" });
         assert_eq!(none, "::error title=headwater::the tree is empty\n");
     }
 
     #[test]
     fn a_summary_has_no_markup_of_others() {
         let report = report(1);
-        let text = summary(&End { site: "docs", report: Some(&report), code: 3, error: "x" });
+        let text = summary(&ReportedEnd { site: "docs", report: Some(&report), code: 3, error: "x" });
         assert!(text.contains("1,234 added") && text.contains("| m99 | 2 |"), "{text}");
         assert!(text.contains("failed: 100% \\<b\\>\\|x:\\\\u{a}::set-output::"), "{text}");
     }
@@ -230,9 +230,12 @@ mod tests {
     #[test]
     fn variables_are_lines() {
         let report = report(0);
-        let end = End { site: "docs", report: Some(&report), code: 0, error: "" };
+        let end = ReportedEnd { site: "docs", report: Some(&report), code: 0, error: "" };
         let text = variables(&end, "HEADWATER_", true);
         assert!(text.contains("HEADWATER_OUTCOME=published\n") && text.contains("HEADWATER_SEQUENCE=2\n"), "{text}");
-        assert!(variables(&End { code: 4, report: None, ..end }, "", false).contains("outcome=failed\nexit_code=4\n"));
+        assert!(
+            variables(&ReportedEnd { code: 4, report: None, ..end }, "", false)
+                .contains("outcome=failed\nexit_code=4\n")
+        );
     }
 }

@@ -9,8 +9,8 @@ use headwater::config::{self, Config};
 use headwater::fsx;
 use headwater::mirror::Mirror;
 use headwater::push::{
-    AllowedSecrets, Goal, Guards, KeepContent, KnownStores, MaxRemoved, MtimeMode, Options, Order, Require, Retention,
-    RetentionRule, ScratchLocation,
+    AllowedSecrets, Goal, Guards, KeepContent, KnownStores, MaxRemoved, MtimeMode, Options, Require, Retention,
+    RetentionRule, RunNumber, ScratchLocation,
 };
 use headwater::scan::{NameRule, Root, ScanOptions, SymlinkMode};
 use headwater::tree_path::Site;
@@ -18,8 +18,8 @@ use headwater::tree_path::Site;
 use super::args::{GuardArgs, ReleaseArgs, WorkArgs};
 use super::failure::{Exit, Failure};
 use super::fleet;
-use super::places::MirrorChoice;
-use super::remote::Reach;
+use super::operands::MirrorChoice;
+use super::remote::MirrorFactory;
 use super::settings::{self, ReleaseSettings};
 
 /// Mirrors that are not ready are waited for so long, once enough are.
@@ -105,7 +105,7 @@ pub(crate) fn known_stores(cache: Option<&Path>, config: &Config) -> KnownStores
 }
 
 /// Everything a push or a rollback can be told.
-pub(crate) struct Told<'a> {
+pub(crate) struct PushInputs<'a> {
     pub(crate) config: &'a Config,
     pub(crate) release: &'a ReleaseArgs,
     pub(crate) guards: &'a GuardArgs,
@@ -113,7 +113,7 @@ pub(crate) struct Told<'a> {
     pub(crate) goal: Goal,
 }
 
-impl Told<'_> {
+impl PushInputs<'_> {
     /// The options of a push from `source`.
     pub(crate) fn options(&self, settings: ReleaseSettings, scratch: ScratchLocation) -> Result<Options, Failure> {
         let rules: Vec<RetentionRule> = settings
@@ -127,7 +127,7 @@ impl Told<'_> {
         Ok(Options {
             site: settings.site,
             note: settings.note.map(|note| one_line(&note)),
-            order: settings.order.map(|order| Order { stream: order.stream().to_owned(), number: order.number() }),
+            order: settings.order.map(|order| RunNumber { stream: order.stream().to_owned(), number: order.number() }),
             allow_older: self.guards.allow_older,
             again: self.guards.again,
             new_history: self.guards.new_history,
@@ -194,17 +194,21 @@ fn one_line(note: &str) -> String {
 }
 
 /// A tree or a mirror: what `--from` of repair and the sides of diff may name.
-pub(crate) enum Place {
+pub(crate) enum Operand {
     Tree(Vec<Root>),
     Mirror(Arc<dyn Mirror>),
 }
 
 /// Tells a tree from a mirror by looking.
-pub(crate) fn place(operand: &super::places::Operand, reach: &Reach, site: Option<&Site>) -> Result<Place, Failure> {
+pub(crate) fn place(
+    operand: &super::operands::Operand,
+    factory: &MirrorFactory,
+    site: Option<&Site>,
+) -> Result<Operand, Failure> {
     let location = &operand.place.location;
     let is_store = Path::new(location.strip_prefix("file://").unwrap_or(location)).join(".headwater/format").exists();
     if operand.is_mirror || is_store {
-        return Ok(Place::Mirror(reach.mirror(&operand.place, site)?));
+        return Ok(Operand::Mirror(factory.mirror(&operand.place, site)?));
     }
-    Ok(Place::Tree(vec![Root { path: location.into(), at: None }]))
+    Ok(Operand::Tree(vec![Root { path: location.into(), at: None }]))
 }

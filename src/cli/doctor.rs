@@ -13,10 +13,10 @@ use serde::Serialize;
 
 use super::args::{ConfigArgs, MirrorsArgs, OutputArgs, RemoteArgs};
 use super::failure::{Exit, Failure};
+use super::operands::MirrorChoice;
 use super::output::{bytes, escape, print, print_json};
-use super::places::MirrorChoice;
-use super::remote::Reach;
-use super::{context, expiry, hints, load_config, places};
+use super::remote::MirrorFactory;
+use super::{context, expiry, hints, load_config, operands};
 
 /// A clock that differs by more than this many seconds makes ages and expiry times wrong.
 const MAX_SKEW_SECONDS: u64 = 60;
@@ -37,7 +37,7 @@ pub(crate) struct DoctorArgs {
 }
 
 #[derive(Serialize)]
-struct Answer<'a> {
+struct DoctorOutput<'a> {
     headwater: &'static str,
     version: u32,
     mirrors: &'a [Finding],
@@ -78,14 +78,14 @@ impl Problem {
 /// Runs `headwater doctor`.
 pub(crate) fn run(args: &DoctorArgs) -> Result<Exit, Failure> {
     let config = load_config(&args.config)?;
-    let choices = places::of_mirrors(&args.mirrors.mirrors, &config)?;
+    let choices = operands::of_mirrors(&args.mirrors.mirrors, &config)?;
     let site = args.remote.site.as_ref().or(config.site.as_ref());
-    let reach = Reach::new(&args.remote, None, &config);
+    let factory = MirrorFactory::new(&args.remote, None, &config);
     let stores = context::known_stores(None, &config);
-    let findings = threads::each(&choices, |choice| examine(choice, &stores, || reach.mirror(choice, site)));
+    let findings = threads::each(&choices, |choice| examine(choice, &stores, || factory.mirror(choice, site)));
     let is_ok = findings.iter().all(|finding| finding.is_ok);
     if args.output.json {
-        print_json(&Answer { headwater: "doctor", version: 1, mirrors: &findings })?;
+        print_json(&DoctorOutput { headwater: "doctor", version: 1, mirrors: &findings })?;
     } else {
         let is_shown = |finding: &&Finding| !(args.output.quiet && finding.is_ok && finding.warnings.is_empty());
         let shown = findings.iter().filter(is_shown);

@@ -21,13 +21,13 @@ use serde::Serialize;
 const VERSION: u32 = 1;
 
 #[derive(Serialize)]
-struct Header {
+struct LogHeader {
     headwater: &'static str,
     version: u32,
 }
 
 #[derive(Serialize)]
-struct Line<'a> {
+struct EventLine<'a> {
     time: String,
     #[serde(flatten)]
     event: &'a Event,
@@ -50,13 +50,13 @@ impl EventLog {
     /// A log into `out`.
     pub(crate) fn new(out: impl Write + Send + 'static) -> Self {
         let mut log = Self { out: Box::new(out), failure: None, has_failed: false };
-        log.line(&Header { headwater: "events", version: VERSION });
+        log.line(&LogHeader { headwater: "events", version: VERSION });
         log
     }
 
     /// Writes `event`, which happened at `time`.
     pub(crate) fn event(&mut self, event: &Event, time: Timestamp) {
-        self.line(&Line { time: format!("{time:.3}"), event });
+        self.line(&EventLine { time: format!("{time:.3}"), event });
     }
 
     /// The failure to write, once.

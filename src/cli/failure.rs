@@ -56,7 +56,7 @@ pub(crate) const TABLE: [(Exit, u8, &str); 11] = [
 
 /// What became of one mirror.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Outcome {
+pub(crate) enum MirrorOutcome {
     /// The release became current.
     Activated,
     /// It was current already.
@@ -71,7 +71,7 @@ pub(crate) enum Outcome {
     Failed,
 }
 
-impl Outcome {
+impl MirrorOutcome {
     const fn is_served(self) -> bool {
         matches!(self, Self::Activated | Self::AlreadyCurrent)
     }
@@ -79,7 +79,7 @@ impl Outcome {
 
 /// What an exit code is chosen from.
 #[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Facts<'a> {
+pub(crate) struct ExitInputs<'a> {
     /// The arguments or the configuration were wrong.
     pub(crate) is_misused: bool,
     /// The user asked to stop, and work was left undone.
@@ -91,28 +91,28 @@ pub(crate) struct Facts<'a> {
     /// `--superseded-ok` was given.
     pub(crate) is_superseded_ok: bool,
     /// What became of each mirror; none: the run did not come that far, in a way that no other fact names.
-    pub(crate) outcomes: &'a [Outcome],
+    pub(crate) outcomes: &'a [MirrorOutcome],
 }
 
 impl Exit {
     /// The code that applies: the first in [`TABLE`].
-    pub(crate) fn of(facts: &Facts<'_>) -> Self {
+    pub(crate) fn of(facts: &ExitInputs<'_>) -> Self {
         let outcomes = facts.outcomes;
         let failures = || outcomes.iter().filter(|outcome| !outcome.is_served());
         let is_nothing_served = failures().count() == outcomes.len();
-        let all_failures = |kind: Outcome| failures().all(|outcome| *outcome == kind);
+        let all_failures = |kind: MirrorOutcome| failures().all(|outcome| *outcome == kind);
         match () {
             () if facts.is_misused => Self::Usage,
             () if facts.is_interrupted => Self::Interrupted,
             () if facts.is_content_bad => Self::Content,
             () if facts.is_refused => Self::Refused,
             () if outcomes.is_empty() => Self::Failed,
-            () if is_nothing_served && outcomes.contains(&Outcome::Superseded) => match facts.is_superseded_ok {
+            () if is_nothing_served && outcomes.contains(&MirrorOutcome::Superseded) => match facts.is_superseded_ok {
                 true => Self::Success,
                 false => Self::Superseded,
             },
-            () if is_nothing_served && all_failures(Outcome::Denied) => Self::Denied,
-            () if is_nothing_served && all_failures(Outcome::Locked) => Self::Locked,
+            () if is_nothing_served && all_failures(MirrorOutcome::Denied) => Self::Denied,
+            () if is_nothing_served && all_failures(MirrorOutcome::Locked) => Self::Locked,
             () if is_nothing_served => Self::Nothing,
             () if failures().next().is_none() => Self::Success,
             () => Self::Partial,
@@ -161,7 +161,7 @@ fn wrapped(text: &str, columns: usize, indent: usize) -> String {
 
 /// What `--json` prints of a failure.
 #[derive(Debug, Serialize)]
-pub(crate) struct Answer<'a> {
+pub(crate) struct FailureOutput<'a> {
     headwater: &'static str,
     version: u32,
     exit_code: u8,
@@ -221,9 +221,9 @@ impl Failure {
     }
 
     /// The object that `--json` prints in place of the result of `command`, which ends with `exit`.
-    pub(crate) fn answer(&self, command: &'static str, exit: Exit) -> Answer<'_> {
+    pub(crate) fn answer(&self, command: &'static str, exit: Exit) -> FailureOutput<'_> {
         let hint = self.hint.as_deref();
-        Answer { headwater: command, version: 1, exit_code: exit.code(), error: self.text(), hint }
+        FailureOutput { headwater: command, version: 1, exit_code: exit.code(), error: self.text(), hint }
     }
 
     /// The lines for people: `error: …`, the details, `hint: …`. Nothing in
@@ -270,10 +270,10 @@ pub(crate) fn chain(error: &(dyn Error + 'static)) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use Outcome::{Activated, AlreadyCurrent, Denied, Failed, Locked, Superseded};
+    use MirrorOutcome::{Activated, AlreadyCurrent, Denied, Failed, Locked, Superseded};
 
-    fn of(outcomes: &[Outcome]) -> u8 {
-        Exit::of(&Facts { outcomes, ..Facts::default() }).code()
+    fn of(outcomes: &[MirrorOutcome]) -> u8 {
+        Exit::of(&ExitInputs { outcomes, ..ExitInputs::default() }).code()
     }
 
     #[test]
@@ -298,14 +298,14 @@ mod tests {
 
     #[test]
     fn superseded_is_success_for_those_who_say_so() {
-        let exit = |outcomes| Exit::of(&Facts { is_superseded_ok: true, outcomes, ..Facts::default() });
+        let exit = |outcomes| Exit::of(&ExitInputs { is_superseded_ok: true, outcomes, ..ExitInputs::default() });
         assert_eq!(exit(&[Superseded, Superseded]), Exit::Success);
         assert_eq!(exit(&[Failed]), Exit::Nothing);
     }
 
     #[test]
     fn the_first_in_the_table_applies() {
-        let mut facts = Facts { is_refused: true, outcomes: &[Activated], ..Facts::default() };
+        let mut facts = ExitInputs { is_refused: true, outcomes: &[Activated], ..ExitInputs::default() };
         assert_eq!(Exit::of(&facts), Exit::Refused);
         facts.is_content_bad = true;
         assert_eq!(Exit::of(&facts), Exit::Content);

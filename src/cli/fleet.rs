@@ -13,8 +13,8 @@ use headwater::web;
 
 use super::args::ConfigArgs;
 use super::failure::{Exit, Failure};
+use super::operands::MirrorChoice;
 use super::person;
-use super::places::MirrorChoice;
 
 /// Leaves only the mirrors that `--only` and `--skip` let through.
 pub(crate) fn narrow(config: &mut Config, args: &ConfigArgs) -> Result<(), Failure> {
@@ -107,21 +107,21 @@ fn report(choice: MirrorChoice) -> MirrorReport {
 ///
 /// # Errors
 /// A probe that names no path of a tree.
-pub(crate) fn policy(config: &Config, told: Option<config::OnFailure>, goal: Goal) -> Result<Policy, Failure> {
-    let on_failure = match told.unwrap_or(config.on_failure) {
+pub(crate) fn policy(config: &Config, inputs: Option<config::OnFailure>, goal: Goal) -> Result<Policy, Failure> {
+    let on_failure = match inputs.unwrap_or(config.on_failure) {
         config::OnFailure::Leave => OnFailure::Leave,
         config::OnFailure::Revert => OnFailure::Revert,
     };
-    let waves: Result<_, _> = config.waves.iter().map(|told| wave(config, told)).collect();
+    let waves: Result<_, _> = config.waves.iter().map(|inputs| wave(config, inputs)).collect();
     Ok(Policy { goal, on_failure, waves: waves? })
 }
 
-fn wave(config: &Config, told: &config::Wave) -> Result<Wave, Failure> {
-    let is_in = |mirror: &&MirrorConfig| mirror.group.as_ref().is_some_and(|group| told.groups.contains(group));
+fn wave(config: &Config, inputs: &config::Wave) -> Result<Wave, Failure> {
+    let is_in = |mirror: &&MirrorConfig| mirror.group.as_ref().is_some_and(|group| inputs.groups.contains(group));
     let members: Vec<&MirrorConfig> = config.mirrors.iter().filter(is_in).collect();
     let mut probes = Vec::new();
     // A wave of which no mirror is worked on is not looked at.
-    for text in told.probes.iter().filter(|_| !members.is_empty()) {
+    for text in inputs.probes.iter().filter(|_| !members.is_empty()) {
         if text.contains("://") {
             probes.push(probe(text.clone(), below(text, config))?);
             continue;
@@ -132,7 +132,7 @@ fn wave(config: &Config, told: &config::Wave) -> Result<Wave, Failure> {
         }
     }
     let mirrors = members.iter().map(|mirror| mirror.name.to_string()).collect();
-    Ok(Wave { mirrors, soak: told.soak, probes })
+    Ok(Wave { mirrors, soak: inputs.soak, probes })
 }
 
 /// The path in the tree that a url shows: below the public url that it begins with, else below its host.

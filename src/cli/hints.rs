@@ -1,7 +1,7 @@
 //! What to do next: the hint to every failure of the library, and its exit code.
 
-use headwater::mirror::{Failure as Kind, MirrorError};
-use headwater::push::{GuardFault, LineError, PushError, error_chain};
+use headwater::mirror::{FailureKind as Kind, MirrorError};
+use headwater::push::{BuildError, GuardFault, PushError, error_chain};
 use headwater::release::ReleaseName;
 use headwater::scan::ScanError;
 
@@ -11,10 +11,10 @@ use super::failure::{Exit, Failure};
 pub(crate) fn of_push(error: PushError) -> Failure {
     let (exit, hint) = match &error {
         PushError::Content(error) => (content_exit(error), content_hint(error).map(str::to_owned)),
-        PushError::Line(LineError::Changed { .. } | LineError::Read { .. }) => {
+        PushError::Build(BuildError::Changed { .. } | BuildError::Read { .. }) => {
             (Exit::Content, Some("let the build end before the push begins; nothing was activated".into()))
         }
-        PushError::Line(LineError::Lost { .. }) => (
+        PushError::Build(BuildError::Lost { .. }) => (
             Exit::Content,
             Some(
                 "bring back a mirror that has it; what was removed from the tree, and is only kept for a while, goes \
@@ -55,13 +55,13 @@ pub(crate) fn of_push(error: PushError) -> Failure {
         PushError::Manifest { .. } => {
             (Exit::Failed, Some("`headwater repair MIRROR --from ANOTHER` fetches it again".into()))
         }
-        PushError::Line(LineError::Cancelled) | PushError::Cancelled => (Exit::Interrupted, None),
+        PushError::Build(BuildError::Cancelled) | PushError::Cancelled => (Exit::Interrupted, None),
         PushError::NewRelease(_) => (Exit::Failed, Some("set the clock of this machine".into())),
         PushError::NewManifest(_) => {
             (Exit::Failed, Some("free some space for the cache, or name another directory with --cache".into()))
         }
-        PushError::Line(LineError::Thread(_)) => (Exit::Failed, Some(MORE_THREADS.into())),
-        PushError::Line(_) => (Exit::Failed, None),
+        PushError::Build(BuildError::Thread(_)) => (Exit::Failed, Some(MORE_THREADS.into())),
+        PushError::Build(_) => (Exit::Failed, None),
         PushError::Io(_) => (Exit::Failed, Some("--cache names another directory for headwater's own files".into())),
     };
     let failure = Failure::new(exit, error);
@@ -80,7 +80,7 @@ const fn content_exit(error: &ScanError) -> Exit {
         ScanError::Exclude { .. } | ScanError::TooManyRoots => Exit::Usage,
         ScanError::Thread { .. } => Exit::Failed,
         ScanError::Root { .. }
-        | ScanError::Offenders { .. }
+        | ScanError::RejectedPaths { .. }
         | ScanError::Unreadable { .. }
         | ScanError::Changed { .. } => Exit::Content,
     }
@@ -89,11 +89,11 @@ const fn content_exit(error: &ScanError) -> Exit {
 fn content_hint(error: &ScanError) -> Option<&'static str> {
     match error {
         ScanError::Root { .. } => Some("build it first, or name another directory"),
-        ScanError::Offenders { list } if list.iter().any(|one| one.path == ".headwater") => Some(
+        ScanError::RejectedPaths { list } if list.iter().any(|one| one.path == ".headwater") => Some(
             "this tree is a mirror: publish what it serves with `headwater promote`, or bring it to others with \
              `headwater push --from`",
         ),
-        ScanError::Offenders { .. } => {
+        ScanError::RejectedPaths { .. } => {
             Some("remove or exclude them (--exclude, .headwaterignore); for links see `symlinks` in headwater.toml")
         }
         ScanError::Unreadable { .. } => Some("make them readable for this user, or exclude them"),
@@ -140,7 +140,7 @@ pub(crate) const fn of_mirror(kind: Kind) -> Option<&'static str> {
             "name the certificates to trust with --ca FILE, or `ca` of the [[mirror]]; the one of the mirror must have the \
              host name of the URL and be valid today; `client_cert` is the one of this machine",
         ),
-        Kind::Behind => Some(
+        Kind::BadGateway => Some(
             "the proxy answers and the receiver behind it does not: see that it runs, and that the proxy leads there",
         ),
         Kind::Unauthorized => Some(
@@ -151,7 +151,9 @@ pub(crate) const fn of_mirror(kind: Kind) -> Option<&'static str> {
             "make a token for this site and this right, and add it to its serve.toml: \
              `headwater token new --site NAME --allow push`",
         ),
-        Kind::Login => Some("give a key that lets this user in without a password, as in --ssh-command \"ssh -i KEY\""),
+        Kind::SshAuth => {
+            Some("give a key that lets this user in without a password, as in --ssh-command \"ssh -i KEY\"")
+        }
         Kind::HostKey => Some(
             "compare the key of the host with /etc/ssh/ssh_host_*.pub there; then put it into known_hosts (`ssh-keyscan`), \
              or into `host_key` of the [[mirror]]",
@@ -191,7 +193,7 @@ const fn of_place(kind: Kind) -> Option<&'static str> {
         }
         Kind::Denied => Some("a push needs to write there, `status` and `verify` to read"),
         Kind::ReadOnly => Some("look why its file system is read-only, mount it for writing, then push again"),
-        Kind::BadPlace => {
+        Kind::UnsuitableLocation => {
             Some("name a directory on a local disk; create its parent first, the push creates the mirror itself")
         }
         Kind::NewerFormat => Some("upgrade headwater here"),
@@ -234,8 +236,8 @@ const fn mirror_exit(kind: Kind) -> Exit {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use headwater::mirror::WayError;
-    use headwater::wire::{Detail, Refusal};
+    use headwater::mirror::TransportError;
+    use headwater::protocol::{Detail, ProtocolError};
 
     #[test]
     fn a_manifest_that_does_not_fit_the_cache_names_the_flag() {
@@ -246,7 +248,7 @@ mod tests {
     #[test]
     fn hints_speak_of_what_is_to_be_done() {
         let refused = |kind: &str, detail: Option<Detail>| MirrorError::Remote {
-            refusal: Refusal { detail, ..Refusal::new(kind, "no") },
+            refusal: ProtocolError { detail, ..ProtocolError::new(kind, "no") },
         };
         let what = || "x".to_owned();
         for (error, name, words) in [
@@ -255,12 +257,12 @@ mod tests {
             (refused("unauthorized", None), "unauthorized", "HEADWATER_TOKEN"),
             (refused("unauthorized", Some(Detail::Expired)), "unauthorized", "headwater token new --site"),
             (refused("forbidden", None), "unauthorized", "headwater token new --site"),
-            (WayError::Tls { what: what() }.into(), "unreachable", "`ca`"),
-            (WayError::BodyTooLarge { bytes: 1 }.into(), "protocol", "client_max_body_size"),
-            (WayError::Foreign { status: 502, what: what() }.into(), "unreachable", "behind it does not"),
-            (WayError::Foreign { status: 400, what: what() }.into(), "protocol", "location"),
-            (WayError::SshDenied { what: what() }.into(), "unauthorized", "a key"),
-            (WayError::HostKey { what: what() }.into(), "unauthorized", "known_hosts"),
+            (TransportError::Tls { what: what() }.into(), "unreachable", "`ca`"),
+            (TransportError::BodyTooLarge { bytes: 1 }.into(), "protocol", "client_max_body_size"),
+            (TransportError::Foreign { status: 502, what: what() }.into(), "unreachable", "behind it does not"),
+            (TransportError::Foreign { status: 400, what: what() }.into(), "protocol", "location"),
+            (TransportError::SshDenied { what: what() }.into(), "unauthorized", "a key"),
+            (TransportError::HostKey { what: what() }.into(), "unauthorized", "known_hosts"),
         ] {
             let hint = of_mirror(error.failure()).unwrap();
             assert_eq!(error.failure().name(), name, "{error}");

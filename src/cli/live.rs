@@ -7,7 +7,7 @@ use std::time::Instant;
 use unicode_width::{UnicodeWidthChar as _, UnicodeWidthStr as _};
 
 use super::output::{count, duration, escape, moment};
-use super::sums::{MirrorSums, Soak, Sums};
+use super::transfer_counts::{MirrorCounts, Soak, TransferCounts};
 
 /// Lines of mirrors in the block.
 const MAX_MIRROR_LINES: usize = 16;
@@ -15,7 +15,7 @@ const MAX_MIRROR_LINES: usize = 16;
 const OTHER_ROWS: usize = 6;
 
 /// The lines of the block. Each is shorter than `columns`: the terminal must not wrap it.
-pub(crate) fn lines(sums: &Sums, now: Instant, (columns, rows): (usize, usize)) -> Vec<String> {
+pub(crate) fn lines(sums: &TransferCounts, now: Instant, (columns, rows): (usize, usize)) -> Vec<String> {
     let room = columns.saturating_sub(1);
     let mut lines = Vec::new();
     if sums.is_scanning || sums.scanned_entries > 0 {
@@ -24,7 +24,7 @@ pub(crate) fn lines(sums: &Sums, now: Instant, (columns, rows): (usize, usize)) 
     if sums.has_bundles() {
         lines.push(fit(&sums.bundle_line(), room));
     }
-    let shown: Vec<&MirrorSums> = sums.mirrors.iter().filter(|mirror| mirror.has_begun()).collect();
+    let shown: Vec<&MirrorCounts> = sums.mirrors.iter().filter(|mirror| mirror.has_begun()).collect();
     let most = rows.saturating_sub(OTHER_ROWS).clamp(1, MAX_MIRROR_LINES);
     let names: Vec<String> =
         shown.iter().take(most).map(|mirror| shorten(&escape(&mirror.name), room * 2 / 5)).collect();
@@ -57,7 +57,7 @@ pub(crate) fn soaking(soak: &Soak, now: Instant) -> String {
     format!("wave {}: {left} left until the others follow at {}", soak.wave, moment(soak.until))
 }
 
-impl MirrorSums {
+impl MirrorCounts {
     /// Whether anything is known of it.
     fn has_begun(&self) -> bool {
         self.state.is_some() || self.is_sending()
@@ -65,10 +65,10 @@ impl MirrorSums {
 }
 
 /// The line of a mirror behind its name: what it reported last, else how far the sending is.
-fn about(mirror: &MirrorSums, sums: &Sums, now: Instant, room: usize) -> String {
+fn about(mirror: &MirrorCounts, sums: &TransferCounts, now: Instant, room: usize) -> String {
     let sending = sums.sending(mirror, now).filter(|_| mirror.state.is_none());
     let Some(sending) = sending else { return fit(mirror.state.as_deref().unwrap_or_default(), room) };
-    let mut words = sending.words();
+    let mut words = sending.mirror_text();
     let has_room = |words: &[String]| words.join("  ").width() <= room;
     // The sum says least that the others do not say, then the rate.
     while words.len() > 1 && !has_room(&words) {
@@ -120,8 +120,8 @@ mod tests {
 
     use super::*;
 
-    fn busy() -> (Sums, Instant) {
-        let (mut sums, start) = (Sums::default(), Instant::now());
+    fn busy() -> (TransferCounts, Instant) {
+        let (mut sums, start) = (TransferCounts::default(), Instant::now());
         let long = "https://mirror-eu-1.example.com:7447/docs";
         sums.expect(["frankfurt", long, "sydney"]);
         let mirrors = ["frankfurt", long, "sydney"].map(str::to_owned).to_vec();
@@ -180,7 +180,7 @@ mod tests {
 
     #[test]
     fn a_mirror_that_does_not_answer_is_named() {
-        let (mut sums, now) = (Sums::default(), Instant::now());
+        let (mut sums, now) = (TransferCounts::default(), Instant::now());
         sums.expect(["edge4", "edge5"]);
         sums.add(&Event::AnswerOverdue { mirror: "edge5".into() }, now);
         assert_eq!(lines(&sums, now, (80, 24)), ["  edge5  waiting for its answer"]);
@@ -190,7 +190,7 @@ mod tests {
 
     #[test]
     fn a_large_fleet_leaves_room_on_the_terminal() {
-        let mut sums = Sums::default();
+        let mut sums = TransferCounts::default();
         for number in 0..100 {
             sums.add(&Event::StateLearned { mirror: format!("m{number}"), sequence: None }, Instant::now());
         }

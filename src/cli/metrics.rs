@@ -10,8 +10,8 @@ use std::fmt::Write as _;
 use std::io::Write as _;
 use std::path::Path;
 
+use headwater::fleet_status::{MirrorStatus, StatusKind};
 use headwater::fsx::{self, IoError};
-use headwater::watch::{Standing, State};
 
 /// Largest file that is read again, in bytes: that of some ten thousand mirrors.
 const MAX_BYTES: u64 = 32 * 1024 * 1024;
@@ -29,11 +29,11 @@ pub(crate) struct Ended {
 
 /// What is told: of the fleet, and of the push if there was one.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Told<'a> {
+pub(crate) struct MetricsInputs<'a> {
     /// The site, which is also that of mirrors that said nothing.
     pub(crate) site: &'a str,
     /// How the mirrors stand.
-    pub(crate) standings: &'a [Standing],
+    pub(crate) mirror_statuses: &'a [MirrorStatus],
     /// How the push ended.
     pub(crate) ended: Option<Ended>,
     /// Seconds since 1970.
@@ -41,27 +41,27 @@ pub(crate) struct Told<'a> {
 }
 
 /// Replaces the file at `path`.
-pub(crate) fn write(path: &Path, told: &Told<'_>) -> Result<(), IoError> {
+pub(crate) fn write(path: &Path, inputs: &MetricsInputs<'_>) -> Result<(), IoError> {
     // What cannot be read has nothing to carry over.
     let before = fsx::read_text(path, MAX_BYTES).unwrap_or_default();
-    let text = render(told, &before);
+    let text = render(inputs, &before);
     fsx::replace_file(path, |out| out.write_all(text.as_bytes()))
 }
 
 /// The text in place of `before`.
-fn render(told: &Told<'_>, before: &str) -> String {
-    let mut page = Page { text: String::new(), site: told.site };
-    of_mirrors(&mut page, told, before);
-    of_fleet(&mut page, told);
-    match told.ended {
-        Some(ended) => of_push(&mut page, ended, told, before),
+fn render(inputs: &MetricsInputs<'_>, before: &str) -> String {
+    let mut page = MetricsPage { text: String::new(), site: inputs.site };
+    of_mirrors(&mut page, inputs, before);
+    of_fleet(&mut page, inputs);
+    match inputs.ended {
+        Some(ended) => of_push(&mut page, ended, inputs, before),
         None => page.text.extend(carried(before).iter().map(|line| format!("{line}\n"))),
     }
     page.text
 }
 
 /// The name of a gauge of mirrors, its help, and its value.
-type Fact = (&'static str, &'static str, fn(&Standing) -> Option<u64>);
+type Fact = (&'static str, &'static str, fn(&MirrorStatus) -> Option<u64>);
 
 /// The gauges that are numbers of one mirror.
 const FACTS: [Fact; 15] = [
@@ -90,24 +90,24 @@ const FACTS: [Fact; 15] = [
     ("headwater_mirror_entries", "Entries of that release.", |s| s.entries),
 ];
 
-fn of_mirrors(page: &mut Page<'_>, told: &Told<'_>, before: &str) {
+fn of_mirrors(page: &mut MetricsPage<'_>, inputs: &MetricsInputs<'_>, before: &str) {
     let one = |is: bool| Some(u64::from(is));
-    let rows = told.standings;
+    let rows = inputs.mirror_statuses;
     page.family("headwater_mirror_up", "Whether the mirror said what it serves.", rows, |s| one(s.is_known()));
     page.family("headwater_mirror_current", "Whether the mirror serves the newest release.", rows, |s| {
-        one(s.state == State::Current)
+        one(s.state == StatusKind::Current)
     });
     page.family(
         "headwater_mirror_frozen",
         "Whether the mirror is left as it is, because somebody said so.",
         rows,
-        |s| one(s.state == State::Frozen),
+        |s| one(s.state == StatusKind::Frozen),
     );
     page.family(
         "headwater_mirror_apart",
         "Whether the mirror serves a release made for some mirrors only.",
         rows,
-        |s| one(s.state == State::Apart),
+        |s| one(s.state == StatusKind::Apart),
     );
     for (name, help, fact) in FACTS {
         page.family(name, help, rows, fact);
@@ -120,22 +120,22 @@ fn of_mirrors(page: &mut Page<'_>, told: &Told<'_>, before: &str) {
     }
     let last = last_success(before);
     page.family(LAST_SUCCESS, "When the mirror was last seen to serve the newest release.", rows, |s| {
-        if s.state == State::Current { Some(told.now) } else { last.get(&s.mirror).copied() }
+        if s.state == StatusKind::Current { Some(inputs.now) } else { last.get(&s.mirror).copied() }
     });
 }
 
-fn of_fleet(page: &mut Page<'_>, told: &Told<'_>) {
+fn of_fleet(page: &mut MetricsPage<'_>, inputs: &MetricsInputs<'_>) {
     page.head("headwater_mirrors", "Mirrors by state.");
-    for state in State::ALL {
-        let number = told.standings.iter().filter(|standing| standing.state == state).count();
+    for state in StatusKind::ALL {
+        let number = inputs.mirror_statuses.iter().filter(|mirror_status| mirror_status.state == state).count();
         page.sample("headwater_mirrors", &[("state", state.name())], &number.to_string());
     }
     page.head("headwater_status_timestamp_seconds", "When the mirrors were asked.");
-    page.sample("headwater_status_timestamp_seconds", &[], &told.now.to_string());
+    page.sample("headwater_status_timestamp_seconds", &[], &inputs.now.to_string());
 }
 
-fn of_push(page: &mut Page<'_>, ended: Ended, told: &Told<'_>, before: &str) {
-    let now = told.now.to_string();
+fn of_push(page: &mut MetricsPage<'_>, ended: Ended, inputs: &MetricsInputs<'_>, before: &str) {
+    let now = inputs.now.to_string();
     let succeeded = match ended.code {
         0 => Some(now.clone()),
         _ => carried(before).iter().find_map(|line| {
@@ -193,12 +193,12 @@ fn unquoted(text: &str) -> String {
     plain
 }
 
-struct Page<'a> {
+struct MetricsPage<'a> {
     text: String,
     site: &'a str,
 }
 
-impl Page<'_> {
+impl MetricsPage<'_> {
     fn head(&mut self, name: &str, help: &str) {
         // Writing to a string cannot fail.
         write!(self.text, "# HELP {name} {help}\n# TYPE {name} gauge\n").ok();
@@ -213,7 +213,7 @@ impl Page<'_> {
     }
 
     /// One gauge of each mirror for which there is one.
-    fn family(&mut self, name: &str, help: &str, rows: &[Standing], fact: impl Fn(&Standing) -> Option<u64>) {
+    fn family(&mut self, name: &str, help: &str, rows: &[MirrorStatus], fact: impl Fn(&MirrorStatus) -> Option<u64>) {
         self.head(name, help);
         for row in rows {
             if let Some(value) = fact(row) {
@@ -227,32 +227,35 @@ impl Page<'_> {
 mod tests {
     use super::*;
 
-    fn row(mirror: &str, state: State) -> Standing {
-        Standing { lag: Some(3), ..Standing::silent(mirror, mirror, state) }
+    fn row(mirror: &str, state: StatusKind) -> MirrorStatus {
+        MirrorStatus { lag: Some(3), ..MirrorStatus::silent(mirror, mirror, state) }
     }
 
-    fn told<'a>(standings: &'a [Standing], now: u64) -> Told<'a> {
-        Told { site: "docs", standings, ended: None, now }
+    fn inputs<'a>(mirror_statuses: &'a [MirrorStatus], now: u64) -> MetricsInputs<'a> {
+        MetricsInputs { site: "docs", mirror_statuses, ended: None, now }
     }
 
     #[test]
     fn names_are_quoted_and_read_again() {
         for name in ["eu", "a\"b\\c", "line\nfeed", "\\n", "\"} 7"] {
-            let first = render(&told(&[row(name, State::Current)], 50), "");
-            let second = render(&told(&[row(name, State::Unreachable)], 60), &first);
+            let first = render(&inputs(&[row(name, StatusKind::Current)], 50), "");
+            let second = render(&inputs(&[row(name, StatusKind::Unreachable)], 60), &first);
             assert_eq!(last_success(&second), BTreeMap::from([(name.to_owned(), 50)]), "{second}");
         }
     }
 
     #[test]
     fn the_last_success_survives_failures_and_garbage_does_no_harm() {
-        let one = render(&told(&[row("eu", State::Current), row("us", State::Behind)], 50), "not a metric\n{{{\n");
+        let one = render(
+            &inputs(&[row("eu", StatusKind::Current), row("us", StatusKind::Behind)], 50),
+            "not a metric\n{{{\n",
+        );
         assert!(one.contains("{site=\"docs\",mirror=\"eu\"} 50\n"), "{one}");
         assert!(!one.contains("headwater_push_"));
         let ended = |code| Some(Ended { code, milliseconds: 1_500 });
-        let rows = [row("eu", State::Denied)];
-        let good = render(&Told { ended: ended(0), ..told(&rows, 60) }, &one);
-        let bad = render(&Told { ended: ended(4), ..told(&rows, 70) }, &good);
+        let rows = [row("eu", StatusKind::Denied)];
+        let good = render(&MetricsInputs { ended: ended(0), ..inputs(&rows, 60) }, &one);
+        let bad = render(&MetricsInputs { ended: ended(4), ..inputs(&rows, 70) }, &good);
         for line in [
             "headwater_mirror_last_success_timestamp_seconds{site=\"docs\",mirror=\"eu\"} 50",
             "headwater_push_exit_code{site=\"docs\"} 4",
@@ -263,7 +266,7 @@ mod tests {
             assert!(bad.lines().any(|found| found == line), "{line}: {bad}");
         }
         // A status keeps what it knows nothing of.
-        let status = render(&told(&rows, 80), &bad);
+        let status = render(&inputs(&rows, 80), &bad);
         assert!(status.contains("headwater_push_timestamp_seconds{site=\"docs\"} 70\n"));
         assert!(status.contains("headwater_status_timestamp_seconds{site=\"docs\"} 80\n"));
     }

@@ -24,7 +24,7 @@ const MAX_HAPROXY_WEIGHT: u32 = 256;
 
 /// How the list is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Format {
+pub(crate) enum ListFormat {
     /// A public URL a line
     Txt,
     /// One JSON object
@@ -44,7 +44,7 @@ pub(crate) struct MirrorlistArgs {
     mirrors: MirrorsArgs,
     /// How the list is written
     #[arg(long, value_enum, default_value = "txt", help_heading = OUTPUT)]
-    format: Format,
+    format: ListFormat,
     /// Replace FILE at once, and only if the list is another one; an empty list replaces none
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, help_heading = OUTPUT)]
     output: Option<PathBuf>,
@@ -72,10 +72,11 @@ pub(crate) fn run(args: &MirrorlistArgs, is_quiet: bool) -> Result<Exit, Failure
         watcher.look_at_public(&mut look);
     }
     watcher.progress.finish();
-    let mut listed: Vec<Listed<'_>> = look.proven(&watcher.config).into_iter().filter_map(Listed::new).collect();
+    let mut listed: Vec<ListedMirror<'_>> =
+        look.proven(&watcher.config).into_iter().filter_map(ListedMirror::new).collect();
     listed.sort_by(|a, b| a.rank().cmp(&b.rank()));
     if listed.is_empty() {
-        return Err(none(args, look.standings.len() as u64));
+        return Err(none(args, look.mirror_statuses.len() as u64));
     }
     let text = render(&listed, args);
     match &args.output {
@@ -111,12 +112,12 @@ fn replace(path: &Path, text: &str, is_quiet: bool) -> Result<(), Failure> {
 
 /// A mirror in the list.
 #[derive(Debug, Clone, Copy)]
-struct Listed<'a> {
+struct ListedMirror<'a> {
     mirror: &'a MirrorConfig,
     url: &'a PublicUrl,
 }
 
-impl<'a> Listed<'a> {
+impl<'a> ListedMirror<'a> {
     fn new(mirror: &'a MirrorConfig) -> Option<Self> {
         Some(Self { mirror, url: mirror.public_url.as_ref()? })
     }
@@ -131,19 +132,19 @@ impl<'a> Listed<'a> {
     }
 }
 
-fn render(listed: &[Listed<'_>], args: &MirrorlistArgs) -> String {
+fn render(listed: &[ListedMirror<'_>], args: &MirrorlistArgs) -> String {
     match args.format {
-        Format::Txt => listed.iter().map(|one| format!("{}\n", one.url)).collect(),
-        Format::Json => json(listed),
-        Format::Metalink => metalink(listed, args.path.as_ref().map_or("", |path| path.as_str())),
-        Format::Nginx => {
+        ListFormat::Txt => listed.iter().map(|one| format!("{}\n", one.url)).collect(),
+        ListFormat::Json => json(listed),
+        ListFormat::Metalink => metalink(listed, args.path.as_ref().map_or("", |path| path.as_str())),
+        ListFormat::Nginx => {
             listed.iter().map(|one| format!("server {} weight={};\n", one.url.authority(), one.mirror.weight)).collect()
         }
-        Format::Haproxy => listed.iter().map(haproxy).collect(),
+        ListFormat::Haproxy => listed.iter().map(haproxy).collect(),
     }
 }
 
-fn json(listed: &[Listed<'_>]) -> String {
+fn json(listed: &[ListedMirror<'_>]) -> String {
     let mirrors: Vec<_> = listed
         .iter()
         .map(|one| {
@@ -154,7 +155,7 @@ fn json(listed: &[Listed<'_>]) -> String {
     format!("{}\n", json!({ "headwater": "mirrorlist", "version": 1, "mirrors": mirrors }))
 }
 
-fn haproxy(one: &Listed<'_>) -> String {
+fn haproxy(one: &ListedMirror<'_>) -> String {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
     let name: String = one.mirror.name.as_str().chars().map(|c| if is_plain(c) { c } else { '_' }).collect();
     let (authority, host) = (one.url.authority(), one.url.host());
@@ -169,12 +170,12 @@ fn haproxy(one: &Listed<'_>) -> String {
 }
 
 /// One file and where it is to be had, the weightiest first.
-fn metalink(listed: &[Listed<'_>], path: &str) -> String {
+fn metalink(listed: &[ListedMirror<'_>], path: &str) -> String {
     let name = xml(path.rsplit('/').next().unwrap_or(path));
     let mut text = format!(
         "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<metalink xmlns=\"urn:ietf:params:xml:ns:metalink\">\n  <file name=\"{name}\">\n"
     );
-    let mut order: Vec<&Listed<'_>> = listed.iter().collect();
+    let mut order: Vec<&ListedMirror<'_>> = listed.iter().collect();
     order.sort_by_key(|one| std::cmp::Reverse(one.mirror.weight));
     for (place, one) in order.iter().enumerate() {
         // A place is a country there.

@@ -11,7 +11,6 @@ use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use headwater::config::{Config, ConfigError, FILE_NAME};
 use headwater::fsx::fault;
 
-mod after;
 mod args;
 mod ci;
 mod ci_report;
@@ -27,15 +26,16 @@ mod habits;
 mod help;
 mod hints;
 mod init;
-mod later;
 mod live;
+mod maintenance;
 mod man;
 mod metrics;
 mod mirrorlist;
 mod next_steps;
+mod notifications;
+mod operands;
 mod output;
 mod person;
-mod places;
 mod plan;
 mod process;
 mod progress;
@@ -47,11 +47,11 @@ mod rollback;
 mod serve;
 mod settings;
 mod signals;
+mod staged;
 mod status;
-mod sums;
 mod terminal;
 mod token;
-mod upkeep;
+mod transfer_counts;
 mod verbosity;
 mod watcher;
 mod which;
@@ -134,15 +134,15 @@ enum Command {
     ///
     /// Needs no tree. Mirrors that were not ready get it from those that are; --require and waves count as in a push.
     #[command(after_help = help::ACTIVATE)]
-    Activate(Box<later::ActivateArgs>),
+    Activate(Box<staged::ActivateArgs>),
     /// Drop a release that is staged and not served
     #[command(after_help = help::ABANDON)]
-    Abandon(later::AbandonArgs),
+    Abandon(staged::AbandonArgs),
     /// Bring mirrors that lag to the newest release, from those that have it: for cron
     ///
     /// Needs no tree, and never waits for a mirror that cannot be reached.
     #[command(after_help = help::HEAL)]
-    Heal(Box<later::HealArgs>),
+    Heal(Box<staged::HealArgs>),
     /// Check every byte of mirrors against its hash, and name every fault
     ///
     /// Ends with 1 when a fault was found; `headwater repair` mends it.
@@ -260,12 +260,12 @@ fn run(command: Command, is_quiet: bool) -> Result<Exit, Failure> {
         Command::Mirrorlist(args) => mirrorlist::run(&args, is_quiet),
         Command::Releases(args) => releases::run(&args),
         Command::Rollback(args) => rollback::run(&args),
-        Command::Activate(args) => later::activate(&args),
-        Command::Abandon(args) => later::abandon(&args),
-        Command::Heal(args) => later::heal(&args),
-        Command::Verify(args) => upkeep::verify(&args),
-        Command::Repair(args) => upkeep::repair(&args),
-        Command::Prune(args) => upkeep::prune(&args),
+        Command::Activate(args) => staged::activate(&args),
+        Command::Abandon(args) => staged::abandon(&args),
+        Command::Heal(args) => staged::heal(&args),
+        Command::Verify(args) => maintenance::verify(&args),
+        Command::Repair(args) => maintenance::repair(&args),
+        Command::Prune(args) => maintenance::prune(&args),
         Command::Serve(args) => serve::serve(&args, is_quiet),
         Command::Receive(args) => serve::receive(&args),
         Command::Token { command } => token::run(&command),
@@ -361,9 +361,10 @@ fn arm_fault() -> Result<bool, Failure> {
         let hint = format!("{FAULT_VARIABLE} is for tests: unset it");
         Failure::new(Exit::Usage, format!("{FAULT_VARIABLE} {words}")).with_hint(hint)
     };
-    let faults: Option<Vec<fault::Fault>> = text.to_str().and_then(|text| text.split(',').map(fault::parse).collect());
+    let faults: Option<Vec<fault::FaultPoint>> =
+        text.to_str().and_then(|text| text.split(',').map(fault::parse).collect());
     let faults = faults.ok_or_else(|| usage("names no fault"))?;
-    let counts = faults.contains(&fault::Fault::Count);
+    let counts = faults.contains(&fault::FaultPoint::Count);
     if faults.into_iter().all(fault::arm) { Ok(counts) } else { Err(usage("needs a debug build")) }
 }
 
@@ -431,7 +432,7 @@ mod tests {
         let line = line.split_whitespace().collect::<Vec<_>>().join(" ");
         let Command::Push(push) = parse(&line).unwrap() else { panic!("not push") };
         assert_eq!(push.source.places, ["public", "/srv/a", "eu"]);
-        assert_eq!(push.release.order.as_ref().map(args::Order::number), Some(7));
+        assert_eq!(push.release.order.as_ref().map(args::RunNumberArg::number), Some(7));
         assert_eq!(push.release.keep_removed.map(|keep| keep.as_secs()), Some(14 * 86_400));
         assert_eq!(push.release.expunge.len(), 2);
         assert_eq!(push.work.level, Some(LevelChoice::Fixed(Level::Raw)));

@@ -1,6 +1,6 @@
 //! What to do after a push that did not end well everywhere: the hints below its result.
 
-use headwater::mirror::Failure as FailureKind;
+use headwater::mirror::FailureKind;
 use headwater::push::{MirrorReport, Outcome, Report};
 
 use super::failure::{Exit, Failure, eprint_raw};

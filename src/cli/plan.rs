@@ -5,19 +5,19 @@ use std::time::Duration;
 use headwater::config::Label;
 use headwater::manifest::{Change, ChangeKind, Diff};
 use headwater::push::{
-    self, BaseCounts, Churn, DiffSide, Goal, MirrorPlan, OnFailure, PlanReport, Schedule, Sums, WavePlan,
+    self, BaseCounts, ChangeCounts, Churn, DiffSide, Goal, MirrorPlan, OnFailure, PlanReport, Schedule, WavePlan,
 };
 use serde::Serialize;
 
 use super::args::{DiffArgs, ListArgs, PushArgs};
-use super::context::{self, Place};
-use super::failure::{self, Exit, Facts, Failure};
+use super::context::{self, Operand};
+use super::failure::{self, Exit, ExitInputs, Failure};
 use super::next_steps::{self, print_hints};
+use super::operands;
 use super::output::{Align, MAX_LISTED, Table, bytes, count, counted, duration, escape, listed, print, print_json};
-use super::places;
 use super::progress::Progress;
-use super::push::Job;
-use super::remote::{Reach, check_there};
+use super::push::PreparedPush;
+use super::remote::{MirrorFactory, check_there};
 use super::{hints, load_config, push as push_command};
 
 /// Mirrors and probes that are named of a wave before the rest is only counted.
@@ -29,7 +29,7 @@ pub(crate) fn run(args: &PushArgs) -> Result<Exit, Failure> {
 }
 
 /// Shows what `job`, made of `args`, would do.
-pub(crate) fn show(job: &Job, args: &PushArgs) -> Result<Exit, Failure> {
+pub(crate) fn show(job: &PreparedPush, args: &PushArgs) -> Result<Exit, Failure> {
     let progress = Progress::start(&args.output)?;
     progress.expect_mirrors(job.fleet.mirrors().iter().map(|mirror| mirror.name()));
     let planned = push::plan(&job.source, &job.fleet, &job.options, &progress);
@@ -69,9 +69,10 @@ fn refused(exit: Exit, unmet: &str) -> Failure {
 
 /// How the push would end that too few mirrors would take.
 fn exit_of(plan: &PlanReport) -> Exit {
-    let current = plan.mirrors.iter().filter(|mirror| mirror.is_current).map(|_| failure::Outcome::AlreadyCurrent);
+    let current =
+        plan.mirrors.iter().filter(|mirror| mirror.is_current).map(|_| failure::MirrorOutcome::AlreadyCurrent);
     let failed = plan.mirrors.iter().filter_map(|mirror| mirror.failure).map(push_command::outcome_of_failure);
-    Exit::of(&Facts { outcomes: &current.chain(failed).collect::<Vec<_>>(), ..Facts::default() })
+    Exit::of(&ExitInputs { outcomes: &current.chain(failed).collect::<Vec<_>>(), ..ExitInputs::default() })
 }
 
 #[derive(Serialize)]
@@ -81,7 +82,7 @@ struct PlanAnswer<'a> {
     sequence: u64,
     is_new: bool,
     schedule: &'a Schedule,
-    mirrors: Vec<Row<'a>>,
+    mirrors: Vec<PlanRow<'a>>,
     changes: &'a [Change],
     same: u64,
     churn: &'a [Churn],
@@ -96,7 +97,7 @@ struct PlanAnswer<'a> {
 /// A mirror, also one that is left as it is.
 #[derive(Serialize)]
 #[serde(untagged)]
-enum Row<'a> {
+enum PlanRow<'a> {
     Planned {
         #[serde(flatten)]
         plan: &'a MirrorPlan,
@@ -111,14 +112,14 @@ enum Row<'a> {
     },
 }
 
-fn group<'a>(job: &'a Job, mirror: &str) -> Option<&'a str> {
+fn group<'a>(job: &'a PreparedPush, mirror: &str) -> Option<&'a str> {
     job.config.mirror(mirror)?.group.as_ref().map(Label::as_str)
 }
 
-fn rows<'a>(plan: &'a PlanReport, job: &'a Job) -> Vec<Row<'a>> {
+fn rows<'a>(plan: &'a PlanReport, job: &'a PreparedPush) -> Vec<PlanRow<'a>> {
     let planned =
-        plan.mirrors.iter().map(|plan| Row::Planned { plan, group: group(job, &plan.mirror), is_frozen: false });
-    let frozen = job.frozen.iter().map(|one| Row::Frozen {
+        plan.mirrors.iter().map(|plan| PlanRow::Planned { plan, group: group(job, &plan.mirror), is_frozen: false });
+    let frozen = job.frozen.iter().map(|one| PlanRow::Frozen {
         mirror: &one.mirror,
         location: &one.location,
         group: group(job, &one.mirror),
@@ -128,7 +129,7 @@ fn rows<'a>(plan: &'a PlanReport, job: &'a Job) -> Vec<Row<'a>> {
 }
 
 impl<'a> PlanAnswer<'a> {
-    fn new(plan: &'a PlanReport, job: &'a Job) -> Self {
+    fn new(plan: &'a PlanReport, job: &'a PreparedPush) -> Self {
         Self {
             headwater: "plan",
             version: 1,
@@ -146,7 +147,7 @@ impl<'a> PlanAnswer<'a> {
     }
 }
 
-fn describe(plan: &PlanReport, job: &Job, list: ListArgs) -> String {
+fn describe(plan: &PlanReport, job: &PreparedPush, list: ListArgs) -> String {
     let mut text = describe_paths(&plan.diff, list);
     for churn in &plan.churn {
         text.push_str(&describe_churn(churn));
@@ -158,7 +159,7 @@ fn describe(plan: &PlanReport, job: &Job, list: ListArgs) -> String {
     if plan.is_new {
         text.push_str(&format!("release {sequence} would be made: {}\n", push_command::summary(&plan.sums)));
     } else {
-        let summary = push_command::summary(&Sums::from(&plan.diff));
+        let summary = push_command::summary(&ChangeCounts::from(&plan.diff));
         let made = "has this content and would be brought to those that lack it";
         text.push_str(&format!("{summary}\nrelease {sequence} {made}\n"));
     }
@@ -227,8 +228,8 @@ fn describe_schedule(schedule: &Schedule) -> String {
         text.push_str(&format!(
             "  {}. {}{}\n",
             wave.number,
-            who(wave, lead, index == 0),
-            then(wave, index + 1 == waves.len())
+            wave_members_text(wave, lead, index == 0),
+            wave_followup_text(wave, index + 1 == waves.len())
         ));
     }
     match (schedule.on_failure, is_looked_at) {
@@ -245,7 +246,7 @@ fn counted_mirrors(number: usize) -> String {
 }
 
 /// The mirrors of a wave, in the order in which they would switch.
-fn who(wave: &WavePlan, lead: Option<&str>, is_first: bool) -> String {
+fn wave_members_text(wave: &WavePlan, lead: Option<&str>, is_first: bool) -> String {
     let rest: Vec<&str> = wave.mirrors.iter().map(String::as_str).filter(|name| Some(*name) != lead).collect();
     let shown: Vec<_> = rest.iter().take(MAX_NAMED).map(|name| escape(name)).collect();
     let more = match rest.len() - shown.len() {
@@ -262,7 +263,7 @@ fn who(wave: &WavePlan, lead: Option<&str>, is_first: bool) -> String {
 }
 
 /// What would happen before the next wave.
-fn then(wave: &WavePlan, is_last: bool) -> String {
+fn wave_followup_text(wave: &WavePlan, is_last: bool) -> String {
     let soak = match wave.soak_seconds {
         seconds if seconds > 0 && !(is_last && wave.probes.is_empty()) => {
             format!("; {} of soak", duration(Duration::from_secs(seconds)))
@@ -350,15 +351,15 @@ struct DiffAnswer<'a> {
 pub(crate) fn diff(args: &DiffArgs) -> Result<Exit, Failure> {
     let config = load_config(&args.config)?;
     let is_directory = |word: &str| std::path::Path::new(word).is_dir();
-    let reach = Reach::new(&args.remote, None, &config);
+    let factory = MirrorFactory::new(&args.remote, None, &config);
     let side = |text: &str| -> Result<DiffSide, Failure> {
-        let operand = places::of_operand(text, &config, is_directory)?;
+        let operand = operands::of_operand(text, &config, is_directory)?;
         if operand.is_mirror {
             check_there(std::slice::from_ref(&operand.place), &config)?;
         }
-        Ok(match context::place(&operand, &reach, args.remote.site.as_ref())? {
-            Place::Mirror(mirror) => DiffSide::Release { mirror, sequence: operand.sequence },
-            Place::Tree(roots) => {
+        Ok(match context::place(&operand, &factory, args.remote.site.as_ref())? {
+            Operand::Mirror(mirror) => DiffSide::Release { mirror, sequence: operand.sequence },
+            Operand::Tree(roots) => {
                 let jobs = context::jobs(None, &config);
                 DiffSide::Trees { roots, scan: context::scan_options(&[], &config, jobs, None) }
             }
@@ -372,7 +373,7 @@ pub(crate) fn diff(args: &DiffArgs) -> Result<Exit, Failure> {
     if args.output.json {
         print_json(&DiffAnswer { headwater: "diff", version: 1, changes: &diff.changes, same: diff.same })?;
     } else {
-        let summary = push_command::summary(&Sums::from(&diff));
+        let summary = push_command::summary(&ChangeCounts::from(&diff));
         print(&format!("{}{summary}\n", describe_paths(&diff, args.list)))?;
     }
     Ok(Exit::Success)

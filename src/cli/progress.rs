@@ -22,7 +22,7 @@ use super::args::OutputArgs;
 use super::event_log::EventLog;
 use super::failure::{Exit, Failure, eprint_raw};
 use super::output::{bytes, count, counted, duration, escape, moment};
-use super::sums::Sums;
+use super::transfer_counts::TransferCounts;
 use super::{live, signals, terminal, verbosity};
 
 /// At least this long between two lines that only say how far it is.
@@ -36,7 +36,7 @@ const STOPPING: &str = "stopping: every mirror stays on a whole release; a secon
 
 /// How much an event matters to people.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Note {
+pub(crate) enum Notability {
     /// Shown always, also with `--quiet`.
     Alarm(String),
     /// Shown at once.
@@ -48,48 +48,50 @@ pub(crate) enum Note {
 }
 
 /// What to show of `event`; what it carries is escaped.
-pub(crate) fn note(event: &Event) -> Note {
+pub(crate) fn note(event: &Event) -> Notability {
     match event {
-        Event::Warned { message } => Note::Alarm(format!("warning: {}", escape(message))),
+        Event::Warned { message } => Notability::Alarm(format!("warning: {}", escape(message))),
         Event::MirrorFailed { mirror, error } => {
-            Note::Alarm(format!("error: {} failed: {}", escape(mirror), escape(error)))
+            Notability::Alarm(format!("error: {} failed: {}", escape(mirror), escape(error)))
         }
-        Event::HookFailed { mirror, sequence, reason } => Note::Alarm(hook_failed(mirror, *sequence, reason)),
-        Event::HookRunning { mirror, sequence } => Note::Fact(format!(
+        Event::HookFailed { mirror, sequence, reason } => Notability::Alarm(hook_failed(mirror, *sequence, reason)),
+        Event::HookRunning { mirror, sequence } => Notability::Fact(format!(
             "{}: its post_activate command still runs after release {sequence}; `headwater status` shows if it fails",
             escape(mirror)
         )),
-        Event::ScanFinished { entries, bytes: size, hashed_files, hashed_bytes } => Note::Fact(format!(
+        Event::ScanFinished { entries, bytes: size, hashed_files, hashed_bytes } => Notability::Fact(format!(
             "scan: {}, {}; {} of them new or touched, {} read",
             counted(*entries, "entry", "entries"),
             bytes(*size),
             count(*hashed_files),
             bytes(*hashed_bytes)
         )),
-        Event::AnswerOverdue { mirror } => Note::Fact(format!("waiting for {}", escape(mirror))),
-        Event::BundleStarted { objects, bytes: size, .. } => Note::Fact(format!(
+        Event::AnswerOverdue { mirror } => Notability::Fact(format!("waiting for {}", escape(mirror))),
+        Event::BundleStarted { objects, bytes: size, .. } => Notability::Fact(format!(
             "pack: {}, {}",
             counted(*objects, "new file content", "new file contents"),
             bytes(*size)
         )),
-        Event::SoakStarted { wave, seconds, until } => Note::Fact(format!(
+        Event::SoakStarted { wave, seconds, until } => Notability::Fact(format!(
             "wave {wave}: {} before the others follow, until {}",
             duration(Duration::from_secs(*seconds)),
             moment(*until)
         )),
-        Event::ObjectsResent { mirror, objects } => Note::Fact(format!(
+        Event::ObjectsResent { mirror, objects } => Notability::Fact(format!(
             "{}: {} missing there, sent whole",
             escape(mirror),
             counted(*objects, "object was", "objects were")
         )),
-        Event::Staged { mirror, sequence } => Note::Fact(format!("{}: release {sequence} is ready", escape(mirror))),
+        Event::Staged { mirror, sequence } => {
+            Notability::Fact(format!("{}: release {sequence} is ready", escape(mirror)))
+        }
         Event::Activated { mirror, sequence } => {
-            Note::Fact(format!("{}: release {sequence} is current", escape(mirror)))
+            Notability::Fact(format!("{}: release {sequence} is current", escape(mirror)))
         }
         Event::AlreadyCurrent { mirror, sequence } => {
-            Note::Fact(format!("{}: release {sequence} was current already", escape(mirror)))
+            Notability::Fact(format!("{}: release {sequence} was current already", escape(mirror)))
         }
-        Event::Pruned { mirror, expired, .. } if *expired > 0 => Note::Fact(format!(
+        Event::Pruned { mirror, expired, .. } if *expired > 0 => Notability::Fact(format!(
             "{}: {} no longer served",
             escape(mirror),
             counted(*expired, "retired file is", "retired files are")
@@ -99,11 +101,11 @@ pub(crate) fn note(event: &Event) -> Note {
         | Event::PackSealed { .. }
         | Event::PackHeld { .. }
         | Event::SoakEnded { .. }
-        | Event::Pruned { .. } => Note::Nothing,
+        | Event::Pruned { .. } => Notability::Nothing,
         Event::ScanAdvanced { .. }
         | Event::BundleAdvanced { .. }
         | Event::PackAdvanced { .. }
-        | Event::PackSent { .. } => Note::Step,
+        | Event::PackSent { .. } => Notability::Step,
     }
 }
 
@@ -165,8 +167,8 @@ impl Write for Stderr {
     }
 }
 
-struct State {
-    sums: Sums,
+struct ProgressState {
+    sums: TransferCounts,
     view: View,
     log: Option<EventLog>,
     /// The failures of mirrors stand in the answer.
@@ -181,7 +183,7 @@ struct State {
 
 /// Listens to the library for one command.
 pub(crate) struct Progress {
-    state: Arc<Mutex<State>>,
+    state: Arc<Mutex<ProgressState>>,
     cancelled: CancelToken,
     /// The thread that shows what changes without an event; it ends when the sender goes.
     ticker: Option<(Sender<()>, JoinHandle<()>)>,
@@ -213,7 +215,7 @@ impl Progress {
     }
 
     fn with(view: View, log: Option<EventLog>, cancelled: CancelToken) -> Self {
-        Self { state: Arc::new(Mutex::new(State::new(view, log))), cancelled, ticker: None }
+        Self { state: Arc::new(Mutex::new(ProgressState::new(view, log))), cancelled, ticker: None }
     }
 
     /// Without a thread only events move the block: that is no reason to stop.
@@ -253,7 +255,7 @@ impl Progress {
     }
 }
 
-fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
+fn lock(state: &Mutex<ProgressState>) -> MutexGuard<'_, ProgressState> {
     // What a panicking thread left is good enough to draw.
     state.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -278,7 +280,7 @@ impl Monitor for Progress {
             log.event(&event, Timestamp::now());
         }
         let note = note(&event);
-        let note = if state.hides_failure(&event, &note) { Note::Nothing } else { note };
+        let note = if state.hides_failure(&event, &note) { Notability::Nothing } else { note };
         state.show(&event, &note, now);
     }
 
@@ -291,10 +293,10 @@ impl Monitor for Progress {
     }
 }
 
-impl State {
+impl ProgressState {
     fn new(view: View, log: Option<EventLog>) -> Self {
         Self {
-            sums: Sums::default(),
+            sums: TransferCounts::default(),
             view,
             log,
             has_answer: false,
@@ -305,8 +307,8 @@ impl State {
     }
 
     /// Whether the event is the failure of a mirror that is not to be shown.
-    fn hides_failure(&mut self, event: &Event, note: &Note) -> bool {
-        let (Event::MirrorFailed { error, .. }, Note::Alarm(line)) = (event, note) else { return false };
+    fn hides_failure(&mut self, event: &Event, note: &Notability) -> bool {
+        let (Event::MirrorFailed { error, .. }, Notability::Alarm(line)) = (event, note) else { return false };
         // The last line says once for all mirrors that the user stopped the run.
         let is_cancelled = *error == MirrorError::Cancelled.to_string();
         // A push that starts again asks a mirror again, and gets the same error.
@@ -314,25 +316,25 @@ impl State {
     }
 
     /// Shows what an event says, of which `note` is what matters.
-    fn show(&mut self, event: &Event, note: &Note, now: Instant) {
+    fn show(&mut self, event: &Event, note: &Notability, now: Instant) {
         // A stderr that went away is no reason to stop a push.
         match (&mut self.view, note) {
-            (View::Quiet(out) | View::Lines { out, .. } | View::Details(out), Note::Alarm(line))
-            | (View::Details(out), Note::Fact(line)) => line_to(out, line),
+            (View::Quiet(out) | View::Lines { out, .. } | View::Details(out), Notability::Alarm(line))
+            | (View::Details(out), Notability::Fact(line)) => line_to(out, line),
             (View::Details(out), _) => details(event).iter().for_each(|line| line_to(out, line)),
-            (View::Block, Note::Alarm(line)) => line_to(&mut Stderr, line),
-            (View::Lines { out, last }, Note::Fact(line)) => {
+            (View::Block, Notability::Alarm(line)) => line_to(&mut Stderr, line),
+            (View::Lines { out, last }, Notability::Fact(line)) => {
                 *last = now;
                 line_to(out, line);
             }
-            (View::Lines { out, last }, Note::Step) if now.duration_since(*last) >= PAUSE => {
+            (View::Lines { out, last }, Notability::Step) if now.duration_since(*last) >= PAUSE => {
                 *last = now;
                 line_to(out, &self.sums.line(now));
             }
             _ => {}
         }
         let is_due = |drawn: Instant| now.duration_since(drawn) >= TICK;
-        if *note != Note::Step || self.drawn.is_none_or(is_due) {
+        if *note != Notability::Step || self.drawn.is_none_or(is_due) {
             self.draw(now);
         }
     }
@@ -410,9 +412,9 @@ mod tests {
     }
 
     /// The state of a view that writes lines, from `start` on.
-    fn lines_to(screen: &Screen, start: Instant) -> State {
+    fn lines_to(screen: &Screen, start: Instant) -> ProgressState {
         let view = View::Lines { out: Box::new(screen.clone()), last: start };
-        State::new(view, None)
+        ProgressState::new(view, None)
     }
 
     #[test]

@@ -3,26 +3,26 @@
 use std::sync::Arc;
 
 use headwater::config::{Config, Require};
-use headwater::mirror::{Failure as FailureKind, Mirror};
+use headwater::mirror::{FailureKind, Mirror};
 use headwater::monitor::Monitor as _;
-use headwater::push::{self, Fleet, Goal, MirrorReport, Options, Outcome, Report, Source, Sums};
+use headwater::push::{self, ChangeCounts, Fleet, Goal, MirrorReport, Options, Outcome, Report, Source};
 use headwater::scan::Root;
 use serde::Serialize;
 
-use super::after::{After, AroundArgs, Heard};
 use super::args::{GuardArgs, OutputArgs, PromoteArgs, PushArgs, ReleaseArgs, SourceArgs, WorkArgs};
-use super::context::{self, Told};
-use super::failure::{self, Exit, Facts, Failure, eprint_raw};
+use super::context::{self, PushInputs};
+use super::failure::{self, Exit, ExitInputs, Failure, eprint_raw};
 use super::habits::HabitArgs;
+use super::notifications::{NotificationResult, Notifications, ScheduleArgs};
+use super::operands::{self, MirrorChoice};
 use super::output::{Align, Table, bytes, count, counted, escape, moment, print, print_json};
-use super::places::{self, MirrorChoice};
 use super::progress::Progress;
-use super::remote::Reach;
+use super::remote::MirrorFactory;
 use super::settings::{self, ReleaseSettings};
 use super::{expiry, fleet, hints, load_config, next_steps, plan};
 
 /// A push, ready to run.
-pub(crate) struct Job {
+pub(crate) struct PreparedPush {
     pub(crate) source: Source,
     pub(crate) fleet: Fleet,
     pub(crate) options: Options,
@@ -32,11 +32,11 @@ pub(crate) struct Job {
     /// Configured mirrors that are not pushed to, where somebody wants to know how all of them stand.
     others: Fleet,
     pub(crate) config: Config,
-    around: AroundArgs,
+    around: ScheduleArgs,
 }
 
 /// The push that the arguments of `push` and `plan` ask for.
-pub(crate) fn job(args: &PushArgs) -> Result<Job, Failure> {
+pub(crate) fn job(args: &PushArgs) -> Result<PreparedPush, Failure> {
     if args.source.from.is_some() && args.release.note.is_some() {
         let error = "--from brings a release as it is, so it takes no --note";
         let hint = "`headwater promote FROM TO --note TEXT` makes a release of the content";
@@ -46,23 +46,23 @@ pub(crate) fn job(args: &PushArgs) -> Result<Job, Failure> {
 }
 
 /// The same; where the content comes from a mirror, `source` says what is made of it.
-fn job_from(args: &PushArgs, source_of: fn(Arc<dyn Mirror>) -> Source) -> Result<Job, Failure> {
+fn job_from(args: &PushArgs, source_of: fn(Arc<dyn Mirror>) -> Source) -> Result<PreparedPush, Failure> {
     let config = load_config(&args.config)?;
     let is_directory = |word: &str| std::path::Path::new(word).is_dir();
-    let mut places = places::of_push(&args.source.places, args.source.from.is_some(), &config, is_directory)?;
+    let mut places = operands::of_push(&args.source.places, args.source.from.is_some(), &config, is_directory)?;
     let site = args.work.remote.site.as_ref();
     let settings = ReleaseSettings::merge(&args.release, site, &config, settings::environment);
-    let reach = Reach::for_content(&args.work, &config);
+    let factory = MirrorFactory::for_content(&args.work, &config);
     let from = match &args.source.from {
         Some(from) => {
-            let choice: Vec<MirrorChoice> = places::of_mirrors(std::slice::from_ref(from), &config)?;
-            Some(reach.mirror(&choice[0], None)?)
+            let choice: Vec<MirrorChoice> = operands::of_mirrors(std::slice::from_ref(from), &config)?;
+            Some(factory.mirror(&choice[0], None)?)
         }
         None => None,
     };
     let frozen = fleet::set_frozen_apart(&mut places.mirrors, &config)?;
     check_require(args.work.require.unwrap_or(config.require), places.mirrors.len())?;
-    let mirrors = reach.fleet(&places.mirrors, settings.site.as_ref())?;
+    let mirrors = factory.fleet(&places.mirrors, settings.site.as_ref())?;
     let cache = settings::cache_dir(args.work.cache.as_deref(), &config);
     let scratch = |roots: &[Root]| context::scratch(cache.as_deref(), settings.site.as_ref(), roots, &places.mirrors);
     let (source, scratch) = match from {
@@ -76,22 +76,22 @@ fn job_from(args: &PushArgs, source_of: fn(Arc<dyn Mirror>) -> Source) -> Result
         }
     };
     let goal = if args.stage_only { Goal::Stage } else { Goal::Activate };
-    let told = Told { config: &config, release: &args.release, guards: &args.guards, work: &args.work, goal };
-    let mut options = told.options(settings, scratch)?;
+    let inputs = PushInputs { config: &config, release: &args.release, guards: &args.guards, work: &args.work, goal };
+    let mut options = inputs.options(settings, scratch)?;
     options.partial = fleet::partial(&places.mirrors, &config, "push");
     let (keep, around) = (keep(&config), args.around.clone());
-    let others = others(&reach, &mirrors, &config, &around);
-    Ok(Job { source, fleet: mirrors, options, keep, frozen, others, config, around })
+    let others = others(&factory, &mirrors, &config, &around);
+    Ok(PreparedPush { source, fleet: mirrors, options, keep, frozen, others, config, around })
 }
 
 /// The configured mirrors beside those of `fleet`, for the gauges: none of theirs shall vanish because this push is
 /// not for them. One without what its access needs is none of them: it was asked for nothing.
-fn others(reach: &Reach, fleet: &Fleet, config: &Config, around: &AroundArgs) -> Fleet {
+fn others(factory: &MirrorFactory, fleet: &Fleet, config: &Config, around: &ScheduleArgs) -> Fleet {
     let is_in = |choice: &MirrorChoice| {
         fleet.mirrors().iter().any(|one| one.name() == choice.name || one.location() == choice.location)
     };
     let all = config.all_mirrors().filter(|_| around.metrics(config).is_some()).map(MirrorChoice::from);
-    Fleet::new(all.filter(|choice| !is_in(choice)).filter_map(|choice| reach.mirror(&choice, None).ok()).collect())
+    Fleet::new(all.filter(|choice| !is_in(choice)).filter_map(|choice| factory.mirror(&choice, None).ok()).collect())
 }
 
 /// Refuses a requirement that no outcome could meet.
@@ -144,45 +144,45 @@ pub(crate) fn promote(args: &PromoteArgs) -> Result<Exit, Failure> {
 }
 
 /// What a command says that has no tree.
-pub(crate) struct TreeLess<'a> {
+pub(crate) struct TreelessInputs<'a> {
     pub(crate) mirrors: &'a [String],
     pub(crate) release: &'a ReleaseArgs,
     pub(crate) work: &'a WorkArgs,
-    pub(crate) around: &'a AroundArgs,
+    pub(crate) around: &'a ScheduleArgs,
     pub(crate) config: Config,
 }
 
 /// A push of what mirrors have. That is a decision of a person, or was pushed before: no guard rail and no order
 /// of CI stands in its way.
-pub(crate) fn without_tree(told: TreeLess<'_>, source: Source) -> Result<(Job, GuardArgs), Failure> {
-    let TreeLess { release, work, config, .. } = told;
-    let mut choices = places::of_mirrors(told.mirrors, &config)?;
+pub(crate) fn without_tree(inputs: TreelessInputs<'_>, source: Source) -> Result<(PreparedPush, GuardArgs), Failure> {
+    let TreelessInputs { release, work, config, .. } = inputs;
+    let mut choices = operands::of_mirrors(inputs.mirrors, &config)?;
     let frozen = fleet::set_frozen_apart(&mut choices, &config)?;
     let settings = ReleaseSettings::merge(release, work.remote.site.as_ref(), &config, settings::environment);
-    let reach = Reach::for_content(work, &config);
+    let factory = MirrorFactory::for_content(work, &config);
     check_require(work.require.unwrap_or(config.require), choices.len())?;
-    let mirrors = reach.fleet(&choices, settings.site.as_ref())?;
+    let mirrors = factory.fleet(&choices, settings.site.as_ref())?;
     let cache = settings::cache_dir(work.cache.as_deref(), &config);
     let scratch = context::scratch(cache.as_deref(), settings.site.as_ref(), &[], &choices);
     let guards =
         GuardArgs { allow_older: true, again: true, allow_shrink: true, allow_secrets: true, ..GuardArgs::default() };
     let config = Config { must_have: Vec::new(), ..config };
-    let mut options =
-        Told { config: &config, release, guards: &guards, work, goal: Goal::Activate }.options(settings, scratch)?;
+    let mut options = PushInputs { config: &config, release, guards: &guards, work, goal: Goal::Activate }
+        .options(settings, scratch)?;
     if release.order.is_none() {
         options.order = None;
     }
     if matches!(source, Source::Rollback { .. }) {
         options.partial = fleet::partial(&choices, &config, "rollback");
     }
-    let (keep, around) = (keep(&config), told.around.clone());
-    let others = others(&reach, &mirrors, &config, &around);
-    Ok((Job { source, fleet: mirrors, options, keep, frozen, others, config, around }, guards))
+    let (keep, around) = (keep(&config), inputs.around.clone());
+    let others = others(&factory, &mirrors, &config, &around);
+    Ok((PreparedPush { source, fleet: mirrors, options, keep, frozen, others, config, around }, guards))
 }
 
 pub(crate) fn execute(
     command: &'static str,
-    job: &Job,
+    job: &PreparedPush,
     output: &OutputArgs,
     guards: &GuardArgs,
 ) -> Result<Exit, Failure> {
@@ -194,7 +194,7 @@ pub(crate) fn execute(
     };
     let site = job.options.site.clone();
     let cache = scratch.directory.as_deref().ok();
-    let mut after = After::begin(&job.config, &job.around, site, cache, &progress);
+    let mut after = Notifications::begin(&job.config, &job.around, site, cache, &progress);
     let pushed = push::push(&job.source, &job.fleet, &job.options, &progress);
     let mut report = match pushed {
         Ok(mut report) => {
@@ -223,16 +223,24 @@ pub(crate) fn execute(
     after.tell(Some(&report), exit.code(), None, [&job.fleet, &job.others], &progress);
     progress.end_block();
     if !output.json && !output.quiet {
-        print(&(describe(&report, command) + &after.told().iter().map(Heard::line).collect::<String>()))?;
+        print(
+            &(describe(&report, command) + &after.results().iter().map(NotificationResult::line).collect::<String>()),
+        )?;
     }
     // What follows only tidies up, and learns how the mirrors' own commands went: people do not wait for that.
-    push::settle(&mut report, &job.fleet, job.keep, &progress);
+    push::clean_up(&mut report, &job.fleet, job.keep, &progress);
     // What was to follow was cut short.
     let exit = if progress.is_cancelled() { Exit::Interrupted } else { exit };
     expiry::warn(&report, &progress);
-    let told = after.end(Some(&report), exit.code(), &progress);
+    let inputs = after.end(Some(&report), exit.code(), &progress);
     if output.json {
-        print_json(&Answer { headwater: command, version: 1, exit_code: exit.code(), report: &report, told: &told })?;
+        print_json(&PushOutput {
+            headwater: command,
+            version: 1,
+            exit_code: exit.code(),
+            report: &report,
+            inputs: &inputs,
+        })?;
     }
     progress.finish();
     next_steps::explain(&report, exit, command)?;
@@ -254,15 +262,15 @@ fn not_now(command: &'static str, progress: &Progress, output: &OutputArgs) -> R
 }
 
 #[derive(Serialize)]
-struct Answer<'a> {
+struct PushOutput<'a> {
     headwater: &'static str,
     version: u32,
     exit_code: u8,
     #[serde(flatten)]
     report: &'a Report,
     /// Who else was told, and whether they took it.
-    #[serde(skip_serializing_if = "<[Heard]>::is_empty")]
-    told: &'a [Heard],
+    #[serde(skip_serializing_if = "<[NotificationResult]>::is_empty")]
+    inputs: &'a [NotificationResult],
 }
 
 /// The exit code of a report.
@@ -270,42 +278,42 @@ pub(crate) fn exit_of(report: &Report, is_interrupted: bool, is_superseded_ok: b
     let tried = || report.mirrors.iter().map(|mirror| &mirror.outcome).filter(|outcome| **outcome != Outcome::Frozen);
     let is_staged = report.goal == Goal::Stage && report.unmet.is_none();
     let known = |one: &Outcome| match one {
-        Outcome::Staged if is_staged => Some(failure::Outcome::AlreadyCurrent),
+        Outcome::Staged if is_staged => Some(failure::MirrorOutcome::AlreadyCurrent),
         other => outcome(other),
     };
-    let outcomes: Vec<failure::Outcome> = tried().filter_map(known).collect();
+    let outcomes: Vec<failure::MirrorOutcome> = tried().filter_map(known).collect();
     let is_done = tried().all(|outcome| outcome.is_current() || is_staged && *outcome == Outcome::Staged);
     // What was not tried because others failed has no outcome of its own.
     let outcomes = if report.unmet.is_some() && !outcomes.is_empty() {
         outcomes
     } else {
-        tried().map(|one| known(one).unwrap_or(failure::Outcome::Failed)).collect()
+        tried().map(|one| known(one).unwrap_or(failure::MirrorOutcome::Failed)).collect()
     };
-    Exit::of(&Facts {
+    Exit::of(&ExitInputs {
         is_interrupted: is_interrupted && !is_done,
         is_superseded_ok,
         outcomes: &outcomes,
-        ..Facts::default()
+        ..ExitInputs::default()
     })
 }
 
-fn outcome(outcome: &Outcome) -> Option<failure::Outcome> {
+fn outcome(outcome: &Outcome) -> Option<failure::MirrorOutcome> {
     Some(match outcome {
-        Outcome::Activated => failure::Outcome::Activated,
-        Outcome::Current | Outcome::Apart => failure::Outcome::AlreadyCurrent,
-        Outcome::Superseded | Outcome::Newer { .. } => failure::Outcome::Superseded,
+        Outcome::Activated => failure::MirrorOutcome::Activated,
+        Outcome::Current | Outcome::Apart => failure::MirrorOutcome::AlreadyCurrent,
+        Outcome::Superseded | Outcome::Newer { .. } => failure::MirrorOutcome::Superseded,
         Outcome::Staged | Outcome::Skipped | Outcome::Frozen => return None,
         Outcome::Failed { failure, .. } => outcome_of_failure(*failure),
-        Outcome::Reverted | Outcome::Displaced { .. } => failure::Outcome::Failed,
+        Outcome::Reverted | Outcome::Displaced { .. } => failure::MirrorOutcome::Failed,
     })
 }
 
 /// What a failure of a mirror counts as.
-pub(crate) fn outcome_of_failure(failure: FailureKind) -> failure::Outcome {
+pub(crate) fn outcome_of_failure(failure: FailureKind) -> failure::MirrorOutcome {
     match failure {
-        denial if denial.is_denial() => failure::Outcome::Denied,
-        FailureKind::Locked => failure::Outcome::Locked,
-        _ => failure::Outcome::Failed,
+        denial if denial.is_denial() => failure::MirrorOutcome::Denied,
+        FailureKind::Locked => failure::MirrorOutcome::Locked,
+        _ => failure::MirrorOutcome::Failed,
     }
 }
 
@@ -344,7 +352,12 @@ fn describe(report: &Report, command: &str) -> String {
         ("outcome", Align::Left),
     ]);
     for mirror in &report.mirrors {
-        table.row([mirror.mirror.clone(), releases(mirror), bytes(mirror.traffic.sent_bytes), words(&mirror.outcome)]);
+        table.row([
+            mirror.mirror.clone(),
+            releases(mirror),
+            bytes(mirror.traffic.sent_bytes),
+            outcome_text(&mirror.outcome),
+        ]);
     }
     text.push_str(&table.render());
     text.push_str(&saving(report));
@@ -353,14 +366,14 @@ fn describe(report: &Report, command: &str) -> String {
 }
 
 /// How many paths changed in which way, and how many did not.
-pub(crate) fn summary(sums: &Sums) -> String {
+pub(crate) fn summary(sums: &ChangeCounts) -> String {
     let same = (sums.same > 0).then(|| format!("{} same", count(sums.same)));
     let parts: Vec<String> = changes(sums).into_iter().chain(same).collect();
     if parts.is_empty() { "empty".to_owned() } else { parts.join(", ") }
 }
 
 /// How many paths changed in which way, a part for each.
-pub(crate) fn changes(sums: &Sums) -> Vec<String> {
+pub(crate) fn changes(sums: &ChangeCounts) -> Vec<String> {
     let parts = [
         (sums.added, "added"),
         (sums.changed, "changed"),
@@ -372,7 +385,7 @@ pub(crate) fn changes(sums: &Sums) -> Vec<String> {
 }
 
 /// Until when the paths that went are still served: a line, or nothing where none is.
-pub(crate) fn retirement(sums: &Sums) -> String {
+pub(crate) fn retirement(sums: &ChangeCounts) -> String {
     let (Some(first), Some(last)) = (sums.first_until, sums.last_until) else { return String::new() };
     let until = if first == last { moment(first) } else { format!("{} to {}", moment(first), moment(last)) };
     format!("{} retired, served until {until} (--expunge PATH ends that now)\n", count(sums.still_served))
@@ -446,7 +459,7 @@ pub(crate) fn kind(failure: FailureKind) -> String {
     failure.name().replace('_', " ")
 }
 
-pub(crate) fn words(outcome: &Outcome) -> String {
+pub(crate) fn outcome_text(outcome: &Outcome) -> String {
     match outcome {
         Outcome::Activated => "switched".into(),
         Outcome::Current => "was current".into(),

@@ -1,31 +1,31 @@
 //! `headwater releases`: what mirrors keep.
 
+use headwater::fleet_status::{self, Usage};
 use headwater::mirror::Link;
-use headwater::push::{Member, error_chain};
+use headwater::push::{PolledMirror, error_chain};
 use headwater::release::Release;
-use headwater::watch::{self, Usage};
 use serde::Serialize;
 
 use super::args::{OutputArgs, ReleasesArgs};
 use super::failure::{Exit, Failure};
 use super::output::{Align, Table, bytes, count, moment, print, print_json};
 use super::progress::Progress;
-use super::remote::{Reach, check_there};
-use super::{load_config, places};
+use super::remote::{MirrorFactory, check_there};
+use super::{load_config, operands};
 
 #[derive(Serialize)]
-struct Answer<'a> {
+struct ReleasesOutput<'a> {
     headwater: &'static str,
     version: u32,
-    mirrors: &'a [Kept<'a>],
+    mirrors: &'a [KeptRelease<'a>],
 }
 
-fn members(args: &ReleasesArgs) -> Result<Vec<Member>, Failure> {
+fn members(args: &ReleasesArgs) -> Result<Vec<PolledMirror>, Failure> {
     let config = load_config(&args.config)?;
-    let choices = places::of_mirrors(&args.mirrors.mirrors, &config)?;
+    let choices = operands::of_mirrors(&args.mirrors.mirrors, &config)?;
     check_there(&choices, &config)?;
-    let reach = Reach::new(&args.remote, None, &config);
-    let fleet = reach.fleet(&choices, args.remote.site.as_ref())?;
+    let factory = MirrorFactory::new(&args.remote, None, &config);
+    let fleet = factory.fleet(&choices, args.remote.site.as_ref())?;
     let progress = Progress::of_answer(&OutputArgs { quiet: true, ..args.output.clone() })?;
     let members = fleet.states(&progress);
     progress.finish();
@@ -33,7 +33,7 @@ fn members(args: &ReleasesArgs) -> Result<Vec<Member>, Failure> {
 }
 
 #[derive(Serialize)]
-struct Kept<'a> {
+struct KeptRelease<'a> {
     mirror: &'a str,
     location: &'a str,
     current: Option<u64>,
@@ -50,9 +50,9 @@ struct Kept<'a> {
 /// Runs `headwater releases`.
 pub(crate) fn run(args: &ReleasesArgs) -> Result<Exit, Failure> {
     let members = members(args)?;
-    let kept: Vec<Kept<'_>> = members.iter().map(|member| kept(member, args.disk)).collect();
+    let kept: Vec<KeptRelease<'_>> = members.iter().map(|member| kept(member, args.disk)).collect();
     if args.output.json {
-        print_json(&Answer { headwater: "releases", version: 1, mirrors: &kept })?;
+        print_json(&ReleasesOutput { headwater: "releases", version: 1, mirrors: &kept })?;
     } else {
         let text: String = kept.iter().map(describe_kept).collect();
         print(&text)?;
@@ -60,17 +60,17 @@ pub(crate) fn run(args: &ReleasesArgs) -> Result<Exit, Failure> {
     Ok(if kept.iter().any(|kept| kept.error.is_some()) { Exit::Failed } else { Exit::Success })
 }
 
-fn kept(member: &Member, has_asked: bool) -> Kept<'_> {
+fn kept(member: &PolledMirror, has_asked: bool) -> KeptRelease<'_> {
     let state = member.state();
     let is_measured = has_asked || member.mirror.link() == Link::Local;
-    let measured = state.filter(|_| is_measured).map(|state| watch::usage(&*member.mirror, state));
+    let measured = state.filter(|_| is_measured).map(|state| fleet_status::usage(&*member.mirror, state));
     // A manifest that cannot be read is verify's to report; without --disk it was not asked for.
     let (usage, fault) = match measured {
         Some(Err(error)) => (None, Some(error).filter(|_| has_asked)),
         Some(Ok(usage)) => (Some(usage), None),
         None => (None, None),
     };
-    Kept {
+    KeptRelease {
         mirror: member.mirror.name(),
         location: member.mirror.location(),
         current: state.and_then(|state| state.current).map(|current| current.sequence()),
@@ -81,7 +81,7 @@ fn kept(member: &Member, has_asked: bool) -> Kept<'_> {
     }
 }
 
-fn describe_kept(kept: &Kept<'_>) -> String {
+fn describe_kept(kept: &KeptRelease<'_>) -> String {
     let heading = super::output::escape(kept.mirror).into_owned();
     if let Some(error) = &kept.error {
         return format!("{heading}: {}\n", super::output::escape(error));

@@ -15,8 +15,8 @@ use headwater::command::TOKEN_VARIABLE;
 use headwater::config::{Config, MirrorAccess, RunDefaults, TokenSource};
 use headwater::fsx;
 use headwater::mirror::{
-    Access, AccessError, ClientIdentity, DirectoryMirror, Exchange, HttpMirror, Limiter, Location, LocationError,
-    Mirror, Pace, ProxyChoice, SshSettings, Token, Turns,
+    BearerToken, ClientIdentity, Credentials, CredentialsError, DirectoryMirror, Exchange, HttpMirror, Limiter,
+    Location, LocationError, Mirror, ProxyChoice, Semaphore, SshSettings, TransferLimits,
 };
 use headwater::push::Fleet;
 use headwater::tree_path::Site;
@@ -24,7 +24,7 @@ use headwater::tree_path::Site;
 use super::args::{RemoteArgs, WorkArgs};
 use super::context;
 use super::failure::{Exit, Failure, eprint_raw};
-use super::places::MirrorChoice;
+use super::operands::MirrorChoice;
 use super::process;
 use super::signals;
 use super::verbosity;
@@ -41,12 +41,12 @@ const MAX_TOKEN_BYTES: u64 = 8 * 1024;
 const MAX_PEM_BYTES: u64 = 1024 * 1024;
 
 /// How the mirrors of one run are reached.
-pub(crate) struct Reach {
+pub(crate) struct MirrorFactory {
     began: Instant,
     jobs: NonZeroUsize,
-    pace: Pace,
+    pace: TransferLimits,
     /// Which directories may be filled now.
-    directories: Option<Arc<Turns>>,
+    directories: Option<Arc<Semaphore>>,
     flags: RemoteArgs,
     /// What the file says, which a flag outranks.
     run: RunDefaults,
@@ -55,16 +55,16 @@ pub(crate) struct Reach {
     environment: fn(&str) -> Option<String>,
 }
 
-impl Reach {
+impl MirrorFactory {
     /// For commands that send no content, or only what repairs; `wait` is their flag, if they have one.
     pub(crate) fn new(remote: &RemoteArgs, wait: Option<Duration>, config: &Config) -> Self {
         let run = config.run.clone();
-        let pace = Pace {
+        let pace = TransferLimits {
             wait: wait.or(run.wait).unwrap_or(context::DEFAULT_WAIT),
             limit: limiter(run.bwlimit),
             cancel: signals::token(),
             trace: verbosity::is_verbose().then_some(show_exchange as fn(&Exchange<'_>)),
-            ..Pace::default()
+            ..TransferLimits::default()
         };
         Self {
             began: Instant::now(),
@@ -80,16 +80,16 @@ impl Reach {
 
     /// For commands that send content.
     pub(crate) fn for_content(work: &WorkArgs, config: &Config) -> Self {
-        let mut reach = Self::new(&work.remote, work.wait.wait, config);
-        reach.jobs = context::jobs(work.jobs, config);
+        let mut factory = Self::new(&work.remote, work.wait.wait, config);
+        factory.jobs = context::jobs(work.jobs, config);
         if work.traffic.bwlimit.is_some() {
-            reach.pace.limit = limiter(work.traffic.bwlimit);
+            factory.pace.limit = limiter(work.traffic.bwlimit);
         }
         let at_once = work.traffic.max_parallel.or(config.run.max_parallel).unwrap_or(DEFAULT_MAX_PARALLEL).get();
-        let turns = Arc::new(Turns::new(at_once));
-        reach.directories = Some(directories(&turns, at_once));
-        reach.pace.turns = Some(turns);
-        reach
+        let semaphore = Arc::new(Semaphore::new(at_once));
+        factory.directories = Some(directories(&semaphore, at_once));
+        factory.pace.semaphore = Some(semaphore);
+        factory
     }
 
     /// Opens nothing yet: the mirrors of these choices.
@@ -158,14 +158,14 @@ impl Reach {
         }
     }
 
-    fn access(&self, told: &MirrorAccess) -> Result<Access, Unusable> {
-        let mut access = Access::new(self.token(told)?, self.proxy(told)?);
-        let own = told.ca.as_ref().map(|ca| ("`ca`", ca));
+    fn access(&self, inputs: &MirrorAccess) -> Result<Credentials, Unusable> {
+        let mut access = Credentials::new(self.token(inputs)?, self.proxy(inputs)?);
+        let own = inputs.ca.as_ref().map(|ca| ("`ca`", ca));
         if let Some((key, ca)) = own.or_else(|| self.flags.ca.as_ref().map(|ca| ("--ca", ca))) {
             let what = || format!("{key} {}", ca.display());
             access.trust_only(read(ca, what)?.as_bytes()).map_err(|error| Unusable::new(what(), &error))?;
         }
-        if let Some((chain, key)) = &told.client {
+        if let Some((chain, key)) = &inputs.client {
             let what = || format!("`client_cert` {} with `client_key` {}", chain.display(), key.display());
             let identity = ClientIdentity::new(read(chain, what)?.as_bytes(), read(key, what)?.as_bytes());
             access.identity = Some(identity.map_err(|error| Unusable::new(what(), &error))?);
@@ -173,8 +173,8 @@ impl Reach {
         Ok(access)
     }
 
-    fn token(&self, told: &MirrorAccess) -> Result<Option<Token>, Unusable> {
-        let (text, what) = match (&told.token, &self.flags.token_file) {
+    fn token(&self, inputs: &MirrorAccess) -> Result<Option<BearerToken>, Unusable> {
+        let (text, what) = match (&inputs.token, &self.flags.token_file) {
             (None, Some(path)) => token_of_file(path, format!("--token-file {}", path.display()))?,
             (None, None) => match self.first(&[TOKEN_VARIABLE]) {
                 Some((name, text)) => (text, format!("the token in {name}")),
@@ -188,11 +188,11 @@ impl Reach {
             (Some(TokenSource::File(path)), _) => token_of_file(path, format!("`token_file` {}", path.display()))?,
         };
         verbosity::detail(|| format!("token: from {what}"));
-        Token::new(&text).map(Some).map_err(|error| Unusable::new(what, &error))
+        BearerToken::new(&text).map(Some).map_err(|error| Unusable::new(what, &error))
     }
 
-    fn proxy(&self, told: &MirrorAccess) -> Result<Option<ProxyChoice>, Unusable> {
-        let (url, what) = match &told.proxy {
+    fn proxy(&self, inputs: &MirrorAccess) -> Result<Option<ProxyChoice>, Unusable> {
+        let (url, what) = match &inputs.proxy {
             Some(url) => (url.clone(), "`proxy`".to_owned()),
             None => match self.first(&PROXY_VARIABLES) {
                 Some((name, url)) => (url, format!("the proxy in {name}")),
@@ -200,7 +200,7 @@ impl Reach {
             },
         };
         // What the file says of this mirror is meant for it.
-        let except = self.first(&NO_PROXY_VARIABLES).filter(|_| told.proxy.is_none());
+        let except = self.first(&NO_PROXY_VARIABLES).filter(|_| inputs.proxy.is_none());
         verbosity::detail(|| format!("proxy: from {what}"));
         let choice = ProxyChoice::new(&url, except.as_ref().map(|(_, hosts)| hosts.as_str()));
         choice.map(Some).map_err(|error| Unusable::new(what, &error))
@@ -218,9 +218,9 @@ fn limiter(rate: Option<NonZeroU64>) -> Option<Arc<Limiter>> {
 }
 
 /// The turns of directories: those of all mirrors, or fewer where the system allows few open files.
-fn directories(turns: &Arc<Turns>, at_once: usize) -> Arc<Turns> {
+fn directories(semaphore: &Arc<Semaphore>, at_once: usize) -> Arc<Semaphore> {
     let most = process::directories_at_once();
-    if most < at_once { Arc::new(Turns::new(most)) } else { Arc::clone(turns) }
+    if most < at_once { Arc::new(Semaphore::new(most)) } else { Arc::clone(semaphore) }
 }
 
 /// Refuses directories that were named on the command line and are not there: a look makes none.
@@ -242,7 +242,7 @@ struct Unusable {
 }
 
 impl Unusable {
-    fn new(what: String, error: &AccessError) -> Self {
+    fn new(what: String, error: &CredentialsError) -> Self {
         Self { what, why: error.to_string() }
     }
 
@@ -320,9 +320,9 @@ mod tests {
     use super::super::args::WaitArgs;
     use super::*;
 
-    fn reach(environment: fn(&str) -> Option<String>) -> Reach {
-        let reach = Reach::new(&RemoteArgs::default(), None, &Config::default());
-        Reach { environment, ..reach }
+    fn factory(environment: fn(&str) -> Option<String>) -> MirrorFactory {
+        let factory = MirrorFactory::new(&RemoteArgs::default(), None, &Config::default());
+        MirrorFactory { environment, ..factory }
     }
 
     fn canary(name: &str) -> Option<String> {
@@ -331,14 +331,14 @@ mod tests {
 
     #[test]
     fn a_token_comes_from_the_variable_that_is_named() {
-        let token = |told: &MirrorAccess, environment| reach(environment).token(told).map_err(|error| error.why);
+        let token = |inputs: &MirrorAccess, environment| factory(environment).token(inputs).map_err(|error| error.why);
         let named = |name: &str| MirrorAccess {
             token: Some(TokenSource::Variable(name.to_owned())),
             ..MirrorAccess::default()
         };
         assert_eq!(token(&MirrorAccess::default(), |_| None), Ok(None));
-        assert_eq!(token(&MirrorAccess::default(), canary), Ok(Some(Token::new("hw_canary").unwrap())));
-        assert_eq!(token(&named("MINE"), canary), Ok(Some(Token::new("hw_canary").unwrap())));
+        assert_eq!(token(&MirrorAccess::default(), canary), Ok(Some(BearerToken::new("hw_canary").unwrap())));
+        assert_eq!(token(&named("MINE"), canary), Ok(Some(BearerToken::new("hw_canary").unwrap())));
         assert!(token(&named("OTHER"), canary).unwrap_err().contains("not set"));
     }
 
@@ -348,16 +348,16 @@ mod tests {
         let path = dir.path().join("token");
         std::fs::write(&path, "hw_flag\n").unwrap();
         let remote = RemoteArgs { ca: Some("/no/flag.pem".into()), token_file: Some(path), ..RemoteArgs::default() };
-        let reach = Reach { environment: canary, ..Reach::new(&remote, None, &Config::default()) };
-        let token = |told: &MirrorAccess| reach.token(told).map_err(|error| error.why);
-        assert_eq!(token(&MirrorAccess::default()), Ok(Some(Token::new("hw_flag").unwrap())));
+        let factory = MirrorFactory { environment: canary, ..MirrorFactory::new(&remote, None, &Config::default()) };
+        let token = |inputs: &MirrorAccess| factory.token(inputs).map_err(|error| error.why);
+        assert_eq!(token(&MirrorAccess::default()), Ok(Some(BearerToken::new("hw_flag").unwrap())));
         let own = MirrorAccess {
             token: Some(TokenSource::Variable("MINE".to_owned())),
             ca: Some("/no/own.pem".into()),
             ..MirrorAccess::default()
         };
-        assert_eq!(token(&own), Ok(Some(Token::new("hw_canary").unwrap())));
-        let unusable = |told: &MirrorAccess| reach.access(told).unwrap_err().what;
+        assert_eq!(token(&own), Ok(Some(BearerToken::new("hw_canary").unwrap())));
+        let unusable = |inputs: &MirrorAccess| factory.access(inputs).unwrap_err().what;
         assert_eq!(unusable(&MirrorAccess::default()), "--ca /no/flag.pem");
         assert_eq!(unusable(&own), "`ca` /no/own.pem");
     }
@@ -373,10 +373,10 @@ mod tests {
                     [[mirror]]\nname = 'b'\nurl = 'ssh://b/x'\n";
         let config = parse(text);
         let settings = |flags: &RemoteArgs, name: &str| {
-            let reach = Reach::new(flags, None, &config);
+            let factory = MirrorFactory::new(flags, None, &config);
             let access = &config.mirror(name).unwrap().access;
-            let SshSettings { command, receiver, .. } = reach.ssh(access);
-            let deadline = reach.deadline(access).unwrap().as_secs();
+            let SshSettings { command, receiver, .. } = factory.ssh(access);
+            let deadline = factory.deadline(access).unwrap().as_secs();
             (command.program().to_owned(), receiver.as_str().to_owned(), deadline)
         };
         let commands = |text: &str, deadline: u64| (text.to_owned(), text.to_owned(), deadline);
@@ -391,7 +391,7 @@ mod tests {
         assert_eq!(settings(&flags(90), "a"), commands("flag", 90));
         assert_eq!(settings(&flags(90), "b"), commands("flag", 90));
         assert_eq!(settings(&flags(180), "a"), commands("flag", 120), "its own limit still holds");
-        let bare = Reach::new(&RemoteArgs::default(), None, &Config::default());
+        let bare = MirrorFactory::new(&RemoteArgs::default(), None, &Config::default());
         assert_eq!((bare.ssh(&MirrorAccess::default()), bare.deadline(&MirrorAccess::default())), Default::default());
     }
 
@@ -399,8 +399,8 @@ mod tests {
     fn threads_and_the_wait_come_from_the_flag_else_the_file() {
         let config = parse("jobs = 3\nwait = '5m'\n");
         let settings = |work: &WorkArgs, config: &Config| {
-            let reach = Reach::for_content(work, config);
-            (reach.jobs.get(), reach.pace.wait.as_secs())
+            let factory = MirrorFactory::for_content(work, config);
+            (factory.jobs.get(), factory.pace.wait.as_secs())
         };
         assert_eq!(settings(&WorkArgs::default(), &config), (3, 300));
         let flags = WorkArgs {
@@ -414,21 +414,21 @@ mod tests {
 
     #[test]
     fn many_mirrors_share_the_threads() {
-        let reach = Reach { jobs: NonZeroUsize::new(2).unwrap(), ..reach(|_| None) };
-        assert_eq!([0, 1, 4, 5, 100].map(|mirrors| reach.jobs_of_each(mirrors).get()), [2, 2, 2, 1, 1]);
+        let factory = MirrorFactory { jobs: NonZeroUsize::new(2).unwrap(), ..factory(|_| None) };
+        assert_eq!([0, 1, 4, 5, 100].map(|mirrors| factory.jobs_of_each(mirrors).get()), [2, 2, 2, 1, 1]);
     }
 
     #[test]
     fn what_cannot_be_used_is_named_without_its_content() {
         let bad = |name: &str| (name == TOKEN_VARIABLE).then(|| "canary canary".to_owned());
-        let failure = reach(bad).access(&MirrorAccess::default()).unwrap_err().of("eu");
+        let failure = factory(bad).access(&MirrorAccess::default()).unwrap_err().of("eu");
         let text = failure.render();
         assert!(text.contains(TOKEN_VARIABLE) && text.contains("eu") && !text.contains("canary"), "{text}");
         let proxy = |name: &str| (name == "ALL_PROXY").then(|| "socks5://u:canary@h:1".to_owned());
-        let text = reach(proxy).access(&MirrorAccess::default()).unwrap_err().of("eu").render();
+        let text = factory(proxy).access(&MirrorAccess::default()).unwrap_err().of("eu").render();
         assert!(text.contains("ALL_PROXY") && !text.contains("canary"), "{text}");
-        let told = MirrorAccess { ca: Some("/no/such.pem".into()), ..MirrorAccess::default() };
-        let text = reach(|_| None).access(&told).unwrap_err().of("eu").render();
+        let inputs = MirrorAccess { ca: Some("/no/such.pem".into()), ..MirrorAccess::default() };
+        let text = factory(|_| None).access(&inputs).unwrap_err().of("eu").render();
         assert!(text.contains("/no/such.pem"), "{text}");
     }
 }

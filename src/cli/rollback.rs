@@ -10,7 +10,7 @@ use headwater::release::Release;
 use super::args::{RollbackArgs, WorkArgs};
 use super::failure::{Exit, Failure, eprint_raw};
 use super::output::{counted, escape, moment};
-use super::push::{Job, TreeLess, execute, kind, without_tree};
+use super::push::{PreparedPush, TreelessInputs, execute, kind, without_tree};
 use super::{hints, load_config, person, terminal};
 
 /// Runs `headwater rollback`.
@@ -20,7 +20,7 @@ pub(crate) fn run(args: &RollbackArgs) -> Result<Exit, Failure> {
     args.dry_run.refuse("rollback", instead)?;
     // In an emergency a mirror that cannot be reached must not hold up the others.
     let work = WorkArgs { require: Some(args.work.require.unwrap_or(Require::Any)), ..args.work.clone() };
-    let told = TreeLess {
+    let inputs = TreelessInputs {
         mirrors: &args.mirrors,
         release: &args.release,
         work: &work,
@@ -28,7 +28,7 @@ pub(crate) fn run(args: &RollbackArgs) -> Result<Exit, Failure> {
         config: load_config(&args.config)?,
     };
     let source = |to: Option<u64>| Source::Rollback { to, by: DecidedBy::Person(person::name()) };
-    let (mut job, guards) = without_tree(told, source(args.to))?;
+    let (mut job, guards) = without_tree(inputs, source(args.to))?;
     if args.mirrors.is_empty() && args.config.only.is_empty() {
         // The release that was agreed on, whatever is current once the rollback begins.
         job.source = source(confirm(args, &mut job)?.or(args.to));
@@ -39,7 +39,7 @@ pub(crate) fn run(args: &RollbackArgs) -> Result<Exit, Failure> {
 /// Shows where a rollback of all configured mirrors would go, and asks on a terminal. Returns the sequence of the
 /// release; `None` if no mirror can be asked, which the rollback itself reports. It does not ask a mirror again that
 /// could not be asked.
-fn confirm(args: &RollbackArgs, job: &mut Job) -> Result<Option<u64>, Failure> {
+fn confirm(args: &RollbackArgs, job: &mut PreparedPush) -> Result<Option<u64>, Failure> {
     let plan = push::plan_rollback(&job.fleet, args.to, &job.options, &Overdue).map_err(hints::of_push)?;
     job.fleet = plan.fleet.clone();
     let Some(to) = &plan.to else { return Ok(None) };

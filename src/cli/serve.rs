@@ -7,8 +7,9 @@ use std::sync::Arc;
 use clap::{Args, ValueHint};
 use headwater::config::{ConfigError, serve as config};
 use headwater::push::error_chain;
-use headwater::serve::{
-    self, Access, Front, GroupError, Handle, Log, Record, ServeError, Server, Settings, SiteSettings, TokenRecord,
+use headwater::receiver::{
+    self, AuthPolicy, Exposure, GroupError, Handle, Log, LogRecord, ReceiverSettings, ServeError, Server, SiteSettings,
+    TokenRecord,
 };
 use headwater::tree_path::Site;
 use jiff::Timestamp;
@@ -67,18 +68,18 @@ struct StderrLog {
 }
 
 #[derive(Serialize)]
-struct Line<'a> {
+struct LogLine<'a> {
     time: String,
     #[serde(flatten)]
-    record: &'a Record,
+    record: &'a LogRecord,
 }
 
 impl Log for StderrLog {
-    fn record(&self, record: &Record) {
-        if self.is_quiet && matches!(record, Record::Answered { status: ..400, .. }) {
+    fn record(&self, record: &LogRecord) {
+        if self.is_quiet && matches!(record, LogRecord::Answered { status: ..400, .. }) {
             return;
         }
-        let line = Line { time: format!("{:.3}", Timestamp::now()), record };
+        let line = LogLine { time: format!("{:.3}", Timestamp::now()), record };
         // When stderr is gone there is nobody left to tell.
         json_line(&line).ok().and_then(|line| eprint_raw(&line).ok());
     }
@@ -87,7 +88,7 @@ impl Log for StderrLog {
 /// The log on stderr, which has also what panics: nothing else is to write there.
 fn stderr_log(is_quiet: bool) -> Arc<dyn Log> {
     let log: Arc<dyn Log> = Arc::new(StderrLog { is_quiet });
-    serve::log_panics(Arc::clone(&log));
+    receiver::log_panics(Arc::clone(&log));
     log
 }
 
@@ -125,7 +126,7 @@ fn failure(error: ServeError) -> Failure {
     }
 }
 
-fn load(path: &Path) -> Result<Settings, Failure> {
+fn load(path: &Path) -> Result<ReceiverSettings, Failure> {
     config::load(path).map_err(super::config_failure)
 }
 
@@ -139,11 +140,11 @@ pub(crate) fn serve(args: &ServeArgs, is_quiet: bool) -> Result<Exit, Failure> {
         settings.listen = listen;
     }
     if args.behind_proxy {
-        settings.front = Front::Proxy;
+        settings.front = Exposure::Proxy;
     }
     show_sites(&settings);
     let server = Server::bind(&settings, stderr_log(is_quiet)).map_err(failure)?;
-    if matches!(&settings.access, Access::Tokens(tokens) if tokens.is_empty()) {
+    if matches!(&settings.access, AuthPolicy::Tokens(tokens) if tokens.is_empty()) {
         return Err(no_token(
             "`headwater token new` makes a [[token]] table, for serve.toml or the file of --token-file",
         ));
@@ -162,7 +163,7 @@ pub(crate) fn serve(args: &ServeArgs, is_quiet: bool) -> Result<Exit, Failure> {
 }
 
 /// With `--verbose`, what is served, a JSON object a line like the log.
-fn show_sites(settings: &Settings) {
+fn show_sites(settings: &ReceiverSettings) {
     for site in settings.sites.iter().filter(|_| verbosity::is_verbose()) {
         let (time, name) = (format!("{:.3}", Timestamp::now()), site.name.as_ref().map(Site::as_str));
         let line = serde_json::json!({
@@ -177,10 +178,10 @@ fn no_token(hint: &str) -> Failure {
     Failure::new(Exit::Usage, "nobody could push: no token is known").with_hint(hint)
 }
 
-fn one_site(args: &ServeArgs, dir: PathBuf) -> Result<Settings, Failure> {
+fn one_site(args: &ServeArgs, dir: PathBuf) -> Result<ReceiverSettings, Failure> {
     let access = match &args.token_file {
-        Some(path) => Access::Tokens(config::load_tokens(path).map_err(super::token_file_failure)?),
-        None if args.no_auth => Access::Open,
+        Some(path) => AuthPolicy::Tokens(config::load_tokens(path).map_err(super::token_file_failure)?),
+        None if args.no_auth => AuthPolicy::Open,
         None => {
             let hint =
                 "--token-file FILE names who may; `headwater token new` makes a token; --no-auth is for 127.0.0.1";
@@ -188,14 +189,14 @@ fn one_site(args: &ServeArgs, dir: PathBuf) -> Result<Settings, Failure> {
         }
     };
     let listen = config::DEFAULT_LISTEN.parse().map_err(|error| Failure::new(Exit::Failed, error))?;
-    Ok(Settings::new(listen, vec![SiteSettings::new(dir, args.site.clone())], access))
+    Ok(ReceiverSettings::new(listen, vec![SiteSettings::new(dir, args.site.clone())], access))
 }
 
 /// The tokens as their file has them now; nothing where no file has any.
 fn read_tokens(files: &(Option<PathBuf>, Option<PathBuf>)) -> Option<Result<Vec<TokenRecord>, ConfigError>> {
-    let of_access = |settings: Settings| match settings.access {
-        Access::Tokens(tokens) => tokens,
-        Access::Open => Vec::new(),
+    let of_access = |settings: ReceiverSettings| match settings.access {
+        AuthPolicy::Tokens(tokens) => tokens,
+        AuthPolicy::Open => Vec::new(),
     };
     match files {
         (Some(config), _) => Some(config::load(config).map(of_access)),
@@ -224,14 +225,14 @@ pub(crate) fn receive(args: &ReceiveArgs) -> Result<Exit, Failure> {
         (None, dir) => {
             let listen = config::DEFAULT_LISTEN.parse().map_err(|error| Failure::new(Exit::Failed, error))?;
             let site = SiteSettings::new(dir.clone().unwrap_or_default(), args.site.clone());
-            Settings::new(listen, vec![site], Access::Open)
+            ReceiverSettings::new(listen, vec![site], AuthPolicy::Open)
         }
     };
-    settings.access = Access::Open;
+    settings.access = AuthPolicy::Open;
     let log: Arc<dyn Log> = match verbosity::is_verbose() {
         true => stderr_log(false),
-        false => Arc::new(serve::NoLog),
+        false => Arc::new(receiver::NoLog),
     };
-    serve::receive(&settings, log).map_err(failure)?;
+    receiver::receive(&settings, log).map_err(failure)?;
     Ok(Exit::Success)
 }

@@ -9,7 +9,7 @@ use etcetera::BaseStrategy as _;
 use headwater::config::{Config, KeepRemoved};
 use headwater::tree_path::Site;
 
-use super::args::{Order, ReleaseArgs};
+use super::args::{ReleaseArgs, RunNumberArg};
 use super::ci;
 use super::failure::{Exit, Failure};
 
@@ -21,7 +21,7 @@ pub(crate) struct ReleaseSettings {
     /// The note, if there is one.
     pub(crate) note: Option<String>,
     /// The order, if there is one.
-    pub(crate) order: Option<Order>,
+    pub(crate) order: Option<RunNumberArg>,
     /// How long removed paths are served, first match first, before the built-in rules.
     pub(crate) keep_removed: Vec<KeepRemoved>,
 }
@@ -94,7 +94,7 @@ mod tests {
 
         let flags = ReleaseArgs {
             note: Some(String::new()),
-            order: Some(Order::new("s", 9).unwrap()),
+            order: Some(RunNumberArg::new("s", 9).unwrap()),
             keep_removed: Some(Duration::ZERO),
             expunge: Vec::new(),
         };

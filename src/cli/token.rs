@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use clap::{Args, Subcommand, ValueHint};
 use headwater::config::{parse_duration, serve as config};
-use headwater::serve::{Right, Token};
+use headwater::receiver::{Permission, Token};
 use headwater::tree_path::Site;
 
 use super::failure::{Exit, Failure, eprint_raw};
@@ -27,7 +27,7 @@ pub(crate) struct NewArgs {
     sites: Vec<Site>,
     /// What it permits: push (which includes read) or read
     #[arg(long, value_name = "push|read")]
-    allow: Right,
+    allow: Permission,
     /// It ends after this long, for example 90d [default: never]
     #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
     expires: Option<Duration>,

@@ -4,34 +4,34 @@ use std::collections::BTreeSet;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use headwater::config::{Config, MirrorConfig};
+use headwater::fleet_status::{self, MirrorStatus, Poll, StatusKind};
 use headwater::push::Fleet;
 use headwater::threads;
 use headwater::tree_path::Site;
-use headwater::watch::{self, Seen, Standing, State};
 use headwater::web::Web;
 
 use super::args::{ConfigArgs, OutputArgs, RemoteArgs};
 use super::failure::Failure;
-use super::places::MirrorChoice;
+use super::operands::MirrorChoice;
 use super::progress::Progress;
-use super::remote::{Reach, check_there};
-use super::{context, load_config, places};
+use super::remote::{MirrorFactory, check_there};
+use super::{context, load_config, operands};
 
 /// Longest time for one file through a public URL.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// What was seen at one look.
-pub(crate) struct Look {
+pub(crate) struct FleetLook {
     /// What the mirrors said, in their order.
-    pub(crate) seen: Vec<Seen>,
+    pub(crate) seen: Vec<Poll>,
     /// How they stand, worst first.
-    pub(crate) standings: Vec<Standing>,
+    pub(crate) mirror_statuses: Vec<MirrorStatus>,
     /// Seconds since 1970.
     pub(crate) now: u64,
 }
 
-fn reach(remote: &RemoteArgs, choices: &[MirrorChoice], config: &Config) -> Result<Fleet, Failure> {
-    Reach::new(remote, None, config).fleet(choices, remote.site.as_ref())
+fn factory(remote: &RemoteArgs, choices: &[MirrorChoice], config: &Config) -> Result<Fleet, Failure> {
+    MirrorFactory::new(remote, None, config).fleet(choices, remote.site.as_ref())
 }
 
 /// Whom to ask, and what is known of them without asking.
@@ -52,22 +52,22 @@ impl Watcher {
         output: &OutputArgs,
     ) -> Result<Self, Failure> {
         let config = load_config(config)?;
-        let choices = places::of_mirrors(mirrors, &config)?;
+        let choices = operands::of_mirrors(mirrors, &config)?;
         check_there(&choices, &config)?;
-        let fleet = reach(remote, &choices, &config)?;
+        let fleet = factory(remote, &choices, &config)?;
         let progress = Progress::of_answer(&OutputArgs { quiet: true, ..output.clone() })?;
         Ok(Self { config, fleet, progress, choices, remote: remote.clone() })
     }
 
     /// Has deadlines count from now on.
     pub(crate) fn begin_anew(&mut self) -> Result<(), Failure> {
-        self.fleet = reach(&self.remote, &self.choices, &self.config)?;
+        self.fleet = factory(&self.remote, &self.choices, &self.config)?;
         Ok(())
     }
 
     /// Asks all mirrors and judges how they stand.
-    pub(crate) fn look(&self) -> Look {
-        let mut seen = watch::survey(&self.fleet, &self.progress);
+    pub(crate) fn look(&self) -> FleetLook {
+        let mut seen = fleet_status::poll(&self.fleet, &self.progress);
         let stores = context::known_stores(None, &self.config);
         for one in &mut seen {
             let found = one.state.as_ref().ok().map(|state| state.store);
@@ -79,50 +79,51 @@ impl Watcher {
     }
 
     /// What the releases of every mirror that answered take on disk.
-    pub(crate) fn look_at_disk(&self, look: &mut Look) {
+    pub(crate) fn look_at_disk(&self, look: &mut FleetLook) {
         let (mirrors, seen) = (self.fleet.mirrors(), &look.seen);
-        let measure = |standing: &mut Standing| {
-            let is_it = |one: &Seen| one.location == standing.location && one.mirror == standing.mirror;
+        let measure = |mirror_status: &mut MirrorStatus| {
+            let is_it = |one: &Poll| one.location == mirror_status.location && one.mirror == mirror_status.mirror;
             let index = seen.iter().position(is_it)?;
             let state = seen[index].state.as_ref().ok()?;
-            match watch::usage(&*mirrors[index], state) {
-                Ok(usage) => standing.usage = Some(usage),
-                Err(error) => standing.error = Some(format!("its use of the disk is not known: {error}")),
+            match fleet_status::usage(&*mirrors[index], state) {
+                Ok(usage) => mirror_status.usage = Some(usage),
+                Err(error) => mirror_status.error = Some(format!("its use of the disk is not known: {error}")),
             }
             Some(())
         };
-        threads::each(&mut look.standings, measure);
+        threads::each(&mut look.mirror_statuses, measure);
     }
 
     /// What visitors get of every mirror that has a public URL and says what it serves.
-    pub(crate) fn look_at_public(&self, look: &mut Look) {
+    pub(crate) fn look_at_public(&self, look: &mut FleetLook) {
         let web = Web::new(PATIENCE);
         let (mirrors, seen) = (self.fleet.mirrors(), &look.seen);
-        let visit = |standing: &mut Standing| {
-            let index =
-                seen.iter().position(|one| one.location == standing.location && one.mirror == standing.mirror)?;
-            let url = self.config.mirror(&standing.mirror)?.public_url.as_ref()?.as_str();
+        let visit = |mirror_status: &mut MirrorStatus| {
+            let index = seen
+                .iter()
+                .position(|one| one.location == mirror_status.location && one.mirror == mirror_status.mirror)?;
+            let url = self.config.mirror(&mirror_status.mirror)?.public_url.as_ref()?.as_str();
             let release = seen[index].state.as_ref().ok()?.current_release()?;
-            standing.public = Some(watch::look(&web, url, &*mirrors[index], release));
+            mirror_status.public = Some(fleet_status::look(&web, url, &*mirrors[index], release));
             Some(())
         };
-        threads::each(&mut look.standings, visit);
+        threads::each(&mut look.mirror_statuses, visit);
     }
 }
 
 /// The judgement of what mirrors said just now.
-pub(crate) fn look(seen: Vec<Seen>, config: &Config) -> Look {
+pub(crate) fn look(seen: Vec<Poll>, config: &Config) -> FleetLook {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
     let is_frozen =
         |name: &str| config.all_mirrors().any(|mirror| mirror.name.as_str() == name && mirror.is_frozen(now));
-    let standings = watch::judge(&seen, is_frozen, now);
-    Look { seen, standings, now }
+    let mirror_statuses = fleet_status::evaluate(&seen, is_frozen, now);
+    FleetLook { seen, mirror_statuses, now }
 }
 
-impl Look {
+impl FleetLook {
     /// The sites of the mirrors, each once.
     pub(crate) fn sites(&self) -> BTreeSet<&Site> {
-        self.standings.iter().filter_map(|standing| standing.site.as_ref()).collect()
+        self.mirror_statuses.iter().filter_map(|mirror_status| mirror_status.site.as_ref()).collect()
     }
 
     /// The same, in words; that of the configuration where no mirror says one.
@@ -136,7 +137,12 @@ impl Look {
 
     /// The configured mirrors that serve the newest release, and whose visitors get it as far as that was looked at.
     pub(crate) fn proven<'c>(&self, config: &'c Config) -> Vec<&'c MirrorConfig> {
-        let is_proven = |standing: &&Standing| standing.state == State::Current && !standing.is_stale();
-        self.standings.iter().filter(is_proven).filter_map(|standing| config.mirror(&standing.mirror)).collect()
+        let is_proven =
+            |mirror_status: &&MirrorStatus| mirror_status.state == StatusKind::Current && !mirror_status.is_stale();
+        self.mirror_statuses
+            .iter()
+            .filter(is_proven)
+            .filter_map(|mirror_status| config.mirror(&mirror_status.mirror))
+            .collect()
     }
 }

@@ -4,12 +4,12 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use clap::Args;
+use headwater::fleet_status::{self, Poll};
 use headwater::hash::ObjectId;
-use headwater::manifest::{Kind, ManifestReader};
+use headwater::manifest::{EntryKind, ManifestReader};
 use headwater::mirror::{Mirror, PublicUrl};
 use headwater::release::Release;
 use headwater::tree_path::TreePath;
-use headwater::watch::{self, Seen};
 use headwater::web::Web;
 use serde::Serialize;
 
@@ -41,7 +41,7 @@ pub(crate) struct WhichArgs {
 }
 
 #[derive(Serialize)]
-struct Answer<'a> {
+struct WhichOutput<'a> {
     headwater: &'static str,
     version: u32,
     path: &'a TreePath,
@@ -99,7 +99,7 @@ pub(crate) fn run(args: &WhichArgs) -> Result<Exit, Failure> {
     let found: Vec<Found> = found.into_iter().flatten().collect();
     watcher.progress.finish();
     if args.output.json {
-        print_json(&Answer { headwater: "which", version: 1, path: &path, mirrors: &found })?;
+        print_json(&WhichOutput { headwater: "which", version: 1, path: &path, mirrors: &found })?;
     } else {
         print(&describe(&found, look.now))?;
     }
@@ -116,7 +116,7 @@ fn tree_path(text: &str) -> Result<TreePath, Failure> {
     })
 }
 
-fn find(mirror: &dyn Mirror, seen: &Seen, all: &[Seen], path: &TreePath) -> Found {
+fn find(mirror: &dyn Mirror, seen: &Poll, all: &[Poll], path: &TreePath) -> Found {
     let mut found = Found { mirror: seen.mirror.clone(), location: seen.location.clone(), ..Found::default() };
     let told = seen.state.as_ref().map_err(|error| headwater::push::error_chain(error));
     let told = told.and_then(|state| {
@@ -133,11 +133,11 @@ fn find(mirror: &dyn Mirror, seen: &Seen, all: &[Seen], path: &TreePath) -> Foun
         Ok((release, Some(entry))) => {
             found.until = entry.until;
             match entry.kind {
-                Kind::Symlink(target) => found.target = Some(target.as_str().to_owned()),
-                Kind::File(file) => {
+                EntryKind::Symlink(target) => found.target = Some(target.as_str().to_owned()),
+                EntryKind::File(file) => {
                     (found.object, found.size, found.mtime) = (Some(file.object), Some(file.size), Some(file.mtime));
                     // Content has the time of the release that brought it.
-                    let known = watch::releases(all, &release.site);
+                    let known = fleet_status::releases(all, &release.site);
                     found.since =
                         known.iter().find(|known| known.created == file.mtime).map(|release| release.sequence);
                 }
@@ -160,7 +160,7 @@ fn at(mirror: &dyn Mirror, release: &Release, path: &TreePath) -> Result<Option<
 }
 
 fn visit(web: &Web, url: &str, path: &TreePath, size: Option<u64>) -> Visited {
-    match watch::fetch(web, url, path.as_str(), size.unwrap_or(0).max(MIN_LIMIT)) {
+    match fleet_status::fetch(web, url, path.as_str(), size.unwrap_or(0).max(MIN_LIMIT)) {
         Ok(fetched) => Visited { object: Some(fetched.object), error: None },
         Err(error) => Visited { object: None, error: Some(error.to_string()) },
     }

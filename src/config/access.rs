@@ -60,13 +60,13 @@ pub struct MirrorAccess {
 
 /// What leads to a mirror: some keys mean something for some only.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Reach {
+enum TransportConfig {
     Local,
     Web,
     Ssh,
 }
 
-impl Reach {
+impl TransportConfig {
     fn of(url: &str) -> Self {
         match url.split_once("://") {
             Some(("https" | "http", _)) => Self::Web,
@@ -78,11 +78,11 @@ impl Reach {
 
 impl MirrorAccess {
     /// What is not said here as `common` says it, where that means something.
-    fn or(self, common: &Self, reach: Reach) -> Self {
+    fn or(self, common: &Self, reach: TransportConfig) -> Self {
         let common = common.clone();
         match reach {
-            Reach::Local => self,
-            Reach::Ssh => Self {
+            TransportConfig::Local => self,
+            TransportConfig::Ssh => Self {
                 host_key: self.host_key.or(common.host_key),
                 ssh_command: self.ssh_command.or(common.ssh_command),
                 receive_command: self.receive_command.or(common.receive_command),
@@ -90,7 +90,7 @@ impl MirrorAccess {
                 deadline: self.deadline.or(common.deadline),
                 ..self
             },
-            Reach::Web => Self {
+            TransportConfig::Web => Self {
                 token: self.token.or(common.token),
                 ca: self.ca.or(common.ca),
                 client: self.client.or(common.client),
@@ -105,7 +105,7 @@ impl MirrorAccess {
     }
 }
 
-fn web_keys(mirror: &raw::Mirror) -> [(&'static str, &Option<Spanned<String>>); 6] {
+fn web_keys(mirror: &raw::RawMirror) -> [(&'static str, &Option<Spanned<String>>); 6] {
     [
         ("token_env", &mirror.token_env),
         ("token_file", &mirror.token_file),
@@ -116,7 +116,7 @@ fn web_keys(mirror: &raw::Mirror) -> [(&'static str, &Option<Spanned<String>>); 
     ]
 }
 
-fn ssh_keys(mirror: &raw::Mirror) -> [(&'static str, &Option<Spanned<String>>); 3] {
+fn ssh_keys(mirror: &raw::RawMirror) -> [(&'static str, &Option<Spanned<String>>); 3] {
     [("host_key", &mirror.host_key), ("ssh_command", &mirror.ssh_command), ("receive_command", &mirror.receive_command)]
 }
 
@@ -125,25 +125,25 @@ impl Checker<'_> {
     pub(super) fn access_at(
         &self,
         url: &str,
-        mirror: &raw::Mirror,
+        mirror: &raw::RawMirror,
         common: &MirrorAccess,
     ) -> Result<MirrorAccess, ConfigError> {
-        let reach = Reach::of(url);
-        if reach != Reach::Web {
+        let reach = TransportConfig::of(url);
+        if reach != TransportConfig::Web {
             self.none_of(&web_keys(mirror), "an https: url")?;
         }
-        if reach == Reach::Local {
+        if reach == TransportConfig::Local {
             let keys = [("bwlimit", &mirror.bwlimit), ("deadline", &mirror.deadline)];
             self.none_of(&keys, "an https: or ssh: url")?;
         }
-        if reach != Reach::Ssh {
+        if reach != TransportConfig::Ssh {
             self.none_of(&ssh_keys(mirror), "an ssh: url")?;
         }
         Ok(self.access(mirror)?.or(common, reach))
     }
 
     /// What a table says, wherever the mirror is.
-    pub(super) fn access(&self, mirror: &raw::Mirror) -> Result<MirrorAccess, ConfigError> {
+    pub(super) fn access(&self, mirror: &raw::RawMirror) -> Result<MirrorAccess, ConfigError> {
         for (key, text) in web_keys(mirror).iter().copied().chain([("host_key", &mirror.host_key)]) {
             if let Some(text) = text.as_ref().filter(|text| text.as_ref().trim().is_empty()) {
                 return Err(self.error(text.span(), format!("`{key}` is empty")));
@@ -201,7 +201,7 @@ impl Checker<'_> {
     }
 
     /// Refuses a command that would run here and that a list of mirrors, not the configuration, names.
-    pub(super) fn no_command_here(&self, listed: &raw::Mirror) -> Result<(), ConfigError> {
+    pub(super) fn no_command_here(&self, listed: &raw::RawMirror) -> Result<(), ConfigError> {
         match &listed.ssh_command {
             Some(command) => {
                 Err(self
@@ -212,7 +212,7 @@ impl Checker<'_> {
     }
 
     /// Refuses a name that would be more than a part of a word in a command of `[mirror_defaults]`.
-    pub(super) fn name_in_commands(&self, common: &raw::Mirror, name: &Spanned<String>) -> Result<(), ConfigError> {
+    pub(super) fn name_in_commands(&self, common: &raw::RawMirror, name: &Spanned<String>) -> Result<(), ConfigError> {
         let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
         if name.as_ref().chars().all(is_plain) {
             return Ok(());

@@ -14,7 +14,7 @@ use serde::Deserialize;
 use toml::{Spanned, Value};
 
 use super::list_rules::ListRules;
-use super::listed::{self, Reader};
+use super::listed::{self, ListReader};
 use super::{Checker, ConfigError, MirrorAccess, TokenSource, raw};
 use crate::hash::StoreId;
 use crate::mirror::{Location, PublicUrl};
@@ -212,7 +212,7 @@ pub enum OnFailure {
 /// The list of mirrors beside the file.
 pub(super) struct List<'a> {
     pub(super) from: Option<&'a Spanned<Value>>,
-    pub(super) read: Reader,
+    pub(super) read: ListReader,
     pub(super) rules: ListRules,
     /// Variables of the file with secrets that are not those of mirrors.
     pub(super) secret_variables: Vec<String>,
@@ -220,7 +220,7 @@ pub(super) struct List<'a> {
 
 /// The mirrors so far, and what no two of them may share.
 struct Roster<'a> {
-    common: &'a raw::Mirror,
+    common: &'a raw::RawMirror,
     mirrors: Vec<MirrorConfig>,
     names_by_place: BTreeMap<String, MirrorName>,
 }
@@ -228,8 +228,8 @@ struct Roster<'a> {
 impl Checker<'_> {
     pub(super) fn mirrors(
         &self,
-        tables: Vec<Spanned<raw::Mirror>>,
-        common: &raw::Mirror,
+        tables: Vec<Spanned<raw::RawMirror>>,
+        common: &raw::RawMirror,
         list: &List<'_>,
     ) -> Result<Vec<MirrorConfig>, ConfigError> {
         if let Some(name) = &common.name {
@@ -279,7 +279,7 @@ impl Checker<'_> {
     fn add(
         &self,
         roster: &mut Roster<'_>,
-        table: &raw::Mirror,
+        table: &raw::RawMirror,
         missing: impl Fn(&str) -> ConfigError,
     ) -> Result<(), ConfigError> {
         let name = table.name.as_ref().ok_or_else(|| missing("name"))?;
@@ -358,7 +358,7 @@ impl Checker<'_> {
         parsed.map(Some).ok_or_else(|| self.error(url.span(), words))
     }
 
-    fn frozen(&self, table: &raw::Mirror) -> Result<Option<Frozen>, ConfigError> {
+    fn frozen(&self, table: &raw::RawMirror) -> Result<Option<Frozen>, ConfigError> {
         let is_frozen = table.frozen.as_ref().is_some_and(|frozen| *frozen.as_ref());
         match &table.until {
             Some(until) if !is_frozen => Err(self.error(until.span(), "`until` goes with `frozen = true`")),
@@ -379,7 +379,7 @@ impl Checker<'_> {
         seconds.ok_or_else(|| self.error(value.span(), "a time is written as in 2026-12-24 or 2026-12-24T18:00:00Z"))
     }
 
-    pub(super) fn waves(&self, tables: Vec<raw::Wave>, mirrors: &[MirrorConfig]) -> Result<Vec<Wave>, ConfigError> {
+    pub(super) fn waves(&self, tables: Vec<raw::RawWave>, mirrors: &[MirrorConfig]) -> Result<Vec<Wave>, ConfigError> {
         let mut waves: Vec<Wave> = Vec::with_capacity(tables.len());
         for table in tables {
             let wave = self.wave(table, &waves, mirrors)?;
@@ -388,7 +388,7 @@ impl Checker<'_> {
         Ok(waves)
     }
 
-    fn wave(&self, table: raw::Wave, earlier: &[Wave], mirrors: &[MirrorConfig]) -> Result<Wave, ConfigError> {
+    fn wave(&self, table: raw::RawWave, earlier: &[Wave], mirrors: &[MirrorConfig]) -> Result<Wave, ConfigError> {
         let span = table.groups.span();
         let mut groups = Vec::new();
         for group in table.groups.into_inner() {

@@ -32,7 +32,7 @@ impl ListRules {
 
 impl Checker<'_> {
     /// What the file says of lists.
-    pub(super) fn list_rules(&self, file: &raw::File) -> Result<ListRules, ConfigError> {
+    pub(super) fn list_rules(&self, file: &raw::RawFile) -> Result<ListRules, ConfigError> {
         let is_bad = |name: &&Spanned<String>| name.as_ref().trim().is_empty() || has_token(name.as_ref());
         if let Some(name) = file.token_envs.iter().find(is_bad) {
             return Err(self.error(name.span(), "`token_envs` are names of variables that have a token"));
@@ -57,8 +57,8 @@ impl Checker<'_> {
     /// Refuses a line whose secrets the configuration does not name. `common` is `[mirror_defaults]` for this mirror.
     pub(super) fn only_allowed_secrets(
         &self,
-        listed: &raw::Mirror,
-        common: &raw::Mirror,
+        listed: &raw::RawMirror,
+        common: &raw::RawMirror,
         rules: &ListRules,
     ) -> Result<(), ConfigError> {
         let differs = |own: &Option<Spanned<String>>, common: &Option<Spanned<String>>| {

@@ -26,7 +26,7 @@ pub(super) enum ListSource {
 }
 
 /// Reads a list; a command runs in the directory that is given.
-pub(super) type Reader = fn(&ListSource, &Path) -> Result<String, ConfigError>;
+pub(super) type ListReader = fn(&ListSource, &Path) -> Result<String, ConfigError>;
 
 impl ListSource {
     /// What it is called in messages, in the place of a file's path.
@@ -42,7 +42,7 @@ impl ListSource {
 pub(super) fn read(source: &ListSource, directory: &Path) -> Result<String, ConfigError> {
     let text = match source {
         ListSource::File(path) => fsx::read_text(path, MAX_BYTES + 1).map_err(ConfigError::List)?,
-        ListSource::Command { words, secret_variables } => command::run(&command::Order {
+        ListSource::Command { words, secret_variables } => command::run(&command::CommandSpec {
             command: words,
             directory,
             variables: &[],
@@ -85,20 +85,20 @@ impl Checker<'_> {
 }
 
 /// A line of a list, as the table that it would be in the file.
-pub(super) struct Line {
+pub(super) struct MirrorLine {
     number: usize,
     text: String,
     list: PathBuf,
 }
 
 /// The lines of a list that say something.
-pub(super) fn lines(text: &str, source: &ListSource) -> Result<Vec<Line>, ConfigError> {
+pub(super) fn lines(text: &str, source: &ListSource) -> Result<Vec<MirrorLine>, ConfigError> {
     let list = PathBuf::from(source.name());
     let full = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
-    full.map(|(index, line)| Line::new(index + 1, line, &list)).collect()
+    full.map(|(index, line)| MirrorLine::new(index + 1, line, &list)).collect()
 }
 
-impl Line {
+impl MirrorLine {
     fn new(number: usize, line: &str, list: &Path) -> Result<Self, ConfigError> {
         let padded = format!("{}{line}", "\n".repeat(number - 1));
         let error = |column: usize, message: String| {
@@ -119,7 +119,7 @@ impl Line {
     pub(super) fn check<T>(
         &self,
         base: &Path,
-        check: impl FnOnce(&Checker<'_>, raw::Mirror) -> Result<T, ConfigError>,
+        check: impl FnOnce(&Checker<'_>, raw::RawMirror) -> Result<T, ConfigError>,
     ) -> Result<T, ConfigError> {
         let checker = Checker { text: &self.text, path: &self.list, base };
         let table = toml::from_str(&self.text).map_err(|error| checker.syntax(&error));

@@ -27,9 +27,9 @@ const MAX_BYTES: u64 = 64 * 1024;
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Notify {
     /// Commands of the origin.
-    pub hooks: Hooks,
+    pub hooks: HooksConfig,
     /// A CDN that has to forget what changed.
-    pub purge: Option<Purge>,
+    pub purge: Option<PurgeConfig>,
     /// Where the URL of a health check is.
     pub ping: Option<TokenSource>,
     /// The file with gauges that each push replaces.
@@ -46,7 +46,7 @@ impl Notify {
 
 /// Commands that run at the origin after a push.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Hooks {
+pub struct HooksConfig {
     /// When something changed on a mirror: program and arguments.
     pub on_activated: Option<Vec<String>>,
     /// When a push did not succeed everywhere.
@@ -55,7 +55,7 @@ pub struct Hooks {
     pub limit: Duration,
 }
 
-impl Default for Hooks {
+impl Default for HooksConfig {
     fn default() -> Self {
         Self { on_activated: None, on_failed: None, limit: HOOK_LIMIT }
     }
@@ -63,7 +63,7 @@ impl Default for Hooks {
 
 /// A CDN.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Purge {
+pub struct PurgeConfig {
     /// Where lists of URLs are posted to.
     pub url: String,
     /// The public URLs below which the tree is served; at least one.
@@ -143,7 +143,7 @@ impl Checker<'_> {
         })
     }
 
-    fn hooks(&self, raw: RawHooks) -> Result<Hooks, ConfigError> {
+    fn hooks(&self, raw: RawHooks) -> Result<HooksConfig, ConfigError> {
         let command = |words: Option<Spanned<Vec<String>>>| match words {
             Some(words) if words.as_ref().first().is_none_or(|program| program.trim().is_empty()) => {
                 Err(self.error(words.span(), "a command is written as in [\"./after.sh\", \"argument\"]"))
@@ -157,14 +157,14 @@ impl Checker<'_> {
                 words
             })),
         };
-        Ok(Hooks {
+        Ok(HooksConfig {
             on_activated: command(raw.on_activated)?,
             on_failed: command(raw.on_failed)?,
             limit: self.time_or(raw.timeout.as_ref(), HOOK_LIMIT)?,
         })
     }
 
-    fn purge(&self, raw: &RawPurge) -> Result<Purge, ConfigError> {
+    fn purge(&self, raw: &RawPurge) -> Result<PurgeConfig, ConfigError> {
         let url = self.web_url(raw.url.as_ref(), &raw.url)?;
         let token = self.secret(("token_env", &raw.token_env), ("token_file", &raw.token_file))?;
         // What stands behind a question mark is often a key.
@@ -198,7 +198,7 @@ impl Checker<'_> {
                 .filter(|size| *size > 0)
                 .ok_or_else(|| self.error(size.span(), "a size is written as in \"64kB\""))?,
         };
-        Ok(Purge {
+        Ok(PurgeConfig {
             url,
             bases: bases.into_iter().map(|base| self.web_url(base, &raw.base)).collect::<Result<_, _>>()?,
             token,

@@ -17,10 +17,10 @@ use crate::push::LevelChoice;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct File {
+pub(super) struct RawFile {
     pub(super) site: Option<Spanned<String>>,
     #[serde(default, deserialize_with = "content")]
-    pub(super) content: Vec<Content>,
+    pub(super) content: Vec<RawContent>,
     #[serde(default)]
     pub(super) exclude: Vec<Spanned<String>>,
     pub(super) keep: Option<NonZeroU32>,
@@ -45,15 +45,15 @@ pub(super) struct File {
     #[serde(default)]
     pub(super) cache: RawCache,
     #[serde(default, deserialize_with = "some")]
-    pub(super) mirror: Vec<Spanned<Mirror>>,
+    pub(super) mirror: Vec<Spanned<RawMirror>>,
     #[serde(default)]
-    pub(super) mirror_defaults: Mirror,
+    pub(super) mirror_defaults: RawMirror,
     pub(super) mirrors_from: Option<Spanned<Value>>,
     #[serde(default)]
     pub(super) token_envs: Vec<Spanned<String>>,
     pub(super) allowed_hosts: Option<Vec<Spanned<String>>>,
     #[serde(default, deserialize_with = "some")]
-    pub(super) wave: Vec<Wave>,
+    pub(super) wave: Vec<RawWave>,
     #[serde(default, deserialize_with = "require")]
     pub(super) require: Option<Require>,
     #[serde(default)]
@@ -71,7 +71,7 @@ pub(super) struct File {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields, expecting = "a table with `path` and `at`")]
-pub(super) struct Content {
+pub(super) struct RawContent {
     pub(super) path: Spanned<String>,
     pub(super) at: Option<Spanned<String>>,
 }
@@ -88,7 +88,7 @@ pub(super) struct KeepRemoved {
 /// A mirror, or what the mirrors have in common.
 #[derive(Deserialize, Default, Clone)]
 #[serde(deny_unknown_fields, expecting = "a table with `name` and `url`")]
-pub(super) struct Mirror {
+pub(super) struct RawMirror {
     pub(super) name: Option<Spanned<String>>,
     pub(super) url: Option<Spanned<String>>,
     pub(super) group: Option<Spanned<String>>,
@@ -111,7 +111,7 @@ pub(super) struct Mirror {
     pub(super) deadline: Option<Spanned<String>>,
 }
 
-impl Mirror {
+impl RawMirror {
     /// The same with `text` in place of each `place` in its strings.
     pub(super) fn replaced(&self, place: &str, text: &str) -> Self {
         let mut replaced = self.clone();
@@ -141,7 +141,7 @@ impl Mirror {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields, expecting = "a table with `groups`, `soak` and `probe`")]
-pub(super) struct Wave {
+pub(super) struct RawWave {
     pub(super) groups: Spanned<Vec<Spanned<String>>>,
     pub(super) soak: Option<Spanned<String>>,
     pub(super) probe: Option<Spanned<Value>>,
@@ -156,11 +156,11 @@ fn some<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Resu
 
 /// One text, or tables. Not an untagged enum: that would drop the messages
 /// and the places of what is wrong inside.
-fn content<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Content>, D::Error> {
+fn content<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<RawContent>, D::Error> {
     struct PathOrTables;
 
     impl<'de> Visitor<'de> for PathOrTables {
-        type Value = Vec<Content>;
+        type Value = Vec<RawContent>;
 
         fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
             f.write_str("a path, or [[content]] tables with `path` and `at`")
@@ -170,7 +170,7 @@ fn content<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Content>, D
             if path.is_empty() {
                 return Err(E::custom("the path is empty"));
             }
-            Ok(vec![Content { path: Spanned::new(0..0, path.to_owned()), at: None }])
+            Ok(vec![RawContent { path: Spanned::new(0..0, path.to_owned()), at: None }])
         }
 
         fn visit_seq<A: SeqAccess<'de>>(self, tables: A) -> Result<Self::Value, A::Error> {

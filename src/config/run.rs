@@ -29,7 +29,7 @@ pub struct RunDefaults {
 }
 
 impl Checker<'_> {
-    pub(super) fn run_defaults(&self, file: &raw::File) -> Result<RunDefaults, ConfigError> {
+    pub(super) fn run_defaults(&self, file: &raw::RawFile) -> Result<RunDefaults, ConfigError> {
         Ok(RunDefaults {
             level: file.level,
             jobs: file.jobs,

@@ -10,8 +10,9 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use super::{Checker, ConfigError, read};
-use crate::serve::{
-    Access, Front, Hook, Limits, Readers, Right, Settings, SiteSettings, TlsFiles, TokenId, TokenRecord,
+use crate::receiver::{
+    AuthPolicy, Exposure, Hook, Permission, ReceiverLimits, ReceiverSettings, ServedPermissions, SiteSettings,
+    TlsFiles, TokenId, TokenRecord,
 };
 use crate::tree_path::Site;
 
@@ -23,7 +24,7 @@ const HOOK_SECONDS: u64 = 30;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct File {
+struct RawServeFile {
     listen: Option<Spanned<String>>,
     tls: Option<TlsTable>,
     #[serde(default)]
@@ -70,13 +71,13 @@ struct SiteTable {
     group: Option<Spanned<String>>,
     file_mode: Option<Spanned<String>>,
     dir_mode: Option<Spanned<String>>,
-    post_activate: Option<Command>,
+    post_activate: Option<RawCommand>,
     post_activate_timeout: Option<Spanned<String>>,
 }
 
 #[derive(Deserialize)]
 #[serde(untagged, expecting = "a command is a list of words, such as [\"systemctl\", \"reload\", \"nginx\"]")]
-enum Command {
+enum RawCommand {
     Words(Vec<String>),
 }
 
@@ -101,7 +102,7 @@ struct TokenFile {
 ///
 /// # Errors
 /// When it cannot be read or breaks a rule.
-pub fn load(path: &Path) -> Result<Settings, ConfigError> {
+pub fn load(path: &Path) -> Result<ReceiverSettings, ConfigError> {
     parse(&read(path)?, path)
 }
 
@@ -120,9 +121,9 @@ pub fn load_tokens(path: &Path) -> Result<Vec<TokenRecord>, ConfigError> {
 ///
 /// # Errors
 /// [`ConfigError::Invalid`], for the first rule that it breaks.
-pub fn parse(text: &str, path: &Path) -> Result<Settings, ConfigError> {
+pub fn parse(text: &str, path: &Path) -> Result<ReceiverSettings, ConfigError> {
     let checker = Checker::new(text, path);
-    let file: File = toml::from_str(text).map_err(|error| checker.syntax(&error))?;
+    let file: RawServeFile = toml::from_str(text).map_err(|error| checker.syntax(&error))?;
     let listen = match &file.listen {
         Some(listen) => checker.parsed(listen, |text| text.parse::<SocketAddr>().map_err(|_| "is no ADDRESS:PORT"))?,
         None => DEFAULT_LISTEN.parse().expect("the default is an address"),
@@ -131,9 +132,9 @@ pub fn parse(text: &str, path: &Path) -> Result<Settings, ConfigError> {
     let names: Vec<Site> = sites.iter().filter_map(|site| site.name.clone()).collect();
     let tokens = checker.tokens(file.token, Some(&names))?;
     let tls = file.tls.map(|tls| TlsFiles { cert: checker.base.join(tls.cert), key: checker.base.join(tls.key) });
-    let front = if file.behind_proxy { Front::Proxy } else { Front::None };
+    let front = if file.behind_proxy { Exposure::Proxy } else { Exposure::None };
     let limits = checker.limits(&file.limits)?;
-    Ok(Settings { listen, tls, front, access: Access::Tokens(tokens), sites, limits })
+    Ok(ReceiverSettings { listen, tls, front, access: AuthPolicy::Tokens(tokens), sites, limits })
 }
 
 impl Checker<'_> {
@@ -161,7 +162,7 @@ impl Checker<'_> {
         let readers = self.readers(&table)?;
         let timeout = table.post_activate_timeout.as_ref().map(|text| self.duration(text)).transpose()?;
         let timeout = timeout.unwrap_or(std::time::Duration::from_secs(HOOK_SECONDS));
-        let command = table.post_activate.map_or_else(Vec::new, |Command::Words(words)| words);
+        let command = table.post_activate.map_or_else(Vec::new, |RawCommand::Words(words)| words);
         Ok(SiteSettings {
             base: format!("/{name}/"),
             name: Some(name),
@@ -181,27 +182,27 @@ impl Checker<'_> {
         text.as_ref().map(|text| self.parsed(text, parse)).transpose()
     }
 
-    fn readers(&self, table: &SiteTable) -> Result<Readers, ConfigError> {
+    fn readers(&self, table: &SiteTable) -> Result<ServedPermissions, ConfigError> {
         if let Some(group) = table.group.as_ref().filter(|group| group.as_ref().trim().is_empty()) {
             return Err(self.error(group.span(), "the group is empty"));
         }
         let file_mode = table.file_mode.as_ref().map(|text| self.parsed(text, str::parse)).transpose()?;
         let dir_mode = table.dir_mode.as_ref().map(|text| self.parsed(text, str::parse)).transpose()?;
-        Ok(Readers {
+        Ok(ServedPermissions {
             group: table.group.as_ref().map(|group| group.as_ref().clone()),
             file_mode: file_mode.unwrap_or_default(),
             dir_mode: dir_mode.unwrap_or_default(),
         })
     }
 
-    fn limits(&self, table: &LimitsTable) -> Result<Limits, ConfigError> {
-        let defaults = Limits::default();
+    fn limits(&self, table: &LimitsTable) -> Result<ReceiverLimits, ConfigError> {
+        let defaults = ReceiverLimits::default();
         let or =
             |text: &Option<Spanned<String>>, default| text.as_ref().map_or(Ok(default), |text| self.duration(text));
         let number = |number: Option<NonZeroU32>, default| {
             number.map_or(default, |number| usize::try_from(number.get()).unwrap_or(usize::MAX))
         };
-        Ok(Limits {
+        Ok(ReceiverLimits {
             connections: number(table.connections, defaults.connections),
             connections_per_address: number(table.connections_per_address, defaults.connections_per_address),
             first_byte: or(&table.first_byte, defaults.first_byte)?,
@@ -235,7 +236,7 @@ impl Checker<'_> {
                 }
                 sites.push(site);
             }
-            let allow = self.parsed(&table.allow, str::parse::<Right>)?;
+            let allow = self.parsed(&table.allow, str::parse::<Permission>)?;
             let expires = table.expires.as_ref().map(|text| self.parsed(text, moment)).transpose()?;
             records.push(TokenRecord { id, hash, sites, allow, expires });
         }
@@ -252,7 +253,7 @@ fn moment(text: &str) -> Result<u64, &'static str> {
 mod tests {
     use super::*;
 
-    fn parse(text: &str) -> Result<Settings, ConfigError> {
+    fn parse(text: &str) -> Result<ReceiverSettings, ConfigError> {
         super::parse(text, Path::new("/etc/headwater/serve.toml"))
     }
 
@@ -295,11 +296,11 @@ mod tests {
         assert_eq!(site.post_activate.as_ref().unwrap().timeout.as_secs(), 5);
         assert_eq!((settings.limits.connections, settings.limits.head.as_secs()), (2000, 5));
         assert_eq!(settings.limits.memory_bytes, 64 << 20);
-        assert_eq!(settings.limits.idle, Limits::default().idle);
+        assert_eq!(settings.limits.idle, ReceiverLimits::default().idle);
         assert_eq!(settings.tls.unwrap().cert, Path::new("/etc/headwater/a.pem"));
-        assert_eq!(settings.front, Front::Proxy);
-        let Access::Tokens(tokens) = settings.access else { panic!("no tokens") };
-        assert_eq!((tokens[0].allow, tokens[0].expires), (Right::Read, Some(1_803_168_000)));
+        assert_eq!(settings.front, Exposure::Proxy);
+        let AuthPolicy::Tokens(tokens) = settings.access else { panic!("no tokens") };
+        assert_eq!((tokens[0].allow, tokens[0].expires), (Permission::Read, Some(1_803_168_000)));
     }
 
     #[test]
@@ -307,7 +308,7 @@ mod tests {
         let page = include_str!("../../docs/receivers.md");
         let (_, file) = page.split_once("```toml\n# /etc/headwater/serve.toml").expect("there is one");
         let settings = parse(&file[file.find('\n').unwrap()..file.find("```").unwrap()]).unwrap();
-        let (site, limits) = (&settings.sites[0], Limits::default());
+        let (site, limits) = (&settings.sites[0], ReceiverLimits::default());
         assert!(site.quota_bytes.is_some() && site.quota_entries.is_some() && site.keep.is_some());
         assert!(settings.tls.is_some() && site.post_activate.is_some() && site.min_free_bytes > 0);
         // What the text there says of deadlines is so.

@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
-use super::fault::{self, Fault, step};
-use super::{Context as _, FileKind, FileMode, FileSystem, IoError, Meta, Result, Seen, found, seal, set_mode};
+use super::fault::{self, FaultPoint, step};
+use super::{Context as _, FileKind, FileLook, FileMode, FileSystem, IoError, Meta, Result, found, seal, set_mode};
 
 /// An open directory; names are relative to it and links are not followed.
 #[derive(Debug)]
@@ -256,9 +256,9 @@ impl Dir {
     ///
     /// # Errors
     /// When nothing is there or it may not be examined.
-    pub fn look(&self, path: &OsStr) -> Result<Seen> {
+    pub fn look(&self, path: &OsStr) -> Result<FileLook> {
         let stat = rustix::fs::statat(&self.fd, path, AtFlags::SYMLINK_NOFOLLOW);
-        Ok(Seen::from(&stat.context("examine", || self.join(path))?))
+        Ok(FileLook::from(&stat.context("examine", || self.join(path))?))
     }
 
     /// The names in it, in no order, with their kinds.
@@ -298,7 +298,7 @@ impl Dir {
     /// # Errors
     /// When it cannot be renamed.
     pub fn rename(&self, name: &str, to: &Self, to_name: &str) -> Result<()> {
-        if fault::is_armed(&Fault::UnlinkBeforeRename) && to.stat(to_name)?.is_some() {
+        if fault::is_armed(&FaultPoint::UnlinkBeforeRename) && to.stat(to_name)?.is_some() {
             to.unlink(to_name)?;
         }
         step("rename", || to.join(to_name))?;
@@ -399,7 +399,7 @@ impl Dir {
     /// A failed sync is final: what it covered may be lost.
     pub fn sync(&self) -> Result<()> {
         step("sync", || self.path.clone())?;
-        if fault::is_armed(&Fault::SkipDirectorySync) {
+        if fault::is_armed(&FaultPoint::SkipDirectorySync) {
             return Ok(());
         }
         rustix::fs::fsync(&self.fd).context("sync", || self.path.clone())
@@ -411,7 +411,7 @@ impl Dir {
     /// A failed sync is final: the system reports it once and then forgets.
     pub fn sync_file_system(&self) -> Result<()> {
         step("sync file system", || self.path.clone())?;
-        if fault::is_armed(&Fault::SkipDataSync) {
+        if fault::is_armed(&FaultPoint::SkipDataSync) {
             return Ok(());
         }
         rustix::fs::syncfs(&self.fd).context("sync file system", || self.path.clone())

@@ -11,7 +11,7 @@ use super::Result;
 
 /// What to do, and when.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Fault {
+pub enum FaultPoint {
     /// End the process with SIGKILL before the n-th change of the disk (counted from 1).
     KillAt(u64),
     /// Let the n-th change of the disk fail with this `errno`.
@@ -35,35 +35,35 @@ pub enum Fault {
 #[cfg(debug_assertions)]
 static STEPS: AtomicU64 = AtomicU64::new(0);
 #[cfg(debug_assertions)]
-static FAULTS: Mutex<Vec<Fault>> = Mutex::new(Vec::new());
+static FAULTS: Mutex<Vec<FaultPoint>> = Mutex::new(Vec::new());
 
 /// Reads a fault from its text: `kill@N`, `errno=E@N`, `errno=E@OP`, `errno=E@OP:PART`, `panic@OP`,
 /// `skip-directory-sync`, `skip-data-sync`, `unlink-before-rename`, `clock+SECONDS`, `count`.
 #[must_use]
-pub fn parse(text: &str) -> Option<Fault> {
+pub fn parse(text: &str) -> Option<FaultPoint> {
     match text.split_once('@') {
-        Some(("kill", step)) => step.parse().ok().map(Fault::KillAt),
-        Some(("panic", op)) => Some(Fault::PanicOn(op.to_owned())),
+        Some(("kill", step)) => step.parse().ok().map(FaultPoint::KillAt),
+        Some(("panic", op)) => Some(FaultPoint::PanicOn(op.to_owned())),
         Some((errno, at)) => {
             let errno = errno.strip_prefix("errno=")?.parse().ok()?;
             Some(match at.parse() {
-                Ok(step) => Fault::ErrnoAt(step, errno),
-                Err(_) => Fault::ErrnoOn(at.to_owned(), errno),
+                Ok(step) => FaultPoint::ErrnoAt(step, errno),
+                Err(_) => FaultPoint::ErrnoOn(at.to_owned(), errno),
             })
         }
         None => match text {
-            "skip-directory-sync" => Some(Fault::SkipDirectorySync),
-            "skip-data-sync" => Some(Fault::SkipDataSync),
-            "unlink-before-rename" => Some(Fault::UnlinkBeforeRename),
-            "count" => Some(Fault::Count),
-            _ => text.strip_prefix("clock+")?.parse().ok().map(Fault::ClockAhead),
+            "skip-directory-sync" => Some(FaultPoint::SkipDirectorySync),
+            "skip-data-sync" => Some(FaultPoint::SkipDataSync),
+            "unlink-before-rename" => Some(FaultPoint::UnlinkBeforeRename),
+            "count" => Some(FaultPoint::Count),
+            _ => text.strip_prefix("clock+")?.parse().ok().map(FaultPoint::ClockAhead),
         },
     }
 }
 
 /// Arms `fault` for this process, beside those that are armed already. Answers whether this build can.
 #[cfg_attr(not(debug_assertions), expect(clippy::needless_pass_by_value, reason = "one signature for both builds"))]
-pub fn arm(fault: Fault) -> bool {
+pub fn arm(fault: FaultPoint) -> bool {
     #[cfg(debug_assertions)]
     {
         FAULTS.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(fault);
@@ -91,7 +91,8 @@ pub fn clock_ahead() -> u64 {
     #[cfg(debug_assertions)]
     {
         let faults = FAULTS.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let ahead = |fault: &Fault| if let Fault::ClockAhead(seconds) = fault { Some(*seconds) } else { None };
+        let ahead =
+            |fault: &FaultPoint| if let FaultPoint::ClockAhead(seconds) = fault { Some(*seconds) } else { None };
         faults.iter().find_map(ahead).unwrap_or(0)
     }
     #[cfg(not(debug_assertions))]
@@ -99,12 +100,12 @@ pub fn clock_ahead() -> u64 {
 }
 
 #[cfg(debug_assertions)]
-pub(super) fn is_armed(wanted: &Fault) -> bool {
+pub(super) fn is_armed(wanted: &FaultPoint) -> bool {
     FAULTS.lock().unwrap_or_else(std::sync::PoisonError::into_inner).contains(wanted)
 }
 
 #[cfg(not(debug_assertions))]
-pub(super) const fn is_armed(_: &Fault) -> bool {
+pub(super) const fn is_armed(_: &FaultPoint) -> bool {
     false
 }
 
@@ -113,14 +114,14 @@ pub(super) fn step(op: &'static str, path: impl Fn() -> std::path::PathBuf) -> R
     let step = STEPS.fetch_add(1, Ordering::SeqCst) + 1;
     for fault in &*FAULTS.lock().unwrap_or_else(std::sync::PoisonError::into_inner) {
         let errno = match fault {
-            Fault::KillAt(at) if *at == step => {
+            FaultPoint::KillAt(at) if *at == step => {
                 // A signal cannot be caught or delayed: this is what `kill -9` and an OOM kill do.
                 let killed = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
                 unreachable!("survived SIGKILL: {killed:?}");
             }
-            Fault::PanicOn(name) if name == op => panic!("a panic in {op}, as was asked for"),
-            Fault::ErrnoAt(at, errno) if *at == step => *errno,
-            Fault::ErrnoOn(name, errno) if is_meant(name, op, &path) => *errno,
+            FaultPoint::PanicOn(name) if name == op => panic!("a panic in {op}, as was asked for"),
+            FaultPoint::ErrnoAt(at, errno) if *at == step => *errno,
+            FaultPoint::ErrnoOn(name, errno) if is_meant(name, op, &path) => *errno,
             _ => continue,
         };
         return Err(super::IoError::new(op, path(), std::io::Error::from_raw_os_error(errno)));
@@ -149,7 +150,7 @@ pub(super) fn step(_: &'static str, _: impl Fn() -> std::path::PathBuf) -> Resul
 #[cfg(debug_assertions)]
 pub fn look(op: &'static str, path: impl Fn() -> std::path::PathBuf) -> Result<()> {
     for fault in &*FAULTS.lock().unwrap_or_else(std::sync::PoisonError::into_inner) {
-        if let Fault::ErrnoOn(name, errno) = fault
+        if let FaultPoint::ErrnoOn(name, errno) = fault
             && is_meant(name, op, &path)
         {
             return Err(super::IoError::new(op, path(), std::io::Error::from_raw_os_error(*errno)));

@@ -108,7 +108,7 @@ impl FileSystem {
 
 /// What tells one state of a file from another without reading it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Stamp {
+pub struct FileStat {
     /// Length in bytes.
     pub size: u64,
     /// Modification time in nanoseconds since 1970.
@@ -123,24 +123,28 @@ pub struct Stamp {
 
 /// What one look at a name tells a scan.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Seen {
+pub struct FileLook {
     /// What it is.
     pub kind: FileKind,
     /// Permission bits.
     pub mode: u32,
     /// What tells this state of it from another.
-    pub stamp: Stamp,
+    pub stamp: FileStat,
 }
 
-impl From<&fs::Metadata> for Seen {
+impl From<&fs::Metadata> for FileLook {
     fn from(meta: &fs::Metadata) -> Self {
-        Self { kind: FileType::from_raw_mode(meta.mode()).into(), mode: meta.mode() & 0o7777, stamp: Stamp::of(meta) }
+        Self {
+            kind: FileType::from_raw_mode(meta.mode()).into(),
+            mode: meta.mode() & 0o7777,
+            stamp: FileStat::of(meta),
+        }
     }
 }
 
-impl From<&rustix::fs::Stat> for Seen {
+impl From<&rustix::fs::Stat> for FileLook {
     fn from(stat: &rustix::fs::Stat) -> Self {
-        let stamp = Stamp {
+        let stamp = FileStat {
             size: u64::try_from(stat.st_size).unwrap_or(0),
             mtime_ns: nanoseconds(stat.st_mtime, i64::try_from(stat.st_mtime_nsec).unwrap_or(0)),
             ctime_ns: nanoseconds(stat.st_ctime, i64::try_from(stat.st_ctime_nsec).unwrap_or(0)),
@@ -155,7 +159,7 @@ const fn nanoseconds(seconds: i64, rest: i64) -> i64 {
     seconds.saturating_mul(1_000_000_000).saturating_add(rest)
 }
 
-impl Stamp {
+impl FileStat {
     /// The stamp in `meta`.
     #[must_use]
     pub fn of(meta: &fs::Metadata) -> Self {

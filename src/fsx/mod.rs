@@ -23,7 +23,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
 pub use dir::Dir;
-pub use meta::{FileKind, FileMode, FileSystem, Meta, Seen, Stamp};
+pub use meta::{FileKind, FileLook, FileMode, FileStat, FileSystem, Meta};
 
 use fault::step;
 

@@ -1,7 +1,7 @@
 //! The content id: equal for two trees that give a visitor the same.
 
 use crate::hash::ContentId;
-use crate::manifest::entry::{Entry, Kind};
+use crate::manifest::entry::{Entry, EntryKind};
 use crate::varint;
 
 /// BLAKE3 is several times faster over long inputs than over many short ones.
@@ -9,12 +9,12 @@ const BATCH_BYTES: usize = 64 * 1024;
 
 /// Computes a [`ContentId`] from entries in manifest order.
 #[derive(Debug)]
-pub struct ContentHasher {
+pub struct ContentIdHasher {
     hasher: blake3::Hasher,
     batch: Vec<u8>,
 }
 
-impl Default for ContentHasher {
+impl Default for ContentIdHasher {
     fn default() -> Self {
         let mut batch = Vec::with_capacity(BATCH_BYTES + 4096);
         batch.extend_from_slice(b"headwater content 1\n");
@@ -22,7 +22,7 @@ impl Default for ContentHasher {
     }
 }
 
-impl ContentHasher {
+impl ContentIdHasher {
     /// Takes the next entry; retired ones do not count.
     pub fn push(&mut self, entry: &Entry) {
         if !entry.is_live() {
@@ -30,12 +30,12 @@ impl ContentHasher {
         }
         let path = entry.path.as_str();
         match &entry.kind {
-            Kind::File(file) => {
+            EntryKind::File(file) => {
                 self.batch.push(if file.exec { b'X' } else { b'F' });
                 self.push_text(path);
                 self.batch.extend_from_slice(file.object.as_bytes());
             }
-            Kind::Symlink(target) => {
+            EntryKind::Symlink(target) => {
                 self.batch.push(b'L');
                 self.push_text(path);
                 self.push_text(target.as_str());

@@ -6,7 +6,7 @@ use std::iter::Peekable;
 use serde::Serialize;
 
 use crate::hash::ObjectId;
-use crate::manifest::entry::{Entry, Kind};
+use crate::manifest::entry::{Entry, EntryKind};
 use crate::tree_path::TreePath;
 
 /// What two manifests have at one path.
@@ -140,8 +140,8 @@ fn classify(pair: &Pair) -> Option<Change> {
             (true, true) if old.has_content_of(new) => None,
             (true, true) => Some(Change {
                 old_object: match &old.kind {
-                    Kind::File(file) => Some(file.object),
-                    Kind::Symlink(_) => None,
+                    EntryKind::File(file) => Some(file.object),
+                    EntryKind::Symlink(_) => None,
                 },
                 ..change(ChangeKind::Changed, new)
             }),
@@ -207,7 +207,7 @@ mod tests {
     fn file(path: &str, content: &str, until: Option<u64>) -> Entry {
         let object = ObjectId::of(content.as_bytes());
         let file = FileEntry { object, size: content.len() as u64, mtime: 1, exec: false };
-        Entry { path: TreePath::new(path).unwrap(), kind: Kind::File(file), until }
+        Entry { path: TreePath::new(path).unwrap(), kind: EntryKind::File(file), until }
     }
 
     fn kinds(old: Vec<Entry>, new: Vec<Entry>) -> Vec<(ChangeKind, String)> {

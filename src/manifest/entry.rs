@@ -9,14 +9,14 @@ pub struct Entry {
     /// Where.
     pub path: TreePath,
     /// What.
-    pub kind: Kind,
+    pub kind: EntryKind,
     /// Set on a retired entry: the time, in seconds since 1970, until which it is still served.
     pub until: Option<u64>,
 }
 
 /// What is at a path.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Kind {
+pub enum EntryKind {
     /// A regular file.
     File(FileEntry),
     /// A symbolic link.
@@ -53,8 +53,8 @@ impl Entry {
     #[must_use]
     pub const fn file(&self) -> Option<&FileEntry> {
         match &self.kind {
-            Kind::File(file) => Some(file),
-            Kind::Symlink(_) => None,
+            EntryKind::File(file) => Some(file),
+            EntryKind::Symlink(_) => None,
         }
     }
 
@@ -62,8 +62,8 @@ impl Entry {
     #[must_use]
     pub fn has_content_of(&self, other: &Self) -> bool {
         match (&self.kind, &other.kind) {
-            (Kind::File(a), Kind::File(b)) => a.object == b.object && a.exec == b.exec,
-            (Kind::Symlink(a), Kind::Symlink(b)) => a == b,
+            (EntryKind::File(a), EntryKind::File(b)) => a.object == b.object && a.exec == b.exec,
+            (EntryKind::Symlink(a), EntryKind::Symlink(b)) => a == b,
             _ => false,
         }
     }

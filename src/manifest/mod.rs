@@ -8,19 +8,19 @@
 //! [`std::io::Write`] that somebody else opened. Everything streams: a
 //! manifest of a million entries is a normal size.
 
-mod ahead;
 mod codec;
 mod content;
+pub mod delta;
 mod diff;
 mod entry;
-pub mod transit;
+mod read_ahead;
 
-pub use ahead::ahead;
 pub use codec::{MAX_ENTRIES, ManifestReader, ManifestWriter, Totals, parse_entry_line, push_entry_line};
-pub use content::ContentHasher;
+pub use content::ContentIdHasher;
 pub(crate) use diff::join_renames;
 pub use diff::{Change, ChangeKind, Diff, Pair, Pairs, diff};
-pub use entry::{Entry, FileEntry, Kind};
+pub use entry::{Entry, EntryKind, FileEntry};
+pub use read_ahead::read_ahead;
 
 use std::io;
 

@@ -64,20 +64,20 @@ pub enum Location {
     /// A directory on this machine.
     Directory(PathBuf),
     /// A receiver that is reached over HTTP.
-    Http(HttpPlace),
+    Http(HttpUrl),
     /// A receiver that is started over SSH.
-    Ssh(SshPlace),
+    Ssh(SshUrl),
 }
 
 /// A receiver that is reached over HTTP.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct HttpPlace {
+pub struct HttpUrl {
     base: String,
     host: String,
     is_loopback: bool,
 }
 
-impl HttpPlace {
+impl HttpUrl {
     /// The base path of the site, as a URL that ends in `/`.
     #[must_use]
     pub fn base(&self) -> &str {
@@ -100,14 +100,14 @@ impl HttpPlace {
 
 /// A receiver that is started over SSH.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SshPlace {
+pub struct SshUrl {
     user: Option<String>,
     host: String,
     port: Option<u16>,
     directory: String,
 }
 
-impl SshPlace {
+impl SshUrl {
     /// `user@host` or `host`, as `ssh` takes it; never begins with `-`.
     #[must_use]
     pub fn destination(&self) -> String {
@@ -248,7 +248,7 @@ pub(super) fn authority<'t>(location: &str, text: &'t str) -> Result<Authority<'
     }
 }
 
-fn http(location: &str, scheme: &str, rest: &str) -> Result<HttpPlace, LocationError> {
+fn http(location: &str, scheme: &str, rest: &str) -> Result<HttpUrl, LocationError> {
     let (place, path) = rest.split_once('/').unwrap_or((rest, ""));
     if let Some((_, host)) = place.rsplit_once('@') {
         return Err(LocationError::Credentials { host: host.to_owned() });
@@ -270,10 +270,10 @@ fn http(location: &str, scheme: &str, rest: &str) -> Result<HttpPlace, LocationE
     let path = path.trim_end_matches('/');
     let slash = if path.is_empty() { "" } else { "/" };
     let base = format!("{scheme}://{place}/{path}{slash}");
-    Ok(HttpPlace { base, host: host.to_owned(), is_loopback })
+    Ok(HttpUrl { base, host: host.to_owned(), is_loopback })
 }
 
-fn ssh(location: &str, rest: &str) -> Result<SshPlace, LocationError> {
+fn ssh(location: &str, rest: &str) -> Result<SshUrl, LocationError> {
     let (place, directory) = rest.split_once('/').unwrap_or((rest, ""));
     let (user, place) = place.rsplit_once('@').map_or((None, place), |(user, host)| (Some(user), host));
     if user.is_some_and(|user| user.contains(':')) {
@@ -291,7 +291,7 @@ fn ssh(location: &str, rest: &str) -> Result<SshPlace, LocationError> {
     if directory.is_empty() || directory.contains(char::is_control) {
         return Err(malformed(location, "an ssh URL is ssh://[user@]host[:port]/absolute/path"));
     }
-    Ok(SshPlace { user: user.map(str::to_owned), host: host.to_owned(), port, directory: format!("/{directory}") })
+    Ok(SshUrl { user: user.map(str::to_owned), host: host.to_owned(), port, directory: format!("/{directory}") })
 }
 
 #[cfg(test)]

@@ -4,30 +4,30 @@
 //! single objects, so that a place that runs no code of ours can be a mirror
 //! too. Refuses to know what a fleet is and in which order mirrors switch.
 
-mod bundle;
-mod contents;
-mod directory;
 mod expiry;
 mod http;
+mod local;
 mod location;
+mod object_source;
+mod pack_source;
 mod public_url;
 mod ssh;
 mod state;
-mod way;
+mod transport_error;
 
-pub use bundle::{Bundle, Pack, PackCursor, StageRequest};
-pub use contents::{Contents, Effort, Supply};
-pub use directory::DirectoryMirror;
 pub use expiry::{EXPIRES_SOON, Expiries, Expiring, Expiry};
 pub use http::{
-    Access, AccessError, ClientIdentity, Exchange, HttpMirror, Limiter, Pace, ProxyChoice, Token, Trace, Turns,
-    read_state,
+    BearerToken, ClientIdentity, Credentials, CredentialsError, Exchange, HttpMirror, Limiter, ProxyChoice, Semaphore,
+    Trace, TransferLimits, read_state,
 };
-pub use location::{HttpPlace, Location, LocationError, SshPlace, has_token};
+pub use local::DirectoryMirror;
+pub use location::{HttpUrl, Location, LocationError, SshUrl, has_token};
+pub use object_source::{Effort, ObjectSource, RepairSource};
+pub use pack_source::{OutgoingPack, PackCursor, PackSource, StageRequest};
 pub use public_url::PublicUrl;
 pub use ssh::{ParseReceiveCommandError, ParseSshCommandError, ReceiveCommand, SshCommand, SshSettings};
 pub use state::{MirrorState, ReceiverInfo};
-pub use way::WayError;
+pub use transport_error::TransportError;
 
 use std::error::Error;
 use std::fmt;
@@ -38,16 +38,16 @@ use crate::fsx::IoError;
 use crate::hash::{HistoryId, ManifestId, ObjectId, StoreId};
 use crate::monitor::Monitor;
 use crate::release::ReleaseName;
-pub use crate::store::{Depth, Fault, FetchRecords, Happening, Pruned, Repaired, Verified, What};
+pub use crate::store::{Depth, EventKind, Fault, FetchRecords, HistoryEvent, Pruned, Repaired, Verified};
 
+use crate::protocol::{Detail, ProtocolError};
+pub use crate::protocol::{HookRun, HookState, ObjectPart, Settled};
 use crate::store::StoreError;
 use crate::threads::ThreadError;
 use crate::tree_path::Site;
-use crate::wire::{Detail, Refusal};
-pub use crate::wire::{HookRun, HookState, ObjectPart, Settled};
 
 /// An error of whoever supplies content.
-pub type SupplyError = Box<dyn Error + Send + Sync>;
+pub type SourceError = Box<dyn Error + Send + Sync>;
 
 /// Why a mirror did not do what was asked.
 #[derive(Debug, thiserror::Error)]
@@ -59,14 +59,14 @@ pub enum MirrorError {
     #[error("{refusal}")]
     Remote {
         /// What it answered. Of a peer: to be escaped before it is shown.
-        refusal: Refusal,
+        refusal: ProtocolError,
     },
     /// The way to a remote mirror.
     #[error(transparent)]
-    Way(#[from] WayError),
+    Transport(#[from] TransportError),
     /// The origin could not supply what it had announced.
     #[error("the origin could not supply what it announced")]
-    Supply(#[source] SupplyError),
+    Source(#[source] SourceError),
     /// It has another store than before, or none any more.
     #[error("{}", other_store(*expected, *found))]
     OtherStore {
@@ -113,7 +113,7 @@ fn other_store(expected: StoreId, found: Option<StoreId>) -> String {
 /// What kind of failure it is, for those who decide what to do about it. Kinds that differ only in
 /// what people have to do have one name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Failure {
+pub enum FailureKind {
     /// We may not: permissions.
     Denied,
     /// Its file system is read-only.
@@ -127,7 +127,7 @@ pub enum Failure {
     /// There are files that are not ours.
     NotEmpty,
     /// No mirror can be at this place.
-    BadPlace,
+    UnsuitableLocation,
     /// It was written by a newer headwater.
     NewerFormat,
     /// It has too little room.
@@ -145,7 +145,7 @@ pub enum Failure {
     /// Its sequences cannot be those of its fleet.
     FarBeyond,
     /// The fault is at the origin.
-    Origin,
+    SourceUnavailable,
     /// The mirror's base for the manifest change is damaged.
     DamagedBase,
     /// No way there, or it broke.
@@ -153,13 +153,13 @@ pub enum Failure {
     /// TLS that did not begin, mostly because a certificate was not accepted.
     Certificate,
     /// A proxy in front of it that does not reach it.
-    Behind,
+    BadGateway,
     /// No token, or one that is not known there.
     Unauthorized,
     /// A token that has expired, is for another site, or may not do this.
     Forbidden,
     /// `ssh` was not let in.
-    Login,
+    SshAuth,
     /// A host with another key than the one that is known.
     HostKey,
     /// Silence, or a deadline.
@@ -178,7 +178,7 @@ pub enum Failure {
     Other,
 }
 
-impl Failure {
+impl FailureKind {
     /// Whether access was denied.
     #[must_use]
     pub const fn is_denial(self) -> bool {
@@ -189,7 +189,7 @@ impl Failure {
                 | Self::OtherSite
                 | Self::Unauthorized
                 | Self::Forbidden
-                | Self::Login
+                | Self::SshAuth
                 | Self::HostKey
         )
     }
@@ -204,7 +204,7 @@ impl Failure {
             Self::OtherSite => "other_site",
             Self::OtherStore => "other_store",
             Self::NotEmpty => "not_empty",
-            Self::BadPlace => "bad_place",
+            Self::UnsuitableLocation => "bad_place",
             Self::NewerFormat => "newer_format",
             Self::NoSpace | Self::OverQuota => "no_space",
             Self::FileTooLarge => "file_too_large",
@@ -212,10 +212,10 @@ impl Failure {
             Self::Conflict => "conflict",
             Self::OtherHistory => "other_history",
             Self::FarBeyond => "far_beyond",
-            Self::Origin => "origin",
+            Self::SourceUnavailable => "origin",
             Self::DamagedBase => "damaged",
-            Self::Unreachable | Self::Certificate | Self::Behind => "unreachable",
-            Self::Unauthorized | Self::Forbidden | Self::Login | Self::HostKey => "unauthorized",
+            Self::Unreachable | Self::Certificate | Self::BadGateway => "unreachable",
+            Self::Unauthorized | Self::Forbidden | Self::SshAuth | Self::HostKey => "unauthorized",
             Self::Timeout => "timeout",
             Self::Protocol | Self::BodyLimit => "protocol",
             Self::Version => "version",
@@ -228,23 +228,23 @@ impl Failure {
     /// The kind of a refusal. What only a mirror's own machine can know comes back as it
     /// was there; that a request was not understood is a matter of the protocol.
     #[must_use]
-    pub fn of_refusal(refusal: &Refusal) -> Self {
-        const SAME: [Failure; 15] = [
-            Failure::Denied,
-            Failure::ReadOnly,
-            Failure::OtherOwner,
-            Failure::OtherSite,
-            Failure::NotEmpty,
-            Failure::BadPlace,
-            Failure::NewerFormat,
-            Failure::NoSpace,
-            Failure::FileTooLarge,
-            Failure::Locked,
-            Failure::Conflict,
-            Failure::OtherHistory,
-            Failure::DamagedBase,
-            Failure::Version,
-            Failure::Busy,
+    pub fn of_refusal(refusal: &ProtocolError) -> Self {
+        const SAME: [FailureKind; 15] = [
+            FailureKind::Denied,
+            FailureKind::ReadOnly,
+            FailureKind::OtherOwner,
+            FailureKind::OtherSite,
+            FailureKind::NotEmpty,
+            FailureKind::UnsuitableLocation,
+            FailureKind::NewerFormat,
+            FailureKind::NoSpace,
+            FailureKind::FileTooLarge,
+            FailureKind::Locked,
+            FailureKind::Conflict,
+            FailureKind::OtherHistory,
+            FailureKind::DamagedBase,
+            FailureKind::Version,
+            FailureKind::Busy,
         ];
         let kind = refusal.kind.as_str();
         match (kind, refusal.detail) {
@@ -262,24 +262,26 @@ impl Failure {
 
     /// The kind of an error on the way.
     #[must_use]
-    const fn of_way(error: &WayError) -> Self {
+    const fn of_transport(error: &TransportError) -> Self {
         match error {
-            WayError::Unreachable { .. } | WayError::Lost { .. } | WayError::Ssh { .. } => Self::Unreachable,
-            WayError::Certificate { .. } | WayError::Tls { .. } => Self::Certificate,
-            WayError::Foreign { status: 502..=504, .. } => Self::Behind,
-            WayError::Timeout { .. } | WayError::Deadline => Self::Timeout,
-            WayError::Version { .. } => Self::Version,
-            WayError::SshDenied { .. } => Self::Login,
-            WayError::HostKey { .. } => Self::HostKey,
-            WayError::BodyTooLarge { .. } => Self::BodyLimit,
-            WayError::OtherSite { .. } => Self::OtherSite,
-            WayError::ReceiverFailed { .. } => Self::Other,
-            WayError::NoTls
-            | WayError::Redirect { .. }
-            | WayError::Foreign { .. }
-            | WayError::NoReceiver { .. }
-            | WayError::OtherDirectory { .. }
-            | WayError::Forgotten => Self::Protocol,
+            TransportError::Unreachable { .. } | TransportError::Lost { .. } | TransportError::Ssh { .. } => {
+                Self::Unreachable
+            }
+            TransportError::Certificate { .. } | TransportError::Tls { .. } => Self::Certificate,
+            TransportError::Foreign { status: 502..=504, .. } => Self::BadGateway,
+            TransportError::Timeout { .. } | TransportError::Deadline => Self::Timeout,
+            TransportError::Version { .. } => Self::Version,
+            TransportError::SshDenied { .. } => Self::SshAuth,
+            TransportError::HostKey { .. } => Self::HostKey,
+            TransportError::BodyTooLarge { .. } => Self::BodyLimit,
+            TransportError::OtherSite { .. } => Self::OtherSite,
+            TransportError::ReceiverFailed { .. } => Self::Other,
+            TransportError::NoTls
+            | TransportError::Redirect { .. }
+            | TransportError::Foreign { .. }
+            | TransportError::NoReceiver { .. }
+            | TransportError::OtherDirectory { .. }
+            | TransportError::Forgotten => Self::Protocol,
         }
     }
 }
@@ -287,18 +289,18 @@ impl Failure {
 impl MirrorError {
     /// What kind of failure it is.
     #[must_use]
-    pub fn failure(&self) -> Failure {
+    pub fn failure(&self) -> FailureKind {
         match self {
-            Self::Remote { refusal } => Failure::of_refusal(refusal),
-            Self::Way(error) => Failure::of_way(error),
-            Self::Supply(_) | Self::Thread(_) => Failure::Origin,
-            Self::OtherStore { .. } => Failure::OtherStore,
-            Self::FarBeyond { .. } => Failure::FarBeyond,
-            Self::Cancelled | Self::Store(StoreError::Cancelled) => Failure::Cancelled,
-            Self::Store(StoreError::Locked { .. }) => Failure::Locked,
-            Self::Store(StoreError::OtherOwner { .. }) => Failure::OtherOwner,
-            Self::Store(StoreError::OtherSite { .. }) => Failure::OtherSite,
-            Self::Store(StoreError::NotEmpty { .. }) => Failure::NotEmpty,
+            Self::Remote { refusal } => FailureKind::of_refusal(refusal),
+            Self::Transport(error) => FailureKind::of_transport(error),
+            Self::Source(_) | Self::Thread(_) => FailureKind::SourceUnavailable,
+            Self::OtherStore { .. } => FailureKind::OtherStore,
+            Self::FarBeyond { .. } => FailureKind::FarBeyond,
+            Self::Cancelled | Self::Store(StoreError::Cancelled) => FailureKind::Cancelled,
+            Self::Store(StoreError::Locked { .. }) => FailureKind::Locked,
+            Self::Store(StoreError::OtherOwner { .. }) => FailureKind::OtherOwner,
+            Self::Store(StoreError::OtherSite { .. }) => FailureKind::OtherSite,
+            Self::Store(StoreError::NotEmpty { .. }) => FailureKind::NotEmpty,
             Self::Store(
                 StoreError::NotDirectory { .. }
                 | StoreError::NoParent { .. }
@@ -306,24 +308,24 @@ impl MirrorError {
                 | StoreError::FileSystem { .. }
                 | StoreError::NoLinks { .. }
                 | StoreError::NotAStore { .. },
-            ) => Failure::BadPlace,
-            Self::Store(StoreError::NewerFormat { .. }) => Failure::NewerFormat,
-            Self::Store(StoreError::NoSpace { .. } | StoreError::NoInodes { .. }) => Failure::NoSpace,
-            Self::Store(StoreError::Io(error)) if is_denial(error) => Failure::Denied,
+            ) => FailureKind::UnsuitableLocation,
+            Self::Store(StoreError::NewerFormat { .. }) => FailureKind::NewerFormat,
+            Self::Store(StoreError::NoSpace { .. } | StoreError::NoInodes { .. }) => FailureKind::NoSpace,
+            Self::Store(StoreError::Io(error)) if is_denial(error) => FailureKind::Denied,
             Self::Store(StoreError::Io(error)) if error.kind() == std::io::ErrorKind::ReadOnlyFilesystem => {
-                Failure::ReadOnly
+                FailureKind::ReadOnly
             }
-            Self::Store(StoreError::Io(error)) if is_full(error) => Failure::NoSpace,
+            Self::Store(StoreError::Io(error)) if is_full(error) => FailureKind::NoSpace,
             Self::Store(StoreError::Io(error)) if error.kind() == std::io::ErrorKind::FileTooLarge => {
-                Failure::FileTooLarge
+                FailureKind::FileTooLarge
             }
             Self::Store(StoreError::Conflict { .. } | StoreError::NotNewer { .. } | StoreError::NotStaged { .. }) => {
-                Failure::Conflict
+                FailureKind::Conflict
             }
-            Self::ForeignHistory { .. } | Self::Store(StoreError::OtherHistory { .. }) => Failure::OtherHistory,
-            Self::Store(error @ StoreError::Manifest { .. }) if !error.is_damage() => Failure::Other,
-            Self::Store(StoreError::Manifest { .. } | StoreError::DamagedBases { .. }) => Failure::DamagedBase,
-            Self::Store(_) => Failure::Other,
+            Self::ForeignHistory { .. } | Self::Store(StoreError::OtherHistory { .. }) => FailureKind::OtherHistory,
+            Self::Store(error @ StoreError::Manifest { .. }) if !error.is_damage() => FailureKind::Other,
+            Self::Store(StoreError::Manifest { .. } | StoreError::DamagedBases { .. }) => FailureKind::DamagedBase,
+            Self::Store(_) => FailureKind::Other,
         }
     }
 
@@ -406,7 +408,7 @@ pub trait Mirror: Send + Sync + fmt::Debug {
     ///
     /// # Errors
     /// When it cannot tell.
-    fn history(&self) -> Result<Vec<Happening>, MirrorError>;
+    fn history(&self) -> Result<Vec<HistoryEvent>, MirrorError>;
 
     /// The canonical bytes of a manifest, unchecked.
     ///
@@ -451,13 +453,18 @@ pub trait Mirror: Send + Sync + fmt::Debug {
     ///
     /// # Errors
     /// When it is not staged; what is served is not touched.
-    fn stage(&self, request: &StageRequest<'_>, bundle: &dyn Bundle, monitor: &dyn Monitor) -> Result<(), MirrorError>;
+    fn stage(
+        &self,
+        request: &StageRequest<'_>,
+        bundle: &dyn PackSource,
+        monitor: &dyn Monitor,
+    ) -> Result<(), MirrorError>;
 
     /// Makes a staged release current if `expected` is current and older:
     /// compare-and-set. Durable when it returns.
     ///
     /// # Errors
-    /// [`Failure::Conflict`] when another one is current.
+    /// [`FailureKind::Conflict`] when another one is current.
     fn activate(&self, release: ReleaseName, expected: Option<ReleaseName>) -> Result<(), MirrorError>;
 
     /// Forgets a staged release.
@@ -472,7 +479,7 @@ pub trait Mirror: Send + Sync + fmt::Debug {
     ///
     /// # Errors
     /// Those of the mirror; nothing that is needed is touched.
-    fn settle(&self, keep: usize) -> Result<Settled, MirrorError>;
+    fn clean_up(&self, keep: usize) -> Result<Settled, MirrorError>;
 
     /// Keeps the newest `keep` releases and drops everything else that nothing needs; lets retired
     /// entries that are due expire.
@@ -491,5 +498,5 @@ pub trait Mirror: Send + Sync + fmt::Debug {
     ///
     /// # Errors
     /// When it cannot be written; what could not be mended is no error.
-    fn repair(&self, supply: &dyn Supply, monitor: &dyn Monitor) -> Result<Repaired, MirrorError>;
+    fn repair(&self, supply: &dyn RepairSource, monitor: &dyn Monitor) -> Result<Repaired, MirrorError>;
 }

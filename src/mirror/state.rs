@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use crate::hash::StoreId;
 use crate::mirror::Expiries;
-use crate::mirror::way::WayError;
+use crate::mirror::transport_error::TransportError;
+use crate::protocol;
 use crate::release::{MAX_SEQUENCE, Release, ReleaseName};
 use crate::tree_path::Site;
-use crate::wire;
 
 /// What a mirror tells of itself.
 #[derive(Debug, Clone, Default)]
@@ -62,11 +62,11 @@ impl MirrorState {
     }
 }
 
-impl TryFrom<wire::State> for MirrorState {
-    type Error = WayError;
+impl TryFrom<protocol::State> for MirrorState {
+    type Error = TransportError;
 
     /// What a receiver says of its mirror. A record that cannot be read is left out, as a damaged one is.
-    fn try_from(state: wire::State) -> Result<Self, WayError> {
+    fn try_from(state: protocol::State) -> Result<Self, TransportError> {
         let record = |text: &str| Release::parse(text.as_bytes()).ok();
         let mut releases: Vec<Release> = state.releases.iter().filter_map(|text| record(text)).collect();
         // A peer may say them in any order, and twice.
@@ -78,7 +78,7 @@ impl TryFrom<wire::State> for MirrorState {
         let highest_sequence = of_releases.chain(named).fold(state.highest_sequence, u64::max);
         if highest_sequence > MAX_SEQUENCE {
             let what = format!("it says that a release has the sequence {highest_sequence}, which is not below 2^53");
-            return Err(WayError::Foreign { status: 200, what });
+            return Err(TransportError::Foreign { status: 200, what });
         }
         let receiver = ReceiverInfo { version: state.headwater, may_push: state.may_push, time: state.time };
         Ok(Self {
@@ -106,7 +106,7 @@ mod tests {
 
     #[test]
     fn a_sequence_that_no_release_can_have_is_refused() {
-        let state = |highest_sequence| wire::State { highest_sequence, ..wire::State::default() };
+        let state = |highest_sequence| protocol::State { highest_sequence, ..protocol::State::default() };
         assert_eq!(MirrorState::try_from(state(MAX_SEQUENCE)).unwrap().highest_sequence, MAX_SEQUENCE);
         for sequence in [MAX_SEQUENCE + 1, u64::MAX] {
             assert!(MirrorState::try_from(state(sequence)).is_err());

@@ -82,7 +82,7 @@ pub fn urls(bases: &[String], paths: &BTreeSet<String>) -> Vec<String> {
 
 /// What to do about a request that was not taken.
 #[derive(Debug, PartialEq, Eq)]
-enum Next {
+enum PurgeRetry {
     /// It was taken.
     Done,
     /// In two halves.
@@ -93,16 +93,16 @@ enum Next {
     Never(String),
 }
 
-fn next(answer: Result<Posted, WebError>, urls: usize) -> Next {
+fn next(answer: Result<Posted, WebError>, urls: usize) -> PurgeRetry {
     match answer {
-        Ok(Posted { status: 200..300, .. }) => Next::Done,
-        Ok(Posted { status: 413, .. }) if urls > 1 => Next::Halve,
+        Ok(Posted { status: 200..300, .. }) => PurgeRetry::Done,
+        Ok(Posted { status: 413, .. }) if urls > 1 => PurgeRetry::Halve,
         Ok(Posted { status: status @ (408 | 425 | 429 | 500..600), retry_after }) => {
-            Next::Again(retry_after, WebError::Status { status }.to_string())
+            PurgeRetry::Again(retry_after, WebError::Status { status }.to_string())
         }
-        Ok(Posted { status, .. }) => Next::Never(WebError::Status { status }.to_string()),
-        Err(error @ (WebError::BadUrl | WebError::Plain)) => Next::Never(error.to_string()),
-        Err(error) => Next::Again(None, error.to_string()),
+        Ok(Posted { status, .. }) => PurgeRetry::Never(WebError::Status { status }.to_string()),
+        Err(error @ (WebError::BadUrl | WebError::Plain)) => PurgeRetry::Never(error.to_string()),
+        Err(error) => PurgeRetry::Again(None, error.to_string()),
     }
 }
 
@@ -119,15 +119,15 @@ impl Purge {
         while let Some(mut batch) = batches.pop() {
             purged.requests += 1;
             match next(self.post(&batch), batch.len()) {
-                Next::Done => {
+                PurgeRetry::Done => {
                     purged.urls += batch.len();
                     wait = FIRST_PAUSE;
                 }
-                Next::Halve => {
+                PurgeRetry::Halve => {
                     batches.push(batch.split_off(batch.len() / 2));
                     batches.push(batch);
                 }
-                Next::Again(asked, why) => {
+                PurgeRetry::Again(asked, why) => {
                     let this = asked.unwrap_or(wait);
                     wait = (wait * 2).min(MAX_PAUSE);
                     batches.push(batch);
@@ -136,7 +136,7 @@ impl Purge {
                         break;
                     }
                 }
-                Next::Never(why) => {
+                PurgeRetry::Never(why) => {
                     purged.error = Some(why);
                     purged.left.append(&mut batch);
                 }
@@ -180,13 +180,13 @@ impl Purge {
 mod tests {
     use super::*;
     use crate::hash::ObjectId;
-    use crate::manifest::{Entry, FileEntry, Kind, ManifestError, diff};
+    use crate::manifest::{Entry, EntryKind, FileEntry, ManifestError, diff};
     use crate::tree_path::TreePath;
 
     fn entries(files: &[(&str, &str, Option<u64>)]) -> Vec<Result<Entry, ManifestError>> {
         let entry = |(path, content, until): &(&str, &str, Option<u64>)| {
             let file = FileEntry { object: ObjectId::of(content.as_bytes()), size: 1, mtime: 1, exec: false };
-            Ok(Entry { path: TreePath::new(path).unwrap(), kind: Kind::File(file), until: *until })
+            Ok(Entry { path: TreePath::new(path).unwrap(), kind: EntryKind::File(file), until: *until })
         };
         files.iter().map(entry).collect()
     }
@@ -251,14 +251,14 @@ mod tests {
     #[test]
     fn each_answer_has_its_consequence() {
         let posted = |status, retry_after| Ok(Posted { status, retry_after });
-        assert_eq!(next(posted(204, None), 3), Next::Done);
-        assert_eq!(next(posted(413, None), 2), Next::Halve);
-        assert!(matches!(next(posted(413, None), 1), Next::Never(_)));
+        assert_eq!(next(posted(204, None), 3), PurgeRetry::Done);
+        assert_eq!(next(posted(413, None), 2), PurgeRetry::Halve);
+        assert!(matches!(next(posted(413, None), 1), PurgeRetry::Never(_)));
         let seconds = Some(Duration::from_secs(9));
-        assert!(matches!(next(posted(429, seconds), 3), Next::Again(asked, _) if asked == seconds));
-        assert!(matches!(next(posted(503, None), 3), Next::Again(None, _)));
-        assert!(matches!(next(posted(403, None), 3), Next::Never(_)));
-        assert!(matches!(next(posted(302, None), 3), Next::Never(why) if why.contains("redirect")));
-        assert!(matches!(next(Err(WebError::Timeout { limit: Duration::ZERO }), 3), Next::Again(None, _)));
+        assert!(matches!(next(posted(429, seconds), 3), PurgeRetry::Again(asked, _) if asked == seconds));
+        assert!(matches!(next(posted(503, None), 3), PurgeRetry::Again(None, _)));
+        assert!(matches!(next(posted(403, None), 3), PurgeRetry::Never(_)));
+        assert!(matches!(next(posted(302, None), 3), PurgeRetry::Never(why) if why.contains("redirect")));
+        assert!(matches!(next(Err(WebError::Timeout { limit: Duration::ZERO }), 3), PurgeRetry::Again(None, _)));
     }
 }

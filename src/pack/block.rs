@@ -2,14 +2,14 @@
 
 use std::borrow::Cow;
 
-use super::layout::{self, Cursor, Kind};
+use super::layout::{self, BlockKind, PackCursor};
 use super::{BaseRange, MAX_CONTENT_BYTES, MAX_DENSE_BYTES, PackError, Piece, delta, frame};
 
 /// A block of a pack. Its ranges are within the limits of the format; its
 /// frame has been delimited but not looked into.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Block<'a> {
-    kind: Kind,
+    kind: BlockKind,
     pieces: Vec<Piece>,
     bases: Vec<BaseRange>,
     content_bytes: usize,
@@ -92,15 +92,15 @@ impl<'a> Block<'a> {
     }
 
     /// Takes one block, its kind byte first.
-    pub(super) fn take(input: &mut Cursor<'a>) -> Result<Self, PackError> {
-        let kind = Kind::from_byte(input.byte("kind of a block")?)?;
+    pub(super) fn take(input: &mut PackCursor<'a>) -> Result<Self, PackError> {
+        let kind = BlockKind::from_byte(input.byte("kind of a block")?)?;
         let (pieces, bases) = match kind {
-            Kind::Zstd | Kind::Raw => (layout::take_pieces(input)?.0, layout::take_bases(input)?.0),
-            Kind::Dense => take_dense(input)?,
+            BlockKind::Zstd | BlockKind::Raw => (layout::take_pieces(input)?.0, layout::take_bases(input)?.0),
+            BlockKind::Dense => take_dense(input)?,
         };
         let (content_bytes, prefix_bytes) = (layout::content_bytes(&pieces)?, layout::prefix_bytes(&bases)?);
         let length = input.number("length of a frame")?;
-        if kind == Kind::Raw {
+        if kind == BlockKind::Raw {
             if !bases.is_empty() {
                 return Err(PackError::Layout { what: "a raw block has no bases" });
             }
@@ -141,13 +141,13 @@ impl<'a> Block<'a> {
         if prefix.len() != self.prefix_bytes {
             return Err(PackError::Prefix { expected: self.prefix_bytes, found: prefix.len() });
         }
-        let (is_packed, content_bytes) = (self.kind != Kind::Raw, self.content_bytes);
+        let (is_packed, content_bytes) = (self.kind != BlockKind::Raw, self.content_bytes);
         Ok(StoredFrame { bytes: self.frame, is_packed, content_bytes })
     }
 }
 
 /// Takes ranges that are compressed.
-fn take_dense(input: &mut Cursor<'_>) -> Result<(Vec<Piece>, Vec<BaseRange>), PackError> {
+fn take_dense(input: &mut PackCursor<'_>) -> Result<(Vec<Piece>, Vec<BaseRange>), PackError> {
     const WHAT: &str = "ranges of a block";
     let bytes = input.number(WHAT)?;
     let bytes = usize::try_from(bytes).ok().filter(|bytes| *bytes <= MAX_DENSE_BYTES);

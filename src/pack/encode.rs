@@ -7,7 +7,7 @@ use std::io;
 
 use super::block::{Block, StoredFrame};
 use super::delta::DeltaEncoder;
-use super::layout::{self, Cursor, Kind};
+use super::layout::{self, BlockKind, PackCursor};
 use super::{BaseRange, Level, MAX_PACK_BYTES, PackError, Piece, frame};
 use crate::varint;
 
@@ -144,7 +144,7 @@ fn make_block(
         Level::Zstd(_) if bases.is_empty() && frame::looks_compressed(content) => None,
         Level::Zstd(level) => Some(encoder(content, prefix, level).map_err(|source| PackError::Encoder { source })?),
     };
-    let raw_head = plain_head(Kind::Raw, pieces, &[]);
+    let raw_head = plain_head(BlockKind::Raw, pieces, &[]);
     let zstd = match frame {
         Some(frame) => Some((zstd_head(pieces, bases)?, frame)),
         None => None,
@@ -162,7 +162,7 @@ fn make_block(
     })
 }
 
-fn plain_head(kind: Kind, pieces: &[Piece], bases: &[BaseRange]) -> Vec<u8> {
+fn plain_head(kind: BlockKind, pieces: &[Piece], bases: &[BaseRange]) -> Vec<u8> {
     let mut head = vec![kind.byte()];
     layout::push_pieces(pieces, &mut head);
     layout::push_bases(bases, &mut head);
@@ -171,10 +171,10 @@ fn plain_head(kind: Kind, pieces: &[Piece], bases: &[BaseRange]) -> Vec<u8> {
 
 /// The ranges as they are or compressed, whichever is smaller.
 fn zstd_head(pieces: &[Piece], bases: &[BaseRange]) -> Result<Vec<u8>, PackError> {
-    let plain = plain_head(Kind::Zstd, pieces, bases);
+    let plain = plain_head(BlockKind::Zstd, pieces, bases);
     let ranges = layout::dense(pieces, bases);
     let packed = frame::encode(&ranges, &[], RANGES_LEVEL).map_err(|source| PackError::Encoder { source })?;
-    let mut head = vec![Kind::Dense.byte()];
+    let mut head = vec![BlockKind::Dense.byte()];
     varint::push(ranges.len() as u64, &mut head);
     varint::push(packed.len() as u64, &mut head);
     head.extend_from_slice(&packed);
@@ -218,7 +218,7 @@ fn prove(
     buffer: &mut Vec<u8>,
 ) -> Result<(), PackError> {
     debug_assert!(block.bytes.len() < MAX_PACK_BYTES / 2, "header and frame have their own limits");
-    let mut input = Cursor { rest: &block.bytes };
+    let mut input = PackCursor { rest: &block.bytes };
     let prefix = if block.base_count == 0 { &[] } else { prefix };
     let read = Block::take(&mut input).and_then(|read| {
         let same = input.rest.is_empty() && read.pieces() == pieces && *read.decode_in(prefix, buffer)? == *content;
@@ -283,7 +283,7 @@ mod tests {
                 Err(PackError::EncoderFault { .. }) => noticed += 1,
                 // There may be two ways to say the same.
                 Ok(block) => {
-                    let read = Block::take(&mut Cursor { rest: &block.bytes }).unwrap();
+                    let read = Block::take(&mut PackCursor { rest: &block.bytes }).unwrap();
                     assert_eq!(*read.decode(&old).unwrap(), *content, "bit {bit}");
                 }
                 Err(other) => panic!("bit {bit}: {other}"),
@@ -333,7 +333,7 @@ mod tests {
         let raw = encode_block(&piece(&content), &content, &[], &[], Level::Raw).unwrap();
         let packed = encode_block(&piece(&content), &content, &[], &[], Level::Zstd(19)).unwrap();
         let against = encode_block(&piece(&content), &content, &base(TEXT), TEXT, Level::Zstd(3)).unwrap();
-        assert_eq!(raw.as_bytes()[0], Kind::Raw.byte());
+        assert_eq!(raw.as_bytes()[0], BlockKind::Raw.byte());
         assert_eq!((&packed, &against), (&raw, &raw));
         assert_eq!(against.base_count(), 0);
     }

@@ -86,7 +86,7 @@ fn encode_against(content: &[u8], prefix: &[u8], level: i32) -> io::Result<Vec<u
 
 /// What a frame says about itself.
 #[derive(Debug, PartialEq, Eq)]
-struct Header {
+struct FrameHeader {
     content_bytes: u64,
     window_bytes: u64,
 }
@@ -97,7 +97,7 @@ fn little_endian(bytes: &[u8], at: usize, count: usize) -> Option<u64> {
     Some(bytes.iter().rev().fold(0, |number, &byte| number << 8 | u64::from(byte)))
 }
 
-fn parse_header(frame: &[u8]) -> Result<Header, PackError> {
+fn parse_header(frame: &[u8]) -> Result<FrameHeader, PackError> {
     const CUT: PackError = PackError::frame("its header is cut");
     if !frame.starts_with(&FRAME_MAGIC) {
         return Err(PackError::frame("no zstd frame"));
@@ -129,7 +129,7 @@ fn parse_header(frame: &[u8]) -> Result<Header, PackError> {
         let base = 1u64 << (10 + (window >> 3));
         base + base / 8 * u64::from(window & 7)
     };
-    Ok(Header { content_bytes, window_bytes })
+    Ok(FrameHeader { content_bytes, window_bytes })
 }
 
 /// Decodes the one frame that `frame` is, to exactly `content_bytes`.
@@ -246,7 +246,7 @@ mod tests {
         for prefix in [vec![], noise(600 << 10)] {
             let frame = encode(&content, &prefix, 3).unwrap();
             let bytes = content.len() as u64;
-            assert_eq!(parse_header(&frame).unwrap(), Header { content_bytes: bytes, window_bytes: bytes });
+            assert_eq!(parse_header(&frame).unwrap(), FrameHeader { content_bytes: bytes, window_bytes: bytes });
             assert_eq!(decode(&frame, &prefix, content.len()).unwrap(), content);
         }
     }

@@ -6,7 +6,7 @@
 use std::cmp::Ordering;
 use std::collections::HashMap;
 
-use super::names::hash_token;
+use super::stable_name::hash_token;
 use super::{Level, MAX_CONTENT_BYTES, MAX_RANGES, Piece};
 use crate::tree_path::TreePath;
 
@@ -22,7 +22,7 @@ const AGAINST_BASE_BYTES: u64 = 2 << 20;
 
 /// A new object that is to travel.
 #[derive(Debug, Clone, Copy)]
-pub struct Member<'a> {
+pub struct ObjectToPack<'a> {
     /// Which new object of the bundle, counted from 0; each once.
     pub ordinal: u32,
     /// Its bytes.
@@ -33,7 +33,7 @@ pub struct Member<'a> {
     pub base_bytes: u64,
 }
 
-impl Member<'_> {
+impl ObjectToPack<'_> {
     /// Whether its bases or it are so large that a block should serve it alone.
     const fn is_large(&self) -> bool {
         self.size > AGAINST_CONTENT_BYTES as u64 || self.base_bytes > AGAINST_BASE_BYTES
@@ -50,7 +50,7 @@ impl Member<'_> {
 /// they share with their like only; a large one has blocks of its own. Objects
 /// without bytes have no piece.
 #[must_use]
-pub fn group<'m>(members: &'m [Member<'m>], level: Level) -> Groups<'m> {
+pub fn group<'m>(members: &'m [ObjectToPack<'m>], level: Level) -> Groups<'m> {
     let limit = match level {
         Level::Raw => RAW_CONTENT_BYTES,
         Level::Zstd(_) => MAX_CONTENT_BYTES,
@@ -61,7 +61,7 @@ pub fn group<'m>(members: &'m [Member<'m>], level: Level) -> Groups<'m> {
 /// [`group`] with at most `content_bytes` a block, which is brought into the
 /// range from 1 to [`MAX_CONTENT_BYTES`].
 #[must_use]
-pub fn group_within<'m>(members: &'m [Member<'m>], level: Level, content_bytes: usize) -> Groups<'m> {
+pub fn group_within<'m>(members: &'m [ObjectToPack<'m>], level: Level, content_bytes: usize) -> Groups<'m> {
     let limit = content_bytes.clamp(1, MAX_CONTENT_BYTES);
     let mut order = match level {
         Level::Raw => path_order(members),
@@ -75,7 +75,7 @@ pub fn group_within<'m>(members: &'m [Member<'m>], level: Level, content_bytes: 
 /// member while it lasts (28 for a moment at its start).
 #[derive(Debug, Clone)]
 pub struct Groups<'m> {
-    members: &'m [Member<'m>],
+    members: &'m [ObjectToPack<'m>],
     /// Indices of members.
     order: Vec<u32>,
     next: usize,
@@ -93,7 +93,7 @@ impl Iterator for Groups<'_> {
 }
 
 impl<'m> Groups<'m> {
-    fn peek(&self) -> Option<&'m Member<'m>> {
+    fn peek(&self) -> Option<&'m ObjectToPack<'m>> {
         self.order.get(self.next).map(|index| &self.members[*index as usize])
     }
 
@@ -119,7 +119,7 @@ impl<'m> Groups<'m> {
     }
 
     /// Takes at most `most` bytes of the next member.
-    fn take_part(&mut self, member: &Member<'_>, most: u32) -> Piece {
+    fn take_part(&mut self, member: &ObjectToPack<'_>, most: u32) -> Piece {
         let left = member.size - self.offset;
         let length = u32::try_from(left).unwrap_or(u32::MAX).min(most);
         let piece = Piece { ordinal: member.ordinal, offset: self.offset, length };
@@ -157,22 +157,22 @@ impl<'m> Groups<'m> {
 impl std::iter::FusedIterator for Groups<'_> {}
 
 /// Indices of the members that have bytes.
-fn indices(members: &[Member<'_>]) -> impl Iterator<Item = u32> {
+fn indices(members: &[ObjectToPack<'_>]) -> impl Iterator<Item = u32> {
     (0u32..).zip(members).filter(|(_, member)| member.size > 0).map(|(index, _)| index)
 }
 
-fn by_path(a: &Member<'_>, b: &Member<'_>) -> Ordering {
+fn by_path(a: &ObjectToPack<'_>, b: &ObjectToPack<'_>) -> Ordering {
     a.path.cmp(b.path).then(a.ordinal.cmp(&b.ordinal))
 }
 
-fn path_order(members: &[Member<'_>]) -> Vec<u32> {
+fn path_order(members: &[ObjectToPack<'_>]) -> Vec<u32> {
     let mut order: Vec<u32> = indices(members).collect();
     // Stable, because it is fast on what is sorted already, as a manifest is.
     order.sort_by(|&a, &b| by_path(&members[a as usize], &members[b as usize]));
     order
 }
 
-fn like_order(members: &[Member<'_>]) -> Vec<u32> {
+fn like_order(members: &[ObjectToPack<'_>]) -> Vec<u32> {
     let ranks = extension_ranks(members);
     let mut keys: Vec<Key> = indices(members)
         .map(|index| {
@@ -193,7 +193,7 @@ fn extension(path: &TreePath) -> &str {
 }
 
 /// The position of each extension among all of them.
-fn extension_ranks<'m>(members: &'m [Member<'m>]) -> HashMap<&'m str, u32> {
+fn extension_ranks<'m>(members: &'m [ObjectToPack<'m>]) -> HashMap<&'m str, u32> {
     let mut ranks: HashMap<&str, u32> = members.iter().map(|member| (extension(member.path), 0)).collect();
     let mut extensions: Vec<&str> = ranks.keys().copied().collect();
     extensions.sort_unstable();
@@ -260,10 +260,10 @@ mod tests {
     }
 
     /// Members with ordinals by position.
-    fn members<'p>(paths: &'p [TreePath], sizes: &[u64]) -> Vec<Member<'p>> {
+    fn members<'p>(paths: &'p [TreePath], sizes: &[u64]) -> Vec<ObjectToPack<'p>> {
         (0..)
             .zip(paths.iter().zip(sizes))
-            .map(|(ordinal, (path, &size))| Member { ordinal, size, path, base_bytes: 0 })
+            .map(|(ordinal, (path, &size))| ObjectToPack { ordinal, size, path, base_bytes: 0 })
             .collect()
     }
 
@@ -331,7 +331,7 @@ mod tests {
         assert_eq!(group(&whole, Level::Raw).count(), 5);
         assert_eq!(group_within(&whole[1..], Level::Raw, 0).count(), 1);
         let tiny: Vec<_> =
-            (0..70_000).map(|ordinal| Member { ordinal, size: 1, path: &paths[0], base_bytes: 0 }).collect();
+            (0..70_000).map(|ordinal| ObjectToPack { ordinal, size: 1, path: &paths[0], base_bytes: 0 }).collect();
         let counts: Vec<_> = group(&tiny, Level::default()).map(|block| block.len()).collect();
         assert_eq!(counts, [MAX_RANGES, 70_000 - MAX_RANGES]);
         assert_eq!(group(&[], Level::default()).next(), None);

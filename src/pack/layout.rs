@@ -30,14 +30,14 @@ pub struct BaseRange {
 
 /// What stands before a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(super) enum BlockKind {
     Zstd,
     /// The same, with the ranges compressed.
     Dense,
     Raw,
 }
 
-impl Kind {
+impl BlockKind {
     pub(super) const fn byte(self) -> u8 {
         match self {
             Self::Zstd => KIND_ZSTD,
@@ -58,11 +58,11 @@ impl Kind {
 
 /// What is not yet read of a pack. Every answer is backed by bytes that are there.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Cursor<'a> {
+pub(super) struct PackCursor<'a> {
     pub(super) rest: &'a [u8],
 }
 
-impl<'a> Cursor<'a> {
+impl<'a> PackCursor<'a> {
     pub(super) fn byte(&mut self, what: &'static str) -> Result<u8, PackError> {
         let (&byte, rest) = self.rest.split_first().ok_or(PackError::Truncated { what })?;
         self.rest = rest;
@@ -85,12 +85,12 @@ impl<'a> Cursor<'a> {
 
     /// The next `count` numbers, not yet looked at.
     pub(super) fn numbers(&mut self, count: u64, what: &'static str) -> Result<Self, PackError> {
-        let Some(before_last) = count.checked_sub(1) else { return Ok(Cursor { rest: &[] }) };
+        let Some(before_last) = count.checked_sub(1) else { return Ok(PackCursor { rest: &[] }) };
         let mut ends = self.rest.iter().enumerate().filter(|(_, byte)| **byte < 0x80);
         let last = usize::try_from(before_last).ok().and_then(|before_last| ends.nth(before_last));
         let (last, _) = last.ok_or(PackError::Truncated { what })?;
         let rest = self.take(last as u64 + 1, what)?;
-        Ok(Cursor { rest })
+        Ok(PackCursor { rest })
     }
 
     /// A number of ranges: at most the limit, and no more than can follow.
@@ -173,12 +173,12 @@ pub(super) fn push_bases(bases: &[BaseRange], out: &mut Vec<u8>) {
     }
 }
 
-fn length(input: &mut Cursor<'_>, what: &'static str, limit: usize) -> Result<u32, PackError> {
+fn length(input: &mut PackCursor<'_>, what: &'static str, limit: usize) -> Result<u32, PackError> {
     u32::try_from(input.number(what)?).map_err(|_| PackError::Limit { what, limit })
 }
 
 /// Reads the pieces and the bytes of their content.
-pub(super) fn take_pieces(input: &mut Cursor<'_>) -> Result<(Vec<Piece>, usize), PackError> {
+pub(super) fn take_pieces(input: &mut PackCursor<'_>) -> Result<(Vec<Piece>, usize), PackError> {
     let count = input.count("pieces of a block")?;
     if count == 0 {
         return Err(PackError::Layout { what: "no pieces" });
@@ -199,7 +199,7 @@ pub(super) fn take_pieces(input: &mut Cursor<'_>) -> Result<(Vec<Piece>, usize),
 }
 
 /// Reads the bases and the bytes of the prefix that they form.
-pub(super) fn take_bases(input: &mut Cursor<'_>) -> Result<(Vec<BaseRange>, usize), PackError> {
+pub(super) fn take_bases(input: &mut PackCursor<'_>) -> Result<(Vec<BaseRange>, usize), PackError> {
     let count = input.count("bases of a block")?;
     let mut bases = Vec::with_capacity(count);
     let mut total = 0;
@@ -224,7 +224,7 @@ pub(super) fn dense(pieces: &[Piece], bases: &[BaseRange]) -> Vec<u8> {
     push_steps(pieces.iter().map(|piece| u64::from(piece.ordinal)), &mut out);
     pieces.iter().for_each(|piece| varint::push(piece.offset, &mut out));
     pieces.iter().for_each(|piece| varint::push(u64::from(piece.length), &mut out));
-    let mut expected = Expected::new(pieces);
+    let mut expected = ExpectedBase::new(pieces);
     for base in bases {
         push_difference(base.entry, expected.entry(), &mut out);
         expected.was(base.entry);
@@ -242,13 +242,13 @@ fn length_beside(pieces: &[Piece], index: usize) -> u64 {
 }
 
 /// Where the next base most likely stands: as far behind the one before it as its piece is.
-struct Expected<'p> {
+struct ExpectedBase<'p> {
     pieces: &'p [Piece],
     index: usize,
     last: u64,
 }
 
-impl<'p> Expected<'p> {
+impl<'p> ExpectedBase<'p> {
     const fn new(pieces: &'p [Piece]) -> Self {
         Self { pieces, index: 0, last: 0 }
     }
@@ -281,7 +281,7 @@ fn push_steps(values: impl Iterator<Item = u64>, out: &mut Vec<u8>) {
 }
 
 /// Reads what [`push_difference`] wrote.
-pub(super) fn take_difference(input: &mut Cursor<'_>, expected: u64, what: &'static str) -> Result<u64, PackError> {
+pub(super) fn take_difference(input: &mut PackCursor<'_>, expected: u64, what: &'static str) -> Result<u64, PackError> {
     let zigzag = input.number(what)?;
     let difference = (zigzag >> 1).cast_signed() ^ -((zigzag & 1).cast_signed());
     Ok(expected.wrapping_add(difference.cast_unsigned()))
@@ -291,7 +291,7 @@ fn take_column<T>(count: usize, mut next: impl FnMut(usize) -> Result<T, PackErr
     (0..count).map(&mut next).collect()
 }
 
-fn take_steps(input: &mut Cursor<'_>, count: usize, what: &'static str) -> Result<Vec<u64>, PackError> {
+fn take_steps(input: &mut PackCursor<'_>, count: usize, what: &'static str) -> Result<Vec<u64>, PackError> {
     let mut expected = 0;
     take_column(count, |_| {
         let value = take_difference(input, expected, what)?;
@@ -304,7 +304,7 @@ fn take_steps(input: &mut Cursor<'_>, count: usize, what: &'static str) -> Resul
 pub(super) fn take_dense(bytes: &[u8]) -> Result<(Vec<Piece>, Vec<BaseRange>), PackError> {
     const PIECE: &str = "length of a piece";
     const BASE: &str = "length of a base";
-    let input = &mut Cursor { rest: bytes };
+    let input = &mut PackCursor { rest: bytes };
     let counts = [input.count("pieces of a block")?, input.count("bases of a block")?];
     let ordinals = take_steps(input, counts[0], "ordinal of a piece")?;
     let offsets = take_column(counts[0], |_| input.number("offset of a piece"))?;
@@ -314,7 +314,7 @@ pub(super) fn take_dense(bytes: &[u8]) -> Result<(Vec<Piece>, Vec<BaseRange>), P
         let ordinal = u32::try_from(ordinal).map_err(|_| PackError::Garbled { what: "ordinal of a piece" })?;
         pieces.push(Piece { ordinal, offset, length });
     }
-    let mut expected = Expected::new(&pieces);
+    let mut expected = ExpectedBase::new(&pieces);
     let entries = take_column(counts[1], |_| {
         let entry = take_difference(input, expected.entry(), "entry of a base")?;
         expected.was(entry);
@@ -353,7 +353,7 @@ mod tests {
             let mut bytes = Vec::new();
             push_pieces(&pieces, &mut bytes);
             push_bases(&bases, &mut bytes);
-            let mut input = Cursor { rest: &bytes };
+            let mut input = PackCursor { rest: &bytes };
             prop_assert_eq!(take_pieces(&mut input).unwrap(), (pieces.clone(), content_bytes(&pieces).unwrap()));
             prop_assert_eq!(take_bases(&mut input).unwrap(), (bases.clone(), prefix_bytes(&bases).unwrap()));
             prop_assert!(input.rest.is_empty());
@@ -365,15 +365,15 @@ mod tests {
 
         #[test]
         fn arbitrary_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
-            let _pieces = take_pieces(&mut Cursor { rest: &bytes });
-            let _bases = take_bases(&mut Cursor { rest: &bytes });
+            let _pieces = take_pieces(&mut PackCursor { rest: &bytes });
+            let _bases = take_bases(&mut PackCursor { rest: &bytes });
         }
     }
 
     fn pieces_of(numbers: &[u64]) -> Result<(Vec<Piece>, usize), PackError> {
         let mut bytes = Vec::new();
         numbers.iter().for_each(|&number| varint::push(number, &mut bytes));
-        take_pieces(&mut Cursor { rest: &bytes })
+        take_pieces(&mut PackCursor { rest: &bytes })
     }
 
     #[test]
@@ -406,7 +406,7 @@ mod tests {
         assert!(matches!(prefix_bytes(&over), Err(PackError::Limit { .. })));
         let mut bytes = Vec::new();
         push_bases(&over, &mut bytes);
-        assert!(matches!(take_bases(&mut Cursor { rest: &bytes }), Err(PackError::Limit { .. })));
+        assert!(matches!(take_bases(&mut PackCursor { rest: &bytes }), Err(PackError::Limit { .. })));
         let many = vec![BaseRange { entry: 0, offset: 0, length: 1 }; MAX_RANGES + 1];
         assert!(matches!(prefix_bytes(&many), Err(PackError::Limit { .. })));
     }

@@ -24,20 +24,20 @@ mod frame;
 mod group;
 mod layout;
 mod level;
-mod names;
 mod reader;
 mod sketch;
+mod stable_name;
 mod writer;
 
 pub use bases::{Base, base_ranges};
 pub use block::{Block, StoredFrame};
 pub use encode::{BlockEncoder, EncodedBlock, encode_block};
-pub use group::{Groups, Member, group, group_within};
+pub use group::{Groups, ObjectToPack, group, group_within};
 pub use layout::{BaseRange, Piece};
 pub use level::{Level, ParseLevelError};
-pub use names::{hash_token, lasting_name};
 pub use reader::{Blocks, PackReader};
 pub use sketch::Sketch;
+pub use stable_name::{hash_token, stable_name};
 pub use writer::{Pack, PackWriter};
 
 use std::io;

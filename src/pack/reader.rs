@@ -4,7 +4,7 @@
 //! its blocks ends with an error unless the end record agrees.
 
 use super::block::Block;
-use super::layout::Cursor;
+use super::layout::PackCursor;
 use super::{DIGEST_BYTES, KIND_END, MAGIC, MAX_PACK_BYTES, PackError, VERSION};
 use crate::hash::PackId;
 
@@ -71,14 +71,14 @@ impl<'a> PackReader<'a> {
     /// end record is checked after the last block.
     #[must_use]
     pub const fn blocks(&self) -> Blocks<'a> {
-        Blocks { input: Cursor { rest: self.body }, count: 0, is_done: false }
+        Blocks { input: PackCursor { rest: self.body }, count: 0, is_done: false }
     }
 }
 
 /// The blocks of a pack: see [`PackReader::blocks`].
 #[derive(Debug, Clone)]
 pub struct Blocks<'a> {
-    input: Cursor<'a>,
+    input: PackCursor<'a>,
     count: u64,
     is_done: bool,
 }

@@ -5,13 +5,13 @@ use std::time::{Duration, Instant};
 
 use crate::cancel::{CANCEL_POLL_INTERVAL, pause};
 use crate::hash::StoreId;
-use crate::mirror::{Failure, MirrorError, MirrorState};
+use crate::mirror::{FailureKind, MirrorError, MirrorState};
 use crate::monitor::{Event, Monitor as _};
-use crate::push::gate::Gate;
 use crate::push::options::Options;
 use crate::push::outcome::{Outcome, error_chain};
+use crate::push::publication::Publication;
+use crate::push::push_monitor::PushMonitor;
 use crate::push::rollout::{mirror, stage_alone};
-use crate::push::target::Target;
 use crate::push::{PushError, fleet};
 use crate::release::{Release, ReleaseName, Succession};
 use crate::threads;
@@ -22,7 +22,7 @@ const MAX_TRIES: u32 = 8;
 const TIME_TO_SWITCH: Duration = Duration::from_secs(1);
 
 /// Who won where a compare-and-set was lost.
-pub(super) enum Race {
+pub(super) enum RaceWinner {
     /// Ours is current after all.
     Ours,
     /// The other one is older: start again on top of it.
@@ -38,32 +38,32 @@ pub(super) enum Race {
 /// Activates the target on the `staged` mirrors and notes their outcomes.
 /// Answers whether to start again on top of another push.
 pub(super) fn activate(
-    target: &Target,
+    publication: &Publication,
     staged: &[usize],
     outcomes: &mut [Option<Outcome>],
     options: &Options,
-    gate: &Gate<'_>,
+    monitor: &PushMonitor<'_>,
 ) -> Result<bool, PushError> {
-    let mut rest = by_store(target, staged);
+    let mut rest = by_store(publication, staged);
     let mut tries = 0;
     while !rest.is_empty() {
-        if gate.is_cancelled() {
+        if monitor.is_cancelled() {
             return Err(PushError::Cancelled);
         }
         let lead = rest.remove(0);
-        let activated = match try_one(target, lead, target.members[lead].current(), options, gate) {
-            Err(error) if is_lost(target, error.failure()) => match ask_race(target, lead, options) {
-                Race::Ours => Ok(()),
+        let activated = match try_one(publication, lead, publication.members[lead].current(), options, monitor) {
+            Err(error) if is_lost(publication, error.failure()) => match ask_who_won(publication, lead, options) {
+                RaceWinner::Ours => Ok(()),
                 // Another push took the slot and gave it up.
-                Race::Nobody if tries < MAX_TRIES && stage_alone(target, lead, options, gate).is_ok() => {
+                RaceWinner::Nobody if tries < MAX_TRIES && stage_alone(publication, lead, options, monitor).is_ok() => {
                     tries += 1;
                     rest.insert(0, lead);
                     continue;
                 }
                 // The mirror contradicts itself. That is no reason to leave the others unpublished.
-                Race::Nobody => Err(error),
-                race @ (Race::Older | Race::Newer | Race::Staged(_)) => {
-                    return Ok(lose(target, lead, &race, outcomes, gate));
+                RaceWinner::Nobody => Err(error),
+                race @ (RaceWinner::Older | RaceWinner::Newer | RaceWinner::Staged(_)) => {
+                    return Ok(on_lost_race(publication, lead, &race, outcomes, monitor));
                 }
             },
             other => other,
@@ -71,11 +71,11 @@ pub(super) fn activate(
         match activated {
             Ok(()) => {
                 outcomes[lead] = Some(Outcome::Activated);
-                together(target, &rest, outcomes, options, gate);
+                activate_all(publication, &rest, outcomes, options, monitor);
                 return Ok(false);
             }
             // The next one leads.
-            Err(error) => outcomes[lead] = Some(failed(target, lead, &error, gate)),
+            Err(error) => outcomes[lead] = Some(failed(publication, lead, &error, monitor)),
         }
     }
     Ok(false)
@@ -84,36 +84,44 @@ pub(super) fn activate(
 /// Activates the target on one more mirror, after the lead. What another push
 /// that has lost did there meanwhile is undone: an older release is replaced,
 /// and where the slot was taken the target is staged again.
-pub(super) fn one(target: &Target, index: usize, options: &Options, gate: &Gate<'_>) -> Outcome {
-    let mut expected = target.members[index].current();
+pub(super) fn activate_one(
+    publication: &Publication,
+    index: usize,
+    options: &Options,
+    monitor: &PushMonitor<'_>,
+) -> Outcome {
+    let mut expected = publication.members[index].current();
     for _ in 0..MAX_TRIES {
-        let error = match try_one(target, index, expected, options, gate) {
+        let error = match try_one(publication, index, expected, options, monitor) {
             Ok(()) => return Outcome::Activated,
-            Err(error) if is_lost(target, error.failure()) => error,
-            Err(error) => return failed(target, index, &error, gate),
+            Err(error) if is_lost(publication, error.failure()) => error,
+            Err(error) => return failed(publication, index, &error, monitor),
         };
-        let Ok(state) = mirror(target, index).state() else { return failed(target, index, &error, gate) };
-        match race(target, index, &state, options) {
-            Race::Ours => return Outcome::Activated,
+        let Ok(state) = mirror(publication, index).state() else { return failed(publication, index, &error, monitor) };
+        match race(publication, index, &state, options) {
+            RaceWinner::Ours => return Outcome::Activated,
             // A lower sequence is what ours goes on top of, whenever it began.
-            Race::Newer if state.current.is_some_and(|current| current.sequence() >= target.release.sequence) => {
+            RaceWinner::Newer
+                if state.current.is_some_and(|current| current.sequence() >= publication.release.sequence) =>
+            {
                 return Outcome::Superseded;
             }
             // It goes on top of ours.
-            Race::Newer | Race::Staged(_)
+            RaceWinner::Newer | RaceWinner::Staged(_)
                 if state.staged.as_ref().is_some_and(|staged| {
-                    staged.sequence > target.release.sequence && is_soon_served(target, index, staged.name(), gate)
+                    staged.sequence > publication.release.sequence
+                        && is_soon_served(publication, index, staged.name(), monitor)
                 }) =>
             {
                 return Outcome::Superseded;
             }
-            Race::Older | Race::Newer | Race::Staged(_) | Race::Nobody => {}
+            RaceWinner::Older | RaceWinner::Newer | RaceWinner::Staged(_) | RaceWinner::Nobody => {}
         }
         expected = state.current;
-        if state.staged.is_none_or(|staged| staged.name() != target.release.name())
-            && let Err(error) = stage_alone(target, index, options, gate)
+        if state.staged.is_none_or(|staged| staged.name() != publication.release.name())
+            && let Err(error) = stage_alone(publication, index, options, monitor)
         {
-            return failed(target, index, &error, gate);
+            return failed(publication, index, &error, monitor);
         }
     }
     Outcome::Superseded
@@ -121,140 +129,146 @@ pub(super) fn one(target: &Target, index: usize, options: &Options, gate: &Gate<
 
 /// Whether a mirror refused the target because another push was quicker. Of a new release that is also so where
 /// the mirror has another history: it had none, or the same, when it was asked.
-pub(super) fn is_lost(target: &Target, failure: Failure) -> bool {
-    failure == Failure::Conflict || target.is_new && failure == Failure::OtherHistory
+pub(super) fn is_lost(publication: &Publication, failure: FailureKind) -> bool {
+    failure == FailureKind::Conflict || publication.is_new && failure == FailureKind::OtherHistory
 }
 
 /// What becomes of a push that lost a compare-and-set on `index` in this `race`: everything
 /// that was staged is let go. Answers whether to start again on top of the other one.
-pub(super) fn lose(
-    target: &Target,
+pub(super) fn on_lost_race(
+    publication: &Publication,
     index: usize,
-    race: &Race,
+    race: &RaceWinner,
     outcomes: &mut [Option<Outcome>],
-    gate: &Gate<'_>,
+    monitor: &PushMonitor<'_>,
 ) -> bool {
     let (outcome, is_ahead) = match *race {
         // Others may stage a release without ever serving it. It is replaced, as by a push that begins now.
-        Race::Staged(by) if !is_soon_served(target, index, by, gate) => (Outcome::Displaced { by }, true),
-        Race::Older | Race::Nobody => (Outcome::Superseded, true),
-        Race::Ours | Race::Newer | Race::Staged(_) => (Outcome::Superseded, false),
+        RaceWinner::Staged(by) if !is_soon_served(publication, index, by, monitor) => (Outcome::Displaced { by }, true),
+        RaceWinner::Older | RaceWinner::Nobody => (Outcome::Superseded, true),
+        RaceWinner::Ours | RaceWinner::Newer | RaceWinner::Staged(_) => (Outcome::Superseded, false),
     };
-    give_up(target, outcomes, &outcome);
+    give_up(publication, outcomes, &outcome);
     outcomes[index] = Some(outcome);
-    target.is_repeatable && is_ahead
+    publication.is_repeatable && is_ahead
 }
 
 /// Waits a moment for the release `name`, which a mirror has staged, to become current there.
-fn is_soon_served(target: &Target, index: usize, name: ReleaseName, gate: &Gate<'_>) -> bool {
+fn is_soon_served(publication: &Publication, index: usize, name: ReleaseName, monitor: &PushMonitor<'_>) -> bool {
     let deadline = Instant::now() + TIME_TO_SWITCH;
     loop {
         // Without knowing the winner nothing may be put on top of it.
-        let Ok(state) = mirror(target, index).state() else { return true };
+        let Ok(state) = mirror(publication, index).state() else { return true };
         if state.current.is_some_and(|current| current.sequence() >= name.sequence()) {
             return true;
         }
         let is_staged = state.staged.is_some_and(|staged| staged.name() == name);
-        if !is_staged || Instant::now() >= deadline || !pause(CANCEL_POLL_INTERVAL, gate) {
+        if !is_staged || Instant::now() >= deadline || !pause(CANCEL_POLL_INTERVAL, monitor) {
             return false;
         }
     }
 }
 
 fn try_one(
-    target: &Target,
+    publication: &Publication,
     index: usize,
     expected: Option<ReleaseName>,
     options: &Options,
-    gate: &Gate<'_>,
+    monitor: &PushMonitor<'_>,
 ) -> Result<(), MirrorError> {
-    let mirror = mirror(target, index);
-    mirror.activate(target.release.name(), expected)?;
+    let mirror = mirror(publication, index);
+    mirror.activate(publication.release.name(), expected)?;
     // Now, and not at the end: the next push must know it also if this one is killed between two mirrors.
     if let Some(store) = mirror.store_id() {
-        options.stores.remember(mirror.location(), store, Some(target.release.name()));
+        options.stores.remember(mirror.location(), store, Some(publication.release.name()));
     }
-    gate.event(Event::Activated { mirror: mirror.name().to_owned(), sequence: target.release.sequence });
+    monitor.event(Event::Activated { mirror: mirror.name().to_owned(), sequence: publication.release.sequence });
     Ok(())
 }
 
-pub(super) fn together(
-    target: &Target,
+pub(super) fn activate_all(
+    publication: &Publication,
     rest: &[usize],
     outcomes: &mut [Option<Outcome>],
     options: &Options,
-    gate: &Gate<'_>,
+    monitor: &PushMonitor<'_>,
 ) {
-    let activated = threads::each(rest, |index| (*index, one(target, *index, options, gate)));
+    let activated = threads::each(rest, |index| (*index, activate_one(publication, *index, options, monitor)));
     for (index, outcome) in activated {
         outcomes[index] = Some(outcome);
     }
 }
 
-pub(super) fn name(target: &Target, index: usize) -> &str {
-    mirror(target, index).name()
+pub(super) fn name(publication: &Publication, index: usize) -> &str {
+    mirror(publication, index).name()
 }
 
-fn failed(target: &Target, index: usize, error: &MirrorError, gate: &Gate<'_>) -> Outcome {
-    let mirror = mirror(target, index).name().to_owned();
-    gate.event(Event::MirrorFailed { mirror, error: error_chain(error) });
+fn failed(publication: &Publication, index: usize, error: &MirrorError, monitor: &PushMonitor<'_>) -> Outcome {
+    let mirror = mirror(publication, index).name().to_owned();
+    monitor.event(Event::MirrorFailed { mirror, error: error_chain(error) });
     Outcome::failed(error)
 }
 
 /// The staged mirrors in order of their store ids; a new one has an id only now.
-fn by_store(target: &Target, staged: &[usize]) -> Vec<usize> {
+fn by_store(publication: &Publication, staged: &[usize]) -> Vec<usize> {
     // Alone it leads, whatever its id: a new one is not asked for it.
     if staged.len() < 2 {
         return staged.to_vec();
     }
-    in_order(target, staged, |index| known_store(target, index).or_else(|| mirror(target, index).state().ok()?.store))
+    in_order(publication, staged, |index| {
+        known_store(publication, index).or_else(|| mirror(publication, index).state().ok()?.store)
+    })
 }
 
 /// The id of a mirror's store, if it had one when it was asked for its state.
-pub(super) fn known_store(target: &Target, index: usize) -> Option<StoreId> {
-    target.members[index].state()?.store
+pub(super) fn known_store(publication: &Publication, index: usize) -> Option<StoreId> {
+    publication.members[index].state()?.store
 }
 
 /// Mirrors in the order in which they lead.
-pub(super) fn in_order(target: &Target, members: &[usize], store: impl Fn(usize) -> Option<StoreId>) -> Vec<usize> {
+pub(super) fn in_order(
+    publication: &Publication,
+    members: &[usize],
+    store: impl Fn(usize) -> Option<StoreId>,
+) -> Vec<usize> {
     // Others that push may not know of one that is joining: it leads only its like.
-    let rank = |index: usize| (fleet::is_joining(&target.members, index), store(index), index);
+    let rank = |index: usize| (fleet::is_joining(&publication.members, index), store(index), index);
     let mut order: Vec<_> = members.iter().map(|&index| rank(index)).collect();
     order.sort_unstable();
     order.into_iter().map(|(_, _, index)| index).collect()
 }
 
 /// Asks a mirror that refused the target who won there.
-pub(super) fn ask_race(target: &Target, index: usize, options: &Options) -> Race {
-    match mirror(target, index).state() {
-        Ok(state) => race(target, index, &state, options),
+pub(super) fn ask_who_won(publication: &Publication, index: usize, options: &Options) -> RaceWinner {
+    match mirror(publication, index).state() {
+        Ok(state) => race(publication, index, &state, options),
         // Without knowing the winner nothing may be put on top of it.
-        Err(_) => Race::Newer,
+        Err(_) => RaceWinner::Newer,
     }
 }
 
 /// Who won on a mirror that now has this `state`: no clock decides but between two pushes of which one lost.
-fn race(target: &Target, index: usize, state: &MirrorState, options: &Options) -> Race {
-    let is_switched = state.current != target.members[index].current();
+fn race(publication: &Publication, index: usize, state: &MirrorState, options: &Options) -> RaceWinner {
+    let is_switched = state.current != publication.members[index].current();
     let rival = match (is_switched, state.current_release()) {
-        (true, None) if state.current.is_some() => return Race::Newer,
+        (true, None) if state.current.is_some() => return RaceWinner::Newer,
         (true, current) => current,
         // Nobody switched: the other one took the slot that ours was staged in.
-        (false, _) => match state.staged.as_ref().filter(|staged| staged.name() != target.release.name()) {
+        (false, _) => match state.staged.as_ref().filter(|staged| staged.name() != publication.release.name()) {
             Some(staged) => Some(staged),
-            None => return Race::Nobody,
+            None => return RaceWinner::Nobody,
         },
     };
-    let newer = |rival: &Release| if is_switched { Race::Newer } else { Race::Staged(rival.name()) };
+    let newer = |rival: &Release| if is_switched { RaceWinner::Newer } else { RaceWinner::Staged(rival.name()) };
     match rival {
-        Some(rival) if rival.name() == target.release.name() && is_switched => Race::Ours,
+        Some(rival) if rival.name() == publication.release.name() && is_switched => RaceWinner::Ours,
         // A release that is not made here has its rank already, and nothing else counts.
-        Some(rival) if !target.is_new => match target.release.succession(rival) {
-            Succession::Follows => Race::Older,
+        Some(rival) if !publication.is_new => match publication.release.succession(rival) {
+            Succession::Follows => RaceWinner::Older,
             Succession::NotNewer | Succession::OtherHistory => newer(rival),
         },
-        Some(rival) if is_newer(rival, &target.release, options) => newer(rival),
-        _ => Race::Older,
+        Some(rival) if is_newer(rival, &publication.release, options) => newer(rival),
+        _ => RaceWinner::Older,
     }
 }
 
@@ -271,10 +285,10 @@ fn is_newer(rival: &Release, ours: &Release, options: &Options) -> bool {
 }
 
 /// Lets go of everything that was staged and not switched; `why` is its outcome.
-pub(super) fn give_up(target: &Target, outcomes: &mut [Option<Outcome>], why: &Outcome) {
+pub(super) fn give_up(publication: &Publication, outcomes: &mut [Option<Outcome>], why: &Outcome) {
     for (index, outcome) in outcomes.iter_mut().enumerate().filter(|(_, outcome)| **outcome == Some(Outcome::Staged)) {
         // If that fails the release stays staged, unseen, until the next push takes its slot.
-        mirror(target, index).abandon(target.release.name()).ok();
+        mirror(publication, index).abandon(publication.release.name()).ok();
         *outcome = Some(why.clone());
     }
 }

@@ -11,18 +11,18 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use crate::cache::ContentCache;
 use crate::fsx;
 use crate::hash::BundleKey;
-use crate::manifest::{Entry, ManifestError, transit};
+use crate::manifest::{Entry, ManifestError, delta};
 use crate::mirror::{Link, Mirror};
 use crate::monitor::{Monitor, Silent};
 use crate::pack::Level;
-use crate::push::bases::Search;
-use crate::push::batch::level_for;
-use crate::push::contents::Supplies;
-use crate::push::next::{Rules, draft};
+use crate::push::base_selection::BaseSelector;
+use crate::push::bundle::level_for;
+use crate::push::content_source::ContentSource;
+use crate::push::next_manifest::{ManifestOptions, build};
 use crate::push::options::Options;
-use crate::push::pack_line::{Ahead, Job};
+use crate::push::pack_builder::{Ahead, PackInput};
 use crate::push::scratch::{Entries, ManifestFile, Scratch};
-use crate::push::source::Live;
+use crate::push::source::SourceEntries;
 use crate::push::sources::Sources;
 use crate::scan::Tree;
 
@@ -45,13 +45,14 @@ pub(super) fn make(
         return (Ahead::default(), None);
     }
     let cache = scratch.open_content(&Silent);
-    let supplies = Supplies::new(Live::Tree(Arc::clone(tree)), Sources::default(), Vec::new()).with_old_content(cache);
-    let ahead = guess(&supplies, scratch, mirrors, options, is_over, monitor);
-    (ahead.ok().flatten().unwrap_or_default(), supplies.old.into_cache())
+    let content_source = ContentSource::new(SourceEntries::Tree(Arc::clone(tree)), Sources::default(), Vec::new())
+        .with_base_content(cache);
+    let ahead = guess(&content_source, scratch, mirrors, options, is_over, monitor);
+    (ahead.ok().flatten().unwrap_or_default(), content_source.old.into_cache())
 }
 
 fn guess(
-    supplies: &Supplies,
+    content_source: &ContentSource,
     scratch: &Scratch,
     mirrors: &[Arc<dyn Mirror>],
     options: &Options,
@@ -62,24 +63,25 @@ fn guess(
     let known = scratch.newest_known_manifest().map_err(io::Error::other)?;
     let Some(known) = known.filter(|_| level != Level::Raw) else { return Ok(None) };
     let old = || until(is_over, &known);
-    let rules = Rules { created: fsx::unix_seconds(), mtime: options.mtime, retention: &options.retention };
+    let rules = ManifestOptions { created: fsx::unix_seconds(), mtime: options.mtime, retention: &options.retention };
     let out = scratch.dir().create_file("ahead").map_err(io::Error::other)?;
-    let (_, drafted) = draft(old()?, &supplies.live, &rules, io::BufWriter::with_capacity(1 << 17, out))?;
+    let (_, drafted) = build(old()?, &content_source.live, &rules, io::BufWriter::with_capacity(1 << 17, out))?;
     let Some((out, totals)) = drafted else { return Ok(None) };
     let file = out.into_inner().map_err(io::IntoInnerError::into_error)?;
     let next = ManifestFile { file, id: totals.manifest };
     let new = || until(is_over, &next);
-    let wanted = transit::encode(old, new, Some(known.id), rules.created)?.wanted;
-    let (jobs, shunned) = (options.jobs.get(), &Default::default());
-    let search = Search { wanted: &wanted, old: &supplies.old, supplies, shunned, jobs, monitor };
+    let wanted = delta::encode(old, new, Some(known.id), rules.created)?.wanted;
+    let (jobs, excluded_bases) = (options.jobs.get(), &Default::default());
+    let search =
+        BaseSelector { wanted: &wanted, old: &content_source.old, content_source, excluded_bases, jobs, monitor };
     let bases = search.run(old, new()?)?;
     // Blocks that are made ahead belong to no bundle.
     let bundle = BundleKey::from_bytes([0; 32]);
-    let job = Job {
+    let job = PackInput {
         wanted: &wanted,
         bundle,
         mirrors: Vec::new(),
-        supplies,
+        content_source,
         bases: &bases,
         is_kept: true,
         level,

@@ -1,317 +1,217 @@
-//! The packs of a bundle: sealed once, walked by each mirror at its own pace.
-//!
-//! Memory holds a window of packs, however many mirrors there are. The builder
-//! waits while every mirror has something to do; when one has not, the oldest
-//! pack that a slower one still needs goes to a scratch file. So mirrors of one
-//! pace never touch a disk here, and no slow one holds up the others.
+//! What takes mirrors to the target: a manifest change and packs, made once for
+//! all mirrors that have the same.
 
-use std::collections::HashMap;
-use std::io::{self, BufReader, Read};
-use std::os::unix::fs::FileExt as _;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
 
-use crate::cancel::CANCEL_POLL_INTERVAL;
-use crate::fsx::{Context as _, IoError};
-use crate::hash::{ObjectId, PackId};
-use crate::mirror::{Bundle, Contents, Pack, PackCursor, SupplyError};
+use crate::hash::{BundleKey, ManifestId, ObjectId};
+use crate::manifest::ManifestError;
+use crate::manifest::delta::{self, Change};
+use crate::mirror::{Link, Mirror, StageRequest};
 use crate::monitor::Monitor;
-use crate::pack;
-use crate::push::contents::Supplies;
-use crate::push::scratch::Scratch;
+use crate::pack::Level;
+use crate::push::PushError;
+use crate::push::base_selection::{BaseSelection, BaseSelector};
+use crate::push::cache_writer::CacheWriter;
+use crate::push::fleet::{self, PolledMirror};
+use crate::push::link_speed::SpeedTable;
+use crate::push::object_presence::{self, MirrorsWithObjects};
+use crate::push::options::{LevelChoice, Options};
+use crate::push::outcome::Outcome;
+use crate::push::pack_builder::{self, BuildError, PackInput};
+use crate::push::pack_queue::PackQueue;
+use crate::push::publication::{Publication, not_kept};
+use crate::push::push_monitor::PushMonitor;
+use crate::push::scratch::{Entries, ManifestFile, entries};
 
-/// Bytes of packs kept in memory, and one pack of any size.
-const WINDOW_BYTES: usize = 3 * pack::TARGET_PACK_BYTES;
-/// So much of a pack is read at once from the scratch file, in bytes.
-const READ_BYTES: usize = 128 * 1024;
-
-#[derive(Debug, Clone)]
-enum Place {
-    Memory(Arc<Vec<u8>>),
-    Scratch { offset: u64 },
-    Gone,
+/// What takes all mirrors that have the same to the target.
+pub(super) struct Bundle {
+    base: Option<Arc<ManifestFile>>,
+    pub(super) change: Change,
+    pub(super) bases: BaseSelection,
+    level: Level,
+    key: BundleKey,
+    members: Vec<usize>,
 }
 
-#[derive(Debug)]
-struct Sealed {
-    id: PackId,
-    size: usize,
-    place: Place,
+/// The manifest that the change for a mirror is made against.
+pub(super) fn base_of(publication: &Publication, member: &PolledMirror) -> Option<ManifestId> {
+    let likely = publication.likely_base.filter(|likely| member.releases().iter().any(|kept| kept.manifest == *likely));
+    likely.or_else(|| Some(member.current_release()?.manifest))
 }
 
-#[derive(Debug, Default)]
-struct Shelf {
-    packs: Vec<Sealed>,
-    /// How the bundle ended: whole, or with an error that every mirror is told.
-    end: Option<Result<(), String>>,
-    /// The next pack of each seat that is taken.
-    seats: HashMap<usize, usize>,
-    next_seat: usize,
-    /// Seats that wait for a pack.
-    idle: usize,
-    spilled_bytes: u64,
-    is_scratch_full: bool,
-}
-
-/// The packs of one bundle.
-pub(super) struct PackShelf<'a> {
-    shelf: Mutex<Shelf>,
-    /// There is a pack more, or the end. The seats wait for it, and must not wake each other.
-    filled: Condvar,
-    /// A pack was taken, or is waited for. The builder waits for it.
-    emptied: Condvar,
-    supplies: &'a Supplies,
-    /// Tells whether the run was stopped.
-    monitor: &'a dyn Monitor,
-    spill: std::fs::File,
-}
-
-impl<'a> PackShelf<'a> {
-    /// An empty shelf; what does not fit in memory goes to `scratch`.
-    pub(super) fn new(
-        number: usize,
-        supplies: &'a Supplies,
-        scratch: &Scratch,
-        monitor: &'a dyn Monitor,
-    ) -> Result<Self, IoError> {
-        let shelf = Mutex::default();
-        let name = format!("packs-{number}");
-        scratch.dir().unlink_if_any(&name)?;
-        let spill = scratch.dir().create_file(&name)?;
-        Ok(Self { shelf, filled: Condvar::new(), emptied: Condvar::new(), supplies, monitor, spill })
+/// Groups the mirrors that need something by what they have.
+pub(super) fn bundles(
+    publication: &Publication,
+    outcomes: &[Option<Outcome>],
+    options: &Options,
+    monitor: &dyn Monitor,
+) -> Result<Vec<Bundle>, PushError> {
+    // What a late mirror has is not known yet.
+    let needs_batch = |index: usize| outcomes[index].is_none() && !publication.late.contains(&index);
+    let mut groups: BTreeMap<Option<ManifestId>, Vec<usize>> = BTreeMap::new();
+    for (index, member) in publication.members.iter().enumerate().filter(|(index, _)| needs_batch(*index)) {
+        groups.entry(base_of(publication, member)).or_default().push(index);
     }
-
-    fn shelf(&self) -> MutexGuard<'_, Shelf> {
-        self.shelf.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// A seat for one mirror. Take all of them before the first pack is pushed.
-    pub(super) fn seat(&self) -> Seat<'_, 'a> {
-        let mut shelf = self.shelf();
-        let number = shelf.next_seat;
-        shelf.next_seat += 1;
-        shelf.seats.insert(number, 0);
-        Seat { shelf: self, number }
-    }
-
-    /// Adds a pack, once there is room. Answers whether anyone still wants it.
-    pub(super) fn push(&self, pack: pack::Pack) -> bool {
-        let mut shelf = self.shelf();
-        loop {
-            shelf.forget_taken();
-            if shelf.seats.is_empty() {
-                return false;
-            }
-            let held = shelf.bytes_in_memory();
-            if held == 0 || held + pack.bytes.len() <= WINDOW_BYTES {
-                break;
-            }
-            // Where there is no room to spill to, the slowest mirror sets the pace.
-            if shelf.idle > 0 && !shelf.is_scratch_full {
-                shelf.is_scratch_full = self.spill_oldest(&mut shelf).is_err();
-                continue;
-            }
-            shelf = self.emptied.wait(shelf).unwrap_or_else(PoisonError::into_inner);
+    // A base that is damaged everywhere is none.
+    let mut without: Vec<usize> = groups.remove(&None).unwrap_or_default();
+    let mut made = Vec::new();
+    for (base, members) in groups.into_iter().filter_map(|(base, members)| Some((base?, members))) {
+        match find_base(publication, base)? {
+            Some(base) => made.extend(on_base(publication, Some(&base), &members, &HashSet::new(), options, monitor)?),
+            None => without.extend(members),
         }
-        let size = pack.bytes.len();
-        shelf.packs.push(Sealed { id: pack.id, size, place: Place::Memory(Arc::new(pack.bytes)) });
-        self.filled.notify_all();
-        true
+    }
+    if !without.is_empty() {
+        made.extend(on_base(publication, None, &without, &HashSet::new(), options, monitor)?);
+    }
+    Ok(made)
+}
+
+pub(super) fn find_base(publication: &Publication, base: ManifestId) -> Result<Option<Arc<ManifestFile>>, PushError> {
+    match publication.previous.as_ref().filter(|previous| previous.id == base) {
+        Some(previous) => Ok(Some(Arc::clone(previous))),
+        None => Ok(fleet::copy_manifest(&publication.members, &base, &publication.scratch)?),
+    }
+}
+
+/// The batch of one mirror alone, which builds on none of the objects `shunned`.
+pub(super) fn of_one(
+    publication: &Publication,
+    base: Option<&Arc<ManifestFile>>,
+    index: usize,
+    excluded_bases: &HashSet<ObjectId>,
+    options: &Options,
+    monitor: &dyn Monitor,
+) -> Result<Bundle, PushError> {
+    let made = on_base(publication, base, &[index], excluded_bases, options, monitor)?;
+    Ok(made.into_iter().next().expect("every mirror is in a batch"))
+}
+
+/// The batches of mirrors of one base: those that hold the same beside it are one.
+fn on_base(
+    publication: &Publication,
+    base: Option<&Arc<ManifestFile>>,
+    members: &[usize],
+    excluded_bases: &HashSet<ObjectId>,
+    options: &Options,
+    monitor: &dyn Monitor,
+) -> Result<Vec<Bundle>, PushError> {
+    let (new, id) = (|| publication.new_entries(), base.map(|base| base.id));
+    let encode = |held: &HashSet<ObjectId>| {
+        let change =
+            delta::encode_beside(|| entries(base.map(|base| &**base)), new, id, publication.release.created, held);
+        change.map_err(PushError::NewManifest)
+    };
+    let mut without = Some(encode(&HashSet::new())?);
+    let wanted = without.as_ref().map_or(&[][..], |change| &change.wanted);
+    let groups = object_presence::query(publication, id, wanted, members, monitor)?;
+    let make = |MirrorsWithObjects { held, members }| {
+        let change = without.take_if(|_| held.is_empty()).map_or_else(|| encode(&held), Ok)?;
+        bundle(publication, base.cloned(), change, members, excluded_bases, options, monitor)
+    };
+    groups.into_iter().map(make).collect()
+}
+
+/// How hard what goes to `mirrors` is compressed.
+pub(super) fn level_for<'m>(
+    mirrors: impl Iterator<Item = &'m Arc<dyn Mirror>> + Clone,
+    speeds: &SpeedTable,
+    options: &Options,
+) -> Level {
+    match options.level {
+        LevelChoice::Fixed(level) => level,
+        LevelChoice::Auto if mirrors.clone().all(|mirror| mirror.link() == Link::Local) => Level::Raw,
+        LevelChoice::Auto => speeds.level(mirrors.map(|mirror| mirror.location())),
+    }
+}
+
+fn bundle(
+    publication: &Publication,
+    base: Option<Arc<ManifestFile>>,
+    change: Change,
+    members: Vec<usize>,
+    excluded_bases: &HashSet<ObjectId>,
+    options: &Options,
+    monitor: &dyn Monitor,
+) -> Result<Bundle, PushError> {
+    let id = base.as_ref().map(|base| base.id);
+    let level =
+        level_for(members.iter().map(|index| &publication.members[*index].mirror), &publication.speeds, options);
+    let bases = match &base {
+        Some(base) if level != Level::Raw && !change.wanted.is_empty() => {
+            let (old, content_source, jobs) =
+                (&publication.content_source.old, &publication.content_source, options.jobs.get());
+            let search = BaseSelector { wanted: &change.wanted, old, content_source, excluded_bases, jobs, monitor };
+            search.run(|| entries(Some(base)), publication.new_entries().map_err(PushError::NewManifest)?)
+        }
+        _ => Ok(BaseSelection::none(&change.wanted)),
+    };
+    let bases = bases.map_err(PushError::NewManifest)?;
+    let mut key = blake3::Hasher::new();
+    key.update(b"headwater bundle 1\n");
+    key.update(&id.map_or([0; 32], |id| *id.as_bytes()));
+    // The ordinals of a quarantine are those of this very list.
+    for wanted in &change.wanted {
+        key.update(wanted.object.as_bytes());
+    }
+    key.update(format!("{level}\n").as_bytes());
+    bases.add_to(&mut key);
+    Ok(Bundle { base, change, bases, level, key: BundleKey::finish(&key), members })
+}
+
+impl Bundle {
+    fn base_id(&self) -> Option<ManifestId> {
+        self.base.as_ref().map(|base| base.id)
     }
 
-    /// Waits for the next pack of a seat or the end, at most so long. The builder may spill for it meanwhile.
-    fn wait_for(&self, seat: usize, most: Duration) -> MutexGuard<'_, Shelf> {
-        let mut shelf = self.shelf();
-        if shelf.is_ready(seat) {
-            return shelf;
-        }
-        shelf.idle += 1;
-        self.emptied.notify_all();
-        let began = Instant::now();
-        while !shelf.is_ready(seat) && !self.monitor.is_cancelled() {
-            let left = most.saturating_sub(began.elapsed());
-            if left.is_zero() {
-                break;
-            }
-            shelf = self
-                .filled
-                .wait_timeout(shelf, left.min(CANCEL_POLL_INTERVAL))
-                .unwrap_or_else(PoisonError::into_inner)
-                .0;
-        }
-        shelf.idle -= 1;
-        shelf
+    /// The manifest that its change is against.
+    pub(super) const fn base(&self) -> Option<&Arc<ManifestFile>> {
+        self.base.as_ref()
     }
 
-    fn spill_oldest(&self, shelf: &mut Shelf) -> Result<(), IoError> {
-        let offset = shelf.spilled_bytes;
-        let oldest = shelf.packs.iter_mut().find(|pack| matches!(pack.place, Place::Memory(_)));
-        if let Some(Sealed { place, size, .. }) = oldest
-            && let Place::Memory(bytes) = &*place
-        {
-            self.spill.write_all_at(bytes, offset).context("write", || "scratch".into())?;
-            *place = Place::Scratch { offset };
-            shelf.spilled_bytes += *size as u64;
+    /// The entries that the change is against.
+    pub(super) fn base_entries(&self) -> Result<Entries, ManifestError> {
+        entries(self.base.as_deref())
+    }
+
+    pub(super) fn job<'a>(&'a self, publication: &'a Publication, is_kept: bool, options: &Options) -> PackInput<'a> {
+        let (wanted, content_source, bases) = (&self.change.wanted, &publication.content_source, &self.bases);
+        let (level, jobs, ahead) = (self.level, options.jobs.get(), Some(&publication.ahead));
+        let mirrors = self.members.iter().map(|index| publication.members[*index].mirror.name().to_owned()).collect();
+        PackInput { wanted, bundle: self.key, mirrors, content_source, bases, is_kept, level, jobs, ahead }
+    }
+
+    /// Makes its packs, and keeps the content of a new release for the next push.
+    pub(super) fn make_packs(
+        &self,
+        publication: &Publication,
+        queue: &PackQueue<'_>,
+        options: &Options,
+        monitor: &PushMonitor<'_>,
+    ) -> Result<(), BuildError> {
+        let cache_writer = publication.begin_caching(self.new_bytes(), options, monitor);
+        pack_builder::run(
+            &self.job(publication, cache_writer.is_some(), options),
+            cache_writer.as_ref(),
+            queue,
+            monitor,
+        )?;
+        if let Some(Err(error)) = cache_writer.map(CacheWriter::finish) {
+            not_kept(&error, monitor);
         }
         Ok(())
     }
 
-    /// Says that there are no more packs, or why there cannot be.
-    pub(super) fn end(&self, end: Result<(), String>) {
-        self.shelf().end.get_or_insert(end);
-        self.filled.notify_all();
-    }
-}
-
-impl Shelf {
-    /// The next pack of a seat, by its place.
-    fn next_of(&self, seat: usize) -> usize {
-        self.seats.get(&seat).copied().unwrap_or(0)
+    pub(super) fn request<'a>(&'a self, publication: &'a Publication) -> StageRequest<'a> {
+        StageRequest { release: &publication.release, key: self.key, base: self.base_id(), change: &self.change.bytes }
     }
 
-    /// Whether that pack is here, or there is none to come.
-    fn is_ready(&self, seat: usize) -> bool {
-        self.next_of(seat) < self.packs.len() || self.end.is_some()
+    pub(super) fn new_bytes(&self) -> u64 {
+        self.change.wanted.iter().map(|wanted| wanted.size).sum()
     }
 
-    fn bytes_in_memory(&self) -> usize {
-        self.packs.iter().filter(|pack| matches!(pack.place, Place::Memory(_))).map(|pack| pack.size).sum()
-    }
-
-    /// Lets go of packs that every seat has passed.
-    fn forget_taken(&mut self) {
-        let passed = self.seats.values().copied().min().unwrap_or(self.packs.len());
-        for pack in &mut self.packs[..passed] {
-            pack.place = Place::Gone;
-        }
-    }
-}
-
-/// The view of one mirror on a bundle; when it is dropped nobody waits for that mirror.
-pub(super) struct Seat<'s, 'a> {
-    shelf: &'s PackShelf<'a>,
-    number: usize,
-}
-
-impl Drop for Seat<'_, '_> {
-    fn drop(&mut self) {
-        self.shelf.shelf().seats.remove(&self.number);
-        self.shelf.emptied.notify_all();
-    }
-}
-
-impl Contents for Seat<'_, '_> {
-    fn announce(&self, objects: &[ObjectId]) {
-        self.shelf.supplies.under(self.shelf.monitor).announce(objects);
-    }
-
-    fn object(&self, id: &ObjectId) -> Result<Box<dyn Read + Send>, SupplyError> {
-        self.shelf.supplies.under(self.shelf.monitor).object(id)
-    }
-}
-
-impl Bundle for Seat<'_, '_> {
-    fn packs(&self) -> Box<dyn PackCursor + '_> {
-        Box::new(Cursor { shelf: self.shelf, number: self.number })
-    }
-}
-
-struct Cursor<'s, 'a> {
-    shelf: &'s PackShelf<'a>,
-    number: usize,
-}
-
-impl PackCursor for Cursor<'_, '_> {
-    fn next(&mut self) -> Result<Option<Box<dyn Pack>>, SupplyError> {
-        let mut shelf = self.shelf.wait_for(self.number, Duration::MAX);
-        let at = shelf.next_of(self.number);
-        let Some(Sealed { id, size, place }) = shelf.packs.get(at) else {
-            return match &shelf.end {
-                Some(Err(error)) => Err(error.clone().into()),
-                None => Err("stopped".into()),
-                Some(Ok(())) => Ok(None),
-            };
-        };
-        let bytes = match place {
-            Place::Memory(bytes) => Bytes::Memory(Arc::clone(bytes)),
-            Place::Scratch { offset } => Bytes::Scratch(self.shelf.spill.try_clone()?, *offset),
-            Place::Gone => return Err("this bundle was taken by as many mirrors as it was made for".into()),
-        };
-        let pack = ShelfPack { id: *id, size: *size, bytes };
-        shelf.seats.insert(self.number, at + 1);
-        self.shelf.emptied.notify_all();
-        Ok(Some(Box::new(pack)))
-    }
-
-    fn wait(&self, most: Duration) -> bool {
-        self.shelf.wait_for(self.number, most).is_ready(self.number)
-    }
-}
-
-enum Bytes {
-    Memory(Arc<Vec<u8>>),
-    Scratch(std::fs::File, u64),
-}
-
-struct ShelfPack {
-    id: PackId,
-    size: usize,
-    bytes: Bytes,
-}
-
-impl Pack for ShelfPack {
-    fn id(&self) -> PackId {
-        self.id
-    }
-
-    fn size(&self) -> u64 {
-        self.size as u64
-    }
-
-    fn bytes(&self) -> Result<Arc<Vec<u8>>, SupplyError> {
-        match &self.bytes {
-            Bytes::Memory(bytes) => Ok(Arc::clone(bytes)),
-            Bytes::Scratch(file, offset) => {
-                let mut bytes = vec![0; self.size];
-                file.read_exact_at(&mut bytes, *offset)?;
-                Ok(Arc::new(bytes))
-            }
-        }
-    }
-
-    fn open(&self) -> Result<Box<dyn Read + Send>, SupplyError> {
-        Ok(match &self.bytes {
-            Bytes::Memory(bytes) => Box::new(io::Cursor::new(Shared(Arc::clone(bytes)))),
-            Bytes::Scratch(file, offset) => {
-                let part = ScratchPart { file: file.try_clone()?, at: *offset, left: self.size };
-                Box::new(BufReader::with_capacity(READ_BYTES, part))
-            }
-        })
-    }
-}
-
-/// Bytes that others have, too.
-struct Shared(Arc<Vec<u8>>);
-
-impl AsRef<[u8]> for Shared {
-    fn as_ref(&self) -> &[u8] {
-        &self.0
-    }
-}
-
-/// A pack in the scratch file, read where it is: the file's own position is that of nobody.
-struct ScratchPart {
-    file: std::fs::File,
-    at: u64,
-    left: usize,
-}
-
-impl Read for ScratchPart {
-    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
-        let most = out.len().min(self.left);
-        let count = self.file.read_at(&mut out[..most], self.at)?;
-        self.at += count as u64;
-        self.left -= count;
-        Ok(count)
+    pub(super) fn members(&self) -> &[usize] {
+        &self.members
     }
 }

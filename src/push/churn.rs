@@ -8,9 +8,9 @@ use serde::Serialize;
 
 use crate::hash::ObjectId;
 use crate::manifest::{Change, ChangeKind, Diff};
-use crate::mirror::Contents as _;
+use crate::mirror::ObjectSource as _;
 use crate::monitor::Monitor;
-use crate::push::contents::Supplies;
+use crate::push::content_source::ContentSource;
 
 /// Fewer changed files of a kind are not worth a word.
 const MIN_FILES: usize = 10;
@@ -41,7 +41,7 @@ pub struct Churn {
 }
 
 /// Compares changed files and tells of kinds of which at least half differ near one spot only.
-pub(super) fn find_churn(diff: &Diff, supplies: &Supplies, monitor: &dyn Monitor) -> Vec<Churn> {
+pub(super) fn find_churn(diff: &Diff, content_source: &ContentSource, monitor: &dyn Monitor) -> Vec<Churn> {
     let mut kinds: BTreeMap<&str, Vec<&Change>> = BTreeMap::new();
     for change in diff.changes.iter().filter(|change| change.kind == ChangeKind::Changed) {
         if let Some(extension) = change.path.extension() {
@@ -50,13 +50,15 @@ pub(super) fn find_churn(diff: &Diff, supplies: &Supplies, monitor: &dyn Monitor
     }
     let mut budget = MAX_TOTAL_BYTES;
     let kinds = kinds.into_iter().filter(|(_, changes)| changes.len() >= MIN_FILES);
-    kinds.filter_map(|(extension, changes)| look_at(extension, &changes, supplies, &mut budget, monitor)).collect()
+    kinds
+        .filter_map(|(extension, changes)| look_at(extension, &changes, content_source, &mut budget, monitor))
+        .collect()
 }
 
 fn look_at(
     extension: &str,
     changes: &[&Change],
-    supplies: &Supplies,
+    content_source: &ContentSource,
     budget: &mut u64,
     monitor: &dyn Monitor,
 ) -> Option<Churn> {
@@ -69,7 +71,7 @@ fn look_at(
         *budget -= change.size;
         let read = |id: Option<ObjectId>| {
             let mut bytes = Vec::new();
-            supplies.under(monitor).object(&id?).ok()?.take(MAX_FILE_BYTES).read_to_end(&mut bytes).ok()?;
+            content_source.under(monitor).object(&id?).ok()?.take(MAX_FILE_BYTES).read_to_end(&mut bytes).ok()?;
             Some(bytes)
         };
         let (Some(before), Some(after)) = (read(change.old_object), read(change.object)) else { continue };

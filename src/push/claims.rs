@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use crate::mirror::MirrorError;
 use crate::monitor::{Event, Monitor};
-use crate::push::fleet::{self, Member};
+use crate::push::fleet::{self, PolledMirror};
 use crate::push::options::Options;
 use crate::push::outcome::error_chain;
 use crate::push::{PushError, for_all};
@@ -22,7 +22,7 @@ const MAX_AHEAD_SECONDS: u64 = 24 * 60 * 60;
 
 /// The members, of which those fail whose claims cannot be those of this fleet: sequences far beyond those of all
 /// others, or a history that is not that of the fleet.
-pub(super) fn checked(members: Vec<Member>, options: &Options, monitor: &dyn Monitor) -> Vec<Member> {
+pub(super) fn checked(members: Vec<PolledMirror>, options: &Options, monitor: &dyn Monitor) -> Vec<PolledMirror> {
     let far: Vec<_> = (0..members.len()).map(|index| far_beyond(&members, index)).collect();
     let members = fail_where(members, far, monitor);
     if options.new_history {
@@ -32,24 +32,28 @@ pub(super) fn checked(members: Vec<Member>, options: &Options, monitor: &dyn Mon
     fail_where(members, foreign, monitor)
 }
 
-fn fail_where(members: Vec<Member>, errors: Vec<Option<MirrorError>>, monitor: &dyn Monitor) -> Vec<Member> {
-    let fail = |(member, error): (Member, Option<MirrorError>)| match error {
+fn fail_where(
+    members: Vec<PolledMirror>,
+    errors: Vec<Option<MirrorError>>,
+    monitor: &dyn Monitor,
+) -> Vec<PolledMirror> {
+    let fail = |(member, error): (PolledMirror, Option<MirrorError>)| match error {
         Some(error) => {
             let mirror = member.mirror.name().to_owned();
             monitor.event(Event::MirrorFailed { mirror, error: error_chain(&error) });
-            Member::new(Arc::clone(&member.mirror), Err(error))
+            PolledMirror::new(Arc::clone(&member.mirror), Err(error))
         }
         None => member,
     };
     members.into_iter().zip(errors).map(fail).collect()
 }
 
-fn highest_sequence(member: &Member) -> Option<u64> {
+fn highest_sequence(member: &PolledMirror) -> Option<u64> {
     member.state().map(|state| state.highest_sequence).filter(|sequence| *sequence > 0)
 }
 
 /// Why the mirror `index` is not believed: its sequences are far beyond those of all others.
-fn far_beyond(members: &[Member], index: usize) -> Option<MirrorError> {
+fn far_beyond(members: &[PolledMirror], index: usize) -> Option<MirrorError> {
     let sequence = highest_sequence(&members[index])?;
     let others = members.iter().enumerate().filter(|(other, _)| *other != index);
     let highest = others.filter_map(|(_, member)| highest_sequence(member)).max()?;
@@ -64,8 +68,8 @@ fn is_of_history(release: &Release, newest: &Release) -> bool {
 /// Why mirrors cannot be brought up with the others: they serve another history than the fleet. That is the history of
 /// more than half of them. Where there is none it is the one that was brought there from here, if the others can do
 /// without the rest.
-fn foreign_histories(members: &[Member], options: &Options) -> Vec<Option<MirrorError>> {
-    let served: Vec<&Release> = members.iter().filter_map(Member::current_release).collect();
+fn foreign_histories(members: &[PolledMirror], options: &Options) -> Vec<Option<MirrorError>> {
+    let served: Vec<&Release> = members.iter().filter_map(PolledMirror::current_release).collect();
     let followers = |newest: &Release| served.iter().filter(|release| is_of_history(release, newest)).count();
     let newest_where = |is_meant: &dyn Fn(&Release) -> bool| {
         served.iter().copied().filter(|release| is_meant(release)).max_by_key(|release| release.rank())
@@ -87,7 +91,7 @@ fn foreign_histories(members: &[Member], options: &Options) -> Vec<Option<Mirror
 }
 
 /// Why a mirror is not of the fleet whose newest release is `newest`.
-fn foreign_history(member: &Member, newest: &Release) -> Option<MirrorError> {
+fn foreign_history(member: &PolledMirror, newest: &Release) -> Option<MirrorError> {
     let own = member.current_release()?;
     if is_of_history(own, newest) || own.replaces.contains(&newest.history) {
         return None;
@@ -96,7 +100,7 @@ fn foreign_history(member: &Member, newest: &Release) -> Option<MirrorError> {
 }
 
 /// The releases that were last brought to the mirrors from here.
-fn brought(members: &[Member], options: &Options) -> Vec<ReleaseName> {
+fn brought(members: &[PolledMirror], options: &Options) -> Vec<ReleaseName> {
     members.iter().filter_map(|member| options.stores.brought(member.mirror.location())).collect()
 }
 
@@ -105,7 +109,7 @@ fn brought(members: &[Member], options: &Options) -> Vec<ReleaseName> {
 /// A release is confirmed if it was brought to a mirror from here, or enough mirrors have it. Of another one the record
 /// and the manifest may be made up by the owner of a mirror: nothing of it is passed on.
 pub(super) struct Claims<'m> {
-    members: &'m [Member],
+    members: &'m [PolledMirror],
     brought: Vec<ReleaseName>,
     /// The members, by index, to which another release was brought from here than they serve.
     is_strange: Vec<bool>,
@@ -115,19 +119,20 @@ pub(super) struct Claims<'m> {
     /// How many mirrors must serve a run number.
     enough_for_runs: usize,
     /// The mirrors of the first wave that serve anything: they are ahead of the others by design.
-    first_wave: Vec<&'m Member>,
+    first_wave: Vec<&'m PolledMirror>,
 }
 
 impl<'m> Claims<'m> {
     /// What `members` claim. Enough are as many as the push requires, or more than half.
-    pub(super) fn new(members: &'m [Member], options: &Options) -> Self {
+    pub(super) fn new(members: &'m [PolledMirror], options: &Options) -> Self {
         let serving = || members.iter().filter(|member| member.current().is_some());
         let count = serving().count();
         let enough = options.require.of(count).min(count / 2 + 1).max(1);
         let wave = options.policy.waves.first();
-        let leads =
-            |member: &&Member| wave.is_some_and(|wave| wave.mirrors.iter().any(|name| name == member.mirror.name()));
-        let is_strange = |member: &Member| {
+        let leads = |member: &&PolledMirror| {
+            wave.is_some_and(|wave| wave.mirrors.iter().any(|name| name == member.mirror.name()))
+        };
+        let is_strange = |member: &PolledMirror| {
             let brought = options.stores.brought(member.mirror.location());
             brought.is_some_and(|brought| member.current() != Some(brought))
         };
@@ -141,14 +146,14 @@ impl<'m> Claims<'m> {
         }
     }
 
-    pub(super) const fn members(&self) -> &'m [Member] {
+    pub(super) const fn members(&self) -> &'m [PolledMirror] {
         self.members
     }
 
     /// Whether the release counts for all.
     pub(super) fn is_confirmed(&self, release: &Release) -> bool {
-        let has = |member: &Member| member.releases().contains(release);
-        let is_ordinary = |(member, is_strange): (&Member, &bool)| has(member) && !is_strange;
+        let has = |member: &PolledMirror| member.releases().contains(release);
+        let is_ordinary = |(member, is_strange): (&PolledMirror, &bool)| has(member) && !is_strange;
         self.is_ours(release)
             || match self.enough {
                 Some(enough) => self.members.iter().filter(|member| has(member)).count() >= enough,
@@ -171,7 +176,7 @@ impl<'m> Claims<'m> {
     /// Warns of a release that is newer than the `base` of the next one and does not count.
     pub(super) fn warn_of_unconfirmed(&self, base: Option<&Release>, monitor: &dyn Monitor) {
         let Some(newest) = fleet::newest(self.members).filter(|newest| base != Some(*newest)) else { return };
-        let serves = |member: &&Member| member.current_release() == Some(newest);
+        let serves = |member: &&PolledMirror| member.current_release() == Some(newest);
         let mirrors: Vec<&str> = self.members.iter().filter(serves).map(|member| member.mirror.name()).collect();
         let message = format!(
             "release {} is on {} only, and was not brought there from this machine: nothing of it is passed on to the \
@@ -216,8 +221,8 @@ impl<'m> Claims<'m> {
 }
 
 /// The sequence of the next release: above everything that the mirrors have.
-pub(super) fn next_sequence(members: &[Member]) -> Result<u64, PushError> {
-    let served = |member: &Member| member.current().map_or(0, |current| current.sequence());
+pub(super) fn next_sequence(members: &[PolledMirror]) -> Result<u64, PushError> {
+    let served = |member: &PolledMirror| member.current().map_or(0, |current| current.sequence());
     let claims = members.iter().filter_map(|member| Some((highest_sequence(member)?.max(served(member)), member)));
     let Some((highest, member)) = claims.max_by_key(|(sequence, _)| *sequence) else { return Ok(1) };
     if highest >= MAX_SEQUENCE {

@@ -9,7 +9,7 @@ use crate::manifest::{Entry, ManifestReader};
 use crate::mirror::{Expiries, Link, Mirror, MirrorError, MirrorState};
 use crate::monitor::{Event, Monitor};
 use crate::push::PushError;
-use crate::push::guard::{GuardFault, HistoryOfMirror};
+use crate::push::guards::{GuardFault, HistoryOfMirror};
 use crate::push::options::Require;
 use crate::push::outcome::error_chain;
 use crate::push::scratch::{ManifestFile, Scratch};
@@ -27,7 +27,7 @@ pub struct Fleet {
 
 /// A mirror and what it said of itself.
 #[derive(Debug)]
-pub struct Member {
+pub struct PolledMirror {
     /// The mirror.
     pub mirror: Arc<dyn Mirror>,
     /// Its state, or why it could not be learned; empty until it has answered.
@@ -42,8 +42,8 @@ impl Fleet {
     }
 
     /// The same; a push does not ask those of `members` again that could not be asked.
-    pub(super) fn with_answers(&self, members: &[Member]) -> Self {
-        let failed = |member: &Member| member.answer.get()?.as_ref().err().cloned();
+    pub(super) fn with_answers(&self, members: &[PolledMirror]) -> Self {
+        let failed = |member: &PolledMirror| member.answer.get()?.as_ref().err().cloned();
         let unreachable = members.iter().enumerate().filter_map(|(index, member)| Some((index, failed(member)?)));
         Self { mirrors: self.mirrors.clone(), unreachable: unreachable.collect() }
     }
@@ -55,8 +55,8 @@ impl Fleet {
     }
 
     /// Asks all mirrors at once for their state.
-    pub fn states(&self, monitor: &dyn Monitor) -> Vec<Member> {
-        self.ask(|mirror| Member::new(Arc::clone(mirror), Self::state_of(mirror, monitor)))
+    pub fn states(&self, monitor: &dyn Monitor) -> Vec<PolledMirror> {
+        self.ask(|mirror| PolledMirror::new(Arc::clone(mirror), Self::state_of(mirror, monitor)))
     }
 
     /// Asks one mirror for its state.
@@ -70,8 +70,9 @@ impl Fleet {
     }
 
     /// The mirrors, before they answer. Those that could not be asked a moment ago have failed.
-    pub(super) fn members(&self, monitor: &dyn Monitor) -> Vec<Member> {
-        let members: Vec<Member> = self.mirrors.iter().map(|mirror| Member::unanswered(Arc::clone(mirror))).collect();
+    pub(super) fn members(&self, monitor: &dyn Monitor) -> Vec<PolledMirror> {
+        let members: Vec<PolledMirror> =
+            self.mirrors.iter().map(|mirror| PolledMirror::unanswered(Arc::clone(mirror))).collect();
         for (index, error) in &self.unreachable {
             let mirror = members[*index].mirror.name().to_owned();
             monitor.event(Event::MirrorFailed { mirror, error: error_chain(&**error) });
@@ -95,7 +96,7 @@ pub(super) fn report_state(mirror: &dyn Mirror, state: &Result<MirrorState, Mirr
     });
 }
 
-impl Member {
+impl PolledMirror {
     /// A mirror that has answered.
     #[must_use]
     pub fn new(mirror: Arc<dyn Mirror>, answer: Result<MirrorState, MirrorError>) -> Self {
@@ -158,54 +159,54 @@ impl Member {
 }
 
 /// Whether a mirror has no release yet while others have one: it is filled, and nobody waits for it.
-pub(super) fn is_joining(members: &[Member], index: usize) -> bool {
-    let is_empty = |member: &Member| member.state().is_some_and(|state| state.current.is_none());
+pub(super) fn is_joining(members: &[PolledMirror], index: usize) -> bool {
+    let is_empty = |member: &PolledMirror| member.state().is_some_and(|state| state.current.is_none());
     is_empty(&members[index]) && members.iter().any(|member| member.current().is_some())
 }
 
 /// The mirrors that count for a requirement, by index.
-pub(super) fn counted(members: &[Member]) -> impl Iterator<Item = usize> + '_ {
+pub(super) fn counted(members: &[PolledMirror]) -> impl Iterator<Item = usize> + '_ {
     (0..members.len()).filter(|index| !is_joining(members, *index))
 }
 
 /// How many mirrors can be reached, and of how many, those that count.
-pub(super) fn reachable(members: &[Member]) -> (usize, usize) {
+pub(super) fn reachable(members: &[PolledMirror]) -> (usize, usize) {
     let reachable = counted(members).filter(|index| members[*index].state().is_some()).count();
     (reachable, counted(members).count())
 }
 
 /// Whether enough mirrors can be reached.
-pub(super) fn is_met(members: &[Member], require: Require) -> bool {
+pub(super) fn is_met(members: &[PolledMirror], require: Require) -> bool {
     let (reachable, total) = reachable(members);
     require.is_met(reachable, total)
 }
 
 /// The newest release that is current somewhere. One of a history that another mirror's history took over is
 /// older than those of that one, whatever its sequence.
-pub(super) fn newest(members: &[Member]) -> Option<&Release> {
+pub(super) fn newest(members: &[PolledMirror]) -> Option<&Release> {
     newest_where(members, |_| true)
 }
 
 /// The same, of the releases for which `is_meant` holds; no other one takes over their history.
-pub(super) fn newest_where(members: &[Member], is_meant: impl Fn(&Release) -> bool) -> Option<&Release> {
+pub(super) fn newest_where(members: &[PolledMirror], is_meant: impl Fn(&Release) -> bool) -> Option<&Release> {
     let meant: Vec<&Release> = current(members).filter(|release| is_meant(release)).collect();
     let is_replaced = |one: &Release| meant.iter().any(|other| other.replaces.contains(&one.history));
     meant.iter().filter(|one| !is_replaced(one)).max_by_key(|release| release.rank()).copied()
 }
 
 /// The records of what the mirrors serve, as far as they can be read.
-fn current(members: &[Member]) -> impl Iterator<Item = &Release> {
-    members.iter().filter_map(Member::current_release)
+fn current(members: &[PolledMirror]) -> impl Iterator<Item = &Release> {
+    members.iter().filter_map(PolledMirror::current_release)
 }
 
 /// Refuses mirrors whose current releases are of different histories, of which none took over the others.
-pub(super) fn check_one_history(members: &[Member]) -> Result<(), GuardFault> {
+pub(super) fn check_one_history(members: &[PolledMirror]) -> Result<(), GuardFault> {
     let Some(newest) = newest(members) else { return Ok(()) };
     let is_foreign = |one: &Release| one.history != newest.history && !newest.replaces.contains(&one.history);
     if !current(members).any(is_foreign) {
         return Ok(());
     }
-    let of = |member: &Member| {
+    let of = |member: &PolledMirror| {
         let release = member.current_release()?;
         let same = member.releases().iter().filter(|kept| kept.history == release.history);
         Some(HistoryOfMirror {
@@ -219,7 +220,7 @@ pub(super) fn check_one_history(members: &[Member]) -> Result<(), GuardFault> {
 }
 
 /// All histories that the mirrors serve, and those that these took over: oldest first, as far as that is known.
-pub(super) fn histories(members: &[Member]) -> Vec<HistoryId> {
+pub(super) fn histories(members: &[PolledMirror]) -> Vec<HistoryId> {
     let mut releases: Vec<&Release> = current(members).collect();
     releases.sort_by_key(|release| release.rank());
     let mut histories: Vec<HistoryId> = Vec::new();
@@ -234,10 +235,10 @@ pub(super) fn histories(members: &[Member]) -> Vec<HistoryId> {
 
 /// The mirrors that keep a manifest.
 pub(super) fn holders<'m>(
-    members: impl IntoIterator<Item = &'m Member>,
+    members: impl IntoIterator<Item = &'m PolledMirror>,
     manifest: &ManifestId,
 ) -> impl Iterator<Item = &'m Arc<dyn Mirror>> {
-    let holds = |member: &&Member| {
+    let holds = |member: &&PolledMirror| {
         let staged = member.state().and_then(|state| state.staged.as_ref());
         member.releases().iter().chain(staged).any(|release| release.manifest == *manifest)
     };
@@ -246,7 +247,7 @@ pub(super) fn holders<'m>(
 
 /// Copies a manifest from the first mirror that has it whole to a scratch file.
 pub(super) fn copy_manifest<'m>(
-    members: impl IntoIterator<Item = &'m Member>,
+    members: impl IntoIterator<Item = &'m PolledMirror>,
     manifest: &ManifestId,
     scratch: &Scratch,
 ) -> Result<Option<Arc<ManifestFile>>, IoError> {
@@ -278,32 +279,32 @@ pub(super) fn in_source(mirror: &Arc<dyn Mirror>, source: MirrorError) -> PushEr
 }
 
 /// Another member with the store of the member `index`; `None` if there is none.
-pub(super) fn other_with_store(members: &[Member], index: usize) -> Option<usize> {
+pub(super) fn other_with_store(members: &[PolledMirror], index: usize) -> Option<usize> {
     let store = |index: usize| members[index].state().and_then(|state| state.store);
     let own = store(index)?;
     (0..members.len()).find(|other| *other != index && store(*other) == Some(own))
 }
 
 /// Refuses two names for one mirror: they would race each other.
-pub(super) fn check_distinct(members: &[Member]) -> Result<(), PushError> {
+pub(super) fn check_distinct(members: &[PolledMirror]) -> Result<(), PushError> {
     for (index, member) in members.iter().enumerate() {
-        let store = |member: &Member| member.state().and_then(|state| state.store);
+        let store = |member: &PolledMirror| member.state().and_then(|state| state.store);
         // Before the first push there is no store that could tell.
-        let place = |member: &Member| member.mirror.local_path().and_then(|path| fsx::resolve(&path).ok());
-        let same = |other: &&Member| {
+        let place = |member: &PolledMirror| member.mirror.local_path().and_then(|path| fsx::resolve(&path).ok());
+        let same = |other: &&PolledMirror| {
             other.mirror.location() == member.mirror.location()
                 || store(member).is_some() && store(other) == store(member)
                 || place(member).is_some() && place(other) == place(member)
         };
         if let Some(other) = members[index + 1..].iter().find(same) {
-            let name = |member: &Member| member.mirror.location().to_owned();
+            let name = |member: &PolledMirror| member.mirror.location().to_owned();
             return Err(PushError::SameMirror { first: name(member), second: name(other) });
         }
-        let is_around = |outer: &Member, inner: &Member| {
+        let is_around = |outer: &PolledMirror, inner: &PolledMirror| {
             place(outer).zip(place(inner)).is_some_and(|(outer, inner)| inner.starts_with(outer))
         };
         for other in &members[index + 1..] {
-            let name = |member: &Member| member.mirror.location().to_owned();
+            let name = |member: &PolledMirror| member.mirror.location().to_owned();
             for (outer, inner) in [(member, other), (other, member)] {
                 if is_around(outer, inner) {
                     return Err(PushError::NestedMirrors { inner: name(inner), outer: name(outer) });

@@ -4,7 +4,7 @@
 //! by waves may still be looking at the first ones, or was stopped there.
 
 use crate::monitor::{Event, Monitor};
-use crate::push::fleet::{self, Member};
+use crate::push::fleet::{self, PolledMirror};
 use crate::push::options::{Options, Wave};
 use crate::release::Release;
 
@@ -12,7 +12,7 @@ use crate::release::Release;
 pub(super) const MIN_FLEET: usize = 3;
 
 /// The newest release that is current anywhere and for all mirrors.
-pub(super) fn newest_for_all<'m>(members: &'m [Member], waves: &[Wave]) -> Option<&'m Release> {
+pub(super) fn newest_for_all<'m>(members: &'m [PolledMirror], waves: &[Wave]) -> Option<&'m Release> {
     fleet::newest_where(members, |release| release.partial.is_none() && has_passed(release, members, waves))
 }
 
@@ -20,7 +20,7 @@ pub(super) fn newest_for_all<'m>(members: &'m [Member], waves: &[Wave]) -> Optio
 /// owner may have made it. It is warned of. Where nothing is known of that mirror, because the cache was lost, it counts:
 /// else no fleet could be healed from a machine that did not publish.
 pub(super) fn newest_to_spread<'m>(
-    members: &'m [Member],
+    members: &'m [PolledMirror],
     options: &Options,
     monitor: &dyn Monitor,
 ) -> Option<&'m Release> {
@@ -28,8 +28,8 @@ pub(super) fn newest_to_spread<'m>(
     let newest = newest_for_all(members, waves)?;
     let serving = members.iter().filter(|member| member.current_release().is_some()).count();
     let owner = only_owner(newest, members).filter(|_| waves.is_empty() && serving >= MIN_FLEET);
-    let brought = |owner: &Member| options.stores.brought(owner.mirror.location());
-    let is_strange = |owner: &&Member| brought(owner).is_some_and(|brought| brought != newest.name());
+    let brought = |owner: &PolledMirror| options.stores.brought(owner.mirror.location());
+    let is_strange = |owner: &&PolledMirror| brought(owner).is_some_and(|brought| brought != newest.name());
     let Some(owner) = owner.filter(is_strange) else { return Some(newest) };
     let (name, sequence) = (owner.mirror.name(), newest.sequence);
     let message = format!(
@@ -43,7 +43,7 @@ pub(super) fn newest_to_spread<'m>(
 }
 
 /// The mirror that alone serves a release; `None` if several do.
-fn only_owner<'m>(release: &Release, members: &'m [Member]) -> Option<&'m Member> {
+fn only_owner<'m>(release: &Release, members: &'m [PolledMirror]) -> Option<&'m PolledMirror> {
     let mut serving = members.iter().filter(|member| member.current() == Some(release.name()));
     serving.next().filter(|_| serving.next().is_none())
 }
@@ -58,12 +58,12 @@ pub(super) fn is_for_these(release: &Release, options: &Options) -> bool {
 }
 
 /// Whether a mirror of the last wave serves the release or has served it.
-fn has_passed(release: &Release, members: &[Member], waves: &[Wave]) -> bool {
-    let wave_of = |member: &Member| {
+fn has_passed(release: &Release, members: &[PolledMirror], waves: &[Wave]) -> bool {
+    let wave_of = |member: &PolledMirror| {
         let is_in = |wave: &Wave| wave.mirrors.iter().any(|name| name == member.mirror.name());
         waves.iter().position(is_in).unwrap_or(waves.len())
     };
     let last = members.iter().map(wave_of).max();
-    let served = |member: &Member| member.releases().iter().any(|kept| kept.name() == release.name());
+    let served = |member: &PolledMirror| member.releases().iter().any(|kept| kept.name() == release.name());
     members.iter().any(|member| Some(wave_of(member)) == last && served(member))
 }

@@ -8,14 +8,14 @@ use std::thread::Scope;
 use crossbeam_channel::Sender;
 
 use crate::cancel::CANCEL_POLL_INTERVAL;
-use crate::mirror::{Failure, MirrorError};
+use crate::mirror::{FailureKind, MirrorError};
 use crate::monitor::Monitor as _;
-use crate::push::gate::Gate;
-use crate::push::guard::GuardFault;
+use crate::push::guards::GuardFault;
 use crate::push::options::Options;
 use crate::push::outcome::Outcome;
+use crate::push::publication::Publication;
+use crate::push::push_monitor::PushMonitor;
 use crate::push::rollout::{Staged, at_once, stage_alone};
-use crate::push::target::Target;
 use crate::push::{PushError, claims, fleet};
 use crate::release::Release;
 use crate::threads;
@@ -23,18 +23,18 @@ use crate::threads;
 /// Starts to stage the target on the late members, as they answer. They fail if there is no thread for it.
 pub(super) fn start<'s>(
     scope: &'s Scope<'s, '_>,
-    target: &'s Target,
+    publication: &'s Publication,
     staged: &Sender<Staged>,
     options: &'s Options,
-    gate: &'s Gate<'_>,
+    monitor: &'s PushMonitor<'_>,
 ) {
-    if target.late.is_empty() {
+    if publication.late.is_empty() {
         return;
     }
     let late_staged = staged.clone();
-    let stage = move || stage_as_they_answer(scope, target, &late_staged, options, gate);
+    let stage = move || stage_as_they_answer(scope, publication, &late_staged, options, monitor);
     if let Err(error) = threads::start(scope, stage) {
-        for index in &target.late {
+        for index in &publication.late {
             staged.send((*index, Err(error.clone().into()))).ok();
         }
     }
@@ -44,55 +44,61 @@ pub(super) fn start<'s>(
 /// or the push ends.
 fn stage_as_they_answer<'s>(
     scope: &'s Scope<'s, '_>,
-    target: &'s Target,
+    publication: &'s Publication,
     staged: &Sender<Staged>,
     options: &'s Options,
-    gate: &'s Gate<'_>,
+    monitor: &'s PushMonitor<'_>,
 ) {
-    let mut unanswered = target.late.len();
-    while unanswered > 0 && !gate.is_cancelled() {
-        let answered = target.pending.take_next(&target.members, CANCEL_POLL_INTERVAL, &options.stores, gate);
+    let mut unanswered = publication.late.len();
+    while unanswered > 0 && !monitor.is_cancelled() {
+        let answered =
+            publication.pending.take_next(&publication.members, CANCEL_POLL_INTERVAL, &options.stores, monitor);
         let Some(index) = answered else { continue };
         unanswered -= 1;
         let has_staged = staged.clone();
-        let stage = move || has_staged.send((index, stage(target, index, options, gate))).ok();
+        let stage = move || has_staged.send((index, stage(publication, index, options, monitor))).ok();
         if let Err(error) = threads::start(scope, stage) {
             staged.send((index, Err(error.into()))).ok();
         }
     }
 }
 
-fn stage(target: &Target, index: usize, options: &Options, gate: &Gate<'_>) -> Result<Outcome, MirrorError> {
-    let member = &target.members[index];
-    let decided = same_store(target, index).or_else(|| at_once(target, member));
-    match decided.or_else(|| refusal(target, member.current_release()?, options)) {
+fn stage(
+    publication: &Publication,
+    index: usize,
+    options: &Options,
+    monitor: &PushMonitor<'_>,
+) -> Result<Outcome, MirrorError> {
+    let member = &publication.members[index];
+    let decided = same_store(publication, index).or_else(|| at_once(publication, member));
+    match decided.or_else(|| refusal(publication, member.current_release()?, options)) {
         Some(outcome) => Ok(outcome),
-        None => stage_alone(target, index, options, gate).map(|()| Outcome::Staged),
+        None => stage_alone(publication, index, options, monitor).map(|()| Outcome::Staged),
     }
 }
 
 /// The outcome of a mirror that is another one under a second name.
-fn same_store(target: &Target, index: usize) -> Option<Outcome> {
-    let first = fleet::other_with_store(&target.members, index)?;
-    let location = |index: usize| target.members[index].mirror.location().to_owned();
+fn same_store(publication: &Publication, index: usize) -> Option<Outcome> {
+    let first = fleet::other_with_store(&publication.members, index)?;
+    let location = |index: usize| publication.members[index].mirror.location().to_owned();
     let error = PushError::SameMirror { first: location(first), second: location(index) };
-    Some(Outcome::Failed { failure: Failure::BadPlace, error: error.to_string() })
+    Some(Outcome::Failed { failure: FailureKind::UnsuitableLocation, error: error.to_string() })
 }
 
 /// The outcome of a mirror whose `current` release would have stopped the push: the one with the newest release decides
 /// which orders are too old and which content is rejected.
-fn refusal(target: &Target, current: &Release, options: &Options) -> Option<Outcome> {
-    let was_newest = target
+fn refusal(publication: &Publication, current: &Release, options: &Options) -> Option<Outcome> {
+    let was_newest = publication
         .newest_before
         .as_ref()
         .is_none_or(|newest| newest.history == current.history && current.rank() > newest.rank());
-    if !target.is_new || !was_newest {
+    if !publication.is_new || !was_newest {
         return None;
     }
     if claims::check_order(options, &current.orders).is_err() {
         return Some(Outcome::Newer { serves: current.name() });
     }
-    let rejected = current.rejection(target.release.content).filter(|_| !options.again)?;
+    let rejected = current.rejection(publication.release.content).filter(|_| !options.again)?;
     let error = GuardFault::Rejected(rejected.clone()).to_string();
-    Some(Outcome::Failed { failure: Failure::Other, error })
+    Some(Outcome::Failed { failure: FailureKind::Other, error })
 }

@@ -10,31 +10,32 @@
 
 mod activation;
 mod ahead;
-mod bases;
-mod batch;
+mod base_content;
+mod base_selection;
 mod bundle;
+mod cache_writer;
 mod churn;
 mod claims;
-mod contents;
+mod content_source;
 mod fleet;
 mod for_all;
-mod gate;
-mod guard;
-mod held;
-mod keeping;
+mod guards;
 mod latecomers;
-mod later;
-mod links;
-mod load;
-mod next;
-mod old_content;
+mod link_speed;
+mod maintenance;
+mod next_manifest;
+mod object_presence;
 mod options;
 mod outcome;
-mod pack_line;
+mod pack_builder;
+mod pack_queue;
 mod parallel;
 mod plan;
 mod prepare;
+mod publication;
+mod push_monitor;
 mod recheck;
+mod resolve_source;
 mod retention;
 mod revert;
 mod rollout;
@@ -44,34 +45,33 @@ mod secrets;
 mod site;
 mod source;
 mod sources;
+mod staged;
 mod states;
 mod stores;
-mod target;
-mod upkeep;
 mod waves;
 
-pub use bases::BaseCounts;
+pub use base_selection::BaseCounts;
 pub use churn::Churn;
-pub use fleet::{Fleet, Member};
-pub use gate::Traffic;
-pub use guard::{GuardFault, Guards, HistoryOfMirror, MaxRemoved};
-pub use later::{Abandoned, abandon, check_staged};
-pub use load::{RollbackPlan, plan_rollback};
+pub use fleet::{Fleet, PolledMirror};
+pub use guards::{GuardFault, Guards, HistoryOfMirror, MaxRemoved};
+pub use maintenance::{DiffSide, clean_up, diff_sides, repair};
 pub use options::{
-    Goal, KeepContent, LevelChoice, MtimeMode, OnFailure, Options, Order, ParseLevelChoiceError, Policy, Probe,
-    Require, Wave,
+    Goal, KeepContent, LevelChoice, MtimeMode, OnFailure, Options, ParseLevelChoiceError, Policy, Probe, Require,
+    RunNumber, Wave,
 };
-pub use outcome::{MirrorReport, Outcome, Report, Reverted, Sums, error_chain};
-pub use pack_line::LineError;
+pub use outcome::{ChangeCounts, MirrorReport, Outcome, Report, Reverted, error_chain};
+pub use pack_builder::BuildError;
 pub use plan::{MirrorPlan, PlanReport, plan};
+pub use push_monitor::Traffic;
+pub use resolve_source::{RollbackPlan, plan_rollback};
 pub use retention::{Retention, RetentionRule};
 pub use schedule::{Schedule, WavePlan};
 pub use scratch::ScratchLocation;
 pub use secrets::AllowedSecrets;
 pub use site::SiteOfMirror;
 pub use source::{DecidedBy, Source};
+pub use staged::{Abandoned, abandon, check_staged};
 pub use stores::KnownStores;
-pub use upkeep::{DiffSide, diff_sides, repair, settle};
 
 use crate::fsx::IoError;
 use crate::manifest::ManifestError;
@@ -192,7 +192,7 @@ pub enum PushError {
     NewManifest(#[source] ManifestError),
     /// Content could not be read as it was scanned.
     #[error(transparent)]
-    Line(#[from] LineError),
+    Build(#[from] BuildError),
     /// The origin's own disk.
     #[error(transparent)]
     Io(#[from] IoError),
@@ -232,27 +232,27 @@ fn push_in_rounds(
         round += 1;
         let end = std::thread::scope(|scope| {
             let mut recheck = Recheck::none();
-            let on_new = |live: &source::Live| recheck = Recheck::start(scope, live, monitor);
+            let on_new = |live: &source::SourceEntries| recheck = Recheck::start(scope, live, monitor);
             match prepare::prepare(&source, fleet, options, on_new, monitor)? {
-                Prepared::Refused(report) => Ok::<_, PushError>(rollout::End::Report(*report)),
-                Prepared::Target(target) => {
-                    let end = rollout::run(&target, || recheck.finish(monitor), options, monitor)?;
-                    target.remember(end.report(), options, monitor);
+                Prepared::Refused(report) => Ok::<_, PushError>(rollout::RolloutEnd::Report(*report)),
+                Prepared::Target(publication) => {
+                    let end = rollout::run(&publication, || recheck.finish(monitor), options, monitor)?;
+                    publication.remember(end.report(), options, monitor);
                     // On top of another push, "the release before" would be the one that was to be left.
                     if let Source::Rollback { to: to @ None, .. } = &mut source {
-                        *to = target.release.rolled_back_to;
+                        *to = publication.release.rolled_back_to;
                     }
                     Ok(end)
                 }
             }
         })?;
         match end {
-            rollout::End::Report(report) => return Ok(report),
-            rollout::End::Revert(report, back, to) => {
+            rollout::RolloutEnd::Report(report) => return Ok(report),
+            rollout::RolloutEnd::Revert(report, back, to) => {
                 return Ok(revert::revert(report, &back, to, fleet, options, monitor));
             }
-            rollout::End::Again(report) if round == MAX_ROUNDS => return Ok(report),
-            rollout::End::Again(_) => {
+            rollout::RolloutEnd::Retry(report) if round == MAX_ROUNDS => return Ok(report),
+            rollout::RolloutEnd::Retry(_) => {
                 monitor
                     .event(Event::Warned { message: "another push was quicker: starting again on top of it".into() });
             }

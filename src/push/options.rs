@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use crate::pack::Level;
-use crate::push::guard::Guards;
+use crate::push::guards::Guards;
 use crate::push::retention::Retention;
 use crate::push::scratch::ScratchLocation;
 use crate::push::stores::KnownStores;
@@ -16,7 +16,7 @@ use crate::tree_path::{Site, TreePath};
 
 /// A number that rises with the age of what is pushed: a CI run number, say.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Order {
+pub struct RunNumber {
     /// What counts: numbers of different streams are not compared.
     pub stream: String,
     /// The number.
@@ -166,7 +166,7 @@ pub struct Options {
     /// Free text for the release.
     pub note: Option<String>,
     /// The order of what is pushed.
-    pub order: Option<Order>,
+    pub order: Option<RunNumber>,
     /// Publish although a higher order was published.
     pub allow_older: bool,
     /// Publish although a rollback left this content.

@@ -6,9 +6,9 @@ use serde::Serialize;
 
 use crate::hash::ReleaseId;
 use crate::manifest::{ChangeKind, Diff};
-use crate::mirror::{Expiries, Failure, HookRun, MirrorError};
-use crate::push::gate::Traffic;
+use crate::mirror::{Expiries, FailureKind, HookRun, MirrorError};
 use crate::push::options::Goal;
+use crate::push::push_monitor::Traffic;
 use crate::release::ReleaseName;
 use crate::tree_path::Site;
 
@@ -46,14 +46,14 @@ pub enum Outcome {
     Failed {
         /// What kind of failure.
         #[serde(serialize_with = "failure_name")]
-        failure: Failure,
+        failure: FailureKind,
         /// Why, with all causes.
         error: String,
     },
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
-fn failure_name<S: serde::Serializer>(failure: &Failure, serializer: S) -> Result<S::Ok, S::Error> {
+fn failure_name<S: serde::Serializer>(failure: &FailureKind, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(failure.name())
 }
 
@@ -117,7 +117,7 @@ pub struct MirrorReport {
 
 /// Numbers of paths.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
-pub struct Sums {
+pub struct ChangeCounts {
     /// New paths.
     pub added: u64,
     /// Paths with other content.
@@ -140,7 +140,7 @@ pub struct Sums {
     pub same: u64,
 }
 
-impl From<&Diff> for Sums {
+impl From<&Diff> for ChangeCounts {
     fn from(diff: &Diff) -> Self {
         let count = |kind| diff.count(kind) as u64;
         Self {
@@ -179,7 +179,7 @@ pub struct Report {
     /// Whether the push made it, as opposed to bringing laggards up to one that was there.
     pub is_new: bool,
     /// How the release differs from the newest one before it.
-    pub changes: Sums,
+    pub changes: ChangeCounts,
     /// Size of the content that is new to some mirror, in bytes.
     pub new_bytes: u64,
     /// How far it was to go.

@@ -3,23 +3,23 @@
 use serde::Serialize;
 
 use crate::manifest::{Diff, diff};
-use crate::mirror::{Bundle as _, Failure};
+use crate::mirror::{FailureKind, PackSource as _};
 use crate::monitor::Monitor;
-use crate::push::bases::BaseCounts;
-use crate::push::batch::{Batch, batches};
-use crate::push::bundle::PackShelf;
+use crate::push::base_selection::BaseCounts;
+use crate::push::bundle::{Bundle, bundles};
 use crate::push::churn::{Churn, find_churn};
 use crate::push::fleet::{self, Fleet};
-use crate::push::gate::Gate;
 use crate::push::options::Options;
-use crate::push::outcome::{Outcome, Report, Sums};
-use crate::push::pack_line::{self, LineError};
+use crate::push::outcome::{ChangeCounts, Outcome, Report};
+use crate::push::pack_builder::{self, BuildError};
+use crate::push::pack_queue::PackQueue;
 use crate::push::prepare::{Prepared, prepare_plan};
+use crate::push::publication::Publication;
+use crate::push::push_monitor::PushMonitor;
 use crate::push::rollout::{self, at_once, report_failures};
 use crate::push::schedule::Schedule;
 use crate::push::scratch::entries;
 use crate::push::source::Source;
-use crate::push::target::Target;
 use crate::push::{PushError, waves};
 use crate::threads;
 
@@ -39,7 +39,7 @@ pub struct MirrorPlan {
     pub error: Option<String>,
     /// The kind of that failure.
     #[serde(skip)]
-    pub failure: Option<Failure>,
+    pub failure: Option<FailureKind>,
     /// Whether it has the release already.
     pub is_current: bool,
     /// Whether the release is complete there, and only waits to be served.
@@ -66,7 +66,7 @@ pub struct PlanReport {
     /// Whether the push would make it.
     pub is_new: bool,
     /// How it differs from the newest release there is.
-    pub sums: Sums,
+    pub sums: ChangeCounts,
     /// Path by path: a new release against the newest one there is, else against what the mirror that lacks most has.
     pub diff: Diff,
     /// What most changes of a kind have in common.
@@ -90,41 +90,42 @@ pub fn plan(
     options: &Options,
     monitor: &dyn Monitor,
 ) -> Result<Result<PlanReport, Report>, PushError> {
-    let target = match prepare_plan(source, fleet, options, monitor)? {
+    let publication = match prepare_plan(source, fleet, options, monitor)? {
         Prepared::Refused(report) => return Ok(Err(*report)),
-        Prepared::Target(target) => target,
+        Prepared::Target(publication) => publication,
     };
-    let mut outcomes: Vec<Option<Outcome>> = target.members.iter().map(|member| at_once(&target, member)).collect();
-    let batches = batches(&target, &outcomes, options, monitor)?;
-    check_stages(&target, &batches, &mut outcomes);
-    report_failures(&target, &outcomes, monitor);
-    let mut sizes = Vec::with_capacity(batches.len());
-    for (number, batch) in (0..).zip(&batches) {
-        sizes.push(pack_bytes(&target, batch, number, options, monitor)? + batch.change.bytes.len() as u64);
+    let mut outcomes: Vec<Option<Outcome>> =
+        publication.members.iter().map(|member| at_once(&publication, member)).collect();
+    let bundles = bundles(&publication, &outcomes, options, monitor)?;
+    check_stages(&publication, &bundles, &mut outcomes);
+    report_failures(&publication, &outcomes, monitor);
+    let mut sizes = Vec::with_capacity(bundles.len());
+    for (number, bundle) in (0..).zip(&bundles) {
+        sizes.push(pack_bytes(&publication, bundle, number, options, monitor)? + bundle.change.bytes.len() as u64);
     }
-    let diff = compare(&target, &batches)?;
-    let schedule = Schedule::new(&target, &outcomes, options);
+    let diff = compare(&publication, &bundles)?;
+    let schedule = Schedule::new(&publication, &outcomes, options);
     if !schedule.waves.is_empty() {
         // A probe that could never be right is refused as the push would.
-        waves::expected(&target, options)?;
+        waves::expected(&publication, options)?;
     }
     Ok(Ok(PlanReport {
-        sequence: target.release.sequence,
-        is_new: target.is_new,
-        sums: target.sums,
-        churn: find_churn(&diff, &target.supplies, monitor),
+        sequence: publication.release.sequence,
+        is_new: publication.is_new,
+        sums: publication.sums,
+        churn: find_churn(&diff, &publication.content_source, monitor),
         diff,
-        mirrors: mirrors(&target, &outcomes, &batches, &sizes, &schedule),
+        mirrors: mirrors(&publication, &outcomes, &bundles, &sizes, &schedule),
         schedule,
-        unmet: unmet(&target, &outcomes, options),
+        unmet: unmet(&publication, &outcomes, options),
     }))
 }
 
 /// Has the mirrors fail that would refuse what a push sends.
-fn check_stages(target: &Target, batches: &[Batch], outcomes: &mut [Option<Outcome>]) {
-    for batch in batches {
-        for index in batch.members() {
-            if let Err(error) = target.members[*index].mirror.check_stage(&batch.request(target)) {
+fn check_stages(publication: &Publication, bundles: &[Bundle], outcomes: &mut [Option<Outcome>]) {
+    for bundle in bundles {
+        for index in bundle.members() {
+            if let Err(error) = publication.members[*index].mirror.check_stage(&bundle.request(publication)) {
                 outcomes[*index] = Some(Outcome::failed(&error));
             }
         }
@@ -132,39 +133,39 @@ fn check_stages(target: &Target, batches: &[Batch], outcomes: &mut [Option<Outco
 }
 
 /// Why nothing would be activated, if too few mirrors would take the release.
-fn unmet(target: &Target, outcomes: &[Option<Outcome>], options: &Options) -> Option<String> {
-    let counted = || fleet::counted(&target.members);
+fn unmet(publication: &Publication, outcomes: &[Option<Outcome>], options: &Options) -> Option<String> {
+    let counted = || fleet::counted(&publication.members);
     let is_usable = |index: &usize| !matches!(outcomes[*index], Some(Outcome::Failed { .. }));
     let (usable, total) = (counted().filter(is_usable).count(), counted().count());
     (!options.require.is_met(usable, total)).then(|| rollout::unmet(options.require, usable, total))
 }
 
-fn compare(target: &Target, batches: &[Batch]) -> Result<Diff, PushError> {
-    let largest = batches.iter().max_by_key(|batch| batch.new_bytes());
+fn compare(publication: &Publication, bundles: &[Bundle]) -> Result<Diff, PushError> {
+    let largest = bundles.iter().max_by_key(|bundle| bundle.new_bytes());
     let old = match largest {
-        _ if target.is_new => entries(target.previous.as_deref()),
-        Some(batch) => batch.base_entries(),
+        _ if publication.is_new => entries(publication.previous.as_deref()),
+        Some(bundle) => bundle.base_entries(),
         None => return Ok(Diff::default()),
     };
-    let new = target.new_entries().map_err(PushError::NewManifest)?;
+    let new = publication.new_entries().map_err(PushError::NewManifest)?;
     diff(old.map_err(PushError::NewManifest)?, new).map_err(PushError::NewManifest)
 }
 
 /// Builds the packs and counts them.
 fn pack_bytes(
-    target: &Target,
-    batch: &Batch,
+    publication: &Publication,
+    bundle: &Bundle,
     number: usize,
     options: &Options,
     monitor: &dyn Monitor,
 ) -> Result<u64, PushError> {
-    let shelf = PackShelf::new(number, &target.supplies, &target.scratch, monitor)?;
-    let seat = shelf.seat();
-    let gate = Gate::new(monitor);
+    let queue = PackQueue::new(number, &publication.content_source, &publication.scratch, monitor)?;
+    let receiver = queue.subscribe();
+    let monitor = PushMonitor::new(monitor);
     std::thread::scope(|scope| {
-        let build = || pack_line::run(&batch.job(target, false, options), None, &shelf, &gate);
-        let line = threads::start(scope, build).map_err(LineError::from)?;
-        let mut cursor = seat.packs();
+        let build = || pack_builder::run(&bundle.job(publication, false, options), None, &queue, &monitor);
+        let line = threads::start(scope, build).map_err(BuildError::from)?;
+        let mut cursor = receiver.packs();
         let mut bytes = 0;
         // An error of the line is told by the line itself.
         while let Ok(Some(pack)) = cursor.next() {
@@ -176,14 +177,14 @@ fn pack_bytes(
 }
 
 fn mirrors(
-    target: &Target,
+    publication: &Publication,
     outcomes: &[Option<Outcome>],
-    batches: &[Batch],
+    bundles: &[Bundle],
     sizes: &[u64],
     schedule: &Schedule,
 ) -> Vec<MirrorPlan> {
-    let plan = |(index, (member, outcome)): (usize, (&crate::push::Member, &Option<Outcome>))| {
-        let batch = batches.iter().zip(sizes).find(|(batch, _)| batch.members().contains(&index));
+    let plan = |(index, (member, outcome)): (usize, (&crate::push::PolledMirror, &Option<Outcome>))| {
+        let bundle = bundles.iter().zip(sizes).find(|(bundle, _)| bundle.members().contains(&index));
         let (failure, error) = match outcome {
             Some(Outcome::Failed { failure, error }) => (Some(*failure), Some(error.clone())),
             _ => (None, None),
@@ -197,13 +198,13 @@ fn mirrors(
             failure,
             is_current: *outcome == Some(Outcome::Current),
             is_staged: *outcome == Some(Outcome::Staged),
-            is_joining: fleet::is_joining(&target.members, index),
+            is_joining: fleet::is_joining(&publication.members, index),
             wave: schedule.wave_of(member.mirror.name()),
-            objects: batch.map_or(0, |(batch, _)| batch.change.wanted.len() as u64),
-            content_bytes: batch.map_or(0, |(batch, _)| batch.new_bytes()),
-            send_bytes: batch.map_or(0, |(_, size)| *size),
-            bases: batch.map_or_else(BaseCounts::default, |(batch, _)| batch.bases.counts),
+            objects: bundle.map_or(0, |(bundle, _)| bundle.change.wanted.len() as u64),
+            content_bytes: bundle.map_or(0, |(bundle, _)| bundle.new_bytes()),
+            send_bytes: bundle.map_or(0, |(_, size)| *size),
+            bases: bundle.map_or_else(BaseCounts::default, |(bundle, _)| bundle.bases.counts),
         }
     };
-    target.members.iter().zip(outcomes).enumerate().map(plan).collect()
+    publication.members.iter().zip(outcomes).enumerate().map(plan).collect()
 }

@@ -13,20 +13,20 @@ use crate::manifest::{ManifestError, Totals};
 use crate::mirror::Link;
 use crate::monitor::{Event, Monitor};
 use crate::push::claims::{self, Claims};
-use crate::push::contents::Supplies;
-use crate::push::fleet::{self, Fleet, Member};
-use crate::push::gate::Traffic;
-use crate::push::guard::GuardFault;
-use crate::push::load::{self, Loaded};
-use crate::push::next::{Outline, Rules, draft};
+use crate::push::content_source::ContentSource;
+use crate::push::fleet::{self, Fleet, PolledMirror};
+use crate::push::guards::GuardFault;
+use crate::push::next_manifest::{ManifestOptions, ManifestPlan, build};
 use crate::push::options::Options;
-use crate::push::outcome::{MirrorReport, Outcome, Report, Sums};
-use crate::push::pack_line::Ahead;
+use crate::push::outcome::{ChangeCounts, MirrorReport, Outcome, Report};
+use crate::push::pack_builder::Ahead;
+use crate::push::publication::Publication;
+use crate::push::push_monitor::Traffic;
+use crate::push::resolve_source::{self, ResolvedSource};
 use crate::push::scratch::{Entries, ManifestFile, Scratch, entries};
-use crate::push::source::{DecidedBy, Live, Source};
+use crate::push::source::{DecidedBy, Source, SourceEntries};
 use crate::push::sources::Sources;
 use crate::push::states::{PendingStates, StatePoll, may_go_on};
-use crate::push::target::Target;
 use crate::push::{PushError, ahead, for_all, rollout, secrets, site};
 use crate::release::{MAX_REPLACED, RejectedContent, Release};
 use crate::scan::{Root, ScanOptions, Tree};
@@ -38,7 +38,7 @@ pub(super) enum Prepared {
     /// Nothing: the requirement cannot be met.
     Refused(Box<Report>),
     /// Bring every mirror to this.
-    Target(Box<Target>),
+    Target(Box<Publication>),
 }
 
 /// Asks the mirrors, loads the source, and decides. `on_new` is told what was
@@ -49,10 +49,10 @@ pub(super) fn prepare(
     source: &Source,
     fleet: &Fleet,
     options: &Options,
-    on_new: impl FnOnce(&Live),
+    on_new: impl FnOnce(&SourceEntries),
     monitor: &dyn Monitor,
 ) -> Result<Prepared, PushError> {
-    let is_enough = |members: &[Member]| may_go_on(source, members, options);
+    let is_enough = |members: &[PolledMirror]| may_go_on(source, members, options);
     Preparation::begin(source, fleet, options, is_enough, monitor)?.prepared(options, on_new, monitor)
 }
 
@@ -67,7 +67,7 @@ pub(super) fn prepare_plan(
 }
 
 /// Whether old content is worth keeping: for mirrors far away, where none on this machine keeps it anyway.
-fn has_use_for_cache(members: &[Member]) -> bool {
+fn has_use_for_cache(members: &[PolledMirror]) -> bool {
     let has = |link| members.iter().any(|member| member.mirror.link() == link && member.state().is_some());
     has(Link::Network) && !has(Link::Local)
 }
@@ -86,36 +86,36 @@ fn scan_options(roots: &[Root], scan: &ScanOptions, scratch: &Scratch) -> Result
 fn load(
     source: &Source,
     tree: Option<Arc<Tree>>,
-    members: &[Member],
+    members: &[PolledMirror],
     options: &Options,
     monitor: &dyn Monitor,
-) -> Result<Loaded, PushError> {
+) -> Result<ResolvedSource, PushError> {
     match (source, tree) {
-        (_, Some(tree)) => Ok(Loaded::of(Live::Tree(tree))),
-        (Source::Store(mirror), None) => load::load_store(mirror),
-        (Source::Promote(mirror), None) => load::load_promoted(mirror),
+        (_, Some(tree)) => Ok(ResolvedSource::of(SourceEntries::Tree(tree))),
+        (Source::Store(mirror), None) => resolve_source::load_store(mirror),
+        (Source::Promote(mirror), None) => resolve_source::load_promoted(mirror),
         // With too few mirrors it ends before anything is looked for on them.
-        _ if !fleet::is_met(members, options.require) => Ok(Loaded::nothing()),
-        (Source::Rollback { to, by }, None) => load::load_rollback(&Claims::new(members, options), *to, by),
-        (Source::Staged(text), None) => load::load_staged(members, text),
-        _ => load::load_newest(members, options, monitor),
+        _ if !fleet::is_met(members, options.require) => Ok(ResolvedSource::nothing()),
+        (Source::Rollback { to, by }, None) => resolve_source::load_rollback(&Claims::new(members, options), *to, by),
+        (Source::Staged(text), None) => resolve_source::load_staged(members, text),
+        _ => resolve_source::load_newest(members, options, monitor),
     }
 }
 
 /// A release, made or found.
-struct Next {
+struct NextRelease {
     release: Release,
     manifest: Option<Arc<ManifestFile>>,
     previous: Option<Arc<ManifestFile>>,
-    sums: Sums,
+    sums: ChangeCounts,
 }
 
 struct Preparation {
     site: Site,
-    members: Vec<Member>,
+    members: Vec<PolledMirror>,
     /// The answers of members that have not answered yet.
     pending: PendingStates,
-    loaded: Loaded,
+    resolved: ResolvedSource,
     scratch: Scratch,
     cache: Option<ContentCache>,
     /// Blocks that were made while mirrors were asked.
@@ -129,7 +129,7 @@ impl Preparation {
         source: &Source,
         fleet: &Fleet,
         options: &Options,
-        is_enough: impl Fn(&[Member]) -> bool + Sync,
+        is_enough: impl Fn(&[PolledMirror]) -> bool + Sync,
         monitor: &dyn Monitor,
     ) -> Result<Self, PushError> {
         // First of all: our own directory must not come to be inside of a tree.
@@ -165,33 +165,33 @@ impl Preparation {
         }
         let (mut members, pending) = poll.finish();
         if matches!(source, Source::Rollback { to: None, .. }) {
-            members = load::look_again(members, &options.stores, monitor)?;
+            members = resolve_source::look_again(members, &options.stores, monitor)?;
         }
         let members = claims::checked(members, options, monitor);
-        let loaded = load(source, tree, &members, options, monitor)?;
+        let resolved = load(source, tree, &members, options, monitor)?;
         fleet::check_distinct(&members)?;
         // What is promoted may be of another site.
-        let from = loaded.from.as_ref().filter(|_| !loaded.is_promoted);
+        let from = resolved.from.as_ref().filter(|_| !resolved.is_promoted);
         let site = site::resolve(options.site.as_ref(), &members, from)?;
         let keeps_content = options.keep_content.most_bytes > 0 && scratch.temporary().is_none();
         let cache = match has_use_for_cache(&members) && keeps_content {
             true => cache.or_else(|| scratch.open_content(monitor)),
             false => None,
         };
-        Ok(Self { site, members, pending, loaded, scratch, cache, ahead })
+        Ok(Self { site, members, pending, resolved, scratch, cache, ahead })
     }
 
     /// What shall be done.
     fn prepared(
         self,
         options: &Options,
-        on_new: impl FnOnce(&Live),
+        on_new: impl FnOnce(&SourceEntries),
         monitor: &dyn Monitor,
     ) -> Result<Prepared, PushError> {
         if let Some(report) = self.unreachable(options) {
             return Ok(Prepared::Refused(Box::new(report)));
         }
-        self.decide(options, on_new, monitor).map(|target| Prepared::Target(Box::new(target)))
+        self.decide(options, on_new, monitor).map(|publication| Prepared::Target(Box::new(publication)))
     }
 
     /// The report of a push that cannot meet its requirement, or has no release for all mirrors, before anything is sent.
@@ -199,16 +199,16 @@ impl Preparation {
         let (reachable, total) = fleet::reachable(&self.members);
         let unmet =
             (!options.require.is_met(reachable, total)).then(|| rollout::unmet(options.require, reachable, total));
-        let has_nothing = self.loaded.leaves_newer && self.loaded.as_it_is.is_none();
+        let has_nothing = self.resolved.leaves_newer && self.resolved.as_it_is.is_none();
         if unmet.is_none() && !has_nothing {
             return None;
         }
-        let reached = |member: &Member| match member.current() {
+        let reached = |member: &PolledMirror| match member.current() {
             Some(_) if unmet.is_none() => Outcome::Apart,
             _ => Outcome::Skipped,
         };
         let now = fsx::unix_seconds();
-        let report = |member: &Member| MirrorReport {
+        let report = |member: &PolledMirror| MirrorReport {
             mirror: member.mirror.name().to_owned(),
             location: member.mirror.location().to_owned(),
             outcome: member.error().map_or_else(|| reached(member), Outcome::failed),
@@ -225,7 +225,7 @@ impl Preparation {
             release: None,
             sequence: None,
             is_new: false,
-            changes: Sums::default(),
+            changes: ChangeCounts::default(),
             new_bytes: 0,
             goal: options.policy.goal,
             mirrors: self.members.iter().map(report).collect(),
@@ -238,17 +238,22 @@ impl Preparation {
 
     /// All releases of the site that the mirrors keep.
     fn releases(&self) -> impl Iterator<Item = &Release> {
-        self.members.iter().flat_map(Member::releases).filter(|release| release.site == self.site)
+        self.members.iter().flat_map(PolledMirror::releases).filter(|release| release.site == self.site)
     }
 
-    fn decide(self, options: &Options, on_new: impl FnOnce(&Live), monitor: &dyn Monitor) -> Result<Target, PushError> {
-        if let Some(release) = self.loaded.as_it_is.clone() {
+    fn decide(
+        self,
+        options: &Options,
+        on_new: impl FnOnce(&SourceEntries),
+        monitor: &dyn Monitor,
+    ) -> Result<Publication, PushError> {
+        if let Some(release) = self.resolved.as_it_is.clone() {
             let damaged =
                 || PushError::NoRelease(format!("the manifest of release {} is damaged everywhere", release.name()));
             let manifest = Some(self.copy_manifest(&release)?.ok_or_else(damaged)?);
-            let (previous, sums) = (None, Sums::default());
+            let (previous, sums) = (None, ChangeCounts::default());
             let newest = fleet::newest(&self.members).cloned();
-            return Ok(self.into_target(Next { release, manifest, previous, sums }, newest, false, None));
+            return Ok(self.into_publication(NextRelease { release, manifest, previous, sums }, newest, false, None));
         }
         if !options.new_history {
             fleet::check_one_history(&self.members)?;
@@ -258,35 +263,35 @@ impl Preparation {
         claims.warn_of_unconfirmed(newest.as_ref(), monitor);
         let orders = claims.published_orders(monitor);
         claims::check_order(options, &orders)?;
-        let content = self.loaded.live.content();
+        let content = self.resolved.live.content();
         if let Some(newest) = &newest
             && newest.content == content
             && for_all::is_for_these(newest, options)
-            && self.loaded.rolled_back_to.is_none()
+            && self.resolved.rolled_back_to.is_none()
             && !options.new_history
-            && !load::is_stuck(&self.members, newest)
+            && !resolve_source::is_stuck(&self.members, newest)
             && let Some(manifest) = self.manifest_to_keep(newest, options)?
         {
-            let next = Next { release: newest.clone(), manifest, previous: None, sums: Sums::default() };
-            return Ok(self.into_target(next, Some(newest.clone()), false, None));
+            let next = NextRelease { release: newest.clone(), manifest, previous: None, sums: ChangeCounts::default() };
+            return Ok(self.into_publication(next, Some(newest.clone()), false, None));
         }
         if let Some(newest) = &newest
             && let Some(rejected) = newest.rejection(content)
             && !options.again
-            && self.loaded.rolled_back_to.is_none()
+            && self.resolved.rolled_back_to.is_none()
         {
             return Err(GuardFault::Rejected(rejected.clone()).into());
         }
         self.check_live(options, monitor)?;
-        on_new(&self.loaded.live);
+        on_new(&self.resolved.live);
         let next = self.make_release(newest.as_ref(), orders, options, monitor)?;
-        let likely = self.loaded.rolled_back_to.as_ref().map(|release| release.manifest);
-        Ok(self.into_target(next, newest, true, likely))
+        let likely = self.resolved.rolled_back_to.as_ref().map(|release| release.manifest);
+        Ok(self.into_publication(next, newest, true, likely))
     }
 
     /// The guard rails for what would be published, and what is only worth a warning.
     fn check_live(&self, options: &Options, monitor: &dyn Monitor) -> Result<(), PushError> {
-        let live = &self.loaded.live;
+        let live = &self.resolved.live;
         options.guards.check_tree(live.paths())?;
         options.guards.check_secrets(live.paths(), live.private_keys())?;
         // Entries of a mirror were published before.
@@ -296,46 +301,47 @@ impl Preparation {
         Ok(())
     }
 
-    fn into_target(
+    fn into_publication(
         self,
-        next: Next,
+        next: NextRelease,
         newest_before: Option<Release>,
         is_new: bool,
         likely_base: Option<ManifestId>,
-    ) -> Target {
-        let is_repeatable = !self.loaded.is_staged;
+    ) -> Publication {
+        let is_repeatable = !self.resolved.is_staged;
         // What a mirror is brought up from is more likely whole than what is brought up.
-        let from = self.loaded.from.iter().chain(&self.members);
+        let from = self.resolved.from.iter().chain(&self.members);
         let likely = likely_manifests(&next, likely_base);
         let sources = Sources::new(from, &likely);
         let late = (0..self.members.len()).filter(|index| !self.members[*index].has_answered()).collect();
-        let releases = self.members.iter().chain(&self.loaded.from).flat_map(Member::releases).cloned().collect();
-        let leaves_newer = self.loaded.leaves_newer;
-        let supplies = Supplies::new(self.loaded.live, sources, releases).with_old_content(self.cache);
-        let mut links = self.scratch.known_links();
-        let round_trip = |member: &Member| member.state()?.round_trip;
+        let releases =
+            self.members.iter().chain(&self.resolved.from).flat_map(PolledMirror::releases).cloned().collect();
+        let leaves_newer = self.resolved.leaves_newer;
+        let content_source = ContentSource::new(self.resolved.live, sources, releases).with_base_content(self.cache);
+        let mut speeds = self.scratch.known_links();
+        let round_trip = |member: &PolledMirror| member.state()?.round_trip;
         for (member, round_trip) in self.members.iter().filter_map(|member| Some((member, round_trip(member)?))) {
-            links.met(member.mirror.location(), round_trip);
+            speeds.record_rtt(member.mirror.location(), round_trip);
         }
         // Before anything is made for it: a push that breaks off finds its packs again at the same level.
-        if let Some(bytes) = links.to_bytes() {
+        if let Some(bytes) = speeds.to_bytes() {
             self.scratch.keep_links(&bytes).ok();
         }
-        Target {
+        Publication {
             release: next.release,
             is_new,
             is_repeatable,
             manifest: next.manifest,
             previous: next.previous,
             sums: next.sums,
-            supplies,
+            content_source,
             members: self.members,
             late,
             pending: self.pending,
             newest_before,
             likely_base,
             leaves_newer,
-            links,
+            speeds,
             scratch: self.scratch,
             ahead: self.ahead,
             is_kept: AtomicBool::new(false),
@@ -353,7 +359,7 @@ impl Preparation {
         let all = || self.members.iter().filter_map(|member| Some((member, member.state()?)));
         let is_served = all().all(|(_, state)| state.current == Some(newest.name()));
         let is_far = all().all(|(member, _)| member.mirror.link() == Link::Network);
-        let all_answered = self.members.iter().all(Member::has_answered);
+        let all_answered = self.members.iter().all(PolledMirror::has_answered);
         if all_answered && is_served && is_far && !options.retention.has_expunged() {
             return Ok(Some(None));
         }
@@ -364,7 +370,7 @@ impl Preparation {
 
     /// Copies the manifest of a release from whoever has it whole to a scratch file.
     fn copy_manifest(&self, release: &Release) -> Result<Option<Arc<ManifestFile>>, PushError> {
-        let members = self.members.iter().chain(&self.loaded.from);
+        let members = self.members.iter().chain(&self.resolved.from);
         Ok(fleet::copy_manifest(members, &release.manifest, &self.scratch)?)
     }
 
@@ -375,9 +381,9 @@ impl Preparation {
         orders: BTreeMap<String, u64>,
         options: &Options,
         monitor: &dyn Monitor,
-    ) -> Result<Next, PushError> {
+    ) -> Result<NextRelease, PushError> {
         let created = claims::time_after(self.releases(), fsx::unix_seconds());
-        let rules = Rules { created, mtime: options.mtime, retention: &options.retention };
+        let rules = ManifestOptions { created, mtime: options.mtime, retention: &options.retention };
         let previous = match newest {
             Some(newest) => self.copy_manifest(newest)?,
             None => None,
@@ -389,33 +395,36 @@ impl Preparation {
             monitor.event(Event::Warned { message });
         }
         let stream = || entries(previous.as_deref());
-        let (outline, totals, manifest) = self.write_manifest(&stream, &rules)?;
-        options.guards.check_removed(outline.gone, outline.total)?;
+        let (manifest_plan, totals, manifest) = self.write_manifest(&stream, &rules)?;
+        options.guards.check_removed(manifest_plan.gone, manifest_plan.total)?;
         let mut release = self.describe(&totals, newest, orders, options)?;
         release.created = created;
         // A clock that is wrong by centuries is noticed before the mirrors have a record that they cannot read.
         Release::parse(&release.to_bytes()).map_err(PushError::NewRelease)?;
-        Ok(Next { release, manifest: Some(Arc::new(manifest)), previous, sums: outline.sums })
+        Ok(NextRelease { release, manifest: Some(Arc::new(manifest)), previous, sums: manifest_plan.sums })
     }
 
     fn write_manifest(
         &self,
         previous: &dyn Fn() -> Result<Entries, ManifestError>,
-        rules: &Rules<'_>,
-    ) -> Result<(Outline, Totals, ManifestFile), PushError> {
-        let live = &self.loaded.live;
+        rules: &ManifestOptions<'_>,
+    ) -> Result<(ManifestPlan, Totals, ManifestFile), PushError> {
+        let live = &self.resolved.live;
         let create =
             |name: &str| Ok::<_, PushError>(BufWriter::with_capacity(1 << 17, self.scratch.dir().create_file(name)?));
         let previous = || previous().map_err(PushError::NewManifest);
-        let (outline, drafted) = draft(previous()?, live, rules, create("draft")?).map_err(PushError::NewManifest)?;
+        let (manifest_plan, drafted) =
+            build(previous()?, live, rules, create("draft")?).map_err(PushError::NewManifest)?;
         let written = match drafted {
             Some(written) => written,
-            None => outline.write(previous()?, live, rules, create("manifest")?).map_err(PushError::NewManifest)?,
+            None => {
+                manifest_plan.write(previous()?, live, rules, create("manifest")?).map_err(PushError::NewManifest)?
+            }
         };
         let (out, totals) = written;
         let file = out.into_inner().map_err(std::io::IntoInnerError::into_error);
         let file = file.context("write", || self.scratch.dir().join("manifest"))?;
-        Ok((outline, totals, ManifestFile { file, id: totals.manifest }))
+        Ok((manifest_plan, totals, ManifestFile { file, id: totals.manifest }))
     }
 
     fn describe(
@@ -446,9 +455,9 @@ impl Preparation {
             // One that is allowed to be older sets the stream to its own number: so a wrong one is got rid of.
             release.orders.insert(order.stream.clone(), order.number);
         }
-        if let (Some(to), Some(newest)) = (&self.loaded.rolled_back_to, newest) {
+        if let (Some(to), Some(newest)) = (&self.resolved.rolled_back_to, newest) {
             release.rolled_back_to = Some(to.sequence);
-            if let Some(DecidedBy::Person(name)) = &self.loaded.decided_by {
+            if let Some(DecidedBy::Person(name)) = &self.resolved.decided_by {
                 release.rejected.retain(|rejected| rejected.content != newest.content);
                 release.rejected.push(RejectedContent {
                     content: newest.content,
@@ -480,7 +489,7 @@ impl Preparation {
 }
 
 /// The manifests of which a release is made: who keeps one of them has most of the content.
-fn likely_manifests(next: &Next, likely_base: Option<ManifestId>) -> Vec<ManifestId> {
+fn likely_manifests(next: &NextRelease, likely_base: Option<ManifestId>) -> Vec<ManifestId> {
     let previous = next.previous.as_ref().map(|previous| previous.id);
     [Some(next.release.manifest), previous, likely_base].into_iter().flatten().collect()
 }

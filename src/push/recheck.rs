@@ -9,7 +9,7 @@ use std::thread::{Scope, ScopedJoinHandle};
 use std::time::{Duration, Instant};
 
 use crate::monitor::Monitor;
-use crate::push::source::Live;
+use crate::push::source::SourceEntries;
 use crate::scan::{ScanError, Tree};
 use crate::threads;
 
@@ -31,8 +31,8 @@ impl<'s> Recheck<'s> {
     }
 
     /// Begins to look at what was loaded, if that is a tree.
-    pub(super) fn start<'env>(scope: &'s Scope<'s, 'env>, live: &Live, monitor: &'env dyn Monitor) -> Self {
-        let Live::Tree(tree) = live else { return Self::none() };
+    pub(super) fn start<'env>(scope: &'s Scope<'s, 'env>, live: &SourceEntries, monitor: &'env dyn Monitor) -> Self {
+        let SourceEntries::Tree(tree) = live else { return Self::none() };
         let looked = Arc::clone(tree);
         let handle = threads::start(scope, move || (looked.recheck(monitor), Instant::now())).ok();
         Self { under_way: Some((Arc::clone(tree), handle)) }

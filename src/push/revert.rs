@@ -3,7 +3,7 @@
 
 use crate::monitor::Monitor;
 use crate::push::fleet::Fleet;
-use crate::push::guard::Guards;
+use crate::push::guards::Guards;
 use crate::push::options::{Options, Policy, Require};
 use crate::push::outcome::{Outcome, Report, Reverted, error_chain};
 use crate::push::source::{DecidedBy, Source};

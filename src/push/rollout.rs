@@ -13,39 +13,39 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, unbounded};
 
 use crate::fsx;
 use crate::hash::ObjectId;
-use crate::mirror::{Failure, Mirror, MirrorError, MirrorState};
+use crate::mirror::{FailureKind, Mirror, MirrorError, MirrorState};
 use crate::monitor::{Event, Monitor};
-use crate::push::activation::{self, Race};
-use crate::push::batch::{self, Batch, batches};
-use crate::push::bundle::{PackShelf, Seat};
-use crate::push::fleet::{self, Member};
-use crate::push::gate::Gate;
+use crate::push::activation::{self, RaceWinner};
+use crate::push::bundle::{self, Bundle, bundles};
+use crate::push::fleet::{self, PolledMirror};
 use crate::push::options::{Goal, Options, Require};
 use crate::push::outcome::{MirrorReport, Outcome, Report, error_chain};
-use crate::push::pack_line::{self, LineError};
+use crate::push::pack_builder::{self, BuildError};
+use crate::push::pack_queue::{PackQueue, PackReceiver};
+use crate::push::publication::Publication;
+use crate::push::push_monitor::PushMonitor;
 use crate::push::scratch::ManifestFile;
-use crate::push::target::Target;
-use crate::push::waves::{self, Expected, Switched};
+use crate::push::waves::{self, ExpectedProbes, WavesResult};
 use crate::push::{PushError, latecomers};
 use crate::release::{Release, Succession};
 use crate::scan::ScanError;
 use crate::threads;
 
 /// How a rollout ended.
-pub(super) enum End {
+pub(super) enum RolloutEnd {
     /// For good.
     Report(Report),
     /// Another push was quicker, but this one is newer: again on top of it.
-    Again(Report),
+    Retry(Report),
     /// These mirrors, by index, are to go back to what the sequence names.
     Revert(Report, Vec<usize>, Option<u64>),
 }
 
-impl End {
+impl RolloutEnd {
     /// What became of each mirror until then.
     pub(super) const fn report(&self) -> &Report {
         match self {
-            Self::Report(report) | Self::Again(report) | Self::Revert(report, ..) => report,
+            Self::Report(report) | Self::Retry(report) | Self::Revert(report, ..) => report,
         }
     }
 }
@@ -54,7 +54,7 @@ impl End {
 pub(super) type Staged = (usize, Result<Outcome, MirrorError>);
 
 /// Damaged objects of a mirror that are worked around; more mean that hardly any is whole.
-const MAX_SHUNNED: usize = 10_000;
+const MAX_EXCLUDED_BASES: usize = 10_000;
 
 /// Says how many mirrors are needed and how many there are.
 pub(super) fn unmet(require: Require, ready: usize, total: usize) -> String {
@@ -76,49 +76,50 @@ pub(super) fn unmet(require: Require, ready: usize, total: usize) -> String {
 /// Brings every mirror of `target` to its release. Before any of them
 /// switches, `unchanged` says whether the source is still as it was loaded.
 pub(super) fn run(
-    target: &Target,
+    publication: &Publication,
     unchanged: impl FnOnce() -> Result<(), ScanError>,
     options: &Options,
     monitor: &dyn Monitor,
-) -> Result<End, PushError> {
-    let gate = Gate::new(monitor);
-    let mut outcomes: Vec<Option<Outcome>> = target.members.iter().map(|member| at_once(target, member)).collect();
-    for (member, outcome) in target.members.iter().zip(&outcomes) {
+) -> Result<RolloutEnd, PushError> {
+    let monitor = PushMonitor::new(monitor);
+    let mut outcomes: Vec<Option<Outcome>> =
+        publication.members.iter().map(|member| at_once(publication, member)).collect();
+    for (member, outcome) in publication.members.iter().zip(&outcomes) {
         if let Some(outcome) = outcome {
-            report_outcome(target, member, outcome, &gate);
+            report_outcome(publication, member, outcome, &monitor);
         }
     }
-    let batches = batches(target, &outcomes, options, &gate)?;
+    let bundles = bundles(publication, &outcomes, options, &monitor)?;
     let is_done =
         outcomes.iter().flatten().filter(|outcome| !matches!(outcome, Outcome::Staged)).count() == outcomes.len();
-    let expected = if is_done { Expected::new() } else { waves::expected(target, options)? };
-    let (switched, unmet) = roll_out(target, &batches, &mut outcomes, &expected, unchanged, options, &gate)?;
-    let mut report = report(target, outcomes, &gate, unmet);
+    let expected = if is_done { ExpectedProbes::new() } else { waves::expected(publication, options)? };
+    let (switched, unmet) = roll_out(publication, &bundles, &mut outcomes, &expected, unchanged, options, &monitor)?;
+    let mut report = report(publication, outcomes, &monitor, unmet);
     report.goal = options.policy.goal;
     report.stopped = switched.stopped;
     report.spread_ms = switched.spread_ms;
     let before = switched.back.iter().filter_map(|index| report.mirrors[*index].before).max();
     Ok(match switched.back.is_empty() {
-        _ if switched.is_again => End::Again(report),
-        true => End::Report(report),
-        false => End::Revert(report, switched.back, before),
+        _ if switched.is_again => RolloutEnd::Retry(report),
+        true => RolloutEnd::Report(report),
+        false => RolloutEnd::Revert(report, switched.back, before),
     })
 }
 
 /// Reports the failures of mirrors to which nothing can be done.
-pub(super) fn report_failures(target: &Target, outcomes: &[Option<Outcome>], monitor: &dyn Monitor) {
-    for (member, outcome) in target.members.iter().zip(outcomes) {
+pub(super) fn report_failures(publication: &Publication, outcomes: &[Option<Outcome>], monitor: &dyn Monitor) {
+    for (member, outcome) in publication.members.iter().zip(outcomes) {
         if let Some(outcome @ Outcome::Failed { .. }) = outcome {
-            report_outcome(target, member, outcome, monitor);
+            report_outcome(publication, member, outcome, monitor);
         }
     }
 }
 
 /// Reports the outcome of a mirror to which nothing had to be sent.
-fn report_outcome(target: &Target, member: &Member, outcome: &Outcome, monitor: &dyn Monitor) {
+fn report_outcome(publication: &Publication, member: &PolledMirror, outcome: &Outcome, monitor: &dyn Monitor) {
     let mirror = member.mirror.name().to_owned();
     match outcome {
-        Outcome::Current => monitor.event(Event::AlreadyCurrent { mirror, sequence: target.release.sequence }),
+        Outcome::Current => monitor.event(Event::AlreadyCurrent { mirror, sequence: publication.release.sequence }),
         // A mirror that could not be asked was reported then.
         Outcome::Failed { error, .. } if member.state().is_some() => {
             monitor.event(Event::MirrorFailed { mirror, error: error.clone() });
@@ -129,37 +130,37 @@ fn report_outcome(target: &Target, member: &Member, outcome: &Outcome, monitor: 
 
 /// Stages and activates; answers what came of it, or why nothing was activated.
 fn roll_out(
-    target: &Target,
-    batches: &[Batch],
+    publication: &Publication,
+    bundles: &[Bundle],
     outcomes: &mut Vec<Option<Outcome>>,
-    expected: &Expected,
+    expected: &ExpectedProbes,
     unchanged: impl FnOnce() -> Result<(), ScanError>,
     options: &Options,
-    gate: &Gate<'_>,
-) -> Result<(Switched, Option<String>), PushError> {
+    monitor: &PushMonitor<'_>,
+) -> Result<(WavesResult, Option<String>), PushError> {
     let (sender, staged) = unbounded();
     let (line_sender, line_errors) = unbounded();
-    let shelves: Vec<PackShelf<'_>> = (0..)
-        .zip(batches)
-        .map(|(number, _)| PackShelf::new(number, &target.supplies, &target.scratch, gate))
+    let queues: Vec<PackQueue<'_>> = (0..)
+        .zip(bundles)
+        .map(|(number, _)| PackQueue::new(number, &publication.content_source, &publication.scratch, monitor))
         .collect::<Result<_, _>>()?;
     let result = std::thread::scope(|scope| {
-        for (batch, shelf) in batches.iter().zip(&shelves) {
-            let seats: Vec<_> = batch.members().iter().map(|index| (*index, shelf.seat())).collect();
+        for (bundle, queue) in bundles.iter().zip(&queues) {
+            let receivers: Vec<_> = bundle.members().iter().map(|index| (*index, queue.subscribe())).collect();
             let line_ended = line_sender.clone();
             let make_packs = move || {
-                if let Err(error) = batch.make_packs(target, shelf, options, gate) {
+                if let Err(error) = bundle.make_packs(publication, queue, options, monitor) {
                     line_ended.send(error).ok();
                 }
             };
             if let Err(error) = threads::start(scope, make_packs) {
-                shelf.end(Err(error_chain(&error)));
+                queue.end(Err(error_chain(&error)));
                 line_sender.send(error.into()).ok();
             }
-            for (index, seat) in seats {
+            for (index, receiver) in receivers {
                 let has_staged = sender.clone();
                 let stage = move || {
-                    let staged = stage(target, batch, seat, index, options, gate);
+                    let staged = stage(publication, bundle, receiver, index, options, monitor);
                     has_staged.send((index, staged.map(|()| Outcome::Staged))).ok();
                 };
                 if let Err(error) = threads::start(scope, stage) {
@@ -167,35 +168,35 @@ fn roll_out(
                 }
             }
         }
-        latecomers::start(scope, target, &sender, options, gate);
+        latecomers::start(scope, publication, &sender, options, monitor);
         drop((sender, line_sender));
-        let mut conductor = Conductor { target, options, gate, outcomes, expected, staged: &staged };
-        let result = conductor.conduct(unchanged);
-        gate.stop();
+        let mut conductor = Coordinator { publication, options, monitor, outcomes, expected, staged: &staged };
+        let result = conductor.run_all(unchanged);
+        monitor.stop();
         result
     });
-    if let Some(error) = line_errors.iter().find(|error| !matches!(error, LineError::Cancelled))
+    if let Some(error) = line_errors.iter().find(|error| !matches!(error, BuildError::Cancelled))
         && !outcomes.iter().flatten().any(Outcome::is_current)
     {
-        return Err(PushError::Line(error));
+        return Err(PushError::Build(error));
     }
     result
 }
 
 /// The outcome of a mirror that needs nothing, or to which nothing can be done; `None` if it needs the release, or has
 /// not answered yet.
-pub(super) fn at_once(target: &Target, member: &Member) -> Option<Outcome> {
+pub(super) fn at_once(publication: &Publication, member: &PolledMirror) -> Option<Outcome> {
     let Some(state) = member.state() else { return member.error().map(Outcome::failed) };
-    if state.current == Some(target.release.name()) {
+    if state.current == Some(publication.release.name()) {
         return Some(Outcome::Current);
     }
-    if target.leaves_newer && is_newer(member, &target.release) {
+    if publication.leaves_newer && is_newer(member, &publication.release) {
         return Some(Outcome::Apart);
     }
-    if state.staged.as_ref().is_some_and(|staged| staged.name() == target.release.name()) {
+    if state.staged.as_ref().is_some_and(|staged| staged.name() == publication.release.name()) {
         return Some(Outcome::Staged);
     }
-    unreplaceable(&target.release, state)
+    unreplaceable(&publication.release, state)
 }
 
 /// The outcome of a mirror whose current release `release` may not replace.
@@ -208,7 +209,7 @@ fn unreplaceable(release: &Release, state: &MirrorState) -> Option<Outcome> {
         Succession::Follows => None,
         Succession::NotNewer => Some(Outcome::Newer { serves }),
         Succession::OtherHistory => Some(Outcome::Failed {
-            failure: Failure::OtherHistory,
+            failure: FailureKind::OtherHistory,
             error: format!(
                 "it serves release {serves} of history {}, and release {} is of history {}",
                 current.history.short(),
@@ -220,160 +221,164 @@ fn unreplaceable(release: &Release, state: &MirrorState) -> Option<Outcome> {
 }
 
 /// Whether a mirror serves a newer release of a history that `release` did not take over.
-fn is_newer(member: &Member, release: &Release) -> bool {
+fn is_newer(member: &PolledMirror, release: &Release) -> bool {
     let is_above = |current: &Release| current.rank() > release.rank() && !release.replaces.contains(&current.history);
     member.current_release().is_some_and(is_above)
 }
 
 /// Stages the target on one mirror; where its base turns out to be damaged, from nothing.
 fn stage(
-    target: &Target,
-    batch: &Batch,
-    seat: Seat<'_, '_>,
+    publication: &Publication,
+    bundle: &Bundle,
+    receiver: PackReceiver<'_, '_>,
     index: usize,
     options: &Options,
-    gate: &Gate<'_>,
+    monitor: &PushMonitor<'_>,
 ) -> Result<(), MirrorError> {
-    let mirror = &target.members[index].mirror;
-    let passage = target.links.begin();
-    let staged = mirror.stage(&batch.request(target), &seat, gate);
+    let mirror = &publication.members[index].mirror;
+    let timer = publication.speeds.begin();
+    let staged = mirror.stage(&bundle.request(publication), &receiver, monitor);
     // What was tried again and again, or broke off, says nothing of the way.
     if staged.is_ok() {
-        passage.note(mirror.location(), gate.traffic(mirror.name()).sent_bytes);
+        timer.record(mirror.location(), monitor.traffic(mirror.name()).sent_bytes);
     }
-    drop((passage, seat));
-    resend_damaged(target, index, batch.base().cloned(), staged, options, gate)
+    drop((timer, receiver));
+    resend_damaged(publication, index, bundle.base().cloned(), staged, options, monitor)
 }
 
 /// Stages the target on one mirror with packs of its own.
 pub(super) fn stage_alone(
-    target: &Target,
+    publication: &Publication,
     index: usize,
     options: &Options,
-    gate: &Gate<'_>,
+    monitor: &PushMonitor<'_>,
 ) -> Result<(), MirrorError> {
-    let supply = |error: PushError| MirrorError::Supply(Box::new(error));
-    let base = match batch::base_of(target, &target.members[index]) {
-        Some(base) => batch::find_base(target, base).map_err(supply)?,
+    let supply = |error: PushError| MirrorError::Source(Box::new(error));
+    let base = match bundle::base_of(publication, &publication.members[index]) {
+        Some(base) => bundle::find_base(publication, base).map_err(supply)?,
         None => None,
     };
-    let staged = stage_on_base(target, base.as_ref(), index, &HashSet::new(), options, gate);
-    resend_damaged(target, index, base, staged, options, gate)
+    let staged = stage_on_base(publication, base.as_ref(), index, &HashSet::new(), options, monitor);
+    resend_damaged(publication, index, base, staged, options, monitor)
 }
 
 /// Stages the target again while a mirror finds its `base` damaged: without the objects that are, in the end without
 /// the base.
 fn resend_damaged(
-    target: &Target,
+    publication: &Publication,
     index: usize,
     mut base: Option<Arc<ManifestFile>>,
     mut staged: Result<(), MirrorError>,
     options: &Options,
-    gate: &Gate<'_>,
+    monitor: &PushMonitor<'_>,
 ) -> Result<(), MirrorError> {
-    let mut shunned = HashSet::new();
+    let mut excluded_bases = HashSet::new();
     while let Err(error) = &staged
-        && error.failure() == Failure::DamagedBase
+        && error.failure() == FailureKind::DamagedBase
         && base.is_some()
     {
-        let known = shunned.len();
-        shunned.extend(error.damaged_bases().iter().copied());
+        let known = excluded_bases.len();
+        excluded_bases.extend(error.damaged_bases().iter().copied());
         // Objects that are not named, or named again and again: its base is of no use at all.
-        let is_named = shunned.len() > known && shunned.len() <= MAX_SHUNNED;
+        let is_named = excluded_bases.len() > known && excluded_bases.len() <= MAX_EXCLUDED_BASES;
         base = base.filter(|_| is_named);
         let remedy = if is_named { "sending anew what builds on them" } else { "sending everything anew" };
-        let message = format!("{}: {}: {remedy}", mirror(target, index).name(), error_chain(error));
-        gate.event(Event::Warned { message });
-        staged = stage_on_base(target, base.as_ref(), index, &shunned, options, gate);
+        let message = format!("{}: {}: {remedy}", mirror(publication, index).name(), error_chain(error));
+        monitor.event(Event::Warned { message });
+        staged = stage_on_base(publication, base.as_ref(), index, &excluded_bases, options, monitor);
     }
     staged
 }
 
 fn stage_on_base(
-    target: &Target,
+    publication: &Publication,
     base: Option<&Arc<ManifestFile>>,
     index: usize,
-    shunned: &HashSet<ObjectId>,
+    excluded_bases: &HashSet<ObjectId>,
     options: &Options,
-    gate: &Gate<'_>,
+    monitor: &PushMonitor<'_>,
 ) -> Result<(), MirrorError> {
-    let supply = |error: PushError| MirrorError::Supply(Box::new(error));
-    let batch = batch::of_one(target, base, index, shunned, options, gate).map_err(supply)?;
-    let shelf = PackShelf::new(target.members.len() + index, &target.supplies, &target.scratch, gate)?;
+    let supply = |error: PushError| MirrorError::Source(Box::new(error));
+    let bundle = bundle::of_one(publication, base, index, excluded_bases, options, monitor).map_err(supply)?;
+    let queue =
+        PackQueue::new(publication.members.len() + index, &publication.content_source, &publication.scratch, monitor)?;
     std::thread::scope(|scope| {
-        let seat = shelf.seat();
+        let receiver = queue.subscribe();
         // Its error reaches the mirror through the shelf.
-        threads::start(scope, || pack_line::run(&batch.job(target, false, options), None, &shelf, gate).ok())?;
+        threads::start(scope, || {
+            pack_builder::run(&bundle.job(publication, false, options), None, &queue, monitor).ok()
+        })?;
         // When this returns the seat goes, and the line need not wait for anyone.
-        target.members[index].mirror.stage(&batch.request(target), &seat, gate)
+        publication.members[index].mirror.stage(&bundle.request(publication), &receiver, monitor)
     })
 }
 
 /// Decides when to switch, and does.
-struct Conductor<'a> {
-    target: &'a Target,
+struct Coordinator<'a> {
+    publication: &'a Publication,
     options: &'a Options,
-    gate: &'a Gate<'a>,
+    monitor: &'a PushMonitor<'a>,
     outcomes: &'a mut Vec<Option<Outcome>>,
-    expected: &'a Expected,
+    expected: &'a ExpectedProbes,
     staged: &'a Receiver<Staged>,
 }
 
-impl Conductor<'_> {
+impl Coordinator<'_> {
     /// Answers what came of it, and what was lacking if nothing was activated.
-    fn conduct(
+    fn run_all(
         &mut self,
         unchanged: impl FnOnce() -> Result<(), ScanError>,
-    ) -> Result<(Switched, Option<String>), PushError> {
+    ) -> Result<(WavesResult, Option<String>), PushError> {
         self.wait();
         let (ready, total) = self.ready();
-        if self.gate.is_cancelled() {
+        if self.monitor.is_cancelled() {
             return Err(PushError::Cancelled);
         }
         let lost = self.in_time().find_map(|index| Some((index, self.lost_race(index)?)));
         if let Some((index, race)) = lost {
-            let is_again = activation::lose(self.target, index, &race, self.outcomes, self.gate);
-            return Ok((Switched { is_again, ..Switched::default() }, None));
+            let is_again = activation::on_lost_race(self.publication, index, &race, self.outcomes, self.monitor);
+            return Ok((WavesResult { is_again, ..WavesResult::default() }, None));
         }
         if !self.options.require.is_met(ready, total) {
-            return Ok((Switched::default(), Some(unmet(self.options.require, ready, total))));
+            return Ok((WavesResult::default(), Some(unmet(self.options.require, ready, total))));
         }
         if let Err(error) = unchanged() {
             // The tree that it was made of is no more.
-            activation::give_up(self.target, self.outcomes, &Outcome::Skipped);
+            activation::give_up(self.publication, self.outcomes, &Outcome::Skipped);
             return Err(error.into());
         }
         if self.options.policy.goal == Goal::Stage {
-            self.late();
-            return Ok((Switched::default(), None));
+            self.activate_latecomers();
+            return Ok((WavesResult::default(), None));
         }
-        let switched = waves::switch(self.target, self.expected, self.outcomes, self.options, self.gate)?;
+        let switched = waves::switch(self.publication, self.expected, self.outcomes, self.options, self.monitor)?;
         if !switched.back.is_empty() {
-            activation::give_up(self.target, self.outcomes, &Outcome::Skipped);
+            activation::give_up(self.publication, self.outcomes, &Outcome::Skipped);
         } else if !switched.is_again && switched.stopped.is_none() {
-            self.late();
+            self.activate_latecomers();
         }
         Ok((switched, None))
     }
 
     /// Who won on a mirror that refused the target because another push was quicker; `None` if nobody did.
-    fn lost_race(&self, index: usize) -> Option<Race> {
+    fn lost_race(&self, index: usize) -> Option<RaceWinner> {
         let Some(Outcome::Failed { failure, .. }) = &self.outcomes[index] else { return None };
         // One that failed before it was sent anything has lost to nobody.
-        let is_lost = self.target.members[index].state().is_some() && activation::is_lost(self.target, *failure);
-        let race = is_lost.then(|| activation::ask_race(self.target, index, self.options))?;
-        (!matches!(race, Race::Nobody)).then_some(race)
+        let is_lost =
+            self.publication.members[index].state().is_some() && activation::is_lost(self.publication, *failure);
+        let race = is_lost.then(|| activation::ask_who_won(self.publication, index, self.options))?;
+        (!matches!(race, RaceWinner::Nobody)).then_some(race)
     }
 
     /// How many mirrors are ready, and of how many, those that count.
     fn ready(&self) -> (usize, usize) {
-        let counted = || fleet::counted(&self.target.members);
+        let counted = || fleet::counted(&self.publication.members);
         (counted().filter(|index| self.outcomes[*index].as_ref().is_some_and(is_ready)).count(), counted().count())
     }
 
     /// The mirrors that had answered when the release was decided.
     fn in_time(&self) -> impl Iterator<Item = usize> + '_ {
-        (0..self.target.members.len()).filter(|index| !self.target.late.contains(index))
+        (0..self.publication.members.len()).filter(|index| !self.publication.late.contains(index))
     }
 
     fn is_met(&self) -> bool {
@@ -383,8 +388,8 @@ impl Conductor<'_> {
 
     /// Whether a mirror that counts has no outcome yet. Late ones count as long as the others are too few.
     fn is_waiting(&self) -> bool {
-        let is_awaited = |index: &usize| !self.target.late.contains(index) || !self.is_met();
-        fleet::counted(&self.target.members).any(|index| self.outcomes[index].is_none() && is_awaited(&index))
+        let is_awaited = |index: &usize| !self.publication.late.contains(index) || !self.is_met();
+        fleet::counted(&self.publication.members).any(|index| self.outcomes[index].is_none() && is_awaited(&index))
     }
 
     /// Takes what the mirrors report until all have, or enough have and the rest had its time.
@@ -404,31 +409,32 @@ impl Conductor<'_> {
     }
 
     fn take(&mut self, index: usize, result: Result<Outcome, MirrorError>) {
-        let member = &self.target.members[index];
+        let member = &self.publication.members[index];
         let mirror = member.mirror.name().to_owned();
-        let sequence = self.target.release.sequence;
+        let sequence = self.publication.release.sequence;
         self.outcomes[index] = Some(match result {
             Ok(Outcome::Staged) => {
-                self.gate.event(Event::Staged { mirror, sequence });
+                self.monitor.event(Event::Staged { mirror, sequence });
                 Outcome::Staged
             }
             Ok(outcome) => {
-                report_outcome(self.target, member, &outcome, self.gate);
+                report_outcome(self.publication, member, &outcome, self.monitor);
                 outcome
             }
             Err(error) => {
-                self.gate.event(Event::MirrorFailed { mirror, error: error_chain(&error) });
+                self.monitor.event(Event::MirrorFailed { mirror, error: error_chain(&error) });
                 Outcome::failed(&error)
             }
         });
     }
 
     /// Latecomers switch as they come.
-    fn late(&mut self) {
+    fn activate_latecomers(&mut self) {
         while let Ok((index, result)) = self.staged.recv() {
             self.take(index, result);
             if self.outcomes[index] == Some(Outcome::Staged) && self.options.policy.goal == Goal::Activate {
-                self.outcomes[index] = Some(activation::one(self.target, index, self.options, self.gate));
+                self.outcomes[index] =
+                    Some(activation::activate_one(self.publication, index, self.options, self.monitor));
             }
         }
     }
@@ -439,19 +445,24 @@ const fn is_ready(outcome: &Outcome) -> bool {
     outcome.is_current() || matches!(outcome, Outcome::Staged | Outcome::Newer { .. } | Outcome::Apart)
 }
 
-fn report(target: &Target, outcomes: Vec<Option<Outcome>>, gate: &Gate<'_>, unmet: Option<String>) -> Report {
+fn report(
+    publication: &Publication,
+    outcomes: Vec<Option<Outcome>>,
+    monitor: &PushMonitor<'_>,
+    unmet: Option<String>,
+) -> Report {
     let now = fsx::unix_seconds();
-    let report = target.members.iter().zip(outcomes).map(|(member, outcome)| {
+    let report = publication.members.iter().zip(outcomes).map(|(member, outcome)| {
         let outcome = outcome.unwrap_or(Outcome::Skipped);
         let before = member.current().map(|current| current.sequence());
         MirrorReport {
             mirror: member.mirror.name().to_owned(),
             location: member.mirror.location().to_owned(),
             before,
-            now: if outcome.is_current() { Some(target.release.sequence) } else { before },
+            now: if outcome.is_current() { Some(publication.release.sequence) } else { before },
             outcome,
-            new_bytes: gate.new_bytes(member.mirror.name()),
-            traffic: gate.traffic(member.mirror.name()),
+            new_bytes: monitor.new_bytes(member.mirror.name()),
+            traffic: monitor.traffic(member.mirror.name()),
             expiries: member.expiries(),
             hook: None,
             needs_settling: member.needs_settling(now),
@@ -459,11 +470,11 @@ fn report(target: &Target, outcomes: Vec<Option<Outcome>>, gate: &Gate<'_>, unme
     });
     let mirrors: Vec<MirrorReport> = report.collect();
     Report {
-        site: target.release.site.clone(),
-        release: Some(target.release.id()),
-        sequence: Some(target.release.sequence),
-        is_new: target.is_new,
-        changes: target.sums,
+        site: publication.release.site.clone(),
+        release: Some(publication.release.id()),
+        sequence: Some(publication.release.sequence),
+        is_new: publication.is_new,
+        changes: publication.sums,
         new_bytes: mirrors.iter().map(|mirror| mirror.new_bytes).max().unwrap_or(0),
         goal: Goal::Activate,
         unmet,
@@ -475,6 +486,6 @@ fn report(target: &Target, outcomes: Vec<Option<Outcome>>, gate: &Gate<'_>, unme
 }
 
 /// The mirrors of a target, for those that act on all of them.
-pub(super) fn mirror(target: &Target, index: usize) -> &Arc<dyn Mirror> {
-    &target.members[index].mirror
+pub(super) fn mirror(publication: &Publication, index: usize) -> &Arc<dyn Mirror> {
+    &publication.members[index].mirror
 }

@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use crate::push::options::{Goal, OnFailure, Options};
 use crate::push::outcome::Outcome;
-use crate::push::target::Target;
+use crate::push::publication::Publication;
 use crate::push::waves;
 use crate::push::{activation, fleet};
 
@@ -40,17 +40,17 @@ pub struct Schedule {
 
 impl Schedule {
     /// What `options` say of the mirrors of `target` that have no outcome yet, or are staged.
-    pub(super) fn new(target: &Target, outcomes: &[Option<Outcome>], options: &Options) -> Self {
-        let name = |index: usize| target.members[index].mirror.name().to_owned();
+    pub(super) fn new(publication: &Publication, outcomes: &[Option<Outcome>], options: &Options) -> Self {
+        let name = |index: usize| publication.members[index].mirror.name().to_owned();
         let mut lead = None;
         let mut plans = Vec::new();
-        for (number, (mut members, wave)) in (1..).zip(waves::members(target, options)) {
+        for (number, (mut members, wave)) in (1..).zip(waves::members(publication, options)) {
             members.retain(|index| matches!(outcomes[*index], None | Some(Outcome::Staged)));
             if members.is_empty() {
                 continue;
             }
             if plans.is_empty() {
-                lead = leader(target, &members).map(name);
+                lead = leader(publication, &members).map(name);
             }
             plans.push(WavePlan {
                 number,
@@ -59,7 +59,7 @@ impl Schedule {
                 probes: wave.iter().flat_map(|wave| &wave.probes).map(|probe| probe.url.clone()).collect(),
             });
         }
-        let counted = fleet::counted(&target.members).count();
+        let counted = fleet::counted(&publication.members).count();
         Self {
             goal: options.policy.goal,
             required: options.require.of(counted),
@@ -77,11 +77,11 @@ impl Schedule {
 }
 
 /// The first of those that lead, once it is known which that is: a new one has an id only when it is staged.
-fn leader(target: &Target, members: &[usize]) -> Option<usize> {
-    let store = |index| activation::known_store(target, index);
-    let order = activation::in_order(target, members, store);
+fn leader(publication: &Publication, members: &[usize]) -> Option<usize> {
+    let store = |index| activation::known_store(publication, index);
+    let order = activation::in_order(publication, members, store);
     let first = *order.first()?;
-    let is_joining = |index| fleet::is_joining(&target.members, index);
+    let is_joining = |index| fleet::is_joining(&publication.members, index);
     let like: Vec<usize> = order.into_iter().filter(|index| is_joining(*index) == is_joining(first)).collect();
     (like.len() == 1 || like.into_iter().all(|index| store(index).is_some())).then_some(first)
 }

@@ -11,9 +11,9 @@ use crate::fsx::{self, Context as _, Dir, FileMode, IoError};
 use crate::hash::{ManifestId, StoreId};
 use crate::manifest::{Entry, ManifestError, ManifestReader};
 use crate::monitor::{Event, Monitor};
-use crate::push::links::Links;
+use crate::push::link_speed::SpeedTable;
 use crate::push::outcome::error_chain;
-use crate::push::target::not_kept;
+use crate::push::publication::not_kept;
 
 const PREFIX: &str = "push-";
 /// Of a directory outside of the cache.
@@ -149,9 +149,9 @@ impl Scratch {
     }
 
     /// What is known of the ways to the mirrors.
-    pub(super) fn known_links(&self) -> Links {
+    pub(super) fn known_links(&self) -> SpeedTable {
         let bytes = self.parent.read(LINKS, MAX_LINKS_BYTES);
-        bytes.map_or_else(|_| Links::default(), |bytes| Links::parse(&bytes))
+        bytes.map_or_else(|_| SpeedTable::default(), |bytes| SpeedTable::parse(&bytes))
     }
 
     /// The names of the manifests that are kept, with their ids, the newest first.

@@ -4,7 +4,7 @@
 //! where nothing says anything the site is [`Site::default`].
 
 use crate::push::PushError;
-use crate::push::fleet::Member;
+use crate::push::fleet::PolledMirror;
 use crate::tree_path::Site;
 
 /// A mirror, and the site that it names.
@@ -22,12 +22,16 @@ pub struct SiteOfMirror {
 ///
 /// # Errors
 /// [`PushError::SitesDiffer`] when no site was named and mirrors name different ones.
-pub(super) fn resolve(named: Option<&Site>, members: &[Member], from: Option<&Member>) -> Result<Site, PushError> {
+pub(super) fn resolve(
+    named: Option<&Site>,
+    members: &[PolledMirror],
+    from: Option<&PolledMirror>,
+) -> Result<Site, PushError> {
     if let Some(site) = named {
         return Ok(site.clone());
     }
     let all = || from.into_iter().chain(members);
-    let said = |member: &Member| {
+    let said = |member: &PolledMirror| {
         let state = member.state()?;
         state.site.clone().or_else(|| state.only_site.clone())
     };
@@ -39,11 +43,11 @@ pub(super) fn resolve(named: Option<&Site>, members: &[Member], from: Option<&Me
 
 /// The site that `site_of` finds for every member for which it finds one; `None` if it finds none.
 fn agreed<'m>(
-    members: impl Iterator<Item = &'m Member>,
-    site_of: impl Fn(&Member) -> Option<Site>,
+    members: impl Iterator<Item = &'m PolledMirror>,
+    site_of: impl Fn(&PolledMirror) -> Option<Site>,
 ) -> Result<Option<Site>, PushError> {
     let named =
-        |member: &Member| Some(SiteOfMirror { mirror: member.mirror.name().to_owned(), site: site_of(member)? });
+        |member: &PolledMirror| Some(SiteOfMirror { mirror: member.mirror.name().to_owned(), site: site_of(member)? });
     let mirrors: Vec<SiteOfMirror> = members.filter_map(named).collect();
     match mirrors.first() {
         Some(first) if mirrors.iter().any(|one| one.site != first.site) => Err(PushError::SitesDiffer { mirrors }),
@@ -79,7 +83,7 @@ mod tests {
     }
 
     /// A mirror whose store has this site, or whose receiver takes only this one; an error: it cannot be reached.
-    fn member(name: &str, state: Result<(Option<&str>, Option<&str>), MirrorError>) -> Member {
+    fn member(name: &str, state: Result<(Option<&str>, Option<&str>), MirrorError>) -> PolledMirror {
         let mirror = DirectoryMirror::new(
             name.to_owned(),
             name.to_owned(),
@@ -93,7 +97,7 @@ mod tests {
             only_site: of_receiver.map(site),
             ..MirrorState::default()
         });
-        Member::new(Arc::new(mirror), state)
+        PolledMirror::new(Arc::new(mirror), state)
     }
 
     #[test]
@@ -102,7 +106,7 @@ mod tests {
         let bound = || member("b", Ok((None, Some("docs"))));
         let empty = || member("c", Ok((None, None)));
         let dead = || member("d", Err(MirrorError::Cancelled));
-        let resolved = |named: Option<&str>, members: &[Member]| resolve(named.map(site).as_ref(), members, None);
+        let resolved = |named: Option<&str>, members: &[PolledMirror]| resolve(named.map(site).as_ref(), members, None);
         assert_eq!(resolved(Some("www"), &[docs()]).unwrap(), site("www"));
         assert_eq!(resolved(None, &[empty(), dead(), docs(), bound()]).unwrap(), site("docs"));
         assert_eq!(resolved(None, &[bound(), empty()]).unwrap(), site("docs"));

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::hash::ContentId;
-use crate::manifest::{ContentHasher, Entry, FileEntry, Kind};
+use crate::manifest::{ContentIdHasher, Entry, EntryKind, FileEntry};
 use crate::mirror::Mirror;
 use crate::scan::{Root, ScanOptions, Tree, TreeKind};
 use crate::tree_path::TreePath;
@@ -46,14 +46,14 @@ pub enum DecidedBy {
 
 /// The live entries of what is pushed, in path order.
 #[derive(Debug)]
-pub(super) enum Live {
+pub(super) enum SourceEntries {
     /// A scanned tree.
     Tree(Arc<Tree>),
     /// The live entries of a manifest.
     Entries(Vec<Entry>),
 }
 
-impl Live {
+impl SourceEntries {
     pub(super) fn len(&self) -> usize {
         match self {
             Self::Tree(tree) => tree.entries().len(),
@@ -75,8 +75,8 @@ impl Live {
             Self::Tree(tree) => {
                 let entry = &tree.entries()[index];
                 let kind = match &entry.kind {
-                    TreeKind::Symlink { target } => Kind::Symlink(target.clone()),
-                    TreeKind::File { object, stamp, exec, .. } => Kind::File(FileEntry {
+                    TreeKind::Symlink { target } => EntryKind::Symlink(target.clone()),
+                    TreeKind::File { object, stamp, exec, .. } => EntryKind::File(FileEntry {
                         object: *object,
                         size: stamp.size,
                         mtime: u64::try_from(stamp.mtime_ns / 1_000_000_000).unwrap_or(0),
@@ -129,7 +129,7 @@ impl Live {
 
     /// What a visitor gets.
     pub(super) fn content(&self) -> ContentId {
-        let mut hasher = ContentHasher::default();
+        let mut hasher = ContentIdHasher::default();
         self.entries().for_each(|entry| hasher.push(&entry));
         hasher.finish()
     }

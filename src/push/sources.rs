@@ -10,9 +10,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::cancel::until_cancelled;
 use crate::hash::{ManifestId, ObjectId};
-use crate::mirror::{Effort, Failure, Link, Mirror, MirrorError, ObjectPart};
+use crate::mirror::{Effort, FailureKind, Link, Mirror, MirrorError, ObjectPart};
 use crate::monitor::{Event, Monitor};
-use crate::push::fleet::Member;
+use crate::push::fleet::PolledMirror;
 use crate::push::outcome::error_chain;
 
 /// An object of at most so many bytes is held in memory and asked for once.
@@ -38,7 +38,7 @@ enum Health {
 }
 
 #[derive(Debug)]
-struct Source {
+struct MirrorSource {
     mirror: Arc<dyn Mirror>,
     health: Mutex<Health>,
     /// Why it failed.
@@ -52,7 +52,7 @@ struct Source {
 #[derive(Debug, Default)]
 pub(super) struct Sources {
     /// The ones to ask first come first.
-    sources: Vec<Source>,
+    sources: Vec<MirrorSource>,
     /// Which mirror has an object whole, by index, as they said; `None` if none has.
     holders: Mutex<HashMap<ObjectId, Option<usize>>>,
     /// Mirrors that do not have an object whole, whatever they said.
@@ -65,17 +65,18 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Sources {
     /// The mirrors among `members` that have a store, those first that keep one of the manifests `likely`.
-    pub(super) fn new<'m>(members: impl Iterator<Item = &'m Member>, likely: &[ManifestId]) -> Self {
-        let has_store = |member: &&Member| member.state().is_some_and(|state| state.store.is_some());
-        let mut members: Vec<&Member> = members.filter(has_store).collect();
-        let is_likely = |member: &Member| member.releases().iter().any(|release| likely.contains(&release.manifest));
+    pub(super) fn new<'m>(members: impl Iterator<Item = &'m PolledMirror>, likely: &[ManifestId]) -> Self {
+        let has_store = |member: &&PolledMirror| member.state().is_some_and(|state| state.store.is_some());
+        let mut members: Vec<&PolledMirror> = members.filter(has_store).collect();
+        let is_likely =
+            |member: &PolledMirror| member.releases().iter().any(|release| likely.contains(&release.manifest));
         members.sort_by_key(|member| (member.mirror.link() == Link::Network, !is_likely(member)));
         Self::of(members.iter().map(|member| Arc::clone(&member.mirror)))
     }
 
     /// These mirrors.
     pub(super) fn of(mirrors: impl Iterator<Item = Arc<dyn Mirror>>) -> Self {
-        let source = |mirror| Source {
+        let source = |mirror| MirrorSource {
             mirror,
             health: Mutex::new(Health::Good),
             why: Mutex::default(),
@@ -91,7 +92,7 @@ impl Sources {
 
     /// Which mirrors failed, and why.
     pub(super) fn failed(&self) -> Vec<String> {
-        let why = |source: &Source| Some(format!("{}: {}", source.mirror.name(), lock(&source.why).as_ref()?));
+        let why = |source: &MirrorSource| Some(format!("{}: {}", source.mirror.name(), lock(&source.why).as_ref()?));
         self.sources.iter().filter_map(why).collect()
     }
 
@@ -214,7 +215,7 @@ impl Sources {
     }
 }
 
-impl Source {
+impl MirrorSource {
     fn health(&self) -> Health {
         *lock(&self.health)
     }
@@ -242,7 +243,7 @@ impl Source {
     fn holds(&self, objects: Vec<ObjectId>, monitor: &dyn Monitor) -> Result<Option<Vec<bool>>, ReadError> {
         self.ask(Effort::Patient, monitor, move |mirror, monitor| match mirror.holds(&objects, monitor) {
             // It reads all of them before it says so: one that takes long is not lost. Nor is one that refuses.
-            Err(error) if error.failure() == Failure::Timeout => Ok(None),
+            Err(error) if error.failure() == FailureKind::Timeout => Ok(None),
             Err(MirrorError::Remote { .. }) => Ok(None),
             other => other.map(Some),
         })
@@ -295,7 +296,7 @@ impl Source {
 
     fn note_failure(&self, effort: Effort, error: &MirrorError, monitor: &dyn Monitor) {
         // Silence took as long as may be waited already.
-        let is_final = effort == Effort::Patient || error.failure() == Failure::Timeout;
+        let is_final = effort == Effort::Patient || error.failure() == FailureKind::Timeout;
         let mut health = lock(&self.health);
         let is_news = is_final && *health != Health::Lost;
         *health = if is_final { Health::Lost } else { Health::Failed.max_of(*health) };

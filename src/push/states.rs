@@ -14,7 +14,7 @@ use crate::fsx::IoError;
 use crate::mirror::{Mirror, MirrorError, MirrorState};
 use crate::monitor::{Event, Monitor};
 use crate::push::PushError;
-use crate::push::fleet::{self, Member, report_state};
+use crate::push::fleet::{self, PolledMirror, report_state};
 use crate::push::options::{OnFailure, Options};
 use crate::push::outcome::error_chain;
 use crate::push::source::Source;
@@ -26,7 +26,7 @@ pub(super) struct PendingStates(Receiver<(usize, Result<MirrorState, MirrorError
 
 /// Asks the members of a fleet for their states.
 pub(super) struct StatePoll<'a> {
-    members: Vec<Member>,
+    members: Vec<PolledMirror>,
     pending: PendingStates,
     asked_at: Instant,
     stores: &'a KnownStores,
@@ -38,7 +38,7 @@ pub(super) struct StatePoll<'a> {
 /// Not where the answer of any mirror may decide it: where the content comes from the mirrors, where no mirror that has
 /// answered has a release, or where a new history takes over those of all mirrors. Nor where others act on what
 /// becomes of each mirror: in waves, and where all go back if one fails.
-pub(super) fn may_go_on(source: &Source, members: &[Member], options: &Options) -> bool {
+pub(super) fn may_go_on(source: &Source, members: &[PolledMirror], options: &Options) -> bool {
     let has_own_content = matches!(source, Source::Trees { .. } | Source::Store(_) | Source::Promote(_));
     let is_independent = options.policy.waves.is_empty() && options.policy.on_failure == OnFailure::Leave;
     has_own_content
@@ -50,7 +50,7 @@ pub(super) fn may_go_on(source: &Source, members: &[Member], options: &Options) 
 
 impl PendingStates {
     /// Asks all of `members` that have not answered.
-    fn ask(members: &[Member]) -> Self {
+    fn ask(members: &[PolledMirror]) -> Self {
         let (sender, answers) = unbounded();
         for (index, member) in members.iter().enumerate().filter(|(_, member)| !member.has_answered()) {
             let mirror = Arc::clone(&member.mirror);
@@ -72,7 +72,7 @@ impl PendingStates {
     /// One of `members` must not have answered yet.
     pub(super) fn take_next(
         &self,
-        members: &[Member],
+        members: &[PolledMirror],
         timeout: Duration,
         stores: &KnownStores,
         monitor: &dyn Monitor,
@@ -106,7 +106,7 @@ fn checked(
 
 impl<'a> StatePoll<'a> {
     /// Asks all of `members` that have not answered.
-    pub(super) fn begin(members: Vec<Member>, stores: &'a KnownStores, monitor: &'a dyn Monitor) -> Self {
+    pub(super) fn begin(members: Vec<PolledMirror>, stores: &'a KnownStores, monitor: &'a dyn Monitor) -> Self {
         let pending = PendingStates::ask(&members);
         Self { members, pending, asked_at: Instant::now(), stores, monitor }
     }
@@ -116,7 +116,11 @@ impl<'a> StatePoll<'a> {
     ///
     /// # Errors
     /// [`PushError::Cancelled`].
-    pub(super) fn wait(&self, patience: Duration, is_enough: impl Fn(&[Member]) -> bool) -> Result<(), PushError> {
+    pub(super) fn wait(
+        &self,
+        patience: Duration,
+        is_enough: impl Fn(&[PolledMirror]) -> bool,
+    ) -> Result<(), PushError> {
         let mut is_reported = false;
         while !self.is_complete() {
             let left = patience.saturating_sub(self.asked_at.elapsed());
@@ -141,19 +145,19 @@ impl<'a> StatePoll<'a> {
     ///
     /// # Errors
     /// [`PushError::Cancelled`].
-    pub(super) fn wait_for_all(self, patience: Duration) -> Result<Vec<Member>, PushError> {
+    pub(super) fn wait_for_all(self, patience: Duration) -> Result<Vec<PolledMirror>, PushError> {
         self.wait(patience, |_| false)?;
         Ok(self.members)
     }
 
     /// The members, with the answers that came until now, and the answers to come.
-    pub(super) fn finish(self) -> (Vec<Member>, PendingStates) {
+    pub(super) fn finish(self) -> (Vec<PolledMirror>, PendingStates) {
         while !self.is_complete() && self.take_next(Duration::ZERO) {}
         (self.members, self.pending)
     }
 
     fn is_complete(&self) -> bool {
-        self.members.iter().all(Member::has_answered)
+        self.members.iter().all(PolledMirror::has_answered)
     }
 
     /// Returns whether an answer came.

@@ -28,7 +28,7 @@ pub struct KnownStores {
 
 /// What was noted of a mirror.
 #[derive(Debug, Serialize, Deserialize)]
-struct Note {
+struct StoreNote {
     location: String,
     store: StoreId,
     /// The release that was last brought there from here.
@@ -79,7 +79,7 @@ impl KnownStores {
         let release = release.or_else(|| noted.as_ref()?.release);
         let is_noted = noted.is_some_and(|noted| noted.release == release);
         let Some(path) = self.path_of(location).filter(|_| !is_noted) else { return };
-        let note = Note { location: key_of(location), store, release };
+        let note = StoreNote { location: key_of(location), store, release };
         let bytes = serde_json::to_vec(&note).expect("a note has plain values");
         let dir = path.parent().unwrap_or(Path::new("."));
         fsx::create_dir_all(dir).and_then(|()| fsx::replace_file(&path, |out| out.write_all(&bytes))).ok();
@@ -90,9 +90,9 @@ impl KnownStores {
         Some(self.dir.as_ref()?.join(format!("{}.json", &hash[..32])))
     }
 
-    fn noted(&self, location: &str) -> Option<Note> {
+    fn noted(&self, location: &str) -> Option<StoreNote> {
         let text = fsx::read_text(&self.path_of(location)?, MAX_BYTES).ok()?;
-        let note: Note = serde_json::from_str(&text).ok()?;
+        let note: StoreNote = serde_json::from_str(&text).ok()?;
         (note.location == key_of(location)).then_some(note)
     }
 }

@@ -11,10 +11,10 @@ use crate::hash::ObjectId;
 use crate::monitor::{Event, Monitor as _};
 use crate::push::PushError;
 use crate::push::activation;
-use crate::push::gate::Gate;
 use crate::push::options::{OnFailure, Options, Probe, Wave};
 use crate::push::outcome::Outcome;
-use crate::push::target::Target;
+use crate::push::publication::Publication;
+use crate::push::push_monitor::PushMonitor;
 use crate::threads;
 use crate::web::Web;
 
@@ -22,11 +22,11 @@ use crate::web::Web;
 const PROBE: Duration = Duration::from_secs(10);
 
 /// What the probes must find: content and size by path.
-pub(super) type Expected = BTreeMap<String, (ObjectId, u64)>;
+pub(super) type ExpectedProbes = BTreeMap<String, (ObjectId, u64)>;
 
 /// What came of switching.
 #[derive(Debug, Default)]
-pub(super) struct Switched {
+pub(super) struct WavesResult {
     /// Another push was quicker, but this one is newer.
     pub(super) is_again: bool,
     /// Why not all that were ready switched.
@@ -41,14 +41,14 @@ pub(super) struct Switched {
 ///
 /// # Errors
 /// A probe for what is no file of the release: it could never be right.
-pub(super) fn expected(target: &Target, options: &Options) -> Result<Expected, PushError> {
+pub(super) fn expected(publication: &Publication, options: &Options) -> Result<ExpectedProbes, PushError> {
     let mut wanted: Vec<&str> =
         options.policy.waves.iter().flat_map(|wave| &wave.probes).map(|probe| probe.path.as_str()).collect();
-    let mut expected = Expected::new();
+    let mut expected = ExpectedProbes::new();
     if wanted.is_empty() {
         return Ok(expected);
     }
-    for entry in target.new_entries().map_err(PushError::NewManifest)? {
+    for entry in publication.new_entries().map_err(PushError::NewManifest)? {
         let entry = entry.map_err(PushError::NewManifest)?;
         if let Some(file) = entry.file().filter(|_| entry.is_live() && wanted.contains(&entry.path.as_str())) {
             expected.insert(entry.path.to_string(), (file.object, file.size));
@@ -62,9 +62,9 @@ pub(super) fn expected(target: &Target, options: &Options) -> Result<Expected, P
 }
 
 /// The mirrors of each wave, by index: those of the policy, then all others.
-pub(super) fn members<'o>(target: &Target, options: &'o Options) -> Vec<(Vec<usize>, Option<&'o Wave>)> {
-    let name = |index: usize| target.members[index].mirror.name();
-    let mut left: Vec<usize> = (0..target.members.len()).collect();
+pub(super) fn members<'o>(publication: &Publication, options: &'o Options) -> Vec<(Vec<usize>, Option<&'o Wave>)> {
+    let name = |index: usize| publication.members[index].mirror.name();
+    let mut left: Vec<usize> = (0..publication.members.len()).collect();
     let mut waves = Vec::new();
     for wave in &options.policy.waves {
         let (own, others) = left.into_iter().partition(|index| wave.mirrors.iter().any(|one| one == name(*index)));
@@ -77,30 +77,30 @@ pub(super) fn members<'o>(target: &Target, options: &'o Options) -> Vec<(Vec<usi
 
 /// Switches what is staged, wave by wave, and notes the outcomes.
 pub(super) fn switch(
-    target: &Target,
-    expected: &Expected,
+    publication: &Publication,
+    expected: &ExpectedProbes,
     outcomes: &mut [Option<Outcome>],
     options: &Options,
-    gate: &Gate<'_>,
-) -> Result<Switched, PushError> {
-    let mut switched = Switched::default();
+    monitor: &PushMonitor<'_>,
+) -> Result<WavesResult, PushError> {
+    let mut switched = WavesResult::default();
     let mut is_led = false;
-    for (number, (members, wave)) in (1..).zip(members(target, options)) {
+    for (number, (members, wave)) in (1..).zip(members(publication, options)) {
         let staged: Vec<usize> =
             members.into_iter().filter(|index| outcomes[*index] == Some(Outcome::Staged)).collect();
         if staged.is_empty() {
             continue;
         }
         if is_led {
-            activation::together(target, &staged, outcomes, options, gate);
-        } else if activation::activate(target, &staged, outcomes, options, gate)? {
-            return Ok(Switched { is_again: true, ..switched });
+            activation::activate_all(publication, &staged, outcomes, options, monitor);
+        } else if activation::activate(publication, &staged, outcomes, options, monitor)? {
+            return Ok(WavesResult { is_again: true, ..switched });
         }
         let on = |outcome: &Outcome| staged.iter().filter(|index| outcomes[**index].as_ref() == Some(outcome)).count();
         let activated = on(&Outcome::Activated);
         is_led |= activated > 0;
         let all = activated_of(outcomes, 0..outcomes.len());
-        switched.spread_ms = gate.spread_ms(all.iter().map(|index| activation::name(target, *index)));
+        switched.spread_ms = monitor.spread_ms(all.iter().map(|index| activation::name(publication, *index)));
         if activated < staged.len() && options.policy.on_failure == OnFailure::Revert {
             switched.stopped = Some(format!("{} of {} mirrors did not switch", staged.len() - activated, staged.len()));
             switched.back = activated_of(outcomes, 0..outcomes.len());
@@ -108,12 +108,12 @@ pub(super) fn switch(
             switched.stopped = Some(format!("no mirror of wave {number} switched"));
         } else if let Some(wave) = wave {
             let is_last = !outcomes.contains(&Some(Outcome::Staged));
-            if let Err(error) = watch((number, wave), is_last, expected, gate) {
+            if let Err(error) = watch((number, wave), is_last, expected, monitor) {
                 switched.stopped = Some(format!("wave {number}: {error}"));
                 switched.back = match (error, options.policy.on_failure) {
-                    (Bad::Cancelled, _) => Vec::new(),
-                    (Bad::Probe(_), OnFailure::Leave) => activated_of(outcomes, staged),
-                    (Bad::Probe(_), OnFailure::Revert) => activated_of(outcomes, 0..outcomes.len()),
+                    (BadProbe::Cancelled, _) => Vec::new(),
+                    (BadProbe::Probe(_), OnFailure::Leave) => activated_of(outcomes, staged),
+                    (BadProbe::Probe(_), OnFailure::Revert) => activated_of(outcomes, 0..outcomes.len()),
                 };
             }
         }
@@ -130,7 +130,7 @@ fn activated_of(outcomes: &[Option<Outcome>], of: impl IntoIterator<Item = usize
 
 /// Why a wave is the last one.
 #[derive(Debug, thiserror::Error)]
-enum Bad {
+enum BadProbe {
     #[error("stopped while it was looked at; it has the release")]
     Cancelled,
     #[error("{0}")]
@@ -138,47 +138,52 @@ enum Bad {
 }
 
 /// Lets a wave be for its time, then looks at what visitors get.
-fn watch((number, wave): (u64, &Wave), is_last: bool, expected: &Expected, gate: &Gate<'_>) -> Result<(), Bad> {
+fn watch(
+    (number, wave): (u64, &Wave),
+    is_last: bool,
+    expected: &ExpectedProbes,
+    monitor: &PushMonitor<'_>,
+) -> Result<(), BadProbe> {
     if is_last && wave.probes.is_empty() {
         return Ok(());
     }
-    soak(number, wave.soak, gate)?;
+    soak(number, wave.soak, monitor)?;
     let web = Web::new(PROBE);
-    let looked = threads::each(&wave.probes, |probe| look(&web, probe, expected, gate));
+    let looked = threads::each(&wave.probes, |probe| look(&web, probe, expected, monitor));
     let faults: Vec<String> = looked.into_iter().filter_map(Result::err).collect();
-    if gate.is_cancelled() {
-        return Err(Bad::Cancelled);
+    if monitor.is_cancelled() {
+        return Err(BadProbe::Cancelled);
     }
     for message in &faults {
-        gate.event(Event::Warned { message: message.clone() });
+        monitor.event(Event::Warned { message: message.clone() });
     }
     match faults.into_iter().next() {
-        Some(fault) => Err(Bad::Probe(fault)),
+        Some(fault) => Err(BadProbe::Probe(fault)),
         None => Ok(()),
     }
 }
 
 /// Waits, in small steps: the user may ask to stop.
-fn soak(wave: u64, time: Duration, gate: &Gate<'_>) -> Result<(), Bad> {
+fn soak(wave: u64, time: Duration, monitor: &PushMonitor<'_>) -> Result<(), BadProbe> {
     if !time.is_zero() {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        gate.event(Event::SoakStarted { wave, seconds: time.as_secs(), until: (now + time).as_secs() });
+        monitor.event(Event::SoakStarted { wave, seconds: time.as_secs(), until: (now + time).as_secs() });
     }
-    let has_soaked = pause(time, gate);
+    let has_soaked = pause(time, monitor);
     if !time.is_zero() {
-        gate.event(Event::SoakEnded { wave });
+        monitor.event(Event::SoakEnded { wave });
     }
-    if has_soaked { Ok(()) } else { Err(Bad::Cancelled) }
+    if has_soaked { Ok(()) } else { Err(BadProbe::Cancelled) }
 }
 
 /// Compares what visitors get with what the release has, unless the push is stopped meanwhile.
-fn look(web: &Web, probe: &Probe, expected: &Expected, gate: &Gate<'_>) -> Result<(), String> {
+fn look(web: &Web, probe: &Probe, expected: &ExpectedProbes, monitor: &PushMonitor<'_>) -> Result<(), String> {
     let Probe { url, path } = probe;
     let (object, size) = expected.get(path.as_str()).ok_or_else(|| format!("probe {url}: nothing is known of it"))?;
     let web = web.clone();
     let asked = url.clone();
     let size = *size;
-    let Some(fetched) = until_cancelled(gate, move |_| web.fetch(&asked, size)) else { return Ok(()) };
+    let Some(fetched) = until_cancelled(monitor, move |_| web.fetch(&asked, size)) else { return Ok(()) };
     match fetched {
         Ok(fetched) if fetched.object == *object => Ok(()),
         Ok(_) => Err(format!("probe {url}: visitors get something else than the release has")),

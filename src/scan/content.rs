@@ -10,9 +10,9 @@ use std::io::{self, Read};
 use std::path::Path;
 use std::sync::atomic::Ordering;
 
-use super::pipeline::Counters;
 use super::walk::OpenRoot;
-use crate::fsx::{self, Dir, IoError, Stamp};
+use super::workers::Counters;
+use crate::fsx::{self, Dir, FileStat, IoError};
 use crate::hash::ObjectId;
 
 /// Bytes read at once: past the point where system calls show, and small
@@ -77,12 +77,12 @@ impl<'a> Opener<'a> {
     }
 
     /// Opens the file at `relative` if it is what `stamp` says.
-    pub(super) fn open(&mut self, relative: &str, stamp: &Stamp) -> Result<File, ContentFault> {
+    pub(super) fn open(&mut self, relative: &str, stamp: &FileStat) -> Result<File, ContentFault> {
         check(self.open_any(relative)?, relative, stamp)
     }
 
     /// The same for one file alone, whose neighbours do not follow.
-    pub(super) fn open_once(&self, relative: &str, stamp: &Stamp) -> Result<File, ContentFault> {
+    pub(super) fn open_once(&self, relative: &str, stamp: &FileStat) -> Result<File, ContentFault> {
         let file = match self.follow {
             true => fsx::open_read(&fsx::resolve(&self.root.path.join(relative))?)?,
             false => self.root.dir.open_file_below(relative)?,
@@ -102,24 +102,24 @@ impl<'a> Opener<'a> {
     }
 }
 
-fn check(file: File, relative: &str, stamp: &Stamp) -> Result<File, ContentFault> {
+fn check(file: File, relative: &str, stamp: &FileStat) -> Result<File, ContentFault> {
     match is_still(&fsx::fstat(&file, Path::new(relative))?, stamp) {
         true => Ok(file),
         false => Err(ContentFault::Changed),
     }
 }
 
-fn is_still(meta: &Metadata, stamp: &Stamp) -> bool {
-    meta.is_file() && Stamp::of(meta) == *stamp
+fn is_still(meta: &Metadata, stamp: &FileStat) -> bool {
+    meta.is_file() && FileStat::of(meta) == *stamp
 }
 
 /// Hashes files one after the other in one buffer.
 #[derive(Debug)]
-pub(super) struct ContentHasher {
+pub(super) struct FileHasher {
     buffer: Vec<u8>,
 }
 
-impl ContentHasher {
+impl FileHasher {
     pub(super) fn new() -> Self {
         Self { buffer: vec![0; READ_BYTES] }
     }
@@ -130,7 +130,7 @@ impl ContentHasher {
         &mut self,
         opener: &mut Opener<'_>,
         relative: &str,
-        stamp: &Stamp,
+        stamp: &FileStat,
         counters: &Counters,
     ) -> Result<(ObjectId, bool), ContentFault> {
         let file = opener.open(relative, stamp)?;
@@ -144,7 +144,7 @@ impl ContentHasher {
     fn hash_stable(
         &mut self,
         reader: impl Read,
-        stamp: &Stamp,
+        stamp: &FileStat,
         counters: &Counters,
         now: impl FnOnce() -> Result<Metadata, ContentFault>,
     ) -> Result<ObjectId, ContentFault> {
@@ -222,9 +222,9 @@ mod tests {
         let old = std::time::UNIX_EPOCH + std::time::Duration::from_secs(1_000_000_000);
         File::options().write(true).open(&path).unwrap().set_modified(old).unwrap();
         let file = File::open(&path).unwrap();
-        let stamp = Stamp::of(&file.metadata().unwrap());
+        let stamp = FileStat::of(&file.metadata().unwrap());
         let reader = Disturbed(&file, || disturb(&path));
-        ContentHasher::new()
+        FileHasher::new()
             .hash_stable(reader, &stamp, &Counters::default(), || file.metadata().map_err(ContentFault::Io))
     }
 
@@ -266,7 +266,7 @@ mod tests {
         std::fs::create_dir_all(tree.join("d")).unwrap();
         std::fs::create_dir(&outside).unwrap();
         std::fs::write(outside.join("f"), "secret").unwrap();
-        let stamp = Stamp::of(&std::fs::metadata(outside.join("f")).unwrap());
+        let stamp = FileStat::of(&std::fs::metadata(outside.join("f")).unwrap());
         std::fs::remove_dir(tree.join("d")).unwrap();
         std::os::unix::fs::symlink(&outside, tree.join("d")).unwrap();
         let root = OpenRoot::open(&Root { path: tree, at: None }).unwrap();

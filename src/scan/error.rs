@@ -19,7 +19,7 @@ const SHOWN: usize = 20;
 
 /// A path that cannot be distributed.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Offender {
+pub struct RejectedPath {
     /// Where, escaped for a terminal.
     pub path: String,
     /// What is wrong with it; reads on from the path: `is a fifo`.
@@ -28,7 +28,7 @@ pub struct Offender {
 
 /// How a path is not as it was.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum How {
+pub enum TreeChangeKind {
     /// Something else is there now, or it was written to.
     Changed,
     /// It was not there.
@@ -39,11 +39,11 @@ pub enum How {
 
 /// A path that is not as it was.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Alteration {
+pub struct TreeChange {
     /// Where, escaped for a terminal.
     pub path: String,
     /// In what way.
-    pub how: How,
+    pub how: TreeChangeKind,
 }
 
 /// Why a content tree could not be scanned.
@@ -69,22 +69,22 @@ pub enum ScanError {
         source: ignore::Error,
     },
     /// Paths that cannot be distributed; all of them, sorted.
-    #[error("{} cannot be distributed: {}", paths(list.len()), Listed(list, list.len()))]
-    Offenders {
+    #[error("{} cannot be distributed: {}", paths(list.len()), PathList(list, list.len()))]
+    RejectedPaths {
         /// Each of them.
-        list: Vec<Offender>,
+        list: Vec<RejectedPath>,
     },
     /// Files or directories that cannot be read, and nothing worse; all of them, sorted.
-    #[error("{} cannot be read: {}", paths(list.len()), Listed(list, list.len()))]
+    #[error("{} cannot be read: {}", paths(list.len()), PathList(list, list.len()))]
     Unreadable {
         /// Each of them.
-        list: Vec<Offender>,
+        list: Vec<RejectedPath>,
     },
     /// The tree was written to meanwhile.
-    #[error("content changed while it was read: {}", Listed(list, *count))]
+    #[error("content changed while it was read: {}", PathList(list, *count))]
     Changed {
         /// The first few, sorted.
-        list: Vec<Alteration>,
+        list: Vec<TreeChange>,
         /// How many there are.
         count: usize,
     },
@@ -101,19 +101,19 @@ pub enum ScanError {
 
 /// One thing that is wrong, before all of them are sorted out.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Fault {
-    Refused(Offender),
-    Unreadable(Offender),
-    Altered(Alteration),
+pub(super) enum ScanFault {
+    Refused(RejectedPath),
+    Unreadable(RejectedPath),
+    Altered(TreeChange),
 }
 
-impl Fault {
+impl ScanFault {
     pub(super) fn refused(path: String, why: impl Into<String>) -> Self {
-        Self::Refused(Offender { path, why: why.into() })
+        Self::Refused(RejectedPath { path, why: why.into() })
     }
 
-    pub(super) const fn altered(path: String, how: How) -> Self {
-        Self::Altered(Alteration { path, how })
+    pub(super) const fn altered(path: String, how: TreeChangeKind) -> Self {
+        Self::Altered(TreeChange { path, how })
     }
 
     pub(super) fn name(path: String, fault: PathFault) -> Self {
@@ -124,20 +124,20 @@ impl Fault {
     pub(super) fn io(path: String, error: &io::Error) -> Self {
         use io::ErrorKind as Kind;
         match error.kind() {
-            Kind::NotFound => Self::altered(path, How::Removed),
+            Kind::NotFound => Self::altered(path, TreeChangeKind::Removed),
             // A directory or file that became a link, or a directory that became a file.
-            Kind::NotADirectory | Kind::IsADirectory => Self::altered(path, How::Changed),
-            _ if is_link_error(error) => Self::altered(path, How::Changed),
-            _ => Self::Unreadable(Offender { path, why: format!("cannot be read ({error})") }),
+            Kind::NotADirectory | Kind::IsADirectory => Self::altered(path, TreeChangeKind::Changed),
+            _ if is_link_error(error) => Self::altered(path, TreeChangeKind::Changed),
+            _ => Self::Unreadable(RejectedPath { path, why: format!("cannot be read ({error})") }),
         }
     }
 
     /// The same as seen by a second look at a tree that was in order.
-    pub(super) fn into_alteration(self) -> Alteration {
+    pub(super) fn into_tree_change(self) -> TreeChange {
         match self {
             Self::Altered(alteration) => alteration,
             Self::Refused(offender) | Self::Unreadable(offender) => {
-                Alteration { path: offender.path, how: How::Changed }
+                TreeChange { path: offender.path, how: TreeChangeKind::Changed }
             }
         }
     }
@@ -151,25 +151,25 @@ pub(super) fn is_link_error(error: &io::Error) -> bool {
 
 /// The error that all `faults` together make. What people must mend comes
 /// before what a second try may mend.
-pub(super) fn settle(faults: Vec<Fault>) -> Result<(), ScanError> {
-    let is_refused = faults.iter().any(|fault| matches!(fault, Fault::Refused(_)));
+pub(super) fn settle(faults: Vec<ScanFault>) -> Result<(), ScanError> {
+    let is_refused = faults.iter().any(|fault| matches!(fault, ScanFault::Refused(_)));
     let (mut list, mut altered) = (Vec::new(), Vec::new());
     for fault in faults {
         match fault {
-            Fault::Refused(offender) | Fault::Unreadable(offender) => list.push(offender),
-            Fault::Altered(alteration) => altered.push(alteration),
+            ScanFault::Refused(offender) | ScanFault::Unreadable(offender) => list.push(offender),
+            ScanFault::Altered(alteration) => altered.push(alteration),
         }
     }
     list.sort_unstable();
     match (list.is_empty(), is_refused) {
         (true, _) => changed(altered),
-        (false, true) => Err(ScanError::Offenders { list }),
+        (false, true) => Err(ScanError::RejectedPaths { list }),
         (false, false) => Err(ScanError::Unreadable { list }),
     }
 }
 
 /// The error that `list` makes, if there is anything in it.
-pub(super) fn changed(mut list: Vec<Alteration>) -> Result<(), ScanError> {
+pub(super) fn changed(mut list: Vec<TreeChange>) -> Result<(), ScanError> {
     if list.is_empty() {
         return Ok(());
     }
@@ -183,27 +183,27 @@ fn paths(count: usize) -> String {
     if count == 1 { "1 path".to_owned() } else { format!("{count} paths") }
 }
 
-impl fmt::Display for Offender {
+impl fmt::Display for RejectedPath {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} {}", self.path, self.why)
     }
 }
 
-impl fmt::Display for Alteration {
+impl fmt::Display for TreeChange {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let how = match self.how {
-            How::Changed => "changed",
-            How::Added => "was added",
-            How::Removed => "was removed",
+            TreeChangeKind::Changed => "changed",
+            TreeChangeKind::Added => "was added",
+            TreeChangeKind::Removed => "was removed",
         };
         write!(f, "{} {how}", self.path)
     }
 }
 
 /// The first few of a list, and how many more there are.
-struct Listed<'a, T>(&'a [T], usize);
+struct PathList<'a, T>(&'a [T], usize);
 
-impl<T: fmt::Display> fmt::Display for Listed<'_, T> {
+impl<T: fmt::Display> fmt::Display for PathList<'_, T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (index, item) in self.0.iter().take(SHOWN).enumerate() {
             write!(f, "{}{item}", if index == 0 { "" } else { "; " })?;
@@ -253,7 +253,7 @@ mod tests {
 
     #[test]
     fn twenty_offenders_are_named_and_the_rest_counted() {
-        let all = (0..23).rev().map(|n| Fault::refused(format!("f{n:02}"), "is a fifo")).collect();
+        let all = (0..23).rev().map(|n| ScanFault::refused(format!("f{n:02}"), "is a fifo")).collect();
         let text = settle(all).unwrap_err().to_string();
         assert!(text.starts_with("23 paths cannot be distributed: f00 is a fifo; f01 is a fifo; "), "{text}");
         assert!(text.ends_with("; f19 is a fifo; and 3 more"), "{text}");
@@ -261,11 +261,11 @@ mod tests {
 
     #[test]
     fn what_people_must_mend_comes_first() {
-        let denied = || Fault::io("d".to_owned(), &io::ErrorKind::PermissionDenied.into());
-        let gone = || Fault::io("g".to_owned(), &io::ErrorKind::NotFound.into());
-        let fifo = || Fault::refused("f".to_owned(), "is a fifo");
+        let denied = || ScanFault::io("d".to_owned(), &io::ErrorKind::PermissionDenied.into());
+        let gone = || ScanFault::io("g".to_owned(), &io::ErrorKind::NotFound.into());
+        let fifo = || ScanFault::refused("f".to_owned(), "is a fifo");
         assert!(
-            matches!(settle(vec![gone(), denied(), fifo()]), Err(ScanError::Offenders { list }) if list.len() == 2)
+            matches!(settle(vec![gone(), denied(), fifo()]), Err(ScanError::RejectedPaths { list }) if list.len() == 2)
         );
         assert!(matches!(settle(vec![gone(), denied()]), Err(ScanError::Unreadable { list }) if list.len() == 1));
         assert!(matches!(settle(vec![gone()]), Err(ScanError::Changed { count: 1, .. })));

@@ -9,20 +9,20 @@ use std::sync::atomic::Ordering;
 
 use walkdir::DirEntry;
 
-use super::content::{ContentFault, ContentHasher, Opener};
-use super::error::{Alteration, Fault, How, escape};
-use super::pipeline::{Counters, Job};
-use super::stat_cache::Known;
+use super::content::{ContentFault, FileHasher, Opener};
+use super::error::{ScanFault, TreeChange, TreeChangeKind, escape};
+use super::stat_cache::KnownFile;
 use super::walk::OpenRoot;
+use super::workers::{Counters, EntryToExamine};
 use super::{SymlinkMode, TreeEntry, TreeKind};
-use crate::fsx::{FileKind, Seen};
+use crate::fsx::{FileKind, FileLook};
 use crate::tree_path::{LinkTarget, TreePath};
 
 /// The entries of a batch, and what is wrong with the others.
 #[derive(Debug, Default)]
 pub(super) struct Examined {
     pub(super) entries: Vec<TreeEntry>,
-    pub(super) faults: Vec<Fault>,
+    pub(super) faults: Vec<ScanFault>,
 }
 
 /// One worker's state.
@@ -33,17 +33,17 @@ pub(super) struct Examiner<'a> {
     symlinks: SymlinkMode,
     counters: &'a Counters,
     opener: Opener<'a>,
-    hasher: ContentHasher,
+    hasher: FileHasher,
 }
 
 impl<'a> Examiner<'a> {
     pub(super) fn new(root: &'a OpenRoot, number: u16, symlinks: SymlinkMode, counters: &'a Counters) -> Self {
         let opener = Opener::new(root, symlinks == SymlinkMode::Follow);
-        Self { root, number, symlinks, counters, opener, hasher: ContentHasher::new() }
+        Self { root, number, symlinks, counters, opener, hasher: FileHasher::new() }
     }
 
     /// Makes tree entries of a batch.
-    pub(super) fn examine(&mut self, batch: Vec<Job<Option<Known>>>) -> Examined {
+    pub(super) fn examine(&mut self, batch: Vec<EntryToExamine<Option<KnownFile>>>) -> Examined {
         let mut examined = Examined { entries: Vec::with_capacity(batch.len()), faults: Vec::new() };
         for job in batch {
             match self.entry(&job) {
@@ -54,9 +54,9 @@ impl<'a> Examiner<'a> {
         examined
     }
 
-    fn entry(&mut self, job: &Job<Option<Known>>) -> Result<TreeEntry, Fault> {
+    fn entry(&mut self, job: &EntryToExamine<Option<KnownFile>>) -> Result<TreeEntry, ScanFault> {
         let relative = self.root.relative(job.entry.path());
-        let named = |fault| Fault::name(self.root.shown(relative), fault);
+        let named = |fault| ScanFault::name(self.root.shown(relative), fault);
         let path = self.root.tree_path(relative).map_err(named)?;
         let kind = job.entry.file_type();
         let kind = if kind.is_file() {
@@ -64,15 +64,15 @@ impl<'a> Examiner<'a> {
         } else if kind.is_symlink() {
             TreeKind::Symlink { target: self.link(&path)? }
         } else {
-            return Err(Fault::refused(self.root.shown(relative), special(kind)));
+            return Err(ScanFault::refused(self.root.shown(relative), special(kind)));
         };
         Ok(TreeEntry { path, kind })
     }
 
-    fn file(&mut self, job: &Job<Option<Known>>, path: &TreePath) -> Result<TreeKind, Fault> {
-        let Seen { kind, mode, stamp } = self.look(&job.entry)?;
+    fn file(&mut self, job: &EntryToExamine<Option<KnownFile>>, path: &TreePath) -> Result<TreeKind, ScanFault> {
+        let FileLook { kind, mode, stamp } = self.look(&job.entry)?;
         if kind != FileKind::File {
-            return Err(Fault::altered(shown(path), How::Changed));
+            return Err(ScanFault::altered(shown(path), TreeChangeKind::Changed));
         }
         let exec = mode & 0o111 != 0;
         let (object, has_private_key) = match job.known {
@@ -89,12 +89,12 @@ impl<'a> Examiner<'a> {
         Ok(TreeKind::File { object, stamp, exec, has_private_key, root: self.number })
     }
 
-    fn link(&mut self, path: &TreePath) -> Result<LinkTarget, Fault> {
+    fn link(&mut self, path: &TreePath) -> Result<LinkTarget, ScanFault> {
         if self.symlinks == SymlinkMode::Refuse {
-            return Err(Fault::refused(shown(path), "is a symbolic link"));
+            return Err(ScanFault::refused(shown(path), "is a symbolic link"));
         }
         let target = self.opener.read_link(self.root.strip(path)).map_err(|fault| content_fault(path, &fault))?;
-        let refused = |why: String| Fault::refused(shown(path), why);
+        let refused = |why: String| ScanFault::refused(shown(path), why);
         let quoted = || escape(&target);
         let text = std::str::from_utf8(&target)
             .map_err(|_| refused(format!("is a symbolic link whose target {} is not UTF-8", quoted())))?;
@@ -103,30 +103,34 @@ impl<'a> Examiner<'a> {
             .map_err(|fault| refused(format!("is a symbolic link whose target {} {fault}", quoted())))
     }
 
-    fn look(&self, entry: &DirEntry) -> Result<Seen, Fault> {
+    fn look(&self, entry: &DirEntry) -> Result<FileLook, ScanFault> {
         let shown = || self.root.shown(self.root.relative(entry.path()));
         if self.symlinks == SymlinkMode::Follow {
             // walkdir knows which entries it reached through a link.
             let io = |error: walkdir::Error| match error.io_error() {
-                Some(io) => Fault::io(shown(), io),
-                None => Fault::altered(shown(), How::Changed),
+                Some(io) => ScanFault::io(shown(), io),
+                None => ScanFault::altered(shown(), TreeChangeKind::Changed),
             };
-            return entry.metadata().map(|meta| Seen::from(&meta)).map_err(io);
+            return entry.metadata().map(|meta| FileLook::from(&meta)).map_err(io);
         }
         // The way down to the root need not be gone again for each file.
         let relative = OsStr::from_bytes(self.root.relative(entry.path()));
-        self.root.dir.look(relative).map_err(|error| Fault::io(shown(), &error.source))
+        self.root.dir.look(relative).map_err(|error| ScanFault::io(shown(), &error.source))
     }
 
     /// What is no more as `entries` say. A job knows the number of its entry.
-    pub(super) fn compare(&mut self, entries: &[TreeEntry], batch: Vec<Job<Option<usize>>>) -> Vec<Alteration> {
+    pub(super) fn compare(
+        &mut self,
+        entries: &[TreeEntry],
+        batch: Vec<EntryToExamine<Option<usize>>>,
+    ) -> Vec<TreeChange> {
         batch.into_iter().filter_map(|job| self.alteration(entries, &job)).collect()
     }
 
-    fn alteration(&mut self, entries: &[TreeEntry], job: &Job<Option<usize>>) -> Option<Alteration> {
+    fn alteration(&mut self, entries: &[TreeEntry], job: &EntryToExamine<Option<usize>>) -> Option<TreeChange> {
         let shown = || self.root.shown(self.root.relative(job.entry.path()));
         let Some(before) = job.known.and_then(|index| entries.get(index)) else {
-            return Some(Alteration { path: shown(), how: How::Added });
+            return Some(TreeChange { path: shown(), how: TreeChangeKind::Added });
         };
         let same = match &before.kind {
             TreeKind::File { stamp, .. } => {
@@ -136,8 +140,8 @@ impl<'a> Examiner<'a> {
         };
         match same {
             Ok(true) => None,
-            Ok(false) => Some(Alteration { path: shown(), how: How::Changed }),
-            Err(fault) => Some(fault.into_alteration()),
+            Ok(false) => Some(TreeChange { path: shown(), how: TreeChangeKind::Changed }),
+            Err(fault) => Some(fault.into_tree_change()),
         }
     }
 }
@@ -146,10 +150,10 @@ fn shown(path: &TreePath) -> String {
     escape(path.as_str().as_bytes())
 }
 
-fn content_fault(path: &TreePath, fault: &ContentFault) -> Fault {
+fn content_fault(path: &TreePath, fault: &ContentFault) -> ScanFault {
     match fault {
-        ContentFault::Changed | ContentFault::Stopped => Fault::altered(shown(path), How::Changed),
-        ContentFault::Io(error) => Fault::io(shown(path), error),
+        ContentFault::Changed | ContentFault::Stopped => ScanFault::altered(shown(path), TreeChangeKind::Changed),
+        ContentFault::Io(error) => ScanFault::io(shown(path), error),
     }
 }
 

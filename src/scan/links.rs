@@ -4,7 +4,7 @@
 //! through the other links of the tree, as a mirror's kernel will: never on
 //! the disk, which has other things around it than a mirror.
 
-use super::error::{Fault, escape};
+use super::error::{ScanFault, escape};
 use super::{TreeEntry, TreeKind};
 use crate::tree_path::{LinkTarget, TreePath};
 
@@ -13,7 +13,7 @@ const MAX_STEPS: usize = 40;
 
 /// Where a link leads in the end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum End {
+enum LinkEnd {
     Found,
     Nowhere,
     Loop,
@@ -21,15 +21,15 @@ enum End {
 
 /// What is wrong with the links in `entries`, which are sorted: a fault for
 /// each in a loop, and the paths of those that lead to nothing.
-pub(super) fn check(entries: &[TreeEntry]) -> (Vec<Fault>, Vec<String>) {
+pub(super) fn check(entries: &[TreeEntry]) -> (Vec<ScanFault>, Vec<String>) {
     let (mut faults, mut dangling) = (Vec::new(), Vec::new());
     for entry in entries {
         let TreeKind::Symlink { target } = &entry.kind else { continue };
         let shown = || escape(entry.path.as_str().as_bytes());
         match follow(entries, &entry.path, target) {
-            End::Found => {}
-            End::Nowhere => dangling.push(shown()),
-            End::Loop => faults.push(Fault::refused(shown(), "is a symbolic link in a loop of links")),
+            LinkEnd::Found => {}
+            LinkEnd::Nowhere => dangling.push(shown()),
+            LinkEnd::Loop => faults.push(ScanFault::refused(shown(), "is a symbolic link in a loop of links")),
         }
     }
     (faults, dangling)
@@ -46,8 +46,8 @@ fn is_directory(entries: &[TreeEntry], path: &str) -> bool {
     path.is_empty() || entries.get(index).is_some_and(|entry| entry.path.as_str().starts_with(&below))
 }
 
-fn follow(entries: &[TreeEntry], path: &TreePath, target: &LinkTarget) -> End {
-    let Some(mut goal) = target.destination(path) else { return End::Nowhere };
+fn follow(entries: &[TreeEntry], path: &TreePath, target: &LinkTarget) -> LinkEnd {
+    let Some(mut goal) = target.destination(path) else { return LinkEnd::Nowhere };
     // Every link met stands at a real path, because those above it were
     // followed before: so `destination` is right about each.
     for _ in 0..MAX_STEPS {
@@ -56,35 +56,38 @@ fn follow(entries: &[TreeEntry], path: &TreePath, target: &LinkTarget) -> End {
             Ok((link, target, rest)) => match target.destination(link) {
                 Some(at) if at.is_empty() => goal = rest.trim_start_matches('/').to_owned(),
                 Some(at) => goal = at + rest,
-                None => return End::Nowhere,
+                None => return LinkEnd::Nowhere,
             },
         }
     }
-    End::Loop
+    LinkEnd::Loop
 }
 
 /// The first link on the way to `goal` and what of `goal` is behind it, or how the way ends.
-fn first_link<'e, 'g>(entries: &'e [TreeEntry], goal: &'g str) -> Result<(&'e TreePath, &'e LinkTarget, &'g str), End> {
+fn first_link<'e, 'g>(
+    entries: &'e [TreeEntry],
+    goal: &'g str,
+) -> Result<(&'e TreePath, &'e LinkTarget, &'g str), LinkEnd> {
     let ends = goal.match_indices('/').map(|(index, _)| index).chain(std::iter::once(goal.len()));
     for end in ends {
         let (part, rest) = goal.split_at(end);
         match find(entries, part) {
             Some(TreeEntry { path, kind: TreeKind::Symlink { target } }) => return Ok((path, target, rest)),
-            Some(_) => return Err(if rest.is_empty() { End::Found } else { End::Nowhere }),
+            Some(_) => return Err(if rest.is_empty() { LinkEnd::Found } else { LinkEnd::Nowhere }),
             None => {}
         }
     }
-    Err(if is_directory(entries, goal) { End::Found } else { End::Nowhere })
+    Err(if is_directory(entries, goal) { LinkEnd::Found } else { LinkEnd::Nowhere })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fsx::Stamp;
+    use crate::fsx::FileStat;
     use crate::hash::ObjectId;
 
     fn tree(files: &[&str], links: &[(&str, &str)]) -> Vec<TreeEntry> {
-        let stamp = Stamp { size: 0, mtime_ns: 0, ctime_ns: 0, inode: 0, device: 0 };
+        let stamp = FileStat { size: 0, mtime_ns: 0, ctime_ns: 0, inode: 0, device: 0 };
         let file = TreeKind::File { object: ObjectId::of(b""), stamp, exec: false, has_private_key: false, root: 0 };
         let path = |text: &str| TreePath::new(text).unwrap();
         let mut entries: Vec<_> = files.iter().map(|text| TreeEntry { path: path(text), kind: file.clone() }).collect();
@@ -116,7 +119,7 @@ mod tests {
     fn loops_are_refused_and_dangling_links_told() {
         let bad = tree(&["f"], &[("a", "b"), ("b", "a"), ("self", "self/x"), ("n", "none"), ("m", "f/x"), ("d", "n")]);
         let (faults, dangling) = check(&bad);
-        let refused = |path: &str| Fault::refused(path.to_owned(), "is a symbolic link in a loop of links");
+        let refused = |path: &str| ScanFault::refused(path.to_owned(), "is a symbolic link in a loop of links");
         assert_eq!(faults, ["a", "b", "self"].map(refused));
         assert_eq!(dangling, ["d", "m", "n"]);
     }

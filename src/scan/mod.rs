@@ -21,7 +21,6 @@ mod error;
 mod examine;
 mod links;
 mod names;
-mod pipeline;
 mod recheck;
 mod rules;
 mod stat_cache;
@@ -29,13 +28,14 @@ mod stat_cache;
 mod tests;
 mod tree;
 mod walk;
+mod workers;
 
 use std::path::PathBuf;
 
-pub use error::{Alteration, How, Offender, ScanError};
+pub use error::{RejectedPath, ScanError, TreeChange, TreeChangeKind};
 pub use tree::Tree;
 
-use crate::fsx::Stamp;
+use crate::fsx::FileStat;
 use crate::hash::ObjectId;
 use crate::tree_path::{LinkTarget, TreePath};
 
@@ -104,7 +104,7 @@ pub enum TreeKind {
         /// Its content.
         object: ObjectId,
         /// What it was when its content was that.
-        stamp: Stamp,
+        stamp: FileStat,
         /// Whether anyone may execute it.
         exec: bool,
         /// Whether it begins with a private key.

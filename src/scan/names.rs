@@ -8,7 +8,7 @@ use std::collections::hash_map::DefaultHasher;
 use std::hash::Hasher as _;
 
 use super::TreeEntry;
-use super::error::{Offender, escape};
+use super::error::{RejectedPath, escape};
 use crate::tree_path::{MAX_PATH_BYTES, TreePath};
 
 /// Names that Windows takes for devices, with any extension.
@@ -28,7 +28,7 @@ struct Folded {
 
 /// What is odd about the names of these entries, sorted by path. Paths that
 /// only case or normal form tells apart, and components that Windows lacks.
-pub(super) fn find_odd(entries: &[TreeEntry]) -> Vec<Offender> {
+pub(super) fn find_odd(entries: &[TreeEntry]) -> Vec<RejectedPath> {
     let mut odd = Vec::new();
     let mut folded = Vec::with_capacity(entries.len());
     let mut is_any_folded = false;
@@ -39,7 +39,7 @@ pub(super) fn find_odd(entries: &[TreeEntry]) -> Vec<Offender> {
             let part = &path[..end];
             let name = &part[part.rfind('/').map_or(0, |slash| slash + 1)..];
             if let Some(why) = windows_fault(name) {
-                odd.push(Offender { path: escape(part.as_bytes()), why: why.to_owned() });
+                odd.push(RejectedPath { path: escape(part.as_bytes()), why: why.to_owned() });
             }
             let (hash, is_changed) = fold_hash(part);
             is_any_folded |= is_changed;
@@ -89,7 +89,7 @@ fn fold(path: &str) -> String {
     TreePath::new(path).map_or_else(|_| path.to_owned(), |path| path.folded())
 }
 
-fn push_collisions(entries: &[TreeEntry], mut folded: Vec<Folded>, odd: &mut Vec<Offender>) {
+fn push_collisions(entries: &[TreeEntry], mut folded: Vec<Folded>, odd: &mut Vec<RejectedPath>) {
     folded.sort_unstable();
     let text = |item: &Folded| &entries[item.entry as usize].path.as_str()[..usize::from(item.bytes)];
     for group in folded.chunk_by(|a, b| a.hash == b.hash).filter(|group| group.len() > 1) {
@@ -98,7 +98,7 @@ fn push_collisions(entries: &[TreeEntry], mut folded: Vec<Folded>, odd: &mut Vec
             // Equal hashes are only a hint.
             if other != first && fold(other) == fold(first) {
                 let why = format!("differs from {} in case or normal form only", escape(first.as_bytes()));
-                odd.push(Offender { path: escape(other.as_bytes()), why });
+                odd.push(RejectedPath { path: escape(other.as_bytes()), why });
             }
         }
     }

@@ -11,14 +11,14 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::content::Opener;
-use super::error::{self, Alteration, Fault, How, ScanError};
+use super::error::{self, ScanError, ScanFault, TreeChange, TreeChangeKind};
 use super::examine::Examiner;
-use super::pipeline::{self, Counters, Crew};
 use super::stat_cache::is_racy;
 use super::tree::{Tree, jobs};
 use super::walk::{OpenRoot, Walk};
+use super::workers::{self, Counters, WorkerConfig};
 use super::{TreeEntry, TreeKind};
-use crate::fsx::{FileKind, Stamp};
+use crate::fsx::{FileKind, FileStat};
 use crate::monitor::Monitor;
 use crate::threads;
 
@@ -27,14 +27,14 @@ const BATCH: usize = 256;
 
 /// A directory, or a file of rules, as the walk came by it.
 #[derive(Debug)]
-pub(super) struct Mark {
+pub(super) struct DirStamp {
     /// Relative to the root.
     path: Vec<u8>,
     /// Nothing where it could not be told.
-    stamp: Option<Stamp>,
+    stamp: Option<FileStat>,
 }
 
-impl Mark {
+impl DirStamp {
     pub(super) fn of(root: &OpenRoot, relative: &[u8]) -> Self {
         Self { path: relative.to_owned(), stamp: look(root, relative) }
     }
@@ -45,7 +45,7 @@ impl Mark {
     }
 }
 
-fn look(root: &OpenRoot, relative: &[u8]) -> Option<Stamp> {
+fn look(root: &OpenRoot, relative: &[u8]) -> Option<FileStat> {
     let path = if relative.is_empty() { b"." } else { relative };
     root.dir.look(OsStr::from_bytes(path)).ok().map(|seen| seen.stamp)
 }
@@ -108,7 +108,7 @@ impl Tree {
         let mut altered = Vec::new();
         for (number, root) in (0..).zip(&self.roots) {
             let counters = Counters::default();
-            let crew = Crew { jobs: jobs(&self.options), counters: &counters, monitor, is_told: false };
+            let config = WorkerConfig { jobs: jobs(&self.options), counters: &counters, monitor, is_told: false };
             let mut walk = Walk::new(root, &self.options)?;
             let mut before =
                 (0..self.entries.len()).filter(|&index| self.root_of(&self.entries[index]) == number).peekable();
@@ -124,17 +124,19 @@ impl Tree {
                 }
                 None
             };
-            pipeline::run(
+            workers::run(
                 &mut walk,
-                &crew,
+                &config,
                 known,
                 || Examiner::new(root, number, self.options.symlinks, &counters),
                 |examiner, batch| examiner.compare(&self.entries, batch),
                 |found| altered.extend(found),
             )?;
             removed.extend(before);
-            altered.extend(walk.finish().0.into_iter().map(Fault::into_alteration));
-            altered.extend(removed.into_iter().map(|index| Alteration { path: self.shown(index), how: How::Removed }));
+            altered.extend(walk.finish().0.into_iter().map(ScanFault::into_tree_change));
+            altered.extend(
+                removed.into_iter().map(|index| TreeChange { path: self.shown(index), how: TreeChangeKind::Removed }),
+            );
         }
         error::changed(altered)
     }

@@ -23,7 +23,7 @@ const MAX_BYTES: u64 = 1024 * 1024;
 
 /// The rules of one directory.
 #[derive(Debug)]
-struct Level {
+struct DirectoryRules {
     depth: usize,
     /// Length of the directory's path and the slash behind it, below the root.
     prefix: usize,
@@ -32,12 +32,12 @@ struct Level {
 
 /// The rules that hold at one place of a walk.
 #[derive(Debug)]
-pub(super) struct Rules {
+pub(super) struct ExcludeRules {
     exclude: Gitignore,
-    levels: Vec<Level>,
+    levels: Vec<DirectoryRules>,
 }
 
-impl Rules {
+impl ExcludeRules {
     /// The rules above all files.
     pub(super) fn new(exclude: &[String]) -> Result<Self, ScanError> {
         let mut builder = GitignoreBuilder::new(".");
@@ -71,7 +71,7 @@ impl Rules {
         let matcher = builder.build().map_err(too_much)?;
         if !matcher.is_empty() {
             let prefix = if relative.is_empty() { 0 } else { relative.len() + 1 };
-            self.levels.push(Level { depth, prefix, matcher });
+            self.levels.push(DirectoryRules { depth, prefix, matcher });
         }
         Ok(())
     }
@@ -120,7 +120,7 @@ mod tests {
 
     #[test]
     fn deepest_file_decides_and_the_configuration_over_it() {
-        let mut rules = Rules::new(&["secret".to_owned(), "!build".to_owned()]).unwrap();
+        let mut rules = ExcludeRules::new(&["secret".to_owned(), "!build".to_owned()]).unwrap();
         rules.enter(file("*.log\n/top\nbuild/\n"), b"", 0).unwrap();
         assert!(rules.exclude(b"a.log", false) && rules.exclude(b"top", false) && rules.exclude(b"d/secret", true));
         assert!(!rules.exclude(b"build", true), "the configuration brings it back");
@@ -133,9 +133,9 @@ mod tests {
 
     #[test]
     fn what_is_no_pattern_is_named() {
-        let wrong = Rules::new(&["ok".to_owned(), "[z-a]".to_owned()]).unwrap_err();
+        let wrong = ExcludeRules::new(&["ok".to_owned(), "[z-a]".to_owned()]).unwrap_err();
         assert!(matches!(wrong, ScanError::Exclude { pattern, .. } if pattern == "[z-a]"));
-        let mut rules = Rules::new(&[]).unwrap();
+        let mut rules = ExcludeRules::new(&[]).unwrap();
         let fault = rules.enter(file("fine\n[z-a]\n"), b"", 0).unwrap_err();
         assert!(matches!(fault, RulesFault::Content(why) if why.ends_with("line 2")));
     }

@@ -38,7 +38,7 @@ use std::io::{self, Read, Seek as _, Write};
 use std::path::Path;
 
 use super::walk::OpenRoot;
-use crate::fsx::{self, Stamp};
+use crate::fsx::{self, FileStat};
 use crate::hash::ObjectId;
 use crate::tree_path::MAX_PATH_BYTES;
 use crate::varint;
@@ -63,14 +63,14 @@ const COARSE_TICK_NS: i64 = 2_000_000_000;
 
 /// What the cache knows of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Known {
-    pub(super) stamp: Stamp,
+pub(super) struct KnownFile {
+    pub(super) stamp: FileStat,
     pub(super) object: ObjectId,
 }
 
 /// Whether a file with this stamp may have changed without a trace after a
 /// scan that began at `started`.
-pub(super) const fn is_racy(stamp: &Stamp, started: i64) -> bool {
+pub(super) const fn is_racy(stamp: &FileStat, started: i64) -> bool {
     let margin = if stamp.mtime_ns % 1_000_000_000 == 0 { COARSE_TICK_NS } else { TICK_NS };
     let last = if stamp.mtime_ns > stamp.ctime_ns { stamp.mtime_ns } else { stamp.ctime_ns };
     last >= started.saturating_sub(margin)
@@ -91,7 +91,7 @@ pub(super) struct StatCache {
     input: Window,
     started: i64,
     /// The record that was read last, unless the section or the cache ended.
-    current: Option<Known>,
+    current: Option<KnownFile>,
     path: Vec<u8>,
 }
 
@@ -136,7 +136,7 @@ impl StatCache {
 
     /// What is known of the file at `path`, below the section's root. To be
     /// asked in ascending order; what is skipped is gone.
-    pub(super) fn find(&mut self, path: &[u8]) -> Option<Known> {
+    pub(super) fn find(&mut self, path: &[u8]) -> Option<KnownFile> {
         while self.current.is_some() && self.path.as_slice() < path {
             self.advance();
         }
@@ -148,7 +148,7 @@ impl StatCache {
         self.current = self.read_record().unwrap_or(None);
     }
 
-    fn read_record(&mut self) -> io::Result<Option<Known>> {
+    fn read_record(&mut self) -> io::Result<Option<KnownFile>> {
         let odd = || io::Error::from(io::ErrorKind::InvalidData);
         let bytes = self.input.fill()?;
         let mut rest = bytes;
@@ -165,7 +165,7 @@ impl StatCache {
         self.path.truncate(shared);
         self.path.extend_from_slice(name);
         let mut number = || varint::take(&mut rest);
-        let stamp = Stamp {
+        let stamp = FileStat {
             size: number()?,
             mtime_ns: unzigzag(number()?),
             ctime_ns: unzigzag(number()?),
@@ -173,7 +173,7 @@ impl StatCache {
             device: number()?,
         };
         let (object, rest) = rest.split_first_chunk::<DIGEST_BYTES>().ok_or_else(odd)?;
-        let known = Known { stamp, object: ObjectId::from_bytes(*object) };
+        let known = KnownFile { stamp, object: ObjectId::from_bytes(*object) };
         let used = bytes.len() - rest.len();
         self.input.consume(used);
         Ok(Some(known))
@@ -253,14 +253,14 @@ impl<W: Write> StatCacheWriter<W> {
     }
 
     /// Appends a record to the section, behind all lower paths.
-    pub(super) fn push(&mut self, path: &[u8], known: &Known) -> io::Result<()> {
+    pub(super) fn push(&mut self, path: &[u8], known: &KnownFile) -> io::Result<()> {
         let shared = self.last.iter().zip(path).take_while(|(a, b)| a == b).count();
         varint::push(shared as u64, &mut self.buffer);
         varint::push((path.len() - shared) as u64, &mut self.buffer);
         self.buffer.extend_from_slice(&path[shared..]);
         self.last.truncate(shared);
         self.last.extend_from_slice(&path[shared..]);
-        let Stamp { size, mtime_ns, ctime_ns, inode, device } = known.stamp;
+        let FileStat { size, mtime_ns, ctime_ns, inode, device } = known.stamp;
         for number in [size, zigzag(mtime_ns), zigzag(ctime_ns), inode, device] {
             varint::push(number, &mut self.buffer);
         }
@@ -313,9 +313,9 @@ mod tests {
 
     const STARTED: i64 = 1_800_000_000_123_456_789;
 
-    fn known(n: u64, mtime_ns: i64) -> Known {
-        let stamp = Stamp { size: n * 1000, mtime_ns, ctime_ns: mtime_ns - 5, inode: 77 + n, device: 9 };
-        Known { stamp, object: ObjectId::of(&n.to_le_bytes()) }
+    fn known(n: u64, mtime_ns: i64) -> KnownFile {
+        let stamp = FileStat { size: n * 1000, mtime_ns, ctime_ns: mtime_ns - 5, inode: 77 + n, device: 9 };
+        KnownFile { stamp, object: ObjectId::of(&n.to_le_bytes()) }
     }
 
     fn roots(dir: &Path) -> Vec<OpenRoot> {
@@ -402,12 +402,12 @@ mod tests {
 
     #[test]
     fn whole_seconds_are_racy_for_two() {
-        let stamp = |mtime_ns| Stamp { size: 0, mtime_ns, ctime_ns: 0, inode: 0, device: 0 };
+        let stamp = |mtime_ns| FileStat { size: 0, mtime_ns, ctime_ns: 0, inode: 0, device: 0 };
         let second = 1_000_000_000;
         assert!(is_racy(&stamp(10 * second), 12 * second));
         assert!(!is_racy(&stamp(10 * second), 12 * second + 1));
         assert!(!is_racy(&stamp(10 * second + 1), 12 * second));
-        let changed = Stamp { ctime_ns: 12 * second, ..stamp(5) };
+        let changed = FileStat { ctime_ns: 12 * second, ..stamp(5) };
         assert!(is_racy(&changed, 12 * second));
     }
 

@@ -72,12 +72,12 @@ fn paths(tree: &Tree) -> Vec<&str> {
 
 fn offenders(result: Result<Tree, ScanError>) -> Vec<(String, String)> {
     match result {
-        Err(ScanError::Offenders { list }) => list.into_iter().map(|found| (found.path, found.why)).collect(),
+        Err(ScanError::RejectedPaths { list }) => list.into_iter().map(|found| (found.path, found.why)).collect(),
         other => panic!("no offenders: {other:?}"),
     }
 }
 
-pub(super) fn alterations(result: Result<(), ScanError>) -> Vec<(String, How)> {
+pub(super) fn alterations(result: Result<(), ScanError>) -> Vec<(String, TreeChangeKind)> {
     match result {
         Err(ScanError::Changed { list, .. }) => list.into_iter().map(|found| (found.path, found.how)).collect(),
         other => panic!("nothing changed: {other:?}"),
@@ -121,10 +121,10 @@ fn second_scan_reads_nothing_and_writes_nothing() {
     let (first, hashed, _) = scan_ahead(dir.path(), &cache, LATER_NS);
     assert_eq!(hashed, 3);
     let written = fs::read(&cache).unwrap();
-    let inode = Stamp::of(&fs::metadata(&cache).unwrap());
+    let inode = FileStat::of(&fs::metadata(&cache).unwrap());
     let (second, hashed, _) = scan_ahead(dir.path(), &cache, LATER_NS);
     assert_eq!((hashed, second.entries()), (0, first.entries()));
-    assert_eq!(Stamp::of(&fs::metadata(&cache).unwrap()), inode);
+    assert_eq!(FileStat::of(&fs::metadata(&cache).unwrap()), inode);
     put(dir.path(), "a/new", "x");
     fs::remove_file(dir.path().join("a-x")).unwrap();
     let (third, hashed, _) = scan_ahead(dir.path(), &cache, LATER_NS);
@@ -272,7 +272,7 @@ fn roots_are_merged_at_their_prefixes() {
     assert_eq!(merged.source_path(5), resolved.join("sub/l"));
     merged.recheck(&Silent).unwrap();
     fs::remove_file(docs.path().join("sub/l")).unwrap();
-    assert_eq!(alterations(merged.recheck(&Silent)), [("docs/sub/l".to_owned(), How::Removed)]);
+    assert_eq!(alterations(merged.recheck(&Silent)), [("docs/sub/l".to_owned(), TreeChangeKind::Removed)]);
 }
 
 #[test]
@@ -370,15 +370,15 @@ fn recheck_finds_every_kind_of_change() {
     put(dir.path(), ".headwater/x", "");
     let found = alterations(scanned.recheck(&Silent));
     let expected = [
-        (".headwater", How::Changed),
-        ("changed", How::Changed),
-        ("d/added", How::Added),
-        ("d/removed", How::Removed),
-        ("link", How::Changed),
-        ("mode", How::Changed),
-        ("to-dir", How::Removed),
-        ("to-dir/x", How::Added),
-        ("to-link", How::Changed),
+        (".headwater", TreeChangeKind::Changed),
+        ("changed", TreeChangeKind::Changed),
+        ("d/added", TreeChangeKind::Added),
+        ("d/removed", TreeChangeKind::Removed),
+        ("link", TreeChangeKind::Changed),
+        ("mode", TreeChangeKind::Changed),
+        ("to-dir", TreeChangeKind::Removed),
+        ("to-dir/x", TreeChangeKind::Added),
+        ("to-link", TreeChangeKind::Changed),
     ];
     assert_eq!(found, expected.map(|(path, how)| (path.to_owned(), how)));
     let index = |name| paths(&scanned).iter().position(|path| *path == name).unwrap();

@@ -6,12 +6,12 @@ use std::sync::atomic::Ordering;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::content::{ContentFault, Opener};
-use super::error::{self, Alteration, Fault, How, ScanError, escape, escape_path};
+use super::error::{self, ScanError, ScanFault, TreeChange, TreeChangeKind, escape, escape_path};
 use super::examine::{Examined, Examiner};
-use super::pipeline::{self, Counters, Crew};
-use super::recheck::Mark;
-use super::stat_cache::{Absent, Known, StatCache, StatCacheWriter};
+use super::recheck::DirStamp;
+use super::stat_cache::{Absent, KnownFile, StatCache, StatCacheWriter};
 use super::walk::{OpenRoot, Walk};
+use super::workers::{self, Counters, WorkerConfig};
 use super::{NameRule, Root, ScanOptions, SymlinkMode, TreeEntry, TreeKind, links, names};
 use crate::fsx;
 use crate::monitor::{Event, Monitor};
@@ -29,7 +29,7 @@ pub struct Tree {
     /// The roots of links, by path; empty if there is one root only.
     link_roots: Vec<(TreePath, u16)>,
     /// The directories that were walked, each with the number of its root.
-    pub(super) marks: Vec<(u16, Mark)>,
+    pub(super) marks: Vec<(u16, DirStamp)>,
     /// When the scan began, in nanoseconds since 1970.
     pub(super) started: i64,
     /// Files that the stat cache did not know.
@@ -99,19 +99,19 @@ impl Tree {
     /// [`ScanError::Unreadable`] if it may not be read any more.
     pub fn open(&self, index: usize) -> Result<File, ScanError> {
         let Some(TreeEntry { path, kind: TreeKind::File { stamp, root, .. } }) = self.entries.get(index) else {
-            return Err(changed(Alteration { path: self.shown(index), how: How::Changed }));
+            return Err(changed(TreeChange { path: self.shown(index), how: TreeChangeKind::Changed }));
         };
         let root = &self.roots[usize::from(*root)];
         let opened = Opener::new(root, self.follows()).open_once(root.strip(path), stamp);
         opened.map_err(|fault| match fault {
-            ContentFault::Io(source) => match Fault::io(self.shown(index), &source) {
-                Fault::Altered(alteration) => changed(alteration),
-                Fault::Refused(offender) | Fault::Unreadable(offender) => {
+            ContentFault::Io(source) => match ScanFault::io(self.shown(index), &source) {
+                ScanFault::Altered(alteration) => changed(alteration),
+                ScanFault::Refused(offender) | ScanFault::Unreadable(offender) => {
                     ScanError::Unreadable { list: vec![offender] }
                 }
             },
             ContentFault::Changed | ContentFault::Stopped => {
-                changed(Alteration { path: self.shown(index), how: How::Changed })
+                changed(TreeChange { path: self.shown(index), how: TreeChangeKind::Changed })
             }
         })
     }
@@ -155,14 +155,14 @@ pub(super) fn jobs(options: &ScanOptions) -> usize {
     }
 }
 
-fn changed(alteration: Alteration) -> ScanError {
+fn changed(alteration: TreeChange) -> ScanError {
     ScanError::Changed { list: vec![alteration], count: 1 }
 }
 
 /// A tree in the making.
 struct Scan {
     tree: Tree,
-    faults: Vec<Fault>,
+    faults: Vec<ScanFault>,
 }
 
 impl Scan {
@@ -182,16 +182,16 @@ impl Scan {
         let root = &roots[usize::from(number)];
         let is_merged = roots.len() > 1;
         let counters = Counters::default();
-        let crew = Crew { jobs: jobs(options), counters: &counters, monitor, is_told: true };
+        let config = WorkerConfig { jobs: jobs(options), counters: &counters, monitor, is_told: true };
         let mut walk = Walk::new(root, options)?;
         let (mut count, mut bytes) = (0, 0);
         let mut cache = cache;
         if let Some(cache) = &mut cache {
             cache.begin_section();
         }
-        let run = pipeline::run(
+        let run = workers::run(
             &mut walk,
-            &crew,
+            &config,
             |entry| cache.as_mut().and_then(|cache| cache.find(root.relative(entry.path()))),
             || Examiner::new(root, number, options.symlinks, &counters),
             Examiner::examine,
@@ -242,7 +242,7 @@ impl Scan {
         warn(monitor, "symbolic links that lead to nothing in the tree", &dangling);
         let odd = names::find_odd(entries);
         match self.tree.options.names {
-            NameRule::Portable => self.faults.extend(odd.into_iter().map(Fault::Refused)),
+            NameRule::Portable => self.faults.extend(odd.into_iter().map(ScanFault::Refused)),
             NameRule::Warn => {
                 let odd: Vec<_> = odd.iter().map(ToString::to_string).collect();
                 warn(monitor, "names that some systems cannot hold or tell apart", &odd);
@@ -271,7 +271,7 @@ fn write_cache(path: &Path, tree: &Tree, started: i64) -> fsx::Result<()> {
                 if let TreeKind::File { object, stamp, root: from, has_private_key: false, .. } = entry.kind
                     && from == number
                 {
-                    writer.push(root.strip(&entry.path).as_bytes(), &Known { stamp, object })?;
+                    writer.push(root.strip(&entry.path).as_bytes(), &KnownFile { stamp, object })?;
                 }
             }
             writer.end_section();
@@ -281,7 +281,7 @@ fn write_cache(path: &Path, tree: &Tree, started: i64) -> fsx::Result<()> {
 }
 
 /// Paths that two roots have, and files where another root has a directory.
-fn find_overlaps(entries: &[TreeEntry]) -> Vec<Fault> {
+fn find_overlaps(entries: &[TreeEntry]) -> Vec<ScanFault> {
     let mut faults = Vec::new();
     // Those paths before this one that are a beginning of it, as text: between
     // `a` and `a/b` there may be `a-x`.
@@ -291,7 +291,7 @@ fn find_overlaps(entries: &[TreeEntry]) -> Vec<Fault> {
         while above.last().is_some_and(|top| !path.starts_with(top)) {
             above.pop();
         }
-        let fault = |text: &str, why| Fault::refused(escape(text.as_bytes()), why);
+        let fault = |text: &str, why| ScanFault::refused(escape(text.as_bytes()), why);
         if above.last() == Some(&path) {
             faults.push(fault(path, "is in more than one content tree"));
             continue;

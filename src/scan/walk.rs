@@ -12,9 +12,9 @@ use std::path::{Path, PathBuf};
 use walkdir::{DirEntry, WalkDir};
 
 use super::content::Opener;
-use super::error::{self, Fault, How, ScanError, escape, escape_path};
-use super::recheck::Mark;
-use super::rules::{self, Rules, RulesFault};
+use super::error::{self, ScanError, ScanFault, TreeChangeKind, escape, escape_path};
+use super::recheck::DirStamp;
+use super::rules::{self, ExcludeRules, RulesFault};
 use super::{Root, ScanOptions, SymlinkMode};
 use crate::fsx::{self, Dir};
 use crate::tree_path::{PathFault, TreePath};
@@ -77,9 +77,9 @@ pub(super) struct Walk<'a> {
     inner: walkdir::IntoIter,
     follow: bool,
     opener: Opener<'a>,
-    rules: Rules,
-    faults: Vec<Fault>,
-    marks: Vec<Mark>,
+    rules: ExcludeRules,
+    faults: Vec<ScanFault>,
+    marks: Vec<DirStamp>,
 }
 
 impl<'a> Walk<'a> {
@@ -87,35 +87,35 @@ impl<'a> Walk<'a> {
         let follow = options.symlinks == SymlinkMode::Follow;
         let inner =
             WalkDir::new(&root.path).follow_links(follow).sort_by(move |a, b| by_tree_path(a, b, follow)).into_iter();
-        let (opener, rules) = (Opener::new(root, follow), Rules::new(&options.exclude)?);
+        let (opener, rules) = (Opener::new(root, follow), ExcludeRules::new(&options.exclude)?);
         let mut walk = Self { root, inner, follow, opener, rules, faults: Vec::new(), marks: Vec::new() };
         walk.enter(&root.path, b"", 0);
         Ok(walk)
     }
 
     /// What was wrong on the way, and what was come by.
-    pub(super) fn finish(self) -> (Vec<Fault>, Vec<Mark>) {
+    pub(super) fn finish(self) -> (Vec<ScanFault>, Vec<DirStamp>) {
         (self.faults, self.marks)
     }
 
     /// Takes up the rules of a directory.
     fn enter(&mut self, path: &Path, relative: &[u8], depth: usize) {
-        self.marks.push(Mark::of(self.root, relative));
+        self.marks.push(DirStamp::of(self.root, relative));
         let path = path.join(rules::FILE_NAME);
         // One look at a path costs less than the way down to it, which only those few take that have rules.
         let Ok(meta) = fsx::lstat(&path) else { return };
-        self.marks.push(Mark::of(self.root, self.root.relative(&path)));
+        self.marks.push(DirStamp::of(self.root, self.root.relative(&path)));
         let name = String::from_utf8_lossy(self.root.relative(&path));
         let shown = self.root.shown(name.as_bytes());
         if !(meta.is_file() || (self.follow && meta.is_symlink())) {
-            self.faults.push(Fault::refused(shown, "is no file, as rules must be"));
+            self.faults.push(ScanFault::refused(shown, "is no file, as rules must be"));
             return;
         }
         let opened = self.opener.open_any(&name).map_err(|error| RulesFault::Io(error.source));
         if let Err(fault) = opened.and_then(|file| self.rules.enter(file, relative, depth)) {
             self.faults.push(match fault {
-                RulesFault::Content(why) => Fault::refused(shown, why),
-                RulesFault::Io(error) => Fault::io(shown, &error),
+                RulesFault::Content(why) => ScanFault::refused(shown, why),
+                RulesFault::Io(error) => ScanFault::io(shown, &error),
             });
         }
     }
@@ -125,12 +125,12 @@ impl<'a> Walk<'a> {
         let shown = self.root.shown(self.root.relative(path));
         let is_link = || fsx::lstat(path).is_ok_and(|meta| meta.is_symlink());
         self.faults.push(match error.io_error() {
-            None => Fault::refused(shown, "is a symbolic link to a directory it is in"),
-            Some(io) if error::is_link_error(io) => Fault::refused(shown, "is a symbolic link in a loop of links"),
+            None => ScanFault::refused(shown, "is a symbolic link to a directory it is in"),
+            Some(io) if error::is_link_error(io) => ScanFault::refused(shown, "is a symbolic link in a loop of links"),
             Some(io) if io.kind() == std::io::ErrorKind::NotFound && is_link() => {
-                Fault::refused(shown, "is a symbolic link that leads nowhere")
+                ScanFault::refused(shown, "is a symbolic link that leads nowhere")
             }
-            Some(io) => Fault::io(shown, io),
+            Some(io) => ScanFault::io(shown, io),
         });
     }
 
@@ -139,7 +139,7 @@ impl<'a> Walk<'a> {
         match self.root.tree_path(relative) {
             Ok(_) => self.enter(entry.path(), relative, entry.depth()),
             Err(fault) => {
-                self.faults.push(Fault::name(self.root.shown(relative), fault));
+                self.faults.push(ScanFault::name(self.root.shown(relative), fault));
                 self.inner.skip_current_dir();
             }
         }
@@ -154,7 +154,7 @@ impl Iterator for Walk<'_> {
             let entry = match self.inner.next()? {
                 Ok(entry) if entry.depth() == 0 => {
                     if !entry.file_type().is_dir() {
-                        self.faults.push(Fault::altered(self.root.shown(b""), How::Changed));
+                        self.faults.push(ScanFault::altered(self.root.shown(b""), TreeChangeKind::Changed));
                     }
                     continue;
                 }
@@ -170,7 +170,7 @@ impl Iterator for Walk<'_> {
             let is_excluded = self.rules.exclude(relative, is_directory);
             let is_own = relative == OWN_NAME;
             if is_own && !is_excluded {
-                self.faults.push(Fault::refused(self.root.shown(relative), "is headwater's own directory"));
+                self.faults.push(ScanFault::refused(self.root.shown(relative), "is headwater's own directory"));
             }
             if is_own || is_excluded {
                 if is_directory {

@@ -14,7 +14,7 @@ use crate::manifest::Entry;
 use crate::release::{Release, ReleaseName};
 use crate::store::layout::EXPIRED;
 use crate::store::slots::SlotWriter;
-use crate::store::{Store, StoreError, What};
+use crate::store::{EventKind, Store, StoreError};
 use crate::tree_path::TreePath;
 
 /// A mark is one short line.
@@ -113,7 +113,7 @@ impl Store {
         let removed = self.remove_expired(&due.paths)?;
         self.set_mark(ExpiryMark { through, release: Some(current), next: due.next })?;
         if removed > 0 {
-            self.note(What::Expired { entries: removed });
+            self.note(EventKind::Expired { entries: removed });
         }
         Ok(removed)
     }
@@ -198,8 +198,8 @@ mod tests {
 
     use super::*;
     use crate::hash::{BundleKey, HistoryId, ManifestId, ObjectId};
-    use crate::manifest::transit::encode_beside;
-    use crate::manifest::{FileEntry, Kind, ManifestError, ManifestWriter};
+    use crate::manifest::delta::encode_beside;
+    use crate::manifest::{EntryKind, FileEntry, ManifestError, ManifestWriter};
     use crate::store::{Depth, FetchError, FetchRecords, StoredChange};
     use crate::tree_path::{LinkTarget, Site};
 
@@ -246,11 +246,11 @@ mod tests {
             let mut entries = BTreeMap::new();
             for (text, until) in tree {
                 let kind = if text.ends_with('@') {
-                    Kind::Symlink(LinkTarget::new("index").unwrap())
+                    EntryKind::Symlink(LinkTarget::new("index").unwrap())
                 } else {
                     let object = ObjectId::of(text.as_bytes());
                     self.contents.insert(object, (*text).to_owned());
-                    Kind::File(FileEntry { object, size: text.len() as u64, mtime: 7, exec: false })
+                    EntryKind::File(FileEntry { object, size: text.len() as u64, mtime: 7, exec: false })
                 };
                 let path = TreePath::new(text.trim_end_matches('@')).unwrap();
                 entries.insert(path.as_str().to_owned(), Entry { path, kind, until: *until });
@@ -267,7 +267,7 @@ mod tests {
             self.stage(&release, &entries);
             let name = release.name();
             self.store.activate(name, self.store.current().unwrap(), NO_WAIT).unwrap();
-            self.store.prepare(NO_WAIT).unwrap();
+            self.store.prepare_spare_slot(NO_WAIT).unwrap();
             self.base = Some((totals.manifest, entries));
             name
         }
@@ -282,11 +282,11 @@ mod tests {
             let key = BundleKey::of(&release.sequence.to_le_bytes());
             let change = StoredChange::Memory(change.bytes);
             let needs = self.store.read_change(release, base, &change, &|_| true, &|| false).unwrap().unwrap();
-            let mut arrival = self.store.begin(release, &key, &change, needs, NO_WAIT).unwrap();
+            let mut transaction = self.store.start_staging(release, &key, &change, needs, NO_WAIT).unwrap();
             let open = |id: &ObjectId| -> Result<Box<dyn Read + Send>, FetchError> {
                 Ok(Box::new(Cursor::new(self.contents[id].clone().into_bytes())))
             };
-            arrival.finish(&open).unwrap();
+            transaction.finish(&open).unwrap();
         }
 
         fn expire(&self, now: u64) -> u64 {
@@ -334,8 +334,8 @@ mod tests {
         // The release can still be brought to other mirrors, whole.
         let all: Vec<ObjectId> = world.contents.keys().copied().collect();
         assert_eq!(world.store.holds(&all, &|| false).unwrap(), vec![true; all.len()]);
-        let told: Vec<What> = world.store.history().unwrap().into_iter().map(|happening| happening.what).collect();
-        assert!(told.contains(&What::Expired { entries: 2 }) && told.contains(&What::Expired { entries: 1 }));
+        let told: Vec<EventKind> = world.store.history().unwrap().into_iter().map(|happening| happening.what).collect();
+        assert!(told.contains(&EventKind::Expired { entries: 2 }) && told.contains(&EventKind::Expired { entries: 1 }));
     }
 
     #[test]
@@ -472,7 +472,7 @@ mod tests {
         world.expire(EARLY);
         let slots = world.store.path().join(".headwater/slots");
         fs::remove_dir_all(slots.join(world.idle())).unwrap();
-        world.store.prepare(NO_WAIT).unwrap();
+        world.store.prepare_spare_slot(NO_WAIT).unwrap();
         let idle: &Path = &slots.join(world.idle());
         assert!(!idle.join("a/b").exists() && idle.join("a/late").exists());
         world.is_sound();

@@ -23,18 +23,18 @@ const MAX_WHY_BYTES: usize = 400;
 
 /// Something that happened in a store.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Happening {
+pub struct HistoryEvent {
     /// When, by the clock of the mirror, in seconds since 1970.
     pub time: u64,
     /// What.
     #[serde(flatten)]
-    pub what: What,
+    pub what: EventKind,
 }
 
 /// What happened.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
-pub enum What {
+pub enum EventKind {
     /// A release became current.
     Switched {
         /// The release.
@@ -94,7 +94,7 @@ impl Store {
     ///
     /// # Errors
     /// When the log is there and cannot be read.
-    pub fn history(&self) -> Result<Vec<Happening>, StoreError> {
+    pub fn history(&self) -> Result<Vec<HistoryEvent>, StoreError> {
         // One note more may be there than is cut.
         let bytes = fsx::found(self.layout.headwater.read(HISTORY, 2 * MAX_BYTES))?.unwrap_or_default();
         Ok(parse(&bytes))
@@ -106,14 +106,14 @@ impl Store {
     /// When the lock is not free within `wait`.
     pub fn note_hook_failed(&self, release: ReleaseName, why: &str, wait: Duration) -> Result<(), StoreError> {
         let _guard = self.lock(wait)?;
-        self.note(What::HookFailed { release, why: shortened(why.to_owned()) });
+        self.note(EventKind::HookFailed { release, why: shortened(why.to_owned()) });
         Ok(())
     }
 
     /// Notes that something happened just now. The caller has the lock.
-    pub(super) fn note(&self, what: What) {
+    pub(super) fn note(&self, what: EventKind) {
         let time = fsx::unix_seconds();
-        let mut line = serde_json::to_vec(&Happening { time, what }).expect("plain values");
+        let mut line = serde_json::to_vec(&HistoryEvent { time, what }).expect("plain values");
         line.push(b'\n');
         // What was done is done, whether or not it can be told.
         self.append(line).ok();
@@ -158,7 +158,7 @@ impl Store {
     /// none of ours, of which nothing may be shown or changed. Returns its length in bytes.
     fn separate(&self) -> Result<u64, StoreError> {
         let bytes = self.layout.headwater.read(HISTORY, 2 * MAX_BYTES).unwrap_or_default();
-        let is_event = |line: &&[u8]| serde_json::from_slice::<Happening>(line).is_ok();
+        let is_event = |line: &&[u8]| serde_json::from_slice::<HistoryEvent>(line).is_ok();
         let events: Vec<&[u8]> = bytes.split_inclusive(|byte| *byte == b'\n').filter(is_event).collect();
         self.replace(&events.concat())
     }
@@ -173,7 +173,7 @@ impl Store {
     }
 }
 
-impl What {
+impl EventKind {
     /// A push of `release` that `error` ended.
     pub(super) fn failed(release: ReleaseName, error: &StoreError) -> Self {
         let why = error.source().map_or_else(|| error.to_string(), |cause| format!("{error}: {cause}"));
@@ -188,7 +188,7 @@ fn shortened(mut why: String) -> String {
     why
 }
 
-fn parse(bytes: &[u8]) -> Vec<Happening> {
+fn parse(bytes: &[u8]) -> Vec<HistoryEvent> {
     bytes.split(|byte| *byte == b'\n').filter_map(|line| serde_json::from_slice(line).ok()).collect()
 }
 
@@ -197,13 +197,13 @@ mod tests {
     use super::*;
     use crate::store::testing::empty_store;
 
-    fn pruned(releases: u64) -> What {
-        What::Pruned { releases, bytes: 0 }
+    fn pruned(releases: u64) -> EventKind {
+        EventKind::Pruned { releases, bytes: 0 }
     }
 
     fn releases(store: &Store) -> Vec<u64> {
-        let number = |happening: Happening| match happening.what {
-            What::Pruned { releases, .. } => releases,
+        let number = |happening: HistoryEvent| match happening.what {
+            EventKind::Pruned { releases, .. } => releases,
             other => panic!("{other:?}"),
         };
         store.history().unwrap().into_iter().map(number).collect()
@@ -278,7 +278,7 @@ mod tests {
             {\"time\":3,\"event\":\"levitated\",\"height\":7}\nrubbish\n\
             {\"time\":5,\"event\":\"verified\",\"quick\":false,\"faults\":0,\"later\":1}\n";
         let told: Vec<_> = parse(lines).into_iter().map(|happening| (happening.time, happening.what)).collect();
-        let verified = What::Verified { quick: false, faults: 0 };
-        assert_eq!(told, [(9, What::Pruned { releases: 1, bytes: 2 }), (3, What::Unknown), (5, verified)]);
+        let verified = EventKind::Verified { quick: false, faults: 0 };
+        assert_eq!(told, [(9, EventKind::Pruned { releases: 1, bytes: 2 }), (3, EventKind::Unknown), (5, verified)]);
     }
 }

@@ -38,7 +38,7 @@ impl Layout {
         let objects = open(&headwater, "objects")?;
         if create {
             for byte in 0..=255u8 {
-                objects.ensure_dir(&shelf_name(byte))?;
+                objects.ensure_dir(&fan_out_name(byte))?;
             }
         }
         let incoming = open(&headwater, "incoming")?;
@@ -58,7 +58,7 @@ impl Layout {
     /// a path through it leads nowhere else.
     pub(super) fn has_whole_objects(&self) -> Result<bool> {
         for byte in 0..=255u8 {
-            if self.objects.stat(&shelf_name(byte))?.is_none_or(|meta| meta.kind != FileKind::Directory) {
+            if self.objects.stat(&fan_out_name(byte))?.is_none_or(|meta| meta.kind != FileKind::Directory) {
                 return Ok(false);
             }
         }
@@ -67,7 +67,7 @@ impl Layout {
 }
 
 /// The directory of the objects whose ids begin with `byte`.
-pub(super) fn shelf_name(byte: u8) -> String {
+pub(super) fn fan_out_name(byte: u8) -> String {
     format!("{byte:02x}")
 }
 

@@ -8,8 +8,7 @@
 //! refuses to know who pushes, over what, and what a fleet is. Uses the crate
 //! `bytesize` for the sizes in its errors.
 
-mod activate;
-mod build;
+mod activation;
 mod copy;
 mod expiry;
 mod history;
@@ -18,22 +17,23 @@ mod manifests;
 mod objects;
 mod open;
 mod permissions;
-mod preview;
 mod prune;
 mod quarantine;
 mod releases;
 mod repair;
 mod reserve;
 mod room;
+mod slot_builder;
 mod slots;
-mod stage;
+mod staged_link;
 mod stored_change;
 #[cfg(test)]
 pub(crate) mod testing;
+mod transaction;
 mod verify;
 mod write_back;
 
-pub use history::{Happening, What};
+pub use history::{EventKind, HistoryEvent};
 pub use manifests::ManifestStream;
 pub use open::{Presence, Store};
 pub use permissions::{ContentMode, DirectoryMode, ModeError, Permissions};
@@ -41,8 +41,8 @@ pub use prune::Pruned;
 pub use quarantine::Quarantine;
 pub use repair::{FetchRecords, Repaired};
 pub use room::{Quota, needed_bytes};
-pub use stage::{Arrival, Fetch, FetchError, FetchObject};
 pub use stored_change::StoredChange;
+pub use transaction::{Fetch, FetchError, FetchObject, StagingTransaction};
 pub use verify::{Depth, Fault, FaultKind, Verified};
 
 use std::path::PathBuf;
@@ -248,7 +248,7 @@ pub enum StoreError {
     Pack(#[from] PackError),
     /// What arrived does not make what was announced.
     #[error("what was sent is not what was announced: {what}")]
-    Lie {
+    Mismatch {
         /// What does not hold.
         what: String,
     },
@@ -314,8 +314,8 @@ fn is_damage(error: &std::io::Error) -> bool {
 }
 
 /// What arrived is not what was announced.
-fn lie(what: impl Into<String>) -> StoreError {
-    StoreError::Lie { what: what.into() }
+fn mismatch(what: impl Into<String>) -> StoreError {
+    StoreError::Mismatch { what: what.into() }
 }
 
 impl StoreError {

@@ -5,8 +5,8 @@ use std::os::unix::fs::FileExt as _;
 
 use crate::fsx::{self, Context as _, Meta};
 use crate::hash::{ObjectId, hash_reader};
-use crate::store::layout::{object_name, shelf_name};
-use crate::store::{Store, StoreError, lie, unless_damaged};
+use crate::store::layout::{fan_out_name, object_name};
+use crate::store::{Store, StoreError, mismatch, unless_damaged};
 
 impl Store {
     /// What is known of an object without reading it.
@@ -36,7 +36,7 @@ impl Store {
     pub(super) fn list_objects(&self) -> Result<Vec<ObjectId>, StoreError> {
         let mut objects = Vec::new();
         for byte in 0..=255u8 {
-            let dir = self.layout.objects.open_dir(&shelf_name(byte))?;
+            let dir = self.layout.objects.open_dir(&fan_out_name(byte))?;
             let named = dir.entries()?;
             let start = objects.len();
             objects.extend(named.iter().filter_map(|(name, _)| ObjectId::parse_hex(name.as_encoded_bytes())));
@@ -58,7 +58,7 @@ impl Store {
         let size = file.metadata().context("examine", path)?.len();
         // The range is what a peer asks for, so one that is too far is not a fault of the disk.
         if offset.checked_add(u64::from(length)).is_none_or(|end| end > size) {
-            return Err(lie("a block reads behind the end of a base"));
+            return Err(mismatch("a block reads behind the end of a base"));
         }
         let start = out.len();
         out.resize(start + length as usize, 0);

@@ -13,7 +13,7 @@ use crate::hash::StoreId;
 use crate::release::ReleaseName;
 use crate::store::StoreError;
 use crate::store::layout::{CURRENT, FORMAT, HEADWATER, LOCK, Layout, parse_current_target};
-use crate::store::permissions::{Era, Permissions, eras_with, permissions_at};
+use crate::store::permissions::{PermissionEpoch, Permissions, epochs_with, permissions_at};
 use crate::tree_path::Site;
 
 /// A format file is one short line.
@@ -21,14 +21,14 @@ const MAX_FORMAT_BYTES: u64 = 4096;
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Format {
+struct StoreFormat {
     headwater: String,
     version: u64,
     id: StoreId,
     site: Site,
     /// Permissions of releases, ascending; before the first the default.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    eras: Vec<Era>,
+    eras: Vec<PermissionEpoch>,
 }
 
 /// What is at the place of a mirror.
@@ -44,7 +44,7 @@ pub enum Presence {
 #[derive(Debug)]
 pub struct Store {
     pub(super) layout: Layout,
-    format: Format,
+    format: StoreFormat,
     path: PathBuf,
     cancel: CancelToken,
 }
@@ -126,7 +126,7 @@ impl Store {
             return Ok(Self { layout, format, path: path.to_owned(), cancel });
         }
         let id = StoreId::random().map_err(|error| fsx::IoError::new("make an id for", path, error))?;
-        let format = Format { headwater: "store".into(), version: 1, id, site: site.clone(), eras: Vec::new() };
+        let format = StoreFormat { headwater: "store".into(), version: 1, id, site: site.clone(), eras: Vec::new() };
         write_format(&layout, &format)?;
         layout.root.sync()?;
         Ok(Self { layout, format, path: path.to_owned(), cancel })
@@ -222,7 +222,7 @@ impl Store {
         let _guard = self.lock(wait)?;
         let lowest = self.slot_names()?.first().map_or(u64::MAX, |slot| slot.release.sequence());
         let mut format = read_format(&self.layout.headwater)?.unwrap_or_else(|| self.format.clone());
-        format.eras = eras_with(&format.eras, permissions, self.highest_sequence()?, lowest);
+        format.eras = epochs_with(&format.eras, permissions, self.highest_sequence()?, lowest);
         write_format(&self.layout, &format)
     }
 
@@ -398,7 +398,7 @@ fn lock(headwater: &Dir, wait: Duration, cancel: &CancelToken) -> Result<Guard, 
     }
 }
 
-fn write_format(layout: &Layout, format: &Format) -> Result<(), StoreError> {
+fn write_format(layout: &Layout, format: &StoreFormat) -> Result<(), StoreError> {
     let mut bytes = serde_json::to_vec(format).expect("plain values");
     bytes.push(b'\n');
     layout.tmp.unlink_if_any(FORMAT)?;
@@ -408,7 +408,7 @@ fn write_format(layout: &Layout, format: &Format) -> Result<(), StoreError> {
     Ok(layout.headwater.sync()?)
 }
 
-fn read_format(headwater: &Dir) -> Result<Option<Format>, StoreError> {
+fn read_format(headwater: &Dir) -> Result<Option<StoreFormat>, StoreError> {
     #[derive(Deserialize)]
     struct Version {
         headwater: String,

@@ -145,21 +145,26 @@ impl fmt::Display for DirectoryMode {
 /// Permissions, and from which release on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Era {
+pub(super) struct PermissionEpoch {
     /// They hold for the releases of higher sequences.
     pub(super) after: u64,
     pub(super) permissions: Permissions,
 }
 
 /// The permissions of the release `sequence`: those of the last era that has it.
-pub(super) fn permissions_at(eras: &[Era], sequence: u64) -> Permissions {
+pub(super) fn permissions_at(eras: &[PermissionEpoch], sequence: u64) -> Permissions {
     eras.iter().rev().find(|era| era.after < sequence).map(|era| era.permissions).unwrap_or_default()
 }
 
 /// The eras once `permissions` hold after `highest`; those that no release from `lowest` on has are left out.
-pub(super) fn eras_with(eras: &[Era], permissions: Permissions, highest: u64, lowest: u64) -> Vec<Era> {
-    let mut all: Vec<Era> = eras.iter().copied().filter(|era| era.after < highest).collect();
-    all.push(Era { after: highest, permissions });
+pub(super) fn epochs_with(
+    eras: &[PermissionEpoch],
+    permissions: Permissions,
+    highest: u64,
+    lowest: u64,
+) -> Vec<PermissionEpoch> {
+    let mut all: Vec<PermissionEpoch> = eras.iter().copied().filter(|era| era.after < highest).collect();
+    all.push(PermissionEpoch { after: highest, permissions });
     let first = all.iter().rposition(|era| era.after < lowest).unwrap_or(0);
     all.split_off(first)
 }
@@ -174,20 +179,20 @@ mod tests {
 
     #[test]
     fn each_release_has_the_permissions_of_its_era() {
-        let eras = eras_with(&[], with(1), 0, u64::MAX);
-        let eras = eras_with(&eras, with(2), 7, 6);
-        let groups = |eras: &[Era]| [1, 6, 7, 8, 99].map(|sequence| permissions_at(eras, sequence).group);
+        let eras = epochs_with(&[], with(1), 0, u64::MAX);
+        let eras = epochs_with(&eras, with(2), 7, 6);
+        let groups = |eras: &[PermissionEpoch]| [1, 6, 7, 8, 99].map(|sequence| permissions_at(eras, sequence).group);
         assert_eq!(groups(&eras), [Some(1), Some(1), Some(1), Some(2), Some(2)]);
         // Changed again before a release came of it.
-        let again = eras_with(&eras, with(3), 7, 6);
+        let again = epochs_with(&eras, with(3), 7, 6);
         assert_eq!((again.len(), groups(&again)), (2, [Some(1), Some(1), Some(1), Some(3), Some(3)]));
         // Once the slots are of the second era, the first is forgotten.
-        let later = eras_with(&again, with(4), 9, 8);
+        let later = epochs_with(&again, with(4), 9, 8);
         assert_eq!(
             (later.len(), permissions_at(&later, 8).group, permissions_at(&later, 10).group),
             (2, Some(3), Some(4))
         );
-        assert_eq!(permissions_at(&eras_with(&[], with(1), 5, 4), 5), Permissions::default());
+        assert_eq!(permissions_at(&epochs_with(&[], with(1), 5, 4), 5), Permissions::default());
     }
 
     #[test]

@@ -13,7 +13,7 @@ use crate::fsx::{self, FileKind};
 use crate::hash::{ManifestId, ObjectId};
 use crate::release::ReleaseName;
 use crate::store::layout::{DIRTY, SlotName, manifest_name, object_name};
-use crate::store::{Store, StoreError, What, unless_damaged};
+use crate::store::{EventKind, Store, StoreError, unless_damaged};
 
 /// What was dropped.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -69,7 +69,7 @@ impl Store {
 
     pub(super) fn note_pruned(&self, pruned: &Pruned) {
         if pruned.releases > 0 {
-            self.note(What::Pruned { releases: pruned.releases, bytes: pruned.bytes });
+            self.note(EventKind::Pruned { releases: pruned.releases, bytes: pruned.bytes });
         }
     }
 
@@ -80,7 +80,7 @@ impl Store {
         let served = self.served_releases()?;
         let old = served.len().saturating_sub(keep.max(1));
         for name in served[..old].iter().filter(|name| !shown.contains(name)) {
-            self.let_go(*name)?;
+            self.mark_deleted(*name)?;
             pruned.releases += 1;
         }
         self.drop_gone_releases(&mut pruned)?;

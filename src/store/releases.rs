@@ -56,11 +56,11 @@ impl Store {
     }
 
     /// Lets go of what was staged and will never be served, but for `except`.
-    pub(super) fn forget_staged(&self, except: Option<ReleaseName>) -> Result<(), StoreError> {
+    pub(super) fn drop_staged(&self, except: Option<ReleaseName>) -> Result<(), StoreError> {
         let current = self.current()?;
         for name in self.release_names()? {
             if Some(name) != except && self.is_after(name, current)? {
-                self.let_go(name)?;
+                self.mark_deleted(name)?;
             }
         }
         Ok(())
@@ -80,7 +80,7 @@ impl Store {
     }
 
     /// Takes a release off the list; what only it needed is dropped later.
-    pub(super) fn let_go(&self, name: ReleaseName) -> Result<(), StoreError> {
+    pub(super) fn mark_deleted(&self, name: ReleaseName) -> Result<(), StoreError> {
         let releases = &self.layout.releases;
         fsx::found(releases.rename(&release_file(name), releases, &gone_file(name)))?;
         Ok(())

@@ -10,14 +10,14 @@ use serde::Serialize;
 
 use crate::fsx::FileKind;
 use crate::hash::ManifestId;
-use crate::manifest::{Entry, FileEntry, Kind, ManifestReader, ManifestWriter};
+use crate::manifest::{Entry, EntryKind, FileEntry, ManifestReader, ManifestWriter};
 use crate::release::{Release, ReleaseName};
 use crate::store::layout::{SlotName, object_name};
 use crate::store::permissions::Permissions;
 use crate::store::slots::{DirStack, has_metadata_of};
-use crate::store::stage::FetchObject;
+use crate::store::transaction::FetchObject;
 use crate::store::verify::{Depth, Fault, FaultKind, SlotPaths};
-use crate::store::{Store, StoreError, What, unless_damaged};
+use crate::store::{EventKind, Store, StoreError, unless_damaged};
 
 /// Where the records of a store can be fetched again.
 pub trait FetchRecords {
@@ -66,21 +66,21 @@ impl Store {
         }
         {
             let _guard = self.lock(wait)?;
-            repaired.mended += self.mend_records(records)?;
-            repaired.objects += self.mend_objects(fetch)?;
+            repaired.mended += self.repair_records(records)?;
+            repaired.objects += self.repair_objects(fetch)?;
             let current = self.current()?.map(|release| SlotName { release, is_spare: false });
             for slot in self.slot_names()?.into_iter().chain(current).collect::<BTreeSet<_>>() {
-                repaired.mended += self.mend_slot(slot, Some(slot) == current || records.is_awaited())?;
+                repaired.mended += self.repair_slot(slot, Some(slot) == current || records.is_awaited())?;
             }
             self.layout.root.sync_file_system()?;
         }
         let _guard = self.lock(wait)?;
         repaired.left = self.look_for_faults(Depth::Full, cancelled)?.faults;
-        self.note(What::Repaired { found: repaired.found.len() as u64, left: repaired.left.len() as u64 });
+        self.note(EventKind::Repaired { found: repaired.found.len() as u64, left: repaired.left.len() as u64 });
         Ok(repaired)
     }
 
-    fn mend_records(&self, records: &dyn FetchRecords) -> Result<u64, StoreError> {
+    fn repair_records(&self, records: &dyn FetchRecords) -> Result<u64, StoreError> {
         let mut mended = 0;
         for name in self.known_releases()? {
             if unless_damaged(self.release(name))?.is_none()
@@ -95,14 +95,14 @@ impl Store {
                 && !self.is_manifest_whole(&release.manifest)?
                 && let Some(bytes) = records.manifest(&release.manifest)
             {
-                mended += u64::from(self.mend_manifest(&release.manifest, bytes)?);
+                mended += u64::from(self.repair_manifest(&release.manifest, bytes)?);
             }
         }
         Ok(mended)
     }
 
     /// Writes a fetched manifest if it is the one that is wanted.
-    fn mend_manifest(&self, id: &ManifestId, bytes: Box<dyn Read + Send>) -> Result<bool, StoreError> {
+    fn repair_manifest(&self, id: &ManifestId, bytes: Box<dyn Read + Send>) -> Result<bool, StoreError> {
         const NAME: &str = "mend.zst";
         let written = self.write_manifest(NAME, |out| {
             let mut writer = ManifestWriter::new(out);
@@ -125,7 +125,7 @@ impl Store {
 
     /// Brings back the objects that are damaged or missing: from a slot that
     /// still has the bytes, else from outside.
-    fn mend_objects(&self, fetch: &FetchObject<'_>) -> Result<u64, StoreError> {
+    fn repair_objects(&self, fetch: &FetchObject<'_>) -> Result<u64, StoreError> {
         let mut damaged: HashMap<_, FileEntry> = HashMap::new();
         let mut manifests = HashSet::new();
         for name in self.release_names()? {
@@ -153,7 +153,7 @@ impl Store {
     }
 
     /// Puts right every entry of a slot. One that is beyond that is dropped, unless it is needed.
-    fn mend_slot(&self, slot: SlotName, is_needed: bool) -> Result<u64, StoreError> {
+    fn repair_slot(&self, slot: SlotName, is_needed: bool) -> Result<u64, StoreError> {
         let manifest = match unless_damaged(self.release(slot.release))? {
             Some(release) if self.is_manifest_whole(&release.manifest)? => release.manifest,
             _ if is_needed => return Ok(0),
@@ -172,10 +172,10 @@ impl Store {
             if seen.add(&entry) {
                 continue;
             }
-            mended += u64::from(self.mend_entry(&mut stack, &entry, permissions)?);
+            mended += u64::from(self.repair_entry(&mut stack, &entry, permissions)?);
         }
         let mut strangers = Vec::new();
-        super::verify::find_strangers(&root, "", &seen, &mut |path| strangers.push(path))?;
+        super::verify::find_unexpected(&root, "", &seen, &mut |path| strangers.push(path))?;
         for path in strangers {
             let (parent, name) = path.rsplit_once('/').unwrap_or(("", &path));
             if let Some(dir) = stack.find(parent)? {
@@ -189,7 +189,7 @@ impl Store {
         Ok(mended)
     }
 
-    fn mend_entry(&self, stack: &mut DirStack, entry: &Entry, permissions: Permissions) -> Result<bool, StoreError> {
+    fn repair_entry(&self, stack: &mut DirStack, entry: &Entry, permissions: Permissions) -> Result<bool, StoreError> {
         let faults = super::verify::check_entry(stack, entry, permissions, &HashMap::new(), Depth::Full)?;
         if faults.is_empty() {
             return Ok(false);
@@ -198,8 +198,8 @@ impl Store {
         let tmp = &self.layout.tmp;
         tmp.unlink_if_any(NAME)?;
         match &entry.kind {
-            Kind::Symlink(target) => tmp.symlink(target.as_str(), NAME)?,
-            Kind::File(file) => {
+            EntryKind::Symlink(target) => tmp.symlink(target.as_str(), NAME)?,
+            EntryKind::File(file) => {
                 let shared =
                     self.object_meta(&file.object)?.is_some_and(|meta| has_metadata_of(&meta, file, permissions));
                 // The object itself may be the damaged inode, if it could not be fetched.

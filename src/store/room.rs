@@ -6,7 +6,7 @@
 use std::path::Path;
 
 use crate::fsx::FileSystem;
-use crate::manifest::transit::Needs;
+use crate::manifest::delta::DeltaSummary;
 use crate::release::Release;
 use crate::store::{Store, StoreError};
 
@@ -42,7 +42,7 @@ impl Store {
     ///
     /// # Errors
     /// When the store cannot be read.
-    pub fn made_entries(&self, release: &Release, needs: &Needs) -> Result<u64, StoreError> {
+    pub fn made_entries(&self, release: &Release, needs: &DeltaSummary) -> Result<u64, StoreError> {
         let has_idle_slot = self.current()?.is_some() && self.missing_slot()?.is_none();
         let known = needs.head.base.filter(|_| has_idle_slot).and_then(|base| self.manifest_entries(&base));
         let Some(known) = known else { return Ok(release.entries) };
@@ -54,7 +54,7 @@ impl Store {
 /// What a release takes on a disk that gives out `block_bytes` at a time, if something is made for `made` of its
 /// entries and `held_bytes` of its content are there.
 #[must_use]
-pub fn needed_bytes(made: u64, needs: &Needs, block_bytes: u64, held_bytes: u64) -> u64 {
+pub fn needed_bytes(made: u64, needs: &DeltaSummary, block_bytes: u64, held_bytes: u64) -> u64 {
     // A line of a manifest compresses to less; a name in each of two slots and in objects.
     const ENTRY_BYTES: u64 = 256;
     let rounded = |size: u64| size.div_ceil(block_bytes).saturating_mul(block_bytes);
@@ -67,7 +67,7 @@ pub(super) fn check(
     path: &Path,
     system: &FileSystem,
     made: u64,
-    needs: &Needs,
+    needs: &DeltaSummary,
     held_bytes: u64,
 ) -> Result<(), StoreError> {
     /// Directories and links of a slot, at most one for each entry that is made.

@@ -9,7 +9,7 @@ use std::io;
 
 use crate::fsx::{Dir, FileKind, FileMode, Meta};
 use crate::hash::ObjectId;
-use crate::manifest::{Entry, FileEntry, Kind};
+use crate::manifest::{Entry, EntryKind, FileEntry};
 use crate::store::layout::{DIRTY, SlotName, object_name};
 use crate::store::permissions::Permissions;
 use crate::store::{Store, StoreError, unless_damaged};
@@ -23,23 +23,23 @@ const MAX_LINKS: u64 = 64_000;
 pub(super) struct DirStack {
     root: Dir,
     open: Vec<(String, Dir)>,
-    strangers: Strangers,
+    strangers: OnUnexpected,
     /// Permissions of the directories that it makes.
     mode: FileMode,
 }
 
 /// What becomes of something that is not ours and stands in the way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Strangers {
+enum OnUnexpected {
     /// It goes.
-    Go,
+    Remove,
     /// It tells that the tree is not what its manifest says.
-    Tell,
+    Fail,
 }
 
 impl DirStack {
     pub(super) const fn new(root: Dir, mode: FileMode) -> Self {
-        Self { root, open: Vec::new(), strangers: Strangers::Go, mode }
+        Self { root, open: Vec::new(), strangers: OnUnexpected::Remove, mode }
     }
 
     fn top(&self) -> &Dir {
@@ -73,7 +73,7 @@ impl DirStack {
         for name in self.descend(parent) {
             let dir = match self.top().ensure_dir_as(name, mode) {
                 Err(error) if is_no_directory(&error) => {
-                    if self.strangers == Strangers::Tell {
+                    if self.strangers == OnUnexpected::Fail {
                         return Err(StoreError::Tampered { path: self.top().join(name) });
                     }
                     self.top().unlink(name)?;
@@ -144,12 +144,12 @@ impl<'s> SlotWriter<'s> {
     /// has not gives [`StoreError::Tampered`].
     pub(super) fn change(store: &'s Store, slot: Dir, permissions: Permissions) -> Self {
         let mut writer = Self::fill(store, slot, permissions);
-        writer.slot.strangers = Strangers::Tell;
+        writer.slot.strangers = OnUnexpected::Fail;
         writer
     }
 
     /// A second writer of the same slot, for another thread.
-    pub(super) fn twin(&self) -> Result<Self, StoreError> {
+    pub(super) fn try_clone(&self) -> Result<Self, StoreError> {
         let mut twin = Self::fill(self.store, self.slot.root.try_clone()?, self.permissions);
         twin.slot.strangers = self.slot.strangers;
         Ok(twin)
@@ -203,8 +203,8 @@ impl<'s> SlotWriter<'s> {
     fn place(&mut self, entry: &Entry) -> Result<bool, StoreError> {
         let (parent, name) = split(&entry.path);
         match &entry.kind {
-            Kind::Symlink(target) => self.put(parent, name, |dir| Ok(dir.symlink(target.as_str(), name)?))?,
-            Kind::File(file) => {
+            EntryKind::Symlink(target) => self.put(parent, name, |dir| Ok(dir.symlink(target.as_str(), name)?))?,
+            EntryKind::File(file) => {
                 let object = object_name(&file.object);
                 let objects = &self.store.layout.objects;
                 match objects.stat(&object)? {
@@ -223,7 +223,7 @@ impl<'s> SlotWriter<'s> {
 
     /// Puts a file that [`SlotWriter::place`] could not in its place: a link
     /// to that of the live slot, if `live` is given, else to a copy.
-    pub(super) fn place_hard(&mut self, entry: &Entry, live: Option<&mut DirStack>) -> Result<(), StoreError> {
+    pub(super) fn place_by_copy(&mut self, entry: &Entry, live: Option<&mut DirStack>) -> Result<(), StoreError> {
         let Some(file) = entry.file() else { return Ok(()) };
         let (parent, name) = split(&entry.path);
         if let Some(live) = live
@@ -255,7 +255,7 @@ impl<'s> SlotWriter<'s> {
         name: &str,
         make: impl Fn(&Dir) -> Result<(), StoreError>,
     ) -> Result<(), StoreError> {
-        let is_told = self.slot.strangers == Strangers::Tell;
+        let is_told = self.slot.strangers == OnUnexpected::Fail;
         let dir = self.slot.ensure(parent)?;
         match make(dir) {
             Err(StoreError::Io(error)) if error.kind() == io::ErrorKind::AlreadyExists => {

@@ -8,12 +8,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::fsx::{Context as _, Dir, FileKind};
 use crate::hash::{ManifestId, ObjectId, hash_reader};
-use crate::manifest::{Entry, FileEntry, Kind};
+use crate::manifest::{Entry, EntryKind, FileEntry};
 use crate::release::{Release, ReleaseName};
 use crate::store::layout::{CURRENT, DIRTY, SlotName, manifest_name, object_name, release_file};
 use crate::store::permissions::Permissions;
 use crate::store::slots::{DirStack, has_metadata_of};
-use crate::store::{Store, StoreError, What, unless_damaged};
+use crate::store::{EventKind, Store, StoreError, unless_damaged};
 use crate::threads;
 
 /// How far to look.
@@ -44,7 +44,7 @@ pub enum FaultKind {
     /// Its target differs.
     Target,
     /// Nothing should be there.
-    Stranger,
+    Unexpected,
 }
 
 /// One fault.
@@ -69,7 +69,7 @@ impl fmt::Display for Fault {
             FaultKind::Mode => "mode differs",
             FaultKind::WrongKind => "is another kind of file",
             FaultKind::Target => "link target differs",
-            FaultKind::Stranger => "is not ours",
+            FaultKind::Unexpected => "is not ours",
         };
         write!(f, "{}: {what}", self.path)
     }
@@ -115,7 +115,7 @@ impl Store {
         }
         let _guard = self.lock(wait)?;
         let found = self.look_for_faults(depth, cancelled)?;
-        self.note(What::Verified { quick: depth == Depth::Quick, faults: found.faults.len() as u64 });
+        self.note(EventKind::Verified { quick: depth == Depth::Quick, faults: found.faults.len() as u64 });
         Ok(found)
     }
 
@@ -177,7 +177,7 @@ impl Store {
         for (name, _) in self.layout.slots.entries()? {
             let known = name.to_str().is_some_and(|name| name == DIRTY || SlotName::parse(name).is_some());
             if !known {
-                found.fault(FaultKind::Stranger, format!(".headwater/slots/{}", name.display()), None);
+                found.fault(FaultKind::Unexpected, format!(".headwater/slots/{}", name.display()), None);
             }
         }
         Ok(())
@@ -322,7 +322,7 @@ impl Store {
                 found.fault(kind, format!("{at}/{}", entry.path), object);
             }
         }
-        find_strangers(&root, "", &seen, &mut |path| found.fault(FaultKind::Stranger, format!("{at}/{path}"), None))
+        find_unexpected(&root, "", &seen, &mut |path| found.fault(FaultKind::Unexpected, format!("{at}/{path}"), None))
     }
 }
 
@@ -337,15 +337,15 @@ pub(super) fn check_entry(
     let Some(dir) = stack.find(entry.path.parent().unwrap_or(""))? else { return Ok(vec![FaultKind::Missing]) };
     let Some(meta) = dir.stat(name)? else { return Ok(vec![FaultKind::Missing]) };
     match &entry.kind {
-        Kind::Symlink(target) => {
+        EntryKind::Symlink(target) => {
             if meta.kind != FileKind::Symlink {
                 return Ok(vec![FaultKind::WrongKind]);
             }
             let same = dir.read_link(name)?.is_some_and(|found| found.to_str() == Some(target.as_str()));
             Ok(if same { vec![] } else { vec![FaultKind::Target] })
         }
-        Kind::File(_) if meta.kind != FileKind::File => Ok(vec![FaultKind::WrongKind]),
-        Kind::File(file) => {
+        EntryKind::File(_) if meta.kind != FileKind::File => Ok(vec![FaultKind::WrongKind]),
+        EntryKind::File(file) => {
             let mut kinds = Vec::new();
             if !has_metadata_of(&meta, file, permissions) {
                 kinds.push(if meta.size != file.size {
@@ -398,7 +398,7 @@ impl SlotPaths {
 }
 
 /// Tells of everything in a slot that is neither an entry nor a directory on the way to one.
-pub(super) fn find_strangers(
+pub(super) fn find_unexpected(
     dir: &Dir,
     at: &str,
     seen: &SlotPaths,
@@ -415,7 +415,7 @@ pub(super) fn find_strangers(
                         tell(path);
                     }
                 } else {
-                    find_strangers(&child, &path, seen, tell)?;
+                    find_unexpected(&child, &path, seen, tell)?;
                 }
             }
             (_, Some(_)) if seen.entries.contains(&path) => {}

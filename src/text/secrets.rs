@@ -25,7 +25,7 @@ const ROUNDS: usize = 4;
 /// `hw_…`, `Bearer …`, and a password in a URL.
 #[derive(Clone, Default)]
 pub struct Secrets {
-    secrets: Vec<Parts>,
+    secrets: Vec<SecretParts>,
 }
 
 impl fmt::Debug for Secrets {
@@ -36,7 +36,7 @@ impl fmt::Debug for Secrets {
 
 /// A secret as the set of its parts of one length.
 #[derive(Clone)]
-struct Parts {
+struct SecretParts {
     length: usize,
     parts: HashSet<Box<[char]>>,
 }
@@ -53,7 +53,7 @@ impl Secrets {
     /// These secrets. Of a token only what is secret counts, as its public name is in messages.
     #[must_use]
     pub fn new<'s>(secrets: impl IntoIterator<Item = &'s str>) -> Self {
-        Self { secrets: secrets.into_iter().filter_map(Parts::new).collect() }
+        Self { secrets: secrets.into_iter().filter_map(SecretParts::new).collect() }
     }
 
     /// The text without them.
@@ -110,7 +110,7 @@ impl Secrets {
     }
 }
 
-impl Parts {
+impl SecretParts {
     fn new(secret: &str) -> Option<Self> {
         let secret: Vec<char> = secret.chars().map(|c| c.to_ascii_lowercase()).collect();
         let name = ['h', 'w', '_'].len() + 8;

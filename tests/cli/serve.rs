@@ -54,13 +54,13 @@ fn a_token_is_printed_once_and_its_hash_goes_into_the_file() {
     world.write("serve.toml", SITE);
     let run = world.ok("token new --site docs --allow push --expires 90d --config serve.toml");
     let token = run.stdout.trim().to_owned();
-    let parsed = headwater::serve::Token::parse(&token).expect("stdout is the token and nothing else");
+    let parsed = headwater::receiver::Token::parse(&token).expect("stdout is the token and nothing else");
     assert!(run.stderr.contains(&parsed.hash().to_hex().to_string()) && !run.stderr.contains(&token[12..]));
     assert!(run.stderr.contains("SIGHUP") && !run.stderr.contains("restart"), "{}", run.stderr);
     // The lines can be appended as they are.
     world.write("serve.toml", format!("{SITE}{}", run.stderr));
     let settings = headwater::config::serve::load(&world.path("serve.toml")).unwrap();
-    let headwater::serve::Access::Tokens(tokens) = settings.access else { panic!("no tokens") };
+    let headwater::receiver::AuthPolicy::Tokens(tokens) = settings.access else { panic!("no tokens") };
     assert_eq!(tokens.len(), 1);
     assert!(tokens[0].expires.is_some() && tokens[0].hash == parsed.hash());
     let another = world.ok("token new --site docs --allow read").stdout;

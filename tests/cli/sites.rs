@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
-use headwater::serve::{Access, Handle, Log, Record, Server, Settings, SiteSettings};
+use headwater::receiver::{AuthPolicy, Handle, Log, LogRecord, ReceiverSettings, Server, SiteSettings};
 use headwater::tree_path::Site;
 
 use crate::harness::World;
@@ -15,7 +15,7 @@ use crate::harness::World;
 struct Requests(Mutex<Vec<String>>);
 
 impl Log for Requests {
-    fn record(&self, record: &Record) {
+    fn record(&self, record: &LogRecord) {
         self.0.lock().unwrap().push(format!("{record:?}"));
     }
 }
@@ -36,7 +36,7 @@ impl Receiver {
             ..SiteSettings::new((*directory).to_owned(), Some(Site::new(name).unwrap()))
         };
         let listen = SocketAddr::from(([127, 0, 0, 1], 0));
-        let settings = Settings::new(listen, sites.iter().map(site).collect(), Access::Open);
+        let settings = ReceiverSettings::new(listen, sites.iter().map(site).collect(), AuthPolicy::Open);
         let requests = Arc::new(Requests::default());
         let server = Server::bind(&settings, Arc::<Requests>::clone(&requests)).unwrap();
         let (handle, address) = (server.handle(), server.address());

@@ -2,9 +2,9 @@
 
 use std::cell::Cell;
 
-use headwater::manifest::transit::{self, ChangeLimits};
+use headwater::manifest::delta::{self, ChangeLimits};
 use headwater::manifest::{Entry, ManifestError};
-use headwater::mirror::{MirrorError, WayError, read_state};
+use headwater::mirror::{MirrorError, TransportError, read_state};
 
 use super::{BASES, read_manifest, stream};
 
@@ -55,7 +55,7 @@ fn change_within(change: &[u8], base: &[Entry], memory: u64, entries: u64) {
         reserve: &reserve,
         is_cancelled: &is_cancelled,
     };
-    let needs = transit::needs(change, &limits);
+    let needs = delta::summarize(change, &limits);
     let decoded_bytes = encoded_bytes * DECODED.0 + DECODED.1;
     assert!(looks.get() * OPERATIONS <= decoded_bytes, "more operations than bytes");
     assert_eq!(is_refused.get(), matches!(needs, Err(ManifestError::NoMemory)));
@@ -73,12 +73,12 @@ fn change_within(change: &[u8], base: &[Entry], memory: u64, entries: u64) {
 }
 
 /// Applying reads the base once and makes no more than was announced.
-fn apply_within(change: &[u8], base: &[Entry], needs: &transit::Needs, entries: u64) {
-    let Ok(copies) = transit::objects_at(&needs.base_entries, stream(base)) else { return };
+fn apply_within(change: &[u8], base: &[Entry], needs: &delta::DeltaSummary, entries: u64) {
+    let Ok(copies) = delta::objects_at(&needs.base_entries, stream(base)) else { return };
     let ids: Vec<_> = needs.objects.iter().map(|object| (headwater::hash::ObjectId::of(b""), object.size)).collect();
     let mut taken = 0;
     let counted = stream(base).inspect(|_| taken += 1);
-    let applied = transit::apply(change, counted, &ids, &copies, std::io::sink());
+    let applied = delta::apply(change, counted, &ids, &copies, std::io::sink());
     assert!(taken <= base.len());
     assert!(applied.is_err() || applied.is_ok_and(|(_, totals)| totals.entries <= entries));
 }
@@ -102,7 +102,7 @@ pub(crate) fn state(data: &[u8]) {
             assert!(version.len() <= data.len());
         }
         Err(MirrorError::Remote { refusal }) => assert!(refusal.message.len() <= data.len()),
-        Err(MirrorError::Way(WayError::Foreign { .. })) => {}
+        Err(MirrorError::Transport(TransportError::Foreign { .. })) => {}
         Err(other) => panic!("{other:?}"),
     }
     // An answer without an end is refused, and not for its memory.

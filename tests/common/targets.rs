@@ -10,30 +10,30 @@ use std::fmt::Debug;
 use std::path::Path;
 
 use headwater::hash::{ManifestId, ObjectId};
-use headwater::manifest::{Entry, ManifestError, ManifestReader, ManifestWriter, Totals, transit};
+use headwater::manifest::{Entry, ManifestError, ManifestReader, ManifestWriter, Totals, delta};
 use headwater::pack::{
     BaseRange, Block, Level, MAX_CONTENT_BYTES, MAX_PREFIX_BYTES, MAX_RANGES, PackReader, PackWriter, Piece,
     encode_block,
 };
+use headwater::protocol;
+use headwater::receiver::{Token, TokenId};
 use headwater::release::{Release, ReleaseName};
-use headwater::serve::{Token, TokenId};
 use headwater::store::{Presence, Store};
 use headwater::tree_path::{MAX_PATH_BYTES, Site};
-use headwater::wire;
 use headwater::{config, mirror};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 #[path = "../../src/mirror/ssh/banner.rs"]
 mod banner;
-#[path = "../../src/serve/framing.rs"]
-mod framing;
+#[path = "../../src/receiver/strict_http.rs"]
+mod strict_http;
 
 #[path = "bounded.rs"]
 mod bounded;
 
-use banner::{Heard, MAX_NOISE_BYTES, look};
-use framing::Framing;
+use banner::{BannerScan, MAX_NOISE_BYTES, scan};
+use strict_http::Framing;
 
 pub(crate) use bounded::{quota, state};
 
@@ -174,7 +174,7 @@ pub(crate) fn transit(data: &[u8]) {
 }
 
 /// More than any change of the corpus counts.
-const LIMITS: transit::ChangeLimits<'static> = transit::ChangeLimits {
+const LIMITS: delta::ChangeLimits<'static> = delta::ChangeLimits {
     encoded_bytes: 1 << 20,
     base_entries: None,
     entries: 1 << 20,
@@ -183,7 +183,7 @@ const LIMITS: transit::ChangeLimits<'static> = transit::ChangeLimits {
 };
 
 fn apply_everywhere(change: &[u8]) {
-    let Ok(needs) = transit::needs(change, &LIMITS) else { return };
+    let Ok(needs) = delta::summarize(change, &LIMITS) else { return };
     assert_eq!(needs.objects.len() as u64, needs.head.objects);
     assert!(needs.base_entries.windows(2).all(|pair| pair[0] < pair[1]));
     apply_to(change, &needs, &[]);
@@ -197,12 +197,12 @@ pub(crate) fn stream(entries: &[Entry]) -> impl Iterator<Item = Result<Entry, Ma
     entries.iter().cloned().map(Ok)
 }
 
-fn apply_to(change: &[u8], needs: &transit::Needs, base: &[Entry]) {
-    let Ok(copies) = transit::objects_at(&needs.base_entries, stream(base)) else { return };
+fn apply_to(change: &[u8], needs: &delta::DeltaSummary, base: &[Entry]) {
+    let Ok(copies) = delta::objects_at(&needs.base_entries, stream(base)) else { return };
     assert_eq!(copies.len(), needs.base_entries.len());
-    let id = |(index, object): (usize, &transit::NewObject)| (ObjectId::of(&index.to_le_bytes()), object.size);
+    let id = |(index, object): (usize, &delta::NewObject)| (ObjectId::of(&index.to_le_bytes()), object.size);
     let ids: Vec<(ObjectId, u64)> = needs.objects.iter().enumerate().map(id).collect();
-    let Ok((bytes, totals)) = transit::apply(change, stream(base), &ids, &copies, Vec::new()) else { return };
+    let Ok((bytes, totals)) = delta::apply(change, stream(base), &ids, &copies, Vec::new()) else { return };
     let (new, read) = read_manifest(&bytes).expect("what a change makes is a manifest");
     assert_eq!(read, totals);
     check_change(base, &new, &bytes);
@@ -210,17 +210,17 @@ fn apply_to(change: &[u8], needs: &transit::Needs, base: &[Entry]) {
 
 /// The change from one to the other does what its name says.
 fn check_change(base: &[Entry], new: &[Entry], bytes: &[u8]) {
-    let change = transit::encode(|| Ok(stream(base)), || Ok(stream(new)), None, 7).unwrap();
-    let needs = transit::needs(&*change.bytes, &LIMITS).unwrap();
+    let change = delta::encode(|| Ok(stream(base)), || Ok(stream(new)), None, 7).unwrap();
+    let needs = delta::summarize(&*change.bytes, &LIMITS).unwrap();
     let ids: Vec<(ObjectId, u64)> = change.wanted.iter().map(|wanted| (wanted.object, wanted.size)).collect();
-    let copies: HashMap<_, _> = transit::objects_at(&needs.base_entries, stream(base)).unwrap();
-    let (again, _) = transit::apply(&*change.bytes, stream(base), &ids, &copies, Vec::new()).unwrap();
+    let copies: HashMap<_, _> = delta::objects_at(&needs.base_entries, stream(base)).unwrap();
+    let (again, _) = delta::apply(&*change.bytes, stream(base), &ids, &copies, Vec::new()).unwrap();
     assert_eq!(String::from_utf8_lossy(&again), String::from_utf8_lossy(bytes));
     // With all that is new on the mirror already, nothing is.
     let held = change.wanted.iter().map(|wanted| wanted.object).collect();
-    let change = transit::encode_beside(|| Ok(stream(base)), || Ok(stream(new)), None, 7, &held).unwrap();
+    let change = delta::encode_beside(|| Ok(stream(base)), || Ok(stream(new)), None, 7, &held).unwrap();
     assert_eq!(change.wanted, []);
-    let (again, _) = transit::apply(&*change.bytes, stream(base), &[], &copies, Vec::new()).unwrap();
+    let (again, _) = delta::apply(&*change.bytes, stream(base), &[], &copies, Vec::new()).unwrap();
     assert_eq!(String::from_utf8_lossy(&again), String::from_utf8_lossy(bytes));
 }
 
@@ -240,7 +240,7 @@ pub(crate) fn release(data: &[u8]) {
 
 /// A path of a request, and the bytes of a connection before hyper gets them.
 pub(crate) fn request(data: &[u8]) {
-    let parsed = std::str::from_utf8(data).ok().and_then(|text| Some((text, wire::Resource::parse(text)?)));
+    let parsed = std::str::from_utf8(data).ok().and_then(|text| Some((text, protocol::Resource::parse(text)?)));
     if let Some((text, resource)) = parsed {
         assert_eq!(resource.to_string(), text, "two spellings of one path");
     }
@@ -325,12 +325,12 @@ pub(crate) fn token(data: &[u8]) {
         let secret = text.rsplit('_').next().unwrap();
         assert!(!format!("{token:?}").contains(secret) && !token.id().to_string().contains(secret));
         assert_eq!(TokenId::new(&token.id().to_string()).as_ref(), Some(token.id()));
-        assert!(mirror::Token::new(text).is_ok(), "an origin refuses what a receiver gave out");
+        assert!(mirror::BearerToken::new(text).is_ok(), "an origin refuses what a receiver gave out");
     }
-    match mirror::Token::new(text) {
+    match mirror::BearerToken::new(text) {
         Ok(token) => {
             assert_eq!(format!("{token:?}"), "Token(…)");
-            assert_eq!(mirror::Token::new(&format!(" {text}\n")), Ok(token));
+            assert_eq!(mirror::BearerToken::new(&format!(" {text}\n")), Ok(token));
             assert!(text.trim().bytes().all(|byte| byte.is_ascii_graphic()), "it would end a header");
         }
         Err(error) => assert!(text.trim().is_empty() || !error.to_string().contains(text.trim())),
@@ -350,27 +350,28 @@ pub(crate) fn config(data: &[u8]) {
 
 /// What origin and receiver say to each other: it reads as it is written.
 pub(crate) fn message(data: &[u8]) {
-    let head = data.first_chunk().and_then(|head| Some((head, wire::PackHead::parse(head)?)));
+    let head = data.first_chunk().and_then(|head| Some((head, protocol::PackHead::parse(head)?)));
     assert!(head.is_none_or(|(bytes, head)| head.to_bytes() == *bytes), "two spellings of one head");
-    reads_alike::<wire::StageHead>(data);
-    reads_alike::<wire::Answer<wire::Staging>>(data);
-    reads_alike::<wire::Answer<wire::State>>(data);
-    reads_alike::<wire::Answer<wire::Repairing>>(data);
-    reads_alike::<wire::Answer<wire::Verified>>(data);
-    reads_alike::<wire::Answer<wire::Holds>>(data);
+    reads_alike::<protocol::StageHead>(data);
+    reads_alike::<protocol::Answer<protocol::Staging>>(data);
+    reads_alike::<protocol::Answer<protocol::State>>(data);
+    reads_alike::<protocol::Answer<protocol::Repairing>>(data);
+    reads_alike::<protocol::Answer<protocol::Verified>>(data);
+    reads_alike::<protocol::Answer<protocol::Holds>>(data);
     for count in [1, 8, 9] {
-        let held = serde_json::from_slice::<wire::Holds>(data).ok().and_then(|holds| Some((holds.read(count)?, holds)));
-        assert!(held.is_none_or(|(held, holds)| held.len() == count && wire::Holds::of(&held) == holds));
+        let held =
+            serde_json::from_slice::<protocol::Holds>(data).ok().and_then(|holds| Some((holds.read(count)?, holds)));
+        assert!(held.is_none_or(|(held, holds)| held.len() == count && protocol::Holds::of(&held) == holds));
     }
-    reads_alike::<wire::Answer<wire::Pruned>>(data);
-    reads_alike::<wire::Answer<wire::Settled>>(data);
-    reads_alike::<wire::Status>(data);
-    reads_alike::<wire::Activate>(data);
-    reads_alike::<wire::Abandon>(data);
-    reads_alike::<wire::Keep>(data);
-    reads_alike::<wire::Verify>(data);
-    reads_alike::<wire::Repair>(data);
-    reads_alike::<wire::Banner>(data);
+    reads_alike::<protocol::Answer<protocol::Pruned>>(data);
+    reads_alike::<protocol::Answer<protocol::Settled>>(data);
+    reads_alike::<protocol::Status>(data);
+    reads_alike::<protocol::Activate>(data);
+    reads_alike::<protocol::Abandon>(data);
+    reads_alike::<protocol::Keep>(data);
+    reads_alike::<protocol::Verify>(data);
+    reads_alike::<protocol::Repair>(data);
+    reads_alike::<protocol::Banner>(data);
 }
 
 fn reads_alike<T: Serialize + DeserializeOwned + PartialEq + Debug>(data: &[u8]) {
@@ -381,16 +382,16 @@ fn reads_alike<T: Serialize + DeserializeOwned + PartialEq + Debug>(data: &[u8])
 
 /// The banner among what a login shell says: found once it is whole, and not before.
 pub(crate) fn banner(data: &[u8]) {
-    let heard = look(data);
-    assert!(heard != Heard::More || data.len() <= MAX_NOISE_BYTES + (1 << 20) + 1, "it would read for ever");
-    if matches!(heard, Heard::Line(_)) {
-        assert_eq!(look(&data[..data.len() - 1]), Heard::More);
-        assert_eq!(look(&[data, b"x"].concat()), Heard::Nonsense, "something follows it");
+    let heard = scan(data);
+    assert!(heard != BannerScan::More || data.len() <= MAX_NOISE_BYTES + (1 << 20) + 1, "it would read for ever");
+    if matches!(heard, BannerScan::Line(_)) {
+        assert_eq!(scan(&data[..data.len() - 1]), BannerScan::More);
+        assert_eq!(scan(&[data, b"x"].concat()), BannerScan::Nonsense, "something follows it");
     }
     let framed = [b"motd\nheadwater receive 1 ".as_slice(), data, b"\n"].concat();
-    let is_banner = serde_json::from_slice::<wire::Banner>(data).is_ok();
+    let is_banner = serde_json::from_slice::<protocol::Banner>(data).is_ok();
     if is_banner && !data.contains(&b'\n') && data.len() < 1 << 20 {
-        assert!(matches!(look(&framed), Heard::Line(_)), "a banner was not found");
+        assert!(matches!(scan(&framed), BannerScan::Line(_)), "a banner was not found");
     }
 }
 

@@ -205,10 +205,10 @@ pub(crate) const DAMAGES: [Damage; 29] = [
     plain("a served link that leads elsewhere", FaultKind::Target, |it| {
         harmed(it.slot(it.current, "latest"), |path| replace(path, |path| symlink("/etc", path).unwrap()))
     }),
-    plain("a stranger among the served files", FaultKind::Stranger, |it| {
+    plain("a stranger among the served files", FaultKind::Unexpected, |it| {
         harmed(it.slot(it.current, "img/stranger.html"), |path| fs::write(path, "hello").unwrap())
     }),
-    plain("an empty directory among the served files", FaultKind::Stranger, |it| {
+    plain("an empty directory among the served files", FaultKind::Unexpected, |it| {
         harmed(it.slot(it.current, "empty"), |path| fs::create_dir(path).unwrap())
     }),
 ];

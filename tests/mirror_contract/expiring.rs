@@ -50,7 +50,7 @@ pub(crate) fn due_entries_go_with_settling_and_with_pruning<F: Fixture>() {
         assert_eq!((state.next_expiry, state.expired_through), (Some(EARLY), EARLY));
         is_sound(&*mirror);
         assert!(serves(&fixture, "old/deep/early.js"));
-        if is_pruned { mirror.prune(3).map(drop) } else { mirror.settle(3).map(drop) }.unwrap();
+        if is_pruned { mirror.prune(3).map(drop) } else { mirror.clean_up(3).map(drop) }.unwrap();
         assert!(!serves(&fixture, "old/deep") && serves(&fixture, "old/late.js"));
         is_sound(&*mirror);
         let state = mirror.state().unwrap();
@@ -63,7 +63,7 @@ pub(crate) fn due_entries_go_with_settling_and_with_pruning<F: Fixture>() {
 pub(crate) fn what_expired_is_not_brought_back<F: Fixture>() {
     let (fixture, first) = due::<F>();
     let mirror = fixture.mirror();
-    mirror.settle(3).unwrap();
+    mirror.clean_up(3).unwrap();
     fs::remove_file(fixture.store().join("current/index.html")).unwrap();
     let repaired = mirror.repair(&Archive(vec![first.clone()]), &Silent).unwrap();
     assert_eq!(repaired.left, []);

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use headwater::manifest::Kind;
+use headwater::manifest::EntryKind;
 use headwater::mirror::{Depth, DirectoryMirror, Fault, Mirror};
 use headwater::monitor::Silent;
 use headwater::tree_path::Site;
@@ -46,7 +46,7 @@ pub(crate) trait Fixture: Sized + Sync {
         let mut base: Option<&Version> = None;
         for release in releases {
             release.onto(base).publish(&*mirror, base.map(Version::name));
-            mirror.settle(3).unwrap();
+            mirror.clean_up(3).unwrap();
             base = Some(release);
         }
         fixture
@@ -151,9 +151,9 @@ pub(crate) fn tree_at(root: &Path) -> BTreeMap<String, Shown> {
 
 /// What a visitor should get of a release.
 pub(crate) fn tree_of(version: &Version) -> BTreeMap<String, Shown> {
-    let show = |kind: &Kind| match kind {
-        Kind::Symlink(target) => Shown::Link(target.as_str().to_owned()),
-        Kind::File(file) => Shown::File {
+    let show = |kind: &EntryKind| match kind {
+        EntryKind::Symlink(target) => Shown::Link(target.as_str().to_owned()),
+        EntryKind::File(file) => Shown::File {
             content: version.objects[&file.object].to_vec(),
             mtime: i64::try_from(file.mtime).unwrap(),
             mode: if file.exec { 0o555 } else { 0o444 },

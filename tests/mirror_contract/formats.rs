@@ -12,8 +12,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, UNIX_EPOCH};
 
 use headwater::hash::ObjectId;
-use headwater::manifest::{Entry, ManifestError, ManifestReader, transit};
-use headwater::mirror::Failure;
+use headwater::manifest::{Entry, ManifestError, ManifestReader, delta};
+use headwater::mirror::FailureKind;
 use headwater::monitor::Silent;
 use headwater::push::{
     DecidedBy, Fleet, Guards, LevelChoice, MtimeMode, Options, Policy, Require, Retention, ScratchLocation, Source,
@@ -99,19 +99,19 @@ fn golden_changes_are_applied() {
         let base = base.map_or(Vec::new(), |base| base.entries);
         let stream = || base.iter().cloned().map(Ok::<Entry, ManifestError>);
         let entries = version.entries.len() as u64;
-        let limits = transit::ChangeLimits {
+        let limits = delta::ChangeLimits {
             encoded_bytes: change.len() as u64,
             base_entries: None,
             entries,
             reserve: &|_| true,
             is_cancelled: &|| false,
         };
-        let needs = transit::needs(&change[..], &limits).unwrap();
-        let copies: HashMap<_, _> = transit::objects_at(&needs.base_entries, stream()).unwrap();
+        let needs = delta::summarize(&change[..], &limits).unwrap();
+        let copies: HashMap<_, _> = delta::objects_at(&needs.base_entries, stream()).unwrap();
         let new = || Ok(version.entries.iter().cloned().map(Ok));
-        let again = transit::encode_beside(|| Ok(stream()), new, None, 0, &held).unwrap();
+        let again = delta::encode_beside(|| Ok(stream()), new, None, 0, &held).unwrap();
         let ids: Vec<_> = again.wanted.iter().map(|wanted| (wanted.object, wanted.size)).collect();
-        let (manifest, _) = transit::apply(&change[..], stream(), &ids, &copies, Vec::new()).unwrap();
+        let (manifest, _) = delta::apply(&change[..], stream(), &ids, &copies, Vec::new()).unwrap();
         assert!(manifest == version.manifest, "{name}");
     }
 }
@@ -141,7 +141,7 @@ fn the_golden_store_takes_the_next_release() {
     let third = names_tree().release(3);
     third.onto(Some(&second)).publish(&*mirror, Some(second.name()));
     assert_serves(&fixture, &third);
-    assert_eq!(mirror.settle(1).unwrap().pruned.releases, 1);
+    assert_eq!(mirror.clean_up(1).unwrap().pruned.releases, 1);
     mirror.prune(1).unwrap();
     assert_serves(&fixture, &third);
 }
@@ -162,9 +162,9 @@ fn a_newer_store_is_refused_and_left_alone() {
     fs::write(&format, text.replace("\"version\":1", "\"version\":2,\"more\":true")).unwrap();
     let before = tree_at(fixture.store());
     let mirror = fixture.mirror();
-    assert_eq!(mirror.state().unwrap_err().failure(), Failure::NewerFormat);
+    assert_eq!(mirror.state().unwrap_err().failure(), FailureKind::NewerFormat);
     let third = first_tree().release(3).onto(Some(&second));
-    assert_eq!(third.stage(&*mirror).unwrap_err().failure(), Failure::NewerFormat);
+    assert_eq!(third.stage(&*mirror).unwrap_err().failure(), FailureKind::NewerFormat);
     assert!(tree_at(fixture.store()) == before, "a newer store was changed");
 }
 

@@ -2,13 +2,13 @@
 
 use std::fs;
 
-use headwater::mirror::{Depth, What};
+use headwater::mirror::{Depth, EventKind};
 use headwater::monitor::Silent;
 
 use crate::fixture::{Fixture, assert_serves};
 use crate::origin::{first_tree, second_tree};
 
-fn happened<F: Fixture>(fixture: &F) -> Vec<What> {
+fn happened<F: Fixture>(fixture: &F) -> Vec<EventKind> {
     fixture.mirror().history().unwrap().into_iter().map(|happening| happening.what).collect()
 }
 
@@ -25,9 +25,9 @@ pub(crate) fn what_happened_is_told_in_its_order<F: Fixture>() {
     let verified = mirror.verify(Depth::Quick, &Silent).unwrap();
     assert_eq!(verified.faults, []);
     let wanted = [
-        What::Switched { release: first.name(), from: None },
-        What::Switched { release: second.name(), from: Some(first.name()) },
-        What::Verified { quick: true, faults: 0 },
+        EventKind::Switched { release: first.name(), from: None },
+        EventKind::Switched { release: second.name(), from: Some(first.name()) },
+        EventKind::Verified { quick: true, faults: 0 },
     ];
     let mut told = happened(&fixture);
     // A verification whose answer got lost is asked for again.
@@ -44,7 +44,7 @@ pub(crate) fn a_torn_history_harms_nothing<F: Fixture>() {
     let whole = fs::read(&log).unwrap();
     fs::write(&log, [&whole[..], b"{\"time\":1,\"event\":\"swit"].concat()).unwrap();
     second.onto(Some(&first)).publish(&*fixture.mirror(), Some(first.name()));
-    let switched = |from, release| What::Switched { release, from };
+    let switched = |from, release| EventKind::Switched { release, from };
     let wanted = [switched(None, first.name()), switched(Some(first.name()), second.name())];
     assert_eq!(happened(&fixture), wanted);
     // Not one that can be written: what matters goes on.

@@ -8,10 +8,10 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use headwater::hash::{BundleKey, HistoryId, ManifestId, ObjectId, PackId};
-use headwater::manifest::transit::{self, Wanted};
-use headwater::manifest::{Entry, FileEntry, Kind, ManifestError, ManifestWriter};
+use headwater::manifest::delta::{self, NewObjectRef};
+use headwater::manifest::{Entry, EntryKind, FileEntry, ManifestError, ManifestWriter};
 use headwater::mirror::{
-    Bundle, Contents, FetchRecords, Mirror, MirrorError, Pack, PackCursor, StageRequest, SupplyError,
+    FetchRecords, Mirror, MirrorError, ObjectSource, OutgoingPack, PackCursor, PackSource, SourceError, StageRequest,
 };
 use headwater::monitor::{Event, Monitor};
 use headwater::pack::{EncodedBlock, Level, PackWriter, Piece, encode_block};
@@ -62,7 +62,7 @@ impl Tree {
     }
 
     pub(crate) fn link(mut self, path: &str, target: &str) -> Self {
-        let kind = Kind::Symlink(LinkTarget::new(target).unwrap());
+        let kind = EntryKind::Symlink(LinkTarget::new(target).unwrap());
         let entry = Entry { path: TreePath::new(path).unwrap(), kind, until: None };
         self.entries.insert(path.to_owned(), entry);
         self
@@ -77,7 +77,7 @@ impl Tree {
     #[allow(dead_code, reason = "one of the two programs that have this file needs it")]
     pub(crate) fn sized(mut self, path: &str, size: u64, seed: u32) -> Self {
         let file = FileEntry { object: ObjectId::of(&seed.to_le_bytes()), size, mtime: 2, exec: false };
-        let entry = Entry { path: TreePath::new(path).unwrap(), kind: Kind::File(file), until: None };
+        let entry = Entry { path: TreePath::new(path).unwrap(), kind: EntryKind::File(file), until: None };
         self.entries.insert(path.to_owned(), entry);
         self
     }
@@ -85,7 +85,7 @@ impl Tree {
     fn put(mut self, path: &str, content: Vec<u8>, mtime: u64, exec: bool, until: Option<u64>) -> Self {
         let file = FileEntry { object: ObjectId::of(&content), size: content.len() as u64, mtime, exec };
         self.objects.insert(file.object, Arc::new(content));
-        let entry = Entry { path: TreePath::new(path).unwrap(), kind: Kind::File(file), until };
+        let entry = Entry { path: TreePath::new(path).unwrap(), kind: EntryKind::File(file), until };
         self.entries.insert(path.to_owned(), entry);
         self
     }
@@ -172,7 +172,7 @@ impl Version {
         let base_id = base.map(|base| base.release.manifest);
         let created = self.release.created;
         let (old, new) = (|| Ok(stream(base_entries)), || Ok(stream(&self.entries)));
-        let change = transit::encode_beside(old, new, base_id, created, held).unwrap();
+        let change = delta::encode_beside(old, new, base_id, created, held).unwrap();
         let packs = match change.wanted.iter().all(|wanted| self.objects.contains_key(&wanted.object)) {
             true => packs(&change.wanted, &self.objects),
             false => Vec::new(),
@@ -197,7 +197,7 @@ fn stream(entries: &[Entry]) -> impl Iterator<Item = Result<Entry, ManifestError
 }
 
 /// Splits the wanted objects into packs of one block; every second one is raw.
-fn packs(wanted: &[Wanted], objects: &Objects) -> Vec<SealedPack> {
+fn packs(wanted: &[NewObjectRef], objects: &Objects) -> Vec<SealedPack> {
     let mut pieces = Vec::new();
     for (ordinal, wanted) in (0u32..).zip(wanted) {
         let content = &objects[&wanted.object];
@@ -236,7 +236,7 @@ impl SealedPack {
     }
 }
 
-impl Pack for SealedPack {
+impl OutgoingPack for SealedPack {
     fn id(&self) -> PackId {
         self.id
     }
@@ -245,11 +245,11 @@ impl Pack for SealedPack {
         self.bytes.len() as u64
     }
 
-    fn bytes(&self) -> Result<Arc<Vec<u8>>, SupplyError> {
+    fn bytes(&self) -> Result<Arc<Vec<u8>>, SourceError> {
         Ok(Arc::clone(&self.bytes))
     }
 
-    fn open(&self) -> Result<Box<dyn Read + Send>, SupplyError> {
+    fn open(&self) -> Result<Box<dyn Read + Send>, SourceError> {
         Ok(Box::new(Cursor::new(self.bytes.to_vec())))
     }
 }
@@ -288,19 +288,19 @@ impl Delivery {
     }
 }
 
-impl Contents for Delivery {
-    fn object(&self, id: &ObjectId) -> Result<Box<dyn Read + Send>, SupplyError> {
+impl ObjectSource for Delivery {
+    fn object(&self, id: &ObjectId) -> Result<Box<dyn Read + Send>, SourceError> {
         self.asked.lock().unwrap().push(*id);
         open(&self.objects, id)
     }
 }
 
-fn open(objects: &Objects, id: &ObjectId) -> Result<Box<dyn Read + Send>, SupplyError> {
+fn open(objects: &Objects, id: &ObjectId) -> Result<Box<dyn Read + Send>, SourceError> {
     let content = objects.get(id).ok_or("the origin lacks this object")?;
     Ok(Box::new(Cursor::new(content.to_vec())))
 }
 
-impl Bundle for Delivery {
+impl PackSource for Delivery {
     fn packs(&self) -> Box<dyn PackCursor + '_> {
         Box::new(Walk { delivery: self, next: 0 })
     }
@@ -312,7 +312,7 @@ struct Walk<'a> {
 }
 
 impl PackCursor for Walk<'_> {
-    fn next(&mut self) -> Result<Option<Box<dyn Pack>>, SupplyError> {
+    fn next(&mut self) -> Result<Option<Box<dyn OutgoingPack>>, SourceError> {
         if self.delivery.cut_after == Some(self.next) {
             return Err("the line broke".into());
         }
@@ -321,7 +321,7 @@ impl PackCursor for Walk<'_> {
         }
         let pack = self.delivery.packs.get(self.next).cloned();
         self.next += 1;
-        Ok(pack.map(|pack| Box::new(pack) as Box<dyn Pack>))
+        Ok(pack.map(|pack| Box::new(pack) as Box<dyn OutgoingPack>))
     }
 
     fn wait(&self, _: Duration) -> bool {
@@ -371,8 +371,8 @@ impl Monitor for Recorder {
 /// What a mirror is mended from: these releases, whole.
 pub(crate) struct Archive(pub(crate) Vec<Version>);
 
-impl Contents for Archive {
-    fn object(&self, id: &ObjectId) -> Result<Box<dyn Read + Send>, SupplyError> {
+impl ObjectSource for Archive {
+    fn object(&self, id: &ObjectId) -> Result<Box<dyn Read + Send>, SourceError> {
         let version = self.0.iter().find(|version| version.objects.contains_key(id));
         open(&version.ok_or("no release has this object")?.objects, id)
     }

@@ -8,8 +8,10 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use headwater::mirror::{Access, HttpMirror, Location, Mirror, Pace, SshSettings};
-use headwater::serve::{self, Front, Handle, Limits, NoLog, Server, Settings, SiteSettings, TlsFiles};
+use headwater::mirror::{Credentials, HttpMirror, Location, Mirror, SshSettings, TransferLimits};
+use headwater::receiver::{
+    self, Exposure, Handle, NoLog, ReceiverLimits, ReceiverSettings, Server, SiteSettings, TlsFiles,
+};
 use headwater::tree_path::Site;
 use tempfile::TempDir;
 
@@ -29,14 +31,14 @@ pub(crate) struct Receiver {
 impl Receiver {
     /// One for the mirror in `directory`.
     pub(crate) fn start(directory: &Path, tls: Option<TlsFiles>) -> Self {
-        let settings = Settings {
+        let settings = ReceiverSettings {
             listen: SocketAddr::from(([127, 0, 0, 1], 0)),
             tls,
-            front: Front::None,
-            access: serve::Access::Open,
+            front: Exposure::None,
+            access: receiver::AuthPolicy::Open,
             sites: vec![SiteSettings::new(directory.to_owned(), None)],
             // Who waits for a lock is the origin: it asks again as long as it was told to.
-            limits: Limits { lock: Duration::from_millis(20), ..Limits::default() },
+            limits: ReceiverLimits { lock: Duration::from_millis(20), ..ReceiverLimits::default() },
         };
         let server = Server::bind(&settings, Arc::new(NoLog)).unwrap();
         let (handle, address) = (server.handle(), server.address());
@@ -59,9 +61,9 @@ impl Drop for Receiver {
 }
 
 /// A mirror at a URL.
-pub(crate) fn mirror_at(url: &str, access: &Access, site: &Site, wait: Duration) -> Arc<dyn Mirror> {
+pub(crate) fn mirror_at(url: &str, access: &Credentials, site: &Site, wait: Duration) -> Arc<dyn Mirror> {
     let Ok(Location::Http(place)) = Location::parse(url) else { panic!("{url}") };
-    let pace = Pace { wait, ..Pace::default() };
+    let pace = TransferLimits { wait, ..TransferLimits::default() };
     Arc::new(HttpMirror::new("m".into(), url.to_owned(), &place, access, Some(site.clone()), pace))
 }
 
@@ -80,7 +82,7 @@ impl Fixture for Http {
     }
 
     fn handle(&self, site: &Site, wait: Duration) -> Arc<dyn Mirror> {
-        mirror_at(&format!("http://{}/", self.receiver.address()), &Access::default(), site, wait)
+        mirror_at(&format!("http://{}/", self.receiver.address()), &Credentials::default(), site, wait)
     }
 
     fn restart(&mut self) {
@@ -96,7 +98,7 @@ impl Fixture for Http {
 pub(crate) struct Https {
     receiver: Receiver,
     store: PathBuf,
-    access: Access,
+    access: Credentials,
     files: TlsFiles,
     _dirs: [TempDir; 2],
 }
@@ -110,7 +112,7 @@ impl Fixture for Https {
         let files = TlsFiles { cert: keys.path().join("cert.pem"), key: keys.path().join("key.pem") };
         fs::write(&files.cert, made.cert.pem()).unwrap();
         fs::write(&files.key, made.signing_key.serialize_pem()).unwrap();
-        let mut access = Access::default();
+        let mut access = Credentials::default();
         access.trust_only(made.cert.pem().as_bytes()).unwrap();
         Self { receiver: Receiver::start(&store, Some(files.clone())), store, access, files, _dirs: [dir, keys] }
     }
@@ -171,7 +173,7 @@ impl Fixture for Ssh {
             host_key: None,
             secret_variables: Vec::new(),
         };
-        let pace = Pace { wait, ..Pace::default() };
+        let pace = TransferLimits { wait, ..TransferLimits::default() };
         Arc::new(HttpMirror::over_ssh("m".into(), url, &place, &settings, Some(site.clone()), pace))
     }
 
@@ -194,7 +196,7 @@ impl Fixture for Flaky {
     }
 
     fn handle(&self, site: &Site, wait: Duration) -> Arc<dyn Mirror> {
-        mirror_at(&format!("http://{}/", self.chaos.address()), &Access::default(), site, wait)
+        mirror_at(&format!("http://{}/", self.chaos.address()), &Credentials::default(), site, wait)
     }
 
     fn restart(&mut self) {

@@ -1,7 +1,7 @@
 //! How a release arrives.
 
-use headwater::manifest::{Entry, Kind};
-use headwater::mirror::{Failure, StageRequest};
+use headwater::manifest::{Entry, EntryKind};
+use headwater::mirror::{FailureKind, StageRequest};
 use headwater::monitor::{Event, Monitor};
 use headwater::pack::{BaseRange, Level, Piece, encode_block};
 
@@ -66,7 +66,7 @@ pub(crate) fn every_kind_of_change_arrives<F: Fixture>() {
             let next = tree.release(sequence);
             next.onto(Some(&base)).publish(&*mirror, Some(base.name()));
             assert_serves(&fixture, &next);
-            mirror.settle(2).unwrap();
+            mirror.clean_up(2).unwrap();
             assert_serves(&fixture, &next);
             base = next;
         }
@@ -117,7 +117,7 @@ pub(crate) fn content_that_is_there_under_another_name_is_not_sent<F: Fixture>()
     assert_eq!(delivery.asked.lock().unwrap().len(), 0);
     assert_serves(&fixture, &second);
     let mtimes =
-        |entry: &Entry| matches!(&entry.kind, Kind::File(file) if file.object == second.file("moved.bin").object);
+        |entry: &Entry| matches!(&entry.kind, EntryKind::File(file) if file.object == second.file("moved.bin").object);
     assert_eq!(second.entries.iter().filter(|entry| mtimes(entry)).count(), 2);
 }
 
@@ -135,7 +135,7 @@ pub(crate) fn a_cancelled_stage_changes_nothing<F: Fixture>() {
     let request =
         StageRequest { release: &delivery.release, key: delivery.key, base: delivery.base, change: &delivery.change };
     let error = fixture.mirror().stage(&request, &delivery, &Stop).unwrap_err();
-    assert_eq!(error.failure(), Failure::Cancelled);
+    assert_eq!(error.failure(), FailureKind::Cancelled);
     assert_serves(&fixture, &first);
     delivery.publish(&*fixture.mirror(), Some(first.name()));
     assert_serves(&fixture, &second);

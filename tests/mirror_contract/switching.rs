@@ -4,7 +4,7 @@ use std::fs::File;
 use std::time::{Duration, Instant};
 
 use headwater::hash::HistoryId;
-use headwater::mirror::{Depth, Failure, MirrorError};
+use headwater::mirror::{Depth, FailureKind, MirrorError};
 use headwater::monitor::Silent;
 use headwater::release::MAX_TIME;
 
@@ -12,7 +12,7 @@ use crate::fixture::{Fixture, assert_serves};
 use crate::origin::{Archive, Tree, first_tree, second_tree, site};
 
 fn is_conflict(result: Result<(), MirrorError>) -> bool {
-    result.is_err_and(|error| error.failure() == Failure::Conflict)
+    result.is_err_and(|error| error.failure() == FailureKind::Conflict)
 }
 
 pub(crate) fn activation_is_compare_and_set<F: Fixture>() {
@@ -40,7 +40,7 @@ pub(crate) fn a_lower_rank_is_refused<F: Fixture>() {
         let mut other = second_tree().release(sequence);
         other.release.created = created;
         let error = other.onto(Some(&base)).stage(&*mirror).unwrap_err();
-        assert_eq!(error.failure(), Failure::Conflict, "{error}");
+        assert_eq!(error.failure(), FailureKind::Conflict, "{error}");
         assert!(is_conflict(mirror.activate(other.name(), Some(base.name()))));
     }
     assert_serves(&fixture, &base);
@@ -79,7 +79,7 @@ pub(crate) fn another_history_is_refused_unless_it_takes_over<F: Fixture>() {
     let mut foreign = second_tree().release(9);
     foreign.release.history = HistoryId::from_bytes([0x22; 16]);
     let error = foreign.onto(Some(&base)).stage(&*mirror).unwrap_err();
-    assert_eq!(error.failure(), Failure::OtherHistory, "{error}");
+    assert_eq!(error.failure(), FailureKind::OtherHistory, "{error}");
     for text in ["222222222222", "111111111111", &base.name().to_string()] {
         assert!(error.to_string().contains(text), "{error}");
     }
@@ -165,13 +165,13 @@ pub(crate) fn a_locked_mirror_says_so_and_still_answers<F: Fixture>() {
         third.onto(Some(&first)).stage(&*hasty).map(drop),
         hasty.activate(second.name(), Some(first.name())),
         hasty.abandon(second.name()),
-        hasty.settle(3).map(drop),
+        hasty.clean_up(3).map(drop),
         hasty.prune(3).map(drop),
         hasty.verify(Depth::Full, &Silent).map(drop),
         hasty.repair(&Archive(vec![]), &Silent).map(drop),
     ]
     .map(|result| result.unwrap_err().failure());
-    assert_eq!(failures, [Failure::Locked; 7]);
+    assert_eq!(failures, [FailureKind::Locked; 7]);
     assert!(began.elapsed() >= WAIT * 7, "each has waited");
     assert_eq!(hasty.state().unwrap().current, Some(first.name()));
     assert!(hasty.manifest(&first.release.manifest).is_ok());

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use headwater::mirror::Failure;
+use headwater::mirror::FailureKind;
 
 use crate::fixture::{Fixture, assert_serves, faults};
 use crate::origin::{Tree, Version, first_tree, second_tree, site};
@@ -21,7 +21,7 @@ fn publish_numbered<F: Fixture>(fixture: &F, sequences: std::ops::RangeInclusive
     let mut base: Option<&Version> = None;
     for version in &versions {
         version.onto(base).publish(&*mirror, base.map(Version::name));
-        mirror.settle(keep).unwrap();
+        mirror.clean_up(keep).unwrap();
         base = Some(version);
     }
     versions
@@ -45,7 +45,7 @@ pub(crate) fn settling_keeps_the_newest_releases<F: Fixture>() {
             assert_eq!(mirror.manifest(&version.release.manifest).is_ok(), is_kept);
         }
         assert_serves(&fixture, &versions[5]);
-        assert_eq!(mirror.settle(keep).unwrap().pruned.objects, 0, "settling again drops nothing");
+        assert_eq!(mirror.clean_up(keep).unwrap().pruned.objects, 0, "settling again drops nothing");
     }
 }
 
@@ -56,7 +56,7 @@ pub(crate) fn settling_keeps_what_a_staged_release_needs<F: Fixture>() {
     // Brings back what only release 1 has, while an earlier push has yet to settle.
     let fifth = Tree::default().file("own.txt", "only in 1", 5).release(5);
     fifth.onto(Some(&versions[3])).stage(&*mirror).unwrap();
-    let pruned = fixture.mirror().settle(1).unwrap().pruned;
+    let pruned = fixture.mirror().clean_up(1).unwrap().pruned;
     assert!(pruned.releases >= 2, "{pruned:?}");
     mirror.activate(fifth.name(), Some(versions[3].name())).unwrap();
     assert_serves(&fixture, &fifth);
@@ -92,7 +92,7 @@ pub(crate) fn settling_keeps_what_may_be_resumed<F: Fixture>() {
     let mut delivery = second.onto(Some(&first));
     delivery.cut_after = Some(2);
     delivery.stage(&*fixture.mirror()).unwrap_err();
-    fixture.mirror().settle(1).unwrap();
+    fixture.mirror().clean_up(1).unwrap();
     delivery.cut_after = None;
     assert_eq!(delivery.publish(&*fixture.mirror(), Some(first.name())).held, 2);
     assert_serves(&fixture, &second);
@@ -129,7 +129,7 @@ pub(crate) fn a_stage_survives_pruning<F: Fixture>() {
         let mut delivery = third.onto(Some(&middle));
         let other = fixture.mirror();
         delivery.before_pack = Some(Box::new(move || {
-            let pruned = if is_full { other.prune(1).map(drop) } else { other.settle(1).map(drop) };
+            let pruned = if is_full { other.prune(1).map(drop) } else { other.clean_up(1).map(drop) };
             pruned.expect("a stage does not lock out pruning while packs come");
         }));
         delivery.publish(&*fixture.mirror(), Some(middle.name()));
@@ -153,7 +153,7 @@ pub(crate) fn nothing_lies_open_to_pruning_while_a_stage_waits<F: Fixture>() {
     let lock = File::open(fixture.store().join(".headwater/lock")).unwrap();
     lock.lock().unwrap();
     let error = delivery.stage(&*fixture.handle(&site(), Duration::ZERO)).unwrap_err();
-    assert_eq!(error.failure(), Failure::Locked);
+    assert_eq!(error.failure(), FailureKind::Locked);
     // Whoever has the lock may sweep: a record that waits there for the lock would be lost.
     assert_eq!(fixture.names(".headwater/incoming/tmp"), [""; 0]);
     drop(lock);

@@ -4,11 +4,11 @@ use std::fs;
 use std::path::Path;
 
 use headwater::hash::{BundleKey, ContentId, HistoryId, ManifestId, ObjectId, PackId, StoreId};
-use headwater::manifest::{Entry, ManifestReader, transit};
+use headwater::manifest::{Entry, ManifestReader, delta};
 use headwater::pack::{BaseRange, Level, PackWriter, Piece, encode_block};
+use headwater::protocol;
 use headwater::release::Release;
 use headwater::tree_path::Site;
-use headwater::wire;
 use serde::Serialize;
 
 use crate::fuzzing::{corpus, mutant};
@@ -86,7 +86,7 @@ fn changes() -> Inputs {
     }
     for (base, new) in [(&second, &first), (&first, &moved), (&moved, &first), (&first, &first)] {
         let change =
-            transit::encode(|| Ok(stream(base)), || Ok(stream(new)), Some(ManifestId::of(b"base")), 1_700_000_000);
+            delta::encode(|| Ok(stream(base)), || Ok(stream(new)), Some(ManifestId::of(b"base")), 1_700_000_000);
         all.push(change.unwrap().bytes.to_vec());
     }
     all.push(fixture("manifests/v1-first-to-second-held.change"));
@@ -111,15 +111,15 @@ fn quotas() -> Inputs {
 fn states() -> Inputs {
     let honest = messages().into_iter().filter(|message| message.starts_with(b"{\"ok\":{\"headwater\"")).collect();
     let record = String::from_utf8(record().to_bytes()).unwrap();
-    let of = |state: wire::State| json(wire::Answer::Ok(state));
+    let of = |state: protocol::State| json(protocol::Answer::Ok(state));
     let made = vec![
-        of(wire::State {
+        of(protocol::State {
             releases: vec![record.clone(), record.clone()],
             highest_sequence: 1,
-            ..wire::State::default()
+            ..protocol::State::default()
         }),
-        of(wire::State { highest_sequence: u64::MAX, ..wire::State::default() }),
-        of(wire::State { staged: Some(record), ..wire::State::default() }),
+        of(protocol::State { highest_sequence: u64::MAX, ..protocol::State::default() }),
+        of(protocol::State { staged: Some(record), ..protocol::State::default() }),
     ];
     let hostile = [
         "{\"ok\":{}}",
@@ -184,9 +184,15 @@ fn messages() -> Inputs {
     let (key, object) = (BundleKey::of(b"key"), ObjectId::of(b"object"));
     let (release, pack) = (record().name(), PackId::of(b"pack"));
     let record = String::from_utf8(record().to_bytes()).unwrap();
-    let head =
-        wire::StageHead { release: record.clone(), key, base: None, change_bytes: 9, has_packs: true, is_whole: false };
-    let state = wire::State {
+    let head = protocol::StageHead {
+        release: record.clone(),
+        key,
+        base: None,
+        change_bytes: 9,
+        has_packs: true,
+        is_whole: false,
+    };
+    let state = protocol::State {
         time: Some(1_700_000_000),
         headwater: "0.1.0".into(),
         store: Some(StoreId::random().unwrap()),
@@ -205,32 +211,33 @@ fn messages() -> Inputs {
         may_push: true,
         token_expires: Some(1_900_000_000),
     };
-    let status = wire::Status {
+    let status = protocol::Status {
         site: Site::new("docs").unwrap(),
         sequence: Some(12),
         release: Some(release),
         published: Some(1),
         activated: None,
     };
-    let wants = wire::Wants { objects: vec![object], manifests: vec![ManifestId::of(b"m")], releases: vec![release] };
-    let repairing = wire::Repairing { objects: 1, mended: 2, wants, ..wire::Repairing::default() };
+    let wants =
+        protocol::Wants { objects: vec![object], manifests: vec![ManifestId::of(b"m")], releases: vec![release] };
+    let repairing = protocol::Repairing { objects: 1, mended: 2, wants, ..protocol::Repairing::default() };
     vec![
         json(&head),
-        json(wire::StageHead { base: Some(ManifestId::of(b"base")), has_packs: false, is_whole: true, ..head }),
-        json(wire::Answer::Ok(state)),
-        json(wire::Answer::Ok(wire::Staging::Staged { resent: 3 })),
-        json(wire::Answer::Ok(wire::Staging::Held(vec![pack]))),
-        json(wire::Answer::Ok(wire::Staging::Lacking(vec![object]))),
-        json(wire::Answer::<wire::State>::Error(wire::Refusal::new("denied", "no\u{1b}[2J"))),
-        json(wire::Answer::Ok(repairing)),
-        json(wire::Answer::Ok(wire::Verified::default())),
-        json(wire::Answer::Ok(wire::Pruned::default())),
-        json(wire::Holds::of(&[true, false, true])),
-        json(wire::Answer::Ok(wire::Holds::of(&[false; 9]))),
+        json(protocol::StageHead { base: Some(ManifestId::of(b"base")), has_packs: false, is_whole: true, ..head }),
+        json(protocol::Answer::Ok(state)),
+        json(protocol::Answer::Ok(protocol::Staging::Staged { resent: 3 })),
+        json(protocol::Answer::Ok(protocol::Staging::Held(vec![pack]))),
+        json(protocol::Answer::Ok(protocol::Staging::Lacking(vec![object]))),
+        json(protocol::Answer::<protocol::State>::Error(protocol::ProtocolError::new("denied", "no\u{1b}[2J"))),
+        json(protocol::Answer::Ok(repairing)),
+        json(protocol::Answer::Ok(protocol::Verified::default())),
+        json(protocol::Answer::Ok(protocol::Pruned::default())),
+        json(protocol::Holds::of(&[true, false, true])),
+        json(protocol::Answer::Ok(protocol::Holds::of(&[false; 9]))),
         json(status),
-        json(wire::Activate { release, expected: Some(release) }),
-        json(wire::Keep { keep: 3 }),
-        json(wire::Repair { is_last: true }),
+        json(protocol::Activate { release, expected: Some(release) }),
+        json(protocol::Keep { keep: 3 }),
+        json(protocol::Repair { is_last: true }),
     ]
 }
 

@@ -17,8 +17,8 @@ use std::time::Duration;
 use headwater::mirror::{DirectoryMirror, Mirror};
 use headwater::monitor::{Event, Silent};
 use headwater::push::{
-    DecidedBy, Fleet, Goal, Guards, KeepContent, KnownStores, LevelChoice, MtimeMode, OnFailure, Options, Order,
-    Outcome, Policy, Report, Require, Retention, ScratchLocation, Source, Wave, plan, plan_rollback, push,
+    DecidedBy, Fleet, Goal, Guards, KeepContent, KnownStores, LevelChoice, MtimeMode, OnFailure, Options, Outcome,
+    Policy, Report, Require, Retention, RunNumber, ScratchLocation, Source, Wave, plan, plan_rollback, push,
 };
 use headwater::release::ReleaseName;
 use headwater::scan::{Root, ScanOptions};
@@ -242,7 +242,7 @@ fn a_late_mirror_of_another_history_is_left_alone() {
 
 #[test]
 fn a_late_mirror_with_a_higher_order_is_left_alone() {
-    let order = |number| Some(Order { stream: "ci".into(), number });
+    let order = |number| Some(RunNumber { stream: "ci".into(), number });
     let mut edges = Edges::new();
     edges.publish(&["edge5"], |options| options.order = order(60));
     // The new release will have a higher number than the one of edge5.

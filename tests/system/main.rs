@@ -53,4 +53,4 @@ mod validators;
 mod verify;
 
 // The targets compile in a file of the library, which finds this in the root.
-use headwater::wire;
+use headwater::protocol;

@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 use std::io::Write as _;
 
 use headwater::config::Config;
+use headwater::fleet_status::{LastSeen, MirrorStatus};
 use headwater::fsx;
-use headwater::watch::{LastSeen, Standing};
 
 use super::super::settings;
 
@@ -20,21 +20,21 @@ const MAX_BYTES: u64 = 4 * 1024 * 1024;
 const MAX_MIRRORS: usize = 5_000;
 
 /// By location.
-type Known = BTreeMap<String, LastSeen>;
+type LastSeenTable = BTreeMap<String, LastSeen>;
 
 /// Adds to the mirrors that could not be asked what they served last. Notes what the others serve at the time
 /// `noted`; `None`: changes nothing on disk.
-pub(super) fn recall(standings: &mut [Standing], config: &Config, noted: Option<u64>) {
+pub(super) fn recall(mirror_statuses: &mut [MirrorStatus], config: &Config, noted: Option<u64>) {
     let Ok(path) = settings::cache_dir(None, config).map(|dir| dir.join(FILE_NAME)) else { return };
     let text = fsx::read_text(&path, MAX_BYTES).unwrap_or_default();
-    let mut known: Known = serde_json::from_str(&text).unwrap_or_default();
+    let mut known: LastSeenTable = serde_json::from_str(&text).unwrap_or_default();
     let before = known.clone();
-    for standing in standings {
-        match (noted, standing.sequence, standing.created) {
-            (Some(time), Some(sequence), Some(created)) if standing.is_known() => {
-                known.insert(standing.location.clone(), LastSeen { time, sequence, created });
+    for mirror_status in mirror_statuses {
+        match (noted, mirror_status.sequence, mirror_status.created) {
+            (Some(time), Some(sequence), Some(created)) if mirror_status.is_known() => {
+                known.insert(mirror_status.location.clone(), LastSeen { time, sequence, created });
             }
-            _ if !standing.is_known() => standing.last_seen = known.get(&standing.location).copied(),
+            _ if !mirror_status.is_known() => mirror_status.last_seen = known.get(&mirror_status.location).copied(),
             _ => {}
         }
     }
@@ -43,7 +43,7 @@ pub(super) fn recall(standings: &mut [Standing], config: &Config, noted: Option<
     }
 }
 
-fn write(path: &std::path::Path, known: &Known) {
+fn write(path: &std::path::Path, known: &LastSeenTable) {
     let Ok(text) = serde_json::to_vec(known) else { return };
     // A cache that cannot be written is only missing the next time.
     path.parent().and_then(|parent| fsx::create_dir_all(parent).ok());

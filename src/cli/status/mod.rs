@@ -13,16 +13,16 @@ use std::time::Duration;
 use clap::{Args, ValueHint};
 use headwater::cancel::pause;
 use headwater::config::parse_duration;
+use headwater::fleet_status::{self, MirrorStatus, StatusLimits};
 use headwater::fsx;
 use headwater::monitor::Monitor as _;
-use headwater::watch::{self, Limits, Standing};
 use serde::Serialize;
 
 use super::args::{ConfigArgs, MirrorsArgs, OUTPUT, OutputArgs, RemoteArgs};
 use super::failure::{Exit, Failure};
 use super::metrics;
 use super::output::{print, print_json};
-use super::watcher::{Look, Watcher};
+use super::watcher::{FleetLook, Watcher};
 
 /// Between two looks without another word.
 const PAUSE: &str = "5s";
@@ -78,16 +78,16 @@ pub(crate) struct StatusArgs {
 }
 
 #[derive(Serialize)]
-struct Answer<'a> {
+struct StatusOutput<'a> {
     headwater: &'static str,
     version: u32,
-    mirrors: &'a [Standing],
+    mirrors: &'a [MirrorStatus],
 }
 
 /// Runs `headwater status`.
 pub(crate) fn run(args: &StatusArgs) -> Result<Exit, Failure> {
     if args.check {
-        return check::run(Limits { warn: args.warn, crit: args.crit }, || Ok(look(&open(args)?, args)));
+        return check::run(StatusLimits { warn: args.warn, crit: args.crit }, || Ok(look(&open(args)?, args)));
     }
     let mut watcher = open(args)?;
     let exit = loop {
@@ -111,7 +111,7 @@ fn open(args: &StatusArgs) -> Result<Watcher, Failure> {
     Watcher::new(&args.mirrors.mirrors, &args.remote, &args.config, &args.output)
 }
 
-fn look(watcher: &Watcher, args: &StatusArgs) -> Look {
+fn look(watcher: &Watcher, args: &StatusArgs) -> FleetLook {
     let mut look = watcher.look();
     if args.public {
         watcher.look_at_public(&mut look);
@@ -120,27 +120,28 @@ fn look(watcher: &Watcher, args: &StatusArgs) -> Look {
         watcher.look_at_disk(&mut look);
     }
     let noted = args.html.as_ref().map(|_| look.now);
-    last_seen::recall(&mut look.standings, &watcher.config, noted);
+    last_seen::recall(&mut look.mirror_statuses, &watcher.config, noted);
     look
 }
 
 /// Tells of one look, and how the program would end with it.
-fn show(look: &Look, args: &StatusArgs) -> Result<Exit, Failure> {
-    let is_well = look.standings.iter().all(Standing::is_well);
+fn show(look: &FleetLook, args: &StatusArgs) -> Result<Exit, Failure> {
+    let is_well = look.mirror_statuses.iter().all(MirrorStatus::is_well);
     if args.output.json {
-        print_json(&Answer { headwater: "status", version: 1, mirrors: &look.standings })?;
+        print_json(&StatusOutput { headwater: "status", version: 1, mirrors: &look.mirror_statuses })?;
     } else if !(args.output.quiet && is_well) {
-        let text = table::describe(&look.standings, look.now, table::room(args.wide));
+        let text = table::describe(&look.mirror_statuses, look.now, table::room(args.wide));
         print(&if args.watch.is_some() { table::afresh(&text, look.now) } else { text })?;
     }
     Ok(if is_well { Exit::Success } else { Exit::Failed })
 }
 
 /// Writes the files that were asked for.
-fn write(watcher: &Watcher, look: &Look, args: &StatusArgs) -> Result<(), Failure> {
+fn write(watcher: &Watcher, look: &FleetLook, args: &StatusArgs) -> Result<(), Failure> {
     if let Some(path) = &args.metrics {
         let site = look.title(&watcher.config);
-        let told = metrics::Told { site: &site, standings: &look.standings, ended: None, now: look.now };
+        let told =
+            metrics::MetricsInputs { site: &site, mirror_statuses: &look.mirror_statuses, ended: None, now: look.now };
         metrics::write(path, &told).map_err(|error| not_written("--metrics", error))?;
     }
     if let Some(path) = &args.html {
@@ -151,25 +152,26 @@ fn write(watcher: &Watcher, look: &Look, args: &StatusArgs) -> Result<(), Failur
     Ok(())
 }
 
-fn page<'a>(watcher: &'a Watcher, look: &'a Look, is_internal: bool) -> page::Page<'a> {
+fn page<'a>(watcher: &'a Watcher, look: &'a FleetLook, is_internal: bool) -> page::StatusPage<'a> {
     let mut releases = Vec::new();
     for site in look.sites() {
-        let known = watch::releases(&look.seen, site);
+        let known = fleet_status::releases(&look.seen, site);
         let before = std::iter::once(None).chain(known.iter().map(|release| Some(*release)));
         // How the oldest that is kept differs from the one before nobody knows any more.
-        let diff = |old: Option<&_>, new| watch::changes(&watcher.fleet, &look.seen, Some(old?), new);
+        let diff = |old: Option<&_>, new| fleet_status::changes(&watcher.fleet, &look.seen, Some(old?), new);
         releases.extend(known.iter().zip(before).map(|(release, before)| (*release, diff(before, release))));
     }
     releases.reverse();
-    page::Page {
+    page::StatusPage {
         title: look.title(&watcher.config),
         config: &watcher.config,
         is_internal,
-        standings: &look.standings,
+        mirror_statuses: &look.mirror_statuses,
         seen: &look.seen,
         releases,
         // What the waves wait for is planned.
-        tolerance: watch::TOLERANCE_SECONDS + watcher.config.waves.iter().map(|wave| wave.soak.as_secs()).sum::<u64>(),
+        tolerance: fleet_status::TOLERANCE_SECONDS
+            + watcher.config.waves.iter().map(|wave| wave.soak.as_secs()).sum::<u64>(),
         now: look.now,
     }
 }

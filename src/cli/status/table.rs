@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use headwater::watch::{LastVerify, Public, Standing, State};
+use headwater::fleet_status::{LastVerify, MirrorStatus, Public, StatusKind};
 
 use super::super::expiry;
 use super::super::output::{Align, Table, age, bytes, count, counted, duration, escape, moment};
@@ -18,16 +18,16 @@ pub(super) fn room(is_wide: bool) -> Option<usize> {
 
 /// The summary and the table, the worst first. Where not all columns fit into `room`, the most important ones are
 /// shown, and what else there is to say of a mirror is below the table.
-pub(super) fn describe(standings: &[Standing], now: u64, room: Option<usize>) -> String {
-    let rows: Vec<Vec<String>> = standings.iter().map(|standing| row(standing, now)).collect();
+pub(super) fn describe(mirror_statuses: &[MirrorStatus], now: u64, room: Option<usize>) -> String {
+    let rows: Vec<Vec<String>> = mirror_statuses.iter().map(|mirror_status| row(mirror_status, now)).collect();
     let all = table(&rows, |_| true).render();
     let fits = |text: &str| room.is_none_or(|room| text.lines().all(|line| line.chars().count() <= room));
     if fits(&all) {
-        return format!("{}\n{all}", summary(standings));
+        return format!("{}\n{all}", summary(mirror_statuses));
     }
     let some = table(&rows, |heading| !heading.is_empty() && !LEFT_OUT.contains(&heading)).render();
-    let remarks: String = standings.iter().filter_map(|standing| remark_line(standing, now)).collect();
-    format!("{}\n{some}{remarks}", summary(standings))
+    let remarks: String = mirror_statuses.iter().filter_map(|mirror_status| remark_line(mirror_status, now)).collect();
+    format!("{}\n{some}{remarks}", summary(mirror_statuses))
 }
 
 const HEADINGS: [(&str, Align); 13] = [
@@ -56,45 +56,45 @@ fn table(rows: &[Vec<String>], shown: impl Fn(&str) -> bool) -> Table {
     table
 }
 
-fn row(standing: &Standing, now: u64) -> Vec<String> {
+fn row(mirror_status: &MirrorStatus, now: u64) -> Vec<String> {
     let optional = |value: Option<String>| value.unwrap_or_else(|| "-".to_owned());
-    let is_behind = standing.behind > 0;
+    let is_behind = mirror_status.behind > 0;
     vec![
-        standing.mirror.clone(),
-        standing.state.name().to_owned(),
-        optional(standing.sequence.map(|sequence| sequence.to_string())),
-        optional(standing.created.map(|created| age(created, now))),
-        optional(is_behind.then(|| count(standing.behind))),
-        optional(standing.lag.filter(|_| is_behind).map(|lag| duration(Duration::from_secs(lag.max(1))))),
-        optional(standing.switched.map(|switched| age(switched, now))),
-        optional(standing.verified.map(|verified| verification(verified, now))),
-        optional(standing.bytes.map(bytes)),
-        optional(standing.usage.as_ref().map(|usage| bytes(usage.bytes))),
-        optional(standing.free_bytes.map(bytes)),
-        optional(standing.round_trip_ms.map(|ms| format!("{} ms", count(ms)))),
-        remark(standing, now),
+        mirror_status.mirror.clone(),
+        mirror_status.state.name().to_owned(),
+        optional(mirror_status.sequence.map(|sequence| sequence.to_string())),
+        optional(mirror_status.created.map(|created| age(created, now))),
+        optional(is_behind.then(|| count(mirror_status.behind))),
+        optional(mirror_status.lag.filter(|_| is_behind).map(|lag| duration(Duration::from_secs(lag.max(1))))),
+        optional(mirror_status.switched.map(|switched| age(switched, now))),
+        optional(mirror_status.verified.map(|verified| verification(verified, now))),
+        optional(mirror_status.bytes.map(bytes)),
+        optional(mirror_status.usage.as_ref().map(|usage| bytes(usage.bytes))),
+        optional(mirror_status.free_bytes.map(bytes)),
+        optional(mirror_status.round_trip_ms.map(|ms| format!("{} ms", count(ms)))),
+        remark(mirror_status, now),
     ]
 }
 
 /// What else there is to say, as a line below a table that has no room for it. Faults are among it.
-fn remark_line(standing: &Standing, now: u64) -> Option<String> {
-    let faults = standing.verified.filter(|verified| verified.faults > 0);
+fn remark_line(mirror_status: &MirrorStatus, now: u64) -> Option<String> {
+    let faults = mirror_status.verified.filter(|verified| verified.faults > 0);
     let faults = faults.map(|verified| format!("verified {}", verification(verified, now)));
-    let rest = Some(remark(standing, now)).filter(|remark| !remark.is_empty());
+    let rest = Some(remark(mirror_status, now)).filter(|remark| !remark.is_empty());
     let parts: Vec<String> = faults.into_iter().chain(rest).collect();
-    (!parts.is_empty()).then(|| format!("{}: {}\n", escape(&standing.mirror), escape(&parts.join("; "))))
+    (!parts.is_empty()).then(|| format!("{}: {}\n", escape(&mirror_status.mirror), escape(&parts.join("; "))))
 }
 
 /// How many are current, and how many are frozen beside them.
-pub(super) fn summary(standings: &[Standing]) -> String {
-    let of = |state| standings.iter().filter(|standing| standing.state == state).count() as u64;
-    let beside = |state: State| match of(state) {
+pub(super) fn summary(mirror_statuses: &[MirrorStatus]) -> String {
+    let of = |state| mirror_statuses.iter().filter(|mirror_status| mirror_status.state == state).count() as u64;
+    let beside = |state: StatusKind| match of(state) {
         0 => String::new(),
         number => format!(", {} {}", count(number), state.name()),
     };
-    let all = counted(standings.len() as u64, "mirror", "mirrors");
-    let (apart, frozen) = (beside(State::Apart), beside(State::Frozen));
-    format!("{} of {all} current{apart}{frozen}", count(of(State::Current)))
+    let all = counted(mirror_statuses.len() as u64, "mirror", "mirrors");
+    let (apart, frozen) = (beside(StatusKind::Apart), beside(StatusKind::Frozen));
+    format!("{} of {all} current{apart}{frozen}", count(of(StatusKind::Current)))
 }
 
 fn verification(verified: LastVerify, now: u64) -> String {
@@ -106,21 +106,21 @@ fn verification(verified: LastVerify, now: u64) -> String {
 }
 
 /// What else there is to say.
-fn remark(standing: &Standing, now: u64) -> String {
-    let staged = standing.staged.map(|staged| format!("{staged} is staged"));
-    let unfinished = standing.incoming_bytes.filter(|size| *size > 0);
+fn remark(mirror_status: &MirrorStatus, now: u64) -> String {
+    let staged = mirror_status.staged.map(|staged| format!("{staged} is staged"));
+    let unfinished = mirror_status.incoming_bytes.filter(|size| *size > 0);
     let unfinished = unfinished.map(|size| format!("{} of unfinished pushes", bytes(size)));
-    let overdue = standing.overdue.map(|seconds| {
+    let overdue = mirror_status.overdue.map(|seconds| {
         let time = duration(Duration::from_secs(seconds));
         format!("serves retired files {time} too long: run `headwater prune`")
     });
-    let hook = standing.hook_failure.as_ref();
+    let hook = mirror_status.hook_failure.as_ref();
     let hook =
         hook.map(|failure| format!("post_activate failed after release {}: {}", failure.sequence, failure.reason));
-    let expiring = standing.expiring.iter().map(|expiry| expiry::describe(*expiry, now));
-    let rest = standing.error.clone().or_else(|| standing.public.as_ref().map(visitors));
-    let last = standing.last_seen.map(|last| format!("served release {} at {}", last.sequence, moment(last.time)));
-    let apart = standing.apart.clone();
+    let expiring = mirror_status.expiring.iter().map(|expiry| expiry::describe(*expiry, now));
+    let rest = mirror_status.error.clone().or_else(|| mirror_status.public.as_ref().map(visitors));
+    let last = mirror_status.last_seen.map(|last| format!("served release {} at {}", last.sequence, moment(last.time)));
+    let apart = mirror_status.apart.clone();
     let parts = staged
         .into_iter()
         .chain(apart)
@@ -158,26 +158,30 @@ pub(super) fn afresh(text: &str, now: u64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use headwater::watch::LastSeen;
+    use headwater::fleet_status::LastSeen;
 
     use super::*;
 
     const NOW: u64 = 1_000_000_000;
 
-    fn standing(name: &str, state: State) -> Standing {
-        let mut standing = Standing::silent(name, "/srv/www", state);
-        (standing.sequence, standing.created) = (Some(1_284), Some(NOW - 3_599));
-        (standing.switched, standing.bytes) = (Some(NOW - 3_500), Some(123_456_789));
-        (standing.free_bytes, standing.round_trip_ms) = (Some(25_300_000_000), Some(123));
-        standing
+    fn mirror_status(name: &str, state: StatusKind) -> MirrorStatus {
+        let mut mirror_status = MirrorStatus::silent(name, "/srv/www", state);
+        (mirror_status.sequence, mirror_status.created) = (Some(1_284), Some(NOW - 3_599));
+        (mirror_status.switched, mirror_status.bytes) = (Some(NOW - 3_500), Some(123_456_789));
+        (mirror_status.free_bytes, mirror_status.round_trip_ms) = (Some(25_300_000_000), Some(123));
+        mirror_status
     }
 
     #[test]
     fn ordinary_names_fit_80_columns() {
-        let mut behind = standing("edge-sin-002", State::Behind);
+        let mut behind = mirror_status("edge-sin-002", StatusKind::Behind);
         (behind.behind, behind.lag) = (12, Some(86_399));
         behind.verified = Some(LastVerify { time: NOW - 60, quick: true, faults: 2 });
-        let all = [behind, standing("edge-fra-001", State::Current), standing("hub-east", State::Current)];
+        let all = [
+            behind,
+            mirror_status("edge-fra-001", StatusKind::Current),
+            mirror_status("hub-east", StatusKind::Current),
+        ];
         let text = describe(&all, NOW, Some(80));
         assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
         assert!(text.contains("23 h 59 min") && text.contains("1284") && text.contains("25.3 GB"), "{text}");
@@ -190,7 +194,7 @@ mod tests {
 
     #[test]
     fn an_error_is_a_line_of_its_own_where_there_is_no_room() {
-        let mut gone = Standing::silent("edge-fra-001", "https://h/d", State::Unreachable);
+        let mut gone = MirrorStatus::silent("edge-fra-001", "https://h/d", StatusKind::Unreachable);
         gone.error = Some("it cannot be reached: connection refused by the machine there, and more words".to_owned());
         gone.last_seen = Some(LastSeen { time: NOW, sequence: 7, created: NOW });
         let text = describe(&[gone], NOW, Some(80));

@@ -14,7 +14,7 @@ pub use writer::ManifestWriter;
 
 use crate::hash::{ContentId, ManifestId, ObjectId};
 use crate::manifest::ManifestError;
-use crate::manifest::entry::{Entry, FileEntry, Kind};
+use crate::manifest::entry::{Entry, EntryKind, FileEntry};
 use crate::tree_path::{LinkTarget, TreePath};
 use crate::varint::MAX_NUMBER;
 
@@ -109,7 +109,7 @@ pub fn push_entry_line(entry: &Entry, out: &mut Vec<u8>) {
     out.extend_from_slice(b"{\"path\":\"");
     push_text(entry.path.as_str(), out);
     match &entry.kind {
-        Kind::File(file) => {
+        EntryKind::File(file) => {
             push_number("\",\"size\":", file.size, out);
             out.extend_from_slice(b",\"object\":\"");
             file.object.push_hex(out);
@@ -118,7 +118,7 @@ pub fn push_entry_line(entry: &Entry, out: &mut Vec<u8>) {
                 out.extend_from_slice(b",\"exec\":true");
             }
         }
-        Kind::Symlink(target) => {
+        EntryKind::Symlink(target) => {
             out.extend_from_slice(b"\",\"symlink\":\"");
             push_text(target.as_str(), out);
             out.push(b'"');
@@ -207,7 +207,7 @@ impl<'a> Cursor<'a> {
         let kind = if self.accept(b",\"symlink\":\"") {
             let target = self.text()?;
             let target = LinkTarget::new(&target).and_then(|target| target.check_at(&path).map(|()| target));
-            Kind::Symlink(target.map_err(|fault| ManifestError::Path { line: self.line, fault })?)
+            EntryKind::Symlink(target.map_err(|fault| ManifestError::Path { line: self.line, fault })?)
         } else {
             self.expect(b",\"size\":", "size follows path")?;
             let size = self.number()?;
@@ -216,7 +216,7 @@ impl<'a> Cursor<'a> {
             self.expect(b"\",\"mtime\":", "mtime follows object")?;
             let mtime = self.number()?;
             let exec = self.accept(b",\"exec\":true");
-            Kind::File(FileEntry { object, size, mtime, exec })
+            EntryKind::File(FileEntry { object, size, mtime, exec })
         };
         let until = if self.accept(b",\"until\":") { Some(self.number()?) } else { None };
         self.expect(b"}", "the entry ends")?;

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 
 fn file(path: &str) -> Entry {
     let file = FileEntry { object: ObjectId::of(path.as_bytes()), size: path.len() as u64, mtime: 7, exec: false };
-    Entry { path: TreePath::new(path).unwrap(), kind: Kind::File(file), until: None }
+    Entry { path: TreePath::new(path).unwrap(), kind: EntryKind::File(file), until: None }
 }
 
 fn write(entries: &[Entry]) -> Result<(Vec<u8>, Totals), ManifestError> {
@@ -106,9 +106,9 @@ fn entries() -> impl Strategy<Value = Vec<Entry>> {
             .into_iter()
             .filter_map(|(path, object, size, mtime, exec, until, target, pick)| {
                 let kind = if pick == 0 {
-                    Kind::Symlink(LinkTarget::new(&target).ok()?)
+                    EntryKind::Symlink(LinkTarget::new(&target).ok()?)
                 } else {
-                    Kind::File(FileEntry { object: ObjectId::from_bytes(object), size, mtime, exec })
+                    EntryKind::File(FileEntry { object: ObjectId::from_bytes(object), size, mtime, exec })
                 };
                 Some(Entry { path: TreePath::new(&path).ok()?, kind, until })
             })

@@ -5,8 +5,8 @@ use std::io::Write;
 use super::{CHUNK_BYTES, HEADER, OrderGuard, Totals, push_entry_line};
 use crate::hash::ManifestId;
 use crate::manifest::ManifestError;
-use crate::manifest::content::ContentHasher;
-use crate::manifest::entry::{Entry, Kind};
+use crate::manifest::content::ContentIdHasher;
+use crate::manifest::entry::{Entry, EntryKind};
 use crate::varint::MAX_NUMBER;
 
 /// Writes a manifest, entry by entry.
@@ -15,7 +15,7 @@ pub struct ManifestWriter<W> {
     out: W,
     buffer: Vec<u8>,
     hasher: blake3::Hasher,
-    content: ContentHasher,
+    content: ContentIdHasher,
     order: OrderGuard,
     retired: u64,
     bytes: u64,
@@ -29,7 +29,7 @@ impl<W: Write> ManifestWriter<W> {
             out,
             buffer: HEADER.to_vec(),
             hasher: blake3::Hasher::new(),
-            content: ContentHasher::default(),
+            content: ContentIdHasher::default(),
             order: OrderGuard::default(),
             retired: 0,
             bytes: 0,
@@ -44,13 +44,13 @@ impl<W: Write> ManifestWriter<W> {
     pub fn push(&mut self, entry: &Entry) -> Result<(), ManifestError> {
         self.order.check(&entry.path)?;
         match &entry.kind {
-            Kind::File(file) => {
+            EntryKind::File(file) => {
                 self.check_numbers(&[file.size, file.mtime])?;
                 if entry.is_live() {
                     self.bytes = self.bytes.saturating_add(file.size);
                 }
             }
-            Kind::Symlink(target) => target
+            EntryKind::Symlink(target) => target
                 .check_at(&entry.path)
                 .map_err(|fault| ManifestError::Path { line: self.order.count + 1, fault })?,
         }

@@ -7,11 +7,11 @@ use std::io::{self, BufRead as _, BufReader, Read};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::mirror::way::WayError;
+use crate::mirror::transport_error::TransportError;
 use crate::mirror::{MirrorError, MirrorState};
+use crate::protocol::{self, Answer};
 use crate::release::MAX_RECORD_BYTES;
 use crate::text::Secrets;
-use crate::wire::{self, Answer};
 
 /// An answer from here on is read while no other one is, in bytes.
 const LARGE_BYTES: u64 = 1024 * 1024;
@@ -55,8 +55,8 @@ impl AnswerLimit {
 pub fn read_state(answer: impl Read) -> Result<MirrorState, MirrorError> {
     let secrets = Secrets::default();
     let reader = BufReader::new(CleanJson::new(answer, AnswerLimit::STATE, &secrets));
-    let answer: Answer<wire::State> =
-        serde_json::from_reader(reader).map_err(|error| WayError::Foreign { status: 200, what: error.to_string() })?;
+    let answer: Answer<protocol::State> = serde_json::from_reader(reader)
+        .map_err(|error| TransportError::Foreign { status: 200, what: error.to_string() })?;
     match answer {
         Answer::Ok(state) => Ok(state.try_into()?),
         Answer::Error(refusal) => Err(MirrorError::Remote { refusal }),

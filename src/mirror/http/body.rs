@@ -3,7 +3,7 @@
 
 use std::io::{self, Read};
 
-use crate::mirror::http::pace::{Limiter, Stop};
+use crate::mirror::http::limits::{CancelCheck, Limiter};
 
 /// Objects up to this size are sent from memory.
 pub(super) const SMALL: u64 = 1024 * 1024;
@@ -15,13 +15,13 @@ pub(super) enum Body<'b> {
     /// These bytes, one after the other.
     Parts(Vec<&'b [u8]>),
     /// So many bytes of what this opens.
-    Stream(u64, Open<'b>),
+    Stream(u64, OpenBody<'b>),
     /// All bytes of what this opens, however many they turn out to be: it goes in chunks.
-    Chunks(Open<'b>),
+    Chunks(OpenBody<'b>),
 }
 
 /// Opens what is sent, as often as need be.
-pub(super) type Open<'b> = &'b (dyn Fn() -> io::Result<Box<dyn Read + Send + 'b>> + Sync);
+pub(super) type OpenBody<'b> = &'b (dyn Fn() -> io::Result<Box<dyn Read + Send + 'b>> + Sync);
 
 impl Body<'_> {
     /// Its length in bytes, if it is known before.
@@ -35,22 +35,22 @@ impl Body<'_> {
     }
 
     /// Opens it from the first byte on.
-    pub(super) fn open<'o>(&'o self, limit: Option<&'o Limiter>, stop: Stop<'o>) -> io::Result<Outgoing<'o>> {
+    pub(super) fn open<'o>(&'o self, limit: Option<&'o Limiter>, stop: CancelCheck<'o>) -> io::Result<Outgoing<'o>> {
         let source: Box<dyn Read + 'o> = match self {
             Self::None => Box::new(io::empty()),
-            Self::Parts(parts) => Box::new(Parts { parts, at: 0 }),
+            Self::Parts(parts) => Box::new(BodyParts { parts, at: 0 }),
             Self::Stream(_, open) | Self::Chunks(open) => open()?,
         };
         Ok(Outgoing { source, left: self.length(), limit, stop, sent: 0 })
     }
 }
 
-struct Parts<'p> {
+struct BodyParts<'p> {
     parts: &'p [&'p [u8]],
     at: usize,
 }
 
-impl Read for Parts<'_> {
+impl Read for BodyParts<'_> {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
         while let Some(part) = self.parts.first() {
             let rest = &part[self.at..];
@@ -74,7 +74,7 @@ pub(super) struct Outgoing<'o> {
     /// What is left of the length that was announced.
     left: Option<u64>,
     limit: Option<&'o Limiter>,
-    stop: Stop<'o>,
+    stop: CancelCheck<'o>,
     sent: u64,
 }
 
@@ -110,7 +110,7 @@ impl Read for Outgoing<'_> {
 mod tests {
     use super::*;
 
-    const GO: Stop<'_> = &|| false;
+    const GO: CancelCheck<'_> = &|| false;
 
     fn read(body: &Body<'_>) -> io::Result<Vec<u8>> {
         let mut out = Vec::new();

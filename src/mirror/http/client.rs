@@ -12,14 +12,14 @@ use ureq::http::{Response, StatusCode};
 use ureq::{Agent, AsSendBody, Error as UreqError, SendBody};
 
 use crate::mirror::MirrorError;
-use crate::mirror::http::access::STALL;
 use crate::mirror::http::answer::{AnswerLimit, CleanJson};
 use crate::mirror::http::body::Body;
-use crate::mirror::http::handshake;
-use crate::mirror::http::pace::{Again, Exchange, Limiter, Patience, Trace, Trouble};
-use crate::mirror::way::WayError;
+use crate::mirror::http::credentials::STALL;
+use crate::mirror::http::limits::{AttemptError, Exchange, Limiter, RetryAction, RetryState, Trace};
+use crate::mirror::http::tls_errors;
+use crate::mirror::transport_error::TransportError;
+use crate::protocol::{Answer, ProtocolError, Resource, VERSION, VERSION_HEADER};
 use crate::text::Secrets;
-use crate::wire::{Answer, Refusal, Resource, VERSION, VERSION_HEADER};
 
 /// As much of an answer that is not ours as is looked at, in bytes: the title of a page stands at its beginning.
 const HEARD_BYTES: usize = 4096;
@@ -72,7 +72,7 @@ impl<'r> Request<'r> {
 #[derive(Debug)]
 pub(super) struct Client {
     pub(super) agent: Agent,
-    pub(super) token: Option<super::Token>,
+    pub(super) token: Option<super::BearerToken>,
     pub(super) limit: Option<std::sync::Arc<Limiter>>,
     pub(super) trace: Option<Trace>,
     /// What must not be repeated of what a peer says.
@@ -85,15 +85,15 @@ impl Client {
         &self,
         base: &str,
         request: &Request<'_>,
-        patience: &mut Patience<'_>,
+        retry: &mut RetryState<'_>,
     ) -> Result<T, MirrorError> {
         loop {
-            match self.ask_once(base, request, patience) {
+            match self.ask_once(base, request, retry) {
                 Ok(answer) => {
-                    patience.progress();
+                    retry.progress();
                     return Ok(answer);
                 }
-                Err(trouble) => patience.next(trouble)?,
+                Err(attempt_error) => retry.next(attempt_error)?,
             }
         }
     }
@@ -103,9 +103,9 @@ impl Client {
         &self,
         base: &str,
         request: &Request<'_>,
-        patience: &mut Patience<'_>,
-    ) -> Result<T, Trouble> {
-        let response = self.send(base, request, patience)?;
+        retry: &mut RetryState<'_>,
+    ) -> Result<T, AttemptError> {
+        let response = self.send(base, request, retry)?;
         let status = response.status();
         match self.read_answer(response, request.answer)? {
             Answer::Ok(answer) => Ok(answer),
@@ -118,22 +118,22 @@ impl Client {
         &self,
         base: &str,
         request: &Request<'_>,
-        patience: &mut Patience<'_>,
+        retry: &mut RetryState<'_>,
     ) -> Result<Response<ureq::Body>, MirrorError> {
         loop {
-            let opened = self.send(base, request, patience).and_then(|response| {
+            let opened = self.send(base, request, retry).and_then(|response| {
                 let status = response.status();
                 match status {
                     StatusCode::OK | StatusCode::PARTIAL_CONTENT => Ok(response),
                     _ => match self.read_answer::<serde::de::IgnoredAny>(response, request.answer)? {
                         Answer::Error(refusal) => Err(refused(refusal, status, None)),
-                        Answer::Ok(_) => Err(foreign(status, "content was asked for")),
+                        Answer::Ok(_) => Err(unexpected_response(status, "content was asked for")),
                     },
                 }
             });
             match opened {
                 Ok(response) => return Ok(response),
-                Err(trouble) => patience.next(trouble)?,
+                Err(attempt_error) => retry.next(attempt_error)?,
             }
         }
     }
@@ -143,13 +143,13 @@ impl Client {
         &self,
         base: &str,
         request: &Request<'_>,
-        patience: &mut Patience<'_>,
-    ) -> Result<Response<ureq::Body>, Trouble> {
-        let left = patience.left().map_err(Trouble::final_)?;
+        retry: &mut RetryState<'_>,
+    ) -> Result<Response<ureq::Body>, AttemptError> {
+        let left = retry.left().map_err(AttemptError::final_)?;
         let total = [left, request.limit].into_iter().flatten().min();
         let url = format!("{base}{}", request.resource);
-        let body = request.body.open(self.limit.as_deref(), patience.stop());
-        let mut body = body.map_err(|error| Trouble::final_(MirrorError::Supply(error.into())))?;
+        let body = request.body.open(self.limit.as_deref(), retry.stop());
+        let mut body = body.map_err(|error| AttemptError::final_(MirrorError::Source(error.into())))?;
         let mut builder = ureq::http::Request::builder().uri(url).header(VERSION_HEADER, VERSION);
         if let Some(token) = &self.token {
             builder = builder.header("authorization", token.header());
@@ -172,22 +172,22 @@ impl Client {
                 self.run(builder, SendBody::from_reader(&mut body), total)
             }
         };
-        let trouble = |error| self.cleaned(wrong(error, patience, left.is_some() && left == total));
-        let response = sent.map_err(|error| self.by_proxy(base, trouble(error)));
+        let attempt_error = |error| self.cleaned(map_error(error, retry, left.is_some() && left == total));
+        let response = sent.map_err(|error| self.by_proxy(base, attempt_error(error)));
         self.show(base, request, &response, began.elapsed());
         let response = response?;
-        self.checked(response, length.unwrap_or(body.sent()))
+        self.reject_non_protocol(response, length.unwrap_or(body.sent()))
     }
 
     fn show(
         &self,
         base: &str,
         request: &Request<'_>,
-        response: &Result<Response<ureq::Body>, Trouble>,
+        response: &Result<Response<ureq::Body>, AttemptError>,
         elapsed: Duration,
     ) {
         let Some(trace) = self.trace else { return };
-        let error = response.as_ref().err().map(|trouble| trouble.error.to_string());
+        let error = response.as_ref().err().map(|attempt_error| attempt_error.error.to_string());
         let outcome = match (response, &error) {
             (Ok(response), _) => Ok(response.status().as_u16()),
             (Err(_), error) => Err(error.as_deref().unwrap_or_default()),
@@ -196,13 +196,15 @@ impl Client {
     }
 
     /// Says which proxy it is that was not reached, or did not lead there.
-    fn by_proxy(&self, base: &str, mut trouble: Trouble) -> Trouble {
+    fn by_proxy(&self, base: &str, mut attempt_error: AttemptError) -> AttemptError {
         let proxy = self.agent.config().proxy();
         let proxy = proxy.filter(|proxy| base.parse().is_ok_and(|base| !proxy.is_no_proxy(&base)));
-        if let (MirrorError::Way(WayError::Unreachable { what }), Some(proxy)) = (&mut trouble.error, proxy) {
+        if let (MirrorError::Transport(TransportError::Unreachable { what }), Some(proxy)) =
+            (&mut attempt_error.error, proxy)
+        {
             *what = format!("by the proxy {}:{}: {what}", proxy.host(), proxy.port());
         }
-        trouble
+        attempt_error
     }
 
     fn run(
@@ -218,11 +220,15 @@ impl Client {
 
 impl Client {
     /// Sorts out answers that a receiver never gives.
-    fn checked(&self, response: Response<ureq::Body>, sent_bytes: u64) -> Result<Response<ureq::Body>, Trouble> {
+    fn reject_non_protocol(
+        &self,
+        response: Response<ureq::Body>,
+        sent_bytes: u64,
+    ) -> Result<Response<ureq::Body>, AttemptError> {
         let status = response.status();
         if status.is_redirection() {
             let to = response.headers().get("location").and_then(|to| to.to_str().ok()).unwrap_or("nowhere");
-            return Err(Trouble::final_(WayError::Redirect { to: self.shown(to.as_bytes()) }.into()));
+            return Err(AttemptError::final_(TransportError::Redirect { to: self.summary_line(to.as_bytes()) }.into()));
         }
         let is_json =
             response.headers().get("content-type").is_some_and(|kind| kind.as_bytes().starts_with(b"application/json"));
@@ -230,28 +236,31 @@ impl Client {
         match status {
             StatusCode::UPGRADE_REQUIRED => Err(self.version(response)),
             StatusCode::PAYLOAD_TOO_LARGE if !is_json => {
-                Err(Trouble::final_(WayError::BodyTooLarge { bytes: sent_bytes }.into()))
+                Err(AttemptError::final_(TransportError::BodyTooLarge { bytes: sent_bytes }.into()))
             }
             StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => {
                 match self.read_answer(response, AnswerLimit::SMALL) {
                     Ok(Answer::Error(refusal)) => Err(refused(refusal, status, asked)),
-                    Ok(Answer::<serde::de::IgnoredAny>::Ok(_)) => Err(foreign(status, "no refusal")),
+                    Ok(Answer::<serde::de::IgnoredAny>::Ok(_)) => Err(unexpected_response(status, "no refusal")),
                     // A proxy's page; how long to wait is said beside it.
-                    Err(trouble) => Err(Trouble { again: asked.map_or(trouble.again, Again::After), ..trouble }),
+                    Err(attempt_error) => Err(AttemptError {
+                        again: asked.map_or(attempt_error.again, RetryAction::After),
+                        ..attempt_error
+                    }),
                 }
             }
             _ => Ok(response),
         }
     }
 
-    fn version(&self, response: Response<ureq::Body>) -> Trouble {
+    fn version(&self, response: Response<ureq::Body>) -> AttemptError {
         let needed = response.headers().get(VERSION_HEADER).and_then(|needed| needed.to_str().ok());
-        let needed = needed.map_or_else(|| "another".to_owned(), |needed| self.shown(needed.as_bytes()));
+        let needed = needed.map_or_else(|| "another".to_owned(), |needed| self.summary_line(needed.as_bytes()));
         let said = match self.read_answer::<serde::de::IgnoredAny>(response, AnswerLimit::SMALL) {
             Ok(Answer::Error(refusal)) => refusal.message,
             Ok(Answer::Ok(_)) | Err(_) => "it does not say more".to_owned(),
         };
-        Trouble::final_(WayError::Version { needed, said }.into())
+        AttemptError::final_(TransportError::Version { needed, said }.into())
     }
 
     /// Reads an answer; line feeds before it say only that somebody is there.
@@ -259,26 +268,29 @@ impl Client {
         &self,
         response: Response<ureq::Body>,
         limit: AnswerLimit,
-    ) -> Result<Answer<T>, Trouble> {
+    ) -> Result<Answer<T>, AttemptError> {
         let status = response.status();
         let reader = response.into_body().into_with_config().limit(limit.bytes.saturating_add(1)).reader();
-        let mut heard = Heard { reader, first: Vec::new() };
+        let mut heard = ResponsePrefix { reader, first: Vec::new() };
         let answer = serde_json::from_reader(BufReader::new(CleanJson::new(&mut heard, limit, &self.secrets)));
         answer.map_err(|error: serde_json::Error| {
             if error.is_io() || error.is_eof() && !heard.first.is_empty() {
-                return lost(io::Error::from(error));
+                return map_read_error(io::Error::from(error));
             }
             match heard.first.trim_ascii() {
-                b"" if is_of_proxy(status) => foreign(status, "nothing"),
+                b"" if is_of_proxy(status) => unexpected_response(status, "nothing"),
                 // Cut off, by whoever stands between: the receiver itself announces how long its answer is.
-                b"" => Trouble { error: WayError::Lost { what: "an empty answer".into() }.into(), again: Again::Later },
-                first => foreign(status, &self.shown(first)),
+                b"" => AttemptError {
+                    error: TransportError::Lost { what: "an empty answer".into() }.into(),
+                    again: RetryAction::Later,
+                },
+                first => unexpected_response(status, &self.summary_line(first)),
             }
         })
     }
 
     /// What a peer said, short: the title of a page, else the first line.
-    fn shown(&self, bytes: &[u8]) -> String {
+    fn summary_line(&self, bytes: &[u8]) -> String {
         let text = String::from_utf8_lossy(bytes);
         let text = self.secrets.clean(&text);
         let line = || text.lines().map(str::trim).find(|line| !line.is_empty()).unwrap_or("nothing");
@@ -287,11 +299,11 @@ impl Client {
     }
 
     /// The same without secrets in what a peer, a proxy or a certificate said.
-    fn cleaned(&self, mut trouble: Trouble) -> Trouble {
-        if let MirrorError::Way(error) = &mut trouble.error {
+    fn cleaned(&self, mut attempt_error: AttemptError) -> AttemptError {
+        if let MirrorError::Transport(error) = &mut attempt_error.error {
             error.clean(&self.secrets);
         }
-        trouble
+        attempt_error
     }
 }
 
@@ -301,25 +313,29 @@ fn retry_after(response: &Response<ureq::Body>) -> Option<Duration> {
 }
 
 /// What follows from a refusal.
-fn refused(refusal: Refusal, status: StatusCode, asked: Option<Duration>) -> Trouble {
+fn refused(refusal: ProtocolError, status: StatusCode, asked: Option<Duration>) -> AttemptError {
     let again = match (refusal.kind.as_str(), asked) {
-        ("locked", _) => Again::WhileLocked,
-        ("busy", Some(asked)) => Again::After(asked),
-        ("busy", None) => Again::Later,
+        ("locked", _) => RetryAction::WhileLocked,
+        ("busy", Some(asked)) => RetryAction::After(asked),
+        ("busy", None) => RetryAction::Later,
         (_, Some(asked)) if matches!(status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS) => {
-            Again::After(asked)
+            RetryAction::After(asked)
         }
         // A body that was stalled on its way, and is cut as if the connection had broken.
-        _ if status == StatusCode::REQUEST_TIMEOUT => Again::Later,
-        _ => Again::Never,
+        _ if status == StatusCode::REQUEST_TIMEOUT => RetryAction::Later,
+        _ => RetryAction::Never,
     };
-    Trouble { error: MirrorError::Remote { refusal }, again }
+    AttemptError { error: MirrorError::Remote { refusal }, again }
 }
 
-fn foreign(status: StatusCode, what: &str) -> Trouble {
-    let error = WayError::Foreign { status: status.as_u16(), what: what.to_owned() };
-    let again = if is_of_proxy(status) || matches!(status.as_u16(), 408 | 429) { Again::Later } else { Again::Never };
-    Trouble { error: error.into(), again }
+fn unexpected_response(status: StatusCode, what: &str) -> AttemptError {
+    let error = TransportError::Foreign { status: status.as_u16(), what: what.to_owned() };
+    let again = if is_of_proxy(status) || matches!(status.as_u16(), 408 | 429) {
+        RetryAction::Later
+    } else {
+        RetryAction::Never
+    };
+    AttemptError { error: error.into(), again }
 }
 
 /// Whether it is how a proxy says that the receiver does not run, or is being restarted.
@@ -328,12 +344,12 @@ fn is_of_proxy(status: StatusCode) -> bool {
 }
 
 /// Remembers how what is read began.
-struct Heard<R> {
+struct ResponsePrefix<R> {
     reader: R,
     first: Vec<u8>,
 }
 
-impl<R: Read> Read for Heard<R> {
+impl<R: Read> Read for ResponsePrefix<R> {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
         let count = self.reader.read(out)?;
         let room = HEARD_BYTES.saturating_sub(self.first.trim_ascii_start().len());
@@ -359,86 +375,88 @@ fn title(text: &str) -> Option<&str> {
 }
 
 /// What follows from an error while an answer is read.
-pub(super) fn lost(error: io::Error) -> Trouble {
+pub(super) fn map_read_error(error: io::Error) -> AttemptError {
     match UreqError::from(error) {
-        UreqError::Timeout(timeout) => Trouble { error: silence(timeout).into(), again: Again::Later },
+        UreqError::Timeout(timeout) => AttemptError { error: silence(timeout).into(), again: RetryAction::Later },
         UreqError::BodyExceedsLimit(_) => {
             let what = "an answer without end".to_owned();
-            Trouble::final_(WayError::Foreign { status: 200, what }.into())
+            AttemptError::final_(TransportError::Foreign { status: 200, what }.into())
         }
-        other => Trouble { error: WayError::Lost { what: other.to_string() }.into(), again: Again::Later },
+        other => {
+            AttemptError { error: TransportError::Lost { what: other.to_string() }.into(), again: RetryAction::Later }
+        }
     }
 }
 
 /// Words what was waited for; `ureq` has names of its own.
-fn silence(timeout: ureq::Timeout) -> WayError {
+fn silence(timeout: ureq::Timeout) -> TransportError {
     let what = match timeout {
         ureq::Timeout::PerRead => format!("nothing came for {} s", STALL.as_secs()),
         ureq::Timeout::PerWrite => format!("it took nothing for {} s", STALL.as_secs()),
         _ => "it did not answer in time".to_owned(),
     };
-    WayError::Timeout { what }
+    TransportError::Timeout { what }
 }
 
 /// What follows from a request that was not answered.
-fn wrong(error: UreqError, patience: &Patience<'_>, is_deadline: bool) -> Trouble {
-    if patience.is_stopped() {
-        return Trouble::final_(MirrorError::Cancelled);
+fn map_error(error: UreqError, retry: &RetryState<'_>, is_deadline: bool) -> AttemptError {
+    if retry.is_stopped() {
+        return AttemptError::final_(MirrorError::Cancelled);
     }
-    let unreachable = |what: String| WayError::Unreachable { what };
+    let unreachable = |what: String| TransportError::Unreachable { what };
     let (error, again) = match error {
-        UreqError::Timeout(ureq::Timeout::Global) if is_deadline => (WayError::Deadline, Again::Never),
+        UreqError::Timeout(ureq::Timeout::Global) if is_deadline => (TransportError::Deadline, RetryAction::Never),
         UreqError::Timeout(ureq::Timeout::Connect | ureq::Timeout::Resolve) => {
-            (unreachable("no connection in time".into()), Again::Later)
+            (unreachable("no connection in time".into()), RetryAction::Later)
         }
-        UreqError::Timeout(timeout) => (silence(timeout), Again::Later),
-        UreqError::HostNotFound => (unreachable("there is no such host".into()), Again::Later),
-        UreqError::Rustls(error) => (handshake::of_tls(&error), Again::Never),
-        UreqError::Tls(what) => (WayError::Tls { what: what.to_owned() }, Again::Never),
-        UreqError::ConnectProxyFailed(what) => (unreachable(what), Again::Never),
+        UreqError::Timeout(timeout) => (silence(timeout), RetryAction::Later),
+        UreqError::HostNotFound => (unreachable("there is no such host".into()), RetryAction::Later),
+        UreqError::Rustls(error) => (tls_errors::describe_tls(&error), RetryAction::Never),
+        UreqError::Tls(what) => (TransportError::Tls { what: what.to_owned() }, RetryAction::Never),
+        UreqError::ConnectProxyFailed(what) => (unreachable(what), RetryAction::Never),
         UreqError::Io(error) => match of_io(&error) {
             // Most likely it lay idle and was closed just then.
-            (error @ WayError::Lost { .. }, _) if !patience.has_failed() => (error, Again::AtOnce),
+            (error @ TransportError::Lost { .. }, _) if !retry.has_failed() => (error, RetryAction::AtOnce),
             other => other,
         },
-        UreqError::Other(error) => match error.downcast::<Trouble>() {
-            Ok(trouble) => return *trouble,
-            Err(error) => (unreachable(error.to_string()), Again::Never),
+        UreqError::Other(error) => match error.downcast::<AttemptError>() {
+            Ok(attempt_error) => return *attempt_error,
+            Err(error) => (unreachable(error.to_string()), RetryAction::Never),
         },
         UreqError::Protocol(error) => {
             let what =
                 format!("what it says is no HTTP ({error}); if it speaks TLS, its location begins with https://");
-            (WayError::Lost { what }, Again::Later)
+            (TransportError::Lost { what }, RetryAction::Later)
         }
-        other => (WayError::Lost { what: other.to_string() }, Again::Later),
+        other => (TransportError::Lost { what: other.to_string() }, RetryAction::Later),
     };
-    Trouble { error: error.into(), again }
+    AttemptError { error: error.into(), again }
 }
 
-fn of_io(error: &io::Error) -> (WayError, Again) {
+fn of_io(error: &io::Error) -> (TransportError, RetryAction) {
     use io::ErrorKind as Kind;
     let what = error.to_string();
     match error.kind() {
         // Certificates: rustls hides its errors in these.
-        Kind::InvalidData => (handshake::of_io(error), Again::Never),
+        Kind::InvalidData => (tls_errors::describe_io(error), RetryAction::Never),
         Kind::ConnectionRefused | Kind::HostUnreachable | Kind::NetworkUnreachable | Kind::NetworkDown => {
-            (WayError::Unreachable { what }, Again::Later)
+            (TransportError::Unreachable { what }, RetryAction::Later)
         }
         Kind::BrokenPipe | Kind::ConnectionReset | Kind::ConnectionAborted | Kind::UnexpectedEof => {
-            (WayError::Lost { what }, Again::Later)
+            (TransportError::Lost { what }, RetryAction::Later)
         }
-        Kind::TimedOut | Kind::WouldBlock => (WayError::Timeout { what }, Again::Later),
-        _ => (WayError::Lost { what }, Again::Later),
+        Kind::TimedOut | Kind::WouldBlock => (TransportError::Timeout { what }, RetryAction::Later),
+        _ => (TransportError::Lost { what }, RetryAction::Later),
     }
 }
 
-impl std::fmt::Display for Trouble {
+impl std::fmt::Display for AttemptError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         self.error.fmt(f)
     }
 }
 
-impl std::error::Error for Trouble {}
+impl std::error::Error for AttemptError {}
 
 #[cfg(test)]
 mod tests {
@@ -454,11 +472,11 @@ mod tests {
         let client = client("hw_0123abcd_5ec2e7aa00112233");
         for before in [0, SHOWN_BYTES - 20, SHOWN_BYTES - 1] {
             let page = format!("{}hw_0123abcd_5ec2e7aa\u{200b}00112233", "x".repeat(before));
-            assert!(!client.shown(page.as_bytes()).contains("5ec"), "{before}");
+            assert!(!client.summary_line(page.as_bytes()).contains("5ec"), "{before}");
         }
         let what = "proxy said hw_0123abcd_5ec2e7aa00112233".to_owned();
-        let trouble = client.cleaned(Trouble::final_(WayError::Unreachable { what }.into()));
-        assert!(!trouble.to_string().contains("5ec2e7"), "{trouble}");
+        let attempt_error = client.cleaned(AttemptError::final_(TransportError::Unreachable { what }.into()));
+        assert!(!attempt_error.to_string().contains("5ec2e7"), "{attempt_error}");
     }
 
     #[test]
@@ -476,7 +494,7 @@ mod tests {
             (&long, &long[..SHOWN_BYTES - 1]),
             (" ", "nothing"),
         ] {
-            assert_eq!(client("").shown(said.as_bytes()), shows);
+            assert_eq!(client("").summary_line(said.as_bytes()), shows);
         }
     }
 }

@@ -4,7 +4,7 @@ use std::io::{self, Read};
 
 use crate::hash::PackId;
 use crate::mirror::http::upload::Upload;
-use crate::mirror::{Pack, SupplyError};
+use crate::mirror::{OutgoingPack, SourceError};
 
 /// Bytes between two reports: about two seconds of a link of 1 Mbit/s.
 const STEP_BYTES: u64 = 256 * 1024;
@@ -19,7 +19,7 @@ pub(super) struct CountedPack<'f, 'u> {
 }
 
 impl<'f, 'u> CountedPack<'f, 'u> {
-    pub(super) fn open(upload: &'f Upload<'u>, pack: &dyn Pack) -> Result<Self, SupplyError> {
+    pub(super) fn open(upload: &'f Upload<'u>, pack: &dyn OutgoingPack) -> Result<Self, SourceError> {
         Ok(Self { upload, pack: pack.id(), content: pack.open()?, read_bytes: 0, reported_bytes: 0 })
     }
 }

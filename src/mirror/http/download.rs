@@ -7,29 +7,29 @@ use crate::manifest::WINDOW_LOG_MAX;
 use crate::mirror::MirrorError;
 use crate::mirror::http::answer::AnswerLimit;
 use crate::mirror::http::body::Body;
-use crate::mirror::http::client::{Request, Verb, lost};
-use crate::mirror::http::pace::Patience;
-use crate::mirror::http::{GO_ON, Wired};
-use crate::mirror::way::WayError;
-use crate::wire::Resource;
+use crate::mirror::http::client::{Request, Verb, map_read_error};
+use crate::mirror::http::limits::RetryState;
+use crate::mirror::http::{GO_ON, Session};
+use crate::mirror::transport_error::TransportError;
+use crate::protocol::Resource;
 
 /// The largest manifest, in bytes: that of some ten million entries. Without an end a small frame could fill a disk.
 const MAX_MANIFEST_BYTES: u64 = 8 * 1024 * 1024 * 1024;
 /// Content that is being read.
 pub(super) struct Download {
-    wired: Arc<Wired>,
+    session: Arc<Session>,
     resource: Resource,
     /// The next byte.
     at: u64,
     reader: Box<dyn Read + Send>,
-    patience: Patience<'static>,
+    retry: RetryState<'static>,
 }
 
 impl Download {
     /// Begins to read `resource` from byte `at` on.
-    pub(super) fn open(wired: Arc<Wired>, resource: Resource, at: u64) -> Result<Self, MirrorError> {
-        let patience = wired.patience(GO_ON);
-        let mut download = Self { wired, resource, at, reader: Box::new(io::empty()), patience };
+    pub(super) fn open(session: Arc<Session>, resource: Resource, at: u64) -> Result<Self, MirrorError> {
+        let retry = session.retry_state(GO_ON);
+        let mut download = Self { session, resource, at, reader: Box::new(io::empty()), retry };
         download.reopen()?;
         Ok(download)
     }
@@ -41,16 +41,16 @@ impl Download {
             offset: if is_ranged { self.at } else { 0 },
             ..Request::new(Verb::Get, self.resource, Body::None, AnswerLimit::SMALL)
         };
-        let base = self.wired.base(&mut self.patience)?;
-        let response = self.wired.client.open(&base, &request, &mut self.patience)?;
+        let base = self.session.base(&mut self.retry)?;
+        let response = self.session.client.open(&base, &request, &mut self.retry)?;
         let is_part = response.status() == ureq::http::StatusCode::PARTIAL_CONTENT;
         let mut reader = response.into_body().into_reader();
         if !is_part && self.at > 0 {
             let skipped = io::copy(&mut (&mut reader).take(self.at), &mut io::sink());
             match skipped {
                 Ok(skipped) if skipped == self.at => {}
-                Ok(_) => return Err(WayError::Lost { what: "content became shorter".into() }.into()),
-                Err(error) => return Err(lost(error).error),
+                Ok(_) => return Err(TransportError::Lost { what: "content became shorter".into() }.into()),
+                Err(error) => return Err(map_read_error(error).error),
             }
         }
         self.reader = Box::new(reader);
@@ -65,12 +65,12 @@ impl Read for Download {
                 Ok(count) => {
                     self.at += count as u64;
                     if count > 0 {
-                        self.patience.progress();
+                        self.retry.progress();
                     }
                     return Ok(count);
                 }
                 Err(error) => {
-                    self.patience.next(lost(error)).map_err(io::Error::other)?;
+                    self.retry.next(map_read_error(error)).map_err(io::Error::other)?;
                     self.reopen().map_err(io::Error::other)?;
                 }
             }
@@ -80,7 +80,7 @@ impl Read for Download {
 
 /// The plain bytes of a manifest that travels as one frame.
 pub(super) fn decoded(download: Download) -> Result<Box<dyn Read + Send>, MirrorError> {
-    let garbled = |error: io::Error| WayError::Foreign { status: 200, what: error.to_string() };
+    let garbled = |error: io::Error| TransportError::Foreign { status: 200, what: error.to_string() };
     let mut decoder = zstd::Decoder::with_buffer(BufReader::new(download)).map_err(garbled)?;
     decoder.window_log_max(WINDOW_LOG_MAX).map_err(garbled)?;
     Ok(Box::new(decoder.take(MAX_MANIFEST_BYTES)))

@@ -1,31 +1,31 @@
-//! A mirror behind a receiver: the protocol of [`crate::wire`], over HTTP, TLS
+//! A mirror behind a receiver: the protocol of [`crate::protocol`], over HTTP, TLS
 //! or the standard input and output of `ssh`.
 //!
 //! Promises that every operation ends, that what is sent twice counts once,
 //! and that a failure says whether the way, the receiver or the mirror is at
 //! fault. Refuses to know what a fleet is.
 
-mod access;
 mod answer;
 mod body;
 mod client;
 mod counted;
+mod credentials;
 mod download;
-mod flow;
-mod handshake;
+mod limits;
 mod objects;
-mod pace;
+mod pack_stream;
 mod repair;
 mod stage;
 mod tls;
+mod tls_errors;
 mod upload;
 
-pub use access::{Access, AccessError, ClientIdentity, ProxyChoice, Token};
 pub use answer::read_state;
-pub use pace::{Exchange, Limiter, Pace, Trace, Turns};
+pub use credentials::{BearerToken, ClientIdentity, Credentials, CredentialsError, ProxyChoice};
+pub use limits::{Exchange, Limiter, Semaphore, Trace, TransferLimits};
 
-pub(super) use access::CONNECT;
-pub(super) use pace::{Again, Trouble};
+pub(super) use credentials::CONNECT;
+pub(super) use limits::{AttemptError, RetryAction};
 
 use std::io::Read;
 use std::path::PathBuf;
@@ -37,23 +37,23 @@ use serde::de::DeserializeOwned;
 
 use crate::cancel::Interrupt;
 use crate::hash::{BundleKey, ManifestId, ObjectId, StoreId};
-use crate::mirror::location::{HttpPlace, SshPlace};
-use crate::mirror::ssh::{SshLink, SshSettings};
-use crate::mirror::way::WayError;
+use crate::mirror::location::{HttpUrl, SshUrl};
+use crate::mirror::ssh::{SshConnection, SshSettings};
+use crate::mirror::transport_error::TransportError;
 use crate::mirror::{
-    Bundle, Effort, Expiries, Link, Mirror, MirrorError, MirrorState, ObjectPart, StageRequest, Supply,
+    Effort, Expiries, Link, Mirror, MirrorError, MirrorState, ObjectPart, PackSource, RepairSource, StageRequest,
 };
 use crate::monitor::Monitor;
+use crate::protocol::{self, Action, Resource, Settled};
 use crate::release::ReleaseName;
-use crate::store::{Depth, Happening, Pruned, Quota, Repaired, Verified};
+use crate::store::{Depth, HistoryEvent, Pruned, Quota, Repaired, Verified};
 use crate::text::Secrets;
 use crate::tree_path::Site;
-use crate::wire::{self, Action, Resource, Settled};
 
 use answer::AnswerLimit;
 use body::Body;
 use client::{Client, Request, Verb};
-use pace::{Patience, Stop};
+use limits::{CancelCheck, RetryState};
 use tls::CertificateEnd;
 
 /// Connections for packs, at most.
@@ -65,11 +65,11 @@ const QUICK: Duration = Duration::from_secs(120);
 /// Beyond the deadline, to learn whether a switch was made before it.
 const GRACE: Duration = Duration::from_secs(5);
 /// Only the token of the run asks to stop.
-const GO_ON: Stop<'static> = &|| false;
+const GO_ON: CancelCheck<'static> = &|| false;
 
 /// What the mirror told of itself when it was last asked.
 #[derive(Debug, Clone, Default)]
-struct Known {
+struct KnownMirror {
     store: Option<StoreId>,
     site: Option<Site>,
     unfinished: Option<Vec<BundleKey>>,
@@ -86,14 +86,14 @@ struct Known {
 
 /// How its receiver is reached.
 #[derive(Debug)]
-enum Way {
+enum Endpoint {
     /// At this base.
     Http(String),
     /// Behind this child process, which tells the base.
-    Ssh(Arc<SshLink>),
+    Ssh(Arc<SshConnection>),
 }
 
-impl Way {
+impl Endpoint {
     /// How often something goes there and back until there is an answer on a new connection, its own included.
     fn messages_of_first(&self) -> u32 {
         match self {
@@ -107,39 +107,43 @@ impl Way {
 
 /// What the operations of a mirror share.
 #[derive(Debug)]
-struct Wired {
+struct Session {
     client: Client,
-    way: Way,
-    pace: Pace,
+    way: Endpoint,
+    pace: TransferLimits,
 }
 
-impl Wired {
+impl Session {
     /// The base of all URLs.
-    fn base(&self, patience: &mut Patience<'_>) -> Result<String, MirrorError> {
+    fn base(&self, retry: &mut RetryState<'_>) -> Result<String, MirrorError> {
         match &self.way {
-            Way::Http(base) => Ok(base.clone()),
-            Way::Ssh(link) => loop {
-                match link.base(patience.left()?, &|| patience.is_stopped()) {
+            Endpoint::Http(base) => Ok(base.clone()),
+            Endpoint::Ssh(link) => loop {
+                match link.base(retry.left()?, &|| retry.is_stopped()) {
                     Ok(base) => return Ok(base),
-                    Err(trouble) => patience.next(trouble)?,
+                    Err(attempt_error) => retry.next(attempt_error)?,
                 }
             },
         }
     }
 
-    fn patience<'s>(&self, stop: Stop<'s>) -> Patience<'s> {
-        Patience::new(self.pace.wait, self.pace.deadline, stop).cancelled_by(&self.pace.cancel)
+    fn retry_state<'s>(&self, stop: CancelCheck<'s>) -> RetryState<'s> {
+        RetryState::new(self.pace.wait, self.pace.deadline, stop).cancelled_by(&self.pace.cancel)
     }
 
-    fn ask<T: DeserializeOwned>(&self, request: &Request<'_>, patience: &mut Patience<'_>) -> Result<T, MirrorError> {
-        let base = self.base(patience)?;
-        self.client.ask(&base, request, patience)
+    fn ask<T: DeserializeOwned>(&self, request: &Request<'_>, retry: &mut RetryState<'_>) -> Result<T, MirrorError> {
+        let base = self.base(retry)?;
+        self.client.ask(&base, request, retry)
     }
 
     /// Makes a request once.
-    fn ask_once<T: DeserializeOwned>(&self, request: &Request<'_>, patience: &mut Patience<'_>) -> Result<T, Trouble> {
-        let base = self.base(patience).map_err(Trouble::final_)?;
-        self.client.ask_once(&base, request, patience)
+    fn ask_once<T: DeserializeOwned>(
+        &self,
+        request: &Request<'_>,
+        retry: &mut RetryState<'_>,
+    ) -> Result<T, AttemptError> {
+        let base = self.base(retry).map_err(AttemptError::final_)?;
+        self.client.ask_once(&base, request, retry)
     }
 
     /// Asks the receiver to do something that may be told in one message.
@@ -147,16 +151,16 @@ impl Wired {
         &self,
         action: Action,
         message: &impl Serialize,
-        stop: Stop<'_>,
+        stop: CancelCheck<'_>,
     ) -> Result<T, MirrorError> {
-        self.act_with(action, message, &mut self.patience(stop))
+        self.act_with(action, message, &mut self.retry_state(stop))
     }
 
     fn act_with<T: DeserializeOwned>(
         &self,
         action: Action,
         message: &impl Serialize,
-        patience: &mut Patience<'_>,
+        retry: &mut RetryState<'_>,
     ) -> Result<T, MirrorError> {
         let message = to_json(message);
         let body = Body::Parts(vec![&message]);
@@ -165,11 +169,11 @@ impl Wired {
             _ => AnswerLimit::SMALL,
         };
         let request = Request::new(Verb::Post, Resource::Action(action), body, limit);
-        self.ask(&request, patience)
+        self.ask(&request, retry)
     }
 }
 
-impl Interrupt for Wired {
+impl Interrupt for Session {
     fn interrupt(&self) {
         self.client.agent.clone().shutdown();
     }
@@ -186,9 +190,9 @@ pub struct HttpMirror {
     location: String,
     /// Refuse to touch another site; nothing: any.
     site: Option<Site>,
-    wired: Arc<Wired>,
+    session: Arc<Session>,
     connections: usize,
-    known: Mutex<Option<Known>>,
+    known: Mutex<Option<KnownMirror>>,
     /// The site that the URL names.
     site_in_url: Option<Site>,
     certificate_end: CertificateEnd,
@@ -201,29 +205,29 @@ impl HttpMirror {
     pub fn new(
         name: String,
         location: String,
-        place: &HttpPlace,
-        access: &Access,
+        place: &HttpUrl,
+        access: &Credentials,
         site: Option<Site>,
-        pace: Pace,
+        pace: TransferLimits,
     ) -> Self {
         let end = CertificateEnd::default();
         let agent = tls::agent(access, place, MAX_CONNECTIONS, end.clone());
         let (token, secrets) = (access.token.clone(), access.secrets());
         let client = Client { agent, token, limit: pace.limit.clone(), trace: pace.trace, secrets };
-        let wired = Wired { client, way: Way::Http(place.base().to_owned()), pace };
+        let session = Session { client, way: Endpoint::Http(place.base().to_owned()), pace };
         let site_in_url = place.site();
-        Self { site_in_url, certificate_end: end, ..Self::over(name, location, site, wired, MAX_CONNECTIONS) }
+        Self { site_in_url, certificate_end: end, ..Self::over(name, location, site, session, MAX_CONNECTIONS) }
     }
 
-    fn over(name: String, location: String, site: Option<Site>, wired: Wired, connections: usize) -> Self {
-        let wired = Arc::new(wired);
-        let interrupt: Arc<dyn Interrupt> = Arc::clone(&wired) as _;
-        wired.pace.cancel.interrupt_on_cancel(Arc::downgrade(&interrupt));
+    fn over(name: String, location: String, site: Option<Site>, session: Session, connections: usize) -> Self {
+        let session = Arc::new(session);
+        let interrupt: Arc<dyn Interrupt> = Arc::clone(&session) as _;
+        session.pace.cancel.interrupt_on_cancel(Arc::downgrade(&interrupt));
         Self {
             name,
             location,
             site,
-            wired,
+            session,
             connections,
             known: Mutex::default(),
             site_in_url: None,
@@ -236,20 +240,20 @@ impl HttpMirror {
     pub fn over_ssh(
         name: String,
         location: String,
-        place: &SshPlace,
+        place: &SshUrl,
         settings: &SshSettings,
         site: Option<Site>,
-        pace: Pace,
+        pace: TransferLimits,
     ) -> Self {
-        let link = Arc::new(SshLink::new(place, settings, site.clone(), pace.cancel.clone()));
-        let agent = SshLink::agent(&link, Access::config_over_ssh());
+        let link = Arc::new(SshConnection::new(place, settings, site.clone(), pace.cancel.clone()));
+        let agent = SshConnection::agent(&link, Credentials::config_over_ssh());
         let secrets = Secrets::default();
         let client = Client { agent, token: None, limit: pace.limit.clone(), trace: pace.trace, secrets };
-        let wired = Wired { client, way: Way::Ssh(link), pace };
-        Self::over(name, location, site, wired, 1)
+        let session = Session { client, way: Endpoint::Ssh(link), pace };
+        Self::over(name, location, site, session, 1)
     }
 
-    fn known(&self) -> MutexGuard<'_, Option<Known>> {
+    fn known(&self) -> MutexGuard<'_, Option<KnownMirror>> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -267,16 +271,16 @@ impl HttpMirror {
             None => self.state()?.site,
         };
         match found {
-            Some(found) if found != *wanted => Err(WayError::OtherSite { found, wanted: wanted.clone() }.into()),
+            Some(found) if found != *wanted => Err(TransportError::OtherSite { found, wanted: wanted.clone() }.into()),
             _ => Ok(()),
         }
     }
 
-    fn learn(&self, state: &wire::State, round_trip: Option<Duration>) {
+    fn learn(&self, state: &protocol::State, round_trip: Option<Duration>) {
         let (site, unfinished) = (state.site.clone(), state.unfinished.clone());
         // The first time connecting was part of it; later that may have been done before.
         let round_trip = self.round_trip().or(round_trip);
-        *self.known() = Some(Known {
+        *self.known() = Some(KnownMirror {
             store: state.store,
             site,
             unfinished,
@@ -288,23 +292,23 @@ impl HttpMirror {
         });
     }
 
-    fn ask_state_by(&self, deadline: Option<Instant>) -> Result<(wire::State, Option<Duration>), MirrorError> {
+    fn ask_state_by(&self, deadline: Option<Instant>) -> Result<(protocol::State, Option<Duration>), MirrorError> {
         // A whole fleet waits for it: who does not answer by then is not there.
         let limit = if self.connections == 1 { SSH_ANSWER } else { CONNECT };
         let request = Request::new(Verb::Get, Resource::State, Body::None, AnswerLimit::STATE);
-        let patience = Patience::new(self.wired.pace.wait, deadline, GO_ON).within(limit);
-        let mut patience = patience.cancelled_by(&self.wired.pace.cancel);
-        let base = self.wired.base(&mut patience)?;
+        let retry = RetryState::new(self.session.pace.wait, deadline, GO_ON).with_budget(limit);
+        let mut retry = retry.cancelled_by(&self.session.pace.cancel);
+        let base = self.session.base(&mut retry)?;
         let asked = Instant::now();
         let request = Request { limit: Some(limit), ..request };
-        let state = self.wired.client.ask(&base, &request, &mut patience)?;
-        let messages = self.wired.way.messages_of_first();
-        Ok((state, (!patience.has_failed()).then(|| asked.elapsed() / messages)))
+        let state = self.session.client.ask(&base, &request, &mut retry)?;
+        let messages = self.session.way.messages_of_first();
+        Ok((state, (!retry.has_failed()).then(|| asked.elapsed() / messages)))
     }
 
     fn content(&self, resource: Resource, offset: u64) -> Result<download::Download, MirrorError> {
         self.check_site()?;
-        download::Download::open(Arc::clone(&self.wired), resource, offset)
+        download::Download::open(Arc::clone(&self.session), resource, offset)
     }
 }
 
@@ -330,7 +334,7 @@ impl Mirror for HttpMirror {
     }
 
     fn state(&self) -> Result<MirrorState, MirrorError> {
-        let (state, round_trip) = self.ask_state_by(self.wired.pace.deadline)?;
+        let (state, round_trip) = self.ask_state_by(self.session.pace.deadline)?;
         self.learn(&state, round_trip);
         self.check_site()?;
         let token = state.token_expires;
@@ -342,13 +346,13 @@ impl Mirror for HttpMirror {
         self.known().as_ref()?.store
     }
 
-    fn history(&self) -> Result<Vec<Happening>, MirrorError> {
+    fn history(&self) -> Result<Vec<HistoryEvent>, MirrorError> {
         self.check_site()?;
         let request = Request {
             limit: Some(QUICK),
             ..Request::new(Verb::Get, Resource::History, Body::None, AnswerLimit::HISTORY)
         };
-        let history: wire::History = self.wired.ask(&request, &mut self.wired.patience(GO_ON))?;
+        let history: protocol::History = self.session.ask(&request, &mut self.session.retry_state(GO_ON))?;
         Ok(history.events)
     }
 
@@ -367,21 +371,21 @@ impl Mirror for HttpMirror {
         monitor: &dyn Monitor,
     ) -> Result<Vec<Option<Vec<u8>>>, MirrorError> {
         self.check_site()?;
-        objects::read(&self.wired, parts, effort, &|| monitor.is_cancelled())
+        objects::read(&self.session, parts, effort, &|| monitor.is_cancelled())
     }
 
     fn holds(&self, objects: &[ObjectId], monitor: &dyn Monitor) -> Result<Vec<bool>, MirrorError> {
         self.check_site()?;
         let stop = || monitor.is_cancelled();
-        let mut patience = self.wired.patience(&stop).within(QUICK);
+        let mut retry = self.session.retry_state(&stop).with_budget(QUICK);
         let mut held = Vec::with_capacity(objects.len());
-        for some in objects.chunks(wire::MAX_ASKED) {
+        for some in objects.chunks(protocol::MAX_ASKED) {
             let ids: Vec<&[u8]> = some.iter().map(|id| id.as_bytes().as_slice()).collect();
             let (ids, resource) = (ids.concat(), Resource::Action(Action::Holds));
             let request = Request::new(Verb::Post, resource, Body::Parts(vec![&ids]), AnswerLimit::SMALL);
-            let answer: wire::Holds = self.wired.ask(&Request { limit: Some(QUICK), ..request }, &mut patience)?;
+            let answer: protocol::Holds = self.session.ask(&Request { limit: Some(QUICK), ..request }, &mut retry)?;
             let what = || "it says nothing of what was asked for".to_owned();
-            held.extend(answer.read(some.len()).ok_or_else(|| WayError::Foreign { status: 200, what: what() })?);
+            held.extend(answer.read(some.len()).ok_or_else(|| TransportError::Foreign { status: 200, what: what() })?);
         }
         Ok(held)
     }
@@ -390,25 +394,30 @@ impl Mirror for HttpMirror {
         stage::check(self, request)
     }
 
-    fn stage(&self, request: &StageRequest<'_>, bundle: &dyn Bundle, monitor: &dyn Monitor) -> Result<(), MirrorError> {
+    fn stage(
+        &self,
+        request: &StageRequest<'_>,
+        bundle: &dyn PackSource,
+        monitor: &dyn Monitor,
+    ) -> Result<(), MirrorError> {
         stage::run(self, request, bundle, monitor)
     }
 
     fn activate(&self, release: ReleaseName, expected: Option<ReleaseName>) -> Result<(), MirrorError> {
         self.check_site()?;
-        let message = wire::Activate { release, expected };
-        let mut patience = self.wired.patience(GO_ON);
-        let asked: Result<wire::Activated, _> = self.wired.act_with(Action::Activate, &message, &mut patience);
+        let message = protocol::Activate { release, expected };
+        let mut retry = self.session.retry_state(GO_ON);
+        let asked: Result<protocol::Activated, _> = self.session.act_with(Action::Activate, &message, &mut retry);
         match asked {
-            Ok(wire::Activated { store }) => {
+            Ok(protocol::Activated { store }) => {
                 if let Some(known) = self.known().as_mut() {
                     known.store = store.or(known.store);
                 }
                 Ok(())
             }
             // Whether it was done is not known: the answer is what was lost, now or before a refusal.
-            Err(error) if matches!(error, MirrorError::Way(_)) || patience.has_failed() => {
-                let deadline = self.wired.pace.deadline.map(|deadline| deadline.max(Instant::now() + GRACE));
+            Err(error) if matches!(error, MirrorError::Transport(_)) || retry.has_failed() => {
+                let deadline = self.session.pace.deadline.map(|deadline| deadline.max(Instant::now() + GRACE));
                 match self.ask_state_by(deadline) {
                     Ok((state, _)) if state.current == Some(release) => Ok(()),
                     _ => Err(error),
@@ -420,27 +429,27 @@ impl Mirror for HttpMirror {
 
     fn abandon(&self, release: ReleaseName) -> Result<(), MirrorError> {
         self.check_site()?;
-        self.wired.act(Action::Abandon, &wire::Abandon { release }, GO_ON).map(|wire::Done {}| ())
+        self.session.act(Action::Abandon, &protocol::Abandon { release }, GO_ON).map(|protocol::Done {}| ())
     }
 
-    fn settle(&self, keep: usize) -> Result<Settled, MirrorError> {
+    fn clean_up(&self, keep: usize) -> Result<Settled, MirrorError> {
         self.check_site()?;
-        self.wired.act(Action::Settle, &wire::Keep { keep }, GO_ON)
+        self.session.act(Action::Settle, &protocol::Keep { keep }, GO_ON)
     }
 
     fn prune(&self, keep: usize) -> Result<Pruned, MirrorError> {
         self.check_site()?;
-        self.wired.act(Action::Prune, &wire::Keep { keep }, GO_ON)
+        self.session.act(Action::Prune, &protocol::Keep { keep }, GO_ON)
     }
 
     fn verify(&self, depth: Depth, monitor: &dyn Monitor) -> Result<Verified, MirrorError> {
         self.check_site()?;
-        let message = wire::Verify { quick: depth == Depth::Quick };
-        self.wired.act(Action::Verify, &message, &|| monitor.is_cancelled())
+        let message = protocol::Verify { quick: depth == Depth::Quick };
+        self.session.act(Action::Verify, &message, &|| monitor.is_cancelled())
     }
 
-    fn repair(&self, supply: &dyn Supply, monitor: &dyn Monitor) -> Result<Repaired, MirrorError> {
+    fn repair(&self, supply: &dyn RepairSource, monitor: &dyn Monitor) -> Result<Repaired, MirrorError> {
         self.check_site()?;
-        repair::run(&self.wired, supply, monitor)
+        repair::run(&self.session, supply, monitor)
     }
 }

@@ -2,60 +2,60 @@
 
 use std::io::{self, Read};
 
-use crate::mirror::http::Wired;
-use crate::mirror::http::access::CONNECT;
+use crate::mirror::http::Session;
 use crate::mirror::http::answer::AnswerLimit;
 use crate::mirror::http::body::Body;
-use crate::mirror::http::client::{Request, Verb, lost};
-use crate::mirror::http::pace::{Patience, Stop, Trouble};
-use crate::mirror::way::WayError;
+use crate::mirror::http::client::{Request, Verb, map_read_error};
+use crate::mirror::http::credentials::CONNECT;
+use crate::mirror::http::limits::{AttemptError, CancelCheck, RetryState};
+use crate::mirror::transport_error::TransportError;
 use crate::mirror::{Effort, MirrorError};
-use crate::wire::{self, Action, ObjectPart, Resource};
+use crate::protocol::{self, Action, ObjectPart, Resource};
 
 /// Reads `parts`; see [`crate::mirror::Mirror::read_parts`]. What came before the connection broke is
 /// not asked for again.
 pub(super) fn read(
-    wired: &Wired,
+    session: &Session,
     parts: &[ObjectPart],
     effort: Effort,
-    stop: Stop<'_>,
+    stop: CancelCheck<'_>,
 ) -> Result<Vec<Option<Vec<u8>>>, MirrorError> {
-    let patience = wired.patience(stop);
-    let mut patience = match effort {
-        Effort::Once => patience.once(),
-        Effort::Patient => patience.within(CONNECT),
+    let retry = session.retry_state(stop);
+    let mut retry = match effort {
+        Effort::Once => retry.once(),
+        Effort::Patient => retry.with_budget(CONNECT),
     };
     let mut read = Vec::with_capacity(parts.len());
     while read.len() < parts.len() {
         let left = &parts[read.len()..];
-        ask(wired, &left[..left.len().min(wire::MAX_PARTS)], &mut read, &mut patience)?;
+        ask(session, &left[..left.len().min(protocol::MAX_PARTS)], &mut read, &mut retry)?;
     }
     Ok(read)
 }
 
 /// Makes one request, and takes as much of the answer as comes.
 fn ask(
-    wired: &Wired,
+    session: &Session,
     parts: &[ObjectPart],
     read: &mut Vec<Option<Vec<u8>>>,
-    patience: &mut Patience<'_>,
+    retry: &mut RetryState<'_>,
 ) -> Result<(), MirrorError> {
     let question: Vec<u8> = parts.iter().flat_map(|part| part.to_bytes()).collect();
     let body = Body::Parts(vec![&question]);
     let request = Request::new(Verb::Post, Resource::Action(Action::Objects), body, AnswerLimit::SMALL);
-    let base = wired.base(patience)?;
-    let mut reader = wired.client.open(&base, &request, patience)?.into_body().into_reader();
+    let base = session.base(retry)?;
+    let mut reader = session.client.open(&base, &request, retry)?.into_body().into_reader();
     for part in parts {
         match next(&mut reader, part) {
             Ok(bytes) => {
                 read.push(bytes);
-                patience.progress();
+                retry.progress();
             }
             Err(error) if error.kind() == io::ErrorKind::InvalidData => {
                 let what = "an answer about objects that is none".to_owned();
-                return patience.next(Trouble::final_(WayError::Foreign { status: 200, what }.into()));
+                return retry.next(AttemptError::final_(TransportError::Foreign { status: 200, what }.into()));
             }
-            Err(error) => return patience.next(lost(error)),
+            Err(error) => return retry.next(map_read_error(error)),
         }
     }
     // A connection whose answer was read to its end is used again.

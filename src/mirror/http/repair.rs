@@ -4,36 +4,40 @@ use std::collections::HashSet;
 use std::io::Read;
 
 use crate::hash::{ManifestId, ObjectId};
-use crate::mirror::http::Wired;
+use crate::mirror::http::Session;
 use crate::mirror::http::answer::AnswerLimit;
 use crate::mirror::http::body::Body;
 use crate::mirror::http::client::{Request, Verb};
 use crate::mirror::http::upload::put_object;
-use crate::mirror::{Failure, MirrorError, Supply};
+use crate::mirror::{FailureKind, MirrorError, RepairSource};
 use crate::monitor::Monitor;
+use crate::protocol::{self, Action, Repairing, Resource, Wants};
 use crate::release::ReleaseName;
 use crate::store::Repaired;
-use crate::wire::{self, Action, Repairing, Resource, Wants};
 
 /// How manifests are packed, as the store does it.
 const LEVEL: i32 = 1;
 
 /// What was sent already: what is wanted again was of no use.
 #[derive(Default)]
-struct Sent {
+struct SentObjects {
     objects: HashSet<ObjectId>,
     manifests: HashSet<ManifestId>,
     releases: HashSet<ReleaseName>,
 }
 
 /// Mends the mirror as far as `supply` goes.
-pub(super) fn run(wired: &Wired, supply: &dyn Supply, monitor: &dyn Monitor) -> Result<Repaired, MirrorError> {
+pub(super) fn run(
+    session: &Session,
+    supply: &dyn RepairSource,
+    monitor: &dyn Monitor,
+) -> Result<Repaired, MirrorError> {
     let stop = || monitor.is_cancelled();
-    let mut sent = Sent::default();
+    let mut sent = SentObjects::default();
     let mut repaired = Repaired::default();
     let mut is_last = false;
     for round in 0.. {
-        let answer: Repairing = wired.act(Action::Repair, &wire::Repair { is_last }, &stop)?;
+        let answer: Repairing = session.act(Action::Repair, &protocol::Repair { is_last }, &stop)?;
         if round == 0 {
             repaired.found = answer.found;
         }
@@ -42,7 +46,7 @@ pub(super) fn run(wired: &Wired, supply: &dyn Supply, monitor: &dyn Monitor) -> 
         repaired.left = answer.left;
         // Each round sends something that was not sent before, so they end.
         let wants = &answer.wants;
-        if !is_last && send(wired, supply, wants, &mut sent, &stop)? {
+        if !is_last && send(session, supply, wants, &mut sent, &stop)? {
             continue;
         }
         if is_last || wants.releases.is_empty() && wants.manifests.is_empty() {
@@ -55,10 +59,10 @@ pub(super) fn run(wired: &Wired, supply: &dyn Supply, monitor: &dyn Monitor) -> 
 
 /// Puts what is wanted and to be had. Answers whether there was any.
 fn send(
-    wired: &Wired,
-    supply: &dyn Supply,
+    session: &Session,
+    supply: &dyn RepairSource,
     wants: &Wants,
-    sent: &mut Sent,
+    sent: &mut SentObjects,
     stop: &(dyn Fn() -> bool + Sync),
 ) -> Result<bool, MirrorError> {
     let mut any = false;
@@ -66,7 +70,7 @@ fn send(
         if sent.releases.insert(*name)
             && let Some(release) = supply.release(*name)
         {
-            put(wired, Resource::Release(*name), &release.to_bytes(), stop)?;
+            put(session, Resource::Release(*name), &release.to_bytes(), stop)?;
             any = true;
         }
     }
@@ -75,7 +79,7 @@ fn send(
             && let Some(plain) = supply.manifest(id)
             && let Some(frame) = packed(plain)
         {
-            put(wired, Resource::Manifest(*id), &frame, stop)?;
+            put(session, Resource::Manifest(*id), &frame, stop)?;
             any = true;
         }
     }
@@ -84,9 +88,9 @@ fn send(
         if sent.objects.contains(id) {
             continue;
         }
-        match put_object(wired, &|| supply.object(id), id, stop) {
+        match put_object(session, &|| supply.object(id), id, stop) {
             // What came so far is put to use first, and that makes room.
-            Err(error) if any && error.failure() == Failure::NoSpace => return Ok(true),
+            Err(error) if any && error.failure() == FailureKind::NoSpace => return Ok(true),
             put => any |= put?.is_ok(),
         }
         sent.objects.insert(*id);
@@ -99,7 +103,12 @@ fn packed(plain: Box<dyn Read + Send>) -> Option<Vec<u8>> {
     zstd::encode_all(plain, LEVEL).ok()
 }
 
-fn put(wired: &Wired, resource: Resource, bytes: &[u8], stop: &(dyn Fn() -> bool + Sync)) -> Result<(), MirrorError> {
+fn put(
+    session: &Session,
+    resource: Resource,
+    bytes: &[u8],
+    stop: &(dyn Fn() -> bool + Sync),
+) -> Result<(), MirrorError> {
     let request = Request::new(Verb::Put, resource, Body::Parts(vec![bytes]), AnswerLimit::SMALL);
-    wired.ask(&request, &mut wired.patience(stop)).map(|wire::Done {}| ())
+    session.ask(&request, &mut session.retry_state(stop)).map(|protocol::Done {}| ())
 }

@@ -7,19 +7,19 @@ use std::io::{self, Read};
 
 use crate::hash::{ObjectId, PackId};
 use crate::manifest::ManifestError;
-use crate::manifest::transit::{self, ChangeLimits, Needs};
+use crate::manifest::delta::{self, ChangeLimits, DeltaSummary};
 use crate::mirror::http::answer::AnswerLimit;
 use crate::mirror::http::body::Body;
 use crate::mirror::http::client::{Request, Verb};
-use crate::mirror::http::flow::{Flow, Flowed};
-use crate::mirror::http::pace::{Again, Patience, Stop, Trouble, Turns};
+use crate::mirror::http::limits::{AttemptError, CancelCheck, RetryAction, RetryState, Semaphore};
+use crate::mirror::http::pack_stream::{PackStream, StreamedPacks};
 use crate::mirror::http::upload::{Upload, Uploaded, put_object};
 use crate::mirror::http::{HttpMirror, to_json};
-use crate::mirror::way::WayError;
-use crate::mirror::{Bundle, MirrorError, StageRequest, SupplyError};
+use crate::mirror::transport_error::TransportError;
+use crate::mirror::{MirrorError, PackSource, SourceError, StageRequest};
 use crate::monitor::{Event, Monitor};
+use crate::protocol::{self, Action, Detail, ProtocolError, Resource, StageHead, Staging};
 use crate::store::{StoreError, needed_bytes};
-use crate::wire::{self, Action, Detail, Refusal, Resource, StageHead, Staging};
 
 const STAGE: Resource = Resource::Action(Action::Stage);
 const TOO_SOON: &str = "objects are lacking before the packs are there";
@@ -30,13 +30,13 @@ const MAX_ROUNDS: u32 = 5;
 pub(super) fn run(
     mirror: &HttpMirror,
     request: &StageRequest<'_>,
-    bundle: &dyn Bundle,
+    bundle: &dyn PackSource,
     monitor: &dyn Monitor,
 ) -> Result<(), MirrorError> {
     // Nothing is sent to where it would be refused.
     check_token(mirror)?;
     let stop = || monitor.is_cancelled();
-    let _turn = Turns::enter(mirror.wired.pace.turns.as_ref(), &stop)?;
+    let _turn = Semaphore::enter(mirror.session.pace.semaphore.as_ref(), &stop)?;
     // Where the receiver has a part already, and where there may be too little room, it is asked
     // before any pack is sent: an answer is not read while a body is on its way.
     let has_none = match &*mirror.known() {
@@ -52,10 +52,10 @@ pub(super) fn run(
     if let Some(unfinished) = mirror.known().as_mut().and_then(|known| known.unfinished.as_mut()) {
         unfinished.push(request.key);
     }
-    match if has_none { stage.begin(&upload)? } else { Begun::Not } {
-        Begun::Staged => {}
-        Begun::Not => stage.step_by_step(&upload, None)?,
-        Begun::Held(held) => stage.step_by_step(&upload, Some(held))?,
+    match if has_none { stage.begin(&upload)? } else { FirstAttempt::Not } {
+        FirstAttempt::Staged => {}
+        FirstAttempt::Not => stage.step_by_step(&upload, None)?,
+        FirstAttempt::Held(held) => stage.step_by_step(&upload, Some(held))?,
     }
     if stage.resent > 0 {
         monitor.event(Event::ObjectsResent { mirror: mirror.name.clone(), objects: stage.resent });
@@ -66,13 +66,13 @@ pub(super) fn run(
 struct Stage<'s> {
     mirror: &'s HttpMirror,
     request: &'s StageRequest<'s>,
-    bundle: &'s dyn Bundle,
-    stop: Stop<'s>,
+    bundle: &'s dyn PackSource,
+    stop: CancelCheck<'s>,
     resent: u64,
 }
 
 /// What the first request came to.
-enum Begun {
+enum FirstAttempt {
     /// That was all.
     Staged,
     /// These packs are there, and there are more.
@@ -82,7 +82,7 @@ enum Begun {
 }
 
 /// What a request to stage came to.
-enum Step {
+enum StageStep {
     Staged,
     /// The receiver has forgotten that it was asked.
     Forgotten,
@@ -100,50 +100,50 @@ impl Stage<'_> {
     }
 
     /// Sends a stage without packs.
-    fn ask(&self, change: &[u8], is_whole: bool, patience: &mut Patience<'_>) -> Result<Staging, MirrorError> {
+    fn ask(&self, change: &[u8], is_whole: bool, retry: &mut RetryState<'_>) -> Result<Staging, MirrorError> {
         let head = self.head(change, false, is_whole);
         let request = Request::new(Verb::Post, STAGE, Body::Parts(vec![&head, change]), AnswerLimit::STAGING);
-        self.mirror.wired.ask(&request, patience)
+        self.mirror.session.ask(&request, retry)
     }
 
-    fn patience(&self) -> Patience<'_> {
-        self.mirror.wired.patience(self.stop)
+    fn retry_state(&self) -> RetryState<'_> {
+        self.mirror.session.retry_state(self.stop)
     }
 
     /// Sends a stage and its packs behind it as they are made, once: the way is never idle, and little
     /// takes one request.
-    fn begin(&mut self, upload: &Upload<'_>) -> Result<Begun, MirrorError> {
-        let (flow, change) = (Flow::new(upload), &self.request.change[..]);
+    fn begin(&mut self, upload: &Upload<'_>) -> Result<FirstAttempt, MirrorError> {
+        let (stream, change) = (PackStream::new(upload), &self.request.change[..]);
         let open = || -> io::Result<Box<dyn Read + Send + '_>> {
-            Ok(Box::new(flow.open(io::Cursor::new(self.head(change, true, false)).chain(change))))
+            Ok(Box::new(stream.open(io::Cursor::new(self.head(change, true, false)).chain(change))))
         };
         let request = Request::new(Verb::Post, STAGE, Body::Chunks(&open), AnswerLimit::STAGING);
-        let mut patience = self.patience();
-        let asked = self.mirror.wired.ask_once(&request, &mut patience);
-        let Flowed { packs, is_all, failed, .. } = flow.end();
+        let mut retry = self.retry_state();
+        let asked = self.mirror.session.ask_once(&request, &mut retry);
+        let StreamedPacks { packs, is_all, failed, .. } = stream.end();
         for pack in packs {
             if asked.is_ok() {
                 upload.acknowledge(pack);
             } else {
-                upload.give_back(pack);
+                upload.requeue(pack);
             }
         }
         match asked {
-            Ok(Staging::Staged { .. }) => Ok(Begun::Staged),
+            Ok(Staging::Staged { .. }) => Ok(FirstAttempt::Staged),
             Ok(_) if let Some(error) = failed => Err(error),
             Ok(Staging::Lacking(objects)) if is_all => {
                 let step = self.send_objects(&objects)?;
-                let is_staged = matches!(step, Step::Staged) && matches!(self.complete()?, Step::Staged);
-                Ok(if is_staged { Begun::Staged } else { Begun::Not })
+                let is_staged = matches!(step, StageStep::Staged) && matches!(self.complete()?, StageStep::Staged);
+                Ok(if is_staged { FirstAttempt::Staged } else { FirstAttempt::Not })
             }
             Ok(Staging::Lacking(_)) => Err(unexpected(TOO_SOON)),
             Ok(Staging::Held(_)) if is_all => Err(unexpected("packs are held that were sent")),
-            Ok(Staging::Held(held)) => Ok(Begun::Held(held.into_iter().collect())),
+            Ok(Staging::Held(held)) => Ok(FirstAttempt::Held(held.into_iter().collect())),
             // What is tried again is tried step by step: not everything is sent again and again.
-            Err(Trouble { again: Again::WhileLocked, .. }) => Ok(Begun::Not),
+            Err(AttemptError { again: RetryAction::WhileLocked, .. }) => Ok(FirstAttempt::Not),
             // Its place was taken, or something on the way takes no chunks.
-            Err(Trouble { error, .. }) if is_unknown(&error) || is_of_chunks(&error) => Ok(Begun::Not),
-            Err(trouble) => patience.next(trouble).map(|()| Begun::Not),
+            Err(AttemptError { error, .. }) if is_unknown(&error) || is_of_chunks(&error) => Ok(FirstAttempt::Not),
+            Err(attempt_error) => retry.next(attempt_error).map(|()| FirstAttempt::Not),
         }
     }
 
@@ -153,7 +153,7 @@ impl Stage<'_> {
         for _ in 0..MAX_ROUNDS {
             let held = match known.take() {
                 Some(held) => held,
-                None => match self.ask(self.request.change, false, &mut self.patience())? {
+                None => match self.ask(self.request.change, false, &mut self.retry_state())? {
                     Staging::Staged { .. } => return Ok(()),
                     Staging::Held(held) => held.into_iter().collect(),
                     Staging::Lacking(_) => return Err(unexpected(TOO_SOON)),
@@ -164,27 +164,27 @@ impl Stage<'_> {
                 Uploaded::Forgotten => continue,
             }
             match self.complete()? {
-                Step::Staged => return Ok(()),
-                Step::Forgotten => {}
+                StageStep::Staged => return Ok(()),
+                StageStep::Forgotten => {}
             }
         }
-        Err(WayError::Forgotten.into())
+        Err(TransportError::Forgotten.into())
     }
 
     /// Says that all packs are there, and sends what turns out to be lacking all the same.
-    fn complete(&mut self) -> Result<Step, MirrorError> {
+    fn complete(&mut self) -> Result<StageStep, MirrorError> {
         let mut before: Option<Vec<ObjectId>> = None;
         loop {
-            let mut patience = self.patience();
+            let mut retry = self.retry_state();
             // The manifest change is there already.
-            let lacking = match self.ask(&[], true, &mut patience) {
-                Ok(Staging::Staged { .. }) => return Ok(Step::Staged),
-                Ok(Staging::Held(_)) => return Ok(Step::Forgotten),
+            let lacking = match self.ask(&[], true, &mut retry) {
+                Ok(Staging::Staged { .. }) => return Ok(StageStep::Staged),
+                Ok(Staging::Held(_)) => return Ok(StageStep::Forgotten),
                 Ok(Staging::Lacking(lacking)) => lacking,
-                Err(error) if is_unknown(&error) => return Ok(Step::Forgotten),
+                Err(error) if is_unknown(&error) => return Ok(StageStep::Forgotten),
                 // It may have been staged before its answer was lost, and then lost its slot to another push.
-                Err(MirrorError::Remote { refusal }) if patience.has_failed() && refusal.kind == "malformed" => {
-                    return Ok(Step::Forgotten);
+                Err(MirrorError::Remote { refusal }) if retry.has_failed() && refusal.kind == "malformed" => {
+                    return Ok(StageStep::Forgotten);
                 }
                 Err(error) => return Err(error),
             };
@@ -192,32 +192,32 @@ impl Stage<'_> {
             if before.is_some_and(|before| lacking.iter().any(|object| before.contains(object))) {
                 return Err(unexpected("objects are lacking that were sent"));
             }
-            if matches!(self.send_objects(&lacking)?, Step::Forgotten) {
-                return Ok(Step::Forgotten);
+            if matches!(self.send_objects(&lacking)?, StageStep::Forgotten) {
+                return Ok(StageStep::Forgotten);
             }
             before = Some(lacking);
         }
     }
 
     /// Sends objects of the base whole.
-    fn send_objects(&mut self, objects: &[ObjectId]) -> Result<Step, MirrorError> {
+    fn send_objects(&mut self, objects: &[ObjectId]) -> Result<StageStep, MirrorError> {
         self.bundle.announce(objects);
         let mut missing = Vec::new();
-        let mut why: Option<SupplyError> = None;
+        let mut why: Option<SourceError> = None;
         for id in objects {
-            let open = || -> Result<Box<dyn Read + Send>, SupplyError> { self.bundle.object(id) };
-            match put_object(&self.mirror.wired, &open, id, self.stop) {
+            let open = || -> Result<Box<dyn Read + Send>, SourceError> { self.bundle.object(id) };
+            match put_object(&self.mirror.session, &open, id, self.stop) {
                 Ok(Ok(())) => self.resent += 1,
                 Ok(Err(error)) => {
                     missing.push(*id);
                     why.get_or_insert(error);
                 }
-                Err(error) if is_unknown(&error) => return Ok(Step::Forgotten),
+                Err(error) if is_unknown(&error) => return Ok(StageStep::Forgotten),
                 Err(error) => return Err(error),
             }
         }
         match why {
-            None => Ok(Step::Staged),
+            None => Ok(StageStep::Staged),
             Some(source) => Err(StoreError::Fetch { missing, source }.into()),
         }
     }
@@ -236,16 +236,16 @@ fn has_ample_room(free_bytes: u64, request: &StageRequest<'_>) -> bool {
     needs(request).is_ok_and(|needs| with_files(needs.new_bytes(), needs.objects.len() as u64) <= free_bytes)
 }
 
-fn needs(request: &StageRequest<'_>) -> Result<Needs, ManifestError> {
+fn needs(request: &StageRequest<'_>) -> Result<DeltaSummary, ManifestError> {
     let limits = ChangeLimits::of_own(request.change.len() as u64, request.release.entries);
-    transit::needs(&**request.change, &limits)
+    delta::summarize(&**request.change, &limits)
 }
 
 /// Refuses what a token that may only read cannot do.
 fn check_token(mirror: &HttpMirror) -> Result<(), MirrorError> {
     match mirror.known().as_ref() {
         Some(known) if !known.may_push => {
-            Err(MirrorError::Remote { refusal: Refusal::new("forbidden", wire::READ_ONLY) })
+            Err(MirrorError::Remote { refusal: ProtocolError::new("forbidden", protocol::READ_ONLY) })
         }
         _ => Ok(()),
     }
@@ -257,9 +257,9 @@ pub(super) fn check(mirror: &HttpMirror, request: &StageRequest<'_>) -> Result<(
     check_token(mirror)?;
     let known = mirror.known();
     let Some(known) = known.as_ref() else { return Ok(()) };
-    let needs = needs(request).map_err(|error| MirrorError::Supply(Box::new(error)))?;
+    let needs = needs(request).map_err(|error| MirrorError::Source(Box::new(error)))?;
     let no_space = |message: String, detail: Option<Detail>| MirrorError::Remote {
-        refusal: Refusal { detail, ..Refusal::new("no_space", message) },
+        refusal: ProtocolError { detail, ..ProtocolError::new("no_space", message) },
     };
     if let Some(words) = known.quota.refusal(request.release, needs.new_bytes()) {
         return Err(no_space(words, Some(Detail::Quota)));
@@ -275,7 +275,7 @@ pub(super) fn check(mirror: &HttpMirror, request: &StageRequest<'_>) -> Result<(
 
 /// Whether it may be the chunks that were not taken: a receiver never answers that to them.
 const fn is_of_chunks(error: &MirrorError) -> bool {
-    matches!(error, MirrorError::Way(WayError::Foreign { status: 411 | 501, .. }))
+    matches!(error, MirrorError::Transport(TransportError::Foreign { status: 411 | 501, .. }))
 }
 
 /// Whether the receiver has no such stage open.
@@ -284,5 +284,5 @@ pub(super) fn is_unknown(error: &MirrorError) -> bool {
 }
 
 fn unexpected(what: &str) -> MirrorError {
-    WayError::Foreign { status: 200, what: what.to_owned() }.into()
+    TransportError::Foreign { status: 200, what: what.to_owned() }.into()
 }

@@ -25,8 +25,8 @@ use ureq::unversioned::transport::{
 };
 use ureq::{Agent, Error};
 
-use crate::mirror::http::Access;
-use crate::mirror::location::HttpPlace;
+use crate::mirror::http::Credentials;
+use crate::mirror::location::HttpUrl;
 
 /// When the certificate of a mirror ends, as the last connection to it showed.
 #[derive(Debug, Clone, Default)]
@@ -62,7 +62,7 @@ fn end_of(certificate: &CertificateDer<'_>) -> Option<u64> {
 }
 
 /// An agent for the mirror at `place`, which notes in `end` when the certificate ends that it sees there.
-pub(super) fn agent(access: &Access, place: &HttpPlace, connections: usize, end: CertificateEnd) -> Agent {
+pub(super) fn agent(access: &Credentials, place: &HttpUrl, connections: usize, end: CertificateEnd) -> Agent {
     let mirror = place.base().parse::<Uri>().ok().and_then(|uri| uri.authority().cloned());
     let tls = TlsConnector { access: access.clone(), config: OnceLock::new(), mirror, end };
     let connector = ().chain(ConnectProxyConnector::default()).chain(TcpConnector::default()).chain(tls);
@@ -72,7 +72,7 @@ pub(super) fn agent(access: &Access, place: &HttpPlace, connections: usize, end:
 /// Begins TLS on a connection.
 #[derive(Debug)]
 struct TlsConnector {
-    access: Access,
+    access: Credentials,
     config: OnceLock<Arc<ClientConfig>>,
     /// The host and port of the mirror: a proxy on the way may have a certificate as well.
     mirror: Option<Authority>,

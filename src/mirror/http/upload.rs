@@ -17,22 +17,22 @@ use crate::mirror::http::answer::AnswerLimit;
 use crate::mirror::http::body::{Body, SMALL};
 use crate::mirror::http::client::{Request, Verb};
 use crate::mirror::http::counted::CountedPack;
-use crate::mirror::http::flow::Row;
-use crate::mirror::http::pace::{Again, Patience, Stop};
+use crate::mirror::http::limits::{CancelCheck, RetryAction, RetryState};
+use crate::mirror::http::pack_stream::PackSequence;
 use crate::mirror::http::stage::is_unknown;
-use crate::mirror::http::{HttpMirror, Wired};
-use crate::mirror::way::WayError;
-use crate::mirror::{Bundle, MirrorError, Pack, PackCursor, SupplyError};
+use crate::mirror::http::{HttpMirror, Session};
+use crate::mirror::transport_error::TransportError;
+use crate::mirror::{MirrorError, OutgoingPack, PackCursor, PackSource, SourceError};
 use crate::monitor::{Event, Monitor};
-use crate::wire::{self, PackHead, Resource};
+use crate::protocol::{self, PackHead, Resource};
 
 /// Connections to begin with: two that begin at once take from each other what
 /// a link has, and lose it where its queue is short.
 const FIRST_CONNECTIONS: usize = 1;
 /// One more connection must bring at least so much more.
-const GAIN: f64 = 1.1;
+const MIN_SPEEDUP: f64 = 1.1;
 /// So long is a rate measured before the number of connections changes.
-const LONG: Duration = Duration::from_secs(3);
+const MEASURE_WINDOW: Duration = Duration::from_secs(3);
 /// Packs in one request: one more is added while they have at most so many bytes.
 pub(super) const BATCH_BYTES: u64 = 24 * 1024 * 1024;
 /// Packs that arrived are kept up to so many bytes, for a receiver that loses them.
@@ -51,9 +51,9 @@ pub(super) struct Upload<'u> {
     mirror: &'u HttpMirror,
     key: BundleKey,
     monitor: &'u dyn Monitor,
-    source: Mutex<Source<'u>>,
-    arrived: Mutex<Arrived>,
-    gauge: Mutex<Gauge>,
+    source: Mutex<PackFeed<'u>>,
+    arrived: Mutex<Acknowledged>,
+    scaler: Mutex<ConnectionScaler>,
     is_over: AtomicBool,
     is_announced: AtomicBool,
     /// Whether a request with several packs was cut: from then on they go one by one.
@@ -62,16 +62,16 @@ pub(super) struct Upload<'u> {
 
 /// What was acknowledged.
 #[derive(Default)]
-struct Arrived {
+struct Acknowledged {
     packs: HashSet<PackId>,
     /// Those that were told of: sent or held, sent again or not.
     told: HashSet<PackId>,
     /// As many of them as fit in little memory, for a receiver that loses them.
-    kept: Vec<Box<dyn Pack>>,
+    kept: Vec<Box<dyn OutgoingPack>>,
     kept_bytes: u64,
 }
 
-impl Arrived {
+impl Acknowledged {
     /// Notes that a pack is there; answers whether nobody was told yet.
     fn note(&mut self, id: PackId) -> bool {
         self.packs.insert(id);
@@ -80,25 +80,25 @@ impl Arrived {
 }
 
 /// What comes next of a bundle.
-pub(super) enum Coming {
-    Pack(Box<dyn Pack>),
+pub(super) enum NextPack {
+    Pack(Box<dyn OutgoingPack>),
     /// There is no more.
     End,
     /// Not in time.
     Later,
 }
 
-struct Source<'u> {
+struct PackFeed<'u> {
     cursor: Box<dyn PackCursor + 'u>,
     /// Taken from the cursor and not acknowledged.
-    waiting: VecDeque<Box<dyn Pack>>,
+    waiting: VecDeque<Box<dyn OutgoingPack>>,
 }
 
-impl Source<'_> {
-    fn next(&mut self) -> Result<Option<Box<dyn Pack>>, MirrorError> {
+impl PackFeed<'_> {
+    fn next(&mut self) -> Result<Option<Box<dyn OutgoingPack>>, MirrorError> {
         match self.waiting.pop_front() {
             Some(pack) => Ok(Some(pack)),
-            None => self.cursor.next().map_err(MirrorError::Supply),
+            None => self.cursor.next().map_err(MirrorError::Source),
         }
     }
 
@@ -109,7 +109,7 @@ impl Source<'_> {
 }
 
 /// Decides on the number of connections: one more while that pays, half after trouble.
-struct Gauge {
+struct ConnectionScaler {
     workers: usize,
     allowed: usize,
     most: usize,
@@ -120,14 +120,14 @@ struct Gauge {
     since: Instant,
 }
 
-impl Gauge {
+impl ConnectionScaler {
     fn new(most: usize) -> Self {
         let allowed = FIRST_CONNECTIONS.min(most);
         Self { workers: 0, allowed, most, best: 0.0, is_trying: false, bytes: 0, since: Instant::now() }
     }
 
     /// Whether there is room for one more, who is then counted.
-    const fn hire(&mut self) -> bool {
+    const fn try_add_worker(&mut self) -> bool {
         let has_room = self.workers < self.allowed;
         if has_room {
             self.workers += 1;
@@ -142,7 +142,7 @@ impl Gauge {
     }
 
     /// Whether there is one too many, who is then no longer counted. The last one stays.
-    const fn dismiss(&mut self) -> bool {
+    const fn should_retire(&mut self) -> bool {
         let is_one_too_many = self.workers > self.allowed;
         if is_one_too_many {
             self.workers -= 1;
@@ -153,12 +153,12 @@ impl Gauge {
     fn sent(&mut self, bytes: u64, now: Instant) {
         self.bytes += bytes;
         let passed = now - self.since;
-        if passed < LONG {
+        if passed < MEASURE_WINDOW {
             return;
         }
         #[expect(clippy::cast_precision_loss, reason = "a rate is a rough thing")]
         let rate = self.bytes as f64 / passed.as_secs_f64();
-        if rate > self.best * GAIN {
+        if rate > self.best * MIN_SPEEDUP {
             self.best = rate;
             self.is_trying = self.allowed < self.most;
             self.allowed = (self.allowed + 1).min(self.most);
@@ -169,7 +169,7 @@ impl Gauge {
         self.restart(now);
     }
 
-    fn trouble(&mut self, now: Instant) {
+    fn note_failure(&mut self, now: Instant) {
         self.allowed = (self.allowed / 2).max(1);
         (self.best, self.is_trying) = (0.0, false);
         self.restart(now);
@@ -188,16 +188,16 @@ impl<'u> Upload<'u> {
     pub(super) fn new(
         mirror: &'u HttpMirror,
         key: BundleKey,
-        bundle: &'u dyn Bundle,
+        bundle: &'u dyn PackSource,
         monitor: &'u dyn Monitor,
     ) -> Self {
         Self {
             mirror,
             key,
             monitor,
-            source: Mutex::new(Source { cursor: bundle.packs(), waiting: VecDeque::new() }),
+            source: Mutex::new(PackFeed { cursor: bundle.packs(), waiting: VecDeque::new() }),
             arrived: Mutex::default(),
-            gauge: Mutex::new(Gauge::new(mirror.connections)),
+            scaler: Mutex::new(ConnectionScaler::new(mirror.connections)),
             is_over: AtomicBool::new(false),
             is_announced: AtomicBool::new(false),
             is_careful: AtomicBool::new(false),
@@ -205,14 +205,14 @@ impl<'u> Upload<'u> {
     }
 
     /// The next pack, if it comes soon enough.
-    pub(super) fn coming(&self, most: Duration) -> Result<Coming, MirrorError> {
+    pub(super) fn coming(&self, most: Duration) -> Result<NextPack, MirrorError> {
         let left = |deadline: Instant| deadline.saturating_duration_since(Instant::now());
-        let most = self.mirror.wired.pace.deadline.map_or(most, |deadline| most.min(left(deadline)));
+        let most = self.mirror.session.pace.deadline.map_or(most, |deadline| most.min(left(deadline)));
         let mut source = lock(&self.source);
         if !source.wait(most) {
-            return Ok(Coming::Later);
+            return Ok(NextPack::Later);
         }
-        Ok(source.next()?.map_or(Coming::End, Coming::Pack))
+        Ok(source.next()?.map_or(NextPack::End, NextPack::Pack))
     }
 
     /// Tells that a pack was sent, once.
@@ -233,7 +233,7 @@ impl<'u> Upload<'u> {
     }
 
     /// Notes that a pack is there.
-    pub(super) fn acknowledge(&self, pack: Box<dyn Pack>) {
+    pub(super) fn acknowledge(&self, pack: Box<dyn OutgoingPack>) {
         let (id, bytes) = (pack.id(), pack.size());
         let mut arrived = lock(&self.arrived);
         arrived.packs.insert(id);
@@ -246,7 +246,7 @@ impl<'u> Upload<'u> {
     }
 
     /// Has the packs that were lost over there wait again, if they are still here.
-    fn take_back_lost(&self, held: &HashSet<PackId>) -> Result<(), MirrorError> {
+    fn requeue_lost(&self, held: &HashSet<PackId>) -> Result<(), MirrorError> {
         let mut arrived = lock(&self.arrived);
         let kept = std::mem::take(&mut arrived.kept);
         let (still, lost): (Vec<_>, Vec<_>) = kept.into_iter().partition(|pack| held.contains(&pack.id()));
@@ -254,25 +254,25 @@ impl<'u> Upload<'u> {
         arrived.kept = still;
         for pack in lost {
             arrived.packs.remove(&pack.id());
-            self.give_back(pack);
+            self.requeue(pack);
         }
-        if arrived.packs.is_subset(held) { Ok(()) } else { Err(WayError::Forgotten.into()) }
+        if arrived.packs.is_subset(held) { Ok(()) } else { Err(TransportError::Forgotten.into()) }
     }
 
     /// Keeps a pack for the next try.
-    pub(super) fn give_back(&self, pack: Box<dyn Pack>) {
+    pub(super) fn requeue(&self, pack: Box<dyn OutgoingPack>) {
         lock(&self.source).waiting.push_back(pack);
     }
 
     /// Sends every pack that is not `held`.
     pub(super) fn run(&self, held: &HashSet<PackId>) -> Result<Uploaded, MirrorError> {
-        self.take_back_lost(held)?;
+        self.requeue_lost(held)?;
         self.is_over.store(false, Ordering::Relaxed);
         let result = Mutex::new(Ok(Uploaded::All));
         {
-            let mut gauge = lock(&self.gauge);
-            gauge.workers = 1;
-            gauge.restart(Instant::now());
+            let mut scaler = lock(&self.scaler);
+            scaler.workers = 1;
+            scaler.restart(Instant::now());
         }
         std::thread::scope(|scope| self.work(scope, held, &result));
         result.into_inner().unwrap_or_else(PoisonError::into_inner)
@@ -287,31 +287,31 @@ impl<'u> Upload<'u> {
         result: &'s Mutex<Result<Uploaded, MirrorError>>,
     ) {
         while !self.is_over.load(Ordering::Relaxed) {
-            if lock(&self.gauge).dismiss() {
+            if lock(&self.scaler).should_retire() {
                 return;
             }
             let end = match self.next_batch(held) {
                 Ok(packs) if packs.is_empty() => Ok(Uploaded::All),
                 Ok(packs) => {
-                    if lock(&self.gauge).hire() {
+                    if lock(&self.scaler).try_add_worker() {
                         let spawned = Builder::new().spawn_scoped(scope, || self.work(scope, held, result));
                         if spawned.is_err() {
                             // Without another thread the packs go on as they do.
-                            lock(&self.gauge).stay();
+                            lock(&self.scaler).stay();
                         }
                     }
                     match self.send(&packs) {
-                        Ok(Sent::All) => {
+                        Ok(SendResult::All) => {
                             packs.into_iter().for_each(|pack| self.acknowledge(pack));
                             continue;
                         }
-                        Ok(Sent::Cut) => {
+                        Ok(SendResult::Cut) => {
                             self.is_careful.store(true, Ordering::Relaxed);
-                            packs.into_iter().for_each(|pack| self.give_back(pack));
+                            packs.into_iter().for_each(|pack| self.requeue(pack));
                             continue;
                         }
                         Err(error) if is_unknown(&error) => {
-                            packs.into_iter().for_each(|pack| self.give_back(pack));
+                            packs.into_iter().for_each(|pack| self.requeue(pack));
                             Ok(Uploaded::Forgotten)
                         }
                         Err(error) => Err(error),
@@ -329,7 +329,7 @@ impl<'u> Upload<'u> {
 
     /// The next packs that are not there: one, and all that are ready behind it, or will be before a
     /// request of their own would have its answer.
-    fn next_batch(&self, held: &HashSet<PackId>) -> Result<Vec<Box<dyn Pack>>, MirrorError> {
+    fn next_batch(&self, held: &HashSet<PackId>) -> Result<Vec<Box<dyn OutgoingPack>>, MirrorError> {
         let (began, round_trip) = (Instant::now(), self.mirror.round_trip().unwrap_or_default());
         let mut source = lock(&self.source);
         let mut packs = Vec::new();
@@ -362,9 +362,9 @@ impl<'u> Upload<'u> {
         }
     }
 
-    fn send(&self, packs: &[Box<dyn Pack>]) -> Result<Sent, MirrorError> {
+    fn send(&self, packs: &[Box<dyn OutgoingPack>]) -> Result<SendResult, MirrorError> {
         let stop = || self.monitor.is_cancelled();
-        let mut patience = self.mirror.wired.patience(&stop);
+        let mut retry = self.mirror.session.retry_state(&stop);
         // A refusal of the first one is read before everything is sent.
         let is_announced = !self.is_announced.swap(true, Ordering::Relaxed);
         let sent = match packs {
@@ -376,57 +376,57 @@ impl<'u> Upload<'u> {
                 let body = Body::Stream(pack.size(), &open);
                 let request = Request::new(Verb::Put, resource, body, AnswerLimit::SMALL);
                 let request = Request { is_announced, ..request };
-                self.mirror.wired.ask(&request, &mut patience).map(|wire::Done {}| Sent::All)
+                self.mirror.session.ask(&request, &mut retry).map(|protocol::Done {}| SendResult::All)
             }
-            several => self.send_several(several, is_announced, &mut patience),
+            several => self.send_several(several, is_announced, &mut retry),
         };
-        let mut gauge = lock(&self.gauge);
-        match patience.has_failed() || matches!(sent, Ok(Sent::Cut)) {
-            true => gauge.trouble(Instant::now()),
-            false => gauge.sent(packs.iter().map(|pack| pack.size()).sum(), Instant::now()),
+        let mut scaler = lock(&self.scaler);
+        match retry.has_failed() || matches!(sent, Ok(SendResult::Cut)) {
+            true => scaler.note_failure(Instant::now()),
+            false => scaler.sent(packs.iter().map(|pack| pack.size()).sum(), Instant::now()),
         }
-        drop(gauge);
+        drop(scaler);
         sent
     }
 
     /// Sends packs in one request, once: what is cut off is not all sent again.
     fn send_several(
         &self,
-        packs: &[Box<dyn Pack>],
+        packs: &[Box<dyn OutgoingPack>],
         is_announced: bool,
-        patience: &mut Patience<'_>,
-    ) -> Result<Sent, MirrorError> {
+        retry: &mut RetryState<'_>,
+    ) -> Result<SendResult, MirrorError> {
         let length = packs.iter().map(|pack| PackHead::BYTES as u64 + pack.size()).sum();
         let open = || -> io::Result<Box<dyn Read + Send + '_>> {
-            Ok(Box::new(Row::new(packs, |pack| CountedPack::open(self, pack))))
+            Ok(Box::new(PackSequence::new(packs, |pack| CountedPack::open(self, pack))))
         };
         let resource = Resource::Packs(self.key);
         let request = Request::new(Verb::Put, resource, Body::Stream(length, &open), AnswerLimit::SMALL);
-        match self.mirror.wired.ask_once(&Request { is_announced, ..request }, patience) {
-            Ok(wire::Done {}) => Ok(Sent::All),
-            Err(trouble) if trouble.again == Again::Never => Err(trouble.error),
-            Err(_) => Ok(Sent::Cut),
+        match self.mirror.session.ask_once(&Request { is_announced, ..request }, retry) {
+            Ok(protocol::Done {}) => Ok(SendResult::All),
+            Err(attempt_error) if attempt_error.again == RetryAction::Never => Err(attempt_error.error),
+            Err(_) => Ok(SendResult::Cut),
         }
     }
 }
 
 /// What became of packs that were sent.
-enum Sent {
+enum SendResult {
     All,
     /// Some may be there; what it was may pass.
     Cut,
 }
 
 /// Opens the content of an object, as often as need be.
-type Open<'o> = &'o (dyn Fn() -> Result<Box<dyn Read + Send>, SupplyError> + Sync);
+type OpenContent<'o> = &'o (dyn Fn() -> Result<Box<dyn Read + Send>, SourceError> + Sync);
 
 /// Puts an object, which is read through before any of it is sent. The inner error is that of whoever supplies it.
 pub(super) fn put_object(
-    wired: &Wired,
-    open: Open<'_>,
+    session: &Session,
+    open: OpenContent<'_>,
     id: &ObjectId,
-    stop: Stop<'_>,
-) -> Result<Result<(), SupplyError>, MirrorError> {
+    stop: CancelCheck<'_>,
+) -> Result<Result<(), SourceError>, MirrorError> {
     let (small, size) = match examine(open, id) {
         Ok(examined) => examined,
         Err(error) => return Ok(Err(error)),
@@ -437,11 +437,11 @@ pub(super) fn put_object(
         None => Body::Stream(size, &again),
     };
     let request = Request::new(Verb::Put, Resource::Object(*id), body, AnswerLimit::SMALL);
-    wired.ask(&request, &mut wired.patience(stop)).map(|wire::Done {}| Ok(()))
+    session.ask(&request, &mut session.retry_state(stop)).map(|protocol::Done {}| Ok(()))
 }
 
 /// Checks the content of an object and measures it; answers its bytes if they are few.
-fn examine(open: Open<'_>, id: &ObjectId) -> Result<(Option<Vec<u8>>, u64), SupplyError> {
+fn examine(open: OpenContent<'_>, id: &ObjectId) -> Result<(Option<Vec<u8>>, u64), SourceError> {
     let mut content = open()?;
     let mut first = Vec::new();
     (&mut content).take(SMALL + 1).read_to_end(&mut first)?;
@@ -461,19 +461,19 @@ mod tests {
 
     /// Sends packs at a rate that depends on the number of connections.
     fn settle(rate: impl Fn(usize) -> u32) -> usize {
-        let mut gauge = Gauge::new(8);
-        let mut now = gauge.since;
+        let mut scaler = ConnectionScaler::new(8);
+        let mut now = scaler.since;
         for _ in 0..2000 {
-            now += Duration::from_secs(1) / rate(gauge.allowed);
-            gauge.sent(1, now);
+            now += Duration::from_secs(1) / rate(scaler.allowed);
+            scaler.sent(1, now);
         }
-        gauge.allowed
+        scaler.allowed
     }
 
     #[test]
     fn connections_grow_while_that_pays() {
-        assert_eq!(Gauge::new(8).allowed, 1);
-        assert_eq!(Gauge::new(1).allowed, 1);
+        assert_eq!(ConnectionScaler::new(8).allowed, 1);
+        assert_eq!(ConnectionScaler::new(1).allowed, 1);
         assert_eq!(settle(|connections| 10 * u32::try_from(connections).unwrap()), 8);
         assert_eq!(settle(|_| 10), 1);
         assert_eq!(
@@ -484,26 +484,26 @@ mod tests {
 
     #[test]
     fn trouble_halves_them_and_leaves_one() {
-        let mut gauge = Gauge { allowed: 8, ..Gauge::new(8) };
+        let mut scaler = ConnectionScaler { allowed: 8, ..ConnectionScaler::new(8) };
         for wanted in [4, 2, 1, 1] {
-            gauge.trouble(Instant::now());
-            assert_eq!(gauge.allowed, wanted);
+            scaler.note_failure(Instant::now());
+            assert_eq!(scaler.allowed, wanted);
         }
-        gauge.sent(1, Instant::now() + LONG);
-        assert_eq!(gauge.allowed, 2, "and they grow again");
-        let mut gauge = Gauge { allowed: 8, workers: 8, ..Gauge::new(8) };
-        gauge.trouble(Instant::now());
-        let dismissed = (0..8).filter(|_| gauge.dismiss()).count();
-        assert_eq!((dismissed, gauge.workers, gauge.hire()), (4, 4, false));
+        scaler.sent(1, Instant::now() + MEASURE_WINDOW);
+        assert_eq!(scaler.allowed, 2, "and they grow again");
+        let mut scaler = ConnectionScaler { allowed: 8, workers: 8, ..ConnectionScaler::new(8) };
+        scaler.note_failure(Instant::now());
+        let dismissed = (0..8).filter(|_| scaler.should_retire()).count();
+        assert_eq!((dismissed, scaler.workers, scaler.try_add_worker()), (4, 4, false));
     }
 
     #[test]
     fn an_object_is_checked_before_it_is_sent() {
-        let small = || -> Result<Box<dyn Read + Send>, SupplyError> { Ok(Box::new(&b"abc"[..])) };
+        let small = || -> Result<Box<dyn Read + Send>, SourceError> { Ok(Box::new(&b"abc"[..])) };
         assert_eq!(examine(&small, &ObjectId::of(b"abc")).unwrap(), (Some(b"abc".to_vec()), 3));
         assert!(examine(&small, &ObjectId::of(b"abd")).is_err());
         let content = vec![7; usize::try_from(SMALL).unwrap() + 1];
-        let large = || -> Result<Box<dyn Read + Send>, SupplyError> { Ok(Box::new(io::Cursor::new(content.clone()))) };
+        let large = || -> Result<Box<dyn Read + Send>, SourceError> { Ok(Box::new(io::Cursor::new(content.clone()))) };
         assert_eq!(examine(&large, &ObjectId::of(&content)).unwrap(), (None, SMALL + 1));
     }
 }

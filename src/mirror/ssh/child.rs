@@ -11,23 +11,23 @@ use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
 
 use crate::cancel::CancelToken;
-use crate::command::{keep_end, withhold_secrets};
+use crate::command::{read_tail, withhold_secrets};
 use crate::mirror::MirrorError;
-use crate::mirror::http::{Again, CONNECT, Trouble};
-use crate::mirror::location::SshPlace;
-use crate::mirror::ssh::banner::{self, Heard, Line};
-use crate::mirror::ssh::{SshSettings, lock, trouble};
-use crate::mirror::way::WayError;
+use crate::mirror::http::{AttemptError, CONNECT, RetryAction};
+use crate::mirror::location::SshUrl;
+use crate::mirror::ssh::banner::{self, BannerLine, BannerScan};
+use crate::mirror::ssh::{SshSettings, attempt_error, lock};
+use crate::mirror::transport_error::TransportError;
 use crate::text::Secrets;
 
 /// How soon a request to stop is noticed.
-const LOOK: Duration = Duration::from_millis(100);
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
 /// As much of what it says on stderr as is kept, in bytes: the end of it.
 const KEPT_BYTES: usize = 8 * 1024;
 /// The longest text of it in an error, in characters.
 const SHOWN_CHARS: usize = 600;
 /// How long it may take to end once it is told to.
-const FAREWELL: Duration = Duration::from_secs(2);
+const EXIT_TIMEOUT: Duration = Duration::from_secs(2);
 /// The name under which a pinned key is looked up: it stands for whatever host is dialled.
 const PINNED: &str = "headwater-pinned";
 /// How the quoted stderr of a receiver that ended with an error begins.
@@ -51,7 +51,7 @@ fn quoted(word: &str) -> String {
 }
 
 /// All arguments of `ssh`.
-fn arguments(place: &SshPlace, settings: &SshSettings, pinned: Option<&str>) -> Vec<String> {
+fn arguments(place: &SshUrl, settings: &SshSettings, pinned: Option<&str>) -> Vec<String> {
     let mut options = vec!["BatchMode=yes".to_owned(), format!("ConnectTimeout={}", CONNECT.as_secs())];
     // A dead peer is noticed although ssh itself keeps our end open.
     options.extend(["ServerAliveInterval=15".to_owned(), "ServerAliveCountMax=4".to_owned()]);
@@ -86,9 +86,10 @@ fn pin(key: &str) -> io::Result<(File, String)> {
 
 impl Child {
     /// Starts `ssh`.
-    pub(super) fn start(place: &SshPlace, settings: &SshSettings, cancel: CancelToken) -> Result<Self, Trouble> {
-        let failed =
-            |what: &str, error: &io::Error| trouble(WayError::Ssh { what: format!("{what}: {error}") }, Again::Never);
+    pub(super) fn start(place: &SshUrl, settings: &SshSettings, cancel: CancelToken) -> Result<Self, AttemptError> {
+        let failed = |what: &str, error: &io::Error| {
+            attempt_error(TransportError::Ssh { what: format!("{what}: {error}") }, RetryAction::Never)
+        };
         let program = settings.command.program();
         let pinned = settings.host_key.as_deref().map(pin).transpose();
         let pinned = pinned.map_err(|error| failed("cannot hand over the host key", &error))?;
@@ -109,7 +110,7 @@ impl Child {
         let kept = Arc::clone(&said);
         let listen = move || {
             if let Some(stderr) = stderr {
-                keep_end(stderr, KEPT_BYTES, &kept);
+                read_tail(stderr, KEPT_BYTES, &kept);
             }
         };
         let listener = match Builder::new().spawn(listen) {
@@ -123,28 +124,29 @@ impl Child {
     }
 
     /// Waits for the line of the receiver.
-    pub(super) fn greeting(&mut self, time: Duration, stop: &dyn Fn() -> bool) -> Result<Line, Trouble> {
+    pub(super) fn read_banner(&mut self, time: Duration, stop: &dyn Fn() -> bool) -> Result<BannerLine, AttemptError> {
         let end = Instant::now() + time;
         let mut heard = Vec::new();
         loop {
             if stop() {
                 self.process.kill().ok();
-                return Err(Trouble::final_(MirrorError::Cancelled));
+                return Err(AttemptError::final_(MirrorError::Cancelled));
             }
-            match banner::look(&heard) {
-                Heard::Line(line) => return Ok(line),
-                Heard::Nonsense => return Err(self.no_receiver(&heard, "")),
-                Heard::More => {}
+            match banner::scan(&heard) {
+                BannerScan::Line(line) => return Ok(line),
+                BannerScan::Nonsense => return Err(self.no_receiver(&heard, "")),
+                BannerScan::More => {}
             }
             let left = end.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 // Who never said a word has nothing to finish.
                 self.process.kill().ok();
                 let what = format!("ssh has no connection to a receiver yet{}", self.quote(&heard));
-                return Err(trouble(WayError::Timeout { what }, Again::Later));
+                return Err(attempt_error(TransportError::Timeout { what }, RetryAction::Later));
             }
             let mut some = [0; 4096];
-            let read = self.stream.set_read_timeout(Some(left.min(LOOK))).and_then(|()| self.stream.read(&mut some));
+            let read =
+                self.stream.set_read_timeout(Some(left.min(POLL_INTERVAL))).and_then(|()| self.stream.read(&mut some));
             match read {
                 Ok(0) => return Err(self.ended(&heard)),
                 Ok(count) => heard.extend_from_slice(&some[..count]),
@@ -155,15 +157,15 @@ impl Child {
         }
     }
 
-    fn no_receiver(&self, heard: &[u8], why: &str) -> Trouble {
-        trouble(
-            WayError::NoReceiver { what: format!("{why}it said nothing of ours{}", self.quote(heard)) },
-            Again::Never,
+    fn no_receiver(&self, heard: &[u8], why: &str) -> AttemptError {
+        attempt_error(
+            TransportError::NoReceiver { what: format!("{why}it said nothing of ours{}", self.quote(heard)) },
+            RetryAction::Never,
         )
     }
 
     /// Why it ended before there was a banner.
-    fn ended(&mut self, heard: &[u8]) -> Trouble {
+    fn ended(&mut self, heard: &[u8]) -> AttemptError {
         let status = self.finish();
         let said = self.quote(heard);
         match status.as_ref().ok().and_then(ExitStatus::code) {
@@ -171,20 +173,20 @@ impl Child {
                 let what = format!("exit code 255{said}");
                 if said.contains("Host key verification failed") {
                     let what = self.of_host_key(said.trim_start_matches(": "));
-                    trouble(WayError::HostKey { what }, Again::Never)
+                    attempt_error(TransportError::HostKey { what }, RetryAction::Never)
                 } else if said.contains("Permission denied") || said.contains("Too many authentication") {
-                    trouble(WayError::SshDenied { what }, Again::Never)
+                    attempt_error(TransportError::SshDenied { what }, RetryAction::Never)
                 } else {
-                    trouble(WayError::Ssh { what }, Again::Later)
+                    attempt_error(TransportError::Ssh { what }, RetryAction::Later)
                 }
             }
             Some(127) => {
                 let what = format!("install it, or name it with --receive-command or `receive_command`{said}");
-                trouble(WayError::NoReceiver { what }, Again::Never)
+                attempt_error(TransportError::NoReceiver { what }, RetryAction::Never)
             }
             Some(_) if said.starts_with(RECEIVER_ERROR) => {
                 let what = said[RECEIVER_ERROR.len()..].to_owned();
-                trouble(WayError::ReceiverFailed { what }, Again::Never)
+                attempt_error(TransportError::ReceiverFailed { what }, RetryAction::Never)
             }
             Some(code) => self.no_receiver(heard, &format!("exit code {code}, ")),
             None => self.no_receiver(heard, "it was ended by a signal, "),
@@ -220,7 +222,7 @@ impl Child {
     /// Lets it end: it is told that nothing more comes, and killed if that does not help.
     fn finish(&mut self) -> io::Result<ExitStatus> {
         self.stream.shutdown(Shutdown::Write).ok();
-        let time = if self.cancel.is_cancelled() { Duration::ZERO } else { FAREWELL };
+        let time = if self.cancel.is_cancelled() { Duration::ZERO } else { EXIT_TIMEOUT };
         let end = Instant::now() + time;
         let mut rest = [0; 4096];
         // It has closed its end when it is gone.
@@ -244,7 +246,7 @@ impl Child {
         let status = self.process.wait();
         if let Some(listener) = self.listener.take().filter(|listener| listener.is_finished() || status.is_ok()) {
             // A helper of ssh may hold stderr open (a shared connection does): then what it said so far is all.
-            let end = Instant::now() + LOOK;
+            let end = Instant::now() + POLL_INTERVAL;
             while !listener.is_finished() && Instant::now() < end {
                 std::thread::yield_now();
             }
@@ -266,7 +268,7 @@ mod tests {
     use super::*;
     use crate::mirror::Location;
 
-    fn place(text: &str) -> SshPlace {
+    fn place(text: &str) -> SshUrl {
         match Location::parse(text) {
             Ok(Location::Ssh(place)) => place,
             other => panic!("{other:?}"),
@@ -293,38 +295,38 @@ mod tests {
         assert!(error.to_string().contains("/no/such/ssh"), "{error}");
     }
 
-    fn greeting(script: &str) -> (Result<Line, Trouble>, u32) {
+    fn greeting(script: &str) -> (Result<BannerLine, AttemptError>, u32) {
         greeting_of(script, None)
     }
 
-    fn greeting_of(script: &str, host_key: Option<&str>) -> (Result<Line, Trouble>, u32) {
+    fn greeting_of(script: &str, host_key: Option<&str>) -> (Result<BannerLine, AttemptError>, u32) {
         let command = shell_words::join(["/bin/sh", "-c", script]).parse().unwrap();
         let settings = SshSettings { command, host_key: host_key.map(str::to_owned), ..SshSettings::default() };
         let mut child = Child::start(&place("ssh://h/srv"), &settings, CancelToken::default()).unwrap();
         let id = child.process.id();
-        (child.greeting(Duration::from_secs(20), &|| false), id)
+        (child.read_banner(Duration::from_secs(20), &|| false), id)
     }
 
     #[test]
     fn how_it_ended_tells_what_is_wrong() {
         let error = |script: &str| match greeting(script).0.unwrap_err().error {
-            MirrorError::Way(error) => error,
+            MirrorError::Transport(error) => error,
             other => panic!("{other}"),
         };
         let ssh = error("echo 'connect to host h port 22: Connection refused' >&2; exit 255");
-        assert!(matches!(&ssh, WayError::Ssh { what } if what.contains("Connection refused")), "{ssh}");
+        assert!(matches!(&ssh, TransportError::Ssh { what } if what.contains("Connection refused")), "{ssh}");
         let denied = error("echo 'me@h: Permission denied (publickey).' >&2; exit 255");
-        assert!(matches!(denied, WayError::SshDenied { .. }));
+        assert!(matches!(denied, TransportError::SshDenied { .. }));
         let none = error("echo motd; echo 'sh: headwater: command not found' >&2; exit 127");
         let words = ["--receive-command", "command not found", "motd"];
         assert!(
-            matches!(&none, WayError::NoReceiver { what } if words.iter().all(|word| what.contains(word))),
+            matches!(&none, TransportError::NoReceiver { what } if words.iter().all(|word| what.contains(word))),
             "{none}"
         );
         let noise = error("yes | head -c 100000");
-        assert!(matches!(noise, WayError::NoReceiver { .. }), "{noise}");
+        assert!(matches!(noise, TransportError::NoReceiver { .. }), "{noise}");
         let other = error("exit 3");
-        assert!(matches!(&other, WayError::NoReceiver { what } if what.contains("exit code 3")), "{other}");
+        assert!(matches!(&other, TransportError::NoReceiver { what } if what.contains("exit code 3")), "{other}");
     }
 
     #[test]
@@ -358,7 +360,7 @@ mod tests {
     #[test]
     fn no_child_outlives_its_value() {
         let (found, id) = greeting("echo 'headwater receive 9 {}'; exec sleep 1000");
-        assert_eq!(found.unwrap(), Line::OtherVersion("9".into()));
+        assert_eq!(found.unwrap(), BannerLine::OtherVersion("9".into()));
         assert!(!std::path::Path::new(&format!("/proc/{id}")).exists());
     }
 

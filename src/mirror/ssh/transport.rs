@@ -15,7 +15,7 @@ use ureq::unversioned::transport::{
     Buffers, ConnectionDetails, Connector, LazyBuffers, NextTimeout, ShutdownHandle, Transport,
 };
 
-use crate::mirror::ssh::SshLink;
+use crate::mirror::ssh::SshConnection;
 use crate::mirror::ssh::child::Child;
 
 /// The size of a buffer, in bytes; less would cost a system call more often.
@@ -26,10 +26,10 @@ const WRITE_BYTES: usize = 32 * 1024;
 
 /// Makes connections that are child processes.
 #[derive(Debug)]
-pub(super) struct PipeConnector(Arc<SshLink>);
+pub(super) struct PipeConnector(Arc<SshConnection>);
 
 impl PipeConnector {
-    pub(super) const fn new(link: Arc<SshLink>) -> Self {
+    pub(super) const fn new(link: Arc<SshConnection>) -> Self {
         Self(link)
     }
 }
@@ -39,7 +39,7 @@ impl Connector for PipeConnector {
 
     fn connect(&self, details: &ConnectionDetails<'_>, _: Option<()>) -> Result<Option<Pipe>, Error> {
         let left = details.timeout.not_zero().map(|left| *left);
-        let pipe = self.0.take(left).map_err(|trouble| Error::Other(Box::new(trouble)))?;
+        let pipe = self.0.take(left).map_err(|attempt_error| Error::Other(Box::new(attempt_error)))?;
         let socket: Arc<dyn ShutdownHandle> = Arc::clone(&pipe.socket) as _;
         (details.register_shutdown)(Arc::downgrade(&socket))?;
         Ok(Some(pipe))
@@ -48,9 +48,9 @@ impl Connector for PipeConnector {
 
 /// Resolves nothing: there is only one place to go to.
 #[derive(Debug)]
-pub(super) struct Nowhere;
+pub(super) struct NoResolver;
 
-impl Resolver for Nowhere {
+impl Resolver for NoResolver {
     fn resolve(&self, _: &Uri, _: &Config, _: NextTimeout) -> Result<ResolvedSocketAddrs, Error> {
         let mut addresses = self.empty();
         addresses.push(([127, 0, 0, 1], 0).into());

@@ -83,7 +83,7 @@ fn common_end(left: &[u8], right: &[u8]) -> usize {
 
 /// Places of a prefix by the hash of what stands there.
 #[derive(Debug, Default)]
-struct Table {
+struct MatchTable {
     bits: u32,
     /// The last place of each hash, counted in strides from 1; 0 is none.
     heads: Vec<u32>,
@@ -91,7 +91,7 @@ struct Table {
     chain: Vec<u32>,
 }
 
-impl Table {
+impl MatchTable {
     fn fill(&mut self, prefix: &[u8]) {
         let places = prefix.len() / STRIDE + 1;
         self.bits = (2 * places).next_power_of_two().ilog2();
@@ -159,7 +159,7 @@ impl Near {
 /// Finds matches, in the same memory each time.
 #[derive(Debug, Default)]
 pub(super) struct Matcher {
-    table: Table,
+    table: MatchTable,
     near: Near,
 }
 

@@ -13,7 +13,7 @@ use std::io;
 use twox_hash::XxHash3_64;
 
 use self::matches::{Match, Matcher};
-use super::layout::{self, Cursor};
+use super::layout::{self, PackCursor};
 use super::{PackError, frame};
 use crate::varint;
 
@@ -88,7 +88,7 @@ pub(super) fn decode_into(
 ) -> Result<(), PackError> {
     const WHAT: &str = "delta";
     content.clear();
-    let mut input = Cursor { rest: delta };
+    let mut input = PackCursor { rest: delta };
     if input.byte(WHAT)? != MARK {
         return Err(PackError::frame("no delta"));
     }
@@ -109,9 +109,9 @@ pub(super) fn decode_into(
 fn apply(body: &[u8], prefix: &[u8], content_bytes: usize, content: &mut Vec<u8>) -> Result<(), PackError> {
     const WHAT: &str = "copies of a delta";
     const TOO_LONG: PackError = PackError::frame("the delta makes more than its content");
-    let mut input = Cursor { rest: body };
+    let mut input = PackCursor { rest: body };
     let count = input.number(WHAT)?;
-    let mut columns = [Cursor { rest: &[] }; 3];
+    let mut columns = [PackCursor { rest: &[] }; 3];
     for column in &mut columns {
         *column = input.numbers(count, WHAT)?;
     }

@@ -4,7 +4,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::*;
 use crate::mirror::{
-    Bundle, Depth, Happening, MirrorState, Pruned, Repaired, Settled, StageRequest, Supply, Verified, WayError,
+    Depth, HistoryEvent, MirrorState, PackSource, Pruned, RepairSource, Repaired, Settled, StageRequest,
+    TransportError, Verified,
 };
 use crate::monitor::Silent;
 use crate::release::ReleaseName;
@@ -36,7 +37,7 @@ impl Stub {
                 std::thread::park();
             }
         }
-        if self.is_dead { Err(WayError::Lost { what: "it died".into() }.into()) } else { Ok(()) }
+        if self.is_dead { Err(TransportError::Lost { what: "it died".into() }.into()) } else { Ok(()) }
     }
 }
 
@@ -65,7 +66,7 @@ impl Mirror for Stub {
         None
     }
 
-    fn history(&self) -> Result<Vec<Happening>, MirrorError> {
+    fn history(&self) -> Result<Vec<HistoryEvent>, MirrorError> {
         unimplemented!()
     }
 
@@ -102,7 +103,7 @@ impl Mirror for Stub {
         unimplemented!()
     }
 
-    fn stage(&self, _: &StageRequest<'_>, _: &dyn Bundle, _: &dyn Monitor) -> Result<(), MirrorError> {
+    fn stage(&self, _: &StageRequest<'_>, _: &dyn PackSource, _: &dyn Monitor) -> Result<(), MirrorError> {
         unimplemented!()
     }
 
@@ -114,7 +115,7 @@ impl Mirror for Stub {
         unimplemented!()
     }
 
-    fn settle(&self, _: usize) -> Result<Settled, MirrorError> {
+    fn clean_up(&self, _: usize) -> Result<Settled, MirrorError> {
         unimplemented!()
     }
 
@@ -126,7 +127,7 @@ impl Mirror for Stub {
         unimplemented!()
     }
 
-    fn repair(&self, _: &dyn Supply, _: &dyn Monitor) -> Result<Repaired, MirrorError> {
+    fn repair(&self, _: &dyn RepairSource, _: &dyn Monitor) -> Result<Repaired, MirrorError> {
         unimplemented!()
     }
 }

@@ -15,13 +15,13 @@ const MAX_AGE: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 
 /// A quarantine, and when something came for it last, in seconds since 1970.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Left {
+struct LeftQuarantine {
     name: String,
     key: BundleKey,
     touched: u64,
 }
 
-impl Left {
+impl LeftQuarantine {
     fn is_stale(&self, now: u64) -> bool {
         self.touched.saturating_add(MAX_AGE.as_secs()) < now
     }
@@ -69,7 +69,7 @@ impl Store {
     }
 
     /// The quarantines, the newest last.
-    fn left_behind(&self) -> Result<Vec<Left>, StoreError> {
+    fn left_behind(&self) -> Result<Vec<LeftQuarantine>, StoreError> {
         let mut left = Vec::new();
         for key in self.unfinished()? {
             let name = quarantine_name(&key);
@@ -79,14 +79,14 @@ impl Store {
             for inner in [".", super::HELD, super::PARTS, super::OBJECTS] {
                 touched = touched.max(dir.stat(inner)?.map_or(0, |meta| u64::try_from(meta.mtime).unwrap_or(0)));
             }
-            left.push(Left { name, key, touched });
+            left.push(LeftQuarantine { name, key, touched });
         }
         left.sort_unstable_by(|a, b| (a.touched, &a.name).cmp(&(b.touched, &b.name)));
         Ok(left)
     }
 
-    fn drop_some(&self, left: Vec<Left>, pruned: &mut Pruned) -> Result<(), StoreError> {
-        for Left { name, key, .. } in left {
+    fn drop_some(&self, left: Vec<LeftQuarantine>, pruned: &mut Pruned) -> Result<(), StoreError> {
+        for LeftQuarantine { name, key, .. } in left {
             let Some(dir) = self.layout.incoming.find_dir(&name)? else { continue };
             let Some(lock) = fsx::found(dir.open_or_create_file(LOCK))? else { continue };
             let is_free = fsx::lock(&lock, Duration::ZERO, &dir.join(LOCK))?;

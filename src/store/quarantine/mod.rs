@@ -6,8 +6,8 @@
 //! believe what has the right bytes, and have only the rest sent.
 
 mod cleanup;
-mod held;
-mod whole;
+mod pack_records;
+mod whole_objects;
 
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
@@ -18,14 +18,14 @@ use std::time::Duration;
 
 use crate::fsx::{self, Context as _, Dir, FileMode};
 use crate::hash::{BundleKey, ObjectId, PackId, PieceHash, PieceHashes, hash_reader};
-use crate::manifest::transit::NewObject;
+use crate::manifest::delta::NewObject;
 use crate::pack::{Block, PackReader, Piece};
 use crate::store::layout::{LOCK, Layout, quarantine_name};
 use crate::store::permissions::Permissions;
-use crate::store::{Store, StoreError, lie, unless_damaged};
+use crate::store::{Store, StoreError, mismatch, unless_damaged};
 
-use held::HeldPiece;
-use whole::Whole;
+use pack_records::PieceRecord;
+use whole_objects::WholeObjects;
 
 /// A record is 40 bytes a piece, and a pack has no more pieces than bytes.
 const MAX_HELD_BYTES: u64 = 64 * 1024 * 1024;
@@ -34,7 +34,7 @@ const PARTS: &str = "parts";
 const HELD: &str = "held";
 
 #[derive(Debug, Clone, Copy, Default)]
-struct Progress {
+struct QuarantineProgress {
     received: u64,
     id: Option<ObjectId>,
 }
@@ -71,7 +71,7 @@ impl Store {
 #[derive(Debug)]
 pub struct Quarantine {
     name: String,
-    whole: Whole,
+    whole: WholeObjects,
     /// Content that comes in several pieces, by ordinal.
     parts: Dir,
     /// Whose turn it is to write to a file in `parts`.
@@ -79,7 +79,7 @@ pub struct Quarantine {
     held: Dir,
     _lock: File,
     objects: Vec<NewObject>,
-    progress: Mutex<Vec<Progress>>,
+    progress: Mutex<Vec<QuarantineProgress>>,
     /// The pieces so far of objects that come in several.
     hashes: Mutex<HashMap<u32, PieceHashes>>,
     packs: HashSet<PackId>,
@@ -90,7 +90,7 @@ pub struct Quarantine {
 
 /// Which files of a quarantine have pieces that are held.
 #[derive(Default)]
-struct Covered {
+struct CoveredFiles {
     parts: HashSet<u32>,
     whole: HashSet<ObjectId>,
 }
@@ -121,9 +121,9 @@ impl Quarantine {
                 break (dir, lock);
             }
         };
-        let (whole, parts) = (Whole::new(dir.ensure_dir(OBJECTS)?), dir.ensure_dir(PARTS)?);
+        let (whole, parts) = (WholeObjects::new(dir.ensure_dir(OBJECTS)?), dir.ensure_dir(PARTS)?);
         let held = dir.ensure_dir(HELD)?;
-        let progress = Mutex::new(vec![Progress::default(); objects.len()]);
+        let progress = Mutex::new(vec![QuarantineProgress::default(); objects.len()]);
         let packs = HashSet::new();
         let mut quarantine = Self {
             name,
@@ -141,7 +141,7 @@ impl Quarantine {
         };
         match quarantine.resume() {
             // What is here contradicts itself: it must not stand in the way of what comes.
-            Err(StoreError::Lie { .. }) => quarantine.start_over()?,
+            Err(StoreError::Mismatch { .. }) => quarantine.start_over()?,
             other => other?,
         }
         Ok(quarantine)
@@ -155,7 +155,7 @@ impl Quarantine {
         }
         self.whole.keep_only(&HashSet::new())?;
         self.packs.clear();
-        self.progress().fill(Progress::default());
+        self.progress().fill(QuarantineProgress::default());
         self.hashes().clear();
         Ok(())
     }
@@ -166,7 +166,7 @@ impl Quarantine {
         &self.packs
     }
 
-    fn progress(&self) -> MutexGuard<'_, Vec<Progress>> {
+    fn progress(&self) -> MutexGuard<'_, Vec<QuarantineProgress>> {
         self.progress.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -181,14 +181,14 @@ impl Quarantine {
     }
 
     fn resume(&mut self) -> Result<(), StoreError> {
-        let mut covered = Covered::default();
+        let mut covered = CoveredFiles::default();
         for (name, _) in self.held.entries()? {
             let Some(pack) = PackId::parse_hex(name.as_encoded_bytes()) else {
                 self.held.unlink(&name)?;
                 continue;
             };
             let record = self.held.read(&pack.to_string(), MAX_HELD_BYTES)?;
-            let pieces = match held::parse(&record) {
+            let pieces = match pack_records::parse(&record) {
                 Some(pieces) if self.are_whole(&pieces)? => pieces,
                 _ => {
                     self.held.unlink(&name)?;
@@ -242,7 +242,7 @@ impl Quarantine {
         Ok(())
     }
 
-    fn are_whole(&self, pieces: &[HeldPiece]) -> Result<bool, StoreError> {
+    fn are_whole(&self, pieces: &[PieceRecord]) -> Result<bool, StoreError> {
         for piece in pieces {
             if !self.is_intact(piece)? {
                 return Ok(false);
@@ -252,7 +252,7 @@ impl Quarantine {
     }
 
     /// Whether a piece is here and has its bytes.
-    fn is_intact(&self, held: &HeldPiece) -> Result<bool, StoreError> {
+    fn is_intact(&self, held: &PieceRecord) -> Result<bool, StoreError> {
         let piece = &held.piece;
         let fits = self.objects.get(piece.ordinal as usize).is_some_and(|object| {
             piece.offset.checked_add(u64::from(piece.length)).is_some_and(|end| end <= object.size)
@@ -290,10 +290,10 @@ impl Quarantine {
                 rest = behind;
                 let hash = self.hash(piece, bytes);
                 self.write(piece, bytes, hash)?;
-                HeldPiece { piece: *piece, hash }.push(&mut record);
+                PieceRecord { piece: *piece, hash }.push(&mut record);
             }
         }
-        held::seal(&mut record);
+        pack_records::seal(&mut record);
         let temporary = format!("{id}.tmp");
         self.held.write_new(&temporary, &record, FileMode::RECORD, None)?;
         Ok(self.held.rename(&temporary, &self.held, &id.to_string())?)
@@ -304,10 +304,10 @@ impl Quarantine {
     }
 
     fn write(&self, piece: &Piece, bytes: &[u8], hash: PieceHash) -> Result<(), StoreError> {
-        let object = self.objects.get(piece.ordinal as usize).ok_or_else(|| lie("content that nothing shows"))?;
+        let object = self.objects.get(piece.ordinal as usize).ok_or_else(|| mismatch("content that nothing shows"))?;
         let end = piece.offset.checked_add(u64::from(piece.length));
         if end.is_none_or(|end| end > object.size) {
-            return Err(lie(format!("content behind the end of new object {}", piece.ordinal)));
+            return Err(mismatch(format!("content behind the end of new object {}", piece.ordinal)));
         }
         if u64::from(piece.length) == object.size {
             let (id, mode) = (hash.of_whole(), self.permissions.file(object.exec));
@@ -335,7 +335,7 @@ impl Quarantine {
             let progress = &mut progress[piece.ordinal as usize];
             progress.received += length;
             if progress.received > object.size {
-                return Err(lie(format!("content of new object {} twice", piece.ordinal)));
+                return Err(mismatch(format!("content of new object {} twice", piece.ordinal)));
             }
             progress.received == object.size
         };
@@ -360,7 +360,7 @@ impl Quarantine {
             None => hash_reader(&file).context("read", path)?,
         };
         if size != object.size {
-            return Err(lie(format!("new object {ordinal} is not of its size")));
+            return Err(mismatch(format!("new object {ordinal} is not of its size")));
         }
         fsx::seal(&file, self.permissions.file(object.exec), Some(object.mtime), path)?;
         Ok(id)
@@ -379,7 +379,7 @@ impl Quarantine {
                     self.whole.write_new(&id, b"", mode, object.mtime)?;
                     id
                 }
-                None => return Err(lie(format!("new object {ordinal} did not arrive whole"))),
+                None => return Err(mismatch(format!("new object {ordinal} did not arrive whole"))),
             };
             ids.push((id, object.size));
         }
@@ -391,7 +391,7 @@ impl Quarantine {
     pub(super) fn promote(&self, objects: &[(ObjectId, u64)], store: &Store) -> Result<(), StoreError> {
         let parts: HashSet<u32> =
             self.parts.entries()?.iter().filter_map(|(name, _)| name.to_str()?.parse().ok()).collect();
-        let moved = self.whole.move_shelves(&store.layout.objects)?;
+        let moved = self.whole.move_directories(&store.layout.objects)?;
         for (ordinal, (id, _)) in (0u32..).zip(objects) {
             if parts.contains(&ordinal) {
                 store.adopt(id, &self.parts, &ordinal_name(ordinal))?;

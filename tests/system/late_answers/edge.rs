@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use headwater::hash::{ManifestId, ObjectId, StoreId};
 use headwater::mirror::{
-    Bundle, Depth, DirectoryMirror, Effort, Happening, Link, Mirror, MirrorError, MirrorState, ObjectPart, Pruned,
-    Repaired, Settled, StageRequest, Supply, Verified, WayError,
+    Depth, DirectoryMirror, Effort, HistoryEvent, Link, Mirror, MirrorError, MirrorState, ObjectPart, PackSource,
+    Pruned, RepairSource, Repaired, Settled, StageRequest, TransportError, Verified,
 };
 use headwater::monitor::{Event, Monitor};
 use headwater::release::ReleaseName;
@@ -43,7 +43,7 @@ pub(super) struct Edge {
 }
 
 pub(super) fn dead() -> MirrorError {
-    WayError::Unreachable { what: "no route".into() }.into()
+    TransportError::Unreachable { what: "no route".into() }.into()
 }
 
 impl Edge {
@@ -99,7 +99,7 @@ impl Mirror for Edge {
         self.inner.store_id()
     }
 
-    fn history(&self) -> Result<Vec<Happening>, MirrorError> {
+    fn history(&self) -> Result<Vec<HistoryEvent>, MirrorError> {
         self.inner.history()
     }
 
@@ -128,7 +128,12 @@ impl Mirror for Edge {
         self.inner.check_stage(request)
     }
 
-    fn stage(&self, request: &StageRequest<'_>, bundle: &dyn Bundle, monitor: &dyn Monitor) -> Result<(), MirrorError> {
+    fn stage(
+        &self,
+        request: &StageRequest<'_>,
+        bundle: &dyn PackSource,
+        monitor: &dyn Monitor,
+    ) -> Result<(), MirrorError> {
         if self.fails_to_stage { Err(dead()) } else { self.inner.stage(request, bundle, monitor) }
     }
 
@@ -140,8 +145,8 @@ impl Mirror for Edge {
         self.inner.abandon(release)
     }
 
-    fn settle(&self, keep: usize) -> Result<Settled, MirrorError> {
-        self.inner.settle(keep)
+    fn clean_up(&self, keep: usize) -> Result<Settled, MirrorError> {
+        self.inner.clean_up(keep)
     }
 
     fn prune(&self, keep: usize) -> Result<Pruned, MirrorError> {
@@ -152,7 +157,7 @@ impl Mirror for Edge {
         self.inner.verify(depth, monitor)
     }
 
-    fn repair(&self, supply: &dyn Supply, monitor: &dyn Monitor) -> Result<Repaired, MirrorError> {
+    fn repair(&self, supply: &dyn RepairSource, monitor: &dyn Monitor) -> Result<Repaired, MirrorError> {
         self.inner.repair(supply, monitor)
     }
 }

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use headwater::serve::{Access, Right, Token, TokenId, TokenRecord};
+use headwater::receiver::{AuthPolicy, Permission, Token, TokenId, TokenRecord};
 use headwater::tree_path::Site;
 
 use super::{Receiver, push, report, serves_tree};
@@ -321,11 +321,11 @@ fn tokens_let_in_and_show_nowhere() {
         id: TokenId::new(token.reveal().split('_').nth(1).unwrap()).unwrap(),
         hash: token.hash(),
         sites: vec![site.clone()],
-        allow: Right::Push,
+        allow: Permission::Push,
         expires: None,
     };
     let receiver = Receiver::with(&world.path("web"), |settings| {
-        settings.access = Access::Tokens(vec![record]);
+        settings.access = AuthPolicy::Tokens(vec![record]);
         settings.sites[0].name = Some(site);
     });
     let (url, tree, secret) = (receiver.url(), world.at("tree"), token.reveal());

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
-use headwater::serve::{Access, Right, TlsFiles, Token, TokenRecord};
+use headwater::receiver::{AuthPolicy, Permission, TlsFiles, Token, TokenRecord};
 use headwater::tree_path::Site;
 
 use super::{Receiver, serves_tree};
@@ -169,12 +169,12 @@ fn a_token_comes_from_its_file() {
         id: token.id().clone(),
         hash: token.hash(),
         sites: vec![site.clone()],
-        allow: Right::Push,
+        allow: Permission::Push,
         expires: None,
     };
     let receiver = Receiver::with(&world.path("web"), |settings| {
         settings.sites[0].name = Some(site);
-        settings.access = Access::Tokens(vec![record]);
+        settings.access = AuthPolicy::Tokens(vec![record]);
     });
     let push = || push_with(&world, &receiver.url(), "token_file = 'secret'");
     let write = |text: &str| std::fs::write(world.path("secret"), text).unwrap();

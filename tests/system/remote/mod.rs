@@ -28,7 +28,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
-use headwater::serve::{Access, Handle, NoLog, Server, Settings, SiteSettings};
+use headwater::receiver::{AuthPolicy, Handle, NoLog, ReceiverSettings, Server, SiteSettings};
 use serde_json::Value;
 
 use crate::checker;
@@ -48,9 +48,9 @@ impl Receiver {
     }
 
     /// One with settings of the test's own.
-    pub(super) fn with(directory: &Path, change: impl FnOnce(&mut Settings)) -> Self {
+    pub(super) fn with(directory: &Path, change: impl FnOnce(&mut ReceiverSettings)) -> Self {
         let sites = vec![SiteSettings::new(directory.to_owned(), None)];
-        let mut settings = Settings::new(SocketAddr::from(([127, 0, 0, 1], 0)), sites, Access::Open);
+        let mut settings = ReceiverSettings::new(SocketAddr::from(([127, 0, 0, 1], 0)), sites, AuthPolicy::Open);
         change(&mut settings);
         let server = Server::bind(&settings, Arc::new(NoLog)).unwrap();
         let (handle, address) = (server.handle(), server.address());

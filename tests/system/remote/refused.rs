@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use headwater::serve::{Access, Right, Settings, SiteSettings, Token, TokenRecord};
+use headwater::receiver::{AuthPolicy, Permission, ReceiverSettings, SiteSettings, Token, TokenRecord};
 use headwater::tree_path::Site;
 
 use super::{Receiver, push, report, serves_tree};
@@ -11,7 +11,7 @@ use crate::trees::{Rng, Tree, seed};
 
 /// Plans and pushes one tree to a receiver with these settings: both must end alike, and the plan changes nothing.
 #[track_caller]
-fn refused_alike(change: impl Fn(&mut Settings), token: Option<&str>, code: i32, words: &str) {
+fn refused_alike(change: impl Fn(&mut ReceiverSettings), token: Option<&str>, code: i32, words: &str) {
     for is_published in [false, true] {
         let world = World::new();
         if is_published {
@@ -38,7 +38,7 @@ fn refused_alike(change: impl Fn(&mut Settings), token: Option<&str>, code: i32,
     }
 }
 
-fn site(change: impl Fn(&mut SiteSettings)) -> impl Fn(&mut Settings) {
+fn site(change: impl Fn(&mut SiteSettings)) -> impl Fn(&mut ReceiverSettings) {
     move |settings| change(&mut settings.sites[0])
 }
 
@@ -53,12 +53,12 @@ fn a_plan_is_refused_where_the_push_has_too_little_room() {
 fn a_plan_is_refused_where_the_token_may_only_read() {
     let token = Token::random().unwrap();
     let text = token.reveal();
-    let access = move |settings: &mut Settings| {
+    let access = move |settings: &mut ReceiverSettings| {
         let (id, hash) = (token.id().clone(), token.hash());
         let docs = Site::new("docs").unwrap();
         settings.sites[0].name = Some(docs.clone());
-        let record = TokenRecord { id, hash, sites: vec![docs], allow: Right::Read, expires: None };
-        settings.access = Access::Tokens(vec![record]);
+        let record = TokenRecord { id, hash, sites: vec![docs], allow: Permission::Read, expires: None };
+        settings.access = AuthPolicy::Tokens(vec![record]);
     };
     refused_alike(access, Some(&text), 7, "may read");
 }

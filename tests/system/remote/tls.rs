@@ -1,6 +1,6 @@
 //! Certificates of somebody else, expired, or of nobody we know.
 
-use headwater::serve::TlsFiles;
+use headwater::receiver::TlsFiles;
 
 use super::{Receiver, push, serves_tree};
 use crate::harness::World;

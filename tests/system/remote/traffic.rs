@@ -5,7 +5,7 @@ use std::fs;
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
-use headwater::serve::SiteSettings;
+use headwater::receiver::SiteSettings;
 use serde_json::Value;
 
 use super::{Receiver, over, push, report, serves_tree, stand_in};

@@ -2,15 +2,16 @@
 
 use std::net::SocketAddr;
 
-use headwater::serve::{
-    Access, Front, Limits, NoLog, Right, ServeError, Server, Settings, SiteSettings, Token, TokenRecord,
+use headwater::receiver::{
+    AuthPolicy, Exposure, NoLog, Permission, ReceiverLimits, ReceiverSettings, ServeError, Server, SiteSettings, Token,
+    TokenRecord,
 };
 use headwater::tree_path::Site;
 
 use super::{Answer, Receiver, Whole, stage_body};
 use crate::origin::first_tree;
 
-fn record(token: &Token, site: &str, allow: Right, expires: Option<u64>) -> TokenRecord {
+fn record(token: &Token, site: &str, allow: Permission, expires: Option<u64>) -> TokenRecord {
     let sites = vec![Site::new(site).unwrap()];
     TokenRecord { id: token.id().clone(), hash: token.hash(), sites, allow, expires }
 }
@@ -19,12 +20,12 @@ fn record(token: &Token, site: &str, allow: Right, expires: Option<u64>) -> Toke
 fn only_those_with_a_token_of_this_site_and_right_get_in() {
     let [push, read, other, old] = [(); 4].map(|()| Token::random().unwrap());
     let records = vec![
-        record(&push, "docs", Right::Push, Some(u64::MAX)),
-        record(&read, "docs", Right::Read, None),
-        record(&other, "other", Right::Push, None),
-        record(&old, "docs", Right::Push, Some(1_700_000_000)),
+        record(&push, "docs", Permission::Push, Some(u64::MAX)),
+        record(&read, "docs", Permission::Read, None),
+        record(&other, "other", Permission::Push, None),
+        record(&old, "docs", Permission::Push, Some(1_700_000_000)),
     ];
-    let receiver = Receiver::new(|settings| settings.access = Access::Tokens(records));
+    let receiver = Receiver::new(|settings| settings.access = AuthPolicy::Tokens(records));
     let stranger = Token::random().unwrap();
     let delivery = first_tree().release(1).onto(None);
     let body = stage_body(&delivery, &delivery.packs, Whole::Yes);
@@ -151,26 +152,30 @@ fn nothing_listens_for_everybody_without_tls_or_tokens() {
     let dir = crate::harness::scratch();
     let site = || vec![SiteSettings::new(dir.path().join("www"), None)];
     let outside = SocketAddr::from(([0, 0, 0, 0], 0));
-    let bind = |settings: &Settings| Server::bind(settings, std::sync::Arc::new(NoLog));
-    let settings = Settings::new(outside, site(), Access::Tokens(Vec::new()));
+    let bind = |settings: &ReceiverSettings| Server::bind(settings, std::sync::Arc::new(NoLog));
+    let settings = ReceiverSettings::new(outside, site(), AuthPolicy::Tokens(Vec::new()));
     assert!(matches!(bind(&settings), Err(ServeError::InTheClear { .. })));
-    let proxied = Settings { front: Front::Proxy, ..settings };
+    let proxied = ReceiverSettings { front: Exposure::Proxy, ..settings };
     assert!(bind(&proxied).is_ok());
-    let open = Settings { access: Access::Open, ..proxied };
+    let open = ReceiverSettings { access: AuthPolicy::Open, ..proxied };
     assert!(matches!(bind(&open), Err(ServeError::Open { .. })));
-    let inside = Settings { listen: SocketAddr::from(([127, 0, 0, 1], 0)), ..open };
+    let inside = ReceiverSettings { listen: SocketAddr::from(([127, 0, 0, 1], 0)), ..open };
     assert!(bind(&inside).is_ok());
-    let mapped = Settings { listen: "[::ffff:127.0.0.1]:0".parse().unwrap(), limits: Limits::default(), ..inside };
+    let mapped = ReceiverSettings {
+        listen: "[::ffff:127.0.0.1]:0".parse().unwrap(),
+        limits: ReceiverLimits::default(),
+        ..inside
+    };
     assert!(mapped.check().is_ok());
-    assert!(matches!(bind(&Settings { sites: Vec::new(), ..mapped }), Err(ServeError::NoSites)));
+    assert!(matches!(bind(&ReceiverSettings { sites: Vec::new(), ..mapped }), Err(ServeError::NoSites)));
 }
 
 #[test]
 fn sites_lie_apart() {
     let [docs, blog] = [(); 2].map(|()| Token::random().unwrap());
-    let records = vec![record(&docs, "docs", Right::Push, None), record(&blog, "blog", Right::Push, None)];
+    let records = vec![record(&docs, "docs", Permission::Push, None), record(&blog, "blog", Permission::Push, None)];
     let receiver = Receiver::new(|settings| {
-        settings.access = Access::Tokens(records);
+        settings.access = AuthPolicy::Tokens(records);
         let docs = &mut settings.sites[0];
         docs.base = "/docs/".to_owned();
         let mut blog = SiteSettings::new(docs.directory.with_file_name("blog"), Some(Site::new("blog").unwrap()));

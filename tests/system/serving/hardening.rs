@@ -3,7 +3,7 @@
 use std::fs;
 use std::time::Duration;
 
-use headwater::serve::{Hook, Token};
+use headwater::receiver::{Hook, Token};
 use headwater::store::Store;
 use rustix::process::Signal;
 use serde_json::json;

@@ -4,7 +4,7 @@ use std::fs;
 use std::io::Write as _;
 use std::time::Duration;
 
-use headwater::serve::Hook;
+use headwater::receiver::Hook;
 use serde_json::{Value, json};
 
 use super::pushes::publish;

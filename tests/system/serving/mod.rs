@@ -26,7 +26,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use headwater::serve::{Access, Handle, Limits, Log, Record, Server, Settings, SiteSettings};
+use headwater::receiver::{AuthPolicy, Handle, Log, LogRecord, ReceiverLimits, ReceiverSettings, Server, SiteSettings};
 use headwater::tree_path::Site;
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -42,7 +42,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 pub(super) struct Kept(Mutex<Vec<String>>);
 
 impl Log for Kept {
-    fn record(&self, record: &Record) {
+    fn record(&self, record: &LogRecord) {
         self.0.lock().unwrap().push(serde_json::to_string(record).unwrap());
     }
 }
@@ -62,16 +62,16 @@ impl Receiver {
     }
 
     /// One with these limits.
-    pub(super) fn limited(limit: impl FnOnce(&mut Limits)) -> Self {
+    pub(super) fn limited(limit: impl FnOnce(&mut ReceiverLimits)) -> Self {
         Self::new(|settings| limit(&mut settings.limits))
     }
 
     /// One with settings of the test's own.
-    pub(super) fn new(change: impl FnOnce(&mut Settings)) -> Self {
+    pub(super) fn new(change: impl FnOnce(&mut ReceiverSettings)) -> Self {
         let dir = scratch();
         let site = SiteSettings::new(dir.path().join("www"), Some(Site::new("docs").unwrap()));
         let listen = SocketAddr::from(([127, 0, 0, 1], 0));
-        let mut settings = Settings::new(listen, vec![site], Access::Open);
+        let mut settings = ReceiverSettings::new(listen, vec![site], AuthPolicy::Open);
         change(&mut settings);
         let log = Arc::new(Kept::default());
         let server = Server::bind(&settings, log.clone()).unwrap();

@@ -14,7 +14,7 @@ fn the_command_runs_also_when_whoever_activated_is_gone() {
         let site = &mut settings.sites[0];
         let script = format!("touch {}.ran", site.directory.display());
         let command = ["sh", "-c", &script].map(str::to_owned).to_vec();
-        site.post_activate = Some(headwater::serve::Hook { command, timeout: PATIENCE });
+        site.post_activate = Some(headwater::receiver::Hook { command, timeout: PATIENCE });
         settings.limits.lock = PATIENCE;
         settings.limits.patience = Duration::from_millis(50);
         settings.limits.heartbeat = Duration::from_millis(50);

@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::process::{Child, Stdio};
 use std::sync::Arc;
 
-use headwater::serve::{TlsFiles, Token};
+use headwater::receiver::{TlsFiles, Token};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 

@@ -428,7 +428,7 @@ fn the_mirror_decides_how_many_releases_it_keeps_and_what_runs_after() {
         site.keep = Some(1);
         let script = format!("echo $HEADWATER_SITE $HEADWATER_RELEASE > {}.ran; exit 3", site.directory.display());
         let command = ["sh", "-c", &script].map(str::to_owned).to_vec();
-        site.post_activate = Some(headwater::serve::Hook { command, timeout: PATIENCE });
+        site.post_activate = Some(headwater::receiver::Hook { command, timeout: PATIENCE });
     });
     let (first, second) = (first_tree().release(1), second_tree().release(2));
     let mut connection = receiver.connect();
@@ -451,7 +451,7 @@ fn a_command_that_does_not_end_is_ended() {
     let receiver = Receiver::new(|settings| {
         let command = ["sleep", "1000"].map(str::to_owned).to_vec();
         let timeout = Duration::from_millis(100);
-        settings.sites[0].post_activate = Some(headwater::serve::Hook { command, timeout });
+        settings.sites[0].post_activate = Some(headwater::receiver::Hook { command, timeout });
     });
     publish(&mut receiver.connect(), &first_tree().release(1).onto(None), None);
     wait_until("it is ended", || receiver.logged().contains("did not end within 0.1 s"));

@@ -5,7 +5,7 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::time::Duration;
 
-use headwater::serve::{Readers, ServeError, Server, Settings, SiteSettings};
+use headwater::receiver::{ReceiverSettings, ServeError, ServedPermissions, Server, SiteSettings};
 use headwater::store::{Depth, Fault, FaultKind, Store};
 use serde_json::Value;
 
@@ -19,13 +19,13 @@ fn some_group() -> u32 {
     if rustix::process::geteuid().is_root() { 12_345 } else { rustix::process::getegid().as_raw() }
 }
 
-fn readers(file_mode: &str, dir_mode: &str, group: Option<u32>) -> Readers {
+fn readers(file_mode: &str, dir_mode: &str, group: Option<u32>) -> ServedPermissions {
     let group = group.map(|group| group.to_string());
-    Readers { group, file_mode: file_mode.parse().unwrap(), dir_mode: dir_mode.parse().unwrap() }
+    ServedPermissions { group, file_mode: file_mode.parse().unwrap(), dir_mode: dir_mode.parse().unwrap() }
 }
 
 /// Publishes through a receiver with these readers, and ends it.
-fn push(mirror: &Path, readers: &Readers, release: &Version, onto: Option<&Version>) {
+fn push(mirror: &Path, readers: &ServedPermissions, release: &Version, onto: Option<&Version>) {
     let receiver = Receiver::new(|settings| {
         settings.sites[0].directory = mirror.to_owned();
         settings.sites[0].readers = Some(readers.clone());
@@ -69,7 +69,7 @@ fn group_and_modes_hold_from_the_next_release_on() {
     let mirror = dir.path().join("www");
     let (own, group) = (rustix::process::getegid().as_raw(), some_group());
     let (first, second, third) = (first_tree().release(1), second_tree().release(2), first_tree().release(3));
-    push(&mirror, &Readers::default(), &first, None);
+    push(&mirror, &ServedPermissions::default(), &first, None);
     assert_serves(&mirror, 1);
     let plain = fs::read(mirror.join(".headwater/format")).unwrap();
     assert!(!String::from_utf8_lossy(&plain).contains("eras"), "what is not set is not written");
@@ -123,9 +123,9 @@ fn a_mode_that_was_changed_by_hand_is_found_and_mended() {
 fn a_group_that_files_cannot_be_given_to_is_told_at_the_start() {
     let dir = scratch();
     let mut site = SiteSettings::new(dir.path().join("www"), None);
-    site.readers = Some(Readers { group: Some("no such group".to_owned()), ..Readers::default() });
+    site.readers = Some(ServedPermissions { group: Some("no such group".to_owned()), ..ServedPermissions::default() });
     let listen = std::net::SocketAddr::from(([127, 0, 0, 1], 0));
-    let settings = Settings::new(listen, vec![site], headwater::serve::Access::Open);
-    let refused = Server::bind(&settings, std::sync::Arc::new(headwater::serve::NoLog)).unwrap_err();
+    let settings = ReceiverSettings::new(listen, vec![site], headwater::receiver::AuthPolicy::Open);
+    let refused = Server::bind(&settings, std::sync::Arc::new(headwater::receiver::NoLog)).unwrap_err();
     assert!(matches!(refused, ServeError::Group { .. }), "{refused}");
 }

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use headwater::serve::TlsFiles;
+use headwater::receiver::TlsFiles;
 
 use super::{Connection, Receiver, Whole, head, headed, pack_path, stage_body};
 use crate::origin::{first_tree, noise};

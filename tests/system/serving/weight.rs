@@ -7,7 +7,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use headwater::manifest::transit;
+use headwater::manifest::delta;
 use headwater::pack::{BaseRange, Level, PackWriter, Piece, encode_block};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
@@ -84,14 +84,14 @@ fn releases(base: &[u8]) -> (Delivery, Delivery) {
         })
         .release(2);
     let delivery = second.onto(Some(&first));
-    let limits = transit::ChangeLimits {
+    let limits = delta::ChangeLimits {
         encoded_bytes: delivery.change.len() as u64,
         base_entries: None,
         entries: u64::MAX,
         reserve: &|_| true,
         is_cancelled: &|| false,
     };
-    assert_eq!(transit::needs(&*delivery.change, &limits).unwrap().objects.len(), SENDERS * BLOCKS);
+    assert_eq!(delta::summarize(&*delivery.change, &limits).unwrap().objects.len(), SENDERS * BLOCKS);
     (first.onto(None), delivery)
 }
 

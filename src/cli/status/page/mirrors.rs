@@ -3,11 +3,11 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use headwater::mirror::{Happening, What};
-use headwater::watch::{DAY_SECONDS, Day, DayKind, LastVerify, Standing, State, days, published};
+use headwater::fleet_status::{DAY_SECONDS, Day, DayKind, LastVerify, MirrorStatus, StatusKind, days, published};
+use headwater::mirror::{EventKind, HistoryEvent};
 
 use super::super::super::output::{bytes, count, counted, duration, moment};
-use super::{Page, class, text, time};
+use super::{StatusPage, class, text, time};
 
 /// Days in the strip of a mirror.
 const DAYS: u64 = 14;
@@ -15,47 +15,49 @@ const DAYS: u64 = 14;
 const MAX_FAILURES: usize = 3;
 
 /// The section with all mirrors, worst first.
-pub(super) fn section(page: &Page<'_>) -> String {
+pub(super) fn section(page: &StatusPage<'_>) -> String {
     let published = published(page.seen);
     let mut html = String::from("<h2>Mirrors</h2>\n");
     html.push_str(
         "<p class=\"key\"><span class=\"good\">up to date all day</span><span class=\"late\">a release came late</span>\
          <span class=\"bad\">failures, faults or no answer</span><span>not known</span></p>\n<ul>\n",
     );
-    for standing in page.standings {
-        let one = page.seen.iter().find(|one| one.mirror == standing.mirror);
+    for mirror_status in page.mirror_statuses {
+        let one = page.seen.iter().find(|one| one.mirror == mirror_status.mirror);
         let history = one.map_or(&[][..], |one| &one.history);
         let mut days = days(history, &published, page.tolerance, page.now, DAYS);
-        if let Some(today) = days.last_mut().filter(|_| !standing.is_known() && standing.state != State::Frozen) {
+        if let Some(today) =
+            days.last_mut().filter(|_| !mirror_status.is_known() && mirror_status.state != StatusKind::Frozen)
+        {
             today.kind = DayKind::Trouble;
         }
-        let strip = strip(&days, standing.is_known());
-        html.push_str(&card(page, standing, history, &strip));
+        let strip = strip(&days, mirror_status.is_known());
+        html.push_str(&card(page, mirror_status, history, &strip));
     }
     html.push_str("</ul>\n");
     html
 }
 
-fn card(page: &Page<'_>, standing: &Standing, history: &[Happening], strip: &str) -> String {
-    let (name, place) = (text(&page.name(standing)), place(page, standing));
+fn card(page: &StatusPage<'_>, mirror_status: &MirrorStatus, history: &[HistoryEvent], strip: &str) -> String {
+    let (name, place) = (text(&page.name(mirror_status)), place(page, mirror_status));
     let mut html = format!(
         "<li class=\"mirror\">\n<div class=\"top\"><h3 class=\"name\">{name}</h3><span class=\"place\">{place}</span>\
          <span class=\"state {}\">{}</span></div>\n",
-        class(standing.state),
-        standing.state.name(),
+        class(mirror_status.state),
+        mirror_status.state.name(),
     );
     // Writing to a string cannot fail.
-    match &standing.error {
+    match &mirror_status.error {
         Some(error) if page.is_internal => writeln!(html, "<p class=\"error\">{}</p>", text(error)).ok(),
-        Some(_) => writeln!(html, "<p class=\"error\">{}</p>", problem(standing.state)).ok(),
+        Some(_) => writeln!(html, "<p class=\"error\">{}</p>", problem(mirror_status.state)).ok(),
         None => None,
     };
-    if let Some(last) = standing.last_seen {
+    if let Some(last) = mirror_status.last_seen {
         let (sequence, at, created) = (last.sequence, time(last.time), time(last.created));
         writeln!(html, "<p class=\"soft\">At {at} it served release {sequence}, published on {created}.</p>").ok();
     }
-    if standing.is_known() {
-        html.push_str(&facts(page, standing));
+    if mirror_status.is_known() {
+        html.push_str(&facts(page, mirror_status));
     }
     html.push_str(strip);
     html.push_str(&failures(page, history));
@@ -64,50 +66,52 @@ fn card(page: &Page<'_>, standing: &Standing, history: &[Happening], strip: &str
 }
 
 /// Where a mirror is: its region and its public URL; for those who run it also where it is pushed to.
-fn place(page: &Page<'_>, standing: &Standing) -> String {
-    let config = page.config.all_mirrors().find(|mirror| mirror.name.as_str() == standing.mirror);
+fn place(page: &StatusPage<'_>, mirror_status: &MirrorStatus) -> String {
+    let config = page.config.all_mirrors().find(|mirror| mirror.name.as_str() == mirror_status.mirror);
     let region = config.and_then(|mirror| mirror.region.as_ref()).map(|region| text(region.as_str()));
     let url = config.and_then(|mirror| mirror.public_url.as_ref()).map(|url| text(url.as_str()));
     let link = url.map(|url| format!("<a href=\"{url}\" rel=\"noreferrer\">{url}</a>"));
-    let push = Some(text(&standing.location)).filter(|_| page.is_internal && standing.location != standing.mirror);
-    let answer = standing.round_trip_ms.filter(|_| page.is_internal).map(|ms| format!("answers in {} ms", count(ms)));
+    let push = Some(text(&mirror_status.location))
+        .filter(|_| page.is_internal && mirror_status.location != mirror_status.mirror);
+    let answer =
+        mirror_status.round_trip_ms.filter(|_| page.is_internal).map(|ms| format!("answers in {} ms", count(ms)));
     [region, link, push, answer].into_iter().flatten().collect::<Vec<_>>().join(", ")
 }
 
 /// What everybody may know of a mirror that did not say how it is.
-const fn problem(state: State) -> &'static str {
+const fn problem(state: StatusKind) -> &'static str {
     match state {
-        State::Unreachable => "It does not answer.",
-        State::Denied => "It did not permit to be asked.",
-        State::Frozen => "It is frozen and does not answer.",
+        StatusKind::Unreachable => "It does not answer.",
+        StatusKind::Denied => "It did not permit to be asked.",
+        StatusKind::Frozen => "It is frozen and does not answer.",
         _ => "Its state is not known.",
     }
 }
 
-fn facts(page: &Page<'_>, standing: &Standing) -> String {
+fn facts(page: &StatusPage<'_>, mirror_status: &MirrorStatus) -> String {
     let mut html = String::from("<dl class=\"facts\">\n");
     let mut add = |term: &str, description: Option<String>| {
         html.extend(description.map(|description| format!("<div><dt>{term}</dt><dd>{description}</dd></div>\n")));
     };
-    let same = page.same_as(standing).map(|newest| format!(", same as {newest}")).unwrap_or_default();
-    add("Release", standing.sequence.map(|sequence| format!("{sequence}{same}")));
-    add("Published", standing.created.map(time));
+    let same = page.same_as(mirror_status).map(|newest| format!(", same as {newest}")).unwrap_or_default();
+    add("Release", mirror_status.sequence.map(|sequence| format!("{sequence}{same}")));
+    add("Published", mirror_status.created.map(time));
     add(
         "Lag",
-        standing.lag.filter(|_| standing.behind > 0).map(|lag| {
-            let behind = counted(standing.behind, "release", "releases");
+        mirror_status.lag.filter(|_| mirror_status.behind > 0).map(|lag| {
+            let behind = counted(mirror_status.behind, "release", "releases");
             format!("{}, {behind}", duration(Duration::from_secs(lag.max(1))))
         }),
     );
     let or = |text: Option<String>, without: &str| Some(text.unwrap_or_else(|| without.to_owned()));
-    add("Switched", or(standing.switched.map(time), "not known"));
-    add("Verified", or(standing.verified.map(verification), "not yet"));
-    add("Content", standing.bytes.map(bytes));
-    add("On disk", standing.usage.as_ref().map(|usage| bytes(usage.bytes)));
-    add("Free", standing.free_bytes.map(bytes));
+    add("Switched", or(mirror_status.switched.map(time), "not known"));
+    add("Verified", or(mirror_status.verified.map(verification), "not yet"));
+    add("Content", mirror_status.bytes.map(bytes));
+    add("On disk", mirror_status.usage.as_ref().map(|usage| bytes(usage.bytes)));
+    add("Free", mirror_status.free_bytes.map(bytes));
     add(
         "Visitors",
-        standing.public.as_ref().map(|public| match public.stale.first() {
+        mirror_status.public.as_ref().map(|public| match public.stale.first() {
             None => "get this release".to_owned(),
             Some(stale) => format!("get {} otherwise: {}", text(&stale.path), text(&stale.why)),
         }),
@@ -154,16 +158,16 @@ fn date(seconds: u64) -> String {
 }
 
 /// What went wrong on the mirror itself during the days of the strip; why, only for those who run it.
-fn failures(page: &Page<'_>, history: &[Happening]) -> String {
+fn failures(page: &StatusPage<'_>, history: &[HistoryEvent]) -> String {
     let since = page.now.saturating_sub(DAYS * DAY_SECONDS);
     let why = |why: &str| if page.is_internal { format!(": {}", text(why)) } else { ".".to_owned() };
-    let failed = |happening: &Happening| {
+    let failed = |happening: &HistoryEvent| {
         let when = time(happening.time);
         let words = match &happening.what {
-            What::Failed { release, why: what } => {
+            EventKind::Failed { release, why: what } => {
                 format!("Release {} failed on {when}{}", release.sequence(), why(what))
             }
-            What::HookFailed { release, why: what } => {
+            EventKind::HookFailed { release, why: what } => {
                 format!("The command after release {} failed on {when}{}", release.sequence(), why(what))
             }
             _ => return None,

@@ -10,9 +10,9 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use headwater::config::Config;
+use headwater::fleet_status::{MirrorStatus, Poll, StatusKind};
 use headwater::manifest::Diff;
 use headwater::release::Release;
-use headwater::watch::{Seen, Standing, State};
 
 use super::super::output::{count, counted, duration, escape, moment};
 
@@ -20,7 +20,7 @@ const STYLE: &str = include_str!("style.css");
 
 /// What the page tells.
 #[derive(Debug)]
-pub(super) struct Page<'a> {
+pub(super) struct StatusPage<'a> {
     /// The sites of the mirrors.
     pub(super) title: String,
     /// What the file says of the mirrors: regions and public URLs.
@@ -28,9 +28,9 @@ pub(super) struct Page<'a> {
     /// Whether push URLs and the texts of errors are shown.
     pub(super) is_internal: bool,
     /// How they stand, worst first.
-    pub(super) standings: &'a [Standing],
+    pub(super) mirror_statuses: &'a [MirrorStatus],
     /// What they said.
-    pub(super) seen: &'a [Seen],
+    pub(super) seen: &'a [Poll],
     /// The releases that any of them keeps, newest first, and how each differs from the one before.
     pub(super) releases: Vec<(&'a Release, Option<Diff>)>,
     /// How much later than the first mirror another one may have a release without being late, in seconds.
@@ -67,16 +67,16 @@ fn time(seconds: u64) -> String {
     format!("<time datetime=\"{exact}\">{}</time>", shown.as_deref().unwrap_or(&exact))
 }
 
-const fn class(state: State) -> &'static str {
+const fn class(state: StatusKind) -> &'static str {
     match state {
-        State::Current => "good",
-        State::Apart | State::Frozen | State::Joining => "calm",
-        State::Behind | State::Staging => "late",
-        State::Unknown | State::Denied | State::Unreachable | State::Diverged => "bad",
+        StatusKind::Current => "good",
+        StatusKind::Apart | StatusKind::Frozen | StatusKind::Joining => "calm",
+        StatusKind::Behind | StatusKind::Staging => "late",
+        StatusKind::Unknown | StatusKind::Denied | StatusKind::Unreachable | StatusKind::Diverged => "bad",
     }
 }
 
-impl Page<'_> {
+impl StatusPage<'_> {
     /// The whole page.
     pub(super) fn render(&self) -> String {
         let mut page = String::with_capacity(64 * 1024);
@@ -107,15 +107,17 @@ impl Page<'_> {
         page
     }
 
-    fn of(&self, is: impl Fn(State) -> bool) -> u64 {
-        self.standings.iter().filter(|standing| is(standing.state)).count() as u64
+    fn of(&self, is: impl Fn(StatusKind) -> bool) -> u64 {
+        self.mirror_statuses.iter().filter(|mirror_status| is(mirror_status.state)).count() as u64
     }
 
     fn verdict(&self) -> String {
-        let (current, all) = (self.of(|state| state == State::Current), self.standings.len() as u64);
-        let set_apart = self.of(|state| matches!(state, State::Apart | State::Frozen));
+        let (current, all) = (self.of(|state| state == StatusKind::Current), self.mirror_statuses.len() as u64);
+        let set_apart = self.of(|state| matches!(state, StatusKind::Apart | StatusKind::Frozen));
         match (current, all - set_apart) {
-            (_, 0) if self.of(|state| state == State::Apart) > 0 => "No mirror serves a release for all".to_owned(),
+            (_, 0) if self.of(|state| state == StatusKind::Apart) > 0 => {
+                "No mirror serves a release for all".to_owned()
+            }
             (_, 0) => "Every mirror is frozen".to_owned(),
             (1, 1) => "The mirror is current".to_owned(),
             (current, counted) if current == counted => format!("All {} mirrors are current", count(current)),
@@ -127,25 +129,28 @@ impl Page<'_> {
     }
 
     fn mood(&self) -> &'static str {
-        let has = |wanted| self.standings.iter().any(|standing| class(standing.state) == wanted);
+        let has = |wanted| self.mirror_statuses.iter().any(|mirror_status| class(mirror_status.state) == wanted);
         ["bad", "late"].into_iter().find(|wanted| has(*wanted)).unwrap_or("good")
     }
 
     /// What the mirror is called on the page. One without a name is called by its place, which is only for those who
     /// run it.
-    fn name(&self, standing: &Standing) -> String {
-        let place = self.seen.iter().position(|one| one.mirror == standing.mirror);
+    fn name(&self, mirror_status: &MirrorStatus) -> String {
+        let place = self.seen.iter().position(|one| one.mirror == mirror_status.mirror);
         match place {
-            Some(place) if !self.is_internal && standing.mirror == standing.location => format!("Mirror {}", place + 1),
-            _ => standing.mirror.clone(),
+            Some(place) if !self.is_internal && mirror_status.mirror == mirror_status.location => {
+                format!("Mirror {}", place + 1)
+            }
+            _ => mirror_status.mirror.clone(),
         }
     }
 
     /// The newest release of the mirror's site, where that is another one with the content that it serves.
-    fn same_as(&self, standing: &Standing) -> Option<u64> {
-        let of_site = |release: &&Release| standing.site.as_ref() == Some(&release.site);
+    fn same_as(&self, mirror_status: &MirrorStatus) -> Option<u64> {
+        let of_site = |release: &&Release| mirror_status.site.as_ref() == Some(&release.site);
         let newest = self.releases.iter().map(|(release, _)| *release).find(of_site)?.sequence;
-        Some(newest).filter(|newest| standing.state == State::Current && standing.sequence != Some(*newest))
+        Some(newest)
+            .filter(|newest| mirror_status.state == StatusKind::Current && mirror_status.sequence != Some(*newest))
     }
 
     fn subtitle(&self) -> String {
@@ -158,21 +163,23 @@ impl Page<'_> {
     }
 
     fn sums(&self) -> String {
-        let counted_of =
-            |is: fn(&Standing) -> bool| self.standings.iter().filter(|standing| is(standing)).count() as u64;
-        let lags = self.standings.iter().filter(|standing| standing.state != State::Frozen);
+        let counted_of = |is: fn(&MirrorStatus) -> bool| {
+            self.mirror_statuses.iter().filter(|mirror_status| is(mirror_status)).count() as u64
+        };
+        let lags = self.mirror_statuses.iter().filter(|mirror_status| mirror_status.state != StatusKind::Frozen);
         let lags = lags.filter_map(|one| Some((one.behind > 0, one.lag?)));
         let lag = match lags.max() {
             None => "unknown".to_owned(),
             Some((false, _)) => "none".to_owned(),
             Some((true, lag)) => duration(Duration::from_secs(lag.max(1))),
         };
-        let mirrors = match self.of(|state| state == State::Frozen) {
-            0 => count(self.standings.len() as u64),
-            frozen => format!("{}, {} frozen", count(self.standings.len() as u64), count(frozen)),
+        let mirrors = match self.of(|state| state == StatusKind::Frozen) {
+            0 => count(self.mirror_statuses.len() as u64),
+            frozen => format!("{}, {} frozen", count(self.mirror_statuses.len() as u64), count(frozen)),
         };
-        let faults: u64 = self.standings.iter().filter_map(|one| one.verified).map(|verified| verified.faults).sum();
-        let never = counted_of(|standing| standing.is_known() && standing.verified.is_none());
+        let faults: u64 =
+            self.mirror_statuses.iter().filter_map(|one| one.verified).map(|verified| verified.faults).sum();
+        let never = counted_of(|mirror_status| mirror_status.is_known() && mirror_status.verified.is_none());
         let verified = match (faults, never) {
             (0, 0) => "no faults".to_owned(),
             (0, never) => format!("{} not yet verified", count(never)),
@@ -181,7 +188,7 @@ impl Page<'_> {
         format!(
             "<dl class=\"sums\">\n{}{}{}{}</dl>\n",
             fact("Mirrors", &mirrors),
-            fact("Not answering", &count(counted_of(|standing| !standing.is_known()))),
+            fact("Not answering", &count(counted_of(|mirror_status| !mirror_status.is_known()))),
             fact("Longest lag", &lag),
             fact("Verified", &verified),
         )
@@ -199,12 +206,21 @@ mod tests {
             "&lt;a href=&#39;x&#39; id=&quot;y&quot;&gt;&amp;amp;\\u{202e}\\u{1b}"
         );
         let evil = "</style><script>alert(1)</script>\u{1b}[2J";
-        let standing = Standing { error: Some(evil.into()), ..Standing::silent(evil, evil, State::Unknown) };
-        let standings = &[standing];
+        let mirror_status =
+            MirrorStatus { error: Some(evil.into()), ..MirrorStatus::silent(evil, evil, StatusKind::Unknown) };
+        let mirror_statuses = &[mirror_status];
         let (config, releases) = (&Config::default(), Vec::new());
         let is_internal = true;
-        let page =
-            Page { title: evil.into(), config, is_internal, standings, seen: &[], releases, tolerance: 0, now: 0 };
+        let page = StatusPage {
+            title: evil.into(),
+            config,
+            is_internal,
+            mirror_statuses,
+            seen: &[],
+            releases,
+            tolerance: 0,
+            now: 0,
+        };
         let html = page.render();
         assert_eq!(html.matches("<script").count() + html.matches('\u{1b}').count(), 0);
         assert_eq!(html.matches("</style>").count(), 1);
@@ -212,18 +228,22 @@ mod tests {
 
     #[test]
     fn the_verdict_counts_those_that_are_not_frozen() {
-        let of = |states: &[State]| {
-            let standings: Vec<_> = states.iter().map(|state| Standing::silent("m", "/m", *state)).collect();
-            let (title, standings, releases) = (String::new(), &standings[..], Vec::new());
+        let of = |states: &[StatusKind]| {
+            let mirror_statuses: Vec<_> = states.iter().map(|state| MirrorStatus::silent("m", "/m", *state)).collect();
+            let (title, mirror_statuses, releases) = (String::new(), &mirror_statuses[..], Vec::new());
             let (config, is_internal) = (&Config::default(), false);
-            let page = Page { title, config, is_internal, standings, seen: &[], releases, tolerance: 0, now: 0 };
+            let page =
+                StatusPage { title, config, is_internal, mirror_statuses, seen: &[], releases, tolerance: 0, now: 0 };
             (page.verdict(), page.mood())
         };
         let words = |verdict: &str, mood| (verdict.to_owned(), mood);
-        assert_eq!(of(&[State::Current]), words("The mirror is current", "good"));
-        assert_eq!(of(&[State::Current, State::Current, State::Frozen]), words("All 2 mirrors are current", "good"));
-        assert_eq!(of(&[State::Behind, State::Current]), words("1 of 2 mirrors is current", "late"));
-        assert_eq!(of(&[State::Unreachable, State::Behind]), words("0 of 2 mirrors are current", "bad"));
-        assert_eq!(of(&[State::Frozen]), words("Every mirror is frozen", "good"));
+        assert_eq!(of(&[StatusKind::Current]), words("The mirror is current", "good"));
+        assert_eq!(
+            of(&[StatusKind::Current, StatusKind::Current, StatusKind::Frozen]),
+            words("All 2 mirrors are current", "good")
+        );
+        assert_eq!(of(&[StatusKind::Behind, StatusKind::Current]), words("1 of 2 mirrors is current", "late"));
+        assert_eq!(of(&[StatusKind::Unreachable, StatusKind::Behind]), words("0 of 2 mirrors are current", "bad"));
+        assert_eq!(of(&[StatusKind::Frozen]), words("Every mirror is frozen", "good"));
     }
 }

@@ -3,11 +3,11 @@
 use std::fmt::Write as _;
 
 use headwater::manifest::{ChangeKind, Diff};
-use headwater::push::Sums;
+use headwater::push::ChangeCounts;
 use headwater::release::Release;
 
 use super::super::super::output::{bytes, count, counted};
-use super::{Page, text, time};
+use super::{StatusPage, text, time};
 
 /// Paths that are shown of a release.
 const MAX_PATHS: usize = 20;
@@ -20,7 +20,7 @@ const KINDS: [(ChangeKind, &str); 5] = [
 ];
 
 /// The section with all releases, newest first.
-pub(super) fn section(page: &Page<'_>) -> String {
+pub(super) fn section(page: &StatusPage<'_>) -> String {
     if page.releases.is_empty() {
         return String::new();
     }
@@ -28,9 +28,11 @@ pub(super) fn section(page: &Page<'_>) -> String {
     format!("<h2>Releases</h2>\n<ul>\n{cards}</ul>\n")
 }
 
-fn card(page: &Page<'_>, release: &Release, diff: Option<&Diff>) -> String {
+fn card(page: &StatusPage<'_>, release: &Release, diff: Option<&Diff>) -> String {
     let id = release.id().to_string();
-    let served = page.standings.iter().filter(|standing| standing.release.as_deref() == Some(&id)).count() as u64;
+    let served =
+        page.mirror_statuses.iter().filter(|mirror_status| mirror_status.release.as_deref() == Some(&id)).count()
+            as u64;
     let state = match served {
         0 if is_taken_back(page, release) => "<span class=\"state late\">taken back</span>".to_owned(),
         0 => String::new(),
@@ -56,7 +58,7 @@ fn card(page: &Page<'_>, release: &Release, diff: Option<&Diff>) -> String {
 }
 
 /// Whether the mirrors went back from it, because a person or a push rolled it back.
-fn is_taken_back(page: &Page<'_>, release: &Release) -> bool {
+fn is_taken_back(page: &StatusPage<'_>, release: &Release) -> bool {
     let later = page.releases.iter().map(|(later, _)| *later);
     let is_next = |later: &Release| later.sequence == release.sequence + 1;
     later
@@ -65,7 +67,7 @@ fn is_taken_back(page: &Page<'_>, release: &Release) -> bool {
 }
 
 fn sums(diff: &Diff) -> String {
-    let words = super::super::super::push::changes(&Sums::from(diff));
+    let words = super::super::super::push::changes(&ChangeCounts::from(diff));
     if words.is_empty() { "; the same content as before".to_owned() } else { format!("; {}", words.join(", ")) }
 }
 

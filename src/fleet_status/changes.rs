@@ -1,0 +1,35 @@
+//! What a release changed, read from whichever mirror keeps it and the one before.
+
+use crate::fleet_status::Poll;
+use crate::manifest::{Diff, Entry, ManifestError, ManifestReader, diff};
+use crate::mirror::{Link, Mirror};
+use crate::push::Fleet;
+use crate::release::Release;
+
+/// How `new` differs from `old`, or from nothing; nothing where no mirror has both manifests whole.
+/// `seen` is what the mirrors of `fleet` said, in their order. Memory grows with the change.
+#[must_use]
+pub fn changes(fleet: &Fleet, seen: &[Poll], old: Option<&Release>, new: &Release) -> Option<Diff> {
+    let keeps = |one: &Poll, release: &Release| {
+        one.state.as_ref().is_ok_and(|state| state.releases.iter().any(|kept| kept.manifest == release.manifest))
+    };
+    let has_both = |one: &Poll| keeps(one, new) && old.is_none_or(|old| keeps(one, old));
+    let mut holders: Vec<_> =
+        fleet.mirrors().iter().zip(seen).filter(|(_, one)| has_both(one)).map(|(mirror, _)| mirror).collect();
+    holders.sort_by_key(|mirror| mirror.link() == Link::Network);
+    holders.into_iter().find_map(|mirror| compare(&**mirror, old, new))
+}
+
+type Entries = Box<dyn Iterator<Item = Result<Entry, ManifestError>>>;
+
+fn compare(mirror: &dyn Mirror, old: Option<&Release>, new: &Release) -> Option<Diff> {
+    let entries = |release: &Release| -> Option<Entries> {
+        let bytes = mirror.manifest(&release.manifest).ok()?;
+        Some(Box::new(ManifestReader::new(bytes, Some(release.manifest)).ok()?))
+    };
+    let old = match old {
+        Some(old) => entries(old)?,
+        None => Box::new(std::iter::empty()),
+    };
+    diff(old, entries(new)?).ok()
+}

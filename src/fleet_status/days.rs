@@ -1,0 +1,223 @@
+//! The last days of a mirror, from what it and the others noted. Pure.
+
+use std::collections::BTreeMap;
+
+use crate::fleet_status::Poll;
+use crate::hash::ContentId;
+use crate::mirror::{EventKind, HistoryEvent};
+use crate::release::Release;
+
+/// A day, in seconds.
+pub const DAY_SECONDS: u64 = 86_400;
+/// A release that came this much later than on the first mirror, in seconds, was on its way and not late.
+pub const TOLERANCE_SECONDS: u64 = 600;
+
+/// How a day went, best first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum DayKind {
+    /// Nothing is known of it.
+    Unknown,
+    /// The newest release was served all day.
+    Fresh,
+    /// Some release was late.
+    Late,
+    /// A push failed on the disk there, or faults were found.
+    Trouble,
+}
+
+/// One day of a mirror, in UTC.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Day {
+    /// When it began, in seconds since 1970.
+    pub start: u64,
+    /// How it went.
+    pub kind: DayKind,
+    /// How often the mirror switched.
+    pub switches: u64,
+    /// How long it lacked a release, at most, in seconds.
+    pub lag: u64,
+}
+
+/// What is remembered of a release.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Published {
+    /// When it was first served anywhere, in seconds since 1970.
+    pub time: u64,
+    /// Its content, where a mirror still keeps it.
+    pub content: Option<ContentId>,
+}
+
+/// When each release was first served anywhere, as far as anybody remembers, by sequence.
+#[must_use]
+pub fn published(seen: &[Poll]) -> BTreeMap<u64, Published> {
+    let kept = seen.iter().filter_map(|one| one.state.as_ref().ok()).flat_map(|state| &state.releases);
+    let told = |release: &Release| Published { time: release.created, content: Some(release.content) };
+    let mut first: BTreeMap<u64, Published> = kept.map(|release| (release.sequence, told(release))).collect();
+    for (time, sequence) in seen.iter().flat_map(|one| switches(&one.history, u64::MAX)) {
+        let known = first.entry(sequence).or_insert(Published { time, content: None });
+        known.time = time.min(known.time);
+    }
+    first
+}
+
+/// The last `count` days of a mirror with this history, the oldest first, today last. A release that came
+/// `tolerance` seconds after it was published, or earlier, was on its way and not late.
+#[must_use]
+pub fn days(
+    history: &[HistoryEvent],
+    published: &BTreeMap<u64, Published>,
+    tolerance: u64,
+    now: u64,
+    count: u64,
+) -> Vec<Day> {
+    let switches = switches(history, now);
+    let lacks = lacks(&switches, published, now);
+    let today = now - now % DAY_SECONDS;
+    let starts = (0..count).rev().map(|ago| today.saturating_sub(ago * DAY_SECONDS));
+    starts.map(|start| day(history, &switches, &lacks, tolerance, start, now)).collect()
+}
+
+/// From when until when the mirror lacked each release: until it switched to that or a later one, or until
+/// what was published then was the content that it served.
+fn lacks(switches: &[(u64, u64)], published: &BTreeMap<u64, Published>, now: u64) -> Vec<(u64, u64)> {
+    let content = |sequence: u64| published.get(&sequence).and_then(|known| known.content);
+    let served = |time: u64| switches[..switches.partition_point(|(at, _)| *at <= time)].last().map(|(_, one)| *one);
+    let lack = |(sequence, known): (&u64, &Published)| {
+        let switched = switches.get(switches.partition_point(|(_, served)| served < sequence));
+        let went_back = published.range(sequence..).map(|(_, later)| later).find(|later| {
+            later.content.is_some() && served(later.time).is_some_and(|served| content(served) == later.content)
+        });
+        let until = switched.map_or(now, |(time, _)| *time);
+        (known.time, went_back.map_or(until, |later| until.min(later.time)))
+    };
+    published.iter().map(lack).collect()
+}
+
+/// Times and sequences of the switches. Both only rise; times that do not, or that are ahead, are of a clock that jumped.
+fn switches(history: &[HistoryEvent], now: u64) -> Vec<(u64, u64)> {
+    let switched = |happening: &HistoryEvent| match happening.what {
+        EventKind::Switched { release, .. } => Some((happening.time, release.sequence())),
+        _ => None,
+    };
+    let mut all: Vec<(u64, u64)> = history.iter().filter_map(switched).collect();
+    all.iter_mut().fold(0, |highest, (_, sequence)| {
+        *sequence = highest.max(*sequence);
+        *sequence
+    });
+    all.iter_mut().rev().fold(now, |latest, (time, _)| {
+        *time = latest.min(*time);
+        *time
+    });
+    all
+}
+
+fn day(
+    history: &[HistoryEvent],
+    switches: &[(u64, u64)],
+    lacks: &[(u64, u64)],
+    tolerance: u64,
+    start: u64,
+    now: u64,
+) -> Day {
+    let end = (start + DAY_SECONDS).min(now + 1);
+    let is_within = |time: u64| (start..end).contains(&time);
+    let mut day = Day { start, kind: DayKind::Unknown, switches: 0, lag: 0 };
+    // Before the first switch that it remembers nobody knows what it served.
+    let Some(joined) = switches.first().map(|(time, _)| *time).filter(|joined| *joined < end) else { return day };
+    day.switches = switches.iter().filter(|(time, _)| is_within(*time)).count() as u64;
+    for (from, until) in lacks {
+        let from = (*from).max(joined);
+        // It lacked this release during some of the day.
+        if from < end && *until >= start && *until > from {
+            day.lag = day.lag.max((*until).min(end).saturating_sub(from));
+        }
+    }
+    let is_trouble = history.iter().filter(|happening| is_within(happening.time)).any(|happening| {
+        matches!(
+            happening.what,
+            EventKind::Failed { .. } | EventKind::Verified { faults: 1.., .. } | EventKind::Repaired { left: 1.., .. }
+        )
+    });
+    day.kind = match day.lag {
+        _ if is_trouble => DayKind::Trouble,
+        lag if lag > tolerance => DayKind::Late,
+        _ => DayKind::Fresh,
+    };
+    day
+}
+
+#[cfg(test)]
+mod tests {
+    use std::slice::from_ref;
+
+    use super::*;
+    use crate::hash::ReleaseId;
+    use crate::release::ReleaseName;
+
+    const NOW: u64 = 20_000 * DAY_SECONDS + 3_600;
+
+    fn switch(time: u64, sequence: u64) -> HistoryEvent {
+        let release = ReleaseName::new(sequence, &ReleaseId::of(b"r"));
+        HistoryEvent { time, what: EventKind::Switched { release, from: None } }
+    }
+
+    fn kinds(history: &[HistoryEvent], published: &[(u64, u64)]) -> Vec<DayKind> {
+        let told = |(sequence, time): &(u64, u64)| (*sequence, Published { time: *time, content: None });
+        let published = published.iter().map(told).collect();
+        days(history, &published, TOLERANCE_SECONDS, NOW, 4).iter().map(|day| day.kind).collect()
+    }
+
+    #[test]
+    fn days_tell_of_late_releases_and_trouble() {
+        use DayKind::{Fresh, Late, Trouble, Unknown};
+        let at = |days_ago: u64, seconds: u64| NOW - 3_600 - days_ago * DAY_SECONDS + seconds;
+        assert_eq!(kinds(&[], &[(1, at(3, 0))]), [Unknown; 4]);
+        let joined = switch(at(2, 100), 1);
+        assert_eq!(kinds(from_ref(&joined), &[(1, at(3, 0))]), [Unknown, Fresh, Fresh, Fresh]);
+        // A release that it still lacks makes each day late since.
+        assert_eq!(kinds(from_ref(&joined), &[(1, at(3, 0)), (2, at(1, 50))]), [Unknown, Fresh, Late, Late]);
+        let prompt = switch(at(1, 300), 2);
+        assert_eq!(kinds(&[joined.clone(), prompt], &[(1, at(3, 0)), (2, at(1, 50))]), [Unknown, Fresh, Fresh, Fresh]);
+        // One that it skipped counts as served with the next.
+        let skipped = [(1, at(3, 0)), (2, at(2, 200)), (3, at(1, 0))];
+        assert_eq!(kinds(&[joined.clone(), switch(at(1, 20), 3)], &skipped), [Unknown, Late, Late, Fresh]);
+        let faults = HistoryEvent { time: at(0, 5), what: EventKind::Verified { quick: true, faults: 2 } };
+        assert_eq!(kinds(&[joined, faults], &[(1, at(3, 0))]), [Unknown, Fresh, Fresh, Trouble]);
+    }
+
+    #[test]
+    fn a_bad_release_that_was_taken_back_makes_nobody_late() {
+        use DayKind::{Fresh, Late};
+        let start = NOW - 3_600 - 3 * DAY_SECONDS;
+        let told = |time: u64, content: &[u8]| Published { time, content: Some(ContentId::of(content)) };
+        let (good, bad) = (told(start, b"good"), told(start + DAY_SECONDS, b"bad"));
+        let back = told(bad.time + 300, b"good");
+        let kinds = |history: &[HistoryEvent], published: &[(u64, Published)], tolerance: u64| {
+            let published = published.iter().copied().collect();
+            days(history, &published, tolerance, NOW, 4).iter().map(|day| day.kind).collect::<Vec<_>>()
+        };
+        let spared = [switch(start, 1)];
+        assert_eq!(kinds(&spared, &[(1, good), (2, bad), (3, back)], 600), [Fresh; 4]);
+        assert_eq!(kinds(&spared, &[(1, good), (2, bad)], 600), [Fresh, Late, Late, Late]);
+        // One that stays on the bad release is late from the time at which the others went back.
+        let stuck = [switch(start, 1), switch(bad.time, 2)];
+        assert_eq!(kinds(&stuck, &[(1, good), (2, bad), (3, back)], 600), [Fresh, Late, Late, Late]);
+        // A wave that is looked at for an hour is no delay where that was planned.
+        let later = [switch(start, 1), switch(bad.time + 3_600, 2)];
+        assert_eq!(kinds(&later, &[(1, good), (2, bad)], 600), [Fresh, Late, Fresh, Fresh]);
+        assert_eq!(kinds(&later, &[(1, good), (2, bad)], 600 + 3_600), [Fresh; 4]);
+    }
+
+    #[test]
+    fn a_clock_that_jumped_makes_no_nonsense() {
+        use DayKind::Fresh;
+        let history = [switch(u64::MAX, 1), switch(NOW + 500_000, 2), switch(NOW - 3 * DAY_SECONDS, 3)];
+        let third = Published { time: NOW - 3 * DAY_SECONDS, content: None };
+        let told = days(&history, &BTreeMap::from([(3, third)]), TOLERANCE_SECONDS, NOW, 4);
+        assert_eq!(
+            told.iter().map(|day| (day.kind, day.switches)).collect::<Vec<_>>(),
+            [(Fresh, 3), (Fresh, 0), (Fresh, 0), (Fresh, 0)]
+        );
+        assert_eq!(days(&history, &BTreeMap::new(), 0, 0, 4).len(), 4);
+    }
+}

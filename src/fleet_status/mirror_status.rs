@@ -1,0 +1,640 @@
+//! The judgement: how each mirror stands, worst first. Pure: the time is given.
+
+use std::cmp::Reverse;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::fleet_status::{Poll, Public, Usage};
+use crate::mirror::{EventKind, Expiries, Expiry, FailureKind, HistoryEvent};
+use crate::push::error_chain;
+use crate::release::Release;
+use crate::tree_path::Site;
+
+/// A receiver looks after what is due once an hour.
+const MAX_OVERDUE_SECONDS: u64 = 3_600;
+
+/// How a mirror stands, worst first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum StatusKind {
+    /// What it serves cannot be told.
+    Unknown,
+    /// It refuses to answer us.
+    Denied,
+    /// No way leads there, or it does not answer.
+    Unreachable,
+    /// It serves another release than the newest of the same sequence.
+    Diverged,
+    /// It serves older content than another mirror.
+    Behind,
+    /// The same, but the newest release is complete there and waits to be switched to.
+    Staging,
+    /// It serves nothing yet.
+    Joining,
+    /// It serves a release that was made for a part of the fleet, and that no later one for all has replaced.
+    Apart,
+    /// It is left as it is, because somebody said so.
+    Frozen,
+    /// It serves the newest release, or an older one of the same content: visitors get the same.
+    Current,
+}
+
+impl StatusKind {
+    /// All of them, worst first.
+    pub const ALL: [Self; 10] = [
+        Self::Unknown,
+        Self::Denied,
+        Self::Unreachable,
+        Self::Diverged,
+        Self::Behind,
+        Self::Staging,
+        Self::Joining,
+        Self::Apart,
+        Self::Frozen,
+        Self::Current,
+    ];
+
+    /// Its name, as in JSON.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Unknown => "unknown",
+            Self::Denied => "denied",
+            Self::Unreachable => "unreachable",
+            Self::Diverged => "diverged",
+            Self::Behind => "behind",
+            Self::Staging => "staging",
+            Self::Joining => "joining",
+            Self::Apart => "apart",
+            Self::Frozen => "frozen",
+            Self::Current => "current",
+        }
+    }
+
+    /// Whether nobody has to do anything.
+    #[must_use]
+    pub const fn is_well(self) -> bool {
+        matches!(self, Self::Current | Self::Apart | Self::Frozen)
+    }
+
+    /// Whether it said what it serves.
+    #[must_use]
+    pub const fn is_known(self) -> bool {
+        !matches!(self, Self::Unknown | Self::Denied | Self::Unreachable)
+    }
+}
+
+/// The last time that faults were looked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct LastVerify {
+    /// When, by the mirror's clock, in seconds since 1970.
+    pub time: u64,
+    /// Whether only at sizes and times.
+    pub quick: bool,
+    /// How many there were, or are left where they were mended.
+    pub faults: u64,
+}
+
+/// The failure of the command that a mirror runs after a switch (`post_activate`).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct HookFailure {
+    /// When, by the mirror's clock, in seconds since 1970.
+    pub time: u64,
+    /// The sequence of the release that it had switched to.
+    pub sequence: u64,
+    /// What went wrong. Of a peer: to be escaped before it is shown.
+    pub reason: String,
+}
+
+/// What a mirror served when it last answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LastSeen {
+    /// When it answered, in seconds since 1970.
+    pub time: u64,
+    /// The sequence of its release.
+    pub sequence: u64,
+    /// When that release was published, in seconds since 1970.
+    pub created: u64,
+}
+
+/// How one mirror stands. Times are in seconds since 1970.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct MirrorStatus {
+    /// Its name.
+    pub mirror: String,
+    /// Where it is.
+    pub location: String,
+    /// How it stands.
+    pub state: StatusKind,
+    /// Its site.
+    pub site: Option<Site>,
+    /// The sequence of the release that it serves.
+    pub sequence: Option<u64>,
+    /// The id of that release.
+    pub release: Option<String>,
+    /// When that release was published.
+    pub created: Option<u64>,
+    /// Entries of it.
+    pub entries: Option<u64>,
+    /// Size of its files, in bytes.
+    pub bytes: Option<u64>,
+    /// The sequence of a newer release that is complete there and not served.
+    pub staged: Option<u64>,
+    /// Why it is apart. Of a peer: to be escaped before it is shown.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub apart: Option<String>,
+    /// How many releases it lacks, of those that are known: those after the last one with the content that it serves.
+    pub behind: u64,
+    /// Seconds since the oldest release that it lacks was published; nothing where that is not known.
+    pub lag: Option<u64>,
+    /// When it last switched, by its clock.
+    pub switched: Option<u64>,
+    /// When it was last verified or repaired.
+    pub verified: Option<LastVerify>,
+    /// How the command that it runs after a switch failed the last time; `None` after a success.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hook_failure: Option<HookFailure>,
+    /// Bytes free there.
+    pub free_bytes: Option<u64>,
+    /// Bytes of content there of pushes that did not end.
+    pub incoming_bytes: Option<u64>,
+    /// Seconds for which it has served a retired file beyond its time, if they are more than an hour: whatever
+    /// should look after that does not run.
+    pub overdue: Option<u64>,
+    /// What its releases take on disk, if that was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub usage: Option<Usage>,
+    /// What it served when it last answered, if it cannot be asked now.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_seen: Option<LastSeen>,
+    /// When what it was reached with ends.
+    #[serde(flatten)]
+    pub expiries: Expiries,
+    /// What of that ends soon, the earliest first.
+    #[serde(skip)]
+    pub expiring: Vec<Expiry>,
+    /// How long it took to answer, in milliseconds.
+    pub round_trip_ms: Option<u64>,
+    /// What visitors get, where that was looked at.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub public: Option<Public>,
+    /// Why it cannot be told how it stands. Of a peer: to be escaped before it is shown.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+/// How the mirrors stand at `now`, worst first. `is_frozen` answers for a mirror's name.
+#[must_use]
+pub fn evaluate(seen: &[Poll], is_frozen: impl Fn(&str) -> bool, now: u64) -> Vec<MirrorStatus> {
+    let mut mirror_statuses: Vec<MirrorStatus> =
+        seen.iter().map(|one| one.status(seen, is_frozen(&one.mirror), now)).collect();
+    mirror_statuses.sort_by_key(|mirror_status| (mirror_status.state, Reverse(mirror_status.lag)));
+    mirror_statuses
+}
+
+/// The releases of a site that are or were served anywhere, each once, ascending.
+#[must_use]
+pub fn releases<'s>(seen: &'s [Poll], site: &Site) -> Vec<&'s Release> {
+    let states = seen.iter().filter_map(|one| one.state.as_ref().ok());
+    let mut known: Vec<&Release> =
+        states.flat_map(|state| &state.releases).filter(|release| release.site == *site).collect();
+    known.sort_by_key(|release| release.rank());
+    known.dedup_by_key(|release| release.id());
+    known
+}
+
+/// Those of the `known` releases that a mirror may lack: made for all mirrors, and not newer than what is served
+/// anywhere, as a release that a push took back is. Where none was made for all, every release counts.
+fn for_all<'s>(known: Vec<&'s Release>, seen: &'s [Poll], site: &Site) -> Vec<&'s Release> {
+    let is_whole = |release: &&Release| release.partial.is_none() && release.site == *site;
+    let current = seen.iter().filter_map(|one| one.state.as_ref().ok()?.current_release());
+    let newest = current.filter(is_whole).map(Release::rank).max();
+    let is_lacking = |release: &&Release| newest.is_none_or(|newest| release.rank() <= newest);
+    let whole: Vec<&Release> = known.iter().copied().filter(is_whole).filter(is_lacking).collect();
+    if whole.is_empty() { known } else { whole }
+}
+
+impl Poll {
+    fn status(&self, all: &[Self], is_frozen: bool, now: u64) -> MirrorStatus {
+        let mut mirror_status = MirrorStatus {
+            switched: last(&self.history, switched),
+            verified: last(&self.history, verified),
+            hook_failure: hook_failure(&self.history),
+            ..MirrorStatus::silent(&self.mirror, &self.location, StatusKind::Unknown)
+        };
+        let state = match &self.state {
+            Ok(state) => state,
+            Err(error) => {
+                mirror_status.state = if is_frozen { StatusKind::Frozen } else { state_of(error.failure()) };
+                mirror_status.error = Some(error_chain(error));
+                return mirror_status;
+            }
+        };
+        mirror_status.round_trip_ms = u64::try_from(self.round_trip.as_millis()).ok();
+        mirror_status.expiries = state.expiries;
+        mirror_status.expiring = state.expiries.soon(now);
+        mirror_status.free_bytes = state.free_bytes;
+        mirror_status.incoming_bytes = Some(state.incoming_bytes);
+        let overdue = state.next_expiry.map(|due| now.saturating_sub(due));
+        mirror_status.overdue = overdue.filter(|seconds| *seconds > MAX_OVERDUE_SECONDS);
+        mirror_status.site.clone_from(&state.site);
+        mirror_status.sequence = state.current.map(|current| current.sequence());
+        mirror_status.staged = state.staged.as_ref().map(|staged| staged.sequence);
+        let Some(site) = state.site.as_ref().filter(|_| state.current.is_some()) else {
+            mirror_status.state = if is_frozen { StatusKind::Frozen } else { StatusKind::Joining };
+            return mirror_status;
+        };
+        let Some(current) = state.current_release() else {
+            mirror_status.error = Some("the record of its current release is damaged".into());
+            return mirror_status;
+        };
+        mirror_status.release = Some(current.id().to_string());
+        mirror_status.created = Some(current.created);
+        (mirror_status.entries, mirror_status.bytes) = (Some(current.entries), Some(current.bytes));
+        let known = releases(all, site);
+        // It lacks what was published since its content was last the newest: who went back to that lacks nothing.
+        let known = for_all(known, all, site);
+        let same = known.iter().rposition(|release| release.content == current.content);
+        let since =
+            same.map_or_else(|| known.partition_point(|release| release.rank() <= current.rank()), |last| last + 1);
+        let lacking = &known[since..];
+        let is_other = same.is_none_or(|last| last + 1 < known.len());
+        let is_newest = known.last().is_none_or(|newest| newest.rank() < current.rank());
+        let apart = current.partial.as_ref().filter(|_| is_other && is_newest);
+        let lacking = if apart.is_some() { &[] } else { lacking };
+        mirror_status.apart = apart.map(ToString::to_string);
+        mirror_status.behind = lacking.len() as u64;
+        mirror_status.lag = Some(lacking.first().map_or(0, |oldest| now.saturating_sub(oldest.created)));
+        mirror_status.state = match lacking.last() {
+            _ if is_frozen => StatusKind::Frozen,
+            _ if apart.is_some() => StatusKind::Apart,
+            None => StatusKind::Current,
+            Some(newest) if newest.sequence == current.sequence => StatusKind::Diverged,
+            Some(newest) if state.staged.as_ref().is_some_and(|staged| staged.id() == newest.id()) => {
+                StatusKind::Staging
+            }
+            Some(_) => StatusKind::Behind,
+        };
+        mirror_status
+    }
+}
+
+const fn state_of(failure: FailureKind) -> StatusKind {
+    match failure {
+        failure if failure.is_denial() => StatusKind::Denied,
+        FailureKind::Unreachable
+        | FailureKind::Certificate
+        | FailureKind::BadGateway
+        | FailureKind::Timeout
+        | FailureKind::Busy => StatusKind::Unreachable,
+        _ => StatusKind::Unknown,
+    }
+}
+
+/// What `pick` finds in the newest note. The order is that of the notes: their clock may have jumped.
+fn last<T>(history: &[HistoryEvent], pick: impl Fn(&HistoryEvent) -> Option<T>) -> Option<T> {
+    history.iter().rev().find_map(pick)
+}
+
+fn switched(happening: &HistoryEvent) -> Option<u64> {
+    matches!(happening.what, EventKind::Switched { .. }).then_some(happening.time)
+}
+
+fn verified(happening: &HistoryEvent) -> Option<LastVerify> {
+    let time = happening.time;
+    match happening.what {
+        EventKind::Verified { quick, faults } => Some(LastVerify { time, quick, faults }),
+        EventKind::Repaired { left, .. } => Some(LastVerify { time, quick: false, faults: left }),
+        _ => None,
+    }
+}
+
+/// The failure of the command after the newest switch. That of an older switch no longer matters.
+fn hook_failure(history: &[HistoryEvent]) -> Option<HookFailure> {
+    let is_switch = |happening: &HistoryEvent| matches!(happening.what, EventKind::Switched { .. });
+    let (switch, later) = history[history.iter().rposition(is_switch)?..].split_first()?;
+    let EventKind::Switched { release: current, .. } = switch.what else { return None };
+    last(later, |happening| match &happening.what {
+        EventKind::HookFailed { release, why } if *release == current => {
+            Some(HookFailure { time: happening.time, sequence: release.sequence(), reason: why.clone() })
+        }
+        _ => None,
+    })
+}
+
+/// What is too much lag.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StatusLimits {
+    /// From here on somebody should look.
+    pub warn: Duration,
+    /// From here on somebody must.
+    pub crit: Duration,
+}
+
+/// How bad it is, as monitoring plug-ins tell it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Severity {
+    /// All is well, or soon will be.
+    Ok,
+    /// Somebody should look.
+    Warning,
+    /// Somebody must.
+    Critical,
+    /// Nobody could be asked.
+    Unknown,
+}
+
+/// How bad it is with all mirrors together: the worst of them, but unknown where none said what it serves.
+#[must_use]
+pub fn severity(mirror_statuses: &[MirrorStatus], limits: StatusLimits) -> Severity {
+    let is_told = |mirror_status: &MirrorStatus| mirror_status.is_known() || mirror_status.state == StatusKind::Frozen;
+    if !mirror_statuses.iter().any(is_told) {
+        return Severity::Unknown;
+    }
+    mirror_statuses.iter().map(|mirror_status| mirror_status.severity(limits)).max().unwrap_or(Severity::Unknown)
+}
+
+impl MirrorStatus {
+    /// Of a mirror that says nothing of itself.
+    #[must_use]
+    pub fn silent(mirror: &str, location: &str, state: StatusKind) -> Self {
+        Self {
+            mirror: mirror.to_owned(),
+            location: location.to_owned(),
+            state,
+            site: None,
+            sequence: None,
+            release: None,
+            created: None,
+            entries: None,
+            bytes: None,
+            staged: None,
+            apart: None,
+            behind: 0,
+            lag: None,
+            switched: None,
+            verified: None,
+            hook_failure: None,
+            free_bytes: None,
+            incoming_bytes: None,
+            overdue: None,
+            usage: None,
+            last_seen: None,
+            expiries: Expiries::default(),
+            expiring: Vec::new(),
+            round_trip_ms: None,
+            public: None,
+            error: None,
+        }
+    }
+
+    /// Whether it said what it serves. Of a frozen one nobody has to know.
+    #[must_use]
+    pub const fn is_known(&self) -> bool {
+        self.state.is_known() && self.error.is_none()
+    }
+
+    /// Whether nobody has to do anything.
+    #[must_use]
+    pub fn is_well(&self) -> bool {
+        self.state.is_well() && !self.is_stale()
+    }
+
+    /// Whether visitors were seen to get something else than it says.
+    #[must_use]
+    pub fn is_stale(&self) -> bool {
+        self.public.as_ref().is_some_and(|public| !public.stale.is_empty())
+    }
+
+    /// How bad it is with this mirror; never unknown.
+    #[must_use]
+    pub fn severity(&self, limits: StatusLimits) -> Severity {
+        let lag = Duration::from_secs(self.lag.unwrap_or(0));
+        let has_faults = self.verified.is_some_and(|verified| verified.faults > 0);
+        let is_impaired = has_faults || self.is_stale() || self.hook_failure.is_some() || !self.expiring.is_empty();
+        match self.state {
+            StatusKind::Frozen => Severity::Ok,
+            _ if lag > limits.crit => Severity::Critical,
+            _ if lag > limits.warn || is_impaired || !self.state.is_known() => Severity::Warning,
+            StatusKind::Diverged => Severity::Warning,
+            _ => Severity::Ok,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::slice::from_ref;
+
+    use super::*;
+    use crate::hash::{ContentId, HistoryId, ManifestId};
+    use crate::mirror::{MirrorError, MirrorState};
+    use crate::protocol::ProtocolError;
+    use crate::release::Partial;
+
+    const NOW: u64 = 1_000_000;
+
+    fn release(sequence: u64, content: &[u8]) -> Release {
+        let site = Site::new("docs").unwrap();
+        let (history, manifest) = (HistoryId::from_bytes([7; 16]), ManifestId::of(b"m"));
+        let mut release = Release::new(site, history, sequence, manifest, ContentId::of(content));
+        release.created = NOW - 10_000 + sequence * 1_000;
+        release
+    }
+
+    fn for_some(mut release: Release) -> Release {
+        release.partial = Some(Partial { mirrors: vec!["apart".into()], why: "push".into() });
+        release
+    }
+
+    #[test]
+    fn a_release_for_some_is_apart_until_one_for_all_replaces_it() {
+        let (one, two, four) = (release(1, b"1"), for_some(release(2, b"2")), release(4, b"4"));
+        let row = |all: &[Poll], mirror: &str| {
+            let row = evaluate(all, |_| false, NOW).into_iter().find(|row| row.mirror == mirror).unwrap();
+            (row.state, row.behind, row.lag, row.apart)
+        };
+        let all = [serving("a", from_ref(&one)), serving("b", &[one.clone(), two.clone()])];
+        assert_eq!(row(&all, "a"), (StatusKind::Current, 0, Some(0), None));
+        let why = Some("made for apart only: push".to_owned());
+        assert_eq!(row(&all, "b"), (StatusKind::Apart, 0, Some(0), why));
+        assert!(evaluate(&all, |_| false, NOW).iter().all(MirrorStatus::is_well));
+        let all = [serving("a", &[one.clone(), four]), serving("b", &[one.clone(), two.clone()])];
+        assert_eq!(row(&all, "b"), (StatusKind::Behind, 1, Some(6_000), None));
+        // What a mirror went back to is what the others never left.
+        let all = [serving("a", from_ref(&one)), serving("b", &[one, two, for_some(release(3, b"1"))])];
+        assert_eq!(row(&all, "b"), (StatusKind::Current, 0, Some(0), None));
+    }
+
+    fn seen(mirror: &str, state: Result<MirrorState, MirrorError>) -> Poll {
+        let (mirror, location) = (mirror.to_owned(), format!("/srv/{mirror}"));
+        Poll { mirror, location, state, history: Vec::new(), round_trip: Duration::from_millis(7) }
+    }
+
+    fn serving(mirror: &str, releases: &[Release]) -> Poll {
+        let state = MirrorState {
+            site: Some(Site::new("docs").unwrap()),
+            current: releases.last().map(Release::name),
+            releases: releases.to_vec(),
+            ..MirrorState::default()
+        };
+        seen(mirror, Ok(state))
+    }
+
+    fn refusing(mirror: &str, kind: &str) -> Poll {
+        seen(mirror, Err(MirrorError::Remote { refusal: ProtocolError::new(kind, "no") }))
+    }
+
+    fn states(seen: &[Poll]) -> Vec<(String, StatusKind)> {
+        evaluate(seen, |name| name.starts_with("cold"), NOW).into_iter().map(|row| (row.mirror, row.state)).collect()
+    }
+
+    #[test]
+    fn every_state_has_its_place() {
+        let (one, two, other) = (release(1, b"1"), release(2, b"2"), release(2, b"x"));
+        let newest = std::cmp::max_by_key(two.clone(), other.clone(), Release::rank);
+        let oldest = std::cmp::min_by_key(two, other, Release::rank);
+        let apart = for_some(release(3, b"3"));
+        let mut staging = serving("staging", from_ref(&one));
+        staging.state.as_mut().unwrap().staged = Some(newest.clone());
+        let all = [
+            serving("current", &[one.clone(), newest]),
+            serving("cold", from_ref(&one)),
+            seen("joining", Ok(MirrorState::default())),
+            serving("apart", &[one.clone(), apart]),
+            staging,
+            serving("behind", &[one]),
+            serving("diverged", &[oldest]),
+            refusing("unreachable", "busy"),
+            refusing("denied", "forbidden"),
+            refusing("unknown", "damaged"),
+        ];
+        let mut wanted: Vec<(String, StatusKind)> =
+            StatusKind::ALL.map(|state| (state.name().to_owned(), state)).to_vec();
+        wanted[8].0 = "cold".to_owned();
+        assert_eq!(states(&all), wanted);
+    }
+
+    #[test]
+    fn lag_counts_from_the_oldest_release_that_is_lacking() {
+        let all: Vec<Release> = (1..=4).map(|sequence| release(sequence, &sequence.to_le_bytes())).collect();
+        let rows = evaluate(&[serving("a", &all[..1]), serving("b", &all), serving("c", &all[1..3])], |_| false, NOW);
+        let told: Vec<_> = rows.iter().map(|row| (row.mirror.as_str(), row.behind, row.lag)).collect();
+        assert_eq!(told, [("a", 3, Some(8_000)), ("c", 1, Some(6_000)), ("b", 0, Some(0))]);
+        // A clock that is behind the publication lags by nothing.
+        let early = evaluate(&[serving("a", &all[..1]), serving("b", &all)], |_| false, 5);
+        assert_eq!((early[0].state, early[0].lag), (StatusKind::Behind, Some(0)));
+    }
+
+    #[test]
+    fn who_has_the_newest_content_lacks_nothing_whatever_its_release_is() {
+        let all = [release(1, b"good"), release(2, b"bad"), release(3, b"good")];
+        let rows = |all: &[Release]| {
+            let told = [serving("went-back", all), serving("was-spared", &all[..1]), serving("is-bad", &all[..2])];
+            let rows = evaluate(&told, |_| false, NOW);
+            rows.into_iter().map(|row| (row.mirror, row.state, row.behind, row.lag)).collect::<Vec<_>>()
+        };
+        let row = |mirror: &str, state, behind, lag| (mirror.to_owned(), state, behind, Some(lag));
+        let (behind, current) = (StatusKind::Behind, StatusKind::Current);
+        assert_eq!(
+            rows(&all),
+            [row("is-bad", behind, 1, 7_000), row("went-back", current, 0, 0), row("was-spared", current, 0, 0)]
+        );
+        // What is published after that is what both lack, and not the bad release before.
+        let next = [&all[..], &[release(4, b"better")]].concat();
+        assert_eq!(
+            rows(&next),
+            [row("is-bad", behind, 2, 7_000), row("was-spared", behind, 1, 6_000), row("went-back", current, 0, 0)]
+        );
+        let same = [serving("a", &[release(1, b"good"), release(2, b"same")]), serving("b", &[release(2, b"same")])];
+        assert!(evaluate(&same, |_| false, NOW).iter().all(|row| row.state == current));
+    }
+
+    #[test]
+    fn a_frozen_mirror_is_frozen_also_where_it_does_not_answer() {
+        let rows = evaluate(&[refusing("cold", "busy"), serving("b", &[release(1, b"1")])], |name| name == "cold", NOW);
+        assert_eq!((rows[0].state, rows[0].is_known(), rows[0].is_well()), (StatusKind::Frozen, false, true));
+        assert!(rows[0].error.is_some());
+    }
+
+    #[test]
+    fn the_newest_note_counts_whatever_the_clock_said() {
+        let mut mirror = serving("a", &[release(1, b"1")]);
+        let note = |time, what| HistoryEvent { time, what };
+        let name = release(1, b"1").name();
+        mirror.history = vec![
+            note(900, EventKind::Verified { quick: false, faults: 3 }),
+            note(u64::MAX, EventKind::Switched { release: name, from: None }),
+            note(20, EventKind::Switched { release: name, from: None }),
+            note(30, EventKind::Repaired { found: 3, left: 1 }),
+            note(31, EventKind::Unknown),
+        ];
+        let row = &evaluate(&[mirror], |_| false, NOW)[0];
+        assert_eq!(row.switched, Some(20));
+        assert_eq!(row.verified, Some(LastVerify { time: 30, quick: false, faults: 1 }));
+    }
+
+    #[test]
+    fn the_command_after_the_newest_switch_counts_and_no_older_one() {
+        let (one, two) = (release(1, b"1").name(), release(2, b"2").name());
+        let switch = |release| EventKind::Switched { release, from: None };
+        let failure = |release| EventKind::HookFailed { release, why: "exit status: 3".to_owned() };
+        let failed = |notes: &[EventKind]| {
+            let mut mirror = serving("a", &[release(2, b"2")]);
+            mirror.history = notes.iter().map(|what| HistoryEvent { time: 7, what: what.clone() }).collect();
+            let row = evaluate(&[mirror], |_| false, NOW).remove(0);
+            let limits = StatusLimits { warn: Duration::from_secs(60), crit: Duration::from_secs(60) };
+            let level = if row.hook_failure.is_some() { Severity::Warning } else { Severity::Ok };
+            assert_eq!((row.severity(limits), row.is_well()), (level, true));
+            row.hook_failure.map(|failure| (failure.time, failure.sequence))
+        };
+        assert_eq!(failed(&[]), None);
+        assert_eq!(failed(&[failure(two)]), None, "the switch was cut from the history");
+        assert_eq!(failed(&[switch(one), failure(one)]), Some((7, 1)));
+        assert_eq!(failed(&[switch(one), failure(one), switch(two)]), None, "a later success");
+        assert_eq!(failed(&[switch(one), switch(two), failure(one)]), None, "one that was overtaken");
+        assert_eq!(failed(&[switch(one), failure(one), switch(two), failure(two)]), Some((7, 2)));
+    }
+
+    #[test]
+    fn what_is_served_for_more_than_an_hour_beyond_its_time_is_overdue() {
+        for (due, overdue) in [(NOW + 1, None), (NOW - 3_600, None), (NOW - 3_601, Some(3_601))] {
+            let mut mirror = serving("a", &[release(1, b"1")]);
+            mirror.state.as_mut().unwrap().next_expiry = Some(due);
+            assert_eq!(evaluate(&[mirror], |_| false, NOW)[0].overdue, overdue);
+        }
+    }
+
+    #[test]
+    fn what_ends_soon_is_a_warning_but_for_a_frozen_mirror() {
+        let limits = StatusLimits { warn: Duration::from_secs(60), crit: Duration::from_secs(60) };
+        let soon = Expiries { token: Some(NOW + 60), certificate: Some(NOW + 1_000_000_000) };
+        for (name, expiries, level) in [
+            ("a", Expiries::default(), Severity::Ok),
+            ("a", Expiries { token: None, ..soon }, Severity::Ok),
+            ("a", soon, Severity::Warning),
+            ("cold", soon, Severity::Ok),
+        ] {
+            let mut mirror = serving(name, &[release(1, b"1")]);
+            mirror.state.as_mut().unwrap().expiries = expiries;
+            let row = &evaluate(&[mirror], |name| name == "cold", NOW)[0];
+            assert_eq!((row.severity(limits), row.is_well()), (level, true), "{name} {expiries:?}");
+        }
+    }
+
+    #[test]
+    fn severity_is_the_worst_of_all() {
+        let limits = StatusLimits { warn: Duration::from_secs(6_500), crit: Duration::from_secs(7_500) };
+        let all: Vec<Release> = (1..=4).map(|sequence| release(sequence, &sequence.to_le_bytes())).collect();
+        let at = |seen: &[Poll]| severity(&evaluate(seen, |name| name == "cold", NOW), limits);
+        assert_eq!(at(&[serving("b", &all)]), Severity::Ok);
+        assert_eq!(at(&[serving("b", &all), serving("c", &all[2..3])]), Severity::Ok, "lag below the limit");
+        assert_eq!(at(&[serving("b", &all), serving("c", &all[1..2])]), Severity::Warning);
+        assert_eq!(at(&[serving("b", &all), serving("c", &all[..1])]), Severity::Critical);
+        assert_eq!(at(&[serving("b", &all), serving("cold", &all[..1])]), Severity::Ok);
+        assert_eq!(at(&[serving("b", &all), refusing("x", "busy")]), Severity::Warning);
+        assert_eq!(at(&[refusing("x", "busy"), refusing("y", "forbidden")]), Severity::Unknown);
+        assert_eq!(at(&[]), Severity::Unknown);
+    }
+}

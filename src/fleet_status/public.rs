@@ -1,0 +1,137 @@
+//! What visitors get: a few files of a mirror's release, fetched through its
+//! public URL and compared by their hash.
+//!
+//! No file of ours is put among those that are served: the files that changed last
+//! tell best whether the release is the one that arrives.
+
+use std::cmp::Reverse;
+
+use serde::Serialize;
+
+use crate::hash::ObjectId;
+use crate::manifest::{Entry, FileEntry, ManifestError, ManifestReader};
+use crate::mirror::Mirror;
+use crate::release::Release;
+use crate::web::{FetchedPage, Web, WebError, encode_path};
+
+/// Files that are fetched of a release.
+const SAMPLES: usize = 5;
+/// Larger files are not fetched, in bytes.
+const MAX_BYTES: u64 = 8 * 1024 * 1024;
+/// The page that a web server shows for a directory.
+const INDEX: &str = "index.html";
+
+/// What visitors of a mirror get.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Public {
+    /// Its public URL.
+    pub url: String,
+    /// Files that were fetched.
+    pub checked: u64,
+    /// Those that are not what the release has.
+    pub stale: Vec<Stale>,
+}
+
+/// A file that visitors do not get as the release has it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Stale {
+    /// Where it is in the tree.
+    pub path: String,
+    /// What they get instead.
+    pub why: String,
+}
+
+/// Fetches some files of `release` through `url`, below which visitors find the tree of `mirror`.
+#[must_use]
+pub fn look(web: &Web, url: &str, mirror: &dyn Mirror, release: &Release) -> Public {
+    let mut public = Public { url: url.to_owned(), checked: 0, stale: Vec::new() };
+    match samples(mirror, release) {
+        Err(why) => public.stale.push(Stale { path: "its manifest".to_owned(), why }),
+        Ok(samples) => {
+            for (path, file) in samples {
+                public.checked += 1;
+                if let Err(why) = check(web, url, &path, &file) {
+                    public.stale.push(Stale { path, why });
+                }
+            }
+        }
+    }
+    public
+}
+
+/// The object that visitors get for `path` below `url`, at most `max_bytes` of it.
+///
+/// # Errors
+/// When they get none.
+pub fn fetch(web: &Web, url: &str, path: &str, max_bytes: u64) -> Result<FetchedPage, WebError> {
+    let at = |path: &str| format!("{}/{}", url.trim_end_matches('/'), encode_path(path));
+    match web.fetch(&at(path), max_bytes) {
+        // Some servers know the page of a directory by the directory's name only.
+        Err(WebError::Status { status: 300..400 }) if is_index(path) => {
+            web.fetch(&at(path.strip_suffix(INDEX).unwrap_or(path)), max_bytes)
+        }
+        other => other,
+    }
+}
+
+fn is_index(path: &str) -> bool {
+    path.strip_suffix(INDEX).is_some_and(|directory| directory.is_empty() || directory.ends_with('/'))
+}
+
+fn check(web: &Web, url: &str, path: &str, file: &FileEntry) -> Result<(), String> {
+    match fetch(web, url, path, file.size) {
+        Ok(FetchedPage { object, .. }) if object == file.object => Ok(()),
+        Ok(FetchedPage { object, .. }) => Err(format!("other content: {}", short(&object))),
+        Err(WebError::TooLarge { .. }) => Err("other content, and more of it".to_owned()),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+/// The first digits of an id, which people compare.
+fn short(object: &ObjectId) -> String {
+    object.to_string().chars().take(12).collect()
+}
+
+/// The files that changed last, of those the ones whose ids come first: always the same of one release.
+fn samples(mirror: &dyn Mirror, release: &Release) -> Result<Vec<(String, FileEntry)>, String> {
+    let bytes = mirror.manifest(&release.manifest).map_err(|error| error.to_string())?;
+    let entries = ManifestReader::new(bytes, Some(release.manifest)).map_err(|error| error.to_string())?;
+    newest(entries).map_err(|error| error.to_string())
+}
+
+fn newest(
+    entries: impl Iterator<Item = Result<Entry, ManifestError>>,
+) -> Result<Vec<(String, FileEntry)>, ManifestError> {
+    let mut best: Vec<(String, FileEntry)> = Vec::with_capacity(SAMPLES + 1);
+    for entry in entries {
+        let entry = entry?;
+        if let Some(file) = entry.file().filter(|file| entry.is_live() && file.size <= MAX_BYTES) {
+            best.push((entry.path.as_str().to_owned(), *file));
+            best.sort_by_key(|(_, file)| (Reverse(file.mtime), file.object));
+            best.truncate(SAMPLES);
+        }
+    }
+    Ok(best)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::manifest::EntryKind;
+    use crate::tree_path::TreePath;
+
+    #[test]
+    fn the_files_that_changed_last_are_looked_at() {
+        let entry = |number: u64| {
+            let (size, until) = (if number == 19 { MAX_BYTES + 1 } else { 1 }, (number == 18).then_some(9));
+            let file = FileEntry { object: ObjectId::of(&number.to_le_bytes()), size, mtime: number / 2, exec: false };
+            Ok(Entry { path: TreePath::new(&format!("f{number:02}")).unwrap(), kind: EntryKind::File(file), until })
+        };
+        let mut paths: Vec<String> = newest((0..20).map(entry)).unwrap().into_iter().map(|(path, _)| path).collect();
+        paths.sort();
+        // Of two files of one time there is room for one only.
+        assert_eq!(paths[1..], ["f14", "f15", "f16", "f17"]);
+        assert!(["f12", "f13"].contains(&paths[0].as_str()));
+        assert!(is_index("index.html") && is_index("a/index.html") && !is_index("a/myindex.html"));
+    }
+}

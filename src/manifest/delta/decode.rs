@@ -1,0 +1,448 @@
+//! From a base manifest and a change to the new manifest.
+
+use std::collections::HashMap;
+use std::io::{BufRead, BufReader, Read as _, Take, Write};
+
+use super::{
+    CONTENT, CREATED, EARLIER_NEW, EXEC, FROM_BASE, HELD, MAGIC, NEXT_NEW, NewObject, OP_ADD, OP_CHANGE, OP_DROP,
+    OP_END, OP_KEEP, SAME, SYMLINK, UNTIL, VERSION,
+};
+use crate::hash::{ManifestId, ObjectId};
+use crate::manifest::codec::MAX_ENTRIES;
+use crate::manifest::entry::{Entry, EntryKind, FileEntry};
+use crate::manifest::{ManifestError, ManifestWriter, Totals, WINDOW_LOG_MAX};
+use crate::tree_path::{LinkTarget, MAX_PATH_BYTES, TreePath};
+use crate::varint;
+
+fn invalid(what: &'static str) -> ManifestError {
+    ManifestError::Transit { what }
+}
+
+/// The start of a manifest change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Head {
+    /// The manifest it changes; nothing for the empty one.
+    pub base: Option<ManifestId>,
+    /// `created` of the release it makes, seconds since 1970.
+    pub created: u64,
+    /// Number of new objects.
+    pub objects: u64,
+}
+
+enum EntryContent {
+    Same,
+    NextNew(u64),
+    EarlierNew(u64),
+    FromBase(u64),
+    Held(ObjectId, u64),
+}
+
+enum Fields {
+    Symlink { target: LinkTarget, until: Option<u64> },
+    File { content: EntryContent, exec: bool, mtime: u64, until: Option<u64> },
+}
+
+enum Op {
+    Keep(u64),
+    Drop(u64),
+    Add { shared: usize, suffix: Vec<u8>, fields: Fields },
+    Change(Fields),
+}
+
+struct Decoder<R> {
+    input: R,
+    head: Head,
+    /// The kind of the last operation: two runs of one kind in a row are one run that was cut.
+    last_run: Option<u8>,
+}
+
+impl<'a, R: BufRead> Decoder<BufReader<Take<zstd::Decoder<'a, R>>>> {
+    /// Opens a change that decodes to at most `most_bytes` bytes.
+    fn open(change: R, most_bytes: u64) -> Result<Self, ManifestError> {
+        let mut input = zstd::Decoder::with_buffer(change)?.single_frame();
+        input.window_log_max(WINDOW_LOG_MAX)?;
+        let mut input = BufReader::with_capacity(64 * 1024, input.take(most_bytes));
+        let mut start = [0; 37];
+        input.read_exact(&mut start)?;
+        if start[..4] != *MAGIC {
+            return Err(invalid("it does not begin with its magic"));
+        }
+        if start[4] != VERSION {
+            return Err(ManifestError::Version { found: start[4].to_string() });
+        }
+        let mut base = [0; 32];
+        base.copy_from_slice(&start[5..]);
+        let base = (base != [0; 32]).then(|| ManifestId::from_bytes(base));
+        let created = varint::read_bounded(&mut input)?;
+        let objects = varint::read(&mut input)?;
+        if objects > MAX_ENTRIES {
+            return Err(ManifestError::TooMany);
+        }
+        Ok(Self { input, head: Head { base, created, objects }, last_run: None })
+    }
+}
+
+impl<R: BufRead> Decoder<R> {
+    fn op(&mut self) -> Result<Option<Op>, ManifestError> {
+        let mut op = [0];
+        self.input.read_exact(&mut op)?;
+        Ok(Some(match op[0] {
+            OP_END => {
+                if !self.input.fill_buf()?.is_empty() {
+                    return Err(invalid("something follows its end"));
+                }
+                return Ok(None);
+            }
+            OP_KEEP => Op::Keep(self.run_length(OP_KEEP)?),
+            OP_DROP => Op::Drop(self.run_length(OP_DROP)?),
+            OP_ADD => {
+                self.last_run = None;
+                let shared = self.short(MAX_PATH_BYTES)?;
+                let length = self.short(MAX_PATH_BYTES)?;
+                let suffix = self.bytes(length)?;
+                Op::Add { shared, suffix, fields: self.fields()? }
+            }
+            OP_CHANGE => {
+                self.last_run = None;
+                Op::Change(self.fields()?)
+            }
+            _ => return Err(invalid("an operation is unknown")),
+        }))
+    }
+
+    /// Reads the length of a run. There is one spelling: a run is not cut in two.
+    fn run_length(&mut self, kind: u8) -> Result<u64, ManifestError> {
+        if self.last_run.replace(kind) == Some(kind) {
+            return Err(invalid("a run is cut in two"));
+        }
+        match varint::read(&mut self.input)? {
+            0 => Err(invalid("a run is empty")),
+            length => Ok(length),
+        }
+    }
+
+    fn short(&mut self, limit: usize) -> Result<usize, ManifestError> {
+        let length = varint::read(&mut self.input)?;
+        usize::try_from(length).ok().filter(|length| *length <= limit).ok_or_else(|| invalid("a text is too long"))
+    }
+
+    fn bytes(&mut self, length: usize) -> Result<Vec<u8>, ManifestError> {
+        let mut bytes = vec![0; length];
+        self.input.read_exact(&mut bytes)?;
+        Ok(bytes)
+    }
+
+    fn fields(&mut self) -> Result<Fields, ManifestError> {
+        let mut flags = [0];
+        self.input.read_exact(&mut flags)?;
+        let flags = flags[0];
+        if flags & SYMLINK != 0 {
+            if flags & !(SYMLINK | UNTIL) != 0 {
+                return Err(invalid("a link has fields of a file"));
+            }
+            let length = self.short(MAX_PATH_BYTES)?;
+            let target = String::from_utf8(self.bytes(length)?).map_err(|_| invalid("a target is not UTF-8"))?;
+            let target = LinkTarget::new(&target).map_err(|_| invalid("a target breaks a rule"))?;
+            return Ok(Fields::Symlink { target, until: self.until(flags)? });
+        }
+        let content = match flags & CONTENT {
+            SAME => EntryContent::Same,
+            NEXT_NEW => EntryContent::NextNew(varint::read_bounded(&mut self.input)?),
+            EARLIER_NEW => EntryContent::EarlierNew(varint::read(&mut self.input)?),
+            FROM_BASE => EntryContent::FromBase(varint::read(&mut self.input)?),
+            HELD => {
+                let mut id = [0; 32];
+                self.input.read_exact(&mut id)?;
+                EntryContent::Held(ObjectId::from_bytes(id), varint::read_bounded(&mut self.input)?)
+            }
+            _ => return Err(invalid("a kind of content is unknown")),
+        };
+        if flags & 0x80 != 0 {
+            return Err(invalid("a flag is unknown"));
+        }
+        let mtime = if flags & CREATED != 0 { self.head.created } else { varint::read_bounded(&mut self.input)? };
+        Ok(Fields::File { content, exec: flags & EXEC != 0, mtime, until: self.until(flags)? })
+    }
+
+    fn until(&mut self, flags: u8) -> Result<Option<u64>, ManifestError> {
+        if flags & UNTIL == 0 { Ok(None) } else { Ok(Some(varint::read_bounded(&mut self.input)?)) }
+    }
+}
+
+/// What a manifest change may count, and whether to go on. A change that counts more is refused
+/// as soon as that shows, so that its work and memory are bounded by what was announced.
+#[derive(Clone, Copy)]
+pub struct ChangeLimits<'a> {
+    /// Bytes of the encoded change, which bound what it may decode to.
+    pub encoded_bytes: u64,
+    /// Entries of the base manifest; `None` if it is not known how many it has.
+    pub base_entries: Option<u64>,
+    /// Entries of the manifest that the change makes, as the release announces them.
+    pub entries: u64,
+    /// Takes so many bytes of memory more for what the change needs, until its release is complete,
+    /// and returns whether they were there. Asked before they are used.
+    pub reserve: &'a dyn Fn(u64) -> bool,
+    /// Whether the work is no longer wanted. Asked every few thousand operations.
+    pub is_cancelled: &'a dyn Fn() -> bool,
+}
+
+impl std::fmt::Debug for ChangeLimits<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { base_entries, entries, .. } = self;
+        f.debug_struct("ChangeLimits").field("base_entries", base_entries).field("entries", entries).finish()
+    }
+}
+
+impl ChangeLimits<'static> {
+    /// Those of a change of `encoded_bytes` bytes that this process made itself, for `entries` entries.
+    #[must_use]
+    pub fn of_own(encoded_bytes: u64, entries: u64) -> Self {
+        Self { encoded_bytes, base_entries: None, entries, reserve: &|_| true, is_cancelled: &|| false }
+    }
+}
+
+impl ChangeLimits<'_> {
+    /// What a change may decode to: paths that are alike and runs of equal numbers compress to a
+    /// fiftieth or a hundredth, never to this.
+    const fn decoded_bytes(&self) -> u64 {
+        self.encoded_bytes.saturating_mul(1000).saturating_add(1 << 20)
+    }
+
+    /// Reserves memory for `count` things of `bytes` bytes each.
+    fn reserve(&self, count: u64, bytes: u64) -> Result<(), ManifestError> {
+        if count == 0 || (self.reserve)(count.saturating_mul(bytes)) { Ok(()) } else { Err(ManifestError::NoMemory) }
+    }
+}
+
+/// What a receiver needs for each new object until the release is complete: its size and times (24),
+/// what arrived of it (48), its id and size (40), and its id among those of the store (32).
+const OBJECT_BYTES: u64 = 24 + 48 + 40 + 32;
+/// What it needs for each position of the base that is named: the position, and its place in the
+/// table of ids at twice the load.
+const COPY_BYTES: u64 = 8 + 2 * (8 + 40 + 1);
+/// What it needs for each entry of the base where blocks may build on them: the id of its content.
+const BASE_ENTRY_BYTES: u64 = 33;
+/// Positions that memory is reserved for at once.
+const COPIES_AT_ONCE: u64 = 1024;
+/// Operations between two looks at [`ChangeLimits::is_cancelled`].
+const OPERATIONS_BETWEEN_LOOKS: u64 = 4096;
+
+/// What the operations so far took of the base and made of the new manifest.
+#[derive(Default)]
+struct Count {
+    operations: u64,
+    base: u64,
+    made: u64,
+}
+
+impl Count {
+    /// Counts one operation.
+    fn add(&mut self, op: &Op, limits: &ChangeLimits<'_>) -> Result<(), ManifestError> {
+        let (base, made) = match op {
+            Op::Keep(count) => (*count, *count),
+            Op::Drop(count) => (*count, 0),
+            Op::Add { .. } => (0, 1),
+            Op::Change(_) => (1, 1),
+        };
+        self.operations += 1;
+        self.base = self.base.saturating_add(base);
+        self.made = self.made.saturating_add(made);
+        if self.base > limits.base_entries.unwrap_or(MAX_ENTRIES) {
+            return Err(invalid("it goes on behind its base's end"));
+        }
+        if self.made > limits.entries {
+            return Err(invalid("it makes more entries than the release has"));
+        }
+        if self.operations.is_multiple_of(OPERATIONS_BETWEEN_LOOKS) && (limits.is_cancelled)() {
+            return Err(ManifestError::Cancelled);
+        }
+        Ok(())
+    }
+}
+
+/// What a manifest change needs, read without its base.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeltaSummary {
+    /// Its start.
+    pub head: Head,
+    /// The new objects, by ordinal.
+    pub objects: Vec<NewObject>,
+    /// Positions of entries of the base whose content is shown elsewhere too, ascending.
+    pub base_entries: Vec<u64>,
+}
+
+impl DeltaSummary {
+    /// The size of all new objects together, in bytes.
+    #[must_use]
+    pub fn new_bytes(&self) -> u64 {
+        self.objects.iter().fold(0, |sum, object| sum.saturating_add(object.size))
+    }
+}
+
+/// Reads what a change needs. Takes time and memory in proportion to what `limits` allows.
+///
+/// # Errors
+/// A change that is malformed, names more than it announces, or counts more than `limits` allows;
+/// [`ManifestError::NoMemory`]; [`ManifestError::Cancelled`].
+pub fn summarize(change: impl BufRead, limits: &ChangeLimits<'_>) -> Result<DeltaSummary, ManifestError> {
+    let mut decoder = Decoder::open(change, limits.decoded_bytes())?;
+    let announced = decoder.head.objects;
+    // Each new object is shown by an entry at least.
+    if announced > limits.entries {
+        return Err(invalid("it announces more new objects than the release has entries"));
+    }
+    limits.reserve(announced, OBJECT_BYTES)?;
+    if announced > 0 {
+        limits.reserve(limits.base_entries.unwrap_or(0), BASE_ENTRY_BYTES)?;
+    }
+    let mut count = Count::default();
+    let mut objects = Vec::new();
+    let mut base_entries = Vec::new();
+    while let Some(op) = decoder.op()? {
+        count.add(&op, limits)?;
+        let (Op::Add { fields, .. } | Op::Change(fields)) = op else { continue };
+        let Fields::File { content, exec, mtime, .. } = fields else { continue };
+        match content {
+            EntryContent::NextNew(_) if objects.len() as u64 >= decoder.head.objects => {
+                return Err(invalid("there are more new objects than announced"));
+            }
+            EntryContent::NextNew(size) => objects.push(NewObject { size, mtime, exec }),
+            EntryContent::EarlierNew(ordinal) if ordinal >= objects.len() as u64 => {
+                return Err(invalid("an object is named before it is introduced"));
+            }
+            EntryContent::Same | EntryContent::EarlierNew(_) | EntryContent::Held(..) => {}
+            EntryContent::FromBase(entry) => {
+                if (base_entries.len() as u64).is_multiple_of(COPIES_AT_ONCE) {
+                    limits.reserve(COPIES_AT_ONCE, COPY_BYTES)?;
+                }
+                base_entries.push(entry);
+            }
+        }
+    }
+    if objects.len() as u64 != decoder.head.objects {
+        return Err(invalid("there are fewer new objects than announced"));
+    }
+    base_entries.sort_unstable();
+    base_entries.dedup();
+    Ok(DeltaSummary { head: decoder.head, objects, base_entries })
+}
+
+/// The objects at the given positions (ascending) of a base manifest, with their sizes.
+///
+/// # Errors
+/// A position that the base does not have or that is a link, or an error of the stream.
+pub fn objects_at(
+    positions: &[u64],
+    base: impl Iterator<Item = Result<Entry, ManifestError>>,
+) -> Result<HashMap<u64, (ObjectId, u64)>, ManifestError> {
+    let mut found = HashMap::with_capacity(positions.len().min(1 << 16));
+    let mut wanted = positions.iter().peekable();
+    for (index, entry) in (0u64..).zip(base) {
+        let Some(&&next) = wanted.peek() else { break };
+        let entry = entry?;
+        if next == index {
+            wanted.next();
+            let file = entry.file().ok_or_else(|| invalid("a position of the base is a link"))?;
+            found.insert(index, (file.object, file.size));
+        }
+    }
+    if wanted.next().is_some() { Err(invalid("a position is behind the base's end")) } else { Ok(found) }
+}
+
+struct Applier<'a, I, W> {
+    base: I,
+    ids: &'a [(ObjectId, u64)],
+    copies: &'a HashMap<u64, (ObjectId, u64)>,
+    introduced: usize,
+    last_path: String,
+    writer: ManifestWriter<W>,
+}
+
+impl<I: Iterator<Item = Result<Entry, ManifestError>>, W: Write> Applier<'_, I, W> {
+    fn next_base(&mut self) -> Result<Entry, ManifestError> {
+        let entry = self.base.next().ok_or_else(|| invalid("it goes on behind its base's end"))??;
+        self.last_path.clear();
+        self.last_path.push_str(entry.path.as_str());
+        Ok(entry)
+    }
+
+    fn kind(&mut self, fields: Fields, old: Option<&FileEntry>) -> Result<(EntryKind, Option<u64>), ManifestError> {
+        let (content, exec, mtime, until) = match fields {
+            Fields::Symlink { target, until } => return Ok((EntryKind::Symlink(target), until)),
+            Fields::File { content, exec, mtime, until } => (content, exec, mtime, until),
+        };
+        let unknown = || invalid("content is named that is not there");
+        let (object, size) = match content {
+            EntryContent::Same => old.map(|old| (old.object, old.size)).ok_or_else(unknown)?,
+            EntryContent::NextNew(_) => {
+                self.introduced += 1;
+                *self.ids.get(self.introduced - 1).ok_or_else(unknown)?
+            }
+            EntryContent::EarlierNew(ordinal) => {
+                let ordinal = usize::try_from(ordinal).map_err(|_| unknown())?;
+                *self.ids.get(ordinal).ok_or_else(unknown)?
+            }
+            EntryContent::FromBase(entry) => *self.copies.get(&entry).ok_or_else(unknown)?,
+            // Whether it is there is looked at when the tree is built, as for all that the base has.
+            EntryContent::Held(object, size) => (object, size),
+        };
+        Ok((EntryKind::File(FileEntry { object, size, mtime, exec }), until))
+    }
+
+    fn op(&mut self, op: Op) -> Result<(), ManifestError> {
+        match op {
+            Op::Keep(count) => {
+                for _ in 0..count {
+                    let entry = self.next_base()?;
+                    self.writer.push(&entry)?;
+                }
+            }
+            Op::Drop(count) => {
+                for _ in 0..count {
+                    self.next_base()?;
+                }
+            }
+            Op::Add { shared, suffix, fields } => {
+                let start = self.last_path.as_bytes().get(..shared).ok_or_else(|| invalid("a path shares too much"))?;
+                let path = String::from_utf8([start, &suffix].concat()).map_err(|_| invalid("a path is not UTF-8"))?;
+                let path = TreePath::new(&path).map_err(|_| invalid("a path breaks a rule"))?;
+                let (kind, until) = self.kind(fields, None)?;
+                self.last_path.clear();
+                self.last_path.push_str(path.as_str());
+                self.writer.push(&Entry { path, kind, until })?;
+            }
+            Op::Change(fields) => {
+                let old = self.next_base()?;
+                let (kind, until) = self.kind(fields, old.file())?;
+                self.writer.push(&Entry { path: old.path, kind, until })?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Rebuilds the new manifest on `out` from its change, its base, the computed
+/// ids and sizes of the new objects, and what [`objects_at`] found. The caller
+/// compares the id in the totals with the announced one.
+///
+/// # Errors
+/// A change that does not fit, an error of the base or of the writer.
+pub fn apply<W: Write>(
+    change: impl BufRead,
+    base: impl Iterator<Item = Result<Entry, ManifestError>>,
+    ids: &[(ObjectId, u64)],
+    copies: &HashMap<u64, (ObjectId, u64)>,
+    out: W,
+) -> Result<(W, Totals), ManifestError> {
+    // What it decodes to was bounded when its needs were read.
+    let mut decoder = Decoder::open(change, u64::MAX)?;
+    let writer = ManifestWriter::new(out);
+    let mut applier = Applier { base, ids, copies, introduced: 0, last_path: String::new(), writer };
+    while let Some(op) = decoder.op()? {
+        applier.op(op)?;
+    }
+    if applier.base.next().is_some() {
+        return Err(invalid("it ends before its base"));
+    }
+    applier.writer.finish()
+}

@@ -1,0 +1,325 @@
+//! From two manifests to the change between them.
+
+use std::collections::{HashMap, HashSet};
+use std::io::{self, Write};
+
+use super::{
+    CREATED, Change, EARLIER_NEW, EXEC, FROM_BASE, HELD, LEVEL, MAGIC, NEXT_NEW, NewObjectRef, OP_ADD, OP_CHANGE,
+    OP_DROP, OP_END, OP_KEEP, SAME, SYMLINK, UNTIL, VERSION,
+};
+use crate::hash::{ManifestId, ObjectId};
+use crate::manifest::ManifestError;
+use crate::manifest::diff::{Pair, Pairs};
+use crate::manifest::entry::{Entry, EntryKind, FileEntry};
+use crate::tree_path::TreePath;
+use crate::varint;
+
+enum EntryPosition {
+    New(u32),
+    Base(u64),
+    /// On the mirror, though not in its base.
+    Held,
+}
+
+/// Changed entries that are kept in memory between the two looks of the
+/// encoder; beyond that both manifests are read again.
+const MAX_STEPS: usize = 200_000;
+
+/// An operation as the encoder sees it.
+enum DeltaStep {
+    /// So many entries stay or go, the last of which has this path.
+    Run(u8, u64, TreePath),
+    Add(Entry),
+    Change {
+        old: Option<FileEntry>,
+        new: Entry,
+    },
+}
+
+/// Turns pairs into steps, runs joined.
+struct DeltaSteps<I: Iterator> {
+    pairs: std::iter::Peekable<I>,
+}
+
+/// The run that a pair belongs to.
+fn run_of(pair: &Pair) -> Option<u8> {
+    match pair {
+        Pair::Old(_) => Some(OP_DROP),
+        Pair::Both(old, new) if old == new => Some(OP_KEEP),
+        Pair::New(_) | Pair::Both(..) => None,
+    }
+}
+
+impl<E, I: Iterator<Item = Result<Pair, E>>> DeltaSteps<I> {
+    fn run(&mut self, op: u8, first: TreePath) -> DeltaStep {
+        let (mut count, mut last) = (1, first);
+        while let Some(Ok(pair)) = self.pairs.next_if(|pair| pair.as_ref().is_ok_and(|pair| run_of(pair) == Some(op))) {
+            count += 1;
+            let (Pair::Old(entry) | Pair::New(entry) | Pair::Both(entry, _)) = pair;
+            last = entry.path;
+        }
+        DeltaStep::Run(op, count, last)
+    }
+}
+
+impl<E, I: Iterator<Item = Result<Pair, E>>> Iterator for DeltaSteps<I> {
+    type Item = Result<DeltaStep, E>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let pair = match self.pairs.next()? {
+            Ok(pair) => pair,
+            Err(error) => return Some(Err(error)),
+        };
+        let op = run_of(&pair);
+        Some(Ok(match (op, pair) {
+            (Some(op), Pair::Old(entry) | Pair::New(entry) | Pair::Both(entry, _)) => self.run(op, entry.path),
+            (None, Pair::Old(new) | Pair::New(new)) => DeltaStep::Add(new),
+            (None, Pair::Both(old, new)) => DeltaStep::Change { old: old.file().copied(), new },
+        }))
+    }
+}
+
+/// Finds the object of a changed or added entry, each once.
+fn find_content(step: &DeltaStep, wanted: &mut Vec<NewObjectRef>, places: &mut HashMap<ObjectId, EntryPosition>) {
+    let (old, new) = match step {
+        DeltaStep::Run(..) => return,
+        DeltaStep::Add(new) => (None, new),
+        DeltaStep::Change { old, new } => (*old, new),
+    };
+    let Some(file) = new.file().filter(|file| old.is_none_or(|old| old.object != file.object)) else { return };
+    let next = u32::try_from(wanted.len()).expect("a manifest has fewer than 2^32 entries");
+    places.entry(file.object).or_insert_with(|| {
+        wanted.push(NewObjectRef { object: file.object, size: file.size, path: new.path.clone() });
+        EntryPosition::New(next)
+    });
+}
+
+/// Enough of an object id to say that two are most likely one.
+fn beginning(object: &ObjectId) -> u64 {
+    let (beginning, _) = object.as_bytes().split_first_chunk().expect("an id has 32 bytes");
+    u64::from_le_bytes(*beginning)
+}
+
+/// Takes the objects that the base shows somewhere out of `wanted` and renumbers the rest.
+fn find_in_base<E>(
+    base: impl Iterator<Item = Result<Entry, E>>,
+    wanted: Vec<NewObjectRef>,
+    places: &mut HashMap<ObjectId, EntryPosition>,
+) -> Result<Vec<NewObjectRef>, E> {
+    if wanted.is_empty() {
+        return Ok(wanted);
+    }
+    for (index, entry) in (0u64..).zip(base) {
+        if let Some(place @ EntryPosition::New(_)) = entry?.file().and_then(|file| places.get_mut(&file.object)) {
+            *place = EntryPosition::Base(index);
+        }
+    }
+    Ok(renumber(wanted, places))
+}
+
+/// Takes the objects that are `held` out of `wanted` and renumbers the rest.
+fn leave_out(
+    held: &HashSet<ObjectId>,
+    wanted: Vec<NewObjectRef>,
+    places: &mut HashMap<ObjectId, EntryPosition>,
+) -> Vec<NewObjectRef> {
+    for one in wanted.iter().filter(|one| held.contains(&one.object)) {
+        places.insert(one.object, EntryPosition::Held);
+    }
+    renumber(wanted, places)
+}
+
+/// The objects that are still new, numbered again.
+fn renumber(mut wanted: Vec<NewObjectRef>, places: &mut HashMap<ObjectId, EntryPosition>) -> Vec<NewObjectRef> {
+    let mut next = 0;
+    wanted.retain(|one| match places.get_mut(&one.object) {
+        Some(EntryPosition::New(ordinal)) => {
+            *ordinal = next;
+            next += 1;
+            true
+        }
+        _ => false,
+    });
+    wanted
+}
+
+struct Encoder<'a, W> {
+    out: W,
+    buffer: Vec<u8>,
+    created: u64,
+    places: &'a HashMap<ObjectId, EntryPosition>,
+    /// Ordinals below this were introduced.
+    introduced: u32,
+    last_path: String,
+}
+
+impl<W: Write> Encoder<'_, W> {
+    fn step(&mut self, step: &DeltaStep) -> io::Result<()> {
+        match step {
+            DeltaStep::Run(op, count, last) => {
+                self.buffer.push(*op);
+                varint::push(*count, &mut self.buffer);
+                self.remember(last);
+            }
+            DeltaStep::Add(new) => self.add(new),
+            DeltaStep::Change { old, new } => {
+                self.buffer.push(OP_CHANGE);
+                self.fields(new, old.as_ref());
+                self.remember(&new.path);
+            }
+        }
+        if self.buffer.len() > 64 * 1024 {
+            self.out.write_all(&self.buffer)?;
+            self.buffer.clear();
+        }
+        Ok(())
+    }
+
+    fn remember(&mut self, path: &TreePath) {
+        self.last_path.clear();
+        self.last_path.push_str(path.as_str());
+    }
+
+    fn add(&mut self, new: &Entry) {
+        self.buffer.push(OP_ADD);
+        let path = new.path.as_str().as_bytes();
+        let shared = self.last_path.bytes().zip(path).take_while(|(a, b)| a == *b).count();
+        varint::push(shared as u64, &mut self.buffer);
+        varint::push((path.len() - shared) as u64, &mut self.buffer);
+        self.buffer.extend_from_slice(&path[shared..]);
+        self.fields(new, None);
+        self.remember(&new.path);
+    }
+
+    fn fields(&mut self, new: &Entry, old: Option<&FileEntry>) {
+        let at = self.buffer.len();
+        let mut flags = if new.until.is_some() { UNTIL } else { 0 };
+        self.buffer.push(0);
+        match &new.kind {
+            EntryKind::Symlink(target) => {
+                flags |= SYMLINK;
+                varint::push(target.as_str().len() as u64, &mut self.buffer);
+                self.buffer.extend_from_slice(target.as_str().as_bytes());
+            }
+            EntryKind::File(file) => {
+                if file.exec {
+                    flags |= EXEC;
+                }
+                flags |= self.content(file, old);
+                if file.mtime == self.created {
+                    flags |= CREATED;
+                } else {
+                    varint::push(file.mtime, &mut self.buffer);
+                }
+            }
+        }
+        if let Some(until) = new.until {
+            varint::push(until, &mut self.buffer);
+        }
+        self.buffer[at] = flags;
+    }
+
+    fn content(&mut self, file: &FileEntry, old: Option<&FileEntry>) -> u8 {
+        if old.is_some_and(|old| old.object == file.object) {
+            return SAME;
+        }
+        match self.places.get(&file.object) {
+            Some(EntryPosition::New(ordinal)) if *ordinal == self.introduced => {
+                self.introduced += 1;
+                varint::push(file.size, &mut self.buffer);
+                NEXT_NEW
+            }
+            Some(EntryPosition::New(ordinal)) => {
+                varint::push(u64::from(*ordinal), &mut self.buffer);
+                EARLIER_NEW
+            }
+            Some(EntryPosition::Base(entry)) => {
+                varint::push(*entry, &mut self.buffer);
+                FROM_BASE
+            }
+            Some(EntryPosition::Held) => {
+                self.buffer.extend_from_slice(file.object.as_bytes());
+                varint::push(file.size, &mut self.buffer);
+                HELD
+            }
+            None => unreachable!("the first pass placed every object that is not the same"),
+        }
+    }
+}
+
+/// Writes the change that makes `new` out of `base`. Each of the two is
+/// opened up to three times, so give something that can be read again.
+/// Memory grows with the number of added and changed files, and by 8 bytes an entry of `base`.
+///
+/// # Errors
+/// The first error of either stream.
+pub fn encode<A, B>(
+    base: impl Fn() -> Result<A, ManifestError>,
+    new: impl Fn() -> Result<B, ManifestError>,
+    base_id: Option<ManifestId>,
+    created: u64,
+) -> Result<Change, ManifestError>
+where
+    A: Iterator<Item = Result<Entry, ManifestError>>,
+    B: Iterator<Item = Result<Entry, ManifestError>>,
+{
+    encode_beside(base, new, base_id, created, &HashSet::new())
+}
+
+/// The same, for a mirror that has the objects `held` too: they are named, and not among the new ones.
+///
+/// # Errors
+/// As [`encode`].
+pub fn encode_beside<A, B>(
+    base: impl Fn() -> Result<A, ManifestError>,
+    new: impl Fn() -> Result<B, ManifestError>,
+    base_id: Option<ManifestId>,
+    created: u64,
+    held: &HashSet<ObjectId>,
+) -> Result<Change, ManifestError>
+where
+    A: Iterator<Item = Result<Entry, ManifestError>>,
+    B: Iterator<Item = Result<Entry, ManifestError>>,
+{
+    let (mut wanted, mut places) = (Vec::new(), HashMap::new());
+    let mut kept = Some(Vec::new());
+    let mut shown = Vec::new();
+    let noted = base()?
+        .inspect(|entry| shown.extend(entry.as_ref().ok().and_then(Entry::file).map(|file| beginning(&file.object))));
+    for step in (DeltaSteps { pairs: Pairs::new(noted, new()?).peekable() }) {
+        let step = step?;
+        find_content(&step, &mut wanted, &mut places);
+        if let Some(steps) = kept.as_mut() {
+            steps.push(step);
+        }
+        kept = kept.filter(|steps| steps.len() <= MAX_STEPS);
+    }
+    let beginnings: HashSet<u64> = places.keys().map(beginning).collect();
+    // Mostly the base has none of them, and need not be read for them again.
+    if shown.iter().any(|shown| beginnings.contains(shown)) {
+        wanted = find_in_base(base()?, wanted, &mut places)?;
+    }
+    drop(shown);
+    if !held.is_empty() {
+        wanted = leave_out(held, wanted, &mut places);
+    }
+    let mut out = zstd::Encoder::new(Vec::new(), LEVEL)?;
+    out.include_checksum(true)?;
+    let mut head = MAGIC.to_vec();
+    head.push(VERSION);
+    head.extend_from_slice(base_id.map_or([0; 32], |id| *id.as_bytes()).as_slice());
+    varint::push(created, &mut head);
+    varint::push(wanted.len() as u64, &mut head);
+    let mut encoder = Encoder { out, buffer: head, created, places: &places, introduced: 0, last_path: String::new() };
+    match kept {
+        Some(kept) => kept.iter().try_for_each(|step| encoder.step(step))?,
+        None => {
+            for step in (DeltaSteps { pairs: Pairs::new(base()?, new()?).peekable() }) {
+                encoder.step(&step?)?;
+            }
+        }
+    }
+    encoder.buffer.push(OP_END);
+    encoder.out.write_all(&encoder.buffer)?;
+    Ok(Change { bytes: encoder.out.finish()?.into(), wanted })
+}

@@ -1,0 +1,184 @@
+//! Packs in a row in one body: those that are there, and those that are made
+//! while the body is sent.
+
+use std::io::{self, Read};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use crate::mirror::http::counted::CountedPack;
+use crate::mirror::http::upload::{BATCH_BYTES, NextPack, Upload};
+use crate::mirror::{MirrorError, OutgoingPack, SourceError};
+use crate::protocol::PackHead;
+
+/// So long the next pack is waited for while a request is under way: less than a receiver waits.
+const NEXT_PACK: Duration = Duration::from_secs(5);
+
+/// A head and what it is of.
+type FramedPack<R> = io::Chain<io::Cursor<[u8; PackHead::BYTES]>, R>;
+
+/// Puts the head of a pack before its content.
+fn with_head<R: Read>(pack: &dyn OutgoingPack, content: R) -> Result<FramedPack<R>, SourceError> {
+    let head = PackHead::Pack { id: pack.id(), bytes: u32::try_from(pack.size())? };
+    Ok(io::Cursor::new(head.to_bytes()).chain(content))
+}
+
+/// Packs one after the other, each behind its head and opened when its turn comes.
+pub(super) struct PackSequence<'p, R, F> {
+    packs: &'p [Box<dyn OutgoingPack>],
+    open_pack: F,
+    open: Option<FramedPack<R>>,
+}
+
+impl<'p, R: Read, F: FnMut(&dyn OutgoingPack) -> Result<R, SourceError>> PackSequence<'p, R, F> {
+    pub(super) fn new(packs: &'p [Box<dyn OutgoingPack>], open_pack: F) -> Self {
+        Self { packs, open_pack, open: None }
+    }
+}
+
+impl<R: Read, F: FnMut(&dyn OutgoingPack) -> Result<R, SourceError>> Read for PackSequence<'_, R, F> {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        loop {
+            if let Some(open) = &mut self.open {
+                let count = open.read(out)?;
+                if count > 0 || out.is_empty() {
+                    return Ok(count);
+                }
+            }
+            let Some((pack, behind)) = self.packs.split_first() else { return Ok(0) };
+            self.packs = behind;
+            let opened = (self.open_pack)(&**pack).and_then(|content| with_head(&**pack, content));
+            self.open = Some(opened.map_err(io::Error::other)?);
+        }
+    }
+}
+
+/// Packs that are made while they are sent, in a body that ends when they do, when they are many, or
+/// when the next one does not come.
+pub(super) struct PackStream<'f, 'u> {
+    upload: &'f Upload<'u>,
+    flowed: Mutex<StreamedPacks>,
+}
+
+/// How far a [`PackStream`] came.
+#[derive(Default)]
+pub(super) struct StreamedPacks {
+    /// What was sent, or begun to be.
+    pub(super) packs: Vec<Box<dyn OutgoingPack>>,
+    /// Whether these were all.
+    pub(super) is_all: bool,
+    /// Why there is no next one.
+    pub(super) failed: Option<MirrorError>,
+    bytes: u64,
+}
+
+impl<'f, 'u> PackStream<'f, 'u> {
+    pub(super) fn new(upload: &'f Upload<'u>) -> Self {
+        Self { upload, flowed: Mutex::default() }
+    }
+
+    /// The body, behind `first`. To be opened once: what it takes from the upload it has alone.
+    pub(super) fn open(&'f self, first: impl Read + Send + 'f) -> impl Read + Send + 'f {
+        StreamBody { stream: self, part: Box::new(first), has_ended: false }
+    }
+
+    /// What came of it.
+    pub(super) fn end(self) -> StreamedPacks {
+        self.flowed.into_inner().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn streamed(&self) -> MutexGuard<'_, StreamedPacks> {
+        self.flowed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The next pack behind its head, when the one before it is out; nothing at the end.
+    fn next(&self, flowed: &mut StreamedPacks) -> Result<Option<FramedPack<CountedPack<'f, 'u>>>, MirrorError> {
+        if let Some(pack) = flowed.packs.last() {
+            self.upload.tell(pack.id(), pack.size());
+        }
+        if flowed.bytes > BATCH_BYTES {
+            return Ok(None);
+        }
+        let pack = match self.upload.coming(NEXT_PACK)? {
+            NextPack::Pack(pack) => pack,
+            NextPack::End => {
+                flowed.is_all = true;
+                return Ok(None);
+            }
+            NextPack::Later => return Ok(None),
+        };
+        let opened = CountedPack::open(self.upload, &*pack).and_then(|content| with_head(&*pack, content));
+        flowed.bytes += pack.size();
+        flowed.packs.push(pack);
+        opened.map(Some).map_err(MirrorError::Source)
+    }
+}
+
+struct StreamBody<'f, 'u> {
+    stream: &'f PackStream<'f, 'u>,
+    part: Box<dyn Read + Send + 'f>,
+    has_ended: bool,
+}
+
+impl Read for StreamBody<'_, '_> {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        loop {
+            let count = self.part.read(out)?;
+            if count > 0 || out.is_empty() || self.has_ended {
+                return Ok(count);
+            }
+            let mut flowed = self.stream.streamed();
+            let next = self.stream.next(&mut flowed).unwrap_or_else(|error| {
+                // What was sent counts all the same.
+                flowed.failed = Some(error);
+                None
+            });
+            self.has_ended = next.is_none();
+            let is_whole = flowed.is_all;
+            self.part = match next {
+                Some(pack) => Box::new(pack),
+                None => Box::new(io::Cursor::new(PackHead::End { is_whole }.to_bytes())),
+            };
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::hash::PackId;
+
+    /// A pack of these bytes.
+    struct Bare(Vec<u8>);
+
+    impl OutgoingPack for Bare {
+        fn id(&self) -> PackId {
+            PackId::of(&self.0)
+        }
+
+        fn size(&self) -> u64 {
+            self.0.len() as u64
+        }
+
+        fn bytes(&self) -> Result<Arc<Vec<u8>>, SourceError> {
+            Ok(Arc::new(self.0.clone()))
+        }
+
+        fn open(&self) -> Result<Box<dyn Read + Send>, SourceError> {
+            Ok(Box::new(io::Cursor::new(self.0.clone())))
+        }
+    }
+
+    #[test]
+    fn packs_in_a_row_stand_behind_their_heads() {
+        let packs: Vec<Box<dyn OutgoingPack>> = vec![Box::new(Bare(b"abc".to_vec())), Box::new(Bare(vec![7; 300]))];
+        let mut row = Vec::new();
+        PackSequence::new(&packs, |pack| pack.open()).read_to_end(&mut row).unwrap();
+        let (first, second) = (PackId::of(b"abc"), PackId::of(&[7; 300]));
+        let wanted: [&[u8]; 6] =
+            [first.as_bytes(), &[0, 0, 0, 3], b"abc", second.as_bytes(), &[0, 0, 1, 44], &[7; 300]];
+        assert_eq!(row, wanted.concat());
+        assert_eq!(row.len(), 2 * PackHead::BYTES + 303);
+    }
+}

@@ -1,0 +1,302 @@
+//! A mirror that is a directory on this machine: its store, in process.
+
+use std::io::{Read, Seek as _, SeekFrom};
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use crate::cancel::CancelToken;
+use crate::fsx::Context as _;
+use crate::hash::{ManifestId, ObjectId, StoreId};
+use crate::mirror::{
+    Effort, Expiries, HistoryEvent, Link, Mirror, MirrorError, MirrorState, ObjectPart, ObjectSource, OutgoingPack,
+    PackCursor, PackSource, RepairSource, Semaphore, SourceError, StageRequest,
+};
+use crate::monitor::{Event, Monitor};
+use crate::pack::PackReader;
+use crate::protocol::Settled;
+use crate::release::ReleaseName;
+use crate::store::{
+    Depth, Fetch, Presence, Pruned, Repaired, StagingTransaction, Store, StoreError, StoredChange, Verified,
+};
+use crate::threads;
+use crate::tree_path::Site;
+
+/// A directory mirror.
+#[derive(Debug)]
+pub struct DirectoryMirror {
+    name: String,
+    location: String,
+    path: PathBuf,
+    /// Refuse to touch another site; nothing: any.
+    site: Option<Site>,
+    wait: Duration,
+    jobs: NonZeroUsize,
+    semaphore: Option<Arc<Semaphore>>,
+    cancel: CancelToken,
+}
+
+impl DirectoryMirror {
+    /// The mirror `name` at `path`, written as `location`. `site`, if given,
+    /// is the only one that is accepted there; `wait` is the longest wait for
+    /// a lock; `jobs` threads unpack.
+    #[must_use]
+    pub fn new(
+        name: String,
+        location: String,
+        path: PathBuf,
+        site: Option<Site>,
+        wait: Duration,
+        jobs: NonZeroUsize,
+    ) -> Self {
+        Self { name, location, path, site, wait, jobs, semaphore: None, cancel: CancelToken::default() }
+    }
+
+    /// It takes a turn while it is filled: many at once would need more open files than there may be.
+    #[must_use]
+    pub fn with_turns(self, semaphore: Option<Arc<Semaphore>>) -> Self {
+        Self { semaphore, ..self }
+    }
+
+    /// What waits for its locks ends when `cancel` asks for it.
+    #[must_use]
+    pub fn cancelled_by(self, cancel: &CancelToken) -> Self {
+        Self { cancel: cancel.clone(), ..self }
+    }
+
+    fn open(&self) -> Result<Store, MirrorError> {
+        let store = Store::open(&self.path)?.cancelled_by(&self.cancel);
+        if let Some(site) = &self.site {
+            store.check_site(site)?;
+        }
+        Ok(store)
+    }
+
+    /// Feeds packs to `arrival`, on several threads.
+    fn receive(
+        &self,
+        transaction: &StagingTransaction,
+        bundle: &dyn PackSource,
+        monitor: &dyn Monitor,
+    ) -> Result<(), MirrorError> {
+        /// Each holds a pack: more would cost memory, and the disk is one.
+        const MAX_THREADS: usize = 4;
+        let cursor = Mutex::new(bundle.packs());
+        let is_failed = AtomicBool::new(false);
+        let take_all = || -> Result<(), MirrorError> {
+            while !is_failed.load(Ordering::Relaxed)
+                && let Some(pack) = next_pack(&cursor, monitor)?
+            {
+                let mirror = self.name.clone();
+                if transaction.holds(&pack.id()) {
+                    monitor.event(Event::PackHeld { mirror, pack: pack.id() });
+                    continue;
+                }
+                let bytes = pack.bytes().map_err(MirrorError::Source)?;
+                // The digest is not computed again: nothing lies between, and every object and the manifest are.
+                let reader = PackReader::open_known(&bytes, pack.id()).map_err(StoreError::from)?;
+                transaction.take(&pack.id(), &reader)?;
+                monitor.event(Event::PackSent { mirror, pack: pack.id(), bytes: pack.size() });
+            }
+            Ok(())
+        };
+        let work = || take_all().inspect_err(|_| is_failed.store(true, Ordering::Relaxed));
+        threads::workers(self.jobs.get().min(MAX_THREADS), work).into_iter().collect()
+    }
+}
+
+/// Takes the next pack. One thread waits for it while the others unpack.
+fn next_pack(
+    cursor: &Mutex<Box<dyn PackCursor + '_>>,
+    monitor: &dyn Monitor,
+) -> Result<Option<Box<dyn OutgoingPack>>, MirrorError> {
+    if monitor.is_cancelled() {
+        return Err(MirrorError::Cancelled);
+    }
+    let next = cursor.lock().unwrap_or_else(PoisonError::into_inner).next();
+    next.map_err(|error| if monitor.is_cancelled() { MirrorError::Cancelled } else { MirrorError::Source(error) })
+}
+
+/// Objects that a store lacks, from what supplies them.
+struct Supplied<'a, C: ?Sized>(&'a C);
+
+impl<C: ObjectSource + ?Sized> Fetch for Supplied<'_, C> {
+    fn announce(&self, objects: &[ObjectId]) {
+        self.0.announce(objects);
+    }
+
+    fn open(&self, object: &ObjectId, _: u64) -> Result<Box<dyn Read + Send>, SourceError> {
+        self.0.object(object)
+    }
+}
+
+/// Reads a part of an object; `None` if it is not there, is shorter, or cannot be read.
+fn read_part(store: &Store, part: &ObjectPart) -> Option<Vec<u8>> {
+    let mut content = store.open_object(&part.object).ok()?;
+    let size = content.metadata().ok()?.len();
+    part.offset.checked_add(part.length).filter(|end| *end <= size)?;
+    content.seek(SeekFrom::Start(part.offset)).ok()?;
+    let mut bytes = Vec::new();
+    content.take(part.length).read_to_end(&mut bytes).ok()?;
+    (bytes.len() as u64 == part.length).then_some(bytes)
+}
+
+impl Mirror for DirectoryMirror {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn location(&self) -> &str {
+        &self.location
+    }
+
+    fn link(&self) -> Link {
+        Link::Local
+    }
+
+    fn local_path(&self) -> Option<PathBuf> {
+        Some(self.path.clone())
+    }
+
+    fn state(&self) -> Result<MirrorState, MirrorError> {
+        let store = match Store::look(&self.path)? {
+            Presence::Absent => return Ok(MirrorState::default()),
+            Presence::Store(store) => store,
+        };
+        if let Some(site) = &self.site {
+            store.check_site(site)?;
+        }
+        let current = store.current()?;
+        let names = store.served_releases()?;
+        Ok(MirrorState {
+            store: Some(store.id()),
+            site: Some(store.site().clone()),
+            only_site: None,
+            current,
+            // A damaged record is verify's to tell; without it the rest still works.
+            releases: names.into_iter().filter_map(|name| store.release(name).ok()).collect(),
+            staged: store.staged_release()?,
+            highest_sequence: store.highest_sequence()?,
+            round_trip: None,
+            expiries: Expiries::default(),
+            receiver: None,
+            free_bytes: store.free_bytes().ok(),
+            // It may be dropped at this moment.
+            incoming_bytes: store.incoming_bytes().unwrap_or(0),
+            next_expiry: store.next_expiry().ok().flatten(),
+            expired_through: store.expired_through()?,
+        })
+    }
+
+    fn check_owner(&self) -> Result<(), MirrorError> {
+        Ok(Store::check_owner_at(&self.path)?)
+    }
+
+    fn store_id(&self) -> Option<StoreId> {
+        self.open().ok().map(|store| store.id())
+    }
+
+    fn history(&self) -> Result<Vec<HistoryEvent>, MirrorError> {
+        match Store::look(&self.path)? {
+            Presence::Absent => Ok(Vec::new()),
+            Presence::Store(store) => Ok(store.history()?),
+        }
+    }
+
+    fn manifest(&self, id: &ManifestId) -> Result<Box<dyn Read + Send>, MirrorError> {
+        Ok(Box::new(self.open()?.manifest_bytes(id)?))
+    }
+
+    fn object(&self, id: &ObjectId, offset: u64) -> Result<Box<dyn Read + Send>, MirrorError> {
+        let mut content = self.open()?.open_object(id)?;
+        content.seek(SeekFrom::Start(offset)).context("read", || self.path.clone())?;
+        Ok(Box::new(content))
+    }
+
+    fn read_parts(
+        &self,
+        parts: &[ObjectPart],
+        _: Effort,
+        monitor: &dyn Monitor,
+    ) -> Result<Vec<Option<Vec<u8>>>, MirrorError> {
+        let store = self.open()?;
+        let read = |part: &ObjectPart| match monitor.is_cancelled() {
+            true => Err(MirrorError::Cancelled),
+            false => Ok(read_part(&store, part)),
+        };
+        parts.iter().map(read).collect()
+    }
+
+    fn holds(&self, objects: &[ObjectId], monitor: &dyn Monitor) -> Result<Vec<bool>, MirrorError> {
+        match Store::look(&self.path)? {
+            Presence::Absent => Ok(vec![false; objects.len()]),
+            Presence::Store(store) => Ok(store.holds(objects, &|| monitor.is_cancelled())?),
+        }
+    }
+
+    fn check_stage(&self, request: &StageRequest<'_>) -> Result<(), MirrorError> {
+        let change = StoredChange::Memory(Arc::clone(request.change));
+        let checked = match Store::look(&self.path)? {
+            Presence::Absent => Store::check_room_at(&self.path, request.release, &change),
+            Presence::Store(store) => store.check_room(request.release, request.base, &change),
+        };
+        Ok(checked?)
+    }
+
+    fn stage(
+        &self,
+        request: &StageRequest<'_>,
+        bundle: &dyn PackSource,
+        monitor: &dyn Monitor,
+    ) -> Result<(), MirrorError> {
+        let stop = || monitor.is_cancelled();
+        let _turn = Semaphore::enter(self.semaphore.as_ref(), &stop)?;
+        let store = Store::open_or_create(&self.path, &request.release.site)?;
+        let store = Arc::new(store.cancelled_by(&self.cancel));
+        let change = StoredChange::Memory(Arc::clone(request.change));
+        let (release, base) = (request.release, request.base);
+        // The memory is that of the push itself, which has these entries too.
+        let Some(needs) = store.read_change(release, base, &change, &|_| true, &stop)? else { return Ok(()) };
+        let mut transaction = store.start_staging(release, &request.key, &change, needs, self.wait)?;
+        match self.receive(&transaction, bundle, monitor) {
+            Ok(()) => {}
+            Err(MirrorError::Store(error)) => return Err(transaction.fail(error).into()),
+            Err(error) => return Err(error),
+        }
+        let objects = transaction.finish(&Supplied(bundle))?;
+        if objects > 0 {
+            monitor.event(Event::ObjectsResent { mirror: self.name.clone(), objects });
+        }
+        Ok(())
+    }
+
+    fn activate(&self, release: ReleaseName, expected: Option<ReleaseName>) -> Result<(), MirrorError> {
+        Ok(self.open()?.activate(release, expected, self.wait)?)
+    }
+
+    fn abandon(&self, release: ReleaseName) -> Result<(), MirrorError> {
+        Ok(self.open()?.abandon(release, self.wait)?)
+    }
+
+    fn clean_up(&self, keep: usize) -> Result<Settled, MirrorError> {
+        let store = self.open()?;
+        let pruned = store.clean_up(keep, self.wait)?;
+        store.prepare_spare_slot(self.wait)?;
+        // What runs after a switch is configured at a receiver, and there is none.
+        Ok(pruned.into())
+    }
+
+    fn prune(&self, keep: usize) -> Result<Pruned, MirrorError> {
+        Ok(self.open()?.prune(keep, self.wait)?)
+    }
+
+    fn verify(&self, depth: Depth, monitor: &dyn Monitor) -> Result<Verified, MirrorError> {
+        Ok(self.open()?.verify(depth, self.wait, &|| monitor.is_cancelled())?)
+    }
+
+    fn repair(&self, supply: &dyn RepairSource, monitor: &dyn Monitor) -> Result<Repaired, MirrorError> {
+        Ok(self.open()?.repair(&Supplied(supply), supply, self.wait, &|| monitor.is_cancelled())?)
+    }
+}

@@ -1,0 +1,71 @@
+//! What names tell of contents: a bundler's hash in a name says that the rest of it stays.
+
+use crate::tree_path::TreePath;
+
+/// The name of a file without its hash token: what stays from one build to the
+/// next (`app..js` for `app.3fa9c1.js`).
+#[must_use]
+pub fn stable_name(path: &TreePath) -> (&str, &str) {
+    let name = path.name();
+    match hash_token(name) {
+        Some((start, end)) => (&name[..start], &name[end..]),
+        None => (name, ""),
+    }
+}
+
+/// Where the hash token of a file name begins and ends, in bytes, if it has one.
+#[must_use]
+pub fn hash_token(name: &str) -> Option<(usize, usize)> {
+    let mut start = 0;
+    for part in name.split(['.', '-', '_']) {
+        if is_hash(part) {
+            return Some((start, start + part.len()));
+        }
+        start += part.len() + 1;
+    }
+    None
+}
+
+/// Whether a bundler may have made this part of a name: hexadecimal with a
+/// digit, as of webpack, or letters of both cases with a digit, as of vite.
+fn is_hash(part: &str) -> bool {
+    let bytes = part.as_bytes();
+    let has = |test: fn(&u8) -> bool| bytes.iter().any(test);
+    let all = |test: fn(&u8) -> bool| bytes.iter().all(test);
+    let hexadecimal = bytes.len() >= 6 && all(u8::is_ascii_hexdigit);
+    let mixed = bytes.len() >= 8
+        && all(u8::is_ascii_alphanumeric)
+        && has(u8::is_ascii_lowercase)
+        && has(u8::is_ascii_uppercase);
+    (hexadecimal || mixed) && has(u8::is_ascii_digit)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hash_tokens_are_found_and_words_are_not() {
+        for (name, token) in [
+            ("app.3fa9c1.js", Some("3fa9c1")),
+            ("app-3FA9C1D2.chunk.js", Some("3FA9C1D2")),
+            ("0123456789abcdef.css", Some("0123456789abcdef")),
+            ("index-BfX2a9Qd.js", Some("BfX2a9Qd")),
+            ("page_000123.html", Some("000123")),
+            ("facade.js", None),
+            ("v1.22.3.js", None),
+            ("JavaScript.js", None),
+            ("readme", None),
+        ] {
+            assert_eq!(hash_token(name).map(|(start, end)| &name[start..end]), token, "{name}");
+        }
+    }
+
+    #[test]
+    fn the_lasting_name_has_no_token() {
+        let of = |text| stable_name(&TreePath::new(text).unwrap()).0.to_owned();
+        let path = TreePath::new("a/app.3fa9c1.js").unwrap();
+        assert_eq!(stable_name(&path), ("app.", ".js"));
+        assert_eq!((of("a/README"), of("b/x.css")), ("README".into(), "x.css".into()));
+    }
+}

@@ -1,0 +1,145 @@
+//! Content of earlier releases that can be read at the origin: on mirrors of
+//! this machine, else in the cache.
+//!
+//! Promises that what it gives are the bytes of the object it was asked for: a
+//! block that builds on others could not be decoded anywhere.
+
+use std::collections::{HashMap, HashSet};
+use std::io::Read;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::cache::{CachedContent, ContentCache};
+use crate::hash::{ObjectId, hash_reader};
+use crate::mirror::{Link, Mirror};
+use crate::pack::Sketch;
+
+/// Where an old object can be read.
+#[derive(Debug, Clone)]
+enum BaseLocation {
+    /// On a mirror of this machine.
+    Near(Arc<dyn Mirror>),
+    Cached(CachedContent),
+}
+
+/// An old object that can be read.
+#[derive(Debug, Clone)]
+pub(super) struct BaseObject {
+    pub(super) id: ObjectId,
+    size: u64,
+    place: BaseLocation,
+}
+
+impl BaseObject {
+    /// Its sketch, if one was made when it was new.
+    pub(super) fn sketch(&self) -> Option<&Sketch> {
+        match &self.place {
+            BaseLocation::Cached(kept) => Some(&kept.record().sketch).filter(|sketch| !sketch.hashes().is_empty()),
+            BaseLocation::Near(_) => None,
+        }
+    }
+
+    /// Objects of near places are kept near each other.
+    pub(super) fn place(&self) -> Option<(usize, u32)> {
+        match &self.place {
+            BaseLocation::Cached(kept) => kept.place(),
+            BaseLocation::Near(_) => None,
+        }
+    }
+
+    /// How many blocks of the cache must be decoded before those that have it; nothing where it is not in the cache.
+    pub(super) const fn depth(&self) -> Option<u32> {
+        match &self.place {
+            BaseLocation::Cached(kept) => Some(kept.depth()),
+            BaseLocation::Near(_) => None,
+        }
+    }
+}
+
+/// The old content at hand.
+#[derive(Debug, Default)]
+pub(super) struct BaseContent {
+    near: Vec<Arc<dyn Mirror>>,
+    cache: Option<ContentCache>,
+    /// Whether objects that were read in parts are what they should be.
+    checked: Mutex<HashMap<ObjectId, bool>>,
+}
+
+impl BaseContent {
+    /// That of those of `mirrors` that are on this machine, and of `cache`.
+    pub(super) fn new<'m>(mirrors: impl Iterator<Item = &'m Arc<dyn Mirror>>, cache: Option<ContentCache>) -> Self {
+        let near = mirrors.filter(|mirror| mirror.link() == Link::Local).map(Arc::clone).collect();
+        Self { near, cache, checked: Mutex::default() }
+    }
+
+    pub(super) fn into_cache(self) -> Option<ContentCache> {
+        self.cache
+    }
+
+    pub(super) const fn cache(&self) -> Option<&ContentCache> {
+        self.cache.as_ref()
+    }
+
+    /// Those of `wanted`, with their sizes, that can be read.
+    pub(super) fn find(&self, wanted: &HashMap<ObjectId, u64>) -> HashMap<ObjectId, BaseObject> {
+        let mut found = HashMap::with_capacity(wanted.len());
+        let mut add = |id: &ObjectId, size, place| found.insert(*id, BaseObject { id: *id, size, place });
+        let mut left: HashSet<ObjectId> = HashSet::new();
+        for (id, size) in wanted {
+            match self.near.iter().find(|mirror| mirror.object(id, 0).is_ok()) {
+                Some(mirror) => drop(add(id, *size, BaseLocation::Near(Arc::clone(mirror)))),
+                None => drop(left.insert(*id)),
+            }
+        }
+        if let Some(cache) = self.cache.as_ref().filter(|_| !left.is_empty()) {
+            for (id, kept) in cache.find(|id| left.contains(id)) {
+                if kept.record().size == wanted[&id] {
+                    add(&id, kept.record().size, BaseLocation::Cached(kept));
+                }
+            }
+        }
+        found
+    }
+
+    /// Appends `length` bytes of `object` from `offset` to `out`. Answers whether they could be had.
+    pub(super) fn read(&self, object: &BaseObject, offset: u64, length: u32, out: &mut Vec<u8>) -> bool {
+        match (&object.place, &self.cache) {
+            (BaseLocation::Cached(kept), Some(cache)) => cache.read(kept, offset, length, out),
+            (BaseLocation::Cached(_), None) => false,
+            (BaseLocation::Near(mirror), _) => self.read_near(mirror, object, offset, length, out),
+        }
+    }
+
+    /// Reads from a mirror, whose objects may be damaged.
+    fn read_near(
+        &self,
+        mirror: &Arc<dyn Mirror>,
+        object: &BaseObject,
+        offset: u64,
+        length: u32,
+        out: &mut Vec<u8>,
+    ) -> bool {
+        let (start, length) = (out.len(), u64::from(length));
+        let is_all = offset == 0 && length == object.size;
+        if !is_all && !self.is_intact(mirror, object) {
+            return false;
+        }
+        let content = mirror.object(&object.id, offset);
+        let count = content.ok().and_then(|content| content.take(length).read_to_end(out).ok());
+        let is_right =
+            count.is_some_and(|count| count as u64 == length) && (!is_all || ObjectId::of(&out[start..]) == object.id);
+        if !is_right {
+            out.truncate(start);
+        }
+        is_right
+    }
+
+    /// Reads an object of a mirror through, once for all its parts.
+    fn is_intact(&self, mirror: &Arc<dyn Mirror>, object: &BaseObject) -> bool {
+        let mut checked = self.checked.lock().unwrap_or_else(PoisonError::into_inner);
+        *checked.entry(object.id).or_insert_with(|| {
+            let content = mirror.object(&object.id, 0).ok();
+            let found = content.and_then(|content| hash_reader(content.take(object.size + 1)).ok());
+            found.is_some_and(|(id, _)| id == object.id)
+        })
+    }
+}

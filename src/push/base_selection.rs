@@ -1,0 +1,467 @@
+//! Which old object each new one is encoded against.
+//!
+//! The old object at the same path; else the one whose content is most alike;
+//! else one of the same name but for a bundler's hash; else, for small files,
+//! a neighbour. Only what the origin can read and the mirror has counts. What
+//! is chosen depends on nothing else, so that a push that broke off goes on.
+
+use std::collections::{HashMap, HashSet};
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+
+use serde::Serialize;
+
+use crate::hash::ObjectId;
+use crate::manifest::delta::NewObjectRef;
+use crate::manifest::{Entry, ManifestError, Pair, Pairs};
+use crate::monitor::Monitor;
+use crate::pack::{Base, Piece, Sketch, hash_token, stable_name};
+use crate::push::base_content::{BaseContent, BaseObject};
+use crate::push::content_source::ContentSource;
+use crate::push::parallel::{in_groups, in_parallel};
+use crate::push::scratch::Entries;
+use crate::tree_path::TreePath;
+
+/// Old entries that are looked at for likeness: bounds the memory.
+const MAX_CANDIDATES: usize = 200_000;
+/// What is smaller has too few chunks for a sketch.
+const MIN_SKETCHED_BYTES: u64 = 2 << 10;
+/// What is larger is not read for a sketch.
+const MAX_SKETCHED_BYTES: u64 = 64 << 20;
+/// New objects up to this size are encoded against a neighbour where nothing better is there.
+const NEIGHBOUR_BYTES: u64 = 128 << 10;
+/// Bytes of old content that are sketched: so many times those of the new one.
+const SKETCH_FACTOR: u64 = 4;
+const SKETCH_LEAST_BYTES: u64 = 64 << 20;
+/// Candidates that one chunk votes for: a chunk of everything tells nothing.
+const MAX_VOTES: usize = 32;
+
+/// How many new objects have a base, by why it was chosen.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct BaseCounts {
+    /// The old object at the same path.
+    pub same_path: u64,
+    /// The old object whose content is most alike.
+    pub like_content: u64,
+    /// An old object of the same name, but for a bundler's hash.
+    pub like_name: u64,
+    /// For a small file, one of the same kind in the same directory.
+    pub neighbour: u64,
+    /// None.
+    pub none: u64,
+}
+
+/// The bases of a bundle.
+#[derive(Debug, Default)]
+pub(super) struct BaseSelection {
+    /// By ordinal; the best first.
+    of: Vec<Vec<Base>>,
+    /// By position in the base manifest.
+    objects: HashMap<u64, BaseObject>,
+    pub(super) counts: BaseCounts,
+    /// Sketches that were made of new objects, by ordinal.
+    pub(super) sketches: HashMap<u32, Sketch>,
+    /// New objects whose content will most likely be found under other names.
+    fleeting: HashSet<u32>,
+}
+
+impl BaseSelection {
+    /// No bases at all.
+    pub(super) fn none(wanted: &[NewObjectRef]) -> Self {
+        let counts = BaseCounts { none: wanted.len() as u64, ..BaseCounts::default() };
+        Self {
+            counts,
+            of: vec![Vec::new(); wanted.len()],
+            fleeting: objects_with_hashed_names(wanted),
+            ..Self::default()
+        }
+    }
+
+    /// The bases of a new object, the best first.
+    pub(super) fn of(&self, ordinal: u32) -> &[Base] {
+        self.of.get(ordinal as usize).map_or(&[], Vec::as_slice)
+    }
+
+    /// Whether the name of a new object most likely goes with its content.
+    pub(super) fn has_hashed_name(&self, ordinal: u32) -> bool {
+        self.fleeting.contains(&ordinal)
+    }
+
+    /// The old object at a position of the base manifest.
+    pub(super) fn object(&self, entry: u64) -> Option<&BaseObject> {
+        self.objects.get(&entry)
+    }
+
+    /// Adds all that decides on the blocks to a key.
+    pub(super) fn add_to(&self, key: &mut blake3::Hasher) {
+        for (ordinal, bases) in self.of.iter().enumerate() {
+            for base in bases {
+                key.update(&(ordinal as u64).to_le_bytes()).update(&base.entry.to_le_bytes());
+            }
+        }
+    }
+}
+
+/// The ordinals of what a bundler named, as far as names tell: what has its hash, and all beside it in
+/// directories where most have one. A hash in letters alone is not told from a word.
+fn objects_with_hashed_names(wanted: &[NewObjectRef]) -> HashSet<u32> {
+    let mut directories: HashMap<Option<&str>, (usize, usize)> = HashMap::new();
+    for path in wanted.iter().map(|wanted| &wanted.path) {
+        let (hashed, all) = directories.entry(path.parent()).or_default();
+        *hashed += usize::from(hash_token(path.name()).is_some());
+        *all += 1;
+    }
+    let is_fleeting = |wanted: &NewObjectRef| {
+        let (hashed, all) = directories[&wanted.path.parent()];
+        hashed * 2 >= all || hash_token(wanted.path.name()).is_some()
+    };
+    (0u32..).zip(wanted).filter(|(_, wanted)| is_fleeting(wanted)).map(|(ordinal, _)| ordinal).collect()
+}
+
+/// An entry of the base manifest.
+#[derive(Debug)]
+struct Candidate {
+    base: Base,
+    object: ObjectId,
+    path: TreePath,
+    /// Whether nothing is at its path any more.
+    is_gone: bool,
+}
+
+impl Candidate {
+    fn new(position: u64, entry: Entry, is_gone: bool) -> Option<Self> {
+        let file = entry.file()?;
+        let (object, base) = (file.object, Base { entry: position, size: file.size });
+        (file.size > 0).then_some(Self { base, object, path: entry.path, is_gone })
+    }
+}
+
+/// Where bases are looked for.
+pub(super) struct BaseSelector<'a> {
+    pub(super) wanted: &'a [NewObjectRef],
+    pub(super) old: &'a BaseContent,
+    pub(super) content_source: &'a ContentSource,
+    /// Objects of the mirror that are no bases: they were damaged there.
+    pub(super) excluded_bases: &'a HashSet<ObjectId>,
+    pub(super) jobs: usize,
+    pub(super) monitor: &'a dyn Monitor,
+}
+
+/// What a look at both manifests finds.
+#[derive(Default)]
+struct ManifestScan {
+    /// The old object at the same path, by ordinal.
+    same_path: Vec<Option<(Base, ObjectId)>>,
+    candidates: Vec<Candidate>,
+}
+
+impl BaseSelector<'_> {
+    /// Chooses. `base` and `new` are the entries of the two manifests.
+    pub(super) fn run(
+        &self,
+        base: impl Fn() -> Result<Entries, ManifestError>,
+        new: Entries,
+    ) -> Result<BaseSelection, ManifestError> {
+        let ManifestScan { same_path, mut candidates } = self.look(base()?, new)?;
+        let is_left = |ordinal: &usize| same_path[*ordinal].is_none() && self.wanted[*ordinal].size > 0;
+        let mut left: Vec<usize> = (0..self.wanted.len()).filter(is_left).collect();
+        if left.is_empty() {
+            candidates.clear();
+        } else {
+            self.add_same_name_entries(&left, base()?, &mut candidates)?;
+        }
+        let at_paths = same_path.iter().flatten().map(|(base, object)| (*object, base.size));
+        let others = candidates.iter().map(|candidate| (candidate.object, candidate.base.size));
+        let found = self.old.find(&at_paths.chain(others).collect());
+        let mut bases = BaseSelection::none(self.wanted);
+        for (ordinal, same) in same_path.into_iter().enumerate() {
+            let Some((base, object)) = same else { continue };
+            match found.get(&object) {
+                Some(object) => {
+                    bases.of[ordinal].push(base);
+                    bases.objects.insert(base.entry, object.clone());
+                    bases.counts.same_path += 1;
+                }
+                None => left.push(ordinal),
+            }
+        }
+        candidates.retain(|candidate| found.contains_key(&candidate.object));
+        left.sort_unstable();
+        self.choose_alike(&left, &candidates, &found, &mut bases);
+        bases.counts.none = bases.of.iter().filter(|bases| bases.is_empty()).count() as u64;
+        Ok(bases)
+    }
+
+    fn may_be_base(&self, new_bytes: u64, base: &Base, object: &ObjectId) -> bool {
+        // A large base for little content costs more to read than it saves to send.
+        base.size > 0 && base.size <= new_bytes.saturating_mul(16) + (1 << 20) && !self.excluded_bases.contains(object)
+    }
+
+    /// Finds the old object at the path of each new one, and the old paths that are no more.
+    fn look(&self, base: Entries, new: Entries) -> Result<ManifestScan, ManifestError> {
+        let mut looked = ManifestScan { same_path: vec![None; self.wanted.len()], candidates: Vec::new() };
+        let mut next = 0;
+        let mut position = 0;
+        for pair in Pairs::new(base, new) {
+            let (old, new) = match pair? {
+                Pair::Old(old) => (Some(old), None),
+                Pair::New(new) => (None, Some(new)),
+                Pair::Both(old, new) => (Some(old), Some(new)),
+            };
+            if let Some(new) = &new
+                && self.wanted.get(next).is_some_and(|wanted| wanted.path == new.path)
+            {
+                let same = old.as_ref().and_then(Entry::file);
+                let same = same.map(|file| (Base { entry: position, size: file.size }, file.object));
+                let size = self.wanted[next].size;
+                looked.same_path[next] = same.filter(|(base, object)| self.may_be_base(size, base, object));
+                next += 1;
+            }
+            let is_gone = |old: &Entry| old.is_live() && new.as_ref().is_none_or(|new| !new.is_live());
+            if let Some(old) = old {
+                if is_gone(&old) && looked.candidates.len() < MAX_CANDIDATES {
+                    looked.candidates.extend(Candidate::new(position, old, true));
+                }
+                position += 1;
+            }
+        }
+        Ok(looked)
+    }
+
+    /// Adds old entries of the same names or kinds as those `left`.
+    fn add_same_name_entries(
+        &self,
+        left: &[usize],
+        base: Entries,
+        candidates: &mut Vec<Candidate>,
+    ) -> Result<(), ManifestError> {
+        let keys: HashSet<u64> = left.iter().flat_map(|ordinal| keys_of(&self.wanted[*ordinal].path)).collect();
+        let known: HashSet<u64> = candidates.iter().map(|candidate| candidate.base.entry).collect();
+        for (position, entry) in (0u64..).zip(base) {
+            let entry = entry?;
+            let is_alike = keys_of(&entry.path).iter().any(|key| keys.contains(key));
+            if is_alike && !known.contains(&position) && candidates.len() < MAX_CANDIDATES {
+                candidates.extend(Candidate::new(position, entry, false));
+            }
+        }
+        Ok(())
+    }
+
+    fn choose_alike(
+        &self,
+        left: &[usize],
+        candidates: &[Candidate],
+        found: &HashMap<ObjectId, BaseObject>,
+        bases: &mut BaseSelection,
+    ) {
+        if left.is_empty() || candidates.is_empty() {
+            return;
+        }
+        let sketches = self.sketch(left, candidates, found);
+        let votes = SimilarityIndex::new(&sketches.old);
+        let names = NameIndex::new(candidates);
+        for (index, ordinal) in left.iter().enumerate() {
+            let wanted = &self.wanted[*ordinal];
+            let may_be = |at: &usize| {
+                let candidate = &candidates[*at];
+                self.may_be_base(wanted.size, &candidate.base, &candidate.object)
+            };
+            let alike = votes.best(&sketches.new[index], |at| (&candidates[at], wanted));
+            let [name, kind] = keys_of(&wanted.path);
+            let mut chosen: Vec<usize> = alike.into_iter().filter(|at| may_be(at)).collect();
+            let counts = &mut bases.counts;
+            if !chosen.is_empty() {
+                counts.like_content += 1;
+            } else if let Some(at) = names.best(name, candidates, wanted, |at| may_be(&at)) {
+                chosen.push(at);
+                counts.like_name += 1;
+            } else if wanted.size <= NEIGHBOUR_BYTES
+                && let Some(at) = names
+                    .best(kind, candidates, wanted, |at| may_be(&at) && candidates[at].base.size <= NEIGHBOUR_BYTES)
+            {
+                chosen.push(at);
+                counts.neighbour += 1;
+            }
+            for at in chosen {
+                let candidate = &candidates[at];
+                bases.of[*ordinal].push(candidate.base);
+                bases.objects.insert(candidate.base.entry, found[&candidate.object].clone());
+            }
+        }
+        let ordinals = left.iter().map(|ordinal| u32::try_from(*ordinal).expect("ordinals have 32 bits"));
+        bases.sketches = ordinals.zip(sketches.new).filter(|(_, sketch)| !sketch.hashes().is_empty()).collect();
+    }
+
+    /// Sketches the new objects `left` and the candidates, on all cores.
+    fn sketch(&self, left: &[usize], candidates: &[Candidate], found: &HashMap<ObjectId, BaseObject>) -> Sketches {
+        let new_bytes: u64 =
+            left.iter().map(|ordinal| self.wanted[*ordinal].size).filter(|size| is_sketched(*size)).sum();
+        let mut room = new_bytes.saturating_mul(SKETCH_FACTOR).max(SKETCH_LEAST_BYTES);
+        // In order, so that what fits does not depend on who is quicker.
+        let fits: Vec<bool> = candidates
+            .iter()
+            .map(|candidate| {
+                let is_made = found[&candidate.object].sketch().is_some();
+                let cost = if is_made { 0 } else { candidate.base.size };
+                // What is where it was seldom became something else, too: it is not read to find out.
+                let is_likely = is_made || candidate.is_gone;
+                let fits = is_likely && is_sketched(candidate.base.size) && cost <= room;
+                room -= if fits { cost } else { 0 };
+                fits
+            })
+            .collect();
+        let new = self.sketch_new(left);
+        // In the order in which they are kept: reading them is quickest so.
+        let mut order: Vec<usize> = (0..candidates.len()).filter(|index| fits[*index]).collect();
+        order.sort_by_cached_key(|index| found[&candidates[*index].object].place());
+        let made = in_parallel(order.len(), self.jobs, |index, buffer| {
+            let candidate = &candidates[order[index]];
+            self.sketch_old(&found[&candidate.object], candidate.base.size, buffer)
+        });
+        let mut old = vec![Sketch::default(); candidates.len()];
+        order.into_iter().zip(made).for_each(|(index, sketch)| old[index] = sketch);
+        Sketches { new, old }
+    }
+
+    /// Sketches of those of `left`, by ordinal, that are small enough. Of what must be read from mirrors, much is
+    /// asked for at once.
+    fn sketch_new(&self, left: &[usize]) -> Vec<Sketch> {
+        let piece = |ordinal: usize| Piece {
+            ordinal: u32::try_from(ordinal).expect("ordinals have 32 bits"),
+            offset: 0,
+            length: u32::try_from(self.wanted[ordinal].size).expect("what is sketched is small"),
+        };
+        let small: Vec<usize> = (0..left.len()).filter(|at| is_sketched(self.wanted[left[*at]].size)).collect();
+        let groups = in_groups(small.iter().map(|at| (*at, piece(left[*at]))));
+        let made = in_parallel(groups.len(), self.jobs, |index, buffer| self.sketch_group(&groups[index], buffer));
+        let mut sketches = vec![Sketch::default(); left.len()];
+        for (at, sketch) in groups.iter().flatten().map(|(at, _)| *at).zip(made.into_iter().flatten()) {
+            sketches[at] = sketch;
+        }
+        sketches
+    }
+
+    fn sketch_group(&self, group: &[(usize, Piece)], content: &mut Vec<u8>) -> Vec<Sketch> {
+        let pieces: Vec<Piece> = group.iter().map(|(_, piece)| *piece).collect();
+        // What cannot be read is told when it is to be sent.
+        let fetched = self.content_source.fetch(self.wanted, &pieces, self.monitor).ok();
+        let sketch = |piece: &Piece| {
+            content.clear();
+            let read = self.content_source.read(self.wanted, piece, fetched.as_ref()?, content, self.monitor);
+            read.ok().map(|()| Sketch::of(content))
+        };
+        pieces.iter().map(sketch).map(Option::unwrap_or_default).collect()
+    }
+
+    fn sketch_old(&self, object: &BaseObject, size: u64, content: &mut Vec<u8>) -> Sketch {
+        if let Some(sketch) = object.sketch() {
+            return sketch.clone();
+        }
+        let length = u32::try_from(size).expect("what is sketched is small");
+        if self.old.read(object, 0, length, content) { Sketch::of(content) } else { Sketch::default() }
+    }
+}
+
+/// Whether a content of so many bytes is looked for by a sketch.
+pub(super) fn is_sketched(bytes: u64) -> bool {
+    (MIN_SKETCHED_BYTES..=MAX_SKETCHED_BYTES).contains(&bytes)
+}
+
+struct Sketches {
+    new: Vec<Sketch>,
+    old: Vec<Sketch>,
+}
+
+/// What stands for the lasting name of a path, and for its directory and extension.
+fn keys_of(path: &TreePath) -> [u64; 2] {
+    let hash = |parts: [&str; 3]| {
+        let mut hasher = DefaultHasher::new();
+        parts.hash(&mut hasher);
+        hasher.finish()
+    };
+    let (head, tail) = stable_name(path);
+    let directory = path.as_str().strip_suffix(path.name()).unwrap_or_default();
+    [hash(["name", head, tail]), hash(["kind", directory, path.extension().unwrap_or_default()])]
+}
+
+/// Candidates by the keys of their paths.
+struct NameIndex(HashMap<u64, Vec<usize>>);
+
+impl NameIndex {
+    fn new(candidates: &[Candidate]) -> Self {
+        let mut by_key: HashMap<u64, Vec<usize>> = HashMap::new();
+        for (at, candidate) in candidates.iter().enumerate() {
+            keys_of(&candidate.path).into_iter().for_each(|key| by_key.entry(key).or_default().push(at));
+        }
+        by_key.values_mut().for_each(|places| places.truncate(1000));
+        Self(by_key)
+    }
+
+    /// The one of this key whose path is most alike, then whose size is nearest.
+    fn best(
+        &self,
+        key: u64,
+        candidates: &[Candidate],
+        wanted: &NewObjectRef,
+        may_be: impl Fn(usize) -> bool,
+    ) -> Option<usize> {
+        let near = |at: &usize| {
+            let candidate = &candidates[*at];
+            let alike = common_bytes(candidate.path.as_str(), wanted.path.as_str());
+            (alike, std::cmp::Reverse((candidate.base.size.abs_diff(wanted.size), candidate.base.entry)))
+        };
+        self.0.get(&key)?.iter().copied().filter(|at| may_be(*at)).max_by_key(near)
+    }
+}
+
+/// Bytes that two paths have in common at their beginnings and at their ends.
+fn common_bytes(a: &str, b: &str) -> usize {
+    let equal = |(a, b): &(u8, u8)| a == b;
+    let head = a.bytes().zip(b.bytes()).take_while(equal).count();
+    let tail = a.bytes().rev().zip(b.bytes().rev()).take_while(equal).count();
+    head + tail
+}
+
+/// Which candidates have a chunk.
+struct SimilarityIndex(HashMap<u32, Vec<u32>>);
+
+impl SimilarityIndex {
+    fn new(old: &[Sketch]) -> Self {
+        let mut votes: HashMap<u32, Vec<u32>> = HashMap::new();
+        for (at, sketch) in (0u32..).zip(old) {
+            for hash in sketch.hashes() {
+                let places = votes.entry(*hash).or_default();
+                if places.len() < MAX_VOTES {
+                    places.push(at);
+                }
+            }
+        }
+        Self(votes)
+    }
+
+    /// The candidates that share most of `sketch`: one, and a second that has much of the rest.
+    fn best<'c>(&self, sketch: &Sketch, of: impl Fn(usize) -> (&'c Candidate, &'c NewObjectRef)) -> Vec<usize> {
+        let mut chosen = Vec::new();
+        let mut left: Vec<u32> = sketch.hashes().to_vec();
+        for least in [sketch.hashes().len() / 16, sketch.hashes().len() / 8] {
+            let mut shares: HashMap<u32, usize> = HashMap::new();
+            let voted = left.iter().filter_map(|hash| self.0.get(hash)).flatten();
+            voted.for_each(|at| *shares.entry(*at).or_default() += 1);
+            let rank = |(at, share): &(u32, usize)| {
+                let (candidate, wanted) = of(*at as usize);
+                let distance = candidate.base.size.abs_diff(wanted.size);
+                (
+                    *share,
+                    common_bytes(candidate.path.as_str(), wanted.path.as_str()),
+                    std::cmp::Reverse((distance, *at)),
+                )
+            };
+            let Some((at, share)) = shares.into_iter().max_by_key(rank) else { break };
+            if share < least.max(2) {
+                break;
+            }
+            chosen.push(at as usize);
+            left.retain(|hash| !self.0.get(hash).is_some_and(|places| places.contains(&at)));
+        }
+        chosen
+    }
+}

@@ -1,0 +1,191 @@
+//! Keeping new content for the pushes to come, as it goes by into packs.
+
+use std::sync::{Mutex, PoisonError};
+
+use crate::cache::{ContentCache, Draft, KeptBase, NewPart};
+use crate::fsx::IoError;
+use crate::manifest::delta::NewObjectRef;
+use crate::pack::{BaseRange, BlockEncoder, EncodedBlock, Level, PackError, Piece, Sketch};
+use crate::push::base_content::BaseObject;
+use crate::push::base_selection::{BaseSelection, is_sketched};
+use crate::push::scratch::Scratch;
+
+/// Kept bytes beyond those of two releases that are left alone.
+const SPARE_BYTES: u64 = 64 << 20;
+/// How many blocks may have to be decoded before one, one behind the other: with each of
+/// them reading takes longer, and keeping content anew costs about as much as reading through two.
+const MAX_DEPTH: u32 = 2;
+/// How hard content is compressed for the cache alone.
+const LEVEL: Level = Level::Zstd(1);
+
+/// Drops content that the kept manifests do not need, once there is more than twice what a
+/// release has: reading all of them for every push would cost more than the room it saves.
+pub(super) fn prune_if_large(
+    cache: &ContentCache,
+    scratch: &Scratch,
+    release_bytes: u64,
+    most_bytes: u64,
+) -> Result<(), IoError> {
+    let least = release_bytes.saturating_mul(2).saturating_add(SPARE_BYTES);
+    if cache.is_well_filled(least.min(most_bytes)) {
+        return Ok(());
+    }
+    let mut releases = Vec::new();
+    for manifest in scratch.known_manifests()? {
+        // What cannot be read needs nothing.
+        let entries = manifest.entries().into_iter().flatten();
+        let mut objects: Vec<_> =
+            entries.map_while(Result::ok).filter_map(|entry| Some(entry.file()?.object)).collect();
+        objects.sort_unstable();
+        objects.dedup();
+        releases.push(objects);
+    }
+    cache.prune(&releases, most_bytes)
+}
+
+/// The sketch of each piece, where one of its object was made or the next release will look for it by
+/// one, as far as can be told: where the name goes with the content. One that is not made here costs
+/// a reading of the kept content when it is looked for.
+pub(super) fn sketches(
+    pieces: &[Piece],
+    content: &[u8],
+    wanted: &[NewObjectRef],
+    bases: &BaseSelection,
+) -> Vec<Sketch> {
+    let mut rest = content;
+    let mut of = |piece: &Piece| {
+        let (bytes, behind) = rest.split_at(piece.length as usize);
+        rest = behind;
+        match bases.sketches.get(&piece.ordinal) {
+            Some(sketch) => sketch.clone(),
+            None if is_sketched(wanted[piece.ordinal as usize].size) && bases.has_hashed_name(piece.ordinal) => {
+                Sketch::of(bytes)
+            }
+            None => Sketch::default(),
+        }
+    };
+    pieces.iter().map(&mut of).collect()
+}
+
+/// How a block is kept.
+#[derive(Debug)]
+pub(super) struct CachedBlock {
+    /// Where it is not as it is sent.
+    other: Option<EncodedBlock>,
+    bases: Vec<KeptBase>,
+    depth: u32,
+    /// Of its pieces' objects, as far as they were made.
+    sketches: Vec<Sketch>,
+}
+
+impl CachedBlock {
+    /// Bytes of what is kept instead of the block that is sent.
+    pub(super) fn bytes(&self) -> usize {
+        self.other.as_ref().map_or(0, EncodedBlock::encoded_bytes)
+    }
+
+    /// Keeps `block` of `content` as it is, if all that it builds on is in the cache and not many blocks deep; else
+    /// alone. `objects` are what its bases are of, if it has any.
+    pub(super) fn new(
+        block: &EncodedBlock,
+        pieces: &[Piece],
+        content: &[u8],
+        bases: &[(BaseRange, &BaseObject)],
+        sketches: Vec<Sketch>,
+        encoder: &mut BlockEncoder,
+    ) -> Result<Self, PackError> {
+        let bases = if block.base_count() == 0 { &[] } else { bases };
+        let depths: Option<Vec<u32>> = bases.iter().map(|(_, object)| Some(object.depth()? + 1)).collect();
+        match depths.map(|depths| depths.into_iter().max().unwrap_or(0)) {
+            Some(depth) if depth <= MAX_DEPTH => {
+                let base = |(range, object): &(BaseRange, &BaseObject)| KeptBase {
+                    id: object.id,
+                    offset: range.offset,
+                    length: range.length,
+                };
+                Ok(Self { other: None, bases: bases.iter().map(base).collect(), depth, sketches })
+            }
+            _ => {
+                let other = Some(encoder.encode(pieces, content, &[], &[], LEVEL)?);
+                Ok(Self { other, bases: Vec::new(), depth: 0, sketches })
+            }
+        }
+    }
+}
+
+/// New content on its way into the cache. An error costs only what was to be kept.
+#[derive(Debug)]
+pub(super) struct CacheWriter {
+    most_bytes: u64,
+    draft: Mutex<Result<Option<Draft>, IoError>>,
+}
+
+impl CacheWriter {
+    /// Room for `bytes` of new content in `cache`, nothing where that is too much for the
+    /// disk. What turns out to take more than `most_bytes` is not kept.
+    pub(super) fn begin(cache: &ContentCache, bytes: u64, most_bytes: u64) -> Result<Option<Self>, IoError> {
+        // A disk that the cache fills would be no service to anyone.
+        if bytes == 0 || bytes > cache.free_bytes()? / 2 {
+            return Ok(None);
+        }
+        Ok(Some(Self { most_bytes, draft: Mutex::new(Ok(Some(cache.begin()?))) }))
+    }
+
+    /// Adds a block. Blocks come in the order of their pieces.
+    pub(super) fn add(&self, block: &EncodedBlock, kept: CachedBlock, pieces: &[Piece], wanted: &[NewObjectRef]) {
+        let mut state = self.draft.lock().unwrap_or_else(PoisonError::into_inner);
+        let Ok(Some(draft)) = &mut *state else { return };
+        let part = |(piece, sketch): (&Piece, Sketch)| {
+            let NewObjectRef { object, size, .. } = wanted[piece.ordinal as usize];
+            NewPart { id: object, size, offset: piece.offset, length: piece.length, sketch }
+        };
+        let frame = kept.other.as_ref().unwrap_or(block).frame();
+        match draft.add(frame, pieces.iter().zip(kept.sketches).map(part), kept.bases, kept.depth) {
+            Ok(()) if draft.frame_bytes() > self.most_bytes => *state = Ok(None),
+            Ok(()) => {}
+            Err(error) => *state = Err(error),
+        }
+    }
+
+    /// Completes what was written, once all content turned out to be what it should be.
+    ///
+    /// # Errors
+    /// When it could not be written; nothing is kept of it then.
+    pub(super) fn finish(self) -> Result<(), IoError> {
+        let draft = self.draft.into_inner().unwrap_or_else(PoisonError::into_inner)?;
+        draft.map_or(Ok(()), Draft::finish)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hash::ObjectId;
+    use crate::tree_path::TreePath;
+
+    #[test]
+    fn sketches_are_made_where_the_name_goes_with_the_content() {
+        let content: Vec<u8> = (0u16..8192).flat_map(u16::to_le_bytes).collect();
+        let wanted = |path: &str, size: u64| {
+            let object = ObjectId::of(path.as_bytes());
+            NewObjectRef { path: TreePath::new(path).unwrap(), object, size }
+        };
+        let length = 4096;
+        let sizes = [
+            ("js/app.3fa9c1.js", length),
+            ("app.js", length),
+            ("js/b.3fa9c1.js", length),
+            ("js/beside.js", length + 1),
+        ];
+        let wanted = sizes.map(|(path, size)| wanted(path, u64::from(size)));
+        let pieces: Vec<Piece> = (0..4).map(|ordinal| Piece { ordinal, offset: 0, length }).collect();
+        let mut bases = BaseSelection::none(&wanted);
+        let made_before = Sketch::of(b"made before");
+        bases.sketches.insert(2, made_before.clone());
+        let sketches = sketches(&pieces, &content, &wanted, &bases);
+        // The last one is a part of an object, and sketched for itself.
+        let [first, last] = [&content[..4096], &content[3 * 4096..]].map(Sketch::of);
+        assert_eq!(sketches, [first, Sketch::default(), made_before, last]);
+        assert!(!sketches[0].hashes().is_empty());
+    }
+}

@@ -1,0 +1,207 @@
+//! Where the bytes of an object can be had: the tree, else any mirror that keeps it.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::Read;
+use std::os::unix::fs::FileExt as _;
+use std::sync::OnceLock;
+
+use crate::cache::ContentCache;
+use crate::hash::{ManifestId, ObjectId};
+use crate::manifest::delta::NewObjectRef;
+use crate::mirror::{FetchRecords, ObjectPart, ObjectSource, SourceError};
+use crate::monitor::Monitor;
+use crate::pack::{MAX_CONTENT_BYTES, Piece};
+use crate::push::base_content::BaseContent;
+use crate::push::source::SourceEntries;
+use crate::push::sources::{ReadError, Sources};
+use crate::release::{Release, ReleaseName};
+use crate::scan::TreeKind;
+
+/// Everything the origin can take content and records from.
+#[derive(Debug)]
+pub(super) struct ContentSource {
+    pub(super) live: SourceEntries,
+    /// What new content can be encoded against.
+    pub(super) old: BaseContent,
+    sources: Sources,
+    releases: Vec<Release>,
+    by_object: OnceLock<HashMap<ObjectId, usize>>,
+}
+
+/// Why a piece could not be read.
+#[derive(Debug)]
+pub(super) enum PieceError {
+    /// No mirror gave what the tree lacks.
+    Source(ReadError),
+    /// The tree's file could not be read.
+    Tree(SourceError),
+}
+
+impl From<ReadError> for PieceError {
+    fn from(error: ReadError) -> Self {
+        Self::Source(error)
+    }
+}
+
+/// Whole objects that were read from mirrors, by ordinal.
+#[derive(Debug, Default)]
+pub(super) struct FetchedObjects(HashMap<u32, Vec<u8>>);
+
+impl ContentSource {
+    /// Content of `live`, and of the mirrors `sources`, which keep `releases`.
+    pub(super) fn new(live: SourceEntries, sources: Sources, releases: Vec<Release>) -> Self {
+        Self { live, old: BaseContent::default(), sources, releases, by_object: OnceLock::new() }
+    }
+
+    /// With the old content of its mirrors on this machine and of `cache`.
+    pub(super) fn with_base_content(mut self, cache: Option<ContentCache>) -> Self {
+        self.old = BaseContent::new(self.sources.mirrors(), cache);
+        self
+    }
+
+    /// Opens the tree's file at `index`, if that is a file with this content.
+    fn open_at(&self, index: usize, id: &ObjectId) -> Option<Result<File, SourceError>> {
+        let SourceEntries::Tree(tree) = &self.live else { return None };
+        self.has_at(index, id).then(|| tree.open(index).map_err(SourceError::from))
+    }
+
+    /// Whether the tree has a file with this content at `index`.
+    fn has_at(&self, index: usize, id: &ObjectId) -> bool {
+        let SourceEntries::Tree(tree) = &self.live else { return false };
+        let kind = tree.entries().get(index).map(|entry| &entry.kind);
+        matches!(kind, Some(TreeKind::File { object, .. }) if object == id)
+    }
+
+    /// Where the tree has what is wanted: at its path, or somewhere else.
+    fn place_of(&self, wanted: &NewObjectRef) -> Option<usize> {
+        let at = self.live.position(wanted.path.as_str());
+        if self.has_at(at, &wanted.object) { Some(at) } else { self.index_of(&wanted.object) }
+    }
+
+    /// Reads the whole objects among `pieces` that the tree lacks from mirrors, all with one request to each.
+    pub(super) fn fetch(
+        &self,
+        wanted: &[NewObjectRef],
+        pieces: &[Piece],
+        monitor: &dyn Monitor,
+    ) -> Result<FetchedObjects, ReadError> {
+        let of = |piece: &Piece| &wanted[piece.ordinal as usize];
+        let is_lacking = |piece: &&Piece| is_whole(piece, of(piece)) && self.place_of(of(piece)).is_none();
+        let lacking: Vec<u32> = pieces.iter().filter(is_lacking).map(|piece| piece.ordinal).collect();
+        if lacking.is_empty() {
+            return Ok(FetchedObjects::default());
+        }
+        let object = |ordinal: &u32| {
+            let wanted = &wanted[*ordinal as usize];
+            (wanted.object, wanted.size)
+        };
+        let objects: Vec<(ObjectId, u64)> = lacking.iter().map(object).collect();
+        let found = self.sources.fetch(&objects, monitor)?;
+        Ok(FetchedObjects(lacking.into_iter().zip(found).collect()))
+    }
+
+    /// Appends a piece to `out`: of the tree, of what was `fetched`, or a part of an object that is too large for
+    /// that, from a mirror. Whether these are the right bytes is for the caller to find out.
+    pub(super) fn read(
+        &self,
+        wanted: &[NewObjectRef],
+        piece: &Piece,
+        fetched: &FetchedObjects,
+        out: &mut Vec<u8>,
+        monitor: &dyn Monitor,
+    ) -> Result<(), PieceError> {
+        if let Some(bytes) = fetched.0.get(&piece.ordinal) {
+            out.extend_from_slice(bytes);
+            return Ok(());
+        }
+        let one = &wanted[piece.ordinal as usize];
+        if let Some(file) = self.place_of(one).and_then(|index| self.open_at(index, &one.object)) {
+            let start = out.len();
+            out.resize(start + piece.length as usize, 0);
+            let read = file.and_then(|file| Ok(file.read_exact_at(&mut out[start..], piece.offset)?));
+            return read.map_err(PieceError::Tree);
+        }
+        let part = ObjectPart { object: one.object, offset: piece.offset, length: u64::from(piece.length) };
+        let bytes = self.sources.read_part(part, &|| self.large(wanted), monitor)?;
+        out.extend_from_slice(&bytes);
+        Ok(())
+    }
+
+    /// The objects of several pieces that the tree lacks.
+    fn large(&self, wanted: &[NewObjectRef]) -> Vec<ObjectId> {
+        let is_large = |wanted: &&NewObjectRef| wanted.size > MAX_CONTENT_BYTES as u64;
+        wanted.iter().filter(is_large).filter(|one| self.place_of(one).is_none()).map(|one| one.object).collect()
+    }
+
+    /// Which mirrors failed while content was read, and why.
+    pub(super) fn failed_sources(&self) -> Vec<String> {
+        self.sources.failed()
+    }
+
+    /// Where the tree has an object: an index is made when first asked.
+    fn index_of(&self, id: &ObjectId) -> Option<usize> {
+        let SourceEntries::Tree(tree) = &self.live else { return None };
+        let index = self.by_object.get_or_init(|| {
+            let object = |(index, entry): (usize, &crate::scan::TreeEntry)| match &entry.kind {
+                TreeKind::File { object, .. } => Some((*object, index)),
+                TreeKind::Symlink { .. } => None,
+            };
+            tree.entries().iter().enumerate().filter_map(object).collect()
+        });
+        index.get(id).copied()
+    }
+
+    /// The same, for those who may be stopped by `monitor`.
+    pub(super) const fn under<'s>(&'s self, monitor: &'s dyn Monitor) -> StoppableSource<'s> {
+        StoppableSource { content_source: self, monitor }
+    }
+}
+
+/// Whether a piece is all of an object.
+fn is_whole(piece: &Piece, wanted: &NewObjectRef) -> bool {
+    u64::from(piece.length) == wanted.size
+}
+
+/// Supplies, as long as nobody wants to stop.
+#[derive(Clone, Copy)]
+pub(super) struct StoppableSource<'s> {
+    content_source: &'s ContentSource,
+    monitor: &'s dyn Monitor,
+}
+
+impl ObjectSource for StoppableSource<'_> {
+    fn announce(&self, objects: &[ObjectId]) {
+        let lacking: Vec<ObjectId> =
+            objects.iter().copied().filter(|id| self.content_source.index_of(id).is_none()).collect();
+        // Whatever goes wrong is told when they are opened.
+        self.content_source.sources.locate(&lacking, self.monitor).ok();
+    }
+
+    fn object(&self, id: &ObjectId) -> Result<Box<dyn Read + Send>, SourceError> {
+        let content_source = self.content_source;
+        if let Some(opened) = content_source.index_of(id).and_then(|index| content_source.open_at(index, id)) {
+            return Ok(Box::new(opened?));
+        }
+        content_source.sources.open(id, self.monitor).map_err(|error| match error {
+            ReadError::Cancelled => "stopped".into(),
+            ReadError::Lost(_) => format!("object {id} is neither in the tree nor whole on any mirror").into(),
+        })
+    }
+}
+
+impl FetchRecords for StoppableSource<'_> {
+    fn release(&self, name: ReleaseName) -> Option<Release> {
+        self.content_source.releases.iter().find(|release| release.name() == name).cloned()
+    }
+
+    fn manifest(&self, id: &ManifestId) -> Option<Box<dyn Read + Send>> {
+        self.content_source.sources.mirrors().find_map(|mirror| {
+            let is_whole = |bytes| {
+                crate::manifest::ManifestReader::new(bytes, Some(*id))
+                    .is_ok_and(|mut entries| entries.all(|entry| entry.is_ok()))
+            };
+            if is_whole(mirror.manifest(id).ok()?) { mirror.manifest(id).ok() } else { None }
+        })
+    }
+}

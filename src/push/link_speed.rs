@@ -1,0 +1,221 @@
+//! How quick the ways to the mirrors are, and how hard to compress for them.
+//!
+//! One level holds for a push, chosen before its first block from what earlier
+//! pushes measured, so that a push that broke off finds its packs again. Of a
+//! way that is new it is known how long the first answer took: what is far
+//! away is seldom quick.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+
+use crate::pack::Level;
+
+/// Less says little about a way: it is over before the connection is at its speed.
+const LEAST_BYTES: u64 = 4 << 20;
+
+/// A mirror whose answers take so long is far away.
+const FAR_MILLIS: u64 = 20;
+
+/// What is known of a way.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct LinkSpeed {
+    /// Bytes a second that went over it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    rate: Option<u64>,
+    /// How long a message and its answer took.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    millis: Option<u64>,
+}
+
+impl LinkSpeed {
+    /// The level for it: what two cores compress should still fill it.
+    const fn level(self) -> i32 {
+        let is_far = matches!(self.millis, Some(FAR_MILLIS..));
+        match self.rate {
+            Some(..1_000_000) => 9,
+            Some(..4_000_000) => 7,
+            Some(..16_000_000) | None if is_far => 7,
+            _ => 3,
+        }
+    }
+}
+
+/// The ways to mirrors, by their locations.
+#[derive(Debug, Default)]
+pub(super) struct SpeedTable {
+    known: BTreeMap<String, LinkSpeed>,
+    measured: Mutex<BTreeMap<String, u64>>,
+    crowd: Mutex<ActiveTransfers>,
+    has_news: bool,
+}
+
+/// How many mirrors are sent to at once. What they share is the origin: that each of many
+/// gets little of it does not make their ways slow.
+#[derive(Debug, Default)]
+struct ActiveTransfers {
+    present: u32,
+    /// Time that was spent by all of them together, until `since`.
+    spent: Duration,
+    since: Option<Instant>,
+}
+
+impl ActiveTransfers {
+    /// The time that was spent by all until `now`.
+    fn spend(&mut self, now: Instant) -> Duration {
+        let passed = self.since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since));
+        self.spent += passed * self.present;
+        self.since = Some(now);
+        self.spent
+    }
+}
+
+/// The way of a mirror that is being sent to.
+#[derive(Debug)]
+pub(super) struct TransferTimer<'l> {
+    speeds: &'l SpeedTable,
+    began: Instant,
+    spent: Duration,
+}
+
+impl TransferTimer<'_> {
+    /// How long it would have taken if the mirror had had the origin for itself.
+    fn time_alone(&self, now: Instant) -> Duration {
+        let passed = now.saturating_duration_since(self.began);
+        let spent = self.speeds.active().spend(now).saturating_sub(self.spent);
+        if spent > passed { passed.mul_f64(passed.div_duration_f64(spent)) } else { passed }
+    }
+
+    /// Notes that the mirror took so many bytes.
+    pub(super) fn record(&self, location: &str, bytes: u64) {
+        self.speeds.record_rate(location, bytes, self.time_alone(Instant::now()));
+    }
+}
+
+impl Drop for TransferTimer<'_> {
+    fn drop(&mut self) {
+        let mut crowd = self.speeds.active();
+        crowd.spend(Instant::now());
+        crowd.present -= 1;
+    }
+}
+
+impl SpeedTable {
+    /// What earlier pushes measured, as [`SpeedTable::to_bytes`] wrote it. What cannot be read was not measured.
+    pub(super) fn parse(bytes: &[u8]) -> Self {
+        Self { known: serde_json::from_slice(bytes).unwrap_or_default(), ..Self::default() }
+    }
+
+    /// What is known now; nothing where this push learned nothing.
+    pub(super) fn to_bytes(&self) -> Option<Vec<u8>> {
+        let measured = self.measured.lock().unwrap_or_else(PoisonError::into_inner);
+        if measured.is_empty() && !self.has_news {
+            return None;
+        }
+        let mut all = self.known.clone();
+        for (location, rate) in &*measured {
+            all.entry(location.clone()).or_default().rate = Some(*rate);
+        }
+        Some(serde_json::to_vec(&all).expect("texts and numbers are JSON"))
+    }
+
+    /// Learns how long a message to a mirror and its answer took. What was learned first holds: what
+    /// was made ahead for that level is still of use, and so are the packs of a push that broke off.
+    pub(super) fn record_rtt(&mut self, location: &str, round_trip: Duration) {
+        let way = self.known.entry(location.to_owned()).or_default();
+        if way.millis.is_none() {
+            way.millis = Some(u64::try_from(round_trip.as_millis()).unwrap_or(u64::MAX));
+            self.has_news = true;
+        }
+    }
+
+    fn active(&self) -> MutexGuard<'_, ActiveTransfers> {
+        self.crowd.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Begins to send to a mirror.
+    pub(super) fn begin(&self) -> TransferTimer<'_> {
+        self.begin_at(Instant::now())
+    }
+
+    fn begin_at(&self, began: Instant) -> TransferTimer<'_> {
+        let mut crowd = self.active();
+        let spent = crowd.spend(began);
+        crowd.present += 1;
+        TransferTimer { speeds: self, began, spent }
+    }
+
+    /// Notes that a mirror took so many bytes in so much time.
+    fn record_rate(&self, location: &str, bytes: u64, passed: Duration) {
+        if bytes >= LEAST_BYTES {
+            let millis = u64::try_from(passed.as_millis()).unwrap_or(u64::MAX).max(1);
+            let rate = bytes.saturating_mul(1000) / millis;
+            self.measured.lock().unwrap_or_else(PoisonError::into_inner).insert(location.to_owned(), rate);
+        }
+    }
+
+    /// The level for mirrors at these locations: that of the slowest.
+    pub(super) fn level<'l>(&self, locations: impl Iterator<Item = &'l str>) -> Level {
+        let way = |location| self.known.get(location).copied().unwrap_or_default();
+        Level::Zstd(locations.map(|location| way(location).level()).max().unwrap_or(LinkSpeed::default().level()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slow_ways_get_a_higher_level_the_next_time() {
+        let speeds = SpeedTable::parse(b"not json");
+        let both = || ["https://a/", "https://b/"].into_iter();
+        assert_eq!(speeds.level(both()), Level::Zstd(3));
+        speeds.record_rate("https://a/", 8 << 20, Duration::from_secs(4));
+        speeds.record_rate("https://b/", 1 << 20, Duration::from_secs(90));
+        assert_eq!(speeds.level(both()), Level::Zstd(3), "one level holds for a push");
+        let next = SpeedTable::parse(&speeds.to_bytes().unwrap());
+        assert_eq!(next.level(both()), Level::Zstd(7));
+        assert_eq!(next.to_bytes(), None);
+        next.record_rate("https://b/", 8 << 20, Duration::from_secs(60));
+        let last = SpeedTable::parse(&next.to_bytes().unwrap());
+        assert_eq!(last.level(both()), Level::Zstd(9));
+        assert_eq!(last.level(["https://a/"].into_iter()), Level::Zstd(7));
+    }
+
+    #[test]
+    fn what_is_far_away_is_taken_for_slow_until_it_turns_out_to_be_quick() {
+        let mut speeds = SpeedTable::default();
+        let level = |speeds: &SpeedTable| speeds.level(["https://a/"].into_iter());
+        speeds.record_rtt("https://a/", Duration::from_millis(19));
+        assert_eq!(level(&speeds), Level::Zstd(3));
+        let mut speeds = SpeedTable::default();
+        speeds.record_rtt("https://a/", Duration::from_millis(20));
+        assert_eq!(level(&speeds), Level::Zstd(7));
+        speeds.record_rtt("https://a/", Duration::from_millis(1));
+        assert_eq!(level(&speeds), Level::Zstd(7), "what was learned first holds");
+        speeds.record_rate("https://a/", 12 << 20, Duration::from_secs(1));
+        let mut speeds = SpeedTable::parse(&speeds.to_bytes().unwrap());
+        assert_eq!(level(&speeds), Level::Zstd(7));
+        speeds.record_rtt("https://a/", Duration::from_millis(20));
+        assert_eq!(speeds.to_bytes(), None, "that is no news");
+        speeds.record_rate("https://a/", 30 << 20, Duration::from_secs(1));
+        assert_eq!(level(&SpeedTable::parse(&speeds.to_bytes().unwrap())), Level::Zstd(3));
+    }
+
+    #[test]
+    fn one_of_many_is_not_slow_and_one_that_is_left_alone_is() {
+        let speeds = SpeedTable::default();
+        let began = Instant::now();
+        let after = |seconds| began + Duration::from_secs(seconds);
+        let slow = speeds.begin_at(began);
+        let quick: Vec<_> = (0..7).map(|_| speeds.begin_at(began)).collect();
+        assert_eq!(quick[0].time_alone(after(8)), Duration::from_secs(1));
+        speeds.active().present = 1;
+        // In 50 seconds 106 were spent by all: 64 in the first 8, 42 by it alone.
+        let alone = slow.time_alone(after(50)).as_secs_f64();
+        assert!((23.0..24.0).contains(&alone), "{alone}");
+        speeds.active().present = 8;
+    }
+}

@@ -1,0 +1,152 @@
+//! What keeps mirrors in order between pushes: settling, repair, comparison.
+
+use std::sync::Arc;
+
+use crate::manifest::{Diff, Entry, ManifestError, diff};
+use crate::mirror::{HookRun, HookState, Mirror, Pruned, Repaired, Settled};
+use crate::monitor::{Event, Monitor};
+use crate::push::PushError;
+use crate::push::content_source::ContentSource;
+use crate::push::fleet::{self, Fleet, in_source};
+use crate::push::outcome::{Outcome, Report, error_chain};
+use crate::push::source::{Source, SourceEntries};
+use crate::push::sources::Sources;
+use crate::release::Release;
+use crate::scan::{Root, ScanOptions, Tree};
+use crate::threads;
+
+/// What follows a push once it was answered, on every mirror that switched, and on those where
+/// something is due: old releases are dropped, retired entries expire. A failure is told and stops nothing: the next push tries again.
+/// Adds to the report how the commands went that mirrors run after a switch.
+pub fn clean_up(report: &mut Report, fleet: &Fleet, keep: usize, monitor: &dyn Monitor) {
+    threads::each(fleet.mirrors().iter().zip(&mut report.mirrors), |(mirror, outcome)| {
+        let has_switched = matches!(outcome.outcome, Outcome::Activated | Outcome::Reverted);
+        // What failed is likely to fail again, or to wait for a lock once more.
+        let has_failed = matches!(outcome.outcome, Outcome::Failed { .. });
+        if !has_switched && (has_failed || !outcome.needs_settling) {
+            return;
+        }
+        let hook = clean_up_one(&**mirror, keep, monitor).filter(|_| has_switched);
+        if let Some(event) = hook.as_ref().and_then(|hook| hook_event(mirror.name(), hook)) {
+            monitor.event(event);
+        }
+        outcome.hook = hook;
+    });
+}
+
+/// Returns how the mirror's own command after its last switch went, if it says so.
+fn clean_up_one(mirror: &dyn Mirror, keep: usize, monitor: &dyn Monitor) -> Option<HookRun> {
+    let name = mirror.name().to_owned();
+    match mirror.clean_up(keep) {
+        Ok(Settled { pruned: Pruned { releases, objects, expired, .. }, hook }) => {
+            monitor.event(Event::Pruned { mirror: name, releases, objects, expired });
+            hook
+        }
+        Err(error) => {
+            monitor.event(Event::Warned { message: format!("{name}: cannot tidy up: {}", error_chain(&error)) });
+            None
+        }
+    }
+}
+
+fn hook_event(mirror: &str, hook: &HookRun) -> Option<Event> {
+    let (mirror, sequence) = (mirror.to_owned(), hook.release.sequence());
+    match &hook.state {
+        HookState::Failed { reason } => Some(Event::HookFailed { mirror, sequence, reason: reason.clone() }),
+        HookState::Running => Some(Event::HookRunning { mirror, sequence }),
+        HookState::Succeeded | HookState::Unknown => None,
+    }
+}
+
+/// Mends `mirror` from trees or from another mirror.
+///
+/// # Errors
+/// When the source cannot be read, or the mirror not be written.
+pub fn repair(source: &Source, mirror: &Arc<dyn Mirror>, monitor: &dyn Monitor) -> Result<Repaired, PushError> {
+    let sources = |mirrors: &[&Arc<dyn Mirror>]| Sources::of(mirrors.iter().map(|mirror| Arc::clone(mirror)));
+    let content_source = match source {
+        Source::Trees { roots, scan } => ContentSource::new(
+            SourceEntries::Tree(Arc::new(Tree::scan(roots, scan, monitor)?)),
+            sources(&[mirror]),
+            Vec::new(),
+        ),
+        Source::Store(from) | Source::Promote(from) => {
+            let releases = from.state().map_err(|source| in_source(from, source))?.releases;
+            ContentSource::new(SourceEntries::Entries(Vec::new()), sources(&[from, mirror]), releases)
+        }
+        Source::Rollback { .. } | Source::Staged(_) | Source::Newest => {
+            ContentSource::new(SourceEntries::Entries(Vec::new()), sources(&[mirror]), Vec::new())
+        }
+    };
+    let failed = |source| PushError::Mirror { mirror: mirror.name().to_owned(), source };
+    mirror.repair(&content_source.under(monitor), monitor).map_err(failed)
+}
+
+/// One side of a comparison.
+#[derive(Debug, Clone)]
+pub enum DiffSide {
+    /// Content trees, merged.
+    Trees {
+        /// The trees.
+        roots: Vec<Root>,
+        /// How they are scanned.
+        scan: ScanOptions,
+    },
+    /// A release of a mirror: the current one without a sequence.
+    Release {
+        /// The mirror.
+        mirror: Arc<dyn Mirror>,
+        /// Which of its releases.
+        sequence: Option<u64>,
+    },
+}
+
+impl DiffSide {
+    fn entries(&self, monitor: &dyn Monitor) -> Result<Vec<Entry>, PushError> {
+        match self {
+            Self::Trees { roots, scan } => {
+                Ok(SourceEntries::Tree(Arc::new(Tree::scan(roots, scan, monitor)?)).entries().collect())
+            }
+            Self::Release { mirror, sequence } => {
+                let (release, expired_through) = find_release(mirror, *sequence)?;
+                let mut entries = fleet::release_entries(mirror, &release)?;
+                entries.retain(|entry| !entry.has_expired(expired_through));
+                Ok(entries)
+            }
+        }
+    }
+}
+
+/// The record of a release, and through which time retired entries have expired there.
+fn find_release(mirror: &Arc<dyn Mirror>, sequence: Option<u64>) -> Result<(Release, u64), PushError> {
+    let state = mirror.state().map_err(|source| in_source(mirror, source))?;
+    let release = match sequence {
+        None => state
+            .current_release()
+            .cloned()
+            .ok_or_else(|| PushError::EmptySource { mirror: mirror.location().to_owned() }),
+        Some(sequence) => {
+            let found = state.releases.iter().find(|release| release.sequence == sequence).cloned();
+            let kept: Vec<String> = state.releases.iter().map(|release| release.sequence.to_string()).collect();
+            let text = || format!("{} keeps no release {sequence}; it keeps {}", mirror.location(), kept.join(", "));
+            found.ok_or_else(|| PushError::NoRelease(text()))
+        }
+    };
+    Ok((release?, state.expired_through))
+}
+
+/// Compares any two of: trees, mirrors, kept releases.
+///
+/// # Errors
+/// When one of them cannot be read.
+pub fn diff_sides(old: &DiffSide, new: &DiffSide, monitor: &dyn Monitor) -> Result<Diff, PushError> {
+    // A tree knows nothing of what is retired: beside one it is no difference.
+    let is_tree = |side: &DiffSide| matches!(side, DiffSide::Trees { .. });
+    let is_live_only = is_tree(old) || is_tree(new);
+    let (mut old, mut new) = (old.entries(monitor)?, new.entries(monitor)?);
+    if is_live_only {
+        [&mut old, &mut new].into_iter().for_each(|entries| entries.retain(Entry::is_live));
+    }
+    let stream = |entries: Vec<Entry>| entries.into_iter().map(Ok::<_, ManifestError>);
+    diff(stream(old), stream(new)).map_err(PushError::NewManifest)
+}

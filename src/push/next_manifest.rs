@@ -1,0 +1,477 @@
+//! The next manifest: what the tree has, what the last release had, and time.
+//!
+//! Pure: two sorted streams in, one out. Two rules live here. The time of an
+//! entry changes whenever what a visitor gets at its path changes, also through
+//! a link that was moved, because servers make their validators of it. And a
+//! path that went is retired, so that a cached page finds its assets.
+
+use std::collections::{HashMap, HashSet};
+use std::io::Write;
+
+use crate::hash::ObjectId;
+use crate::manifest::{Entry, EntryKind, ManifestError, ManifestWriter, Pair, Pairs, Totals, join_renames};
+use crate::push::options::MtimeMode;
+use crate::push::outcome::ChangeCounts;
+use crate::push::retention::Retention;
+use crate::push::source::SourceEntries;
+use crate::tree_path::TreePath;
+
+/// Links on the way to a file: more is a loop, as in the kernel.
+const MAX_LINKS: usize = 40;
+
+/// What makes the next manifest out of the last one and the tree.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct ManifestOptions<'a> {
+    /// `created` of the next release, seconds since 1970.
+    pub(super) created: u64,
+    pub(super) mtime: MtimeMode,
+    pub(super) retention: &'a Retention,
+}
+
+/// What a first look at both found.
+#[derive(Debug, Default)]
+pub(super) struct ManifestPlan {
+    /// Retired entries of the next manifest, in path order.
+    retired: Vec<Retired>,
+    /// Directories and files whose content shows through a link that is new or moved.
+    touched: HashSet<String>,
+    /// Live paths of the last manifest.
+    pub(super) total: u64,
+    /// Those among them that the tree lacks.
+    pub(super) gone: u64,
+    /// How the next manifest differs from the last one.
+    pub(super) sums: ChangeCounts,
+}
+
+#[derive(Debug)]
+struct Retired {
+    entry: Entry,
+    /// The last manifest had it live.
+    is_fresh: bool,
+}
+
+/// Paths that came and live paths that went, with their objects, in path order.
+#[derive(Debug, Default)]
+struct Moves {
+    added: Vec<(ObjectId, ())>,
+    gone: Vec<(ObjectId, TreePath)>,
+}
+
+impl Moves {
+    fn note(&mut self, pair: &Pair) {
+        let object = |entry: &Entry| entry.file().filter(|file| file.size > 0).map(|file| file.object);
+        match pair {
+            Pair::Old(old) if old.is_live() => {
+                self.gone.extend(object(old).map(|object| (object, old.path.clone())));
+            }
+            Pair::New(new) => self.added.extend(object(new).map(|object| (object, ()))),
+            Pair::Both(old, new) if !old.is_live() => self.added.extend(object(new).map(|object| (object, ()))),
+            Pair::Old(_) | Pair::Both(..) => {}
+        }
+    }
+
+    /// The paths whose content now has another path.
+    fn renamed(self) -> HashSet<TreePath> {
+        join_renames(self.added, self.gone).into_iter().map(|((), from)| from).collect()
+    }
+}
+
+/// Looks at both and drafts the next manifest on `out`. The draft stands
+/// unless a link was moved or a retired entry is in the way of a live one:
+/// then [`ManifestPlan::write`] writes it again.
+pub(super) fn build<W: Write>(
+    previous: impl Iterator<Item = Result<Entry, ManifestError>>,
+    live: &SourceEntries,
+    rules: &ManifestOptions<'_>,
+    out: W,
+) -> Result<(ManifestPlan, Option<(W, Totals)>), ManifestError> {
+    let mut manifest_plan = ManifestPlan::default();
+    let mut moved = Vec::new();
+    let mut moves = Moves::default();
+    // A draft that went wrong, because a retired entry is in the way, is none.
+    let mut writer = Some(ManifestWriter::new(out));
+    let mut push =
+        |entry: &Entry| writer = writer.take().and_then(|mut writer| writer.push(entry).ok().map(|()| writer));
+    for pair in Pairs::new(previous, live.entries().map(Ok)) {
+        let pair = pair?;
+        manifest_plan.count(&pair);
+        moves.note(&pair);
+        match pair {
+            Pair::Old(old) => {
+                if let Some(retired) = retire(old, rules) {
+                    push(&retired.entry);
+                    manifest_plan.retired.push(retired);
+                }
+            }
+            Pair::New(mut new) => {
+                moved.extend(link_destination(&new));
+                set_time(&mut new, None, rules, false);
+                push(&new);
+            }
+            Pair::Both(old, mut new) => {
+                if !old.is_live() || old.kind != new.kind {
+                    moved.extend(link_destination(&new));
+                }
+                set_time(&mut new, Some(&old), rules, false);
+                push(&new);
+            }
+        }
+    }
+    let retired = manifest_plan.retired.len();
+    drop_conflicts(&mut manifest_plan.retired, live);
+    manifest_plan.join(&moves.renamed());
+    manifest_plan.touched = propagate_link_changes(moved, live);
+    let stands = manifest_plan.touched.is_empty() && manifest_plan.retired.len() == retired;
+    let written = writer.filter(|_| stands).map(ManifestWriter::finish).transpose()?;
+    Ok((manifest_plan, written))
+}
+
+/// Gives a live file the time that visitors' caches need.
+fn set_time(new: &mut Entry, old: Option<&Entry>, rules: &ManifestOptions<'_>, is_touched: bool) {
+    let EntryKind::File(file) = &mut new.kind else { return };
+    let old = old.filter(|old| old.is_live()).and_then(Entry::file);
+    match (rules.mtime, old) {
+        (MtimeMode::Source, Some(old)) if old.object == file.object => file.mtime = old.mtime,
+        (MtimeMode::Source, _) => {}
+        (MtimeMode::Release, Some(old)) if old.object == file.object && old.exec == file.exec && !is_touched => {
+            file.mtime = old.mtime;
+        }
+        (MtimeMode::Release, _) => file.mtime = rules.created,
+    }
+}
+
+fn link_destination(entry: &Entry) -> Option<String> {
+    match &entry.kind {
+        EntryKind::Symlink(target) => target.destination(&entry.path),
+        EntryKind::File(_) => None,
+    }
+}
+
+/// The retired form of an entry that the tree lacks, while its time lasts.
+fn retire(old: Entry, rules: &ManifestOptions<'_>) -> Option<Retired> {
+    if rules.retention.is_expunged(&old.path) {
+        return None;
+    }
+    // Fixed when it retires: pushes that follow do not prolong it.
+    let until = old.until.unwrap_or_else(|| rules.created.saturating_add(rules.retention.keep(&old.path).as_secs()));
+    let is_fresh = old.is_live();
+    (until > rules.created).then_some(Retired { entry: Entry { until: Some(until), ..old }, is_fresh })
+}
+
+/// Drops retired entries that a live one stands in the way of: a file where a
+/// directory is or the other way round, or a name that some disks cannot tell apart.
+fn drop_conflicts(retired: &mut Vec<Retired>, live: &SourceEntries) {
+    if retired.is_empty() {
+        return;
+    }
+    retired.retain(|Retired { entry, .. }| {
+        let path = entry.path.as_str();
+        let below = format!("{path}/");
+        let at = live.position(&below);
+        let has_below = at < live.len() && live.path(at).as_str().starts_with(&below);
+        let mut ancestors = path.match_indices('/').map(|(index, _)| &path[..index]);
+        !has_below && !ancestors.any(|ancestor| live.find(ancestor).is_some())
+    });
+    let mut folded: HashMap<String, bool> =
+        retired.iter().map(|retired| (retired.entry.path.folded(), false)).collect();
+    for path in live.paths() {
+        if let Some(collides) = folded.get_mut(&path.folded()) {
+            *collides = true;
+        }
+    }
+    retired.retain(|retired| !folded.get(&retired.entry.path.folded()).is_some_and(|collides| *collides));
+}
+
+/// Follows the links of the tree from `destination` to where the content is.
+fn resolve(destination: &str, live: &SourceEntries) -> Option<String> {
+    let mut pending: Vec<String> =
+        destination.split('/').rev().filter(|part| !part.is_empty()).map(str::to_owned).collect();
+    let mut place = String::new();
+    let mut links = 0;
+    while let Some(part) = pending.pop() {
+        let next = if place.is_empty() { part } else { format!("{place}/{part}") };
+        match live.find(&next).as_ref().and_then(link_destination) {
+            Some(target) => {
+                links += 1;
+                if links > MAX_LINKS {
+                    return None;
+                }
+                place.clear();
+                pending.extend(target.split('/').rev().filter(|part| !part.is_empty()).map(str::to_owned));
+            }
+            None => place = next,
+        }
+    }
+    Some(place)
+}
+
+/// Where the content behind moved links is, also behind links inside of that.
+fn propagate_link_changes(moved: Vec<String>, live: &SourceEntries) -> HashSet<String> {
+    let mut touched = HashSet::new();
+    let mut pending = moved;
+    while let Some(destination) = pending.pop() {
+        let Some(place) = resolve(&destination, live) else { continue };
+        if touched.contains(&place) {
+            continue;
+        }
+        let below = if place.is_empty() { String::new() } else { format!("{place}/") };
+        let inside =
+            (live.position(&below)..live.len()).take_while(|index| live.path(*index).as_str().starts_with(&below));
+        pending.extend(inside.filter_map(|index| link_destination(&live.entry(index))));
+        touched.insert(place);
+    }
+    touched
+}
+
+impl ManifestPlan {
+    /// Counts a path; what is removed includes what is retired or renamed until [`ManifestPlan::join`].
+    fn count(&mut self, pair: &Pair) {
+        match pair {
+            Pair::Old(old) => {
+                self.total += u64::from(old.is_live());
+                self.gone += u64::from(old.is_live());
+                self.sums.removed += 1;
+            }
+            Pair::New(_) => self.sums.added += 1,
+            Pair::Both(old, new) => {
+                self.total += u64::from(old.is_live());
+                let counter = match (old.is_live(), old.has_content_of(new)) {
+                    (false, _) => &mut self.sums.added,
+                    (true, false) => &mut self.sums.changed,
+                    (true, true) => &mut self.sums.same,
+                };
+                *counter += 1;
+            }
+        }
+    }
+
+    /// Joins what was added with what went, for the paths that were `renamed`, and tells removed from retired.
+    fn join(&mut self, renamed: &HashSet<TreePath>) {
+        let fresh = || self.retired.iter().filter(|retired| retired.is_fresh).map(|retired| &retired.entry);
+        let until = || fresh().filter_map(|entry| entry.until);
+        let retired = fresh().filter(|entry| !renamed.contains(&entry.path)).count() as u64;
+        let still_served = fresh().count() as u64;
+        let renamed_and_removed = renamed.len() as u64 - (still_served - retired);
+        self.sums = ChangeCounts {
+            added: self.sums.added - renamed.len() as u64,
+            renamed: renamed.len() as u64,
+            retired,
+            still_served,
+            first_until: until().min(),
+            last_until: until().max(),
+            removed: self.sums.removed - self.retired.len() as u64 - renamed_and_removed,
+            ..self.sums
+        };
+    }
+
+    fn is_touched(&self, entry: &Entry) -> bool {
+        let path = entry.path.as_str();
+        let ancestors = path.match_indices('/').map(|(at, _)| &path[..at]);
+        !self.touched.is_empty() && ["", path].into_iter().chain(ancestors).any(|place| self.touched.contains(place))
+    }
+
+    /// Writes the next manifest.
+    pub(super) fn write<W: Write>(
+        &self,
+        previous: impl Iterator<Item = Result<Entry, ManifestError>>,
+        live: &SourceEntries,
+        rules: &ManifestOptions<'_>,
+        out: W,
+    ) -> Result<(W, Totals), ManifestError> {
+        let mut writer = ManifestWriter::new(out);
+        let mut retired = self.retired.iter().peekable();
+        for pair in Pairs::new(previous, live.entries().map(Ok)) {
+            let (old, mut new) = match pair? {
+                Pair::Old(old) => {
+                    if let Some(retired) = retired.next_if(|retired| retired.entry.path == old.path) {
+                        writer.push(&retired.entry)?;
+                    }
+                    continue;
+                }
+                Pair::New(new) => (None, new),
+                Pair::Both(old, new) => (Some(old), new),
+            };
+            let is_touched = self.is_touched(&new);
+            set_time(&mut new, old.as_ref(), rules, is_touched);
+            writer.push(&new)?;
+        }
+        writer.finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hash::ObjectId;
+    use crate::manifest::{FileEntry, ManifestReader, diff};
+    use crate::push::retention::RetentionRule;
+    use crate::tree_path::{LinkTarget, TreePath};
+    use proptest::prelude::*;
+    use std::time::Duration;
+
+    #[test]
+    fn what_is_at_or_below_a_touched_place_is_touched() {
+        let manifest_plan = |places: &[&str]| ManifestPlan {
+            touched: places.iter().map(|place| (*place).to_owned()).collect(),
+            ..ManifestPlan::default()
+        };
+        let is_touched = |manifest_plan: &ManifestPlan, path: &str| manifest_plan.is_touched(&file(path, "x", 0, None));
+        let some = manifest_plan(&["a", "b/c"]);
+        for (path, expected) in
+            [("a", true), ("a/x/y", true), ("b/c", true), ("b/c/d", true), ("ab", false), ("b/cd", false)]
+        {
+            assert_eq!(is_touched(&some, path), expected, "{path}");
+        }
+        assert!(is_touched(&manifest_plan(&[""]), "anything") && !is_touched(&manifest_plan(&[]), "anything"));
+    }
+
+    fn file(path: &str, content: &str, mtime: u64, until: Option<u64>) -> Entry {
+        let object = ObjectId::of(content.as_bytes());
+        let file = FileEntry { object, size: content.len() as u64, mtime, exec: false };
+        Entry { path: TreePath::new(path).unwrap(), kind: EntryKind::File(file), until }
+    }
+
+    fn link(path: &str, target: &str) -> Entry {
+        Entry {
+            path: TreePath::new(path).unwrap(),
+            kind: EntryKind::Symlink(LinkTarget::new(target).unwrap()),
+            until: None,
+        }
+    }
+
+    fn next(previous: &[Entry], live: Vec<Entry>, created: u64) -> Vec<Entry> {
+        next_with_sums(previous, live, created).0
+    }
+
+    fn sums(previous: &[Entry], live: Vec<Entry>, created: u64) -> ChangeCounts {
+        next_with_sums(previous, live, created).1
+    }
+
+    fn next_with_sums(previous: &[Entry], live: Vec<Entry>, created: u64) -> (Vec<Entry>, ChangeCounts) {
+        let rules = [RetentionRule { pattern: "*.js".into(), keep: Duration::from_secs(10) }];
+        let retention = Retention::new(&rules, vec![TreePath::new("gone").unwrap()]).unwrap();
+        let rules = ManifestOptions { created, mtime: MtimeMode::Release, retention: &retention };
+        let live = SourceEntries::Entries(live);
+        let stream = || previous.iter().cloned().map(Ok);
+        let (manifest_plan, draft) = build(stream(), &live, &rules, Vec::new()).unwrap();
+        let (bytes, totals) = manifest_plan.write(stream(), &live, &rules, Vec::new()).unwrap();
+        if let Some((draft, drafted)) = draft {
+            assert_eq!((&draft, drafted), (&bytes, totals), "a draft that stands is the manifest");
+        }
+        let entries: Vec<Entry> = ManifestReader::new(&bytes[..], None).unwrap().collect::<Result<_, _>>().unwrap();
+        let paths = ChangeCounts::from(&diff(stream(), entries.iter().cloned().map(Ok)).unwrap());
+        let ChangeCounts { still_served, first_until, last_until, .. } = manifest_plan.sums;
+        let fresh = entries
+            .iter()
+            .filter(|new| !new.is_live() && previous.iter().any(|old| old.is_live() && old.path == new.path));
+        assert_eq!(still_served, fresh.count() as u64);
+        assert_eq!(
+            manifest_plan.sums,
+            ChangeCounts { still_served, first_until, last_until, ..paths },
+            "a plan counts what a push counts"
+        );
+        (entries, manifest_plan.sums)
+    }
+
+    #[test]
+    fn time_moves_with_content_and_only_then() {
+        let old = [file("a.js", "1", 5, None), file("b.js", "2", 5, None), file("c.js", "3", 5, Some(99))];
+        let new =
+            next(&old, vec![file("a.js", "1", 0, None), file("b.js", "x", 0, None), file("c.js", "3", 0, None)], 50);
+        let times: Vec<_> = new.iter().map(|entry| entry.file().unwrap().mtime).collect();
+        assert_eq!(times, [5, 50, 50]);
+    }
+
+    #[test]
+    fn what_went_is_retired_once_and_then_goes() {
+        let old = [file("a.js", "1", 5, None), file("b.html", "2", 5, None), file("gone/c.js", "3", 5, None)];
+        let second = next(&old, vec![file("z", "z", 0, None)], 50);
+        assert_eq!(second[0], file("a.js", "1", 5, Some(60)));
+        assert_eq!(second.len(), 2);
+        assert_eq!(next(&second, vec![file("z", "z", 0, None)], 59)[0].until, Some(60));
+        assert_eq!(next(&second, vec![file("z", "z", 0, None)], 60).len(), 1);
+    }
+
+    #[test]
+    fn a_retired_entry_never_stands_in_the_way_of_a_live_one() {
+        for (old, new) in [("a.js", "a.js/b"), ("a.js/b.js", "a.js"), ("A.js", "a.js"), ("\u{e9}.js", "e\u{301}.js")] {
+            let got = next(&[file(old, "1", 5, None)], vec![file(new, "2", 0, None)], 50);
+            assert_eq!(got, [file(new, "2", 50, None)], "{old} -> {new}");
+        }
+    }
+
+    #[test]
+    fn a_moved_link_renews_all_that_shows_through_it() {
+        let tree = |target| {
+            vec![
+                link("latest", target),
+                file("other/f", "o", 5, None),
+                file("v1/f", "1", 5, None),
+                file("v2/f", "2", 5, None),
+                link("v2/in", "../other"),
+            ]
+        };
+        let times = |entries: Vec<Entry>| {
+            entries.iter().filter_map(|e| Some((e.path.to_string(), e.file()?.mtime))).collect::<Vec<_>>()
+        };
+        let got = times(next(&tree("v1"), tree("v2"), 50));
+        assert_eq!(got, [("other/f".to_owned(), 50), ("v1/f".to_owned(), 5), ("v2/f".to_owned(), 50)]);
+        let unmoved = times(next(&tree("v1"), tree("v1"), 50));
+        assert!(unmoved.iter().all(|(_, mtime)| *mtime == 5));
+    }
+
+    #[test]
+    fn a_file_that_moved_is_renamed_and_its_old_path_is_still_served() {
+        let old = [file("a.js", "1", 5, None), file("b.html", "2", 5, None), file("e.js", "", 5, None)];
+        let live = vec![file("c.js", "1", 0, None), file("d.html", "2", 0, None), file("f.js", "", 0, None)];
+        let sums = sums(&old, live, 50);
+        assert_eq!(
+            (sums.renamed, sums.added, sums.retired, sums.removed),
+            (2, 1, 1, 0),
+            "an empty file is not renamed"
+        );
+        assert_eq!((sums.still_served, sums.last_until), (2, Some(60)));
+    }
+
+    #[test]
+    fn what_was_retired_before_has_no_new_name() {
+        let old = [file("a.js", "1", 5, Some(40)), file("z", "z", 5, None)];
+        let sums = sums(&old, vec![file("b.js", "1", 0, None), file("z", "z", 0, None)], 50);
+        assert_eq!((sums.renamed, sums.added, sums.removed, sums.same), (0, 1, 1, 1));
+    }
+
+    /// The tree in which each of some paths has a content, or does not exist.
+    fn tree(contents: &[Option<u8>]) -> Vec<Entry> {
+        let paths = ["A.js", "a.js", "b.html", "b.js", "d/e.js", "gone", "x.js", "x.js/y.js"];
+        let entry = |(path, content): (&&str, &Option<u8>)| match content {
+            Some(0) => Some(file(path, "", 0, None)),
+            Some(1) => Some(link(path, "d")),
+            other => other.map(|content| file(path, &content.to_string(), 0, None)),
+        };
+        let mut entries: Vec<Entry> = paths.iter().zip(contents).filter_map(entry).collect();
+        let has_file = entries.iter().any(|entry| entry.path.as_str() == "x.js");
+        entries.retain(|entry| !(has_file && entry.path.as_str() == "x.js/y.js"));
+        entries
+    }
+
+    proptest! {
+        /// [`next`] compares the sums with those of the difference, whatever follows whatever.
+        #[test]
+        fn sums_are_those_of_the_difference(trees in prop::collection::vec(
+            (prop::collection::vec(prop::option::of(0..4_u8), 8), 1..12_u64), 1..5,
+        )) {
+            let mut entries = Vec::new();
+            let mut created = 50;
+            for (contents, seconds) in trees {
+                created += seconds;
+                entries = next(&entries, tree(&contents), created);
+            }
+        }
+    }
+
+    #[test]
+    fn link_loops_end() {
+        let tree = vec![link("a", "b"), link("b", "a"), file("c", "1", 0, None)];
+        assert_eq!(next(&[], tree, 50).len(), 3);
+    }
+}

@@ -1,0 +1,462 @@
+//! The line that makes packs: read, hash, encode on all cores, seal in order.
+//!
+//! What is read is hashed again on the way: content that is not what the scan
+//! saw never leaves the origin. Order, and with it every byte of every pack,
+//! does not depend on the number of threads.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+
+use crate::fsx::IoError;
+use crate::hash::{BundleKey, ObjectId, PieceHash, PieceHashes};
+use crate::manifest::delta::NewObjectRef;
+use crate::mirror::SourceError;
+use crate::monitor::{Event, Monitor, Silent};
+use crate::pack::{
+    BaseRange, BlockEncoder, EncodedBlock, Level, ObjectToPack, PackError, PackWriter, Piece, base_ranges, group,
+};
+use crate::push::base_content::BaseObject;
+use crate::push::base_selection::BaseSelection;
+use crate::push::cache_writer::{self, CacheWriter, CachedBlock};
+use crate::push::content_source::{ContentSource, PieceError};
+use crate::push::pack_queue::PackQueue;
+use crate::push::sources::ReadError;
+use crate::threads::{self, ThreadError};
+
+/// A block that is not smaller than this part of its content is also tried without bases.
+const POOR: usize = 4;
+
+/// Why a bundle could not be built.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    /// Content could not be read.
+    #[error("cannot read {path}")]
+    Read {
+        /// Its path in the tree.
+        path: String,
+        /// Why.
+        source: SourceError,
+    },
+    /// Content that the tree lacks and no mirror gives.
+    #[error("{}", lost(paths, *more, failed))]
+    Lost {
+        /// Some of the paths.
+        paths: Vec<String>,
+        /// How many paths beside these.
+        more: usize,
+        /// The mirrors that failed, and why.
+        failed: Vec<String>,
+    },
+    /// Content is not what the scan saw.
+    #[error("{path} changed while it was read")]
+    Changed {
+        /// Its path in the tree.
+        path: String,
+    },
+    /// A block could not be encoded.
+    #[error(transparent)]
+    Pack(#[from] PackError),
+    /// The origin's own disk.
+    #[error(transparent)]
+    Io(#[from] IoError),
+    /// The system hands out no thread.
+    #[error(transparent)]
+    Thread(#[from] ThreadError),
+    /// The user asked to stop.
+    #[error("stopped")]
+    Cancelled,
+}
+
+/// Says which content is lost.
+fn lost(paths: &[String], more: usize, failed: &[String]) -> String {
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    let failed = if failed.is_empty() { String::new() } else { format!(" ({})", failed.join("; ")) };
+    format!(
+        "cannot get the content of {}{more}: the tree lacks it, and no mirror that answers has it whole{failed}",
+        paths.join(", ")
+    )
+}
+
+/// What a bundle is made of.
+#[derive(Debug)]
+pub(super) struct PackInput<'a> {
+    pub(super) wanted: &'a [NewObjectRef],
+    pub(super) bundle: BundleKey,
+    /// The mirrors that it is for.
+    pub(super) mirrors: Vec<String>,
+    pub(super) content_source: &'a ContentSource,
+    pub(super) bases: &'a BaseSelection,
+    /// Whether new content is kept for the next push.
+    pub(super) is_kept: bool,
+    pub(super) level: Level,
+    pub(super) jobs: usize,
+    /// What of it is made already.
+    pub(super) ahead: Option<&'a Ahead>,
+}
+
+impl PackInput<'_> {
+    /// Why content could not be read from mirrors.
+    fn not_read(&self, error: ReadError) -> BuildError {
+        /// So many paths are named.
+        const SHOWN: usize = 5;
+        let ReadError::Lost(objects) = error else { return BuildError::Cancelled };
+        let lost: HashSet<ObjectId> = objects.into_iter().collect();
+        let lost = self.wanted.iter().filter(|wanted| lost.contains(&wanted.object));
+        let mut paths: Vec<String> = lost.map(|wanted| wanted.path.to_string()).collect();
+        let more = paths.len().saturating_sub(SHOWN);
+        paths.truncate(SHOWN);
+        BuildError::Lost { paths, more, failed: self.content_source.failed_sources() }
+    }
+
+    /// The new objects, to be grouped.
+    fn members(&self) -> Vec<ObjectToPack<'_>> {
+        let member = |(ordinal, wanted)| {
+            let NewObjectRef { size, path, .. }: &NewObjectRef = wanted;
+            let base_bytes = self.bases.of(ordinal).iter().map(|base| base.size).sum();
+            ObjectToPack { ordinal, size: *size, path, base_bytes }
+        };
+        (0u32..).zip(self.wanted).map(member).collect()
+    }
+}
+
+/// Blocks that were made before it was clear that they are needed.
+#[derive(Debug, Default)]
+pub(super) struct Ahead {
+    blocks: Mutex<HashMap<blake3::Hash, BuiltBlock>>,
+}
+
+impl Ahead {
+    fn blocks(&self) -> MutexGuard<'_, HashMap<blake3::Hash, BuiltBlock>> {
+        self.blocks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Makes blocks of `job` until told to stop, or they take `most_bytes`. What cannot be made
+    /// is left: whoever needs it will be told why.
+    pub(super) fn make(job: &PackInput<'_>, most_bytes: usize, stop: &(dyn Fn() -> bool + Sync)) -> Self {
+        let (ahead, members, made_bytes) = (Self::default(), job.members(), AtomicUsize::new(0));
+        let groups = Mutex::new(group(&members, job.level));
+        let next = || groups.lock().unwrap_or_else(PoisonError::into_inner).next();
+        threads::workers(job.jobs, || {
+            let mut reader = BlockWorker::default();
+            while !stop()
+                && made_bytes.load(Ordering::Relaxed) < most_bytes
+                && let Some(pieces) = next()
+            {
+                let plan = BlockPlan::new(job, pieces);
+                let id = plan.id(job);
+                let Ok(made) = reader.make(job, plan, &Silent) else { return };
+                made_bytes.fetch_add(made.bytes(), Ordering::Relaxed);
+                ahead.blocks().insert(id, made);
+            }
+        });
+        ahead
+    }
+}
+
+/// What a block is made of.
+struct BlockPlan<'j> {
+    pieces: Vec<Piece>,
+    /// Nothing where one of the bases cannot be had.
+    bases: Vec<(BaseRange, &'j BaseObject)>,
+}
+
+impl<'j> BlockPlan<'j> {
+    fn new(job: &'j PackInput<'_>, pieces: Vec<Piece>) -> Self {
+        let size_of = |ordinal: u32| job.wanted[ordinal as usize].size;
+        let ranges = base_ranges(&pieces, |ordinal| (job.bases.of(ordinal), size_of(ordinal)));
+        let with_object = |range: BaseRange| Some((range, job.bases.object(range.entry)?));
+        let bases = ranges.into_iter().map(with_object).collect::<Option<_>>().unwrap_or_default();
+        Self { pieces, bases }
+    }
+
+    /// All that decides on the bytes of the block, and on how it is kept.
+    fn id(&self, job: &PackInput<'_>) -> blake3::Hash {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(format!("{} {}\n", job.level, self.pieces.len()).as_bytes());
+        for Piece { ordinal, offset, length } in &self.pieces {
+            hasher.update(&ordinal.to_le_bytes()).update(&offset.to_le_bytes()).update(&length.to_le_bytes());
+            hasher.update(job.wanted[*ordinal as usize].object.as_bytes());
+        }
+        for (BaseRange { entry, offset, length }, object) in &self.bases {
+            hasher.update(&entry.to_le_bytes()).update(&offset.to_le_bytes()).update(&length.to_le_bytes());
+            hasher.update(object.id.as_bytes());
+        }
+        hasher.finalize()
+    }
+}
+
+#[derive(Debug)]
+struct BuiltBlock {
+    pieces: Vec<Piece>,
+    block: EncodedBlock,
+    /// How it is kept, if it is.
+    kept: Option<CachedBlock>,
+    /// Of objects that span blocks, with their hashes.
+    parts: Vec<(Piece, PieceHash)>,
+}
+
+impl BuiltBlock {
+    /// Bytes that it takes.
+    fn bytes(&self) -> usize {
+        self.block.encoded_bytes() + self.kept.as_ref().map_or(0, CachedBlock::bytes)
+    }
+}
+
+/// A block to be made.
+struct EncodeTask {
+    pieces: Vec<Piece>,
+    answer: Sender<Result<BuiltBlock, BuildError>>,
+}
+
+type BuiltBlockReceiver = Receiver<Result<BuiltBlock, BuildError>>;
+
+/// Builds the packs of `job` onto `shelf` and ends it, one way or the other; new content goes to `keeping`.
+pub(super) fn run(
+    job: &PackInput<'_>,
+    cache_writer: Option<&CacheWriter>,
+    queue: &PackQueue<'_>,
+    monitor: &dyn Monitor,
+) -> Result<(), BuildError> {
+    /// Should the line break, nobody waits for it.
+    struct EndOnPanic<'s, 'a>(&'s PackQueue<'a>);
+    impl Drop for EndOnPanic<'_, '_> {
+        fn drop(&mut self) {
+            self.0.end(Err("the packs could not be made".to_owned()));
+        }
+    }
+    let _broken = EndOnPanic(queue);
+    let result = make_packs(job, cache_writer, queue, monitor);
+    queue.end(result.as_ref().map(|_| ()).map_err(|error| crate::push::outcome::error_chain(error)));
+    result
+}
+
+fn make_packs(
+    job: &PackInput<'_>,
+    cache_writer: Option<&CacheWriter>,
+    queue: &PackQueue<'_>,
+    monitor: &dyn Monitor,
+) -> Result<(), BuildError> {
+    let members = job.members();
+    let bytes = job.wanted.iter().map(|wanted| wanted.size).sum();
+    monitor.event(Event::BundleStarted {
+        bundle: job.bundle,
+        mirrors: job.mirrors.clone(),
+        objects: job.wanted.len() as u64,
+        bytes,
+    });
+    let (work, tickets) = bounded::<EncodeTask>(job.jobs);
+    std::thread::scope(|scope| {
+        let mut workers = 0;
+        for _ in 0..job.jobs {
+            let tickets = tickets.clone();
+            let work = move || {
+                let mut reader = BlockWorker::default();
+                for EncodeTask { pieces, answer } in tickets {
+                    // Nobody listens any more once the line has failed.
+                    answer.send(reader.take_or_make(job, pieces, monitor)).ok();
+                }
+            };
+            match threads::start(scope, work) {
+                Ok(_) => workers += 1,
+                Err(error) if workers == 0 => return Err(error.into()),
+                Err(_) => break,
+            }
+        }
+        drop(tickets);
+        let mut sealer = PackAssembler::new(job, cache_writer, queue, monitor);
+        let mut pending: VecDeque<BuiltBlockReceiver> = VecDeque::new();
+        for pieces in group(&members, job.level) {
+            if monitor.is_cancelled() {
+                return Err(BuildError::Cancelled);
+            }
+            if pending.len() > 2 * job.jobs
+                && let Some(next) = pending.pop_front()
+            {
+                sealer.take(&next)?;
+            }
+            let (answer, made) = bounded(1);
+            work.send(EncodeTask { pieces, answer }).map_err(|_| BuildError::Cancelled)?;
+            pending.push_back(made);
+        }
+        drop(work);
+        pending.iter().try_for_each(|next| sealer.take(next))?;
+        sealer.finish()
+    })
+}
+
+/// Reads and encodes; one a worker.
+#[derive(Default)]
+struct BlockWorker {
+    encoder: BlockEncoder,
+    content: Vec<u8>,
+    prefix: Vec<u8>,
+}
+
+impl BlockWorker {
+    /// The block of `pieces`, if it was not made ahead.
+    fn take_or_make(
+        &mut self,
+        job: &PackInput<'_>,
+        pieces: Vec<Piece>,
+        monitor: &dyn Monitor,
+    ) -> Result<BuiltBlock, BuildError> {
+        let plan = BlockPlan::new(job, pieces);
+        let made = job.ahead.and_then(|ahead| ahead.blocks().remove(&plan.id(job)));
+        made.map_or_else(|| self.make(job, plan, monitor), Ok)
+    }
+
+    fn make(
+        &mut self,
+        job: &PackInput<'_>,
+        plan: BlockPlan<'_>,
+        monitor: &dyn Monitor,
+    ) -> Result<BuiltBlock, BuildError> {
+        let BlockPlan { pieces, bases } = plan;
+        let parts = self.read_content(job, &pieces, monitor)?;
+        let bases = if self.read_bases(job, &bases) { bases } else { Vec::new() };
+        let block = self.encode(&pieces, &bases, job.level)?;
+        let kept = match job.is_kept {
+            true => {
+                let sketches = cache_writer::sketches(&pieces, &self.content, job.wanted, job.bases);
+                Some(CachedBlock::new(&block, &pieces, &self.content, &bases, sketches, &mut self.encoder)?)
+            }
+            false => None,
+        };
+        Ok(BuiltBlock { pieces, block, kept, parts })
+    }
+
+    /// Reads the content of a block and checks it; returns the hashes of parts of objects that span blocks.
+    fn read_content(
+        &mut self,
+        job: &PackInput<'_>,
+        pieces: &[Piece],
+        monitor: &dyn Monitor,
+    ) -> Result<Vec<(Piece, PieceHash)>, BuildError> {
+        self.content.clear();
+        let fetched = job.content_source.fetch(job.wanted, pieces, monitor).map_err(|error| job.not_read(error))?;
+        let mut parts = Vec::new();
+        for piece in pieces {
+            let wanted = &job.wanted[piece.ordinal as usize];
+            let start = self.content.len();
+            let path = || wanted.path.to_string();
+            let read = job.content_source.read(job.wanted, piece, &fetched, &mut self.content, monitor);
+            read.map_err(|error| match error {
+                PieceError::Source(error) => job.not_read(error),
+                PieceError::Tree(source) => BuildError::Read { path: path(), source },
+            })?;
+            let bytes = &self.content[start..];
+            if u64::from(piece.length) < wanted.size {
+                parts.push((*piece, PieceHash::of(bytes, piece.offset)));
+            } else if ObjectId::of(bytes) != wanted.object {
+                return Err(BuildError::Changed { path: path() });
+            }
+        }
+        Ok(parts)
+    }
+
+    fn encode(
+        &mut self,
+        pieces: &[Piece],
+        bases: &[(BaseRange, &BaseObject)],
+        level: Level,
+    ) -> Result<EncodedBlock, PackError> {
+        let ranges: Vec<BaseRange> = bases.iter().map(|(range, _)| *range).collect();
+        let prefix: &[u8] = if bases.is_empty() { &[] } else { &self.prefix };
+        let block = self.encoder.encode(pieces, &self.content, &ranges, prefix, level)?;
+        if bases.is_empty() || block.encoded_bytes() < self.content.len() / POOR {
+            return Ok(block);
+        }
+        let plain = self.encoder.encode(pieces, &self.content, &[], &[], level)?;
+        Ok(if plain.encoded_bytes() < block.encoded_bytes() { plain } else { block })
+    }
+
+    /// Reads the bases of a block. Answers whether they could be had.
+    fn read_bases(&mut self, job: &PackInput<'_>, bases: &[(BaseRange, &BaseObject)]) -> bool {
+        self.prefix.clear();
+        let old = &job.content_source.old;
+        bases.iter().all(|(range, object)| old.read(object, range.offset, range.length, &mut self.prefix))
+    }
+}
+
+/// Seals packs in order and hashes what spans blocks.
+struct PackAssembler<'a, 'l> {
+    job: &'a PackInput<'l>,
+    cache_writer: Option<&'a CacheWriter>,
+    queue: &'a PackQueue<'l>,
+    monitor: &'a dyn Monitor,
+    writer: PackWriter,
+    spanning: Option<(u32, PieceHashes, u64)>,
+    bytes: u64,
+    packed_bytes: u64,
+}
+
+impl<'a, 'l> PackAssembler<'a, 'l> {
+    fn new(
+        job: &'a PackInput<'l>,
+        cache_writer: Option<&'a CacheWriter>,
+        queue: &'a PackQueue<'l>,
+        monitor: &'a dyn Monitor,
+    ) -> Self {
+        Self { job, cache_writer, queue, monitor, writer: PackWriter::new(), spanning: None, bytes: 0, packed_bytes: 0 }
+    }
+
+    fn take(&mut self, next: &BuiltBlockReceiver) -> Result<(), BuildError> {
+        let made = next.recv().map_err(|_| BuildError::Cancelled)??;
+        made.parts.iter().try_for_each(|(piece, hash)| self.check_part(piece, *hash))?;
+        if let (Some(cache_writer), Some(kept)) = (self.cache_writer, made.kept) {
+            cache_writer.add(&made.block, kept, &made.pieces, self.job.wanted);
+        }
+        self.bytes += made.block.content_bytes() as u64;
+        self.packed_bytes += made.block.encoded_bytes() as u64;
+        if !self.writer.fits(&made.block) {
+            self.seal()?;
+        }
+        self.writer.push(&made.block)?;
+        if self.writer.is_full() {
+            self.seal()?;
+        }
+        self.monitor.event(Event::BundleAdvanced {
+            bundle: self.job.bundle,
+            bytes: self.bytes,
+            packed_bytes: self.packed_bytes,
+        });
+        Ok(())
+    }
+
+    /// Takes the next part of an object; the last one shows whether it is what the scan saw.
+    fn check_part(&mut self, piece: &Piece, hash: PieceHash) -> Result<(), BuildError> {
+        let wanted = &self.job.wanted[piece.ordinal as usize];
+        let changed = || BuildError::Changed { path: wanted.path.to_string() };
+        if piece.offset == 0 {
+            self.spanning = Some((piece.ordinal, PieceHashes::default(), 0));
+        }
+        let Some((ordinal, hashes, hashed)) = &mut self.spanning else { return Err(changed()) };
+        let length = u64::from(piece.length);
+        hashes.push(piece.offset, length, hash);
+        *hashed += length;
+        let is_whole = *hashed == wanted.size;
+        if *ordinal != piece.ordinal || is_whole && std::mem::take(hashes).finish(wanted.size) != Some(wanted.object) {
+            return Err(changed());
+        }
+        Ok(())
+    }
+
+    fn seal(&mut self) -> Result<(), BuildError> {
+        if self.writer.is_empty() {
+            return Ok(());
+        }
+        let pack = std::mem::take(&mut self.writer).finish();
+        self.monitor.event(Event::PackSealed { pack: pack.id, bytes: pack.bytes.len() as u64 });
+        if self.queue.push(pack) { Ok(()) } else { Err(BuildError::Cancelled) }
+    }
+
+    fn finish(mut self) -> Result<(), BuildError> {
+        self.seal()
+    }
+}
+
+#[cfg(test)]
+mod tests;

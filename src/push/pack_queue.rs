@@ -1,0 +1,317 @@
+//! The packs of a bundle: sealed once, walked by each mirror at its own pace.
+//!
+//! Memory holds a window of packs, however many mirrors there are. The builder
+//! waits while every mirror has something to do; when one has not, the oldest
+//! pack that a slower one still needs goes to a scratch file. So mirrors of one
+//! pace never touch a disk here, and no slow one holds up the others.
+
+use std::collections::HashMap;
+use std::io::{self, BufReader, Read};
+use std::os::unix::fs::FileExt as _;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::cancel::CANCEL_POLL_INTERVAL;
+use crate::fsx::{Context as _, IoError};
+use crate::hash::{ObjectId, PackId};
+use crate::mirror::{ObjectSource, OutgoingPack, PackCursor, PackSource, SourceError};
+use crate::monitor::Monitor;
+use crate::pack;
+use crate::push::content_source::ContentSource;
+use crate::push::scratch::Scratch;
+
+/// Bytes of packs kept in memory, and one pack of any size.
+const WINDOW_BYTES: usize = 3 * pack::TARGET_PACK_BYTES;
+/// So much of a pack is read at once from the scratch file, in bytes.
+const READ_BYTES: usize = 128 * 1024;
+
+#[derive(Debug, Clone)]
+enum PackLocation {
+    Memory(Arc<Vec<u8>>),
+    Scratch { offset: u64 },
+    Gone,
+}
+
+#[derive(Debug)]
+struct QueueEntry {
+    id: PackId,
+    size: usize,
+    place: PackLocation,
+}
+
+#[derive(Debug, Default)]
+struct QueueState {
+    packs: Vec<QueueEntry>,
+    /// How the bundle ended: whole, or with an error that every mirror is told.
+    end: Option<Result<(), String>>,
+    /// The next pack of each seat that is taken.
+    receivers: HashMap<usize, usize>,
+    next_seat: usize,
+    /// Seats that wait for a pack.
+    idle: usize,
+    spilled_bytes: u64,
+    is_scratch_full: bool,
+}
+
+/// The packs of one bundle.
+pub(super) struct PackQueue<'a> {
+    queue: Mutex<QueueState>,
+    /// There is a pack more, or the end. The seats wait for it, and must not wake each other.
+    filled: Condvar,
+    /// A pack was taken, or is waited for. The builder waits for it.
+    emptied: Condvar,
+    content_source: &'a ContentSource,
+    /// Tells whether the run was stopped.
+    monitor: &'a dyn Monitor,
+    spill: std::fs::File,
+}
+
+impl<'a> PackQueue<'a> {
+    /// An empty shelf; what does not fit in memory goes to `scratch`.
+    pub(super) fn new(
+        number: usize,
+        content_source: &'a ContentSource,
+        scratch: &Scratch,
+        monitor: &'a dyn Monitor,
+    ) -> Result<Self, IoError> {
+        let queue = Mutex::default();
+        let name = format!("packs-{number}");
+        scratch.dir().unlink_if_any(&name)?;
+        let spill = scratch.dir().create_file(&name)?;
+        Ok(Self { queue, filled: Condvar::new(), emptied: Condvar::new(), content_source, monitor, spill })
+    }
+
+    fn state(&self) -> MutexGuard<'_, QueueState> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A seat for one mirror. Take all of them before the first pack is pushed.
+    pub(super) fn subscribe(&self) -> PackReceiver<'_, 'a> {
+        let mut queue = self.state();
+        let number = queue.next_seat;
+        queue.next_seat += 1;
+        queue.receivers.insert(number, 0);
+        PackReceiver { queue: self, number }
+    }
+
+    /// Adds a pack, once there is room. Answers whether anyone still wants it.
+    pub(super) fn push(&self, pack: pack::Pack) -> bool {
+        let mut queue = self.state();
+        loop {
+            queue.release_consumed();
+            if queue.receivers.is_empty() {
+                return false;
+            }
+            let held = queue.bytes_in_memory();
+            if held == 0 || held + pack.bytes.len() <= WINDOW_BYTES {
+                break;
+            }
+            // Where there is no room to spill to, the slowest mirror sets the pace.
+            if queue.idle > 0 && !queue.is_scratch_full {
+                queue.is_scratch_full = self.spill_oldest(&mut queue).is_err();
+                continue;
+            }
+            queue = self.emptied.wait(queue).unwrap_or_else(PoisonError::into_inner);
+        }
+        let size = pack.bytes.len();
+        queue.packs.push(QueueEntry { id: pack.id, size, place: PackLocation::Memory(Arc::new(pack.bytes)) });
+        self.filled.notify_all();
+        true
+    }
+
+    /// Waits for the next pack of a seat or the end, at most so long. The builder may spill for it meanwhile.
+    fn wait_for(&self, receiver: usize, most: Duration) -> MutexGuard<'_, QueueState> {
+        let mut queue = self.state();
+        if queue.is_ready(receiver) {
+            return queue;
+        }
+        queue.idle += 1;
+        self.emptied.notify_all();
+        let began = Instant::now();
+        while !queue.is_ready(receiver) && !self.monitor.is_cancelled() {
+            let left = most.saturating_sub(began.elapsed());
+            if left.is_zero() {
+                break;
+            }
+            queue = self
+                .filled
+                .wait_timeout(queue, left.min(CANCEL_POLL_INTERVAL))
+                .unwrap_or_else(PoisonError::into_inner)
+                .0;
+        }
+        queue.idle -= 1;
+        queue
+    }
+
+    fn spill_oldest(&self, queue: &mut QueueState) -> Result<(), IoError> {
+        let offset = queue.spilled_bytes;
+        let oldest = queue.packs.iter_mut().find(|pack| matches!(pack.place, PackLocation::Memory(_)));
+        if let Some(QueueEntry { place, size, .. }) = oldest
+            && let PackLocation::Memory(bytes) = &*place
+        {
+            self.spill.write_all_at(bytes, offset).context("write", || "scratch".into())?;
+            *place = PackLocation::Scratch { offset };
+            queue.spilled_bytes += *size as u64;
+        }
+        Ok(())
+    }
+
+    /// Says that there are no more packs, or why there cannot be.
+    pub(super) fn end(&self, end: Result<(), String>) {
+        self.state().end.get_or_insert(end);
+        self.filled.notify_all();
+    }
+}
+
+impl QueueState {
+    /// The next pack of a seat, by its place.
+    fn next_of(&self, receiver: usize) -> usize {
+        self.receivers.get(&receiver).copied().unwrap_or(0)
+    }
+
+    /// Whether that pack is here, or there is none to come.
+    fn is_ready(&self, receiver: usize) -> bool {
+        self.next_of(receiver) < self.packs.len() || self.end.is_some()
+    }
+
+    fn bytes_in_memory(&self) -> usize {
+        self.packs.iter().filter(|pack| matches!(pack.place, PackLocation::Memory(_))).map(|pack| pack.size).sum()
+    }
+
+    /// Lets go of packs that every seat has passed.
+    fn release_consumed(&mut self) {
+        let passed = self.receivers.values().copied().min().unwrap_or(self.packs.len());
+        for pack in &mut self.packs[..passed] {
+            pack.place = PackLocation::Gone;
+        }
+    }
+}
+
+/// The view of one mirror on a bundle; when it is dropped nobody waits for that mirror.
+pub(super) struct PackReceiver<'s, 'a> {
+    queue: &'s PackQueue<'a>,
+    number: usize,
+}
+
+impl Drop for PackReceiver<'_, '_> {
+    fn drop(&mut self) {
+        self.queue.state().receivers.remove(&self.number);
+        self.queue.emptied.notify_all();
+    }
+}
+
+impl ObjectSource for PackReceiver<'_, '_> {
+    fn announce(&self, objects: &[ObjectId]) {
+        self.queue.content_source.under(self.queue.monitor).announce(objects);
+    }
+
+    fn object(&self, id: &ObjectId) -> Result<Box<dyn Read + Send>, SourceError> {
+        self.queue.content_source.under(self.queue.monitor).object(id)
+    }
+}
+
+impl PackSource for PackReceiver<'_, '_> {
+    fn packs(&self) -> Box<dyn PackCursor + '_> {
+        Box::new(QueueCursor { queue: self.queue, number: self.number })
+    }
+}
+
+struct QueueCursor<'s, 'a> {
+    queue: &'s PackQueue<'a>,
+    number: usize,
+}
+
+impl PackCursor for QueueCursor<'_, '_> {
+    fn next(&mut self) -> Result<Option<Box<dyn OutgoingPack>>, SourceError> {
+        let mut queue = self.queue.wait_for(self.number, Duration::MAX);
+        let at = queue.next_of(self.number);
+        let Some(QueueEntry { id, size, place }) = queue.packs.get(at) else {
+            return match &queue.end {
+                Some(Err(error)) => Err(error.clone().into()),
+                None => Err("stopped".into()),
+                Some(Ok(())) => Ok(None),
+            };
+        };
+        let bytes = match place {
+            PackLocation::Memory(bytes) => PackBytes::Memory(Arc::clone(bytes)),
+            PackLocation::Scratch { offset } => PackBytes::Scratch(self.queue.spill.try_clone()?, *offset),
+            PackLocation::Gone => return Err("this bundle was taken by as many mirrors as it was made for".into()),
+        };
+        let pack = QueuedPack { id: *id, size: *size, bytes };
+        queue.receivers.insert(self.number, at + 1);
+        self.queue.emptied.notify_all();
+        Ok(Some(Box::new(pack)))
+    }
+
+    fn wait(&self, most: Duration) -> bool {
+        self.queue.wait_for(self.number, most).is_ready(self.number)
+    }
+}
+
+enum PackBytes {
+    Memory(Arc<Vec<u8>>),
+    Scratch(std::fs::File, u64),
+}
+
+struct QueuedPack {
+    id: PackId,
+    size: usize,
+    bytes: PackBytes,
+}
+
+impl OutgoingPack for QueuedPack {
+    fn id(&self) -> PackId {
+        self.id
+    }
+
+    fn size(&self) -> u64 {
+        self.size as u64
+    }
+
+    fn bytes(&self) -> Result<Arc<Vec<u8>>, SourceError> {
+        match &self.bytes {
+            PackBytes::Memory(bytes) => Ok(Arc::clone(bytes)),
+            PackBytes::Scratch(file, offset) => {
+                let mut bytes = vec![0; self.size];
+                file.read_exact_at(&mut bytes, *offset)?;
+                Ok(Arc::new(bytes))
+            }
+        }
+    }
+
+    fn open(&self) -> Result<Box<dyn Read + Send>, SourceError> {
+        Ok(match &self.bytes {
+            PackBytes::Memory(bytes) => Box::new(io::Cursor::new(SharedBytes(Arc::clone(bytes)))),
+            PackBytes::Scratch(file, offset) => {
+                let part = ScratchPart { file: file.try_clone()?, at: *offset, left: self.size };
+                Box::new(BufReader::with_capacity(READ_BYTES, part))
+            }
+        })
+    }
+}
+
+/// Bytes that others have, too.
+struct SharedBytes(Arc<Vec<u8>>);
+
+impl AsRef<[u8]> for SharedBytes {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+/// A pack in the scratch file, read where it is: the file's own position is that of nobody.
+struct ScratchPart {
+    file: std::fs::File,
+    at: u64,
+    left: usize,
+}
+
+impl Read for ScratchPart {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        let most = out.len().min(self.left);
+        let count = self.file.read_at(&mut out[..most], self.at)?;
+        self.at += count as u64;
+        self.left -= count;
+        Ok(count)
+    }
+}

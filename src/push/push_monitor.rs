@@ -1,0 +1,104 @@
+//! Passes events on, counts what went to each mirror, and ends the work of
+//! all threads of a push when its end is decided.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use serde::Serialize;
+
+use crate::monitor::{Event, Monitor};
+
+/// What went to a mirror.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Traffic {
+    /// Packs sent.
+    pub sent_packs: u64,
+    /// Their size, in bytes.
+    pub sent_bytes: u64,
+    /// Packs that it held from an interrupted push.
+    pub held_packs: u64,
+}
+
+/// A monitor between the threads of a push and the caller's.
+pub(super) struct PushMonitor<'m> {
+    monitor: &'m dyn Monitor,
+    stopped: AtomicBool,
+    traffic: Mutex<HashMap<String, Traffic>>,
+    switched: Mutex<HashMap<String, Instant>>,
+    /// Size of the content that is new to each mirror, in bytes.
+    new_bytes: Mutex<HashMap<String, u64>>,
+}
+
+impl<'m> PushMonitor<'m> {
+    pub(super) fn new(monitor: &'m dyn Monitor) -> Self {
+        Self {
+            monitor,
+            stopped: AtomicBool::new(false),
+            traffic: Mutex::default(),
+            switched: Mutex::default(),
+            new_bytes: Mutex::default(),
+        }
+    }
+
+    /// Lets every thread that still works end soon.
+    pub(super) fn stop(&self) {
+        self.stopped.store(true, Ordering::Relaxed);
+    }
+
+    /// Size of the content that is new to a mirror, in bytes.
+    pub(super) fn new_bytes(&self, mirror: &str) -> u64 {
+        self.new_contents().get(mirror).copied().unwrap_or_default()
+    }
+
+    fn new_contents(&self) -> MutexGuard<'_, HashMap<String, u64>> {
+        self.new_bytes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn counts(&self) -> MutexGuard<'_, HashMap<String, Traffic>> {
+        self.traffic.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The time between the first and the last of these mirrors to switch, in milliseconds.
+    pub(super) fn spread_ms<'n>(&self, mirrors: impl Iterator<Item = &'n str>) -> Option<u64> {
+        let switched = self.switched.lock().unwrap_or_else(PoisonError::into_inner);
+        let times: Vec<Instant> = mirrors.filter_map(|mirror| switched.get(mirror).copied()).collect();
+        let spread = times.iter().max()?.duration_since(*times.iter().min()?);
+        u64::try_from(spread.as_millis()).ok()
+    }
+
+    pub(super) fn traffic(&self, mirror: &str) -> Traffic {
+        self.counts().get(mirror).copied().unwrap_or_default()
+    }
+}
+
+impl Monitor for PushMonitor<'_> {
+    fn event(&self, event: Event) {
+        match &event {
+            Event::PackSent { mirror, bytes, .. } => {
+                let mut counts = self.counts();
+                let traffic = counts.entry(mirror.clone()).or_default();
+                traffic.sent_packs += 1;
+                traffic.sent_bytes += bytes;
+            }
+            Event::PackHeld { mirror, .. } => self.counts().entry(mirror.clone()).or_default().held_packs += 1,
+            Event::BundleStarted { mirrors, bytes, .. } => {
+                let mut contents = self.new_contents();
+                for mirror in mirrors {
+                    // A second bundle sends parts of the first again.
+                    contents.entry(mirror.clone()).or_insert(*bytes);
+                }
+            }
+            Event::Activated { mirror, .. } => {
+                self.switched.lock().unwrap_or_else(PoisonError::into_inner).insert(mirror.clone(), Instant::now());
+            }
+            _ => {}
+        }
+        self.monitor.event(event);
+    }
+
+    fn is_cancelled(&self) -> bool {
+        self.stopped.load(Ordering::Relaxed) || self.monitor.is_cancelled()
+    }
+}

@@ -1,0 +1,254 @@
+//! Loads what a push without a tree of its own is made of: what a mirror
+//! serves, keeps, or has staged.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::cancel::pause;
+use crate::manifest::Entry;
+use crate::mirror::{FailureKind, Mirror, MirrorState};
+use crate::monitor::Monitor;
+use crate::push::claims::Claims;
+use crate::push::fleet::{self, Fleet, PolledMirror};
+use crate::push::options::Options;
+use crate::push::source::{DecidedBy, SourceEntries};
+use crate::push::states::StatePoll;
+use crate::push::stores::KnownStores;
+use crate::push::{PushError, for_all, staged};
+use crate::release::{Release, ReleaseName, Succession};
+
+/// What is pushed, loaded.
+pub(super) struct ResolvedSource {
+    pub(super) live: SourceEntries,
+    /// The mirror it comes from, and that mirror's state.
+    pub(super) from: Option<PolledMirror>,
+    pub(super) rolled_back_to: Option<Release>,
+    /// Who decided to go back there.
+    pub(super) decided_by: Option<DecidedBy>,
+    /// The release that is wanted whatever the source has.
+    pub(super) as_it_is: Option<Release>,
+    /// Whether `as_it_is` is staged on mirrors, and not served by the source.
+    pub(super) is_staged: bool,
+    /// Whether the content is that of `from`, for another history.
+    pub(super) is_promoted: bool,
+    /// Whether mirrors with a newer release are left alone.
+    pub(super) leaves_newer: bool,
+}
+
+impl ResolvedSource {
+    /// Only what is live, from no mirror.
+    pub(super) fn of(live: SourceEntries) -> Self {
+        Self {
+            live,
+            from: None,
+            rolled_back_to: None,
+            decided_by: None,
+            as_it_is: None,
+            is_staged: false,
+            is_promoted: false,
+            leaves_newer: false,
+        }
+    }
+
+    /// Nothing.
+    pub(super) fn nothing() -> Self {
+        Self::of(SourceEntries::Entries(Vec::new()))
+    }
+}
+
+/// Loads a staged release: nothing but its name, as its content is where it is staged.
+pub(super) fn load_staged(members: &[PolledMirror], text: &str) -> Result<ResolvedSource, PushError> {
+    let release = staged::named(members, text)?.clone();
+    Ok(ResolvedSource { as_it_is: Some(release), is_staged: true, ..ResolvedSource::nothing() })
+}
+
+fn live_entries(mirror: &Arc<dyn Mirror>, release: &Release) -> Result<Vec<Entry>, PushError> {
+    let mut entries = fleet::release_entries(mirror, release)?;
+    entries.retain(Entry::is_live);
+    Ok(entries)
+}
+
+/// Loads the current release of a mirror, to be brought to others as it is.
+pub(super) fn load_store(mirror: &Arc<dyn Mirror>) -> Result<ResolvedSource, PushError> {
+    let (from, release) = current_of(mirror)?;
+    Ok(ResolvedSource { from: Some(from), as_it_is: Some(release), ..ResolvedSource::nothing() })
+}
+
+/// Loads the content of the current release of a mirror, of which a release is made for others.
+pub(super) fn load_promoted(mirror: &Arc<dyn Mirror>) -> Result<ResolvedSource, PushError> {
+    let (from, release) = current_of(mirror)?;
+    let live = SourceEntries::Entries(live_entries(mirror, &release)?);
+    Ok(ResolvedSource { from: Some(from), is_promoted: true, ..ResolvedSource::of(live) })
+}
+
+fn current_of(mirror: &Arc<dyn Mirror>) -> Result<(PolledMirror, Release), PushError> {
+    let state = mirror.state().map_err(|source| fleet::in_source(mirror, source))?;
+    let empty = || PushError::EmptySource { mirror: mirror.location().to_owned() };
+    let release = state.current_release().cloned().ok_or_else(empty)?;
+    Ok((PolledMirror::new(Arc::clone(mirror), Ok(state)), release))
+}
+
+/// Loads the newest release that a mirror serves and that is for all mirrors, to be brought to them as it is. There may
+/// be none: then every release was made for some of them.
+pub(super) fn load_newest(
+    members: &[PolledMirror],
+    options: &Options,
+    monitor: &dyn Monitor,
+) -> Result<ResolvedSource, PushError> {
+    fleet::check_one_history(members)?;
+    if fleet::newest(members).is_none() {
+        return Err(PushError::Rollback("no mirror has a release yet".into()));
+    }
+    let as_it_is = for_all::newest_to_spread(members, options, monitor).cloned();
+    Ok(ResolvedSource { as_it_is, leaves_newer: true, ..ResolvedSource::nothing() })
+}
+
+/// Whether a mirror is on a release that the newest one cannot replace, because its record is lost or its
+/// history was taken over at a lower sequence: a new one, above both, brings them together again.
+pub(super) fn is_stuck(members: &[PolledMirror], newest: &Release) -> bool {
+    let is_stuck = |state: &MirrorState| match (state.current, state.current_release()) {
+        (Some(current), None) => current != newest.name() && current.sequence() >= newest.sequence,
+        (_, Some(current)) => current.name() != newest.name() && newest.succession(current) == Succession::NotNewer,
+        (None, None) => false,
+    };
+    members.iter().filter_map(|member| member.state()).any(is_stuck)
+}
+
+/// How often a rollback without a sequence looks at mirrors that are not on one release.
+const MAX_LOOKS: u32 = 8;
+/// How long it waits in between: another push switches mirrors within a moment.
+const LOOK_AGAIN: Duration = Duration::from_millis(150);
+
+/// Asks the mirrors that answered for their states again while they are not on one release, as during a push, a few
+/// times. A mirror that could not be asked is not asked again.
+///
+/// # Errors
+/// [`PushError::Cancelled`].
+pub(super) fn look_again(
+    mut members: Vec<PolledMirror>,
+    stores: &KnownStores,
+    monitor: &dyn Monitor,
+) -> Result<Vec<PolledMirror>, PushError> {
+    let anew = |member: PolledMirror| match member.state() {
+        Some(_) => PolledMirror::unanswered(member.mirror),
+        None => member,
+    };
+    for _ in 1..MAX_LOOKS {
+        if !is_ambiguous(&members) || !pause(LOOK_AGAIN, monitor) {
+            break;
+        }
+        let asked = members.into_iter().map(anew).collect();
+        members = StatePoll::begin(asked, stores, monitor).wait_for_all(Duration::MAX)?;
+    }
+    Ok(members)
+}
+
+/// Whether the mirrors that can be reached are not on one release.
+fn is_ambiguous(members: &[PolledMirror]) -> bool {
+    let reachable = members.iter().filter(|member| member.state().is_some());
+    let current: Vec<Option<ReleaseName>> = reachable.map(PolledMirror::current).collect();
+    current.windows(2).any(|pair| pair[0] != pair[1])
+}
+
+/// Where a rollback would go.
+#[derive(Debug, Clone)]
+pub struct RollbackPlan {
+    /// The kept release whose content would be published; `None` if no mirror can be asked.
+    pub to: Option<Release>,
+    /// The mirrors. A push does not ask those again that could not be asked.
+    pub fleet: Fleet,
+    /// The name of each mirror, and the sequence that it serves or why it cannot be asked.
+    pub mirrors: Vec<(String, Result<Option<u64>, FailureKind>)>,
+}
+
+/// Finds out where a rollback of `fleet` would go.
+///
+/// # Errors
+/// [`PushError::Rollback`] if there is no such release, or more than one; [`PushError::Cancelled`].
+pub fn plan_rollback(
+    fleet: &Fleet,
+    to: Option<u64>,
+    options: &Options,
+    monitor: &dyn Monitor,
+) -> Result<RollbackPlan, PushError> {
+    let stores = &options.stores;
+    let mut members =
+        StatePoll::begin(fleet.members(monitor), stores, monitor).wait_for_all(options.answer_patience)?;
+    if to.is_none() {
+        members = look_again(members, stores, monitor)?;
+    }
+    let to = match members.iter().all(|member| member.state().is_none()) {
+        true => None,
+        false => Some(rollback_release(&Claims::new(&members, options), to)?.clone()),
+    };
+    let serves = |member: &PolledMirror| match member.error() {
+        Some(error) => Err(error.failure()),
+        None => Ok(member.current().map(|current| current.sequence())),
+    };
+    let mirrors = members.iter().map(|member| (member.mirror.name().to_owned(), serves(member))).collect();
+    Ok(RollbackPlan { to, fleet: fleet.with_answers(&members), mirrors })
+}
+
+fn rollback_release<'m>(claims: &Claims<'m>, to: Option<u64>) -> Result<&'m Release, PushError> {
+    match to {
+        Some(sequence) => kept_release(claims, sequence),
+        None => rollback_target(claims),
+    }
+}
+
+/// Loads the release to go back to: one for the whole fleet.
+pub(super) fn load_rollback(claims: &Claims<'_>, to: Option<u64>, by: &DecidedBy) -> Result<ResolvedSource, PushError> {
+    let release = rollback_release(claims, to)?;
+    // Where one mirror's manifest is damaged, another may have it whole.
+    let mut resolved = fleet::holders(claims.members(), &release.manifest).map(|mirror| live_entries(mirror, release));
+    let first = resolved.next().expect("the release was found on a mirror");
+    let live = first.or_else(|error| resolved.find_map(Result::ok).ok_or(error))?;
+    let (rolled_back_to, decided_by) = (Some(release.clone()), Some(by.clone()));
+    Ok(ResolvedSource { rolled_back_to, decided_by, ..ResolvedSource::of(SourceEntries::Entries(live)) })
+}
+
+/// The release of a sequence, if every mirror that keeps one of that sequence keeps this one, or if it is the only one
+/// that is confirmed. A mirror on which one of two with the same sequence took the place of the other keeps both: then
+/// the higher rank is meant.
+fn kept_release<'m>(claims: &Claims<'m>, sequence: u64) -> Result<&'m Release, PushError> {
+    let highest = |releases: Vec<&'m Release>| releases.into_iter().max_by_key(|release| release.rank());
+    let of_sequence = |member: &'m PolledMirror| -> Vec<&'m Release> {
+        member.releases().iter().filter(|release| release.sequence == sequence).collect()
+    };
+    let agreed = |kept: Vec<&'m Release>| {
+        let first = *kept.first()?;
+        kept.iter().all(|other| other.id() == first.id()).then_some(first)
+    };
+    let kept: Vec<&Release> = claims.members().iter().filter_map(|member| highest(of_sequence(member))).collect();
+    if kept.is_empty() {
+        return Err(PushError::Rollback(format!("no mirror keeps a release {sequence}")));
+    }
+    let confirmed = |member: &'m PolledMirror| {
+        highest(of_sequence(member).into_iter().filter(|release| claims.is_confirmed(release)).collect())
+    };
+    let found = agreed(kept).or_else(|| agreed(claims.members().iter().filter_map(confirmed).collect()));
+    let text = || format!("release {sequence} is not the same on all mirrors: name fewer of them");
+    found.ok_or_else(|| PushError::Rollback(text()))
+}
+
+/// The release before the current one, if all mirrors agree on that; a confirmed one, where there is one.
+fn rollback_target<'m>(claims: &Claims<'m>) -> Result<&'m Release, PushError> {
+    if is_ambiguous(claims.members()) {
+        let text = "the mirrors are not on one release, so what to go back to is ambiguous: say --to SEQ";
+        return Err(PushError::Rollback(text.into()));
+    }
+    let newest = claims.newest().ok_or_else(|| PushError::Rollback("no mirror has a release yet".into()))?;
+    let releases = claims.members().iter().flat_map(PolledMirror::releases);
+    let mut before: Vec<&Release> = releases
+        .filter(|release| {
+            release.sequence < newest.sequence
+                && release.content != newest.content
+                && newest.rejection(release.content).is_none()
+        })
+        .collect();
+    before.sort_by_key(|release| release.rank());
+    let found = before.iter().rev().find(|release| claims.is_confirmed(release)).or(before.last());
+    found
+        .copied()
+        .ok_or_else(|| PushError::Rollback(format!("no kept release before {} differs from it", newest.sequence)))
+}

@@ -1,0 +1,80 @@
+//! What was staged to be served later: found by its name, or let go.
+
+use std::collections::BTreeSet;
+
+use crate::monitor::{Event, Monitor};
+use crate::push::PushError;
+use crate::push::fleet::{Fleet, PolledMirror};
+use crate::push::outcome::error_chain;
+use crate::release::{Release, ReleaseName};
+
+/// Finds the release that `text` names, staged or current on a mirror: by its name, its sequence or its id.
+pub(super) fn named<'m>(members: &'m [PolledMirror], text: &str) -> Result<&'m Release, PushError> {
+    let is_named = |release: &&Release| {
+        let name = release.name();
+        text == name.to_string() || text == release.id().to_string() || text.parse() == Ok(name.sequence())
+    };
+    let state = |member: &'m PolledMirror| member.state();
+    let staged = || members.iter().filter_map(state).filter_map(|state| state.staged.as_ref());
+    let not_staged = |what: String| {
+        let names: BTreeSet<ReleaseName> = staged().map(Release::name).collect();
+        PushError::NotStaged { what, staged: names.into_iter().collect() }
+    };
+    let current = members.iter().filter_map(PolledMirror::current_release);
+    let mut found = staged().chain(current).filter(is_named);
+    let first = found.next().ok_or_else(|| not_staged(format!("no mirror has a release {text} staged")))?;
+    match found.all(|other| other.id() == first.id()) {
+        true => Ok(first),
+        false => Err(not_staged(format!("{text} is more than one release: say which, as in {}", first.name()))),
+    }
+}
+
+/// What became of a staged release on a mirror.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Abandoned {
+    /// It is gone.
+    Gone,
+    /// It was not there.
+    NotThere,
+    /// It may still be there.
+    Failed {
+        /// Why, with all causes.
+        error: String,
+    },
+}
+
+/// Lets go of the staged release that `text` names, on every mirror of `fleet`; answers in their order.
+///
+/// # Errors
+/// When no mirror has it.
+pub fn abandon(text: &str, fleet: &Fleet, monitor: &dyn Monitor) -> Result<Vec<(String, Abandoned)>, PushError> {
+    let members = fleet.states(monitor);
+    let release = named(&members, text)?.name();
+    let let_go = |member: &PolledMirror| match member.state() {
+        None => Abandoned::Failed { error: member.error().map(|error| error_chain(error)).unwrap_or_default() },
+        Some(state) if state.current == Some(release) => Abandoned::Failed { error: "it is served".to_owned() },
+        Some(state) if state.staged.as_ref().is_none_or(|staged| staged.name() != release) => Abandoned::NotThere,
+        Some(_) => match member.mirror.abandon(release) {
+            Ok(()) => Abandoned::Gone,
+            Err(error) => Abandoned::Failed { error: error_chain(&error) },
+        },
+    };
+    let abandon = |member: &PolledMirror| {
+        let mirror = member.mirror.name().to_owned();
+        let abandoned = let_go(member);
+        // That a mirror cannot be reached was reported when it was asked.
+        if let (Some(_), Abandoned::Failed { error }) = (member.state(), &abandoned) {
+            monitor.event(Event::MirrorFailed { mirror: mirror.clone(), error: error.clone() });
+        }
+        (mirror, abandoned)
+    };
+    Ok(members.iter().map(abandon).collect())
+}
+
+/// Whether a mirror has the release that `text` names, staged.
+///
+/// # Errors
+/// When none has.
+pub fn check_staged(text: &str, fleet: &Fleet, monitor: &dyn Monitor) -> Result<(), PushError> {
+    named(&fleet.states(monitor), text).map(drop)
+}

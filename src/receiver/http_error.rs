@@ -1,0 +1,140 @@
+//! Refusals: what went wrong, as the peer gets to read it.
+
+use std::error::Error;
+use std::time::Duration;
+
+use hyper::StatusCode;
+
+use crate::fsx::IoError;
+use crate::mirror::{FailureKind, MirrorError};
+use crate::protocol::{Detail, ProtocolError};
+use crate::store::StoreError;
+
+/// The kind of what is not here, or no more.
+pub(super) const UNKNOWN: &str = "unknown";
+
+/// A refusal and what HTTP says with it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct HttpError {
+    pub(super) status: StatusCode,
+    pub(super) refusal: ProtocolError,
+    /// When to try again.
+    pub(super) retry_after: Option<Duration>,
+    /// Whether what follows on the connection cannot be told.
+    pub(super) ends_connection: bool,
+}
+
+impl HttpError {
+    pub(super) fn new(status: StatusCode, kind: &str, message: impl Into<String>) -> Self {
+        Self { status, refusal: ProtocolError::new(kind, message), retry_after: None, ends_connection: false }
+    }
+
+    pub(super) fn malformed(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "malformed", message)
+    }
+
+    pub(super) fn unknown(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::NOT_FOUND, UNKNOWN, message)
+    }
+
+    pub(super) fn too_large(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", message)
+    }
+
+    pub(super) fn no_space(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::INSUFFICIENT_STORAGE, FailureKind::NoSpace.name(), message)
+    }
+
+    /// More than the site may have, whatever its disk could take.
+    pub(super) fn over_quota(message: impl Into<String>) -> Self {
+        Self::no_space(message).with_detail(Detail::Quota)
+    }
+
+    /// The same, and what of its kind it is.
+    pub(super) const fn with_detail(mut self, detail: Detail) -> Self {
+        self.refusal.detail = Some(detail);
+        self
+    }
+
+    pub(super) fn not_asked_for(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::CONFLICT, "not_asked_for", message)
+    }
+
+    pub(super) fn busy(message: impl Into<String>) -> Self {
+        let retry_after = Some(Duration::from_secs(1));
+        Self { retry_after, ..Self::new(StatusCode::SERVICE_UNAVAILABLE, "busy", message) }
+    }
+
+    /// What somebody else is at.
+    pub(super) fn locked(message: impl Into<String>) -> Self {
+        let retry_after = Some(Duration::from_secs(1));
+        Self { retry_after, ..Self::new(StatusCode::LOCKED, FailureKind::Locked.name(), message) }
+    }
+
+    /// A body that came too slowly, or broke off.
+    pub(super) fn cut(message: impl Into<String>) -> Self {
+        Self { ends_connection: true, ..Self::new(StatusCode::REQUEST_TIMEOUT, "malformed", message) }
+    }
+
+    /// A worker that ended without a result: a broken invariant. What it says is for the log alone.
+    pub(super) fn no_result() -> Self {
+        let words = "the work on this ended without a result: it panicked, or the receiver stops";
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, FailureKind::Other.name(), words)
+    }
+
+    /// What the system or a broken invariant does not let happen.
+    pub(super) fn broken(error: &dyn Error) -> Self {
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, FailureKind::Other.name(), chain(error))
+    }
+}
+
+impl From<StoreError> for HttpError {
+    fn from(error: StoreError) -> Self {
+        let message = chain(&error);
+        if matches!(error, StoreError::Mismatch { .. } | StoreError::Pack(_)) {
+            return Self::malformed(message);
+        }
+        let error = MirrorError::Store(error);
+        let (failure, objects) = (error.failure(), error.damaged_bases().to_vec());
+        let status = match failure {
+            FailureKind::Denied | FailureKind::OtherOwner | FailureKind::OtherSite => StatusCode::FORBIDDEN,
+            FailureKind::NoSpace => StatusCode::INSUFFICIENT_STORAGE,
+            FailureKind::Locked => StatusCode::LOCKED,
+            FailureKind::Conflict | FailureKind::OtherHistory | FailureKind::NotEmpty => StatusCode::CONFLICT,
+            _ => StatusCode::INTERNAL_SERVER_ERROR,
+        };
+        let retry_after = (failure == FailureKind::Locked).then_some(Duration::from_secs(1));
+        let refusal = ProtocolError { objects, ..ProtocolError::new(failure.name(), message) };
+        Self { status, refusal, retry_after, ends_connection: false }
+    }
+}
+
+impl From<IoError> for HttpError {
+    fn from(error: IoError) -> Self {
+        StoreError::Io(error).into()
+    }
+}
+
+/// The same, but for what is not there.
+pub(super) fn or_unknown(error: StoreError) -> HttpError {
+    match &error {
+        StoreError::Io(io) if io.kind() == std::io::ErrorKind::NotFound => HttpError::unknown(chain(&error)),
+        StoreError::NotAStore { .. } => HttpError::unknown(chain(&error)),
+        _ => error.into(),
+    }
+}
+
+/// An error and its causes on one line, each once.
+pub(super) fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let words = error.to_string();
+        if !text.ends_with(&words) {
+            text.push_str(": ");
+            text.push_str(&words);
+        }
+        cause = error.source();
+    }
+    text
+}

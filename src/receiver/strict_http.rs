@@ -1,0 +1,273 @@
+//! Strict heads and chunks: what can be read in two ways is not read at all.
+//!
+//! hyper takes a lone line feed for the end of a line, lets the second of two
+//! equal lengths pass, drops a length beside a transfer encoding, and skips
+//! what chunks may say beside their size. A proxy in front may decide
+//! otherwise, and then the two disagree on where a request ends. So the bytes
+//! pass here first; the byte that breaks a rule becomes NUL, which stands
+//! nowhere in a head and before no chunk: hyper then answers 400, or the body
+//! is broken there, and the connection ends.
+
+/// Digits of the size of a chunk, at most: no chunk of ours has more bytes than these can say.
+const MAX_SIZE_DIGITS: usize = 8;
+
+/// What is kept of a line: enough for a name and a length.
+const MAX_KEPT_BYTES: usize = 64;
+
+/// Where in a stream of requests the next byte stands.
+#[derive(Debug, Default)]
+enum ParsePosition {
+    /// Before the first byte of a head.
+    #[default]
+    Between,
+    /// In the head.
+    Head,
+    /// In a body with as many bytes to come.
+    Body(u64),
+    /// In the line before a chunk, which has its size.
+    ChunkSize,
+    /// In a chunk with as many bytes to come.
+    Chunk(u64),
+    /// In the line end behind a chunk, or behind all of them.
+    ChunkEnd { is_last: bool },
+    /// Behind a byte that was spoiled: the connection ends with this request.
+    Blind,
+}
+
+/// Follows the bytes of a connection.
+#[derive(Debug, Default)]
+pub(super) struct Framing {
+    place: ParsePosition,
+    /// The first bytes of the line that is read.
+    line: Vec<u8>,
+    line_bytes: usize,
+    is_first_line: bool,
+    ends_in_return: bool,
+    length: Option<u64>,
+    is_chunked: bool,
+}
+
+/// A rule was broken.
+struct FramingError;
+
+impl Framing {
+    /// Looks at the next bytes; spoils the one that breaks a rule. Answers whether a head began.
+    pub(super) fn check(&mut self, bytes: &mut [u8]) -> bool {
+        let mut has_begun = false;
+        let mut at = 0;
+        while at < bytes.len() {
+            match self.place {
+                ParsePosition::Blind => break,
+                ParsePosition::Body(left) | ParsePosition::Chunk(left) => {
+                    let here = left.min((bytes.len() - at) as u64);
+                    self.place = match (&self.place, left - here) {
+                        (ParsePosition::Chunk(_), 0) => ParsePosition::ChunkEnd { is_last: false },
+                        (ParsePosition::Chunk(_), left) => ParsePosition::Chunk(left),
+                        (_, 0) => ParsePosition::Between,
+                        (_, left) => ParsePosition::Body(left),
+                    };
+                    at += usize::try_from(here).unwrap_or(usize::MAX);
+                }
+                ParsePosition::Between => {
+                    has_begun = true;
+                    *self = Self { place: ParsePosition::Head, is_first_line: true, ..Self::default() };
+                }
+                ParsePosition::Head | ParsePosition::ChunkSize | ParsePosition::ChunkEnd { .. } => {
+                    let taken = match self.place {
+                        ParsePosition::Head => self.take(bytes[at]),
+                        _ => self.take_of_chunk(bytes[at]),
+                    };
+                    if taken.is_err() {
+                        bytes[at] = 0;
+                        self.place = ParsePosition::Blind;
+                    }
+                    at += 1;
+                }
+            }
+        }
+        has_begun
+    }
+
+    fn take(&mut self, byte: u8) -> Result<(), FramingError> {
+        match byte {
+            b'\n' if self.ends_in_return => return self.end_line(),
+            b'\n' => return Err(FramingError),
+            _ if self.ends_in_return => return Err(FramingError),
+            b'\r' => {
+                self.ends_in_return = true;
+                return Ok(());
+            }
+            b' ' | b'\t' if self.line_bytes == 0 => return Err(FramingError),
+            _ => {}
+        }
+        if self.line_bytes < MAX_KEPT_BYTES {
+            self.line.push(byte);
+        }
+        self.line_bytes += 1;
+        Ok(())
+    }
+
+    /// The next byte between chunks: nothing but their sizes, and no fields behind the last one.
+    fn take_of_chunk(&mut self, byte: u8) -> Result<(), FramingError> {
+        match (byte, &self.place) {
+            (b'\n', _) if self.ends_in_return => {}
+            (b'\r', ParsePosition::ChunkEnd { .. }) if !self.ends_in_return => {
+                self.ends_in_return = true;
+                return Ok(());
+            }
+            (b'\r', _) if !self.ends_in_return && !self.line.is_empty() => {
+                self.ends_in_return = true;
+                return Ok(());
+            }
+            (digit, ParsePosition::ChunkSize) if !self.ends_in_return && digit.is_ascii_hexdigit() => {
+                self.line.push(digit);
+                return if self.line.len() > MAX_SIZE_DIGITS { Err(FramingError) } else { Ok(()) };
+            }
+            _ => return Err(FramingError),
+        }
+        self.ends_in_return = false;
+        self.place = match self.place {
+            ParsePosition::ChunkEnd { is_last: true } => ParsePosition::Between,
+            ParsePosition::ChunkEnd { is_last: false } => ParsePosition::ChunkSize,
+            _ => {
+                let size = std::str::from_utf8(&self.line).ok().and_then(|size| u64::from_str_radix(size, 16).ok());
+                self.line.clear();
+                match size.ok_or(FramingError)? {
+                    0 => ParsePosition::ChunkEnd { is_last: true },
+                    size => ParsePosition::Chunk(size),
+                }
+            }
+        };
+        Ok(())
+    }
+
+    fn end_line(&mut self) -> Result<(), FramingError> {
+        if self.line_bytes == 0 {
+            if self.is_first_line {
+                return Err(FramingError);
+            }
+            self.place = match (self.is_chunked, self.length) {
+                (true, _) => ParsePosition::ChunkSize,
+                (false, Some(length @ 1..)) => ParsePosition::Body(length),
+                (false, _) => ParsePosition::Between,
+            };
+        } else if !self.is_first_line {
+            self.field()?;
+        }
+        self.line.clear();
+        self.line_bytes = 0;
+        self.is_first_line = false;
+        self.ends_in_return = false;
+        Ok(())
+    }
+
+    fn field(&mut self) -> Result<(), FramingError> {
+        let colon = self.line.iter().position(|byte| *byte == b':');
+        // A name without end within the kept bytes is none of the two.
+        let Some(colon) = colon else { return Ok(()) };
+        let (name, value) = self.line.split_at(colon);
+        let is_length = name.eq_ignore_ascii_case(b"content-length");
+        let is_encoding = name.eq_ignore_ascii_case(b"transfer-encoding");
+        if !is_length && !is_encoding {
+            return Ok(());
+        }
+        if self.length.is_some() || self.is_chunked {
+            return Err(FramingError);
+        }
+        let value = value[1..].trim_ascii();
+        if is_encoding {
+            // Of several codings hyper looks at the last, others at the first.
+            self.is_chunked = value.eq_ignore_ascii_case(b"chunked") && self.line_bytes < MAX_KEPT_BYTES;
+            return if self.is_chunked { Ok(()) } else { Err(FramingError) };
+        }
+        let is_plain = !value.is_empty() && value.iter().all(u8::is_ascii_digit) && self.line_bytes < MAX_KEPT_BYTES;
+        let length = std::str::from_utf8(value).ok().filter(|_| is_plain).and_then(|value| value.parse().ok());
+        self.length = Some(length.ok_or(FramingError)?);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Whether the bytes pass unspoiled, however they are cut.
+    fn passes(bytes: &[u8]) -> bool {
+        let verdicts: Vec<bool> = (1..=bytes.len())
+            .map(|size| {
+                let mut framing = Framing::default();
+                let mut copy = bytes.to_vec();
+                copy.chunks_mut(size).for_each(|chunk| {
+                    framing.check(chunk);
+                });
+                copy == bytes
+            })
+            .collect();
+        assert!(verdicts.windows(2).all(|pair| pair[0] == pair[1]), "depends on where it is cut");
+        verdicts[0]
+    }
+
+    #[test]
+    fn what_says_one_thing_passes() {
+        for text in [
+            "GET / HTTP/1.1\r\nhost: a\r\n\r\n",
+            "PUT /x HTTP/1.1\r\nContent-Length: 3\r\n\r\n\n\n\nGET / HTTP/1.1\r\n\r\n",
+            "PUT /x HTTP/1.1\r\nContent-Length:0\r\n\r\nGET / HTTP/1.1\r\n\r\n",
+            "POST /x HTTP/1.1\r\nTransfer-Encoding: Chunked\r\n\r\n0\r\n\r\nGET / HTTP/1.1\r\n\r\n",
+            "POST /x HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n3\r\n\n\r\0\r\n0A\r\n0123456789\r\n000\r\n\r\nGET / HTTP/1.1\r\n\r\n",
+        ] {
+            assert!(passes(text.as_bytes()), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn what_can_be_read_in_two_ways_is_spoiled() {
+        for text in [
+            "GET / HTTP/1.1\nhost: a\r\n\r\n",
+            "GET / HTTP/1.1\r\nhost: a\n\r\n",
+            "GET / HTTP/1.1\r\nhost: a\rb: c\r\n\r\n",
+            "GET / HTTP/1.1\r\nhost: a\r\n b\r\n\r\n",
+            "GET / HTTP/1.1\r\nhost: a\r\n\tb\r\n\r\n",
+            "\r\nGET / HTTP/1.1\r\n\r\n",
+            "PUT / HTTP/1.1\r\ncontent-length: 3\r\ncontent-length: 3\r\n\r\nabc",
+            "PUT / HTTP/1.1\r\ncontent-length: 3\r\nContent-Length: 4\r\n\r\nabcd",
+            "PUT / HTTP/1.1\r\ncontent-length: 3, 3\r\n\r\nabc",
+            "PUT / HTTP/1.1\r\ncontent-length: +3\r\n\r\nabc",
+            "PUT / HTTP/1.1\r\ncontent-length:\r\n\r\nabc",
+            "PUT / HTTP/1.1\r\ncontent-length: 99999999999999999999\r\n\r\nabc",
+            "PUT / HTTP/1.1\r\ncontent-length: 3\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
+            "PUT / HTTP/1.1\r\ntransfer-encoding: chunked\r\ncontent-length: 3\r\n\r\n0\r\n\r\n",
+            "PUT / HTTP/1.1\r\ntransfer-encoding: other\r\n\r\n0\r\n\r\n",
+            "PUT / HTTP/1.1\r\ntransfer-encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
+            "PUT / HTTP/1.1\r\ntransfer-encoding: chunked, chunked\r\n\r\n0\r\n\r\n",
+            "PUT / HTTP/1.1\r\ntransfer-encoding:                                               chunked\r\n\r\n0\r\n\r\n",
+            "PUT / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n0\n\n",
+            "PUT / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n3\nabc\r\n0\r\n\r\n",
+            "PUT / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabcd\r\n0\r\n\r\n",
+            "PUT / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\n0\r\n\r\n",
+            "PUT / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n3;a=b\r\nabc\r\n0\r\n\r\n",
+            "PUT / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n 3\r\nabc\r\n0\r\n\r\n",
+            "PUT / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n0x3\r\nabc\r\n0\r\n\r\n",
+            "PUT / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n\r\nabc\r\n0\r\n\r\n",
+            "PUT / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n000000003\r\nabc\r\n0\r\n\r\n",
+            "PUT / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n0\r\na: b\r\n\r\n",
+            "PUT / HTTP/1.1\r\ntransfer-encoding: chunked\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
+        ] {
+            assert!(!passes(text.as_bytes()), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn every_head_is_noticed_once() {
+        let mut framing = Framing::default();
+        let mut request = *b"PUT / HTTP/1.1\r\ncontent-length: 2\r\n\r\nab";
+        assert!(framing.check(&mut request[..5]));
+        assert!(!framing.check(&mut request[5..]));
+        assert!(framing.check(&mut b"GET".to_owned()));
+        let mut framing = Framing::default();
+        let mut request = *b"PUT / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n1\r\na\r\n0\r\n\r\nG";
+        let last = request.len() - 1;
+        assert!(framing.check(&mut request[..9]) && !framing.check(&mut request[9..last]));
+        assert!(framing.check(&mut request[last..]));
+    }
+}

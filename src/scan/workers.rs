@@ -1,0 +1,195 @@
+//! Batches of a walk through a bounded channel to workers, and back in order.
+//!
+//! The thread that walks also takes the results, so that what waits is
+//! bounded by the channel and nothing but the result itself grows.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, SendTimeoutError, Sender, bounded, unbounded};
+use walkdir::DirEntry;
+
+use super::error::ScanError;
+use super::walk::Walk;
+use crate::monitor::{Event, Monitor};
+
+/// Entries of one batch: enough that the channel does not show, few enough
+/// that the last batch does not keep one core busy alone.
+const BATCH: usize = 256;
+
+/// Batches that wait for each worker: while they last, the walk reads and
+/// sorts the next large directory.
+const WAITING: usize = 16;
+
+/// How often progress is told and a wish to stop is looked for.
+const TICK: Duration = Duration::from_millis(100);
+
+/// An entry and what is known of it from before.
+#[derive(Debug)]
+pub(super) struct EntryToExamine<K> {
+    pub(super) entry: DirEntry,
+    pub(super) known: K,
+}
+
+/// What the workers did, and whether they should stop.
+#[derive(Debug, Default)]
+pub(super) struct Counters {
+    pub(super) hashed_files: AtomicU64,
+    pub(super) hashed_bytes: AtomicU64,
+    pub(super) stop: AtomicBool,
+}
+
+/// What a pass over a root is done with.
+pub(super) struct WorkerConfig<'a> {
+    pub(super) jobs: usize,
+    pub(super) counters: &'a Counters,
+    pub(super) monitor: &'a dyn Monitor,
+    /// Whether progress is told, as opposed to only asked for a wish to stop.
+    pub(super) is_told: bool,
+}
+
+/// Progress of one pass, on the thread that walks.
+struct ScanProgress<'a> {
+    config: &'a WorkerConfig<'a>,
+    entries: u64,
+    told: Instant,
+}
+
+impl ScanProgress<'_> {
+    fn tick(&mut self) -> Result<(), ScanError> {
+        if self.config.monitor.is_cancelled() {
+            return Err(ScanError::Cancelled);
+        }
+        if self.config.is_told && self.told.elapsed() >= TICK {
+            self.told = Instant::now();
+            let hashed_bytes = self.config.counters.hashed_bytes.load(Ordering::Relaxed);
+            self.config.monitor.event(Event::ScanAdvanced { entries: self.entries, hashed_bytes });
+        }
+        Ok(())
+    }
+}
+
+/// Results that come in any order and leave in that of their numbers.
+struct InOrder<R, S> {
+    next: u64,
+    waiting: BTreeMap<u64, R>,
+    sink: S,
+}
+
+impl<R, S: FnMut(R)> InOrder<R, S> {
+    fn take(&mut self, number: u64, result: R) {
+        self.waiting.insert(number, result);
+        while let Some(result) = self.waiting.remove(&self.next) {
+            self.next += 1;
+            (self.sink)(result);
+        }
+    }
+}
+
+/// Walks to the end; gives `work` all entries in batches, on `crew.jobs`
+/// threads with a state of their own each, and `sink` the results in the order
+/// of the walk. `known` is asked for each entry in that order.
+pub(super) fn run<K: Send, W, R: Send>(
+    walk: &mut Walk<'_>,
+    config: &WorkerConfig<'_>,
+    known: impl FnMut(&DirEntry) -> K,
+    worker: impl Fn() -> W + Sync,
+    work: impl Fn(&mut W, Vec<EntryToExamine<K>>) -> R + Sync,
+    sink: impl FnMut(R),
+) -> Result<(), ScanError> {
+    let (job_sender, job_receiver) = bounded::<(u64, Vec<EntryToExamine<K>>)>(WAITING * config.jobs);
+    let (result_sender, result_receiver) = unbounded();
+    let toil = |jobs: Receiver<(u64, Vec<EntryToExamine<K>>)>, results: Sender<(u64, R)>| {
+        let mut state = worker();
+        for (number, batch) in jobs {
+            if config.counters.stop.load(Ordering::Relaxed) || results.send((number, work(&mut state, batch))).is_err()
+            {
+                return;
+            }
+        }
+    };
+    thread::scope(|scope| {
+        for index in 0..config.jobs {
+            let (jobs, results) = (job_receiver.clone(), result_sender.clone());
+            match thread::Builder::new().name("scan".to_owned()).spawn_scoped(scope, || toil(jobs, results)) {
+                Err(source) if index == 0 => return Err(ScanError::Thread { source }),
+                // One worker does it all, if it must.
+                Ok(_) | Err(_) => {}
+            }
+        }
+        drop((job_receiver, result_sender));
+        let order = InOrder { next: 0, waiting: BTreeMap::new(), sink };
+        let fed = feed(walk, config, known, job_sender, &result_receiver, order);
+        if fed.is_err() {
+            config.counters.stop.store(true, Ordering::Relaxed);
+        }
+        fed
+    })
+}
+
+fn feed<K, R, S: FnMut(R)>(
+    walk: &mut Walk<'_>,
+    config: &WorkerConfig<'_>,
+    mut known: impl FnMut(&DirEntry) -> K,
+    jobs: Sender<(u64, Vec<EntryToExamine<K>>)>,
+    results: &Receiver<(u64, R)>,
+    mut order: InOrder<R, S>,
+) -> Result<(), ScanError> {
+    let mut meter = ScanProgress { config, entries: 0, told: Instant::now() };
+    for number in 0.. {
+        let mut batch = Vec::with_capacity(BATCH);
+        batch.extend(walk.by_ref().take(BATCH).map(|entry| EntryToExamine { known: known(&entry), entry }));
+        if batch.is_empty() {
+            break;
+        }
+        meter.entries += batch.len() as u64;
+        let mut waiting = Some((number, batch));
+        while let Some(next) = waiting.take() {
+            meter.tick()?;
+            match jobs.send_timeout(next, TICK) {
+                Ok(()) => {}
+                Err(SendTimeoutError::Timeout(back)) => waiting = Some(back),
+                // Only workers that panicked are gone; the scope panics with them.
+                Err(SendTimeoutError::Disconnected(_)) => return Ok(()),
+            }
+            results.try_iter().for_each(|(number, result)| order.take(number, result));
+        }
+    }
+    drop(jobs);
+    loop {
+        meter.tick()?;
+        match results.recv_timeout(TICK) {
+            Ok((number, result)) => order.take(number, result),
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => return Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::monitor::Silent;
+    use crate::scan::walk::OpenRoot;
+    use crate::scan::{Root, ScanOptions};
+
+    #[test]
+    fn results_come_in_the_order_of_the_walk() {
+        let dir = tempfile::tempdir().unwrap();
+        for n in 0..2000 {
+            std::fs::write(dir.path().join(format!("{n:04}")), "").unwrap();
+        }
+        let root = OpenRoot::open(&Root { path: dir.path().to_owned(), at: None }).unwrap();
+        let mut walk = Walk::new(&root, &ScanOptions::default()).unwrap();
+        let counters = Counters::default();
+        let config = WorkerConfig { jobs: 4, counters: &counters, monitor: &Silent, is_told: false };
+        let mut names = Vec::new();
+        let name = |job: EntryToExamine<()>| job.entry.file_name().to_owned();
+        let work = |(): &mut (), batch: Vec<EntryToExamine<()>>| batch.into_iter().map(name).collect::<Vec<_>>();
+        run(&mut walk, &config, |_| (), || (), work, |result| names.extend(result)).unwrap();
+        assert_eq!(names.len(), 2000);
+        assert!(names.is_sorted());
+    }
+}

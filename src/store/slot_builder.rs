@@ -1,0 +1,307 @@
+//! Building the tree of a release in a slot, unseen.
+//!
+//! Knows what of a slot changes from one release to another, and what a new
+//! one needs. How a single entry is put in its place is told in `slots`.
+
+use std::iter::Peekable;
+
+use crate::fsx::{self, Dir, FileKind, FileMode};
+use crate::hash::ObjectId;
+use crate::manifest::{Entry, EntryKind, FileEntry, Pair, Pairs, read_ahead};
+use crate::release::{Release, ReleaseName};
+use crate::store::layout::{DIRTY, SlotName};
+use crate::store::manifests::ManifestStream;
+use crate::store::permissions::Permissions;
+use crate::store::slots::{DirStack, SlotWriter};
+use crate::store::{Store, StoreError};
+use crate::threads;
+
+impl Store {
+    /// Makes the idle slot `dirty` and takes from it what `release` shows no more, or otherwise. All that the
+    /// store will have is `here`, though it may still be on its way. Nothing where there is no slot to begin with.
+    pub(super) fn clear_slot(
+        &self,
+        release: &Release,
+        here: &[ObjectId],
+    ) -> Result<Option<ClearedSlot<'_>>, StoreError> {
+        let permissions = self.permissions_of(release.sequence)?;
+        let Some((slot, idle)) = self.take_idle_slot(permissions)? else { return Ok(None) };
+        let mut writer = SlotWriter::change(self, slot, permissions);
+        match self.find_changes(&mut writer, idle, release, here) {
+            Ok(changes) => Ok(Some(ClearedSlot { writer, changes })),
+            Err(error) if is_unknown_tree(&error) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Completes the tree of `release` in the slot `dirty`, not synced, and answers the objects that
+    /// its manifest has and the store has not.
+    ///
+    /// # Errors
+    /// [`StoreError::DamagedObject`] for one that the slot itself needs.
+    pub(super) fn fill_slot<'s>(
+        &'s self,
+        release: &Release,
+        cleared: Option<ClearedSlot<'s>>,
+    ) -> Result<(SlotWriter<'s>, Vec<FileEntry>), StoreError> {
+        if let Some(ClearedSlot { mut writer, changes }) = cleared {
+            match self.place_changes(&mut writer, &changes.places) {
+                Err(error) if is_unknown_tree(&error) => {}
+                other => return other.map(|()| (writer, changes.missing)),
+            }
+        }
+        self.layout.slots.remove_all(DIRTY)?;
+        let permissions = self.permissions_of(release.sequence)?;
+        let slot = self.layout.slots.create_dir_as(DIRTY, permissions.directory())?;
+        self.fill_new_slot(slot, release, permissions)
+    }
+
+    /// Finds what changes in a slot from the release it has to another one, and takes away what goes.
+    fn find_changes(
+        &self,
+        writer: &mut SlotWriter<'_>,
+        from: SlotName,
+        to: &Release,
+        here: &[ObjectId],
+    ) -> Result<SlotChanges, StoreError> {
+        let old = self.entries(&self.release(from.release)?.manifest)?;
+        let mut changes = SlotChanges { expired_through: self.expired_through()?, ..SlotChanges::default() };
+        read_ahead(old, |old| {
+            Pairs::new(old, self.entries(&to.manifest)?).try_for_each(|pair| changes.take(pair?, writer, here))
+        })?;
+        // What goes goes first: a directory may have to make room for a file.
+        for directory in changes.emptied.iter().rev() {
+            writer.remove_empty(directory)?;
+        }
+        changes.missing.sort_unstable_by_key(|file| file.object);
+        changes.missing.dedup_by_key(|file| file.object);
+        Ok(changes)
+    }
+
+    fn place_changes(&self, writer: &mut SlotWriter<'_>, places: &[Entry]) -> Result<(), StoreError> {
+        let left = place_by_two(places, &mut writer.try_clone()?, writer)?;
+        self.place_left(writer, &left)
+    }
+
+    /// Fills an empty slot with the tree of a release, on two threads: the
+    /// system calls of one tree hardly wait for those of the other half. What has
+    /// expired is left out; returns also those of its objects that are missing. All
+    /// others were linked or copied.
+    fn fill_new_slot(
+        &self,
+        slot: Dir,
+        release: &Release,
+        permissions: Permissions,
+    ) -> Result<(SlotWriter<'_>, Vec<FileEntry>), StoreError> {
+        /// Entries placed at once: the two halves of a batch are mostly in different directories.
+        const BATCH: usize = 4096;
+        let mut helper = SlotWriter::fill(self, slot.try_clone()?, permissions);
+        let mut writer = SlotWriter::fill(self, slot, permissions);
+        let through = self.expired_through()?;
+        let mut entries = self.entries(&release.manifest)?;
+        let (mut left, mut missing) = (Vec::new(), Vec::new());
+        loop {
+            let mut batch: Vec<Entry> = entries.by_ref().take(BATCH).collect::<Result<_, _>>()?;
+            if batch.is_empty() {
+                break;
+            }
+            for file in
+                batch.extract_if(.., |entry| entry.has_expired(through)).filter_map(|entry| entry.file().copied())
+            {
+                if !self.has_object(&file)? {
+                    missing.push(file);
+                }
+            }
+            left.extend(place_by_two(&batch, &mut helper, &mut writer)?);
+        }
+        self.place_left(&mut writer, &left)?;
+        Ok((writer, missing))
+    }
+
+    /// Whether an object is here and has its size.
+    fn has_object(&self, file: &FileEntry) -> Result<bool, StoreError> {
+        let meta = self.object_meta(&file.object)?;
+        Ok(meta.is_some_and(|meta| meta.kind == FileKind::File && meta.size == file.size))
+    }
+
+    /// Places entries that a link to their object cannot be: a link to the
+    /// live slot's file where that is the very same, else a copy. In order.
+    fn place_left(&self, writer: &mut SlotWriter<'_>, left: &[Entry]) -> Result<(), StoreError> {
+        if left.is_empty() {
+            return Ok(());
+        }
+        let mut live = self.live_slot()?.map(|slot| DirStack::new(slot, FileMode::DIRECTORY));
+        let mut same = self.live_entries();
+        left.iter().try_for_each(|entry| writer.place_by_copy(entry, live.as_mut().filter(|_| same.has(entry))))
+    }
+
+    fn live_entries(&self) -> LiveEntries {
+        let stream = || self.manifest(&self.release(self.current().ok()??).ok()?.manifest).ok();
+        LiveEntries { stream: stream().map(Iterator::peekable) }
+    }
+
+    /// Completes a staged slot: `dirty`, durable, gets its name, and so does the record.
+    pub(super) fn commit_slot(&self, name: ReleaseName) -> Result<(), StoreError> {
+        self.adopt_release(name)?;
+        let slots = &self.layout.slots;
+        slots.rename(DIRTY, slots, &name.to_string())?;
+        self.layout.releases.sync()?;
+        Ok(slots.sync()?)
+    }
+
+    /// The slot that is missing beside the current one, if one is.
+    pub(super) fn missing_slot(&self) -> Result<Option<SlotName>, StoreError> {
+        let Some(release) = self.current()? else { return Ok(None) };
+        let has_another = self.slot_names()?.iter().any(|slot| slot.is_spare || slot.release != release);
+        Ok((!has_another).then_some(SlotName { release, is_spare: true }))
+    }
+
+    /// Makes the second slot, after the first push has answered: from then on
+    /// a push costs what changed. Does nothing if there is an idle slot.
+    ///
+    /// # Errors
+    /// Those of the disk; what is served is not touched.
+    pub(super) fn fill_spare_slot(&self) -> Result<(), StoreError> {
+        let Some(spare) = self.missing_slot()? else { return Ok(()) };
+        let release = self.release(spare.release)?;
+        self.expire_before_filling(&release, fsx::unix_seconds())?;
+        let slots = &self.layout.slots;
+        slots.remove_all(DIRTY)?;
+        let permissions = self.permissions_of(spare.release.sequence())?;
+        let slot = slots.create_dir_as(DIRTY, permissions.directory())?;
+        self.fill_new_slot(slot, &release, permissions)?;
+        slots.sync_file_system()?;
+        slots.rename(DIRTY, slots, &spare.to_string())?;
+        Ok(slots.sync()?)
+    }
+}
+
+/// Whether a slot has another tree than its manifest says, or none: that is damaged, or somebody changed the slot.
+fn is_unknown_tree(error: &StoreError) -> bool {
+    matches!(error, StoreError::Manifest { .. } | StoreError::Tampered { .. }) && error.is_damage()
+}
+
+/// A slot that has nothing any more that the next release does not show.
+pub(super) struct ClearedSlot<'s> {
+    writer: SlotWriter<'s>,
+    changes: SlotChanges,
+}
+
+/// What one walk over the manifests of two releases finds for a slot.
+#[derive(Default)]
+struct SlotChanges {
+    /// Retired entries whose time was over by then may be absent already, and are not placed.
+    expired_through: u64,
+    places: Vec<Entry>,
+    /// Directories that something was removed from.
+    emptied: Vec<String>,
+    missing: Vec<FileEntry>,
+}
+
+impl SlotChanges {
+    /// Takes away what goes or changes, and notes what comes; of what stays,
+    /// the objects that are not `here`.
+    fn take(&mut self, pair: Pair, writer: &mut SlotWriter<'_>, here: &[ObjectId]) -> Result<(), StoreError> {
+        let through = self.expired_through;
+        match pair {
+            Pair::Old(old) => {
+                self.remove(&old, writer)?;
+                self.note_emptied(&old);
+                Ok(())
+            }
+            Pair::New(new) if new.has_expired(through) => {
+                self.need(&new, here);
+                Ok(())
+            }
+            Pair::New(new) => {
+                self.places.push(new);
+                Ok(())
+            }
+            Pair::Both(old, new) if new.has_expired(through) => {
+                self.need(&new, here);
+                self.remove(&old, writer)?;
+                self.note_emptied(&old);
+                Ok(())
+            }
+            Pair::Both(old, new) if old.kind == new.kind && !old.has_expired(through) => {
+                self.need(&new, here);
+                Ok(())
+            }
+            Pair::Both(old, new) => {
+                self.remove(&old, writer)?;
+                self.places.push(new);
+                Ok(())
+            }
+        }
+    }
+
+    /// Removes an entry of the old release.
+    fn remove(&self, old: &Entry, writer: &mut SlotWriter<'_>) -> Result<(), StoreError> {
+        if old.has_expired(self.expired_through) {
+            writer.remove_if_any(&old.path)?;
+        } else {
+            writer.remove(&old.path)?;
+        }
+        Ok(())
+    }
+
+    /// Notes the directory of an entry that nothing takes the place of.
+    fn note_emptied(&mut self, old: &Entry) {
+        match old.path.parent() {
+            Some(parent) if self.emptied.last().is_none_or(|last| last != parent) => self.emptied.push(parent.into()),
+            _ => {}
+        }
+    }
+
+    /// Notes the object of an entry that is not placed, if it is not `here`.
+    fn need(&mut self, entry: &Entry, here: &[ObjectId]) {
+        self.missing.extend(entry.file().filter(|file| here.binary_search(&file.object).is_err()));
+    }
+}
+
+/// Puts entries in their places by two writers of one slot: the system calls of
+/// one half hardly wait for those of the other. Answers what is left, in order.
+fn place_by_two(
+    entries: &[Entry],
+    helper: &mut SlotWriter<'_>,
+    writer: &mut SlotWriter<'_>,
+) -> Result<Vec<Entry>, StoreError> {
+    /// Fewer are not worth a thread.
+    const MANY: usize = 256;
+    if entries.len() < MANY {
+        return writer.place_each(entries);
+    }
+    let (first, second) = entries.split_at(entries.len() / 2);
+    let (first, second) = threads::join(|| helper.place_each(first), || writer.place_each(second));
+    let mut left = first?;
+    left.extend(second?);
+    Ok(left)
+}
+
+/// Asks the live release's manifest about entries in ascending order.
+struct LiveEntries {
+    stream: Option<Peekable<ManifestStream>>,
+}
+
+impl LiveEntries {
+    /// Whether it has the very same file. A damaged manifest has nothing from there on.
+    fn has(&mut self, entry: &Entry) -> bool {
+        let Some(stream) = self.stream.as_mut() else { return false };
+        loop {
+            match stream.peek() {
+                Some(Ok(live)) if live.path < entry.path => {
+                    stream.next();
+                }
+                Some(Ok(live)) => {
+                    return live.path == entry.path
+                        && live.kind == entry.kind
+                        && matches!(live.kind, EntryKind::File(_));
+                }
+                Some(Err(_)) | None => {
+                    self.stream = None;
+                    return false;
+                }
+            }
+        }
+    }
+}
