@@ -158,7 +158,7 @@ fn level(room: &str) -> usize {
         "manifest" | "pack" | "release" => 2,
         "cache" | "scan" | "store" | "protocol" | "notify" => 3,
         "mirror" => 4,
-        "push" | "serve" | "config" => 5,
+        "push" | "receiver" | "config" => 5,
         "fleet_status" => 6,
         "cli" | "main" => 7,
         // Ids and their like: imported everywhere, they import nothing but each other.
