@@ -4,7 +4,7 @@
 //!
 //! * [`hash`], [`tree_path`], [`varint`]: ids, validated names, numbers. [`fsx`]: every
 //!   touch of the disk. [`monitor`]: what the library tells while it works. [`cancel`]: the request to stop it.
-//! * [`text`]: text that came from elsewhere. [`threads`]: threads, also where the system hands out none.
+//! * [`error_kind`]: the kinds of all errors. [`text`]: text that came from elsewhere. [`threads`]: threads, also where the system hands out none.
 //! * [`manifest`]: the sorted entries of a release, how two of them differ, and how
 //!   that difference travels. [`release`]: the small record that names a manifest.
 //! * [`pack`]: blocks and packs, in which content travels.
@@ -26,6 +26,7 @@ pub mod cache;
 pub mod cancel;
 pub mod command;
 pub mod config;
+pub mod error_kind;
 pub mod fleet_status;
 pub mod fsx;
 pub mod hash;

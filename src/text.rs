@@ -1,8 +1,27 @@
-//! Text that came from elsewhere: which of its characters show nothing, or something else than is there.
+//! Text for people: errors with their causes, and text of peers without what misleads or leaks.
 
 mod secrets;
 
 pub use secrets::Secrets;
+
+use std::error::Error;
+
+/// Returns `error` and its causes on one line, joined by `: `. A cause that the text before it ends with is left out:
+/// some errors print their cause themselves.
+#[must_use]
+pub fn error_chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let words = cause.to_string();
+        if !words.is_empty() && !text.ends_with(&words) {
+            text.push_str(": ");
+            text.push_str(&words);
+        }
+        source = cause.source();
+    }
+    text
+}
 
 /// Whether a terminal shows nothing for `c`, or reorders what stands around it: control characters,
 /// line separators, bidirectional marks (CVE-2021-42574), and characters without a width.

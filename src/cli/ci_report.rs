@@ -166,7 +166,7 @@ fn markdown(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use headwater::mirror::{Expiries, FailureKind};
+    use headwater::mirror::{ErrorKind, Expiries};
     use headwater::push::{ChangeCounts, MirrorReport, Traffic};
     use headwater::tree_path::Site;
 
@@ -186,8 +186,8 @@ mod tests {
             needs_settling: false,
         };
         let error = "100% <b>|x:\n::set-output::".to_owned();
-        let failed = (0..failed)
-            .map(|number| one(number, Outcome::Failed { failure: FailureKind::Other, error: error.clone() }));
+        let failed =
+            (0..failed).map(|number| one(number, Outcome::Failed { failure: ErrorKind::Other, error: error.clone() }));
         Report {
             site: Site::new("docs").unwrap(),
             release: None,

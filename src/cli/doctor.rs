@@ -6,8 +6,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use clap::Args;
 use headwater::fsx;
 use headwater::mirror::{Expiries, Mirror, MirrorError, MirrorState};
-use headwater::push::{KnownStores, error_chain};
+use headwater::push::KnownStores;
 use headwater::store::Store;
+use headwater::text::error_chain;
 use headwater::threads;
 use serde::Serialize;
 
@@ -71,7 +72,7 @@ impl Problem {
     }
 
     fn of_mirror(error: &MirrorError) -> Self {
-        Self { what: error_chain(error), hint: hints::of_mirror(error.failure()).map(str::to_owned) }
+        Self { what: error_chain(error), hint: hints::of_mirror(error.kind()).map(str::to_owned) }
     }
 }
 

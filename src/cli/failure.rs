@@ -10,6 +10,7 @@ use serde::Serialize;
 
 use super::output::{escape, without_tokens};
 use super::terminal;
+use headwater::text::error_chain;
 
 /// How the program ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -217,7 +218,7 @@ impl Failure {
 
     /// The error with its causes, on one line, for JSON.
     pub(crate) fn text(&self) -> String {
-        without_tokens(&chain(&*self.error)).into_owned()
+        without_tokens(&error_chain(&*self.error)).into_owned()
     }
 
     /// The object that `--json` prints in place of the result of `command`, which ends with `exit`.
@@ -229,7 +230,7 @@ impl Failure {
     /// The lines for people: `error: …`, the details, `hint: …`. Nothing in
     /// them steers a terminal; the first word alone may be coloured.
     pub(crate) fn render(&self) -> String {
-        let mut text = format!("\x1b[1;31merror:\x1b[0m {}\n", escape(&chain(&*self.error)));
+        let mut text = format!("\x1b[1;31merror:\x1b[0m {}\n", escape(&error_chain(&*self.error)));
         for line in &self.details {
             text.push_str(&format!("  {}\n", escape(line)));
         }
@@ -249,22 +250,6 @@ impl Failure {
 /// Writes `text`, already escaped, to stderr.
 pub(crate) fn eprint_raw(text: &str) -> io::Result<()> {
     terminal::write_stderr(text)
-}
-
-/// The error and its causes on one line, each once, joined by `: `. Some
-/// errors print their cause themselves; that is not said twice.
-pub(crate) fn chain(error: &(dyn Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let words = error.to_string();
-        if !words.is_empty() && !text.ends_with(&words) {
-            text.push_str(": ");
-            text.push_str(&words);
-        }
-        cause = error.source();
-    }
-    text
 }
 
 #[cfg(test)]

@@ -1,9 +1,10 @@
 //! What to do next: the hint to every failure of the library, and its exit code.
 
-use headwater::mirror::{FailureKind as Kind, MirrorError};
-use headwater::push::{BuildError, GuardFault, PushError, error_chain};
+use headwater::mirror::{ErrorKind as Kind, MirrorError};
+use headwater::push::{BuildError, GuardFault, PushError};
 use headwater::release::ReleaseName;
 use headwater::scan::ScanError;
+use headwater::text::error_chain;
 
 use super::failure::{Exit, Failure};
 
@@ -26,10 +27,8 @@ pub(crate) fn of_push(error: PushError) -> Failure {
         PushError::Superseded { .. } => {
             (Exit::Superseded, Some("to publish the older content all the same: --allow-older".into()))
         }
-        PushError::Source { source, .. } => (Exit::Content, of_mirror(source.failure()).map(str::to_owned)),
-        PushError::Mirror { source, .. } => {
-            (mirror_exit(source.failure()), of_mirror(source.failure()).map(str::to_owned))
-        }
+        PushError::Source { source, .. } => (Exit::Content, of_mirror(source.kind()).map(str::to_owned)),
+        PushError::Mirror { source, .. } => (mirror_exit(source.kind()), of_mirror(source.kind()).map(str::to_owned)),
         PushError::EmptySource { .. } => (Exit::Content, Some("push a tree to it first".into())),
         PushError::Nested { .. } => {
             (Exit::Usage, Some("keep the tree, the mirrors and the cache (--cache) apart from one another".into()))
@@ -212,7 +211,7 @@ const fn of_place(kind: Kind) -> Option<&'static str> {
 
 /// The failure of a command on one mirror.
 pub(crate) fn on_mirror(mirror: &str, error: &MirrorError) -> Failure {
-    let kind = error.failure();
+    let kind = error.kind();
     let error = error_chain(error);
     // A location that the error names already is not said twice.
     let is_named = error.strip_prefix(mirror).is_some_and(|rest| rest.starts_with(' '));
@@ -247,16 +246,16 @@ mod tests {
 
     #[test]
     fn hints_speak_of_what_is_to_be_done() {
-        let refused = |kind: &str, detail: Option<Detail>| MirrorError::Remote {
+        let refused = |kind: Kind, detail: Option<Detail>| MirrorError::Remote {
             refusal: ProtocolError { detail, ..ProtocolError::new(kind, "no") },
         };
         let what = || "x".to_owned();
         for (error, name, words) in [
-            (refused("no_space", Some(Detail::Quota)), "no_space", "`quota`"),
-            (refused("no_space", None), "no_space", "free some space"),
-            (refused("unauthorized", None), "unauthorized", "HEADWATER_TOKEN"),
-            (refused("unauthorized", Some(Detail::Expired)), "unauthorized", "headwater token new --site"),
-            (refused("forbidden", None), "unauthorized", "headwater token new --site"),
+            (refused(Kind::NoSpace, Some(Detail::Quota)), "no_space", "`quota`"),
+            (refused(Kind::NoSpace, None), "no_space", "free some space"),
+            (refused(Kind::Unauthorized, None), "unauthorized", "HEADWATER_TOKEN"),
+            (refused(Kind::Unauthorized, Some(Detail::Expired)), "unauthorized", "headwater token new --site"),
+            (refused(Kind::Forbidden, None), "unauthorized", "headwater token new --site"),
             (TransportError::Tls { what: what() }.into(), "unreachable", "`ca`"),
             (TransportError::BodyTooLarge { bytes: 1 }.into(), "protocol", "client_max_body_size"),
             (TransportError::Foreign { status: 502, what: what() }.into(), "unreachable", "behind it does not"),
@@ -264,8 +263,8 @@ mod tests {
             (TransportError::SshDenied { what: what() }.into(), "unauthorized", "a key"),
             (TransportError::HostKey { what: what() }.into(), "unauthorized", "known_hosts"),
         ] {
-            let hint = of_mirror(error.failure()).unwrap();
-            assert_eq!(error.failure().name(), name, "{error}");
+            let hint = of_mirror(error.kind()).unwrap();
+            assert_eq!(error.kind().report_name(), name, "{error}");
             assert!(hint.contains(words), "{error}: {hint}");
         }
     }

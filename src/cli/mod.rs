@@ -346,10 +346,11 @@ fn config_failure(error: ConfigError) -> Failure {
 /// The same, for a file of nothing but tokens.
 fn token_file_failure(error: ConfigError) -> Failure {
     match error {
-        ConfigError::Read(error) => {
-            Failure::new(Exit::Usage, format!("cannot use the file of --token-file: {}", failure::chain(&error)))
-                .with_hint("it must exist and be readable; `headwater token new` prints what goes into it")
-        }
+        ConfigError::Read(error) => Failure::new(
+            Exit::Usage,
+            format!("cannot use the file of --token-file: {}", headwater::text::error_chain(&error)),
+        )
+        .with_hint("it must exist and be readable; `headwater token new` prints what goes into it"),
         error => config_failure(error),
     }
 }

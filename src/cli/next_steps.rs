@@ -1,6 +1,6 @@
 //! What to do after a push that did not end well everywhere: the hints below its result.
 
-use headwater::mirror::FailureKind;
+use headwater::mirror::ErrorKind;
 use headwater::push::{MirrorReport, Outcome, Report};
 
 use super::failure::{Exit, Failure, eprint_raw};
@@ -110,7 +110,7 @@ fn lower_require(report: &Report, command: &str) -> String {
 }
 
 /// The kinds of the failures of mirrors.
-pub(crate) fn failures(report: &Report) -> impl Iterator<Item = FailureKind> {
+pub(crate) fn failures(report: &Report) -> impl Iterator<Item = ErrorKind> {
     report.mirrors.iter().filter_map(|mirror| match &mirror.outcome {
         Outcome::Failed { failure, .. } => Some(*failure),
         _ => None,

@@ -28,10 +28,11 @@ use serde::Serialize;
 
 use super::args::{OUTPUT, RUN};
 use super::ci_report::{self, ReportedEnd};
-use super::failure::{Exit, Failure, chain};
+use super::failure::{Exit, Failure};
 use super::output::{counted, escape};
 use super::progress::Progress;
 use super::{metrics, settings, watcher};
+use headwater::text::error_chain;
 
 /// Longest time for one request to others.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -272,7 +273,7 @@ impl<'a> Notifications<'a> {
         let order = CommandSpec { command, directory, variables, secret_variables, input, kept_bytes, limit };
         let ran = command::run_unless(&order, &|| self.lingering.is_cancelled());
         let given = counted(paths.len() as u64, "path", "paths");
-        self.note(who, ran.map(|_| format!("ran with {given}")).map_err(|error| chain(&error)));
+        self.note(who, ran.map(|_| format!("ran with {given}")).map_err(|error| error_chain(&error)));
     }
 
     fn ping(&mut self, what: &str) {
@@ -338,7 +339,9 @@ impl<'a> Notifications<'a> {
         let path = scratch.join(PENDING);
         let written = fsx::create_dir_all(scratch)
             .and_then(|()| fsx::replace_file(&path, |out| urls.iter().try_for_each(|url| writeln!(out, "{url}"))));
-        written.map(|()| String::new()).map_err(|error| format!("what is left cannot be remembered: {}", chain(&error)))
+        written
+            .map(|()| String::new())
+            .map_err(|error| format!("what is left cannot be remembered: {}", error_chain(&error)))
     }
 
     fn write_metrics(&mut self, seen: Vec<Poll>, report: Option<&Report>, code: u8) {
@@ -349,7 +352,7 @@ impl<'a> Notifications<'a> {
         let ended = Some(metrics::Ended { code, milliseconds });
         let told = metrics::MetricsInputs { site: &site, mirror_statuses: &look.mirror_statuses, ended, now: look.now };
         if let Err(error) = metrics::write(&path, &told) {
-            self.note("metrics", Err(chain(&error)));
+            self.note("metrics", Err(error_chain(&error)));
         }
     }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use headwater::config::{Config, Require};
-use headwater::mirror::{FailureKind, Mirror};
+use headwater::mirror::{ErrorKind, Mirror};
 use headwater::monitor::Monitor as _;
 use headwater::push::{self, ChangeCounts, Fleet, Goal, MirrorReport, Options, Outcome, Report, Source};
 use headwater::scan::Root;
@@ -232,14 +232,14 @@ pub(crate) fn execute(
     // What was to follow was cut short.
     let exit = if progress.is_cancelled() { Exit::Interrupted } else { exit };
     expiry::warn(&report, &progress);
-    let inputs = after.end(Some(&report), exit.code(), &progress);
+    let told = after.end(Some(&report), exit.code(), &progress);
     if output.json {
         print_json(&PushOutput {
             headwater: command,
             version: 1,
             exit_code: exit.code(),
             report: &report,
-            inputs: &inputs,
+            told: &told,
         })?;
     }
     progress.finish();
@@ -270,7 +270,7 @@ struct PushOutput<'a> {
     report: &'a Report,
     /// Who else was told, and whether they took it.
     #[serde(skip_serializing_if = "<[NotificationResult]>::is_empty")]
-    inputs: &'a [NotificationResult],
+    told: &'a [NotificationResult],
 }
 
 /// The exit code of a report.
@@ -309,10 +309,10 @@ fn outcome(outcome: &Outcome) -> Option<failure::MirrorOutcome> {
 }
 
 /// What a failure of a mirror counts as.
-pub(crate) fn outcome_of_failure(failure: FailureKind) -> failure::MirrorOutcome {
+pub(crate) fn outcome_of_failure(failure: ErrorKind) -> failure::MirrorOutcome {
     match failure {
         denial if denial.is_denial() => failure::MirrorOutcome::Denied,
-        FailureKind::Locked => failure::MirrorOutcome::Locked,
+        ErrorKind::Locked => failure::MirrorOutcome::Locked,
         _ => failure::MirrorOutcome::Failed,
     }
 }
@@ -450,13 +450,13 @@ fn releases(mirror: &MirrorReport) -> String {
 }
 
 /// The kind of a failure, for a table: the sentence was shown on stderr when it happened.
-pub(crate) fn failed(failure: FailureKind) -> String {
+pub(crate) fn failed(failure: ErrorKind) -> String {
     format!("failed ({})", kind(failure))
 }
 
 /// The name of a kind of failure as people write it.
-pub(crate) fn kind(failure: FailureKind) -> String {
-    failure.name().replace('_', " ")
+pub(crate) fn kind(failure: ErrorKind) -> String {
+    failure.report_name().replace('_', " ")
 }
 
 pub(crate) fn outcome_text(outcome: &Outcome) -> String {

@@ -2,8 +2,9 @@
 
 use headwater::fleet_status::{self, Usage};
 use headwater::mirror::Link;
-use headwater::push::{PolledMirror, error_chain};
+use headwater::push::PolledMirror;
 use headwater::release::Release;
+use headwater::text::error_chain;
 use serde::Serialize;
 
 use super::args::{OutputArgs, ReleasesArgs};

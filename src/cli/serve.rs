@@ -6,11 +6,11 @@ use std::sync::Arc;
 
 use clap::{Args, ValueHint};
 use headwater::config::{ConfigError, serve as config};
-use headwater::push::error_chain;
 use headwater::receiver::{
     self, AuthPolicy, Exposure, GroupError, Handle, Log, LogRecord, ReceiverSettings, ServeError, Server, SiteSettings,
     TokenRecord,
 };
+use headwater::text::error_chain;
 use headwater::tree_path::Site;
 use jiff::Timestamp;
 use serde::Serialize;

@@ -118,7 +118,7 @@ fn tree_path(text: &str) -> Result<TreePath, Failure> {
 
 fn find(mirror: &dyn Mirror, seen: &Poll, all: &[Poll], path: &TreePath) -> Found {
     let mut found = Found { mirror: seen.mirror.clone(), location: seen.location.clone(), ..Found::default() };
-    let told = seen.state.as_ref().map_err(|error| headwater::push::error_chain(error));
+    let told = seen.state.as_ref().map_err(|error| headwater::text::error_chain(error));
     let told = told.and_then(|state| {
         found.sequence = state.current.map(|current| current.sequence());
         state.current_release().ok_or_else(|| match state.current {
@@ -148,7 +148,7 @@ fn find(mirror: &dyn Mirror, seen: &Poll, all: &[Poll], path: &TreePath) -> Foun
 }
 
 fn at(mirror: &dyn Mirror, release: &Release, path: &TreePath) -> Result<Option<headwater::manifest::Entry>, String> {
-    let bytes = mirror.manifest(&release.manifest).map_err(|error| headwater::push::error_chain(&error))?;
+    let bytes = mirror.manifest(&release.manifest).map_err(|error| headwater::text::error_chain(&error))?;
     let entries = ManifestReader::new(bytes, Some(release.manifest)).map_err(|error| error.to_string())?;
     for entry in entries {
         let entry = entry.map_err(|error| error.to_string())?;

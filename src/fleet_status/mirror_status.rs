@@ -6,9 +6,9 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::fleet_status::{Poll, Public, Usage};
-use crate::mirror::{EventKind, Expiries, Expiry, FailureKind, HistoryEvent};
-use crate::push::error_chain;
+use crate::mirror::{ErrorKind, EventKind, Expiries, Expiry, HistoryEvent};
 use crate::release::Release;
+use crate::text::error_chain;
 use crate::tree_path::Site;
 
 /// A receiver looks after what is due once an hour.
@@ -226,7 +226,7 @@ impl Poll {
         let state = match &self.state {
             Ok(state) => state,
             Err(error) => {
-                mirror_status.state = if is_frozen { StatusKind::Frozen } else { state_of(error.failure()) };
+                mirror_status.state = if is_frozen { StatusKind::Frozen } else { state_of(error.kind()) };
                 mirror_status.error = Some(error_chain(error));
                 return mirror_status;
             }
@@ -280,14 +280,14 @@ impl Poll {
     }
 }
 
-const fn state_of(failure: FailureKind) -> StatusKind {
+const fn state_of(failure: ErrorKind) -> StatusKind {
     match failure {
         failure if failure.is_denial() => StatusKind::Denied,
-        FailureKind::Unreachable
-        | FailureKind::Certificate
-        | FailureKind::BadGateway
-        | FailureKind::Timeout
-        | FailureKind::Busy => StatusKind::Unreachable,
+        ErrorKind::Unreachable
+        | ErrorKind::Certificate
+        | ErrorKind::BadGateway
+        | ErrorKind::Timeout
+        | ErrorKind::Busy => StatusKind::Unreachable,
         _ => StatusKind::Unknown,
     }
 }
@@ -482,7 +482,7 @@ mod tests {
         seen(mirror, Ok(state))
     }
 
-    fn refusing(mirror: &str, kind: &str) -> Poll {
+    fn refusing(mirror: &str, kind: ErrorKind) -> Poll {
         seen(mirror, Err(MirrorError::Remote { refusal: ProtocolError::new(kind, "no") }))
     }
 
@@ -506,9 +506,9 @@ mod tests {
             staging,
             serving("behind", &[one]),
             serving("diverged", &[oldest]),
-            refusing("unreachable", "busy"),
-            refusing("denied", "forbidden"),
-            refusing("unknown", "damaged"),
+            refusing("unreachable", ErrorKind::Busy),
+            refusing("denied", ErrorKind::Forbidden),
+            refusing("unknown", ErrorKind::DamagedBase),
         ];
         let mut wanted: Vec<(String, StatusKind)> =
             StatusKind::ALL.map(|state| (state.name().to_owned(), state)).to_vec();
@@ -553,7 +553,11 @@ mod tests {
 
     #[test]
     fn a_frozen_mirror_is_frozen_also_where_it_does_not_answer() {
-        let rows = evaluate(&[refusing("cold", "busy"), serving("b", &[release(1, b"1")])], |name| name == "cold", NOW);
+        let rows = evaluate(
+            &[refusing("cold", ErrorKind::Busy), serving("b", &[release(1, b"1")])],
+            |name| name == "cold",
+            NOW,
+        );
         assert_eq!((rows[0].state, rows[0].is_known(), rows[0].is_well()), (StatusKind::Frozen, false, true));
         assert!(rows[0].error.is_some());
     }
@@ -633,8 +637,8 @@ mod tests {
         assert_eq!(at(&[serving("b", &all), serving("c", &all[1..2])]), Severity::Warning);
         assert_eq!(at(&[serving("b", &all), serving("c", &all[..1])]), Severity::Critical);
         assert_eq!(at(&[serving("b", &all), serving("cold", &all[..1])]), Severity::Ok);
-        assert_eq!(at(&[serving("b", &all), refusing("x", "busy")]), Severity::Warning);
-        assert_eq!(at(&[refusing("x", "busy"), refusing("y", "forbidden")]), Severity::Unknown);
+        assert_eq!(at(&[serving("b", &all), refusing("x", ErrorKind::Busy)]), Severity::Warning);
+        assert_eq!(at(&[refusing("x", ErrorKind::Busy), refusing("y", ErrorKind::Forbidden)]), Severity::Unknown);
         assert_eq!(at(&[]), Severity::Unknown);
     }
 }

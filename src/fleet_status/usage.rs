@@ -10,8 +10,8 @@ use serde::Serialize;
 use crate::hash::ObjectId;
 use crate::manifest::ManifestReader;
 use crate::mirror::{Mirror, MirrorError, MirrorState};
-use crate::push::error_chain;
 use crate::release::Release;
+use crate::text::error_chain;
 
 /// What a mirror takes on disk.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]

@@ -4,6 +4,7 @@
 //! single objects, so that a place that runs no code of ours can be a mirror
 //! too. Refuses to know what a fleet is and in which order mirrors switch.
 
+mod error;
 mod expiry;
 mod http;
 mod local;
@@ -15,6 +16,7 @@ mod ssh;
 mod state;
 mod transport_error;
 
+pub use error::MirrorError;
 pub use expiry::{EXPIRES_SOON, Expiries, Expiring, Expiry};
 pub use http::{
     BearerToken, ClientIdentity, Credentials, CredentialsError, Exchange, HttpMirror, Limiter, ProxyChoice, Semaphore,
@@ -34,325 +36,17 @@ use std::fmt;
 use std::io::Read;
 use std::path::PathBuf;
 
-use crate::fsx::IoError;
-use crate::hash::{HistoryId, ManifestId, ObjectId, StoreId};
+pub use crate::error_kind::ErrorKind;
+use crate::hash::{ManifestId, ObjectId, StoreId};
 use crate::monitor::Monitor;
 use crate::release::ReleaseName;
 pub use crate::store::{Depth, EventKind, Fault, FetchRecords, HistoryEvent, Pruned, Repaired, Verified};
 
-use crate::protocol::{Detail, ProtocolError};
 pub use crate::protocol::{HookRun, HookState, ObjectPart, Settled};
-use crate::store::StoreError;
-use crate::threads::ThreadError;
 use crate::tree_path::Site;
 
 /// An error of whoever supplies content.
 pub type SourceError = Box<dyn Error + Send + Sync>;
-
-/// Why a mirror did not do what was asked.
-#[derive(Debug, thiserror::Error)]
-pub enum MirrorError {
-    /// Its store.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    /// A remote mirror refused.
-    #[error("{refusal}")]
-    Remote {
-        /// What it answered. Of a peer: to be escaped before it is shown.
-        refusal: ProtocolError,
-    },
-    /// The way to a remote mirror.
-    #[error(transparent)]
-    Transport(#[from] TransportError),
-    /// The origin could not supply what it had announced.
-    #[error("the origin could not supply what it announced")]
-    Source(#[source] SourceError),
-    /// It has another store than before, or none any more.
-    #[error("{}", other_store(*expected, *found))]
-    OtherStore {
-        /// The store that was there before.
-        expected: StoreId,
-        /// The store that is there now.
-        found: Option<StoreId>,
-    },
-    /// Its fleet has another history.
-    #[error("it serves release {current} of history {found}, and the other mirrors are of history {history}")]
-    ForeignHistory {
-        /// What it serves.
-        current: ReleaseName,
-        /// The history of that.
-        found: HistoryId,
-        /// The history of the others.
-        history: HistoryId,
-    },
-    /// Its sequences cannot be those of its fleet.
-    #[error(
-        "it has a release of sequence {sequence}, and the highest of all other mirrors is {highest}: it is not believed"
-    )]
-    FarBeyond {
-        /// The highest sequence there.
-        sequence: u64,
-        /// The highest sequence of the others.
-        highest: u64,
-    },
-    /// This machine hands out no thread for it.
-    #[error(transparent)]
-    Thread(#[from] ThreadError),
-    /// The user asked to stop.
-    #[error("stopped")]
-    Cancelled,
-}
-
-fn other_store(expected: StoreId, found: Option<StoreId>) -> String {
-    match found {
-        Some(found) => format!("it has store {found}, and had store {expected} before"),
-        None => format!("it is empty, and had store {expected} before"),
-    }
-}
-
-/// What kind of failure it is, for those who decide what to do about it. Kinds that differ only in
-/// what people have to do have one name.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum FailureKind {
-    /// We may not: permissions.
-    Denied,
-    /// Its file system is read-only.
-    ReadOnly,
-    /// It belongs to another user.
-    OtherOwner,
-    /// It is the mirror of another site.
-    OtherSite,
-    /// It has another store than before, or none any more.
-    OtherStore,
-    /// There are files that are not ours.
-    NotEmpty,
-    /// No mirror can be at this place.
-    UnsuitableLocation,
-    /// It was written by a newer headwater.
-    NewerFormat,
-    /// It has too little room.
-    NoSpace,
-    /// The site may not have so much there, whatever the disk could take.
-    OverQuota,
-    /// A file is larger than the system lets the process write.
-    FileTooLarge,
-    /// Somebody else is at work.
-    Locked,
-    /// Another release became current meanwhile.
-    Conflict,
-    /// It serves a release of another history.
-    OtherHistory,
-    /// Its sequences cannot be those of its fleet.
-    FarBeyond,
-    /// The fault is at the origin.
-    SourceUnavailable,
-    /// The mirror's base for the manifest change is damaged.
-    DamagedBase,
-    /// No way there, or it broke.
-    Unreachable,
-    /// TLS that did not begin, mostly because a certificate was not accepted.
-    Certificate,
-    /// A proxy in front of it that does not reach it.
-    BadGateway,
-    /// No token, or one that is not known there.
-    Unauthorized,
-    /// A token that has expired, is for another site, or may not do this.
-    Forbidden,
-    /// `ssh` was not let in.
-    SshAuth,
-    /// A host with another key than the one that is known.
-    HostKey,
-    /// Silence, or a deadline.
-    Timeout,
-    /// What answers is no receiver of headwater, or not the one that was meant.
-    Protocol,
-    /// A proxy in front of it that takes no body of such a length.
-    BodyLimit,
-    /// A receiver that needs another version of the protocol.
-    Version,
-    /// The receiver has too much to do.
-    Busy,
-    /// The user asked to stop.
-    Cancelled,
-    /// Everything else.
-    Other,
-}
-
-impl FailureKind {
-    /// Whether access was denied.
-    #[must_use]
-    pub const fn is_denial(self) -> bool {
-        matches!(
-            self,
-            Self::Denied
-                | Self::OtherOwner
-                | Self::OtherSite
-                | Self::Unauthorized
-                | Self::Forbidden
-                | Self::SshAuth
-                | Self::HostKey
-        )
-    }
-
-    /// Its name in JSON.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Denied => "denied",
-            Self::ReadOnly => "read_only",
-            Self::OtherOwner => "other_owner",
-            Self::OtherSite => "other_site",
-            Self::OtherStore => "other_store",
-            Self::NotEmpty => "not_empty",
-            Self::UnsuitableLocation => "bad_place",
-            Self::NewerFormat => "newer_format",
-            Self::NoSpace | Self::OverQuota => "no_space",
-            Self::FileTooLarge => "file_too_large",
-            Self::Locked => "locked",
-            Self::Conflict => "conflict",
-            Self::OtherHistory => "other_history",
-            Self::FarBeyond => "far_beyond",
-            Self::SourceUnavailable => "origin",
-            Self::DamagedBase => "damaged",
-            Self::Unreachable | Self::Certificate | Self::BadGateway => "unreachable",
-            Self::Unauthorized | Self::Forbidden | Self::SshAuth | Self::HostKey => "unauthorized",
-            Self::Timeout => "timeout",
-            Self::Protocol | Self::BodyLimit => "protocol",
-            Self::Version => "version",
-            Self::Busy => "busy",
-            Self::Cancelled => "cancelled",
-            Self::Other => "other",
-        }
-    }
-
-    /// The kind of a refusal. What only a mirror's own machine can know comes back as it
-    /// was there; that a request was not understood is a matter of the protocol.
-    #[must_use]
-    pub fn of_refusal(refusal: &ProtocolError) -> Self {
-        const SAME: [FailureKind; 15] = [
-            FailureKind::Denied,
-            FailureKind::ReadOnly,
-            FailureKind::OtherOwner,
-            FailureKind::OtherSite,
-            FailureKind::NotEmpty,
-            FailureKind::UnsuitableLocation,
-            FailureKind::NewerFormat,
-            FailureKind::NoSpace,
-            FailureKind::FileTooLarge,
-            FailureKind::Locked,
-            FailureKind::Conflict,
-            FailureKind::OtherHistory,
-            FailureKind::DamagedBase,
-            FailureKind::Version,
-            FailureKind::Busy,
-        ];
-        let kind = refusal.kind.as_str();
-        match (kind, refusal.detail) {
-            ("no_space", Some(Detail::Quota)) => return Self::OverQuota,
-            ("unauthorized", Some(Detail::Expired)) => return Self::Forbidden,
-            _ => {}
-        }
-        match kind {
-            "unauthorized" => Self::Unauthorized,
-            "forbidden" => Self::Forbidden,
-            "malformed" | "too_large" | "not_asked_for" | "unknown" => Self::Protocol,
-            _ => SAME.into_iter().find(|failure| failure.name() == kind).unwrap_or(Self::Other),
-        }
-    }
-
-    /// The kind of an error on the way.
-    #[must_use]
-    const fn of_transport(error: &TransportError) -> Self {
-        match error {
-            TransportError::Unreachable { .. } | TransportError::Lost { .. } | TransportError::Ssh { .. } => {
-                Self::Unreachable
-            }
-            TransportError::Certificate { .. } | TransportError::Tls { .. } => Self::Certificate,
-            TransportError::Foreign { status: 502..=504, .. } => Self::BadGateway,
-            TransportError::Timeout { .. } | TransportError::Deadline => Self::Timeout,
-            TransportError::Version { .. } => Self::Version,
-            TransportError::SshDenied { .. } => Self::SshAuth,
-            TransportError::HostKey { .. } => Self::HostKey,
-            TransportError::BodyTooLarge { .. } => Self::BodyLimit,
-            TransportError::OtherSite { .. } => Self::OtherSite,
-            TransportError::ReceiverFailed { .. } => Self::Other,
-            TransportError::NoTls
-            | TransportError::Redirect { .. }
-            | TransportError::Foreign { .. }
-            | TransportError::NoReceiver { .. }
-            | TransportError::OtherDirectory { .. }
-            | TransportError::Forgotten => Self::Protocol,
-        }
-    }
-}
-
-impl MirrorError {
-    /// What kind of failure it is.
-    #[must_use]
-    pub fn failure(&self) -> FailureKind {
-        match self {
-            Self::Remote { refusal } => FailureKind::of_refusal(refusal),
-            Self::Transport(error) => FailureKind::of_transport(error),
-            Self::Source(_) | Self::Thread(_) => FailureKind::SourceUnavailable,
-            Self::OtherStore { .. } => FailureKind::OtherStore,
-            Self::FarBeyond { .. } => FailureKind::FarBeyond,
-            Self::Cancelled | Self::Store(StoreError::Cancelled) => FailureKind::Cancelled,
-            Self::Store(StoreError::Locked { .. }) => FailureKind::Locked,
-            Self::Store(StoreError::OtherOwner { .. }) => FailureKind::OtherOwner,
-            Self::Store(StoreError::OtherSite { .. }) => FailureKind::OtherSite,
-            Self::Store(StoreError::NotEmpty { .. }) => FailureKind::NotEmpty,
-            Self::Store(
-                StoreError::NotDirectory { .. }
-                | StoreError::NoParent { .. }
-                | StoreError::InsideMirror { .. }
-                | StoreError::FileSystem { .. }
-                | StoreError::NoLinks { .. }
-                | StoreError::NotAStore { .. },
-            ) => FailureKind::UnsuitableLocation,
-            Self::Store(StoreError::NewerFormat { .. }) => FailureKind::NewerFormat,
-            Self::Store(StoreError::NoSpace { .. } | StoreError::NoInodes { .. }) => FailureKind::NoSpace,
-            Self::Store(StoreError::Io(error)) if is_denial(error) => FailureKind::Denied,
-            Self::Store(StoreError::Io(error)) if error.kind() == std::io::ErrorKind::ReadOnlyFilesystem => {
-                FailureKind::ReadOnly
-            }
-            Self::Store(StoreError::Io(error)) if is_full(error) => FailureKind::NoSpace,
-            Self::Store(StoreError::Io(error)) if error.kind() == std::io::ErrorKind::FileTooLarge => {
-                FailureKind::FileTooLarge
-            }
-            Self::Store(StoreError::Conflict { .. } | StoreError::NotNewer { .. } | StoreError::NotStaged { .. }) => {
-                FailureKind::Conflict
-            }
-            Self::ForeignHistory { .. } | Self::Store(StoreError::OtherHistory { .. }) => FailureKind::OtherHistory,
-            Self::Store(error @ StoreError::Manifest { .. }) if !error.is_damage() => FailureKind::Other,
-            Self::Store(StoreError::Manifest { .. } | StoreError::DamagedBases { .. }) => FailureKind::DamagedBase,
-            Self::Store(_) => FailureKind::Other,
-        }
-    }
-
-    /// The old objects that are damaged there, where that is why new content could not be taken.
-    #[must_use]
-    pub fn damaged_bases(&self) -> &[ObjectId] {
-        match self {
-            Self::Store(StoreError::DamagedBases { objects }) => objects,
-            Self::Remote { refusal } => &refusal.objects,
-            _ => &[],
-        }
-    }
-}
-
-fn is_denial(error: &IoError) -> bool {
-    error.kind() == std::io::ErrorKind::PermissionDenied
-}
-
-fn is_full(error: &IoError) -> bool {
-    matches!(error.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded)
-}
-
-impl From<IoError> for MirrorError {
-    fn from(error: IoError) -> Self {
-        Self::Store(error.into())
-    }
-}
 
 /// What lies between the origin and a mirror.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -464,7 +158,7 @@ pub trait Mirror: Send + Sync + fmt::Debug {
     /// compare-and-set. Durable when it returns.
     ///
     /// # Errors
-    /// [`FailureKind::Conflict`] when another one is current.
+    /// [`ErrorKind::Conflict`] when another one is current.
     fn activate(&self, release: ReleaseName, expected: Option<ReleaseName>) -> Result<(), MirrorError>;
 
     /// Forgets a staged release.

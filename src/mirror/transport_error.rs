@@ -1,5 +1,6 @@
 //! What can go wrong on the way to a remote mirror.
 
+use crate::error_kind::ErrorKind;
 use crate::text::Secrets;
 use crate::tree_path::Site;
 
@@ -152,6 +153,31 @@ impl TransportError {
         };
         for text in texts.into_iter().flatten() {
             *text = secrets.clean(text).into_owned();
+        }
+    }
+}
+
+impl TransportError {
+    /// What kind of failure it is.
+    #[must_use]
+    pub(super) const fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Unreachable { .. } | Self::Lost { .. } | Self::Ssh { .. } => ErrorKind::Unreachable,
+            Self::Certificate { .. } | Self::Tls { .. } => ErrorKind::Certificate,
+            Self::Foreign { status: 502..=504, .. } => ErrorKind::BadGateway,
+            Self::Timeout { .. } | Self::Deadline => ErrorKind::Timeout,
+            Self::Version { .. } => ErrorKind::Version,
+            Self::SshDenied { .. } => ErrorKind::SshAuth,
+            Self::HostKey { .. } => ErrorKind::HostKey,
+            Self::BodyTooLarge { .. } => ErrorKind::BodyLimit,
+            Self::OtherSite { .. } => ErrorKind::OtherSite,
+            Self::ReceiverFailed { .. } => ErrorKind::Other,
+            Self::NoTls
+            | Self::Redirect { .. }
+            | Self::Foreign { .. }
+            | Self::NoReceiver { .. }
+            | Self::OtherDirectory { .. }
+            | Self::Forgotten => ErrorKind::Protocol,
         }
     }
 }

@@ -5,6 +5,7 @@
 //! This room has the messages and limits that both ends share. It touches no
 //! socket, file or clock, and refuses to know who asks and who answers.
 
+mod error;
 mod part;
 mod settled;
 
@@ -18,6 +19,7 @@ use crate::release::ReleaseName;
 pub use crate::store::{Fault, HistoryEvent, Pruned, Verified};
 use crate::tree_path::Site;
 
+pub use error::{Detail, ProtocolError, READ_ONLY};
 pub use part::{Holds, ObjectPart};
 pub use settled::{HookRun, HookState, Settled};
 
@@ -164,46 +166,6 @@ impl Resource {
             [name] => Action::ALL.into_iter().find(|action| action.name() == name).map(Self::Action),
             _ => None,
         }
-    }
-}
-
-/// Why a request was refused.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
-#[error("{message}")]
-pub struct ProtocolError {
-    /// What kind of failure; see the protocol.
-    pub kind: String,
-    /// For people, one line. Of a peer: to be escaped before it is shown.
-    pub message: String,
-    /// Old objects that are damaged there, where that is why.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub objects: Vec<ObjectId>,
-    /// What of its kind it is, where that decides what is to be done.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub detail: Option<Detail>,
-}
-
-/// The message of a refusal `forbidden` to whoever may read and wants to push.
-pub const READ_ONLY: &str = "this token may read, and not push";
-
-/// What the kind of a refusal does not tell.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Detail {
-    /// `no_space` where there may be room, but the site has a quota.
-    Quota,
-    /// `unauthorized` by a token that held once.
-    Expired,
-    /// One that this version does not know.
-    #[serde(other)]
-    Other,
-}
-
-impl ProtocolError {
-    /// A refusal.
-    #[must_use]
-    pub fn new(kind: &str, message: impl Into<String>) -> Self {
-        Self { kind: kind.to_owned(), message: message.into(), objects: Vec::new(), detail: None }
     }
 }
 

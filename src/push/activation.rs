@@ -5,15 +5,16 @@ use std::time::{Duration, Instant};
 
 use crate::cancel::{CANCEL_POLL_INTERVAL, pause};
 use crate::hash::StoreId;
-use crate::mirror::{FailureKind, MirrorError, MirrorState};
+use crate::mirror::{ErrorKind, MirrorError, MirrorState};
 use crate::monitor::{Event, Monitor as _};
 use crate::push::options::Options;
-use crate::push::outcome::{Outcome, error_chain};
+use crate::push::outcome::Outcome;
 use crate::push::publication::Publication;
 use crate::push::push_monitor::PushMonitor;
 use crate::push::rollout::{mirror, stage_alone};
 use crate::push::{PushError, fleet};
 use crate::release::{Release, ReleaseName, Succession};
+use crate::text::error_chain;
 use crate::threads;
 
 /// How often a slot is taken back from pushes that have lost.
@@ -52,7 +53,7 @@ pub(super) fn activate(
         }
         let lead = rest.remove(0);
         let activated = match try_one(publication, lead, publication.members[lead].current(), options, monitor) {
-            Err(error) if is_lost(publication, error.failure()) => match ask_who_won(publication, lead, options) {
+            Err(error) if is_lost(publication, error.kind()) => match ask_who_won(publication, lead, options) {
                 RaceWinner::Ours => Ok(()),
                 // Another push took the slot and gave it up.
                 RaceWinner::Nobody if tries < MAX_TRIES && stage_alone(publication, lead, options, monitor).is_ok() => {
@@ -94,7 +95,7 @@ pub(super) fn activate_one(
     for _ in 0..MAX_TRIES {
         let error = match try_one(publication, index, expected, options, monitor) {
             Ok(()) => return Outcome::Activated,
-            Err(error) if is_lost(publication, error.failure()) => error,
+            Err(error) if is_lost(publication, error.kind()) => error,
             Err(error) => return failed(publication, index, &error, monitor),
         };
         let Ok(state) = mirror(publication, index).state() else { return failed(publication, index, &error, monitor) };
@@ -129,8 +130,8 @@ pub(super) fn activate_one(
 
 /// Whether a mirror refused the target because another push was quicker. Of a new release that is also so where
 /// the mirror has another history: it had none, or the same, when it was asked.
-pub(super) fn is_lost(publication: &Publication, failure: FailureKind) -> bool {
-    failure == FailureKind::Conflict || publication.is_new && failure == FailureKind::OtherHistory
+pub(super) fn is_lost(publication: &Publication, failure: ErrorKind) -> bool {
+    failure == ErrorKind::Conflict || publication.is_new && failure == ErrorKind::OtherHistory
 }
 
 /// What becomes of a push that lost a compare-and-set on `index` in this `race`: everything

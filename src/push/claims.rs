@@ -10,9 +10,9 @@ use crate::mirror::MirrorError;
 use crate::monitor::{Event, Monitor};
 use crate::push::fleet::{self, PolledMirror};
 use crate::push::options::Options;
-use crate::push::outcome::error_chain;
 use crate::push::{PushError, for_all};
 use crate::release::{MAX_SEQUENCE, Release, ReleaseName};
+use crate::text::error_chain;
 
 /// How far the sequences of one mirror may be above those of all others. Mirrors that were left out for long are behind
 /// by the number of releases since; no fleet makes a million of them meanwhile.

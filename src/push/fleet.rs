@@ -11,10 +11,10 @@ use crate::monitor::{Event, Monitor};
 use crate::push::PushError;
 use crate::push::guards::{GuardFault, HistoryOfMirror};
 use crate::push::options::Require;
-use crate::push::outcome::error_chain;
 use crate::push::scratch::{ManifestFile, Scratch};
 use crate::release::{Release, ReleaseName};
 use crate::scan::Root;
+use crate::text::error_chain;
 use crate::threads;
 
 /// The mirrors of a push.

@@ -8,7 +8,7 @@ use std::thread::Scope;
 use crossbeam_channel::Sender;
 
 use crate::cancel::CANCEL_POLL_INTERVAL;
-use crate::mirror::{FailureKind, MirrorError};
+use crate::mirror::{ErrorKind, MirrorError};
 use crate::monitor::Monitor as _;
 use crate::push::guards::GuardFault;
 use crate::push::options::Options;
@@ -82,7 +82,7 @@ fn same_store(publication: &Publication, index: usize) -> Option<Outcome> {
     let first = fleet::other_with_store(&publication.members, index)?;
     let location = |index: usize| publication.members[index].mirror.location().to_owned();
     let error = PushError::SameMirror { first: location(first), second: location(index) };
-    Some(Outcome::Failed { failure: FailureKind::UnsuitableLocation, error: error.to_string() })
+    Some(Outcome::Failed { failure: ErrorKind::UnsuitableLocation, error: error.to_string() })
 }
 
 /// The outcome of a mirror whose `current` release would have stopped the push: the one with the newest release decides
@@ -100,5 +100,5 @@ fn refusal(publication: &Publication, current: &Release, options: &Options) -> O
     }
     let rejected = current.rejection(publication.release.content).filter(|_| !options.again)?;
     let error = GuardFault::Rejected(rejected.clone()).to_string();
-    Some(Outcome::Failed { failure: FailureKind::Other, error })
+    Some(Outcome::Failed { failure: ErrorKind::Other, error })
 }

@@ -8,11 +8,12 @@ use crate::monitor::{Event, Monitor};
 use crate::push::PushError;
 use crate::push::content_source::ContentSource;
 use crate::push::fleet::{self, Fleet, in_source};
-use crate::push::outcome::{Outcome, Report, error_chain};
+use crate::push::outcome::{Outcome, Report};
 use crate::push::source::{Source, SourceEntries};
 use crate::push::sources::Sources;
 use crate::release::Release;
 use crate::scan::{Root, ScanOptions, Tree};
+use crate::text::error_chain;
 use crate::threads;
 
 /// What follows a push once it was answered, on every mirror that switched, and on those where

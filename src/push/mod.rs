@@ -59,7 +59,7 @@ pub use options::{
     Goal, KeepContent, LevelChoice, MtimeMode, OnFailure, Options, ParseLevelChoiceError, Policy, Probe, Require,
     RunNumber, Wave,
 };
-pub use outcome::{ChangeCounts, MirrorReport, Outcome, Report, Reverted, error_chain};
+pub use outcome::{ChangeCounts, MirrorReport, Outcome, Report, Reverted};
 pub use pack_builder::BuildError;
 pub use plan::{MirrorPlan, PlanReport, plan};
 pub use push_monitor::Traffic;

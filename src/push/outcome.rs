@@ -1,12 +1,12 @@
 //! What became of a push: one outcome a mirror, and nothing glossed over.
 
-use std::error::Error;
+use crate::text::error_chain;
 
 use serde::Serialize;
 
 use crate::hash::ReleaseId;
 use crate::manifest::{ChangeKind, Diff};
-use crate::mirror::{Expiries, FailureKind, HookRun, MirrorError};
+use crate::mirror::{ErrorKind, Expiries, HookRun, MirrorError};
 use crate::push::options::Goal;
 use crate::push::push_monitor::Traffic;
 use crate::release::ReleaseName;
@@ -46,22 +46,22 @@ pub enum Outcome {
     Failed {
         /// What kind of failure.
         #[serde(serialize_with = "failure_name")]
-        failure: FailureKind,
+        failure: ErrorKind,
         /// Why, with all causes.
         error: String,
     },
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
-fn failure_name<S: serde::Serializer>(failure: &FailureKind, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_str(failure.name())
+fn failure_name<S: serde::Serializer>(failure: &ErrorKind, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(failure.report_name())
 }
 
 impl Outcome {
     /// The outcome of an error.
     #[must_use]
     pub fn failed(error: &MirrorError) -> Self {
-        Self::Failed { failure: error.failure(), error: error_chain(error) }
+        Self::Failed { failure: error.kind(), error: error_chain(error) }
     }
 
     /// Whether the mirror serves the release.
@@ -69,19 +69,6 @@ impl Outcome {
     pub const fn is_current(&self) -> bool {
         matches!(self, Self::Activated | Self::Current)
     }
-}
-
-/// An error with all its causes, on one line.
-#[must_use]
-pub fn error_chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }
 
 /// What became of one mirror, with figures.

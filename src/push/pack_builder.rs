@@ -229,7 +229,7 @@ pub(super) fn run(
     }
     let _broken = EndOnPanic(queue);
     let result = make_packs(job, cache_writer, queue, monitor);
-    queue.end(result.as_ref().map(|_| ()).map_err(|error| crate::push::outcome::error_chain(error)));
+    queue.end(result.as_ref().map(|_| ()).map_err(|error| crate::text::error_chain(error)));
     result
 }
 

@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use crate::manifest::{Diff, diff};
-use crate::mirror::{FailureKind, PackSource as _};
+use crate::mirror::{ErrorKind, PackSource as _};
 use crate::monitor::Monitor;
 use crate::push::base_selection::BaseCounts;
 use crate::push::bundle::{Bundle, bundles};
@@ -39,7 +39,7 @@ pub struct MirrorPlan {
     pub error: Option<String>,
     /// The kind of that failure.
     #[serde(skip)]
-    pub failure: Option<FailureKind>,
+    pub failure: Option<ErrorKind>,
     /// Whether it has the release already.
     pub is_current: bool,
     /// Whether the release is complete there, and only waits to be served.

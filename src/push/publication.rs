@@ -14,11 +14,12 @@ use crate::push::content_source::ContentSource;
 use crate::push::fleet::PolledMirror;
 use crate::push::link_speed::SpeedTable;
 use crate::push::options::Options;
-use crate::push::outcome::{ChangeCounts, Report, error_chain};
+use crate::push::outcome::{ChangeCounts, Report};
 use crate::push::pack_builder::Ahead;
 use crate::push::scratch::{Entries, ManifestFile, Scratch};
 use crate::push::states::PendingStates;
 use crate::release::Release;
+use crate::text::error_chain;
 
 /// The release that every mirror shall have.
 #[derive(Debug)]

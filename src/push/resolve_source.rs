@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::cancel::pause;
 use crate::manifest::Entry;
-use crate::mirror::{FailureKind, Mirror, MirrorState};
+use crate::mirror::{ErrorKind, Mirror, MirrorState};
 use crate::monitor::Monitor;
 use crate::push::claims::Claims;
 use crate::push::fleet::{self, Fleet, PolledMirror};
@@ -158,7 +158,7 @@ pub struct RollbackPlan {
     /// The mirrors. A push does not ask those again that could not be asked.
     pub fleet: Fleet,
     /// The name of each mirror, and the sequence that it serves or why it cannot be asked.
-    pub mirrors: Vec<(String, Result<Option<u64>, FailureKind>)>,
+    pub mirrors: Vec<(String, Result<Option<u64>, ErrorKind>)>,
 }
 
 /// Finds out where a rollback of `fleet` would go.
@@ -182,7 +182,7 @@ pub fn plan_rollback(
         false => Some(rollback_release(&Claims::new(&members, options), to)?.clone()),
     };
     let serves = |member: &PolledMirror| match member.error() {
-        Some(error) => Err(error.failure()),
+        Some(error) => Err(error.kind()),
         None => Ok(member.current().map(|current| current.sequence())),
     };
     let mirrors = members.iter().map(|member| (member.mirror.name().to_owned(), serves(member))).collect();

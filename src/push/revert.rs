@@ -5,9 +5,10 @@ use crate::monitor::Monitor;
 use crate::push::fleet::Fleet;
 use crate::push::guards::Guards;
 use crate::push::options::{Options, Policy, Require};
-use crate::push::outcome::{Outcome, Report, Reverted, error_chain};
+use crate::push::outcome::{Outcome, Report, Reverted};
 use crate::push::source::{DecidedBy, Source};
 use crate::release::{MAX_NOTE_BYTES, Partial, is_note};
+use crate::text::error_chain;
 
 /// Takes the mirrors `back`, by index, from the release of `report` to `to`, and notes that there.
 pub(super) fn revert(

@@ -13,13 +13,13 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, unbounded};
 
 use crate::fsx;
 use crate::hash::ObjectId;
-use crate::mirror::{FailureKind, Mirror, MirrorError, MirrorState};
+use crate::mirror::{ErrorKind, Mirror, MirrorError, MirrorState};
 use crate::monitor::{Event, Monitor};
 use crate::push::activation::{self, RaceWinner};
 use crate::push::bundle::{self, Bundle, bundles};
 use crate::push::fleet::{self, PolledMirror};
 use crate::push::options::{Goal, Options, Require};
-use crate::push::outcome::{MirrorReport, Outcome, Report, error_chain};
+use crate::push::outcome::{MirrorReport, Outcome, Report};
 use crate::push::pack_builder::{self, BuildError};
 use crate::push::pack_queue::{PackQueue, PackReceiver};
 use crate::push::publication::Publication;
@@ -29,6 +29,7 @@ use crate::push::waves::{self, ExpectedProbes, WavesResult};
 use crate::push::{PushError, latecomers};
 use crate::release::{Release, Succession};
 use crate::scan::ScanError;
+use crate::text::error_chain;
 use crate::threads;
 
 /// How a rollout ended.
@@ -209,7 +210,7 @@ fn unreplaceable(release: &Release, state: &MirrorState) -> Option<Outcome> {
         Succession::Follows => None,
         Succession::NotNewer => Some(Outcome::Newer { serves }),
         Succession::OtherHistory => Some(Outcome::Failed {
-            failure: FailureKind::OtherHistory,
+            failure: ErrorKind::OtherHistory,
             error: format!(
                 "it serves release {serves} of history {}, and release {} is of history {}",
                 current.history.short(),
@@ -274,7 +275,7 @@ fn resend_damaged(
 ) -> Result<(), MirrorError> {
     let mut excluded_bases = HashSet::new();
     while let Err(error) = &staged
-        && error.failure() == FailureKind::DamagedBase
+        && error.kind() == ErrorKind::DamagedBase
         && base.is_some()
     {
         let known = excluded_bases.len();

@@ -12,8 +12,8 @@ use crate::hash::{ManifestId, StoreId};
 use crate::manifest::{Entry, ManifestError, ManifestReader};
 use crate::monitor::{Event, Monitor};
 use crate::push::link_speed::SpeedTable;
-use crate::push::outcome::error_chain;
 use crate::push::publication::not_kept;
+use crate::text::error_chain;
 
 const PREFIX: &str = "push-";
 /// Of a directory outside of the cache.

@@ -10,10 +10,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::cancel::until_cancelled;
 use crate::hash::{ManifestId, ObjectId};
-use crate::mirror::{Effort, FailureKind, Link, Mirror, MirrorError, ObjectPart};
+use crate::mirror::{Effort, ErrorKind, Link, Mirror, MirrorError, ObjectPart};
 use crate::monitor::{Event, Monitor};
 use crate::push::fleet::PolledMirror;
-use crate::push::outcome::error_chain;
+use crate::text::error_chain;
 
 /// An object of at most so many bytes is held in memory and asked for once.
 const HELD_BYTES: u64 = 4 << 20;
@@ -243,7 +243,7 @@ impl MirrorSource {
     fn holds(&self, objects: Vec<ObjectId>, monitor: &dyn Monitor) -> Result<Option<Vec<bool>>, ReadError> {
         self.ask(Effort::Patient, monitor, move |mirror, monitor| match mirror.holds(&objects, monitor) {
             // It reads all of them before it says so: one that takes long is not lost. Nor is one that refuses.
-            Err(error) if error.failure() == FailureKind::Timeout => Ok(None),
+            Err(error) if error.kind() == ErrorKind::Timeout => Ok(None),
             Err(MirrorError::Remote { .. }) => Ok(None),
             other => other.map(Some),
         })
@@ -285,7 +285,7 @@ impl MirrorSource {
             }
             Err(_) if monitor.is_cancelled() => Err(ReadError::Cancelled),
             // It answers, and has no such object, or may not give it.
-            Err(MirrorError::Remote { refusal }) if refusal.kind == "unknown" => Ok(None),
+            Err(MirrorError::Remote { refusal }) if refusal.kind == ErrorKind::Unknown => Ok(None),
             Err(MirrorError::Store(_)) => Ok(None),
             Err(error) => {
                 self.note_failure(effort, &error, monitor);
@@ -296,7 +296,7 @@ impl MirrorSource {
 
     fn note_failure(&self, effort: Effort, error: &MirrorError, monitor: &dyn Monitor) {
         // Silence took as long as may be waited already.
-        let is_final = effort == Effort::Patient || error.failure() == FailureKind::Timeout;
+        let is_final = effort == Effort::Patient || error.kind() == ErrorKind::Timeout;
         let mut health = lock(&self.health);
         let is_news = is_final && *health != Health::Lost;
         *health = if is_final { Health::Lost } else { Health::Failed.max_of(*health) };

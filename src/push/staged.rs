@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use crate::monitor::{Event, Monitor};
 use crate::push::PushError;
 use crate::push::fleet::{Fleet, PolledMirror};
-use crate::push::outcome::error_chain;
 use crate::release::{Release, ReleaseName};
+use crate::text::error_chain;
 
 /// Finds the release that `text` names, staged or current on a mirror: by its name, its sequence or its id.
 pub(super) fn named<'m>(members: &'m [PolledMirror], text: &str) -> Result<&'m Release, PushError> {

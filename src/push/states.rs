@@ -16,9 +16,9 @@ use crate::monitor::{Event, Monitor};
 use crate::push::PushError;
 use crate::push::fleet::{self, PolledMirror, report_state};
 use crate::push::options::{OnFailure, Options};
-use crate::push::outcome::error_chain;
 use crate::push::source::Source;
 use crate::push::stores::KnownStores;
+use crate::text::error_chain;
 
 /// Answers that have not come yet: the index of a member, and its state.
 #[derive(Debug)]

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use serde::de::DeserializeOwned;
 
+use crate::error_kind::ErrorKind;
 use crate::protocol::{Abandon, Action, Activate, Activated, Done, Keep, Repair, Settled, Verify};
 use crate::receiver::handler::{Handler, Lifetime, method_not_allowed};
 use crate::receiver::handler_result::{HandlerResult, disconnect_flag};
@@ -100,7 +101,7 @@ impl Handler {
         site.hook_run(self.limits.hook).await;
         // Where somebody else is at work, that fills it, or the next settling does.
         if let Err(refused) = site.blocking(|site| site.prepare()).await
-            && !matches!(&*refused.refusal.kind, "locked" | "busy")
+            && !matches!(refused.refusal.kind, ErrorKind::Locked | ErrorKind::Busy)
         {
             let directory = site.settings.directory.display().to_string();
             let message = format!("its second slot is not filled: {}", refused.refusal.message);
@@ -148,7 +149,7 @@ impl Handler {
                 self.log.record(&LogRecord::Upkeep { directory, expired, quarantines, incoming_bytes });
             }
             // Where another process is at work, the next look does it.
-            Err(refused) if matches!(&*refused.refusal.kind, "locked" | "busy") => {}
+            Err(refused) if matches!(refused.refusal.kind, ErrorKind::Locked | ErrorKind::Busy) => {}
             Err(refused) => {
                 let message = format!("what is due there was not done: {}", refused.refusal.message);
                 self.log.record(&LogRecord::SiteFailed { directory, message: text(&message) });

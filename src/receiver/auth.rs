@@ -7,6 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use hyper::StatusCode;
 
+use crate::error_kind::ErrorKind;
 use crate::protocol::{Detail, READ_ONLY};
 use crate::receiver::http_error::HttpError;
 use crate::tree_path::Site;
@@ -167,7 +168,7 @@ impl AuthPolicy {
             Self::Open => return Ok(Grant { right: Permission::Push, expires: None }),
             Self::Tokens(records) => records,
         };
-        let unauthorized = |why: &str| HttpError::new(StatusCode::UNAUTHORIZED, "unauthorized", why);
+        let unauthorized = |why: &str| HttpError::new(StatusCode::UNAUTHORIZED, ErrorKind::Unauthorized, why);
         let header = authorization.ok_or_else(|| unauthorized("a token is needed, and none came"))?;
         let token = std::str::from_utf8(header).ok().and_then(bearer).and_then(Token::parse);
         let token = token.ok_or_else(|| unauthorized("what came is no token as `headwater token new` prints one"))?;
@@ -180,7 +181,7 @@ impl AuthPolicy {
             return Err(unauthorized("this token has expired").with_detail(Detail::Expired));
         }
         if site.is_none_or(|site| !record.sites.contains(site)) {
-            return Err(HttpError::new(StatusCode::FORBIDDEN, "forbidden", "this token is for another site"));
+            return Err(HttpError::new(StatusCode::FORBIDDEN, ErrorKind::Forbidden, "this token is for another site"));
         }
         Ok(Grant { right: record.allow, expires: record.expires })
     }
@@ -192,7 +193,7 @@ impl Grant {
         if self.right >= needed {
             return Ok(());
         }
-        Err(HttpError::new(StatusCode::FORBIDDEN, "forbidden", READ_ONLY))
+        Err(HttpError::new(StatusCode::FORBIDDEN, ErrorKind::Forbidden, READ_ONLY))
     }
 }
 

@@ -12,6 +12,7 @@ use hyper::http::request::Parts;
 use hyper::{Method, Request, Response, StatusCode};
 use tokio::sync::mpsc;
 
+use crate::error_kind::ErrorKind;
 use crate::hash::{ManifestId, ObjectId};
 use crate::protocol::{Action, Answer, Done, MAX_CHANGE_BYTES, ProtocolError, Resource, VERSION, VERSION_HEADER};
 use crate::receiver::auth::Grant;
@@ -183,7 +184,7 @@ impl Handler {
         tokio::spawn(async move {
             let last = loop {
                 if sender.send(Ok(Bytes::from_static(b"\n"))).await.is_err() {
-                    entry.end(499, Some(&ProtocolError::new("cancelled", "the peer went away")));
+                    entry.end(499, Some(&ProtocolError::new(ErrorKind::Cancelled, "the peer went away")));
                     return;
                 }
                 if let Ok(result) = tokio::time::timeout(heartbeat, &mut work).await {
@@ -283,7 +284,11 @@ impl Handler {
         let offset =
             range.to_str().ok().and_then(|range| range.strip_prefix("bytes=")?.strip_suffix('-')?.parse().ok());
         let offset: u64 = offset.filter(|offset| *offset <= length).ok_or_else(|| {
-            HttpError::new(StatusCode::RANGE_NOT_SATISFIABLE, "malformed", "a range is bytes=N- within the object")
+            HttpError::new(
+                StatusCode::RANGE_NOT_SATISFIABLE,
+                ErrorKind::Malformed,
+                "a range is bytes=N- within the object",
+            )
         })?;
         Ok(HandlerResult::Ready(response::part(Reply::file(file, offset, length - offset), offset, length)))
     }
@@ -377,7 +382,7 @@ fn nothing_below(base: &str) -> HttpError {
 }
 
 pub(super) fn method_not_allowed() -> HttpError {
-    HttpError::new(StatusCode::METHOD_NOT_ALLOWED, "unknown", "this cannot be done to this path")
+    HttpError::new(StatusCode::METHOD_NOT_ALLOWED, ErrorKind::Unknown, "this cannot be done to this path")
 }
 
 /// What anybody may look at can be asked for without its body too, as monitors do.
@@ -391,5 +396,5 @@ fn check_version(parts: &Parts) -> Result<(), HttpError> {
         return Ok(());
     }
     let words = format!("this receiver is headwater {} and speaks protocol {VERSION} only", env!("CARGO_PKG_VERSION"));
-    Err(HttpError::new(StatusCode::UPGRADE_REQUIRED, "version", words))
+    Err(HttpError::new(StatusCode::UPGRADE_REQUIRED, ErrorKind::Version, words))
 }

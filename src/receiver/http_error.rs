@@ -5,13 +5,11 @@ use std::time::Duration;
 
 use hyper::StatusCode;
 
+use crate::error_kind::ErrorKind;
 use crate::fsx::IoError;
-use crate::mirror::{FailureKind, MirrorError};
 use crate::protocol::{Detail, ProtocolError};
 use crate::store::StoreError;
-
-/// The kind of what is not here, or no more.
-pub(super) const UNKNOWN: &str = "unknown";
+use crate::text::error_chain;
 
 /// A refusal and what HTTP says with it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,24 +23,24 @@ pub(super) struct HttpError {
 }
 
 impl HttpError {
-    pub(super) fn new(status: StatusCode, kind: &str, message: impl Into<String>) -> Self {
+    pub(super) fn new(status: StatusCode, kind: ErrorKind, message: impl Into<String>) -> Self {
         Self { status, refusal: ProtocolError::new(kind, message), retry_after: None, ends_connection: false }
     }
 
     pub(super) fn malformed(message: impl Into<String>) -> Self {
-        Self::new(StatusCode::BAD_REQUEST, "malformed", message)
+        Self::new(StatusCode::BAD_REQUEST, ErrorKind::Malformed, message)
     }
 
     pub(super) fn unknown(message: impl Into<String>) -> Self {
-        Self::new(StatusCode::NOT_FOUND, UNKNOWN, message)
+        Self::new(StatusCode::NOT_FOUND, ErrorKind::Unknown, message)
     }
 
     pub(super) fn too_large(message: impl Into<String>) -> Self {
-        Self::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", message)
+        Self::new(StatusCode::PAYLOAD_TOO_LARGE, ErrorKind::TooLarge, message)
     }
 
     pub(super) fn no_space(message: impl Into<String>) -> Self {
-        Self::new(StatusCode::INSUFFICIENT_STORAGE, FailureKind::NoSpace.name(), message)
+        Self::new(StatusCode::INSUFFICIENT_STORAGE, ErrorKind::NoSpace, message)
     }
 
     /// More than the site may have, whatever its disk could take.
@@ -57,54 +55,57 @@ impl HttpError {
     }
 
     pub(super) fn not_asked_for(message: impl Into<String>) -> Self {
-        Self::new(StatusCode::CONFLICT, "not_asked_for", message)
+        Self::new(StatusCode::CONFLICT, ErrorKind::NotAskedFor, message)
     }
 
     pub(super) fn busy(message: impl Into<String>) -> Self {
         let retry_after = Some(Duration::from_secs(1));
-        Self { retry_after, ..Self::new(StatusCode::SERVICE_UNAVAILABLE, "busy", message) }
+        Self { retry_after, ..Self::new(StatusCode::SERVICE_UNAVAILABLE, ErrorKind::Busy, message) }
     }
 
     /// What somebody else is at.
     pub(super) fn locked(message: impl Into<String>) -> Self {
         let retry_after = Some(Duration::from_secs(1));
-        Self { retry_after, ..Self::new(StatusCode::LOCKED, FailureKind::Locked.name(), message) }
+        Self { retry_after, ..Self::new(StatusCode::LOCKED, ErrorKind::Locked, message) }
     }
 
     /// A body that came too slowly, or broke off.
     pub(super) fn cut(message: impl Into<String>) -> Self {
-        Self { ends_connection: true, ..Self::new(StatusCode::REQUEST_TIMEOUT, "malformed", message) }
+        Self { ends_connection: true, ..Self::new(StatusCode::REQUEST_TIMEOUT, ErrorKind::Malformed, message) }
     }
 
     /// A worker that ended without a result: a broken invariant. What it says is for the log alone.
     pub(super) fn no_result() -> Self {
         let words = "the work on this ended without a result: it panicked, or the receiver stops";
-        Self::new(StatusCode::INTERNAL_SERVER_ERROR, FailureKind::Other.name(), words)
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, ErrorKind::Other, words)
     }
 
     /// What the system or a broken invariant does not let happen.
     pub(super) fn broken(error: &dyn Error) -> Self {
-        Self::new(StatusCode::INTERNAL_SERVER_ERROR, FailureKind::Other.name(), chain(error))
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, ErrorKind::Other, error_chain(error))
     }
 }
 
 impl From<StoreError> for HttpError {
     fn from(error: StoreError) -> Self {
-        let message = chain(&error);
+        let message = error_chain(&error);
         if matches!(error, StoreError::Mismatch { .. } | StoreError::Pack(_)) {
             return Self::malformed(message);
         }
-        let error = MirrorError::Store(error);
-        let (failure, objects) = (error.failure(), error.damaged_bases().to_vec());
-        let status = match failure {
-            FailureKind::Denied | FailureKind::OtherOwner | FailureKind::OtherSite => StatusCode::FORBIDDEN,
-            FailureKind::NoSpace => StatusCode::INSUFFICIENT_STORAGE,
-            FailureKind::Locked => StatusCode::LOCKED,
-            FailureKind::Conflict | FailureKind::OtherHistory | FailureKind::NotEmpty => StatusCode::CONFLICT,
+        let kind = error.kind();
+        let status = match kind {
+            ErrorKind::Denied | ErrorKind::OtherOwner | ErrorKind::OtherSite => StatusCode::FORBIDDEN,
+            ErrorKind::NoSpace => StatusCode::INSUFFICIENT_STORAGE,
+            ErrorKind::Locked => StatusCode::LOCKED,
+            ErrorKind::Conflict | ErrorKind::OtherHistory | ErrorKind::NotEmpty => StatusCode::CONFLICT,
             _ => StatusCode::INTERNAL_SERVER_ERROR,
         };
-        let retry_after = (failure == FailureKind::Locked).then_some(Duration::from_secs(1));
-        let refusal = ProtocolError { objects, ..ProtocolError::new(failure.name(), message) };
+        let retry_after = (kind == ErrorKind::Locked).then_some(Duration::from_secs(1));
+        let objects = match error {
+            StoreError::DamagedBases { objects } => objects,
+            _ => Vec::new(),
+        };
+        let refusal = ProtocolError { objects, ..ProtocolError::new(kind, message) };
         Self { status, refusal, retry_after, ends_connection: false }
     }
 }
@@ -118,23 +119,8 @@ impl From<IoError> for HttpError {
 /// The same, but for what is not there.
 pub(super) fn or_unknown(error: StoreError) -> HttpError {
     match &error {
-        StoreError::Io(io) if io.kind() == std::io::ErrorKind::NotFound => HttpError::unknown(chain(&error)),
-        StoreError::NotAStore { .. } => HttpError::unknown(chain(&error)),
+        StoreError::Io(io) if io.kind() == std::io::ErrorKind::NotFound => HttpError::unknown(error_chain(&error)),
+        StoreError::NotAStore { .. } => HttpError::unknown(error_chain(&error)),
         _ => error.into(),
     }
-}
-
-/// An error and its causes on one line, each once.
-pub(super) fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let words = error.to_string();
-        if !text.ends_with(&words) {
-            text.push_str(": ");
-            text.push_str(&words);
-        }
-        cause = error.source();
-    }
-    text
 }

@@ -9,6 +9,7 @@ use std::time::Instant;
 
 use serde::Serialize;
 
+use crate::error_kind::ErrorKind;
 use crate::receiver::log_limit::LogLimiter;
 
 /// Longest text of a peer in a record, in bytes.
@@ -75,7 +76,7 @@ pub enum LogRecord {
         status: u16,
         /// The kind of the refusal.
         #[serde(skip_serializing_if = "Option::is_none")]
-        kind: Option<String>,
+        kind: Option<ErrorKind>,
         /// The message of the refusal.
         #[serde(skip_serializing_if = "Option::is_none")]
         message: Option<String>,
@@ -199,7 +200,7 @@ impl AccessEntry {
             method: text(&self.method),
             path: text(&self.path),
             status,
-            kind: refusal.map(|refusal| refusal.kind.clone()),
+            kind: refusal.map(|refusal| refusal.kind),
             message: refusal.map(|refusal| text(&refusal.message)),
             body_bytes: self.body_bytes,
             milliseconds: u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX),

@@ -308,6 +308,7 @@ impl FetchRecords for UploadedSource<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error_kind::ErrorKind;
     use crate::store::testing::empty_store;
 
     #[test]
@@ -317,11 +318,11 @@ mod tests {
         let reserve = |bytes| uploads.reserve(&store, bytes, Some(1_000_000));
         let first = reserve(600_000).unwrap();
         first.as_ref().write_all_at(&[1; 600_000], first.offset()).unwrap();
-        assert_eq!(reserve(600_000).unwrap_err().refusal.kind, "no_space");
-        assert_eq!(reserve(u64::MAX).unwrap_err().refusal.kind, "no_space");
+        assert_eq!(reserve(600_000).unwrap_err().refusal.kind, ErrorKind::NoSpace);
+        assert_eq!(reserve(u64::MAX).unwrap_err().refusal.kind, ErrorKind::NoSpace);
         let again = first.clone();
         drop(first);
-        assert_eq!(reserve(600_000).unwrap_err().refusal.kind, "no_space", "a write may still be under way");
+        assert_eq!(reserve(600_000).unwrap_err().refusal.kind, ErrorKind::NoSpace, "a write may still be under way");
         drop(again);
         let second = reserve(1_000_000).unwrap();
         assert!(second.offset() >= 600_000, "what was given up may still be written to");

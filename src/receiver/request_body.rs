@@ -15,6 +15,7 @@ use hyper::header::{EXPECT, TRANSFER_ENCODING};
 use hyper::{HeaderMap, StatusCode};
 use tokio::time::{Duration, Instant};
 
+use crate::error_kind::ErrorKind;
 use crate::fsx::Context as _;
 use crate::pack::MAX_PACK_BYTES;
 use crate::receiver::ReceiverLimits;
@@ -87,7 +88,7 @@ impl RequestBody {
     pub(super) fn check(&self, limit: u64) -> Result<u64, HttpError> {
         let Some(length) = self.length else {
             let words = "a body needs a content-length and no transfer-encoding";
-            let refused = HttpError::new(StatusCode::LENGTH_REQUIRED, "malformed", words);
+            let refused = HttpError::new(StatusCode::LENGTH_REQUIRED, ErrorKind::Malformed, words);
             return Err(HttpError { ends_connection: true, ..refused });
         };
         if length > limit {

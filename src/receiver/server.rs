@@ -77,7 +77,7 @@ impl Handle {
     /// Reads the certificate again; the log tells what came of it.
     pub fn reload(&self) {
         let Some(tls) = &self.tls else { return };
-        let error = tls.reload().err().map(|error| crate::receiver::http_error::chain(&error));
+        let error = tls.reload().err().map(|error| crate::text::error_chain(&error));
         self.handler.log.record(&LogRecord::CertificateRead { error });
     }
 

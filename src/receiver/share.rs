@@ -233,6 +233,7 @@ mod tests {
     use std::sync::mpsc;
 
     use super::*;
+    use crate::error_kind::ErrorKind;
 
     fn shares() -> (Share, Share) {
         let limits =
@@ -258,7 +259,7 @@ mod tests {
             // The peer leaves; its work goes on.
             asked.abort();
         }
-        assert_eq!(bad.blocking(|| Ok(1)).await.unwrap_err().refusal.kind, "busy");
+        assert_eq!(bad.blocking(|| Ok(1)).await.unwrap_err().refusal.kind, ErrorKind::Busy);
         assert_eq!(good.blocking(|| Ok(2)).await, Ok(2));
         drop(ends);
         let limit = Duration::from_secs(20);
@@ -271,8 +272,8 @@ mod tests {
         let (bad, good) = shares();
         let mut taken = bad.reserve(1 << 20).unwrap();
         taken.merge(bad.reserve(3 << 20).unwrap());
-        assert_eq!(bad.reserve(1).unwrap_err().refusal.kind, "busy");
-        assert_eq!(bad.reserve((4 << 20) + 1).unwrap_err().refusal.kind, "too_large");
+        assert_eq!(bad.reserve(1).unwrap_err().refusal.kind, ErrorKind::Busy);
+        assert_eq!(bad.reserve((4 << 20) + 1).unwrap_err().refusal.kind, ErrorKind::TooLarge);
         drop(good.reserve(4 << 20).unwrap());
         drop(taken);
         drop(bad.reserve(4 << 20).unwrap());

@@ -9,12 +9,13 @@ use std::time::Duration;
 
 use tokio::task::JoinHandle;
 
+use crate::error_kind::ErrorKind;
 use crate::fsx::{Context as _, IoError};
 use crate::hash::{BundleKey, PackId};
 use crate::pack::MAX_PACK_BYTES;
 use crate::protocol::{Done, MAX_CHANGE_BYTES, MAX_HEAD_BYTES, MAX_PACKS_BYTES, PackHead, StageHead, Staging};
 use crate::receiver::handler_result::{HandlerResult, disconnect_flag};
-use crate::receiver::http_error::{HttpError, UNKNOWN};
+use crate::receiver::http_error::HttpError;
 use crate::receiver::open_stage::{OpenStage, TakeError};
 use crate::receiver::request_body::RequestBody;
 use crate::receiver::share::Permit;
@@ -353,7 +354,7 @@ async fn take_packs(
     let taken = decodes.finish().await;
     match read {
         // Why a pack was not taken says more than that the stage is closed since.
-        Err(refused) if refused.refusal.kind == UNKNOWN => taken.and(Err(refused)),
+        Err(refused) if refused.refusal.kind == ErrorKind::Unknown => taken.and(Err(refused)),
         read => read.and_then(|is_whole| taken.map(|()| is_whole)),
     }
 }

@@ -43,7 +43,8 @@ pub enum FaultKind {
     WrongKind,
     /// Its target differs.
     Target,
-    /// Nothing should be there.
+    /// Nothing should be there. The name that others read is older than this one.
+    #[serde(rename = "stranger")]
     Unexpected,
 }
 

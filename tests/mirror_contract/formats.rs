@@ -13,7 +13,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use headwater::hash::ObjectId;
 use headwater::manifest::{Entry, ManifestError, ManifestReader, delta};
-use headwater::mirror::FailureKind;
+use headwater::mirror::ErrorKind;
 use headwater::monitor::Silent;
 use headwater::push::{
     DecidedBy, Fleet, Guards, LevelChoice, MtimeMode, Options, Policy, Require, Retention, ScratchLocation, Source,
@@ -162,9 +162,9 @@ fn a_newer_store_is_refused_and_left_alone() {
     fs::write(&format, text.replace("\"version\":1", "\"version\":2,\"more\":true")).unwrap();
     let before = tree_at(fixture.store());
     let mirror = fixture.mirror();
-    assert_eq!(mirror.state().unwrap_err().failure(), FailureKind::NewerFormat);
+    assert_eq!(mirror.state().unwrap_err().kind(), ErrorKind::NewerFormat);
     let third = first_tree().release(3).onto(Some(&second));
-    assert_eq!(third.stage(&*mirror).unwrap_err().failure(), FailureKind::NewerFormat);
+    assert_eq!(third.stage(&*mirror).unwrap_err().kind(), ErrorKind::NewerFormat);
     assert!(tree_at(fixture.store()) == before, "a newer store was changed");
 }
 

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use headwater::mirror::FailureKind;
+use headwater::mirror::ErrorKind;
 use headwater::pack::{BaseRange, Level, Piece, encode_block};
 
 use crate::damage::{detach, flip_byte};
@@ -84,7 +84,7 @@ pub(crate) fn a_damaged_or_missing_base_is_named_as_such<F: Fixture>() {
         let name = format!(".headwater/manifests/{}.zst", first.release.manifest);
         harm(&fixture.store().join(name));
         let error = second.onto(Some(&first)).stage(&*fixture.mirror()).unwrap_err();
-        assert_eq!(error.failure(), FailureKind::DamagedBase, "harm {index}: {error:?}");
+        assert_eq!(error.kind(), ErrorKind::DamagedBase, "harm {index}: {error:?}");
         assert_eq!(fixture.mirror().state().unwrap().current, Some(first.name()));
         // The way out: everything anew.
         second.onto(None).publish(&*fixture.mirror(), Some(first.name()));
@@ -136,7 +136,7 @@ pub(crate) fn damaged_objects_that_blocks_build_on_are_named_and_forgotten<F: Fi
         let mirror = fixture.mirror();
         mirror.state().unwrap();
         let error = delivery.stage(&*mirror).unwrap_err();
-        assert_eq!(error.failure(), FailureKind::DamagedBase, "harm {index}: {error:?}");
+        assert_eq!(error.kind(), ErrorKind::DamagedBase, "harm {index}: {error:?}");
         let mut named = error.damaged_bases().to_vec();
         named.sort_unstable();
         assert_eq!(named, damaged, "harm {index}");

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use headwater::mirror::FailureKind;
+use headwater::mirror::ErrorKind;
 use headwater::release::ReleaseName;
 
 use crate::fixture::{Fixture, assert_serves, faults, tree_at, tree_of};
@@ -24,8 +24,8 @@ fn assert_shows_nothing<F: Fixture>(fixture: &F) {
     assert_eq!(faults(&*fixture.mirror()), []);
 }
 
-fn activate<F: Fixture>(fixture: &F, release: ReleaseName, expected: &Version) -> Option<FailureKind> {
-    fixture.mirror().activate(release, Some(expected.name())).err().map(|error| error.failure())
+fn activate<F: Fixture>(fixture: &F, release: ReleaseName, expected: &Version) -> Option<ErrorKind> {
+    fixture.mirror().activate(release, Some(expected.name())).err().map(|error| error.kind())
 }
 
 pub(crate) fn a_staged_release_survives_a_restart_and_is_activated_by_its_name<F: Fixture>() {
@@ -49,7 +49,7 @@ pub(crate) fn a_staged_release_is_abandoned_after_a_restart<F: Fixture>() {
     assert_shows_nothing(&fixture);
     fixture.restart();
     assert_shows_nothing(&fixture);
-    assert_eq!(activate(&fixture, second.name(), &first), Some(FailureKind::Conflict));
+    assert_eq!(activate(&fixture, second.name(), &first), Some(ErrorKind::Conflict));
     assert_serves(&fixture, &first);
 }
 
@@ -61,7 +61,7 @@ pub(crate) fn a_later_stage_supersedes_a_staged_release<F: Fixture>() {
     fixture.restart();
     third.onto(Some(&first)).stage(&*fixture.mirror()).unwrap();
     assert_shows(&fixture, &third, &first);
-    assert_eq!(activate(&fixture, second.name(), &first), Some(FailureKind::Conflict));
+    assert_eq!(activate(&fixture, second.name(), &first), Some(ErrorKind::Conflict));
     assert_eq!(activate(&fixture, third.name(), &first), None);
     assert_serves(&fixture, &third);
     assert_shows_nothing(&fixture);

@@ -1,7 +1,7 @@
 //! Bundles that are not what they say.
 
 use headwater::hash::{ContentId, ManifestId, PackId};
-use headwater::mirror::{FailureKind, MirrorError};
+use headwater::mirror::{ErrorKind, MirrorError};
 use headwater::pack::{BaseRange, Level, Piece, encode_block};
 use headwater::varint;
 
@@ -122,7 +122,7 @@ const PACK_LIES: [Lie; 18] = [
 fn is_fault_of_the_mirror(error: &MirrorError) -> bool {
     match error {
         MirrorError::Store(error) => error.is_disk_failure(),
-        MirrorError::Remote { refusal } => refusal.kind == FailureKind::Other.name(),
+        MirrorError::Remote { refusal } => refusal.kind == ErrorKind::Other,
         _ => true,
     }
 }

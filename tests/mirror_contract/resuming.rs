@@ -3,7 +3,7 @@
 use std::fs;
 use std::sync::atomic::Ordering;
 
-use headwater::mirror::FailureKind;
+use headwater::mirror::ErrorKind;
 
 use crate::fixture::{Fixture, assert_serves, tree_at};
 use crate::origin::{Delivery, Seen, Version, first_tree, second_tree};
@@ -15,7 +15,7 @@ fn interrupt(fixture: &impl Fixture, delivery: &mut Delivery, packs: usize) {
     // As a push does: a mirror that has nothing of it yet is sent everything at once.
     mirror.state().unwrap();
     let error = delivery.stage(&*mirror).unwrap_err();
-    assert_eq!(error.failure(), FailureKind::SourceUnavailable);
+    assert_eq!(error.kind(), ErrorKind::SourceUnavailable);
     delivery.cut_after = None;
 }
 

@@ -1,7 +1,7 @@
 //! How a release arrives.
 
 use headwater::manifest::{Entry, EntryKind};
-use headwater::mirror::{FailureKind, StageRequest};
+use headwater::mirror::{ErrorKind, StageRequest};
 use headwater::monitor::{Event, Monitor};
 use headwater::pack::{BaseRange, Level, Piece, encode_block};
 
@@ -135,7 +135,7 @@ pub(crate) fn a_cancelled_stage_changes_nothing<F: Fixture>() {
     let request =
         StageRequest { release: &delivery.release, key: delivery.key, base: delivery.base, change: &delivery.change };
     let error = fixture.mirror().stage(&request, &delivery, &Stop).unwrap_err();
-    assert_eq!(error.failure(), FailureKind::Cancelled);
+    assert_eq!(error.kind(), ErrorKind::Cancelled);
     assert_serves(&fixture, &first);
     delivery.publish(&*fixture.mirror(), Some(first.name()));
     assert_serves(&fixture, &second);

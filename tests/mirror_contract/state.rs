@@ -5,7 +5,7 @@ use std::io::Read as _;
 use std::sync::Barrier;
 use std::time::Duration;
 
-use headwater::mirror::FailureKind;
+use headwater::mirror::ErrorKind;
 use headwater::tree_path::Site;
 
 use headwater::hash::ObjectId;
@@ -35,12 +35,12 @@ pub(crate) fn a_mirror_of_another_site_is_refused<F: Fixture>() {
     let fixture = F::with(&[&first]);
     let news = Site::new("news").unwrap();
     let other = fixture.handle(&news, Duration::ZERO);
-    assert_eq!(other.state().unwrap_err().failure(), FailureKind::OtherSite);
-    assert_eq!(other.activate(first.name(), None).unwrap_err().failure(), FailureKind::OtherSite);
+    assert_eq!(other.state().unwrap_err().kind(), ErrorKind::OtherSite);
+    assert_eq!(other.activate(first.name(), None).unwrap_err().kind(), ErrorKind::OtherSite);
     let mut second = second_tree().release(2).onto(Some(&first));
     second.release.site = news;
     for mirror in [&other, &fixture.mirror()] {
-        assert_eq!(second.stage(&**mirror).unwrap_err().failure(), FailureKind::OtherSite);
+        assert_eq!(second.stage(&**mirror).unwrap_err().kind(), ErrorKind::OtherSite);
     }
     assert_serves(&fixture, &first);
 }

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::time::{Duration, Instant};
 
 use headwater::hash::HistoryId;
-use headwater::mirror::{Depth, FailureKind, MirrorError};
+use headwater::mirror::{Depth, ErrorKind, MirrorError};
 use headwater::monitor::Silent;
 use headwater::release::MAX_TIME;
 
@@ -12,7 +12,7 @@ use crate::fixture::{Fixture, assert_serves};
 use crate::origin::{Archive, Tree, first_tree, second_tree, site};
 
 fn is_conflict(result: Result<(), MirrorError>) -> bool {
-    result.is_err_and(|error| error.failure() == FailureKind::Conflict)
+    result.is_err_and(|error| error.kind() == ErrorKind::Conflict)
 }
 
 pub(crate) fn activation_is_compare_and_set<F: Fixture>() {
@@ -40,7 +40,7 @@ pub(crate) fn a_lower_rank_is_refused<F: Fixture>() {
         let mut other = second_tree().release(sequence);
         other.release.created = created;
         let error = other.onto(Some(&base)).stage(&*mirror).unwrap_err();
-        assert_eq!(error.failure(), FailureKind::Conflict, "{error}");
+        assert_eq!(error.kind(), ErrorKind::Conflict, "{error}");
         assert!(is_conflict(mirror.activate(other.name(), Some(base.name()))));
     }
     assert_serves(&fixture, &base);
@@ -79,7 +79,7 @@ pub(crate) fn another_history_is_refused_unless_it_takes_over<F: Fixture>() {
     let mut foreign = second_tree().release(9);
     foreign.release.history = HistoryId::from_bytes([0x22; 16]);
     let error = foreign.onto(Some(&base)).stage(&*mirror).unwrap_err();
-    assert_eq!(error.failure(), FailureKind::OtherHistory, "{error}");
+    assert_eq!(error.kind(), ErrorKind::OtherHistory, "{error}");
     for text in ["222222222222", "111111111111", &base.name().to_string()] {
         assert!(error.to_string().contains(text), "{error}");
     }
@@ -170,8 +170,8 @@ pub(crate) fn a_locked_mirror_says_so_and_still_answers<F: Fixture>() {
         hasty.verify(Depth::Full, &Silent).map(drop),
         hasty.repair(&Archive(vec![]), &Silent).map(drop),
     ]
-    .map(|result| result.unwrap_err().failure());
-    assert_eq!(failures, [FailureKind::Locked; 7]);
+    .map(|result| result.unwrap_err().kind());
+    assert_eq!(failures, [ErrorKind::Locked; 7]);
     assert!(began.elapsed() >= WAIT * 7, "each has waited");
     assert_eq!(hasty.state().unwrap().current, Some(first.name()));
     assert!(hasty.manifest(&first.release.manifest).is_ok());

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use headwater::mirror::FailureKind;
+use headwater::mirror::ErrorKind;
 
 use crate::fixture::{Fixture, assert_serves, faults};
 use crate::origin::{Tree, Version, first_tree, second_tree, site};
@@ -153,7 +153,7 @@ pub(crate) fn nothing_lies_open_to_pruning_while_a_stage_waits<F: Fixture>() {
     let lock = File::open(fixture.store().join(".headwater/lock")).unwrap();
     lock.lock().unwrap();
     let error = delivery.stage(&*fixture.handle(&site(), Duration::ZERO)).unwrap_err();
-    assert_eq!(error.failure(), FailureKind::Locked);
+    assert_eq!(error.kind(), ErrorKind::Locked);
     // Whoever has the lock may sweep: a record that waits there for the lock would be lost.
     assert_eq!(fixture.names(".headwater/incoming/tmp"), [""; 0]);
     drop(lock);

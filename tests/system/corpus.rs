@@ -228,7 +228,10 @@ fn messages() -> Inputs {
         json(protocol::Answer::Ok(protocol::Staging::Staged { resent: 3 })),
         json(protocol::Answer::Ok(protocol::Staging::Held(vec![pack]))),
         json(protocol::Answer::Ok(protocol::Staging::Lacking(vec![object]))),
-        json(protocol::Answer::<protocol::State>::Error(protocol::ProtocolError::new("denied", "no\u{1b}[2J"))),
+        json(protocol::Answer::<protocol::State>::Error(protocol::ProtocolError::new(
+            headwater::mirror::ErrorKind::Denied,
+            "no\u{1b}[2J",
+        ))),
         json(protocol::Answer::Ok(repairing)),
         json(protocol::Answer::Ok(protocol::Verified::default())),
         json(protocol::Answer::Ok(protocol::Pruned::default())),

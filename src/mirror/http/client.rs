@@ -11,6 +11,7 @@ use serde::de::DeserializeOwned;
 use ureq::http::{Response, StatusCode};
 use ureq::{Agent, AsSendBody, Error as UreqError, SendBody};
 
+use crate::error_kind::ErrorKind;
 use crate::mirror::MirrorError;
 use crate::mirror::http::answer::{AnswerLimit, CleanJson};
 use crate::mirror::http::body::Body;
@@ -314,10 +315,10 @@ fn retry_after(response: &Response<ureq::Body>) -> Option<Duration> {
 
 /// What follows from a refusal.
 fn refused(refusal: ProtocolError, status: StatusCode, asked: Option<Duration>) -> AttemptError {
-    let again = match (refusal.kind.as_str(), asked) {
-        ("locked", _) => RetryAction::WhileLocked,
-        ("busy", Some(asked)) => RetryAction::After(asked),
-        ("busy", None) => RetryAction::Later,
+    let again = match (refusal.kind, asked) {
+        (ErrorKind::Locked, _) => RetryAction::WhileLocked,
+        (ErrorKind::Busy, Some(asked)) => RetryAction::After(asked),
+        (ErrorKind::Busy, None) => RetryAction::Later,
         (_, Some(asked)) if matches!(status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS) => {
             RetryAction::After(asked)
         }

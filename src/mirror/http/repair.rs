@@ -9,7 +9,7 @@ use crate::mirror::http::answer::AnswerLimit;
 use crate::mirror::http::body::Body;
 use crate::mirror::http::client::{Request, Verb};
 use crate::mirror::http::upload::put_object;
-use crate::mirror::{FailureKind, MirrorError, RepairSource};
+use crate::mirror::{ErrorKind, MirrorError, RepairSource};
 use crate::monitor::Monitor;
 use crate::protocol::{self, Action, Repairing, Resource, Wants};
 use crate::release::ReleaseName;
@@ -90,7 +90,7 @@ fn send(
         }
         match put_object(session, &|| supply.object(id), id, stop) {
             // What came so far is put to use first, and that makes room.
-            Err(error) if any && error.failure() == FailureKind::NoSpace => return Ok(true),
+            Err(error) if any && error.kind() == ErrorKind::NoSpace => return Ok(true),
             put => any |= put?.is_ok(),
         }
         sent.objects.insert(*id);

@@ -5,6 +5,7 @@
 use std::collections::HashSet;
 use std::io::{self, Read};
 
+use crate::error_kind::ErrorKind;
 use crate::hash::{ObjectId, PackId};
 use crate::manifest::ManifestError;
 use crate::manifest::delta::{self, ChangeLimits, DeltaSummary};
@@ -183,7 +184,7 @@ impl Stage<'_> {
                 Ok(Staging::Lacking(lacking)) => lacking,
                 Err(error) if is_unknown(&error) => return Ok(StageStep::Forgotten),
                 // It may have been staged before its answer was lost, and then lost its slot to another push.
-                Err(MirrorError::Remote { refusal }) if retry.has_failed() && refusal.kind == "malformed" => {
+                Err(MirrorError::Remote { refusal }) if retry.has_failed() && refusal.kind == ErrorKind::Malformed => {
                     return Ok(StageStep::Forgotten);
                 }
                 Err(error) => return Err(error),
@@ -245,7 +246,7 @@ fn needs(request: &StageRequest<'_>) -> Result<DeltaSummary, ManifestError> {
 fn check_token(mirror: &HttpMirror) -> Result<(), MirrorError> {
     match mirror.known().as_ref() {
         Some(known) if !known.may_push => {
-            Err(MirrorError::Remote { refusal: ProtocolError::new("forbidden", protocol::READ_ONLY) })
+            Err(MirrorError::Remote { refusal: ProtocolError::new(ErrorKind::Forbidden, protocol::READ_ONLY) })
         }
         _ => Ok(()),
     }
@@ -259,7 +260,7 @@ pub(super) fn check(mirror: &HttpMirror, request: &StageRequest<'_>) -> Result<(
     let Some(known) = known.as_ref() else { return Ok(()) };
     let needs = needs(request).map_err(|error| MirrorError::Source(Box::new(error)))?;
     let no_space = |message: String, detail: Option<Detail>| MirrorError::Remote {
-        refusal: ProtocolError { detail, ..ProtocolError::new("no_space", message) },
+        refusal: ProtocolError { detail, ..ProtocolError::new(ErrorKind::NoSpace, message) },
     };
     if let Some(words) = known.quota.refusal(request.release, needs.new_bytes()) {
         return Err(no_space(words, Some(Detail::Quota)));
@@ -280,7 +281,7 @@ const fn is_of_chunks(error: &MirrorError) -> bool {
 
 /// Whether the receiver has no such stage open.
 pub(super) fn is_unknown(error: &MirrorError) -> bool {
-    matches!(error, MirrorError::Remote { refusal } if refusal.kind == "unknown")
+    matches!(error, MirrorError::Remote { refusal } if refusal.kind == ErrorKind::Unknown)
 }
 
 fn unexpected(what: &str) -> MirrorError {

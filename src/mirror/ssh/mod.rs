@@ -162,7 +162,7 @@ const fn attempt_error(error: TransportError, again: RetryAction) -> AttemptErro
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::mirror::{FailureKind, Location};
+    use crate::mirror::{ErrorKind, Location};
 
     fn link(site: Option<&str>) -> SshConnection {
         let Ok(Location::Ssh(place)) = Location::parse("ssh://h/srv/www") else { panic!("not ssh") };
@@ -190,10 +190,10 @@ mod tests {
     fn a_banner_must_have_the_directory_and_the_site_that_are_meant() {
         assert_eq!(link(Some("docs")).check(&banner("/srv/www", None, "/")).unwrap(), "/");
         assert_eq!(link(None).check(&banner("/srv/www/", Some("docs"), "/docs/")).unwrap(), "/docs/");
-        let failure = |link: SshConnection, line: banner::BannerLine| link.check(&line).unwrap_err().failure();
-        assert_eq!(failure(link(Some("docs")), banner("/srv/www", Some("news"), "/")), FailureKind::OtherSite);
-        assert_eq!(failure(link(None), banner("/srv/other", None, "/")), FailureKind::Protocol);
-        assert_eq!(failure(link(None), banner("/srv/www", None, "//evil.example")), FailureKind::Protocol);
-        assert_eq!(failure(link(None), banner::BannerLine::OtherVersion("2".into())), FailureKind::Version);
+        let failure = |link: SshConnection, line: banner::BannerLine| link.check(&line).unwrap_err().kind();
+        assert_eq!(failure(link(Some("docs")), banner("/srv/www", Some("news"), "/")), ErrorKind::OtherSite);
+        assert_eq!(failure(link(None), banner("/srv/other", None, "/")), ErrorKind::Protocol);
+        assert_eq!(failure(link(None), banner("/srv/www", None, "//evil.example")), ErrorKind::Protocol);
+        assert_eq!(failure(link(None), banner::BannerLine::OtherVersion("2".into())), ErrorKind::Version);
     }
 }

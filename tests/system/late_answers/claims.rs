@@ -1,7 +1,7 @@
 //! Whatever one mirror says of itself, what becomes of the others is what it would be without that mirror.
 
 use headwater::hash::{ContentId, HistoryId, ManifestId};
-use headwater::mirror::{FailureKind, MirrorState};
+use headwater::mirror::{ErrorKind, MirrorState};
 use headwater::push::PushError;
 use headwater::release::{MAX_SEQUENCE, MAX_TIME, Partial, RejectedContent, Release};
 
@@ -299,7 +299,7 @@ fn a_mirror_of_another_history_fails_alone_where_most_have_theirs_in_common() {
     let report = push(&source, &edges.fleet(&NAMES), &options, &Silent).unwrap();
     assert!(report.mirrors[..4].iter().all(|mirror| mirror.outcome == Outcome::Activated), "{report:?}");
     let fifth = &report.mirrors[4].outcome;
-    assert!(matches!(fifth, Outcome::Failed { failure: FailureKind::OtherHistory, .. }), "{fifth:?}");
+    assert!(matches!(fifth, Outcome::Failed { failure: ErrorKind::OtherHistory, .. }), "{fifth:?}");
     assert_eq!(edges.served("edge5").1, "version 2");
 }
 
@@ -317,7 +317,7 @@ fn of_two_mirrors_the_one_that_was_not_pushed_to_from_here_fails_alone() {
     let report = push(&source, &fleet(), &one, &Silent).unwrap();
     assert_eq!(report.mirrors[0].outcome, Outcome::Activated, "{report:?}");
     let second = &report.mirrors[1].outcome;
-    assert!(matches!(second, Outcome::Failed { failure: FailureKind::OtherHistory, .. }), "{second:?}");
+    assert!(matches!(second, Outcome::Failed { failure: ErrorKind::OtherHistory, .. }), "{second:?}");
 }
 
 #[test]
