@@ -2,7 +2,7 @@
 
 use headwater::mirror::{ErrorKind as Kind, MirrorError};
 use headwater::push::{BuildError, GuardFault, PushError};
-use headwater::release::ReleaseName;
+use headwater::release::{ReleaseError, ReleaseName};
 use headwater::scan::ScanError;
 use headwater::text::error_chain;
 
@@ -55,12 +55,12 @@ pub(crate) fn of_push(error: PushError) -> Failure {
             (Exit::Failed, Some("`headwater repair MIRROR --from ANOTHER` fetches it again".into()))
         }
         PushError::Build(BuildError::Cancelled) | PushError::Cancelled => (Exit::Interrupted, None),
-        PushError::NewRelease(_) => (Exit::Failed, Some("set the clock of this machine".into())),
+        PushError::NewRelease(ReleaseError::Time) => (Exit::Failed, Some("set the clock of this machine".into())),
         PushError::NewManifest(_) => {
             (Exit::Failed, Some("free some space for the cache, or name another directory with --cache".into()))
         }
         PushError::Build(BuildError::Thread(_)) => (Exit::Failed, Some(MORE_THREADS.into())),
-        PushError::Build(_) => (Exit::Failed, None),
+        PushError::Build(_) | PushError::NewRelease(_) => (Exit::Failed, None),
         PushError::Io(_) => (Exit::Failed, Some("--cache names another directory for headwater's own files".into())),
     };
     let failure = Failure::new(exit, error);

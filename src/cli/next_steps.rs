@@ -63,7 +63,7 @@ fn newer(report: &Report) -> Option<String> {
     };
     Some(format!(
         "{first}{more}, which is newer than release {}: nothing was changed there; \
-         a push or `headwater promote` makes a release above both",
+         a push or `headwater promote` makes a release above both, with --new-history if their histories differ",
         report.sequence?
     ))
 }

@@ -37,7 +37,7 @@ pub enum MirrorError {
         found: Option<StoreId>,
     },
     /// Its fleet has another history.
-    #[error("it serves release {current} of history {found}, and the other mirrors are of history {history}")]
+    #[error("it serves release {current} of history {found}, and its fleet has history {history}")]
     ForeignHistory {
         /// What it serves.
         current: ReleaseName,

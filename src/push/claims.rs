@@ -74,12 +74,12 @@ fn foreign_histories(members: &[PolledMirror], options: &Options) -> Vec<Option<
     let newest_where = |is_meant: &dyn Fn(&Release) -> bool| {
         served.iter().copied().filter(|release| is_meant(release)).max_by_key(|release| release.rank())
     };
-    let of_most = newest_where(&|release| 2 * followers(release) > served.len());
+    let claims = Claims::new(members, options);
+    let of_most = newest_where(&|release| claims.is_confirmed(release) && 2 * followers(release) > served.len());
     if let Some(of_most) = of_most {
         return members.iter().map(|member| foreign_history(member, of_most)).collect();
     }
-    let brought = brought(members, options);
-    let is_ours = |release: &Release| brought.contains(&release.name());
+    let is_ours = |release: &Release| claims.brought.contains(&release.name());
     let none = || members.iter().map(|_| None).collect();
     let Some(ours) = newest_where(&is_ours) else { return none() };
     let foreign: Vec<_> = members.iter().map(|member| foreign_history(member, ours)).collect();
@@ -99,23 +99,17 @@ fn foreign_history(member: &PolledMirror, newest: &Release) -> Option<MirrorErro
     Some(MirrorError::ForeignHistory { current: own.name(), found: own.history, history: newest.history })
 }
 
-/// The releases that were last brought to the mirrors from here.
-fn brought(members: &[PolledMirror], options: &Options) -> Vec<ReleaseName> {
-    members.iter().filter_map(|member| options.stores.brought(member.mirror.location())).collect()
-}
-
 /// What the mirrors have, and which of it counts for all of them.
 ///
-/// A release is confirmed if it was brought to a mirror from here, or enough mirrors have it. Of another one the record
-/// and the manifest may be made up by the owner of a mirror: nothing of it is passed on.
+/// A release is confirmed if this origin brought it to a mirror, or if enough mirrors have it. The record and the
+/// manifest of another one may be made up by the owner of a mirror, and nothing of it is passed on. Of fewer than
+/// three mirrors none can outvote another one, so that all their releases are confirmed.
 pub(super) struct Claims<'m> {
     members: &'m [PolledMirror],
+    /// The releases that were last brought to the mirrors from here.
     brought: Vec<ReleaseName>,
-    /// The members, by index, to which another release was brought from here than they serve.
-    is_strange: Vec<bool>,
-    /// How many mirrors must have a release that was not brought there from here; `None` if there are too few to outvote
-    /// one.
-    enough: Option<usize>,
+    /// How many mirrors must have a release that was not brought there from here.
+    enough: usize,
     /// How many mirrors must serve a run number.
     enough_for_runs: usize,
     /// The mirrors of the first wave that serve anything: they are ahead of the others by design.
@@ -132,15 +126,12 @@ impl<'m> Claims<'m> {
         let leads = |member: &&PolledMirror| {
             wave.is_some_and(|wave| wave.mirrors.iter().any(|name| name == member.mirror.name()))
         };
-        let is_strange = |member: &PolledMirror| {
-            let brought = options.stores.brought(member.mirror.location());
-            brought.is_some_and(|brought| member.current() != Some(brought))
-        };
+        let brought = |member: &PolledMirror| options.stores.brought(member.mirror.location());
         Self {
             members,
-            brought: brought(members, options),
-            is_strange: members.iter().map(is_strange).collect(),
-            enough: (count >= for_all::MIN_FLEET).then_some(enough),
+            brought: members.iter().filter_map(brought).collect(),
+            // One mirror never confirms itself, whatever the push requires.
+            enough: if count < for_all::MIN_FLEET { 1 } else { enough.max(2) },
             enough_for_runs: enough,
             first_wave: serving().filter(leads).collect(),
         }
@@ -152,13 +143,8 @@ impl<'m> Claims<'m> {
 
     /// Whether the release counts for all.
     pub(super) fn is_confirmed(&self, release: &Release) -> bool {
-        let has = |member: &PolledMirror| member.releases().contains(release);
-        let is_ordinary = |(member, is_strange): (&PolledMirror, &bool)| has(member) && !is_strange;
-        self.is_ours(release)
-            || match self.enough {
-                Some(enough) => self.members.iter().filter(|member| has(member)).count() >= enough,
-                None => self.members.iter().zip(&self.is_strange).any(is_ordinary),
-            }
+        let has = |member: &&PolledMirror| member.releases().contains(release);
+        self.is_ours(release) || self.members.iter().filter(has).count() >= self.enough
     }
 
     /// Whether the release was brought to a mirror from here, or the whole first wave has it.
@@ -173,14 +159,14 @@ impl<'m> Claims<'m> {
         fleet::newest_where(self.members, |release| self.is_confirmed(release)).or_else(|| fleet::newest(self.members))
     }
 
-    /// Warns of a release that is newer than the `base` of the next one and does not count.
+    /// Warns of the newest release of all if it is not the `base` of the next one, and so does not count.
     pub(super) fn warn_of_unconfirmed(&self, base: Option<&Release>, monitor: &dyn Monitor) {
         let Some(newest) = fleet::newest(self.members).filter(|newest| base != Some(*newest)) else { return };
         let serves = |member: &&PolledMirror| member.current_release() == Some(newest);
         let mirrors: Vec<&str> = self.members.iter().filter(serves).map(|member| member.mirror.name()).collect();
         let message = format!(
             "release {} is on {} only, and was not brought there from this machine: nothing of it is passed on to the \
-             other mirrors",
+             other mirrors; `headwater heal --from` one of them brings it to all",
             newest.name(),
             mirrors.join(", ")
         );
@@ -203,18 +189,21 @@ impl<'m> Claims<'m> {
             numbers.sort_unstable_by(|one, other| other.cmp(one));
             let ours = numbers.iter().find(|(.., is_ours)| *is_ours);
             let believed = numbers.get(self.enough_for_runs - 1).max(ours).map(|(number, ..)| *number);
-            if let Some((number, mirror, _)) = numbers.first().filter(|(number, ..)| Some(*number) != believed) {
-                self.warn_of_run(mirror, stream, *number, monitor);
+            if let Some((highest, ..)) = numbers.first().filter(|(number, ..)| Some(*number) != believed) {
+                let claim = numbers.iter().filter(|(number, ..)| number == highest);
+                let mirrors: Vec<&str> = claim.map(|(_, mirror, _)| *mirror).collect();
+                self.warn_of_run(&mirrors, stream, *highest, monitor);
             }
             Some((stream.to_owned(), believed?))
         };
         numbers.into_iter().filter_map(published).collect()
     }
 
-    fn warn_of_run(&self, mirror: &str, stream: &str, number: u64, monitor: &dyn Monitor) {
+    fn warn_of_run(&self, mirrors: &[&str], stream: &str, number: u64, monitor: &dyn Monitor) {
         let enough = self.enough_for_runs;
         let message = format!(
-            "only {mirror} says that run {number} of {stream} was published: it does not count until {enough} mirrors serve it"
+            "run {number} of {stream} is on {} only: it does not count until {enough} mirrors serve it",
+            mirrors.join(", ")
         );
         monitor.event(Event::Warned { message });
     }

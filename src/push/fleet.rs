@@ -199,10 +199,15 @@ fn current(members: &[PolledMirror]) -> impl Iterator<Item = &Release> {
     members.iter().filter_map(PolledMirror::current_release)
 }
 
-/// Refuses mirrors whose current releases are of different histories, of which none took over the others.
-pub(super) fn check_one_history(members: &[PolledMirror]) -> Result<(), GuardFault> {
-    let Some(newest) = newest(members) else { return Ok(()) };
-    let is_foreign = |one: &Release| one.history != newest.history && !newest.replaces.contains(&one.history);
+/// Refuses mirrors whose current releases are of different histories, of which that of `newest` did not take over the
+/// others, nor they that one.
+pub(super) fn check_one_history(members: &[PolledMirror], newest: Option<&Release>) -> Result<(), GuardFault> {
+    let Some(newest) = newest else { return Ok(()) };
+    let is_foreign = |one: &Release| {
+        one.history != newest.history
+            && !newest.replaces.contains(&one.history)
+            && !one.replaces.contains(&newest.history)
+    };
     if !current(members).any(is_foreign) {
         return Ok(());
     }

@@ -185,7 +185,7 @@ pub enum PushError {
         source: ManifestError,
     },
     /// The new release would be one that no mirror can read.
-    #[error("the new release")]
+    #[error("the new release cannot be made")]
     NewRelease(#[source] ReleaseError),
     /// The new manifest could not be made.
     #[error("the new manifest")]

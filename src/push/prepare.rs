@@ -255,11 +255,11 @@ impl Preparation {
             let newest = fleet::newest(&self.members).cloned();
             return Ok(self.into_publication(NextRelease { release, manifest, previous, sums }, newest, false, None));
         }
-        if !options.new_history {
-            fleet::check_one_history(&self.members)?;
-        }
         let claims = Claims::new(&self.members, options);
         let newest = claims.newest().cloned();
+        if !options.new_history {
+            fleet::check_one_history(&self.members, newest.as_ref())?;
+        }
         claims.warn_of_unconfirmed(newest.as_ref(), monitor);
         let orders = claims.published_orders(monitor);
         claims::check_order(options, &orders)?;

@@ -95,7 +95,7 @@ pub(super) fn load_newest(
     options: &Options,
     monitor: &dyn Monitor,
 ) -> Result<ResolvedSource, PushError> {
-    fleet::check_one_history(members)?;
+    fleet::check_one_history(members, fleet::newest(members))?;
     if fleet::newest(members).is_none() {
         return Err(PushError::Rollback("no mirror has a release yet".into()));
     }
@@ -207,31 +207,34 @@ pub(super) fn load_rollback(claims: &Claims<'_>, to: Option<u64>, by: &DecidedBy
     Ok(ResolvedSource { rolled_back_to, decided_by, ..ResolvedSource::of(SourceEntries::Entries(live)) })
 }
 
-/// The release of a sequence, if every mirror that keeps one of that sequence keeps this one, or if it is the only one
-/// that is confirmed. A mirror on which one of two with the same sequence took the place of the other keeps both: then
-/// the higher rank is meant.
+/// The confirmed release of a sequence, if every mirror that keeps one of that sequence keeps this one. A mirror on which
+/// one of two with the same sequence took the place of the other keeps both: then the higher rank is meant.
 fn kept_release<'m>(claims: &Claims<'m>, sequence: u64) -> Result<&'m Release, PushError> {
-    let highest = |releases: Vec<&'m Release>| releases.into_iter().max_by_key(|release| release.rank());
-    let of_sequence = |member: &'m PolledMirror| -> Vec<&'m Release> {
-        member.releases().iter().filter(|release| release.sequence == sequence).collect()
-    };
-    let agreed = |kept: Vec<&'m Release>| {
-        let first = *kept.first()?;
-        kept.iter().all(|other| other.id() == first.id()).then_some(first)
-    };
-    let kept: Vec<&Release> = claims.members().iter().filter_map(|member| highest(of_sequence(member))).collect();
-    if kept.is_empty() {
-        return Err(PushError::Rollback(format!("no mirror keeps a release {sequence}")));
-    }
+    let of_sequence =
+        |member: &'m PolledMirror| member.releases().iter().filter(move |release| release.sequence == sequence);
     let confirmed = |member: &'m PolledMirror| {
-        highest(of_sequence(member).into_iter().filter(|release| claims.is_confirmed(release)).collect())
+        of_sequence(member).filter(|release| claims.is_confirmed(release)).max_by_key(|release| release.rank())
     };
-    let found = agreed(kept).or_else(|| agreed(claims.members().iter().filter_map(confirmed).collect()));
-    let text = || format!("release {sequence} is not the same on all mirrors: name fewer of them");
-    found.ok_or_else(|| PushError::Rollback(text()))
+    let mut found = claims.members().iter().filter_map(confirmed);
+    let Some(first) = found.next() else {
+        let keeps = |member: &&'m PolledMirror| of_sequence(member).next().is_some();
+        let keeping: Vec<&str> = claims.members().iter().filter(keeps).map(|member| member.mirror.name()).collect();
+        return Err(PushError::Rollback(match &keeping[..] {
+            [] => format!("no mirror keeps a release {sequence}"),
+            _ => format!(
+                "only {} keeps a release {sequence}, so it may be made up: name no other mirror",
+                keeping.join(", ")
+            ),
+        }));
+    };
+    if found.any(|other| other.id() != first.id()) {
+        let text = format!("release {sequence} is not the same on all mirrors: name fewer of them");
+        return Err(PushError::Rollback(text));
+    }
+    Ok(first)
 }
 
-/// The release before the current one, if all mirrors agree on that; a confirmed one, where there is one.
+/// The newest confirmed release before the current one, if all mirrors agree on that.
 fn rollback_target<'m>(claims: &Claims<'m>) -> Result<&'m Release, PushError> {
     if is_ambiguous(claims.members()) {
         let text = "the mirrors are not on one release, so what to go back to is ambiguous: say --to SEQ";
@@ -239,16 +242,13 @@ fn rollback_target<'m>(claims: &Claims<'m>) -> Result<&'m Release, PushError> {
     }
     let newest = claims.newest().ok_or_else(|| PushError::Rollback("no mirror has a release yet".into()))?;
     let releases = claims.members().iter().flat_map(PolledMirror::releases);
-    let mut before: Vec<&Release> = releases
-        .filter(|release| {
-            release.sequence < newest.sequence
-                && release.content != newest.content
-                && newest.rejection(release.content).is_none()
-        })
-        .collect();
-    before.sort_by_key(|release| release.rank());
-    let found = before.iter().rev().find(|release| claims.is_confirmed(release)).or(before.last());
-    found
-        .copied()
+    let before = releases.filter(|release| {
+        release.sequence < newest.sequence
+            && release.content != newest.content
+            && newest.rejection(release.content).is_none()
+            && claims.is_confirmed(release)
+    });
+    before
+        .max_by_key(|release| release.rank())
         .ok_or_else(|| PushError::Rollback(format!("no kept release before {} differs from it", newest.sequence)))
 }

@@ -169,3 +169,39 @@ fn a_copy_that_races_a_push_never_makes_a_release() {
         }
     }
 }
+
+#[test]
+fn a_new_history_that_reached_one_of_two_mirrors_is_that_of_both_after_the_next_push() {
+    let world = World::with_tree();
+    world.ok("push tree ./a ./b --cache here");
+    version(&world, 2);
+    world.ok("push tree ./b --new-history --cache there");
+    version(&world, 3);
+    world.ok("push tree ./a ./b --cache here");
+    assert_eq!(newest(&world, "./a")["release"], newest(&world, "./b")["release"]);
+}
+
+#[test]
+fn a_machine_with_an_old_cache_does_not_publish_what_was_rolled_back_elsewhere() {
+    let world = World::with_tree();
+    world.ok("push tree ./a ./b --cache old");
+    for number in [2, 3] {
+        version(&world, number);
+        world.ok("push tree ./b --cache new");
+    }
+    world.ok("rollback ./b --yes --cache new");
+    world.run("push tree ./a ./b --cache old").code(5).warns("rolled back");
+}
+
+#[test]
+fn a_rollback_of_three_mirrors_does_not_take_what_one_of_them_alone_keeps() {
+    let world = World::with_tree();
+    world.ok("push tree ./a --cache here --init");
+    version(&world, 2);
+    world.ok("push tree ./a --cache elsewhere");
+    version(&world, 3);
+    world.ok("push tree ./a ./b ./c --cache here");
+    world.run("rollback ./a ./b ./c --yes --cache here").code(2).warns("no kept release before 3");
+    world.run("rollback ./a ./b ./c --to 2 --yes --cache here").code(2).warns("only ./a keeps a release 2");
+    world.ok("rollback ./a --to 2 --yes --cache here");
+}

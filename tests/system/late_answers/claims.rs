@@ -321,6 +321,30 @@ fn of_two_mirrors_the_one_that_was_not_pushed_to_from_here_fails_alone() {
 }
 
 #[test]
+fn a_mirror_that_was_left_behind_joins_whatever_another_one_says_of_histories() {
+    const FORGETS: Claim = |state, _| invent(state, |release| release.replaces.clear());
+    const TAKES_OVER: Claim = |state, _| {
+        alter(state, |release| {
+            release.replaces = vec![release.history];
+            release.history = HistoryId::from_bytes([7; 16]);
+            release.sequence = 1;
+        });
+    };
+    for claim in [FORGETS, TAKES_OVER] {
+        let mut edges = Edges::absent();
+        edges.publish(&NAMES, |_| {});
+        edges.publish(&["edge1", "edge2", "edge3", "edge5"], |options| options.new_history = true);
+        let source = edges.tree();
+        let mut fifth = edges.edge("edge5");
+        fifth.alters = altering(move |state| claim(state, ContentId::of(b"none")));
+        let others = NAMES[..4].iter().map(|name| Arc::new(edges.edge(name)) as Arc<dyn Mirror>);
+        let fleet = Fleet::new(others.chain([Arc::new(fifth) as Arc<dyn Mirror>]).collect());
+        let report = push(&source, &fleet, &waiting(&edges), &Silent).unwrap();
+        assert_eq!(outcomes(&report)[..4], vec![Outcome::Activated; 4], "{report:?}");
+    }
+}
+
+#[test]
 fn in_waves_a_run_number_counts_that_the_first_wave_has_and_not_that_of_another_mirror() {
     for (ahead, is_refused) in [("edge1", true), ("edge5", false)] {
         let mut edges = Edges::new();
