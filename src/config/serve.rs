@@ -344,7 +344,7 @@ mod tests {
             (format!("{site}quota = \"much\"\n"), (4, 9), "\"much\" is no size: write it like \"10 GB\""),
             (format!("{site}min_free = \"\"\n"), (4, 12), "is no size"),
             (format!("{site}post_activate = \"nginx -s reload\"\n"), (4, 17), "[\"systemctl\", \"reload\", \"nginx\"]"),
-            (format!("{site}file_mode = \"0640\"\n"), (4, 13), "\"0640\" is no mode for a file here"),
+            (format!("{site}file_mode = \"0640\"\n"), (4, 13), "\"0640\" is not a file mode here"),
             (format!("{site}dir_mode = \"rwx\"\n"), (4, 12), "octal digits"),
             (format!("{site}group = \"\"\n"), (4, 9), "the group is empty"),
             (format!("{site}{site}"), (5, 8), "already a site"),

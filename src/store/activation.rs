@@ -1,4 +1,4 @@
-//! Making a staged release current, and what follows once that was answered.
+//! Activation: makes a staged release current, and does the work that follows.
 
 use std::time::Duration;
 
@@ -8,13 +8,13 @@ use crate::store::layout::{CURRENT, Layout, SWITCHED, current_target};
 use crate::store::{EventKind, Pruned, Store, StoreError};
 
 impl Store {
-    /// Makes a staged release current: compare-and-set on what is current,
-    /// and only ever to one that [`crate::release::Release::succession`] lets follow. When it returns, the switch is
-    /// durable. Again for the current release: does nothing.
+    /// Makes a staged release current (step 5), if the current release is `expected` and
+    /// [`crate::release::Release::succession`] allows it. The switch is durable when this returns.
+    /// Does nothing if the release is already current.
     ///
     /// # Errors
-    /// [`StoreError::Conflict`], [`StoreError::NotNewer`], [`StoreError::OtherHistory`], [`StoreError::NotStaged`],
-    /// [`StoreError::Locked`]; errors of the disk.
+    /// [`StoreError::Conflict`], [`StoreError::NotNewer`], [`StoreError::OtherHistory`],
+    /// [`StoreError::NotStaged`], [`StoreError::Locked`]; errors of the disk.
     pub fn activate(
         &self,
         release: ReleaseName,
@@ -33,7 +33,7 @@ impl Store {
             return Err(StoreError::NotStaged { release });
         }
         self.check_succession(&self.release(release)?)?;
-        // Others that were staged and lost: never served, so never to be listed.
+        // Other staged releases lost the race. They were never served, so they must not be listed.
         self.drop_staged(Some(release))?;
         self.point_current_at(release)?;
         self.show_staged();
@@ -41,23 +41,26 @@ impl Store {
         Ok(())
     }
 
-    /// Replaces `current` in one step and makes that durable.
+    /// Replaces `current` atomically and makes that durable (step 5).
     pub(super) fn point_current_at(&self, release: ReleaseName) -> Result<(), StoreError> {
         const NEW: &str = "current.new";
         let layout = &self.layout;
         layout.tmp.unlink_if_any(NEW)?;
+        // A rename over the old link is atomic; unlinking first would leave moments without
+        // `current`.
         layout.tmp.symlink(&current_target(release), NEW)?;
         layout.tmp.rename(NEW, &layout.root, CURRENT)?;
+        // Reference before acknowledgement: the caller reports success only after this sync.
         Ok(layout.root.sync()?)
     }
 
-    /// Notes that something is to follow when `release` has become current, so that it is not
-    /// forgotten by whoever is killed in between. Not durable: a power cut ends what it is for, too.
+    /// Records that work is to follow the switch to `release`, so that it is not lost if the
+    /// process is killed in between. Not durable: after a power cut the work is not needed.
     ///
     /// # Errors
     /// [`StoreError::OtherOwner`]; [`StoreError::Locked`]; errors of the disk.
     pub fn note_switch(&self, release: ReleaseName, wait: Duration) -> Result<(), StoreError> {
-        // Another one may sweep away temporary files, or write the same one.
+        // Without the lock another process might remove the temporary file, or write the same one.
         let _guard = self.lock(wait)?;
         let Layout { tmp, headwater, .. } = &self.layout;
         tmp.unlink_if_any(SWITCHED)?;
@@ -65,7 +68,8 @@ impl Store {
         Ok(tmp.rename(SWITCHED, headwater, SWITCHED)?)
     }
 
-    /// The current release, if what is to follow of it was noted and did not happen. It is for the owner to do.
+    /// The current release, if the work recorded by [`Store::note_switch`] has not been done for
+    /// it. Only the owner of the store may do it.
     ///
     /// # Errors
     /// [`StoreError::OtherOwner`]; errors of the disk.
@@ -73,11 +77,12 @@ impl Store {
         self.check_owner()?;
         const MAX_NAME_BYTES: u64 = 64;
         let Some(note) = fsx::found(self.layout.headwater.read(SWITCHED, MAX_NAME_BYTES))? else { return Ok(None) };
+        // Bytes read of the note; a release name is shorter.
         let noted = std::str::from_utf8(&note).ok().and_then(|name| name.parse().ok());
         Ok(self.current()?.filter(|current| noted == Some(*current)))
     }
 
-    /// What was to follow happens.
+    /// Removes the record of [`Store::note_switch`]: the work has begun.
     ///
     /// # Errors
     /// [`StoreError::OtherOwner`]; errors of the disk.
@@ -87,7 +92,7 @@ impl Store {
         Ok(())
     }
 
-    /// Forgets a release that was staged and shall not become current.
+    /// Drops a staged release that is not to become current.
     ///
     /// # Errors
     /// [`StoreError::Conflict`] for the current release; errors of the disk.
@@ -102,35 +107,36 @@ impl Store {
         }
         self.mark_deleted(release)?;
         self.show_staged();
-        // Only tidies up: what fails here is tried again after the next push.
+        // Only cleans up; if it fails, the next push tries again.
         self.drop_gone_releases(&mut Pruned::default()).ok();
         Ok(())
     }
 
-    /// What happens by itself after an activation, once that was answered: what no kept release
-    /// needs is dropped, and retired entries that are due expire. [`Store::prepare_spare_slot`] does the rest.
+    /// Cleans up after an activation was acknowledged: drops what no kept release needs, and
+    /// expires retired entries that are due. [`Store::prepare_spare_slot`] does the rest.
     ///
     /// # Errors
-    /// Those of the disk; nothing that is needed is touched.
+    /// Errors of the disk. Nothing that is needed is removed.
     pub fn clean_up(&self, keep: usize, wait: Duration) -> Result<Pruned, StoreError> {
         let _guard = self.lock(wait)?;
         let expired = self.expire_due(fsx::unix_seconds());
         let mut pruned = self.drop_old_releases(keep)?;
         self.drop_old_quarantines(fsx::unix_seconds(), &mut pruned)?;
         self.note_pruned(&pruned);
-        // For another time: without it everything works that works now.
+        // The reserve is only needed on a full disk, so an error is ignored until the next time.
         self.keep_reserve().ok();
         pruned.expired = expired?;
         Ok(pruned)
     }
 
-    /// Fills the second slot, if there is none, so that the next push costs what changes. Until that
-    /// is done it would cost as much as the first.
+    /// Fills the second slot if it is missing, so that the cost of the next push grows with the
+    /// change only. Until then a push costs as much as the first.
     ///
     /// # Errors
-    /// Those of the disk; what is served is not touched.
+    /// Errors of the disk. The served slot is not touched.
     pub fn prepare_spare_slot(&self, wait: Duration) -> Result<(), StoreError> {
-        // Looked at again under the lock, which is not waited for where nothing is to be done.
+        // Check without the lock first, to avoid waiting for nothing. `fill_spare_slot` checks
+        // again under the lock.
         if self.missing_slot()?.is_none() {
             return Ok(());
         }

@@ -1,4 +1,4 @@
-//! Copies of objects, where times or mode keep a link from serving.
+//! Copies objects whose time or mode does not fit an entry, so that a link cannot serve.
 
 use std::io::{self, Read, Write as _};
 
@@ -8,15 +8,15 @@ use crate::manifest::FileEntry;
 use crate::store::layout::object_name;
 use crate::store::{Store, StoreError};
 
-/// Bytes copied at once.
+/// Buffer size of a copy, in bytes.
 const CHUNK_BYTES: usize = 256 * 1024;
 
 impl Store {
-    /// Writes the content of an entry's object to the new file `name` in
-    /// `dir`, with the entry's time and these permissions. Not synced.
+    /// Writes the content of an entry's object to the new file `name` in `dir`, with the time of
+    /// the entry and the given mode. Does not sync it.
     ///
     /// # Errors
-    /// [`StoreError::DamagedObject`] when the object is not what its id says.
+    /// [`StoreError::DamagedObject`] if the content does not match the object's id.
     pub(super) fn copy_object(
         &self,
         entry: &FileEntry,
@@ -32,9 +32,9 @@ impl Store {
     }
 }
 
-/// Writes what `from` gives to the new file `name` in `dir`, with the entry's
-/// time and these permissions; answers whether it was the entry's object. If not, the file
-/// is gone again. Not synced.
+/// Writes the bytes of `from` to the new file `name` in `dir`, with the time of the entry and the
+/// given mode. Returns whether they are the entry's object; if not, removes the file. Does not sync
+/// it.
 pub(super) fn write_object(
     entry: &FileEntry,
     mode: FileMode,
@@ -45,6 +45,7 @@ pub(super) fn write_object(
     let path = || dir.join(name);
     let mut file = dir.create_file(name)?;
     fsx::fault::mark("write", &path())?;
+    // One byte more than expected is enough to detect content that is too long.
     let mut from = from.take(entry.size + 1);
     let mut hasher = blake3::Hasher::new();
     let mut buffer = vec![0; CHUNK_BYTES];
@@ -56,7 +57,8 @@ pub(super) fn write_object(
                 file.write_all(&buffer[..count]).context("write", path)?;
             }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            // What it comes from is at fault, not the disk that it goes to.
+            // A failed read is a fault of the source, not of the destination disk: handle it as
+            // wrong content.
             Err(_) => break,
         }
     }

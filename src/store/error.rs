@@ -1,4 +1,4 @@
-//! Why a store did not do what was asked.
+//! The errors of a store.
 
 use std::path::PathBuf;
 
@@ -13,37 +13,38 @@ use crate::release::{ReleaseError, ReleaseName};
 use crate::tree_path::Site;
 use crate::users;
 
-/// Why a store cannot do what was asked.
+/// Why an operation on a store failed.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// The disk.
+    /// An error of the file system.
     #[error(transparent)]
     Io(#[from] IoError),
-    /// The mirror's place is a file or something else.
+    /// The path of the mirror is a file or something else that is not a directory.
     #[error("{} is not a directory", path.display())]
     NotDirectory {
-        /// The place.
+        /// The path of the mirror.
         path: PathBuf,
     },
-    /// The directory that should hold the mirror does not exist.
+    /// The parent directory of a new mirror does not exist.
     #[error("{} does not exist, so no mirror can be created in it", path.display())]
     NoParent {
-        /// The missing directory.
+        /// The missing parent directory.
         path: PathBuf,
     },
-    /// There are files that are not ours.
-    #[error("{} has files in it and is no mirror; it was not touched", path.display())]
+    /// The directory holds files that do not belong to a store.
+    #[error("{} is not empty and is not a mirror; it was left unchanged", path.display())]
     NotEmpty {
-        /// The place.
+        /// The path of the mirror.
         path: PathBuf,
     },
-    /// There is no store where one was expected.
-    #[error("{} is no mirror: it has no .headwater/format", path.display())]
+    /// The directory is not a store, and one was expected.
+    #[error("{} is not a mirror: it has no .headwater/format", path.display())]
     NotAStore {
-        /// The place.
+        /// The path of the mirror.
         path: PathBuf,
     },
-    /// A directory that only its owner may write to: files that others wrote would be theirs.
+    /// The directory is owned by another user. Files written by several users could not all be
+    /// changed by one of them.
     #[error(
         "{} belongs to {}, and this runs as {}", path.display(),
         users::describe_user(*owner), users::describe_user(*caller)
@@ -56,183 +57,184 @@ pub enum StoreError {
         /// The id of the user that this process runs as.
         caller: u32,
     },
-    /// A file system on which locks, links and syncs do not hold.
-    #[error("{} is on {kind}, where a switch is not atomic and a sync not final", path.display())]
+    /// The file system does not guarantee locks, atomic renames and durable syncs.
+    #[error("{} is on {kind}, which has neither atomic switches nor durable syncs; use a local disk", path.display())]
     FileSystem {
-        /// The place.
+        /// The path of the mirror.
         path: PathBuf,
         /// The kind of file system.
         kind: &'static str,
     },
-    /// A place inside of another mirror.
+    /// The path lies inside another mirror.
     #[error("{} is inside of the mirror {}", path.display(), outer.display())]
     InsideMirror {
-        /// The place.
+        /// The path.
         path: PathBuf,
-        /// The mirror around it.
+        /// The mirror that contains it.
         outer: PathBuf,
     },
-    /// A file system without what slots are made of.
+    /// The file system lacks hard links or symbolic links, which slots are made of.
     #[error("the file system of {} has no {what}", path.display())]
     NoLinks {
-        /// The place.
+        /// The path of the mirror.
         path: PathBuf,
-        /// Hard or symbolic links.
+        /// The kind of link that is missing.
         what: &'static str,
     },
-    /// Written by a newer headwater.
+    /// The store was written by a newer headwater.
     #[error("{} has store format {found}, newer than this headwater knows (1)", path.display())]
     NewerFormat {
-        /// The place.
+        /// The path of the format file.
         path: PathBuf,
-        /// Its version.
+        /// The version that the file declares.
         found: u64,
     },
-    /// A format file that cannot be read.
+    /// The format file, or a directory of the store, is damaged.
     #[error("{} is damaged: {what}", path.display())]
     Format {
-        /// The file.
+        /// The damaged file or directory.
         path: PathBuf,
-        /// What is wrong.
+        /// What is wrong with it.
         what: String,
     },
-    /// The mirror of another site.
+    /// The store holds another site.
     #[error("{} holds site {found:?}, not {wanted:?}", path.display(), found = found.as_str(), wanted = wanted.as_str())]
     OtherSite {
-        /// The place.
+        /// The path of the mirror.
         path: PathBuf,
-        /// What it holds.
+        /// The site that the store holds.
         found: Site,
-        /// What was asked for.
+        /// The requested site.
         wanted: Site,
     },
-    /// Somebody else is at work and did not end in time.
-    #[error("{} is locked by another headwater", path.display())]
+    /// Another process held the lock for the whole time to wait.
+    #[error("{} is locked by another headwater process", path.display())]
     Locked {
-        /// The lock.
+        /// The lock file.
         path: PathBuf,
     },
-    /// `current` is not what we make it.
+    /// `current` is not a link that headwater makes.
     #[error("{} {what}", path.display())]
     BadCurrent {
-        /// The link.
+        /// The path of `current`.
         path: PathBuf,
-        /// What it is.
+        /// What it is instead.
         what: String,
     },
-    /// Too little room.
+    /// The file system has too few free bytes.
     #[error(
         "{} has {} free, and {} are needed", path.display(),
         ByteSize::b(*free).display().si(), ByteSize::b(*needed).display().si()
     )]
     NoSpace {
-        /// The place.
+        /// The path of the mirror.
         path: PathBuf,
         /// Bytes needed.
         needed: u64,
         /// Bytes free.
         free: u64,
     },
-    /// Too few inodes.
+    /// The file system has too few free inodes.
     #[error("{} has {free} inodes free, and {needed} are needed", path.display())]
     NoInodes {
-        /// The place.
+        /// The path of the mirror.
         path: PathBuf,
         /// Inodes needed.
         needed: u64,
         /// Inodes free.
         free: u64,
     },
-    /// A manifest that is damaged, or an error while reading it.
+    /// A manifest is damaged or cannot be read.
     #[error("manifest {}", path.display())]
     Manifest {
-        /// Its file.
+        /// The manifest's file.
         path: PathBuf,
         /// What is wrong.
         source: ManifestError,
     },
-    /// Old objects that new content builds on are damaged or missing. They no longer count as present.
-    #[error("{} damaged or missing here, and new content builds on it", several(objects))]
+    /// Objects that new content is compressed against are damaged or missing. They no longer count
+    /// as present.
+    #[error("{} damaged or missing here, so new content cannot be decoded", several(objects))]
     DamagedBases {
-        /// The objects.
+        /// The damaged or missing objects.
         objects: Vec<ObjectId>,
     },
-    /// A release record that is damaged.
+    /// A release record is damaged.
     #[error("release record {}", path.display())]
     Release {
-        /// Its file.
+        /// The record's file.
         path: PathBuf,
         /// What is wrong.
         source: ReleaseError,
     },
-    /// Another release became current since the mirror was asked.
+    /// Another release became current after the caller read which one was.
     #[error("the mirror's current release is {}, not the expected {}", name(*found), name(*expected))]
     Conflict {
-        /// What was expected.
+        /// The release that the caller expected to be current.
         expected: Option<ReleaseName>,
-        /// What is current.
+        /// The release that is current.
         found: Option<ReleaseName>,
     },
-    /// A release that is not newer than the current one.
+    /// The offered release is not newer than the current one.
     #[error("release {offered} is not newer than the current {current}")]
     NotNewer {
-        /// What was offered.
+        /// The offered release.
         offered: ReleaseName,
-        /// What is current.
+        /// The current release.
         current: ReleaseName,
     },
-    /// A release of another history than the current one.
-    #[error("release {offered} is of history {}, and the mirror serves release {current} of history {}", history.short(), found.short())]
+    /// The offered release belongs to another history than the current one.
+    #[error("release {offered} belongs to history {}, but the mirror serves release {current} of history {}", history.short(), found.short())]
     OtherHistory {
-        /// What was offered.
+        /// The offered release.
         offered: ReleaseName,
-        /// Its history.
+        /// The history of the offered release.
         history: HistoryId,
-        /// What is current.
+        /// The current release.
         current: ReleaseName,
         /// The history of the current release.
         found: HistoryId,
     },
-    /// A release that is not, or no longer, staged.
+    /// The release is not staged, or no longer.
     #[error("release {release} is not staged here")]
     NotStaged {
         /// The release.
         release: ReleaseName,
     },
-    /// A pack that is malformed.
+    /// A pack is malformed.
     #[error("a pack is malformed")]
     Pack(#[from] PackError),
-    /// What arrived does not make what was announced.
-    #[error("what was sent is not what was announced: {what}")]
+    /// The received content does not match what the push announced.
+    #[error("the received content does not match what was announced: {what}")]
     Mismatch {
-        /// What does not hold.
+        /// What does not match.
         what: String,
     },
-    /// Missing objects could not be fetched again.
+    /// Missing objects could not be fetched.
     #[error("{} missing or damaged here and could not be fetched", several(missing))]
     Fetch {
-        /// The objects.
+        /// The objects that are still missing.
         missing: Vec<ObjectId>,
-        /// Why the first of them could not.
+        /// Why fetching the first of them failed.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// An object whose bytes are not what its id says.
+    /// The bytes of an object do not match its id, or the object is missing.
     #[error("object {object} is damaged or missing here")]
     DamagedObject {
         /// The object.
         object: ObjectId,
     },
-    /// A slot that is not what its manifest says.
-    #[error("{} was changed by somebody else", path.display())]
+    /// A slot does not match its manifest: another program changed it.
+    #[error("{} was changed by another program", path.display())]
     Tampered {
-        /// Where that shows.
+        /// The path where the difference was found.
         path: PathBuf,
     },
-    /// The user asked to stop.
+    /// The operation was cancelled.
     #[error("stopped")]
     Cancelled,
-    /// There is no memory for what a manifest change announces.
-    #[error("there is no memory for what the manifest change announces")]
+    /// Too little memory is free for what the manifest change announces.
+    #[error("not enough memory for what the manifest change announces")]
     NoMemory,
 }
 
@@ -248,10 +250,10 @@ fn several(objects: &[ObjectId]) -> String {
     }
 }
 
-/// `None` instead of the error that something is missing or damaged.
+/// Returns `None` for an error that means damage: something is missing or has the wrong content.
 ///
 /// # Errors
-/// Every other one: where it cannot be told, nothing may be taken for damaged.
+/// Returns every other error. A failed read does not prove damage, so it must not count as damage.
 pub(super) fn unless_damaged<T>(result: Result<T, StoreError>) -> Result<Option<T>, StoreError> {
     match result {
         Ok(value) => Ok(Some(value)),
@@ -260,22 +262,22 @@ pub(super) fn unless_damaged<T>(result: Result<T, StoreError>) -> Result<Option<
     }
 }
 
-/// Whether an error of reading says that something is missing, of another kind, or not what it should be. What the
-/// system does not let us read may be whole: it has no descriptors, we have no right, the disk does not answer.
+/// Whether a read error means that the file is missing, of another kind, or has the wrong content.
+/// Errors such as `EMFILE`, `EACCES` or `EIO` do not: the file behind them may be intact.
 pub(super) fn is_damage(error: &std::io::Error) -> bool {
     use rustix::io::Errno;
     const MISSING_OR_OTHER_KIND: [Errno; 5] = [Errno::NOENT, Errno::NOTDIR, Errno::ISDIR, Errno::LOOP, Errno::NXIO];
-    // An error without a number is not the system's: what was read cannot be decoded.
+    // An error without an errno comes from decoding, not from the system: the bytes are wrong.
     Errno::from_io_error(error).is_none_or(|errno| MISSING_OR_OTHER_KIND.contains(&errno))
 }
 
-/// What arrived is not what was announced.
 pub(super) fn mismatch(what: impl Into<String>) -> StoreError {
     StoreError::Mismatch { what: what.into() }
 }
 
 impl StoreError {
-    /// Whether it says that something here is missing or is not what it should be; not so where that cannot be told.
+    /// Whether the error proves that something in the store is missing or wrong. Returns `false` if
+    /// the error leaves that open.
     #[must_use]
     pub fn is_damage(&self) -> bool {
         match self {
@@ -286,8 +288,7 @@ impl StoreError {
         }
     }
 
-    /// Whether the disk refused something it had to do: what was written is
-    /// then in doubt and must not be built upon.
+    /// Whether the disk failed. What was written is then in doubt, and nothing may be built on it.
     #[must_use]
     pub fn is_disk_failure(&self) -> bool {
         match self {
@@ -297,7 +298,7 @@ impl StoreError {
         }
     }
 
-    /// What kind of failure it is.
+    /// The kind of the error, which decides the hint and the exit code.
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
         match self {

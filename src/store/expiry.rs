@@ -1,9 +1,9 @@
-//! Expiry: retired entries whose time has come are removed from the slot that is served.
+//! Expiry: removes retired entries that are due from the served slot.
 //!
-//! Every mirror does this by itself, by its own clock, and makes no release: the release, its
-//! manifest and its objects stay whole, so that the release can still be carried to other mirrors.
-//! A durable mark tells which entries may be absent. It only rises, so that nothing comes back
-//! when a clock is set back.
+//! Every mirror does this by its own clock and without a new release: the release, its manifest and
+//! its objects stay complete, so that the release can still be copied to other mirrors. A durable
+//! mark records which entries may be absent. It only rises, so that no entry comes back when a
+//! clock is set back.
 
 use std::time::Duration;
 
@@ -17,35 +17,35 @@ use crate::store::slots::SlotWriter;
 use crate::store::{EventKind, Store, StoreError};
 use crate::tree_path::TreePath;
 
-/// A mark is one short line.
+/// Upper bound for reading a mark, in bytes. The file is one short line.
 const MAX_MARK_BYTES: u64 = 4096;
 
-/// What `.headwater/expired` says.
+/// The content of `.headwater/expired`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct ExpiryMark {
     /// Retired entries whose `until` is at or before this time may be absent from every slot.
     through: u64,
-    /// The release whose slot has none of these entries any more.
+    /// The release whose slot no longer has any of these entries.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     release: Option<ReleaseName>,
-    /// When the next entry of that release is due; `None` if no entry is left that will be.
+    /// When the next entry of that release is due; `None` if no more entries will be.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     next: Option<u64>,
 }
 
-/// What a manifest has at a time.
+/// The entries of a manifest that are due at a given time.
 #[derive(Default)]
 struct DueEntries {
     paths: Vec<TreePath>,
-    /// The latest `until` of those that are due.
+    /// The latest `until` of the entries that are due.
     latest: u64,
-    /// The earliest `until` of those that are not due yet.
+    /// The earliest `until` of the entries that are not due yet.
     next: Option<u64>,
 }
 
 impl Store {
-    /// Removes every retired entry whose time has come from the slot that is served; returns how many
-    /// entries were removed. Without an entry that is due it costs one small read and takes no lock.
+    /// Removes every retired entry that is due from the served slot and returns how many were
+    /// removed. If none is due, this costs one small read and takes no lock.
     ///
     /// # Errors
     /// [`StoreError::Locked`], a damaged manifest, errors of the disk.
@@ -58,11 +58,11 @@ impl Store {
         self.expire_due(fsx::unix_seconds())
     }
 
-    /// When the next retired entry of the current release is due; `None` if there is none. A time in
-    /// the past: an entry is still served whose time is over.
+    /// When the next retired entry of the current release is due; `None` if there is none. A time
+    /// in the past means that an entry is due and still served.
     ///
     /// # Errors
-    /// When the store cannot be read.
+    /// Fails if the store cannot be read.
     pub fn next_expiry(&self) -> Result<Option<u64>, StoreError> {
         match self.current()? {
             Some(current) => self.next_expiry_of(current, self.expiry_mark()?),
@@ -70,10 +70,11 @@ impl Store {
         }
     }
 
-    /// Retired entries whose `until` is at or before this time are not served here; 0 before the first one expired.
+    /// Retired entries whose `until` is at or before this time are not served. 0 before the first
+    /// entry expired.
     ///
     /// # Errors
-    /// When the store cannot be read.
+    /// Fails if the store cannot be read.
     pub fn expired_through(&self) -> Result<u64, StoreError> {
         Ok(self.expiry_mark()?.through)
     }
@@ -82,10 +83,12 @@ impl Store {
         if mark.release == Some(current) {
             return Ok(mark.next);
         }
-        // Also where the slot was filled without the earliest: the first look finds out.
+        // The slot may have been filled without its earliest entries. Then this time is too early,
+        // and the first check corrects it.
         match self.release(current) {
             Ok(release) => Ok(release.until),
-            // What a damaged record says nobody knows: verify reports it, and repair brings it back.
+            // A damaged record does not show what is due. verify reports it, and repair restores
+            // it.
             Err(StoreError::Release { .. }) => Ok(None),
             Err(StoreError::Io(error)) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error),
@@ -97,7 +100,7 @@ impl Store {
         Ok(self.next_expiry_of(current, mark)?.is_some_and(|next| next <= now.max(mark.through)))
     }
 
-    /// As [`Store::expire`], at the time `now`; the caller has the lock.
+    /// As [`Store::expire`], at the time `now`. The caller has the lock.
     pub(super) fn expire_due(&self, now: u64) -> Result<u64, StoreError> {
         let Some(current) = self.current()? else { return Ok(0) };
         let mark = self.expiry_mark()?;
@@ -107,8 +110,8 @@ impl Store {
         let time = now.max(mark.through);
         let due = DueEntries::find(self.entries(&self.release(current)?.manifest)?, time)?;
         let through = due.latest.max(mark.through);
-        // The mark first: from now on these entries may be absent. Without a release in it, whoever finds
-        // it after a crash looks again.
+        // The mark comes first: from now on these entries may be absent. It names no release yet,
+        // so after a crash the next check looks at the slot again.
         self.set_mark(ExpiryMark { through, release: None, next: None })?;
         let removed = self.remove_expired(&due.paths)?;
         self.set_mark(ExpiryMark { through, release: Some(current), next: due.next })?;
@@ -118,8 +121,8 @@ impl Store {
         Ok(removed)
     }
 
-    /// Lets the mark rise to what of `release` is due at `now`, before a slot is filled without that.
-    /// The caller has the lock.
+    /// Raises the mark to the latest entry of `release` that is due at `now`. Called before a slot
+    /// is filled without those entries; the caller has the lock.
     pub(super) fn expire_before_filling(&self, release: &Release, now: u64) -> Result<(), StoreError> {
         if release.until.is_none_or(|until| until > now) {
             return Ok(());
@@ -131,7 +134,7 @@ impl Store {
         Ok(())
     }
 
-    /// Removes entries from the slot that is served, and the directories that are empty then.
+    /// Removes entries from the served slot, and the directories that this leaves empty.
     fn remove_expired(&self, paths: &[TreePath]) -> Result<u64, StoreError> {
         let Some(slot) = self.live_slot()? else { return Ok(0) };
         let permissions = self.permissions_of(self.current()?.map_or(0, |current| current.sequence()))?;
@@ -152,12 +155,13 @@ impl Store {
         let Some(bytes) = fsx::found(self.layout.headwater.read(EXPIRED, MAX_MARK_BYTES))? else {
             return Ok(ExpiryMark::default());
         };
-        // One that the disk damaged was not above the time of now: nothing comes back for it.
+        // The mark never exceeds the time at which it was written, so with a damaged mark
+        // everything due by now counts as expired. No entry comes back.
         let unknown = || ExpiryMark { through: fsx::unix_seconds(), ..ExpiryMark::default() };
         Ok(serde_json::from_slice(&bytes).unwrap_or_else(|_| unknown()))
     }
 
-    /// Makes everything durable that was written or removed so far, then gives the mark its own name.
+    /// Syncs everything written or removed so far, then replaces the mark and syncs its directory.
     fn set_mark(&self, mark: ExpiryMark) -> Result<(), StoreError> {
         let layout = &self.layout;
         let mut bytes = serde_json::to_vec(&mark).expect("plain values");
@@ -203,12 +207,12 @@ mod tests {
     use crate::store::{Depth, FetchError, FetchRecords, StoredChange};
     use crate::tree_path::{LinkTarget, Site};
 
-    /// Two times far ahead of any clock.
+    /// Two times far in the future.
     const EARLY: u64 = 40_000_000_000;
     const LATE: u64 = 50_000_000_000;
     const NO_WAIT: Duration = Duration::ZERO;
 
-    /// A store, and what an origin knows of it.
+    /// A store, and the state of its origin.
     struct World {
         _dir: tempfile::TempDir,
         store: Arc<Store>,
@@ -233,7 +237,7 @@ mod tests {
 
     impl World {
         fn new() -> Self {
-            // In memory where that is possible: what is durable is not to be seen here, and syncs cost most.
+            // In memory if possible: durability is not tested here, and syncs dominate the run time.
             let memory = Path::new("/dev/shm");
             let dir = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() }.unwrap();
             let store = Store::open_or_create(&dir.path().join("www"), &Site::new("docs").unwrap()).unwrap();
@@ -272,7 +276,7 @@ mod tests {
             name
         }
 
-        /// Nothing is sent but names: the store asks for the content.
+        /// Sends names only: the store fetches the content.
         fn stage(&self, release: &Release, entries: &[Entry]) {
             let held: HashSet<ObjectId> = self.contents.keys().copied().collect();
             let base = self.base.as_ref().map(|(manifest, _)| *manifest);
@@ -331,7 +335,7 @@ mod tests {
         assert!(!world.has("a") && world.has("index"));
         assert_eq!(world.store.next_expiry().unwrap(), None);
         world.is_sound();
-        // The release can still be brought to other mirrors, whole.
+        // The complete release can still be copied to other mirrors.
         let all: Vec<ObjectId> = world.contents.keys().copied().collect();
         assert_eq!(world.store.holds(&all, &|| false).unwrap(), vec![true; all.len()]);
         let told: Vec<EventKind> = world.store.history().unwrap().into_iter().map(|happening| happening.what).collect();
@@ -354,7 +358,7 @@ mod tests {
         let mut world = retired_tree();
         world.expire(EARLY);
         assert_eq!(world.expire(1), 0);
-        // The clock of this machine is far behind the mark: a slot that is changed, and one that is filled anew.
+        // The clock is far behind the mark. Checks a changed slot and a newly filled one.
         world.publish(&[("a/b/early", Some(EARLY)), ("a/late", Some(LATE)), ("index", None), ("new", None)]);
         assert!(!world.has("a/b") && world.has("a/late") && world.has("new"));
         world.is_sound();

@@ -1,9 +1,7 @@
-//! What happened in a store, in the order in which it happened: for people
-//! who ask how a mirror stands.
+//! The log of what happened in a store, in order, for people.
 //!
-//! Nothing else reads it: a line that is torn, lost or of a clock that jumped
-//! changes what is told and never what is done, and a note that cannot be
-//! written fails nothing.
+//! Nothing else reads it. A line that is torn, lost or has a wrong time affects only what is shown,
+//! and a failure to write a line is ignored.
 
 use std::error::Error as _;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
@@ -16,9 +14,10 @@ use crate::release::ReleaseName;
 use crate::store::layout::HISTORY;
 use crate::store::{Store, StoreError};
 
-/// A longer log is cut to its newer half: some months of a busy mirror.
+/// Maximum size of the log in bytes; a longer log is cut to its newer half. Enough for some months
+/// of a busy mirror.
 const MAX_BYTES: u64 = 128 * 1024;
-/// Longest reason that is noted, in bytes.
+/// Maximum length of a recorded reason, in bytes.
 const MAX_WHY_BYTES: usize = 400;
 
 /// Something that happened in a store.
@@ -26,12 +25,12 @@ const MAX_WHY_BYTES: usize = 400;
 pub struct HistoryEvent {
     /// When, by the clock of the mirror, in seconds since 1970.
     pub time: u64,
-    /// What.
+    /// What happened.
     #[serde(flatten)]
     pub what: EventKind,
 }
 
-/// What happened.
+/// The kinds of events.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum EventKind {
@@ -39,83 +38,82 @@ pub enum EventKind {
     Switched {
         /// The release.
         release: ReleaseName,
-        /// The one before; nothing for the first.
+        /// The previous release; `None` for the first.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         from: Option<ReleaseName>,
     },
-    /// A push ended because the disk refused something.
+    /// A push failed because of a disk error.
     Failed {
-        /// The release that was on its way.
+        /// The release that was being pushed.
         release: ReleaseName,
-        /// What the disk refused.
+        /// The disk error.
         why: String,
     },
-    /// The mirror's own command after a switch went wrong; the release is current all the same.
+    /// The mirror's command after a switch failed. The release is current nevertheless.
     HookFailed {
         /// The release.
         release: ReleaseName,
         /// What went wrong.
         why: String,
     },
-    /// Faults were looked for.
+    /// The store was verified.
     Verified {
-        /// Whether only at sizes and times.
+        /// Whether only sizes and times were compared.
         quick: bool,
-        /// How many were found.
+        /// Number of faults found.
         faults: u64,
     },
-    /// Faults were mended.
+    /// Faults were repaired.
     Repaired {
-        /// How many there were.
+        /// Number of faults before the repair.
         found: u64,
-        /// How many are left.
+        /// Number of faults that remain.
         left: u64,
     },
     /// Old releases were dropped.
     Pruned {
-        /// How many.
+        /// Number of releases.
         releases: u64,
-        /// The size of what only they needed, in bytes.
+        /// Size of what only they needed, in bytes.
         bytes: u64,
     },
-    /// Retired entries were removed from what is served, their time being over.
+    /// Retired entries expired and were removed from the served slot.
     Expired {
-        /// How many.
+        /// Number of entries.
         entries: u64,
     },
-    /// Something that only a newer headwater knows.
+    /// An event that only a newer headwater knows.
     #[serde(other)]
     Unknown,
 }
 
 impl Store {
-    /// What happened here, in the order in which it was noted, as far as it is known: the
-    /// newest part, without lines that are torn.
+    /// The newest part of the log, oldest event first, without torn lines.
     ///
     /// # Errors
-    /// When the log is there and cannot be read.
+    /// Fails if the log exists and cannot be read.
     pub fn history(&self) -> Result<Vec<HistoryEvent>, StoreError> {
-        // One note more may be there than is cut.
+        // The log is cut before the next append, so it may exceed the limit by one line.
         let bytes = fsx::found(self.layout.headwater.read(HISTORY, 2 * MAX_BYTES))?.unwrap_or_default();
         Ok(parse(&bytes))
     }
 
-    /// Notes that the command that runs after a switch to `release` went wrong.
+    /// Records that the command after a switch to `release` failed.
     ///
     /// # Errors
-    /// When the lock is not free within `wait`.
+    /// Fails if the lock is not free within `wait`.
     pub fn note_hook_failed(&self, release: ReleaseName, why: &str, wait: Duration) -> Result<(), StoreError> {
         let _guard = self.lock(wait)?;
         self.note(EventKind::HookFailed { release, why: shortened(why.to_owned()) });
         Ok(())
     }
 
-    /// Notes that something happened just now. The caller has the lock.
+    /// Records an event with the current time. The caller has the lock.
     pub(super) fn note(&self, what: EventKind) {
         let time = fsx::unix_seconds();
         let mut line = serde_json::to_vec(&HistoryEvent { time, what }).expect("plain values");
         line.push(b'\n');
-        // What was done is done, whether or not it can be told.
+        // The event has happened, so a failure to log it must not fail the operation.
         self.append(line).ok();
     }
 
@@ -130,12 +128,12 @@ impl Store {
         };
         let file = headwater.open_or_create_record(HISTORY)?;
         let path = || headwater.join(HISTORY);
-        // Whoever may write here may have put another file in its place since.
+        // A process that may write here can have replaced the file since `stat`.
         let opened = fsx::fstat(&file, &path())?;
         if !opened.is_file() || opened.nlink() > 1 {
             return Ok(());
         }
-        // Behind a line that a crash tore this one has to begin anew.
+        // A crash may have torn the last line. Start a new one after it.
         let mut last = [b'\n'];
         if size > 0 {
             file.read_exact_at(&mut last, size - 1).context("read", path)?;
@@ -146,16 +144,17 @@ impl Store {
         Ok(fsx::write_at(&file, &line, size, path)?)
     }
 
-    /// Drops the older half of the log; answers what is left, in bytes.
+    /// Drops the older half of the log. Returns the remaining length in bytes.
     fn cut(&self) -> Result<u64, StoreError> {
-        // One that somebody else made so large is not worth reading.
+        // A log much larger than the limit was not written by headwater, so its content is dropped.
         let bytes = self.layout.headwater.read(HISTORY, 2 * MAX_BYTES).unwrap_or_default();
         let half = &bytes[bytes.len() / 2..];
         self.replace(half.iter().position(|byte| *byte == b'\n').map_or(&[][..], |at| &half[at + 1..]))
     }
 
-    /// Gives the log a file of its own: its other names may be those of a backup, or of a file that is
-    /// none of ours, of which nothing may be shown or changed. Returns its length in bytes.
+    /// Replaces the log by a new file, as its inode has other names: these may belong to a backup,
+    /// or to a foreign file whose content must not be shown or changed. Returns the new length in
+    /// bytes.
     fn separate(&self) -> Result<u64, StoreError> {
         let bytes = self.layout.headwater.read(HISTORY, 2 * MAX_BYTES).unwrap_or_default();
         let is_event = |line: &&[u8]| serde_json::from_slice::<HistoryEvent>(line).is_ok();
@@ -163,7 +162,7 @@ impl Store {
         self.replace(&events.concat())
     }
 
-    /// Replaces the log by a file with the content `kept`; returns its length in bytes.
+    /// Replaces the log by a file with the content `kept`. Returns its length in bytes.
     fn replace(&self, kept: &[u8]) -> Result<u64, StoreError> {
         let (headwater, tmp) = (&self.layout.headwater, &self.layout.tmp);
         tmp.unlink_if_any(HISTORY)?;
@@ -174,7 +173,7 @@ impl Store {
 }
 
 impl EventKind {
-    /// A push of `release` that `error` ended.
+    /// The event for a push of `release` that failed with `error`.
     pub(super) fn failed(release: ReleaseName, error: &StoreError) -> Self {
         let why = error.source().map_or_else(|| error.to_string(), |cause| format!("{error}: {cause}"));
         Self::Failed { release, why: shortened(why) }
@@ -229,7 +228,7 @@ mod tests {
             std::fs::write(&path, [&whole[..], &whole[..cut]].concat()).unwrap();
             store.note(pruned(2));
             let told = releases(&store);
-            // A line without only its line feed is whole.
+            // A line that lacks only its line feed is complete.
             let wanted = if cut + 1 >= whole.len() { vec![1, 1, 2] } else { vec![1, 2] };
             assert_eq!(told, wanted, "cut at {cut}");
         }
@@ -246,7 +245,7 @@ mod tests {
         let told = releases(&store);
         assert!(told.len() > 500 && told.last() == Some(&3_999), "{}", told.len());
         assert!(told.windows(2).all(|pair| pair[0] + 1 == pair[1]));
-        // What is no log of ours is replaced or left alone, and stops nothing.
+        // A file that is not our log is replaced or left alone, and causes no error.
         std::fs::write(&path, vec![b'x'; 3 * 128 * 1024]).unwrap();
         store.note(pruned(1));
         assert_eq!(releases(&store), [1]);

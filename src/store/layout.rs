@@ -1,4 +1,4 @@
-//! The names in a store, and the handles of its directories.
+//! The names in a store, and handles of its directories.
 
 use crate::fsx::{Dir, FileKind, Result};
 use crate::hash::{BundleKey, ManifestId, ObjectId};
@@ -17,7 +17,6 @@ pub(super) const HISTORY: &str = "events.jsonl";
 const SLOTS: &str = "slots";
 const SPARE: &str = ".spare";
 
-/// The directories of a store, open.
 #[derive(Debug)]
 pub(super) struct Layout {
     pub(super) root: Dir,
@@ -54,8 +53,8 @@ impl Layout {
         })
     }
 
-    /// Whether each of the 256 directories of objects is a directory, so that
-    /// a path through it leads nowhere else.
+    /// Whether each of the 256 object directories is a directory, so that no path through one leads
+    /// elsewhere.
     pub(super) fn has_whole_objects(&self) -> Result<bool> {
         for byte in 0..=255u8 {
             if self.objects.stat(&fan_out_name(byte))?.is_none_or(|meta| meta.kind != FileKind::Directory) {
@@ -66,12 +65,12 @@ impl Layout {
     }
 }
 
-/// The directory of the objects whose ids begin with `byte`.
+/// The directory of objects whose ids begin with `byte`.
 pub(super) fn fan_out_name(byte: u8) -> String {
     format!("{byte:02x}")
 }
 
-/// Path of an object below `objects`.
+/// The path of an object below `objects`.
 pub(super) fn object_name(object: &ObjectId) -> String {
     let mut name = Vec::with_capacity(67);
     object.push_hex(&mut name);
@@ -102,7 +101,7 @@ pub(super) fn quarantine_name(key: &BundleKey) -> String {
     key.to_string()
 }
 
-/// Where `current` points for a release.
+/// The target of `current` for a release.
 pub(super) fn current_target(release: ReleaseName) -> String {
     format!("{HEADWATER}/{SLOTS}/{release}")
 }
@@ -112,7 +111,7 @@ pub(super) fn parse_current_target(target: &str) -> Option<ReleaseName> {
     target.strip_prefix(HEADWATER)?.strip_prefix('/')?.strip_prefix(SLOTS)?.strip_prefix('/')?.parse().ok()
 }
 
-/// A tree among the slots.
+/// The name of a release's tree in `slots`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct SlotName {
     pub(super) release: ReleaseName,

@@ -1,4 +1,4 @@
-//! Manifests at rest: one zstd frame each.
+//! Stored manifests: one zstd frame each.
 
 use std::fs::File;
 use std::io::{BufReader, Write as _};
@@ -9,27 +9,28 @@ use crate::manifest::{Entry, ManifestError, ManifestReader, Totals, WINDOW_LOG_M
 use crate::store::layout::manifest_name;
 use crate::store::{Store, StoreError, is_damage, unless_damaged};
 
-/// Object ids hardly compress and paths do easily: a higher level buys nothing.
+/// zstd level. Object ids are incompressible and paths compress well at any level, so a higher
+/// level gains nothing.
 const LEVEL: i32 = 1;
 
-/// The entries of a manifest in a store; the id is checked at the end.
+/// The entries of a stored manifest. The id is checked at the end.
 pub type ManifestStream = ManifestReader<zstd::Decoder<'static, BufReader<File>>>;
 
 impl Store {
-    /// Reads a manifest.
+    /// Opens a manifest.
     ///
     /// # Errors
-    /// When it is not here or does not begin like one; damage further on is
-    /// an error of the stream.
+    /// Fails if the manifest is missing or its start is malformed. Later damage is an error of the
+    /// stream.
     pub fn manifest(&self, id: &ManifestId) -> Result<ManifestStream, StoreError> {
         let decoder = self.manifest_bytes(id)?;
         ManifestReader::new(decoder, Some(*id)).map_err(self.in_manifest(id))
     }
 
-    /// Reads the canonical bytes of a manifest, unchecked.
+    /// Opens the canonical bytes of a manifest, without checking them.
     ///
     /// # Errors
-    /// When it is not here.
+    /// Fails if the manifest is missing.
     pub fn manifest_bytes(&self, id: &ManifestId) -> Result<zstd::Decoder<'static, BufReader<File>>, StoreError> {
         let name = manifest_name(id);
         let file = self.layout.manifests.open_file(&name)?;
@@ -38,21 +39,21 @@ impl Store {
         Ok(decoder)
     }
 
-    /// The file of a manifest as it is kept: one zstd frame, unchecked.
+    /// Opens the stored file of a manifest: one zstd frame, without checking it.
     ///
     /// # Errors
-    /// When it is not here.
+    /// Fails if the manifest is missing.
     pub fn manifest_file(&self, id: &ManifestId) -> Result<File, StoreError> {
         Ok(self.layout.manifests.open_file(&manifest_name(id))?)
     }
 
-    /// Words an error of a manifest's stream.
+    /// Maps an error of a manifest's stream to one that names the file.
     pub(super) fn in_manifest(&self, id: &ManifestId) -> impl Fn(ManifestError) -> StoreError + use<> {
         let path = self.layout.manifests.join(manifest_name(id));
         move |source| StoreError::Manifest { path: path.clone(), source }
     }
 
-    /// The entries of a manifest, with errors that name it.
+    /// The entries of a manifest, with errors that name the file.
     pub(super) fn entries(
         &self,
         manifest: &ManifestId,
@@ -64,7 +65,7 @@ impl Store {
     /// Reads a manifest to its end.
     ///
     /// # Errors
-    /// [`StoreError::Manifest`] when it is missing or damaged, others when that cannot be told.
+    /// [`StoreError::Manifest`] if it is missing or damaged; other errors if it cannot be read.
     pub(super) fn check_manifest(&self, id: &ManifestId) -> Result<(), StoreError> {
         let mut entries = match self.manifest(id) {
             Err(StoreError::Io(error)) if is_damage(&error.source) => {
@@ -75,21 +76,21 @@ impl Store {
         entries.try_for_each(|entry| entry.map(drop)).map_err(self.in_manifest(id))
     }
 
-    /// Whether a manifest is here and whole.
+    /// Whether a manifest is present and intact.
     ///
     /// # Errors
-    /// When that cannot be told.
+    /// Fails if the manifest cannot be read.
     pub(super) fn is_manifest_whole(&self, id: &ManifestId) -> Result<bool, StoreError> {
         Ok(unless_damaged(self.check_manifest(id))?.is_some())
     }
 
-    /// Whether a manifest is here; says nothing about damage.
+    /// Whether a manifest is present. Does not check for damage.
     pub(super) fn has_manifest(&self, id: &ManifestId) -> Result<bool, StoreError> {
         Ok(self.layout.manifests.stat(&manifest_name(id))?.is_some())
     }
 
-    /// Writes a manifest under a temporary `name`, by `write`, which gets the
-    /// uncompressed end. Not synced.
+    /// Writes a manifest to the temporary file `name`, without syncing it. `write` writes the
+    /// uncompressed bytes.
     pub(super) fn write_manifest(
         &self,
         name: &str,
@@ -111,7 +112,8 @@ impl Store {
         Ok(totals)
     }
 
-    /// Gives the manifest under a temporary `name`, which is durable, its own.
+    /// Renames the temporary manifest `name`, which must be durable, to its id. The rename is not
+    /// synced.
     pub(super) fn adopt_manifest(&self, name: &str, id: &ManifestId) -> Result<(), StoreError> {
         Ok(self.layout.tmp.rename(name, &self.layout.manifests, &manifest_name(id))?)
     }

@@ -2,11 +2,10 @@
 //!
 //! ---
 //!
-//! This room knows how a mirror keeps releases on a disk: plain objects,
-//! manifests, release records and the slots that a web server reads. It
-//! promises that `current` is one complete release at every instant. It
-//! refuses to know who pushes, over what, and what a fleet is. Uses the crate
-//! `bytesize` for the sizes in its errors.
+//! This room keeps the releases of a mirror on a disk: plain objects, manifests, release records
+//! and the slots that a web server reads. It guarantees that `current` is one complete release at
+//! every instant. It does not know who pushes, over which transport, or what a fleet is. The crate
+//! `bytesize` formats the sizes in its errors.
 
 mod activation;
 mod copy;

@@ -1,4 +1,4 @@
-//! Objects: plain files named by what is in them.
+//! Objects: plain files named by the hash of their content.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
@@ -9,30 +9,30 @@ use crate::store::layout::{fan_out_name, object_name};
 use crate::store::{Store, StoreError, mismatch, unless_damaged};
 
 impl Store {
-    /// What is known of an object without reading it.
+    /// The metadata of an object's file, if it exists.
     pub(super) fn object_meta(&self, object: &ObjectId) -> Result<Option<Meta>, StoreError> {
         Ok(self.layout.objects.stat(&object_name(object))?)
     }
 
-    /// The size of an object, as its file has it, in bytes; `None` if it is not here.
+    /// The size of an object's file in bytes; `None` if the object is missing.
     ///
     /// # Errors
-    /// When the disk cannot be read.
+    /// Fails if the disk cannot be read.
     pub fn object_bytes(&self, object: &ObjectId) -> Result<Option<u64>, StoreError> {
         let meta = self.object_meta(object)?.filter(|meta| meta.kind == fsx::FileKind::File);
         Ok(meta.map(|meta| meta.size))
     }
 
-    /// Opens the content of an object. Whoever reads checks that it is what the id says.
+    /// Opens the content of an object. The caller must check that it matches the id.
     ///
     /// # Errors
-    /// When it is not here or cannot be read.
+    /// Fails if the object is missing or cannot be read.
     pub fn open_object(&self, object: &ObjectId) -> Result<File, StoreError> {
         Ok(self.layout.objects.open_file(&object_name(object))?)
     }
 
-    /// Every object that is here, ascending. One reading of 256 directories:
-    /// cheaper than asking for each object of a manifest.
+    /// All objects of the store, ascending. Reading 256 directories is cheaper than a `stat` for
+    /// each object of a manifest.
     pub(super) fn list_objects(&self) -> Result<Vec<ObjectId>, StoreError> {
         let mut objects = Vec::new();
         for byte in 0..=255u8 {
@@ -56,16 +56,16 @@ impl Store {
         let file = self.open_object(object)?;
         let path = || self.layout.objects.join(object_name(object));
         let size = file.metadata().context("examine", path)?.len();
-        // The range is what a peer asks for, so one that is too far is not a fault of the disk.
+        // A peer chose the range, so a range beyond the end is not a fault of the disk.
         if offset.checked_add(u64::from(length)).is_none_or(|end| end > size) {
-            return Err(mismatch("a block reads behind the end of a base"));
+            return Err(mismatch("a block reads beyond the end of a base"));
         }
         let start = out.len();
         out.resize(start + length as usize, 0);
         Ok(file.read_exact_at(&mut out[start..], offset).context("read", path)?)
     }
 
-    /// The id and the size of what is in the file of an object.
+    /// The id and size of the bytes in an object's file.
     pub(super) fn hash_object(&self, object: &ObjectId) -> Result<(ObjectId, u64), StoreError> {
         let path = || self.layout.objects.join(object_name(object));
         let content = self.open_object(object)?;
@@ -73,30 +73,31 @@ impl Store {
         Ok(hash_reader(content).context("read", path)?)
     }
 
-    /// Whether the file of an object is here and has its bytes.
+    /// Whether an object's file is present and has the right bytes.
     ///
     /// # Errors
-    /// When that cannot be told.
+    /// Fails if the file cannot be read.
     pub(super) fn is_whole(&self, object: &ObjectId) -> Result<bool, StoreError> {
         Ok(unless_damaged(self.hash_object(object))?.is_some_and(|(found, _)| found == *object))
     }
 
-    /// Which of `objects` are here with all their bytes, in their order.
+    /// Whether each of `objects` is present with the right bytes, in the same order.
     ///
     /// # Errors
-    /// [`StoreError::Cancelled`]; when it cannot be told, as the disk cannot be read.
+    /// [`StoreError::Cancelled`], or an error of reading the disk.
     pub fn holds(&self, objects: &[ObjectId], cancelled: &dyn Fn() -> bool) -> Result<Vec<bool>, StoreError> {
         let held = |object| if cancelled() { Err(StoreError::Cancelled) } else { self.is_whole(object) };
         objects.iter().map(held).collect()
     }
 
-    /// Takes the name of an object away: it is here no more.
+    /// Removes an object. It no longer counts as present.
     pub(super) fn forget_object(&self, object: &ObjectId) -> Result<(), StoreError> {
         self.layout.objects.unlink_if_any(&object_name(object))?;
         Ok(())
     }
 
-    /// Gives the content in `dir`/`name`, which is durable, the name of its object.
+    /// Renames `dir`/`name`, which must be durable, to the name of its object. The rename is not
+    /// synced.
     pub(super) fn adopt(&self, object: &ObjectId, dir: &fsx::Dir, name: &str) -> Result<(), StoreError> {
         Ok(dir.rename(name, &self.layout.objects, &object_name(object))?)
     }

@@ -1,4 +1,4 @@
-//! Opening, creating and locking a store, and what may hold one.
+//! Opens, creates and locks a store, and checks that a directory can hold one.
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -16,7 +16,7 @@ use crate::store::layout::{CURRENT, FORMAT, HEADWATER, LOCK, Layout, parse_curre
 use crate::store::permissions::{PermissionEpoch, Permissions, epochs_with, permissions_at};
 use crate::tree_path::Site;
 
-/// A format file is one short line.
+/// Upper bound for reading a format file, in bytes. The file is one line of JSON.
 const MAX_FORMAT_BYTES: u64 = 4096;
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -26,15 +26,15 @@ struct StoreFormat {
     version: u64,
     id: StoreId,
     site: Site,
-    /// Permissions of releases, ascending; before the first the default.
+    /// Permissions by release, ascending. Releases before the first epoch have the default.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     eras: Vec<PermissionEpoch>,
 }
 
-/// What is at the place of a mirror.
+/// What is at the path of a mirror.
 #[derive(Debug)]
 pub enum Presence {
-    /// Nothing yet, or an empty directory: a store can be created.
+    /// Nothing, an empty directory or an interrupted creation: a store can be created here.
     Absent,
     /// A store.
     Store(Box<Store>),
@@ -49,26 +49,28 @@ pub struct Store {
     cancel: CancelToken,
 }
 
-/// The exclusive right to change a store, or a shared one to read it while nobody changes it. Ends when it is
-/// dropped or when the process ends.
+/// A lock on the store: exclusive to change it, or shared to read it while nothing changes.
+/// Dropping it or ending the process releases it.
 #[derive(Debug)]
 pub(super) struct Guard {
     _file: File,
 }
 
 impl Store {
-    /// Looks at `path` and opens the store there. Changes nothing.
+    /// Opens the store at `path`, if there is one. Changes nothing.
     ///
     /// # Errors
-    /// A place that holds something else, a store of a newer format, a file system that cannot hold one.
+    /// Fails if `path` holds something else, if the store has a newer format, or if the file system
+    /// cannot hold a store.
     pub fn look(path: &Path) -> Result<Presence, StoreError> {
         let root = match Dir::open(path) {
             Ok(root) => root,
             Err(error) => return absent(path, error),
         };
         check_place(&root)?;
-        // Creation writes the format file last: what was interrupted is completed,
-        // and what another process creates at this moment is none of the user's files.
+        // Creation writes the format file last. A directory with nothing but an unfinished
+        // `.headwater` comes from an interrupted creation, or from one that runs now in another
+        // process, and may be completed.
         let absent = || {
             let only_ours = root.entries()?.iter().all(|(name, _)| name == OsStr::new(HEADWATER));
             if only_ours { outside_of_mirrors(path).map(|()| Presence::Absent) } else { Err(not_empty(path)) }
@@ -90,11 +92,12 @@ impl Store {
         }
     }
 
-    /// Opens the store at `path`, or creates it for `site`. The parent of
-    /// `path` must exist. Safe against another process doing the same.
+    /// Opens the store at `path`, or creates it for `site`. The parent of `path` must exist.
+    /// Several processes may do this at the same time.
     ///
     /// # Errors
-    /// As [`Store::look`]; [`StoreError::OtherSite`]; [`StoreError::OtherOwner`]; errors of the disk.
+    /// As [`Store::look`]; [`StoreError::OtherSite`]; [`StoreError::OtherOwner`]; errors of the
+    /// disk.
     pub fn open_or_create(path: &Path, site: &Site) -> Result<Self, StoreError> {
         let store = match Self::look(path)? {
             Presence::Store(store) => *store,
@@ -106,7 +109,7 @@ impl Store {
     }
 
     fn create(path: &Path, site: &Site) -> Result<Self, StoreError> {
-        // A link to a directory is as good as the directory.
+        // A symbolic link to a directory is accepted in place of the directory.
         let is_there = Dir::open(path).is_ok();
         if !is_there && let (Some(parent), Some(name)) = (path.parent(), path.file_name().and_then(OsStr::to_str)) {
             let parent = Dir::open(if parent.as_os_str().is_empty() { Path::new(".") } else { parent })?;
@@ -121,58 +124,59 @@ impl Store {
         let _guard = lock(&headwater, Duration::from_secs(10), &cancel)?;
         check_links(&headwater)?;
         let layout = Layout::open(root, true)?;
-        // Another process may have been quicker; its id stands.
+        // Another process may have created the store in the meantime; then its id is kept.
         if let Some(format) = read_format(&headwater)? {
             return Ok(Self { layout, format, path: path.to_owned(), cancel });
         }
         let id = StoreId::random().map_err(|error| fsx::IoError::new("make an id for", path, error))?;
         let format = StoreFormat { headwater: "store".into(), version: 1, id, site: site.clone(), eras: Vec::new() };
+        // The format file is written last and makes the directory a store.
         write_format(&layout, &format)?;
         layout.root.sync()?;
         Ok(Self { layout, format, path: path.to_owned(), cancel })
     }
 
-    /// The same store; what waits for its locks ends when `cancel` asks for it.
+    /// Returns the same store, whose waits for locks end when `cancel` is cancelled.
     #[must_use]
     pub fn cancelled_by(self, cancel: &CancelToken) -> Self {
         Self { cancel: cancel.clone(), ..self }
     }
 
-    /// The place.
+    /// The path of the mirror.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The random name that the store got when it was created.
+    /// The random id that the store got when it was created.
     #[must_use]
     pub const fn id(&self) -> StoreId {
         self.format.id
     }
 
-    /// The site it holds.
+    /// The site that the store holds.
     #[must_use]
     pub const fn site(&self) -> &Site {
         &self.format.site
     }
 
-    /// Bytes free on its file system.
+    /// Free bytes on the store's file system.
     ///
     /// # Errors
-    /// When the system cannot tell.
+    /// Fails if the system does not report them.
     pub fn free_bytes(&self) -> Result<u64, StoreError> {
         Ok(self.layout.root.file_system()?.free_bytes)
     }
 
-    /// Bytes free where the store `path` is or would be made.
+    /// Free bytes on the file system where the store at `path` is or would be created.
     ///
     /// # Errors
-    /// When neither the place nor the directory that it would be made in can be opened.
+    /// Fails if neither `path` nor its parent directory can be opened.
     pub fn free_bytes_at(path: &Path) -> Result<u64, StoreError> {
         Ok(Self::file_system_at(path)?.free_bytes)
     }
 
-    /// The file system that the store `path` is on or would be made on.
+    /// The file system where the store at `path` is or would be created.
     pub(super) fn file_system_at(path: &Path) -> Result<FileSystem, StoreError> {
         let place = match Dir::open(path) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
@@ -184,16 +188,16 @@ impl Store {
         Ok(place.file_system()?)
     }
 
-    /// A file without a name for what is on its way, on the store's file
-    /// system; it goes when it is closed, also by a killed process.
+    /// Creates an unnamed file on the store's file system, for data in transit. It disappears when
+    /// it is closed, even if the process is killed.
     ///
     /// # Errors
-    /// When it cannot be created.
+    /// Fails if the file cannot be created.
     pub fn spool(&self) -> Result<File, StoreError> {
         Ok(self.layout.tmp.create_unnamed()?)
     }
 
-    /// Refuses another site than `wanted`.
+    /// Refuses a store that holds another site than `wanted`.
     ///
     /// # Errors
     /// [`StoreError::OtherSite`].
@@ -204,17 +208,18 @@ impl Store {
         Err(StoreError::OtherSite { path: self.path.clone(), found: self.site().clone(), wanted: wanted.clone() })
     }
 
-    /// The permissions of the release `sequence`, as the disk has them now.
+    /// The permissions of the release with this sequence number. Reads the format file anew,
+    /// because another process may have changed it.
     pub(super) fn permissions_of(&self, sequence: u64) -> Result<Permissions, StoreError> {
         let format = read_format(&self.layout.headwater)?;
         Ok(permissions_at(format.as_ref().map_or(&[], |format| &format.eras), sequence))
     }
 
-    /// From the next release on, files and directories get these permissions.
-    /// Releases that are here keep theirs.
+    /// Sets the permissions of the files and directories of future releases. Existing releases keep
+    /// theirs.
     ///
     /// # Errors
-    /// Those of the disk, and [`StoreError::Locked`].
+    /// Errors of the disk, and [`StoreError::Locked`].
     pub fn use_permissions(&self, permissions: Permissions, wait: Duration) -> Result<(), StoreError> {
         if self.permissions_of(u64::MAX)? == permissions {
             return Ok(());
@@ -226,10 +231,10 @@ impl Store {
         write_format(&self.layout, &format)
     }
 
-    /// The current release, as the link names it.
+    /// The release that `current` points to.
     ///
     /// # Errors
-    /// [`StoreError::BadCurrent`] when `current` is something that we do not make.
+    /// [`StoreError::BadCurrent`] if `current` is not a link that headwater makes.
     pub fn current(&self) -> Result<Option<ReleaseName>, StoreError> {
         let bad = |what: String| StoreError::BadCurrent { path: self.layout.root.join(CURRENT), what };
         match self.layout.root.stat(CURRENT)?.map(|meta| meta.kind) {
@@ -237,15 +242,15 @@ impl Store {
             Some(FileKind::Symlink) => {}
             Some(_) => return Err(bad("is not a symbolic link".into())),
         }
-        // Between the two calls it may only have been replaced by another link.
+        // Between the two calls, `current` can only have been replaced by another link.
         let target = self.layout.root.read_link(CURRENT)?;
         let Some(target) = target else { return Ok(None) };
         let name = target.to_str().and_then(parse_current_target);
         name.map(Some).ok_or_else(|| bad(format!("points to {}, not to a slot", target.display())))
     }
 
-    /// Refuses a store that another user owns: the files of one push would belong to a user whom the next
-    /// push cannot act for.
+    /// Refuses a store that another user owns: later pushes by the owner could not change the files
+    /// of this user.
     ///
     /// # Errors
     /// [`StoreError::OtherOwner`].
@@ -253,15 +258,15 @@ impl Store {
         check_owner(&self.layout.root, own_id())
     }
 
-    /// Refuses the directory at `path` if another user owns it. What is not there yet has no owner.
+    /// Refuses the directory at `path` if another user owns it. Accepts a path that does not exist.
     ///
     /// # Errors
-    /// [`StoreError::OtherOwner`]; a directory that cannot be opened.
+    /// [`StoreError::OtherOwner`], or an error of opening the directory.
     pub fn check_owner_at(path: &Path) -> Result<(), StoreError> {
         fsx::found(Dir::open(path))?.map_or(Ok(()), |root| check_owner(&root, own_id()))
     }
 
-    /// Takes the lock to change the store, waiting at most `wait`.
+    /// Takes the exclusive lock, waiting at most `wait`.
     pub(super) fn lock(&self, wait: Duration) -> Result<Guard, StoreError> {
         self.check_owner()?;
         let guard = lock(&self.layout.headwater, wait, &self.cancel)?;
@@ -269,7 +274,7 @@ impl Store {
         Ok(guard)
     }
 
-    /// Takes the lock to read the store while nobody changes it, waiting at most `wait`. Needs no right to write.
+    /// Takes the shared lock, waiting at most `wait`. This does not need write permission.
     pub(super) fn lock_to_read(&self, wait: Duration) -> Result<Guard, StoreError> {
         let path = self.layout.headwater.join(LOCK);
         let file = self.layout.headwater.open_file(LOCK)?;
@@ -280,12 +285,12 @@ impl Store {
         Ok(Guard { _file: file })
     }
 
-    /// Why a lock was not taken.
+    /// The error to report when a lock was not taken.
     pub(super) fn not_locked(&self, path: PathBuf) -> StoreError {
         not_locked(path, &self.cancel)
     }
 
-    /// The request to stop waiting for locks.
+    /// The token that ends waits for locks.
     pub(super) const fn cancel(&self) -> &CancelToken {
         &self.cancel
     }
@@ -294,7 +299,7 @@ impl Store {
         if self.layout.has_whole_objects()? {
             return Ok(());
         }
-        let what = "one of its 256 directories is missing or is no directory".to_owned();
+        let what = "one of its 256 directories is missing or is not a directory".to_owned();
         Err(StoreError::Format { path: self.layout.objects.path().to_owned(), what })
     }
 }
@@ -308,7 +313,7 @@ fn absent(path: &Path, error: fsx::IoError) -> Result<Presence, StoreError> {
     match error.kind() {
         NotADirectory => Err(StoreError::NotDirectory { path: path.to_owned() }),
         NotFound => {
-            // A link to nowhere; a directory here is one that another process created just now.
+            // `path` is a dangling link. A directory here was created just now by another process.
             if fsx::lstat(path).is_ok_and(|meta| !meta.is_dir()) {
                 return Err(StoreError::NotDirectory { path: path.to_owned() });
             }
@@ -327,7 +332,8 @@ fn absent(path: &Path, error: fsx::IoError) -> Result<Presence, StoreError> {
     }
 }
 
-/// Refuses a place inside of another mirror: that mirror would take it for a stranger's files, or serve it.
+/// Refuses a path inside another mirror: that mirror would report the files as unexpected, or serve
+/// them.
 fn outside_of_mirrors(path: &Path) -> Result<(), StoreError> {
     let place = fsx::resolve(path)?;
     let is_mirror = |outer: &&Path| fsx::lstat(&outer.join(HEADWATER).join(FORMAT)).is_ok();
@@ -337,7 +343,7 @@ fn outside_of_mirrors(path: &Path) -> Result<(), StoreError> {
     }
 }
 
-/// Refuses a file system that cannot hold a store.
+/// Refuses a network file system, on which locks, renames and syncs are not reliable.
 fn check_place(dir: &Dir) -> Result<(), StoreError> {
     let path = || dir.path().to_owned();
     if let Some(kind) = dir.file_system()?.remote_name() {
@@ -346,7 +352,7 @@ fn check_place(dir: &Dir) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// The id of the user that this process runs as.
+/// The effective user id of this process.
 fn own_id() -> u32 {
     rustix::process::geteuid().as_raw()
 }
@@ -359,7 +365,7 @@ fn check_owner(dir: &Dir, caller: u32) -> Result<(), StoreError> {
     Err(StoreError::OtherOwner { path: dir.path().to_owned(), owner, caller })
 }
 
-/// Tries the two kinds of links that slots are made of.
+/// Creates one hard and one symbolic link, to check that the file system supports both.
 fn check_links(dir: &Dir) -> Result<(), StoreError> {
     const PROBE: [&str; 3] = ["probe", "probe.hard", "probe.soft"];
     let clear = || PROBE.iter().try_for_each(|name| dir.unlink_if_any(name).map(|_| ()));
@@ -402,6 +408,7 @@ fn write_format(layout: &Layout, format: &StoreFormat) -> Result<(), StoreError>
     let mut bytes = serde_json::to_vec(format).expect("plain values");
     bytes.push(b'\n');
     layout.tmp.unlink_if_any(FORMAT)?;
+    // Data, then name, then the directory: a power cut leaves the old or the new format file.
     layout.tmp.write_new(FORMAT, &bytes, FileMode::RECORD, None)?;
     layout.headwater.sync_file_system()?;
     layout.tmp.rename(FORMAT, &layout.headwater, FORMAT)?;

@@ -1,8 +1,8 @@
-//! Who may read what is served: group and modes, which only the mirror decides.
+//! Group and modes of the served files. Each mirror sets its own.
 //!
-//! They belong to releases, by sequence: a change of them holds for the next
-//! release and leaves the files of those before as they are, so that no inode
-//! is ever changed and verify knows what each slot has to be.
+//! Permissions belong to releases, by sequence number. A change applies from the next release on
+//! and leaves the files of earlier ones alone, so that the metadata of an inode never changes and
+//! verify knows what each slot must have.
 
 use std::fmt;
 use std::str::FromStr;
@@ -15,7 +15,7 @@ use crate::fsx::FileMode;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Permissions {
-    /// The id of the group; nothing: that which the system gives.
+    /// The group id; `None` for the group that the system assigns.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub group: Option<u32>,
     /// Mode of a file.
@@ -25,43 +25,41 @@ pub struct Permissions {
 }
 
 impl Permissions {
-    /// Those of a file; one that may be executed may be so by all who may read it.
+    /// The mode of a file. A class that may read an executable file may also execute it.
     #[must_use]
     pub const fn file(self, exec: bool) -> FileMode {
         let ContentMode(bits) = self.file_mode;
         FileMode { bits: if exec { bits | bits >> 2 } else { bits }, group: self.group }
     }
 
-    /// Those of a directory.
+    /// The mode of a directory.
     #[must_use]
     pub const fn directory(self) -> FileMode {
         FileMode { bits: self.dir_mode.0, group: self.group }
     }
 }
 
-/// The mode of a file that nobody writes to: the owner may read it, and others perhaps.
+/// The mode of a file: read-only, readable by the owner and possibly by others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct ContentMode(u32);
 
-/// The mode of a directory that only the owner writes to.
+/// The mode of a directory that only the owner may write to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct DirectoryMode(u32);
 
-/// A text that is no mode of the wanted kind.
+/// A text that is not a valid mode.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum ModeError {
-    /// No octal number.
-    #[error("is no mode: write it in octal digits, as \"0440\"")]
+    /// Not an octal number.
+    #[error("is not a mode: write it in octal digits, for example \"0440\"")]
     Syntax,
-    /// Not what a file may have.
-    #[error(
-        "is no mode for a file here: \"0400\" with any of 0044, for nobody writes to it and programs are marked in the tree"
-    )]
+    /// Not allowed for a file.
+    #[error("is not a file mode here: use \"0400\" plus any of 0044; files are read-only, and the tree marks programs")]
     File,
-    /// Not what a directory may have.
-    #[error("is no mode for a directory here: \"0700\" with any of 0055, for only its owner writes to it")]
+    /// Not allowed for a directory.
+    #[error("is not a directory mode here: use \"0700\" plus any of 0055; only the owner writes to it")]
     Directory,
 }
 
@@ -77,7 +75,7 @@ impl Default for DirectoryMode {
     }
 }
 
-/// The bits that `text` names, if they are between those that are needed and those that may be.
+/// Parses an octal mode that has all bits of `needed` and none outside `allowed`.
 fn bits(text: &str, needed: u32, allowed: u32, refused: ModeError) -> Result<u32, ModeError> {
     if text.len() > 5 || !text.bytes().all(|byte| matches!(byte, b'0'..=b'7')) {
         return Err(ModeError::Syntax);
@@ -142,21 +140,22 @@ impl fmt::Display for DirectoryMode {
     }
 }
 
-/// Permissions, and from which release on.
+/// Permissions, and the releases that they apply to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct PermissionEpoch {
-    /// They hold for the releases of higher sequences.
+    /// They apply to releases with a higher sequence number.
     pub(super) after: u64,
     pub(super) permissions: Permissions,
 }
 
-/// The permissions of the release `sequence`: those of the last era that has it.
+/// The permissions of the release `sequence`: those of the last epoch that includes it.
 pub(super) fn permissions_at(eras: &[PermissionEpoch], sequence: u64) -> Permissions {
     eras.iter().rev().find(|era| era.after < sequence).map(|era| era.permissions).unwrap_or_default()
 }
 
-/// The eras once `permissions` hold after `highest`; those that no release from `lowest` on has are left out.
+/// Adds an epoch that begins after `highest`, and drops the epochs that no release from `lowest` on
+/// belongs to.
 pub(super) fn epochs_with(
     eras: &[PermissionEpoch],
     permissions: Permissions,
@@ -183,10 +182,10 @@ mod tests {
         let eras = epochs_with(&eras, with(2), 7, 6);
         let groups = |eras: &[PermissionEpoch]| [1, 6, 7, 8, 99].map(|sequence| permissions_at(eras, sequence).group);
         assert_eq!(groups(&eras), [Some(1), Some(1), Some(1), Some(2), Some(2)]);
-        // Changed again before a release came of it.
+        // Changed again before any release used it.
         let again = epochs_with(&eras, with(3), 7, 6);
         assert_eq!((again.len(), groups(&again)), (2, [Some(1), Some(1), Some(1), Some(3), Some(3)]));
-        // Once the slots are of the second era, the first is forgotten.
+        // Once all slots belong to the second epoch, the first is dropped.
         let later = epochs_with(&again, with(4), 9, 8);
         assert_eq!(
             (later.len(), permissions_at(&later, 8).group, permissions_at(&later, 10).group),

@@ -1,8 +1,8 @@
-//! Dropping what no kept release needs.
+//! Drops what no kept release needs.
 //!
-//! Safe without clocks or leases, because staging looks for every object of
-//! its manifest under the same lock. References go before what they refer to,
-//! so that an interruption leaves garbage at most, which a sweep finds.
+//! This needs neither clocks nor leases, because staging checks every object of its manifest under
+//! the same lock. A reference is removed before what it refers to, so an interruption leaves only
+//! garbage, which a later sweep removes.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -23,27 +23,27 @@ pub struct Pruned {
     pub releases: u64,
     /// Objects.
     pub objects: u64,
-    /// Their size, in bytes; what a slot still shows is not free yet.
+    /// Size of the dropped objects in bytes. Content that a slot still links to is not free yet.
     pub bytes: u64,
-    /// Quarantines of pushes that did not end.
+    /// Quarantines of unfinished pushes.
     pub quarantines: u64,
-    /// Bytes of content in these.
+    /// Bytes of content in the dropped quarantines.
     pub incoming_bytes: u64,
-    /// Retired entries that were removed from what is served, their time being over.
+    /// Retired entries that expired and were removed from the served slot.
     pub expired: u64,
 }
 
 impl Store {
-    /// Keeps the newest `keep` releases (at least the current one), those the
-    /// slots show, and a staged one; drops everything else, strays and what pushes that do
-    /// not run have left included. Retired entries that are due expire.
+    /// Keeps the newest `keep` releases (at least the current one), those that have a slot, and a
+    /// staged one. Drops everything else, including stray files and the quarantines of pushes that
+    /// do not run. Expires retired entries that are due.
     ///
     /// # Errors
-    /// When the store is locked, when a manifest that is kept cannot be read
-    /// (nothing is dropped then), or when the disk fails.
+    /// Fails if the store is locked, if a kept manifest cannot be read (then nothing is dropped),
+    /// or if the disk fails.
     pub fn prune(&self, keep: usize, wait: Duration) -> Result<Pruned, StoreError> {
         let _guard = self.lock(wait)?;
-        // What is not to be served any more goes also where something keeps the rest from being pruned.
+        // Expire first: entries that are due must go even if pruning fails.
         let expired = self.expire_due(fsx::unix_seconds());
         let mut pruned = self.drop_old_releases(keep)?;
         self.drop_quarantines(&mut pruned)?;
@@ -53,8 +53,8 @@ impl Store {
         Ok(pruned)
     }
 
-    /// What time alone brings about: retired entries that are due expire, and what a push left
-    /// a week ago is dropped. With nothing due it takes no lock.
+    /// Maintenance that depends on time only: expires retired entries that are due, and drops
+    /// quarantines older than a week. Takes no lock if nothing is due.
     ///
     /// # Errors
     /// [`StoreError::Locked`]; [`StoreError::OtherOwner`]; a damaged manifest; errors of the disk.
@@ -73,7 +73,7 @@ impl Store {
         }
     }
 
-    /// Drops old releases and what only they needed. Work goes with what is dropped.
+    /// Drops old releases and what only they needed. The cost grows with what is dropped.
     pub(super) fn drop_old_releases(&self, keep: usize) -> Result<Pruned, StoreError> {
         let mut pruned = Pruned::default();
         let shown: HashSet<ReleaseName> = self.slot_names()?.iter().map(|slot| slot.release).collect();
@@ -87,14 +87,14 @@ impl Store {
         Ok(pruned)
     }
 
-    /// Drops what only releases needed that are gone, and their records last:
-    /// an interruption is made good by the next call.
+    /// Drops what only deleted releases needed, then their records. If this is interrupted, the
+    /// next call completes it.
     pub(super) fn drop_gone_releases(&self, pruned: &mut Pruned) -> Result<(), StoreError> {
         let gone = self.gone_names()?;
         if gone.is_empty() {
             return Ok(());
         }
-        // What a damaged record needs nobody knows: then nothing goes until it is mended.
+        // A damaged record hides what its release needs, so drop nothing until it is repaired.
         let names = self.known_releases()?;
         let Ok(kept) =
             names.iter().map(|name| Ok(self.release(*name)?.manifest)).collect::<Result<HashSet<_>, StoreError>>()
@@ -104,7 +104,7 @@ impl Store {
         let mut candidates = HashSet::new();
         let mut manifests = HashSet::new();
         for name in &gone {
-            // Without its record nobody knows what a release needed: a sweep finds that.
+            // Without its record, what a deleted release needed is unknown; a sweep finds it.
             if let Ok(release) = self.gone_release(*name)
                 && !kept.contains(&release.manifest)
             {
@@ -115,6 +115,8 @@ impl Store {
         if self.keep_needed(&kept, &mut candidates).is_err() {
             return Ok(());
         }
+        // References go before what they refer to: objects, then manifests, and the records last,
+        // as they are needed to resume.
         for object in candidates {
             self.drop_object(&object, pruned)?;
         }
@@ -129,7 +131,7 @@ impl Store {
         if !self.has_manifest(manifest)? {
             return Ok(());
         }
-        // What a damaged one does not tell is left to a sweep.
+        // A damaged manifest hides some objects; a sweep finds those.
         let Some(entries) = unless_damaged(self.entries(manifest))? else { return Ok(()) };
         for entry in entries {
             let Some(entry) = unless_damaged(entry)? else { return Ok(()) };
@@ -138,7 +140,7 @@ impl Store {
         Ok(())
     }
 
-    /// Takes out of `candidates` what a kept manifest has.
+    /// Removes the objects of the kept manifests from `candidates`.
     fn keep_needed(&self, kept: &HashSet<ManifestId>, candidates: &mut HashSet<ObjectId>) -> Result<(), StoreError> {
         for manifest in kept {
             if candidates.is_empty() {
@@ -162,7 +164,7 @@ impl Store {
         Ok(())
     }
 
-    /// Compares everything that is here with everything that is needed.
+    /// Removes every object, manifest, temporary file and slot that no kept release needs.
     fn sweep(&self, pruned: &mut Pruned) -> Result<(), StoreError> {
         let mut manifests = HashSet::new();
         for name in self.known_releases()? {
@@ -191,7 +193,7 @@ impl Store {
         self.sweep_slots()
     }
 
-    /// Drops slots that are neither the current one nor the newest idle one.
+    /// Removes all slots except the current one and the newest idle one.
     fn sweep_slots(&self) -> Result<(), StoreError> {
         let current = self.current()?;
         self.layout.slots.remove_all(DIRTY)?;

@@ -1,4 +1,4 @@
-//! Release records at rest.
+//! Stored release records.
 
 use std::collections::BTreeSet;
 
@@ -8,15 +8,15 @@ use crate::store::layout::{GONE, RECORD, gone_file, release_file};
 use crate::store::{Store, StoreError, unless_damaged};
 
 impl Store {
-    /// Reads the record of a release and checks that it is the one its name says.
+    /// Reads the record of a release and checks that its content matches its name.
     ///
     /// # Errors
-    /// A record that is missing or damaged.
+    /// Fails if the record is missing or damaged.
     pub fn release(&self, name: ReleaseName) -> Result<Release, StoreError> {
         self.read_record(&release_file(name), name)
     }
 
-    /// Reads the record of a release that is gone.
+    /// Reads the record of a deleted release.
     pub(super) fn gone_release(&self, name: ReleaseName) -> Result<Release, StoreError> {
         self.read_record(&gone_file(name), name)
     }
@@ -31,18 +31,18 @@ impl Store {
         Err(damaged(ReleaseError::Garbled { what: "its bytes are not those of the release it is named by".into() }))
     }
 
-    /// The names of all records, ascending; staged ones included.
+    /// The names of all records, ascending, including staged releases.
     pub(super) fn release_names(&self) -> Result<Vec<ReleaseName>, StoreError> {
         self.names_ending_in(RECORD)
     }
 
-    /// The names of all records and of the current release, which counts also
-    /// when its record is lost.
+    /// The names of all records and of the current release, which counts even if its record is
+    /// missing.
     pub(super) fn known_releases(&self) -> Result<BTreeSet<ReleaseName>, StoreError> {
         Ok(self.release_names()?.into_iter().chain(self.current()?).collect())
     }
 
-    /// The names of releases that are gone while what only they needed is still here.
+    /// The names of deleted releases whose data has not been dropped yet.
     pub(super) fn gone_names(&self) -> Result<Vec<ReleaseName>, StoreError> {
         self.names_ending_in(GONE)
     }
@@ -55,7 +55,7 @@ impl Store {
         Ok(names)
     }
 
-    /// Lets go of what was staged and will never be served, but for `except`.
+    /// Marks all staged releases as deleted, except `except`.
     pub(super) fn drop_staged(&self, except: Option<ReleaseName>) -> Result<(), StoreError> {
         let current = self.current()?;
         for name in self.release_names()? {
@@ -66,8 +66,9 @@ impl Store {
         Ok(())
     }
 
-    /// Whether a release ranks above the current one, so that it was never served. Of equal sequences the
-    /// records tell; what they do not tell of was never served.
+    /// Whether a release ranks above the current one, that is, was never served. Equal sequence
+    /// numbers are decided by the records; if one of them cannot be read, the release counts as
+    /// never served.
     fn is_after(&self, name: ReleaseName, current: Option<ReleaseName>) -> Result<bool, StoreError> {
         let Some(current) = current else { return Ok(true) };
         if name.sequence() != current.sequence() || name == current {
@@ -79,18 +80,18 @@ impl Store {
         }
     }
 
-    /// Takes a release off the list; what only it needed is dropped later.
+    /// Marks a release as deleted. What only it needed is dropped later.
     pub(super) fn mark_deleted(&self, name: ReleaseName) -> Result<(), StoreError> {
         let releases = &self.layout.releases;
         fsx::found(releases.rename(&release_file(name), releases, &gone_file(name)))?;
         Ok(())
     }
 
-    /// The names of the releases that are or were served, ascending, the
-    /// current one last; nothing without a current one.
+    /// The names of the releases that are or were served, ascending, with the current one last.
+    /// Empty without a current release.
     ///
     /// # Errors
-    /// When the store cannot be read.
+    /// Fails if the store cannot be read.
     pub fn served_releases(&self) -> Result<Vec<ReleaseName>, StoreError> {
         let Some(current) = self.current()? else { return Ok(Vec::new()) };
         let mut names = Vec::new();
@@ -103,10 +104,10 @@ impl Store {
         Ok(names)
     }
 
-    /// The release that is staged and not current, if there is one.
+    /// The newest staged release that is not current, if there is one.
     ///
     /// # Errors
-    /// When the store cannot be read.
+    /// Fails if the store cannot be read.
     pub fn staged_release(&self) -> Result<Option<Release>, StoreError> {
         let current = self.current()?;
         for name in self.release_names()?.into_iter().rev() {
@@ -117,29 +118,30 @@ impl Store {
         Ok(None)
     }
 
-    /// The highest sequence of anything here: a new release must be above it.
+    /// The highest sequence number in the store. A new release must exceed it.
     ///
     /// # Errors
-    /// When the store cannot be read.
+    /// Fails if the store cannot be read.
     pub fn highest_sequence(&self) -> Result<u64, StoreError> {
         let current = self.current()?.map_or(0, |current| current.sequence());
         Ok(self.release_names()?.last().map_or(0, ReleaseName::sequence).max(current))
     }
 
-    /// Writes a record under a temporary name. Not synced.
+    /// Writes a record under a temporary name, without syncing it.
     pub(super) fn write_release(&self, release: &Release) -> Result<(), StoreError> {
         let file = release_file(release.name());
         self.layout.tmp.unlink_if_any(&file)?;
         Ok(self.layout.tmp.write_new(&file, &release.to_bytes(), FileMode::RECORD, None)?)
     }
 
-    /// Gives the record, which is durable, its own name; that name is not synced.
+    /// Renames the temporary record, which must be durable, to its name. The caller syncs the
+    /// directory.
     pub(super) fn adopt_release(&self, name: ReleaseName) -> Result<(), StoreError> {
         let file = release_file(name);
         Ok(self.layout.tmp.rename(&file, &self.layout.releases, &file)?)
     }
 
-    /// Removes the record of a release that is gone.
+    /// Removes the record of a deleted release.
     pub(super) fn remove_gone(&self, name: ReleaseName) -> Result<(), StoreError> {
         fsx::found(self.layout.releases.unlink(gone_file(name)))?;
         Ok(())

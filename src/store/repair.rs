@@ -1,6 +1,6 @@
-//! Mending what verify finds, while the current release stays served.
+//! Repairs what verify finds, while the current release stays served.
 //!
-//! Nothing is mended in place: a new inode takes the name at once, by rename.
+//! Nothing is repaired in place: a new inode replaces the old one by rename.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::io::Read;
@@ -19,38 +19,39 @@ use crate::store::transaction::FetchObject;
 use crate::store::verify::{Depth, Fault, FaultKind, SlotPaths};
 use crate::store::{EventKind, Store, StoreError, unless_damaged};
 
-/// Where the records of a store can be fetched again.
+/// A source of release records and manifests.
 pub trait FetchRecords {
-    /// The record of a release, if it is to be had.
+    /// Returns the record of a release, if it is available.
     fn release(&self, name: ReleaseName) -> Option<Release>;
-    /// The canonical bytes of a manifest, unchecked, if it is to be had.
+    /// Returns the canonical bytes of a manifest, unchecked, if it is available.
     fn manifest(&self, id: &ManifestId) -> Option<Box<dyn Read + Send>>;
-    /// Whether a record that was not to be had may still come: then nothing is given up for want of it.
+    /// Whether records that are not available now may still arrive. Nothing is given up for lack of
+    /// them then.
     fn is_awaited(&self) -> bool {
         false
     }
 }
 
-/// What was mended.
+/// The result of a repair.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Repaired {
-    /// Faults that verify found before.
+    /// Faults that verify found before the repair.
     pub found: Vec<Fault>,
     /// Objects that were fetched again.
     pub objects: u64,
-    /// Served entries, records and manifests that were put right.
+    /// Served entries, records and manifests that were repaired.
     pub mended: u64,
-    /// Faults that are still there.
+    /// Faults that remain.
     pub left: Vec<Fault>,
 }
 
 impl Store {
-    /// Mends every fault that can be mended. What is served stays served;
-    /// each file of it is replaced at once.
+    /// Repairs every fault that can be repaired. The current release stays served; each of its
+    /// files is replaced atomically.
     ///
     /// # Errors
-    /// When the store cannot be read or written, or belongs to another user; what could not be fetched is no error
-    /// but left.
+    /// Fails if the store cannot be read or written, or belongs to another user. An object that
+    /// cannot be fetched is not an error; it is listed in `left`.
     pub fn repair(
         &self,
         fetch: &FetchObject<'_>,
@@ -58,7 +59,7 @@ impl Store {
         wait: Duration,
         cancelled: &(dyn Fn() -> bool + Sync),
     ) -> Result<Repaired, StoreError> {
-        // Before the search, which reads everything and is open to others too.
+        // Check the owner first: the search reads the whole store, and other users may run it too.
         self.check_owner()?;
         let mut repaired = Repaired { found: self.verify(Depth::Full, wait, cancelled)?.faults, ..Repaired::default() };
         if repaired.found.is_empty() {
@@ -72,6 +73,7 @@ impl Store {
             for slot in self.slot_names()?.into_iter().chain(current).collect::<BTreeSet<_>>() {
                 repaired.mended += self.repair_slot(slot, Some(slot) == current || records.is_awaited())?;
             }
+            // Makes the renames of repaired entries durable before the result is reported.
             self.layout.root.sync_file_system()?;
         }
         let _guard = self.lock(wait)?;
@@ -87,6 +89,7 @@ impl Store {
                 && let Some(release) = records.release(name).filter(|release| release.name() == name)
             {
                 self.write_release(&release)?;
+                // Data before name, as in staging.
                 self.layout.tmp.sync_file_system()?;
                 self.adopt_release(name)?;
                 mended += 1;
@@ -101,7 +104,7 @@ impl Store {
         Ok(mended)
     }
 
-    /// Writes a fetched manifest if it is the one that is wanted.
+    /// Writes a fetched manifest if it has the right id. Returns whether it does.
     fn repair_manifest(&self, id: &ManifestId, bytes: Box<dyn Read + Send>) -> Result<bool, StoreError> {
         const NAME: &str = "mend.zst";
         let written = self.write_manifest(NAME, |out| {
@@ -117,14 +120,13 @@ impl Store {
                 self.adopt_manifest(NAME, id)?;
                 Ok(true)
             }
-            // The other side's is damaged too, or gone.
+            // The source's manifest is damaged too, or ended early.
             Ok(_) | Err(StoreError::Manifest { .. }) => Ok(false),
             Err(error) => Err(error),
         }
     }
 
-    /// Brings back the objects that are damaged or missing: from a slot that
-    /// still has the bytes, else from outside.
+    /// Replaces the objects that are damaged or missing by fetched ones.
     fn repair_objects(&self, fetch: &FetchObject<'_>) -> Result<u64, StoreError> {
         let mut damaged: HashMap<_, FileEntry> = HashMap::new();
         let mut manifests = HashSet::new();
@@ -144,7 +146,7 @@ impl Store {
             }
             match self.fetch_objects(std::slice::from_ref(file), fetch) {
                 Ok(()) => mended += 1,
-                // Left for the report: others may be mended still.
+                // Reported at the end; other objects may still be repaired.
                 Err(StoreError::Fetch { .. }) => {}
                 Err(error) => return Err(error),
             }
@@ -152,7 +154,7 @@ impl Store {
         Ok(mended)
     }
 
-    /// Puts right every entry of a slot. One that is beyond that is dropped, unless it is needed.
+    /// Repairs every entry of a slot. Drops a slot whose manifest is lost, unless it is needed.
     fn repair_slot(&self, slot: SlotName, is_needed: bool) -> Result<u64, StoreError> {
         let manifest = match unless_damaged(self.release(slot.release))? {
             Some(release) if self.is_manifest_whole(&release.manifest)? => release.manifest,

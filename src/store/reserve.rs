@@ -1,25 +1,25 @@
-//! Room that is kept so that something can be removed from a mirror on a full file system.
+//! Space that is kept in reserve, so that files can be removed from a mirror on a full file system.
 //!
-//! A release that only removes still writes a manifest, a record and links. When others have taken the last block or
-//! inode, the reserve is given back to make it possible.
+//! Even a release that only removes entries writes a manifest, a record and links. If others have
+//! taken the last block or inode, freeing the reserve makes that possible.
 
 use crate::fsx::FileMode;
 use crate::store::layout::RESERVE;
 use crate::store::{Store, StoreError};
 
-/// Enough for the manifest of thousands of files.
+/// Size of the reserve in bytes: enough for the manifest of thousands of files.
 const BYTES: usize = 256 * 1024;
-/// Files and directories that a release takes which brings nothing.
+/// Inodes in the reserve: the files and directories that a release without new content creates.
 const FILES: usize = 16;
-/// With less free than this no reserve is made: it is to be no burden.
+/// Free bytes and inodes above which the reserve is made; with less, it would be a burden.
 const ROOMY_BYTES: u64 = 64 << 20;
 const ROOMY_INODES: u64 = 4096;
-/// With less free than this the reserve is needed.
+/// Free bytes and inodes below which the reserve is freed.
 const TIGHT_BYTES: u64 = 4 << 20;
 const TIGHT_INODES: u64 = 256;
 
 impl Store {
-    /// Makes the reserve where there is none, and room for it. The caller has the lock.
+    /// Creates the reserve if it is missing and there is plenty of room. The caller has the lock.
     pub(super) fn keep_reserve(&self) -> Result<(), StoreError> {
         let headwater = &self.layout.headwater;
         if headwater.stat(RESERVE)?.is_some() {
@@ -30,7 +30,7 @@ impl Store {
         if system.free_bytes <= ROOMY_BYTES || !has_inodes {
             return Ok(());
         }
-        // Half of one is of no use.
+        // A partial reserve is useless.
         self.make_reserve().or_else(|error| headwater.remove_all(RESERVE).map_err(StoreError::from).and(Err(error)))
     }
 
@@ -43,7 +43,7 @@ impl Store {
         Ok(())
     }
 
-    /// Gives the reserve back if hardly anything else is free.
+    /// Frees the reserve if little else is free.
     pub(super) fn use_reserve(&self) -> Result<(), StoreError> {
         let headwater = &self.layout.headwater;
         let system = headwater.file_system()?;

@@ -1,7 +1,7 @@
-//! Building the tree of a release in a slot, unseen.
+//! Builds the tree of a release in a slot that is not served.
 //!
-//! Knows what of a slot changes from one release to another, and what a new
-//! one needs. How a single entry is put in its place is told in `slots`.
+//! This module decides which entries of a slot change from one release to another. `slots` places
+//! the single entries.
 
 use std::iter::Peekable;
 
@@ -17,8 +17,9 @@ use crate::store::{Store, StoreError};
 use crate::threads;
 
 impl Store {
-    /// Makes the idle slot `dirty` and takes from it what `release` shows no more, or otherwise. All that the
-    /// store will have is `here`, though it may still be on its way. Nothing where there is no slot to begin with.
+    /// Renames the idle slot to `dirty` and removes the entries that `release` does not have or
+    /// that change. `here` lists all objects that the store will have, even if they are still being
+    /// moved. Returns `None` if there is no idle slot to start from.
     pub(super) fn clear_slot(
         &self,
         release: &Release,
@@ -34,11 +35,11 @@ impl Store {
         }
     }
 
-    /// Completes the tree of `release` in the slot `dirty`, not synced, and answers the objects that
-    /// its manifest has and the store has not.
+    /// Completes the tree of `release` in the slot `dirty`, without syncing it. Returns the objects
+    /// that the manifest names and the store lacks.
     ///
     /// # Errors
-    /// [`StoreError::DamagedObject`] for one that the slot itself needs.
+    /// [`StoreError::DamagedObject`] for an object that the slot itself needs.
     pub(super) fn fill_slot<'s>(
         &'s self,
         release: &Release,
@@ -56,7 +57,8 @@ impl Store {
         self.fill_new_slot(slot, release, permissions)
     }
 
-    /// Finds what changes in a slot from the release it has to another one, and takes away what goes.
+    /// Finds the changes between the slot's release and another one, and removes the entries that
+    /// go.
     fn find_changes(
         &self,
         writer: &mut SlotWriter<'_>,
@@ -69,7 +71,7 @@ impl Store {
         read_ahead(old, |old| {
             Pairs::new(old, self.entries(&to.manifest)?).try_for_each(|pair| changes.take(pair?, writer, here))
         })?;
-        // What goes goes first: a directory may have to make room for a file.
+        // Remove before placing: a file may replace a directory.
         for directory in changes.emptied.iter().rev() {
             writer.remove_empty(directory)?;
         }
@@ -83,17 +85,17 @@ impl Store {
         self.place_left(writer, &left)
     }
 
-    /// Fills an empty slot with the tree of a release, on two threads: the
-    /// system calls of one tree hardly wait for those of the other half. What has
-    /// expired is left out; returns also those of its objects that are missing. All
-    /// others were linked or copied.
+    /// Fills an empty slot with the tree of a release, on two threads: system calls in different
+    /// directories hardly wait for each other. Leaves out expired entries, and returns those of
+    /// their objects that are missing. The objects of all other entries were linked or copied.
     fn fill_new_slot(
         &self,
         slot: Dir,
         release: &Release,
         permissions: Permissions,
     ) -> Result<(SlotWriter<'_>, Vec<FileEntry>), StoreError> {
-        /// Entries placed at once: the two halves of a batch are mostly in different directories.
+        /// Entries per batch; large enough that the halves of a batch are mostly in different
+        /// directories.
         const BATCH: usize = 4096;
         let mut helper = SlotWriter::fill(self, slot.try_clone()?, permissions);
         let mut writer = SlotWriter::fill(self, slot, permissions);
@@ -118,14 +120,14 @@ impl Store {
         Ok((writer, missing))
     }
 
-    /// Whether an object is here and has its size.
+    /// Whether the store has an object with the right size.
     fn has_object(&self, file: &FileEntry) -> Result<bool, StoreError> {
         let meta = self.object_meta(&file.object)?;
         Ok(meta.is_some_and(|meta| meta.kind == FileKind::File && meta.size == file.size))
     }
 
-    /// Places entries that a link to their object cannot be: a link to the
-    /// live slot's file where that is the very same, else a copy. In order.
+    /// Places the entries that need a copy, in order. An entry that the live slot has unchanged
+    /// becomes a link to the live file.
     fn place_left(&self, writer: &mut SlotWriter<'_>, left: &[Entry]) -> Result<(), StoreError> {
         if left.is_empty() {
             return Ok(());
@@ -140,27 +142,29 @@ impl Store {
         LiveEntries { stream: stream().map(Iterator::peekable) }
     }
 
-    /// Completes a staged slot: `dirty`, durable, gets its name, and so does the record.
+    /// Completes a staged slot (step 4): renames the record and `dirty`, both durable by now, to
+    /// their names.
     pub(super) fn commit_slot(&self, name: ReleaseName) -> Result<(), StoreError> {
         self.adopt_release(name)?;
         let slots = &self.layout.slots;
         slots.rename(DIRTY, slots, &name.to_string())?;
+        // Step 4: sync both directories, so that the release stays staged after a power cut.
         self.layout.releases.sync()?;
         Ok(slots.sync()?)
     }
 
-    /// The slot that is missing beside the current one, if one is.
+    /// The name of the spare slot, if the current slot is the only one.
     pub(super) fn missing_slot(&self) -> Result<Option<SlotName>, StoreError> {
         let Some(release) = self.current()? else { return Ok(None) };
         let has_another = self.slot_names()?.iter().any(|slot| slot.is_spare || slot.release != release);
         Ok((!has_another).then_some(SlotName { release, is_spare: true }))
     }
 
-    /// Makes the second slot, after the first push has answered: from then on
-    /// a push costs what changed. Does nothing if there is an idle slot.
+    /// Fills the second slot, after the first push was acknowledged. From then on the cost of a
+    /// push grows with the change only. Does nothing if there is an idle slot.
     ///
     /// # Errors
-    /// Those of the disk; what is served is not touched.
+    /// Errors of the disk. The served slot is not touched.
     pub(super) fn fill_spare_slot(&self) -> Result<(), StoreError> {
         let Some(spare) = self.missing_slot()? else { return Ok(()) };
         let release = self.release(spare.release)?;
@@ -170,37 +174,40 @@ impl Store {
         let permissions = self.permissions_of(spare.release.sequence())?;
         let slot = slots.create_dir_as(DIRTY, permissions.directory())?;
         self.fill_new_slot(slot, &release, permissions)?;
+        // Data before name: the tree is durable before the slot gets a name that later pushes rely
+        // on.
         slots.sync_file_system()?;
         slots.rename(DIRTY, slots, &spare.to_string())?;
         Ok(slots.sync()?)
     }
 }
 
-/// Whether a slot has another tree than its manifest says, or none: that is damaged, or somebody changed the slot.
+/// Whether the error means that the tree of a slot is unknown: its manifest is damaged, or another
+/// program changed the slot.
 fn is_unknown_tree(error: &StoreError) -> bool {
     matches!(error, StoreError::Manifest { .. } | StoreError::Tampered { .. }) && error.is_damage()
 }
 
-/// A slot that has nothing any more that the next release does not show.
+/// A slot from which everything was removed that the next release does not have.
 pub(super) struct ClearedSlot<'s> {
     writer: SlotWriter<'s>,
     changes: SlotChanges,
 }
 
-/// What one walk over the manifests of two releases finds for a slot.
+/// The changes of a slot, found in one pass over the manifests of both releases.
 #[derive(Default)]
 struct SlotChanges {
-    /// Retired entries whose time was over by then may be absent already, and are not placed.
+    /// Entries that expired up to this time may be absent already, and are not placed.
     expired_through: u64,
     places: Vec<Entry>,
-    /// Directories that something was removed from.
+    /// Directories from which an entry was removed.
     emptied: Vec<String>,
     missing: Vec<FileEntry>,
 }
 
 impl SlotChanges {
-    /// Takes away what goes or changes, and notes what comes; of what stays,
-    /// the objects that are not `here`.
+    /// Removes the old entry if it goes or changes, and records the new one to be placed. For an
+    /// entry that is not placed, records its object if it is not `here`.
     fn take(&mut self, pair: Pair, writer: &mut SlotWriter<'_>, here: &[ObjectId]) -> Result<(), StoreError> {
         let through = self.expired_through;
         match pair {
@@ -235,7 +242,7 @@ impl SlotChanges {
         }
     }
 
-    /// Removes an entry of the old release.
+    /// Removes an entry of the old release. An expired entry may be absent.
     fn remove(&self, old: &Entry, writer: &mut SlotWriter<'_>) -> Result<(), StoreError> {
         if old.has_expired(self.expired_through) {
             writer.remove_if_any(&old.path)?;
@@ -245,7 +252,7 @@ impl SlotChanges {
         Ok(())
     }
 
-    /// Notes the directory of an entry that nothing takes the place of.
+    /// Records the directory of an entry that was removed without a replacement.
     fn note_emptied(&mut self, old: &Entry) {
         match old.path.parent() {
             Some(parent) if self.emptied.last().is_none_or(|last| last != parent) => self.emptied.push(parent.into()),
@@ -253,20 +260,20 @@ impl SlotChanges {
         }
     }
 
-    /// Notes the object of an entry that is not placed, if it is not `here`.
+    /// Records the object of an entry that is not placed, if it is not `here`.
     fn need(&mut self, entry: &Entry, here: &[ObjectId]) {
         self.missing.extend(entry.file().filter(|file| here.binary_search(&file.object).is_err()));
     }
 }
 
-/// Puts entries in their places by two writers of one slot: the system calls of
-/// one half hardly wait for those of the other. Answers what is left, in order.
+/// Places entries with two writers of the same slot, on two threads: system calls in different
+/// directories hardly wait for each other. Returns the entries that need a copy, in order.
 fn place_by_two(
     entries: &[Entry],
     helper: &mut SlotWriter<'_>,
     writer: &mut SlotWriter<'_>,
 ) -> Result<Vec<Entry>, StoreError> {
-    /// Fewer are not worth a thread.
+    /// Minimum number of entries for a second thread; starting one for fewer does not pay.
     const MANY: usize = 256;
     if entries.len() < MANY {
         return writer.place_each(entries);
@@ -278,13 +285,14 @@ fn place_by_two(
     Ok(left)
 }
 
-/// Asks the live release's manifest about entries in ascending order.
+/// Looks up entries in the manifest of the current release; the lookups must ascend.
 struct LiveEntries {
     stream: Option<Peekable<ManifestStream>>,
 }
 
 impl LiveEntries {
-    /// Whether it has the very same file. A damaged manifest has nothing from there on.
+    /// Whether the current release has the same file at this path. Returns `false` from the first
+    /// damaged line of the manifest on.
     fn has(&mut self, entry: &Entry) -> bool {
         let Some(stream) = self.stream.as_mut() else { return false };
         loop {

@@ -1,8 +1,8 @@
-//! Slots: building the plain tree of a release beside the one that is served.
+//! Slots: changes the plain tree of a release that is not served.
 //!
-//! Work grows with the change: the idle slot is brought from its own release
-//! to the new one. Every step is relative to an open directory of the slot and
-//! follows no link, so that a slot which somebody tampered with leads nowhere.
+//! The cost grows with the change: the idle slot is brought from its own release to the new one.
+//! Every step is relative to an open directory of the slot and follows no link, so that a slot with
+//! foreign links in it cannot lead outside.
 
 use std::collections::HashMap;
 use std::io;
@@ -15,25 +15,26 @@ use crate::store::permissions::Permissions;
 use crate::store::{Store, StoreError, unless_damaged};
 use crate::tree_path::TreePath;
 
-/// ext4 allows 65,000 names of an inode; some room is left for other users of it.
+/// Maximum number of hard links of an inode. ext4 allows 65,000; the difference leaves room for
+/// other programs.
 const MAX_LINKS: u64 = 64_000;
 
-/// A directory and the open directories on the way to the last place asked for.
+/// A directory, and the open directories on the way to the path used last.
 #[derive(Debug)]
 pub(super) struct DirStack {
     root: Dir,
     open: Vec<(String, Dir)>,
     strangers: OnUnexpected,
-    /// Permissions of the directories that it makes.
+    /// The mode of directories that it creates.
     mode: FileMode,
 }
 
-/// What becomes of something that is not ours and stands in the way.
+/// What to do with an unexpected file that is in the way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum OnUnexpected {
-    /// It goes.
+    /// Remove it.
     Remove,
-    /// It tells that the tree is not what its manifest says.
+    /// Fail: the tree does not match its manifest.
     Fail,
 }
 
@@ -46,7 +47,7 @@ impl DirStack {
         self.open.last().map_or(&self.root, |(_, dir)| dir)
     }
 
-    /// Closes what is not on the way to `parent` and answers what is left to open.
+    /// Closes the directories that are not on the way to `parent`. Returns the names still to open.
     fn descend<'p>(&mut self, parent: &'p str) -> impl Iterator<Item = &'p str> + use<'p> {
         let names = || parent.split('/').filter(|name| !name.is_empty());
         let common = self.open.iter().zip(names()).take_while(|((open, _), name)| open == name).count();
@@ -54,7 +55,7 @@ impl DirStack {
         names().skip(common)
     }
 
-    /// The directory `parent`, if all of it is there.
+    /// Opens the directory `parent`. Returns `None` if it, or one above it, does not exist.
     pub(super) fn find(&mut self, parent: &str) -> Result<Option<&Dir>, StoreError> {
         for name in self.descend(parent) {
             match self.top().open_dir(name) {
@@ -66,8 +67,8 @@ impl DirStack {
         Ok(Some(self.top()))
     }
 
-    /// The directory `parent`, created where missing. What stands in the way
-    /// is not ours and goes.
+    /// Opens the directory `parent`, creating it where missing. A file in the way is handled as
+    /// [`OnUnexpected`] says.
     pub(super) fn ensure(&mut self, parent: &str) -> Result<&Dir, StoreError> {
         let mode = self.mode;
         for name in self.descend(parent) {
@@ -86,7 +87,7 @@ impl DirStack {
         Ok(self.top())
     }
 
-    /// Removes the directory `path` and those above it while they are empty.
+    /// Removes the directory `path`, then its parents, as long as they are empty.
     pub(super) fn remove_empty(&mut self, path: &str) -> Result<(), StoreError> {
         let mut path = path;
         loop {
@@ -102,7 +103,7 @@ impl DirStack {
 
 fn is_no_directory(error: &crate::fsx::IoError) -> bool {
     use rustix::io::Errno;
-    // Opening a link without following it answers ELOOP, or ENOTDIR with O_DIRECTORY.
+    // Opening a link without following it fails with ELOOP, or with ENOTDIR if O_DIRECTORY is set.
     error.errno().is_some_and(|errno| errno == Errno::NOENT || errno == Errno::NOTDIR || errno == Errno::LOOP)
 }
 
@@ -110,7 +111,7 @@ fn split(path: &TreePath) -> (&str, &str) {
     (path.parent().unwrap_or(""), path.name())
 }
 
-/// Whether the file is what the entry wants in all but its bytes.
+/// Whether the file has the size, time and permissions of the entry. Its bytes are not compared.
 pub(super) fn has_metadata_of(meta: &Meta, file: &FileEntry, permissions: Permissions) -> bool {
     meta.kind == FileKind::File
         && meta.size == file.size
@@ -118,7 +119,7 @@ pub(super) fn has_metadata_of(meta: &Meta, file: &FileEntry, permissions: Permis
         && permissions.file(file.exec).is_of(meta)
 }
 
-/// Whether one more name of this file can be the entry.
+/// Whether a hard link to this file can serve as the entry.
 fn is_linkable(meta: &Meta, file: &FileEntry, permissions: Permissions) -> bool {
     has_metadata_of(meta, file, permissions) && meta.links < MAX_LINKS
 }
@@ -129,19 +130,19 @@ pub(super) struct SlotWriter<'s> {
     store: &'s Store,
     slot: DirStack,
     permissions: Permissions,
-    /// Objects that had to be copied, and the last copy.
+    /// Objects that had to be copied, each with the path of its last copy.
     copies: HashMap<ObjectId, TreePath>,
 }
 
 impl<'s> SlotWriter<'s> {
-    /// Fills `slot`, which is empty.
+    /// A writer for `slot`, which is empty.
     pub(super) fn fill(store: &'s Store, slot: Dir, permissions: Permissions) -> Self {
         let slot = DirStack::new(slot, permissions.directory());
         Self { store, slot, permissions, copies: HashMap::new() }
     }
 
-    /// Changes `slot`, which has the tree of a release. Whatever shows that it
-    /// has not gives [`StoreError::Tampered`].
+    /// A writer for `slot`, which has the tree of a release. A tree that differs from its manifest
+    /// fails with [`StoreError::Tampered`].
     pub(super) fn change(store: &'s Store, slot: Dir, permissions: Permissions) -> Self {
         let mut writer = Self::fill(store, slot, permissions);
         writer.slot.strangers = OnUnexpected::Fail;
@@ -155,7 +156,7 @@ impl<'s> SlotWriter<'s> {
         Ok(twin)
     }
 
-    /// Takes an entry away; the directory that may be empty now is left.
+    /// Removes an entry. Does not remove the directory that may be empty now.
     pub(super) fn remove(&mut self, path: &TreePath) -> Result<(), StoreError> {
         let (parent, name) = split(path);
         let Some(dir) = self.slot.find(parent)? else {
@@ -169,25 +170,24 @@ impl<'s> SlotWriter<'s> {
         }
     }
 
-    /// Removes an entry that may be absent, as expired ones may; returns whether it was there. The
-    /// directory that may be empty now is left.
+    /// Removes an entry that may be absent because it has expired. Returns whether it was there.
+    /// Does not remove the directory that may be empty now.
     pub(super) fn remove_if_any(&mut self, path: &TreePath) -> Result<bool, StoreError> {
         let (parent, name) = split(path);
         let Some(dir) = self.slot.find(parent)? else { return Ok(false) };
         match dir.unlink_if_any(name) {
-            // Made by another program: verify reports what is in it.
+            // Another program made this directory; verify reports what is in it.
             Err(error) if error.kind() == io::ErrorKind::IsADirectory => Ok(false),
             other => Ok(other?),
         }
     }
 
-    /// Removes the directory `path` and those above it while they are empty.
+    /// Removes the directory `path`, then its parents, as long as they are empty.
     pub(super) fn remove_empty(&mut self, path: &str) -> Result<(), StoreError> {
         self.slot.remove_empty(path)
     }
 
-    /// Puts entries in their places, and answers those that a link to their
-    /// object cannot be, in order.
+    /// Places entries as links to their objects. Returns, in order, those that need a copy.
     pub(super) fn place_each(&mut self, entries: &[Entry]) -> Result<Vec<Entry>, StoreError> {
         let mut left = Vec::new();
         for entry in entries {
@@ -198,8 +198,8 @@ impl<'s> SlotWriter<'s> {
         Ok(left)
     }
 
-    /// Puts an entry in its place, which is free: a link to its object.
-    /// Answers no where the object has other times or mode, or too many names.
+    /// Places an entry as a link to its object; its path must be free. Returns `false` if the
+    /// object has another time or mode, or too many links.
     fn place(&mut self, entry: &Entry) -> Result<bool, StoreError> {
         let (parent, name) = split(&entry.path);
         match &entry.kind {
@@ -221,8 +221,9 @@ impl<'s> SlotWriter<'s> {
         Ok(true)
     }
 
-    /// Puts a file that [`SlotWriter::place`] could not in its place: a link
-    /// to that of the live slot, if `live` is given, else to a copy.
+    /// Places a file for which [`SlotWriter::place`] returned `false`: as a link to the file in the
+    /// live slot, if `live` is given and fits, else to an earlier copy in this slot, else as a new
+    /// copy.
     pub(super) fn place_by_copy(&mut self, entry: &Entry, live: Option<&mut DirStack>) -> Result<(), StoreError> {
         let Some(file) = entry.file() else { return Ok(()) };
         let (parent, name) = split(&entry.path);
@@ -247,8 +248,8 @@ impl<'s> SlotWriter<'s> {
         Ok(())
     }
 
-    /// Makes something at a place. What is in the way is not ours: the slot's
-    /// own entries were removed before.
+    /// Creates something at a path. A file in the way is unexpected, as the entries of the slot's
+    /// own release were removed before.
     fn put(
         &mut self,
         parent: &str,
@@ -269,8 +270,8 @@ impl<'s> SlotWriter<'s> {
         }
     }
 
-    /// Once the slot is durable: lets objects that had to be copied share the
-    /// copy's inode, so that the content is there once and later links find it.
+    /// Replaces objects that had to be copied by links to the copies, so that the content is stored
+    /// once and later links find it. The slot must be synced before, as the copies become objects.
     pub(super) fn share_copies(&mut self) -> Result<(), StoreError> {
         const NAME: &str = "share";
         let layout = &self.store.layout;
@@ -286,7 +287,7 @@ impl<'s> SlotWriter<'s> {
 }
 
 impl Store {
-    /// The trees among the slots, ascending; `dirty` and strangers left out.
+    /// The slots of releases, ascending. Leaves out `dirty` and unknown names.
     pub(super) fn slot_names(&self) -> Result<Vec<SlotName>, StoreError> {
         let entries = self.layout.slots.entries()?;
         let mut names: Vec<_> = entries.iter().filter_map(|(name, _)| SlotName::parse(name.to_str()?)).collect();
@@ -294,7 +295,7 @@ impl Store {
         Ok(names)
     }
 
-    /// Opens the slot that is served, if it is there.
+    /// Opens the current slot, if it exists.
     pub(super) fn live_slot(&self) -> Result<Option<Dir>, StoreError> {
         match self.current()? {
             Some(current) => Ok(self.layout.slots.find_dir(&current.to_string())?),
@@ -302,15 +303,16 @@ impl Store {
         }
     }
 
-    /// Takes the idle slot to be changed: the slot, now `dirty`, and the
-    /// release whose tree it has. One of other permissions than the wanted is none.
+    /// Takes the idle slot and renames it to `dirty`. Returns the open directory and the release
+    /// whose tree it has. Returns `None` if no idle slot has the permissions `wanted`. Removes all
+    /// others.
     pub(super) fn take_idle_slot(&self, wanted: Permissions) -> Result<Option<(Dir, SlotName)>, StoreError> {
         let slots = &self.layout.slots;
         slots.remove_all(DIRTY)?;
         let current = self.current()?;
         let mut idle = self.slot_names()?;
         idle.retain(|slot| slot.is_spare || Some(slot.release) != current);
-        // Only a tree whose manifest is at hand can be changed; others are of no use.
+        // A slot can only be changed with the help of its manifest; one without it is useless.
         let mut usable = None;
         for (index, slot) in idle.iter().enumerate().rev() {
             if self.permissions_of(slot.release.sequence())? == wanted

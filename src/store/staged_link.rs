@@ -1,23 +1,22 @@
-//! `staged` beside `current`: a link to the release that is complete here and
-//! not served, for a preview host.
+//! `staged` beside `current`: a link to the staged release, for a preview host.
 //!
-//! It says nothing that counts, so nothing here ever fails a push, and what is
-//! no link of ours is left alone.
+//! Nothing depends on this link, so errors here never fail a push, and anything else of that name
+//! is left alone.
 
 use crate::fsx::FileKind;
 use crate::store::layout::{STAGED, current_target, parse_current_target};
 use crate::store::{Store, StoreError};
 
 impl Store {
-    /// Lets `staged` point to what is staged, or be gone where nothing is.
+    /// Points `staged` to the staged release, or removes the link if no release is staged.
     pub(super) fn show_staged(&self) {
-        // Only people look at it: the next push tries again.
+        // The link is for people only; the next push tries again.
         self.staged_release()
             .and_then(|staged| self.point_staged(staged.map(|staged| current_target(staged.name()))))
             .ok();
     }
 
-    /// Takes `staged` away before its tree is changed.
+    /// Removes `staged` before the tree that it points to is changed.
     pub(super) fn hide_staged(&self) {
         self.point_staged(None).ok();
     }

@@ -1,29 +1,29 @@
-//! A manifest change as its receiver keeps it until the release is complete.
+//! A manifest change, kept by its receiver until the release is complete.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
 use std::os::unix::fs::FileExt as _;
 use std::sync::Arc;
 
-/// Bytes of a file that are read at once.
+/// Buffer size for reading a change from a file, in bytes.
 const BUFFER_BYTES: usize = 64 * 1024;
 
-/// The bytes of a manifest change, to be read from their start as often as needed.
+/// The bytes of a manifest change, which can be read from the start as often as needed.
 #[derive(Debug, Clone)]
 pub enum StoredChange {
     /// In memory.
     Memory(Arc<[u8]>),
-    /// In a file, from its start.
+    /// In a file, beginning at its start.
     File {
         /// The file.
         file: Arc<File>,
-        /// Bytes of it that are the change.
+        /// The number of bytes of the file that belong to the change.
         bytes: u64,
     },
 }
 
 impl StoredChange {
-    /// How many bytes they are.
+    /// The length of the change in bytes.
     #[must_use]
     pub fn bytes(&self) -> u64 {
         match self {
@@ -32,7 +32,7 @@ impl StoredChange {
         }
     }
 
-    /// Reads them from their start.
+    /// Reads the change from its start.
     #[must_use]
     pub fn reader(&self) -> Box<dyn BufRead + Send + '_> {
         match self {
@@ -44,7 +44,7 @@ impl StoredChange {
     }
 }
 
-/// Reads a file from a position of its own: others may read the same file meanwhile.
+/// Reads a file with positional reads, because other readers share its file offset.
 struct FileReader<'a> {
     file: &'a File,
     at: u64,

@@ -1,11 +1,11 @@
-//! What tests of stores begin with.
+//! Set-up shared by the tests of this room.
 
 use tempfile::TempDir;
 
 use crate::store::Store;
 use crate::tree_path::Site;
 
-/// A new store of the site `docs` at `www` in a directory that goes with the test.
+/// A new store of the site `docs` at `www` in a directory that is removed after the test.
 pub(crate) fn empty_store() -> (TempDir, Store) {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open_or_create(&dir.path().join("www"), &Site::new("docs").unwrap()).unwrap();

@@ -1,7 +1,7 @@
-//! Staging: from arriving packs to a release that is complete and unseen.
+//! Staging: turns arriving packs into a release that is complete but not yet served.
 //!
-//! The order of writing is that of `FORMAT.md`: data before name, name before
-//! reference, reference before acknowledgement.
+//! Writes follow the order that `FORMAT.md` numbers under *Order of writing*: data before name,
+//! name before reference, reference before acknowledgement. Comments in this room name its steps.
 
 use std::error::Error;
 use std::io::Read;
@@ -23,9 +23,9 @@ use crate::store::write_back::WriteBack;
 use crate::store::{EventKind, Pruned, Store, StoreError, StoredChange, is_damage, mismatch, room, unless_damaged};
 use crate::threads;
 
-/// Opens the content of objects that are missing here.
+/// Opens the content of objects that the store lacks.
 pub trait Fetch: Sync {
-    /// Tells which objects will be opened.
+    /// Called once with all objects that will be opened, before the first one is.
     fn announce(&self, objects: &[ObjectId]) {
         let _ = objects;
     }
@@ -33,7 +33,7 @@ pub trait Fetch: Sync {
     /// Opens the content of an object of `bytes` bytes.
     ///
     /// # Errors
-    /// When it cannot be read.
+    /// Fails if the content cannot be read.
     fn open(&self, object: &ObjectId, bytes: u64) -> Result<Box<dyn Read + Send>, FetchError>;
 }
 
@@ -46,10 +46,10 @@ impl<F: Fn(&ObjectId) -> Result<Box<dyn Read + Send>, FetchError> + Sync> Fetch 
     }
 }
 
-/// Who opens objects that are missing here.
+/// The source of objects that the store lacks.
 pub type FetchObject<'a> = dyn Fetch + 'a;
 
-/// A release on its way into a store: takes packs, then becomes staged.
+/// A release that is being staged: receives packs, then completes the release.
 #[derive(Debug)]
 pub struct StagingTransaction {
     store: Arc<Store>,
@@ -59,19 +59,20 @@ pub struct StagingTransaction {
     needs: DeltaSummary,
     quarantine: Quarantine,
     write_back: WriteBack,
-    /// The new objects, once they have their names.
+    /// The new objects, once the store has them under their ids.
     promoted: Option<Arc<[(ObjectId, u64)]>>,
-    /// The objects of the base by position, read when the first block has a base.
+    /// The object at each position of the base manifest; read when the first block uses a base.
     bases: OnceLock<Vec<Option<ObjectId>>>,
     wait: Duration,
 }
 
 impl Store {
-    /// Begins to stage `release`, whose manifest is `change` against `base` and needs `needs`,
-    /// which [`Store::read_change`] returned.
+    /// Begins to stage `release`, whose manifest is `change` against a base. `needs` is what
+    /// [`Store::read_change`] returned for it.
     ///
     /// # Errors
-    /// Too little room, or a stage of this key that another process has open.
+    /// Fails if the file system has too little room, or if another process is staging with this
+    /// key.
     pub fn start_staging(
         self: &Arc<Self>,
         release: &Release,
@@ -84,7 +85,8 @@ impl Store {
         let held_bytes = self.quarantined_bytes(key)?;
         let system = || self.layout.root.file_system();
         match self.made_entries(release, &needs)? {
-            // Hardly anything is written: a full mirror must not keep what is to go.
+            // The release only removes entries. It must fit even on a full disk, so use the
+            // reserve.
             0 => self.use_reserve()?,
             made => self.with_room(key, || room::check(self.path(), &system()?, made, &needs, held_bytes))?,
         }
@@ -95,10 +97,11 @@ impl Store {
         Ok(StagingTransaction { write_back, store, release, base, change, needs, quarantine, promoted, bases, wait })
     }
 
-    /// Refuses a release for which [`Store::start_staging`] would find too little room. Changes nothing.
+    /// Returns the error that [`Store::start_staging`] would return for too little room. Changes
+    /// nothing.
     ///
     /// # Errors
-    /// Too little room, or those of [`Store::read_change`].
+    /// Fails if there is too little room, and with the errors of [`Store::read_change`].
     pub fn check_room(
         &self,
         release: &Release,
@@ -106,7 +109,8 @@ impl Store {
         change: &StoredChange,
     ) -> Result<(), StoreError> {
         let Some(needs) = self.read_change(release, base, change, &|_| true, &|| false)? else { return Ok(()) };
-        // What other pushes left would make room, or is of this one.
+        // Staging would drop the quarantines of other pushes if it needed their room, and would
+        // resume its own. All of them therefore count as available.
         let held_bytes = self.incoming_bytes()?;
         match self.made_entries(release, &needs)? {
             0 => Ok(()),
@@ -114,7 +118,7 @@ impl Store {
         }
     }
 
-    /// The same for a store that would be made at `path`.
+    /// As [`Store::check_room`], for a store that would be created at `path`.
     ///
     /// # Errors
     /// As [`Store::check_room`].
@@ -124,15 +128,17 @@ impl Store {
         room::check(path, &Self::file_system_at(path)?, release.entries, &needs, 0)
     }
 
-    /// Reads what the manifest change of `release` against `base` needs, within what the release and
-    /// its base can count. Returns `None` if the release is staged or current already.
+    /// Reads what the manifest change of `release` against `base` needs, and refuses a change with
+    /// more entries than the release and its base have. Returns `None` if the release is staged or
+    /// current already.
     ///
-    /// `reserve` takes so many bytes of memory, until the release is complete, and returns whether
-    /// they were there.
+    /// `reserve` reserves a number of bytes of memory until the release is complete, and returns
+    /// `false` if they are not available.
     ///
     /// # Errors
-    /// A release that is not newer than the current one, a base that is not here, a change that is
-    /// malformed or counts more; [`StoreError::NoMemory`]; [`StoreError::Cancelled`].
+    /// Fails if the release is not newer than the current one, if the base is missing, or if the
+    /// change is malformed or too large; with [`StoreError::NoMemory`] and
+    /// [`StoreError::Cancelled`].
     pub fn read_change(
         &self,
         release: &Release,
@@ -148,7 +154,7 @@ impl Store {
         }
         let base_entries = match base {
             Some(base) => {
-                // One that is not here is told before anything is counted against it.
+                // Report a missing base as such, before its entry count limits the change.
                 if self.manifest_file(&base).is_err() {
                     self.check_manifest(&base)?;
                 }
@@ -169,16 +175,16 @@ impl Store {
         Ok(Some(needs))
     }
 
-    /// How many entries a manifest has, as the record of a release says that was served here; `None`
-    /// if no such record names it.
+    /// The number of entries of a manifest, according to the record of a release that has it.
+    /// `None` if no release here has this manifest.
     pub(super) fn manifest_entries(&self, manifest: &ManifestId) -> Option<u64> {
         let releases = self.known_releases().ok()?;
         let mut records = releases.into_iter().filter_map(|name| self.release(name).ok());
         records.find(|release| release.manifest == *manifest).map(|release| release.entries)
     }
 
-    /// Refuses a release that may not take the place of the current one. Where the record of that one
-    /// cannot be read, the sequences alone decide.
+    /// Refuses a release that may not replace the current one. If the record of the current release
+    /// cannot be read, only the sequence numbers are compared.
     pub(super) fn check_succession(&self, release: &Release) -> Result<(), StoreError> {
         let offered = release.name();
         let Some(current) = self.current()?.filter(|current| *current != offered) else { return Ok(()) };
@@ -196,12 +202,13 @@ impl Store {
         }
     }
 
-    /// Whether the release is complete here, seen or unseen.
+    /// Whether the release is complete here, served or not.
     pub(super) fn is_staged(&self, name: ReleaseName) -> Result<bool, StoreError> {
         Ok(self.layout.slots.stat(&name.to_string())?.is_some() && unless_damaged(self.release(name))?.is_some())
     }
 
-    /// Looks for room by `check`. Where there is too little, what other pushes left is dropped, and it looks again.
+    /// Runs `check`. If it finds too little room, drops the quarantines of other pushes and runs it
+    /// again.
     fn with_room(&self, key: &BundleKey, check: impl Fn() -> Result<(), StoreError>) -> Result<(), StoreError> {
         match check() {
             Err(StoreError::NoSpace { .. } | StoreError::NoInodes { .. }) if self.drop_other_quarantines(key)? => {
@@ -221,13 +228,15 @@ impl Store {
         }
     }
 
-    /// Fetches objects again; each is durable before it gets its name.
+    /// Fetches objects into the store. Each is synced before it gets its name.
     ///
     /// # Errors
-    /// [`StoreError::Fetch`] with all those that cannot be had; none of the others is kept then.
+    /// [`StoreError::Fetch`] lists all objects that could not be fetched. None of the others is
+    /// kept then.
     pub(super) fn fetch_objects(&self, files: &[FileEntry], fetch: &FetchObject<'_>) -> Result<(), StoreError> {
         let tmp = &self.layout.tmp;
-        // Which release they are for is not asked: one that has others copies them.
+        // Uses the newest permissions, whichever release needs the object: a release with other
+        // permissions copies it.
         let permissions = self.permissions_of(u64::MAX)?;
         let mut missing = Vec::new();
         let mut why = None;
@@ -252,6 +261,7 @@ impl Store {
         if let Some(source) = why {
             return Err(StoreError::Fetch { missing, source });
         }
+        // Data before name: one sync for all fetched objects, then their renames.
         if !files.is_empty() {
             tmp.sync_file_system()?;
         }
@@ -260,21 +270,23 @@ impl Store {
 }
 
 impl StagingTransaction {
-    /// Whether a pack need not be sent again.
+    /// Whether the quarantine already holds a pack, so that it need not be sent again.
     #[must_use]
     pub fn holds(&self, pack: &PackId) -> bool {
         self.quarantine.packs().contains(pack)
     }
 
-    /// The packs that it held when it began.
+    /// The packs that were held when the transaction began.
     pub fn held(&self) -> impl Iterator<Item = PackId> + '_ {
         self.quarantine.packs().iter().copied()
     }
 
-    /// Takes a pack, already checked against its id. May be called from several threads.
+    /// Writes the content of a pack whose id was already checked (step 1). May be called from
+    /// several threads.
     ///
     /// # Errors
-    /// A pack that is malformed or has what nobody asked for, or an error of the disk.
+    /// Fails if the pack is malformed or has content that is not part of the bundle, and with
+    /// errors of the disk.
     pub fn take(&self, id: &PackId, pack: &PackReader<'_>) -> Result<(), StoreError> {
         let mut prefix = Vec::new();
         self.quarantine.take(id, pack, |block, content| {
@@ -283,7 +295,7 @@ impl StagingTransaction {
         })
     }
 
-    /// The content of a block. `prefix` and `content` are memory that may be used again.
+    /// Decodes a block. `prefix` and `content` are buffers that the caller reuses.
     fn decode<'c>(
         &self,
         block: &Block<'c>,
@@ -296,7 +308,7 @@ impl StagingTransaction {
             .map_err(|error| self.find_damaged_bases(objects, error))
     }
 
-    /// The objects of bases, in their order.
+    /// The objects of the base ranges of a block, in order.
     fn base_objects(&self, ranges: &[BaseRange]) -> Result<Vec<ObjectId>, StoreError> {
         if ranges.is_empty() {
             return Ok(Vec::new());
@@ -309,7 +321,7 @@ impl StagingTransaction {
                     |entry: Result<Entry, ManifestError>| entry.map(|entry| entry.file().map(|file| file.object));
                 let objects: Result<Vec<_>, _> = entries.map(object).collect();
                 let objects = objects.map_err(|error| match error {
-                    // What cannot be read is not damaged.
+                    // A failed read does not mean that the manifest is damaged.
                     ManifestError::Io(source) if !is_damage(&source) => self.disk_error("read a manifest in", source),
                     other => mismatch(other.to_string()),
                 })?;
@@ -318,12 +330,12 @@ impl StagingTransaction {
         };
         let object = |range: &BaseRange| {
             let entry = usize::try_from(range.entry).ok().and_then(|entry| *bases.get(entry)?);
-            entry.ok_or_else(|| mismatch("a block has a base that the base manifest has not"))
+            entry.ok_or_else(|| mismatch("a block has a base that is not a file of the base manifest"))
         };
         ranges.iter().map(object).collect()
     }
 
-    /// Reads the bases of a block to `prefix`, which has nothing else then.
+    /// Reads the base ranges of a block into `prefix`, replacing its content.
     fn read_bases(&self, ranges: &[BaseRange], objects: &[ObjectId], prefix: &mut Vec<u8>) -> Result<(), StoreError> {
         prefix.clear();
         let read = |(range, object): (&BaseRange, _)| self.store.read_range(object, range.offset, range.length, prefix);
@@ -334,8 +346,9 @@ impl StagingTransaction {
         fsx::IoError::new(op, self.store.path(), source).into()
     }
 
-    /// Looks whether the bases of a block that does not decode are what they should be. Those that
-    /// are not lose their names: what is not there can be fetched again. Where that cannot be told, that is the error.
+    /// Called when a block fails to decode: re-hashes its bases and removes those that are damaged,
+    /// so that they can be fetched again. Returns the error to report, which is that of the check
+    /// itself if the bases could not be read.
     fn find_damaged_bases(&self, mut objects: Vec<ObjectId>, error: StoreError) -> StoreError {
         objects.sort_unstable();
         objects.dedup();
@@ -355,14 +368,14 @@ impl StagingTransaction {
         forgotten.err().unwrap_or(StoreError::DamagedBases { objects })
     }
 
-    /// Makes the release complete and durable, unseen. Objects of the base
-    /// that turn out to be missing or damaged are fetched again; answers how many.
-    /// After [`StoreError::Fetch`] it may be called again, with a better supply.
+    /// Completes the release and makes it durable without serving it (steps 2 to 4). Fetches
+    /// objects of the base that are missing or damaged, and returns how many. After
+    /// [`StoreError::Fetch`] it may be called again, with another source.
     ///
     /// # Errors
-    /// When what arrived is not what was announced, when something missing
-    /// cannot be fetched, or when the disk fails; the quarantine is then
-    /// dropped unless the fault was on the way.
+    /// Fails if the received content does not match the announced one, if a missing object cannot
+    /// be fetched, or if the disk fails. The quarantine is dropped if its content is wrong or in
+    /// doubt.
     pub fn finish(&mut self, fetch: &FetchObject<'_>) -> Result<u64, StoreError> {
         match self.complete(fetch) {
             Ok(fetched) => {
@@ -373,8 +386,9 @@ impl StagingTransaction {
         }
     }
 
-    /// Gives up after `error`. What is in doubt is dropped: after a failed
-    /// write or sync nobody knows what is on the disk, and a full one wants its space back.
+    /// Records that staging failed with `error`, and returns the error to report. Drops the
+    /// quarantine if its content is in doubt: after a failed write or sync the state of the disk is
+    /// unknown, and a full disk needs the space.
     #[must_use]
     pub fn fail(&self, error: StoreError) -> StoreError {
         let blamed = self.damaged_base(&error);
@@ -388,18 +402,18 @@ impl StagingTransaction {
         if (error.is_disk_failure() || is_void)
             && let Err(second) = self.quarantine.discard(&self.store.layout)
         {
-            // The first error is the one to tell; the next prune tries again.
+            // Report the first error. The next prune drops the quarantine.
             drop(second);
         }
         blamed.unwrap_or(error)
     }
 
-    /// What is wrong with the base, if `error` may have come of it. The origin
-    /// can do something about that: send everything anew.
+    /// Returns the damage of the base manifest, if that may have caused `error`. The origin can
+    /// react to that error by sending everything without a base.
     fn damaged_base(&self, error: &StoreError) -> Option<StoreError> {
         let is_suspect = matches!(error, StoreError::Io(_) | StoreError::Mismatch { .. } | StoreError::Pack(_));
         let base = self.base.filter(|_| is_suspect)?;
-        // Where it cannot be told, the first error is the one to tell.
+        // If the base cannot be checked, report the first error.
         self.store.check_manifest(&base).err().filter(StoreError::is_damage)
     }
 
@@ -411,45 +425,55 @@ impl StagingTransaction {
             None => self.quarantine.objects()?.into(),
         };
         let temporary = format!("{}.zst", self.release.manifest);
-        // Before the first temporary file: whoever has the lock may sweep those away.
+        // Lock before writing the first temporary file: a process that holds the lock may remove
+        // all temporary files.
         let store = Arc::clone(&self.store);
         let _guard = store.lock(self.wait)?;
-        // Another push may have been quicker since this one began.
+        // Another push may have become current since this one began.
         self.store.check_succession(&self.release)?;
         if self.store.is_staged(self.release.name())? {
             return Ok(0);
         }
-        // Reading the names of all objects takes as long as writing the manifest.
+        // Step 2 begins. Listing all objects takes about as long as writing the manifest, so do
+        // both at once.
         let (here, written) = threads::join(|| store.list_objects(), || self.rebuild_manifest(&objects, &temporary));
         written?;
         let mut here = here?;
         self.write_back.finish()?;
         self.store.write_release(&self.release)?;
+        // Step 2, data before name: makes the quarantine's content, the manifest and the record
+        // durable. A failed sync is not repeated, because the kernel reports a write error only
+        // once.
         self.store.layout.root.sync_file_system()?;
         here.extend(objects.iter().map(|(id, _)| *id));
         here.sort_unstable();
+        // Step 2, names: the renames into `manifests` and `objects` become durable with the next
+        // sync.
         self.store.adopt_manifest(&temporary, &self.release.manifest)?;
         self.store.expire_before_filling(&self.release, fsx::unix_seconds())?;
         self.store.hide_staged();
-        // What goes from the idle slot does not wait for what comes.
+        // Clearing the idle slot does not depend on the new content, so it runs at the same time.
         let promote = || if is_promoted { Ok(()) } else { self.quarantine.promote(&objects, &self.store) };
         let (cleared, adopted) = threads::join(|| self.store.clear_slot(&self.release, &here), promote);
         adopted?;
         self.promoted = Some(objects);
+        // Step 3: fills `dirty`, then makes its tree durable, and with it the renames of step 2.
         let (mut writer, fetched) = self.fill_slot(cleared?, &here, fetch)?;
         self.store.layout.root.sync_file_system()?;
         writer.share_copies()?;
         drop(writer);
+        // Step 4: the references, made durable before this returns. Step 5 is `Store::activate`.
         self.store.commit_slot(self.release.name())?;
-        // Whoever staged before has lost its slot to this release.
+        // A release that was staged before has lost its slot to this one.
         self.store.drop_staged(Some(self.release.name()))?;
         self.store.show_staged();
-        // Only tidies up: what fails here is tried again after the next push.
+        // Only cleans up; if it fails, the next push tries again.
         self.store.drop_gone_releases(&mut Pruned::default()).ok();
         Ok(fetched)
     }
 
-    /// Fills the slot. What is missing or damaged is fetched on the way; answers how many objects.
+    /// Fills the slot and fetches the objects that are missing or damaged. Returns how many were
+    /// fetched.
     fn fill_slot<'s>(
         &'s self,
         cleared: Option<ClearedSlot<'s>>,
@@ -490,7 +514,7 @@ impl StagingTransaction {
             return Ok(());
         }
         self.store.layout.tmp.unlink_if_any(temporary)?;
-        Err(mismatch(format!("it makes manifest {} of {} entries", totals.manifest, totals.entries)))
+        Err(mismatch(format!("the change produces manifest {} with {} entries", totals.manifest, totals.entries)))
     }
 }
 
@@ -508,7 +532,7 @@ mod tests {
         let place =
             |name: &str| store.path().join(".headwater/incoming").join(BundleKey::of(name.as_bytes()).to_string());
         let full = || StoreError::NoSpace { path: store.path().to_owned(), needed: 100, free: 60 };
-        // There is room as soon as nothing of the other push is left.
+        // There is room once the quarantine of the other push is gone.
         let looks = Cell::new(0);
         let check = || {
             looks.set(looks.get() + 1);
@@ -519,7 +543,7 @@ mod tests {
         }
         store.with_room(&BundleKey::of(b"mine"), check).unwrap();
         assert_eq!((looks.get(), place("mine").exists(), place("other").exists()), (2, true, false));
-        // With nothing to drop it does not look twice.
+        // With nothing to drop, the check does not run again.
         let looks = Cell::new(0);
         let refused = store.with_room(&BundleKey::of(b"mine"), || {
             looks.set(looks.get() + 1);

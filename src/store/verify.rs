@@ -1,4 +1,4 @@
-//! Looking for faults: everything re-hashed, or sizes and times only.
+//! Verifies a store: re-hashes everything, or compares sizes and times only.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fmt;
@@ -16,46 +16,47 @@ use crate::store::slots::{DirStack, has_metadata_of};
 use crate::store::{EventKind, Store, StoreError, unless_damaged};
 use crate::threads;
 
-/// How far to look.
+/// How thorough a verification is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Depth {
-    /// Size, time and mode of every served entry.
+    /// Compares size, time and mode of every served entry.
     Quick,
-    /// Every byte of every object, manifest, record and slot.
+    /// Re-hashes every object, manifest, record and slot.
     Full,
 }
 
-/// What is wrong.
+/// The kinds of faults.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FaultKind {
-    /// It should be there.
+    /// The file is missing.
     Missing,
-    /// Its bytes are not what they should be.
+    /// The bytes are wrong.
     Content,
-    /// Its size differs.
+    /// The size is wrong.
     Size,
-    /// Its modification time differs.
+    /// The modification time is wrong.
     Time,
-    /// Its permissions differ.
+    /// The permissions are wrong.
     Mode,
-    /// It is a file, directory or link where another kind should be.
+    /// A file, directory or link is where another kind should be.
     WrongKind,
-    /// Its target differs.
+    /// The link target is wrong.
     Target,
-    /// Nothing should be there. The name that others read is older than this one.
+    /// The file does not belong to the store. The serialized name is older than this one, and
+    /// other programs read it.
     #[serde(rename = "stranger")]
     Unexpected,
 }
 
-/// One fault.
+/// A fault of a store.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Fault {
     /// What is wrong.
     pub kind: FaultKind,
-    /// Where, below the mirror's directory.
+    /// The path, relative to the mirror's directory.
     pub path: String,
-    /// The object concerned.
+    /// The object that the path should show.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub object: Option<ObjectId>,
 }
@@ -76,7 +77,7 @@ impl fmt::Display for Fault {
     }
 }
 
-/// What was looked at, and what was found.
+/// The result of a verification.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Verified {
@@ -84,7 +85,7 @@ pub struct Verified {
     pub objects: u64,
     /// Bytes that were re-hashed.
     pub bytes: u64,
-    /// Served entries that were looked at.
+    /// Served entries that were checked.
     pub entries: u64,
     /// The faults, ascending.
     pub faults: Vec<Fault>,
@@ -96,15 +97,15 @@ impl Verified {
     }
 }
 
-/// The inode of an object whose bytes are right, or what is wrong with it.
+/// The inode of an intact object, or what is wrong with the object.
 type CheckedObject = Result<u64, FaultKind>;
 
 impl Store {
-    /// Looks for faults, and notes how many were found, if the user owns the store. Changes nothing else. `cancelled`
-    /// is asked now and then.
+    /// Verifies the store. If the user owns it, records the number of faults in the log; changes
+    /// nothing else. Polls `cancelled` from time to time.
     ///
     /// # Errors
-    /// When the store cannot be read, or not all of it may be read by this user; faults are no errors.
+    /// Fails if the store, or part of it, cannot be read by this user. Faults are not errors.
     pub fn verify(
         &self,
         depth: Depth,
@@ -120,7 +121,7 @@ impl Store {
         Ok(found)
     }
 
-    /// Looks for faults without the right to write: nothing is noted.
+    /// Verifies the store without write permission, so the result is not logged.
     pub(super) fn verify_as_reader(
         &self,
         depth: Depth,
@@ -131,7 +132,7 @@ impl Store {
         self.look_for_faults(depth, cancelled)
     }
 
-    /// The same, by whoever has the lock, and nothing is noted.
+    /// Verifies the store under a lock that the caller has. The result is not logged.
     pub(super) fn look_for_faults(
         &self,
         depth: Depth,
@@ -220,7 +221,7 @@ impl Store {
         Ok(())
     }
 
-    /// Re-hashes the objects that are needed; answers the inodes that are good.
+    /// Re-hashes the needed objects. Returns the inodes of those that are intact.
     fn verify_objects(
         &self,
         needed: &HashMap<ObjectId, FileEntry>,
@@ -251,7 +252,7 @@ impl Store {
         Ok(inodes)
     }
 
-    /// Re-hashes some objects, on two halves of the machine at once.
+    /// Re-hashes objects, one half of them on a second thread.
     fn check_objects<'f>(&self, files: &[&'f FileEntry]) -> Result<Vec<(&'f FileEntry, CheckedObject)>, StoreError> {
         let check_one = |file: &&'f FileEntry| Ok((*file, self.check_object(file)?));
         let check = |files: &[&'f FileEntry]| files.iter().map(check_one).collect::<Result<Vec<_>, StoreError>>();
@@ -262,10 +263,10 @@ impl Store {
         Ok(all)
     }
 
-    /// Looks whether an object is here and its bytes are right.
+    /// Checks that an object is present and has the right bytes.
     ///
     /// # Errors
-    /// When that cannot be told: whatever is wrong then, it is not the object.
+    /// Fails if the object cannot be read; that does not prove damage.
     pub(super) fn check_object(&self, file: &FileEntry) -> Result<CheckedObject, StoreError> {
         let Some(meta) = self.object_meta(&file.object)? else { return Ok(Err(FaultKind::Missing)) };
         if meta.kind != FileKind::File {
@@ -275,7 +276,7 @@ impl Store {
         Ok(if is_whole { Ok(meta.inode) } else { Err(FaultKind::Content) })
     }
 
-    /// The objects of a manifest that are missing or damaged, each once.
+    /// The missing or damaged objects of a manifest, each once.
     pub(super) fn damaged_objects(&self, manifest: &ManifestId) -> Result<Vec<FileEntry>, StoreError> {
         let mut damaged = HashMap::new();
         for entry in self.entries(manifest)? {
@@ -288,8 +289,9 @@ impl Store {
         Ok(damaged.into_values().collect())
     }
 
-    /// Compares a slot with its manifest: kinds, sizes, times, modes, targets,
-    /// strangers; with [`Depth::Full`] also the bytes, by inode where an object is known to be good.
+    /// Compares a slot with its manifest: kinds, sizes, times, modes, targets and unexpected files.
+    /// With [`Depth::Full`] also compares the bytes, except where the inode is that of an intact
+    /// object.
     fn verify_slot(
         &self,
         slot: SlotName,
@@ -304,7 +306,7 @@ impl Store {
             return Ok(());
         };
         let Some(entries) = unless_damaged(self.entries(&release.manifest))? else {
-            // verify --quick has not looked at the manifest yet.
+            // A quick verification has not checked the manifest yet.
             return self.verify_manifest(&release.manifest, &mut HashMap::new(), found);
         };
         let mut seen = SlotPaths::new(self.expired_through()?);
@@ -371,22 +373,22 @@ fn has_content(dir: &Dir, name: &str, file: &FileEntry) -> Result<bool, StoreErr
     Ok(unless_damaged(read())? == Some((file.object, file.size)))
 }
 
-/// What may be in a slot: the entries of its manifest, and the directories on the way to them.
+/// The paths that may exist in a slot: the entries of its manifest and the directories above them.
 #[derive(Debug)]
 pub(super) struct SlotPaths {
     entries: HashSet<String>,
-    /// Directories of entries that have expired, which may be empty: they are removed after their entries.
+    /// Directories above expired entries. They may be empty, as they are removed after the entries.
     emptied: HashSet<String>,
     expired_through: u64,
 }
 
 impl SlotPaths {
-    /// Nothing yet, in a store where everything expired that was due at `expired_through`.
+    /// An empty set, for a store in which everything due by `expired_through` has expired.
     pub(super) fn new(expired_through: u64) -> Self {
         Self { entries: HashSet::new(), emptied: HashSet::new(), expired_through }
     }
 
-    /// Adds an entry. Returns whether it has expired: then it may be there and need not.
+    /// Adds an entry. Returns whether it has expired; an expired entry may be present or absent.
     pub(super) fn add(&mut self, entry: &Entry) -> bool {
         self.entries.insert(entry.path.as_str().to_owned());
         let has_expired = entry.has_expired(self.expired_through);
@@ -398,7 +400,7 @@ impl SlotPaths {
     }
 }
 
-/// Tells of everything in a slot that is neither an entry nor a directory on the way to one.
+/// Calls `tell` with every path in a slot that is neither an entry nor a directory above one.
 pub(super) fn find_unexpected(
     dir: &Dir,
     at: &str,

@@ -1,4 +1,4 @@
-//! Writing content to the disk while more of it arrives.
+//! Starts writing content to the disk while more of it arrives.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -7,22 +7,23 @@ use std::thread::{Builder, JoinHandle};
 use crate::fsx::{self, Dir, IoError};
 use crate::pack::Piece;
 
-/// Content that is written to the disk while more of it arrives: less is left to do at the end.
+/// Syncs content in the background while more of it arrives, so that the final sync has less to do.
 #[derive(Debug, Default)]
 pub(super) struct WriteBack {
-    /// Bytes since the last time.
+    /// Bytes written since the last sync began.
     waiting: AtomicU64,
     under_way: Mutex<Option<JoinHandle<fsx::Result<()>>>>,
     failed: Mutex<Option<IoError>>,
 }
 
 impl WriteBack {
-    /// Begins again once so much content has come since the last time.
+    /// Bytes between two syncs.
     const BYTES: u64 = 64 << 20;
-    /// What the smallest file takes on a disk, in bytes: of tiny ones a few megabytes are a lot of work.
+    /// Bytes that count for a small file, which is the block size of most disks. Without this, many
+    /// tiny files would rarely start a sync although they cost the most.
     const FILE_BYTES: u64 = 4096;
 
-    /// Takes note of what is about to be written.
+    /// Counts content that is about to be written, and starts a sync if enough has accumulated.
     pub(super) fn before(&self, pieces: &[Piece], root: &Dir) {
         let bytes = pieces.iter().map(|piece| u64::from(piece.length).next_multiple_of(Self::FILE_BYTES)).sum::<u64>();
         if self.waiting.fetch_add(bytes, Ordering::Relaxed) + bytes < Self::BYTES {
@@ -34,7 +35,7 @@ impl WriteBack {
         }
         self.join(under_way.take());
         self.waiting.store(0, Ordering::Relaxed);
-        // Without it there is more to do at the end.
+        // If no thread can be started, the final sync does the work.
         let begun = root.try_clone().ok().and_then(|root| Builder::new().spawn(move || root.sync_file_system()).ok());
         *under_way = begun;
     }
@@ -46,7 +47,8 @@ impl WriteBack {
         }
     }
 
-    /// Waits for its end. The system tells of a failure once: it counts as if it had come at the end.
+    /// Waits for the running sync. The kernel reports a write error only once, so an error of an
+    /// earlier sync is returned here; the final sync would no longer see it.
     pub(super) fn finish(&self) -> fsx::Result<()> {
         self.join(self.under_way.lock().unwrap_or_else(PoisonError::into_inner).take());
         self.failed.lock().unwrap_or_else(PoisonError::into_inner).take().map_or(Ok(()), Err)

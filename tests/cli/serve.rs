@@ -86,8 +86,8 @@ fn receive_ends_with_its_client_and_says_what_cannot_be_a_mirror() {
     assert!(run.stdout.starts_with("headwater receive 1 {") && run.stdout.ends_with("}\n"), "{}", run.stdout);
     assert!(!world.path("www").exists(), "asking makes nothing");
     world.write("full/file", "not ours");
-    world.run("receive full").code(1).warns("cannot serve full").warns("is no mirror");
-    world.run("serve full --no-auth --listen 127.0.0.1:0").code(1).warns("cannot serve full").warns("is no mirror");
+    world.run("receive full").code(1).warns("cannot serve full").warns("is not a mirror");
+    world.run("serve full --no-auth --listen 127.0.0.1:0").code(1).warns("cannot serve full").warns("is not a mirror");
     world.run("receive").code(2).warns("DIR");
     world.write("serve.toml", format!("{SITE}[[site]]\nname = \"blog\"\ndir = \"blog\"\n"));
     let run = world.ok("receive --config serve.toml");

@@ -119,6 +119,6 @@ fn verify_changes_nothing_but_its_note() {
     world.run("verify ./www --quick").code(1);
     assert_eq!(snapshot(), before);
     world.run("verify ./tree").code(1).warns("it was not touched");
-    world.run("verify ./nowhere").code(1).warns("error: ./nowhere is no mirror");
+    world.run("verify ./nowhere").code(1).warns("error: ./nowhere is not a mirror");
     assert_eq!(snapshot(), before);
 }

@@ -1,7 +1,7 @@
-//! Dropping what pushes that did not end have left.
+//! Drops the quarantines of unfinished pushes.
 //!
-//! A quarantine whose lock is free belongs to no push that runs. It may still be resumed, so that
-//! only what needs the room or was asked to drop everything drops the newest one, too.
+//! A quarantine whose lock is free belongs to no running push, but a later push may resume it. The
+//! newest one is therefore dropped only to make room, on request, or when it is old.
 
 use std::time::Duration;
 
@@ -10,10 +10,10 @@ use crate::hash::BundleKey;
 use crate::store::layout::{LOCK, quarantine_name};
 use crate::store::{Pruned, Store, StoreError};
 
-/// A push that was not resumed for so long never will be.
+/// Age after which a quarantine is considered abandoned.
 const MAX_AGE: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 
-/// A quarantine, and when something came for it last, in seconds since 1970.
+/// An unlocked quarantine, and when content last arrived in it, in seconds since 1970.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct LeftQuarantine {
     name: String,
@@ -28,31 +28,31 @@ impl LeftQuarantine {
 }
 
 impl Store {
-    /// Drops every quarantine that no push has locked.
+    /// Drops every quarantine that is not locked.
     pub(in crate::store) fn drop_quarantines(&self, pruned: &mut Pruned) -> Result<(), StoreError> {
         self.drop_some(self.left_behind()?, pruned)
     }
 
-    /// Drops the quarantines that no push has locked but the newest, and that one, too, if it is
-    /// older than a week.
+    /// Drops all unlocked quarantines except the newest, and that one too if it is older than a
+    /// week.
     pub(in crate::store) fn drop_old_quarantines(&self, now: u64, pruned: &mut Pruned) -> Result<(), StoreError> {
         let mut left = self.left_behind()?;
         left.pop_if(|newest| !newest.is_stale(now));
         self.drop_some(left, pruned)
     }
 
-    /// Drops the quarantines older than a week that no push has locked.
+    /// Drops the unlocked quarantines that are older than a week.
     pub(in crate::store) fn drop_stale_quarantines(&self, now: u64, pruned: &mut Pruned) -> Result<(), StoreError> {
         let mut left = self.left_behind()?;
         left.retain(|one| one.is_stale(now));
         self.drop_some(left, pruned)
     }
 
-    /// Makes room for the push with this key: drops the quarantines of other pushes that are not
-    /// locked. Returns whether there were any.
+    /// Makes room for the push with this key by dropping the unlocked quarantines of other pushes.
+    /// Returns whether any was dropped.
     ///
     /// # Errors
-    /// Those of the disk.
+    /// Errors of the disk.
     pub fn drop_other_quarantines(&self, key: &BundleKey) -> Result<bool, StoreError> {
         let (mut left, mut pruned) = (self.left_behind()?, Pruned::default());
         left.retain(|one| one.key != *key);
@@ -60,21 +60,22 @@ impl Store {
         Ok(pruned.quarantines > 0)
     }
 
-    /// Bytes that quarantines take.
+    /// Bytes of content in all quarantines.
     ///
     /// # Errors
-    /// When the disk cannot be read.
+    /// Fails if the disk cannot be read.
     pub fn incoming_bytes(&self) -> Result<u64, StoreError> {
         self.unfinished()?.iter().map(|key| self.quarantined_bytes(key)).sum()
     }
 
-    /// The quarantines, the newest last.
+    /// All quarantines, the newest last.
     fn left_behind(&self) -> Result<Vec<LeftQuarantine>, StoreError> {
         let mut left = Vec::new();
         for key in self.unfinished()? {
             let name = quarantine_name(&key);
             let Some(dir) = self.layout.incoming.find_dir(&name)? else { continue };
-            // A directory's time is that of the last name in it: each pack that came whole adds one to `held`.
+            // A directory's mtime is that of its last new name, and each complete pack adds one to
+            // `held`.
             let mut touched = 0;
             for inner in [".", super::HELD, super::PARTS, super::OBJECTS] {
                 touched = touched.max(dir.stat(inner)?.map_or(0, |meta| u64::try_from(meta.mtime).unwrap_or(0)));
@@ -90,7 +91,8 @@ impl Store {
             let Some(dir) = self.layout.incoming.find_dir(&name)? else { continue };
             let Some(lock) = fsx::found(dir.open_or_create_file(LOCK))? else { continue };
             let is_free = fsx::lock(&lock, Duration::ZERO, &dir.join(LOCK))?;
-            // Another one may have dropped this and made a new one by now.
+            // Another process may have removed this quarantine and created a new one of the same
+            // name.
             if is_free && self.is_quarantine(&name, &dir)? {
                 let bytes = self.quarantined_bytes(&key)?;
                 self.layout.incoming.remove_all(&name)?;
@@ -127,7 +129,7 @@ mod tests {
         store.path().join(".headwater/incoming").join(quarantine_name(&key(name)))
     }
 
-    /// A quarantine with 100 bytes of content, which came so many days ago.
+    /// A quarantine with 100 bytes of content, which arrived the given number of days ago.
     fn leave(store: &Store, name: &str, days: u64) {
         let place = place(store, name);
         for inner in ["objects/00", "parts", "held"] {

@@ -1,9 +1,9 @@
-//! What an unfinished push has brought: written, hashed, not yet trusted.
+//! The quarantine of an unfinished push: content that was written and hashed, but is not trusted
+//! yet.
 //!
-//! Content is written as packs arrive, in any order and by several threads.
-//! A record a pack lists what was written, with digests, so that a later push
-//! (of another process, after a crash or a power cut) can read it again,
-//! believe what has the right bytes, and have only the rest sent.
+//! Several threads write content as packs arrive, in any order. For each pack a record lists what
+//! was written, with digests. A later push, also by another process or after a crash, re-reads the
+//! content, keeps what has the right bytes, and needs only the rest.
 
 mod cleanup;
 mod pack_records;
@@ -27,7 +27,8 @@ use crate::store::{Store, StoreError, mismatch, unless_damaged};
 use pack_records::PieceRecord;
 use whole_objects::WholeObjects;
 
-/// A record is 40 bytes a piece, and a pack has no more pieces than bytes.
+/// Upper bound for reading a record, in bytes. A piece takes about 40 bytes, and a pack has no more
+/// pieces than bytes.
 const MAX_HELD_BYTES: u64 = 64 * 1024 * 1024;
 const OBJECTS: &str = "objects";
 const PARTS: &str = "parts";
@@ -40,16 +41,16 @@ struct QuarantineProgress {
 }
 
 impl Store {
-    /// The bundles of which something is here, from pushes that did not end.
+    /// The bundles of unfinished pushes that have a quarantine here.
     ///
     /// # Errors
-    /// When the disk cannot be read.
+    /// Fails if the disk cannot be read.
     pub fn unfinished(&self) -> Result<Vec<BundleKey>, StoreError> {
         let entries = self.layout.incoming.entries()?;
         Ok(entries.iter().filter_map(|(name, _)| BundleKey::parse_hex(name.as_encoded_bytes())).collect())
     }
 
-    /// Bytes of content in the quarantine `key`, if there is one.
+    /// Bytes of content in the quarantine `key`; 0 if there is none.
     pub(super) fn quarantined_bytes(&self, key: &BundleKey) -> Result<u64, StoreError> {
         let Some(dir) = self.layout.incoming.find_dir(&quarantine_name(key))? else { return Ok(0) };
         let size_in = |dir: &Dir| -> Result<u64, StoreError> {
@@ -67,28 +68,28 @@ impl Store {
     }
 }
 
-/// The quarantine of one unfinished push; locked against other processes.
+/// The quarantine of one unfinished push, locked against other processes.
 #[derive(Debug)]
 pub struct Quarantine {
     name: String,
     whole: WholeObjects,
-    /// Content that comes in several pieces, by ordinal.
+    /// Content that arrives in several pieces, by ordinal.
     parts: Dir,
-    /// Whose turn it is to write to a file in `parts`.
+    /// Serializes writes to files in `parts`.
     turn: Mutex<()>,
     held: Dir,
     _lock: File,
     objects: Vec<NewObject>,
     progress: Mutex<Vec<QuarantineProgress>>,
-    /// The pieces so far of objects that come in several.
+    /// The pieces received so far, of objects that arrive in several.
     hashes: Mutex<HashMap<u32, PieceHashes>>,
     packs: HashSet<PackId>,
-    /// Those that the content gets.
+    /// Permissions of the content.
     permissions: Permissions,
     is_gone: AtomicBool,
 }
 
-/// Which files of a quarantine have pieces that are held.
+/// The files of a quarantine that contain held pieces.
 #[derive(Default)]
 struct CoveredFiles {
     parts: HashSet<u32>,
@@ -100,7 +101,7 @@ fn ordinal_name(ordinal: u32) -> String {
 }
 
 impl Quarantine {
-    /// Opens the quarantine `key` of `store` and reads again what it holds.
+    /// Opens the quarantine `key` of `store` and re-reads what it holds.
     pub(super) fn open(
         store: &Store,
         key: &BundleKey,
@@ -116,7 +117,7 @@ impl Quarantine {
             if !fsx::lock_unless(&lock, wait, &|| store.cancel().is_cancelled(), &path)? {
                 return Err(store.not_locked(path));
             }
-            // Whoever had the lock may have ended and removed the directory.
+            // The process that had the lock may have removed the directory before it ended.
             if store.is_quarantine(&name, &dir)? {
                 break (dir, lock);
             }
@@ -140,7 +141,7 @@ impl Quarantine {
             is_gone: AtomicBool::new(false),
         };
         match quarantine.resume() {
-            // What is here contradicts itself: it must not stand in the way of what comes.
+            // The content contradicts itself. Drop it, so that it does not block new packs.
             Err(StoreError::Mismatch { .. }) => quarantine.start_over()?,
             other => other?,
         }
@@ -170,7 +171,7 @@ impl Quarantine {
         self.progress.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The content of an ordinal if it comes in one piece.
+    /// Whether the piece is all of its object.
     fn is_whole(&self, piece: &Piece) -> bool {
         let size = self.objects.get(piece.ordinal as usize).map(|object| object.size);
         size == Some(u64::from(piece.length))
@@ -216,7 +217,8 @@ impl Quarantine {
         self.seal_again(&covered.parts)
     }
 
-    /// Content that is to be written to again may have been sealed before a crash.
+    /// Content that is still incomplete may have been sealed before a crash; make it writable
+    /// again.
     fn unseal_partial(&self, parts: &HashSet<u32>) -> Result<(), StoreError> {
         let is_partial = |ordinal: &&u32| self.progress()[**ordinal as usize].id.is_none();
         for ordinal in parts.iter().filter(is_partial) {
@@ -226,7 +228,7 @@ impl Quarantine {
         Ok(())
     }
 
-    /// Whole content of an earlier push gets the times of this one.
+    /// Gives the complete content of an earlier push the times and permissions of this one.
     fn seal_again(&self, parts: &HashSet<u32>) -> Result<(), StoreError> {
         let ids: Vec<Option<ObjectId>> = self.progress().iter().map(|progress| progress.id).collect();
         for ((ordinal, object), id) in (0u32..).zip(&self.objects).zip(ids) {
@@ -251,7 +253,7 @@ impl Quarantine {
         Ok(true)
     }
 
-    /// Whether a piece is here and has its bytes.
+    /// Whether a piece is present with the right bytes.
     fn is_intact(&self, held: &PieceRecord) -> Result<bool, StoreError> {
         let piece = &held.piece;
         let fits = self.objects.get(piece.ordinal as usize).is_some_and(|object| {
@@ -272,8 +274,8 @@ impl Quarantine {
         Ok(unless_damaged(read())?.is_some_and(|bytes| self.hash(piece, &bytes) == held.hash))
     }
 
-    /// Writes the content of a pack, and remembers that it is held. May be
-    /// called from several threads; `decode` knows the bases of a block.
+    /// Writes the content of a pack and then its record (step 1). May be called from several
+    /// threads; `decode` decodes a block against its bases.
     pub(super) fn take(
         &self,
         id: &PackId,
@@ -293,6 +295,8 @@ impl Quarantine {
                 PieceRecord { piece: *piece, hash }.push(&mut record);
             }
         }
+        // The rename is atomic but not synced. After a power cut the record or the content may be
+        // missing; `resume` re-hashes every piece for that reason.
         pack_records::seal(&mut record);
         let temporary = format!("{id}.tmp");
         self.held.write_new(&temporary, &record, FileMode::RECORD, None)?;
@@ -304,17 +308,19 @@ impl Quarantine {
     }
 
     fn write(&self, piece: &Piece, bytes: &[u8], hash: PieceHash) -> Result<(), StoreError> {
-        let object = self.objects.get(piece.ordinal as usize).ok_or_else(|| mismatch("content that nothing shows"))?;
+        let object =
+            self.objects.get(piece.ordinal as usize).ok_or_else(|| mismatch("a piece belongs to no new object"))?;
         let end = piece.offset.checked_add(u64::from(piece.length));
         if end.is_none_or(|end| end > object.size) {
-            return Err(mismatch(format!("content behind the end of new object {}", piece.ordinal)));
+            return Err(mismatch(format!("a piece lies beyond the end of new object {}", piece.ordinal)));
         }
         if u64::from(piece.length) == object.size {
             let (id, mode) = (hash.of_whole(), self.permissions.file(object.exec));
             self.whole.write_new(&id, bytes, mode, object.mtime)?;
         } else {
             let name = ordinal_name(piece.ordinal);
-            // Neighbours of one file would spin for its inode and keep a core from better work.
+            // Serialized: several threads writing to one file would spin on its inode lock and
+            // waste a core.
             let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
             let file = self.parts.open_or_create_file(&name)?;
             fsx::write_at(&file, bytes, piece.offset, || self.parts.join(&name))?;
@@ -322,7 +328,7 @@ impl Quarantine {
         self.count(piece, hash)
     }
 
-    /// Counts a piece; an object of several is sealed once it is whole.
+    /// Counts a piece. Seals an object of several pieces once it is complete.
     fn count(&self, piece: &Piece, hash: PieceHash) -> Result<(), StoreError> {
         let object = self.objects[piece.ordinal as usize];
         let length = u64::from(piece.length);
@@ -335,7 +341,7 @@ impl Quarantine {
             let progress = &mut progress[piece.ordinal as usize];
             progress.received += length;
             if progress.received > object.size {
-                return Err(mismatch(format!("content of new object {} twice", piece.ordinal)));
+                return Err(mismatch(format!("content of new object {} was sent twice", piece.ordinal)));
             }
             progress.received == object.size
         };
@@ -346,8 +352,8 @@ impl Quarantine {
         Ok(())
     }
 
-    /// Seals the content of an ordinal that came in several pieces, all of
-    /// which are there; answers its id.
+    /// Seals the content of an ordinal that arrived in several pieces, all of them present. Returns
+    /// its id.
     fn seal(&self, ordinal: u32) -> Result<ObjectId, StoreError> {
         let object = self.objects[ordinal as usize];
         let name = ordinal_name(ordinal);
@@ -356,17 +362,17 @@ impl Quarantine {
         let hashes = self.hashes().remove(&ordinal).unwrap_or_default();
         let (id, size) = match hashes.finish(object.size) {
             Some(id) => (id, fsx::fstat(&file, &path())?.len()),
-            // Cut in another way than we do it.
+            // The pieces do not follow our own cuts, so their hashes cannot be combined.
             None => hash_reader(&file).context("read", path)?,
         };
         if size != object.size {
-            return Err(mismatch(format!("new object {ordinal} is not of its size")));
+            return Err(mismatch(format!("new object {ordinal} has the wrong size")));
         }
         fsx::seal(&file, self.permissions.file(object.exec), Some(object.mtime), path)?;
         Ok(id)
     }
 
-    /// The ids and sizes of the new objects, by ordinal, all of them whole.
+    /// The ids and sizes of the new objects, by ordinal. Fails if one of them is incomplete.
     pub(super) fn objects(&self) -> Result<Vec<(ObjectId, u64)>, StoreError> {
         let progress = self.progress();
         let mut ids = Vec::with_capacity(self.objects.len());
@@ -379,15 +385,15 @@ impl Quarantine {
                     self.whole.write_new(&id, b"", mode, object.mtime)?;
                     id
                 }
-                None => return Err(mismatch(format!("new object {ordinal} did not arrive whole"))),
+                None => return Err(mismatch(format!("new object {ordinal} is incomplete"))),
             };
             ids.push((id, object.size));
         }
         Ok(ids)
     }
 
-    /// Gives all content the names of its objects. It replaces objects that
-    /// are there: these may be damaged, and this was just hashed.
+    /// Moves all content to `objects` under its ids (step 2). It replaces existing objects, which
+    /// may be damaged; this content was just hashed.
     pub(super) fn promote(&self, objects: &[(ObjectId, u64)], store: &Store) -> Result<(), StoreError> {
         let parts: HashSet<u32> =
             self.parts.entries()?.iter().filter_map(|(name, _)| name.to_str()?.parse().ok()).collect();
@@ -402,7 +408,7 @@ impl Quarantine {
         Ok(())
     }
 
-    /// Removes the quarantine, once: what is there under its name later is another one.
+    /// Removes the quarantine. Only the first call does: later the name may belong to another push.
     pub(super) fn discard(&self, layout: &Layout) -> Result<(), StoreError> {
         if !self.is_gone.swap(true, Ordering::Relaxed) {
             layout.incoming.remove_all(&self.name)?;

@@ -1,17 +1,17 @@
-//! The records of what packs wrote to a quarantine: see `FORMAT.md`.
+//! The records of what packs wrote to a quarantine; `FORMAT.md` describes them.
 
 use crate::hash::{ObjectId, PieceHash};
 use crate::pack::Piece;
 use crate::varint;
 
-/// A piece that a pack wrote.
+/// A piece that was written from a pack.
 pub(super) struct PieceRecord {
     pub(super) piece: Piece,
     pub(super) hash: PieceHash,
 }
 
 impl PieceRecord {
-    /// Appends it to a record.
+    /// Appends the piece to a record.
     pub(super) fn push(&self, record: &mut Vec<u8>) {
         varint::push(u64::from(self.piece.ordinal), record);
         varint::push(self.piece.offset, record);
@@ -20,14 +20,15 @@ impl PieceRecord {
     }
 }
 
-/// Ends a record: one that was cut must not pass for a whole one of fewer pieces.
+/// Appends the digest. Without it a truncated record could pass for a complete one with fewer
+/// pieces.
 pub(super) fn seal(record: &mut Vec<u8>) {
     record.extend_from_slice(ObjectId::of(record).as_bytes());
 }
 
-/// The pieces of a record; nothing if it is not whole.
+/// Parses the pieces of a record; `None` if the record is not complete.
 pub(super) fn parse(record: &[u8]) -> Option<Vec<PieceRecord>> {
-    // A crash may have cut it, also between two pieces: less than all of it says nothing.
+    // A crash may have truncated the record, even between two pieces; the digest detects that.
     let (mut record, digest) = record.split_last_chunk::<32>()?;
     if ObjectId::of(record).as_bytes() != digest {
         return None;

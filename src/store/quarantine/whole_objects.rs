@@ -10,15 +10,15 @@ use crate::hash::ObjectId;
 use crate::store::layout::{fan_out_name, object_name};
 use crate::store::{Store, StoreError, mismatch};
 
-/// Content that arrived in one piece, in directories like those of the store:
-/// where that has none they are moved there whole.
+/// Content that arrived in one piece, in the same 256 directories as the store's objects. A whole
+/// directory is moved if that of the store is missing or empty.
 ///
-/// Only the directory above them stays open: a push fills many mirrors at once,
-/// and 256 open directories for each of them are more than a process may have.
+/// Only the parent directory stays open: a push fills many mirrors at once, and 256 open
+/// directories per mirror would exceed the limit of a process.
 #[derive(Debug)]
 pub(super) struct WholeObjects {
     dir: Dir,
-    /// Which directories were made, or found, by the first byte of their objects.
+    /// Which of the 256 directories exist, by the first byte of their objects.
     shelves: Vec<OnceLock<()>>,
 }
 
@@ -27,7 +27,7 @@ impl WholeObjects {
         Self { dir, shelves: std::iter::repeat_with(OnceLock::new).take(256).collect() }
     }
 
-    /// The path of an object below the directory; its own directory is made when it is first asked for.
+    /// The path of an object below the quarantine. Creates its directory on first use.
     fn name(&self, object: &ObjectId) -> Result<String, StoreError> {
         let byte = object.as_bytes()[0];
         let shelf = &self.shelves[usize::from(byte)];
@@ -38,12 +38,11 @@ impl WholeObjects {
         Ok(object_name(object))
     }
 
-    /// Where an object is, for messages.
+    /// The path of an object, for messages.
     pub(super) fn path(&self, object: &ObjectId) -> PathBuf {
         self.dir.join(object_name(object))
     }
 
-    /// Opens a file that is there.
     pub(super) fn open_file(&self, object: &ObjectId) -> Result<File, StoreError> {
         Ok(self.dir.open_file(&self.name(object)?)?)
     }
@@ -51,7 +50,7 @@ impl WholeObjects {
     /// Writes the content of an object.
     ///
     /// # Errors
-    /// [`StoreError::Lie`] if it is there already: each new content is sent once.
+    /// [`StoreError::Mismatch`] if it exists already: each new object is sent once.
     pub(super) fn write_new(
         &self,
         object: &ObjectId,
@@ -61,13 +60,13 @@ impl WholeObjects {
     ) -> Result<(), StoreError> {
         match self.dir.write_new(&self.name(object)?, bytes, mode, Some(mtime)) {
             Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
-                Err(mismatch(format!("the content of object {object} twice")))
+                Err(mismatch(format!("the content of object {object} was sent twice")))
             }
             other => Ok(other?),
         }
     }
 
-    /// Removes the content of an object, if it is there.
+    /// Removes the content of an object, if it exists.
     pub(super) fn remove(&self, object: &ObjectId) -> Result<(), StoreError> {
         self.dir.unlink_if_any(&self.name(object)?)?;
         Ok(())
@@ -91,8 +90,8 @@ impl WholeObjects {
         Ok(())
     }
 
-    /// Moves all directories for which the store has none, or an empty one;
-    /// answers which. Nothing else may be in them than what is wanted.
+    /// Moves each directory for which the store has none, or an empty one. Returns which were
+    /// moved. The directories must contain wanted objects only.
     pub(super) fn move_directories(&self, objects: &Dir) -> Result<Vec<bool>, StoreError> {
         let mut moved = vec![false; 256];
         for (byte, is_moved) in (0u8..=255).zip(&mut moved) {
