@@ -1,21 +1,21 @@
-//! Which bytes of old objects a block is encoded against.
+//! Chooses the bytes of old objects that a block is encoded against.
 
 use std::collections::HashSet;
 
 use super::{BaseRange, MAX_PREFIX_BYTES, MAX_RANGES, Piece};
 
-/// An old object that a new one is encoded against.
+/// An old object that serves as a base for a new one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Base {
-    /// Position among all entries of the base manifest, counted from 0, of one that is a file.
+    /// Position of a file among all entries of the base manifest, counted from 0.
     pub entry: u64,
-    /// Bytes of its object.
+    /// Size of its object in bytes.
     pub size: u64,
 }
 
-/// The bases of a block of `pieces`, within the limits of the format. `bases_of`
-/// tells those of a new object, the best first, and its size. Each base is taken
-/// once. What is larger than fits is taken around the place that corresponds to the piece.
+/// The base ranges of a block with `pieces`, within the limits of the format. `bases_of` returns
+/// the bases of a new object, the best first, and the size of the object. Each base is used once.
+/// If a base is larger than the remaining room, the range around the position of the piece is used.
 #[must_use]
 pub fn base_ranges<'b>(pieces: &[Piece], bases_of: impl Fn(u32) -> (&'b [Base], u64)) -> Vec<BaseRange> {
     let mut ranges = Vec::new();
@@ -37,8 +37,8 @@ pub fn base_ranges<'b>(pieces: &[Piece], bases_of: impl Fn(u32) -> (&'b [Base], 
     ranges
 }
 
-/// Where `length` bytes of an old object of `old` bytes begin whose middle
-/// corresponds to the middle of `piece` in its object of `new` bytes.
+/// The start of a range of `length` bytes in an old object of `old` bytes. Its middle corresponds
+/// to the middle of `piece` in the new object of `new` bytes.
 fn start_of(piece: &Piece, new: u64, old: u64, length: u64) -> u64 {
     let middle = u128::from(piece.offset) + u128::from(piece.length) / 2;
     let place = middle * u128::from(old) / u128::from(new.max(1));

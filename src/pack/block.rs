@@ -1,12 +1,12 @@
-//! One block as a reader sees it: checked ranges and a frame not yet decoded.
+//! A block as a reader sees it: checked ranges and a frame that is not decoded yet.
 
 use std::borrow::Cow;
 
 use super::layout::{self, BlockKind, PackCursor};
 use super::{BaseRange, MAX_CONTENT_BYTES, MAX_DENSE_BYTES, PackError, Piece, delta, frame};
 
-/// A block of a pack. Its ranges are within the limits of the format; its
-/// frame has been delimited but not looked into.
+/// A block of a pack. Its ranges are within the limits of the format; its frame has been delimited
+/// but not parsed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Block<'a> {
     kind: BlockKind,
@@ -17,22 +17,23 @@ pub struct Block<'a> {
     frame: &'a [u8],
 }
 
-/// The content of a block as it travels, apart from what it consists of.
+/// The encoded content of a block, without the ranges.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StoredFrame<'a> {
     /// A zstd frame, a delta, or the content itself.
     pub bytes: &'a [u8],
-    /// Whether it is not the content itself.
+    /// Whether `bytes` is encoded; `false` if it is the content itself.
     pub is_packed: bool,
-    /// Bytes of the content, at most [`MAX_CONTENT_BYTES`].
+    /// Length of the content, at most [`MAX_CONTENT_BYTES`].
     pub content_bytes: usize,
 }
 
 impl<'a> StoredFrame<'a> {
-    /// The content. `prefix` is the concatenation of the bases.
+    /// Decodes the content. `prefix` is the concatenation of the bases.
     ///
     /// # Errors
-    /// A frame that the format forbids or that does not decode to the declared length and checksum.
+    /// Fails if the format forbids the frame, or if it does not decode to the declared length and
+    /// checksum.
     pub fn decode(&self, prefix: &[u8]) -> Result<Cow<'a, [u8]>, PackError> {
         debug_assert!(self.content_bytes <= MAX_CONTENT_BYTES, "checked when the block was taken");
         if !self.is_packed {
@@ -43,12 +44,13 @@ impl<'a> StoredFrame<'a> {
         Ok(Cow::Owned(content))
     }
 
-    /// The content where it is not compressed.
+    /// The content of a raw block.
     fn plain(&self) -> Result<&'a [u8], PackError> {
         if self.bytes.len() == self.content_bytes { Ok(self.bytes) } else { Err(PackError::frame("it is cut")) }
     }
 
-    /// [`Self::decode`] by way of a buffer that was in use before: where the frame is the content it is not touched.
+    /// As [`Self::decode`], but reuses a buffer. A raw block is returned without touching the
+    /// buffer.
     ///
     /// # Errors
     /// As [`Self::decode`].
@@ -66,32 +68,32 @@ impl<'a> StoredFrame<'a> {
 }
 
 impl<'a> Block<'a> {
-    /// What the content consists of, in its order. Whether the pieces are of
-    /// objects that exist and do not overlap is for the reader to check.
+    /// The pieces of the content, in order. The caller must check that their objects exist and that
+    /// they do not overlap.
     #[must_use]
     pub fn pieces(&self) -> &[Piece] {
         &self.pieces
     }
 
-    /// What the prefix consists of, in its order.
+    /// The ranges of the prefix, in order.
     #[must_use]
     pub fn bases(&self) -> &[BaseRange] {
         &self.bases
     }
 
-    /// Bytes of the content: the sum of the pieces, at most [`MAX_CONTENT_BYTES`].
+    /// Length of the content: the sum of the pieces, at most [`MAX_CONTENT_BYTES`].
     #[must_use]
     pub const fn content_bytes(&self) -> usize {
         self.content_bytes
     }
 
-    /// Bytes of the prefix that [`Self::decode`] wants: the sum of the bases.
+    /// Length of the prefix that [`Self::decode`] needs: the sum of the bases.
     #[must_use]
     pub const fn prefix_bytes(&self) -> usize {
         self.prefix_bytes
     }
 
-    /// Takes one block, its kind byte first.
+    /// Reads one block, beginning with its kind byte.
     pub(super) fn take(input: &mut PackCursor<'a>) -> Result<Self, PackError> {
         let kind = BlockKind::from_byte(input.byte("kind of a block")?)?;
         let (pieces, bases) = match kind {
@@ -112,20 +114,19 @@ impl<'a> Block<'a> {
         Ok(Self { kind, pieces, bases, content_bytes, prefix_bytes, frame })
     }
 
-    /// The content, exactly [`Self::content_bytes`] long: the concatenation of
-    /// the pieces. `prefix` is the concatenation of the bases.
+    /// Decodes the content, which is the concatenation of the pieces and exactly
+    /// [`Self::content_bytes`] long. `prefix` is the concatenation of the bases.
     ///
-    /// That it is the content which the sender had is only known once the
-    /// objects have been hashed.
+    /// Only hashing the objects shows whether this is the content that the sender had.
     ///
     /// # Errors
-    /// A prefix of another length, and every frame that the format forbids or
-    /// that does not decode to the declared length and checksum.
+    /// Fails if the prefix has another length, if the format forbids the frame, or if it does not
+    /// decode to the declared length and checksum.
     pub fn decode(&self, prefix: &[u8]) -> Result<Cow<'a, [u8]>, PackError> {
         self.fitting_frame(prefix)?.decode(prefix)
     }
 
-    /// [`Self::decode`] by way of a buffer that was in use before.
+    /// As [`Self::decode`], but reuses a buffer.
     ///
     /// # Errors
     /// As [`Self::decode`].
@@ -136,7 +137,7 @@ impl<'a> Block<'a> {
         self.fitting_frame(prefix)?.decode_in(prefix, buffer)
     }
 
-    /// The frame, if its prefix is as long as it should be.
+    /// The frame. Fails if the prefix has the wrong length.
     fn fitting_frame(&self, prefix: &[u8]) -> Result<StoredFrame<'a>, PackError> {
         if prefix.len() != self.prefix_bytes {
             return Err(PackError::Prefix { expected: self.prefix_bytes, found: prefix.len() });
@@ -146,7 +147,7 @@ impl<'a> Block<'a> {
     }
 }
 
-/// Takes ranges that are compressed.
+/// Reads the compressed ranges of a dense block.
 fn take_dense(input: &mut PackCursor<'_>) -> Result<(Vec<Piece>, Vec<BaseRange>), PackError> {
     const WHAT: &str = "ranges of a block";
     let bytes = input.number(WHAT)?;

@@ -1,7 +1,7 @@
-//! Making a block, and proving it before anyone gets it.
+//! Encodes blocks and verifies each one.
 //!
-//! Promises that no [`EncodedBlock`] exists whose bytes did not decode to the
-//! content they were made from, and that equal inputs give equal bytes.
+//! Every [`EncodedBlock`] has been decoded to the content that it was made from. Equal inputs give
+//! equal bytes.
 
 use std::io;
 
@@ -11,14 +11,14 @@ use super::layout::{self, BlockKind, PackCursor};
 use super::{BaseRange, Level, MAX_PACK_BYTES, PackError, Piece, frame};
 use crate::varint;
 
-/// How hard the ranges of a block are compressed: they are few.
+/// zstd level of the ranges. They are few, so a high level costs little.
 const RANGES_LEVEL: i32 = 9;
 
-/// A block as it stands in a pack.
+/// A block as it is stored in a pack.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EncodedBlock {
     bytes: Vec<u8>,
-    /// Where in these the frame begins.
+    /// Where the frame begins in `bytes`.
     frame_at: usize,
     is_packed: bool,
     content_bytes: usize,
@@ -27,13 +27,13 @@ pub struct EncodedBlock {
 }
 
 impl EncodedBlock {
-    /// Bytes of the content, uncompressed.
+    /// Length of the uncompressed content in bytes.
     #[must_use]
     pub const fn content_bytes(&self) -> usize {
         self.content_bytes
     }
 
-    /// Bytes that the block takes in a pack, with its header.
+    /// Length of the block in a pack, including its header, in bytes.
     #[must_use]
     pub const fn encoded_bytes(&self) -> usize {
         self.bytes.len()
@@ -45,13 +45,13 @@ impl EncodedBlock {
         self.piece_count
     }
 
-    /// The number of bases; 0 where they did not help and were left out.
+    /// The number of bases; 0 if they did not help and were left out.
     #[must_use]
     pub const fn base_count(&self) -> usize {
         self.base_count
     }
 
-    /// What has the content, without the ranges: for whoever keeps them himself.
+    /// The encoded content without the ranges, for a caller that stores those itself.
     #[must_use]
     pub fn frame(&self) -> StoredFrame<'_> {
         let (is_packed, content_bytes) = (self.is_packed, self.content_bytes);
@@ -63,16 +63,16 @@ impl EncodedBlock {
     }
 }
 
-/// Makes one block of `content`, which is the concatenation of `pieces`,
-/// against `prefix`, which is the concatenation of `bases`.
+/// Encodes `content`, which is the concatenation of `pieces`, into a block against `prefix`, which
+/// is the concatenation of `bases`.
 ///
-/// The block is raw, and without bases, where [`Level::Raw`] asks for it or
-/// compression gains nothing. It has been decoded and compared with `content`
-/// when this returns. The same arguments give the same bytes.
+/// The block is raw, without bases, if `level` is [`Level::Raw`] or if compression gains nothing.
+/// It has been decoded and compared with `content` when this returns. The same arguments give the
+/// same bytes.
 ///
 /// # Errors
-/// Arguments that do not fit each other or exceed the limits of the format,
-/// bases for a raw level, and [`PackError::EncoderFault`].
+/// Fails if the arguments do not match each other or exceed the limits of the format, if bases are
+/// given for a raw level, and with [`PackError::EncoderFault`].
 pub fn encode_block(
     pieces: &[Piece],
     content: &[u8],
@@ -83,7 +83,7 @@ pub fn encode_block(
     BlockEncoder::default().encode(pieces, content, bases, prefix, level)
 }
 
-/// Makes one block after the other in the same memory: memory that is new costs more than decoding into it.
+/// Encodes blocks, reusing its memory: allocating new memory costs more than decoding into it.
 #[derive(Debug, Default)]
 pub struct BlockEncoder {
     delta: DeltaEncoder,
@@ -91,10 +91,10 @@ pub struct BlockEncoder {
 }
 
 impl BlockEncoder {
-    /// [`encode_block`].
+    /// As [`encode_block`].
     ///
     /// # Errors
-    /// As there.
+    /// As [`encode_block`].
     pub fn encode(
         &mut self,
         pieces: &[Piece],
@@ -113,7 +113,7 @@ impl BlockEncoder {
         block
     }
 
-    /// [`Self::encode`] with another encoder, for tests that need a faulty one.
+    /// As [`Self::encode`], with a given encoder; tests pass a faulty one.
     fn encode_with(
         &mut self,
         encoder: impl FnOnce(&[u8], &[u8], i32) -> io::Result<Vec<u8>>,
@@ -129,7 +129,7 @@ impl BlockEncoder {
     }
 }
 
-/// Makes a block that is still to be proven.
+/// Encodes a block without verifying it.
 fn make_block(
     encoder: impl FnOnce(&[u8], &[u8], i32) -> io::Result<Vec<u8>>,
     pieces: &[Piece],
@@ -150,7 +150,7 @@ fn make_block(
         None => None,
     };
     Ok(match zstd {
-        // The list of bases is a price that a raw block need not pay.
+        // Compare complete blocks: a raw block also saves the list of bases.
         Some((head, frame)) if head.len() + frame.len() < raw_head.len() + content.len() => {
             let made = StoredFrame { bytes: &frame, is_packed: true, content_bytes: content.len() };
             assemble(&head, made, pieces, bases)
@@ -169,7 +169,7 @@ fn plain_head(kind: BlockKind, pieces: &[Piece], bases: &[BaseRange]) -> Vec<u8>
     head
 }
 
-/// The ranges as they are or compressed, whichever is smaller.
+/// The header with plain or compressed ranges, whichever is shorter.
 fn zstd_head(pieces: &[Piece], bases: &[BaseRange]) -> Result<Vec<u8>, PackError> {
     let plain = plain_head(BlockKind::Zstd, pieces, bases);
     let ranges = layout::dense(pieces, bases);
@@ -209,7 +209,7 @@ fn assemble(head: &[u8], frame: StoredFrame<'_>, pieces: &[Piece], bases: &[Base
     EncodedBlock { bytes, frame_at, is_packed, content_bytes, piece_count, base_count }
 }
 
-/// Reads the block as a receiver will and compares it with what went in.
+/// Decodes the block as a receiver does and compares it with its input.
 fn prove(
     block: &EncodedBlock,
     pieces: &[Piece],
@@ -281,7 +281,7 @@ mod tests {
                 Level::default(),
             ) {
                 Err(PackError::EncoderFault { .. }) => noticed += 1,
-                // There may be two ways to say the same.
+                // Two encodings may be equivalent.
                 Ok(block) => {
                     let read = Block::take(&mut PackCursor { rest: &block.bytes }).unwrap();
                     assert_eq!(*read.decode(&old).unwrap(), *content, "bit {bit}");
@@ -303,7 +303,7 @@ mod tests {
             });
             frame::encode(&content, &prefix, level)
         };
-        // What comes out is even right: the checksum of the frame is not.
+        // The output is right, but the checksum of the frame is wrong.
         let result =
             BlockEncoder::default().encode_with(faulty, &piece(&old), &old, &base(&old), &old, Level::default());
         assert!(matches!(result, Err(PackError::EncoderFault { source: Some(_) })), "{result:?}");

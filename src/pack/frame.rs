@@ -1,9 +1,8 @@
-//! One zstd frame: made with our parameters, read within our bounds.
+//! zstd frames: encoded with fixed parameters, decoded within fixed limits.
 //!
-//! The only file that calls the `zstd` crate. The frame header (RFC 8878,
-//! 3.1.1.1) is read here before the library sees the frame, because the
-//! library takes frames that we refuse: without size, without checksum, with
-//! a dictionary id, skippable, or several in a row.
+//! Only this file calls the `zstd` crate. It parses the frame header (RFC 8878, 3.1.1.1) before the
+//! library sees the frame, because the library accepts frames that the format forbids: without
+//! size, without checksum, with a dictionary id, skippable frames, or several in a row.
 
 use std::cell::RefCell;
 use std::io::{self, Write};
@@ -17,35 +16,36 @@ use super::PackError;
 
 const FRAME_MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
 
-/// The least that zstd knows.
+/// The smallest window of zstd, as a power of two.
 const MIN_WINDOW_LOG: u32 = 10;
 
-/// Bits of the window that lets every byte of a block reach every base.
+/// The window, as a power of two, in which every byte of a block reaches every base.
 fn window_log(content_bytes: usize, prefix_bytes: usize) -> u32 {
     (content_bytes + prefix_bytes).next_power_of_two().ilog2().max(MIN_WINDOW_LOG)
 }
 
-/// Above this much prefix the library looks for long matches at so few places
-/// that many are missed. Measured on 385 MB of changed libraries with 16 MiB
-/// each: 60.6 MB in 1.37 s as it is, 55.6 MB in 1.70 s at four times as many
-/// places and for half as long matches.
+/// Prefix size, in bytes, above which long-distance matching gets denser parameters. With its
+/// defaults the library samples so few positions of a large prefix that it misses many matches.
+/// Measured on 385 MB of changed libraries with 16 MiB of prefix each: 60.6 MB in 1.37 s with the
+/// defaults, 55.6 MB in 1.70 s with four times as many positions and half the minimum match length.
 const LARGE_PREFIX_BYTES: usize = 4 << 20;
 
-/// The level of a frame with a prefix. What long matches leave over is little, so
-/// that it pays to be quick with it up to level 7: the pages above take 0.23 s, not 0.37 s, and 8 % more.
+/// The level for a frame with a prefix. Long-distance matching leaves little to compress, so up to
+/// level 7 the fastest level is used: the pages of [`encode_against`] take 0.23 s, not 0.37 s, and
+/// 8 % more bytes.
 const fn effort_against(level: i32) -> i32 {
     if level <= 7 { 1 } else { level }
 }
 
 /// Compresses `content` against `prefix` into one frame.
 ///
-/// The bytes depend on nothing that was compressed before.
+/// The bytes do not depend on earlier calls.
 pub(super) fn encode(content: &[u8], prefix: &[u8], level: i32) -> io::Result<Vec<u8>> {
     if prefix.is_empty() { encode_plain(content, level) } else { encode_against(content, prefix, level) }
 }
 
-/// A frame without a prefix, by the one-shot functions of the library: the streaming ones
-/// first copy the content to memory of their own.
+/// Encodes a frame without a prefix with the one-shot functions of the library. The streaming ones
+/// would first copy the content to their own buffer.
 fn encode_plain(content: &[u8], level: i32) -> io::Result<Vec<u8>> {
     PLAIN_ENCODER.with_borrow_mut(|plain| {
         let compressor = match plain {
@@ -61,13 +61,13 @@ fn encode_plain(content: &[u8], level: i32) -> io::Result<Vec<u8>> {
     })
 }
 
-/// A frame with a prefix. A context is made anew for each, because it is bound to its prefix;
-/// and the one-shot functions make patches several times larger than the streaming ones.
+/// Encodes a frame with a prefix. Each frame needs a new context, because a context is bound to its
+/// prefix. The one-shot functions are not used, as they make patches several times larger than the
+/// streaming ones.
 ///
-/// Long-distance matching goes with every prefix: the ordinary match finder,
-/// whose tables are sized for the level, loses what lies further back. Measured
-/// on 10,145 changed pages of 275 MB in blocks of 256 KiB: 3.2 MB in 0.41 s
-/// without it, 0.16 MB in 0.40 s with it.
+/// Long-distance matching is always enabled with a prefix: the ordinary match finder, whose tables
+/// are sized by the level, misses matches that lie further back. Measured on 10,145 changed pages
+/// of 275 MB in blocks of 256 KiB: 3.2 MB in 0.41 s without it, 0.16 MB in 0.40 s with it.
 fn encode_against(content: &[u8], prefix: &[u8], level: i32) -> io::Result<Vec<u8>> {
     let mut encoder = Encoder::with_ref_prefix(Vec::new(), effort_against(level), prefix)?;
     encoder.set_parameter(CParameter::WindowLog(window_log(content.len(), prefix.len())))?;
@@ -84,14 +84,14 @@ fn encode_against(content: &[u8], prefix: &[u8], level: i32) -> io::Result<Vec<u
     encoder.finish()
 }
 
-/// What a frame says about itself.
+/// The fields of a frame header.
 #[derive(Debug, PartialEq, Eq)]
 struct FrameHeader {
     content_bytes: u64,
     window_bytes: u64,
 }
 
-/// Reads `count` bytes as a little-endian number.
+/// Reads `count` bytes as a little-endian number. Returns `None` beyond the end.
 fn little_endian(bytes: &[u8], at: usize, count: usize) -> Option<u64> {
     let bytes = bytes.get(at..at.checked_add(count)?)?;
     Some(bytes.iter().rev().fold(0, |number, &byte| number << 8 | u64::from(byte)))
@@ -132,18 +132,18 @@ fn parse_header(frame: &[u8]) -> Result<FrameHeader, PackError> {
     Ok(FrameHeader { content_bytes, window_bytes })
 }
 
-/// Decodes the one frame that `frame` is, to exactly `content_bytes`.
+/// Decodes `frame`, which must be exactly one frame, to exactly `content_bytes`.
 ///
 /// # Errors
-/// A frame that breaks a rule of the format, that does not decode, or whose
-/// bases were others.
+/// Fails if the frame breaks a rule of the format or does not decode, or if the bases are not those
+/// of the encoder.
 pub(super) fn decode(frame: &[u8], prefix: &[u8], content_bytes: usize) -> Result<Vec<u8>, PackError> {
     let mut content = Vec::new();
     decode_into(frame, prefix, content_bytes, &mut content)?;
     Ok(content)
 }
 
-/// [`decode`] into a buffer that was in use before: what it had is gone, also after an error.
+/// As [`decode`], but reuses a buffer. Overwrites its content, even on an error.
 pub(super) fn decode_into(
     frame: &[u8],
     prefix: &[u8],
@@ -161,8 +161,8 @@ pub(super) fn decode_into(
     content.resize(content_bytes, 0);
     let status = with_decoder(prefix, |decoder| {
         decoder.set_parameter(DParameter::WindowLogMax(window_log))?;
-        // The slice is what bounds the output; one run ends at the end of a frame,
-        // of the input or of the output, whichever comes first.
+        // The slice bounds the output. One run ends at the end of the frame, of the input or of the
+        // output, whichever comes first.
         decoder.run_on_buffers(frame, content)
     });
     let corrupt = |source| PackError::Frame { what: "it does not decode", source: Some(source) };
@@ -177,12 +177,14 @@ pub(super) fn decode_into(
 }
 
 thread_local! {
-    /// The encoder and the decoder of frames without a prefix: making one takes longer than most small frames.
+    /// Encoder and decoder for frames without a prefix. Creating one takes longer than most small
+    /// frames.
     static PLAIN_ENCODER: RefCell<Option<Compressor<'static>>> = const { RefCell::new(None) };
     static PLAIN_DECODER: RefCell<Option<raw::Decoder<'static>>> = const { RefCell::new(None) };
 }
 
-/// Lends `run` a decoder that has nothing of other frames. One with a prefix is made for that alone.
+/// Calls `run` with a decoder that has no state of earlier frames. A decoder with a prefix is
+/// created for this call only.
 fn with_decoder<T>(prefix: &[u8], run: impl FnOnce(&mut raw::Decoder<'_>) -> io::Result<T>) -> io::Result<T> {
     if !prefix.is_empty() {
         return run(&mut raw::Decoder::with_ref_prefix(prefix)?);
@@ -196,22 +198,22 @@ fn with_decoder<T>(prefix: &[u8], run: impl FnOnce(&mut raw::Decoder<'_>) -> io:
     })
 }
 
-/// Bytes of one sample and distance between samples of [`looks_compressed`].
+/// Size of a sample and distance between samples in [`looks_compressed`], in bytes.
 const SAMPLE_BYTES: usize = 4 << 10;
 const SAMPLE_STRIDE: usize = 128 << 10;
 
-/// Whether samples of `content` hardly get smaller, as those of images, fonts
-/// and archives: compressing all of it would be time lost.
+/// Whether samples of `content` hardly compress, as in images, fonts and archives. Compressing all
+/// of such content would waste time.
 ///
-/// Like parts that lie far from each other are not seen. Content that is less
-/// than two strides long is not worth the question.
+/// This does not detect similar parts that lie far from each other. Content shorter than two
+/// strides is not sampled, because compressing it is cheap.
 pub(super) fn looks_compressed(content: &[u8]) -> bool {
     if content.len() < 2 * SAMPLE_STRIDE {
         return false;
     }
     let samples: Vec<u8> =
         content.chunks_exact(SAMPLE_STRIDE).flat_map(|stride| &stride[..SAMPLE_BYTES]).copied().collect();
-    // 3 % is about what Huffman coding finds in JPEG and WOFF2.
+    // 3 % is about what Huffman coding saves in JPEG and WOFF2 files.
     zstd::bulk::compress(&samples, 1).is_ok_and(|packed| packed.len() > samples.len() / 100 * 97)
 }
 
@@ -282,7 +284,7 @@ mod tests {
         assert_eq!(fault(&no_checksum, bytes), "no checksum");
         assert_eq!(fault(&[&good[..], &good[..]].concat(), bytes), "something follows it");
         assert_eq!(fault(&[&good[..], &[0]].concat(), bytes), "something follows it");
-        // A skippable frame before or behind it.
+        // A skippable frame before or after it.
         let skippable = [0x50, 0x2a, 0x4d, 0x18, 0, 0, 0, 0];
         assert_eq!(fault(&[&skippable[..], &good[..]].concat(), bytes), "no zstd frame");
         assert_eq!(fault(&[&good[..], &skippable[..]].concat(), bytes), "something follows it");
@@ -325,7 +327,7 @@ mod tests {
         assert_eq!(fault(&repeated(window_of(11), 1000, &[1000]), 1000), "its window is too large");
         assert_eq!(fault(&repeated(window_of(10) + 1, 1000, &[1000]), 1000), "its window is too large");
         assert_eq!(fault(&repeated(0xff, 1000, &[1000]), 1000), "its window is too large");
-        // In bounds, so that only the missing checksum is left to refuse.
+        // Within the limits, so that only the missing checksum is wrong.
         assert_eq!(fault(&repeated(window_of(10), 1000, &[1000]), 1000), "it does not decode");
         let content = vec![7; 3000];
         let frame = encode_as(&content, |encoder| encoder.window_log(11).unwrap());

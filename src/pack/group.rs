@@ -1,7 +1,7 @@
-//! Which pieces of new objects share a block.
+//! Groups pieces of new objects into blocks.
 //!
-//! Pure and deterministic: the order in which the members are given does not
-//! matter. Knows of bases only how many bytes they have.
+//! Pure and deterministic: the order of the members in the input does not matter. Of the bases it
+//! knows only their size.
 
 use std::cmp::Ordering;
 use std::collections::HashMap;
@@ -10,45 +10,44 @@ use super::stable_name::hash_token;
 use super::{Level, MAX_CONTENT_BYTES, MAX_RANGES, Piece};
 use crate::tree_path::TreePath;
 
-/// Content of a raw block: nothing is gained by more, and blocks of this size
-/// keep reader, network and writer busy at the same time.
+/// Content of a raw block in bytes. A larger block gains nothing, and blocks of this size keep
+/// reader, network and writer busy at the same time.
 const RAW_CONTENT_BYTES: usize = 1 << 20;
 
-/// Content of a block of small objects with bases. Measured on 275 MB of changed
-/// pages: 0.17 MB for 384 KiB, 0.19 MB for 512 KiB, 0.23 MB for 1 MiB, at the same speed.
+/// Content of a block of small objects with bases, in bytes. Measured on 275 MB of changed pages:
+/// 0.17 MB for 384 KiB, 0.19 MB for 512 KiB, 0.23 MB for 1 MiB, at the same speed.
 const AGAINST_CONTENT_BYTES: u32 = 384 << 10;
-/// Bases of such a block: what has more of them stands alone.
+/// Total size of the bases of such a block, in bytes. An object with more gets a block of its own.
 const AGAINST_BASE_BYTES: u64 = 2 << 20;
 
-/// A new object that is to travel.
+/// A new object to be packed.
 #[derive(Debug, Clone, Copy)]
 pub struct ObjectToPack<'a> {
-    /// Which new object of the bundle, counted from 0; each once.
+    /// Ordinal of the new object in the bundle, counted from 0; each occurs once.
     pub ordinal: u32,
-    /// Its bytes.
+    /// Its size in bytes.
     pub size: u64,
-    /// A path that it is found at.
+    /// One of its paths.
     pub path: &'a TreePath,
-    /// Bytes of the bases it is encoded against; 0 for none.
+    /// Total size of its bases in bytes; 0 if it has none.
     pub base_bytes: u64,
 }
 
 impl ObjectToPack<'_> {
-    /// Whether its bases or it are so large that a block should serve it alone.
+    /// Whether the object or its bases are so large that it should have its own block.
     const fn is_large(&self) -> bool {
         self.size > AGAINST_CONTENT_BYTES as u64 || self.base_bytes > AGAINST_BASE_BYTES
     }
 }
 
-/// Groups `members` into blocks as large as `level` makes sensible.
+/// Groups `members` into blocks of a size that suits `level`.
 ///
-/// For compression like stands next to like: ordered by extension, then name
-/// without its hash token (`app.js` for `app.3fa9c1.js`), then path. Raw
-/// contents are in path order, the order they are read in. An object that fits
-/// into one block is not divided; a larger one fills blocks of its own, and
-/// its rest shares one. Objects with bases come last, in smaller blocks that
-/// they share with their like only; a large one has blocks of its own. Objects
-/// without bytes have no piece.
+/// For compression, similar objects are placed next to each other: they are ordered by extension,
+/// then by name without the hash token (`app.js` for `app.3fa9c1.js`), then by path. For raw blocks
+/// they are in path order, the order in which they are read. An object that fits into one block is
+/// not divided. A larger one fills blocks of its own, and its rest shares one. Objects with bases
+/// come last, in smaller blocks that they share only with each other; a large one has its own
+/// blocks. An empty object has no piece.
 #[must_use]
 pub fn group<'m>(members: &'m [ObjectToPack<'m>], level: Level) -> Groups<'m> {
     let limit = match level {
@@ -58,8 +57,7 @@ pub fn group<'m>(members: &'m [ObjectToPack<'m>], level: Level) -> Groups<'m> {
     group_within(members, level, limit)
 }
 
-/// [`group`] with at most `content_bytes` a block, which is brought into the
-/// range from 1 to [`MAX_CONTENT_BYTES`].
+/// As [`group`], with at most `content_bytes` per block, clamped to 1..=[`MAX_CONTENT_BYTES`].
 #[must_use]
 pub fn group_within<'m>(members: &'m [ObjectToPack<'m>], level: Level, content_bytes: usize) -> Groups<'m> {
     let limit = content_bytes.clamp(1, MAX_CONTENT_BYTES);
@@ -71,15 +69,15 @@ pub fn group_within<'m>(members: &'m [ObjectToPack<'m>], level: Level, content_b
     Groups { members, order, next: 0, offset: 0, limit: u32::try_from(limit).unwrap_or(u32::MAX) }
 }
 
-/// The blocks of a bundle, one after the other: see [`group`]. Holds 4 bytes a
-/// member while it lasts (28 for a moment at its start).
+/// An iterator over the blocks of a bundle; see [`group`]. It holds 4 bytes per member (28 while it
+/// is created).
 #[derive(Debug, Clone)]
 pub struct Groups<'m> {
     members: &'m [ObjectToPack<'m>],
-    /// Indices of members.
+    /// Indices into `members`.
     order: Vec<u32>,
     next: usize,
-    /// Bytes of the next member that went into earlier blocks.
+    /// Bytes of the next member that are in earlier blocks.
     offset: u64,
     limit: u32,
 }
@@ -138,8 +136,8 @@ impl<'m> Groups<'m> {
         while let Some(member) = self.peek().filter(|member| member.base_bytes == 0) {
             let left = member.size - self.offset;
             let is_whole = left <= u64::from(room);
-            // What does not fit begins the next block. So an object is divided
-            // only if it is larger than a block, and then from its beginning.
+            // A member that does not fit begins the next block. An object is therefore divided only
+            // if it is larger than a block, and then from its start.
             if !pieces.is_empty() && (!is_whole || pieces.len() == MAX_RANGES) {
                 break;
             }
@@ -167,7 +165,7 @@ fn by_path(a: &ObjectToPack<'_>, b: &ObjectToPack<'_>) -> Ordering {
 
 fn path_order(members: &[ObjectToPack<'_>]) -> Vec<u32> {
     let mut order: Vec<u32> = indices(members).collect();
-    // Stable, because it is fast on what is sorted already, as a manifest is.
+    // A stable sort, because it is fast on sorted input, such as the order of a manifest.
     order.sort_by(|&a, &b| by_path(&members[a as usize], &members[b as usize]));
     order
 }
@@ -192,7 +190,7 @@ fn extension(path: &TreePath) -> &str {
     path.extension().unwrap_or_default()
 }
 
-/// The position of each extension among all of them.
+/// The rank of each extension in sorted order.
 fn extension_ranks<'m>(members: &'m [ObjectToPack<'m>]) -> HashMap<&'m str, u32> {
     let mut ranks: HashMap<&str, u32> = members.iter().map(|member| (extension(member.path), 0)).collect();
     let mut extensions: Vec<&str> = ranks.keys().copied().collect();
@@ -201,15 +199,15 @@ fn extension_ranks<'m>(members: &'m [ObjectToPack<'m>]) -> HashMap<&'m str, u32>
     ranks
 }
 
-/// Where a member stands, as far as it can be told without its path: most
-/// comparisons of a sort touch nothing else.
+/// The sort key of a member, as far as it is known without its path. Most comparisons need nothing
+/// else.
 #[derive(Debug)]
 struct Key {
     extension: u32,
     index: u32,
     /// The first bytes of the name without its hash token.
     start: u64,
-    /// Bounds within the path: a name, and the token in it, empty at its end
+    /// Bounds within the path: of the name, and of the hash token in it, which is empty at the end
     /// if there is none. A [`TreePath`] has at most 1,024 bytes.
     name: u16,
     token: (u16, u16),
@@ -259,7 +257,7 @@ mod tests {
         texts.iter().map(|text| TreePath::new(text).unwrap()).collect()
     }
 
-    /// Members with ordinals by position.
+    /// Members whose ordinals are their positions.
     fn members<'p>(paths: &'p [TreePath], sizes: &[u64]) -> Vec<ObjectToPack<'p>> {
         (0..)
             .zip(paths.iter().zip(sizes))

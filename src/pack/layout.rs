@@ -1,7 +1,7 @@
-//! The header of a block: which bytes of which new objects it carries, and
-//! which bytes of old objects its frame builds on.
+//! The header of a block: the ranges of new objects that it contains, and the ranges of old objects
+//! that its frame is encoded against.
 //!
-//! Knows the spelling and the limits of both lists, for writing and reading.
+//! Writes and reads both lists, and enforces their limits.
 
 use super::{KIND_DENSE, KIND_RAW, KIND_ZSTD, MAX_CONTENT_BYTES, MAX_PREFIX_BYTES, MAX_RANGES, PackError};
 use crate::varint;
@@ -9,30 +9,30 @@ use crate::varint;
 /// A range of a new object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Piece {
-    /// Which new object of the bundle, counted from 0.
+    /// Ordinal of the new object in the bundle, counted from 0.
     pub ordinal: u32,
-    /// Where in the object the piece begins.
+    /// Where the piece begins in the object.
     pub offset: u64,
-    /// Its bytes; never 0.
+    /// Its length in bytes; never 0.
     pub length: u32,
 }
 
 /// A range of an object that the receiver has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct BaseRange {
-    /// Position among all entries of the base manifest, counted from 0, of one that is a file.
+    /// Position of a file among all entries of the base manifest, counted from 0.
     pub entry: u64,
-    /// Where in its object the range begins.
+    /// Where the range begins in the object.
     pub offset: u64,
-    /// Its bytes; never 0.
+    /// Its length in bytes; never 0.
     pub length: u32,
 }
 
-/// What stands before a frame.
+/// The kinds of blocks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum BlockKind {
     Zstd,
-    /// The same, with the ranges compressed.
+    /// As `Zstd`, with compressed ranges.
     Dense,
     Raw,
 }
@@ -56,7 +56,7 @@ impl BlockKind {
     }
 }
 
-/// What is not yet read of a pack. Every answer is backed by bytes that are there.
+/// The unread rest of a pack. It returns only bytes that are present.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct PackCursor<'a> {
     pub(super) rest: &'a [u8],
@@ -83,7 +83,7 @@ impl<'a> PackCursor<'a> {
         Ok(bytes)
     }
 
-    /// The next `count` numbers, not yet looked at.
+    /// A cursor over the next `count` numbers, which are not parsed yet.
     pub(super) fn numbers(&mut self, count: u64, what: &'static str) -> Result<Self, PackError> {
         let Some(before_last) = count.checked_sub(1) else { return Ok(PackCursor { rest: &[] }) };
         let mut ends = self.rest.iter().enumerate().filter(|(_, byte)| **byte < 0x80);
@@ -93,9 +93,10 @@ impl<'a> PackCursor<'a> {
         Ok(PackCursor { rest })
     }
 
-    /// A number of ranges: at most the limit, and no more than can follow.
+    /// Reads a number of ranges. It must not exceed the limit, nor what the remaining bytes can
+    /// hold.
     fn count(&mut self, what: &'static str) -> Result<usize, PackError> {
-        /// A range is three numbers.
+        /// Minimum length of a range in bytes: three numbers.
         const LEAST_BYTES: usize = 3;
         let count = self.number(what)?;
         let count = usize::try_from(count).ok().filter(|&count| count <= MAX_RANGES);
@@ -107,7 +108,7 @@ impl<'a> PackCursor<'a> {
     }
 }
 
-/// Adds the length of one range to `total` and holds both against their limits.
+/// Adds the length of a range to `total`, and checks both against their limits.
 fn add(total: usize, offset: u64, length: u32, what: &'static str, limit: usize) -> Result<usize, PackError> {
     if length == 0 {
         return Err(PackError::Layout { what: "a range without bytes" });
@@ -130,10 +131,10 @@ fn add_base(total: usize, base: &BaseRange) -> Result<usize, PackError> {
     add(total, base.offset, base.length, "base bytes of a block", MAX_PREFIX_BYTES)
 }
 
-/// Bytes of all `pieces`.
+/// The total length of `pieces`.
 ///
 /// # Errors
-/// None at all, an empty one, or more than the format allows.
+/// Fails if there are no pieces, if one is empty, or if they exceed the limits of the format.
 pub(super) fn content_bytes(pieces: &[Piece]) -> Result<usize, PackError> {
     if pieces.is_empty() {
         return Err(PackError::Layout { what: "no pieces" });
@@ -144,10 +145,10 @@ pub(super) fn content_bytes(pieces: &[Piece]) -> Result<usize, PackError> {
     pieces.iter().try_fold(0, add_piece)
 }
 
-/// Bytes of all `bases`.
+/// The total length of `bases`.
 ///
 /// # Errors
-/// An empty one, or more than the format allows.
+/// Fails if one is empty, or if they exceed the limits of the format.
 pub(super) fn prefix_bytes(bases: &[BaseRange]) -> Result<usize, PackError> {
     if bases.len() > MAX_RANGES {
         return Err(PackError::Limit { what: "bases of a block", limit: MAX_RANGES });
@@ -177,7 +178,7 @@ fn length(input: &mut PackCursor<'_>, what: &'static str, limit: usize) -> Resul
     u32::try_from(input.number(what)?).map_err(|_| PackError::Limit { what, limit })
 }
 
-/// Reads the pieces and the bytes of their content.
+/// Reads the pieces and returns them with their total length.
 pub(super) fn take_pieces(input: &mut PackCursor<'_>) -> Result<(Vec<Piece>, usize), PackError> {
     let count = input.count("pieces of a block")?;
     if count == 0 {
@@ -198,7 +199,7 @@ pub(super) fn take_pieces(input: &mut PackCursor<'_>) -> Result<(Vec<Piece>, usi
     Ok((pieces, total))
 }
 
-/// Reads the bases and the bytes of the prefix that they form.
+/// Reads the bases and returns them with their total length.
 pub(super) fn take_bases(input: &mut PackCursor<'_>) -> Result<(Vec<BaseRange>, usize), PackError> {
     let count = input.count("bases of a block")?;
     let mut bases = Vec::with_capacity(count);
@@ -215,8 +216,8 @@ pub(super) fn take_bases(input: &mut PackCursor<'_>) -> Result<(Vec<BaseRange>, 
     Ok((bases, total))
 }
 
-/// Both lists by columns, in differences: mostly zeros where neighbours are
-/// encoded against their likes, so that it compresses to a third.
+/// Encodes both lists as columns of differences. These are mostly zeros if neighbouring objects
+/// have neighbouring bases, so they compress to a third.
 pub(super) fn dense(pieces: &[Piece], bases: &[BaseRange]) -> Vec<u8> {
     let mut out = Vec::new();
     varint::push(pieces.len() as u64, &mut out);
@@ -236,12 +237,13 @@ pub(super) fn dense(pieces: &[Piece], bases: &[BaseRange]) -> Vec<u8> {
     out
 }
 
-/// The length of the piece that a base most likely belongs to.
+/// The length of the piece with the same index, to which the base most likely belongs.
 fn length_beside(pieces: &[Piece], index: usize) -> u64 {
     pieces.get(index).map_or(0, |piece| u64::from(piece.length))
 }
 
-/// Where the next base most likely stands: as far behind the one before it as its piece is.
+/// Predicts the entry of the next base: as far after the previous one as its piece is after the
+/// previous piece.
 struct ExpectedBase<'p> {
     pieces: &'p [Piece],
     index: usize,
@@ -265,13 +267,13 @@ impl<'p> ExpectedBase<'p> {
     }
 }
 
-/// Writes how far `value` is from `expected`, in zigzag form.
+/// Writes the difference between `value` and `expected` in zigzag form.
 pub(super) fn push_difference(value: u64, expected: u64, out: &mut Vec<u8>) {
     let difference = value.wrapping_sub(expected).cast_signed();
     varint::push(((difference << 1) ^ (difference >> 63)).cast_unsigned(), out);
 }
 
-/// Writes numbers, of which each is expected to be the one before it and 1.
+/// Writes numbers as differences; each is expected to be the previous one plus 1.
 fn push_steps(values: impl Iterator<Item = u64>, out: &mut Vec<u8>) {
     let mut expected = 0;
     for value in values {
@@ -280,7 +282,7 @@ fn push_steps(values: impl Iterator<Item = u64>, out: &mut Vec<u8>) {
     }
 }
 
-/// Reads what [`push_difference`] wrote.
+/// Reads a number that [`push_difference`] wrote.
 pub(super) fn take_difference(input: &mut PackCursor<'_>, expected: u64, what: &'static str) -> Result<u64, PackError> {
     let zigzag = input.number(what)?;
     let difference = (zigzag >> 1).cast_signed() ^ -((zigzag & 1).cast_signed());
@@ -300,7 +302,7 @@ fn take_steps(input: &mut PackCursor<'_>, count: usize, what: &'static str) -> R
     })
 }
 
-/// Reads what [`dense`] wrote, all of it.
+/// Reads the output of [`dense`]; all bytes must be used.
 pub(super) fn take_dense(bytes: &[u8]) -> Result<(Vec<Piece>, Vec<BaseRange>), PackError> {
     const PIECE: &str = "length of a piece";
     const BASE: &str = "length of a base";

@@ -1,4 +1,4 @@
-//! How hard to compress: one word of the configuration and of bundle keys.
+//! Compression levels, as written in the configuration and in bundle keys.
 
 use std::fmt;
 use std::str::FromStr;
@@ -6,26 +6,26 @@ use std::str::FromStr;
 /// How blocks are compressed. Written as `raw` or as a number from 1 to 19.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Level {
-    /// Not at all: for links faster than a core compresses.
+    /// No compression, for networks that are faster than a core compresses.
     Raw,
     /// With zstd at this level, 1 to 19.
     Zstd(i32),
 }
 
-/// A text that is no [`Level`].
+/// A text that is not a [`Level`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("not a compression level, raw or 1 to 19: {text:?}")]
 pub struct ParseLevelError {
-    /// The text as it was given, cut to 80 characters.
+    /// The text, truncated to 80 characters.
     pub text: String,
 }
 
 impl Level {
-    /// The highest zstd level. The `ultra` levels above it only buy a window
-    /// that no block can fill.
+    /// The highest zstd level. The `ultra` levels above it mainly enlarge the window, which no
+    /// block can fill.
     pub const MAX: i32 = 19;
 
-    /// Whether blocks of this level can be encoded: any but a zstd level out of range.
+    /// Whether blocks can be encoded with this level: `false` for a zstd level out of range.
     #[must_use]
     pub fn is_valid(self) -> bool {
         match self {
@@ -61,7 +61,7 @@ impl FromStr for Level {
         text.parse()
             .map(Self::Zstd)
             .ok()
-            // One spelling a level: `+3` and `03` are no levels.
+            // Each level has one spelling, so `+3` and `03` are refused.
             .filter(|level| level.is_valid() && level.to_string() == text)
             .ok_or_else(|| ParseLevelError { text: text.chars().take(80).collect() })
     }

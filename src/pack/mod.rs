@@ -2,19 +2,18 @@
 //!
 //! ---
 //!
-//! This room knows how content becomes blocks and packs and how it comes out
-//! of them again, within the bounds that the format sets. It touches no file,
-//! socket, clock or environment: bytes in, bytes out. It does not know what
-//! the contents should be: whoever reads a pack hashes what it decoded, checks
-//! that the pieces cover each object once, and compares with a manifest.
+//! This room encodes content into blocks and packs, and decodes it within the limits of the format.
+//! It touches no file, socket, clock or environment: bytes in, bytes out. It does not know what the
+//! contents should be: the caller that reads a pack hashes what it decoded, checks that the pieces
+//! cover each object once, and compares the result with a manifest.
 //!
-//! Nothing is allocated for a number that a pack claims before the number has
-//! been compared with a limit and with the bytes that are there. One block
-//! takes at most [`MAX_CONTENT_BYTES`] + [`MAX_PREFIX_BYTES`] to decode, but a
-//! pack of small frames can claim many such blocks: a reader that stores what
-//! it decodes compares the pieces with the announced sizes before it decodes.
+//! No memory is allocated for a number that a pack claims before that number has been compared with
+//! a limit and with the bytes that are present. Decoding one block takes at most
+//! [`MAX_CONTENT_BYTES`] + [`MAX_PREFIX_BYTES`], but a pack of small frames can claim many such
+//! blocks. A reader that stores what it decodes therefore compares the pieces with the announced
+//! sizes before it decodes.
 //!
-//! The only user of the `zstd` crate for packs is `frame.rs`.
+//! Only `frame.rs` uses the `zstd` crate for packs.
 
 mod bases;
 mod block;
@@ -44,22 +43,23 @@ use std::io;
 
 use crate::hash::PackId;
 
-/// Uncompressed content of one block: what a receiver holds in memory for it.
+/// Maximum uncompressed content of a block, in bytes. A receiver holds it in memory.
 pub const MAX_CONTENT_BYTES: usize = 4 << 20;
-/// Bases of one block together: the other part of what a receiver holds.
+/// Maximum total size of the bases of a block, in bytes. A receiver holds them in memory too.
 pub const MAX_PREFIX_BYTES: usize = 16 << 20;
-/// Pieces of one block, and also its bases: bounds the header.
+/// Maximum number of pieces of a block, and also of its bases. Bounds the header.
 pub const MAX_RANGES: usize = 65_536;
-/// The ranges of a block, before they are compressed: three numbers for each of twice as many.
+/// Maximum size of the ranges of a dense block before compression, in bytes: three numbers for each
+/// of 2 * [`MAX_RANGES`] ranges.
 const MAX_DENSE_BYTES: usize = 4 << 20;
-/// A whole pack: a receiver may hold one in memory.
+/// Maximum size of a pack, in bytes. A receiver may hold a whole pack in memory.
 pub const MAX_PACK_BYTES: usize = 32 << 20;
-/// A pack is sealed once it has reached this size: small enough that a retry
-/// costs little and a transfer starts early, large enough that requests and
-/// syncs do not show.
+/// A pack is sealed once it reaches this size, in bytes: small enough that a retry is cheap and the
+/// transfer starts early, large enough that the cost per request and per sync is negligible.
 pub const TARGET_PACK_BYTES: usize = 8 << 20;
-/// A pack is also sealed once so much content is in it: blocks against bases are
-/// so small that one pack could hold hours of a mirror's work, all of which would begin at the end.
+/// A pack is also sealed once it has this much content, in bytes. Blocks with bases are so small
+/// that a single pack could otherwise contain hours of decoding, which would start only when all of
+/// it has arrived.
 pub const TARGET_PACK_CONTENT_BYTES: u64 = 8 << 20;
 
 const MAGIC: &[u8; 4] = b"HWPK";
@@ -70,78 +70,78 @@ const KIND_RAW: u8 = 2;
 const KIND_DENSE: u8 = 3;
 const DIGEST_BYTES: usize = 32;
 
-/// What is wrong with a pack, or with what should become one.
+/// Why a pack cannot be read or made.
 #[derive(Debug, thiserror::Error)]
 pub enum PackError {
     /// The first bytes are not those of a pack.
-    #[error("not a pack: it does not begin as one")]
+    #[error("not a pack: the magic bytes are missing")]
     NotAPack,
-    /// Written by a newer headwater.
+    /// The pack was written by a newer headwater.
     #[error("pack format version {found} is newer than this headwater knows (1); upgrade headwater")]
     Version {
-        /// The version it claims.
+        /// The version that the pack declares.
         found: u8,
     },
-    /// The bytes end too early.
-    #[error("pack is cut: {what} is missing or incomplete")]
+    /// The pack ends too early.
+    #[error("pack is truncated: {what} is missing or incomplete")]
     Truncated {
-        /// What should have been there.
+        /// What is missing or incomplete.
         what: &'static str,
     },
-    /// Bytes that mean nothing, or more bytes than belong there.
-    #[error("pack is garbled: {what}")]
+    /// The bytes have no meaning, or there are too many of them.
+    #[error("pack is malformed: {what}")]
     Garbled {
-        /// What does not hold.
+        /// What is wrong.
         what: &'static str,
     },
-    /// Pieces, bases and bytes of a block that do not fit each other.
+    /// The pieces, bases and bytes of a block do not match each other.
     #[error("block is invalid: {what}")]
     Layout {
-        /// What does not hold.
+        /// What is wrong.
         what: &'static str,
     },
-    /// More than the format allows.
-    #[error("pack exceeds a limit: {what}, at most {limit}")]
+    /// The pack exceeds a limit of the format.
+    #[error("pack exceeds a limit: {what} (at most {limit})")]
     Limit {
-        /// What there is too much of.
+        /// What exceeds the limit.
         what: &'static str,
-        /// How much there may be.
+        /// The limit.
         limit: usize,
     },
-    /// The end record's digest is not that of the bytes before it.
-    #[error("pack {found} stands where {expected} should: it is damaged")]
+    /// The end record's digest does not match the bytes before it.
+    #[error("pack digest mismatch: expected {expected}, got {found}")]
     Digest {
         /// The digest that was announced.
         expected: PackId,
         /// The digest of the bytes.
         found: PackId,
     },
-    /// A frame that breaks a rule or does not decode to what was declared.
+    /// A frame breaks a rule, or does not decode to what was declared.
     #[error("block content is corrupt: {what}")]
     Frame {
-        /// What does not hold.
+        /// What is wrong.
         what: &'static str,
-        /// What the decoder said, where it was asked.
+        /// The decoder's error, if it was called.
         source: Option<io::Error>,
     },
-    /// The bases that were handed in are not as long as the block says.
+    /// The bases passed in have another length than the block declares.
     #[error("the block needs {expected} bytes of bases, not {found}")]
     Prefix {
-        /// The sum of the lengths of the bases.
+        /// The total length of the bases that the block declares.
         expected: usize,
-        /// The bytes handed in.
+        /// The length of the bases that were passed in.
         found: usize,
     },
-    /// The encoder gave up.
+    /// The encoder failed.
     #[error("cannot compress a block")]
     Encoder {
-        /// Why.
+        /// The encoder's error.
         source: io::Error,
     },
-    /// A new block did not decode to its input. It must not be sent.
-    #[error("a new block does not decode to what went into it: memory or software is faulty")]
+    /// A new block does not decode to its input. It must not be sent.
+    #[error("a new block does not decode to its input: faulty memory or a software error")]
     EncoderFault {
-        /// What decoding said, unless it came to other bytes without an error.
+        /// The error of decoding; `None` if it succeeded with other bytes.
         source: Option<Box<Self>>,
     },
 }

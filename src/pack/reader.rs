@@ -1,27 +1,27 @@
-//! Opening a pack that somebody else made.
+//! Opens packs that were made elsewhere.
 //!
-//! Promises that a pack which opens is whole and undamaged, and that walking
-//! its blocks ends with an error unless the end record agrees.
+//! A pack that opens is complete and undamaged. Iterating over its blocks ends with an error unless
+//! the end record matches.
 
 use super::block::Block;
 use super::layout::PackCursor;
 use super::{DIGEST_BYTES, KIND_END, MAGIC, MAX_PACK_BYTES, PackError, VERSION};
 use crate::hash::PackId;
 
-/// A pack over bytes in memory.
+/// A pack in memory.
 #[derive(Debug, Clone, Copy)]
 pub struct PackReader<'a> {
     id: PackId,
-    /// Blocks and end record, without the digest.
+    /// The blocks and the end record without its digest.
     body: &'a [u8],
 }
 
 impl<'a> PackReader<'a> {
-    /// The pack that `bytes` are, all of them, with its digest recomputed.
+    /// Opens the pack in `bytes`, which must be all of it, and recomputes its digest.
     ///
     /// # Errors
-    /// No pack, a newer version, a pack over [`MAX_PACK_BYTES`], or one whose
-    /// digest does not hold: cut, extended or changed.
+    /// Fails if the bytes are not a pack, if it has a newer version or exceeds [`MAX_PACK_BYTES`],
+    /// or if the digest does not match because the pack was truncated, extended or changed.
     pub fn open(bytes: &'a [u8]) -> Result<Self, PackError> {
         let (reader, hashed) = Self::split(bytes)?;
         let found = PackId::of(hashed);
@@ -31,11 +31,11 @@ impl<'a> PackReader<'a> {
         Ok(reader)
     }
 
-    /// The pack `id` whose bytes this process has opened or made before: its
-    /// digest is read, not recomputed.
+    /// Opens the pack `id`, which this process has opened or made before. Reads the digest without
+    /// recomputing it.
     ///
     /// # Errors
-    /// As [`Self::open`], but damage shows only where it breaks the structure.
+    /// As [`Self::open`], but damage is found only if it breaks the structure.
     pub fn open_known(bytes: &'a [u8], id: PackId) -> Result<Self, PackError> {
         let (reader, _) = Self::split(bytes)?;
         if reader.id != id {
@@ -66,9 +66,8 @@ impl<'a> PackReader<'a> {
         self.id
     }
 
-    /// The blocks in the order of the pack. Reads headers only; frames are
-    /// decoded by [`Block::decode`]. After an error nothing more comes; the
-    /// end record is checked after the last block.
+    /// The blocks in the order of the pack. This reads headers only; [`Block::decode`] decodes a
+    /// frame. Iteration ends after an error. The end record is checked after the last block.
     #[must_use]
     pub const fn blocks(&self) -> Blocks<'a> {
         Blocks { input: PackCursor { rest: self.body }, count: 0, is_done: false }
@@ -122,7 +121,7 @@ mod tests {
     use crate::pack::{DIGEST_BYTES, KIND_RAW, KIND_ZSTD};
     use crate::varint;
 
-    /// A pack with a sound digest over whatever `body` is.
+    /// A pack with any `body` and a valid digest.
     fn sealed(body: &[u8]) -> Vec<u8> {
         let mut bytes = [&MAGIC[..], &[VERSION], body].concat();
         let id = PackId::of(&bytes);
@@ -130,7 +129,7 @@ mod tests {
         bytes
     }
 
-    /// What reading all of such a pack comes to.
+    /// The result of reading all of such a pack.
     fn read(body: &[u8]) -> Result<usize, PackError> {
         let bytes = sealed(body);
         let mut content_bytes = 0;

@@ -1,19 +1,18 @@
-//! What contents have in common, without comparing them: a sketch of each.
+//! Sketches, which estimate how similar contents are without comparing them.
 //!
-//! Content is cut where its own bytes say so, so that an insertion moves no
-//! cut behind it; the smallest of the chunks' hashes are a fair sample of all
-//! of them, the same for like contents (a bottom-k sketch: Broder, "On the
-//! resemblance and containment of documents", 1997). The only user of the
-//! crate `fastcdc`.
+//! Content is cut where its own bytes determine it, so that an insertion does not move the cuts
+//! after it. The smallest hashes of the chunks are a fair sample of all of them, and are the same
+//! for similar contents (a bottom-k sketch: Broder, "On the resemblance and containment of
+//! documents", 1997). Only this file uses the crate `fastcdc`.
 
 use fastcdc::v2020::FastCDC;
 
-/// Bytes of the chunks: least, average, most.
+/// Minimum, average and maximum length of a chunk, in bytes.
 const CHUNK_BYTES: (usize, usize, usize) = (256, 1024, 4096);
-/// Hashes of a sketch.
+/// Maximum number of hashes in a sketch.
 const MOST: usize = 48;
 
-/// A sample of what a content consists of.
+/// A sample of the chunks of a content.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Sketch(Vec<u32>);
 
@@ -29,12 +28,13 @@ impl Sketch {
         sketch
     }
 
-    /// Adds what another part of the same content consists of.
+    /// Adds the sketch of another part of the same content.
     pub fn merge(&mut self, part: &Self) {
         part.0.iter().for_each(|hash| self.insert(*hash));
     }
 
-    /// The rolling hash at the end of a chunk covers its last bytes; with the length it stands for all.
+    /// The rolling hash at the end of a chunk covers only its last bytes; combined with the length
+    /// it identifies the chunk well enough.
     fn add(&mut self, hash: u64, length: usize) {
         let mixed = (hash ^ (length as u64).rotate_left(32)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
         self.insert(u32::try_from(mixed >> 32).expect("32 bits are left"));
@@ -50,13 +50,13 @@ impl Sketch {
         }
     }
 
-    /// The sketch of these hashes, if they are ascending and not too many.
+    /// A sketch with these hashes; `None` if they are not ascending or too many.
     #[must_use]
     pub fn from_hashes(hashes: Vec<u32>) -> Option<Self> {
         (hashes.len() <= MOST && hashes.is_sorted()).then_some(Self(hashes))
     }
 
-    /// Its hashes, ascending.
+    /// The hashes, ascending.
     #[must_use]
     pub fn hashes(&self) -> &[u32] {
         &self.0

@@ -1,9 +1,9 @@
-//! What names tell of contents: a bundler's hash in a name says that the rest of it stays.
+//! File names without a bundler's content hash, which stay the same from build to build.
 
 use crate::tree_path::TreePath;
 
-/// The name of a file without its hash token: what stays from one build to the
-/// next (`app..js` for `app.3fa9c1.js`).
+/// The file name of `path` without its hash token, as the parts before and after it: the part of a
+/// name that stays the same from build to build (`app..js` for `app.3fa9c1.js`).
 #[must_use]
 pub fn stable_name(path: &TreePath) -> (&str, &str) {
     let name = path.name();
@@ -13,7 +13,7 @@ pub fn stable_name(path: &TreePath) -> (&str, &str) {
     }
 }
 
-/// Where the hash token of a file name begins and ends, in bytes, if it has one.
+/// The start and end of the hash token in a file name, in bytes. `None` if there is none.
 #[must_use]
 pub fn hash_token(name: &str) -> Option<(usize, usize)> {
     let mut start = 0;
@@ -26,8 +26,8 @@ pub fn hash_token(name: &str) -> Option<(usize, usize)> {
     None
 }
 
-/// Whether a bundler may have made this part of a name: hexadecimal with a
-/// digit, as of webpack, or letters of both cases with a digit, as of vite.
+/// Whether this part of a name looks like the hash of a bundler: hexadecimal with a digit
+/// (webpack), or letters of both cases with a digit (vite).
 fn is_hash(part: &str) -> bool {
     let bytes = part.as_bytes();
     let has = |test: fn(&u8) -> bool| bytes.iter().any(test);

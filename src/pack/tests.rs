@@ -1,12 +1,12 @@
-//! Whole packs: there and back, damage, determinism, the example of the
-//! format's description, and the packs that earlier versions wrote.
+//! Tests of whole packs: round trips, damage, determinism, the example in `FORMAT.md`, and packs
+//! that earlier versions wrote.
 
 use crate::varint;
 use proptest::prelude::*;
 
 use super::*;
 
-/// Bytes that do not compress and repeat nowhere, the same every time.
+/// Deterministic bytes that do not compress and do not repeat.
 pub(super) fn noise(count: usize) -> Vec<u8> {
     let mut bytes = vec![0; count];
     blake3::Hasher::new().finalize_xof().fill(&mut bytes);
@@ -43,7 +43,7 @@ fn input() -> impl Strategy<Value = Input> {
     (words, any::<prop::sample::Index>(), 1usize..500, 0..varint::MAX_NUMBER / 2, level).prop_map(
         |(words, begin, step, offset, level)| {
             let content: Vec<u8> = words.iter().flat_map(|(word, times)| word.repeat(*times)).collect();
-            // A part of the content as the prefix, so that it is of use.
+            // A part of the content serves as the prefix, so that the prefix helps.
             let prefix = match level {
                 Level::Raw => vec![],
                 Level::Zstd(_) => content[begin.index(content.len())..].to_vec(),
@@ -103,7 +103,7 @@ proptest! {
 const OLD: &[u8] = b"<html><title>Releases</title><p>The newest release is 1.4.2, of 3 May.</p></html>\n";
 const NEW: &[u8] = b"<html><title>Releases</title><p>The newest release is 1.5.0, of 9 June.</p></html>\n";
 
-/// One block against a base, with another one of two pieces behind it.
+/// A block with a base, followed by one with two pieces.
 fn small() -> [Input; 2] {
     let patch = Input {
         pieces: vec![Piece { ordinal: 7, offset: 0, length: 83 }],
@@ -122,7 +122,7 @@ fn small() -> [Input; 2] {
     [patch, plain]
 }
 
-/// All contents of a pack of [`small`], read as a receiver does.
+/// All contents of a pack of [`small`], decoded as a receiver does.
 fn read_small(reader: Result<PackReader<'_>, PackError>) -> Result<(), PackError> {
     let blocks: Vec<_> = reader?.blocks().collect::<Result<_, _>>()?;
     for (block, input) in blocks.iter().zip(small()) {
@@ -169,7 +169,7 @@ fn example_of_the_description_is_what_is_written() {
     let [_, plain] = small();
     let text = include_str!("FORMAT.md");
     let example = text.split("```text").last().unwrap().split("```").next().unwrap();
-    // A line is bytes in hexadecimal, two spaces, what they mean.
+    // Each line has bytes in hexadecimal, two spaces, and their meaning.
     let bytes: Vec<u8> = example
         .lines()
         .flat_map(|line| line.trim_start().split("  ").next().unwrap().split_whitespace())
@@ -179,7 +179,7 @@ fn example_of_the_description_is_what_is_written() {
     assert_eq!(pack_of(&small()[1..]).bytes, bytes, "{}", hex.join(" "));
 }
 
-/// So many ranges, alike from one to the next, that they are smaller compressed.
+/// Enough similar ranges for the dense form to be smaller.
 fn dense() -> Input {
     let content: Vec<u8> = (0u32..400).flat_map(|number| format!("page {number} of the book\n").into_bytes()).collect();
     let prefix = content.to_ascii_uppercase();
@@ -221,7 +221,7 @@ fn content_that_stands_in_its_bases_is_a_delta() {
     assert!(!delta::is_delta(dense().encode().frame().bytes), "nothing of it stands there");
 }
 
-/// Released fixtures are never edited: what they hold stays readable.
+/// Released fixtures are never edited: later versions must read them.
 #[test]
 fn packs_of_version_1_are_read() {
     for (bytes, inputs) in [

@@ -1,7 +1,6 @@
-//! Filling a pack with blocks and sealing it.
+//! Fills a pack with blocks and seals it.
 //!
-//! Promises that what it seals opens, and that the same blocks give the same
-//! bytes.
+//! A sealed pack can be opened. The same blocks give the same bytes.
 
 use super::encode::EncodedBlock;
 use super::{
@@ -10,10 +9,10 @@ use super::{
 use crate::hash::PackId;
 use crate::varint;
 
-/// The end record at its longest.
+/// Maximum length of the end record in bytes.
 const MAX_END_BYTES: usize = 1 + varint::MAX_BYTES + DIGEST_BYTES;
 
-/// A pack that still takes blocks.
+/// A pack that still accepts blocks.
 #[derive(Debug, Clone)]
 pub struct PackWriter {
     bytes: Vec<u8>,
@@ -24,18 +23,18 @@ pub struct PackWriter {
 /// A sealed pack.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pack {
-    /// BLAKE3 of all bytes before the digest that ends the pack.
+    /// The digest that ends the pack: BLAKE3 of all bytes before it.
     pub id: PackId,
-    /// The whole pack.
+    /// The bytes of the pack.
     pub bytes: Vec<u8>,
-    /// How many blocks it has.
+    /// The number of blocks.
     pub block_count: u64,
-    /// Bytes of their contents, uncompressed.
+    /// Total length of the uncompressed content in bytes.
     pub content_bytes: u64,
 }
 
 impl PackWriter {
-    /// A pack without blocks.
+    /// Creates a pack without blocks.
     #[must_use]
     pub fn new() -> Self {
         let mut bytes = Vec::with_capacity(TARGET_PACK_BYTES + TARGET_PACK_BYTES / 8);
@@ -44,20 +43,20 @@ impl PackWriter {
         Self { bytes, block_count: 0, content_bytes: 0 }
     }
 
-    /// Whether no block is in it yet.
+    /// Whether the pack has no blocks yet.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
         self.block_count == 0
     }
 
-    /// Whether it has reached [`TARGET_PACK_BYTES`], or [`TARGET_PACK_CONTENT_BYTES`] of content, and
-    /// should be finished. A pack that is not full has room for any block.
+    /// Whether the pack has reached [`TARGET_PACK_BYTES`], or [`TARGET_PACK_CONTENT_BYTES`] of
+    /// content, and should be sealed. Any block fits into a pack that is not full.
     #[must_use]
     pub fn is_full(&self) -> bool {
         self.bytes.len() + MAX_END_BYTES >= TARGET_PACK_BYTES || self.content_bytes >= TARGET_PACK_CONTENT_BYTES
     }
 
-    /// Whether the pack stays within [`MAX_PACK_BYTES`] with `block`.
+    /// Whether the pack stays within [`MAX_PACK_BYTES`] if `block` is added.
     #[must_use]
     pub fn fits(&self, block: &EncodedBlock) -> bool {
         self.bytes.len() + block.encoded_bytes() + MAX_END_BYTES <= MAX_PACK_BYTES
@@ -66,7 +65,7 @@ impl PackWriter {
     /// Appends `block`.
     ///
     /// # Errors
-    /// [`PackError::Limit`] if it does not fit; the pack is as it was before.
+    /// [`PackError::Limit`] if it does not fit. The pack is then unchanged.
     pub fn push(&mut self, block: &EncodedBlock) -> Result<(), PackError> {
         if !self.fits(block) {
             return Err(PackError::Limit { what: "bytes of a pack", limit: MAX_PACK_BYTES });

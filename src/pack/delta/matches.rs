@@ -1,48 +1,48 @@
-//! Finding what content and prefix have in common.
+//! Finds the ranges that content and prefix have in common.
 //!
-//! Made for content of which most stands in the prefix, in the same order.
-//! Behind a change it looks first at what goes on at the same distance, then
-//! near where the last match ended, then anywhere, by a table of the prefix.
-//! What matches is compared and never hashed, so that like content costs
-//! little more than reading it.
+//! Optimized for content that is mostly contained in the prefix, in the same order. After a change
+//! the search first tries the same distance as before, then the bytes after the end of the last
+//! match, then the whole prefix with the help of a hash table. Matching ranges are compared but not
+//! hashed, so that similar content costs little more than reading it.
 
 use std::cmp::Reverse;
 
-/// Distance between the places of the prefix that are in the table.
+/// Distance between the positions of the prefix that are in the table, in bytes.
 const STRIDE: usize = 32;
-/// What is looked at of a place: no shorter match is found by the table.
+/// Bytes that are hashed at each position; the table finds no shorter match.
 const WINDOW: usize = 24;
-/// So many places of one hash are looked at, and so many bytes of each: of
-/// many like places one is as good as another, and the nearest costs least to say.
+/// Number of positions with the same hash that are compared, and number of bytes compared at each.
+/// Among many similar positions one is as good as another, and the nearest is cheapest to encode.
 const MAX_PLACES: usize = 8;
 const ENOUGH: usize = 256;
-/// How far behind a match its continuation is looked for, as long as a place fits a byte.
+/// How far after the last match a near match is searched, in bytes. A position must fit a byte.
 const NEAR_BYTES: usize = 200;
 const NEAR_BITS: u32 = 9;
-/// The least match that is worth to be said there.
+/// Minimum length of a near match, in bytes; a shorter one does not pay.
 const MIN_NEAR: usize = 16;
-/// How far behind a match it is looked whether content goes on as before.
+/// How far ahead the search tests whether the content continues at the same distance, in bytes.
 const SAME_AHEAD: usize = 32;
-/// After so many bytes without a match, as a power of two, the search takes larger steps.
+/// The step of the search grows by one byte, up to `MAX_STEP`, after each 2^8 bytes without a
+/// match.
 const SKIP_SHIFT: usize = 8;
 const MAX_STEP: usize = 8;
-/// It is given up once more than this part of what was looked at, and of as much as a head start, is
-/// left over: of content with little in common that tells early.
+/// The search is given up once more than a quarter of the searched bytes has no match, counted with
+/// a head start of 256 KiB. This detects early that content has little in common with the prefix.
 const EARLY_PART: usize = 4;
 const HEAD_START: usize = 256 << 10;
 
-/// A range of the content that stands in the prefix, too.
+/// A range of the content that also occurs in the prefix.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Match {
-    /// Where it begins in the content.
+    /// The start in the content.
     pub(super) at: usize,
-    /// Where it begins in the prefix.
+    /// The start in the prefix.
     pub(super) from: usize,
     pub(super) length: usize,
 }
 
 impl Match {
-    /// Where it ends, in the content and in the prefix.
+    /// The ends in the content and in the prefix.
     pub(super) const fn ends(&self) -> (usize, usize) {
         (self.at + self.length, self.from + self.length)
     }
@@ -58,7 +58,7 @@ fn hash(word: u64, bits: u32) -> usize {
     usize::try_from(hash).expect("far fewer bits than those of an address")
 }
 
-/// How many bytes `left` and `right` have in common at their beginnings.
+/// The length of the common prefix of `left` and `right`.
 fn common(left: &[u8], right: &[u8]) -> usize {
     let most = left.len().min(right.len());
     let (left, right) = (&left[..most], &right[..most]);
@@ -76,18 +76,18 @@ fn common(left: &[u8], right: &[u8]) -> usize {
     at + left[at..].iter().zip(&right[at..]).take_while(|(left, right)| left == right).count()
 }
 
-/// How many bytes `left` and `right` have in common at their ends.
+/// The length of the common suffix of `left` and `right`.
 fn common_end(left: &[u8], right: &[u8]) -> usize {
     left.iter().rev().zip(right.iter().rev()).take_while(|(left, right)| left == right).count()
 }
 
-/// Places of a prefix by the hash of what stands there.
+/// The positions of a prefix, by the hash of the bytes at each.
 #[derive(Debug, Default)]
 struct MatchTable {
     bits: u32,
-    /// The last place of each hash, counted in strides from 1; 0 is none.
+    /// The last position of each hash, counted in strides from 1; 0 if there is none.
     heads: Vec<u32>,
-    /// The place of the same hash before each place.
+    /// For each position, the previous one with the same hash.
     chain: Vec<u32>,
 }
 
@@ -109,7 +109,7 @@ impl MatchTable {
         hash(word(window, 0).rotate_left(29) ^ word(window, WINDOW - 8), self.bits)
     }
 
-    /// The places in the prefix where what `window` has may stand.
+    /// The positions in the prefix that may match `window`.
     fn places(&self, window: &[u8]) -> impl Iterator<Item = usize> {
         let last = self.heads[self.slot(window)];
         let places = std::iter::successors(Some(last), |place| Some(self.chain[*place as usize]));
@@ -117,11 +117,11 @@ impl MatchTable {
     }
 }
 
-/// What stands in the prefix behind the last match: filled when it is asked for the first time.
+/// The positions shortly after the end of the last match in the prefix; filled on first use.
 #[derive(Debug)]
 struct Near {
     is_filled: bool,
-    /// Where eight bytes of a hash stand, counted from 1; 0 is nowhere.
+    /// Where eight bytes with a given hash are, counted from 1; 0 if there are none.
     places: [u8; 1 << NEAR_BITS],
 }
 
@@ -132,12 +132,12 @@ impl Default for Near {
 }
 
 impl Near {
-    /// The next question is about another match.
+    /// Discards the positions, because the last match has changed.
     const fn forget(&mut self) {
         self.is_filled = false;
     }
 
-    /// Where not far behind `end` of the prefix the first eight of `bytes` may stand.
+    /// The position shortly after `end` in the prefix where the first eight of `bytes` may be.
     fn place(&mut self, bytes: &[u8], prefix: &[u8], end: usize) -> Option<usize> {
         if !self.is_filled {
             self.fill(&prefix[end..prefix.len().min(end + NEAR_BYTES)]);
@@ -149,14 +149,14 @@ impl Near {
     fn fill(&mut self, bytes: &[u8]) {
         self.is_filled = true;
         self.places.fill(0);
-        // Of equal ones the first.
+        // Reversed, so that the first of several positions with the same hash wins.
         for (place, window) in (1..=u8::MAX).zip(bytes.windows(8)).rev() {
             self.places[hash(word(window, 0), NEAR_BITS)] = place;
         }
     }
 }
 
-/// Finds matches, in the same memory each time.
+/// Finds matches, reusing its memory.
 #[derive(Debug, Default)]
 pub(super) struct Matcher {
     table: MatchTable,
@@ -164,13 +164,13 @@ pub(super) struct Matcher {
 }
 
 impl Matcher {
-    /// The matches of `content` in `prefix`, in the order of the content and without overlap; nothing
-    /// where more than `most_literals` bytes of the content would be left over.
+    /// The matches of `content` in `prefix`, in the order of the content and without overlap.
+    /// `None` if more than `most_literals` bytes of the content would be left without a match.
     pub(super) fn find(&mut self, content: &[u8], prefix: &[u8], most_literals: usize) -> Option<Vec<Match>> {
         self.table.fill(prefix);
         self.near.forget();
         let mut matches: Vec<Match> = Vec::new();
-        // Where the last match ended, in both.
+        // The end of the last match, in the content and in the prefix.
         let (mut end, mut old_end) = (0, 0);
         let (mut at, mut literals) = (0, 0);
         while at + 8 <= content.len() && literals + (at - end) <= most_literals.min((at + HEAD_START) / EARLY_PART) {
@@ -191,8 +191,8 @@ impl Matcher {
         (literals <= most_literals).then_some(matches)
     }
 
-    /// A match that begins at `at` or not far behind it. The last match ended at `old_end` of the
-    /// prefix, and `run` bytes before `at`.
+    /// Finds a match that begins at `at` or shortly after it. The last match ended at `old_end` in
+    /// the prefix and `run` bytes before `at`.
     fn look(&mut self, content: &[u8], prefix: &[u8], at: usize, old_end: usize, run: usize) -> Option<Match> {
         let rest = &content[at..];
         let same = old_end + run;
@@ -218,7 +218,7 @@ impl Matcher {
     }
 }
 
-/// How far behind the beginning of both eight bytes are alike, if not far.
+/// The first offset, below [`SAME_AHEAD`], at which the same eight bytes occur in both.
 fn like_ahead(new: &[u8], old: &[u8]) -> Option<usize> {
     new.windows(8).zip(old.windows(8)).take(SAME_AHEAD).position(|(new, old)| word(new, 0) == word(old, 0))
 }

@@ -1,10 +1,9 @@
-//! One delta: content as copies of the prefix and what stands between them.
+//! Deltas: content as copies of ranges of the prefix and the bytes between them.
 //!
-//! For content of which most stands in the prefix. Made several times as fast as
-//! a zstd frame with long-distance matching, and smaller, because copies near the
-//! last one are as short as eight bytes. Measured on 275 MB of changed pages:
-//! 0.08 MB in 0.08 s, against 0.17 MB in 0.38 s; on 105 MB of scripts: 1.40 MB in
-//! 0.10 s, against 1.94 MB in 0.29 s.
+//! Used for content that is mostly contained in the prefix. A delta is encoded several times as
+//! fast as a zstd frame with long-distance matching. It is smaller, because copies near the last
+//! one can be as short as eight bytes. Measured on 275 MB of changed pages: 0.08 MB in 0.08 s,
+//! against 0.17 MB in 0.38 s; on 105 MB of scripts: 1.40 MB in 0.10 s, against 1.94 MB in 0.29 s.
 
 mod matches;
 
@@ -17,26 +16,26 @@ use super::layout::{self, PackCursor};
 use super::{PackError, frame};
 use crate::varint;
 
-/// The first byte of a delta; no zstd frame begins with it.
+/// The first byte of a delta. No zstd frame begins with it.
 const MARK: u8 = 1;
 const CHECKSUM_BYTES: usize = 8;
-/// At most this part of the content may stand nowhere in the prefix: what is left over finds its
-/// like among itself only.
+/// At most 1/4 of the content may be without a match in the prefix. These literals are compressed
+/// without the prefix, so with more of them a zstd frame is the better choice.
 const LITERAL_PART: usize = 4;
 
-/// Whether `bytes` are a delta: else they are a zstd frame.
+/// Whether `bytes` are a delta; otherwise they are a zstd frame.
 pub(super) fn is_delta(bytes: &[u8]) -> bool {
     bytes.first() == Some(&MARK)
 }
 
-/// Makes one delta after the other in the same memory.
+/// Encodes deltas, reusing its memory.
 #[derive(Debug, Default)]
 pub(super) struct DeltaEncoder {
     matcher: Matcher,
 }
 
 impl DeltaEncoder {
-    /// Describes `content` by `prefix`; nothing where not enough of it stands there.
+    /// Encodes `content` against `prefix`. Returns `None` if too little of it is in the prefix.
     pub(super) fn encode(&mut self, content: &[u8], prefix: &[u8], level: i32) -> io::Result<Option<Vec<u8>>> {
         if prefix.is_empty() {
             return Ok(None);
@@ -59,7 +58,7 @@ fn checksum(content: &[u8]) -> [u8; CHECKSUM_BYTES] {
     XxHash3_64::oneshot(content).to_le_bytes()
 }
 
-/// Copies by columns, as neighbours are alike, then all literals.
+/// The columns of the copies, since neighbours are similar, and then all literals.
 fn body(content: &[u8], matches: &[Match]) -> Vec<u8> {
     let mut out = Vec::new();
     varint::push(matches.len() as u64, &mut out);
@@ -76,10 +75,10 @@ fn body(content: &[u8], matches: &[Match]) -> Vec<u8> {
     out
 }
 
-/// Decodes a delta to exactly `content_bytes`: what `content` had is gone, also after an error.
+/// Decodes a delta to exactly `content_bytes`. Overwrites `content`, even on an error.
 ///
 /// # Errors
-/// A delta that breaks a rule of the format, or whose bases were others.
+/// Fails if the delta breaks a rule of the format, or if the bases are not those of the encoder.
 pub(super) fn decode_into(
     delta: &[u8],
     prefix: &[u8],
@@ -105,7 +104,7 @@ pub(super) fn decode_into(
     Ok(())
 }
 
-/// Puts together what `body` describes.
+/// Reassembles the content from `body`.
 fn apply(body: &[u8], prefix: &[u8], content_bytes: usize, content: &mut Vec<u8>) -> Result<(), PackError> {
     const WHAT: &str = "copies of a delta";
     const TOO_LONG: PackError = PackError::frame("the delta makes more than its content");
@@ -121,7 +120,7 @@ fn apply(body: &[u8], prefix: &[u8], content_bytes: usize, content: &mut Vec<u8>
     for _ in 0..count {
         let run = runs.number(WHAT)?;
         let length = lengths.number(WHAT)?;
-        // What is longer than the content is so after both.
+        // Check before copying, so that the content never grows beyond the declared length.
         let made = [content.len() as u64, run, length].into_iter().try_fold(0u64, u64::checked_add);
         if made.is_none_or(|made| made > content_bytes as u64) {
             return Err(TOO_LONG);

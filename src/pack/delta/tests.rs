@@ -1,4 +1,4 @@
-//! There and back, damage, and deltas that nobody should write.
+//! Round trips, damage, and malformed deltas.
 
 use proptest::prelude::*;
 
@@ -13,7 +13,7 @@ fn decode(delta: &[u8], prefix: &[u8], content_bytes: usize) -> Result<Vec<u8>, 
     decode_into(delta, prefix, content_bytes, &mut content).map(|()| content)
 }
 
-/// A delta of this body, whose checksum is right.
+/// A delta with this body and a valid checksum.
 fn delta_of(body: &[u8], content: &[u8]) -> Vec<u8> {
     let mut delta = vec![MARK];
     varint::push(body.len() as u64, &mut delta);
@@ -28,7 +28,7 @@ fn numbers(numbers: &[u64]) -> Vec<u8> {
     bytes
 }
 
-/// A text and what became of it by a few edits.
+/// A text and an edited version of it.
 fn edited() -> impl Strategy<Value = (Vec<u8>, Vec<u8>)> {
     let word = prop::collection::vec(any::<u8>(), 1..30);
     let edit = (any::<prop::sample::Index>(), 0usize..300, prop::collection::vec(any::<u8>(), 0..40));
@@ -74,7 +74,7 @@ fn every_changed_byte_of_delta_and_bases_is_noticed() {
     for bit in 0..delta.len() * 8 {
         let mut changed = delta.clone();
         changed[bit / 8] ^= 1 << (bit % 8);
-        // There may be two ways to say the same.
+        // Two encodings may be equivalent.
         assert!(decode(&changed, &old, new.len()).map_or(true, |content| content == new), "bit {bit}");
     }
     for end in 0..delta.len() {
