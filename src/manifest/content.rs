@@ -1,10 +1,11 @@
-//! The content id: equal for two trees that give a visitor the same.
+//! The content id: equal for two trees that look the same to a visitor.
 
 use crate::hash::ContentId;
 use crate::manifest::entry::{Entry, EntryKind};
 use crate::varint;
 
-/// BLAKE3 is several times faster over long inputs than over many short ones.
+/// Bytes collected before they are hashed: BLAKE3 is several times faster on long inputs than on
+/// many short ones.
 const BATCH_BYTES: usize = 64 * 1024;
 
 /// Computes a [`ContentId`] from entries in manifest order.
@@ -23,7 +24,7 @@ impl Default for ContentIdHasher {
 }
 
 impl ContentIdHasher {
-    /// Takes the next entry; retired ones do not count.
+    /// Adds the next entry. Retired entries are ignored.
     pub fn push(&mut self, entry: &Entry) {
         if !entry.is_live() {
             return;
@@ -52,7 +53,7 @@ impl ContentIdHasher {
         self.batch.extend_from_slice(text.as_bytes());
     }
 
-    /// The id of all that was pushed.
+    /// The content id of all entries that were added.
     #[must_use]
     pub fn finish(mut self) -> ContentId {
         self.hasher.update(&self.batch);

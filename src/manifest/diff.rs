@@ -1,4 +1,4 @@
-//! How two manifests differ: a merge of two sorted streams.
+//! Compares two manifests by merging two sorted streams.
 
 use std::collections::HashMap;
 use std::iter::Peekable;
@@ -9,18 +9,18 @@ use crate::hash::ObjectId;
 use crate::manifest::entry::{Entry, EntryKind};
 use crate::tree_path::TreePath;
 
-/// What two manifests have at one path.
+/// The entries of two manifests at the same path.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Pair {
-    /// Only the old one has it.
+    /// Only the old manifest has the path.
     Old(Entry),
-    /// Only the new one has it.
+    /// Only the new manifest has the path.
     New(Entry),
-    /// Both have it: old, new.
+    /// Both manifests have the path: the old and the new entry.
     Both(Entry, Entry),
 }
 
-/// Walks two manifests side by side, in path order.
+/// Iterates over two manifests at the same time, in path order.
 pub struct Pairs<A: Iterator, B: Iterator> {
     old: Peekable<A>,
     new: Peekable<B>,
@@ -33,7 +33,7 @@ impl<A: Iterator, B: Iterator> std::fmt::Debug for Pairs<A, B> {
 }
 
 impl<A: Iterator, B: Iterator> Pairs<A, B> {
-    /// Pairs up the entries of `old` and `new`, both in manifest order.
+    /// Pairs the entries of `old` and `new`, both in manifest order.
     pub fn new(old: A, new: B) -> Self {
         Self { old: old.peekable(), new: new.peekable() }
     }
@@ -61,53 +61,54 @@ impl<E, A: Iterator<Item = Result<Entry, E>>, B: Iterator<Item = Result<Entry, E
     }
 }
 
-/// What happened to a path.
+/// The kinds of changes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ChangeKind {
-    /// New, or back after it was retired.
+    /// New, or live again after it was retired.
     Added,
-    /// Other content, target or mode.
+    /// Its content, target or mode changed.
     Changed,
-    /// The content of a path that went is now here.
+    /// A live path that has the content of a path that was removed or retired.
     Renamed,
-    /// Gone from the tree, still served for a time.
+    /// No longer in the tree, but still served for some time.
     Retired,
     /// No longer served.
     Removed,
 }
 
-/// One path that differs.
+/// A path at which two manifests differ.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Change {
-    /// What happened.
+    /// The kind of change.
     pub kind: ChangeKind,
-    /// Where.
+    /// The path.
     pub path: TreePath,
-    /// Where the content was before, when renamed.
+    /// The old path of a renamed file.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub from: Option<TreePath>,
-    /// The size of the file now (before, for what went), in bytes; 0 for a link.
+    /// The size of the new file, or of the old one if the path was removed, in bytes; 0 for a link.
     pub size: u64,
-    /// The object now (before, for a live path that went); `None` for a link, and for a path that was retired before.
+    /// The object of the new file, or of the old one if a live path was removed. `None` for a link,
+    /// and for a path that was retired before.
     #[serde(skip)]
     pub object: Option<ObjectId>,
-    /// The object that a changed path had before.
+    /// The previous object of a changed path.
     #[serde(skip)]
     pub old_object: Option<ObjectId>,
 }
 
-/// How two manifests differ.
+/// The differences between two manifests.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Diff {
     /// Every path that differs, in path order.
     pub changes: Vec<Change>,
-    /// Live paths on which both agree.
+    /// The number of live paths that are the same in both.
     pub same: u64,
 }
 
 impl Diff {
-    /// The number of changes of a kind.
+    /// The number of changes of this kind.
     #[must_use]
     pub fn count(&self, kind: ChangeKind) -> usize {
         self.changes.iter().filter(|change| change.kind == kind).count()
@@ -129,7 +130,7 @@ fn change(kind: ChangeKind, entry: &Entry) -> Change {
 fn classify(pair: &Pair) -> Option<Change> {
     match pair {
         Pair::Old(old) if old.is_live() => Some(change(ChangeKind::Removed, old)),
-        // It left the tree with an earlier release: nothing of today is its new name.
+        // The path left the tree in an earlier release, so no path added now is its new name.
         Pair::Old(old) => Some(Change { object: None, ..change(ChangeKind::Removed, old) }),
         Pair::New(new) if new.is_live() => Some(change(ChangeKind::Added, new)),
         Pair::New(new) => Some(change(ChangeKind::Retired, new)),
@@ -149,8 +150,8 @@ fn classify(pair: &Pair) -> Option<Change> {
     }
 }
 
-/// Compares two manifests, both in manifest order. Times are not compared: a
-/// path whose content is the same is the same. Memory grows with the change.
+/// Compares two manifests, both in manifest order. Times are ignored: a path with the same content
+/// counts as unchanged. Memory grows with the number of changes.
 ///
 /// # Errors
 /// The first error of either stream.
@@ -170,8 +171,9 @@ pub fn diff<E>(
     Ok(result)
 }
 
-/// Joins each added path with a path that went and had the same object: of several, those that come first in path
-/// order. Takes both in path order, without empty files; returns the joined ones.
+/// Joins each added path with a removed path of the same object. If there are several, the first
+/// ones in path order are joined. Both lists must be in path order and without empty files. Returns
+/// the joined pairs.
 pub(crate) fn join_renames<A, G>(added: Vec<(ObjectId, A)>, gone: Vec<(ObjectId, G)>) -> Vec<(A, G)> {
     let mut by_object: HashMap<ObjectId, Vec<G>> = HashMap::new();
     for (object, from) in gone.into_iter().rev() {
@@ -181,7 +183,7 @@ pub(crate) fn join_renames<A, G>(added: Vec<(ObjectId, A)>, gone: Vec<(ObjectId,
     added.into_iter().filter_map(join).collect()
 }
 
-/// Turns an added path and a path of the same content that went into one rename.
+/// Merges an added path and a removed path with the same content into one rename.
 fn join_changes(changes: &mut Vec<Change>) {
     let of_kinds = |kinds: &[ChangeKind]| -> Vec<(ObjectId, usize)> {
         let indexes = changes.iter().enumerate().filter(|(_, change)| kinds.contains(&change.kind) && change.size > 0);

@@ -1,16 +1,16 @@
-//! One path of a manifest.
+//! A manifest entry: one path.
 
 use crate::hash::ObjectId;
 use crate::tree_path::{LinkTarget, TreePath};
 
-/// One path and what is there.
+/// A path and what is there.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
-    /// Where.
+    /// The path.
     pub path: TreePath,
-    /// What.
+    /// What is at the path.
     pub kind: EntryKind,
-    /// Set on a retired entry: the time, in seconds since 1970, until which it is still served.
+    /// When a retired entry stops being served, in seconds since 1970; `None` for a live entry.
     pub until: Option<u64>,
 }
 
@@ -26,30 +26,30 @@ pub enum EntryKind {
 /// The file at a path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FileEntry {
-    /// Its content.
+    /// The object with its content.
     pub object: ObjectId,
     /// Its length in bytes.
     pub size: u64,
     /// Its modification time on every mirror, in seconds since 1970.
     pub mtime: u64,
-    /// Whether it may be executed: the only mode there is.
+    /// Whether it is executable. Manifests store no other mode bits.
     pub exec: bool,
 }
 
 impl Entry {
-    /// Whether the tree has it, as opposed to retired.
+    /// Whether the tree has the entry; `false` if it is retired.
     #[must_use]
     pub const fn is_live(&self) -> bool {
         self.until.is_none()
     }
 
-    /// Whether it is retired and its time is over at `time`.
+    /// Whether the entry is retired and its `until` is at or before `time`.
     #[must_use]
     pub fn has_expired(&self, time: u64) -> bool {
         self.until.is_some_and(|until| until <= time)
     }
 
-    /// The file, unless it is a link.
+    /// The file; `None` for a link.
     #[must_use]
     pub const fn file(&self) -> Option<&FileEntry> {
         match &self.kind {
@@ -58,7 +58,8 @@ impl Entry {
         }
     }
 
-    /// Whether a visitor gets the same from both: content, exec and target, not times.
+    /// Whether both entries look the same to a visitor: compares content, exec bit and target, but
+    /// not times.
     #[must_use]
     pub fn has_content_of(&self, other: &Self) -> bool {
         match (&self.kind, &other.kind) {

@@ -2,11 +2,10 @@
 //!
 //! ---
 //!
-//! This room knows entries, the one spelling of a manifest, how two manifests
-//! differ and how the difference travels. It touches no file, socket, clock
-//! or environment: bytes come from a [`std::io::Read`] and go to a
-//! [`std::io::Write`] that somebody else opened. Everything streams: a
-//! manifest of a million entries is a normal size.
+//! This room defines entries, the canonical form of a manifest, the comparison of two manifests,
+//! and the transfer form of their difference. It touches no file, socket, clock or environment: the
+//! caller opens the [`std::io::Read`] and [`std::io::Write`] that it uses. Everything is streamed,
+//! because a manifest of a million entries is a normal size.
 
 mod codec;
 mod content;
@@ -27,73 +26,74 @@ use std::io;
 use crate::hash::ManifestId;
 use crate::tree_path::PathFault;
 
-/// The window of a compressed manifest or change has at most 8 MiB: bounds the memory of whoever reads.
+/// Maximum window of a compressed manifest or change, as a power of two: 8 MiB. Bounds the memory
+/// of a reader.
 pub const WINDOW_LOG_MAX: u32 = 23;
 
-/// What is wrong with a manifest or its transit form.
+/// Why a manifest, or a change to one, cannot be read or written.
 #[derive(Debug, thiserror::Error)]
 pub enum ManifestError {
-    /// Written by a newer headwater.
+    /// The manifest was written by a newer headwater.
     #[error("manifest format version {found} is newer than this headwater knows (1); upgrade headwater")]
     Version {
-        /// The version it claims.
+        /// The version that the manifest declares.
         found: String,
     },
-    /// The first line is no manifest header.
-    #[error("not a manifest: its first line is no header")]
+    /// The first line is not a manifest header.
+    #[error("not a manifest: the first line is not a header")]
     Header,
-    /// A line that is not in the canonical form.
+    /// A line is not in canonical form.
     #[error("manifest line {line} is not canonical: {what}")]
     Line {
-        /// Counted from 1, the header's.
+        /// The line number; the header is line 1.
         line: u64,
         /// What was expected.
         what: &'static str,
     },
-    /// A path or symlink target that breaks a rule.
+    /// A path or symlink target breaks a rule.
     #[error("manifest line {line}: a path or target {fault}")]
     Path {
-        /// Counted from 1, the header's.
+        /// The line number; the header is line 1.
         line: u64,
-        /// The rule.
+        /// The broken rule.
         fault: PathFault,
     },
-    /// Entries that are not in ascending order of their paths' bytes.
-    #[error("manifest entry {path:?} is out of order or there twice")]
+    /// The entries are not in ascending byte order of their paths.
+    #[error("manifest entry {path:?} is out of order or a duplicate")]
     Order {
-        /// The second of the two.
+        /// The path of the second entry.
         path: String,
     },
-    /// An entry below another entry, which is a file or a link.
-    #[error("manifest entry {path:?} lies below an entry that is no directory")]
+    /// An entry is below another entry, which is a file or a link.
+    #[error("manifest entry {path:?} lies below an entry that is not a directory")]
     BelowFile {
-        /// The lower one.
+        /// The path of the lower entry.
         path: String,
     },
     /// More entries than [`MAX_ENTRIES`].
     #[error("manifest has more than {MAX_ENTRIES} entries")]
     TooMany,
-    /// The work is no longer wanted.
+    /// The operation was cancelled.
     #[error("stopped")]
     Cancelled,
-    /// There is no memory for what a manifest change announces.
-    #[error("there is no memory for this manifest change")]
+    /// Too little memory is free for what a manifest change announces.
+    #[error("not enough memory for this manifest change")]
     NoMemory,
-    /// Complete and canonical, but not the manifest that was asked for.
-    #[error("manifest {found} stands where {expected} should: it is damaged")]
+    /// The manifest is canonical, but its id is not the expected one.
+    #[error("manifest digest mismatch: expected {expected}, got {found}")]
     WrongId {
-        /// The id asked for.
+        /// The expected id.
         expected: ManifestId,
         /// The id of the bytes.
         found: ManifestId,
     },
-    /// A manifest change that does not fit its base or lies about itself.
+    /// A manifest change does not fit its base, or does not contain what it announces.
     #[error("manifest change is invalid: {what}")]
     Transit {
-        /// What does not hold.
+        /// What is wrong.
         what: &'static str,
     },
-    /// The bytes could not be read or written.
+    /// Reading or writing failed.
     #[error("cannot read or write a manifest")]
     Io(#[from] io::Error),
 }

@@ -1,17 +1,17 @@
-//! Reading ahead: decoding is half of the work of whoever walks a manifest.
+//! Decodes a manifest on another thread. Decoding is half of the work of reading one.
 
 use std::sync::{Mutex, PoisonError};
 use std::thread::Builder;
 
 use crossbeam_channel::bounded;
 
-/// Items handed over at once: enough that the channel does not show.
+/// Items per batch; enough that the cost of the channel is negligible.
 const BATCH: usize = 512;
-/// Batches that wait.
+/// Batches that may wait in the channel.
 const WAITING: usize = 4;
 
-/// Gives `consume` the `items`, which another thread reads ahead. At most a
-/// few thousand of them wait.
+/// Calls `consume` with `items`, which another thread reads ahead. At most a few thousand items
+/// wait.
 pub fn read_ahead<T: Send, R>(
     items: impl Iterator<Item = T> + Send,
     consume: impl FnOnce(&mut dyn Iterator<Item = T>) -> R,
@@ -24,13 +24,13 @@ pub fn read_ahead<T: Send, R>(
             let Some(mut items) = take() else { return };
             loop {
                 let batch: Vec<T> = items.by_ref().take(BATCH).collect();
-                // Nobody takes them any more once whoever consumes has had enough.
+                // Sending fails once the consumer has stopped reading.
                 if batch.is_empty() || sender.send(batch).is_err() {
                     return;
                 }
             }
         };
-        // Where there is no thread to be had, they are read as they are consumed.
+        // If no thread can be started, the items are read while they are consumed.
         match Builder::new().spawn_scoped(scope, read).is_err().then(take).flatten() {
             Some(mut items) => consume(&mut items),
             None => consume(&mut batches.into_iter().flatten()),

@@ -1,8 +1,7 @@
 //! The canonical JSON lines of a manifest, written and read as a stream.
 //!
-//! There is exactly one spelling of each entry, so the reader is a parser of
-//! that spelling alone: what it accepts, the writer would write byte for byte
-//! (a property test holds both to it, against `serde_json`).
+//! Each entry has exactly one spelling, so the reader parses only that spelling: it accepts what
+//! the writer would write byte for byte. A property test checks both against `serde_json`.
 
 mod reader;
 #[cfg(test)]
@@ -19,34 +18,36 @@ use crate::tree_path::{LinkTarget, TreePath};
 use crate::varint::MAX_NUMBER;
 
 const HEADER: &[u8] = b"{\"headwater\":\"manifest\",\"version\":1}\n";
-/// Entries of one manifest: room for the largest trees people serve, a bound for what arrives.
+/// Maximum number of entries of a manifest: enough for the largest trees in use, and a bound for
+/// input from peers.
 pub const MAX_ENTRIES: u64 = 16_000_000;
-/// Two texts of 1,024 bytes in which every byte is escaped, and the fields around them.
+/// Maximum length of a line in bytes: two texts of 1,024 bytes, all of them escaped, and the other
+/// fields.
 const MAX_LINE_BYTES: usize = 8 * 1024;
-/// Bytes read, hashed and written at once.
+/// Bytes that are read, hashed and written at once.
 const CHUNK_BYTES: usize = 128 * 1024;
 
-/// What the writer counted on the way.
+/// Totals that the writer counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Totals {
     /// The id of the manifest.
     pub manifest: ManifestId,
-    /// The id of what its live entries show.
+    /// The id of the content of the live entries.
     pub content: ContentId,
-    /// Live and retired entries.
+    /// Number of entries, live and retired.
     pub entries: u64,
-    /// Retired entries.
+    /// Number of retired entries.
     pub retired: u64,
-    /// Sum of the sizes of the live files, in bytes.
+    /// Total size of the live files in bytes.
     pub bytes: u64,
-    /// The earliest time at which a retired entry is due to go.
+    /// The earliest `until` of a retired entry.
     pub until: Option<u64>,
 }
 
-/// Refuses paths that are not ascending or lie below a file.
+/// Refuses paths that do not ascend or that lie below a file.
 ///
-/// Byte order puts `a-x` between `a` and `a/b`, so the last path alone does
-/// not tell; kept are the lengths of all earlier paths that begin the last one.
+/// In byte order `a-x` is between `a` and `a/b`, so comparing with the last path is not enough. The
+/// guard also keeps the lengths of all earlier paths that are prefixes of the last one.
 #[derive(Debug, Default)]
 struct OrderGuard {
     last: String,
@@ -91,7 +92,8 @@ fn push_number(key: &str, value: u64, out: &mut Vec<u8>) {
     out.extend_from_slice(&digits[at..]);
 }
 
-// Paths and targets have no control characters and no backslash: the quote is all there is to escape.
+// Paths and targets contain no control characters and no backslash, so only the quote needs
+// escaping.
 fn push_text(text: &str, out: &mut Vec<u8>) {
     if memchr::memchr(b'"', text.as_bytes()).is_none() {
         return out.extend_from_slice(text.as_bytes());
@@ -104,7 +106,7 @@ fn push_text(text: &str, out: &mut Vec<u8>) {
     }
 }
 
-/// Appends the canonical line of `entry`, with its line feed.
+/// Appends the canonical line of `entry`, including its line feed.
 pub fn push_entry_line(entry: &Entry, out: &mut Vec<u8>) {
     out.extend_from_slice(b"{\"path\":\"");
     push_text(entry.path.as_str(), out);
@@ -152,7 +154,7 @@ impl<'a> Cursor<'a> {
         if self.accept(token) { Ok(()) } else { Err(self.fail(what)) }
     }
 
-    /// The text up to the closing quote, which is taken too.
+    /// Reads a text and its closing quote.
     fn text(&mut self) -> Result<std::borrow::Cow<'a, str>, ManifestError> {
         let mut unescaped: Option<Vec<u8>> = None;
         let mut from = 0;
@@ -182,7 +184,8 @@ impl<'a> Cursor<'a> {
     }
 
     fn number(&mut self) -> Result<u64, ManifestError> {
-        // One digit more than any number has: enough to refuse it, too few to overflow.
+        // Read one digit more than a valid number can have: enough to refuse it, too few to
+        // overflow.
         let digits = self.rest.iter().take(17).take_while(|byte| byte.is_ascii_digit()).count();
         let (text, rest) = self.rest.split_at(digits);
         let canonical = digits > 0 && digits <= 16 && (digits == 1 || text[0] != b'0');
@@ -224,8 +227,8 @@ impl<'a> Cursor<'a> {
     }
 }
 
-/// Reads one entry from its canonical line, given without its line feed;
-/// `line` is its number for errors.
+/// Parses an entry from its canonical line, without the line feed. `line` is the line number for
+/// errors.
 ///
 /// # Errors
 /// [`ManifestError::Line`] or [`ManifestError::Path`].

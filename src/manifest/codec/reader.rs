@@ -1,4 +1,4 @@
-//! Reading a manifest as a stream.
+//! Reads a manifest as a stream.
 
 use std::io::Read;
 use std::mem;
@@ -8,14 +8,14 @@ use crate::hash::ManifestId;
 use crate::manifest::ManifestError;
 use crate::manifest::entry::Entry;
 
-/// Reads a manifest, entry by entry, and refuses what is not canonical.
+/// Reads a manifest entry by entry and refuses anything that is not canonical.
 ///
-/// Until the last entry was read nothing tells that the manifest is the one
-/// that was asked for: a wrong id shows as an error in place of the end.
+/// The id is known only after the last entry: a wrong one is reported as an error in place of the
+/// end.
 #[derive(Debug)]
 pub struct ManifestReader<R> {
     input: R,
-    /// What was read is in `start..end` until it is parsed; the rest is room for the next read.
+    /// The unparsed bytes are in `start..end`; the rest is space for the next read.
     buffer: Vec<u8>,
     start: usize,
     end: usize,
@@ -26,10 +26,10 @@ pub struct ManifestReader<R> {
 }
 
 impl<R: Read> ManifestReader<R> {
-    /// Begins to read; with `expected`, the id is checked at the end.
+    /// Starts reading. With `expected`, the id is checked at the end.
     ///
     /// # Errors
-    /// A header that is none, or of a newer version, or an error of `input`.
+    /// Fails if the header is missing, malformed or of a newer version, and with errors of `input`.
     pub fn new(input: R, expected: Option<ManifestId>) -> Result<Self, ManifestError> {
         let mut reader = Self {
             input,
@@ -50,12 +50,12 @@ impl<R: Read> ManifestReader<R> {
         let digits = version.iter().take_while(|byte| byte.is_ascii_digit()).take(9).count();
         match std::str::from_utf8(&version[..digits]).ok().and_then(|text| text.parse::<u32>().ok()) {
             Some(found) if found > 1 => Err(ManifestError::Version { found: found.to_string() }),
-            // A reserved header field of a later minor writer is still version 1, but we cannot obey it.
+            // Version 1 reserves a header field for later writers, which this reader cannot obey.
             _ => Err(ManifestError::Header),
         }
     }
 
-    /// The range of the next line in `buffer`, without its line feed; nothing at the end.
+    /// The range of the next line in `buffer`, without its line feed; `None` at the end.
     fn line(&mut self) -> Result<Option<std::ops::Range<usize>>, ManifestError> {
         let mut searched = self.start;
         loop {
@@ -80,9 +80,9 @@ impl<R: Read> ManifestReader<R> {
         }
     }
 
-    /// Moves the `pending` bytes to the front and makes room for a read behind them.
+    /// Moves the `pending` bytes to the front and makes space for a read after them.
     ///
-    /// The room is zeroed once, not for each read: an input may give a byte at a time.
+    /// The space is zeroed once, not before each read, because an input may return single bytes.
     fn make_room(&mut self, pending: usize) {
         self.buffer.copy_within(self.start..self.end, 0);
         (self.start, self.end) = (0, pending);
@@ -103,7 +103,7 @@ impl<R: Read> ManifestReader<R> {
         Ok(Some(entry))
     }
 
-    /// The id of what was read so far; of the manifest, once the iterator has ended.
+    /// The id of what has been read so far; the manifest's id once the iterator has ended.
     #[must_use]
     pub fn id(&self) -> ManifestId {
         ManifestId::finish(&self.hasher)

@@ -1,4 +1,4 @@
-//! One spelling: what is written, what is read, what is refused.
+//! Tests of the canonical form: writing, reading and refusing.
 
 use super::*;
 use proptest::prelude::*;

@@ -1,4 +1,4 @@
-//! Writing a manifest as a stream.
+//! Writes a manifest as a stream.
 
 use std::io::Write;
 
@@ -9,7 +9,7 @@ use crate::manifest::content::ContentIdHasher;
 use crate::manifest::entry::{Entry, EntryKind};
 use crate::varint::MAX_NUMBER;
 
-/// Writes a manifest, entry by entry.
+/// Writes a manifest entry by entry.
 #[derive(Debug)]
 pub struct ManifestWriter<W> {
     out: W,
@@ -23,7 +23,7 @@ pub struct ManifestWriter<W> {
 }
 
 impl<W: Write> ManifestWriter<W> {
-    /// Begins a manifest on `out`.
+    /// Starts a manifest on `out`.
     pub fn new(out: W) -> Self {
         Self {
             out,
@@ -40,7 +40,8 @@ impl<W: Write> ManifestWriter<W> {
     /// Writes the next entry.
     ///
     /// # Errors
-    /// An entry out of order or below a file, a number over 2^53, or an error of the writer below.
+    /// Fails if the entry is out of order or below a file, or if a number exceeds 2^53; also with
+    /// errors of the underlying writer.
     pub fn push(&mut self, entry: &Entry) -> Result<(), ManifestError> {
         self.order.check(&entry.path)?;
         match &entry.kind {
@@ -79,10 +80,10 @@ impl<W: Write> ManifestWriter<W> {
         Ok(())
     }
 
-    /// Ends the manifest; gives back the writer below, not flushed.
+    /// Ends the manifest. Returns the underlying writer, which is not flushed.
     ///
     /// # Errors
-    /// Those of the writer below.
+    /// Errors of the underlying writer.
     pub fn finish(mut self) -> Result<(W, Totals), ManifestError> {
         self.flush()?;
         let totals = Totals {

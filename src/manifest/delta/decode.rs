@@ -1,4 +1,4 @@
-//! From a base manifest and a change to the new manifest.
+//! Applies a change to a base manifest.
 
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Read as _, Take, Write};
@@ -18,14 +18,14 @@ fn invalid(what: &'static str) -> ManifestError {
     ManifestError::Transit { what }
 }
 
-/// The start of a manifest change.
+/// The header of a manifest change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Head {
-    /// The manifest it changes; nothing for the empty one.
+    /// The manifest that the change applies to; `None` for the empty one.
     pub base: Option<ManifestId>,
-    /// `created` of the release it makes, seconds since 1970.
+    /// `created` of the resulting release, in seconds since 1970.
     pub created: u64,
-    /// Number of new objects.
+    /// The number of new objects.
     pub objects: u64,
 }
 
@@ -52,7 +52,7 @@ enum Op {
 struct Decoder<R> {
     input: R,
     head: Head,
-    /// The kind of the last operation: two runs of one kind in a row are one run that was cut.
+    /// The kind of the last run. Two runs of one kind in a row are refused, as they could be one.
     last_run: Option<u8>,
 }
 
@@ -110,7 +110,7 @@ impl<R: BufRead> Decoder<R> {
         }))
     }
 
-    /// Reads the length of a run. There is one spelling: a run is not cut in two.
+    /// Reads the length of a run. A run must not be split in two, so that there is one spelling.
     fn run_length(&mut self, kind: u8) -> Result<u64, ManifestError> {
         if self.last_run.replace(kind) == Some(kind) {
             return Err(invalid("a run is cut in two"));
@@ -169,20 +169,20 @@ impl<R: BufRead> Decoder<R> {
     }
 }
 
-/// What a manifest change may count, and whether to go on. A change that counts more is refused
-/// as soon as that shows, so that its work and memory are bounded by what was announced.
+/// The limits of a manifest change, and a cancellation check. A change that exceeds a limit is
+/// refused as soon as that is detected, so that the announced sizes bound time and memory.
 #[derive(Clone, Copy)]
 pub struct ChangeLimits<'a> {
-    /// Bytes of the encoded change, which bound what it may decode to.
+    /// Length of the encoded change in bytes. Bounds what it may decode to.
     pub encoded_bytes: u64,
-    /// Entries of the base manifest; `None` if it is not known how many it has.
+    /// Number of entries of the base manifest; `None` if it is not known.
     pub base_entries: Option<u64>,
-    /// Entries of the manifest that the change makes, as the release announces them.
+    /// Number of entries of the resulting manifest, as the release announces it.
     pub entries: u64,
-    /// Takes so many bytes of memory more for what the change needs, until its release is complete,
-    /// and returns whether they were there. Asked before they are used.
+    /// Reserves a number of bytes of memory until the release is complete, and returns `false` if
+    /// they are not available. Called before the memory is used.
     pub reserve: &'a dyn Fn(u64) -> bool,
-    /// Whether the work is no longer wanted. Asked every few thousand operations.
+    /// Whether the operation was cancelled. Called every few thousand operations.
     pub is_cancelled: &'a dyn Fn() -> bool,
 }
 
@@ -194,7 +194,8 @@ impl std::fmt::Debug for ChangeLimits<'_> {
 }
 
 impl ChangeLimits<'static> {
-    /// Those of a change of `encoded_bytes` bytes that this process made itself, for `entries` entries.
+    /// The limits of a change of `encoded_bytes` bytes and `entries` entries that this process made
+    /// itself.
     #[must_use]
     pub fn of_own(encoded_bytes: u64, entries: u64) -> Self {
         Self { encoded_bytes, base_entries: None, entries, reserve: &|_| true, is_cancelled: &|| false }
@@ -202,32 +203,33 @@ impl ChangeLimits<'static> {
 }
 
 impl ChangeLimits<'_> {
-    /// What a change may decode to: paths that are alike and runs of equal numbers compress to a
-    /// fiftieth or a hundredth, never to this.
+    /// Maximum length of the decoded change in bytes. Similar paths and runs of equal numbers
+    /// compress to a fiftieth or a hundredth, never to a thousandth.
     const fn decoded_bytes(&self) -> u64 {
         self.encoded_bytes.saturating_mul(1000).saturating_add(1 << 20)
     }
 
-    /// Reserves memory for `count` things of `bytes` bytes each.
+    /// Reserves memory for `count` items of `bytes` bytes each.
     fn reserve(&self, count: u64, bytes: u64) -> Result<(), ManifestError> {
         if count == 0 || (self.reserve)(count.saturating_mul(bytes)) { Ok(()) } else { Err(ManifestError::NoMemory) }
     }
 }
 
-/// What a receiver needs for each new object until the release is complete: its size and times (24),
-/// what arrived of it (48), its id and size (40), and its id among those of the store (32).
+/// Bytes that a receiver needs for each new object until the release is complete: its size and
+/// times (24), the received part (48), its id and size (40), and its id among those of the store
+/// (32).
 const OBJECT_BYTES: u64 = 24 + 48 + 40 + 32;
-/// What it needs for each position of the base that is named: the position, and its place in the
-/// table of ids at twice the load.
+/// Bytes for each position of the base that the change names: the position itself, and an entry of
+/// the hash table of ids at half load.
 const COPY_BYTES: u64 = 8 + 2 * (8 + 40 + 1);
-/// What it needs for each entry of the base where blocks may build on them: the id of its content.
+/// Bytes for each entry of the base, if blocks can have bases: the id of its content.
 const BASE_ENTRY_BYTES: u64 = 33;
-/// Positions that memory is reserved for at once.
+/// Number of positions for which memory is reserved at once.
 const COPIES_AT_ONCE: u64 = 1024;
-/// Operations between two looks at [`ChangeLimits::is_cancelled`].
+/// Number of operations between two calls of [`ChangeLimits::is_cancelled`].
 const OPERATIONS_BETWEEN_LOOKS: u64 = 4096;
 
-/// What the operations so far took of the base and made of the new manifest.
+/// Counts the base entries that were used and the new entries that were made so far.
 #[derive(Default)]
 struct Count {
     operations: u64,
@@ -260,34 +262,34 @@ impl Count {
     }
 }
 
-/// What a manifest change needs, read without its base.
+/// What a manifest change needs. Reading it does not require the base.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeltaSummary {
-    /// Its start.
+    /// The header of the change.
     pub head: Head,
     /// The new objects, by ordinal.
     pub objects: Vec<NewObject>,
-    /// Positions of entries of the base whose content is shown elsewhere too, ascending.
+    /// Positions of base entries whose content also appears elsewhere, ascending.
     pub base_entries: Vec<u64>,
 }
 
 impl DeltaSummary {
-    /// The size of all new objects together, in bytes.
+    /// The total size of the new objects in bytes.
     #[must_use]
     pub fn new_bytes(&self) -> u64 {
         self.objects.iter().fold(0, |sum, object| sum.saturating_add(object.size))
     }
 }
 
-/// Reads what a change needs. Takes time and memory in proportion to what `limits` allows.
+/// Reads what a change needs. `limits` bounds time and memory.
 ///
 /// # Errors
-/// A change that is malformed, names more than it announces, or counts more than `limits` allows;
-/// [`ManifestError::NoMemory`]; [`ManifestError::Cancelled`].
+/// Fails if the change is malformed, if it names more new objects than it announces, or if it
+/// exceeds `limits`; also with [`ManifestError::NoMemory`] and [`ManifestError::Cancelled`].
 pub fn summarize(change: impl BufRead, limits: &ChangeLimits<'_>) -> Result<DeltaSummary, ManifestError> {
     let mut decoder = Decoder::open(change, limits.decoded_bytes())?;
     let announced = decoder.head.objects;
-    // Each new object is shown by an entry at least.
+    // Each new object appears in at least one entry.
     if announced > limits.entries {
         return Err(invalid("it announces more new objects than the release has entries"));
     }
@@ -327,10 +329,12 @@ pub fn summarize(change: impl BufRead, limits: &ChangeLimits<'_>) -> Result<Delt
     Ok(DeltaSummary { head: decoder.head, objects, base_entries })
 }
 
-/// The objects at the given positions (ascending) of a base manifest, with their sizes.
+/// The objects at the given positions of a base manifest, with their sizes. The positions must
+/// ascend.
 ///
 /// # Errors
-/// A position that the base does not have or that is a link, or an error of the stream.
+/// Fails if a position is beyond the end of the base or names a link, and with errors of the
+/// stream.
 pub fn objects_at(
     positions: &[u64],
     base: impl Iterator<Item = Result<Entry, ManifestError>>,
@@ -383,7 +387,8 @@ impl<I: Iterator<Item = Result<Entry, ManifestError>>, W: Write> Applier<'_, I, 
                 *self.ids.get(ordinal).ok_or_else(unknown)?
             }
             EntryContent::FromBase(entry) => *self.copies.get(&entry).ok_or_else(unknown)?,
-            // Whether it is there is looked at when the tree is built, as for all that the base has.
+            // Whether the object exists is checked when the tree is built, as for objects of the
+            // base.
             EntryContent::Held(object, size) => (object, size),
         };
         Ok((EntryKind::File(FileEntry { object, size, mtime, exec }), until))
@@ -421,12 +426,12 @@ impl<I: Iterator<Item = Result<Entry, ManifestError>>, W: Write> Applier<'_, I, 
     }
 }
 
-/// Rebuilds the new manifest on `out` from its change, its base, the computed
-/// ids and sizes of the new objects, and what [`objects_at`] found. The caller
-/// compares the id in the totals with the announced one.
+/// Writes the new manifest to `out`. Needs its change, its base, the computed ids and sizes of the
+/// new objects, and the result of [`objects_at`]. The caller must compare the id in the totals with
+/// the announced one.
 ///
 /// # Errors
-/// A change that does not fit, an error of the base or of the writer.
+/// Fails if the change does not fit, and with errors of the base or of the writer.
 pub fn apply<W: Write>(
     change: impl BufRead,
     base: impl Iterator<Item = Result<Entry, ManifestError>>,
@@ -434,7 +439,7 @@ pub fn apply<W: Write>(
     copies: &HashMap<u64, (ObjectId, u64)>,
     out: W,
 ) -> Result<(W, Totals), ManifestError> {
-    // What it decodes to was bounded when its needs were read.
+    // Unbounded here: the decoded length was checked when the summary was read.
     let mut decoder = Decoder::open(change, u64::MAX)?;
     let writer = ManifestWriter::new(out);
     let mut applier = Applier { base, ids, copies, introduced: 0, last_path: String::new(), writer };

@@ -1,4 +1,4 @@
-//! From two manifests to the change between them.
+//! Computes the change between two manifests.
 
 use std::collections::{HashMap, HashSet};
 use std::io::{self, Write};
@@ -17,17 +17,17 @@ use crate::varint;
 enum EntryPosition {
     New(u32),
     Base(u64),
-    /// On the mirror, though not in its base.
+    /// The mirror has the object, although its base does not show it.
     Held,
 }
 
-/// Changed entries that are kept in memory between the two looks of the
-/// encoder; beyond that both manifests are read again.
+/// Maximum number of steps kept in memory between the two passes of the encoder. With more, both
+/// manifests are read again.
 const MAX_STEPS: usize = 200_000;
 
-/// An operation as the encoder sees it.
+/// An operation of the change, before it is encoded.
 enum DeltaStep {
-    /// So many entries stay or go, the last of which has this path.
+    /// A number of entries that are kept or dropped; the last of them has this path.
     Run(u8, u64, TreePath),
     Add(Entry),
     Change {
@@ -36,12 +36,12 @@ enum DeltaStep {
     },
 }
 
-/// Turns pairs into steps, runs joined.
+/// Converts pairs to steps and joins runs.
 struct DeltaSteps<I: Iterator> {
     pairs: std::iter::Peekable<I>,
 }
 
-/// The run that a pair belongs to.
+/// The kind of run that a pair belongs to; `None` if it is added or changed.
 fn run_of(pair: &Pair) -> Option<u8> {
     match pair {
         Pair::Old(_) => Some(OP_DROP),
@@ -79,7 +79,7 @@ impl<E, I: Iterator<Item = Result<Pair, E>>> Iterator for DeltaSteps<I> {
     }
 }
 
-/// Finds the object of a changed or added entry, each once.
+/// Records the object of a changed or added entry, if it is not recorded yet.
 fn find_content(step: &DeltaStep, wanted: &mut Vec<NewObjectRef>, places: &mut HashMap<ObjectId, EntryPosition>) {
     let (old, new) = match step {
         DeltaStep::Run(..) => return,
@@ -94,13 +94,13 @@ fn find_content(step: &DeltaStep, wanted: &mut Vec<NewObjectRef>, places: &mut H
     });
 }
 
-/// Enough of an object id to say that two are most likely one.
+/// The first 8 bytes of an object id; equal ones almost certainly mean equal ids.
 fn beginning(object: &ObjectId) -> u64 {
     let (beginning, _) = object.as_bytes().split_first_chunk().expect("an id has 32 bytes");
     u64::from_le_bytes(*beginning)
 }
 
-/// Takes the objects that the base shows somewhere out of `wanted` and renumbers the rest.
+/// Removes the objects that the base shows from `wanted` and renumbers the rest.
 fn find_in_base<E>(
     base: impl Iterator<Item = Result<Entry, E>>,
     wanted: Vec<NewObjectRef>,
@@ -117,7 +117,7 @@ fn find_in_base<E>(
     Ok(renumber(wanted, places))
 }
 
-/// Takes the objects that are `held` out of `wanted` and renumbers the rest.
+/// Removes the objects that are `held` from `wanted` and renumbers the rest.
 fn leave_out(
     held: &HashSet<ObjectId>,
     wanted: Vec<NewObjectRef>,
@@ -129,7 +129,7 @@ fn leave_out(
     renumber(wanted, places)
 }
 
-/// The objects that are still new, numbered again.
+/// Keeps the objects that are still new and renumbers them.
 fn renumber(mut wanted: Vec<NewObjectRef>, places: &mut HashMap<ObjectId, EntryPosition>) -> Vec<NewObjectRef> {
     let mut next = 0;
     wanted.retain(|one| match places.get_mut(&one.object) {
@@ -148,7 +148,7 @@ struct Encoder<'a, W> {
     buffer: Vec<u8>,
     created: u64,
     places: &'a HashMap<ObjectId, EntryPosition>,
-    /// Ordinals below this were introduced.
+    /// Objects with ordinals below this have been introduced.
     introduced: u32,
     last_path: String,
 }
@@ -247,9 +247,9 @@ impl<W: Write> Encoder<'_, W> {
     }
 }
 
-/// Writes the change that makes `new` out of `base`. Each of the two is
-/// opened up to three times, so give something that can be read again.
-/// Memory grows with the number of added and changed files, and by 8 bytes an entry of `base`.
+/// Encodes the change from `base` to `new`. Each stream is opened up to three times, so it must be
+/// repeatable. Memory grows with the number of added and changed files, and by 8 bytes per entry of
+/// `base`.
 ///
 /// # Errors
 /// The first error of either stream.
@@ -266,7 +266,8 @@ where
     encode_beside(base, new, base_id, created, &HashSet::new())
 }
 
-/// The same, for a mirror that has the objects `held` too: they are named, and not among the new ones.
+/// As [`encode`], for a mirror that also has the objects `held`: the change names them by id
+/// instead of listing them as new.
 ///
 /// # Errors
 /// As [`encode`].
@@ -295,7 +296,7 @@ where
         kept = kept.filter(|steps| steps.len() <= MAX_STEPS);
     }
     let beginnings: HashSet<u64> = places.keys().map(beginning).collect();
-    // Mostly the base has none of them, and need not be read for them again.
+    // Usually the base has none of the objects, and need not be read again to find them.
     if shown.iter().any(|shown| beginnings.contains(shown)) {
         wanted = find_in_base(base()?, wanted, &mut places)?;
     }

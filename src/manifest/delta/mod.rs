@@ -1,11 +1,10 @@
-//! How a manifest travels: as operations against a base manifest that the
-//! mirror has, so that its cost goes with the change.
+//! The transfer form of a manifest: operations against a base manifest that the mirror has, so that
+//! the size grows with the change.
 //!
-//! Object ids do not travel (they do not compress, and the receiver must
-//! compute them anyway): new content is named by its ordinal in the bundle,
-//! content that the base has by the position of an entry that shows it. Only
-//! what the mirror said it holds beside its base is named by its id.
-//! The form is described in `FORMAT.md`.
+//! Object ids are not transferred, because they are incompressible and the receiver must compute
+//! them anyway. New content is named by its ordinal in the bundle, and content of the base by the
+//! position of an entry that shows it. Only objects that the mirror reported in addition to its
+//! base are named by id. `FORMAT.md` describes the format.
 
 mod decode;
 mod encode;
@@ -22,7 +21,7 @@ use crate::tree_path::TreePath;
 
 const MAGIC: &[u8; 4] = b"HWMC";
 const VERSION: u8 = 1;
-/// Fast, and within a few per cent of the best for these small streams.
+/// zstd level: fast, and within a few per cent of the best for these small streams.
 const LEVEL: i32 = 3;
 
 const OP_END: u8 = 0;
@@ -42,18 +41,18 @@ const EARLIER_NEW: u8 = 0x20;
 const FROM_BASE: u8 = 0x30;
 const HELD: u8 = 0x40;
 
-/// A new object of a bundle, in the order of ordinals.
+/// A new object of a bundle. Its index is its ordinal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NewObject {
     /// Its length in bytes.
     pub size: u64,
-    /// The modification time of the first entry that shows it, seconds since 1970.
+    /// The modification time of the first entry that shows it, in seconds since 1970.
     pub mtime: u64,
-    /// Whether the first entry that shows it may be executed.
+    /// Whether the first entry that shows it is executable.
     pub exec: bool,
 }
 
-/// What the encoder found to be new, with its id: known to the origin only.
+/// A new object that the encoder found, with its id, which only the origin knows.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewObjectRef {
     /// The object.
@@ -67,7 +66,7 @@ pub struct NewObjectRef {
 /// A manifest change and the objects it needs.
 #[derive(Debug, Clone)]
 pub struct Change {
-    /// The transit form.
+    /// The encoded change.
     pub bytes: Arc<[u8]>,
     /// The new objects, by ordinal.
     pub wanted: Vec<NewObjectRef>,

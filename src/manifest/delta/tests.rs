@@ -1,4 +1,4 @@
-//! The change between any two manifests, and what hostile ones come to.
+//! Tests of changes between any two manifests, and of hostile changes.
 
 use std::collections::HashSet;
 use std::io;
@@ -31,7 +31,7 @@ fn id_of(entries: &[Entry]) -> ManifestId {
     writer.finish().unwrap().1.manifest
 }
 
-/// Limits that no change of these tests reaches.
+/// Limits that no change in these tests reaches.
 const WIDE: ChangeLimits<'static> = ChangeLimits {
     encoded_bytes: 1 << 20,
     base_entries: None,
@@ -69,7 +69,7 @@ fn a_rename_and_a_copy_need_no_new_content() {
 
 #[test]
 fn sizes_and_times_of_two_to_the_53rd_and_more_are_refused() {
-    // One new file of a size, a time and an end, in a release made at a time.
+    // One new file with a size, mtime and `until`, in a release with a `created`.
     let change = |numbers: [u64; 4]| {
         let [created, size, mtime, until] = numbers;
         let mut plain = [&MAGIC[..], &[VERSION], &[0; 32]].concat();
@@ -126,7 +126,7 @@ fn damage_anywhere_is_an_error_or_another_manifest() {
             bytes[at] ^= damage;
             let packed = zstd::encode_all(&bytes[..], 1).unwrap();
             if let Ok(id) = decode(&packed, &ids, &base) {
-                // Only the announced base, the time and sizes are not in the result: whoever stages compares those.
+                // The result lacks only the announced base, time and sizes; staging compares those.
                 assert!(
                     id != id_of(&new)
                         || summarize(&packed[..], &WIDE).unwrap() != summarize(&*change.bytes, &WIDE).unwrap(),
@@ -140,7 +140,7 @@ fn damage_anywhere_is_an_error_or_another_manifest() {
     assert!(decode(&change.bytes[..change.bytes.len() - 1], &ids, &base).is_err());
 }
 
-/// A change of these operations, without new objects, against no base.
+/// A change with these operations, without new objects and without a base.
 fn change_of(operations: &[u8]) -> Vec<u8> {
     let head: &[u8] = &[b"HWMC\x01".as_slice(), &[0; 32], &[50, 0]].concat();
     zstd::encode_all(&[head, operations, &[OP_END]].concat()[..], 1).unwrap()
