@@ -1,7 +1,7 @@
 //! Validated names: paths inside a content tree, symlink targets, sites.
 //!
-//! Whatever holds one of these types may use it as a path below a root
-//! without a further check. Refuses to know what is on any disk.
+//! A value of these types can be used below a root without further checks. This module does not
+//! access any disk.
 
 use std::borrow::Borrow;
 use std::fmt;
@@ -10,17 +10,17 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use unicode_normalization::UnicodeNormalization as _;
 
-/// Longest component, in bytes: the limit of ext4, XFS, btrfs and APFS.
+/// Maximum length of a component in bytes: the limit of ext4, XFS, btrfs and APFS.
 pub const MAX_COMPONENT_BYTES: usize = 255;
-/// Longest path, in bytes.
+/// Maximum length of a path in bytes.
 pub const MAX_PATH_BYTES: usize = 1024;
-/// Longest site name, in bytes.
+/// Maximum length of a site name in bytes.
 pub const MAX_SITE_BYTES: usize = 64;
 
-/// Why a text is no valid path, target or name.
+/// Why a text is not a valid path, target or name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum PathFault {
-    /// Nothing at all.
+    /// Is empty.
     #[error("is empty")]
     Empty,
     /// Begins with `/`.
@@ -29,7 +29,7 @@ pub enum PathFault {
     /// Has `//`, or ends in `/`.
     #[error("has an empty component")]
     EmptyComponent,
-    /// Has a component `.` or `..` where none may stand.
+    /// Has a component `.` or `..` where it is not allowed.
     #[error("has a component '.' or '..'")]
     DotComponent,
     /// Has a control character.
@@ -50,10 +50,11 @@ pub enum PathFault {
     /// A symlink target that leads out of the tree.
     #[error("leads out of the tree")]
     Escapes,
-    /// A symlink target with `..` behind a name, which may pass through another link.
-    #[error("has '..' behind a name, which may escape through another link")]
+    /// A symlink target with `..` after a name. The name may be another link, which then leads out.
+    #[error("has '..' after a name, which may lead out through another link")]
     DotDotBehindName,
-    /// A site name with other characters than `a-z 0-9 - _ .`, or beginning with `.` or `-`.
+    /// A site name with characters other than `a-z 0-9 - _ .`, or beginning with `.`, `-` or `_`,
+    /// or too long.
     #[error("is not of a-z, 0-9, '-', '_', '.' beginning with a letter or digit, at most 64 bytes")]
     Site,
 }
@@ -77,28 +78,28 @@ fn check_whole(text: &str) -> Result<(), PathFault> {
     if text.starts_with('/') {
         return Err(PathFault::Absolute);
     }
-    // One pass without branches: nearly every path is good.
+    // One pass without branches, because nearly every path is valid.
     let is_odd = |byte: u8| byte == b'\\' || byte < 0x20 || byte == 0x7f;
     if text.bytes().fold(false, |odd, byte| odd | is_odd(byte)) {
         let first = text.bytes().find(|byte| is_odd(*byte));
         return Err(if first == Some(b'\\') { PathFault::Backslash } else { PathFault::Control });
     }
-    // C1 controls steer terminals too; they are two bytes beginning with 0xc2.
+    // C1 controls also affect terminals. In UTF-8 they are two bytes, beginning with 0xc2.
     if !text.is_ascii() && text.chars().any(char::is_control) {
         return Err(PathFault::Control);
     }
     Ok(())
 }
 
-/// A path inside a content tree: UTF-8, relative, `/` between components, no
-/// empty, `.` or `..` component, no control character, no backslash, each
-/// component at most 255 bytes, the whole at most 1,024. Ordered by bytes.
+/// A path inside a content tree. It is UTF-8 and relative, with `/` between components. No
+/// component is empty, `.` or `..`; each has at most 255 bytes, and the path at most 1,024. It
+/// contains no control character and no backslash. Ordered by bytes.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct TreePath(Box<str>);
 
 impl TreePath {
-    /// The path `text`, checked.
+    /// Checks `text` and makes it a path.
     ///
     /// # Errors
     /// The first rule that `text` breaks.
@@ -120,13 +121,13 @@ impl TreePath {
         self.0.rsplit_once('/').map_or(&*self.0, |(_, name)| name)
     }
 
-    /// All but the last component; nothing for a path at the root.
+    /// All but the last component; `None` for a path in the root.
     #[must_use]
     pub fn parent(&self) -> Option<&str> {
         self.0.rsplit_once('/').map(|(parent, _)| parent)
     }
 
-    /// What follows the last dot of the name, if the dot is neither its first nor its last character.
+    /// The part of the name after its last dot. `None` if the dot is its first or last character.
     #[must_use]
     pub fn extension(&self) -> Option<&str> {
         match self.name().rsplit_once('.') {
@@ -135,14 +136,14 @@ impl TreePath {
         }
     }
 
-    /// Whether this is `directory` or lies below it.
+    /// Whether the path is `directory` or lies below it.
     #[must_use]
     pub fn is_within(&self, directory: &str) -> bool {
         self.0.strip_prefix(directory).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
     }
 
-    /// What two paths have in common that a file system without regard to
-    /// case or normal form cannot tell apart.
+    /// The path in a form that is equal for paths that a file system cannot distinguish if it
+    /// ignores case or normalization.
     #[must_use]
     pub fn folded(&self) -> String {
         if self.0.is_ascii() {
@@ -193,7 +194,7 @@ impl From<TreePath> for String {
     }
 }
 
-/// The target of a symlink in a tree: relative, with `..` at its start only.
+/// The target of a symlink in a tree: relative, with `..` only at its start.
 ///
 /// Whether it stays inside the tree depends on where the link is: see [`LinkTarget::check_at`].
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -201,7 +202,7 @@ impl From<TreePath> for String {
 pub struct LinkTarget(Box<str>);
 
 impl LinkTarget {
-    /// The target `text`, checked.
+    /// Checks `text` and makes it a target.
     ///
     /// # Errors
     /// The first rule that `text` breaks.
@@ -228,7 +229,7 @@ impl LinkTarget {
         &self.0
     }
 
-    /// Refuses a target that, from a link at `path`, leads out of the tree.
+    /// Refuses a target that leads out of the tree from a link at `path`.
     ///
     /// # Errors
     /// [`PathFault::Escapes`].
@@ -236,9 +237,8 @@ impl LinkTarget {
         self.destination(path).map(|_| ()).ok_or(PathFault::Escapes)
     }
 
-    /// Where a link at `path` leads, as text relative to the tree's root
-    /// (empty for the root itself), other links on the way not followed;
-    /// nothing when that is outside of the tree.
+    /// The destination of a link at `path`, relative to the root of the tree and empty for the root
+    /// itself. Other links are not followed. `None` if it is outside the tree.
     #[must_use]
     pub fn destination(&self, path: &TreePath) -> Option<String> {
         let mut place: Vec<&str> = path.as_str().split('/').collect();
@@ -282,13 +282,13 @@ impl From<LinkTarget> for String {
     }
 }
 
-/// The identity that releases and mirrors agree on.
+/// The name of a site, on which releases and mirrors must agree.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Site(Box<str>);
 
 impl Site {
-    /// The site `text`, checked.
+    /// Checks `text` and makes it a site.
     ///
     /// # Errors
     /// [`PathFault::Site`].
@@ -309,7 +309,7 @@ impl Site {
 }
 
 impl Default for Site {
-    /// The site of those who name none: `default`.
+    /// The site if none is named: `default`.
     fn default() -> Self {
         Self("default".into())
     }

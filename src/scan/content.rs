@@ -1,9 +1,8 @@
-//! One file: opened without a way out of the tree, and hashed only if it
-//! stayed as it was.
+//! Opens files without leaving the tree, and hashes each file only if it did not change meanwhile.
 //!
-//! Every step below the root is opened by itself and never through a link, so
-//! that nobody who swaps a directory for a link makes us read what lies
-//! outside. (In follow mode links are what the operator asked for.)
+//! Every directory below the root is opened step by step and without following links. A process
+//! that replaces a directory by a link therefore cannot make the scan read files outside. (In
+//! follow mode the operator asked for links to be followed.)
 
 use std::fs::{File, Metadata};
 use std::io::{self, Read};
@@ -15,18 +14,19 @@ use super::workers::Counters;
 use crate::fsx::{self, Dir, FileStat, IoError};
 use crate::hash::ObjectId;
 
-/// Bytes read at once: past the point where system calls show, and small
-/// enough to stay in a core's cache.
+/// Bytes per read: large enough that the cost of system calls is negligible, small enough for the
+/// cache of a core.
 const READ_BYTES: usize = 256 * 1024;
-/// Largest file that is searched for a private key, in bytes: a chain of certificates with its key has a tenth.
+/// Maximum size of a file that is searched for a private key, in bytes. A certificate chain with
+/// its key takes a tenth of this.
 const MAX_KEY_BYTES: usize = 64 * 1024;
 
-/// Why a file gave no content.
+/// Why a file could not be hashed.
 #[derive(Debug)]
 pub(super) enum ContentFault {
-    /// It is not, or did not stay, what its stamp says.
+    /// The file does not match its stamp, or changed while it was read.
     Changed,
-    /// The scan ended meanwhile.
+    /// The scan was stopped.
     Stopped,
     Io(io::Error),
 }
@@ -37,9 +37,8 @@ impl From<IoError> for ContentFault {
     }
 }
 
-/// Opens entries of one root. Keeps the last directory open, as neighbours
-/// come one after the other, and only that one: trees may be deeper than a
-/// process may have open files.
+/// Opens entries of one root. Keeps the last directory open, because neighbours follow one another;
+/// only that one, because a tree may be deeper than the limit of open files.
 #[derive(Debug)]
 pub(super) struct Opener<'a> {
     root: &'a OpenRoot,
@@ -52,7 +51,7 @@ impl<'a> Opener<'a> {
         Self { root, follow, last: None }
     }
 
-    /// The open directory and the name in it of the entry at `relative`.
+    /// The open directory that contains the entry at `relative`, and the entry's name in it.
     fn locate<'p>(&mut self, relative: &'p str) -> fsx::Result<(&Dir, &'p str)> {
         let Some((parent, name)) = relative.rsplit_once('/') else { return Ok((&self.root.dir, relative)) };
         if self.last.as_ref().is_none_or(|(path, _)| path != parent) {
@@ -67,7 +66,7 @@ impl<'a> Opener<'a> {
         Ok((self.last.as_ref().map_or(&self.root.dir, |(_, dir)| dir), name))
     }
 
-    /// Opens the file at `relative`, whatever it is.
+    /// Opens the file at `relative` without checking its stamp.
     pub(super) fn open_any(&mut self, relative: &str) -> fsx::Result<File> {
         if self.follow {
             return fsx::open_read(&fsx::resolve(&self.root.path.join(relative))?);
@@ -76,12 +75,12 @@ impl<'a> Opener<'a> {
         dir.open_file(name)
     }
 
-    /// Opens the file at `relative` if it is what `stamp` says.
+    /// Opens the file at `relative` if it matches `stamp`.
     pub(super) fn open(&mut self, relative: &str, stamp: &FileStat) -> Result<File, ContentFault> {
         check(self.open_any(relative)?, relative, stamp)
     }
 
-    /// The same for one file alone, whose neighbours do not follow.
+    /// As [`Opener::open`], for a single file. Keeps no directory open.
     pub(super) fn open_once(&self, relative: &str, stamp: &FileStat) -> Result<File, ContentFault> {
         let file = match self.follow {
             true => fsx::open_read(&fsx::resolve(&self.root.path.join(relative))?)?,
@@ -90,7 +89,7 @@ impl<'a> Opener<'a> {
         check(file, relative, stamp)
     }
 
-    /// The target of the link at `relative`.
+    /// Reads the target of the link at `relative`.
     pub(super) fn read_link(&mut self, relative: &str) -> Result<Vec<u8>, ContentFault> {
         let (dir, name) = self.locate(relative)?;
         match dir.read_link(name) {
@@ -113,7 +112,7 @@ fn is_still(meta: &Metadata, stamp: &FileStat) -> bool {
     meta.is_file() && FileStat::of(meta) == *stamp
 }
 
-/// Hashes files one after the other in one buffer.
+/// Hashes files one after another, reusing one buffer.
 #[derive(Debug)]
 pub(super) struct FileHasher {
     buffer: Vec<u8>,
@@ -124,8 +123,8 @@ impl FileHasher {
         Self { buffer: vec![0; READ_BYTES] }
     }
 
-    /// The id of the file at `relative`, which is as `stamp` says before and
-    /// after it is read, and whether it begins with a private key.
+    /// Returns the id of the file at `relative`, and whether it begins with a private key. The file
+    /// must match `stamp` before and after it is read.
     pub(super) fn hash(
         &mut self,
         opener: &mut Opener<'_>,
@@ -135,7 +134,7 @@ impl FileHasher {
     ) -> Result<(ObjectId, bool), ContentFault> {
         let file = opener.open(relative, stamp)?;
         let id = self.hash_stable(&file, stamp, counters, || Ok(fsx::fstat(&file, Path::new(relative))?))?;
-        // All of a file of this size is still in the buffer.
+        // A file of at most this size is still in the buffer as a whole.
         let size = usize::try_from(stamp.size).unwrap_or(usize::MAX);
         let has_private_key = size <= MAX_KEY_BYTES && begins_with_private_key(&self.buffer[..size]);
         Ok((id, has_private_key))
@@ -152,7 +151,7 @@ impl FileHasher {
         if is_still(&now()?, stamp) { Ok(id) } else { Err(ContentFault::Changed) }
     }
 
-    /// The id of the first `size` bytes. The end is not looked for: what grew
+    /// The id of the first `size` bytes. Does not look for the end of the file: a file that grew
     /// has another stamp.
     fn hash_exactly(
         &mut self,
@@ -166,7 +165,7 @@ impl FileHasher {
             if counters.stop.load(Ordering::Relaxed) {
                 return Err(ContentFault::Stopped);
             }
-            // What fits the buffer is in it as a whole in the end, also after short reads.
+            // A file that fits the buffer is collected in it, even by short reads.
             let done = if size <= READ_BYTES as u64 { usize::try_from(size - left).unwrap_or(0) } else { 0 };
             let wanted = usize::try_from(left).unwrap_or(READ_BYTES).min(READ_BYTES - done);
             match reader.read(&mut self.buffer[done..done + wanted]) {
@@ -174,7 +173,7 @@ impl FileHasher {
                 Ok(count) => {
                     hasher.update(&self.buffer[done..done + count]);
                     left -= count as u64;
-                    // Noted while a file is read: one may take minutes.
+                    // Counted during the file, because reading a large one may take minutes.
                     counters.hashed_bytes.fetch_add(count as u64, Ordering::Relaxed);
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -185,8 +184,8 @@ impl FileHasher {
     }
 }
 
-/// Whether `content` begins with a private key in PEM, PGP's armour or PuTTY's form. Other PEM blocks, such as a
-/// certificate, may stand before the key.
+/// Whether `content` begins with a private key in PEM, in PGP armour or in PuTTY's format. Other
+/// PEM blocks, such as certificates, may precede the key.
 fn begins_with_private_key(content: &[u8]) -> bool {
     let text = content.strip_prefix(b"\xef\xbb\xbf").unwrap_or(content).trim_ascii_start();
     let is_label = |line: &[u8]| line.ends_with(b"PRIVATE KEY-----") || line.ends_with(b"PRIVATE KEY BLOCK-----");
@@ -202,7 +201,7 @@ mod tests {
     use super::super::Root;
     use super::*;
 
-    /// A file that somebody writes to once its first bytes were read.
+    /// A file that is written to once its first bytes were read.
     struct Disturbed<'a, F: FnMut()>(&'a File, F);
 
     impl<F: FnMut()> Read for Disturbed<'_, F> {
@@ -218,7 +217,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("f");
         std::fs::write(&path, "12345678").unwrap();
-        // Old, so that a write within one tick of the clock shows too.
+        // An old mtime, so that a write within one tick of the clock is detected too.
         let old = std::time::UNIX_EPOCH + std::time::Duration::from_secs(1_000_000_000);
         File::options().write(true).open(&path).unwrap().set_modified(old).unwrap();
         let file = File::open(&path).unwrap();

@@ -1,8 +1,7 @@
-//! What can be wrong with a content tree, and how it is told.
+//! Errors of a scan, and their texts.
 //!
-//! Faults are collected, not thrown: the operator sees all of them at once.
-//! Names come from a disk that others write to, so that every one is escaped
-//! before it goes into a text.
+//! Faults are collected, so that the operator sees all of them at once. File names may contain
+//! anything, so every name is escaped before it becomes part of a text.
 
 use std::fmt::{self, Write as _};
 use std::io;
@@ -14,92 +13,92 @@ use crate::fsx::IoError;
 use crate::text::is_invisible;
 use crate::tree_path::PathFault;
 
-/// Paths that a message names before it only counts.
+/// Maximum number of paths in a message; the rest is only counted.
 const SHOWN: usize = 20;
 
 /// A path that cannot be distributed.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct RejectedPath {
-    /// Where, escaped for a terminal.
+    /// The path, escaped for a terminal.
     pub path: String,
-    /// What is wrong with it; reads on from the path: `is a fifo`.
+    /// What is wrong with it, as a continuation of the path, for example `is a fifo`.
     pub why: String,
 }
 
-/// How a path is not as it was.
+/// How a path changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum TreeChangeKind {
-    /// Something else is there now, or it was written to.
+    /// It has another kind or content.
     Changed,
-    /// It was not there.
+    /// It is new.
     Added,
-    /// It is gone.
+    /// It was removed.
     Removed,
 }
 
-/// A path that is not as it was.
+/// A path that changed during the scan, or since.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct TreeChange {
-    /// Where, escaped for a terminal.
+    /// The path, escaped for a terminal.
     pub path: String,
-    /// In what way.
+    /// How it changed.
     pub how: TreeChangeKind,
 }
 
 /// Why a content tree could not be scanned.
 #[derive(Debug, thiserror::Error)]
 pub enum ScanError {
-    /// A root that is missing, no directory, or closed to us.
-    #[error("content tree {} is no readable directory", escape_path(path))]
+    /// A root is missing, is not a directory, or cannot be read.
+    #[error("content tree {} is not a readable directory", escape_path(path))]
     Root {
-        /// The root, as given.
+        /// The root, as configured.
         path: PathBuf,
         /// Why it cannot be opened.
         source: IoError,
     },
-    /// More roots than can be told apart.
+    /// There are more roots than 16 bits can number.
     #[error("more than 65,535 content trees")]
     TooManyRoots,
-    /// An exclusion that is no pattern.
+    /// An exclusion is not a valid pattern.
     #[error("exclude pattern {} is invalid", escape(pattern.as_bytes()))]
     Exclude {
-        /// The pattern, as given.
+        /// The pattern, as configured.
         pattern: String,
-        /// Where it goes wrong.
+        /// What is wrong with it.
         source: ignore::Error,
     },
-    /// Paths that cannot be distributed; all of them, sorted.
+    /// Paths that cannot be distributed.
     #[error("{} cannot be distributed: {}", paths(list.len()), PathList(list, list.len()))]
     RejectedPaths {
-        /// Each of them.
+        /// All of them, sorted.
         list: Vec<RejectedPath>,
     },
-    /// Files or directories that cannot be read, and nothing worse; all of them, sorted.
+    /// Files or directories that cannot be read. Only reported if every path could be distributed.
     #[error("{} cannot be read: {}", paths(list.len()), PathList(list, list.len()))]
     Unreadable {
-        /// Each of them.
+        /// All of them, sorted.
         list: Vec<RejectedPath>,
     },
-    /// The tree was written to meanwhile.
+    /// The tree was changed during the scan, or since.
     #[error("content changed while it was read: {}", PathList(list, *count))]
     Changed {
-        /// The first few, sorted.
+        /// The first changes, sorted.
         list: Vec<TreeChange>,
-        /// How many there are.
+        /// The total number of changes.
         count: usize,
     },
-    /// The user asked to stop.
+    /// The scan was cancelled.
     #[error("cancelled")]
     Cancelled,
-    /// The system gives us no thread.
+    /// No thread could be started.
     #[error("cannot start a thread")]
     Thread {
-        /// Why.
+        /// The error of the system.
         source: io::Error,
     },
 }
 
-/// One thing that is wrong, before all of them are sorted out.
+/// One fault, before all of them are combined into an error.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum ScanFault {
     Refused(RejectedPath),
@@ -120,19 +119,19 @@ impl ScanFault {
         Self::refused(path, fault.to_string())
     }
 
-    /// What an error of the system on a path that was there a moment ago means.
+    /// Converts an error of the system on a path that existed a moment ago.
     pub(super) fn io(path: String, error: &io::Error) -> Self {
         use io::ErrorKind as Kind;
         match error.kind() {
             Kind::NotFound => Self::altered(path, TreeChangeKind::Removed),
-            // A directory or file that became a link, or a directory that became a file.
+            // A directory or file was replaced by a link, or a directory by a file.
             Kind::NotADirectory | Kind::IsADirectory => Self::altered(path, TreeChangeKind::Changed),
             _ if is_link_error(error) => Self::altered(path, TreeChangeKind::Changed),
             _ => Self::Unreadable(RejectedPath { path, why: format!("cannot be read ({error})") }),
         }
     }
 
-    /// The same as seen by a second look at a tree that was in order.
+    /// Converts a fault found by the recheck of a valid tree.
     pub(super) fn into_tree_change(self) -> TreeChange {
         match self {
             Self::Altered(alteration) => alteration,
@@ -143,14 +142,14 @@ impl ScanFault {
     }
 }
 
-/// Whether a path was refused for being a link, or for links that go on without end.
+/// Whether a path was refused because it is a link, or because links form a loop.
 pub(super) fn is_link_error(error: &io::Error) -> bool {
     // `ErrorKind::FilesystemLoop` is not stable yet.
     Errno::from_io_error(error) == Some(Errno::LOOP)
 }
 
-/// The error that all `faults` together make. What people must mend comes
-/// before what a second try may mend.
+/// Combines all `faults` into one error. Faults that an operator must fix take precedence over
+/// those that another try may fix.
 pub(super) fn settle(faults: Vec<ScanFault>) -> Result<(), ScanError> {
     let is_refused = faults.iter().any(|fault| matches!(fault, ScanFault::Refused(_)));
     let (mut list, mut altered) = (Vec::new(), Vec::new());
@@ -168,7 +167,7 @@ pub(super) fn settle(faults: Vec<ScanFault>) -> Result<(), ScanError> {
     }
 }
 
-/// The error that `list` makes, if there is anything in it.
+/// The error for `list`, unless it is empty.
 pub(super) fn changed(mut list: Vec<TreeChange>) -> Result<(), ScanError> {
     if list.is_empty() {
         return Ok(());
@@ -200,7 +199,7 @@ impl fmt::Display for TreeChange {
     }
 }
 
-/// The first few of a list, and how many more there are.
+/// The first items of a list, and the number of the others.
 struct PathList<'a, T>(&'a [T], usize);
 
 impl<T: fmt::Display> fmt::Display for PathList<'_, T> {
@@ -215,7 +214,7 @@ impl<T: fmt::Display> fmt::Display for PathList<'_, T> {
     }
 }
 
-/// `bytes` with everything escaped that is no text or that steers a terminal.
+/// Escapes everything in `bytes` that is not text or that controls a terminal.
 pub(super) fn escape(bytes: &[u8]) -> String {
     let mut text = String::with_capacity(bytes.len());
     for chunk in bytes.utf8_chunks() {
@@ -233,7 +232,7 @@ pub(super) fn escape(bytes: &[u8]) -> String {
 }
 
 fn push_byte(byte: u8, text: &mut String) {
-    // Writing to a String cannot fail.
+    // Writing to a `String` cannot fail.
     write!(text, "\\x{byte:02x}").ok();
 }
 

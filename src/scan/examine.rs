@@ -1,5 +1,5 @@
-//! What a worker does with a batch: look at each entry, and read those files
-//! whose content is not known; or, in a second walk, compare.
+//! The work on a batch: examines each entry and hashes the files that the stat cache does not know.
+//! In a recheck, compares each entry instead.
 
 use std::ffi::OsStr;
 use std::fs::FileType;
@@ -18,14 +18,14 @@ use super::{SymlinkMode, TreeEntry, TreeKind};
 use crate::fsx::{FileKind, FileLook};
 use crate::tree_path::{LinkTarget, TreePath};
 
-/// The entries of a batch, and what is wrong with the others.
+/// The examined entries of a batch, and the faults of the others.
 #[derive(Debug, Default)]
 pub(super) struct Examined {
     pub(super) entries: Vec<TreeEntry>,
     pub(super) faults: Vec<ScanFault>,
 }
 
-/// One worker's state.
+/// The state of one worker.
 #[derive(Debug)]
 pub(super) struct Examiner<'a> {
     root: &'a OpenRoot,
@@ -42,7 +42,7 @@ impl<'a> Examiner<'a> {
         Self { root, number, symlinks, counters, opener, hasher: FileHasher::new() }
     }
 
-    /// Makes tree entries of a batch.
+    /// Examines the entries of a batch.
     pub(super) fn examine(&mut self, batch: Vec<EntryToExamine<Option<KnownFile>>>) -> Examined {
         let mut examined = Examined { entries: Vec::with_capacity(batch.len()), faults: Vec::new() };
         for job in batch {
@@ -76,7 +76,7 @@ impl<'a> Examiner<'a> {
         }
         let exec = mode & 0o111 != 0;
         let (object, has_private_key) = match job.known {
-            // The stat cache has no private keys.
+            // Files with a private key are not in the stat cache.
             Some(known) if known.stamp == stamp => (known.object, false),
             _ => {
                 let relative = self.root.strip(path);
@@ -113,12 +113,13 @@ impl<'a> Examiner<'a> {
             };
             return entry.metadata().map(|meta| FileLook::from(&meta)).map_err(io);
         }
-        // The way down to the root need not be gone again for each file.
+        // Relative to the open root, so that the kernel does not resolve the root's path for each
+        // file.
         let relative = OsStr::from_bytes(self.root.relative(entry.path()));
         self.root.dir.look(relative).map_err(|error| ScanFault::io(shown(), &error.source))
     }
 
-    /// What is no more as `entries` say. A job knows the number of its entry.
+    /// The entries of a batch that differ from `entries`. Each job has the index of its entry.
     pub(super) fn compare(
         &mut self,
         entries: &[TreeEntry],

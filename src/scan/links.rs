@@ -1,17 +1,17 @@
-//! Symbolic links that are kept: where they lead within the scanned tree.
+//! Checks symbolic links that are kept: where they lead within the scanned tree.
 //!
-//! What a single link may say is checked by `LinkTarget`. Here it is followed
-//! through the other links of the tree, as a mirror's kernel will: never on
-//! the disk, which has other things around it than a mirror.
+//! `LinkTarget` checks a single target. This module follows a link through the other links of the
+//! tree, as the kernel of a mirror will. It never follows links on the disk, where other files
+//! surround the tree than on a mirror.
 
 use super::error::{ScanFault, escape};
 use super::{TreeEntry, TreeKind};
 use crate::tree_path::{LinkTarget, TreePath};
 
-/// Links that one name may pass through: Linux follows no more (`MAXSYMLINKS`).
+/// Maximum number of links in one path, as on Linux (`MAXSYMLINKS`).
 const MAX_STEPS: usize = 40;
 
-/// Where a link leads in the end.
+/// Where a link finally leads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum LinkEnd {
     Found,
@@ -19,8 +19,8 @@ enum LinkEnd {
     Loop,
 }
 
-/// What is wrong with the links in `entries`, which are sorted: a fault for
-/// each in a loop, and the paths of those that lead to nothing.
+/// Checks the links in `entries`, which must be sorted. Returns a fault for each link in a loop,
+/// and the paths of links to nothing.
 pub(super) fn check(entries: &[TreeEntry]) -> (Vec<ScanFault>, Vec<String>) {
     let (mut faults, mut dangling) = (Vec::new(), Vec::new());
     for entry in entries {
@@ -48,8 +48,8 @@ fn is_directory(entries: &[TreeEntry], path: &str) -> bool {
 
 fn follow(entries: &[TreeEntry], path: &TreePath, target: &LinkTarget) -> LinkEnd {
     let Some(mut goal) = target.destination(path) else { return LinkEnd::Nowhere };
-    // Every link met stands at a real path, because those above it were
-    // followed before: so `destination` is right about each.
+    // Each link found here has a real path, because the links above it were followed before. So
+    // `destination` is exact.
     for _ in 0..MAX_STEPS {
         match first_link(entries, &goal) {
             Err(end) => return end,
@@ -63,7 +63,8 @@ fn follow(entries: &[TreeEntry], path: &TreePath, target: &LinkTarget) -> LinkEn
     LinkEnd::Loop
 }
 
-/// The first link on the way to `goal` and what of `goal` is behind it, or how the way ends.
+/// The first link on the path `goal`, its target, and the rest of `goal` after it. If there is
+/// none, returns where the path ends.
 fn first_link<'e, 'g>(
     entries: &'e [TreeEntry],
     goal: &'g str,

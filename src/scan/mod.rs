@@ -1,12 +1,11 @@
-//! The scan of a content tree: what is there, and the id of each content.
+//! Scans a content tree: its entries and the id of each content.
 //!
-//! Knows how to walk one or several directories into one sorted [`Tree`], what
-//! of it cannot be distributed, and how not to read again what a stat cache
-//! knows. Promises that an entry's content existed as a whole: a file is the
-//! same before and after it is read, [`Tree::open`] gives that file and no
-//! other, and [`Tree::recheck`] finds whatever changed in between. All that is
-//! wrong is told together. Nothing outside of the roots is read, whoever swaps
-//! directories for links meanwhile (but in [`SymlinkMode::Follow`]).
+//! The scan walks one or several directories into one sorted [`Tree`], finds what cannot be
+//! distributed, and uses a stat cache to avoid reading unchanged files. Each entry's content
+//! existed as a whole: a file is the same before and after it is read, [`Tree::open`] opens exactly
+//! that file, and [`Tree::recheck`] finds every later change. All faults are reported together.
+//! Nothing outside the roots is read, even if a directory is replaced by a link meanwhile (except
+//! in [`SymlinkMode::Follow`]).
 //!
 //! ```text
 //! walk (one thread, in path order) ─ batches, with what the stat cache knows ─> workers
@@ -14,7 +13,7 @@
 //!   └ rules: what is left out         tree <─ merge, links, names <─ in order ────┘
 //! ```
 //!
-//! Refuses to know manifests, releases and mirrors.
+//! This room does not know manifests, releases and mirrors.
 
 mod content;
 mod error;
@@ -42,57 +41,57 @@ use crate::tree_path::{LinkTarget, TreePath};
 /// A directory whose entries are distributed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Root {
-    /// The directory; a link to one is followed once, when the scan begins.
+    /// The directory. A link to a directory is resolved once, when the scan begins.
     pub path: PathBuf,
-    /// The directory of the tree in which its entries are; the tree's root if nothing.
+    /// The directory of the tree for its entries; `None` for the root of the tree.
     pub at: Option<TreePath>,
 }
 
-/// What becomes of symbolic links.
+/// How symbolic links are handled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum SymlinkMode {
-    /// They are distributed as links, if they are relative and stay inside the tree.
+    /// Links are distributed as links. They must be relative and stay inside the tree.
     #[default]
     Keep,
-    /// What they point to is distributed, also from outside of the tree.
+    /// The targets of links are distributed, even from outside the tree.
     Follow,
-    /// Each is an offender.
+    /// Each link is an error.
     Refuse,
 }
 
-/// What becomes of names that other systems cannot hold or tell apart.
+/// How names are handled that other systems cannot hold or distinguish.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum NameRule {
-    /// They are warned of.
+    /// They cause a warning.
     #[default]
     Warn,
-    /// Each is an offender.
+    /// They are errors.
     Portable,
 }
 
-/// How a tree is scanned.
+/// The options of a scan.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ScanOptions {
-    /// What is left out, in the syntax of `.gitignore`, relative to each root.
-    /// Decides over the `.headwaterignore` files of the tree, of which any
-    /// directory may have one and which are not distributed themselves.
+    /// Patterns of entries to leave out, in the syntax of `.gitignore`, relative to each root. They
+    /// take precedence over the `.headwaterignore` files of the tree. Any directory may have such a
+    /// file; the files themselves are not distributed.
     pub exclude: Vec<String>,
-    /// What becomes of symbolic links.
+    /// How symbolic links are handled.
     pub symlinks: SymlinkMode,
-    /// What becomes of odd names.
+    /// How problematic names are handled.
     pub names: NameRule,
-    /// Threads that read and hash; 0 for one a core.
+    /// Number of threads that read and hash; 0 for one per core.
     pub jobs: usize,
-    /// Where the stat cache is kept; its directory is created. Without it every file is read.
+    /// The path of the stat cache. Its directory is created. If `None`, every file is read.
     pub stat_cache: Option<PathBuf>,
 }
 
-/// One path of a scanned tree and what is there.
+/// A path of a scanned tree and what is there.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TreeEntry {
-    /// Where.
+    /// The path.
     pub path: TreePath,
-    /// What.
+    /// What is at the path.
     pub kind: TreeKind,
 }
 
@@ -101,20 +100,20 @@ pub struct TreeEntry {
 pub enum TreeKind {
     /// A regular file.
     File {
-        /// Its content.
+        /// The id of its content.
         object: ObjectId,
-        /// What it was when its content was that.
+        /// The stamp that the file had with this content.
         stamp: FileStat,
-        /// Whether anyone may execute it.
+        /// Whether any execute bit is set.
         exec: bool,
         /// Whether it begins with a private key.
         has_private_key: bool,
-        /// The number of the root it is from.
+        /// The number of its root.
         root: u16,
     },
     /// A symbolic link.
     Symlink {
-        /// Where it leads, which is inside the tree.
+        /// The target, which is inside the tree.
         target: LinkTarget,
     },
 }

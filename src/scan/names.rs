@@ -1,8 +1,8 @@
-//! Names that other systems cannot hold, or cannot tell apart.
+//! Finds names that other systems cannot hold or cannot distinguish.
 //!
-//! Visitors and mirrors may be on file systems without regard to case or
-//! normal form, or on Windows. Here such names are only found; whether that
-//! is a warning or a refusal is the configuration's.
+//! Visitors and mirrors may use Windows, or file systems that ignore case or Unicode normalization.
+//! This module only finds such names; the configuration decides whether they are warnings or
+//! errors.
 
 use std::collections::hash_map::DefaultHasher;
 use std::hash::Hasher as _;
@@ -11,23 +11,23 @@ use super::TreeEntry;
 use super::error::{RejectedPath, escape};
 use crate::tree_path::{MAX_PATH_BYTES, TreePath};
 
-/// Names that Windows takes for devices, with any extension.
+/// Device names on Windows, with any extension.
 const DEVICES: [&str; 4] = ["con", "prn", "aux", "nul"];
 
-/// The same with a digit from 1 to 9 behind them.
+/// Device names that are followed by a digit from 1 to 9.
 const NUMBERED_DEVICES: [&str; 2] = ["com", "lpt"];
 
-/// A path or a directory on the way to one, by what it folds to.
+/// A path, or a directory above one, and the hash of its folded form.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Folded {
     hash: u64,
     entry: u32,
-    /// Length of the path's part that is meant.
+    /// Length of the relevant part of the path.
     bytes: u16,
 }
 
-/// What is odd about the names of these entries, sorted by path. Paths that
-/// only case or normal form tells apart, and components that Windows lacks.
+/// Finds problematic names in these entries, which must be sorted by path: paths that differ only
+/// in case or normalization, and components that are not valid on Windows.
 pub(super) fn find_odd(entries: &[TreeEntry]) -> Vec<RejectedPath> {
     let mut odd = Vec::new();
     let mut folded = Vec::with_capacity(entries.len());
@@ -49,7 +49,7 @@ pub(super) fn find_odd(entries: &[TreeEntry]) -> Vec<RejectedPath> {
         }
         last = path;
     }
-    // Of two paths that fold to the same one at least is changed by it.
+    // Of two different paths with the same folded form, at least one is changed by folding.
     if is_any_folded {
         push_collisions(entries, folded, &mut odd);
     }
@@ -57,19 +57,20 @@ pub(super) fn find_odd(entries: &[TreeEntry]) -> Vec<RejectedPath> {
     odd
 }
 
-/// Ends of those parts of `path`, directories and itself, that `last`, the path before it, has not.
+/// The ends of the parts of `path` (its directories and the path itself) that `last`, the previous
+/// path, does not have.
 fn new_parts<'p>(last: &str, path: &'p str) -> impl Iterator<Item = usize> + use<'p> {
     let common = last.bytes().zip(path.bytes()).take_while(|(a, b)| a == b).count();
     let slashes = path.as_bytes()[common..].iter().enumerate().filter(|&(_, &byte)| byte == b'/');
     slashes.map(move |(offset, _)| common + offset).chain(std::iter::once(path.len()))
 }
 
-/// Hash of what `path` folds to, and whether that is another text.
+/// The hash of the folded form of `path`, and whether folding changes it.
 fn fold_hash(path: &str) -> (u64, bool) {
     let mut hasher = DefaultHasher::new();
     let mut buffer = [0; MAX_PATH_BYTES];
     let is_changed = match (buffer.get_mut(..path.len()), path.is_ascii()) {
-        // As `TreePath::folded` does, without a String for each of a million paths.
+        // As `TreePath::folded`, without allocating a `String` for each of a million paths.
         (Some(lower), true) => {
             lower.copy_from_slice(path.as_bytes());
             lower.make_ascii_lowercase();
@@ -95,7 +96,7 @@ fn push_collisions(entries: &[TreeEntry], mut folded: Vec<Folded>, odd: &mut Vec
     for group in folded.chunk_by(|a, b| a.hash == b.hash).filter(|group| group.len() > 1) {
         let first = text(&group[0]);
         for other in group[1..].iter().map(text) {
-            // Equal hashes are only a hint.
+            // Different names may have equal hashes.
             if other != first && fold(other) == fold(first) {
                 let why = format!("differs from {} in case or normal form only", escape(first.as_bytes()));
                 odd.push(RejectedPath { path: escape(other.as_bytes()), why });
@@ -109,7 +110,7 @@ fn windows_fault(name: &str) -> Option<&'static str> {
         return Some("ends in a dot or space, which Windows drops");
     }
     if name.bytes().any(|byte| b"<>:\"|?*".contains(&byte)) {
-        return Some("has one of <>:\"|?*, which Windows lacks in names");
+        return Some("has one of <>:\"|?*, which Windows forbids in names");
     }
     let stem = name.split_once('.').map_or(name, |(stem, _)| stem).trim_end_matches(' ');
     let is_device = match stem.len() {

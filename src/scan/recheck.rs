@@ -1,9 +1,8 @@
-//! The second look at a scanned tree.
+//! Rechecks a scanned tree.
 //!
-//! Mostly nothing changed, and that shows without walking: a directory in
-//! which no name came or went has the stamp that it had. Only where a stamp
-//! differs, or is too young to tell, the roots are walked again to name what
-//! changed.
+//! Usually nothing changed, and the stamps show that without a walk: a directory keeps its stamp as
+//! long as no name in it is added or removed. If a stamp differs, or is too recent to prove
+//! anything, the roots are walked again to find the changes.
 
 use std::cmp::Ordering as Order;
 use std::ffi::OsStr;
@@ -22,15 +21,15 @@ use crate::fsx::{FileKind, FileStat};
 use crate::monitor::Monitor;
 use crate::threads;
 
-/// Entries between two looks for a wish to stop.
+/// Entries between two checks for cancellation.
 const BATCH: usize = 256;
 
-/// A directory, or a file of rules, as the walk came by it.
+/// A directory, or a rules file, with the stamp that it had during the walk.
 #[derive(Debug)]
 pub(super) struct DirStamp {
-    /// Relative to the root.
+    /// The path relative to the root.
     path: Vec<u8>,
-    /// Nothing where it could not be told.
+    /// `None` if it could not be read.
     stamp: Option<FileStat>,
 }
 
@@ -39,7 +38,7 @@ impl DirStamp {
         Self { path: relative.to_owned(), stamp: look(root, relative) }
     }
 
-    /// Whether it is now as it was, and that means something.
+    /// Whether the stamp is unchanged and old enough to prove that nothing changed.
     fn holds(&self, root: &OpenRoot, started: i64) -> bool {
         self.stamp.is_some_and(|stamp| !is_racy(&stamp, started)) && look(root, &self.path) == self.stamp
     }
@@ -51,17 +50,17 @@ fn look(root: &OpenRoot, relative: &[u8]) -> Option<FileStat> {
 }
 
 impl Tree {
-    /// Looks at the roots again, reading no file: everything must be as it was scanned.
+    /// Checks that everything is still as it was scanned, without reading any file.
     ///
     /// # Errors
-    /// [`ScanError::Changed`] with what is not; a wish to stop.
+    /// [`ScanError::Changed`] with the changes; [`ScanError::Cancelled`].
     pub fn recheck(&self, monitor: &dyn Monitor) -> Result<(), ScanError> {
         if self.is_untouched(monitor) { Ok(()) } else { self.walk_again(monitor) }
     }
 
     /// Whether it is certain that nothing changed.
     pub(super) fn is_untouched(&self, monitor: &dyn Monitor) -> bool {
-        // What is reached through links has directories that nobody marked.
+        // In follow mode, directories outside the roots have no recorded stamps.
         if self.follows() {
             return false;
         }
@@ -69,7 +68,7 @@ impl Tree {
         if !marks.all(|(root, mark)| mark.holds(root, self.started)) {
             return false;
         }
-        // Beside a push, which needs the other cores more.
+        // Use half of the cores, as the push that runs at the same time needs them more.
         let jobs = jobs(&self.options).div_ceil(2);
         let differs = AtomicBool::new(false);
         let compare = |entries: &[TreeEntry]| {
@@ -103,7 +102,7 @@ impl Tree {
         }
     }
 
-    /// Walks the roots again and names what is not as it was.
+    /// Walks the roots again and lists the changes.
     fn walk_again(&self, monitor: &dyn Monitor) -> Result<(), ScanError> {
         let mut altered = Vec::new();
         for (number, root) in (0..).zip(&self.roots) {

@@ -1,8 +1,8 @@
-//! What is left out: the patterns of the configuration and the
-//! `.headwaterignore` files of the tree, both in the syntax of `.gitignore`.
+//! Exclusion rules: the patterns of the configuration and the `.headwaterignore` files of the tree,
+//! both in the syntax of `.gitignore`.
 //!
-//! As in git, the deepest file that says anything about a path decides, the
-//! configuration decides over all files, and what lies in a directory that is
+//! As in git, the deepest file with a matching pattern decides. The configuration takes precedence
+//! over all files. An entry below an excluded directory cannot be included again.
 //! left out cannot be brought back.
 
 use std::ffi::OsStr;
@@ -15,22 +15,22 @@ use ignore::Match;
 use ignore::gitignore::{Gitignore, GitignoreBuilder};
 
 use super::error::ScanError;
-/// The name of the files with rules.
+/// The name of rules files.
 pub(super) const FILE_NAME: &str = ".headwaterignore";
 
-/// Longest file with rules that is read: far beyond any that people write.
+/// Maximum size of a rules file in bytes, far larger than files in practice.
 const MAX_BYTES: u64 = 1024 * 1024;
 
 /// The rules of one directory.
 #[derive(Debug)]
 struct DirectoryRules {
     depth: usize,
-    /// Length of the directory's path and the slash behind it, below the root.
+    /// Length of the directory's path below the root, including the slash after it.
     prefix: usize,
     matcher: Gitignore,
 }
 
-/// The rules that hold at one place of a walk.
+/// The rules that apply at the current position of a walk.
 #[derive(Debug)]
 pub(super) struct ExcludeRules {
     exclude: Gitignore,
@@ -38,7 +38,7 @@ pub(super) struct ExcludeRules {
 }
 
 impl ExcludeRules {
-    /// The rules above all files.
+    /// The rules of the configuration only.
     pub(super) fn new(exclude: &[String]) -> Result<Self, ScanError> {
         let mut builder = GitignoreBuilder::new(".");
         for pattern in exclude {
@@ -49,11 +49,11 @@ impl ExcludeRules {
         Ok(Self { exclude: builder.build().map_err(wrong)?, levels: Vec::new() })
     }
 
-    /// Takes up the rules in `file`, which is in the directory at `relative`
-    /// below the root; that has the depth 0.
+    /// Adds the rules in `file`, which is in the directory at `relative` below the root. The root
+    /// has depth 0.
     ///
     /// # Errors
-    /// What is wrong with the file.
+    /// Fails if the file cannot be read or its content is invalid.
     pub(super) fn enter(&mut self, file: File, relative: &[u8], depth: usize) -> Result<(), RulesFault> {
         let mut bytes = Vec::new();
         file.take(MAX_BYTES + 1).read_to_end(&mut bytes).map_err(RulesFault::Io)?;
@@ -76,14 +76,14 @@ impl ExcludeRules {
         Ok(())
     }
 
-    /// Drops the rules of directories that an entry of this depth is not in.
+    /// Removes the rules of directories that do not contain an entry of this depth.
     pub(super) fn leave(&mut self, depth: usize) {
         while self.levels.last().is_some_and(|level| level.depth >= depth) {
             self.levels.pop();
         }
     }
 
-    /// Whether the entry at `relative`, below the root, is left out.
+    /// Whether the entry at `relative`, below the root, is excluded.
     pub(super) fn exclude(&self, relative: &[u8], is_directory: bool) -> bool {
         let ask = |matcher: &Gitignore, prefix: usize| match matcher
             .matched(Path::new(OsStr::from_bytes(&relative[prefix..])), is_directory)
@@ -98,7 +98,7 @@ impl ExcludeRules {
     }
 }
 
-/// Why a file with rules cannot be used.
+/// Why a rules file cannot be used.
 #[derive(Debug)]
 pub(super) enum RulesFault {
     Io(io::Error),

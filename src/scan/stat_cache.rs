@@ -1,18 +1,18 @@
-//! The stat cache: what each file's content was when its stamp was last seen.
+//! The stat cache: the content id of each file, with the stamp that the file had.
 //!
-//! Losing it costs time, never correctness: it is verified whole before any of
-//! it is believed, and what is odd about it means that it is not there. It is
-//! read as a stream alongside the walk, which has the same order; nothing of
+//! Losing it costs time but never correctness: the whole file is verified before any of it is used,
+//! and a damaged cache counts as missing. It is read as a stream along with the walk, which has the
+//! same order, and is not kept in memory.
 //! it is kept in memory.
 //!
 //! # Format
 //!
-//! Numbers are varints (`varint.rs`); times are nanoseconds since 1970 in
-//! zigzag form (`0, -1, 1, -2, …` as `0, 1, 2, 3, …`).
+//! Numbers are varints (`varint.rs`); times are nanoseconds since 1970 in zigzag form (`0, -1, 1,
+//! -2, …` as `0, 1, 2, 3, …`).
 //!
 //! ```text
 //! magic     8 bytes  "HWSTAT\r\n"
-//! version   1 byte   1
+//! version   1 byte   2
 //! roots     32 bytes BLAKE3 of the resolved path of each root and a NUL, in order
 //! started   varint   when the scan that wrote it began
 //! sections           one for each root, in order; in each
@@ -28,10 +28,9 @@
 //!
 //! # Racy records
 //!
-//! As in git: a file that was written about when the scan began may be written
-//! again within the same tick of the file system's clock, so that its stamp
-//! says nothing. Such a record is stored, never believed, and replaced by the
-//! next scan, to which the same stamp is old.
+//! As in git: a file that was modified around the start of the scan may be modified again within
+//! the same tick of the file system's clock, without a change of its stamp. Such a record is stored
+//! but not used. The next scan, for which the stamp is old, replaces it.
 
 use std::fs::File;
 use std::io::{self, Read, Seek as _, Write};
@@ -44,32 +43,32 @@ use crate::tree_path::MAX_PATH_BYTES;
 use crate::varint;
 
 const MAGIC: &[u8; 8] = b"HWSTAT\r\n";
-// Version 1 had private keys too, without a mark.
+// Version 1 also stored files with private keys, without marking them.
 const VERSION: u8 = 2;
 const DIGEST_BYTES: usize = 32;
 
-/// More than the longest record has.
+/// Upper bound for the length of a record, in bytes.
 const MAX_RECORD_BYTES: usize = MAX_PATH_BYTES + 7 * varint::MAX_BYTES + DIGEST_BYTES;
 
-/// Bytes read or written at once.
+/// Bytes that are read or written at once.
 const CHUNK_BYTES: usize = 128 * 1024;
 
-/// What clocks of file systems may lag behind ours: they step with the
-/// kernel's tick, of at most 10 ms.
+/// Maximum lag of a file system's clock behind ours, in nanoseconds. It advances with the kernel's
+/// tick, which is at most 10 ms.
 const TICK_NS: i64 = 20_000_000;
 
-/// The same where times seem to be whole seconds: FAT has steps of 2 s.
+/// The same for times that seem to be whole seconds: FAT has a resolution of 2 s.
 const COARSE_TICK_NS: i64 = 2_000_000_000;
 
-/// What the cache knows of a file.
+/// A file's stamp and content id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct KnownFile {
     pub(super) stamp: FileStat,
     pub(super) object: ObjectId,
 }
 
-/// Whether a file with this stamp may have changed without a trace after a
-/// scan that began at `started`.
+/// Whether a file with this stamp may have changed without a trace after a scan that began at
+/// `started`.
 pub(super) const fn is_racy(stamp: &FileStat, started: i64) -> bool {
     let margin = if stamp.mtime_ns % 1_000_000_000 == 0 { COARSE_TICK_NS } else { TICK_NS };
     let last = if stamp.mtime_ns > stamp.ctime_ns { stamp.mtime_ns } else { stamp.ctime_ns };
@@ -79,25 +78,25 @@ pub(super) const fn is_racy(stamp: &FileStat, started: i64) -> bool {
 /// Why there is no cache to read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Absent {
-    /// None there, or one for other roots or of another version.
+    /// There is no cache, or it is for other roots or of another version.
     Missing,
-    /// One that is not as it was written, or cannot be read.
+    /// The cache is damaged or cannot be read.
     Damaged,
 }
 
-/// Reads a cache from front to back.
+/// Reads a cache from start to end.
 #[derive(Debug)]
 pub(super) struct StatCache {
     input: Window,
     started: i64,
-    /// The record that was read last, unless the section or the cache ended.
+    /// The last record; `None` at the end of a section or of the cache.
     current: Option<KnownFile>,
     path: Vec<u8>,
 }
 
 impl StatCache {
-    /// Opens the cache at `path` if all of it is as it was written, for these
-    /// roots; it stands before the first section.
+    /// Opens the cache at `path`, positioned before the first section. All of it must be intact and
+    /// for these roots.
     pub(super) fn open(path: &Path, roots: &[OpenRoot]) -> Result<Self, Absent> {
         let damaged = |_: io::Error| Absent::Damaged;
         let file = match fsx::found(fsx::open_read(path)) {
@@ -121,21 +120,21 @@ impl StatCache {
         Ok(Self { input, started, current: None, path: Vec::new() })
     }
 
-    /// Goes to the start of the next section, once the last was left.
+    /// Moves to the start of the next section. The last section must have been left.
     pub(super) fn begin_section(&mut self) {
         self.path.clear();
         self.advance();
     }
 
-    /// Leaves a section that nobody asks any more about.
+    /// Skips the rest of a section.
     pub(super) fn end_section(&mut self) {
         while self.current.is_some() {
             self.advance();
         }
     }
 
-    /// What is known of the file at `path`, below the section's root. To be
-    /// asked in ascending order; what is skipped is gone.
+    /// The record of the file at `path`, relative to the section's root. Calls must be in ascending
+    /// order; skipped records are lost.
     pub(super) fn find(&mut self, path: &[u8]) -> Option<KnownFile> {
         while self.current.is_some() && self.path.as_slice() < path {
             self.advance();
@@ -144,7 +143,8 @@ impl StatCache {
     }
 
     fn advance(&mut self) {
-        // The digest was right: what cannot be read now was changed since, and is as good as not there.
+        // The digest matched when the cache was opened, so the file changed since. Treat the rest
+        // as missing.
         self.current = self.read_record().unwrap_or(None);
     }
 
@@ -180,7 +180,7 @@ impl StatCache {
     }
 }
 
-/// Where the digest begins, if it is that of all before it.
+/// The start of the digest, if it matches everything before it.
 fn verify(mut file: &File) -> io::Result<Option<u64>> {
     let Some(end) = file.metadata()?.len().checked_sub(DIGEST_BYTES as u64) else { return Ok(None) };
     let mut hasher = blake3::Hasher::new();
@@ -197,8 +197,8 @@ fn verify(mut file: &File) -> io::Result<Option<u64>> {
     Ok((*hasher.finalize().as_bytes() == digest).then_some(end))
 }
 
-/// A file read so that a whole record is always at hand: numbers are decoded
-/// from a slice, several times faster than through a reader.
+/// A buffered file that always has a whole record available: decoding numbers from a slice is
+/// several times faster than through a reader.
 #[derive(Debug)]
 struct Window {
     file: io::Take<File>,
@@ -212,7 +212,7 @@ impl Window {
         Self { file: file.take(end), buffer: vec![0; CHUNK_BYTES], used: 0, filled: 0 }
     }
 
-    /// The bytes that come next, at least a record's if there are so many.
+    /// The next bytes: at least a whole record, unless the file ends before.
     fn fill(&mut self) -> io::Result<&[u8]> {
         if self.filled - self.used < MAX_RECORD_BYTES {
             self.buffer.copy_within(self.used..self.filled, 0);
@@ -233,7 +233,7 @@ impl Window {
     }
 }
 
-/// Writes a cache from front to back, in the order in which it is read.
+/// Writes a cache from start to end, in the order in which it is read.
 pub(super) struct StatCacheWriter<W> {
     out: W,
     hasher: blake3::Hasher,
@@ -242,7 +242,7 @@ pub(super) struct StatCacheWriter<W> {
 }
 
 impl<W: Write> StatCacheWriter<W> {
-    /// A cache for these roots by a scan that began at `started`; it is in the first section.
+    /// Starts a cache for these roots and a scan that began at `started`, in its first section.
     pub(super) fn new(out: W, roots: &[OpenRoot], started: i64) -> Self {
         let mut buffer = Vec::with_capacity(CHUNK_BYTES + MAX_RECORD_BYTES);
         buffer.extend_from_slice(MAGIC);
@@ -252,7 +252,7 @@ impl<W: Write> StatCacheWriter<W> {
         Self { out, hasher: blake3::Hasher::new(), buffer, last: Vec::new() }
     }
 
-    /// Appends a record to the section, behind all lower paths.
+    /// Appends a record to the section. Paths must ascend.
     pub(super) fn push(&mut self, path: &[u8], known: &KnownFile) -> io::Result<()> {
         let shared = self.last.iter().zip(path).take_while(|(a, b)| a == b).count();
         varint::push(shared as u64, &mut self.buffer);
@@ -268,13 +268,12 @@ impl<W: Write> StatCacheWriter<W> {
         if self.buffer.len() < CHUNK_BYTES { Ok(()) } else { self.flush() }
     }
 
-    /// Ends the section.
     pub(super) fn end_section(&mut self) {
         self.buffer.extend_from_slice(&[0, 0]);
         self.last.clear();
     }
 
-    /// Ends the cache.
+    /// Completes the cache.
     pub(super) fn finish(mut self) -> io::Result<()> {
         self.flush()?;
         self.out.write_all(self.hasher.finalize().as_bytes())

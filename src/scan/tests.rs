@@ -1,4 +1,4 @@
-//! What the scan as a whole promises, on real directories.
+//! Tests of the whole scan, on real directories.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -14,7 +14,7 @@ use tempfile::TempDir;
 use super::*;
 use crate::monitor::{Event, Monitor, Silent};
 
-/// Far enough ahead that nothing written by a test is racy.
+/// Far enough in the future that nothing written by a test is racy.
 pub(super) const LATER_NS: i64 = 60_000_000_000;
 
 #[derive(Default)]
@@ -84,7 +84,7 @@ pub(super) fn alterations(result: Result<(), ScanError>) -> Vec<(String, TreeCha
     }
 }
 
-/// Scans as if begun `ahead` from now; answers the tree and how many files were read.
+/// Scans as if begun `ahead` from now. Returns the tree and the number of files that were read.
 fn scan_ahead(dir: &Path, cache: &Path, ahead: i64) -> (Tree, u64, Recorder) {
     let options = ScanOptions { stat_cache: Some(cache.to_owned()), ..ScanOptions::default() };
     let recorder = Recorder::default();
@@ -138,10 +138,10 @@ fn same_size_edit_that_leaves_no_trace_is_found_while_racy() {
     let (dir, cache) = (tree(&["f"]), tempfile::tempdir().unwrap());
     let cache = cache.path().join("cache");
     assert_eq!(scan_ahead(dir.path(), &cache, 0).1, 1);
-    // The stamp says nothing yet: read again, though nothing changed.
+    // The stamp proves nothing yet, so the file is read again although nothing changed.
     let (_, hashed, _) = scan_ahead(dir.path(), &cache, LATER_NS);
     assert_eq!(hashed, 1);
-    // And once it was read late enough, it is believed.
+    // Once the file was read late enough, the stamp is used.
     assert_eq!(scan_ahead(dir.path(), &cache, LATER_NS).1, 0);
     fs::write(dir.path().join("f"), "g").unwrap();
     let (after, ..) = scan_ahead(dir.path(), &cache, LATER_NS);
@@ -205,7 +205,7 @@ fn all_offenders_are_told_together() {
         ("back\\\\slash", "has a backslash"),
         (
             "behind",
-            "is a symbolic link whose target a/../b has '..' behind a name, which may escape through another link",
+            "is a symbolic link whose target a/../b has '..' after a name, which may lead out through another link",
         ),
         ("con\\x0atrol", "has a control character"),
         ("ctl", "is a symbolic link whose target a\\x0ab has a control character"),
@@ -231,7 +231,7 @@ fn what_may_not_be_read_is_told() {
         Err(ScanError::Unreadable { list }) => {
             assert_eq!(list.iter().map(|found| found.path.as_str()).collect::<Vec<_>>(), ["closed", "secret"]);
         }
-        // The super user may read everything.
+        // The superuser may read everything.
         Ok(tree) => assert!(rustix::process::geteuid().is_root() && tree.entries().len() == 3),
         other => panic!("{other:?}"),
     }
@@ -255,7 +255,7 @@ fn excluded_paths_are_not_looked_at() {
     fs::remove_file(dir.path().join("d/.headwaterignore")).unwrap();
     symlink("../.headwaterignore", dir.path().join("d/.headwaterignore")).unwrap();
     let found = offenders(scan(dir.path(), &ScanOptions::default()));
-    assert_eq!(found, [("d/.headwaterignore".to_owned(), "is no file, as rules must be".to_owned())]);
+    assert_eq!(found, [("d/.headwaterignore".to_owned(), "is not a file, as rules must be".to_owned())]);
 }
 
 #[test]
@@ -441,7 +441,7 @@ proptest! {
         let (dir, cache) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         for (name, parent, content) in &files {
             let parent = dir.path().join(parent);
-            // A file may stand where a directory should.
+            // A file may be where a directory should be.
             if fs::create_dir_all(&parent).is_ok() && !parent.join(name).is_dir() {
                 fs::write(parent.join(name), content).unwrap();
             }

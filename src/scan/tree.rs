@@ -1,4 +1,4 @@
-//! The scanned tree: made by a walk, confirmed by a second look.
+//! The scanned tree: made by a walk, confirmed by a recheck.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -17,39 +17,39 @@ use crate::fsx;
 use crate::monitor::{Event, Monitor};
 use crate::tree_path::TreePath;
 
-/// Examples that a warning gives before it only counts.
+/// Maximum number of examples in a warning; the rest is only counted.
 const EXAMPLES: usize = 3;
 
-/// All entries of one or several roots, each with its content's id.
+/// All entries of one or several roots, each with the id of its content.
 #[derive(Debug)]
 pub struct Tree {
     pub(super) roots: Vec<OpenRoot>,
     pub(super) options: ScanOptions,
     pub(super) entries: Vec<TreeEntry>,
-    /// The roots of links, by path; empty if there is one root only.
+    /// The roots of links, by path; empty if there is only one root.
     link_roots: Vec<(TreePath, u16)>,
-    /// The directories that were walked, each with the number of its root.
+    /// The directories that were walked, with the numbers of their roots.
     pub(super) marks: Vec<(u16, DirStamp)>,
     /// When the scan began, in nanoseconds since 1970.
     pub(super) started: i64,
-    /// Files that the stat cache did not know.
+    /// Number of files that the stat cache did not know.
     hashed_files: u64,
 }
 
 impl Tree {
-    /// Walks `roots` and hashes what the stat cache does not know. The tree is
-    /// the same for any order of directories on disk and number of jobs.
+    /// Walks `roots` and hashes the files that the stat cache does not know. The result does not
+    /// depend on the order of directories on disk or on the number of jobs.
     ///
     /// # Errors
-    /// All that is wrong with the tree, together; a root that is missing; a
-    /// change meanwhile; a wish to stop. A stat cache that is damaged or
-    /// cannot be written is only warned of.
+    /// Reports all faults of the tree together. Also fails if a root is missing, if the tree
+    /// changes meanwhile, or if the scan is cancelled. A stat cache that is damaged or cannot be
+    /// written only causes a warning.
     pub fn scan(roots: &[Root], options: &ScanOptions, monitor: &dyn Monitor) -> Result<Self, ScanError> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         Self::scan_at(roots, options, i64::try_from(now.as_nanos()).unwrap_or(i64::MAX), monitor)
     }
 
-    /// The scan as begun at `started`, in nanoseconds since 1970.
+    /// As [`Tree::scan`], as if begun at `started`, in nanoseconds since 1970.
     pub(super) fn scan_at(
         roots: &[Root],
         options: &ScanOptions,
@@ -69,8 +69,8 @@ impl Tree {
         });
         drop(cache);
         scan.merge();
-        // Hours of hashing are not lost to a scan that was stopped or found an
-        // offender; but a few records shall not replace many.
+        // Keep the hashes of a long scan even if it was stopped or found faults. But do not replace
+        // a cache by one with only a few records.
         if scan.tree.hashed_files > 0 && (walked.is_ok() || !had_cache) {
             scan.write_cache(started, monitor);
         }
@@ -80,23 +80,23 @@ impl Tree {
         Ok(scan.tree)
     }
 
-    /// All entries, in ascending order of their paths' bytes.
+    /// All entries, in ascending byte order of their paths.
     #[must_use]
     pub fn entries(&self) -> &[TreeEntry] {
         &self.entries
     }
 
-    /// Whether anything had to be read: else there is nothing that an earlier scan did not see.
+    /// Whether any file was read. If not, an earlier scan has seen all of the content.
     #[must_use]
     pub const fn has_read(&self) -> bool {
         self.hashed_files > 0
     }
 
-    /// Opens the file of entry `index`, which is the one that was hashed.
+    /// Opens the file of entry `index`, which must still be the one that was hashed.
     ///
     /// # Errors
-    /// [`ScanError::Changed`] if it is not, or the entry is no file;
-    /// [`ScanError::Unreadable`] if it may not be read any more.
+    /// [`ScanError::Changed`] if the file changed or the entry is not a file;
+    /// [`ScanError::Unreadable`] if it can no longer be read.
     pub fn open(&self, index: usize) -> Result<File, ScanError> {
         let Some(TreeEntry { path, kind: TreeKind::File { stamp, root, .. } }) = self.entries.get(index) else {
             return Err(changed(TreeChange { path: self.shown(index), how: TreeChangeKind::Changed }));
@@ -116,17 +116,17 @@ impl Tree {
         })
     }
 
-    /// Where entry `index` is on this machine, for messages.
+    /// The path of entry `index` on this machine, for messages.
     ///
     /// # Panics
-    /// When there is no such entry.
+    /// If there is no such entry.
     #[must_use]
     pub fn source_path(&self, index: usize) -> PathBuf {
         let root = &self.roots[usize::from(self.root_of(&self.entries[index]))];
         root.path.join(root.strip(&self.entries[index].path))
     }
 
-    /// The number of the root that an entry is from.
+    /// The number of an entry's root.
     pub(super) fn root_of(&self, entry: &TreeEntry) -> u16 {
         match &entry.kind {
             TreeKind::File { root, .. } => *root,
@@ -147,7 +147,7 @@ impl Tree {
     }
 }
 
-/// Threads to work with.
+/// The number of threads to use.
 pub(super) fn jobs(options: &ScanOptions) -> usize {
     match options.jobs {
         0 => std::thread::available_parallelism().map_or(1, usize::from),
@@ -159,7 +159,7 @@ fn changed(alteration: TreeChange) -> ScanError {
     ScanError::Changed { list: vec![alteration], count: 1 }
 }
 
-/// A tree in the making.
+/// A tree that is being scanned.
 struct Scan {
     tree: Tree,
     faults: Vec<ScanFault>,
@@ -176,7 +176,7 @@ impl Scan {
         opened.ok()
     }
 
-    /// Appends the entries of one root, in their order.
+    /// Walks one root and appends its entries in order.
     fn walk(&mut self, number: u16, cache: Option<&mut StatCache>, monitor: &dyn Monitor) -> Result<(), ScanError> {
         let Tree { roots, options, entries, link_roots, marks, .. } = &mut self.tree;
         let root = &roots[usize::from(number)];
@@ -222,7 +222,7 @@ impl Scan {
         Ok(())
     }
 
-    /// Brings the entries of all roots into one order. That of one root stands already.
+    /// Sorts the entries of all roots. Those of a single root are sorted already.
     fn merge(&mut self) {
         let by_path = |a: &TreeEntry, b: &TreeEntry| a.path.cmp(&b.path);
         if !self.tree.entries.is_sorted_by(|a, b| by_path(a, b).is_le()) {
@@ -231,7 +231,7 @@ impl Scan {
         self.tree.link_roots.sort();
     }
 
-    /// Looks at the tree as a whole.
+    /// Checks the tree as a whole.
     fn check(&mut self, monitor: &dyn Monitor) {
         let entries = &self.tree.entries;
         if self.tree.roots.len() > 1 {
@@ -267,7 +267,8 @@ fn write_cache(path: &Path, tree: &Tree, started: i64) -> fsx::Result<()> {
         let mut writer = StatCacheWriter::new(out, &tree.roots, started);
         for (number, root) in (0..).zip(&tree.roots) {
             for entry in &tree.entries {
-                // A private key is read and found again each time.
+                // Files with a private key are left out, so that every scan reads and reports them
+                // again.
                 if let TreeKind::File { object, stamp, root: from, has_private_key: false, .. } = entry.kind
                     && from == number
                 {
@@ -280,11 +281,11 @@ fn write_cache(path: &Path, tree: &Tree, started: i64) -> fsx::Result<()> {
     })
 }
 
-/// Paths that two roots have, and files where another root has a directory.
+/// Finds paths that two roots have, and files where another root has a directory.
 fn find_overlaps(entries: &[TreeEntry]) -> Vec<ScanFault> {
     let mut faults = Vec::new();
-    // Those paths before this one that are a beginning of it, as text: between
-    // `a` and `a/b` there may be `a-x`.
+    // The previous paths that are prefixes of this one, as text: in byte order, `a-x` may be
+    // between `a` and `a/b`.
     let mut above: Vec<&str> = Vec::new();
     for entry in entries {
         let path = entry.path.as_str();
@@ -302,7 +303,7 @@ fn find_overlaps(entries: &[TreeEntry]) -> Vec<ScanFault> {
         }
         above.push(path);
     }
-    // A file is met once for each entry below it.
+    // A file is found once for each entry below it.
     faults.dedup();
     faults
 }

@@ -1,8 +1,8 @@
-//! The walk: one thread, in the order of tree paths.
+//! The walk over a root: one thread, in the order of tree paths.
 //!
-//! walkdir sorts each directory by itself. Where a directory is compared as
-//! its name and a `/`, the whole walk comes out in the order of paths' bytes
-//! (`a-x`, `a.b`, `a/b`), so that nothing has to be sorted or looked up
+//! walkdir sorts each directory separately. If a directory is compared as its name followed by a
+//! `/`, the whole walk is in byte order of paths (`a-x`, `a.b`, `a/b`). So nothing has to be sorted
+//! or looked up afterwards: the stat cache and a recheck are merged with the walk.
 //! afterwards: the stat cache and the second walk are merged alongside.
 
 use std::cmp::Ordering;
@@ -19,13 +19,13 @@ use super::{Root, ScanOptions, SymlinkMode};
 use crate::fsx::{self, Dir};
 use crate::tree_path::{PathFault, TreePath};
 
-/// The directory of a store: never content.
+/// The directory of a store, which is never content.
 const OWN_NAME: &[u8] = b".headwater";
 
-/// A root that was there when the scan began.
+/// A root, opened when the scan began.
 #[derive(Debug)]
 pub(super) struct OpenRoot {
-    /// Without links, so that a root that is a link means one tree to the end.
+    /// The path without links, so that a root that is a link refers to the same tree until the end.
     pub(super) path: PathBuf,
     pub(super) dir: Dir,
     at: Option<TreePath>,
@@ -39,14 +39,14 @@ impl OpenRoot {
         Ok(Self { path, dir, at: root.at.clone() })
     }
 
-    /// The bytes of `path` behind the root.
+    /// The part of `path` below the root.
     pub(super) fn relative<'p>(&self, path: &'p Path) -> &'p [u8] {
         let root = self.path.as_os_str().as_bytes();
         let skip = if root.ends_with(b"/") { root.len() } else { root.len() + 1 };
         path.as_os_str().as_bytes().get(skip..).unwrap_or_default()
     }
 
-    /// What of a path in the tree is behind the root.
+    /// The part of a tree path below the root.
     pub(super) fn strip<'p>(&self, path: &'p TreePath) -> &'p str {
         let skip = self.at.as_ref().map_or(0, |at| at.as_str().len() + 1);
         path.as_str().get(skip..).unwrap_or_default()
@@ -60,7 +60,7 @@ impl OpenRoot {
         }
     }
 
-    /// The path in the tree as people may see it.
+    /// The path in the tree, escaped for messages.
     pub(super) fn shown(&self, relative: &[u8]) -> String {
         match &self.at {
             _ if relative.is_empty() => escape_path(&self.path),
@@ -70,7 +70,8 @@ impl OpenRoot {
     }
 }
 
-/// The entries of one root that are no directories and not left out, in the order of tree paths.
+/// Iterates over the entries of one root in the order of tree paths, without directories and
+/// excluded entries.
 #[derive(Debug)]
 pub(super) struct Walk<'a> {
     root: &'a OpenRoot,
@@ -93,22 +94,23 @@ impl<'a> Walk<'a> {
         Ok(walk)
     }
 
-    /// What was wrong on the way, and what was come by.
+    /// The faults of the walk, and the stamps of the directories and rules files.
     pub(super) fn finish(self) -> (Vec<ScanFault>, Vec<DirStamp>) {
         (self.faults, self.marks)
     }
 
-    /// Takes up the rules of a directory.
+    /// Records the stamp of a directory and reads its rules.
     fn enter(&mut self, path: &Path, relative: &[u8], depth: usize) {
         self.marks.push(DirStamp::of(self.root, relative));
         let path = path.join(rules::FILE_NAME);
-        // One look at a path costs less than the way down to it, which only those few take that have rules.
+        // An `lstat` by path is cheaper than opening each directory; only the few directories with
+        // rules need that.
         let Ok(meta) = fsx::lstat(&path) else { return };
         self.marks.push(DirStamp::of(self.root, self.root.relative(&path)));
         let name = String::from_utf8_lossy(self.root.relative(&path));
         let shown = self.root.shown(name.as_bytes());
         if !(meta.is_file() || (self.follow && meta.is_symlink())) {
-            self.faults.push(ScanFault::refused(shown, "is no file, as rules must be"));
+            self.faults.push(ScanFault::refused(shown, "is not a file, as rules must be"));
             return;
         }
         let opened = self.opener.open_any(&name).map_err(|error| RulesFault::Io(error.source));
@@ -134,7 +136,7 @@ impl<'a> Walk<'a> {
         });
     }
 
-    /// Goes into a directory, or past it if its name is no path.
+    /// Enters a directory, or skips it if its name is not valid.
     fn take_directory(&mut self, entry: &DirEntry, relative: &[u8]) {
         match self.root.tree_path(relative) {
             Ok(_) => self.enter(entry.path(), relative, entry.depth()),
@@ -190,10 +192,10 @@ fn is_rules_file(relative: &[u8]) -> bool {
     parent.is_some_and(|parent| parent.is_empty() || parent.ends_with(b"/"))
 }
 
-/// Orders two entries of one directory as their tree paths are ordered.
+/// Compares two entries of one directory in the order of their tree paths.
 fn by_tree_path(a: &DirEntry, b: &DirEntry, follow: bool) -> Ordering {
-    // Both are in one directory: whole paths compare as names do, and the
-    // name would have to be searched for.
+    // Both are in the same directory, so comparing whole paths gives the same result without
+    // searching for the names.
     let (a_path, b_path) = (a.path().as_os_str().as_bytes(), b.path().as_os_str().as_bytes());
     let common = a_path.len().min(b_path.len());
     let next = |entry: &DirEntry, path: &[u8]| {
@@ -202,8 +204,8 @@ fn by_tree_path(a: &DirEntry, b: &DirEntry, follow: bool) -> Ordering {
     a_path[..common].cmp(&b_path[..common]).then_with(|| next(a, a_path).cmp(&next(b, b_path)))
 }
 
-/// Whether the walk goes into it. walkdir follows links only after it has
-/// sorted them; few are asked for, as few names begin with another.
+/// Whether the walk enters the entry. walkdir follows links only after sorting. Few links are
+/// resolved here, as few names are prefixes of others.
 fn has_entries(entry: &DirEntry, follow: bool) -> bool {
     let kind = entry.file_type();
     let leads_to_directory =

@@ -1,7 +1,8 @@
-//! Batches of a walk through a bounded channel to workers, and back in order.
+//! Passes the batches of a walk to workers through a bounded channel, and returns the results in
+//! order.
 //!
-//! The thread that walks also takes the results, so that what waits is
-//! bounded by the channel and nothing but the result itself grows.
+//! The walking thread also collects the results, so that the channel bounds the waiting batches and
+//! only the result itself grows.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -15,25 +16,25 @@ use super::error::ScanError;
 use super::walk::Walk;
 use crate::monitor::{Event, Monitor};
 
-/// Entries of one batch: enough that the channel does not show, few enough
-/// that the last batch does not keep one core busy alone.
+/// Entries per batch: enough that the cost of the channel is negligible, few enough that the last
+/// batch does not keep one core busy alone.
 const BATCH: usize = 256;
 
-/// Batches that wait for each worker: while they last, the walk reads and
-/// sorts the next large directory.
+/// Batches that may wait per worker. They keep the workers busy while the walk reads and sorts the
+/// next large directory.
 const WAITING: usize = 16;
 
-/// How often progress is told and a wish to stop is looked for.
+/// How often progress is reported and cancellation is checked.
 const TICK: Duration = Duration::from_millis(100);
 
-/// An entry and what is known of it from before.
+/// An entry, and what is known about it.
 #[derive(Debug)]
 pub(super) struct EntryToExamine<K> {
     pub(super) entry: DirEntry,
     pub(super) known: K,
 }
 
-/// What the workers did, and whether they should stop.
+/// Counters of the workers, and the flag that stops them.
 #[derive(Debug, Default)]
 pub(super) struct Counters {
     pub(super) hashed_files: AtomicU64,
@@ -41,16 +42,16 @@ pub(super) struct Counters {
     pub(super) stop: AtomicBool,
 }
 
-/// What a pass over a root is done with.
+/// The configuration of a pass over a root.
 pub(super) struct WorkerConfig<'a> {
     pub(super) jobs: usize,
     pub(super) counters: &'a Counters,
     pub(super) monitor: &'a dyn Monitor,
-    /// Whether progress is told, as opposed to only asked for a wish to stop.
+    /// Whether progress is reported. Cancellation is always checked.
     pub(super) is_told: bool,
 }
 
-/// Progress of one pass, on the thread that walks.
+/// The progress of a pass, updated by the walking thread.
 struct ScanProgress<'a> {
     config: &'a WorkerConfig<'a>,
     entries: u64,
@@ -71,7 +72,7 @@ impl ScanProgress<'_> {
     }
 }
 
-/// Results that come in any order and leave in that of their numbers.
+/// Reorders results that arrive in any order by their numbers.
 struct InOrder<R, S> {
     next: u64,
     waiting: BTreeMap<u64, R>,
@@ -88,9 +89,9 @@ impl<R, S: FnMut(R)> InOrder<R, S> {
     }
 }
 
-/// Walks to the end; gives `work` all entries in batches, on `crew.jobs`
-/// threads with a state of their own each, and `sink` the results in the order
-/// of the walk. `known` is asked for each entry in that order.
+/// Walks to the end. Calls `work` with batches of all entries on `config.jobs` threads, each with
+/// its own state, and `sink` with the results in the order of the walk. Calls `known` for each
+/// entry in that order.
 pub(super) fn run<K: Send, W, R: Send>(
     walk: &mut Walk<'_>,
     config: &WorkerConfig<'_>,
@@ -115,7 +116,7 @@ pub(super) fn run<K: Send, W, R: Send>(
             let (jobs, results) = (job_receiver.clone(), result_sender.clone());
             match thread::Builder::new().name("scan".to_owned()).spawn_scoped(scope, || toil(jobs, results)) {
                 Err(source) if index == 0 => return Err(ScanError::Thread { source }),
-                // One worker does it all, if it must.
+                // One worker is enough to do all the work.
                 Ok(_) | Err(_) => {}
             }
         }
@@ -151,7 +152,7 @@ fn feed<K, R, S: FnMut(R)>(
             match jobs.send_timeout(next, TICK) {
                 Ok(()) => {}
                 Err(SendTimeoutError::Timeout(back)) => waiting = Some(back),
-                // Only workers that panicked are gone; the scope panics with them.
+                // Workers only disconnect by a panic, which the scope propagates.
                 Err(SendTimeoutError::Disconnected(_)) => return Ok(()),
             }
             results.try_iter().for_each(|(number, result)| order.take(number, result));

@@ -17,7 +17,7 @@ fn a_missing_tree_is_missing_content() {
         world.run(&format!("plan {tree} ./www")).code(8);
     }
     world.write("file", "");
-    refused(&world, "push ./file ./www", 8, "./file is no readable directory");
+    refused(&world, "push ./file ./www", 8, "./file is not a readable directory");
 }
 
 #[test]
