@@ -1,28 +1,29 @@
-//! Blocks that were decoded last: neighbours of an object are asked for next.
+//! A cache of recently decoded blocks, because neighbouring objects are usually read next.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
-/// Bytes of content that are held: the blocks that two large prefixes reach into.
+/// Maximum size of the cached content in bytes: the blocks that two large prefixes reach into.
 const MOST_BYTES: usize = 32 << 20;
 
-/// A segment and a block of it.
+/// The index of a segment and the number of a block in it.
 pub(super) type BlockKey = (usize, u32);
 
-/// The content of a block once it was decoded; nothing within if it could not be.
+/// The decoded content of a block. Empty until it is decoded; `None` inside if decoding failed.
 type Slot = Arc<OnceLock<Option<Arc<Vec<u8>>>>>;
 
-/// Contents of blocks, the one asked for last at the end.
+/// Contents of blocks, the most recently used last.
 #[derive(Debug, Default)]
 pub(super) struct Decoded {
     held: Mutex<VecDeque<(BlockKey, usize, Slot)>>,
-    /// Buffers of contents that are no longer held: memory that is new costs more than decoding into it.
+    /// Buffers for reuse: allocating new memory costs more than decoding into it.
     spare: Mutex<Vec<Vec<u8>>>,
 }
 
 impl Decoded {
-    /// The content of a block of `bytes`, if it is not held as `decode` writes it to an old buffer. Whoever
-    /// asks for it meanwhile waits: no block is decoded twice at once.
+    /// Returns the content of a block of `bytes` bytes. If it is not cached, `decode` writes it to
+    /// a reused buffer. Concurrent callers wait, so that no block is decoded twice at the same
+    /// time.
     pub(super) fn get(
         &self,
         key: BlockKey,
@@ -47,7 +48,7 @@ impl Decoded {
         while sum > MOST_BYTES && held.len() > 1 {
             let Some((_, bytes, slot)) = held.pop_front() else { break };
             sum -= bytes;
-            // Where it is still read its buffer goes with its last reader.
+            // If the content is still in use, its last reader frees the buffer.
             let content = Arc::into_inner(slot).and_then(OnceLock::into_inner).flatten();
             self.spare().extend(content.and_then(Arc::into_inner));
         }

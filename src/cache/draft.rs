@@ -7,22 +7,23 @@ use crate::fsx::{self, Dir, IoError};
 use crate::hash::ObjectId;
 use crate::pack::{Sketch, StoredFrame};
 
-/// A piece of an object in a block that is to be kept.
+/// A piece of an object in a block that is added.
 #[derive(Debug)]
 pub struct NewPart {
     /// The object.
     pub id: ObjectId,
-    /// Bytes of the object.
+    /// Size of the object in bytes.
     pub size: u64,
-    /// Where the piece begins in it: 0 for the first one, the others follow in order.
+    /// Where the piece begins in the object. The first piece of an object has 0, and the others
+    /// follow in order.
     pub offset: u64,
-    /// Bytes of the piece.
+    /// Length of the piece in bytes.
     pub length: u32,
-    /// The object's sketch, if one was made.
+    /// The object's sketch, empty if none was made.
     pub sketch: Sketch,
 }
 
-/// A segment that is being written; gone if it is not finished.
+/// A segment that is being written. Dropping it before it is finished removes it.
 #[derive(Debug)]
 pub struct Draft {
     dir: Dir,
@@ -41,16 +42,17 @@ impl Draft {
         Self { dir, name, draft, file, end: 0, blocks, records, is_kept: false }
     }
 
-    /// Bytes of all frames so far.
+    /// Total length of the frames so far, in bytes.
     #[must_use]
     pub const fn frame_bytes(&self) -> u64 {
         self.end
     }
 
-    /// Adds a block that has these parts and builds on `bases`; blocks come in the order of their parts.
+    /// Adds a block with these parts, which uses `bases`. Blocks must be in the order of their
+    /// parts.
     ///
     /// # Errors
-    /// When it cannot be written.
+    /// Fails if the block cannot be written.
     pub fn add(
         &mut self,
         frame: StoredFrame<'_>,
@@ -86,7 +88,7 @@ impl Draft {
         Ok(())
     }
 
-    /// Adds the frame of a block; answers its number.
+    /// Writes the frame of a block and returns the block's number.
     pub(super) fn push_block(&mut self, block: BlockRecord, frame: &[u8]) -> Result<u32, IoError> {
         fsx::write_at(&self.file, frame, self.end, || self.dir.join(&self.draft))?;
         let number = u32::try_from(self.blocks.len()).expect("a draft has less than 2^32 blocks");
@@ -99,10 +101,10 @@ impl Draft {
         self.records.push(record);
     }
 
-    /// Completes the segment.
+    /// Completes the segment. It is not synced, as losing it costs only bytes on the network.
     ///
     /// # Errors
-    /// When it cannot be written; nothing remains of it then.
+    /// Fails if the segment cannot be written. Nothing remains of it then.
     pub fn finish(mut self) -> Result<(), IoError> {
         let table = table_of(&self.blocks, &self.records);
         fsx::write_at(&self.file, &table, self.end, || self.dir.join(&self.draft))?;
@@ -115,7 +117,7 @@ impl Draft {
 impl Drop for Draft {
     fn drop(&mut self) {
         if !self.is_kept {
-            // A left-over costs space only, until it is swept.
+            // If this fails, the file only takes space until pruning sweeps it.
             self.dir.unlink_if_any(&self.draft).ok();
         }
     }

@@ -1,10 +1,10 @@
-//! Old content that the origin keeps, so that it can send what changed inside
-//! of files: in few large files, because a cache of CI is packed and fetched
-//! again with every run, and creating many small ones is slow.
+//! The content cache: old content that the origin keeps, so that it can send deltas of changed
+//! files. It uses a few large files, because CI packs and restores its cache in every run, and
+//! creating many small files is slow.
 //!
-//! Losing it, or any part of it, costs bytes on the way to the mirrors, never
-//! correctness: nothing of it is synced, and what is damaged is noticed and thrown
-//! away. Knows objects by their ids. Refuses to know releases and mirrors.
+//! Losing all or part of it costs bytes on the network, never correctness. Nothing in it is synced;
+//! damage is detected and the damaged file dropped. Objects are identified by their ids. This room
+//! does not know releases and mirrors.
 
 mod decoded;
 mod draft;
@@ -25,23 +25,23 @@ use segment::{BlockRecord, Segment};
 pub use segment::{KeptBase, ObjectRecord};
 
 const ENDING: &str = ".content";
-/// Of a segment under way; what a killed push left of it is swept away by the next pruning.
+/// The suffix of an unfinished segment. Pruning removes those that a killed push left.
 const DRAFT: &str = ".draft";
 
-/// The cache of one site and tree, opened.
+/// The open cache of one site and tree.
 #[derive(Debug)]
 pub struct ContentCache {
     dir: Dir,
-    /// The newest first.
+    /// The segments, newest first.
     segments: Vec<Segment>,
-    /// Where objects are kept that blocks build on, the newest first.
+    /// Where the base objects of blocks are, newest first.
     bases: Mutex<HashMap<ObjectId, Vec<CachedContent>>>,
     decoded: Decoded,
     distrusted: Mutex<HashSet<usize>>,
     damaged: usize,
 }
 
-/// Where the content of an object is kept.
+/// Where the content of an object is.
 #[derive(Debug, Clone)]
 pub struct CachedContent {
     segment: usize,
@@ -50,19 +50,21 @@ pub struct CachedContent {
 }
 
 impl CachedContent {
-    /// What is known of the object.
+    /// The object's record.
     #[must_use]
     pub fn record(&self) -> &ObjectRecord {
         &self.record
     }
 
-    /// How many blocks must be decoded, one behind the other, before those that have it: 0 where they build on nothing.
+    /// The length of the longest chain of blocks that must be decoded first; 0 if its blocks have
+    /// no bases.
     #[must_use]
     pub const fn depth(&self) -> u32 {
         self.depth
     }
 
-    /// The file and the first block that it is in: who reads several objects in this order decodes little twice.
+    /// The segment and the first block of the object. Reading objects in this order avoids decoding
+    /// blocks repeatedly.
     #[must_use]
     pub fn place(&self) -> Option<(usize, u32)> {
         self.blocks().next()
@@ -72,22 +74,22 @@ impl CachedContent {
         self.record.parts.iter().map(|part| (self.segment, part.block))
     }
 
-    /// Whether a block can build on it: it was there before.
+    /// Whether the object is in earlier blocks than the given one, so that it can be a base for it.
     fn is_before(&self, (segment, block): BlockKey) -> bool {
         self.segment > segment || self.segment == segment && self.record.parts.iter().all(|part| part.block < block)
     }
 }
 
-/// Age and a random part: later ones sort behind.
+/// The number in a segment's name, before its random part. A newer segment has a higher one.
 fn segment_number(name: &str) -> Option<u64> {
     name.strip_suffix(ENDING)?.split('-').next()?.parse().ok()
 }
 
 impl ContentCache {
-    /// Opens the cache in `dir`. Files that are no whole segments are removed.
+    /// Opens the cache in `dir`. Removes files that are not valid segments.
     ///
     /// # Errors
-    /// When the directory cannot be read.
+    /// Fails if the directory cannot be read.
     pub fn open(dir: Dir) -> Result<Self, IoError> {
         let mut names: Vec<(u64, String)> = Vec::new();
         for (name, _) in dir.entries()? {
@@ -98,7 +100,7 @@ impl ContentCache {
         let (bases, distrusted) = (Mutex::default(), Mutex::default());
         let mut cache = Self { dir, segments: Vec::new(), bases, decoded: Decoded::default(), distrusted, damaged: 0 };
         for (_, name) in names {
-            // Another push may have removed it meanwhile.
+            // Another push may have removed the file meanwhile.
             let Some(file) = fsx::found(cache.dir.open_file(&name))? else { continue };
             match Segment::open(name.clone(), file) {
                 Some(segment) => cache.segments.push(segment),
@@ -111,7 +113,7 @@ impl ContentCache {
         Ok(cache)
     }
 
-    /// How many files turned out to be damaged so far.
+    /// The number of damaged files found so far.
     #[must_use]
     pub fn damaged(&self) -> usize {
         self.damaged + self.distrusted().len()
@@ -121,19 +123,19 @@ impl ContentCache {
         self.distrusted.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// How many files there are.
+    /// The number of files.
     #[must_use]
     pub const fn files(&self) -> usize {
         self.segments.len()
     }
 
-    /// Bytes that all content takes as it is kept.
+    /// Total size of the stored content in bytes.
     #[must_use]
     pub fn kept_bytes(&self) -> u64 {
         self.segments.iter().map(Segment::frame_bytes).sum()
     }
 
-    /// The objects for which `is_wanted`, from the newest segment to the oldest.
+    /// The objects for which `is_wanted` returns `true`, from the newest segment to the oldest.
     fn records(&self, is_wanted: impl Fn(&ObjectId) -> bool) -> impl Iterator<Item = CachedContent> {
         self.segments.iter().enumerate().flat_map(move |(index, segment)| {
             let records = segment.records(&is_wanted);
@@ -148,7 +150,8 @@ impl ContentCache {
         })
     }
 
-    /// Where each of the objects for which `is_wanted` is kept. Takes memory for these, and for what they build on, only.
+    /// Finds the objects for which `is_wanted` returns `true`. Memory grows with these and with
+    /// their bases only.
     pub fn find(&self, is_wanted: impl Fn(&ObjectId) -> bool) -> HashMap<ObjectId, CachedContent> {
         let mut found = HashMap::new();
         for kept in self.records(is_wanted) {
@@ -158,7 +161,7 @@ impl ContentCache {
         found
     }
 
-    /// Finds out where everything is kept that objects build on.
+    /// Finds all bases of the given objects, and their bases.
     fn learn_bases(&self, mut objects: Vec<CachedContent>) {
         let mut known = self.bases.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
@@ -180,15 +183,15 @@ impl ContentCache {
         self.segments[segment].block(block)
     }
 
-    /// Where the object is kept that a block builds on.
+    /// The copy of a base object that a block may use.
     fn base_of(&self, id: &ObjectId, block: BlockKey) -> Option<CachedContent> {
         let known = self.bases.lock().unwrap_or_else(PoisonError::into_inner);
         known.get(id)?.iter().find(|kept| kept.is_before(block)).cloned()
     }
 
-    /// Appends `length` bytes of an object from `offset` to `out`, the right ones: each block was proven
-    /// when it was made, and is checked when it is read. Answers whether they could be had; where
-    /// they are damaged, their segment goes with the next pruning.
+    /// Appends `length` bytes of an object from `offset` to `out`. Returns `false` if the content
+    /// is damaged; the next pruning then drops its segment. The bytes are correct, as each block
+    /// was verified when it was made and is checked when it is read.
     pub fn read(&self, kept: &CachedContent, offset: u64, length: u32, out: &mut Vec<u8>) -> bool {
         let (before, end) = (out.len(), offset + u64::from(length));
         let mut at = 0;
@@ -211,7 +214,7 @@ impl ContentCache {
     /// The content of a block.
     fn content(&self, key: BlockKey) -> Option<Arc<Vec<u8>>> {
         let block = self.block(key)?;
-        // What a block builds on comes before it, so that none waits for itself.
+        // The bases of a block are in earlier blocks, so no block waits for itself.
         self.decoded.get(key, block.content_bytes, |content| self.decode(key, block, content))
     }
 
@@ -240,7 +243,7 @@ impl ContentCache {
     /// Begins a new segment.
     ///
     /// # Errors
-    /// When it cannot be created.
+    /// Fails if the segment cannot be created.
     pub fn begin(&self) -> Result<Draft, IoError> {
         let newest = self.segments.first().and_then(|segment| segment_number(&segment.name)).unwrap_or(0);
         self.begin_numbered(newest + 1)
@@ -251,15 +254,15 @@ impl ContentCache {
         let name = format!("{number:012}-{unique}{ENDING}");
         let draft = format!("{name}{DRAFT}");
         let file = self.dir.create_file(&draft)?;
-        // Held while it is written: nobody sweeps it away.
+        // Locked while it is written, so that pruning does not sweep it.
         fsx::lock(&file, Duration::ZERO, &self.dir.join(&draft))?;
         Ok(Draft::new(self.dir.try_clone()?, name, draft, file))
     }
 
-    /// Bytes free where it is.
+    /// Free bytes on the cache's file system.
     ///
     /// # Errors
-    /// When the file system does not tell.
+    /// Fails if the system does not report them.
     pub fn free_bytes(&self) -> Result<u64, IoError> {
         Ok(self.dir.file_system()?.free_bytes)
     }

@@ -1,4 +1,4 @@
-//! What pruning leaves: what releases need, within a limit, in few files.
+//! Pruning: keeps what the releases need, within a size limit and in few files.
 
 use std::collections::{BTreeMap, HashSet};
 use std::ops::Range;
@@ -12,21 +12,23 @@ use crate::hash::ObjectId;
 
 const LOCK: &str = "lock";
 
-/// More files are joined: each costs every push an open file and a table to read.
+/// With more files than this, some are joined. Each file costs every push an open descriptor and a
+/// table to read.
 pub(super) const MAX_FILES: usize = 16;
 
 impl ContentCache {
-    /// Whether there is nothing that pruning would mend: no damage, few files, and at most `most_bytes`.
+    /// Whether pruning would change nothing: no damage, few files, and at most `most_bytes`.
     #[must_use]
     pub fn is_well_filled(&self, most_bytes: u64) -> bool {
         self.damaged() == 0 && self.files() <= MAX_FILES && self.kept_bytes() <= most_bytes
     }
 
-    /// Drops what the releases do not need: `releases` are the objects of each, ascending, the newest release
-    /// first. Releases at the end count for nothing where all of them would take more than `most_bytes`.
+    /// Drops what the releases do not need. `releases` lists the objects of each release in
+    /// ascending order, the newest release first. If all of them need more than `most_bytes`, the
+    /// oldest releases are ignored.
     ///
     /// # Errors
-    /// When the disk fails; what is left is whole.
+    /// Fails if the disk fails. The remaining files are intact.
     pub fn prune(&self, releases: &[Vec<ObjectId>], most_bytes: u64) -> Result<(), IoError> {
         let lock = self.dir.open_or_create_file(LOCK)?;
         if !fsx::lock(&lock, Duration::ZERO, &self.dir.join(LOCK))? {
@@ -63,7 +65,7 @@ impl ContentCache {
         keys.into_iter().filter_map(|key| self.block(*key)).map(|block| block.frame_bytes as u64).sum()
     }
 
-    /// The blocks that releases need, with all that these build on; none of damaged segments.
+    /// The blocks that releases need, including their bases. Leaves out damaged segments.
     fn live(&self, releases: &[Vec<ObjectId>]) -> HashSet<BlockKey> {
         let found = self.find(|id| releases.iter().any(|objects| objects.binary_search(id).is_ok()));
         let mut live = HashSet::new();
@@ -76,8 +78,8 @@ impl ContentCache {
         live
     }
 
-    /// Adds the blocks of an object, and all that these build on, to `path`, but for those that are `live`
-    /// already. Answers whether all of them are there.
+    /// Adds the blocks of an object and their bases to `path`, except those that are in `live`
+    /// already. Returns whether all of them exist.
     fn follow(&self, kept: &CachedContent, live: &HashSet<BlockKey>, path: &mut HashSet<BlockKey>) -> bool {
         kept.blocks().all(|key| {
             if live.contains(&key) || path.contains(&key) {
@@ -92,7 +94,8 @@ impl ContentCache {
         })
     }
 
-    /// Of blocks those in whole files, oldest first, that fit: newer ones may build on them.
+    /// Chooses whole segments that fit, oldest first, because newer ones may use their blocks as
+    /// bases.
     fn newest_within(&self, live: &HashSet<BlockKey>, most_bytes: u64) -> HashSet<BlockKey> {
         let mut room = most_bytes;
         let mut fitting = HashSet::new();
@@ -107,16 +110,18 @@ impl ContentCache {
         fitting
     }
 
-    /// Writes the live blocks of some segments into one, which is as new as the newest of them.
+    /// Writes the live blocks of some segments into a new one, which takes the number of the newest
+    /// of them.
     fn rewrite(&self, segments: Range<usize>, live: &HashSet<BlockKey>) -> Result<(), IoError> {
         let number = segment_number(&self.segments[segments.start].name).unwrap_or(0);
         let mut draft = self.begin_numbered(number)?;
-        // The oldest first: what builds on others stays behind them.
+        // Oldest first, so that every block comes after its bases.
         for index in segments.rev() {
             let segment = &self.segments[index];
             let mut numbers = BTreeMap::new();
             for (old, block) in (0u32..).zip(segment.blocks()).filter(|(old, _)| live.contains(&(index, *old))) {
-                // What turns out to be damaged only now is left out, and what builds on it cannot be read.
+                // A block that turns out to be damaged is left out; blocks that need it cannot be
+                // read then.
                 let Some(frame) = segment.frame(block) else { continue };
                 numbers.insert(old, draft.push_block(block.clone(), &frame)?);
             }
@@ -129,7 +134,7 @@ impl ContentCache {
         draft.finish()
     }
 
-    /// Removes what killed pushes left.
+    /// Removes the drafts of killed pushes.
     fn sweep_drafts(&self) -> Result<(), IoError> {
         for (name, _) in self.dir.entries()? {
             let Some(name) = name.to_str().filter(|name| name.ends_with(DRAFT)) else { continue };
@@ -150,8 +155,8 @@ fn renumbered(record: &ObjectRecord, numbers: &BTreeMap<u32, u32>) -> Option<Vec
     record.parts.iter().map(|part| Some(Part { block: *numbers.get(&part.block)?, ..*part })).collect()
 }
 
-/// Which of the newest segments become one, by the bytes of each: up to the first that is larger than
-/// all newer ones together. So what is large is seldom copied, and there are never many.
+/// Which of the newest segments to join, by their sizes: up to the first one that is larger than
+/// all newer ones together. So large segments are rarely copied, and there are never many segments.
 fn joined(sizes: &[u64]) -> Range<usize> {
     if sizes.len() <= MAX_FILES {
         return 0..0;

@@ -1,18 +1,18 @@
-//! One file of the cache: frames of blocks, as they went into packs, then a table.
+//! A file of the cache: the frames of blocks, as they were in packs, followed by a table.
 //!
 //! ```text
-//! frames    one behind the other
+//! frames    one after the other
 //! table
 //!   blocks  varint number, then for each block
 //!     frame     varint length
-//!     content   varint length, twice, and 1 more where the frame is compressed
-//!     depth     varint: how many blocks must be decoded before it at the most, one behind the other
+//!     content   varint: twice its length, plus 1 if the frame is compressed
+//!     depth     varint: length of the longest chain of blocks that must be decoded first
 //!     digest    32 bytes: BLAKE3 of the frame
 //!     bases     varint number, then for each: 32 bytes object id, varint offset, varint length
 //!   objects for each, to the end of the table
 //!     id        32 bytes
 //!     size      varint
-//!     parts     varint number, then for each, in its order: varint block, varint start in its content, varint length
+//!     parts     varint number, then for each in order: varint block, start in its content, length
 //!     sketch    varint number of hashes, then 4 bytes each, little endian
 //! trailer
 //!   length    8 bytes, little endian: of the table
@@ -20,12 +20,12 @@
 //!   magic     8 bytes "HWKEPT\x02\n"
 //! ```
 //!
-//! The bases of a block are objects of blocks before it: in this file or in older ones.
+//! The bases of a block are objects in earlier blocks, in this file or in older ones.
 //!
-//! Content is kept as it was packed, because that costs nothing: 292 MB of new pages
-//! are 22 MB, and when all of them change again, 0.3 MB. Plain content was measured too:
-//! it is read a little faster, but writing it made a first push a quarter slower, and a
-//! cache between runs of CI would carry all of it to and fro.
+//! Content is stored in packed form, because that costs nothing: 292 MB of new pages take 22 MB,
+//! and 0.3 MB more when all of them change again. Plain content was also measured. Reading it is a
+//! little faster, but writing it made a first push a quarter slower, and CI would transfer all of
+//! it between runs.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
@@ -38,24 +38,25 @@ use crate::varint;
 const MAGIC: &[u8; 8] = b"HWKEPT\x02\n";
 const DIGEST_BYTES: usize = 32;
 const TRAILER_BYTES: usize = 8 + DIGEST_BYTES + MAGIC.len();
-/// Objects of 40 bytes and a full sketch each, of more than a million files.
+/// Maximum size of a table in bytes. Enough for more than a million files, each with an object of
+/// 40 bytes and a full sketch.
 const MAX_TABLE_BYTES: u64 = 512 << 20;
 
-/// Bytes of an object that a block builds on.
+/// A range of an object that a block uses as a base.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct KeptBase {
     /// The object.
     pub id: ObjectId,
-    /// Where its bytes begin.
+    /// Where the range begins.
     pub offset: u64,
-    /// How many.
+    /// Its length in bytes.
     pub length: u32,
 }
 
-/// A block that is kept.
+/// A stored block.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct BlockRecord {
-    /// Where its frame begins.
+    /// Where its frame begins in the file.
     pub(super) at: u64,
     pub(super) frame_bytes: usize,
     pub(super) content_bytes: usize,
@@ -65,7 +66,7 @@ pub(super) struct BlockRecord {
     pub(super) bases: Vec<KeptBase>,
 }
 
-/// Bytes of an object in the content of a block.
+/// The range of a block's content that belongs to an object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Part {
     pub(super) block: u32,
@@ -73,19 +74,19 @@ pub(super) struct Part {
     pub(super) length: u32,
 }
 
-/// An object that is kept.
+/// A stored object.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ObjectRecord {
     /// The object.
     pub id: ObjectId,
-    /// Its bytes.
+    /// Its size in bytes.
     pub size: u64,
-    /// Its sketch, if one was made.
+    /// Its sketch, empty if none was made.
     pub sketch: Sketch,
     pub(super) parts: Vec<Part>,
 }
 
-/// A whole segment, opened.
+/// An open segment with a valid trailer.
 #[derive(Debug)]
 pub(super) struct Segment {
     pub(super) name: String,
@@ -96,7 +97,7 @@ pub(super) struct Segment {
     blocks: OnceLock<Vec<BlockRecord>>,
 }
 
-/// The bytes of a table and its trailer.
+/// Encodes a table and its trailer.
 pub(super) fn table_of(blocks: &[BlockRecord], records: &[ObjectRecord]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(records.len() * 44 + TRAILER_BYTES);
     varint::push(blocks.len() as u64, &mut bytes);
@@ -132,7 +133,7 @@ pub(super) fn table_of(blocks: &[BlockRecord], records: &[ObjectRecord]) -> Vec<
 }
 
 impl Segment {
-    /// Opens a segment; nothing if its end is not that of one.
+    /// Opens a segment; `None` if its trailer is not valid.
     pub(super) fn open(name: String, file: File) -> Option<Self> {
         let end = file.metadata().ok()?.len().checked_sub(TRAILER_BYTES as u64)?;
         let mut trailer = [0; TRAILER_BYTES];
@@ -147,22 +148,23 @@ impl Segment {
         is_one.then_some(Self { name, file, frames_end, table_bytes, digest: *digest, blocks })
     }
 
-    /// Bytes of all its frames.
+    /// Total length of the frames in bytes.
     pub(super) const fn frame_bytes(&self) -> u64 {
         self.frames_end
     }
 
-    /// A block of a segment whose table was read.
+    /// A block; `None` if it does not exist or the table was not read yet.
     pub(super) fn block(&self, number: u32) -> Option<&BlockRecord> {
         self.blocks.get()?.get(number as usize)
     }
 
-    /// All its blocks, once its table was read.
+    /// All blocks; empty if the table was not read yet.
     pub(super) fn blocks(&self) -> &[BlockRecord] {
         self.blocks.get().map_or(&[], Vec::as_slice)
     }
 
-    /// The objects it has for which `is_wanted`, and all of its blocks; nothing if the table is damaged.
+    /// Reads the table. Returns the objects for which `is_wanted` returns `true`, and remembers all
+    /// blocks; `None` if the table is damaged.
     pub(super) fn records(&self, is_wanted: impl Fn(&ObjectId) -> bool) -> Option<Vec<ObjectRecord>> {
         let mut table = vec![0; self.table_bytes];
         self.file.read_exact_at(&mut table, self.frames_end).ok()?;
@@ -183,7 +185,7 @@ impl Segment {
         Some(records)
     }
 
-    /// The frame of a block, if it is what it was.
+    /// The frame of a block; `None` if it is damaged.
     pub(super) fn frame(&self, block: &BlockRecord) -> Option<Vec<u8>> {
         let mut frame = vec![0; block.frame_bytes];
         self.file.read_exact_at(&mut frame, block.at).ok()?;
@@ -191,7 +193,7 @@ impl Segment {
     }
 }
 
-/// Whether the parts of an object are those of blocks and come to its size.
+/// Whether the parts of an object lie within their blocks and add up to its size.
 fn is_possible(record: &ObjectRecord, blocks: &[BlockRecord]) -> bool {
     let is_there = |part: &Part| {
         let end = part.start as usize + part.length as usize;

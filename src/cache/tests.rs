@@ -1,4 +1,4 @@
-//! Contents there and back, damage, and what pruning leaves.
+//! Tests of the cache: round trips, damage and pruning.
 
 use std::path::Path;
 
@@ -16,7 +16,7 @@ fn noise(seed: u32, count: usize) -> Vec<u8> {
     bytes
 }
 
-/// A block of these contents, against `old`.
+/// A block of these contents, with the base `old`.
 fn block_of(contents: &[&[u8]], old: &[u8]) -> EncodedBlock {
     let length = |bytes: &[u8]| u32::try_from(bytes.len()).unwrap();
     let piece = |(ordinal, content): (u32, &&[u8])| Piece { ordinal, offset: 0, length: length(content) };
@@ -31,7 +31,7 @@ fn part(content: &[u8]) -> NewPart {
     NewPart { id, size, offset: 0, length: u32::try_from(size).unwrap(), sketch }
 }
 
-/// Adds one segment with these contents, each in a block of its own.
+/// Adds a segment with these contents, each in its own block.
 fn add(path: &Path, contents: &[&[u8]]) {
     let mut draft = open(path).begin().unwrap();
     for content in contents {
@@ -40,7 +40,7 @@ fn add(path: &Path, contents: &[&[u8]]) {
     draft.finish().unwrap();
 }
 
-/// Adds one segment with `content` against `old`, of which the cache has all.
+/// Adds a segment with `content` and the base `old`, all of which is in the cache.
 fn add_against(path: &Path, content: &[u8], old: &[u8]) {
     let cache = open(path);
     let id = ObjectId::of(old);
@@ -118,7 +118,7 @@ fn content_against_older_content_is_small_and_read_through_it() {
     let dir = tempfile::tempdir().unwrap();
     let first = noise(1, 50_000);
     let second = [&first[..], b"and more"].concat();
-    // Back to what was there first, against what came after it.
+    // The first content again, with the later one as its base.
     let third = [b"more before", &second[..]].concat();
     add(dir.path(), &[&first]);
     let bytes = open(dir.path()).kept_bytes();
@@ -194,7 +194,7 @@ fn a_segment_that_is_not_finished_leaves_nothing() {
     assert_eq!(files(dir.path()).len(), 1);
     drop(draft);
     assert_eq!(files(dir.path()), [""; 0]);
-    // Of a push that was killed.
+    // A draft of a killed push.
     std::fs::write(dir.path().join("000000000001-x.content.draft"), "half").unwrap();
     let under_way = open(dir.path()).begin().unwrap();
     open(dir.path()).prune(&[], 100).unwrap();
@@ -229,7 +229,7 @@ fn every_damaged_byte_of_a_table_is_noticed_and_the_file_goes() {
 #[test]
 fn pruning_keeps_what_releases_need_within_the_limit() {
     let dir = tempfile::tempdir().unwrap();
-    // As they are not compressible each takes its size.
+    // They are incompressible, so each takes its full size.
     let [a, b, c, d] = [1, 2, 3, 4].map(|seed| noise(seed, 100));
     add(dir.path(), &[&a, &b, &c]);
     add(dir.path(), &[&d]);
@@ -240,10 +240,10 @@ fn pruning_keeps_what_releases_need_within_the_limit() {
     };
     let (new, old) = (ids(&[&a, &d]), ids(&[&a, &b, &c]));
     assert_eq!(left(&[new.clone(), old.clone()], 1000), [true; 4]);
-    // Too much for both: the older one goes, and the first segment is written anew.
+    // Too little room for both: the older one is dropped and the first segment rewritten.
     assert_eq!(left(&[new.clone(), old], 399), [true, false, false, true]);
     assert_eq!(open(dir.path()).kept_bytes(), 200);
-    // Too much even for one: one segment stays.
+    // Too little room even for one: one segment remains.
     let kept = left(&[new], 100);
     assert_eq!(kept.iter().filter(|is_kept| **is_kept).count(), 1);
     assert_eq!(left(&[], 1000), [false; 4]);
