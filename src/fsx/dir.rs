@@ -1,4 +1,4 @@
-//! A directory, open: whatever is done in it is relative to it and follows no link.
+//! An open directory. Operations are relative to it and follow no link.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
@@ -13,7 +13,7 @@ use rustix::io::Errno;
 use super::fault::{self, FaultPoint, step};
 use super::{Context as _, FileKind, FileLook, FileMode, FileSystem, IoError, Meta, Result, found, seal, set_mode};
 
-/// An open directory; names are relative to it and links are not followed.
+/// An open directory. Names are relative to it, and links are not followed.
 #[derive(Debug)]
 pub struct Dir {
     fd: OwnedFd,
@@ -21,32 +21,32 @@ pub struct Dir {
 }
 
 impl Dir {
-    /// Opens the directory at `path`; links on the way are followed.
+    /// Opens the directory at `path`. Links in the path are followed.
     ///
     /// # Errors
-    /// When there is none, or it may not be read.
+    /// Fails if the directory does not exist or may not be read.
     pub fn open(path: &Path) -> Result<Self> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let fd = rustix::fs::open(path, flags, Mode::empty()).context("open directory", || path.to_owned())?;
         Ok(Self { fd, path: path.to_owned() })
     }
 
-    /// The path it was opened by.
+    /// The path by which it was opened.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The path of a name in it, for messages.
+    /// The path of `name` in the directory, for messages.
     #[must_use]
     pub fn join(&self, name: impl AsRef<Path>) -> PathBuf {
         self.path.join(name)
     }
 
-    /// Opens the directory `name` in it; a link is refused.
+    /// Opens the subdirectory `name`. Refuses a link.
     ///
     /// # Errors
-    /// When there is none, it is no directory, or it may not be read.
+    /// Fails if it does not exist, is not a directory, or may not be read.
     pub fn open_dir(&self, name: &str) -> Result<Self> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let fd =
@@ -54,10 +54,10 @@ impl Dir {
         Ok(Self { fd, path: self.join(name) })
     }
 
-    /// Opens the directory `name` in it, if there is one.
+    /// Opens the subdirectory `name`; `None` if it does not exist.
     ///
     /// # Errors
-    /// As [`Dir::open_dir`], but for a missing one.
+    /// As [`Dir::open_dir`], except for a missing directory.
     pub fn find_dir(&self, name: &str) -> Result<Option<Self>> {
         found(self.open_dir(name))
     }
@@ -65,26 +65,26 @@ impl Dir {
     /// Creates the directory `name` with mode 0755 and opens it.
     ///
     /// # Errors
-    /// When the name is taken or the directory cannot be created.
+    /// Fails if the name is taken or the directory cannot be created.
     pub fn create_dir(&self, name: &str) -> Result<Self> {
         self.create_dir_as(name, FileMode::DIRECTORY)
     }
 
-    /// Creates the directory `name` with these permissions and opens it.
+    /// Creates the directory `name` with this mode and group and opens it.
     ///
     /// # Errors
-    /// When the name is taken or the directory cannot be created.
+    /// Fails if the name is taken or the directory cannot be created.
     pub fn create_dir_as(&self, name: &str, mode: FileMode) -> Result<Self> {
         step("create directory", || self.join(name))?;
         rustix::fs::mkdirat(&self.fd, name, Mode::from_raw_mode(mode.bits))
             .context("create directory", || self.join(name))?;
         let dir = self.open_dir(name)?;
-        // The umask may have taken bits that a web server of another user needs.
+        // The umask may have removed bits that a web server of another user needs.
         set_mode(&dir.fd, mode, || dir.path.clone())?;
         Ok(dir)
     }
 
-    /// Opens the directory `name`, created if it was missing.
+    /// Opens the directory `name`, creating it if it is missing.
     ///
     /// # Errors
     /// As [`Dir::open_dir`] and [`Dir::create_dir`].
@@ -92,7 +92,7 @@ impl Dir {
         self.ensure_dir_as(name, FileMode::DIRECTORY)
     }
 
-    /// Opens the directory `name`, created with these permissions if it was missing.
+    /// Opens the directory `name`, creating it with this mode and group if it is missing.
     ///
     /// # Errors
     /// As [`Dir::open_dir`] and [`Dir::create_dir`].
@@ -106,10 +106,10 @@ impl Dir {
         }
     }
 
-    /// Creates the file `name`, for writing and reading; the name must be free.
+    /// Creates the file `name` for reading and writing. The name must not exist.
     ///
     /// # Errors
-    /// When the name is taken or the file cannot be created.
+    /// Fails if the name is taken or the file cannot be created.
     pub fn create_file(&self, name: &str) -> Result<File> {
         step("create", || self.join(name))?;
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -118,16 +118,17 @@ impl Dir {
         Ok(File::from(fd))
     }
 
-    /// Creates a file without a name in it, for writing and reading: it goes when it is closed.
+    /// Creates an unnamed file in the directory, for reading and writing. It disappears when it is
+    /// closed.
     ///
     /// # Errors
-    /// When it cannot be created.
+    /// Fails if the file cannot be created.
     pub fn create_unnamed(&self) -> Result<File> {
         step("create", || self.path.clone())?;
         let flags = OFlags::RDWR | OFlags::TMPFILE | OFlags::CLOEXEC;
         match rustix::fs::openat(&self.fd, ".", flags, Mode::from_raw_mode(0o600)) {
             Ok(fd) => Ok(File::from(fd)),
-            // File systems that have no such files: one whose name is taken away at once.
+            // On a file system without `O_TMPFILE`, create a file and unlink it at once.
             Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::NOSYS) => {
                 let mut number = [0; 16];
                 getrandom::fill(&mut number).map_err(io::Error::other).context("create", || self.path.clone())?;
@@ -140,11 +141,11 @@ impl Dir {
         }
     }
 
-    /// Writes the whole file `name`, which must be new; not synced.
-    /// `mtime` is in seconds since 1970; without it the time is now.
+    /// Writes the whole new file `name`, without syncing it. `mtime` is in seconds since 1970;
+    /// `None` leaves the current time.
     ///
     /// # Errors
-    /// When the name is taken, or writing fails (a partial file may remain).
+    /// Fails if the name is taken or writing fails. A partial file may remain.
     pub fn write_new(&self, name: &str, bytes: &[u8], mode: FileMode, mtime: Option<u64>) -> Result<()> {
         let mut file = self.create_file(name)?;
         step("write", || self.join(name))?;
@@ -152,10 +153,10 @@ impl Dir {
         seal(&file, mode, mtime, || self.join(name))
     }
 
-    /// Opens the file `name` for reading; a link is refused.
+    /// Opens the file `name` for reading. Refuses a link.
     ///
     /// # Errors
-    /// When there is none or it may not be read.
+    /// Fails if the file does not exist or may not be read.
     pub fn open_file(&self, name: &str) -> Result<File> {
         fault::look("open", || self.join(name))?;
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
@@ -163,17 +164,18 @@ impl Dir {
         Ok(File::from(fd))
     }
 
-    /// Opens the file at the relative `path` below this directory for
-    /// reading; a link anywhere on the way is refused, and so is a way out.
+    /// Opens the file at the relative `path` below this directory for reading. Refuses a path with
+    /// a link in it or one that leads outside.
     ///
     /// # Errors
-    /// When there is none or it may not be read.
+    /// Fails if the file does not exist or may not be read.
     pub fn open_file_below(&self, path: &str) -> Result<File> {
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
         match rustix::fs::openat2(&self.fd, path, flags, Mode::empty(), resolve) {
             Ok(fd) => Ok(File::from(fd)),
-            // Kernels before 5.6, and sandboxes that do not know the call: step by step.
+            // Kernels before 5.6, and sandboxes without this system call: open each step
+            // separately.
             Err(Errno::NOSYS | Errno::PERM) => match path.split_once('/') {
                 Some((directory, rest)) => self.open_dir(directory)?.open_file_below(rest),
                 None => self.open_file(path),
@@ -182,10 +184,10 @@ impl Dir {
         }
     }
 
-    /// Opens the file `name`, created if missing, for locking and appending.
+    /// Opens the file `name` for locking and appending, creating it if it is missing.
     ///
     /// # Errors
-    /// When it is a link, or may not be written.
+    /// Fails if it is a link or may not be written.
     pub fn open_or_create_file(&self, name: &str) -> Result<File> {
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let mode = Mode::from_raw_mode(FileMode::RECORD.bits);
@@ -193,7 +195,8 @@ impl Dir {
         Ok(File::from(fd))
     }
 
-    /// The same; one that is created has mode 0644, whatever the umask is: other users may read it.
+    /// As [`Dir::open_or_create_file`]. A new file gets mode 0644 regardless of the umask, so that
+    /// other users may read it.
     ///
     /// # Errors
     /// As [`Dir::open_or_create_file`].
@@ -209,17 +212,17 @@ impl Dir {
     /// Opens the existing file `name` for writing at offsets.
     ///
     /// # Errors
-    /// When there is none, it is a link, or may not be written.
+    /// Fails if the file does not exist, is a link, or may not be written.
     pub fn open_file_for_write(&self, name: &str) -> Result<File> {
         let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let fd = rustix::fs::openat(&self.fd, name, flags, Mode::empty()).context("open", || self.join(name))?;
         Ok(File::from(fd))
     }
 
-    /// Reads the whole file `name`, which is refused when over `limit` bytes.
+    /// Reads the whole file `name`. Refuses one of more than `limit` bytes.
     ///
     /// # Errors
-    /// When there is none, it is too large or cannot be read.
+    /// Fails if the file does not exist, is too large or cannot be read.
     pub fn read(&self, name: &str, limit: u64) -> Result<Vec<u8>> {
         use io::Read as _;
         let file = self.open_file(name)?;
@@ -232,10 +235,10 @@ impl Dir {
         Ok(bytes)
     }
 
-    /// What `name` is, links not followed; nothing if it is free.
+    /// The metadata of `name`, without following links; `None` if it does not exist.
     ///
     /// # Errors
-    /// When the directory may not be searched.
+    /// Fails if the directory may not be searched.
     pub fn stat(&self, name: &str) -> Result<Option<Meta>> {
         match rustix::fs::statat(&self.fd, name, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(stat) => Ok(Some(Meta {
@@ -252,19 +255,20 @@ impl Dir {
         }
     }
 
-    /// One look at what is at the relative `path`, links in the last step not followed.
+    /// The stamp and kind of what is at the relative `path`, with one system call. A link as the
+    /// last component is not followed.
     ///
     /// # Errors
-    /// When nothing is there or it may not be examined.
+    /// Fails if the path does not exist or may not be examined.
     pub fn look(&self, path: &OsStr) -> Result<FileLook> {
         let stat = rustix::fs::statat(&self.fd, path, AtFlags::SYMLINK_NOFOLLOW);
         Ok(FileLook::from(&stat.context("examine", || self.join(path))?))
     }
 
-    /// The names in it, in no order, with their kinds.
+    /// The names in the directory with their kinds, in no particular order.
     ///
     /// # Errors
-    /// When it cannot be read.
+    /// Fails if the directory cannot be read.
     pub fn entries(&self) -> Result<Vec<(OsString, FileKind)>> {
         let mut names = Vec::new();
         let dir = rustix::fs::Dir::read_from(&self.fd).context("read directory", || self.path.clone())?;
@@ -284,19 +288,21 @@ impl Dir {
         Ok(names)
     }
 
-    /// Gives the file `name` a second name in `to`.
+    /// Creates a hard link to the file `name` in the directory `to`.
     ///
     /// # Errors
-    /// When that name is taken, the file has too many names, or linking is not permitted.
+    /// Fails if the new name is taken, if the file has too many links, or if linking is not
+    /// permitted.
     pub fn link(&self, name: &str, to: &Self, to_name: &str) -> Result<()> {
         step("link", || to.join(to_name))?;
         rustix::fs::linkat(&self.fd, name, &to.fd, to_name, AtFlags::empty()).context("link", || to.join(to_name))
     }
 
-    /// Renames `name` to `to_name` in `to`, replacing a file of that name at once.
+    /// Renames `name` to `to_name` in `to`, replacing a file of that name atomically. The rename is
+    /// durable only after `to` or its file system is synced.
     ///
     /// # Errors
-    /// When it cannot be renamed.
+    /// Fails if the file cannot be renamed.
     pub fn rename(&self, name: &str, to: &Self, to_name: &str) -> Result<()> {
         if fault::is_armed(&FaultPoint::UnlinkBeforeRename) && to.stat(to_name)?.is_some() {
             to.unlink(to_name)?;
@@ -305,12 +311,12 @@ impl Dir {
         rustix::fs::renameat(&self.fd, name, &to.fd, to_name).context("rename to", || to.join(to_name))
     }
 
-    /// Moves the directory `name` to `to_name` in `to`, which is free or an
-    /// empty directory; answers no, and does nothing, if it is not, or if the
-    /// file system moves no directories.
+    /// Moves the directory `name` to `to_name` in `to`, which must be free or an empty directory.
+    /// Returns `false` and does nothing if it is not, or if the directories are on different file
+    /// systems.
     ///
     /// # Errors
-    /// When it cannot be moved.
+    /// Fails if the directory cannot be moved.
     pub fn rename_dir(&self, name: &str, to: &Self, to_name: &str) -> Result<bool> {
         step("rename", || to.join(to_name))?;
         match rustix::fs::renameat(&self.fd, name, &to.fd, to_name) {
@@ -323,16 +329,16 @@ impl Dir {
     /// Creates the symbolic link `name` with this target.
     ///
     /// # Errors
-    /// When the name is taken or links are not supported.
+    /// Fails if the name is taken or links are not supported.
     pub fn symlink(&self, target: &str, name: &str) -> Result<()> {
         step("create link", || self.join(name))?;
         rustix::fs::symlinkat(target, &self.fd, name).context("create link", || self.join(name))
     }
 
-    /// The target of the symbolic link `name`; nothing if there is none.
+    /// The target of the symbolic link `name`; `None` if it does not exist.
     ///
     /// # Errors
-    /// When it is not a link (`InvalidInput`) or cannot be read.
+    /// Fails if it is not a link (`InvalidInput`) or cannot be read.
     pub fn read_link(&self, name: &str) -> Result<Option<OsString>> {
         let target = rustix::fs::readlinkat(&self.fd, name, Vec::new()).context("read link", || self.join(name));
         Ok(found(target)?.map(|target| OsStr::from_bytes(target.as_bytes()).to_owned()))
@@ -341,25 +347,26 @@ impl Dir {
     /// Removes the file or link `name`.
     ///
     /// # Errors
-    /// When there is none or it may not be removed.
+    /// Fails if it does not exist or may not be removed.
     pub fn unlink(&self, name: impl AsRef<OsStr>) -> Result<()> {
         let name = name.as_ref();
         step("remove", || self.join(name))?;
         rustix::fs::unlinkat(&self.fd, name, AtFlags::empty()).context("remove", || self.join(name))
     }
 
-    /// Removes the file or link `name`, if there is one.
+    /// Removes the file or link `name`, if it exists. Returns whether it did.
     ///
     /// # Errors
-    /// When it may not be removed.
+    /// Fails if it may not be removed.
     pub fn unlink_if_any(&self, name: &str) -> Result<bool> {
         Ok(found(self.unlink(name))?.is_some())
     }
 
-    /// Removes the empty directory `name`; answers whether it was empty (or missing).
+    /// Removes the directory `name` if it is empty. Returns whether it is gone: `true` if it was
+    /// empty or missing.
     ///
     /// # Errors
-    /// When it is no directory or may not be removed.
+    /// Fails if it is not a directory or may not be removed.
     pub fn remove_dir_if_empty(&self, name: &str) -> Result<bool> {
         step("remove directory", || self.join(name))?;
         match rustix::fs::unlinkat(&self.fd, name, AtFlags::REMOVEDIR) {
@@ -369,11 +376,11 @@ impl Dir {
         }
     }
 
-    /// Removes `name` and, if it is a directory, everything in it; links are
-    /// removed, not followed. A missing one is no error.
+    /// Removes `name` and, if it is a directory, everything in it. Links are removed, not followed.
+    /// A missing `name` is not an error.
     ///
     /// # Errors
-    /// When something in it may not be removed.
+    /// Fails if something in it may not be removed.
     pub fn remove_all(&self, name: &str) -> Result<()> {
         match self.stat(name)?.map(|meta| meta.kind) {
             None => return Ok(()),
@@ -393,10 +400,10 @@ impl Dir {
         self.remove_dir_if_empty(name).map(|_| ())
     }
 
-    /// Makes the names in this directory durable.
+    /// Syncs the directory, which makes its names durable.
     ///
     /// # Errors
-    /// A failed sync is final: what it covered may be lost.
+    /// An error is final: the names may be lost.
     pub fn sync(&self) -> Result<()> {
         step("sync", || self.path.clone())?;
         if fault::is_armed(&FaultPoint::SkipDirectorySync) {
@@ -405,10 +412,12 @@ impl Dir {
         rustix::fs::fsync(&self.fd).context("sync", || self.path.clone())
     }
 
-    /// Makes all that was written to this file system durable.
+    /// Syncs the file system, which makes everything written to it durable. One `syncfs` is much
+    /// faster than an `fsync` for each of many files.
     ///
     /// # Errors
-    /// A failed sync is final: the system reports it once and then forgets.
+    /// An error is final: the kernel reports it once, and the next sync may succeed without the
+    /// data.
     pub fn sync_file_system(&self) -> Result<()> {
         step("sync file system", || self.path.clone())?;
         if fault::is_armed(&FaultPoint::SkipDataSync) {
@@ -417,34 +426,34 @@ impl Dir {
         rustix::fs::syncfs(&self.fd).context("sync file system", || self.path.clone())
     }
 
-    /// Free space and kind of the file system it is on.
+    /// Free space and kind of the file system that contains the directory.
     ///
     /// # Errors
-    /// When the system cannot tell.
+    /// Fails if the system does not report them.
     pub fn file_system(&self) -> Result<FileSystem> {
         let stat = rustix::fs::fstatvfs(&self.fd).context("examine the file system of", || self.path.clone())?;
         let kind = rustix::fs::fstatfs(&self.fd).context("examine the file system of", || self.path.clone())?;
         Ok(FileSystem {
             free_bytes: stat.f_bavail.saturating_mul(stat.f_frsize),
-            // Some file systems (btrfs) make inodes as needed and report none at all.
+            // Some file systems (btrfs) create inodes on demand and report a total of 0.
             free_inodes: (stat.f_files > 0).then_some(stat.f_favail),
             block_bytes: stat.f_frsize.max(512),
             magic: u64::try_from(kind.f_type).unwrap_or(0),
         })
     }
 
-    /// The user id that owns the directory.
+    /// The id of the user who owns the directory.
     ///
     /// # Errors
-    /// When the system cannot tell.
+    /// Fails if the system does not report it.
     pub fn owner(&self) -> Result<u32> {
         Ok(rustix::fs::fstat(&self.fd).context("examine", || self.path.clone())?.st_uid)
     }
 
-    /// A second handle to the same directory.
+    /// A second handle of the same directory.
     ///
     /// # Errors
-    /// When there are no more descriptors.
+    /// Fails if the process has no more descriptors.
     pub fn try_clone(&self) -> Result<Self> {
         let fd = self.fd.as_fd().try_clone_to_owned().context("open directory", || self.path.clone())?;
         Ok(Self { fd, path: self.path.clone() })

@@ -1,4 +1,4 @@
-//! Faults that tests inject into debug builds. Release builds have none of it.
+//! Faults that tests inject into debug builds. Release builds contain none of them.
 
 #[cfg(debug_assertions)]
 use std::sync::Mutex;
@@ -9,26 +9,27 @@ use std::path::Path;
 
 use super::Result;
 
-/// What to do, and when.
+/// A fault, and when it happens.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum FaultPoint {
-    /// End the process with SIGKILL before the n-th change of the disk (counted from 1).
+    /// End the process with SIGKILL before the n-th change of the disk, counted from 1.
     KillAt(u64),
     /// Let the n-th change of the disk fail with this `errno`.
     ErrnoAt(u64, i32),
-    /// Let every operation of this name fail with this `errno`; with `OP:PART` those on paths with this part.
+    /// Let every operation of this name fail with this `errno`; with `OP:PART`, only those whose
+    /// path contains `PART`.
     ErrnoOn(String, i32),
     /// Panic in every operation of this name.
     PanicOn(String),
-    /// Do nothing where a directory should be synced: a sabotage that a power cut must show.
+    /// Skip every sync of a directory. Tests of power cuts must detect this.
     SkipDirectorySync,
-    /// Do nothing where data should be synced: a sabotage that a power cut must show.
+    /// Skip every sync of data. Tests of power cuts must detect this.
     SkipDataSync,
-    /// Replace a link by removing it first: a sabotage that a kill must show.
+    /// Remove the target before a rename. Tests that kill the process must detect this.
     UnlinkBeforeRename,
-    /// Let the clock of stores be so many seconds ahead.
+    /// Set the clock of stores ahead by this number of seconds.
     ClockAhead(u64),
-    /// Print the number of changes to the named file when the process asks for it.
+    /// Write the number of changes to a file when the process asks for it.
     Count,
 }
 
@@ -37,7 +38,7 @@ static STEPS: AtomicU64 = AtomicU64::new(0);
 #[cfg(debug_assertions)]
 static FAULTS: Mutex<Vec<FaultPoint>> = Mutex::new(Vec::new());
 
-/// Reads a fault from its text: `kill@N`, `errno=E@N`, `errno=E@OP`, `errno=E@OP:PART`, `panic@OP`,
+/// Parses a fault: `kill@N`, `errno=E@N`, `errno=E@OP`, `errno=E@OP:PART`, `panic@OP`,
 /// `skip-directory-sync`, `skip-data-sync`, `unlink-before-rename`, `clock+SECONDS`, `count`.
 #[must_use]
 pub fn parse(text: &str) -> Option<FaultPoint> {
@@ -61,7 +62,8 @@ pub fn parse(text: &str) -> Option<FaultPoint> {
     }
 }
 
-/// Arms `fault` for this process, beside those that are armed already. Answers whether this build can.
+/// Arms `fault` for this process, in addition to those already armed. Returns whether this build
+/// supports faults.
 #[cfg_attr(not(debug_assertions), expect(clippy::needless_pass_by_value, reason = "one signature for both builds"))]
 pub fn arm(fault: FaultPoint) -> bool {
     #[cfg(debug_assertions)]
@@ -76,7 +78,7 @@ pub fn arm(fault: FaultPoint) -> bool {
     }
 }
 
-/// How many changes of the disk there were so far; 0 in a release build.
+/// The number of changes of the disk so far; 0 in a release build.
 #[must_use]
 pub fn steps() -> u64 {
     #[cfg(debug_assertions)]
@@ -85,7 +87,7 @@ pub fn steps() -> u64 {
     0
 }
 
-/// By how many seconds the clock of stores is ahead; 0 in a release build.
+/// How far the clock of stores is ahead, in seconds; 0 in a release build.
 #[must_use]
 pub fn clock_ahead() -> u64 {
     #[cfg(debug_assertions)]
@@ -115,7 +117,7 @@ pub(super) fn step(op: &'static str, path: impl Fn() -> std::path::PathBuf) -> R
     for fault in &*FAULTS.lock().unwrap_or_else(std::sync::PoisonError::into_inner) {
         let errno = match fault {
             FaultPoint::KillAt(at) if *at == step => {
-                // A signal cannot be caught or delayed: this is what `kill -9` and an OOM kill do.
+                // SIGKILL cannot be caught or delayed, as with `kill -9` or the OOM killer.
                 let killed = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
                 unreachable!("survived SIGKILL: {killed:?}");
             }
@@ -143,10 +145,10 @@ pub(super) fn step(_: &'static str, _: impl Fn() -> std::path::PathBuf) -> Resul
     Ok(())
 }
 
-/// Marks an operation that changes nothing: it is not counted, and fails only by its name.
+/// Marks an operation that changes nothing. It is not counted, and fails only by its name.
 ///
 /// # Errors
-/// The injected one.
+/// The injected error.
 #[cfg(debug_assertions)]
 pub fn look(op: &'static str, path: impl Fn() -> std::path::PathBuf) -> Result<()> {
     for fault in &*FAULTS.lock().unwrap_or_else(std::sync::PoisonError::into_inner) {
@@ -169,10 +171,10 @@ pub fn look(_: &'static str, _: impl Fn() -> std::path::PathBuf) -> Result<()> {
     Ok(())
 }
 
-/// Marks a change of the disk that a library makes for us.
+/// Marks a change of the disk that is made by a library.
 ///
 /// # Errors
-/// The injected one.
+/// The injected error.
 pub fn mark(op: &'static str, path: &Path) -> Result<()> {
     step(op, || path.to_owned())
 }

@@ -1,30 +1,30 @@
-//! What is known of files and file systems without reading them.
+//! Metadata of files and file systems.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 
 use rustix::fs::FileType;
 
-/// What is known of a file without reading it.
+/// Metadata of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Meta {
-    /// What it is.
+    /// The kind of the file.
     pub kind: FileKind,
     /// Length in bytes.
     pub size: u64,
-    /// Modification time, whole seconds since 1970 (below: before).
+    /// Modification time in whole seconds since 1970; negative before that.
     pub mtime: i64,
     /// Permission bits.
     pub mode: u32,
-    /// The id of its group.
+    /// The group id.
     pub group: u32,
-    /// Number of names.
+    /// Number of hard links.
     pub links: u64,
     /// Inode number.
     pub inode: u64,
 }
 
-/// What a name stands for.
+/// The kind of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FileKind {
     /// A regular file.
@@ -48,22 +48,22 @@ impl From<FileType> for FileKind {
     }
 }
 
-/// Permissions of a new file or directory: exactly these, whatever the umask.
+/// Mode and group of a new file or directory. They apply regardless of the umask.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FileMode {
     /// The permission bits.
     pub bits: u32,
-    /// The id of its group; nothing: that which the system gives it.
+    /// The group id; `None` for the group that the system assigns.
     pub group: Option<u32>,
 }
 
 impl FileMode {
-    /// 0644: a record of ours that others may read.
+    /// 0644: for records that other users may read.
     pub const RECORD: Self = Self { bits: 0o644, group: None };
-    /// 0755: a directory of ours that others may read.
+    /// 0755: for directories that other users may read.
     pub const DIRECTORY: Self = Self { bits: 0o755, group: None };
 
-    /// Whether a file is as this says.
+    /// Whether a file has this mode and group.
     #[must_use]
     pub fn is_of(self, meta: &Meta) -> bool {
         meta.mode == self.bits && self.group.is_none_or(|group| group == meta.group)
@@ -73,22 +73,22 @@ impl FileMode {
 /// Free space and kind of a file system.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FileSystem {
-    /// Bytes that we may still use.
+    /// Bytes that this user can still allocate.
     pub free_bytes: u64,
-    /// Files that we may still create, where there is such a limit.
+    /// Inodes that this user can still create; `None` if there is no limit.
     pub free_inodes: Option<u64>,
-    /// The unit in which space is given out, in bytes.
+    /// Allocation unit in bytes.
     pub block_bytes: u64,
-    /// The number by which the system names the kind (`statfs.f_type`).
+    /// The kind as a number (`statfs.f_type`).
     pub magic: u64,
 }
 
 impl FileSystem {
-    /// The name of a kind that is on another machine or in another process,
-    /// where locks, links and syncs do not hold what we need of them.
+    /// The name of a network or user-space file system, on which locks, links and syncs are not
+    /// reliable enough; `None` for other kinds.
     #[must_use]
     pub const fn remote_name(&self) -> Option<&'static str> {
-        // linux/magic.h and the kernel sources of each.
+        // The numbers are from linux/magic.h and the kernel sources of each file system.
         match self.magic {
             0x6969 => Some("NFS"),
             0x517b => Some("SMB"),
@@ -106,14 +106,14 @@ impl FileSystem {
     }
 }
 
-/// What tells one state of a file from another without reading it.
+/// A stamp: metadata that changes when the content of a file changes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FileStat {
     /// Length in bytes.
     pub size: u64,
     /// Modification time in nanoseconds since 1970.
     pub mtime_ns: i64,
-    /// Time of the last change of anything, in nanoseconds since 1970.
+    /// Time of the last change of content or metadata, in nanoseconds since 1970.
     pub ctime_ns: i64,
     /// Inode number.
     pub inode: u64,
@@ -121,14 +121,14 @@ pub struct FileStat {
     pub device: u64,
 }
 
-/// What one look at a name tells a scan.
+/// What a scan needs to know about a file, from one system call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FileLook {
-    /// What it is.
+    /// The kind of the file.
     pub kind: FileKind,
     /// Permission bits.
     pub mode: u32,
-    /// What tells this state of it from another.
+    /// The stamp of the file.
     pub stamp: FileStat,
 }
 

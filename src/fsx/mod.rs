@@ -1,12 +1,11 @@
-//! Every touch of the disk.
+//! All access to the disk.
 //!
-//! Errors carry what was tried and on which path. [`Dir`] works relative to
-//! an open directory and never follows a link in its last step, so nobody who
-//! swaps links can lead us elsewhere. Whatever changes the disk is counted
-//! here, and a debug build can be told to die, fail or cheat at one of these
-//! steps (see [`fault`]): that is how the tests prove what a crash leaves.
+//! Errors contain the operation and the path. [`Dir`] works relative to an open directory and never
+//! follows a link in the last component, so that replacing files by links cannot lead an operation
+//! elsewhere. Every change of the disk is counted here. Tests can make a debug build die, fail or
+//! skip a sync at one of these steps (see [`fault`]), to check what a crash leaves behind.
 //!
-//! Refuses to know what the files mean.
+//! This room does not know what the files mean.
 
 mod dir;
 pub mod fault;
@@ -27,27 +26,27 @@ pub use meta::{FileKind, FileLook, FileMode, FileStat, FileSystem, Meta};
 
 use fault::step;
 
-/// The time by the clock of this machine, in seconds since 1970.
+/// The current time of this machine in seconds since 1970.
 #[must_use]
 pub fn unix_seconds() -> u64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
     now.saturating_add(fault::clock_ahead())
 }
 
-/// An operation of the operating system that failed.
+/// A failed operation of the operating system.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot {op} {}", path.display())]
 pub struct IoError {
-    /// What was tried: `open`, `create`, `link`, …
+    /// The operation: `open`, `create`, `link`, …
     pub op: &'static str,
-    /// On what.
+    /// The path.
     pub path: PathBuf,
-    /// Why it failed.
+    /// The error of the system.
     pub source: io::Error,
 }
 
 impl IoError {
-    /// The error `source` of `op` on `path`.
+    /// The error of `op` on `path`, caused by `source`.
     pub fn new(op: &'static str, path: impl Into<PathBuf>, source: impl Into<io::Error>) -> Self {
         Self { op, path: path.into(), source: source.into() }
     }
@@ -58,7 +57,7 @@ impl IoError {
         self.source.kind()
     }
 
-    /// The number of the cause, as in `errno.h`.
+    /// The `errno` of the cause; `None` if it is not an error of the system.
     #[must_use]
     pub fn errno(&self) -> Option<Errno> {
         Errno::from_io_error(&self.source)
@@ -68,12 +67,12 @@ impl IoError {
 /// The result of an operation on the disk.
 pub type Result<T> = std::result::Result<T, IoError>;
 
-/// Attaches the operation and the path to an error.
+/// Adds the operation and the path to an error.
 pub trait Context<T> {
-    /// Names what was tried on what.
+    /// Adds the operation and the path.
     ///
     /// # Errors
-    /// The same error, named.
+    /// The original error, with both added.
     fn context(self, op: &'static str, path: impl FnOnce() -> PathBuf) -> Result<T>;
 }
 
@@ -83,7 +82,7 @@ impl<T, E: Into<io::Error>> Context<T> for std::result::Result<T, E> {
     }
 }
 
-/// Nothing instead of the error that something is not there.
+/// Returns `None` in place of the error `NotFound`.
 ///
 /// # Errors
 /// Every other error.
@@ -95,10 +94,10 @@ pub fn found<T>(result: Result<T>) -> Result<Option<T>> {
     }
 }
 
-/// Gives a written file its final times, group and mode.
+/// Sets the final times, group and mode of a written file. Does not sync it.
 ///
 /// # Errors
-/// When the system refuses.
+/// Fails if the system refuses one of them.
 pub fn seal(file: &File, mode: FileMode, mtime: Option<u64>, path: impl Fn() -> PathBuf) -> Result<()> {
     if let Some(seconds) = mtime {
         step("set time of", &path)?;
@@ -108,17 +107,18 @@ pub fn seal(file: &File, mode: FileMode, mtime: Option<u64>, path: impl Fn() -> 
     set_mode(file, mode, path)
 }
 
-/// Sets the time of a file, in seconds since 1970.
+/// Sets access and modification time of a file, in seconds since 1970.
 fn set_time(file: &File, seconds: u64) -> io::Result<()> {
-    /// Every file system has times up to 2038; some cut later ones short without a word.
+    /// Every file system can store times up to 2038; some silently truncate later ones.
     const SAFE_SECONDS: u64 = i32::MAX as u64;
-    let unfit = || io::Error::new(io::ErrorKind::InvalidInput, format!("it cannot be {seconds} s after 1970 here"));
+    let unfit =
+        || io::Error::new(io::ErrorKind::InvalidInput, format!("the file system cannot store {seconds} s after 1970"));
     let time = UNIX_EPOCH.checked_add(Duration::from_secs(seconds)).ok_or_else(unfit)?;
     file.set_times(fs::FileTimes::new().set_accessed(time).set_modified(time))?;
     if seconds > SAFE_SECONDS && file.metadata()?.modified()? != time { Err(unfit()) } else { Ok(()) }
 }
 
-/// Gives what is open its group and mode, whatever the umask was when it was created.
+/// Sets group and mode of an open file, regardless of the umask at its creation.
 fn set_mode(file: impl AsFd, mode: FileMode, path: impl Fn() -> PathBuf) -> Result<()> {
     if let Some(group) = mode.group {
         let group = rustix::fs::Gid::from_raw(group);
@@ -130,42 +130,42 @@ fn set_mode(file: impl AsFd, mode: FileMode, path: impl Fn() -> PathBuf) -> Resu
 /// Writes `bytes` at `offset` of an open file.
 ///
 /// # Errors
-/// When not all could be written.
+/// Fails if not all bytes could be written.
 pub fn write_at(file: &File, bytes: &[u8], offset: u64, path: impl Fn() -> PathBuf) -> Result<()> {
     step("write", &path)?;
     std::os::unix::fs::FileExt::write_all_at(file, bytes, offset).context("write", &path)
 }
 
-/// Opens the file at `path` for reading; in its last step a link is refused,
-/// and a fifo does not block.
+/// Opens the file at `path` for reading. Refuses a link as the last component; a fifo does not
+/// block.
 ///
 /// # Errors
-/// When there is none or it may not be read.
+/// Fails if the file does not exist or may not be read.
 pub fn open_read(path: &Path) -> Result<File> {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     Ok(File::from(rustix::fs::open(path, flags, Mode::empty()).context("open", || path.to_owned())?))
 }
 
-/// What is at `path`, links not followed.
+/// The metadata of `path`, without following links.
 ///
 /// # Errors
-/// When nothing is there or it may not be examined.
+/// Fails if the path does not exist or may not be examined.
 pub fn lstat(path: &Path) -> Result<fs::Metadata> {
     fs::symlink_metadata(path).context("examine", || path.to_owned())
 }
 
-/// What an open file is.
+/// The metadata of an open file.
 ///
 /// # Errors
-/// When the system cannot tell.
+/// Fails if the system does not report it.
 pub fn fstat(file: &File, path: &Path) -> Result<fs::Metadata> {
     file.metadata().context("examine", || path.to_owned())
 }
 
-/// Reads the file at `path` as text, but no more than its first `limit` bytes.
+/// Reads the first `limit` bytes of the file at `path` as text.
 ///
 /// # Errors
-/// When there is none, it cannot be read or is not UTF-8.
+/// Fails if the file does not exist, cannot be read or is not UTF-8.
 pub fn read_text(path: &Path, limit: u64) -> Result<String> {
     use io::Read as _;
     let mut text = String::new();
@@ -174,11 +174,10 @@ pub fn read_text(path: &Path, limit: u64) -> Result<String> {
     Ok(text)
 }
 
-/// The path without links and dots; what does not exist yet is kept as it
-/// stands behind what does.
+/// The path without links and dots. Trailing components that do not exist yet are kept.
 ///
 /// # Errors
-/// When a directory on the way may not be searched.
+/// Fails if a directory of the path may not be searched.
 pub fn resolve(path: &Path) -> Result<PathBuf> {
     match path.canonicalize() {
         Ok(resolved) => Ok(resolved),
@@ -196,18 +195,18 @@ pub fn resolve(path: &Path) -> Result<PathBuf> {
 /// Creates the directory `path` and its missing parents.
 ///
 /// # Errors
-/// When one cannot be created.
+/// Fails if one cannot be created.
 pub fn create_dir_all(path: &Path) -> Result<()> {
     fault::mark("create directory", path)?;
     fs::create_dir_all(path).context("create directory", || path.to_owned())
 }
 
-/// Replaces the file at `path` at once by what `write` writes, mode 0644.
-/// Readers see the old or the new file, whole. Not synced.
+/// Replaces the file at `path` atomically by what `write` writes, with mode 0644. Readers see the
+/// old or the new file as a whole. Does not sync.
 ///
 /// # Errors
-/// Those of `write`, or when the file cannot be created or renamed; the old
-/// file is then untouched.
+/// Fails with the errors of `write`, or if the file cannot be created or renamed. The old file is
+/// then unchanged.
 pub fn replace_file(path: &Path, write: impl FnOnce(&mut io::BufWriter<&File>) -> io::Result<()>) -> Result<()> {
     let (Some(parent), Some(name)) = (path.parent(), path.file_name().and_then(OsStr::to_str)) else {
         return Err(IoError::new("write", path, io::Error::from(io::ErrorKind::InvalidInput)));
@@ -223,33 +222,34 @@ pub fn replace_file(path: &Path, write: impl FnOnce(&mut io::BufWriter<&File>) -
         dir.rename(&temporary, &dir, name)
     })();
     if written.is_err() {
-        // The first error is the one to tell; a left-over is replaced next time.
+        // Report the first error. The next call replaces a left-over file.
         dir.unlink_if_any(&temporary).ok();
     }
     written
 }
 
-/// Takes the exclusive lock on `file`, waiting at most `wait`; answers whether it has it.
-/// The lock goes when the file is closed, also by a killed process.
+/// Takes the exclusive lock on `file`, waiting at most `wait`. Returns whether it was taken.
+/// Closing the file releases it, also when the process is killed.
 ///
 /// # Errors
-/// When the file system has no locks.
+/// Fails if the file system does not support locks.
 pub fn lock(file: &File, wait: Duration, path: &Path) -> Result<bool> {
     lock_by(|| file.try_lock(), wait, &|| false, path)
 }
 
-/// As [`lock`], but `is_cancelled` ends the wait as well.
+/// As [`lock`], but `is_cancelled` also ends the wait.
 ///
 /// # Errors
-/// When the file system has no locks.
+/// Fails if the file system does not support locks.
 pub fn lock_unless(file: &File, wait: Duration, is_cancelled: &dyn Fn() -> bool, path: &Path) -> Result<bool> {
     lock_by(|| file.try_lock(), wait, is_cancelled, path)
 }
 
-/// As [`lock_unless`], but any number may have the shared lock at once, while nobody has the exclusive one.
+/// As [`lock_unless`], but takes the shared lock. Any number of processes may hold it while no
+/// process holds the exclusive one.
 ///
 /// # Errors
-/// When the file system has no locks.
+/// Fails if the file system does not support locks.
 pub fn lock_shared_unless(file: &File, wait: Duration, is_cancelled: &dyn Fn() -> bool, path: &Path) -> Result<bool> {
     lock_by(|| file.try_lock_shared(), wait, is_cancelled, path)
 }
@@ -260,7 +260,7 @@ fn lock_by(
     is_cancelled: &dyn Fn() -> bool,
     path: &Path,
 ) -> Result<bool> {
-    // flock has no time limit, and a signal to break it would need unsafe code.
+    // Polled, as flock has no timeout, and interrupting it with a signal would need unsafe code.
     const PAUSE: Duration = Duration::from_millis(20);
     let deadline = Instant::now() + wait;
     loop {
