@@ -1,6 +1,7 @@
-//! The request to stop a run, for everything that waits for something outside of it.
+//! Cancellation of a run, for everything that waits for an external event.
 //!
-//! A wait that can look at a flag now and then does so. One that blocks in the system registers what ends it.
+//! A wait that can poll a flag does so. A wait that blocks in the system registers an
+//! [`Interrupt`].
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,16 +13,16 @@ use crossbeam_channel::{RecvTimeoutError, bounded};
 
 use crate::monitor::{Event, Monitor};
 
-/// How soon a request to stop is noticed.
+/// How often waits check for cancellation.
 pub const CANCEL_POLL_INTERVAL: Duration = Duration::from_millis(50);
 
-/// Something that blocks and can be ended from another thread.
+/// A blocking operation that another thread can end.
 pub trait Interrupt: Send + Sync {
-    /// Ends the operations that block now, and fails those that begin later.
+    /// Ends the operations that block now, and makes later ones fail.
     fn interrupt(&self);
 }
 
-/// The request to stop a run. Clones share it.
+/// The cancellation of a run. Clones share it.
 #[derive(Clone, Default)]
 pub struct CancelToken(Arc<Shared>);
 
@@ -38,26 +39,27 @@ impl fmt::Debug for CancelToken {
 }
 
 impl CancelToken {
-    /// Whether the run is to stop.
+    /// Whether the run was cancelled.
     #[must_use]
     pub fn is_cancelled(&self) -> bool {
         self.0.is_cancelled.load(Ordering::Relaxed)
     }
 
-    /// The flag, for a signal handler. Setting it interrupts nothing: call [`CancelToken::cancel`] soon after.
+    /// The flag, for a signal handler. Setting it interrupts nothing, so [`CancelToken::cancel`]
+    /// must follow soon.
     #[must_use]
     pub fn flag(&self) -> Arc<AtomicBool> {
         Arc::clone(&self.0.is_cancelled)
     }
 
-    /// Asks the run to stop, and interrupts what blocks.
+    /// Cancels the run and interrupts the registered operations.
     pub fn cancel(&self) {
         self.0.is_cancelled.store(true, Ordering::SeqCst);
         let blocking = std::mem::take(&mut *self.0.blocking.lock().unwrap_or_else(PoisonError::into_inner));
         blocking.iter().filter_map(Weak::upgrade).for_each(|one| one.interrupt());
     }
 
-    /// Has `blocking` interrupted when the run is to stop; at once if that is so already.
+    /// Interrupts `blocking` when the run is cancelled, or at once if it already is.
     pub fn interrupt_on_cancel(&self, blocking: Weak<dyn Interrupt>) {
         let mut all = self.0.blocking.lock().unwrap_or_else(PoisonError::into_inner);
         all.retain(|one| one.strong_count() > 0);
@@ -69,12 +71,12 @@ impl CancelToken {
     }
 }
 
-/// Waits for so long, or until `monitor` is cancelled. Returns whether it is not.
+/// Waits for `time`, or until `monitor` is cancelled. Returns `false` if it was cancelled.
 pub fn pause(time: Duration, monitor: &dyn Monitor) -> bool {
     wait_until(Instant::now() + time, &|| monitor.is_cancelled())
 }
 
-/// Waits until `end`, or until `is_cancelled` holds. Returns whether it does not hold then.
+/// Waits until `end`, or until `is_cancelled` returns `true`. Returns `false` in the second case.
 pub fn wait_until(end: Instant, is_cancelled: &dyn Fn() -> bool) -> bool {
     loop {
         if is_cancelled() {
@@ -88,7 +90,7 @@ pub fn wait_until(end: Instant, is_cancelled: &dyn Fn() -> bool) -> bool {
     }
 }
 
-/// Asks work in another thread to stop.
+/// A monitor that stops work in another thread.
 struct Stop(AtomicBool);
 
 impl Monitor for Stop {
@@ -99,11 +101,11 @@ impl Monitor for Stop {
     }
 }
 
-/// Does `work` on a thread of its own and waits for it; `None` as soon as `monitor` is cancelled. The work is then
-/// asked to stop, and ends by itself or with the process.
+/// Runs `work` on its own thread and waits for the result. Returns `None` as soon as `monitor` is
+/// cancelled. The work is then asked to stop, and ends by itself or with the process.
 ///
 /// # Panics
-/// If the work does.
+/// Panics if the work panics.
 pub fn until_cancelled<T: Send + 'static>(
     monitor: &dyn Monitor,
     work: impl FnOnce(&dyn Monitor) -> T + Send + 'static,
@@ -118,7 +120,7 @@ pub fn until_cancelled<T: Send + 'static>(
         sender.send(work.map(|work| work(&*told))).ok()
     });
     let Ok(thread) = spawned else {
-        // A system that hands out no thread: the work is done here, and asks by itself whether it is to stop.
+        // No thread could be started: run the work here, where it checks for cancellation itself.
         let work = work.lock().unwrap_or_else(PoisonError::into_inner).take();
         return work.map(|work| work(monitor));
     };

@@ -1,7 +1,7 @@
-//! Identifiers: every id is a newtype over a BLAKE3-256 digest (or, for a
-//! store and a history, over random bytes) and is written as lower-case hexadecimal.
+//! Identifiers. Every id is a newtype over a BLAKE3-256 digest, or over random bytes for a store
+//! and a history, and is written in lower-case hexadecimal.
 //!
-//! Knows how ids are computed and spelled. Refuses to know what they name.
+//! This room computes and parses ids. It does not know what they identify.
 
 mod pieces;
 
@@ -13,13 +13,13 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 pub use pieces::{PieceHash, PieceHashes};
 
-/// A text that is not the lower-case hexadecimal form of an id.
+/// A text that is not an id in lower-case hexadecimal.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("not an id of {expected} lower-case hexadecimal digits: {text:?}")]
 pub struct ParseIdError {
-    /// The number of digits such an id has.
+    /// The number of digits of such an id.
     pub expected: usize,
-    /// The text as it was given, cut to 80 characters.
+    /// The text, truncated to 80 characters.
     pub text: String,
 }
 
@@ -32,7 +32,7 @@ fn push_hex(bytes: &[u8], out: &mut Vec<u8>) {
     }
 }
 
-/// The value of each digit; 0xff for every other byte.
+/// The value of each hexadecimal digit; 0xff for every other byte.
 const NIBBLES: [u8; 256] = {
     let mut table = [0xff; 256];
     let mut value = 0;
@@ -47,7 +47,7 @@ fn parse_hex<const N: usize>(text: &[u8]) -> Option<[u8; N]> {
     if text.len() != 2 * N {
         return None;
     }
-    // Manifests are mostly this: wrong digits are gathered and looked at once.
+    // Manifests consist mostly of ids, so wrong digits are collected and checked once at the end.
     let (mut bytes, mut wrong) = ([0; N], 0);
     for (byte, pair) in bytes.iter_mut().zip(text.chunks_exact(2)) {
         let (high, low) = (NIBBLES[usize::from(pair[0])], NIBBLES[usize::from(pair[1])]);
@@ -64,7 +64,7 @@ macro_rules! id {
         pub struct $name([u8; $len]);
 
         impl $name {
-            /// The id whose bytes these are.
+            /// The id with these bytes.
             #[must_use]
             pub const fn from_bytes(bytes: [u8; $len]) -> Self {
                 Self(bytes)
@@ -81,13 +81,13 @@ macro_rules! id {
                 push_hex(&self.0, out);
             }
 
-            /// Reads the lower-case hexadecimal form, nothing else.
+            /// Parses lower-case hexadecimal digits. Accepts no other form.
             #[must_use]
             pub fn parse_hex(text: &[u8]) -> Option<Self> {
                 parse_hex(text).map(Self)
             }
 
-            /// The first 12 digits: enough for people to tell ids apart.
+            /// The first 12 digits, which are enough for people to distinguish ids.
             #[must_use]
             pub fn short(&self) -> String {
                 self.to_string()[..12].to_owned()
@@ -150,28 +150,29 @@ id!(
     32
 );
 id!(
-    /// What a visitor can fetch, without times: see `manifest/FORMAT.md`.
+    /// Identifies what visitors can fetch, without times: see `manifest/FORMAT.md`.
     ContentId,
     32
 );
 id!(
-    /// BLAKE3-256 of a pack up to its end record's digest.
+    /// BLAKE3-256 of a pack without the digest in its end record.
     PackId,
     32
 );
 id!(
-    /// Names an unfinished push: see `store/FORMAT.md`.
+    /// Identifies an unfinished push: see `store/FORMAT.md`.
     BundleKey,
     32
 );
 id!(
-    /// Random name of a store, made when the store is created.
+    /// Random id of a store, generated when the store is created.
     StoreId,
     16
 );
 
 id!(
-    /// Random name of a history of releases, made with its first release and copied to every later one.
+    /// Random id of a history of releases, generated with its first release and copied to every
+    /// later one.
     HistoryId,
     16
 );
@@ -179,10 +180,10 @@ id!(
 macro_rules! random_id {
     ($($name:ident),*) => {$(
         impl $name {
-            /// Returns a new id from the operating system's random source.
+            /// Generates an id with the operating system's random source.
             ///
             /// # Errors
-            /// If the system has no random source.
+            /// Fails if the random source is not available.
             pub fn random() -> io::Result<Self> {
                 let mut bytes = [0; 16];
                 getrandom::fill(&mut bytes).map_err(io::Error::other)?;
@@ -203,7 +204,7 @@ macro_rules! digest_of_bytes {
                 Self(*blake3::hash(bytes).as_bytes())
             }
 
-            /// The id of everything that went into `hasher`.
+            /// The id of all bytes that were passed to `hasher`.
             #[must_use]
             pub fn finish(hasher: &blake3::Hasher) -> Self {
                 Self(*hasher.finalize().as_bytes())
@@ -214,14 +215,14 @@ macro_rules! digest_of_bytes {
 
 digest_of_bytes!(ObjectId, ManifestId, ReleaseId, ContentId, PackId, BundleKey);
 
-/// Bytes read at once while hashing: past the point where system calls show,
-/// and small enough to stay in a core's cache.
+/// Bytes per read while hashing: large enough that the cost of system calls is negligible, small
+/// enough for the cache of a core.
 const READ_BYTES: usize = 256 * 1024;
 
-/// Reads `reader` to its end and returns the id and the number of bytes.
+/// Reads `reader` to its end. Returns the id and the number of bytes.
 ///
 /// # Errors
-/// Those of `reader`.
+/// Errors of `reader`.
 pub fn hash_reader(mut reader: impl Read) -> io::Result<(ObjectId, u64)> {
     let mut hasher = blake3::Hasher::new();
     let mut buffer = vec![0; READ_BYTES];

@@ -1,7 +1,7 @@
-//! A release: the small record that names a manifest.
+//! Releases: the small record that names a manifest.
 //!
-//! Its canonical form, and with it its id, is described in `store/FORMAT.md`.
-//! This room knows the record and its name; refuses to know where it is kept.
+//! `store/FORMAT.md` describes its canonical form, from which the id is computed. This module knows
+//! the record and its name, but not where it is stored.
 
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
@@ -13,55 +13,55 @@ use crate::hash::{ContentId, HistoryId, ManifestId, ReleaseId};
 use crate::tree_path::Site;
 use crate::varint::MAX_NUMBER;
 
-/// Highest sequence of a release: not every JSON reader reads higher numbers as they are.
+/// Maximum sequence of a release. Larger numbers are not exact in every JSON reader.
 pub const MAX_SEQUENCE: u64 = MAX_NUMBER;
-/// Latest time of a release, in seconds since 1970: 16 March 2242. File systems cut later times of files off, and
-/// `verify` would find a difference for ever.
+/// Latest time of a release, in seconds since 1970: 16 March 2242. File systems truncate later
+/// times, so `verify` would report a difference forever.
 pub const MAX_TIME: u64 = (1 << 33) - 1;
-/// Longest note, in bytes.
+/// Maximum length of a note in bytes.
 pub const MAX_NOTE_BYTES: usize = 1024;
-/// Longest name of the person or job that rejected content, in bytes.
+/// Maximum length of the name of a person or job that rejected content, in bytes.
 pub const MAX_NAME_BYTES: usize = 200;
-/// Largest record that is read, in bytes.
+/// Maximum size of a record that is read, in bytes.
 pub const MAX_RECORD_BYTES: u64 = 1024 * 1024;
 
-/// Most histories that a release says it replaces.
+/// Maximum number of histories that a release can replace.
 pub const MAX_REPLACED: usize = 16;
 
-/// What is wrong with a release record.
+/// Why a release record is not valid.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ReleaseError {
-    /// Written by a newer headwater.
+    /// The record was written by a newer headwater.
     #[error("release format version {found} is newer than this headwater knows (1); upgrade headwater")]
     Version {
-        /// The version it claims.
+        /// The version that the record declares.
         found: u64,
     },
-    /// Not a release record at all, or cut.
+    /// The bytes are not a release record, or it is truncated.
     #[error("not a release record: {what}")]
     Garbled {
-        /// What the parser says.
+        /// The error of the parser.
         what: String,
     },
-    /// The same facts in another spelling.
+    /// The record is valid but not in its canonical form.
     #[error("release record is not in its canonical form")]
     NotCanonical,
-    /// A note too long or with control characters.
+    /// A note is too long or has control characters.
     #[error("a note has at most 1,024 bytes and no control characters")]
     Note,
-    /// A number that not every JSON reader reads as it is.
+    /// A number is too large to be exact in every JSON reader.
     #[error("a number in a release record is not below 2^53")]
     Number,
-    /// A time that no file can have.
+    /// A time is later than files can store.
     #[error("a time in a release record is after 16 March 2242, later than files can have")]
     Time,
-    /// Replaced histories that cannot be.
+    /// The list of replaced histories is not valid.
     #[error("a release replaces at most {MAX_REPLACED} histories, each once, and not its own")]
     Replaces,
-    /// The name of a person or job, too long or with control characters.
+    /// The name of a person or job is too long or has control characters.
     #[error("the name of a person or job has at most 200 bytes and no control characters")]
     Person,
-    /// A name that is not `<sequence>-<id16>`.
+    /// A text is not a name of the form `<sequence>-<id16>`.
     #[error("not a release name: {text:?}")]
     Name {
         /// The text.
@@ -77,60 +77,61 @@ pub struct Release {
     version: u64,
     /// The site.
     pub site: Site,
-    /// The history it is part of: the same as that of the release it was made on top of.
+    /// The history that it belongs to, which is that of the release that it was made on top of.
     pub history: HistoryId,
-    /// The histories that this one took over, oldest first, at most [`MAX_REPLACED`].
+    /// The histories that this one replaced, oldest first, at most [`MAX_REPLACED`].
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub replaces: Vec<HistoryId>,
-    /// Rises with every release.
+    /// The sequence number, which rises with every release.
     pub sequence: u64,
-    /// The manifest.
+    /// The id of the manifest.
     pub manifest: ManifestId,
-    /// What visitors get.
+    /// The content id, which identifies what visitors get.
     pub content: ContentId,
-    /// Seconds since 1970; rises strictly.
+    /// Creation time in seconds since 1970, which rises from release to release (see
+    /// `store/FORMAT.md`).
     pub created: u64,
-    /// Milliseconds since 1970 at which the push began.
+    /// When the push began, in milliseconds since 1970.
     pub began: u64,
-    /// The number of the newest release of each order stream.
+    /// The run number of the newest release of each order stream.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub orders: BTreeMap<String, u64>,
     /// Content that a person rolled back, ascending by content id.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub rejected: Vec<RejectedContent>,
-    /// The earliest time at which a retired entry is due, seconds since 1970.
+    /// The earliest time at which a retired entry is due, in seconds since 1970.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub until: Option<u64>,
-    /// Entries of the manifest.
+    /// Number of entries of the manifest.
     pub entries: u64,
-    /// Retired ones among them.
+    /// Number of retired entries among them.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub retired: u64,
-    /// Sum of the sizes of the live files, in bytes.
+    /// Total size of the live files in bytes.
     pub bytes: u64,
-    /// The sequence whose live entries a rollback brought back.
+    /// The sequence of the release whose live entries a rollback restored.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rolled_back_to: Option<u64>,
-    /// For which mirrors it was made; `None` if for all of the fleet.
+    /// The mirrors that it was made for; `None` if it was made for the whole fleet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub partial: Option<Partial>,
-    /// Free text.
+    /// A note of the operator.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub note: Option<String>,
 }
 
-/// Says that a release was made for a part of the fleet.
+/// Marks a release that was made for a part of the fleet.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Partial {
     /// The names of the mirrors that it was made for.
     pub mirrors: Vec<String>,
-    /// Which command made it, or why a push went back.
+    /// The command that made it, or why a push reverted.
     pub why: String,
 }
 
 impl Partial {
-    /// Whether it was made for this mirror.
+    /// Whether the release was made for this mirror.
     #[must_use]
     pub fn is_for(&self, mirror: &str) -> bool {
         self.mirrors.iter().any(|one| one == mirror)
@@ -148,13 +149,13 @@ impl fmt::Display for Partial {
     }
 }
 
-/// Content that a person rolled back: a push of it is refused.
+/// Content that a person rolled back. A push of it is refused.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RejectedContent {
-    /// The content.
+    /// The id of the content.
     pub content: ContentId,
-    /// The sequence of the release that had it.
+    /// The sequence of the release that had the content.
     pub sequence: u64,
     /// When it was rolled back, in seconds since 1970.
     pub at: u64,
@@ -176,7 +177,7 @@ impl RejectedContent {
 }
 
 impl fmt::Display for RejectedContent {
-    /// Says which release had the content, that it was rolled back, by whom, when and why.
+    /// States which release had the content, and by whom, when and why it was rolled back.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "release {} with this content was rolled back", self.sequence)?;
         self.by.as_ref().map_or(Ok(()), |by| write!(f, " by {by}"))?;
@@ -200,19 +201,20 @@ const fn is_zero(value: &u64) -> bool {
     *value == 0
 }
 
-/// How a release stands to the one that a mirror serves.
+/// How a release relates to the one that a mirror serves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Succession {
-    /// It may take the place of the served one.
+    /// It may replace the served one.
     Follows,
-    /// The served one is the same, or newer.
+    /// The served one is the same or newer.
     NotNewer,
-    /// They are of two histories, of which neither took over the other: neither is newer.
+    /// They belong to different histories, neither of which replaced the other, so neither is
+    /// newer.
     OtherHistory,
 }
 
 impl Release {
-    /// A release with the given identity and nothing else to say.
+    /// A release with the given identity. All other fields are empty.
     #[must_use]
     pub const fn new(site: Site, history: HistoryId, sequence: u64, manifest: ManifestId, content: ContentId) -> Self {
         Self {
@@ -238,10 +240,10 @@ impl Release {
         }
     }
 
-    /// Reads a record from its canonical bytes.
+    /// Parses a record from its canonical bytes.
     ///
     /// # Errors
-    /// Anything but the canonical bytes of a release of version 1.
+    /// Fails for anything but the canonical bytes of a release of version 1.
     pub fn parse(bytes: &[u8]) -> Result<Self, ReleaseError> {
         #[derive(Deserialize)]
         struct Version {
@@ -273,7 +275,7 @@ impl Release {
         if release.to_bytes() == bytes { Ok(release) } else { Err(ReleaseError::NotCanonical) }
     }
 
-    /// The canonical bytes.
+    /// The canonical bytes of the record.
     #[must_use]
     pub fn to_bytes(&self) -> Vec<u8> {
         serde_json::to_vec(self).expect("a release has only text keys and plain values")
@@ -306,8 +308,8 @@ impl Release {
             && !replaced.contains(&self.history)
     }
 
-    /// Compares this release with the `current` one of a mirror. This is the one rule for what may become
-    /// current; `store/FORMAT.md` has it in words.
+    /// Compares this release with the `current` one of a mirror. Only this rule decides what may
+    /// become current; `store/FORMAT.md` describes it.
     #[must_use]
     pub fn succession(&self, current: &Self) -> Succession {
         let follows = |is_newer| if is_newer { Succession::Follows } else { Succession::NotNewer };
@@ -322,13 +324,13 @@ impl Release {
         }
     }
 
-    /// Whether, and by whom, this content was rejected.
+    /// The record of the rejection of this content; `None` if it was not rejected.
     #[must_use]
     pub fn rejection(&self, content: ContentId) -> Option<&RejectedContent> {
         self.rejected.iter().find(|rejected| rejected.content == content)
     }
 
-    /// What decides which of two releases of one history is newer, on any mirrors.
+    /// The rank, which decides which of two releases of one history is newer, on every mirror.
     #[must_use]
     pub fn rank(&self) -> (u64, u64, ReleaseId) {
         (self.sequence, self.created, self.id())
@@ -364,13 +366,13 @@ impl ReleaseName {
         Self { sequence, id16 }
     }
 
-    /// The sequence in it.
+    /// The sequence in the name.
     #[must_use]
     pub const fn sequence(&self) -> u64 {
         self.sequence
     }
 
-    /// Whether this could be the name of the release with that id.
+    /// Whether this can be the name of the release with the given id.
     #[must_use]
     pub fn fits(&self, id: &ReleaseId) -> bool {
         id.as_bytes().starts_with(&self.id16)

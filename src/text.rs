@@ -1,4 +1,5 @@
-//! Text for people: errors with their causes, and text of peers without what misleads or leaks.
+//! Text for people: errors with their causes, and text of peers without misleading characters or
+//! secrets.
 
 mod secrets;
 
@@ -6,8 +7,8 @@ pub use secrets::Secrets;
 
 use std::error::Error;
 
-/// Returns `error` and its causes on one line, joined by `: `. A cause that the text before it ends with is left out:
-/// some errors print their cause themselves.
+/// Returns `error` and its causes on one line, joined by `: `. Leaves out a cause if the text before
+/// already ends with it, because some errors print their cause themselves.
 #[must_use]
 pub fn error_chain(error: &dyn Error) -> String {
     let mut text = error.to_string();
@@ -23,8 +24,8 @@ pub fn error_chain(error: &dyn Error) -> String {
     text
 }
 
-/// Whether a terminal shows nothing for `c`, or reorders what stands around it: control characters,
-/// line separators, bidirectional marks (CVE-2021-42574), and characters without a width.
+/// Whether `c` is invisible in a terminal or reorders the text around it: control characters, line
+/// separators, bidirectional marks (CVE-2021-42574) and characters without width.
 #[must_use]
 pub fn is_invisible(c: char) -> bool {
     c.is_control()

@@ -1,14 +1,16 @@
-//! Threads of a scope, also where the system hands out none: a limit of processes is no reason for a panic.
+//! Scoped threads that also work if the system cannot start a thread: reaching a process limit must
+//! not cause a panic.
 //!
-//! [`join`], [`each`] and [`workers`] then do the work on the thread that asks for it, one piece after the other. They
-//! are not for work that waits for other work of the same scope: that is for [`start`], which fails.
+//! [`join`], [`each`] and [`workers`] then run the work on the calling thread, one task after
+//! another. Do not use them for work that waits for other work of the same scope: use [`start`],
+//! which fails.
 
 use std::io;
 use std::panic::resume_unwind;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{Builder, Scope, ScopedJoinHandle};
 
-/// The system hands out no thread.
+/// The system cannot start a thread.
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("cannot start a thread")]
 pub struct ThreadError(#[source] Arc<io::Error>);
@@ -22,7 +24,7 @@ impl From<io::Error> for ThreadError {
 /// Starts `work` on a thread of `scope`.
 ///
 /// # Errors
-/// If the system hands out no thread. The work is dropped then.
+/// Fails if no thread can be started. The work is dropped then.
 pub fn start<'s, T: Send + 's>(
     scope: &'s Scope<'s, '_>,
     work: impl FnOnce() -> T + Send + 's,
@@ -30,7 +32,7 @@ pub fn start<'s, T: Send + 's>(
     Builder::new().spawn_scoped(scope, work).map_err(ThreadError::from)
 }
 
-/// Does `beside` on another thread while it does `here`.
+/// Runs `beside` on another thread and `here` on this one. Returns both results.
 pub fn join<A: Send, B>(beside: impl FnOnce() -> A + Send, here: impl FnOnce() -> B) -> (A, B) {
     join_by(Builder::new, beside, here)
 }
@@ -48,7 +50,8 @@ fn join_by<A: Send, B>(
     })
 }
 
-/// Does `work` with each of `items`, all at once; the results are in their order.
+/// Calls `work` with each of `items` on a thread of its own. Returns the results in the order of
+/// the items.
 pub fn each<I: Send, T: Send>(items: impl IntoIterator<Item = I>, work: impl Fn(I) -> T + Sync) -> Vec<T> {
     each_by(Builder::new, items, work)
 }
@@ -66,7 +69,8 @@ fn each_by<I: Send, T: Send>(
     })
 }
 
-/// Does `work` on `count` threads, of which this is one, or on as many of them as there are.
+/// Runs `work` on `count` threads, including this one, or on fewer if the system cannot start as
+/// many.
 pub fn workers<T: Send>(count: usize, work: impl Fn() -> T + Sync) -> Vec<T> {
     std::thread::scope(|scope| {
         let helpers: Vec<_> = (1..count).map_while(|_| Builder::new().spawn_scoped(scope, &work).ok()).collect();
@@ -75,12 +79,12 @@ pub fn workers<T: Send>(count: usize, work: impl Fn() -> T + Sync) -> Vec<T> {
     })
 }
 
-/// What `thread` returned; a panic goes on here.
+/// The result of `thread`. Propagates its panic.
 fn result<T>(thread: ScopedJoinHandle<'_, T>) -> T {
     thread.join().unwrap_or_else(|panic| resume_unwind(panic))
 }
 
-/// Work that a thread does, or else this one.
+/// A task that another thread runs, or else the calling thread.
 struct Task<F>(Mutex<Option<F>>);
 
 impl<T: Send, F: FnOnce() -> T + Send> Task<F> {
@@ -92,7 +96,7 @@ impl<T: Send, F: FnOnce() -> T + Send> Task<F> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
-    /// Starts a thread for it, if there is one to be had.
+    /// Starts a thread for the task; `None` if no thread can be started.
     fn start<'s, 'e>(
         &'s self,
         builder: &impl Fn() -> Builder,
@@ -117,7 +121,7 @@ impl<T: Send, F: FnOnce() -> T + Send> Task<F> {
 mod tests {
     use super::*;
 
-    /// No system has room for such a stack.
+    /// A stack size that no system can allocate.
     fn refused() -> Builder {
         Builder::new().stack_size(1 << 60)
     }

@@ -1,9 +1,10 @@
-//! Names of the users and groups of this machine, as the system knows them.
+//! Names of the users and groups of this machine.
 //!
-//! The system is asked through its C library, so users of LDAP or SSSD have names too. The only room
-//! that uses the crate `uzers`. Refuses to know what a user may do.
+//! They are looked up with the C library, so that users of LDAP or SSSD are found too. Only this
+//! module uses the crate `uzers`. It does not know what a user may do.
 
-/// The user with this id, for messages: `user www-data`, or `user id 12345` if the system has no name for it.
+/// Describes the user with this id for messages: `user www-data`, or `user id 12345` if the user
+/// has no name.
 #[must_use]
 pub fn describe_user(id: u32) -> String {
     match uzers::get_user_by_uid(id) {
@@ -12,7 +13,7 @@ pub fn describe_user(id: u32) -> String {
     }
 }
 
-/// The id of the group `name`; `None` if the system knows no such group.
+/// The id of the group `name`; `None` if there is no such group.
 #[must_use]
 pub fn group_id(name: &str) -> Option<u32> {
     uzers::get_group_by_name(name).map(|group| group.gid())

@@ -1,18 +1,18 @@
-//! Unsigned LEB128 integers, the only number encoding of our binary formats
-//! (packs, manifest changes, the stat cache).
+//! Unsigned LEB128 integers, the only number encoding of the binary formats (packs, manifest
+//! changes, the stat cache).
 //!
-//! One number has one encoding: superfluous zero groups are refused, so that
-//! what was read can only be written back as the same bytes.
+//! Each number has one encoding: superfluous zero groups are refused, so that what was read is
+//! always written back as the same bytes.
 
 use std::io::{self, Read};
 
-/// Largest number that means a time, a size or a count in any of our formats: larger integers are
-/// not exact in every JSON reader, and arithmetic with numbers up to it does not overflow.
+/// Largest time, size or count in any format. Larger integers are not exact in every JSON reader,
+/// and arithmetic with numbers up to this one does not overflow.
 pub const MAX_NUMBER: u64 = (1 << 53) - 1;
-/// Bytes of the longest encoding.
+/// Maximum length of an encoded number in bytes.
 pub const MAX_BYTES: usize = 10;
 
-/// Appends `value`.
+/// Appends `value` to `out`.
 #[expect(clippy::cast_possible_truncation, reason = "the low seven bits are what is wanted")]
 pub fn push(mut value: u64, out: &mut Vec<u8>) {
     while value >= 0x80 {
@@ -31,11 +31,11 @@ fn step(value: &mut u64, index: usize, byte: u8) -> io::Result<bool> {
     Ok(byte & 0x80 == 0)
 }
 
-/// Takes one number off the front of `input`.
+/// Reads a number from the front of `input` and advances it.
 ///
 /// # Errors
-/// `InvalidData` for an encoding that is not the shortest or over 64 bits,
-/// `UnexpectedEof` for one that is cut.
+/// `InvalidData` if the encoding is not the shortest one or exceeds 64 bits, `UnexpectedEof` if it
+/// is truncated.
 pub fn take(input: &mut &[u8]) -> io::Result<u64> {
     let mut value = 0;
     for index in 0..MAX_BYTES {
@@ -48,10 +48,10 @@ pub fn take(input: &mut &[u8]) -> io::Result<u64> {
     Ok(value)
 }
 
-/// Reads one number. Give it a buffered reader: it reads single bytes.
+/// Reads a number. Use a buffered reader, as it reads single bytes.
 ///
 /// # Errors
-/// As [`take`], and those of `reader`.
+/// As [`take`], and errors of `reader`.
 pub fn read(reader: &mut impl Read) -> io::Result<u64> {
     let mut value = 0;
     for index in 0..MAX_BYTES {
@@ -64,10 +64,10 @@ pub fn read(reader: &mut impl Read) -> io::Result<u64> {
     Ok(value)
 }
 
-/// Reads one number that means a time, a size or a count.
+/// Reads a number that is a time, a size or a count.
 ///
 /// # Errors
-/// As [`read`], and `InvalidData` for a number over [`MAX_NUMBER`].
+/// As [`read`], and `InvalidData` for a number above [`MAX_NUMBER`].
 pub fn read_bounded(reader: &mut impl Read) -> io::Result<u64> {
     match read(reader)? {
         value if value > MAX_NUMBER => Err(io::Error::new(io::ErrorKind::InvalidData, "number is not below 2^53")),

@@ -1,8 +1,7 @@
-//! Hashing an object piece by piece, in any order and by several threads.
+//! Hashes an object piece by piece, in any order and on several threads.
 //!
-//! BLAKE3 is a tree: a piece that is one of its subtrees can be hashed apart
-//! from the rest, and the hashes of all pieces give that of the whole (see
-//! `blake3::hazmat`).
+//! BLAKE3 is a tree hash: a piece that is one of its subtrees can be hashed separately, and the
+//! hashes of all pieces give the hash of the object (see `blake3::hazmat`).
 
 use blake3::hazmat::{
     HasherExt as _, Mode, left_subtree_len, max_subtree_len, merge_subtrees_non_root, merge_subtrees_root,
@@ -10,16 +9,16 @@ use blake3::hazmat::{
 
 use super::ObjectId;
 
-/// Bytes of a leaf of the tree.
+/// Bytes in a leaf of the BLAKE3 tree.
 const CHUNK_BYTES: u64 = 1024;
 
-/// The hash of a piece of an object. Of a piece that is a subtree of the
-/// object's BLAKE3 it is the subtree's chaining value, else the piece's own BLAKE3.
+/// The hash of a piece of an object: the chaining value if the piece is a subtree of the object's
+/// BLAKE3 tree, else the piece's own BLAKE3.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PieceHash([u8; 32]);
 
 impl PieceHash {
-    /// The hash of the piece `bytes` that begins at `offset` of its object.
+    /// The hash of the piece `bytes`, which begins at `offset` in its object.
     #[must_use]
     pub fn of(bytes: &[u8], offset: u64) -> Self {
         if is_subtree(offset, bytes.len() as u64) {
@@ -29,13 +28,13 @@ impl PieceHash {
         }
     }
 
-    /// The hash of a piece that is all of its object: the object's id.
+    /// The hash of a piece that is its whole object, which is the object's id.
     #[must_use]
     pub fn of_object(bytes: &[u8]) -> Self {
         Self(*blake3::hash(bytes).as_bytes())
     }
 
-    /// The object's id, if this is the hash of a piece that is all of it.
+    /// The id of the object, if this is the hash of a piece that is its whole object.
     #[must_use]
     pub const fn of_whole(&self) -> ObjectId {
         ObjectId::from_bytes(self.0)
@@ -58,7 +57,7 @@ fn is_subtree(offset: u64, length: u64) -> bool {
     length > 0 && offset.is_multiple_of(CHUNK_BYTES) && max_subtree_len(offset).is_none_or(|max| length <= max)
 }
 
-/// The hashes of the pieces of an object, as they come.
+/// Collects the hashes of the pieces of an object.
 #[derive(Debug, Clone, Default)]
 pub struct PieceHashes {
     pieces: Vec<(u64, u64, PieceHash)>,
@@ -70,8 +69,8 @@ impl PieceHashes {
         self.pieces.push((offset, length, hash));
     }
 
-    /// The id of the object of `size` bytes that they are all of. Nothing if
-    /// they overlap, leave gaps, or are cut where BLAKE3's tree is not.
+    /// The id of the object of `size` bytes. `None` if the pieces overlap, leave gaps, or do not
+    /// match the BLAKE3 tree, and for a single piece.
     #[must_use]
     pub fn finish(mut self, size: u64) -> Option<ObjectId> {
         self.pieces.sort_unstable_by_key(|(offset, ..)| *offset);
@@ -93,7 +92,7 @@ impl PieceHashes {
 
 type Pieces = [(u64, u64, PieceHash)];
 
-/// The chaining values of the two halves of the subtree of `length` bytes at `offset`.
+/// The chaining values of the two children of the subtree of `length` bytes at `offset`.
 fn split(pieces: &Pieces, offset: u64, length: u64) -> Option<([u8; 32], [u8; 32])> {
     let left = left_subtree_len(length);
     let at = pieces.binary_search_by_key(&(offset + left), |(start, ..)| *start).ok()?;
@@ -116,7 +115,7 @@ mod tests {
     fn hashes(content: &[u8], cuts: &[usize]) -> PieceHashes {
         let mut hashes = PieceHashes::default();
         let ends = cuts.iter().skip(1).copied().chain([content.len()]);
-        // Backwards: the order does not matter.
+        // In reverse: the order does not matter.
         for (start, end) in cuts.iter().copied().zip(ends).collect::<Vec<_>>().into_iter().rev() {
             let hash = PieceHash::of(&content[start..end], start as u64);
             hashes.push(start as u64, (end - start) as u64, hash);

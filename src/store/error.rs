@@ -298,7 +298,7 @@ impl StoreError {
         }
     }
 
-    /// The kind of the error, which decides the hint and the exit code.
+    /// The kind of the error, for code that reacts to it.
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
         match self {

@@ -1,8 +1,8 @@
-//! Takes secrets out of text that came from elsewhere.
+//! Removes secrets from text of other sources.
 //!
-//! A peer that was sent a token may send it back: in a refusal, a page, a header. CI systems hide a
-//! secret only in the form in which they know it, so that a spelling with escapes would show it.
-//! What is meant are echoes: who wants to tell a secret in other words can always do so.
+//! A peer that received a token may send it back in an error, a page or a header. CI systems mask a
+//! secret only in the exact form that they know, so an escaped form would be shown. This protects
+//! against echoes only, not against a peer that encodes the secret deliberately.
 
 use std::borrow::Cow;
 use std::collections::HashSet;
@@ -10,19 +10,21 @@ use std::fmt;
 
 use super::is_invisible;
 
-/// What stands in the place of a secret.
+/// Replaces a secret.
 const HIDDEN: &str = "***";
-/// So many characters of a secret in a row are one, too: a text may have been cut.
+/// This many consecutive characters of a secret are also replaced, as the text may have been
+/// truncated.
 const PART_CHARS: usize = 12;
-/// A secret of fewer characters is not looked for: it would be found in any text.
+/// Minimum length of a secret in characters. A shorter one would match in any text.
 const MIN_CHARS: usize = 6;
-/// A word behind `Bearer` with a digit is a token from this length on, any other from twice as many.
+/// Minimum length of a word after `Bearer` to count as a token, in characters. Doubled for a word
+/// without a digit.
 const MIN_BEARER_CHARS: usize = 8;
-/// How often escapes within escapes are read.
+/// Maximum nesting of escapes that is decoded.
 const ROUNDS: usize = 4;
 
-/// Secrets of ours that must not be repeated, and the marks by which others are recognised:
-/// `hw_…`, `Bearer …`, and a password in a URL.
+/// Known secrets, which are replaced. Other secrets are recognized by their form: `hw_…`, `Bearer
+/// …`, and a password in a URL.
 #[derive(Clone, Default)]
 pub struct Secrets {
     secrets: Vec<SecretParts>,
@@ -34,14 +36,14 @@ impl fmt::Debug for Secrets {
     }
 }
 
-/// A secret as the set of its parts of one length.
+/// A secret, as the set of all its substrings of one length.
 #[derive(Clone)]
 struct SecretParts {
     length: usize,
     parts: HashSet<Box<[char]>>,
 }
 
-/// A character of a text as it reads, and the bytes that it stands for.
+/// A decoded character of a text, and the range of bytes that it comes from.
 #[derive(Debug, Clone, Copy)]
 struct Unit {
     char: char,
@@ -50,19 +52,20 @@ struct Unit {
 }
 
 impl Secrets {
-    /// These secrets. Of a token only what is secret counts, as its public name is in messages.
+    /// Creates a filter for these secrets. Only the secret part of a token counts, as its public
+    /// name occurs in messages.
     #[must_use]
     pub fn new<'s>(secrets: impl IntoIterator<Item = &'s str>) -> Self {
         Self { secrets: secrets.into_iter().filter_map(SecretParts::new).collect() }
     }
 
-    /// The text without them.
+    /// Replaces all secrets in the text.
     #[must_use]
     pub fn clean<'t>(&self, text: &'t str) -> Cow<'t, str> {
         self.hide(text, |units| [self.own(units), tokens(units), bearers(units), passwords(units)].concat())
     }
 
-    /// The text without secrets of ours: what only looks like one stays.
+    /// Replaces the known secrets only, not text that merely looks like a secret.
     #[must_use]
     pub fn clean_own<'t>(&self, text: &'t str) -> Cow<'t, str> {
         if self.secrets.is_empty() { Cow::Borrowed(text) } else { self.hide(text, |units| self.own(units)) }
@@ -84,7 +87,7 @@ impl Secrets {
         for (start, end) in found {
             if start >= at {
                 clean.push_str(&text[at..start]);
-                // Neighbours are one secret.
+                // Adjacent secrets are replaced as one.
                 if start > at || !clean.ends_with(HIDDEN) {
                     clean.push_str(HIDDEN);
                 }
@@ -126,13 +129,14 @@ fn span(units: &[Unit]) -> Option<(usize, usize)> {
     Some((units.first()?.start, units.last()?.end))
 }
 
-/// The characters of a text that show, in lower case.
+/// The visible characters of a text, in lower case.
 fn units(text: &str) -> Vec<Unit> {
     let all = text.char_indices().filter(|(_, c)| !is_invisible(*c));
     all.map(|(start, c)| Unit { char: c.to_ascii_lowercase(), start, end: start + c.len_utf8() }).collect()
 }
 
-/// The units with escapes read: `%41`, `\u0041`, `\u{41}`, `\x41`, `\/`, `&#65;`, `&#x41;`. `None` if there are none.
+/// Decodes the escapes `%41`, `\u0041`, `\u{41}`, `\x41`, `\/`, `&#65;`, `&#x41;`. `None` if there
+/// are none.
 fn decoded(units: &[Unit]) -> Option<Vec<Unit>> {
     let mut all = Vec::with_capacity(units.len());
     let mut rest = units;
@@ -152,7 +156,7 @@ fn decoded(units: &[Unit]) -> Option<Vec<Unit>> {
     (all.len() < units.len()).then_some(all)
 }
 
-/// The character that an escape at the begin of `units` stands for, and the length of the escape.
+/// The character of the escape at the start of `units`, and the length of the escape.
 fn escaped(units: &[Unit]) -> Option<(char, usize)> {
     let at = |place: usize| units.get(place).map(|unit| unit.char);
     let number = |from: usize, to: usize, radix: u32| {
@@ -181,14 +185,14 @@ fn escaped(units: &[Unit]) -> Option<(char, usize)> {
     }
 }
 
-/// Where `mark` stands.
+/// The positions of `mark`.
 fn places<'u>(units: &'u [Unit], mark: &'static str) -> impl Iterator<Item = usize> + 'u {
     let length = mark.len();
     let is_there = move |some: &[Unit]| some.iter().map(|unit| unit.char).eq(mark.chars());
     units.windows(length).enumerate().filter(move |(_, some)| is_there(some)).map(|(at, _)| at)
 }
 
-/// The first units of which each is as `is_part` says.
+/// The longest prefix of `units` whose characters satisfy `is_part`.
 fn run(units: &[Unit], is_part: impl Fn(char) -> bool) -> &[Unit] {
     &units[..units.iter().position(|unit| !is_part(unit.char)).unwrap_or(units.len())]
 }
@@ -197,7 +201,7 @@ fn is_word(c: char) -> bool {
     c.is_ascii_alphanumeric() || c == '_' || c == '-'
 }
 
-/// Tokens of ours: the mark, a public name of 8 digits, and something behind it; or one long word.
+/// Tokens of headwater: the prefix, a public name of 8 digits, and a secret part; or one long word.
 fn tokens(units: &[Unit]) -> Vec<(usize, usize)> {
     let token = |at: usize| {
         let word = run(&units[at..], is_word);
