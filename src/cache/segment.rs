@@ -38,8 +38,8 @@ use crate::varint;
 const MAGIC: &[u8; 8] = b"HWKEPT\x02\n";
 const DIGEST_BYTES: usize = 32;
 const TRAILER_BYTES: usize = 8 + DIGEST_BYTES + MAGIC.len();
-/// Maximum size of a table in bytes. Enough for more than a million files, each with an object of
-/// 40 bytes and a full sketch.
+/// Maximum size of a table in bytes: enough for the records of more than a million files, of 40
+/// bytes and a full sketch each.
 const MAX_TABLE_BYTES: u64 = 512 << 20;
 
 /// A range of an object that a block uses as a base.

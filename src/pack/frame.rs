@@ -206,7 +206,7 @@ const SAMPLE_STRIDE: usize = 128 << 10;
 /// of such content would waste time.
 ///
 /// This does not detect similar parts that lie far from each other. Content shorter than two
-/// strides is not sampled, because compressing it is cheap.
+/// strides is not worth sampling.
 pub(super) fn looks_compressed(content: &[u8]) -> bool {
     if content.len() < 2 * SAMPLE_STRIDE {
         return false;

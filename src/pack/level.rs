@@ -21,7 +21,7 @@ pub struct ParseLevelError {
 }
 
 impl Level {
-    /// The highest zstd level. The `ultra` levels above it mainly enlarge the window, which no
+    /// The highest zstd level. The `ultra` levels above it only enlarge the window, which no
     /// block can fill.
     pub const MAX: i32 = 19;
 

@@ -60,7 +60,7 @@ impl Tree {
 
     /// Whether it is certain that nothing changed.
     pub(super) fn is_untouched(&self, monitor: &dyn Monitor) -> bool {
-        // In follow mode, directories outside the roots have no recorded stamps.
+        // The recorded stamps do not cover directories that are reached through links.
         if self.follows() {
             return false;
         }

@@ -167,6 +167,7 @@ impl Store {
         let (headwater, tmp) = (&self.layout.headwater, &self.layout.tmp);
         tmp.unlink_if_any(HISTORY)?;
         tmp.write_new(HISTORY, kept, FileMode::RECORD, None)?;
+        // Not synced, like every write to the log: nothing depends on it.
         tmp.rename(HISTORY, headwater, HISTORY)?;
         Ok(kept.len() as u64)
     }

@@ -121,6 +121,7 @@ impl Store {
         check_owner(&root, own_id())?;
         let headwater = root.ensure_dir(HEADWATER)?;
         let cancel = CancelToken::default();
+        // Another process may be creating the store at this moment: wait at most 10 s for it.
         let _guard = lock(&headwater, Duration::from_secs(10), &cancel)?;
         check_links(&headwater)?;
         let layout = Layout::open(root, true)?;

@@ -116,6 +116,7 @@ impl Store {
         });
         match written {
             Ok(totals) if totals.manifest == *id => {
+                // Data before name, as in staging.
                 self.layout.tmp.sync_file_system()?;
                 self.adopt_manifest(NAME, id)?;
                 Ok(true)
@@ -212,6 +213,7 @@ impl Store {
                         Err(StoreError::DamagedObject { .. }) => return Ok(false),
                         other => other?,
                     }
+                    // A copy is durable before it replaces the damaged file.
                     tmp.sync_file_system()?;
                 }
             }

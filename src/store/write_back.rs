@@ -19,8 +19,8 @@ pub(super) struct WriteBack {
 impl WriteBack {
     /// Bytes between two syncs.
     const BYTES: u64 = 64 << 20;
-    /// Bytes that count for a small file, which is the block size of most disks. Without this, many
-    /// tiny files would rarely start a sync although they cost the most.
+    /// Minimum number of bytes that count for a file: what the smallest file takes on a disk. A few
+    /// megabytes of tiny files are a lot of work.
     const FILE_BYTES: u64 = 4096;
 
     /// Counts content that is about to be written, and starts a sync if enough has accumulated.

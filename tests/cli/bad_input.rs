@@ -52,7 +52,7 @@ fn unreadable_files_and_directories_are_named_together() {
     world.run_unprivileged("push tree ./www --exclude secret.html --exclude docs").code(0);
     world.chmod("tree/docs", 0o755);
     world.chmod("tree", 0);
-    world.run_unprivileged("push tree ./www").code(8).warns("no readable directory");
+    world.run_unprivileged("push tree ./www").code(8).warns("not a readable directory");
     world.chmod("tree", 0o755);
 }
 
@@ -99,7 +99,7 @@ fn links_that_leave_the_tree_are_refused_also_through_another() {
     // `docs/up` stays inside, and from there `..` would leave it by one more.
     world.link("..", "tree/docs/up");
     world.link("docs/up/../outside/secret", "tree/leak");
-    refused(&world, "push tree ./www", 8, "leak").warns("escape");
+    refused(&world, "push tree ./www", 8, "leak").warns("lead out");
     world.remove("tree/leak");
     world.ok("push tree ./www");
     assert_eq!(world.read("www/current/docs/up/index.html"), "<h1>hello</h1>\n");
@@ -167,7 +167,7 @@ fn a_directory_with_other_files_is_left_alone_and_the_way_beside_it_is_told() {
     let world = World::with_tree();
     world.write("site/index.html", "an existing web root");
     let before = world.snapshot("site");
-    let run = world.run("push tree ./site").code(4).warns("it was not touched").warns("beside it").warns("current");
+    let run = world.run("push tree ./site").code(4).warns("it was left unchanged").warns("beside it").warns("current");
     assert!(run.stderr.contains("docs/tutorial.md"));
     assert_eq!(world.snapshot("site"), before);
     world.run("push tree ./site ./www --require 1").code(3);

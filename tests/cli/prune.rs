@@ -81,7 +81,7 @@ fn nothing_is_dropped_when_a_kept_manifest_cannot_be_read() {
 fn what_is_no_mirror_is_left_alone() {
     let world = World::with_tree();
     let before = world.snapshot("tree");
-    world.run("prune ./tree").code(1).warns("was not touched");
+    world.run("prune ./tree").code(1).warns("was left unchanged");
     world.run("prune ./nowhere").code(1);
     assert_eq!(world.snapshot("tree"), before);
     assert!(!world.exists("nowhere"));

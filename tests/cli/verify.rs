@@ -118,7 +118,7 @@ fn verify_changes_nothing_but_its_note() {
     world.run("verify ./www").code(1);
     world.run("verify ./www --quick").code(1);
     assert_eq!(snapshot(), before);
-    world.run("verify ./tree").code(1).warns("it was not touched");
+    world.run("verify ./tree").code(1).warns("it was left unchanged");
     world.run("verify ./nowhere").code(1).warns("error: ./nowhere is not a mirror");
     assert_eq!(snapshot(), before);
 }
