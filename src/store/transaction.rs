@@ -71,8 +71,7 @@ impl Store {
     /// [`Store::read_change`] returned for it.
     ///
     /// # Errors
-    /// Fails if the file system has too little room, or if another process is staging with this
-    /// key.
+    /// Fails if too little room is free, or if another process is staging with this key.
     pub fn start_staging(
         self: &Arc<Self>,
         release: &Release,
@@ -85,8 +84,7 @@ impl Store {
         let held_bytes = self.quarantined_bytes(key)?;
         let system = || self.layout.root.file_system();
         match self.made_entries(release, &needs)? {
-            // The release only removes entries. It must fit even on a full disk, so use the
-            // reserve.
+            // The release only removes entries, so it must fit on a full disk: use the reserve.
             0 => self.use_reserve()?,
             made => self.with_room(key, || room::check(self.path(), &system()?, made, &needs, held_bytes))?,
         }
@@ -97,8 +95,7 @@ impl Store {
         Ok(StagingTransaction { write_back, store, release, base, change, needs, quarantine, promoted, bases, wait })
     }
 
-    /// Returns the error that [`Store::start_staging`] would return for too little room. Changes
-    /// nothing.
+    /// Returns the error of [`Store::start_staging`] for too little room. Changes nothing.
     ///
     /// # Errors
     /// Fails if there is too little room, and with the errors of [`Store::read_change`].
@@ -109,8 +106,7 @@ impl Store {
         change: &StoredChange,
     ) -> Result<(), StoreError> {
         let Some(needs) = self.read_change(release, base, change, &|_| true, &|| false)? else { return Ok(()) };
-        // Staging would drop the quarantines of other pushes if it needed their room, and would
-        // resume its own. All of them therefore count as available.
+        // Staging can drop the quarantines of others for room and resumes its own: count them all.
         let held_bytes = self.incoming_bytes()?;
         match self.made_entries(release, &needs)? {
             0 => Ok(()),
@@ -128,17 +124,15 @@ impl Store {
         room::check(path, &Self::file_system_at(path)?, release.entries, &needs, 0)
     }
 
-    /// Reads what the manifest change of `release` against `base` needs, and refuses a change with
-    /// more entries than the release and its base have. Returns `None` if the release is staged or
-    /// current already.
+    /// Reads what the manifest change of `release` against `base` needs. Refuses a change with more
+    /// entries than the two have. Returns `None` if the release is already staged or current.
     ///
     /// `reserve` reserves a number of bytes of memory until the release is complete, and returns
     /// `false` if they are not available.
     ///
     /// # Errors
     /// Fails if the release is not newer than the current one, if the base is missing, or if the
-    /// change is malformed or too large; with [`StoreError::NoMemory`] and
-    /// [`StoreError::Cancelled`].
+    /// change is malformed or too large; also with `NoMemory` and `Cancelled`.
     pub fn read_change(
         &self,
         release: &Release,
@@ -175,8 +169,7 @@ impl Store {
         Ok(Some(needs))
     }
 
-    /// The number of entries of a manifest, according to the record of a release that has it.
-    /// `None` if no release here has this manifest.
+    /// The number of entries of a manifest; `None` if no release record here names it.
     pub(super) fn manifest_entries(&self, manifest: &ManifestId) -> Option<u64> {
         let releases = self.known_releases().ok()?;
         let mut records = releases.into_iter().filter_map(|name| self.release(name).ok());
@@ -207,8 +200,7 @@ impl Store {
         Ok(self.layout.slots.stat(&name.to_string())?.is_some() && unless_damaged(self.release(name))?.is_some())
     }
 
-    /// Runs `check`. If it finds too little room, drops the quarantines of other pushes and runs it
-    /// again.
+    /// Runs `check`. With too little room, drops other quarantines and runs it again.
     fn with_room(&self, key: &BundleKey, check: impl Fn() -> Result<(), StoreError>) -> Result<(), StoreError> {
         match check() {
             Err(StoreError::NoSpace { .. } | StoreError::NoInodes { .. }) if self.drop_other_quarantines(key)? => {
@@ -231,12 +223,10 @@ impl Store {
     /// Fetches objects into the store. Each is synced before it gets its name.
     ///
     /// # Errors
-    /// [`StoreError::Fetch`] lists all objects that could not be fetched. None of the others is
-    /// kept then.
+    /// [`StoreError::Fetch`] lists all objects that could not be fetched. None is kept then.
     pub(super) fn fetch_objects(&self, files: &[FileEntry], fetch: &FetchObject<'_>) -> Result<(), StoreError> {
         let tmp = &self.layout.tmp;
-        // Uses the newest permissions, whichever release needs the object: a release with other
-        // permissions copies it.
+        // Uses the newest permissions. A release with other permissions copies the object.
         let permissions = self.permissions_of(u64::MAX)?;
         let mut missing = Vec::new();
         let mut why = None;
@@ -281,12 +271,10 @@ impl StagingTransaction {
         self.quarantine.packs().iter().copied()
     }
 
-    /// Writes the content of a pack whose id was already checked (step 1). May be called from
-    /// several threads.
+    /// Writes the content of a pack with a checked id (step 1). Several threads may call this.
     ///
     /// # Errors
-    /// Fails if the pack is malformed or has content that is not part of the bundle, and with
-    /// errors of the disk.
+    /// Fails if the pack is malformed or has foreign content, and with errors of the disk.
     pub fn take(&self, id: &PackId, pack: &PackReader<'_>) -> Result<(), StoreError> {
         let mut prefix = Vec::new();
         self.quarantine.take(id, pack, |block, content| {
@@ -346,9 +334,8 @@ impl StagingTransaction {
         fsx::IoError::new(op, self.store.path(), source).into()
     }
 
-    /// Called when a block fails to decode: re-hashes its bases and removes those that are damaged,
-    /// so that they can be fetched again. Returns the error to report, which is that of the check
-    /// itself if the bases could not be read.
+    /// Called when a block fails to decode: re-hashes its bases and removes the damaged ones, so
+    /// that they can be fetched again. Returns the error to report.
     fn find_damaged_bases(&self, mut objects: Vec<ObjectId>, error: StoreError) -> StoreError {
         objects.sort_unstable();
         objects.dedup();
@@ -368,14 +355,12 @@ impl StagingTransaction {
         forgotten.err().unwrap_or(StoreError::DamagedBases { objects })
     }
 
-    /// Completes the release and makes it durable without serving it (steps 2 to 4). Fetches
-    /// objects of the base that are missing or damaged, and returns how many. After
-    /// [`StoreError::Fetch`] it may be called again, with another source.
+    /// Completes the release, durable but not served (steps 2 to 4). Fetches missing and damaged
+    /// objects and returns how many. After [`StoreError::Fetch`] it may be called again.
     ///
     /// # Errors
-    /// Fails if the received content does not match the announced one, if a missing object cannot
-    /// be fetched, or if the disk fails. The quarantine is dropped if its content is wrong or in
-    /// doubt.
+    /// Fails if the content does not match, if an object cannot be fetched, or if the disk fails.
+    /// Drops the quarantine if its content is wrong or in doubt.
     pub fn finish(&mut self, fetch: &FetchObject<'_>) -> Result<u64, StoreError> {
         match self.complete(fetch) {
             Ok(fetched) => {
@@ -386,9 +371,8 @@ impl StagingTransaction {
         }
     }
 
-    /// Records that staging failed with `error`, and returns the error to report. Drops the
-    /// quarantine if its content is in doubt: after a failed write or sync the state of the disk is
-    /// unknown, and a full disk needs the space.
+    /// Records that staging failed with `error`; returns the error to report. Drops a quarantine in
+    /// doubt: after a failed write or sync the disk's state is unknown, and a full disk needs room.
     #[must_use]
     pub fn fail(&self, error: StoreError) -> StoreError {
         let blamed = self.damaged_base(&error);
@@ -425,8 +409,7 @@ impl StagingTransaction {
             None => self.quarantine.objects()?.into(),
         };
         let temporary = format!("{}.zst", self.release.manifest);
-        // Lock before writing the first temporary file: a process that holds the lock may remove
-        // all temporary files.
+        // Lock before the first temporary file: a process with the lock may remove all of them.
         let store = Arc::clone(&self.store);
         let _guard = store.lock(self.wait)?;
         // Another push may have become current since this one began.
@@ -434,21 +417,18 @@ impl StagingTransaction {
         if self.store.is_staged(self.release.name())? {
             return Ok(0);
         }
-        // Step 2 begins. Listing all objects takes about as long as writing the manifest, so do
-        // both at once.
+        // Step 2. Listing all objects takes about as long as writing the manifest, so do both.
         let (here, written) = threads::join(|| store.list_objects(), || self.rebuild_manifest(&objects, &temporary));
         written?;
         let mut here = here?;
         self.write_back.finish()?;
         self.store.write_release(&self.release)?;
-        // Step 2, data before name: makes the quarantine's content, the manifest and the record
-        // durable. A failed sync is not repeated, because the kernel reports a write error only
-        // once.
+        // Step 2, data before name: content, manifest and record become durable. A failed sync is
+        // final, because the kernel reports a write error only once.
         self.store.layout.root.sync_file_system()?;
         here.extend(objects.iter().map(|(id, _)| *id));
         here.sort_unstable();
-        // Step 2, names: the renames into `manifests` and `objects` become durable with the next
-        // sync.
+        // Step 2, names: these renames become durable with the sync of step 3.
         self.store.adopt_manifest(&temporary, &self.release.manifest)?;
         self.store.expire_before_filling(&self.release, fsx::unix_seconds())?;
         self.store.hide_staged();
@@ -472,8 +452,7 @@ impl StagingTransaction {
         Ok(fetched)
     }
 
-    /// Fills the slot and fetches the objects that are missing or damaged. Returns how many were
-    /// fetched.
+    /// Fills the slot, fetches missing and damaged objects, and returns how many.
     fn fill_slot<'s>(
         &'s self,
         cleared: Option<ClearedSlot<'s>>,
