@@ -71,10 +71,6 @@ impl BaseContent {
         Self { near, cache, checked: Mutex::default() }
     }
 
-    pub(super) fn into_cache(self) -> Option<ContentCache> {
-        self.cache
-    }
-
     pub(super) const fn cache(&self) -> Option<&ContentCache> {
         self.cache.as_ref()
     }

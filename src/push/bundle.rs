@@ -177,9 +177,9 @@ impl Bundle {
 
     pub(super) fn job<'a>(&'a self, publication: &'a Publication, is_kept: bool, options: &Options) -> PackInput<'a> {
         let (wanted, content_source, bases) = (&self.change.wanted, &publication.content_source, &self.bases);
-        let (level, jobs, ahead) = (self.level, options.jobs.get(), Some(&publication.ahead));
+        let (level, jobs) = (self.level, options.jobs.get());
         let mirrors = self.members.iter().map(|index| publication.members[*index].mirror.name().to_owned()).collect();
-        PackInput { wanted, bundle: self.key, mirrors, content_source, bases, is_kept, level, jobs, ahead }
+        PackInput { wanted, bundle: self.key, mirrors, content_source, bases, is_kept, level, jobs }
     }
 
     /// Makes its packs, and keeps the content of a new release for the next push.

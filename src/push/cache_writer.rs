@@ -79,11 +79,6 @@ pub(super) struct CachedBlock {
 }
 
 impl CachedBlock {
-    /// Bytes of what is kept instead of the block that is sent.
-    pub(super) fn bytes(&self) -> usize {
-        self.other.as_ref().map_or(0, EncodedBlock::encoded_bytes)
-    }
-
     /// Keeps `block` of `content` as it is, if all that it builds on is in the cache and not many blocks deep; else
     /// alone. `objects` are what its bases are of, if it has any.
     pub(super) fn new(

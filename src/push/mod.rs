@@ -9,7 +9,6 @@
 //! refuses to know where a mirror is and how anything is shown.
 
 mod activation;
-mod ahead;
 mod base_content;
 mod base_selection;
 mod bundle;

@@ -4,9 +4,7 @@
 //! saw never leaves the origin. Order, and with it every byte of every pack,
 //! does not depend on the number of threads.
 
-use std::collections::{HashMap, HashSet, VecDeque};
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::collections::{HashSet, VecDeque};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
@@ -14,7 +12,7 @@ use crate::fsx::IoError;
 use crate::hash::{BundleKey, ObjectId, PieceHash, PieceHashes};
 use crate::manifest::delta::NewObjectRef;
 use crate::mirror::SourceError;
-use crate::monitor::{Event, Monitor, Silent};
+use crate::monitor::{Event, Monitor};
 use crate::pack::{
     BaseRange, BlockEncoder, EncodedBlock, Level, ObjectToPack, PackError, PackWriter, Piece, base_ranges, group,
 };
@@ -93,8 +91,6 @@ pub(super) struct PackInput<'a> {
     pub(super) is_kept: bool,
     pub(super) level: Level,
     pub(super) jobs: usize,
-    /// What of it is made already.
-    pub(super) ahead: Option<&'a Ahead>,
 }
 
 impl PackInput<'_> {
@@ -122,40 +118,6 @@ impl PackInput<'_> {
     }
 }
 
-/// Blocks that were made before it was clear that they are needed.
-#[derive(Debug, Default)]
-pub(super) struct Ahead {
-    blocks: Mutex<HashMap<blake3::Hash, BuiltBlock>>,
-}
-
-impl Ahead {
-    fn blocks(&self) -> MutexGuard<'_, HashMap<blake3::Hash, BuiltBlock>> {
-        self.blocks.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Makes blocks of `job` until told to stop, or they take `most_bytes`. What cannot be made
-    /// is left: whoever needs it will be told why.
-    pub(super) fn make(job: &PackInput<'_>, most_bytes: usize, stop: &(dyn Fn() -> bool + Sync)) -> Self {
-        let (ahead, members, made_bytes) = (Self::default(), job.members(), AtomicUsize::new(0));
-        let groups = Mutex::new(group(&members, job.level));
-        let next = || groups.lock().unwrap_or_else(PoisonError::into_inner).next();
-        threads::workers(job.jobs, || {
-            let mut reader = BlockWorker::default();
-            while !stop()
-                && made_bytes.load(Ordering::Relaxed) < most_bytes
-                && let Some(pieces) = next()
-            {
-                let plan = BlockPlan::new(job, pieces);
-                let id = plan.id(job);
-                let Ok(made) = reader.make(job, plan, &Silent) else { return };
-                made_bytes.fetch_add(made.bytes(), Ordering::Relaxed);
-                ahead.blocks().insert(id, made);
-            }
-        });
-        ahead
-    }
-}
-
 /// What a block is made of.
 struct BlockPlan<'j> {
     pieces: Vec<Piece>,
@@ -171,21 +133,6 @@ impl<'j> BlockPlan<'j> {
         let bases = ranges.into_iter().map(with_object).collect::<Option<_>>().unwrap_or_default();
         Self { pieces, bases }
     }
-
-    /// All that decides on the bytes of the block, and on how it is kept.
-    fn id(&self, job: &PackInput<'_>) -> blake3::Hash {
-        let mut hasher = blake3::Hasher::new();
-        hasher.update(format!("{} {}\n", job.level, self.pieces.len()).as_bytes());
-        for Piece { ordinal, offset, length } in &self.pieces {
-            hasher.update(&ordinal.to_le_bytes()).update(&offset.to_le_bytes()).update(&length.to_le_bytes());
-            hasher.update(job.wanted[*ordinal as usize].object.as_bytes());
-        }
-        for (BaseRange { entry, offset, length }, object) in &self.bases {
-            hasher.update(&entry.to_le_bytes()).update(&offset.to_le_bytes()).update(&length.to_le_bytes());
-            hasher.update(object.id.as_bytes());
-        }
-        hasher.finalize()
-    }
 }
 
 #[derive(Debug)]
@@ -196,13 +143,6 @@ struct BuiltBlock {
     kept: Option<CachedBlock>,
     /// Of objects that span blocks, with their hashes.
     parts: Vec<(Piece, PieceHash)>,
-}
-
-impl BuiltBlock {
-    /// Bytes that it takes.
-    fn bytes(&self) -> usize {
-        self.block.encoded_bytes() + self.kept.as_ref().map_or(0, CachedBlock::bytes)
-    }
 }
 
 /// A block to be made.
@@ -256,7 +196,7 @@ fn make_packs(
                 let mut reader = BlockWorker::default();
                 for EncodeTask { pieces, answer } in tickets {
                     // Nobody listens any more once the line has failed.
-                    answer.send(reader.take_or_make(job, pieces, monitor)).ok();
+                    answer.send(reader.make(job, BlockPlan::new(job, pieces), monitor)).ok();
                 }
             };
             match threads::start(scope, work) {
@@ -296,18 +236,6 @@ struct BlockWorker {
 }
 
 impl BlockWorker {
-    /// The block of `pieces`, if it was not made ahead.
-    fn take_or_make(
-        &mut self,
-        job: &PackInput<'_>,
-        pieces: Vec<Piece>,
-        monitor: &dyn Monitor,
-    ) -> Result<BuiltBlock, BuildError> {
-        let plan = BlockPlan::new(job, pieces);
-        let made = job.ahead.and_then(|ahead| ahead.blocks().remove(&plan.id(job)));
-        made.map_or_else(|| self.make(job, plan, monitor), Ok)
-    }
-
     fn make(
         &mut self,
         job: &PackInput<'_>,

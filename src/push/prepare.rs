@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::io::BufWriter;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 
 use crate::cache::ContentCache;
 use crate::fsx::{self, Context as _};
@@ -19,7 +19,6 @@ use crate::push::guards::GuardFault;
 use crate::push::next_manifest::{ManifestOptions, ManifestPlan, build};
 use crate::push::options::Options;
 use crate::push::outcome::{ChangeCounts, MirrorReport, Outcome, Report};
-use crate::push::pack_builder::Ahead;
 use crate::push::publication::Publication;
 use crate::push::push_monitor::Traffic;
 use crate::push::resolve_source::{self, ResolvedSource};
@@ -27,7 +26,7 @@ use crate::push::scratch::{Entries, ManifestFile, Scratch, entries};
 use crate::push::source::{DecidedBy, Source, SourceEntries};
 use crate::push::sources::Sources;
 use crate::push::states::{PendingStates, StatePoll, may_go_on};
-use crate::push::{PushError, ahead, for_all, rollout, secrets, site};
+use crate::push::{PushError, for_all, rollout, secrets, site};
 use crate::release::{MAX_REPLACED, RejectedContent, Release};
 use crate::scan::{Root, ScanOptions, Tree};
 use crate::threads;
@@ -118,8 +117,6 @@ struct Preparation {
     resolved: ResolvedSource,
     scratch: Scratch,
     cache: Option<ContentCache>,
-    /// Blocks that were made while mirrors were asked.
-    ahead: Ahead,
 }
 
 impl Preparation {
@@ -140,25 +137,12 @@ impl Preparation {
         let scratch = Scratch::create(&options.scratch, monitor)?;
         let poll = StatePoll::begin(fleet.members(monitor), &options.stores, monitor);
         let wait = || poll.wait(options.answer_patience, &is_enough);
-        let (mut cache, mut ahead) = (None, Ahead::default());
         let mut tree = None;
         match source {
             Source::Trees { roots, scan } => {
                 let scan = scan_options(roots, scan, &scratch)?;
-                let is_answered = Arc::new(AtomicBool::new(false));
-                let ask = || {
-                    let waited = wait();
-                    is_answered.store(true, Ordering::Relaxed);
-                    waited
-                };
-                let (waited, scanned) = threads::join(ask, || {
-                    let tree = Tree::scan(roots, &scan, monitor).map(Arc::new);
-                    if let Ok(tree) = &tree {
-                        (ahead, cache) = ahead::make(tree, &scratch, fleet.mirrors(), options, &is_answered, monitor);
-                    }
-                    tree
-                });
-                tree = Some(scanned?);
+                let (waited, scanned) = threads::join(wait, || Tree::scan(roots, &scan, monitor));
+                tree = Some(Arc::new(scanned?));
                 waited?;
             }
             _ => wait()?,
@@ -174,11 +158,8 @@ impl Preparation {
         let from = resolved.from.as_ref().filter(|_| !resolved.is_promoted);
         let site = site::resolve(options.site.as_ref(), &members, from)?;
         let keeps_content = options.keep_content.most_bytes > 0 && scratch.temporary().is_none();
-        let cache = match has_use_for_cache(&members) && keeps_content {
-            true => cache.or_else(|| scratch.open_content(monitor)),
-            false => None,
-        };
-        Ok(Self { site, members, pending, resolved, scratch, cache, ahead })
+        let cache = if has_use_for_cache(&members) && keeps_content { scratch.open_content(monitor) } else { None };
+        Ok(Self { site, members, pending, resolved, scratch, cache })
     }
 
     /// What shall be done.
@@ -343,7 +324,6 @@ impl Preparation {
             leaves_newer,
             speeds,
             scratch: self.scratch,
-            ahead: self.ahead,
             is_kept: AtomicBool::new(false),
         }
     }

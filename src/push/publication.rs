@@ -15,7 +15,6 @@ use crate::push::fleet::PolledMirror;
 use crate::push::link_speed::SpeedTable;
 use crate::push::options::Options;
 use crate::push::outcome::{ChangeCounts, Report};
-use crate::push::pack_builder::Ahead;
 use crate::push::scratch::{Entries, ManifestFile, Scratch};
 use crate::push::states::PendingStates;
 use crate::release::Release;
@@ -51,7 +50,6 @@ pub(super) struct Publication {
     /// How quick the mirrors are.
     pub(super) speeds: SpeedTable,
     /// Blocks that were made before it was clear what mirrors need.
-    pub(super) ahead: Ahead,
     /// Whether its content is being kept for the next push.
     pub(super) is_kept: AtomicBool,
 }

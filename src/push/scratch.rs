@@ -171,14 +171,6 @@ impl Scratch {
         }
     }
 
-    /// The manifest that was kept last, if it is whole.
-    pub(super) fn newest_known_manifest(&self) -> Result<Option<ManifestFile>, IoError> {
-        match self.kept()?.into_iter().next() {
-            Some((name, id)) => self.open_known(&name, id),
-            None => Ok(None),
-        }
-    }
-
     /// The manifests that are kept and whole, the newest first.
     pub(super) fn known_manifests(&self) -> Result<Vec<ManifestFile>, IoError> {
         let mut whole = Vec::new();

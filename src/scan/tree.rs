@@ -86,12 +86,6 @@ impl Tree {
         &self.entries
     }
 
-    /// Whether any file was read. If not, an earlier scan has seen all of the content.
-    #[must_use]
-    pub const fn has_read(&self) -> bool {
-        self.hashed_files > 0
-    }
-
     /// Opens the file of entry `index`, which must still be the one that was hashed.
     ///
     /// # Errors

@@ -77,44 +77,6 @@ impl Space {
     }
 }
 
-#[test]
-fn blocks_made_ahead_are_used_where_the_very_same_are_to_be_made() {
-    let space = Space::new();
-    let mut files: Files =
-        ["a.html", "b.html", "c.css"].map(|name| (name.to_owned(), name.repeat(4000).into_bytes())).into();
-    // Two parts and a rest.
-    files.insert("large.bin".to_owned(), vec![7; 9 << 20]);
-    let content_source = scan(&space.path("tree"), &files);
-    let wanted = wanted(&[], &content_source.live.entries().collect::<Vec<_>>());
-    let bases = BaseSelection::none(&wanted);
-    let job = |level, ahead| PackInput {
-        wanted: &wanted,
-        bundle: BundleKey::from_bytes([0; 32]),
-        mirrors: Vec::new(),
-        content_source: &content_source,
-        bases: &bases,
-        is_kept: true,
-        level,
-        jobs: 2,
-        ahead,
-    };
-    let level = Level::default();
-    let plain = space.packs(&job(level, None), None);
-
-    let ahead = Ahead::make(&job(level, None), usize::MAX, &|| false);
-    let made = ahead.blocks().len();
-    assert!(made > 2, "{made}");
-    space.packs(&job(Level::Zstd(9), Some(&ahead)), None);
-    assert_eq!(ahead.blocks().len(), made, "blocks of another level are others");
-    // What the scan saw is what was made: the tree is not read for it again.
-    std::fs::remove_file(space.path("tree/a.html")).unwrap();
-    assert_eq!(space.packs(&job(level, Some(&ahead)), None), plain);
-    assert_eq!(ahead.blocks().len(), 0);
-
-    assert_eq!(Ahead::make(&job(level, None), usize::MAX, &|| true).blocks().len(), 0, "it is over at once");
-    assert!(Ahead::make(&job(level, None), 1, &|| false).blocks().len() < made, "there is no room");
-}
-
 /// Contents that packs decode to, by ordinal. Every byte of each comes once.
 fn decode(packs: &[Arc<Vec<u8>>], wanted: &[NewObjectRef], base: &[Entry], old: &Files) -> Vec<Vec<u8>> {
     let sizes = wanted.iter().map(|wanted| usize::try_from(wanted.size).unwrap());
@@ -214,7 +176,7 @@ proptest! {
         let everything = wanted(&[], &base);
         let bases = BaseSelection::none(&everything);
         let level = Level::Zstd(level);
-        let job = PackInput { wanted: &everything, bundle: BundleKey::from_bytes([0; 32]), mirrors: Vec::new(), content_source: &first, bases: &bases, is_kept: true, level, jobs: 2, ahead: None };
+        let job = PackInput { wanted: &everything, bundle: BundleKey::from_bytes([0; 32]), mirrors: Vec::new(), content_source: &first, bases: &bases, is_kept: true, level, jobs: 2 };
         let cache = space.cache();
         let cache_writer = CacheWriter::begin(&cache, 1, u64::MAX).unwrap().unwrap();
         let packs = space.packs(&job, Some(&cache_writer));
@@ -231,7 +193,7 @@ proptest! {
         let excluded_bases = std::collections::HashSet::new();
         let search = BaseSelector { wanted: &wanted, old: &second.old, content_source: &second, excluded_bases: &excluded_bases, jobs: 2, monitor: &Silent };
         let bases = search.run(|| Ok(stream(&base)), stream(&next)).unwrap();
-        let job = PackInput { wanted: &wanted, bundle: BundleKey::from_bytes([0; 32]), mirrors: Vec::new(), content_source: &second, bases: &bases, is_kept: false, level, jobs: 2, ahead: None };
+        let job = PackInput { wanted: &wanted, bundle: BundleKey::from_bytes([0; 32]), mirrors: Vec::new(), content_source: &second, bases: &bases, is_kept: false, level, jobs: 2 };
         let decoded = decode(&space.packs(&job, None), &wanted, &base, &old);
         for (wanted, content) in wanted.iter().zip(&decoded) {
             prop_assert_eq!(ObjectId::of(content), wanted.object);
