@@ -10,37 +10,17 @@
 //! the log. The only room that uses `hyper`, `hyper-util`, `http-body-util` and
 //! `tokio`.
 
-mod actions;
-mod auth;
-mod decoder_pool;
-mod handler;
-mod handler_result;
-mod hook;
-mod http_error;
-mod log;
-mod log_limit;
-mod open_stage;
-mod parts;
-mod repair_uploads;
-mod request_body;
-mod response;
-mod served_permissions;
-mod server;
+mod http;
+mod listener;
 mod settings;
-mod share;
-mod site;
-mod stage;
-mod stdio;
-mod strict_http;
-mod timeout_stream;
-mod tls;
+mod sites;
 
-pub use auth::{AuthPolicy, ParsePermissionError, Permission, Token, TokenId, TokenRecord};
-pub use log::{Log, LogRecord, NoLog, log_panics};
-pub use served_permissions::{GroupError, ServedPermissions};
-pub use server::{Handle, Server};
+pub use http::auth::{AuthPolicy, ParsePermissionError, Permission, Token, TokenId, TokenRecord};
+pub use http::log::{Log, LogRecord, NoLog, log_panics};
+pub use listener::server::{Handle, Server};
+pub use listener::stdio::receive;
 pub use settings::{Exposure, Hook, ReceiverLimits, ReceiverSettings, SiteSettings, TlsFiles};
-pub use stdio::receive;
+pub use sites::served_permissions::{GroupError, ServedPermissions};
 
 use std::net::SocketAddr;
 use std::path::PathBuf;

@@ -13,7 +13,7 @@ use crate::fsx::{self, FileMode};
 use crate::manifest::Entry;
 use crate::release::{Release, ReleaseName};
 use crate::store::layout::EXPIRED;
-use crate::store::slots::SlotWriter;
+use crate::store::staging::slots::SlotWriter;
 use crate::store::{EventKind, Store, StoreError};
 use crate::tree_path::TreePath;
 

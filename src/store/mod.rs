@@ -8,42 +8,30 @@
 //! `bytesize` formats the sizes in its errors.
 
 mod activation;
-mod copy;
+mod content;
 mod error;
 mod expiry;
 mod history;
 mod layout;
-mod manifests;
-mod objects;
+mod maintenance;
 mod open;
-mod permissions;
-mod prune;
-mod quarantine;
-mod releases;
-mod repair;
 mod reserve;
-mod room;
-mod slot_builder;
-mod slots;
 mod staged_link;
-mod stored_change;
+mod staging;
 #[cfg(test)]
 pub(crate) mod testing;
-mod transaction;
-mod verify;
-mod write_back;
 
 use error::{is_damage, mismatch, unless_damaged};
 
+pub use content::manifests::ManifestStream;
+pub use content::permissions::{ContentMode, DirectoryMode, ModeError, Permissions};
 pub use error::StoreError;
 pub use history::{EventKind, HistoryEvent};
-pub use manifests::ManifestStream;
+pub use maintenance::prune::Pruned;
+pub use maintenance::repair::{FetchRecords, Repaired};
+pub use maintenance::verify::{Depth, Fault, FaultKind, Verified};
 pub use open::{Presence, Store};
-pub use permissions::{ContentMode, DirectoryMode, ModeError, Permissions};
-pub use prune::Pruned;
-pub use quarantine::Quarantine;
-pub use repair::{FetchRecords, Repaired};
-pub use room::{Quota, needed_bytes};
-pub use stored_change::StoredChange;
-pub use transaction::{Fetch, FetchError, FetchObject, StagingTransaction};
-pub use verify::{Depth, Fault, FaultKind, Verified};
+pub use staging::quarantine::Quarantine;
+pub use staging::room::{Quota, needed_bytes};
+pub use staging::stored_change::StoredChange;
+pub use staging::transaction::{Fetch, FetchError, FetchObject, StagingTransaction};

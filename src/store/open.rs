@@ -12,8 +12,8 @@ use crate::fsx::{self, Dir, FileKind, FileMode, FileSystem};
 use crate::hash::StoreId;
 use crate::release::ReleaseName;
 use crate::store::StoreError;
+use crate::store::content::permissions::{PermissionEpoch, Permissions, epochs_with, permissions_at};
 use crate::store::layout::{CURRENT, FORMAT, HEADWATER, LOCK, Layout, parse_current_target};
-use crate::store::permissions::{PermissionEpoch, Permissions, epochs_with, permissions_at};
 use crate::tree_path::Site;
 
 /// Upper bound for reading a format file, in bytes. The file is one line of JSON.

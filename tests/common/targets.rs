@@ -26,7 +26,7 @@ use serde::de::DeserializeOwned;
 
 #[path = "../../src/mirror/ssh/banner.rs"]
 mod banner;
-#[path = "../../src/receiver/strict_http.rs"]
+#[path = "../../src/receiver/listener/strict_http.rs"]
 mod strict_http;
 
 #[path = "bounded.rs"]

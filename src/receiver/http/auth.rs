@@ -1,0 +1,290 @@
+//! Who may do what: tokens, hashed at rest, for sites and a right.
+
+use std::fmt;
+use std::io;
+use std::str::FromStr;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use hyper::StatusCode;
+
+use crate::error_kind::ErrorKind;
+use crate::protocol::{Detail, READ_ONLY};
+use crate::receiver::http::error::HttpError;
+use crate::tree_path::Site;
+
+const ID_DIGITS: usize = 8;
+const SECRET_DIGITS: usize = 64;
+
+/// What a token permits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Permission {
+    /// Reading state, releases, manifests and objects, and verifying them.
+    Read,
+    /// The same, and all that changes a mirror.
+    Push,
+}
+
+impl Permission {
+    /// Its name in configurations.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Read => "read",
+            Self::Push => "push",
+        }
+    }
+}
+
+/// A text that names no right.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("write `push` or `read`")]
+pub struct ParsePermissionError;
+
+impl FromStr for Permission {
+    type Err = ParsePermissionError;
+
+    fn from_str(text: &str) -> Result<Self, ParsePermissionError> {
+        [Self::Read, Self::Push].into_iter().find(|right| right.name() == text).ok_or(ParsePermissionError)
+    }
+}
+
+/// The public name of a token: eight lower-case hexadecimal digits.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct TokenId(Box<str>);
+
+impl TokenId {
+    /// The id `text`, checked.
+    #[must_use]
+    pub fn new(text: &str) -> Option<Self> {
+        is_hex(text, ID_DIGITS).then(|| Self(text.into()))
+    }
+}
+
+impl fmt::Display for TokenId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+fn is_hex(text: &str, digits: usize) -> bool {
+    text.len() == digits && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+}
+
+/// A token, `hw_<id>_<secret>`. Neither `Debug` nor an error shows the secret.
+#[derive(Clone)]
+pub struct Token {
+    id: TokenId,
+    secret: Box<str>,
+}
+
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Token(hw_{}_…)", self.id)
+    }
+}
+
+impl Token {
+    /// A new one: 32 random bytes.
+    ///
+    /// # Errors
+    /// When the system has no random source.
+    pub fn random() -> io::Result<Self> {
+        let mut bytes = [0; ID_DIGITS / 2 + SECRET_DIGITS / 2];
+        getrandom::fill(&mut bytes).map_err(io::Error::other)?;
+        let digits: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+        let (id, secret) = digits.split_at(ID_DIGITS);
+        Ok(Self { id: TokenId(id.into()), secret: secret.into() })
+    }
+
+    /// Reads a token, nothing else.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let (id, secret) = text.strip_prefix("hw_")?.split_once('_')?;
+        let id = TokenId::new(id)?;
+        is_hex(secret, SECRET_DIGITS).then(|| Self { id, secret: secret.into() })
+    }
+
+    /// Its public name.
+    #[must_use]
+    pub const fn id(&self) -> &TokenId {
+        &self.id
+    }
+
+    /// What a receiver keeps of it.
+    #[must_use]
+    pub fn hash(&self) -> blake3::Hash {
+        blake3::hash(self.secret.as_bytes())
+    }
+
+    /// The whole token, for the one who asked for it.
+    #[must_use]
+    pub fn reveal(&self) -> String {
+        format!("hw_{}_{}", self.id, self.secret)
+    }
+}
+
+/// What a receiver keeps of a token.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TokenRecord {
+    /// Its public name.
+    pub id: TokenId,
+    /// BLAKE3 of its secret.
+    pub hash: blake3::Hash,
+    /// The sites that it holds for.
+    pub sites: Vec<Site>,
+    /// What it permits there.
+    pub allow: Permission,
+    /// When it ends, seconds since 1970.
+    pub expires: Option<u64>,
+}
+
+/// Who may do what.
+#[derive(Debug, Clone)]
+pub enum AuthPolicy {
+    /// Whoever can connect may push: on loopback, or behind an authenticated channel.
+    Open,
+    /// Whoever has one of these.
+    Tokens(Vec<TokenRecord>),
+}
+
+/// What somebody may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Grant {
+    pub(crate) right: Permission,
+    /// When the token ends, seconds since 1970.
+    pub(crate) expires: Option<u64>,
+}
+
+impl AuthPolicy {
+    /// What the bearer of `authorization` may do at `site`. `known` learns which token it is, also where
+    /// that is refused.
+    pub(crate) fn grant(
+        &self,
+        authorization: Option<&[u8]>,
+        site: Option<&Site>,
+        known: &mut Option<String>,
+    ) -> Result<Grant, HttpError> {
+        let records = match self {
+            Self::Open => return Ok(Grant { right: Permission::Push, expires: None }),
+            Self::Tokens(records) => records,
+        };
+        let unauthorized = |why: &str| HttpError::new(StatusCode::UNAUTHORIZED, ErrorKind::Unauthorized, why);
+        let header = authorization.ok_or_else(|| unauthorized("a token is needed, and none came"))?;
+        let token = std::str::from_utf8(header).ok().and_then(bearer).and_then(Token::parse);
+        let token = token.ok_or_else(|| unauthorized("what came is no token as `headwater token new` prints one"))?;
+        let record = records.iter().find(|record| record.id == *token.id());
+        // The same work and the same words, whether the id or the secret is wrong. Hashes compare in constant time.
+        let hash = record.map_or_else(|| blake3::hash(b""), |record| record.hash);
+        let record = record.filter(|_| hash == token.hash()).ok_or_else(|| unauthorized("this token is not known"))?;
+        *known = Some(record.id.to_string());
+        if record.expires.is_some_and(|end| end <= now()) {
+            return Err(unauthorized("this token has expired").with_detail(Detail::Expired));
+        }
+        if site.is_none_or(|site| !record.sites.contains(site)) {
+            return Err(HttpError::new(StatusCode::FORBIDDEN, ErrorKind::Forbidden, "this token is for another site"));
+        }
+        Ok(Grant { right: record.allow, expires: record.expires })
+    }
+}
+
+impl Grant {
+    /// Refuses what this grant does not include.
+    pub(crate) fn check(&self, needed: Permission) -> Result<(), HttpError> {
+        if self.right >= needed {
+            return Ok(());
+        }
+        Err(HttpError::new(StatusCode::FORBIDDEN, ErrorKind::Forbidden, READ_ONLY))
+    }
+}
+
+fn bearer(header: &str) -> Option<&str> {
+    let (scheme, token) = header.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
+}
+
+fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(u64::MAX, |passed| passed.as_secs())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::receiver::http::log::text;
+
+    fn site(name: &str) -> Site {
+        Site::new(name).unwrap()
+    }
+
+    fn record(token: &Token, allow: Permission, expires: Option<u64>) -> TokenRecord {
+        TokenRecord { id: token.id().clone(), hash: token.hash(), sites: vec![site("docs")], allow, expires }
+    }
+
+    fn ask(access: &AuthPolicy, token: &str, name: &str) -> Result<Grant, (u16, String)> {
+        let header = format!("Bearer {token}");
+        let granted = access.grant(Some(header.as_bytes()), Some(&site(name)), &mut None);
+        granted.map_err(|refused| (refused.status.as_u16(), refused.refusal.message))
+    }
+
+    #[test]
+    fn tokens_read_as_they_are_written_and_hide_their_secret() {
+        let token = Token::random().unwrap();
+        let text = token.reveal();
+        assert_eq!(Token::parse(&text).unwrap().hash(), token.hash());
+        assert!(!format!("{token:?}").contains(&text[12..]));
+        let wrong = [&text[1..], &text[..75], &text.to_uppercase(), &format!("{text}0"), &text.replace('_', "-"), ""];
+        for wrong in wrong {
+            assert!(Token::parse(wrong).is_none(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_token_holds_for_its_site_its_right_and_its_time() {
+        let (push, read, old) = (Token::random().unwrap(), Token::random().unwrap(), Token::random().unwrap());
+        let records = vec![
+            record(&push, Permission::Push, Some(now() + 60)),
+            record(&read, Permission::Read, None),
+            record(&old, Permission::Push, Some(now())),
+        ];
+        let access = AuthPolicy::Tokens(records);
+        assert_eq!(ask(&access, &push.reveal(), "docs").unwrap().right, Permission::Push);
+        let read = ask(&access, &read.reveal(), "docs").unwrap();
+        assert!(read.check(Permission::Read).is_ok());
+        assert_eq!(read.check(Permission::Push).unwrap_err().status, StatusCode::FORBIDDEN);
+        assert_eq!(ask(&access, &push.reveal(), "other").unwrap_err().0, 403);
+        let (status, message) = ask(&access, &old.reveal(), "docs").unwrap_err();
+        assert!(status == 401 && message.contains("expired"), "{message}");
+    }
+
+    #[test]
+    fn whoever_has_no_token_learns_nothing() {
+        let token = Token::random().unwrap();
+        let access = AuthPolicy::Tokens(vec![record(&token, Permission::Push, None)]);
+        let mut wrong = token.reveal();
+        let last = if wrong.ends_with('0') { "1" } else { "0" };
+        wrong.replace_range(wrong.len() - 1.., last);
+        let stranger = Token::random().unwrap().reveal();
+        assert_eq!(ask(&access, &wrong, "docs"), ask(&access, &stranger, "docs"));
+        assert_eq!(ask(&access, &wrong, "docs").unwrap_err().0, 401);
+        assert_eq!(ask(&access, "", "docs").unwrap_err().0, 401);
+        let mut known = None;
+        for header in [None, Some(&b"Basic eDp5"[..]), Some(format!("Bearer {wrong}").as_bytes())] {
+            let refused = access.grant(header, Some(&site("docs")), &mut known).unwrap_err();
+            assert_eq!(refused.status, StatusCode::UNAUTHORIZED);
+            // What is said of it can be logged: nothing in it looks like a token.
+            assert_eq!(text(&refused.refusal.message), refused.refusal.message);
+        }
+        assert_eq!(known, None, "who only knows an id is nobody");
+    }
+
+    #[test]
+    fn a_token_that_is_refused_is_known_by_its_id() {
+        let (here, old) = (Token::random().unwrap(), Token::random().unwrap());
+        let access =
+            AuthPolicy::Tokens(vec![record(&here, Permission::Push, None), record(&old, Permission::Push, Some(1))]);
+        for (token, name) in [(&here, "other"), (&old, "docs")] {
+            let (header, mut known) = (format!("Bearer {}", token.reveal()), None);
+            access.grant(Some(header.as_bytes()), Some(&site(name)), &mut known).unwrap_err();
+            assert_eq!(known, Some(token.id().to_string()));
+        }
+    }
+}

@@ -1,0 +1,126 @@
+//! Refusals: what went wrong, as the peer gets to read it.
+
+use std::error::Error;
+use std::time::Duration;
+
+use hyper::StatusCode;
+
+use crate::error_kind::ErrorKind;
+use crate::fsx::IoError;
+use crate::protocol::{Detail, ProtocolError};
+use crate::store::StoreError;
+use crate::text::error_chain;
+
+/// A refusal and what HTTP says with it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct HttpError {
+    pub(crate) status: StatusCode,
+    pub(crate) refusal: ProtocolError,
+    /// When to try again.
+    pub(crate) retry_after: Option<Duration>,
+    /// Whether what follows on the connection cannot be told.
+    pub(crate) ends_connection: bool,
+}
+
+impl HttpError {
+    pub(crate) fn new(status: StatusCode, kind: ErrorKind, message: impl Into<String>) -> Self {
+        Self { status, refusal: ProtocolError::new(kind, message), retry_after: None, ends_connection: false }
+    }
+
+    pub(crate) fn malformed(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, ErrorKind::Malformed, message)
+    }
+
+    pub(crate) fn unknown(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::NOT_FOUND, ErrorKind::Unknown, message)
+    }
+
+    pub(crate) fn too_large(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::PAYLOAD_TOO_LARGE, ErrorKind::TooLarge, message)
+    }
+
+    pub(crate) fn no_space(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::INSUFFICIENT_STORAGE, ErrorKind::NoSpace, message)
+    }
+
+    /// More than the site may have, whatever its disk could take.
+    pub(crate) fn over_quota(message: impl Into<String>) -> Self {
+        Self::no_space(message).with_detail(Detail::Quota)
+    }
+
+    /// The same, and what of its kind it is.
+    pub(crate) const fn with_detail(mut self, detail: Detail) -> Self {
+        self.refusal.detail = Some(detail);
+        self
+    }
+
+    pub(crate) fn not_asked_for(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::CONFLICT, ErrorKind::NotAskedFor, message)
+    }
+
+    pub(crate) fn busy(message: impl Into<String>) -> Self {
+        let retry_after = Some(Duration::from_secs(1));
+        Self { retry_after, ..Self::new(StatusCode::SERVICE_UNAVAILABLE, ErrorKind::Busy, message) }
+    }
+
+    /// What somebody else is at.
+    pub(crate) fn locked(message: impl Into<String>) -> Self {
+        let retry_after = Some(Duration::from_secs(1));
+        Self { retry_after, ..Self::new(StatusCode::LOCKED, ErrorKind::Locked, message) }
+    }
+
+    /// A body that came too slowly, or broke off.
+    pub(crate) fn cut(message: impl Into<String>) -> Self {
+        Self { ends_connection: true, ..Self::new(StatusCode::REQUEST_TIMEOUT, ErrorKind::Malformed, message) }
+    }
+
+    /// A worker that ended without a result: a broken invariant. What it says is for the log alone.
+    pub(crate) fn no_result() -> Self {
+        let words = "the work on this ended without a result: it panicked, or the receiver stops";
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, ErrorKind::Other, words)
+    }
+
+    /// What the system or a broken invariant does not let happen.
+    pub(crate) fn broken(error: &dyn Error) -> Self {
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, ErrorKind::Other, error_chain(error))
+    }
+}
+
+impl From<StoreError> for HttpError {
+    fn from(error: StoreError) -> Self {
+        let message = error_chain(&error);
+        if matches!(error, StoreError::Mismatch { .. } | StoreError::Pack(_)) {
+            return Self::malformed(message);
+        }
+        let kind = error.kind();
+        let status = match kind {
+            ErrorKind::Denied | ErrorKind::OtherOwner | ErrorKind::OtherSite => StatusCode::FORBIDDEN,
+            ErrorKind::NoSpace => StatusCode::INSUFFICIENT_STORAGE,
+            ErrorKind::Locked => StatusCode::LOCKED,
+            ErrorKind::Conflict | ErrorKind::OtherHistory | ErrorKind::NotEmpty => StatusCode::CONFLICT,
+            _ => StatusCode::INTERNAL_SERVER_ERROR,
+        };
+        let retry_after = (kind == ErrorKind::Locked).then_some(Duration::from_secs(1));
+        let objects = match error {
+            StoreError::DamagedBases { objects } => objects,
+            _ => Vec::new(),
+        };
+        let refusal = ProtocolError { objects, ..ProtocolError::new(kind, message) };
+        Self { status, refusal, retry_after, ends_connection: false }
+    }
+}
+
+impl From<IoError> for HttpError {
+    fn from(error: IoError) -> Self {
+        StoreError::Io(error).into()
+    }
+}
+
+/// The same, but for what is not there.
+pub(crate) fn or_unknown(error: StoreError) -> HttpError {
+    match &error {
+        StoreError::Io(io) if io.kind() == std::io::ErrorKind::NotFound => HttpError::unknown(error_chain(&error)),
+        StoreError::NotAStore { .. } => HttpError::unknown(error_chain(&error)),
+        _ => error.into(),
+    }
+}

@@ -1,0 +1,401 @@
+//! From a request to its answer: which site, who asks, what to do.
+
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
+use std::time::Instant;
+
+use hyper::body::{Bytes, Incoming};
+use hyper::header::{AUTHORIZATION, RANGE};
+use hyper::http::request::Parts;
+use hyper::{Method, Request, Response, StatusCode};
+use tokio::sync::mpsc;
+
+use crate::error_kind::ErrorKind;
+use crate::hash::{ManifestId, ObjectId};
+use crate::protocol::{Action, Answer, Done, MAX_CHANGE_BYTES, ProtocolError, Resource, VERSION, VERSION_HEADER};
+use crate::receiver::http::auth::Grant;
+use crate::receiver::http::error::{HttpError, or_unknown};
+use crate::receiver::http::handler_result::HandlerResult;
+use crate::receiver::http::log::{AccessEntry, text};
+use crate::receiver::http::log_limit::LogLimiter;
+use crate::receiver::http::object_parts::ObjectParts;
+use crate::receiver::http::request_body::RequestBody;
+use crate::receiver::http::response::{self, Reply};
+use crate::receiver::listener::timeout_stream::ConnectionPhase;
+use crate::receiver::sites::hook::HookRunner;
+use crate::receiver::sites::repair_uploads::FileRange;
+use crate::receiver::sites::share::Pools;
+use crate::receiver::sites::site::SiteState;
+use crate::receiver::sites::stage;
+use crate::receiver::{
+    AuthPolicy, Log, LogRecord, Permission, ReceiverLimits, ReceiverSettings, ServeError, TokenRecord,
+};
+
+/// How long a receiver stays.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Lifetime {
+    /// Until it is stopped.
+    Daemon,
+    /// As long as its only peer.
+    OnePeer,
+}
+
+/// Answers requests.
+pub(crate) struct Handler {
+    pub(crate) stay: Lifetime,
+    pub(crate) sites: Vec<Arc<SiteState>>,
+    access: RwLock<AuthPolicy>,
+    pub(crate) limits: ReceiverLimits,
+    pub(crate) log: Arc<dyn Log>,
+    limiter: Arc<LogLimiter>,
+    pub(crate) hooks: HookRunner,
+    pools: Pools,
+}
+
+impl Handler {
+    pub(crate) fn new(settings: &ReceiverSettings, stay: Lifetime, log: Arc<dyn Log>) -> Result<Self, ServeError> {
+        let limits = settings.limits.clone();
+        let pools = Pools::new(&limits).map_err(ServeError::Runtime)?;
+        let count = settings.sites.len();
+        let sites = settings.sites.iter();
+        let sites = sites.map(|site| Ok(Arc::new(SiteState::new(site, limits.lock, pools.share(count))?)));
+        Ok(Self {
+            stay,
+            sites: sites.collect::<Result<_, ServeError>>()?,
+            access: RwLock::new(settings.access.clone()),
+            log,
+            limiter: Arc::default(),
+            hooks: HookRunner::default(),
+            pools,
+            limits,
+        })
+    }
+
+    fn access(&self) -> RwLockReadGuard<'_, AuthPolicy> {
+        self.access.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How many tokens there are, where tokens are asked for at all.
+    pub(crate) fn tokens(&self) -> Option<usize> {
+        match &*self.access() {
+            AuthPolicy::Tokens(tokens) => Some(tokens.len()),
+            AuthPolicy::Open => None,
+        }
+    }
+
+    /// From now on these tokens hold, where tokens are asked for at all.
+    pub(crate) fn use_tokens(&self, tokens: Vec<TokenRecord>) {
+        let mut access = self.access.write().unwrap_or_else(PoisonError::into_inner);
+        if let AuthPolicy::Tokens(known) = &mut *access {
+            *known = tokens;
+        }
+    }
+
+    /// Tells of a peer that came to no request.
+    pub(crate) fn rejected(&self, peer: &str, message: &str) {
+        if let Some(suppressed) = self.limiter.admit(peer) {
+            self.log.record(&LogRecord::TurnedAway { peer: peer.to_owned(), message: text(message), suppressed });
+        }
+    }
+
+    /// Tells of a peer that found too many connections open.
+    pub(crate) fn full(&self, peer: &str) {
+        if let Some(suppressed) = self.limiter.admit(peer) {
+            self.log.record(&LogRecord::Full { peer: peer.to_owned(), suppressed });
+        }
+    }
+
+    /// Waits for the work that nobody waits for any more, until `deadline`, and for the commands that it started.
+    pub(crate) async fn finish(&self, deadline: tokio::time::Instant) {
+        tokio::time::timeout_at(deadline, self.pools.finished()).await.ok();
+        self.hooks.finish().await;
+    }
+
+    /// Forgets what nobody came back for, and says how many records were left out.
+    pub(crate) fn sweep(&self) {
+        for (address, records) in self.limiter.take_suppressed() {
+            self.log.record(&LogRecord::Suppressed { address: address.to_string(), records });
+        }
+        for site in &self.sites {
+            site.open_stages.sweep(self.limits.stage);
+            site.uploads.sweep(self.limits.stage);
+        }
+    }
+
+    /// Answers a request.
+    pub(crate) async fn answer(
+        self: Arc<Self>,
+        request: Request<Incoming>,
+        peer: Arc<str>,
+        phases: Arc<ConnectionPhase>,
+    ) -> Response<Reply> {
+        phases.requested();
+        let (parts, body) = request.into_parts();
+        let mut body = RequestBody::new(body, &parts.headers, &self.limits);
+        let mut entry = AccessEntry {
+            log: Arc::clone(&self.log),
+            peer,
+            token: None,
+            limiter: Arc::clone(&self.limiter),
+            is_authorized: false,
+            method: parts.method.to_string(),
+            path: parts.uri.path().to_owned(),
+            body_bytes: 0,
+            began: Instant::now(),
+        };
+        let reaction = self.react(&parts, &mut body, &mut entry).await;
+        entry.body_bytes = body.bytes();
+        let response = match reaction {
+            Ok(HandlerResult::Ready(response)) => {
+                entry.end(response.status().as_u16(), None);
+                response
+            }
+            Ok(HandlerResult::Pending(work)) => self.respond_with_keepalive(work, entry).await,
+            Err(refused) => {
+                body.drain().await;
+                entry.end(refused.status.as_u16(), Some(&refused.refusal));
+                response::refused(&refused)
+            }
+        };
+        response.map(|reply| reply.watched(phases))
+    }
+
+    /// Answers with the true status if that is soon known, else with 200 and signs of life until it is.
+    async fn respond_with_keepalive(
+        &self,
+        mut work: Pin<Box<dyn Future<Output = Result<Bytes, HttpError>> + Send>>,
+        entry: AccessEntry,
+    ) -> Response<Reply> {
+        if let Ok(result) = tokio::time::timeout(self.limits.patience, &mut work).await {
+            return match result {
+                Ok(bytes) => {
+                    entry.end(200, None);
+                    response::json(bytes)
+                }
+                Err(refused) => {
+                    entry.end(refused.status.as_u16(), Some(&refused.refusal));
+                    response::refused(&refused)
+                }
+            };
+        }
+        let (sender, from) = mpsc::channel::<io::Result<Bytes>>(2);
+        let heartbeat = self.limits.heartbeat;
+        tokio::spawn(async move {
+            let last = loop {
+                if sender.send(Ok(Bytes::from_static(b"\n"))).await.is_err() {
+                    entry.end(499, Some(&ProtocolError::new(ErrorKind::Cancelled, "the peer went away")));
+                    return;
+                }
+                if let Ok(result) = tokio::time::timeout(heartbeat, &mut work).await {
+                    break result;
+                }
+            };
+            let bytes = match last {
+                Ok(bytes) => {
+                    entry.end(200, None);
+                    bytes
+                }
+                Err(refused) => {
+                    entry.end(refused.status.as_u16(), Some(&refused.refusal));
+                    response::json_bytes(&Answer::<()>::Error(refused.refusal))
+                }
+            };
+            // A peer that went away asks again.
+            sender.send(Ok(bytes)).await.ok();
+        });
+        response::later(from)
+    }
+
+    async fn react(
+        self: &Arc<Self>,
+        parts: &Parts,
+        body: &mut RequestBody,
+        entry: &mut AccessEntry,
+    ) -> Result<HandlerResult, HttpError> {
+        let path = parts.uri.path();
+        match path {
+            "/healthz" => return require_get_or_head(&parts.method).map(|()| HandlerResult::done(Done {})),
+            "/ready" => return self.ready(&parts.method).await,
+            _ => {}
+        }
+        let (site, resource) = self.find(path)?;
+        if resource == Some(Resource::Status) {
+            require_get_or_head(&parts.method)?;
+            let status = site.blocking(|site| site.status()).await?;
+            return Ok(HandlerResult::Ready(response::plain(StatusCode::OK, &status)));
+        }
+        check_version(parts)?;
+        let authorization = parts.headers.get(AUTHORIZATION).map(hyper::header::HeaderValue::as_bytes);
+        let grant = self.access().grant(authorization, site.settings.name.as_ref(), &mut entry.token)?;
+        let resource = resource.ok_or_else(|| nothing_below(&site.settings.base))?;
+        grant.check(right_for(&parts.method, resource))?;
+        entry.is_authorized = true;
+        match (&parts.method, resource) {
+            (&Method::GET, _) => self.read(site, resource, parts, grant).await,
+            (&Method::PUT, _) => self.put(site, resource, body).await,
+            (&Method::POST, Resource::Action(Action::Stage)) => stage::stage(site, body).await,
+            (&Method::POST, Resource::Action(Action::Objects)) => self.objects(site, body).await,
+            (&Method::POST, Resource::Action(action)) => self.act(site, action, body).await,
+            _ => Err(method_not_allowed()),
+        }
+    }
+
+    /// The site that a path is below, and what it names there.
+    fn find(&self, path: &str) -> Result<(&Arc<SiteState>, Option<Resource>), HttpError> {
+        let below = self.sites.iter().find_map(|site| Some((site, path.strip_prefix(&*site.settings.base)?)));
+        let (site, rest) = below.ok_or_else(|| HttpError::unknown("no site is served at this path"))?;
+        Ok((site, Resource::parse(rest)))
+    }
+
+    async fn ready(self: &Arc<Self>, method: &Method) -> Result<HandlerResult, HttpError> {
+        require_get_or_head(method)?;
+        let this = Arc::clone(self);
+        let are_ready = self.pools.blocking(move || Ok(this.sites.iter().all(|site| site.is_ready()))).await?;
+        match are_ready {
+            true => Ok(HandlerResult::done(Done {})),
+            false => Err(HttpError { retry_after: None, ..HttpError::busy("a site serves no release yet") }),
+        }
+    }
+
+    async fn read(
+        &self,
+        site: &Arc<SiteState>,
+        resource: Resource,
+        parts: &Parts,
+        grant: Grant,
+    ) -> Result<HandlerResult, HttpError> {
+        let (file, is_object) = match resource {
+            Resource::State => return Ok(HandlerResult::done(site.blocking(move |site| site.state(grant)).await?)),
+            Resource::History => return Ok(HandlerResult::done(site.blocking(|site| site.history()).await?)),
+            Resource::Manifest(id) => {
+                (site.blocking(move |site| site.store()?.manifest_file(&id).map_err(or_unknown)).await?, false)
+            }
+            Resource::Object(id) => {
+                (site.blocking(move |site| site.store()?.open_object(&id).map_err(or_unknown)).await?, true)
+            }
+            _ => return Err(method_not_allowed()),
+        };
+        let length = file.metadata().map_err(|error| HttpError::broken(&error))?.len();
+        let range = parts.headers.get(RANGE).filter(|_| is_object);
+        let Some(range) = range else {
+            return Ok(HandlerResult::Ready(response::content(StatusCode::OK, Reply::file(file, 0, length))));
+        };
+        let offset =
+            range.to_str().ok().and_then(|range| range.strip_prefix("bytes=")?.strip_suffix('-')?.parse().ok());
+        let offset: u64 = offset.filter(|offset| *offset <= length).ok_or_else(|| {
+            HttpError::new(
+                StatusCode::RANGE_NOT_SATISFIABLE,
+                ErrorKind::Malformed,
+                "a range is bytes=N- within the object",
+            )
+        })?;
+        Ok(HandlerResult::Ready(response::part(Reply::file(file, offset, length - offset), offset, length)))
+    }
+
+    /// Answers with parts of objects.
+    async fn objects(&self, site: &Arc<SiteState>, body: &mut RequestBody) -> Result<HandlerResult, HttpError> {
+        let length = body.check(Action::Objects.most_bytes())?;
+        let _memory = site.share.reserve_body(length)?;
+        let question = body.read(length).await?;
+        let (parts, length) = site.blocking(move |site| ObjectParts::new(site.store()?, &question)).await?;
+        Ok(HandlerResult::Ready(response::content(StatusCode::OK, Reply::parts(parts, length))))
+    }
+
+    async fn put(
+        self: &Arc<Self>,
+        site: &Arc<SiteState>,
+        resource: Resource,
+        body: &mut RequestBody,
+    ) -> Result<HandlerResult, HttpError> {
+        let done = match resource {
+            Resource::Pack(key, id) => stage::put_pack(site, (key, id), body).await?,
+            Resource::Packs(key) => stage::put_packs(site, key, body).await?,
+            Resource::Object(id) => self.put_object(site, id, body).await?,
+            Resource::Manifest(id) => self.put_manifest(site, id, body).await?,
+            Resource::Release(name) => site.uploads.take_release(name, body).await?,
+            _ => return Err(method_not_allowed()),
+        };
+        Ok(HandlerResult::done(done))
+    }
+
+    async fn put_object(&self, site: &Arc<SiteState>, id: ObjectId, body: &mut RequestBody) -> Result<Done, HttpError> {
+        let length = body.check(u64::MAX)?;
+        if site.uploads.has_object(&id, length)? {
+            body.skip(length).await?;
+            return Ok(Done {});
+        }
+        let section = self.section(site, length, body).await?;
+        let hash = body.spool(length, &section, section.offset()).await?;
+        if hash.as_bytes() != id.as_bytes() {
+            return Err(HttpError::malformed("these bytes are not this object"));
+        }
+        site.uploads.put_object(id, section);
+        Ok(Done {})
+    }
+
+    async fn put_manifest(
+        &self,
+        site: &Arc<SiteState>,
+        id: ManifestId,
+        body: &mut RequestBody,
+    ) -> Result<Done, HttpError> {
+        let length = body.check(MAX_CHANGE_BYTES)?;
+        site.uploads.check_manifest(&id)?;
+        let section = self.section(site, length, body).await?;
+        // The store checks its id when it uses it.
+        body.spool(length, &section, section.offset()).await?;
+        site.uploads.put_manifest(id, section);
+        Ok(Done {})
+    }
+
+    /// Room on the desk for what `inbox` brings.
+    async fn section(
+        &self,
+        site: &Arc<SiteState>,
+        length: u64,
+        body: &mut RequestBody,
+    ) -> Result<FileRange, HttpError> {
+        let toucher = Arc::clone(site);
+        body.tell(move || toucher.uploads.touch());
+        let reserve = move |site: &Arc<SiteState>| {
+            let store = site.store()?;
+            site.check_free(&store, length)?;
+            site.uploads.reserve(&store, length, site.settings.quota_bytes)
+        };
+        site.blocking(reserve).await
+    }
+}
+
+/// What a token must permit for a request. Questions that are too long for an address or take long are posted; they
+/// change nothing that is served.
+fn right_for(method: &Method, resource: Resource) -> Permission {
+    match resource {
+        Resource::Action(Action::Holds | Action::Objects | Action::Verify) => Permission::Read,
+        _ if *method == Method::GET => Permission::Read,
+        _ => Permission::Push,
+    }
+}
+
+fn nothing_below(base: &str) -> HttpError {
+    HttpError::unknown(format!("there is nothing at this path: the site that is meant answers at {base}"))
+}
+
+pub(crate) fn method_not_allowed() -> HttpError {
+    HttpError::new(StatusCode::METHOD_NOT_ALLOWED, ErrorKind::Unknown, "this cannot be done to this path")
+}
+
+/// What anybody may look at can be asked for without its body too, as monitors do.
+fn require_get_or_head(method: &Method) -> Result<(), HttpError> {
+    if [Method::GET, Method::HEAD].contains(method) { Ok(()) } else { Err(method_not_allowed()) }
+}
+
+fn check_version(parts: &Parts) -> Result<(), HttpError> {
+    let version = parts.headers.get(VERSION_HEADER).map(hyper::header::HeaderValue::as_bytes);
+    if version == Some(VERSION.to_string().as_bytes()) {
+        return Ok(());
+    }
+    let words = format!("this receiver is headwater {} and speaks protocol {VERSION} only", env!("CARGO_PKG_VERSION"));
+    Err(HttpError::new(StatusCode::UPGRADE_REQUIRED, ErrorKind::Version, words))
+}

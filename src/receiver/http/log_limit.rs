@@ -1,0 +1,143 @@
+//! How many records whoever has no token may cause.
+//!
+//! Every address may cause a burst of them, then one in a few seconds, which says how many were left out. Memory is
+//! bounded: addresses beyond the limit of the table share one allowance.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::receiver::listener::server::network;
+
+/// Records of an address that was quiet before.
+const BURST: u32 = 40;
+/// After a burst there is one more record in this time.
+const PERIOD: Duration = Duration::from_secs(5);
+/// Addresses that are told apart.
+const MAX_ADDRESSES: usize = 4096;
+/// Stands for all addresses that are not told apart.
+const OTHERS: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+
+#[derive(Debug, Clone, Copy)]
+struct Allowance {
+    records: u32,
+    since: Instant,
+    suppressed: u64,
+}
+
+impl Allowance {
+    const fn full(now: Instant) -> Self {
+        Self { records: BURST, since: now, suppressed: 0 }
+    }
+
+    fn refill(&mut self, now: Instant) {
+        let periods = now.saturating_duration_since(self.since).as_secs() / PERIOD.as_secs();
+        let more = u32::try_from(periods).unwrap_or(BURST).min(BURST);
+        self.records = self.records.saturating_add(more).min(BURST);
+        // What is left of a period counts, unless nothing more fits.
+        self.since = if self.records == BURST { now } else { self.since + PERIOD * more };
+    }
+
+    /// Allows a record, with the number of those that were left out before it.
+    fn admit(&mut self, now: Instant) -> Option<u64> {
+        self.refill(now);
+        if self.records == 0 {
+            self.suppressed += 1;
+            return None;
+        }
+        self.records -= 1;
+        Some(std::mem::take(&mut self.suppressed))
+    }
+}
+
+/// Decides which records are written of those that anybody can cause.
+#[derive(Debug, Default)]
+pub(crate) struct LogLimiter(Mutex<HashMap<IpAddr, Allowance>>);
+
+impl LogLimiter {
+    fn table(&self) -> MutexGuard<'_, HashMap<IpAddr, Allowance>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether a record about `peer` is written; if so, how many were left out since the last one.
+    pub(crate) fn admit(&self, peer: &str) -> Option<u64> {
+        let address = peer.parse::<SocketAddr>().map_or(OTHERS, |peer| network(peer.ip()));
+        self.admit_at(address, Instant::now())
+    }
+
+    fn admit_at(&self, address: IpAddr, now: Instant) -> Option<u64> {
+        let mut table = self.table();
+        // Room is made where all is looked through anyway, not for each new address.
+        let is_known = table.contains_key(&address) || table.len() < MAX_ADDRESSES;
+        let address = if is_known { address } else { OTHERS };
+        table.entry(address).or_insert_with(|| Allowance::full(now)).admit(now)
+    }
+
+    /// How many records were left out of which addresses, where one may say so by now. Forgets quiet addresses.
+    pub(crate) fn take_suppressed(&self) -> Vec<(IpAddr, u64)> {
+        self.take_suppressed_at(Instant::now())
+    }
+
+    fn take_suppressed_at(&self, now: Instant) -> Vec<(IpAddr, u64)> {
+        let mut table = self.table();
+        let mut taken = Vec::new();
+        for (address, allowance) in table.iter_mut().filter(|(_, allowance)| allowance.suppressed > 0) {
+            taken.extend(allowance.admit(now).map(|suppressed| (*address, suppressed)));
+        }
+        forget_quiet(&mut table, now);
+        taken
+    }
+}
+
+/// Forgets addresses that would start anew as they are, and of which nothing is to be said.
+fn forget_quiet(table: &mut HashMap<IpAddr, Allowance>, now: Instant) {
+    table.retain(|_, allowance| {
+        allowance.refill(now);
+        allowance.records < BURST || allowance.suppressed > 0
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn address(number: u32) -> IpAddr {
+        IpAddr::V4(Ipv4Addr::from_bits(0x0a00_0000 + number))
+    }
+
+    #[test]
+    fn a_burst_passes_then_one_in_a_period_which_says_how_many_did_not() {
+        let (limiter, start) = (LogLimiter::default(), Instant::now());
+        let passed = |number: u32, count: usize, now: Instant| {
+            (0..count).filter_map(|_| limiter.admit_at(address(number), now)).collect::<Vec<_>>()
+        };
+        assert_eq!(passed(1, 1000, start), vec![0; BURST as usize]);
+        assert_eq!(passed(2, 3, start), [0; 3], "another address has its own");
+        assert_eq!(passed(1, 10, start + PERIOD), [960]);
+        assert_eq!(passed(1, 1, start + PERIOD * 3 / 2), [0; 0]);
+        assert_eq!(passed(1, 2, start + PERIOD * 2), [10]);
+        assert_eq!(passed(1, 1000, start + PERIOD * 1000).len(), BURST as usize);
+    }
+
+    #[test]
+    fn what_was_left_out_is_told_also_when_nothing_follows() {
+        let (limiter, start) = (LogLimiter::default(), Instant::now());
+        for _ in 0..100 {
+            limiter.admit_at(address(1), start);
+        }
+        assert_eq!(limiter.take_suppressed_at(start), [], "not before there is a record for it");
+        assert_eq!(limiter.take_suppressed_at(start + PERIOD), [(address(1), 61)]);
+        assert_eq!(limiter.take_suppressed_at(start + PERIOD * 2), []);
+        limiter.take_suppressed_at(start + PERIOD * (BURST + 2));
+        assert!(limiter.table().is_empty());
+    }
+
+    #[test]
+    fn memory_and_records_are_bounded_for_any_number_of_addresses() {
+        let (limiter, start) = (LogLimiter::default(), Instant::now());
+        let passed = (0..100_000).filter(|number| limiter.admit_at(address(*number), start).is_some()).count();
+        assert!(limiter.table().len() <= MAX_ADDRESSES + 1);
+        assert_eq!(passed, MAX_ADDRESSES + BURST as usize);
+    }
+}

@@ -1,0 +1,89 @@
+//! Parts of objects, as an origin asks for them: one answer has many.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt as _;
+
+use hyper::body::Bytes;
+
+use crate::protocol::{MAX_PARTS, ObjectPart};
+use crate::receiver::http::error::HttpError;
+use crate::store::Store;
+
+/// Bytes that are read at once.
+const CHUNK_BYTES: usize = 256 * 1024;
+
+/// The parts of one answer that are still to be sent.
+pub(crate) struct ObjectParts {
+    store: Store,
+    /// In the order of the request, and whether each is there.
+    parts: std::vec::IntoIter<(ObjectPart, bool)>,
+    open: Option<PartRemainder>,
+}
+
+/// The rest of a part.
+struct PartRemainder {
+    file: File,
+    at: u64,
+    left: u64,
+}
+
+impl ObjectParts {
+    /// The parts that `question` asks for, and how many bytes the answer has.
+    pub(crate) fn new(store: Store, question: &[u8]) -> Result<(Self, u64), HttpError> {
+        let (asked, []) = question.as_chunks() else {
+            return Err(HttpError::malformed("these are no parts of 48 bytes each"));
+        };
+        if asked.len() > MAX_PARTS {
+            return Err(HttpError::too_large(format!("at most {MAX_PARTS} parts can be asked for at once")));
+        }
+        let mut parts = Vec::with_capacity(asked.len());
+        let mut bytes: u64 = 0;
+        for part in asked.iter().map(ObjectPart::from_bytes) {
+            let size = store.object_bytes(&part.object)?;
+            let end = part.offset.checked_add(part.length);
+            let is_here = size.zip(end).is_some_and(|(size, end)| end <= size);
+            bytes = bytes.saturating_add(1 + if is_here { part.length } else { 0 });
+            parts.push((part, is_here));
+        }
+        Ok((Self { store, parts: parts.into_iter(), open: None }, bytes))
+    }
+
+    /// The next bytes of the answer; none at its end. Blocks.
+    pub(crate) fn chunk(&mut self) -> io::Result<Bytes> {
+        let mut chunk = Vec::new();
+        while chunk.len() < CHUNK_BYTES {
+            match &mut self.open {
+                Some(section) if section.left > 0 => section.read(&mut chunk)?,
+                _ => match self.parts.next() {
+                    Some((part, is_here)) => self.begin(part, is_here, &mut chunk)?,
+                    None => break,
+                },
+            }
+        }
+        Ok(chunk.into())
+    }
+
+    fn begin(&mut self, part: ObjectPart, is_here: bool, chunk: &mut Vec<u8>) -> io::Result<()> {
+        chunk.push(u8::from(is_here));
+        self.open = None;
+        if is_here && part.length > 0 {
+            // One that was dropped meanwhile breaks the answer off: its length was said.
+            let file = self.store.open_object(&part.object).map_err(io::Error::other)?;
+            self.open = Some(PartRemainder { file, at: part.offset, left: part.length });
+        }
+        Ok(())
+    }
+}
+
+impl PartRemainder {
+    fn read(&mut self, chunk: &mut Vec<u8>) -> io::Result<()> {
+        let start = chunk.len();
+        let count = usize::try_from(self.left).map_or(CHUNK_BYTES, |left| left.min(CHUNK_BYTES));
+        chunk.resize(start + count, 0);
+        self.file.read_exact_at(&mut chunk[start..], self.at)?;
+        self.at += count as u64;
+        self.left -= count as u64;
+        Ok(())
+    }
+}

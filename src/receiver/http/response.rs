@@ -1,0 +1,212 @@
+//! Answers: one JSON object, at once or after signs of life, or a file.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt as _;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use hyper::body::{Body, Bytes, Frame, SizeHint};
+use hyper::header::{CONNECTION, CONTENT_RANGE, CONTENT_TYPE, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
+use hyper::{Response, StatusCode};
+use serde::Serialize;
+use tokio::sync::mpsc;
+
+use crate::protocol::{Answer, VERSION, VERSION_HEADER};
+use crate::receiver::http::error::HttpError;
+use crate::receiver::http::object_parts::ObjectParts;
+use crate::receiver::listener::timeout_stream::ConnectionPhase;
+
+/// Bytes of a file that are read at once; two of them are in memory.
+const CHUNK_BYTES: u64 = 256 * 1024;
+
+enum ReplyContent {
+    Whole(Option<Bytes>),
+    Stream { from: mpsc::Receiver<io::Result<Bytes>>, left: Option<u64> },
+}
+
+/// The body of an answer. When it goes, the connection waits for the next request.
+pub(crate) struct Reply {
+    content: ReplyContent,
+    phases: Option<Arc<ConnectionPhase>>,
+}
+
+impl Reply {
+    pub(crate) fn whole(bytes: impl Into<Bytes>) -> Self {
+        let bytes = bytes.into();
+        Self { content: ReplyContent::Whole(Some(bytes).filter(|bytes| !bytes.is_empty())), phases: None }
+    }
+
+    /// What comes from `from`: `length` bytes, if that is known.
+    pub(crate) const fn stream(from: mpsc::Receiver<io::Result<Bytes>>, length: Option<u64>) -> Self {
+        Self { content: ReplyContent::Stream { from, left: length }, phases: None }
+    }
+
+    /// The bytes of `file` from `offset` on, `length` of them.
+    pub(crate) fn file(file: File, offset: u64, length: u64) -> Self {
+        let (sender, from) = mpsc::channel(1);
+        tokio::spawn(async move {
+            let file = Arc::new(file);
+            let mut done = 0;
+            while done < length {
+                let (count, at, file) = ((length - done).min(CHUNK_BYTES), offset + done, Arc::clone(&file));
+                let chunk = tokio::task::spawn_blocking(move || {
+                    let mut bytes = vec![0; usize::try_from(count).unwrap_or(0)];
+                    file.read_exact_at(&mut bytes, at).map(|()| Bytes::from(bytes))
+                });
+                let chunk = chunk.await.unwrap_or_else(|error| Err(io::Error::other(error)));
+                let is_last = chunk.is_err();
+                if sender.send(chunk).await.is_err() || is_last {
+                    return;
+                }
+                done += count;
+            }
+        });
+        Self::stream(from, Some(length))
+    }
+
+    /// Parts of objects, `length` bytes in all.
+    pub(crate) fn parts(parts: ObjectParts, length: u64) -> Self {
+        let (sender, from) = mpsc::channel(1);
+        tokio::spawn(async move {
+            let mut parts = parts;
+            loop {
+                let read = tokio::task::spawn_blocking(move || {
+                    let chunk = parts.chunk();
+                    (parts, chunk)
+                });
+                let Ok((rest, chunk)) = read.await else { return };
+                let is_last = chunk.is_err();
+                let is_end = chunk.as_ref().is_ok_and(Bytes::is_empty);
+                if is_end || sender.send(chunk).await.is_err() || is_last {
+                    return;
+                }
+                parts = rest;
+            }
+        });
+        Self::stream(from, Some(length))
+    }
+
+    /// Tells `phases` when it goes.
+    pub(crate) fn watched(self, phases: Arc<ConnectionPhase>) -> Self {
+        let mut this = self;
+        this.phases = Some(phases);
+        this
+    }
+}
+
+impl Drop for Reply {
+    fn drop(&mut self) {
+        if let Some(phases) = &self.phases {
+            phases.answered();
+        }
+    }
+}
+
+impl Body for Reply {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
+        match &mut self.content {
+            ReplyContent::Whole(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
+            ReplyContent::Stream { from, left } => from.poll_recv(context).map(|chunk| {
+                let chunk = chunk?;
+                if let (Ok(bytes), Some(left)) = (&chunk, left) {
+                    *left = left.saturating_sub(bytes.len() as u64);
+                }
+                Some(chunk.map(Frame::data))
+            }),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.content {
+            ReplyContent::Whole(bytes) => bytes.is_none(),
+            ReplyContent::Stream { left, .. } => *left == Some(0),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.content {
+            ReplyContent::Whole(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
+            ReplyContent::Stream { left: Some(left), .. } => SizeHint::with_exact(*left),
+            ReplyContent::Stream { left: None, .. } => SizeHint::default(),
+        }
+    }
+}
+
+const JSON: HeaderValue = HeaderValue::from_static("application/json");
+
+/// `answer` as bytes.
+pub(crate) fn json_bytes<T: Serialize>(answer: &T) -> Bytes {
+    serde_json::to_vec(answer).expect("messages have text keys and plain values").into()
+}
+
+fn with_json(status: StatusCode, content: Reply) -> Response<Reply> {
+    let mut response = Response::new(content);
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, JSON);
+    response
+}
+
+/// An object as it is.
+pub(crate) fn plain<T: Serialize>(status: StatusCode, object: &T) -> Response<Reply> {
+    with_json(status, Reply::whole(json_bytes(object)))
+}
+
+/// What was done.
+pub(crate) fn done<T: Serialize>(result: T) -> Response<Reply> {
+    plain(StatusCode::OK, &Answer::Ok(result))
+}
+
+/// An object that is bytes already.
+pub(crate) fn json(bytes: Bytes) -> Response<Reply> {
+    with_json(StatusCode::OK, Reply::whole(bytes))
+}
+
+/// The rest of a file from `offset` on, of `length` bytes in all.
+pub(crate) fn part(reply: Reply, offset: u64, length: u64) -> Response<Reply> {
+    let mut response = content(StatusCode::PARTIAL_CONTENT, reply);
+    let range = format!("bytes {offset}-{}/{length}", length.saturating_sub(1));
+    if let Ok(range) = HeaderValue::try_from(range) {
+        response.headers_mut().insert(CONTENT_RANGE, range);
+    }
+    response
+}
+
+/// What comes from `from`, and is JSON in the end.
+pub(crate) fn later(from: mpsc::Receiver<io::Result<Bytes>>) -> Response<Reply> {
+    with_json(StatusCode::OK, Reply::stream(from, None))
+}
+
+/// A file.
+pub(crate) fn content(status: StatusCode, reply: Reply) -> Response<Reply> {
+    let mut response = Response::new(reply);
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
+    response
+}
+
+/// What was refused.
+pub(crate) fn refused(refused: &HttpError) -> Response<Reply> {
+    let mut response = plain(refused.status, &Answer::<()>::Error(refused.refusal.clone()));
+    let headers = response.headers_mut();
+    if let Some(after) = refused.retry_after {
+        headers.insert(RETRY_AFTER, after.as_secs().into());
+    }
+    if refused.ends_connection {
+        headers.insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    if refused.status == StatusCode::UNAUTHORIZED {
+        headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+    }
+    if refused.status == StatusCode::UPGRADE_REQUIRED {
+        headers.insert(VERSION_HEADER, VERSION.into());
+    }
+    response
+}

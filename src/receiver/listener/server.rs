@@ -1,0 +1,364 @@
+//! Listening: an accept loop of our own, with deadlines from the accept on and
+//! limits on connections.
+
+use std::collections::HashMap;
+use std::convert::Infallible;
+use std::future::{Future as _, poll_fn};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener};
+use std::pin::pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio::runtime::Runtime;
+use tokio::sync::watch;
+
+use crate::receiver::http::handler::{Handler, Lifetime};
+use crate::receiver::listener::timeout_stream::{ConnectionPhase, TimeoutStream};
+use crate::receiver::listener::tls::Tls;
+use crate::receiver::sites::site;
+use crate::receiver::{Exposure, Log, LogRecord, ReceiverLimits, ReceiverSettings, ServeError, TokenRecord};
+
+/// Largest head of a request, in bytes, and most fields in it.
+const MAX_HEAD_BYTES: usize = 16 * 1024;
+const MAX_FIELDS: usize = 64;
+/// What a connection reads at once.
+const MAX_BUFFER_BYTES: usize = 128 * 1024;
+/// Threads that may wait for a disk or a lock.
+const BLOCKING_THREADS: usize = 64;
+/// Pause after the system could hand out no connection.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// What a connection over the limit is told, if it can be told without waiting.
+const FULL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\nconnection: close\r\n\
+    content-type: application/json\r\ncontent-length: 67\r\n\r\n\
+    {\"error\":{\"kind\":\"busy\",\"message\":\"too many connections are open\"}}\n";
+
+/// A receiver that listens.
+pub struct Server {
+    listener: TcpListener,
+    address: SocketAddr,
+    handler: Arc<Handler>,
+    tls: Option<Tls>,
+    per_address: usize,
+    stop: watch::Sender<bool>,
+}
+
+impl std::fmt::Debug for Server {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Server").field("address", &self.address).finish_non_exhaustive()
+    }
+}
+
+/// Stops a server, or has it use another certificate or other tokens.
+#[derive(Clone)]
+pub struct Handle {
+    stop: watch::Sender<bool>,
+    tls: Option<Tls>,
+    handler: Arc<Handler>,
+}
+
+impl std::fmt::Debug for Handle {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Handle").finish_non_exhaustive()
+    }
+}
+
+impl Handle {
+    /// Takes no more requests and ends when those in flight are answered, or after the limit for that.
+    pub fn stop(&self) {
+        self.stop.send_replace(true);
+    }
+
+    /// Reads the certificate again; the log tells what came of it.
+    pub fn reload(&self) {
+        let Some(tls) = &self.tls else { return };
+        let error = tls.reload().err().map(|error| crate::text::error_chain(&error));
+        self.handler.log.record(&LogRecord::CertificateRead { error });
+    }
+
+    /// From now on these tokens hold, if tokens are asked for; or, where they could not be
+    /// read, the old ones. The log tells which.
+    pub fn use_tokens(&self, tokens: Result<Vec<TokenRecord>, String>) {
+        let (tokens, error) = match tokens {
+            Ok(tokens) if tokens.is_empty() => (None, Some("there is none: nobody could push".to_owned())),
+            Ok(tokens) => {
+                let count = tokens.len();
+                self.handler.use_tokens(tokens);
+                (Some(count), None)
+            }
+            Err(error) => (None, Some(error)),
+        };
+        self.handler.log.record(&LogRecord::TokensRead { tokens, error });
+    }
+}
+
+impl Server {
+    /// Checks `settings` and listens; answers nobody yet.
+    ///
+    /// # Errors
+    /// Settings that are not safe, a certificate, an address or a directory that cannot be used.
+    pub fn bind(settings: &ReceiverSettings, log: Arc<dyn Log>) -> Result<Self, ServeError> {
+        settings.check()?;
+        let tls = settings.tls.as_ref().map(Tls::open).transpose()?;
+        let listen = settings.listen;
+        let words = |source| ServeError::Listen { listen, source };
+        let listener = TcpListener::bind(listen).map_err(words)?;
+        listener.set_nonblocking(true).map_err(words)?;
+        let address = listener.local_addr().map_err(words)?;
+        let limits = &settings.limits;
+        let per_address = match settings.front {
+            Exposure::None => limits.connections_per_address,
+            Exposure::Proxy => limits.connections,
+        };
+        let handler = Arc::new(Handler::new(settings, Lifetime::Daemon, log)?);
+        site::check(&handler.sites, &*handler.log)?;
+        Ok(Self { listener, address, handler, tls, per_address, stop: watch::Sender::new(false) })
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub const fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// A handle for other threads.
+    #[must_use]
+    pub fn handle(&self) -> Handle {
+        Handle { stop: self.stop.clone(), tls: self.tls.clone(), handler: Arc::clone(&self.handler) }
+    }
+
+    /// Answers until it is stopped. Blocks.
+    ///
+    /// # Errors
+    /// When the system hands out no threads.
+    pub fn run(self) -> Result<(), ServeError> {
+        make_room_for_files(self.handler.limits.connections);
+        let runtime = runtime()?;
+        let result = runtime.block_on(self.serve());
+        runtime.shutdown_timeout(Duration::from_secs(1));
+        result
+    }
+
+    async fn serve(self) -> Result<(), ServeError> {
+        let listener = tokio::net::TcpListener::from_std(self.listener).map_err(ServeError::Runtime)?;
+        let handler = self.handler;
+        let (address, sites) = (self.address.to_string(), handler.sites.len());
+        handler.log.record(&LogRecord::Listening { address, sites, tokens: handler.tokens() });
+        handler.run_missed_hooks();
+        let acceptor = Acceptor {
+            handler: Arc::clone(&handler),
+            tls: self.tls,
+            limiter: ConnectionLimiter::new(handler.limits.connections, self.per_address),
+            stop: self.stop.clone(),
+        };
+        let accepting = tokio::spawn(accept(listener, Arc::new(acceptor)));
+        let sweeping = tokio::spawn(sweep(Arc::clone(&handler)));
+        let tidying = tokio::spawn(Arc::clone(&handler).keep_up());
+        let mut stop = self.stop.subscribe();
+        // The sender is ours, so this ends only with the word.
+        stop.wait_for(|stop| *stop).await.ok();
+        accepting.abort();
+        sweeping.abort();
+        tidying.abort();
+        accepting.await.ok();
+        drop(stop);
+        // Each connection has a receiver, and ends with the request that it is in.
+        let deadline = tokio::time::Instant::now() + handler.limits.shutdown;
+        tokio::time::timeout_at(deadline, self.stop.closed()).await.ok();
+        handler.finish(deadline).await;
+        handler.log.record(&LogRecord::Stopped { cut: self.stop.receiver_count() });
+        Ok(())
+    }
+}
+
+/// Lets this process have a socket and a file open for each connection, as far as the system
+/// lets it: the usual soft limit of 1,024 is there for programs that use `select`.
+fn make_room_for_files(connections: usize) {
+    /// Of stores, the log and what runs after an activation.
+    const OTHERS: u64 = 512;
+    let limit = getrlimit(Resource::Nofile);
+    let wanted = (2 * connections as u64).saturating_add(OTHERS);
+    let wanted = limit.maximum.map_or(wanted, |most| wanted.min(most));
+    if limit.current.is_some_and(|current| current < wanted) {
+        // Otherwise connections beyond it wait until others end.
+        setrlimit(Resource::Nofile, Rlimit { current: Some(wanted), ..limit }).ok();
+    }
+}
+
+/// The threads of a receiver.
+pub(crate) fn runtime() -> Result<Runtime, ServeError> {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    builder.enable_all().max_blocking_threads(BLOCKING_THREADS).build().map_err(ServeError::Runtime)
+}
+
+/// Forgets stages that were given up, now and then.
+pub(crate) async fn sweep(handler: Arc<Handler>) {
+    let period = (handler.limits.stage / 4).clamp(Duration::from_millis(20), Duration::from_secs(15));
+    loop {
+        tokio::time::sleep(period).await;
+        handler.sweep();
+    }
+}
+
+struct Acceptor {
+    handler: Arc<Handler>,
+    tls: Option<Tls>,
+    limiter: Arc<ConnectionLimiter>,
+    stop: watch::Sender<bool>,
+}
+
+async fn accept(listener: tokio::net::TcpListener, acceptor: Arc<Acceptor>) {
+    loop {
+        let (stream, peer) = match listener.accept().await {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                acceptor.handler.log.record(&LogRecord::AcceptFailed { message: error.to_string() });
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        let Some(seat) = acceptor.limiter.admit(peer.ip()) else {
+            acceptor.handler.full(&peer.to_string());
+            if acceptor.tls.is_none() {
+                // Whoever does not read it sees the end of the connection.
+                stream.try_write(FULL).ok();
+            }
+            continue;
+        };
+        let (acceptor, stop) = (Arc::clone(&acceptor), acceptor.stop.subscribe());
+        tokio::spawn(async move {
+            acceptor.serve_connection(stream, peer, stop).await;
+            drop(seat);
+        });
+    }
+}
+
+impl Acceptor {
+    async fn serve_connection(&self, stream: TcpStream, peer: SocketAddr, stop: watch::Receiver<bool>) {
+        // Answers are whole; waiting for more to send would only cost time.
+        stream.set_nodelay(true).ok();
+        let phases = ConnectionPhase::new(&self.handler.limits);
+        let peer: Arc<str> = peer.to_string().into();
+        let Some(tls) = &self.tls else {
+            return serve(&self.handler, stream, peer, phases, stop).await;
+        };
+        let handshake = tls.acceptor().accept(stream);
+        let stream = match tokio::time::timeout(self.handler.limits.first_byte, handshake).await {
+            Ok(Ok(stream)) => stream,
+            Ok(Err(error)) => return self.handler.rejected(&peer, &format!("no TLS: {error}")),
+            Err(_) => return self.handler.rejected(&peer, "no TLS in time"),
+        };
+        serve(&self.handler, stream, peer, phases, stop).await;
+    }
+}
+
+/// Answers the requests of one connection, one after the other.
+pub(crate) async fn serve<S>(
+    handler: &Arc<Handler>,
+    stream: S,
+    peer: Arc<str>,
+    phases: Arc<ConnectionPhase>,
+    mut stop: watch::Receiver<bool>,
+) where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let stream = TokioIo::new(TimeoutStream::new(stream, Arc::clone(&phases), &handler.limits));
+    let service = service_fn(|request| {
+        let answer = Arc::clone(handler).answer(request, Arc::clone(&peer), Arc::clone(&phases));
+        async move { Ok::<_, Infallible>(answer.await) }
+    });
+    let connection = http1::Builder::new()
+        // The deadlines are those of `TimeoutStream`, which tell a head from a pause between two.
+        .header_read_timeout(None)
+        .max_header_size(MAX_HEAD_BYTES)
+        .max_headers(MAX_FIELDS)
+        .max_buf_size(MAX_BUFFER_BYTES)
+        .serve_connection(stream, service);
+    let mut connection = pin!(connection);
+    let mut stopped = pin!(stop.wait_for(|stop| *stop));
+    let mut is_stopping = false;
+    let end = poll_fn(|context| {
+        if !is_stopping && stopped.as_mut().poll(context).is_ready() {
+            is_stopping = true;
+            connection.as_mut().graceful_shutdown();
+        }
+        connection.as_mut().poll(context)
+    });
+    // A peer that breaks off or breaks a rule has had its answer; of a rule nobody else tells.
+    if let Err(error) = end.await
+        && error.is_parse()
+    {
+        handler.rejected(&peer, &error.to_string());
+    }
+}
+
+/// Who is connected, and from where.
+struct ConnectionLimiter {
+    most: usize,
+    most_per_address: usize,
+    seats: Mutex<ConnectionCounts>,
+}
+
+#[derive(Default)]
+struct ConnectionCounts {
+    taken: usize,
+    by_address: HashMap<IpAddr, usize>,
+}
+
+/// The right to be connected.
+struct ConnectionPermit {
+    limiter: Arc<ConnectionLimiter>,
+    address: IpAddr,
+}
+
+impl ConnectionLimiter {
+    fn new(most: usize, most_per_address: usize) -> Arc<Self> {
+        Arc::new(Self { most, most_per_address, seats: Mutex::default() })
+    }
+
+    fn admit(self: &Arc<Self>, address: IpAddr) -> Option<ConnectionPermit> {
+        let address = network(address);
+        let mut seats = self.seats.lock().unwrap_or_else(PoisonError::into_inner);
+        let here = seats.by_address.get(&address).copied().unwrap_or(0);
+        if seats.taken >= self.most || here >= self.most_per_address {
+            return None;
+        }
+        seats.taken += 1;
+        seats.by_address.insert(address, here + 1);
+        Some(ConnectionPermit { limiter: Arc::clone(self), address })
+    }
+}
+
+impl Drop for ConnectionPermit {
+    fn drop(&mut self) {
+        let mut seats = self.limiter.seats.lock().unwrap_or_else(PoisonError::into_inner);
+        seats.taken -= 1;
+        if let Some(here) = seats.by_address.get_mut(&self.address) {
+            *here -= 1;
+            if *here == 0 {
+                seats.by_address.remove(&self.address);
+            }
+        }
+    }
+}
+
+/// What counts as one address: whoever has an IPv6 address has a network of 64 bits.
+pub(crate) fn network(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => {
+            let high = u128::from(address) >> 64 << 64;
+            Ipv6Addr::from(high).into()
+        }
+        address @ IpAddr::V4(_) => address,
+    }
+}
+
+/// The limits of a connection over standard input and output: its peer was let in by somebody else.
+pub(crate) fn patient(limits: &ReceiverLimits, silence: Duration) -> ReceiverLimits {
+    ReceiverLimits { first_byte: silence, idle: silence, head: silence, ..limits.clone() }
+}

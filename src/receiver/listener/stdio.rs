@@ -1,0 +1,53 @@
+//! The same receiver on standard input and output, for SSH.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::io::AsyncWriteExt as _;
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use crate::protocol::{BANNER, Banner, VERSION};
+use crate::receiver::http::handler::{Handler, Lifetime};
+use crate::receiver::listener::server::{patient, runtime, serve, sweep};
+use crate::receiver::listener::timeout_stream::ConnectionPhase;
+use crate::receiver::sites::site;
+use crate::receiver::{Log, ReceiverSettings, ServeError};
+
+/// A peer that says nothing for so long is gone, whatever SSH thinks.
+const SILENCE: Duration = Duration::from_secs(300);
+/// For what is being done when the peer goes: a switch, and that its command is run. More would keep locks.
+const LAST_WORK: Duration = Duration::from_secs(5);
+
+/// Writes the banner and answers requests on standard input and output until
+/// the peer closes it, or is silent for five minutes. Blocks. Who may connect
+/// was decided by whoever started this: nothing but `settings.access` asks.
+///
+/// # Errors
+/// A site whose directory cannot be a mirror: the peer sees the end of the connection.
+pub fn receive(settings: &ReceiverSettings, log: Arc<dyn Log>) -> Result<(), ServeError> {
+    let mut settings = settings.clone();
+    settings.limits = patient(&settings.limits, SILENCE);
+    let handler = Arc::new(Handler::new(&settings, Lifetime::OnePeer, log)?);
+    let (headwater, sites) = (env!("CARGO_PKG_VERSION").to_owned(), site::banners(&handler.sites)?);
+    let banner = Banner { headwater, protocols: vec![VERSION], sites };
+    let banner = serde_json::to_string(&banner).map_err(|error| ServeError::Runtime(error.into()))?;
+    let runtime = runtime()?;
+    let result = runtime.block_on(async {
+        let mut out = tokio::io::stdout();
+        out.write_all(format!("{BANNER}{banner}\n").as_bytes()).await.map_err(ServeError::Runtime)?;
+        out.flush().await.map_err(ServeError::Runtime)?;
+        handler.run_missed_hooks();
+        let sweeping = tokio::spawn(sweep(Arc::clone(&handler)));
+        let stream = tokio::io::join(tokio::io::stdin(), out);
+        // Nobody stops it: it ends with its peer.
+        let stop = watch::Sender::new(false);
+        serve(&handler, stream, "ssh".into(), ConnectionPhase::new(&handler.limits), stop.subscribe()).await;
+        sweeping.abort();
+        handler.finish(Instant::now() + LAST_WORK).await;
+        Ok(())
+    });
+    // A thread may still wait for input that never comes.
+    runtime.shutdown_background();
+    result
+}

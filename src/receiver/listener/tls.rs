@@ -1,0 +1,55 @@
+//! The certificate: read at the start and again when asked to.
+
+use std::path::Path;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use rustls_pki_types::pem::PemObject as _;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::ServerConfig;
+use tokio_rustls::rustls::crypto::ring;
+
+use crate::receiver::{ServeError, TlsFiles};
+
+/// The certificate in use.
+#[derive(Clone)]
+pub(crate) struct Tls {
+    files: TlsFiles,
+    config: Arc<RwLock<Arc<ServerConfig>>>,
+}
+
+impl Tls {
+    /// Reads the files.
+    pub(crate) fn open(files: &TlsFiles) -> Result<Self, ServeError> {
+        let config = Arc::new(RwLock::new(Arc::new(config(files)?)));
+        Ok(Self { files: files.clone(), config })
+    }
+
+    /// Reads them again, for connections from now on. What cannot be used changes nothing.
+    pub(crate) fn reload(&self) -> Result<(), ServeError> {
+        let new = Arc::new(config(&self.files)?);
+        *self.config.write().unwrap_or_else(PoisonError::into_inner) = new;
+        Ok(())
+    }
+
+    pub(crate) fn acceptor(&self) -> TlsAcceptor {
+        TlsAcceptor::from(Arc::clone(&self.config.read().unwrap_or_else(PoisonError::into_inner)))
+    }
+}
+
+fn config(files: &TlsFiles) -> Result<ServerConfig, ServeError> {
+    fn words<E: std::error::Error + Send + Sync + 'static>(path: &Path) -> impl Fn(E) -> ServeError {
+        move |source| ServeError::Certificate { path: path.to_owned(), source: Box::new(source) }
+    }
+    let chain = CertificateDer::pem_file_iter(&files.cert).map_err(words(&files.cert))?;
+    let chain: Vec<_> = chain.collect::<Result<_, _>>().map_err(words(&files.cert))?;
+    let key = PrivateKeyDer::from_pem_file(&files.key).map_err(words(&files.key))?;
+    let mut config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .map_err(words(&files.cert))?
+        .with_no_client_auth()
+        .with_single_cert(chain, key)
+        .map_err(words(&files.cert))?;
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(config)
+}

@@ -1,0 +1,172 @@
+//! What a receiver does that is told in one message.
+
+use std::sync::Arc;
+
+use serde::de::DeserializeOwned;
+
+use crate::error_kind::ErrorKind;
+use crate::protocol::{Abandon, Action, Activate, Activated, Done, Keep, Repair, Settled, Verify};
+use crate::receiver::http::error::HttpError;
+use crate::receiver::http::handler::{Handler, Lifetime, method_not_allowed};
+use crate::receiver::http::handler_result::{HandlerResult, disconnect_flag};
+use crate::receiver::http::log::{LogRecord, text};
+use crate::receiver::http::request_body::RequestBody;
+use crate::receiver::sites::site::{Activation, SiteState};
+use crate::release::ReleaseName;
+use crate::store::{Depth, Pruned};
+use crate::tree_path::Site;
+
+impl Handler {
+    /// Does what is told in one message.
+    pub(crate) async fn act(
+        self: &Arc<Self>,
+        site: &Arc<SiteState>,
+        action: Action,
+        body: &mut RequestBody,
+    ) -> Result<HandlerResult, HttpError> {
+        let length = body.check(action.most_bytes())?;
+        let memory = site.share.reserve_body(length)?;
+        let body = body.read(length).await?;
+        let this = Arc::clone(self);
+        let site = Arc::clone(site);
+        Ok(match action {
+            Action::Stage | Action::Objects => return Err(method_not_allowed()),
+            Action::Holds => HandlerResult::later(async move {
+                let (asker, is_gone) = disconnect_flag();
+                let look = move |site: &Arc<SiteState>| {
+                    let held = site.holds(&body, &is_gone);
+                    drop((body, memory));
+                    held
+                };
+                let held = site.blocking(look).await;
+                drop(asker);
+                held
+            }),
+            Action::Activate => {
+                let request: Activate = parse(&body)?;
+                HandlerResult::later(async move { this.activate(site, request).await })
+            }
+            Action::Abandon => {
+                let Abandon { release } = parse(&body)?;
+                HandlerResult::later(
+                    async move { site.blocking(move |site| site.abandon(release).map(|()| Done {})).await },
+                )
+            }
+            Action::Settle => {
+                let Keep { keep } = parse(&body)?;
+                HandlerResult::later(async move { this.clean_up(site, keep).await })
+            }
+            Action::Prune => {
+                let Keep { keep } = parse(&body)?;
+                HandlerResult::later(async move { site.blocking(move |site| site.prune(keep)).await })
+            }
+            Action::Verify => {
+                let Verify { quick } = parse(&body)?;
+                let depth = if quick { Depth::Quick } else { Depth::Full };
+                HandlerResult::later(async move {
+                    let (asker, is_gone) = disconnect_flag();
+                    let verified = site.blocking(move |site| site.verify(depth, &is_gone)).await;
+                    drop(asker);
+                    verified
+                })
+            }
+            Action::Repair => {
+                let request: Repair = parse(&body)?;
+                HandlerResult::later(async move {
+                    let (asker, is_gone) = disconnect_flag();
+                    let repaired = site.blocking(move |site| site.repair(request, &is_gone)).await;
+                    drop(asker);
+                    repaired
+                })
+            }
+        })
+    }
+
+    /// Tidies up, waits some time for the command after the switch, and makes ready for the next push: nobody waits
+    /// for the last, unless the receiver ends with its peer.
+    async fn clean_up(self: Arc<Self>, site: Arc<SiteState>, keep: usize) -> Result<Settled, HttpError> {
+        let pruned = site.blocking(move |site| site.clean_up(keep)).await?;
+        // A task of its own: it goes on when the one who asked goes.
+        let preparing = tokio::spawn(Arc::clone(&self).prepare(Arc::clone(&site)));
+        let hook = site.hook_run(self.limits.hook).await;
+        if self.stay == Lifetime::OnePeer {
+            preparing.await.map_err(|_| HttpError::no_result())?;
+        }
+        Ok(Settled { pruned, hook })
+    }
+
+    /// Makes ready for the next push.
+    async fn prepare(self: Arc<Self>, site: Arc<SiteState>) {
+        // Filling a slot holds the lock of the store, which a command that fails needs for its note.
+        site.hook_run(self.limits.hook).await;
+        // Where somebody else is at work, that fills it, or the next settling does.
+        if let Err(refused) = site.blocking(|site| site.prepare()).await
+            && !matches!(refused.refusal.kind, ErrorKind::Locked | ErrorKind::Busy)
+        {
+            let directory = site.settings.directory.display().to_string();
+            let message = format!("its second slot is not filled: {}", refused.refusal.message);
+            self.log.record(&LogRecord::SiteFailed { directory, message: text(&message) });
+        }
+    }
+
+    async fn activate(self: Arc<Self>, site: Arc<SiteState>, request: Activate) -> Result<Activated, HttpError> {
+        let switch = move |site: &Arc<SiteState>| {
+            // All in one: the peer may go at any moment, and whoever asks again finds it switched.
+            if let Activation::Now(name) = site.activate(request)? {
+                self.start_hook(site, (name, request.release));
+            }
+            Ok(Activated { store: Some(site.store()?.id()) })
+        };
+        site.blocking(switch).await
+    }
+
+    /// Begins what follows when a release has become current.
+    fn start_hook(&self, site: &Arc<SiteState>, switched: (Site, ReleaseName)) {
+        let Some(hook) = &site.settings.post_activate else { return };
+        let (state, same) = (Arc::clone(site), Arc::clone(site));
+        let release = switched.1;
+        site.hook_started(release);
+        let ended = move |result| same.hook_ended(release, result);
+        self.hooks.start(hook, switched, &self.log, move || state.clear_switch(), ended);
+    }
+
+    /// Looks at each site at once and then at intervals: what is due by then is done.
+    pub(crate) async fn keep_up(self: Arc<Self>) {
+        loop {
+            for site in &self.sites {
+                let done = site.blocking(|site| site.upkeep()).await;
+                self.log_upkeep(site, done);
+            }
+            tokio::time::sleep(self.limits.upkeep).await;
+        }
+    }
+
+    fn log_upkeep(&self, site: &SiteState, done: Result<Pruned, HttpError>) {
+        let directory = site.settings.directory.display().to_string();
+        match done {
+            Ok(Pruned { expired: 0, quarantines: 0, .. }) => {}
+            Ok(Pruned { expired, quarantines, incoming_bytes, .. }) => {
+                self.log.record(&LogRecord::Upkeep { directory, expired, quarantines, incoming_bytes });
+            }
+            // Where another process is at work, the next look does it.
+            Err(refused) if matches!(refused.refusal.kind, ErrorKind::Locked | ErrorKind::Busy) => {}
+            Err(refused) => {
+                let message = format!("what is due there was not done: {}", refused.refusal.message);
+                self.log.record(&LogRecord::SiteFailed { directory, message: text(&message) });
+            }
+        }
+    }
+
+    /// Begins what an earlier receiver was killed before.
+    pub(crate) fn run_missed_hooks(&self) {
+        for site in &self.sites {
+            if let Some(switched) = site.noted_switch() {
+                self.start_hook(site, switched);
+            }
+        }
+    }
+}
+
+fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, HttpError> {
+    serde_json::from_slice(body).map_err(|error| HttpError::malformed(error.to_string()))
+}

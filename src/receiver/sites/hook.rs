@@ -1,0 +1,141 @@
+//! The command that runs after an activation: the mirror's own, never the push's failure.
+
+use std::os::unix::process::CommandExt as _;
+use std::process::{Child, ChildStderr, Command, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process_group};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use crate::command::{last_line, read_tail, withhold_secrets};
+use crate::receiver::http::log;
+use crate::receiver::{Hook, Log, LogRecord};
+use crate::release::ReleaseName;
+use crate::tree_path::Site;
+
+/// How often a running command is looked at.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// As much of what a command writes to standard error is kept, in bytes: the end of it.
+const SAID_BYTES: usize = 1024;
+
+/// The commands that run.
+#[derive(Debug, Default)]
+pub(crate) struct HookRunner(Mutex<JoinSet<()>>);
+
+impl HookRunner {
+    /// Runs `hook` for a release that became current; `began` is called once it runs, or cannot,
+    /// and `ended`, which may block, with what went wrong, if anything did.
+    pub(crate) fn start(
+        &self,
+        hook: &Hook,
+        (site, release): (Site, ReleaseName),
+        log: &Arc<dyn Log>,
+        began: impl FnOnce() + Send + 'static,
+        ended: impl FnOnce(Result<(), String>) + Send + 'static,
+    ) {
+        let (hook, log) = (hook.clone(), Arc::clone(log));
+        let mut hooks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        while hooks.try_join_next().is_some() {}
+        hooks.spawn(async move {
+            let result = run(&hook, &site, release, began).await;
+            if let Err(message) = &result {
+                let (site, release) = (site.to_string(), release.to_string());
+                log.record(&LogRecord::HookFailed { site, release, message: message.clone() });
+            }
+            tokio::task::spawn_blocking(move || ended(result)).await.ok();
+        });
+    }
+
+    /// Waits for those that run; each has its own time limit.
+    pub(crate) async fn finish(&self) {
+        let mut hooks = std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
+        while hooks.join_next().await.is_some() {}
+    }
+}
+
+async fn run(hook: &Hook, site: &Site, release: ReleaseName, began: impl FnOnce()) -> Result<(), String> {
+    let Some((program, arguments)) = hook.command.split_first() else { return Ok(()) };
+    let mut command = Command::new(program);
+    withhold_secrets(&mut command, &[]);
+    let child = command
+        .args(arguments)
+        .env("HEADWATER_SITE", site.as_str())
+        .env("HEADWATER_RELEASE", release.to_string())
+        .env("HEADWATER_SEQUENCE", release.sequence().to_string())
+        .stdin(Stdio::null())
+        // Standard output may be the connection to the origin.
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .process_group(0)
+        .spawn();
+    began();
+    let mut child = child.map_err(|error| format!("cannot run {program}: {error}"))?;
+    let said = StderrTail::listen(child.stderr.take());
+    let deadline = Instant::now() + hook.timeout;
+    loop {
+        match child.try_wait() {
+            Ok(Some(status)) if status.success() => return Ok(()),
+            Ok(Some(status)) => {
+                // What it wrote last may still be on its way.
+                tokio::time::sleep(PAUSE).await;
+                return Err(format!("{program}: {status}{}", said.last_line()));
+            }
+            Ok(None) if Instant::now() < deadline => tokio::time::sleep(PAUSE).await,
+            Ok(None) => {
+                end(&mut child);
+                let seconds = hook.timeout.as_secs_f32();
+                return Err(format!("{program} did not end within {seconds} s{}", said.last_line()));
+            }
+            Err(error) => return Err(format!("cannot wait for {program}: {error}")),
+        }
+    }
+}
+
+/// The end of what a command writes to standard error.
+struct StderrTail(Arc<Mutex<Vec<u8>>>);
+
+impl StderrTail {
+    /// Listens until the other end is closed, so that the command never waits for a reader.
+    fn listen(stderr: Option<ChildStderr>) -> Self {
+        let said = Arc::new(Mutex::new(Vec::new()));
+        if let Some(stderr) = stderr {
+            let kept = Arc::clone(&said);
+            let listen = move || read_tail(stderr, SAID_BYTES, &kept);
+            // Without a thread nobody listens, and the command finds its pipe closed.
+            std::thread::Builder::new().name("hook".into()).spawn(listen).ok();
+        }
+        Self(said)
+    }
+
+    /// Its last line that is not empty, to be put behind what happened.
+    fn last_line(&self) -> String {
+        let said = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let line = last_line(&said);
+        // Whatever it called may have said more than is meant for a log.
+        if line.is_empty() { line } else { format!(": {}", log::text(&line)) }
+    }
+}
+
+/// Ends the command and what it started.
+fn end(child: &mut Child) {
+    let group = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
+    // It may have ended by itself meanwhile; then there is nothing to end.
+    group.map(|group| kill_process_group(group, Signal::KILL).ok());
+    child.wait().ok();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_words_of_a_command_are_told_without_tokens() {
+        let last_line = |said: &str| StderrTail(Arc::new(Mutex::new(said.into()))).last_line();
+        assert_eq!(last_line("starting\nno such unit\n\n"), ": no such unit");
+        assert_eq!(last_line(""), "");
+        assert!(!last_line("curl -H 'Authorization: Bearer hw_0123abcd_canary'").contains("canary"));
+    }
+}

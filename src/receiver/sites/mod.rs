@@ -1,0 +1,11 @@
+//! The sites of a receiver: open stages, activation, uploads for repairs, commands, and the share of each site.
+
+pub(super) mod actions;
+pub(super) mod decoder_pool;
+pub(super) mod hook;
+pub(super) mod open_stage;
+pub(super) mod repair_uploads;
+pub(super) mod served_permissions;
+pub(super) mod share;
+pub(super) mod site;
+pub(super) mod stage;

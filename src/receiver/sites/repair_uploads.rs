@@ -1,0 +1,330 @@
+//! What a site asked for, and what was put in answer: one unnamed file.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::error::Error;
+use std::fs::File;
+use std::hash::Hash;
+use std::io::{self, Read};
+use std::os::unix::fs::FileExt as _;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use rustix::fs::FallocateFlags;
+
+use crate::hash::{ManifestId, ObjectId};
+use crate::manifest::WINDOW_LOG_MAX;
+use crate::protocol::{Done, Wants};
+use crate::receiver::http::error::HttpError;
+use crate::receiver::http::request_body::RequestBody;
+use crate::release::{MAX_RECORD_BYTES, Release, ReleaseName};
+use crate::store::{Fetch, FetchError, FetchRecords, Store};
+
+/// Part of the file. Its space is given back once nobody has it.
+#[derive(Debug, Clone)]
+pub(crate) struct FileRange(Arc<RangeLease>);
+
+#[derive(Debug)]
+struct RangeLease {
+    file: Arc<File>,
+    at: u64,
+    bytes: u64,
+    /// What all sections of the file take.
+    taken: Arc<AtomicU64>,
+}
+
+impl Drop for RangeLease {
+    fn drop(&mut self) {
+        let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        // Where the file system makes no holes, the space goes with the file and counts until then.
+        if self.bytes == 0 || rustix::fs::fallocate(&self.file, flags, self.at, self.bytes).is_ok() {
+            self.taken.fetch_sub(self.bytes, Ordering::Relaxed);
+        }
+    }
+}
+
+impl AsRef<File> for FileRange {
+    fn as_ref(&self) -> &File {
+        &self.0.file
+    }
+}
+
+impl FileRange {
+    /// Where it begins.
+    pub(crate) fn offset(&self) -> u64 {
+        self.0.at
+    }
+}
+
+/// Reads a section.
+struct FileRangeReader {
+    section: FileRange,
+    done: u64,
+}
+
+impl Read for FileRangeReader {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        let space = &self.section.0;
+        let count = usize::try_from(space.bytes - self.done).unwrap_or(usize::MAX).min(into.len());
+        let read = space.file.read_at(&mut into[..count], space.at + self.done)?;
+        self.done += read as u64;
+        Ok(read)
+    }
+}
+
+/// Ids that were asked for, each with what is known of it, and what came.
+#[derive(Debug)]
+struct RequestedUploads<K, A, V> {
+    asked: HashMap<K, A>,
+    came: HashMap<K, V>,
+}
+
+impl<K: Eq + Hash, A, V> Default for RequestedUploads<K, A, V> {
+    fn default() -> Self {
+        Self { asked: HashMap::new(), came: HashMap::new() }
+    }
+}
+
+impl<K: Eq + Hash, A: Copy, V> RequestedUploads<K, A, V> {
+    fn check(&self, id: &K) -> Result<A, HttpError> {
+        self.asked.get(id).copied().ok_or_else(|| HttpError::not_asked_for("this was not asked for"))
+    }
+}
+
+#[derive(Debug, Default)]
+struct UploadsState {
+    /// Objects, asked for with their sizes in bytes.
+    objects: RequestedUploads<ObjectId, u64, FileRange>,
+    manifests: RequestedUploads<ManifestId, (), FileRange>,
+    releases: RequestedUploads<ReleaseName, (), Release>,
+    file: Option<Arc<File>>,
+    /// Where the next section begins. It never goes back: a write that was given up may still be under way.
+    end: u64,
+    /// What the sections of the file take, in bytes.
+    taken: Arc<AtomicU64>,
+    used: Option<Instant>,
+    /// Those who are working with what is here.
+    holders: usize,
+}
+
+/// The desk of a site. Forgets everything after an idle time.
+#[derive(Debug, Default)]
+pub(crate) struct RepairUploads(Mutex<UploadsState>);
+
+impl RepairUploads {
+    fn inner(&self) -> MutexGuard<'_, UploadsState> {
+        let mut inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        inner.used = Some(Instant::now());
+        inner
+    }
+
+    /// Keeps what is here from being forgotten for another while.
+    pub(crate) fn touch(&self) {
+        drop(self.inner());
+    }
+
+    /// Keeps what is here as long as the answer lives.
+    pub(crate) fn lease(&self) -> Lease<'_> {
+        self.inner().holders += 1;
+        Lease(self)
+    }
+
+    /// Takes these from now on.
+    fn ask(&self, lacking: &MissingUploads) {
+        let mut inner = self.inner();
+        inner.objects.asked.extend(&lacking.objects);
+        inner.manifests.asked.extend(lacking.manifests.iter().map(|id| (*id, ())));
+        inner.releases.asked.extend(lacking.releases.iter().map(|name| (*name, ())));
+    }
+
+    /// Refuses an object that was not asked for, or one of another length; answers whether it came already.
+    pub(crate) fn has_object(&self, id: &ObjectId, length: u64) -> Result<bool, HttpError> {
+        let inner = self.inner();
+        let bytes = inner.objects.check(id)?;
+        if length != bytes {
+            return Err(HttpError::malformed(format!("the object has {bytes} bytes, and {length} are announced")));
+        }
+        Ok(inner.objects.came.contains_key(id))
+    }
+
+    pub(crate) fn check_manifest(&self, id: &ManifestId) -> Result<(), HttpError> {
+        self.inner().manifests.check(id)
+    }
+
+    fn check_release(&self, name: &ReleaseName) -> Result<(), HttpError> {
+        self.inner().releases.check(name)
+    }
+
+    /// Room for `bytes` bytes, of at most `quota` in all.
+    pub(crate) fn reserve(&self, store: &Store, bytes: u64, quota: Option<u64>) -> Result<FileRange, HttpError> {
+        let mut inner = self.inner();
+        let taken = inner.taken.load(Ordering::Relaxed).saturating_add(bytes);
+        if let Some(quota) = quota.filter(|quota| taken > *quota) {
+            let words = format!("{taken} bytes would wait here for a repair, and the quota is {quota}");
+            return Err(HttpError::over_quota(words));
+        }
+        let file = match &inner.file {
+            Some(file) => Arc::clone(file),
+            None => Arc::clone(inner.file.insert(Arc::new(store.spool()?))),
+        };
+        let at = inner.end;
+        inner.end = at.saturating_add(bytes);
+        inner.taken.fetch_add(bytes, Ordering::Relaxed);
+        Ok(FileRange(Arc::new(RangeLease { file, at, bytes, taken: Arc::clone(&inner.taken) })))
+    }
+
+    pub(crate) fn put_object(&self, id: ObjectId, section: FileRange) {
+        self.inner().objects.came.insert(id, section);
+    }
+
+    pub(crate) fn put_manifest(&self, id: ManifestId, section: FileRange) {
+        self.inner().manifests.came.insert(id, section);
+    }
+
+    fn put_release(&self, release: Release) {
+        self.inner().releases.came.insert(release.name(), release);
+    }
+
+    /// Reads the record of a release that was asked for.
+    pub(crate) async fn take_release(&self, name: ReleaseName, body: &mut RequestBody) -> Result<Done, HttpError> {
+        let length = body.check(MAX_RECORD_BYTES)?;
+        self.check_release(&name)?;
+        let release =
+            Release::parse(&body.read(length).await?).map_err(|error| HttpError::malformed(error.to_string()))?;
+        if release.name() != name {
+            return Err(HttpError::malformed("these bytes are not this release"));
+        }
+        self.put_release(release);
+        Ok(Done {})
+    }
+
+    /// The content of an object that came.
+    fn object(&self, id: &ObjectId) -> Result<Box<dyn Read + Send>, Box<dyn Error + Send + Sync>> {
+        match self.inner().objects.came.get(id) {
+            Some(section) => Ok(Box::new(FileRangeReader { section: section.clone(), done: 0 })),
+            None => Err("the origin was not asked for it yet".into()),
+        }
+    }
+
+    /// Forgets objects and manifests that came, if nobody else works with them: they were put to use.
+    pub(crate) fn forget_used(&self) {
+        let mut inner = self.inner();
+        if inner.holders <= 1 {
+            inner.objects.came.clear();
+            inner.manifests.came.clear();
+        }
+    }
+
+    /// Forgets everything if nobody was here for so long.
+    pub(crate) fn sweep(&self, idle: Duration) {
+        let mut inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if inner.holders == 0 && inner.used.is_some_and(|used| used.elapsed() >= idle) {
+            *inner = UploadsState::default();
+        }
+    }
+}
+
+/// Keeps a desk as it is.
+pub(crate) struct Lease<'a>(&'a RepairUploads);
+
+impl Drop for Lease<'_> {
+    fn drop(&mut self) {
+        self.0.inner().holders -= 1;
+    }
+}
+
+/// What was wanted and is not here.
+#[derive(Debug, Default)]
+struct MissingUploads {
+    /// With their sizes in bytes.
+    objects: BTreeMap<ObjectId, u64>,
+    manifests: BTreeSet<ManifestId>,
+    releases: BTreeSet<ReleaseName>,
+}
+
+/// Hands out what came, and notes what did not.
+pub(crate) struct UploadedSource<'a> {
+    uploads: &'a RepairUploads,
+    lacking: Mutex<MissingUploads>,
+    is_last: bool,
+}
+
+impl<'a> UploadedSource<'a> {
+    pub(crate) fn new(uploads: &'a RepairUploads, is_last: bool) -> Self {
+        Self { uploads, lacking: Mutex::default(), is_last }
+    }
+
+    fn lacking(&self) -> MutexGuard<'_, MissingUploads> {
+        self.lacking.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes from now on what did not come, and answers what that is: sorted, each once.
+    pub(crate) fn ask(self) -> Wants {
+        let lacking = self.lacking.into_inner().unwrap_or_else(PoisonError::into_inner);
+        self.uploads.ask(&lacking);
+        let MissingUploads { objects, manifests, releases } = lacking;
+        Wants {
+            objects: objects.into_keys().collect(),
+            manifests: manifests.into_iter().collect(),
+            releases: releases.into_iter().collect(),
+        }
+    }
+}
+
+impl Fetch for UploadedSource<'_> {
+    fn open(&self, object: &ObjectId, bytes: u64) -> Result<Box<dyn Read + Send>, FetchError> {
+        self.uploads.object(object).inspect_err(|_| {
+            self.lacking().objects.insert(*object, bytes);
+        })
+    }
+}
+
+impl FetchRecords for UploadedSource<'_> {
+    fn is_awaited(&self) -> bool {
+        let lacking = self.lacking();
+        !(self.is_last || lacking.releases.is_empty() && lacking.manifests.is_empty())
+    }
+
+    fn release(&self, name: ReleaseName) -> Option<Release> {
+        let release = self.uploads.inner().releases.came.get(&name).cloned();
+        if release.is_none() {
+            self.lacking().releases.insert(name);
+        }
+        release
+    }
+
+    fn manifest(&self, id: &ManifestId) -> Option<Box<dyn Read + Send>> {
+        let section = self.uploads.inner().manifests.came.get(id).cloned();
+        let Some(section) = section else {
+            self.lacking().manifests.insert(*id);
+            return None;
+        };
+        let mut decoder = zstd::Decoder::new(FileRangeReader { section, done: 0 }).ok()?.single_frame();
+        decoder.window_log_max(WINDOW_LOG_MAX).ok()?;
+        Some(Box::new(decoder))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error_kind::ErrorKind;
+    use crate::store::testing::empty_store;
+
+    #[test]
+    fn sections_count_until_nobody_has_them() {
+        let (_dir, store) = empty_store();
+        let uploads = RepairUploads::default();
+        let reserve = |bytes| uploads.reserve(&store, bytes, Some(1_000_000));
+        let first = reserve(600_000).unwrap();
+        first.as_ref().write_all_at(&[1; 600_000], first.offset()).unwrap();
+        assert_eq!(reserve(600_000).unwrap_err().refusal.kind, ErrorKind::NoSpace);
+        assert_eq!(reserve(u64::MAX).unwrap_err().refusal.kind, ErrorKind::NoSpace);
+        let again = first.clone();
+        drop(first);
+        assert_eq!(reserve(600_000).unwrap_err().refusal.kind, ErrorKind::NoSpace, "a write may still be under way");
+        drop(again);
+        let second = reserve(1_000_000).unwrap();
+        assert!(second.offset() >= 600_000, "what was given up may still be written to");
+    }
+}

@@ -1,0 +1,287 @@
+//! What one site may take of a receiver: threads that wait for a disk, memory, decoders.
+//!
+//! Where a receiver has several sites, none takes more than half of anything, so that whatever one
+//! token sends, the pushes of the other sites find room. A permit belongs to the work that it was
+//! taken for, not to the request: work goes on when its peer leaves, and then still counts.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::receiver::ReceiverLimits;
+use crate::receiver::http::error::HttpError;
+use crate::receiver::sites::decoder_pool::DecoderPool;
+
+/// Operations on stores at once; each may wait for a lock.
+const WORKERS: u32 = 32;
+/// Bodies up to this size are read into memory without a permit. A connection has one at a time, and
+/// the connections of an address are few.
+const SMALL_BODY_BYTES: u64 = 64 * 1024;
+/// The unit in which memory is counted, in bytes.
+const UNIT_BYTES: u64 = 1024;
+
+/// Something that all sites of a receiver share, counted in permits.
+#[derive(Debug, Clone)]
+struct Pool {
+    all: Arc<Semaphore>,
+    permits: u32,
+}
+
+impl Pool {
+    fn new(permits: u32) -> Self {
+        Self { all: Arc::new(Semaphore::new(permits as usize)), permits }
+    }
+
+    fn of_bytes(bytes: u64) -> Self {
+        Self::new(units(bytes))
+    }
+
+    /// The part that one of `sites` sites may take.
+    fn share(&self, sites: usize) -> PoolShare {
+        let permits = if sites > 1 { self.permits.div_ceil(2) } else { self.permits };
+        PoolShare { own: Arc::new(Semaphore::new(permits as usize)), permits, all: Arc::clone(&self.all) }
+    }
+}
+
+/// The part of a [`Pool`] that one site may take.
+#[derive(Debug)]
+struct PoolShare {
+    own: Arc<Semaphore>,
+    permits: u32,
+    all: Arc<Semaphore>,
+}
+
+impl PoolShare {
+    /// Waits for one permit.
+    async fn acquire(&self) -> Permit {
+        const OPEN: &str = "the semaphores of a receiver are never closed";
+        let own = Arc::clone(&self.own).acquire_owned().await.expect(OPEN);
+        let all = Arc::clone(&self.all).acquire_owned().await.expect(OPEN);
+        Permit { own, all }
+    }
+
+    /// Takes permits if they are free.
+    fn try_acquire(&self, permits: u32) -> Option<Permit> {
+        let own = Arc::clone(&self.own).try_acquire_many_owned(permits).ok()?;
+        let all = Arc::clone(&self.all).try_acquire_many_owned(permits).ok()?;
+        Some(Permit { own, all })
+    }
+}
+
+/// Permits of a [`Pool`], given back when this is dropped.
+#[derive(Debug)]
+pub(crate) struct Permit {
+    own: OwnedSemaphorePermit,
+    all: OwnedSemaphorePermit,
+}
+
+impl Permit {
+    /// Adds other permits of the same pool.
+    pub(crate) fn merge(&mut self, other: Self) {
+        self.own.merge(other.own);
+        self.all.merge(other.all);
+    }
+}
+
+/// What all sites of a receiver share.
+#[derive(Debug, Clone)]
+pub(crate) struct Pools {
+    workers: Pool,
+    memory: Pool,
+    packs: Pool,
+    decoders: Arc<DecoderPool>,
+    lock: Duration,
+}
+
+impl Pools {
+    /// Starts the decoders.
+    ///
+    /// # Errors
+    /// When the system hands out no threads.
+    pub(crate) fn new(limits: &ReceiverLimits) -> std::io::Result<Self> {
+        Ok(Self {
+            workers: Pool::new(WORKERS),
+            memory: Pool::of_bytes(limits.memory_bytes),
+            packs: Pool::of_bytes(limits.pack_bytes),
+            decoders: Arc::new(DecoderPool::start()?),
+            lock: limits.lock,
+        })
+    }
+
+    /// What one of `sites` sites may take.
+    pub(crate) fn share(&self, sites: usize) -> Share {
+        let decoders = u32::try_from(self.decoders.count()).unwrap_or(u32::MAX);
+        Share {
+            workers: self.workers.share(sites),
+            memory: self.memory.share(sites),
+            packs: self.packs.share(sites),
+            decoding: Arc::new(Semaphore::new(decoders as usize)),
+            decoders: Arc::clone(&self.decoders),
+            lock: self.lock,
+        }
+    }
+
+    /// Does work that blocks and is of no one site.
+    pub(crate) async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> Result<T, HttpError> + Send + 'static,
+    ) -> Result<T, HttpError> {
+        let permit = tokio::time::timeout(self.lock, Arc::clone(&self.workers.all).acquire_owned()).await;
+        let Ok(Ok(permit)) = permit else { return Err(no_worker()) };
+        run(permit, work).await
+    }
+
+    /// Waits until no work is under way.
+    pub(crate) async fn finished(&self) {
+        self.workers.all.acquire_many(WORKERS).await.ok();
+    }
+}
+
+/// What one site may take of a receiver.
+#[derive(Debug)]
+pub(crate) struct Share {
+    workers: PoolShare,
+    memory: PoolShare,
+    packs: PoolShare,
+    /// Packs of this site that are decoded or wait for a decoder that is free. As many as there are
+    /// decoders: another site waits for one pack of this one at most.
+    decoding: Arc<Semaphore>,
+    decoders: Arc<DecoderPool>,
+    lock: Duration,
+}
+
+impl Share {
+    /// Does work that blocks, once there is a worker for it. It goes on when its peer leaves.
+    pub(crate) async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> Result<T, HttpError> + Send + 'static,
+    ) -> Result<T, HttpError> {
+        let permit = tokio::time::timeout(self.lock, self.workers.acquire()).await;
+        run(permit.map_err(|_| no_worker())?, work).await
+    }
+
+    /// The number of packs that are decoded at once.
+    pub(crate) fn decoders(&self) -> usize {
+        self.decoders.count()
+    }
+
+    /// Does work that decodes a pack, once a decoder is free. It goes on when its peer leaves.
+    pub(crate) async fn decode<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> Result<T, HttpError> + Send + 'static,
+    ) -> Result<T, HttpError> {
+        let permit = Arc::clone(&self.decoding).acquire_owned().await.map_err(|_| HttpError::no_result())?;
+        self.decoders.run(holding(permit, work)).await
+    }
+
+    /// Memory of `bytes` bytes for what a stage needs.
+    pub(crate) fn reserve(&self, bytes: u64) -> Result<Permit, HttpError> {
+        self.memory.try_acquire(units(bytes)).ok_or_else(|| self.no_memory(bytes))
+    }
+
+    /// Why `bytes` bytes of memory could not be reserved: they never can, or others have them.
+    pub(crate) fn no_memory(&self, bytes: u64) -> HttpError {
+        let most = u64::from(self.memory.permits) * UNIT_BYTES;
+        if bytes > most {
+            let words =
+                format!("this push needs {bytes} bytes of memory or more, and {most} are allowed for this site");
+            return HttpError::too_large(words);
+        }
+        HttpError::busy("other pushes have the memory of this receiver")
+    }
+
+    /// Memory for the body of a question; small ones need no permit.
+    pub(crate) fn reserve_body(&self, bytes: u64) -> Result<Option<Permit>, HttpError> {
+        (bytes > SMALL_BODY_BYTES).then(|| self.reserve(bytes)).transpose()
+    }
+
+    /// Memory for the bytes of a pack; `None` if there is too little left: they then wait on the disk.
+    pub(crate) fn reserve_pack(&self, bytes: u64) -> Option<Permit> {
+        self.packs.try_acquire(units(bytes))
+    }
+}
+
+fn no_worker() -> HttpError {
+    HttpError::busy("too much is being done here")
+}
+
+fn units(bytes: u64) -> u32 {
+    // A semaphore counts to 2^61 at most; 2^28 units are 256 GiB.
+    u32::try_from(bytes.div_ceil(UNIT_BYTES)).unwrap_or(u32::MAX).min(1 << 28)
+}
+
+/// `work`, with a permit that ends with it.
+fn holding<P, T>(permit: P, work: impl FnOnce() -> T) -> impl FnOnce() -> T {
+    move || {
+        let result = work();
+        drop(permit);
+        result
+    }
+}
+
+/// Does work on a thread that may block. The permit ends with the work.
+async fn run<P: Send + 'static, T: Send + 'static>(
+    permit: P,
+    work: impl FnOnce() -> Result<T, HttpError> + Send + 'static,
+) -> Result<T, HttpError> {
+    tokio::task::spawn_blocking(holding(permit, work)).await.map_err(|_| HttpError::no_result())?
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+    use crate::error_kind::ErrorKind;
+
+    fn shares() -> (Share, Share) {
+        let limits =
+            ReceiverLimits { memory_bytes: 8 << 20, lock: Duration::from_millis(50), ..ReceiverLimits::default() };
+        let pools = Pools::new(&limits).unwrap();
+        (pools.share(2), pools.share(2))
+    }
+
+    #[test]
+    fn work_whose_peer_left_fills_the_share_of_its_own_site_only() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        runtime.block_on(fill_one_share());
+    }
+
+    async fn fill_one_share() {
+        let (bad, good) = shares();
+        let (bad, (ends, waits)) = (Arc::new(bad), mpsc::channel::<()>());
+        let waits = Arc::new(std::sync::Mutex::new(waits));
+        for _ in 0..WORKERS {
+            let (bad, waits) = (Arc::clone(&bad), Arc::clone(&waits));
+            let asked = tokio::spawn(async move { bad.blocking(move || Ok(waits.lock().unwrap().recv().ok())).await });
+            tokio::task::yield_now().await;
+            // The peer leaves; its work goes on.
+            asked.abort();
+        }
+        assert_eq!(bad.blocking(|| Ok(1)).await.unwrap_err().refusal.kind, ErrorKind::Busy);
+        assert_eq!(good.blocking(|| Ok(2)).await, Ok(2));
+        drop(ends);
+        let limit = Duration::from_secs(20);
+        let freed = async { while bad.blocking(|| Ok(3)).await.is_err() {} };
+        tokio::time::timeout(limit, freed).await.unwrap();
+    }
+
+    #[test]
+    fn memory_is_taken_up_to_half_and_given_back() {
+        let (bad, good) = shares();
+        let mut taken = bad.reserve(1 << 20).unwrap();
+        taken.merge(bad.reserve(3 << 20).unwrap());
+        assert_eq!(bad.reserve(1).unwrap_err().refusal.kind, ErrorKind::Busy);
+        assert_eq!(bad.reserve((4 << 20) + 1).unwrap_err().refusal.kind, ErrorKind::TooLarge);
+        drop(good.reserve(4 << 20).unwrap());
+        drop(taken);
+        drop(bad.reserve(4 << 20).unwrap());
+    }
+
+    #[test]
+    fn the_only_site_takes_everything() {
+        let pools = Pools::new(&ReceiverLimits { memory_bytes: 8 << 20, ..ReceiverLimits::default() }).unwrap();
+        drop(pools.share(1).reserve(8 << 20).unwrap());
+    }
+}

@@ -1,0 +1,360 @@
+//! `POST v1/stage` and `PUT v1/packs/…`: how packs come from a connection into an arrival.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::os::unix::fs::FileExt as _;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::task::JoinHandle;
+
+use crate::error_kind::ErrorKind;
+use crate::fsx::{Context as _, IoError};
+use crate::hash::{BundleKey, PackId};
+use crate::pack::MAX_PACK_BYTES;
+use crate::protocol::{Done, MAX_CHANGE_BYTES, MAX_HEAD_BYTES, MAX_PACKS_BYTES, PackHead, StageHead, Staging};
+use crate::receiver::http::error::HttpError;
+use crate::receiver::http::handler_result::{HandlerResult, disconnect_flag};
+use crate::receiver::http::request_body::RequestBody;
+use crate::receiver::sites::open_stage::{OpenStage, TakeError};
+use crate::receiver::sites::share::Permit;
+use crate::receiver::sites::site::{SiteState, StageRequestHead};
+use crate::release::Release;
+use crate::store::{Store, StoredChange};
+
+/// Packs up to this size stay in memory until they are decoded; larger ones
+/// do if there is memory left for them, else they wait on the disk.
+const SMALL_BYTES: u64 = 256 * 1024;
+/// Changes up to this size are read into memory as they come.
+const SMALL_CHANGE_BYTES: u64 = 64 * 1024;
+/// A stage that nothing came for so long may be taken over by another push of the same content.
+const BUSY: Duration = Duration::from_secs(2);
+/// Bytes of the length before the head.
+const LENGTH_BYTES: u64 = 4;
+
+/// Reads the head of a stage. Where the length of the body is known, its parts must make it.
+async fn read_head(site: &SiteState, body: &mut RequestBody) -> Result<StageHead, HttpError> {
+    let limit = LENGTH_BYTES + u64::from(MAX_HEAD_BYTES) + MAX_CHANGE_BYTES + MAX_PACKS_BYTES;
+    let length = body.check_open(limit)?;
+    let short = || HttpError::malformed("the body of a stage is shorter than its parts");
+    let rest = length.map(|length| length.checked_sub(LENGTH_BYTES).ok_or_else(short)).transpose()?;
+    let head_bytes = body.read(LENGTH_BYTES).await?;
+    let head_bytes = u32::from_be_bytes(head_bytes.try_into().map_err(|_| short())?);
+    if head_bytes > MAX_HEAD_BYTES {
+        return Err(HttpError::too_large(format!(
+            "the head has {head_bytes} bytes, at most {MAX_HEAD_BYTES} are taken"
+        )));
+    }
+    let rest = rest.map(|rest| rest.checked_sub(u64::from(head_bytes)).ok_or_else(short)).transpose()?;
+    let _memory = site.share.reserve_body(u64::from(head_bytes))?;
+    let head = body.read(u64::from(head_bytes)).await?;
+    let head: StageHead =
+        serde_json::from_slice(&head).map_err(|error| HttpError::malformed(format!("the head of a stage: {error}")))?;
+    if head.change_bytes > MAX_CHANGE_BYTES {
+        return Err(HttpError::too_large("the manifest change is too large"));
+    }
+    let fits = |rest| if head.has_packs { head.change_bytes < rest } else { head.change_bytes == rest };
+    if !rest.is_none_or(fits) {
+        return Err(HttpError::malformed("the parts of the stage do not make its body"));
+    }
+    Ok(head)
+}
+
+/// Reads a manifest change, a larger one into a file, with its BLAKE3.
+async fn read_change(
+    site: &Arc<SiteState>,
+    release: &Release,
+    head: &StageHead,
+    body: &mut RequestBody,
+) -> Result<(StoredChange, blake3::Hash), HttpError> {
+    let (key, bytes) = (head.key, head.change_bytes);
+    if bytes <= SMALL_CHANGE_BYTES {
+        let change = body.read(bytes).await?;
+        let digest = blake3::hash(&change);
+        return Ok((StoredChange::Memory(change.into()), digest));
+    }
+    let name = release.site.clone();
+    let file = Arc::new(site.blocking(move |site| site.spool(&name, &key, bytes)).await?);
+    let digest = body.spool(bytes, &file, 0).await?;
+    Ok((StoredChange::File { file, bytes }, digest))
+}
+
+/// Reads back what was spooled.
+fn read_spool(file: &File, length: usize) -> Result<Vec<u8>, IoError> {
+    let mut bytes = vec![0; length];
+    file.read_exact_at(&mut bytes, 0).context("read", || PathBuf::from("a spool file"))?;
+    Ok(bytes)
+}
+
+/// Answers `POST v1/stage`.
+pub(crate) async fn stage(site: &Arc<SiteState>, body: &mut RequestBody) -> Result<HandlerResult, HttpError> {
+    let head = read_head(site, body).await?;
+    let release = Release::parse(head.release.as_bytes()).map_err(|error| HttpError::malformed(error.to_string()))?;
+    site.check_release(&release, head.change_bytes)?;
+    if head.change_bytes == 0 {
+        let open_stage = site.open_stages.find(&head.key).filter(|open_stage| open_stage.is_of_release(release.name()));
+        let open_stage = open_stage.ok_or_else(closed)?;
+        let site = Arc::clone(site);
+        if head.has_packs {
+            return Err(HttpError::malformed("a stage with packs has a manifest change"));
+        }
+        body.end().await?;
+        return Ok(HandlerResult::later(async move { finish_stage(&site, open_stage, head.is_whole).await }));
+    }
+    let (change, digest) = read_change(site, &release, &head, body).await?;
+    let (key, name) = (head.key, release.name());
+    let order = StageRequestHead { release, key, base: head.base, change, digest };
+    let site = Arc::clone(site);
+    if !head.has_packs {
+        body.end().await?;
+        // Reading again what an interrupted push left may take its time.
+        return Ok(HandlerResult::later(async move {
+            match open(&site, order).await? {
+                Some(open_stage) => finish_stage(&site, open_stage, head.is_whole).await,
+                None => Ok(Staging::Staged { resent: 0 }),
+            }
+        }));
+    }
+    let Some(open_stage) = open(&site, order).await? else {
+        body.drain().await;
+        return Ok(HandlerResult::done(Staging::Staged { resent: 0 }));
+    };
+    // While they come nobody holds the stage: one that was given up meanwhile is not held up by a slow body.
+    drop(open_stage);
+    let is_whole = take_packs(&site, key, None, body).await?;
+    body.end().await?;
+    // Once nothing had come for a while, another push of the same content may have taken its place.
+    let open_stage =
+        site.open_stages.find(&key).filter(|open_stage| open_stage.is_of_release(name)).ok_or_else(closed)?;
+    Ok(HandlerResult::later(async move { finish_stage(&site, open_stage, is_whole).await }))
+}
+
+/// The stage of this order: the open one, or a new one in place of another of its key.
+async fn open(site: &Arc<SiteState>, order: StageRequestHead) -> Result<Option<Arc<OpenStage>>, HttpError> {
+    let _turn = site.opening.lock().await;
+    let key = order.key;
+    if let Some(open_stage) = site.open_stages.peek(&key) {
+        if open_stage.is_of(&order.release, &order.digest) {
+            open_stage.touch();
+            return Ok(Some(open_stage));
+        }
+        // Two of one content would take the stage from each other again and again.
+        if !open_stage.is_idle(BUSY) {
+            return Err(HttpError::locked("another push of the same content is coming in"));
+        }
+        // Of a push that broke off. What it brought is found again on the disk.
+        drop(open_stage);
+        site.open_stages.close(&key);
+    }
+    if !site.open_stages.make_room() {
+        return Err(HttpError::busy("too many stages are open here"));
+    }
+    let (asker, is_gone) = disconnect_flag();
+    let open_stage = site.blocking(move |site| site.begin(order, &is_gone)).await?.map(Arc::new);
+    drop(asker);
+    if let Some(open_stage) = &open_stage {
+        site.open_stages.insert(open_stage);
+    }
+    Ok(open_stage)
+}
+
+/// Answers what is held, or makes the release complete.
+async fn finish_stage(site: &Arc<SiteState>, open_stage: Arc<OpenStage>, is_whole: bool) -> Result<Staging, HttpError> {
+    if !is_whole {
+        return Ok(Staging::Held(open_stage.held()));
+    }
+    site.blocking(move |site| site.finish(&open_stage)).await
+}
+
+/// The bytes of a pack that wait for a decoder.
+enum PackContent {
+    Memory(Vec<u8>, Option<Permit>),
+    Spool { file: Arc<File>, length: usize },
+}
+
+impl PackContent {
+    async fn receive(
+        site: &SiteState,
+        body: &mut RequestBody,
+        length: u64,
+        store: &Arc<Store>,
+    ) -> Result<Self, HttpError> {
+        let size = usize::try_from(length).ok().filter(|size| *size <= MAX_PACK_BYTES);
+        let size = size.ok_or_else(|| HttpError::too_large("a pack has at most 32 MiB"))?;
+        let permit = (length > SMALL_BYTES).then(|| site.share.reserve_pack(length)).flatten();
+        if length <= SMALL_BYTES || permit.is_some() {
+            return Ok(Self::Memory(body.read(length).await?, permit));
+        }
+        let store = Arc::clone(store);
+        let file = tokio::task::spawn_blocking(move || store.spool()).await.map_err(|_| HttpError::no_result())?;
+        let file = Arc::new(file?);
+        body.spool(length, &file, 0).await?;
+        Ok(Self::Spool { file, length: size })
+    }
+
+    /// Gives them to `take`.
+    fn with<T>(self, take: impl FnOnce(&[u8]) -> T) -> Result<T, HttpError> {
+        match self {
+            Self::Memory(bytes, permit) => {
+                let result = take(&bytes);
+                drop((bytes, permit));
+                Ok(result)
+            }
+            Self::Spool { file, length } => {
+                let bytes = read_spool(&file, length)?;
+                Ok(take(&bytes))
+            }
+        }
+    }
+}
+
+/// Decodes a pack into its stage, once a decoder is free.
+async fn take(
+    site: &Arc<SiteState>,
+    open_stage: Arc<OpenStage>,
+    id: PackId,
+    content: PackContent,
+) -> Result<(), HttpError> {
+    let same = Arc::clone(site);
+    // The work goes on when the peer goes: what came is kept for its return.
+    let work = move || match content.with(|bytes| open_stage.take(&id, bytes))? {
+        Ok(()) => Ok(()),
+        Err(TakeError::Pack(refused)) => Err(refused),
+        Err(TakeError::Stage(refused)) => {
+            same.open_stages.end(&open_stage);
+            Err(refused)
+        }
+    };
+    site.share.decode(work).await
+}
+
+/// Packs of one body that are being decoded while the next ones come.
+#[derive(Default)]
+struct DecodeQueue(VecDeque<JoinHandle<Result<(), HttpError>>>);
+
+impl DecodeQueue {
+    /// Has a pack decoded. Where as many are under way as there are decoders, waits for the first of them.
+    async fn push(
+        &mut self,
+        site: &Arc<SiteState>,
+        open_stage: Arc<OpenStage>,
+        id: PackId,
+        content: PackContent,
+    ) -> Result<(), HttpError> {
+        if self.0.len() >= site.share.decoders() {
+            self.wait_for_one().await?;
+        }
+        let site = Arc::clone(site);
+        self.0.push_back(tokio::spawn(async move { take(&site, open_stage, id, content).await }));
+        Ok(())
+    }
+
+    async fn wait_for_one(&mut self) -> Result<(), HttpError> {
+        match self.0.pop_front() {
+            Some(taking) => taking.await.map_err(|_| HttpError::no_result())?,
+            None => Ok(()),
+        }
+    }
+
+    /// Waits for all of them; answers why the first was not taken that was not.
+    async fn finish(mut self) -> Result<(), HttpError> {
+        let mut all = Ok(());
+        while !self.0.is_empty() {
+            all = all.and(self.wait_for_one().await);
+        }
+        all
+    }
+}
+
+fn closed() -> HttpError {
+    HttpError::unknown("no stage of this key is open; stage again to learn what is held")
+}
+
+/// Keeps the stage open while a body for it arrives.
+fn keep_open(site: &Arc<SiteState>, key: BundleKey, body: &mut RequestBody) {
+    let site = Arc::clone(site);
+    body.tell(move || site.open_stages.touch(&key));
+}
+
+/// Answers `PUT v1/packs/<key>/<id>`.
+pub(crate) async fn put_pack(
+    site: &Arc<SiteState>,
+    (key, id): (BundleKey, PackId),
+    body: &mut RequestBody,
+) -> Result<Done, HttpError> {
+    let length = body.check(MAX_PACK_BYTES as u64)?;
+    let store = {
+        let open_stage = site.open_stages.find(&key).ok_or_else(closed)?;
+        if open_stage.holds(&id) {
+            body.drain().await;
+            return Ok(Done {});
+        }
+        Arc::clone(&open_stage.store)
+    };
+    keep_open(site, key, body);
+    let content = PackContent::receive(site, body, length, &store).await?;
+    // A slow body must not hold a stage that its origin has given up.
+    let open_stage = site.open_stages.find(&key).ok_or_else(closed)?;
+    take(site, open_stage, id, content).await?;
+    Ok(Done {})
+}
+
+/// Answers `PUT v1/packs/<key>`: packs are decoded while the next ones come.
+pub(crate) async fn put_packs(
+    site: &Arc<SiteState>,
+    key: BundleKey,
+    body: &mut RequestBody,
+) -> Result<Done, HttpError> {
+    let length = body.check(MAX_PACKS_BYTES)?;
+    // Before any of it is read.
+    site.open_stages.find(&key).ok_or_else(closed)?;
+    take_packs(site, key, Some(length), body).await?;
+    Ok(Done {})
+}
+
+/// Takes packs that stand one after the other, in so many bytes or until one says that it is the end.
+/// Answers whether they are all, if that was said.
+async fn take_packs(
+    site: &Arc<SiteState>,
+    key: BundleKey,
+    length: Option<u64>,
+    body: &mut RequestBody,
+) -> Result<bool, HttpError> {
+    keep_open(site, key, body);
+    let mut decodes = DecodeQueue::default();
+    let read = async {
+        let mut left = length.unwrap_or(MAX_PACKS_BYTES);
+        while left > 0 || length.is_none() {
+            let wrong = || HttpError::malformed("the packs do not make their body");
+            left = left.checked_sub(PackHead::BYTES as u64).ok_or_else(wrong)?;
+            let head = body.read(PackHead::BYTES as u64).await?;
+            let (id, bytes) = match PackHead::parse(head.as_slice().try_into().map_err(|_| wrong())?) {
+                Some(PackHead::Pack { id, bytes }) => (id, u64::from(bytes)),
+                Some(PackHead::End { is_whole }) if length.is_none() => return Ok(is_whole),
+                _ => return Err(wrong()),
+            };
+            left = left.checked_sub(bytes).ok_or_else(wrong)?;
+            // A slow body must not hold a stage that its origin has given up: it is looked for each time.
+            let store = {
+                let open_stage = site.open_stages.find(&key).ok_or_else(closed)?;
+                (!open_stage.holds(&id)).then(|| Arc::clone(&open_stage.store))
+            };
+            let Some(store) = store else {
+                body.skip(bytes).await?;
+                continue;
+            };
+            let content = PackContent::receive(site, body, bytes, &store).await?;
+            let open_stage = site.open_stages.find(&key).ok_or_else(closed)?;
+            decodes.push(site, open_stage, id, content).await?;
+        }
+        Ok(false)
+    };
+    let read = read.await;
+    let taken = decodes.finish().await;
+    match read {
+        // Why a pack was not taken says more than that the stage is closed since.
+        Err(refused) if refused.refusal.kind == ErrorKind::Unknown => taken.and(Err(refused)),
+        read => read.and_then(|is_whole| taken.map(|()| is_whole)),
+    }
+}

@@ -1,0 +1,104 @@
+//! Objects: plain files named by the hash of their content.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt as _;
+
+use crate::fsx::{self, Context as _, Meta};
+use crate::hash::{ObjectId, hash_reader};
+use crate::store::layout::{fan_out_name, object_name};
+use crate::store::{Store, StoreError, mismatch, unless_damaged};
+
+impl Store {
+    /// The metadata of an object's file, if it exists.
+    pub(in crate::store) fn object_meta(&self, object: &ObjectId) -> Result<Option<Meta>, StoreError> {
+        Ok(self.layout.objects.stat(&object_name(object))?)
+    }
+
+    /// The size of an object's file in bytes; `None` if the object is missing.
+    ///
+    /// # Errors
+    /// Fails if the disk cannot be read.
+    pub fn object_bytes(&self, object: &ObjectId) -> Result<Option<u64>, StoreError> {
+        let meta = self.object_meta(object)?.filter(|meta| meta.kind == fsx::FileKind::File);
+        Ok(meta.map(|meta| meta.size))
+    }
+
+    /// Opens the content of an object. The caller must check that it matches the id.
+    ///
+    /// # Errors
+    /// Fails if the object is missing or cannot be read.
+    pub fn open_object(&self, object: &ObjectId) -> Result<File, StoreError> {
+        Ok(self.layout.objects.open_file(&object_name(object))?)
+    }
+
+    /// All objects of the store, ascending. Reading 256 directories is cheaper than a `stat` for
+    /// each object of a manifest.
+    pub(in crate::store) fn list_objects(&self) -> Result<Vec<ObjectId>, StoreError> {
+        let mut objects = Vec::new();
+        for byte in 0..=255u8 {
+            let dir = self.layout.objects.open_dir(&fan_out_name(byte))?;
+            let named = dir.entries()?;
+            let start = objects.len();
+            objects.extend(named.iter().filter_map(|(name, _)| ObjectId::parse_hex(name.as_encoded_bytes())));
+            objects[start..].sort_unstable();
+        }
+        Ok(objects)
+    }
+
+    /// Reads `length` bytes of an object from `offset` and appends them to `out`.
+    pub(in crate::store) fn read_range(
+        &self,
+        object: &ObjectId,
+        offset: u64,
+        length: u32,
+        out: &mut Vec<u8>,
+    ) -> Result<(), StoreError> {
+        let file = self.open_object(object)?;
+        let path = || self.layout.objects.join(object_name(object));
+        let size = file.metadata().context("examine", path)?.len();
+        // A peer chose the range, so a range beyond the end is not a fault of the disk.
+        if offset.checked_add(u64::from(length)).is_none_or(|end| end > size) {
+            return Err(mismatch("a block reads beyond the end of a base"));
+        }
+        let start = out.len();
+        out.resize(start + length as usize, 0);
+        Ok(file.read_exact_at(&mut out[start..], offset).context("read", path)?)
+    }
+
+    /// The id and size of the bytes in an object's file.
+    pub(in crate::store) fn hash_object(&self, object: &ObjectId) -> Result<(ObjectId, u64), StoreError> {
+        let path = || self.layout.objects.join(object_name(object));
+        let content = self.open_object(object)?;
+        fsx::fault::look("read", path)?;
+        Ok(hash_reader(content).context("read", path)?)
+    }
+
+    /// Whether an object's file is present and has the right bytes.
+    ///
+    /// # Errors
+    /// Fails if the file cannot be read.
+    pub(in crate::store) fn is_whole(&self, object: &ObjectId) -> Result<bool, StoreError> {
+        Ok(unless_damaged(self.hash_object(object))?.is_some_and(|(found, _)| found == *object))
+    }
+
+    /// Whether each of `objects` is present with the right bytes, in the same order.
+    ///
+    /// # Errors
+    /// [`StoreError::Cancelled`], or an error of reading the disk.
+    pub fn holds(&self, objects: &[ObjectId], cancelled: &dyn Fn() -> bool) -> Result<Vec<bool>, StoreError> {
+        let held = |object| if cancelled() { Err(StoreError::Cancelled) } else { self.is_whole(object) };
+        objects.iter().map(held).collect()
+    }
+
+    /// Removes an object. It no longer counts as present.
+    pub(in crate::store) fn forget_object(&self, object: &ObjectId) -> Result<(), StoreError> {
+        self.layout.objects.unlink_if_any(&object_name(object))?;
+        Ok(())
+    }
+
+    /// Renames `dir`/`name`, which must be durable, to the name of its object. The rename is not
+    /// synced.
+    pub(in crate::store) fn adopt(&self, object: &ObjectId, dir: &fsx::Dir, name: &str) -> Result<(), StoreError> {
+        Ok(dir.rename(name, &self.layout.objects, &object_name(object))?)
+    }
+}

@@ -1,0 +1,5 @@
+//! What keeps a store in order between pushes: verify, repair and prune.
+
+pub(super) mod prune;
+pub(super) mod repair;
+pub(super) mod verify;

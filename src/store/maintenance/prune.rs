@@ -1,0 +1,205 @@
+//! Drops what no kept release needs.
+//!
+//! This needs neither clocks nor leases, because staging checks every object of its manifest under
+//! the same lock. A reference is removed before what it refers to, so an interruption leaves only
+//! garbage, which a later sweep removes.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::fsx::{self, FileKind};
+use crate::hash::{ManifestId, ObjectId};
+use crate::release::ReleaseName;
+use crate::store::layout::{DIRTY, SlotName, manifest_name, object_name};
+use crate::store::{EventKind, Store, StoreError, unless_damaged};
+
+/// What was dropped.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Pruned {
+    /// Releases.
+    pub releases: u64,
+    /// Objects.
+    pub objects: u64,
+    /// Size of the dropped objects in bytes. Content that a slot still links to is not free yet.
+    pub bytes: u64,
+    /// Quarantines of unfinished pushes.
+    pub quarantines: u64,
+    /// Bytes of content in the dropped quarantines.
+    pub incoming_bytes: u64,
+    /// Retired entries that expired and were removed from the served slot.
+    pub expired: u64,
+}
+
+impl Store {
+    /// Keeps the newest `keep` releases (at least the current one), those that have a slot, and a
+    /// staged one. Drops everything else, including stray files and the quarantines of pushes that
+    /// do not run. Expires retired entries that are due.
+    ///
+    /// # Errors
+    /// Fails if the store is locked, if a kept manifest cannot be read (then nothing is dropped),
+    /// or if the disk fails.
+    pub fn prune(&self, keep: usize, wait: Duration) -> Result<Pruned, StoreError> {
+        let _guard = self.lock(wait)?;
+        // Expire first: entries that are due must go even if pruning fails.
+        let expired = self.expire_due(fsx::unix_seconds());
+        let mut pruned = self.drop_old_releases(keep)?;
+        self.drop_quarantines(&mut pruned)?;
+        self.sweep(&mut pruned)?;
+        self.note_pruned(&pruned);
+        pruned.expired = expired?;
+        Ok(pruned)
+    }
+
+    /// Maintenance that depends on time only: expires retired entries that are due, and drops
+    /// quarantines older than a week. Takes no lock if nothing is due.
+    ///
+    /// # Errors
+    /// [`StoreError::Locked`]; [`StoreError::OtherOwner`]; a damaged manifest; errors of the disk.
+    pub fn upkeep(&self, wait: Duration) -> Result<Pruned, StoreError> {
+        self.check_owner()?;
+        let mut pruned = Pruned::default();
+        let expired = self.expire(wait);
+        self.drop_stale_quarantines(fsx::unix_seconds(), &mut pruned)?;
+        pruned.expired = expired?;
+        Ok(pruned)
+    }
+
+    pub(in crate::store) fn note_pruned(&self, pruned: &Pruned) {
+        if pruned.releases > 0 {
+            self.note(EventKind::Pruned { releases: pruned.releases, bytes: pruned.bytes });
+        }
+    }
+
+    /// Drops old releases and what only they needed. The cost grows with what is dropped.
+    pub(in crate::store) fn drop_old_releases(&self, keep: usize) -> Result<Pruned, StoreError> {
+        let mut pruned = Pruned::default();
+        let shown: HashSet<ReleaseName> = self.slot_names()?.iter().map(|slot| slot.release).collect();
+        let served = self.served_releases()?;
+        let old = served.len().saturating_sub(keep.max(1));
+        for name in served[..old].iter().filter(|name| !shown.contains(name)) {
+            self.mark_deleted(*name)?;
+            pruned.releases += 1;
+        }
+        self.drop_gone_releases(&mut pruned)?;
+        Ok(pruned)
+    }
+
+    /// Drops what only deleted releases needed, then their records. If this is interrupted, the
+    /// next call completes it.
+    pub(in crate::store) fn drop_gone_releases(&self, pruned: &mut Pruned) -> Result<(), StoreError> {
+        let gone = self.gone_names()?;
+        if gone.is_empty() {
+            return Ok(());
+        }
+        // A damaged record hides what its release needs, so drop nothing until it is repaired.
+        let names = self.known_releases()?;
+        let Ok(kept) =
+            names.iter().map(|name| Ok(self.release(*name)?.manifest)).collect::<Result<HashSet<_>, StoreError>>()
+        else {
+            return Ok(());
+        };
+        let mut candidates = HashSet::new();
+        let mut manifests = HashSet::new();
+        for name in &gone {
+            // Without its record, what a deleted release needed is unknown; a sweep finds it.
+            if let Ok(release) = self.gone_release(*name)
+                && !kept.contains(&release.manifest)
+            {
+                self.collect_objects(&release.manifest, &mut candidates)?;
+                manifests.insert(release.manifest);
+            }
+        }
+        if self.keep_needed(&kept, &mut candidates).is_err() {
+            return Ok(());
+        }
+        // References go before what they refer to: objects, then manifests, and the records last,
+        // as they are needed to resume.
+        for object in candidates {
+            self.drop_object(&object, pruned)?;
+        }
+        for manifest in manifests {
+            fsx::found(self.layout.manifests.unlink(manifest_name(&manifest)))?;
+        }
+        gone.iter().try_for_each(|name| self.remove_gone(*name))
+    }
+
+    /// Adds the objects of a manifest, as far as it can be read.
+    fn collect_objects(&self, manifest: &ManifestId, objects: &mut HashSet<ObjectId>) -> Result<(), StoreError> {
+        if !self.has_manifest(manifest)? {
+            return Ok(());
+        }
+        // A damaged manifest hides some objects; a sweep finds those.
+        let Some(entries) = unless_damaged(self.entries(manifest))? else { return Ok(()) };
+        for entry in entries {
+            let Some(entry) = unless_damaged(entry)? else { return Ok(()) };
+            objects.extend(entry.file().map(|file| file.object));
+        }
+        Ok(())
+    }
+
+    /// Removes the objects of the kept manifests from `candidates`.
+    fn keep_needed(&self, kept: &HashSet<ManifestId>, candidates: &mut HashSet<ObjectId>) -> Result<(), StoreError> {
+        for manifest in kept {
+            if candidates.is_empty() {
+                break;
+            }
+            for entry in self.entries(manifest)? {
+                if let Some(file) = entry?.file() {
+                    candidates.remove(&file.object);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn drop_object(&self, object: &ObjectId, pruned: &mut Pruned) -> Result<(), StoreError> {
+        if let Some(meta) = self.object_meta(object)? {
+            self.layout.objects.unlink(object_name(object))?;
+            pruned.objects += 1;
+            pruned.bytes += meta.size;
+        }
+        Ok(())
+    }
+
+    /// Removes every object, manifest, temporary file and slot that no kept release needs.
+    fn sweep(&self, pruned: &mut Pruned) -> Result<(), StoreError> {
+        let mut manifests = HashSet::new();
+        for name in self.known_releases()? {
+            manifests.insert(self.release(name)?.manifest);
+        }
+        let mut needed = HashSet::new();
+        for manifest in &manifests {
+            for entry in self.entries(manifest)? {
+                needed.extend(entry?.file().map(|file| file.object));
+            }
+        }
+        for object in self.list_objects()?.iter().filter(|object| !needed.contains(object)) {
+            self.drop_object(object, pruned)?;
+        }
+        let kept: HashSet<String> = manifests.iter().map(manifest_name).collect();
+        for (name, kind) in self.layout.manifests.entries()? {
+            if kind == FileKind::File && name.to_str().is_some_and(|name| !kept.contains(name)) {
+                self.layout.manifests.unlink(&name)?;
+            }
+        }
+        for (name, _) in self.layout.tmp.entries()? {
+            if let Some(name) = name.to_str() {
+                self.layout.tmp.remove_all(name)?;
+            }
+        }
+        self.sweep_slots()
+    }
+
+    /// Removes all slots except the current one and the newest idle one.
+    fn sweep_slots(&self) -> Result<(), StoreError> {
+        let current = self.current()?;
+        self.layout.slots.remove_all(DIRTY)?;
+        let mut idle: Vec<SlotName> = self.slot_names()?;
+        idle.retain(|slot| slot.is_spare || Some(slot.release) != current);
+        idle.pop();
+        idle.iter().try_for_each(|slot| Ok(self.layout.slots.remove_all(&slot.to_string())?))
+    }
+}

@@ -1,0 +1,229 @@
+//! Repairs what verify finds, while the current release stays served.
+//!
+//! Nothing is repaired in place: a new inode replaces the old one by rename.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::io::Read;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use crate::fsx::FileKind;
+use crate::hash::ManifestId;
+use crate::manifest::{Entry, EntryKind, FileEntry, ManifestReader, ManifestWriter};
+use crate::release::{Release, ReleaseName};
+use crate::store::content::permissions::Permissions;
+use crate::store::layout::{SlotName, object_name};
+use crate::store::maintenance::verify::{Depth, Fault, FaultKind, SlotPaths};
+use crate::store::staging::slots::{DirStack, has_metadata_of};
+use crate::store::staging::transaction::FetchObject;
+use crate::store::{EventKind, Store, StoreError, unless_damaged};
+
+/// A source of release records and manifests.
+pub trait FetchRecords {
+    /// Returns the record of a release, if it is available.
+    fn release(&self, name: ReleaseName) -> Option<Release>;
+    /// Returns the canonical bytes of a manifest, unchecked, if it is available.
+    fn manifest(&self, id: &ManifestId) -> Option<Box<dyn Read + Send>>;
+    /// Whether records that are not available now may still arrive. Nothing is given up for lack of
+    /// them then.
+    fn is_awaited(&self) -> bool {
+        false
+    }
+}
+
+/// The result of a repair.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Repaired {
+    /// Faults that verify found before the repair.
+    pub found: Vec<Fault>,
+    /// Objects that were fetched again.
+    pub objects: u64,
+    /// Served entries, records and manifests that were repaired.
+    pub mended: u64,
+    /// Faults that remain.
+    pub left: Vec<Fault>,
+}
+
+impl Store {
+    /// Repairs every fault that can be repaired. The current release stays served; each of its
+    /// files is replaced atomically.
+    ///
+    /// # Errors
+    /// Fails if the store cannot be read or written, or belongs to another user. An object that
+    /// cannot be fetched is not an error; it is listed in `left`.
+    pub fn repair(
+        &self,
+        fetch: &FetchObject<'_>,
+        records: &dyn FetchRecords,
+        wait: Duration,
+        cancelled: &(dyn Fn() -> bool + Sync),
+    ) -> Result<Repaired, StoreError> {
+        // Check the owner first: the search reads the whole store, and other users may run it too.
+        self.check_owner()?;
+        let mut repaired = Repaired { found: self.verify(Depth::Full, wait, cancelled)?.faults, ..Repaired::default() };
+        if repaired.found.is_empty() {
+            return Ok(repaired);
+        }
+        {
+            let _guard = self.lock(wait)?;
+            repaired.mended += self.repair_records(records)?;
+            repaired.objects += self.repair_objects(fetch)?;
+            let current = self.current()?.map(|release| SlotName { release, is_spare: false });
+            for slot in self.slot_names()?.into_iter().chain(current).collect::<BTreeSet<_>>() {
+                repaired.mended += self.repair_slot(slot, Some(slot) == current || records.is_awaited())?;
+            }
+            // Makes the renames of repaired entries durable before the result is reported.
+            self.layout.root.sync_file_system()?;
+        }
+        let _guard = self.lock(wait)?;
+        repaired.left = self.look_for_faults(Depth::Full, cancelled)?.faults;
+        self.note(EventKind::Repaired { found: repaired.found.len() as u64, left: repaired.left.len() as u64 });
+        Ok(repaired)
+    }
+
+    fn repair_records(&self, records: &dyn FetchRecords) -> Result<u64, StoreError> {
+        let mut mended = 0;
+        for name in self.known_releases()? {
+            if unless_damaged(self.release(name))?.is_none()
+                && let Some(release) = records.release(name).filter(|release| release.name() == name)
+            {
+                self.write_release(&release)?;
+                // Data before name, as in staging.
+                self.layout.tmp.sync_file_system()?;
+                self.adopt_release(name)?;
+                mended += 1;
+            }
+            if let Some(release) = unless_damaged(self.release(name))?
+                && !self.is_manifest_whole(&release.manifest)?
+                && let Some(bytes) = records.manifest(&release.manifest)
+            {
+                mended += u64::from(self.repair_manifest(&release.manifest, bytes)?);
+            }
+        }
+        Ok(mended)
+    }
+
+    /// Writes a fetched manifest if it has the right id. Returns whether it does.
+    fn repair_manifest(&self, id: &ManifestId, bytes: Box<dyn Read + Send>) -> Result<bool, StoreError> {
+        const NAME: &str = "mend.zst";
+        let written = self.write_manifest(NAME, |out| {
+            let mut writer = ManifestWriter::new(out);
+            for entry in ManifestReader::new(bytes, Some(*id)).map_err(self.in_manifest(id))? {
+                writer.push(&entry.map_err(self.in_manifest(id))?).map_err(self.in_manifest(id))?;
+            }
+            Ok(writer.finish().map_err(self.in_manifest(id))?.1)
+        });
+        match written {
+            Ok(totals) if totals.manifest == *id => {
+                // Data before name, as in staging.
+                self.layout.tmp.sync_file_system()?;
+                self.adopt_manifest(NAME, id)?;
+                Ok(true)
+            }
+            // The source's manifest is damaged too, or ended early.
+            Ok(_) | Err(StoreError::Manifest { .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Replaces the objects that are damaged or missing by fetched ones.
+    fn repair_objects(&self, fetch: &FetchObject<'_>) -> Result<u64, StoreError> {
+        let mut damaged: HashMap<_, FileEntry> = HashMap::new();
+        let mut manifests = HashSet::new();
+        for name in self.release_names()? {
+            manifests.extend(unless_damaged(self.release(name))?.map(|release| release.manifest));
+        }
+        for manifest in &manifests {
+            if self.is_manifest_whole(manifest)? {
+                damaged.extend(self.damaged_objects(manifest)?.into_iter().map(|file| (file.object, file)));
+            }
+        }
+        let mut mended = 0;
+        fetch.announce(&damaged.keys().copied().collect::<Vec<_>>());
+        for file in damaged.values() {
+            if self.object_meta(&file.object)?.is_some_and(|meta| meta.kind != FileKind::File) {
+                self.layout.objects.remove_all(&object_name(&file.object))?;
+            }
+            match self.fetch_objects(std::slice::from_ref(file), fetch) {
+                Ok(()) => mended += 1,
+                // Reported at the end; other objects may still be repaired.
+                Err(StoreError::Fetch { .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(mended)
+    }
+
+    /// Repairs every entry of a slot. Drops a slot whose manifest is lost, unless it is needed.
+    fn repair_slot(&self, slot: SlotName, is_needed: bool) -> Result<u64, StoreError> {
+        let manifest = match unless_damaged(self.release(slot.release))? {
+            Some(release) if self.is_manifest_whole(&release.manifest)? => release.manifest,
+            _ if is_needed => return Ok(0),
+            _ => {
+                self.layout.slots.remove_all(&slot.to_string())?;
+                return Ok(1);
+            }
+        };
+        let permissions = self.permissions_of(slot.release.sequence())?;
+        let root = self.layout.slots.ensure_dir_as(&slot.to_string(), permissions.directory())?;
+        let mut stack = DirStack::new(root.try_clone()?, permissions.directory());
+        let mut seen = SlotPaths::new(self.expired_through()?);
+        let mut mended = 0;
+        for entry in self.entries(&manifest)? {
+            let entry = entry?;
+            if seen.add(&entry) {
+                continue;
+            }
+            mended += u64::from(self.repair_entry(&mut stack, &entry, permissions)?);
+        }
+        let mut strangers = Vec::new();
+        super::verify::find_unexpected(&root, "", &seen, &mut |path| strangers.push(path))?;
+        for path in strangers {
+            let (parent, name) = path.rsplit_once('/').unwrap_or(("", &path));
+            if let Some(dir) = stack.find(parent)? {
+                dir.remove_all(name)?;
+                mended += 1;
+            }
+            if !parent.is_empty() {
+                stack.remove_empty(parent)?;
+            }
+        }
+        Ok(mended)
+    }
+
+    fn repair_entry(&self, stack: &mut DirStack, entry: &Entry, permissions: Permissions) -> Result<bool, StoreError> {
+        let faults = super::verify::check_entry(stack, entry, permissions, &HashMap::new(), Depth::Full)?;
+        if faults.is_empty() {
+            return Ok(false);
+        }
+        const NAME: &str = "mend";
+        let tmp = &self.layout.tmp;
+        tmp.unlink_if_any(NAME)?;
+        match &entry.kind {
+            EntryKind::Symlink(target) => tmp.symlink(target.as_str(), NAME)?,
+            EntryKind::File(file) => {
+                let shared =
+                    self.object_meta(&file.object)?.is_some_and(|meta| has_metadata_of(&meta, file, permissions));
+                // The object itself may be the damaged inode, if it could not be fetched.
+                if shared && self.check_object(file)?.is_ok() {
+                    self.layout.objects.link(&object_name(&file.object), tmp, NAME)?;
+                } else {
+                    match self.copy_object(file, permissions.file(file.exec), tmp, NAME) {
+                        Err(StoreError::DamagedObject { .. }) => return Ok(false),
+                        other => other?,
+                    }
+                    // A copy is durable before it replaces the damaged file.
+                    tmp.sync_file_system()?;
+                }
+            }
+        }
+        let name = entry.path.name();
+        let dir = stack.ensure(entry.path.parent().unwrap_or(""))?;
+        if faults.contains(&FaultKind::WrongKind) {
+            dir.remove_all(name)?;
+        }
+        tmp.rename(NAME, dir, name)?;
+        Ok(true)
+    }
+}

@@ -1,0 +1,10 @@
+//! What a push builds before it is served: the staging transaction, the quarantine of its content, and the slot.
+
+pub(super) mod copy;
+pub(super) mod quarantine;
+pub(super) mod room;
+pub(super) mod slot_builder;
+pub(super) mod slots;
+pub(super) mod stored_change;
+pub(super) mod transaction;
+pub(super) mod write_back;

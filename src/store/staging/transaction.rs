@@ -1,0 +1,538 @@
+//! Staging: turns arriving packs into a release that is complete but not yet served.
+//!
+//! Writes follow the order that `FORMAT.md` numbers under *Order of writing*: data before name,
+//! name before reference, reference before acknowledgement. Comments in this room name its steps.
+
+use std::error::Error;
+use std::io::Read;
+use std::path::Path;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use crate::fsx;
+use crate::hash::{BundleKey, ManifestId, ObjectId, PackId};
+use crate::manifest::delta::{self, ChangeLimits, DeltaSummary};
+use crate::manifest::{Entry, FileEntry, ManifestError, read_ahead};
+use crate::pack::{BaseRange, Block, PackReader};
+use crate::release::{Release, ReleaseName, Succession};
+use crate::store::staging::copy::write_object;
+use crate::store::staging::quarantine::Quarantine;
+use crate::store::staging::room;
+use crate::store::staging::slot_builder::ClearedSlot;
+use crate::store::staging::slots::SlotWriter;
+use crate::store::staging::write_back::WriteBack;
+use crate::store::{EventKind, Pruned, Store, StoreError, StoredChange, is_damage, mismatch, unless_damaged};
+use crate::threads;
+
+/// Opens the content of objects that the store lacks.
+pub trait Fetch: Sync {
+    /// Called once with all objects that will be opened, before the first one is.
+    fn announce(&self, objects: &[ObjectId]) {
+        let _ = objects;
+    }
+
+    /// Opens the content of an object of `bytes` bytes.
+    ///
+    /// # Errors
+    /// Fails if the content cannot be read.
+    fn open(&self, object: &ObjectId, bytes: u64) -> Result<Box<dyn Read + Send>, FetchError>;
+}
+
+/// Why an object could not be opened.
+pub type FetchError = Box<dyn Error + Send + Sync>;
+
+impl<F: Fn(&ObjectId) -> Result<Box<dyn Read + Send>, FetchError> + Sync> Fetch for F {
+    fn open(&self, object: &ObjectId, _: u64) -> Result<Box<dyn Read + Send>, FetchError> {
+        self(object)
+    }
+}
+
+/// The source of objects that the store lacks.
+pub type FetchObject<'a> = dyn Fetch + 'a;
+
+/// A release that is being staged: receives packs, then completes the release.
+#[derive(Debug)]
+pub struct StagingTransaction {
+    store: Arc<Store>,
+    release: Release,
+    base: Option<ManifestId>,
+    change: StoredChange,
+    needs: DeltaSummary,
+    quarantine: Quarantine,
+    write_back: WriteBack,
+    /// The new objects, once the store has them under their ids.
+    promoted: Option<Arc<[(ObjectId, u64)]>>,
+    /// The object at each position of the base manifest; read when the first block uses a base.
+    bases: OnceLock<Vec<Option<ObjectId>>>,
+    wait: Duration,
+}
+
+impl Store {
+    /// Begins to stage `release`, whose manifest is `change` against a base. `needs` is what
+    /// [`Store::read_change`] returned for it.
+    ///
+    /// # Errors
+    /// Fails if too little room is free, or if another process is staging with this key.
+    pub fn start_staging(
+        self: &Arc<Self>,
+        release: &Release,
+        key: &BundleKey,
+        change: &StoredChange,
+        mut needs: DeltaSummary,
+        wait: Duration,
+    ) -> Result<StagingTransaction, StoreError> {
+        let (offered, base) = (release.name(), needs.head.base);
+        let held_bytes = self.quarantined_bytes(key)?;
+        let system = || self.layout.root.file_system();
+        match self.made_entries(release, &needs)? {
+            // The release only removes entries, so it must fit on a full disk: use the reserve.
+            0 => self.use_reserve()?,
+            made => self.with_room(key, || room::check(self.path(), &system()?, made, &needs, held_bytes))?,
+        }
+        let permissions = self.permissions_of(offered.sequence())?;
+        let quarantine = Quarantine::open(self, key, std::mem::take(&mut needs.objects), permissions, wait)?;
+        let (store, release, change) = (Arc::clone(self), release.clone(), change.clone());
+        let (promoted, bases, write_back) = (None, OnceLock::new(), WriteBack::default());
+        Ok(StagingTransaction { write_back, store, release, base, change, needs, quarantine, promoted, bases, wait })
+    }
+
+    /// Returns the error of [`Store::start_staging`] for too little room. Changes nothing.
+    ///
+    /// # Errors
+    /// Fails if there is too little room, and with the errors of [`Store::read_change`].
+    pub fn check_room(
+        &self,
+        release: &Release,
+        base: Option<ManifestId>,
+        change: &StoredChange,
+    ) -> Result<(), StoreError> {
+        let Some(needs) = self.read_change(release, base, change, &|_| true, &|| false)? else { return Ok(()) };
+        // Staging can drop the quarantines of others for room and resumes its own: count them all.
+        let held_bytes = self.incoming_bytes()?;
+        match self.made_entries(release, &needs)? {
+            0 => Ok(()),
+            made => room::check(self.path(), &self.layout.root.file_system()?, made, &needs, held_bytes),
+        }
+    }
+
+    /// As [`Store::check_room`], for a store that would be created at `path`.
+    ///
+    /// # Errors
+    /// As [`Store::check_room`].
+    pub fn check_room_at(path: &Path, release: &Release, change: &StoredChange) -> Result<(), StoreError> {
+        let limits = ChangeLimits::of_own(change.bytes(), release.entries);
+        let needs = delta::summarize(change.reader(), &limits).map_err(|error| mismatch(error.to_string()))?;
+        room::check(path, &Self::file_system_at(path)?, release.entries, &needs, 0)
+    }
+
+    /// Reads what the manifest change of `release` against `base` needs. Refuses a change with more
+    /// entries than the two have. Returns `None` if the release is already staged or current.
+    ///
+    /// `reserve` reserves a number of bytes of memory until the release is complete, and returns
+    /// `false` if they are not available.
+    ///
+    /// # Errors
+    /// Fails if the release is not newer than the current one, if the base is missing, or if the
+    /// change is malformed or too large; also with `NoMemory` and `Cancelled`.
+    pub fn read_change(
+        &self,
+        release: &Release,
+        base: Option<ManifestId>,
+        change: &StoredChange,
+        reserve: &dyn Fn(u64) -> bool,
+        is_cancelled: &dyn Fn() -> bool,
+    ) -> Result<Option<DeltaSummary>, StoreError> {
+        self.check_site(&release.site)?;
+        self.check_succession(release)?;
+        if self.is_staged(release.name())? {
+            return Ok(None);
+        }
+        let base_entries = match base {
+            Some(base) => {
+                // Report a missing base as such, before its entry count limits the change.
+                if self.manifest_file(&base).is_err() {
+                    self.check_manifest(&base)?;
+                }
+                self.manifest_entries(&base)
+            }
+            None => Some(0),
+        };
+        let (encoded_bytes, entries) = (change.bytes(), release.entries);
+        let limits = ChangeLimits { encoded_bytes, base_entries, entries, reserve, is_cancelled };
+        let needs = delta::summarize(change.reader(), &limits).map_err(|error| match error {
+            ManifestError::Cancelled => StoreError::Cancelled,
+            ManifestError::NoMemory => StoreError::NoMemory,
+            other => mismatch(other.to_string()),
+        })?;
+        if needs.head.base != base {
+            return Err(mismatch("the manifest change is against another base"));
+        }
+        Ok(Some(needs))
+    }
+
+    /// The number of entries of a manifest; `None` if no release record here names it.
+    pub(in crate::store) fn manifest_entries(&self, manifest: &ManifestId) -> Option<u64> {
+        let releases = self.known_releases().ok()?;
+        let mut records = releases.into_iter().filter_map(|name| self.release(name).ok());
+        records.find(|release| release.manifest == *manifest).map(|release| release.entries)
+    }
+
+    /// Refuses a release that may not replace the current one. If the record of the current release
+    /// cannot be read, only the sequence numbers are compared.
+    pub(in crate::store) fn check_succession(&self, release: &Release) -> Result<(), StoreError> {
+        let offered = release.name();
+        let Some(current) = self.current()?.filter(|current| *current != offered) else { return Ok(()) };
+        let Some(served) = unless_damaged(self.release(current))? else {
+            let is_newer = offered.sequence() > current.sequence();
+            return if is_newer { Ok(()) } else { Err(StoreError::NotNewer { offered, current }) };
+        };
+        match release.succession(&served) {
+            Succession::Follows => Ok(()),
+            Succession::NotNewer => Err(StoreError::NotNewer { offered, current }),
+            Succession::OtherHistory => {
+                let (history, found) = (release.history, served.history);
+                Err(StoreError::OtherHistory { offered, history, current, found })
+            }
+        }
+    }
+
+    /// Whether the release is complete here, served or not.
+    pub(in crate::store) fn is_staged(&self, name: ReleaseName) -> Result<bool, StoreError> {
+        Ok(self.layout.slots.stat(&name.to_string())?.is_some() && unless_damaged(self.release(name))?.is_some())
+    }
+
+    /// Runs `check`. With too little room, drops other quarantines and runs it again.
+    fn with_room(&self, key: &BundleKey, check: impl Fn() -> Result<(), StoreError>) -> Result<(), StoreError> {
+        match check() {
+            Err(StoreError::NoSpace { .. } | StoreError::NoInodes { .. }) if self.drop_other_quarantines(key)? => {
+                check()
+            }
+            other => other,
+        }
+    }
+
+    fn base_stream(
+        &self,
+        base: Option<ManifestId>,
+    ) -> Result<Box<dyn Iterator<Item = Result<Entry, ManifestError>> + Send>, StoreError> {
+        match base {
+            Some(base) => Ok(Box::new(self.manifest(&base)?)),
+            None => Ok(Box::new(std::iter::empty())),
+        }
+    }
+
+    /// Fetches objects into the store. Each is synced before it gets its name.
+    ///
+    /// # Errors
+    /// [`StoreError::Fetch`] lists all objects that could not be fetched. None is kept then.
+    pub(in crate::store) fn fetch_objects(
+        &self,
+        files: &[FileEntry],
+        fetch: &FetchObject<'_>,
+    ) -> Result<(), StoreError> {
+        let tmp = &self.layout.tmp;
+        // Uses the newest permissions. A release with other permissions copies the object.
+        let permissions = self.permissions_of(u64::MAX)?;
+        let mut missing = Vec::new();
+        let mut why = None;
+        if files.len() > 1 {
+            fetch.announce(&files.iter().map(|file| file.object).collect::<Vec<_>>());
+        }
+        for file in files {
+            let name = file.object.to_string();
+            tmp.unlink_if_any(&name)?;
+            let error = match fetch.open(&file.object, file.size) {
+                Err(error) => error,
+                Ok(content) => {
+                    if write_object(file, permissions.file(file.exec), content, tmp, &name)? {
+                        continue;
+                    }
+                    "what was fetched is not this object".into()
+                }
+            };
+            missing.push(file.object);
+            why.get_or_insert(error);
+        }
+        if let Some(source) = why {
+            return Err(StoreError::Fetch { missing, source });
+        }
+        // Data before name: one sync for all fetched objects, then their renames.
+        if !files.is_empty() {
+            tmp.sync_file_system()?;
+        }
+        files.iter().try_for_each(|file| self.adopt(&file.object, tmp, &file.object.to_string()))
+    }
+}
+
+impl StagingTransaction {
+    /// Whether the quarantine already holds a pack, so that it need not be sent again.
+    #[must_use]
+    pub fn holds(&self, pack: &PackId) -> bool {
+        self.quarantine.packs().contains(pack)
+    }
+
+    /// The packs that were held when the transaction began.
+    pub fn held(&self) -> impl Iterator<Item = PackId> + '_ {
+        self.quarantine.packs().iter().copied()
+    }
+
+    /// Writes the content of a pack with a checked id (step 1). Several threads may call this.
+    ///
+    /// # Errors
+    /// Fails if the pack is malformed or has foreign content, and with errors of the disk.
+    pub fn take(&self, id: &PackId, pack: &PackReader<'_>) -> Result<(), StoreError> {
+        let mut prefix = Vec::new();
+        self.quarantine.take(id, pack, |block, content| {
+            self.write_back.before(block.pieces(), &self.store.layout.root);
+            self.decode(block, &mut prefix, content)
+        })
+    }
+
+    /// Decodes a block. `prefix` and `content` are buffers that the caller reuses.
+    fn decode<'c>(
+        &self,
+        block: &Block<'c>,
+        prefix: &mut Vec<u8>,
+        content: &'c mut Vec<u8>,
+    ) -> Result<&'c [u8], StoreError> {
+        let objects = self.base_objects(block.bases())?;
+        let read = self.read_bases(block.bases(), &objects, prefix);
+        read.and_then(|()| Ok(block.decode_in(prefix, content)?))
+            .map_err(|error| self.find_damaged_bases(objects, error))
+    }
+
+    /// The objects of the base ranges of a block, in order.
+    fn base_objects(&self, ranges: &[BaseRange]) -> Result<Vec<ObjectId>, StoreError> {
+        if ranges.is_empty() {
+            return Ok(Vec::new());
+        }
+        let bases = match self.bases.get() {
+            Some(bases) => bases,
+            None => {
+                let entries = self.store.base_stream(self.base)?;
+                let object =
+                    |entry: Result<Entry, ManifestError>| entry.map(|entry| entry.file().map(|file| file.object));
+                let objects: Result<Vec<_>, _> = entries.map(object).collect();
+                let objects = objects.map_err(|error| match error {
+                    // A failed read does not mean that the manifest is damaged.
+                    ManifestError::Io(source) if !is_damage(&source) => self.disk_error("read a manifest in", source),
+                    other => mismatch(other.to_string()),
+                })?;
+                self.bases.get_or_init(|| objects)
+            }
+        };
+        let object = |range: &BaseRange| {
+            let entry = usize::try_from(range.entry).ok().and_then(|entry| *bases.get(entry)?);
+            entry.ok_or_else(|| mismatch("a block has a base that is not a file of the base manifest"))
+        };
+        ranges.iter().map(object).collect()
+    }
+
+    /// Reads the base ranges of a block into `prefix`, replacing its content.
+    fn read_bases(&self, ranges: &[BaseRange], objects: &[ObjectId], prefix: &mut Vec<u8>) -> Result<(), StoreError> {
+        prefix.clear();
+        let read = |(range, object): (&BaseRange, _)| self.store.read_range(object, range.offset, range.length, prefix);
+        ranges.iter().zip(objects).try_for_each(read)
+    }
+
+    fn disk_error(&self, op: &'static str, source: std::io::Error) -> StoreError {
+        fsx::IoError::new(op, self.store.path(), source).into()
+    }
+
+    /// Called when a block fails to decode: re-hashes its bases and removes the damaged ones, so
+    /// that they can be fetched again. Returns the error to report.
+    fn find_damaged_bases(&self, mut objects: Vec<ObjectId>, error: StoreError) -> StoreError {
+        objects.sort_unstable();
+        objects.dedup();
+        let held = match self.store.holds(&objects, &|| false) {
+            Ok(held) => held,
+            Err(unknown) => return unknown,
+        };
+        let damaged = objects.into_iter().zip(held).filter(|(_, is_held)| !is_held);
+        let objects: Vec<ObjectId> = damaged.map(|(object, _)| object).collect();
+        if objects.is_empty() {
+            return error;
+        }
+        let forgotten = self
+            .store
+            .lock(self.wait)
+            .and_then(|_guard| objects.iter().try_for_each(|object| self.store.forget_object(object)));
+        forgotten.err().unwrap_or(StoreError::DamagedBases { objects })
+    }
+
+    /// Completes the release, durable but not served (steps 2 to 4). Fetches missing and damaged
+    /// objects and returns how many. After [`StoreError::Fetch`] it may be called again.
+    ///
+    /// # Errors
+    /// Fails if the content does not match, if an object cannot be fetched, or if the disk fails.
+    /// Drops the quarantine if its content is wrong or in doubt.
+    pub fn finish(&mut self, fetch: &FetchObject<'_>) -> Result<u64, StoreError> {
+        match self.complete(fetch) {
+            Ok(fetched) => {
+                self.quarantine.discard(&self.store.layout)?;
+                Ok(fetched)
+            }
+            Err(error) => Err(self.fail(error)),
+        }
+    }
+
+    /// Records that staging failed with `error`; returns the error to report. Drops a quarantine in
+    /// doubt: after a failed write or sync the disk's state is unknown, and a full disk needs room.
+    #[must_use]
+    pub fn fail(&self, error: StoreError) -> StoreError {
+        let blamed = self.damaged_base(&error);
+        if error.is_disk_failure()
+            && let Ok(_guard) = self.store.lock(Duration::ZERO)
+        {
+            self.store.note(EventKind::failed(self.release.name(), &error));
+        }
+        let is_void =
+            matches!(error, StoreError::Mismatch { .. } | StoreError::Pack(_) | StoreError::DamagedBases { .. });
+        if (error.is_disk_failure() || is_void)
+            && let Err(second) = self.quarantine.discard(&self.store.layout)
+        {
+            // Report the first error. The next prune drops the quarantine.
+            drop(second);
+        }
+        blamed.unwrap_or(error)
+    }
+
+    /// Returns the damage of the base manifest, if that may have caused `error`. The origin can
+    /// react to that error by sending everything without a base.
+    fn damaged_base(&self, error: &StoreError) -> Option<StoreError> {
+        let is_suspect = matches!(error, StoreError::Io(_) | StoreError::Mismatch { .. } | StoreError::Pack(_));
+        let base = self.base.filter(|_| is_suspect)?;
+        // If the base cannot be checked, report the first error.
+        self.store.check_manifest(&base).err().filter(StoreError::is_damage)
+    }
+
+    fn complete(&mut self, fetch: &FetchObject<'_>) -> Result<u64, StoreError> {
+        let promoted = self.promoted.clone();
+        let is_promoted = promoted.is_some();
+        let objects = match promoted {
+            Some(objects) => objects,
+            None => self.quarantine.objects()?.into(),
+        };
+        let temporary = format!("{}.zst", self.release.manifest);
+        // Lock before the first temporary file: a process with the lock may remove all of them.
+        let store = Arc::clone(&self.store);
+        let _guard = store.lock(self.wait)?;
+        // Another push may have become current since this one began.
+        self.store.check_succession(&self.release)?;
+        if self.store.is_staged(self.release.name())? {
+            return Ok(0);
+        }
+        // Step 2. Listing all objects takes about as long as writing the manifest, so do both.
+        let (here, written) = threads::join(|| store.list_objects(), || self.rebuild_manifest(&objects, &temporary));
+        written?;
+        let mut here = here?;
+        self.write_back.finish()?;
+        self.store.write_release(&self.release)?;
+        // Step 2, data before name: content, manifest and record become durable. A failed sync is
+        // final, because the kernel reports a write error only once.
+        self.store.layout.root.sync_file_system()?;
+        here.extend(objects.iter().map(|(id, _)| *id));
+        here.sort_unstable();
+        // Step 2, names: these renames become durable with the sync of step 3.
+        self.store.adopt_manifest(&temporary, &self.release.manifest)?;
+        self.store.expire_before_filling(&self.release, fsx::unix_seconds())?;
+        self.store.hide_staged();
+        // Clearing the idle slot does not depend on the new content, so it runs at the same time.
+        let promote = || if is_promoted { Ok(()) } else { self.quarantine.promote(&objects, &self.store) };
+        let (cleared, adopted) = threads::join(|| self.store.clear_slot(&self.release, &here), promote);
+        adopted?;
+        self.promoted = Some(objects);
+        // Step 3: fills `dirty`, then makes its tree durable, and with it the renames of step 2.
+        let (mut writer, fetched) = self.fill_slot(cleared?, &here, fetch)?;
+        self.store.layout.root.sync_file_system()?;
+        writer.share_copies()?;
+        drop(writer);
+        // Step 4: the references, made durable before this returns. Step 5 is `Store::activate`.
+        self.store.commit_slot(self.release.name())?;
+        // A release that was staged before has lost its slot to this one.
+        self.store.drop_staged(Some(self.release.name()))?;
+        self.store.show_staged();
+        // Only cleans up; if it fails, the next push tries again.
+        self.store.drop_gone_releases(&mut Pruned::default()).ok();
+        Ok(fetched)
+    }
+
+    /// Fills the slot, fetches missing and damaged objects, and returns how many.
+    fn fill_slot<'s>(
+        &'s self,
+        cleared: Option<ClearedSlot<'s>>,
+        here: &[ObjectId],
+        fetch: &FetchObject<'_>,
+    ) -> Result<(SlotWriter<'s>, u64), StoreError> {
+        let mut fetched = 0;
+        let (writer, missing) = match self.store.fill_slot(&self.release, cleared) {
+            Err(StoreError::DamagedObject { .. }) => {
+                let damaged = self.store.damaged_objects(&self.release.manifest)?;
+                self.store.fetch_objects(&damaged, fetch)?;
+                fetched += damaged.len() as u64;
+                let cleared = self.store.clear_slot(&self.release, here)?;
+                self.store.fill_slot(&self.release, cleared)?
+            }
+            other => other?,
+        };
+        self.store.fetch_objects(&missing, fetch)?;
+        Ok((writer, fetched + missing.len() as u64))
+    }
+
+    fn rebuild_manifest(&self, objects: &[(ObjectId, u64)], temporary: &str) -> Result<(), StoreError> {
+        let words = |error: ManifestError| match error {
+            ManifestError::Io(source) => StoreError::Io(crate::fsx::IoError::new("write", temporary, source)),
+            other => mismatch(other.to_string()),
+        };
+        let copies = delta::objects_at(&self.needs.base_entries, self.store.base_stream(self.base)?).map_err(words)?;
+        let base = self.store.base_stream(self.base)?;
+        let totals = self.store.write_manifest(temporary, |out| {
+            let applied = read_ahead(base, |base| delta::apply(self.change.reader(), base, objects, &copies, out));
+            Ok(applied.map_err(words)?.1)
+        })?;
+        let release = &self.release;
+        let announced =
+            (release.manifest, release.content, release.entries, release.retired, release.bytes, release.until);
+        let found = (totals.manifest, totals.content, totals.entries, totals.retired, totals.bytes, totals.until);
+        if announced == found {
+            return Ok(());
+        }
+        self.store.layout.tmp.unlink_if_any(temporary)?;
+        Err(mismatch(format!("the change produces manifest {} with {} entries", totals.manifest, totals.entries)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::fs;
+
+    use super::*;
+    use crate::store::testing::empty_store;
+
+    #[test]
+    fn what_other_pushes_left_makes_room_before_a_push_is_refused() {
+        let (_dir, store) = empty_store();
+        let place =
+            |name: &str| store.path().join(".headwater/incoming").join(BundleKey::of(name.as_bytes()).to_string());
+        let full = || StoreError::NoSpace { path: store.path().to_owned(), needed: 100, free: 60 };
+        // There is room once the quarantine of the other push is gone.
+        let looks = Cell::new(0);
+        let check = || {
+            looks.set(looks.get() + 1);
+            if place("other").exists() { Err(full()) } else { Ok(()) }
+        };
+        for name in ["mine", "other"] {
+            fs::create_dir_all(place(name).join("parts")).unwrap();
+        }
+        store.with_room(&BundleKey::of(b"mine"), check).unwrap();
+        assert_eq!((looks.get(), place("mine").exists(), place("other").exists()), (2, true, false));
+        // With nothing to drop, the check does not run again.
+        let looks = Cell::new(0);
+        let refused = store.with_room(&BundleKey::of(b"mine"), || {
+            looks.set(looks.get() + 1);
+            Err(full())
+        });
+        assert!(matches!(refused, Err(StoreError::NoSpace { .. })) && looks.get() == 1);
+    }
+}

@@ -1,0 +1,56 @@
+//! Starts writing content to the disk while more of it arrives.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::thread::{Builder, JoinHandle};
+
+use crate::fsx::{self, Dir, IoError};
+use crate::pack::Piece;
+
+/// Syncs content in the background while more of it arrives, so that the final sync has less to do.
+#[derive(Debug, Default)]
+pub(in crate::store) struct WriteBack {
+    /// Bytes written since the last sync began.
+    waiting: AtomicU64,
+    under_way: Mutex<Option<JoinHandle<fsx::Result<()>>>>,
+    failed: Mutex<Option<IoError>>,
+}
+
+impl WriteBack {
+    /// Bytes between two syncs.
+    const BYTES: u64 = 64 << 20;
+    /// Minimum number of bytes that count for a file: what the smallest file takes on a disk. A few
+    /// megabytes of tiny files are a lot of work.
+    const FILE_BYTES: u64 = 4096;
+
+    /// Counts content that is about to be written, and starts a sync if enough has accumulated.
+    pub(in crate::store) fn before(&self, pieces: &[Piece], root: &Dir) {
+        let bytes = pieces.iter().map(|piece| u64::from(piece.length).next_multiple_of(Self::FILE_BYTES)).sum::<u64>();
+        if self.waiting.fetch_add(bytes, Ordering::Relaxed) + bytes < Self::BYTES {
+            return;
+        }
+        let mut under_way = self.under_way.lock().unwrap_or_else(PoisonError::into_inner);
+        if under_way.as_ref().is_some_and(|thread| !thread.is_finished()) {
+            return;
+        }
+        self.join(under_way.take());
+        self.waiting.store(0, Ordering::Relaxed);
+        // If no thread can be started, the final sync does the work.
+        let begun = root.try_clone().ok().and_then(|root| Builder::new().spawn(move || root.sync_file_system()).ok());
+        *under_way = begun;
+    }
+
+    fn join(&self, thread: Option<JoinHandle<fsx::Result<()>>>) {
+        let ended = thread.map(|thread| thread.join().expect("a sync does not panic"));
+        if let Some(Err(error)) = ended {
+            self.failed.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+        }
+    }
+
+    /// Waits for the running sync. The kernel reports a write error only once, so an error of an
+    /// earlier sync is returned here; the final sync would no longer see it.
+    pub(in crate::store) fn finish(&self) -> fsx::Result<()> {
+        self.join(self.under_way.lock().unwrap_or_else(PoisonError::into_inner).take());
+        self.failed.lock().unwrap_or_else(PoisonError::into_inner).take().map_or(Ok(()), Err)
+    }
+}
