@@ -13,6 +13,7 @@
 //! * [`store`]: keeps releases on a mirror's disk and switches between them.
 //! * [`protocol`]: what origin and receiver say to each other.
 //! * [`mirror`]: what can be asked of a mirror, wherever it is.
+//! * [`origin`]: what the origin keeps between pushes. [`packing`]: makes the packs of a push.
 //! * [`push`]: brings a source to a whole fleet, or says honestly where it did not.
 //! * [`web`]: a small client for URLs of others. [`command`]: runs what the user names. [`notify`]: who is told of a change.
 //! * [`fleet_status`]: how the mirrors of a fleet stand, judged by what they say.
@@ -34,7 +35,9 @@ pub mod manifest;
 pub mod mirror;
 pub mod monitor;
 pub mod notify;
+pub mod origin;
 pub mod pack;
+pub mod packing;
 pub mod protocol;
 pub mod push;
 pub mod receiver;

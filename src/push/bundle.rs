@@ -7,22 +7,23 @@ use std::sync::Arc;
 use crate::hash::{BundleKey, ManifestId, ObjectId};
 use crate::manifest::ManifestError;
 use crate::manifest::delta::{self, Change};
+use crate::mirror::PolledMirror;
 use crate::mirror::{Link, Mirror, StageRequest};
 use crate::monitor::Monitor;
+use crate::origin::link_speed::SpeedTable;
+use crate::origin::scratch::{Entries, ManifestFile, entries, warn_not_kept};
 use crate::pack::Level;
+use crate::packing::base_selection::{BaseSelection, BaseSelector};
+use crate::packing::cache_writer::CacheWriter;
+use crate::packing::pack_builder::{self, BuildError, PackInput};
+use crate::packing::pack_queue::PackQueue;
 use crate::push::PushError;
-use crate::push::base_selection::{BaseSelection, BaseSelector};
-use crate::push::cache_writer::CacheWriter;
-use crate::push::fleet::{self, PolledMirror};
-use crate::push::link_speed::SpeedTable;
+use crate::push::fleet::{self};
 use crate::push::object_presence::{self, MirrorsWithObjects};
 use crate::push::options::{LevelChoice, Options};
 use crate::push::outcome::Outcome;
-use crate::push::pack_builder::{self, BuildError, PackInput};
-use crate::push::pack_queue::PackQueue;
-use crate::push::publication::{Publication, not_kept};
+use crate::push::publication::Publication;
 use crate::push::push_monitor::PushMonitor;
-use crate::push::scratch::{Entries, ManifestFile, entries};
 
 /// What takes all mirrors that have the same to the target.
 pub(super) struct Bundle {
@@ -198,7 +199,7 @@ impl Bundle {
             monitor,
         )?;
         if let Some(Err(error)) = cache_writer.map(CacheWriter::finish) {
-            not_kept(&error, monitor);
+            warn_not_kept(&error, monitor);
         }
         Ok(())
     }

@@ -10,7 +10,7 @@ use crate::hash::ObjectId;
 use crate::manifest::{Change, ChangeKind, Diff};
 use crate::mirror::ObjectSource as _;
 use crate::monitor::Monitor;
-use crate::push::content_source::ContentSource;
+use crate::packing::content_source::ContentSource;
 
 /// Fewer changed files of a kind are not worth a word.
 const MIN_FILES: usize = 10;

@@ -1,18 +1,19 @@
 //! The mirrors of a push and what they said of themselves.
 
 use std::path::PathBuf;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use crate::fsx::{self, IoError};
 use crate::hash::{HistoryId, ManifestId};
 use crate::manifest::{Entry, ManifestReader};
-use crate::mirror::{Expiries, Link, Mirror, MirrorError, MirrorState};
+use crate::mirror::PolledMirror;
+use crate::mirror::{Link, Mirror, MirrorError, MirrorState};
 use crate::monitor::{Event, Monitor};
+use crate::origin::scratch::{ManifestFile, Scratch};
 use crate::push::PushError;
 use crate::push::guards::{GuardFault, HistoryOfMirror};
 use crate::push::options::Require;
-use crate::push::scratch::{ManifestFile, Scratch};
-use crate::release::{Release, ReleaseName};
+use crate::release::Release;
 use crate::scan::Root;
 use crate::text::error_chain;
 use crate::threads;
@@ -25,15 +26,6 @@ pub struct Fleet {
     unreachable: Vec<(usize, Arc<MirrorError>)>,
 }
 
-/// A mirror and what it said of itself.
-#[derive(Debug)]
-pub struct PolledMirror {
-    /// The mirror.
-    pub mirror: Arc<dyn Mirror>,
-    /// Its state, or why it could not be learned; empty until it has answered.
-    answer: OnceLock<Result<MirrorState, Arc<MirrorError>>>,
-}
-
 impl Fleet {
     /// These mirrors.
     #[must_use]
@@ -43,7 +35,7 @@ impl Fleet {
 
     /// The same; a push does not ask those of `members` again that could not be asked.
     pub(super) fn with_answers(&self, members: &[PolledMirror]) -> Self {
-        let failed = |member: &PolledMirror| member.answer.get()?.as_ref().err().cloned();
+        let failed = |member: &PolledMirror| member.shared_error();
         let unreachable = members.iter().enumerate().filter_map(|(index, member)| Some((index, failed(member)?)));
         Self { mirrors: self.mirrors.clone(), unreachable: unreachable.collect() }
     }
@@ -76,7 +68,7 @@ impl Fleet {
         for (index, error) in &self.unreachable {
             let mirror = members[*index].mirror.name().to_owned();
             monitor.event(Event::MirrorFailed { mirror, error: error_chain(&**error) });
-            members[*index].answer.set(Err(Arc::clone(error))).ok();
+            members[*index].note_shared_error(Arc::clone(error));
         }
         members
     }
@@ -94,68 +86,6 @@ pub(super) fn report_state(mirror: &dyn Mirror, state: &Result<MirrorState, Mirr
         Ok(state) => Event::StateLearned { mirror, sequence: state.current.map(|current| current.sequence()) },
         Err(error) => Event::MirrorFailed { mirror, error: error_chain(error) },
     });
-}
-
-impl PolledMirror {
-    /// A mirror that has answered.
-    #[must_use]
-    pub fn new(mirror: Arc<dyn Mirror>, answer: Result<MirrorState, MirrorError>) -> Self {
-        Self { mirror, answer: OnceLock::from(answer.map_err(Arc::new)) }
-    }
-
-    /// A mirror that has not answered yet.
-    #[must_use]
-    pub const fn unanswered(mirror: Arc<dyn Mirror>) -> Self {
-        Self { mirror, answer: OnceLock::new() }
-    }
-
-    /// Whether its state is known, or why it could not be learned.
-    #[must_use]
-    pub fn has_answered(&self) -> bool {
-        self.answer.get().is_some()
-    }
-
-    /// Its state; `None` if it could not be learned, or has not been until now.
-    #[must_use]
-    pub fn state(&self) -> Option<&MirrorState> {
-        self.answer.get()?.as_ref().ok()
-    }
-
-    /// Why its state could not be learned; `None` if it was, or may still be.
-    #[must_use]
-    pub fn error(&self) -> Option<&MirrorError> {
-        self.answer.get()?.as_ref().err().map(|error| &**error)
-    }
-
-    /// Notes what it answered. Only the first answer counts.
-    pub(super) fn note_answer(&self, answer: Result<MirrorState, MirrorError>) {
-        self.answer.set(answer.map_err(Arc::new)).ok();
-    }
-
-    pub(super) fn releases(&self) -> &[Release] {
-        self.state().map_or(&[], |state| &state.releases)
-    }
-
-    /// Whether something is due there by `now` that settling does.
-    pub(super) fn needs_settling(&self, now: u64) -> bool {
-        let Some(state) = self.state() else { return false };
-        // What expired may still be there, after a crash.
-        let time = now.max(state.expired_through);
-        state.incoming_bytes > 0 || state.next_expiry.is_some_and(|next| next <= time)
-    }
-
-    /// When what the mirror was reached with ends, as far as known.
-    pub(super) fn expiries(&self) -> Expiries {
-        self.state().map_or_else(Expiries::default, |state| state.expiries)
-    }
-
-    pub(super) fn current_release(&self) -> Option<&Release> {
-        self.state()?.current_release()
-    }
-
-    pub(super) fn current(&self) -> Option<ReleaseName> {
-        self.state()?.current
-    }
 }
 
 /// Whether a mirror has no release yet while others have one: it is filled, and nobody waits for it.

@@ -3,8 +3,9 @@
 //! A release is not for all if its record says so, or if no mirror of the last wave ever served it: a push that goes
 //! by waves may still be looking at the first ones, or was stopped there.
 
+use crate::mirror::PolledMirror;
 use crate::monitor::{Event, Monitor};
-use crate::push::fleet::{self, PolledMirror};
+use crate::push::fleet::{self};
 use crate::push::options::{Options, Wave};
 use crate::release::Release;
 

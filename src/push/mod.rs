@@ -9,26 +9,18 @@
 //! refuses to know where a mirror is and how anything is shown.
 
 mod activation;
-mod base_content;
-mod base_selection;
 mod bundle;
-mod cache_writer;
 mod churn;
 mod claims;
-mod content_source;
 mod fleet;
 mod for_all;
 mod guards;
 mod latecomers;
-mod link_speed;
 mod maintenance;
 mod next_manifest;
 mod object_presence;
 mod options;
 mod outcome;
-mod pack_builder;
-mod pack_queue;
-mod parallel;
 mod plan;
 mod prepare;
 mod publication;
@@ -39,19 +31,20 @@ mod retention;
 mod revert;
 mod rollout;
 mod schedule;
-mod scratch;
 mod secrets;
 mod site;
 mod source;
-mod sources;
 mod staged;
 mod states;
-mod stores;
 mod waves;
 
-pub use base_selection::BaseCounts;
+pub use crate::mirror::PolledMirror;
+pub use crate::origin::KnownStores;
+pub use crate::origin::ScratchLocation;
+pub use crate::packing::BuildError;
+pub use crate::packing::base_selection::BaseCounts;
 pub use churn::Churn;
-pub use fleet::{Fleet, PolledMirror};
+pub use fleet::Fleet;
 pub use guards::{GuardFault, Guards, HistoryOfMirror, MaxRemoved};
 pub use maintenance::{DiffSide, clean_up, diff_sides, repair};
 pub use options::{
@@ -59,23 +52,21 @@ pub use options::{
     RunNumber, Wave,
 };
 pub use outcome::{ChangeCounts, MirrorReport, Outcome, Report, Reverted};
-pub use pack_builder::BuildError;
 pub use plan::{MirrorPlan, PlanReport, plan};
 pub use push_monitor::Traffic;
 pub use resolve_source::{RollbackPlan, plan_rollback};
 pub use retention::{Retention, RetentionRule};
 pub use schedule::{Schedule, WavePlan};
-pub use scratch::ScratchLocation;
 pub use secrets::AllowedSecrets;
 pub use site::SiteOfMirror;
 pub use source::{DecidedBy, Source};
 pub use staged::{Abandoned, abandon, check_staged};
-pub use stores::KnownStores;
 
 use crate::fsx::IoError;
 use crate::manifest::ManifestError;
 use crate::mirror::MirrorError;
 use crate::monitor::{Event, Monitor};
+use crate::packing::source_entries::SourceEntries;
 use crate::release::{ReleaseError, ReleaseName};
 use crate::scan::ScanError;
 
@@ -231,7 +222,7 @@ fn push_in_rounds(
         round += 1;
         let end = std::thread::scope(|scope| {
             let mut recheck = Recheck::none();
-            let on_new = |live: &source::SourceEntries| recheck = Recheck::start(scope, live, monitor);
+            let on_new = |live: &SourceEntries| recheck = Recheck::start(scope, live, monitor);
             match prepare::prepare(&source, fleet, options, on_new, monitor)? {
                 Prepared::Refused(report) => Ok::<_, PushError>(rollout::RolloutEnd::Report(*report)),
                 Prepared::Target(publication) => {

@@ -10,10 +10,10 @@ use std::io::Write;
 
 use crate::hash::ObjectId;
 use crate::manifest::{Entry, EntryKind, ManifestError, ManifestWriter, Pair, Pairs, Totals, join_renames};
+use crate::packing::source_entries::SourceEntries;
 use crate::push::options::MtimeMode;
 use crate::push::outcome::ChangeCounts;
 use crate::push::retention::Retention;
-use crate::push::source::SourceEntries;
 use crate::tree_path::TreePath;
 
 /// Links on the way to a file: more is a loop, as in the kernel.

@@ -10,11 +10,11 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use crate::hash::{ManifestId, ObjectId};
 use crate::manifest::delta::NewObjectRef;
+use crate::mirror::PolledMirror;
 use crate::monitor::Monitor;
+use crate::origin::scratch::ManifestFile;
 use crate::push::PushError;
-use crate::push::fleet::PolledMirror;
 use crate::push::publication::Publication;
-use crate::push::scratch::ManifestFile;
 use crate::release::Release;
 use crate::threads;
 

@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use crate::origin::scratch::ScratchLocation;
+use crate::origin::stores::KnownStores;
 use crate::pack::Level;
 use crate::push::guards::Guards;
 use crate::push::retention::Retention;
-use crate::push::scratch::ScratchLocation;
-use crate::push::stores::KnownStores;
 use crate::release::Partial;
 use crate::tree_path::{Site, TreePath};
 

@@ -4,21 +4,19 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::cache::ContentCache;
-use crate::fsx::IoError;
 use crate::hash::ManifestId;
 use crate::manifest::ManifestError;
 use crate::mirror::Link;
+use crate::mirror::PolledMirror;
 use crate::monitor::{Event, Monitor};
-use crate::push::cache_writer::{self, CacheWriter};
-use crate::push::content_source::ContentSource;
-use crate::push::fleet::PolledMirror;
-use crate::push::link_speed::SpeedTable;
+use crate::origin::link_speed::SpeedTable;
+use crate::origin::scratch::{Entries, ManifestFile, Scratch, warn_not_kept};
+use crate::packing::cache_writer::{self, CacheWriter};
+use crate::packing::content_source::ContentSource;
 use crate::push::options::Options;
 use crate::push::outcome::{ChangeCounts, Report};
-use crate::push::scratch::{Entries, ManifestFile, Scratch};
 use crate::push::states::PendingStates;
 use crate::release::Release;
-use crate::text::error_chain;
 
 /// The release that every mirror shall have.
 #[derive(Debug)]
@@ -87,7 +85,7 @@ impl Publication {
             self.content_source.old.cache().filter(|_| self.is_new && !self.is_kept.swap(true, Ordering::Relaxed))?;
         let begun = CacheWriter::begin(cache, bytes, options.keep_content.most_bytes);
         begun.unwrap_or_else(|error| {
-            not_kept(&error, monitor);
+            warn_not_kept(&error, monitor);
             None
         })
     }
@@ -97,12 +95,6 @@ impl Publication {
         let manifest = self.manifest.as_deref();
         Ok(Box::new(manifest.expect("it was copied, because a mirror needs it").entries()?))
     }
-}
-
-/// Tells that new content could not be kept.
-pub(super) fn not_kept(error: &IoError, monitor: &dyn Monitor) {
-    let message = format!("new content is not kept for the next push, which may send more: {}", error_chain(error));
-    monitor.event(Event::Warned { message });
 }
 
 fn warn_of_cache(error: Option<String>, cache: &ContentCache, monitor: &dyn Monitor) {

@@ -9,7 +9,7 @@ use std::thread::{Scope, ScopedJoinHandle};
 use std::time::{Duration, Instant};
 
 use crate::monitor::Monitor;
-use crate::push::source::SourceEntries;
+use crate::packing::source_entries::SourceEntries;
 use crate::scan::{ScanError, Tree};
 use crate::threads;
 

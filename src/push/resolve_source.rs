@@ -6,14 +6,16 @@ use std::time::Duration;
 
 use crate::cancel::pause;
 use crate::manifest::Entry;
+use crate::mirror::PolledMirror;
 use crate::mirror::{ErrorKind, Mirror, MirrorState};
 use crate::monitor::Monitor;
+use crate::origin::stores::KnownStores;
+use crate::packing::source_entries::SourceEntries;
 use crate::push::claims::Claims;
-use crate::push::fleet::{self, Fleet, PolledMirror};
+use crate::push::fleet::{self, Fleet};
 use crate::push::options::Options;
-use crate::push::source::{DecidedBy, SourceEntries};
+use crate::push::source::DecidedBy;
 use crate::push::states::StatePoll;
-use crate::push::stores::KnownStores;
 use crate::push::{PushError, for_all, staged};
 use crate::release::{Release, ReleaseName, Succession};
 

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use ignore::gitignore::{Gitignore, GitignoreBuilder};
 
+use crate::origin::scratch::ManifestFile;
 use crate::push::PushError;
-use crate::push::scratch::ManifestFile;
 use crate::tree_path::TreePath;
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);

@@ -3,8 +3,8 @@
 //! Pure. What a mirror says of itself counts before what its location says, and
 //! where nothing says anything the site is [`Site::default`].
 
+use crate::mirror::PolledMirror;
 use crate::push::PushError;
-use crate::push::fleet::PolledMirror;
 use crate::tree_path::Site;
 
 /// A mirror, and the site that it names.

@@ -2,9 +2,10 @@
 
 use std::collections::BTreeSet;
 
+use crate::mirror::PolledMirror;
 use crate::monitor::{Event, Monitor};
 use crate::push::PushError;
-use crate::push::fleet::{Fleet, PolledMirror};
+use crate::push::fleet::Fleet;
 use crate::release::{Release, ReleaseName};
 use crate::text::error_chain;
 

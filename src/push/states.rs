@@ -11,13 +11,14 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, unbounded};
 
 use crate::cancel::CANCEL_POLL_INTERVAL;
 use crate::fsx::IoError;
+use crate::mirror::PolledMirror;
 use crate::mirror::{Mirror, MirrorError, MirrorState};
 use crate::monitor::{Event, Monitor};
+use crate::origin::stores::KnownStores;
 use crate::push::PushError;
-use crate::push::fleet::{self, PolledMirror, report_state};
+use crate::push::fleet::{self, report_state};
 use crate::push::options::{OnFailure, Options};
 use crate::push::source::Source;
-use crate::push::stores::KnownStores;
 use crate::text::error_chain;
 
 /// Answers that have not come yet: the index of a member, and its state.

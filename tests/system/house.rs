@@ -158,9 +158,11 @@ fn level(room: &str) -> usize {
         "manifest" | "pack" | "release" => 2,
         "cache" | "scan" | "store" | "protocol" | "notify" => 3,
         "mirror" => 4,
-        "push" | "receiver" | "config" => 5,
-        "fleet_status" => 6,
-        "cli" | "main" => 7,
+        "origin" | "receiver" => 5,
+        "packing" => 6,
+        "push" => 7,
+        "fleet_status" | "config" => 8,
+        "cli" | "main" => 9,
         // Ids and their like: imported everywhere, they import nothing but each other.
         _ => 0,
     }

@@ -11,8 +11,7 @@ use crate::fsx::{self, Context as _, Dir, FileMode, IoError};
 use crate::hash::{ManifestId, StoreId};
 use crate::manifest::{Entry, ManifestError, ManifestReader};
 use crate::monitor::{Event, Monitor};
-use crate::push::link_speed::SpeedTable;
-use crate::push::publication::not_kept;
+use crate::origin::link_speed::SpeedTable;
 use crate::text::error_chain;
 
 const PREFIX: &str = "push-";
@@ -38,7 +37,7 @@ pub struct ScratchLocation {
 
 /// A directory that is removed when dropped.
 #[derive(Debug)]
-pub(super) struct Scratch {
+pub(crate) struct Scratch {
     parent: Dir,
     name: String,
     dir: Dir,
@@ -80,7 +79,7 @@ impl Scratch {
     ///
     /// # Errors
     /// When neither can be created.
-    pub(super) fn create(location: &ScratchLocation, monitor: &dyn Monitor) -> Result<Self, IoError> {
+    pub(crate) fn create(location: &ScratchLocation, monitor: &dyn Monitor) -> Result<Self, IoError> {
         let in_cache = location.directory.as_ref().map_err(Clone::clone);
         let why = match in_cache.and_then(|path| Self::create_in(path).map_err(|error| error_chain(&error))) {
             Ok(scratch) => return Ok(scratch),
@@ -95,7 +94,7 @@ impl Scratch {
     }
 
     /// A fresh directory below `path`, which is created if need be.
-    pub(super) fn create_in(path: &Path) -> Result<Self, IoError> {
+    pub(crate) fn create_in(path: &Path) -> Result<Self, IoError> {
         fsx::create_dir_all(path)?;
         let parent = Dir::open(path)?;
         // Held for a moment only: nobody sweeps between a directory and its lock.
@@ -111,22 +110,22 @@ impl Scratch {
     }
 
     /// The directory for this push alone, where there is no cache: nothing in it outlives the push.
-    pub(super) fn temporary(&self) -> Option<&Path> {
+    pub(crate) fn temporary(&self) -> Option<&Path> {
         self.temporary.as_ref().map(|_| self.parent.path())
     }
 
-    pub(super) const fn dir(&self) -> &Dir {
+    pub(crate) const fn dir(&self) -> &Dir {
         &self.dir
     }
 
     /// The cache of content of old releases, which outlives the push; `None`, with a warning, if it cannot be used.
-    pub(super) fn open_content(&self, monitor: &dyn Monitor) -> Option<ContentCache> {
+    pub(crate) fn open_content(&self, monitor: &dyn Monitor) -> Option<ContentCache> {
         let opened = self.parent.ensure_dir(CONTENT).and_then(ContentCache::open);
-        opened.map_err(|error| not_kept(&error, monitor)).ok()
+        opened.map_err(|error| warn_not_kept(&error, monitor)).ok()
     }
 
     /// Keeps the manifest of the release `sequence` for the pushes to come, and the `keep` newest in all.
-    pub(super) fn keep_manifest(&self, manifest: &ManifestFile, sequence: u64, keep: usize) -> Result<(), IoError> {
+    pub(crate) fn keep_manifest(&self, manifest: &ManifestFile, sequence: u64, keep: usize) -> Result<(), IoError> {
         let name = format!("{KNOWN}{sequence:020}-{}", manifest.id);
         if self.parent.stat(&name)?.is_none() {
             let mut copy = self.dir.create_file(&name)?;
@@ -142,14 +141,14 @@ impl Scratch {
     }
 
     /// Keeps what is known of the ways to the mirrors.
-    pub(super) fn keep_links(&self, links: &[u8]) -> Result<(), IoError> {
+    pub(crate) fn keep_links(&self, links: &[u8]) -> Result<(), IoError> {
         self.dir.unlink_if_any(LINKS)?;
         self.dir.write_new(LINKS, links, FileMode::RECORD, None)?;
         self.dir.rename(LINKS, &self.parent, LINKS)
     }
 
     /// What is known of the ways to the mirrors.
-    pub(super) fn known_links(&self) -> SpeedTable {
+    pub(crate) fn known_links(&self) -> SpeedTable {
         let bytes = self.parent.read(LINKS, MAX_LINKS_BYTES);
         bytes.map_or_else(|_| SpeedTable::default(), |bytes| SpeedTable::parse(&bytes))
     }
@@ -164,7 +163,7 @@ impl Scratch {
     }
 
     /// The manifest `id`, if it was kept, and whole.
-    pub(super) fn known_manifest(&self, id: ManifestId) -> Result<Option<ManifestFile>, IoError> {
+    pub(crate) fn known_manifest(&self, id: ManifestId) -> Result<Option<ManifestFile>, IoError> {
         match self.kept()?.into_iter().find(|(_, kept)| *kept == id) {
             Some((name, _)) => self.open_known(&name, id),
             None => Ok(None),
@@ -172,7 +171,7 @@ impl Scratch {
     }
 
     /// The manifests that are kept and whole, the newest first.
-    pub(super) fn known_manifests(&self) -> Result<Vec<ManifestFile>, IoError> {
+    pub(crate) fn known_manifests(&self) -> Result<Vec<ManifestFile>, IoError> {
         let mut whole = Vec::new();
         for (name, id) in self.kept()? {
             whole.extend(self.open_known(&name, id)?);
@@ -186,6 +185,12 @@ impl Scratch {
             None => Ok(None),
         }
     }
+}
+
+/// Warns that new content is not kept.
+pub(crate) fn warn_not_kept(error: &IoError, monitor: &dyn Monitor) {
+    let message = format!("new content is not kept for the next push, which may send more: {}", error_chain(error));
+    monitor.event(Event::Warned { message });
 }
 
 /// Removes what killed pushes left: directories that nobody holds.
@@ -210,15 +215,15 @@ impl Drop for Scratch {
 
 /// A manifest in a scratch file, to be read as often as needed.
 #[derive(Debug)]
-pub(super) struct ManifestFile {
-    pub(super) file: File,
-    pub(super) id: ManifestId,
+pub(crate) struct ManifestFile {
+    pub(crate) file: File,
+    pub(crate) id: ManifestId,
 }
 
 impl ManifestFile {
     /// Copies the canonical bytes that `from` gives to the new file `name`.
     /// Nothing if they are not the manifest `id`.
-    pub(super) fn copy(
+    pub(crate) fn copy(
         scratch: &Scratch,
         name: &str,
         mut from: impl Read,
@@ -241,7 +246,7 @@ impl ManifestFile {
         Ok(None)
     }
 
-    pub(super) fn entries(&self) -> Result<ManifestReader<Box<dyn Read + Send>>, ManifestError> {
+    pub(crate) fn entries(&self) -> Result<ManifestReader<Box<dyn Read + Send>>, ManifestError> {
         // A handle of its own position: several threads read at once.
         let reader = FileFromStart { file: self.file.try_clone()?, offset: 0 };
         // The id was checked when the file was written, and nobody else knows it.
@@ -250,10 +255,10 @@ impl ManifestFile {
 }
 
 /// Entries in manifest order.
-pub(super) type Entries = Box<dyn Iterator<Item = Result<Entry, ManifestError>>>;
+pub(crate) type Entries = Box<dyn Iterator<Item = Result<Entry, ManifestError>>>;
 
 /// The entries of a manifest, or of none.
-pub(super) fn entries(manifest: Option<&ManifestFile>) -> Result<Entries, ManifestError> {
+pub(crate) fn entries(manifest: Option<&ManifestFile>) -> Result<Entries, ManifestError> {
     match manifest {
         Some(manifest) => Ok(Box::new(manifest.entries()?)),
         None => Ok(Box::new(std::iter::empty())),

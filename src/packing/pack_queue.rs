@@ -16,9 +16,9 @@ use crate::fsx::{Context as _, IoError};
 use crate::hash::{ObjectId, PackId};
 use crate::mirror::{ObjectSource, OutgoingPack, PackCursor, PackSource, SourceError};
 use crate::monitor::Monitor;
+use crate::origin::scratch::Scratch;
 use crate::pack;
-use crate::push::content_source::ContentSource;
-use crate::push::scratch::Scratch;
+use crate::packing::content_source::ContentSource;
 
 /// Bytes of packs kept in memory, and one pack of any size.
 const WINDOW_BYTES: usize = 3 * pack::TARGET_PACK_BYTES;
@@ -54,7 +54,7 @@ struct QueueState {
 }
 
 /// The packs of one bundle.
-pub(super) struct PackQueue<'a> {
+pub(crate) struct PackQueue<'a> {
     queue: Mutex<QueueState>,
     /// There is a pack more, or the end. The seats wait for it, and must not wake each other.
     filled: Condvar,
@@ -68,7 +68,7 @@ pub(super) struct PackQueue<'a> {
 
 impl<'a> PackQueue<'a> {
     /// An empty shelf; what does not fit in memory goes to `scratch`.
-    pub(super) fn new(
+    pub(crate) fn new(
         number: usize,
         content_source: &'a ContentSource,
         scratch: &Scratch,
@@ -86,7 +86,7 @@ impl<'a> PackQueue<'a> {
     }
 
     /// A seat for one mirror. Take all of them before the first pack is pushed.
-    pub(super) fn subscribe(&self) -> PackReceiver<'_, 'a> {
+    pub(crate) fn subscribe(&self) -> PackReceiver<'_, 'a> {
         let mut queue = self.state();
         let number = queue.next_seat;
         queue.next_seat += 1;
@@ -95,7 +95,7 @@ impl<'a> PackQueue<'a> {
     }
 
     /// Adds a pack, once there is room. Answers whether anyone still wants it.
-    pub(super) fn push(&self, pack: pack::Pack) -> bool {
+    pub(crate) fn push(&self, pack: pack::Pack) -> bool {
         let mut queue = self.state();
         loop {
             queue.release_consumed();
@@ -157,7 +157,7 @@ impl<'a> PackQueue<'a> {
     }
 
     /// Says that there are no more packs, or why there cannot be.
-    pub(super) fn end(&self, end: Result<(), String>) {
+    pub(crate) fn end(&self, end: Result<(), String>) {
         self.state().end.get_or_insert(end);
         self.filled.notify_all();
     }
@@ -188,7 +188,7 @@ impl QueueState {
 }
 
 /// The view of one mirror on a bundle; when it is dropped nobody waits for that mirror.
-pub(super) struct PackReceiver<'s, 'a> {
+pub(crate) struct PackReceiver<'s, 'a> {
     queue: &'s PackQueue<'a>,
     number: usize,
 }

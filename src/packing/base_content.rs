@@ -23,15 +23,15 @@ enum BaseLocation {
 
 /// An old object that can be read.
 #[derive(Debug, Clone)]
-pub(super) struct BaseObject {
-    pub(super) id: ObjectId,
+pub(crate) struct BaseObject {
+    pub(crate) id: ObjectId,
     size: u64,
     place: BaseLocation,
 }
 
 impl BaseObject {
     /// Its sketch, if one was made when it was new.
-    pub(super) fn sketch(&self) -> Option<&Sketch> {
+    pub(crate) fn sketch(&self) -> Option<&Sketch> {
         match &self.place {
             BaseLocation::Cached(kept) => Some(&kept.record().sketch).filter(|sketch| !sketch.hashes().is_empty()),
             BaseLocation::Near(_) => None,
@@ -39,7 +39,7 @@ impl BaseObject {
     }
 
     /// Objects of near places are kept near each other.
-    pub(super) fn place(&self) -> Option<(usize, u32)> {
+    pub(crate) fn place(&self) -> Option<(usize, u32)> {
         match &self.place {
             BaseLocation::Cached(kept) => kept.place(),
             BaseLocation::Near(_) => None,
@@ -47,7 +47,7 @@ impl BaseObject {
     }
 
     /// How many blocks of the cache must be decoded before those that have it; nothing where it is not in the cache.
-    pub(super) const fn depth(&self) -> Option<u32> {
+    pub(crate) const fn depth(&self) -> Option<u32> {
         match &self.place {
             BaseLocation::Cached(kept) => Some(kept.depth()),
             BaseLocation::Near(_) => None,
@@ -57,7 +57,7 @@ impl BaseObject {
 
 /// The old content at hand.
 #[derive(Debug, Default)]
-pub(super) struct BaseContent {
+pub(crate) struct BaseContent {
     near: Vec<Arc<dyn Mirror>>,
     cache: Option<ContentCache>,
     /// Whether objects that were read in parts are what they should be.
@@ -66,17 +66,17 @@ pub(super) struct BaseContent {
 
 impl BaseContent {
     /// That of those of `mirrors` that are on this machine, and of `cache`.
-    pub(super) fn new<'m>(mirrors: impl Iterator<Item = &'m Arc<dyn Mirror>>, cache: Option<ContentCache>) -> Self {
+    pub(crate) fn new<'m>(mirrors: impl Iterator<Item = &'m Arc<dyn Mirror>>, cache: Option<ContentCache>) -> Self {
         let near = mirrors.filter(|mirror| mirror.link() == Link::Local).map(Arc::clone).collect();
         Self { near, cache, checked: Mutex::default() }
     }
 
-    pub(super) const fn cache(&self) -> Option<&ContentCache> {
+    pub(crate) const fn cache(&self) -> Option<&ContentCache> {
         self.cache.as_ref()
     }
 
     /// Those of `wanted`, with their sizes, that can be read.
-    pub(super) fn find(&self, wanted: &HashMap<ObjectId, u64>) -> HashMap<ObjectId, BaseObject> {
+    pub(crate) fn find(&self, wanted: &HashMap<ObjectId, u64>) -> HashMap<ObjectId, BaseObject> {
         let mut found = HashMap::with_capacity(wanted.len());
         let mut add = |id: &ObjectId, size, place| found.insert(*id, BaseObject { id: *id, size, place });
         let mut left: HashSet<ObjectId> = HashSet::new();
@@ -97,7 +97,7 @@ impl BaseContent {
     }
 
     /// Appends `length` bytes of `object` from `offset` to `out`. Answers whether they could be had.
-    pub(super) fn read(&self, object: &BaseObject, offset: u64, length: u32, out: &mut Vec<u8>) -> bool {
+    pub(crate) fn read(&self, object: &BaseObject, offset: u64, length: u32, out: &mut Vec<u8>) -> bool {
         match (&object.place, &self.cache) {
             (BaseLocation::Cached(kept), Some(cache)) => cache.read(kept, offset, length, out),
             (BaseLocation::Cached(_), None) => false,

@@ -12,18 +12,18 @@ use crate::manifest::delta::NewObjectRef;
 use crate::mirror::{FetchRecords, ObjectPart, ObjectSource, SourceError};
 use crate::monitor::Monitor;
 use crate::pack::{MAX_CONTENT_BYTES, Piece};
-use crate::push::base_content::BaseContent;
-use crate::push::source::SourceEntries;
-use crate::push::sources::{ReadError, Sources};
+use crate::packing::base_content::BaseContent;
+use crate::packing::source_entries::SourceEntries;
+use crate::packing::sources::{ReadError, Sources};
 use crate::release::{Release, ReleaseName};
 use crate::scan::TreeKind;
 
 /// Everything the origin can take content and records from.
 #[derive(Debug)]
-pub(super) struct ContentSource {
-    pub(super) live: SourceEntries,
+pub(crate) struct ContentSource {
+    pub(crate) live: SourceEntries,
     /// What new content can be encoded against.
-    pub(super) old: BaseContent,
+    pub(crate) old: BaseContent,
     sources: Sources,
     releases: Vec<Release>,
     by_object: OnceLock<HashMap<ObjectId, usize>>,
@@ -31,7 +31,7 @@ pub(super) struct ContentSource {
 
 /// Why a piece could not be read.
 #[derive(Debug)]
-pub(super) enum PieceError {
+pub(crate) enum PieceError {
     /// No mirror gave what the tree lacks.
     Source(ReadError),
     /// The tree's file could not be read.
@@ -46,16 +46,16 @@ impl From<ReadError> for PieceError {
 
 /// Whole objects that were read from mirrors, by ordinal.
 #[derive(Debug, Default)]
-pub(super) struct FetchedObjects(HashMap<u32, Vec<u8>>);
+pub(crate) struct FetchedObjects(HashMap<u32, Vec<u8>>);
 
 impl ContentSource {
     /// Content of `live`, and of the mirrors `sources`, which keep `releases`.
-    pub(super) fn new(live: SourceEntries, sources: Sources, releases: Vec<Release>) -> Self {
+    pub(crate) fn new(live: SourceEntries, sources: Sources, releases: Vec<Release>) -> Self {
         Self { live, old: BaseContent::default(), sources, releases, by_object: OnceLock::new() }
     }
 
     /// With the old content of its mirrors on this machine and of `cache`.
-    pub(super) fn with_base_content(mut self, cache: Option<ContentCache>) -> Self {
+    pub(crate) fn with_base_content(mut self, cache: Option<ContentCache>) -> Self {
         self.old = BaseContent::new(self.sources.mirrors(), cache);
         self
     }
@@ -80,7 +80,7 @@ impl ContentSource {
     }
 
     /// Reads the whole objects among `pieces` that the tree lacks from mirrors, all with one request to each.
-    pub(super) fn fetch(
+    pub(crate) fn fetch(
         &self,
         wanted: &[NewObjectRef],
         pieces: &[Piece],
@@ -103,7 +103,7 @@ impl ContentSource {
 
     /// Appends a piece to `out`: of the tree, of what was `fetched`, or a part of an object that is too large for
     /// that, from a mirror. Whether these are the right bytes is for the caller to find out.
-    pub(super) fn read(
+    pub(crate) fn read(
         &self,
         wanted: &[NewObjectRef],
         piece: &Piece,
@@ -135,7 +135,7 @@ impl ContentSource {
     }
 
     /// Which mirrors failed while content was read, and why.
-    pub(super) fn failed_sources(&self) -> Vec<String> {
+    pub(crate) fn failed_sources(&self) -> Vec<String> {
         self.sources.failed()
     }
 
@@ -153,7 +153,7 @@ impl ContentSource {
     }
 
     /// The same, for those who may be stopped by `monitor`.
-    pub(super) const fn under<'s>(&'s self, monitor: &'s dyn Monitor) -> StoppableSource<'s> {
+    pub(crate) const fn under<'s>(&'s self, monitor: &'s dyn Monitor) -> StoppableSource<'s> {
         StoppableSource { content_source: self, monitor }
     }
 }
@@ -165,7 +165,7 @@ fn is_whole(piece: &Piece, wanted: &NewObjectRef) -> bool {
 
 /// Supplies, as long as nobody wants to stop.
 #[derive(Clone, Copy)]
-pub(super) struct StoppableSource<'s> {
+pub(crate) struct StoppableSource<'s> {
     content_source: &'s ContentSource,
     monitor: &'s dyn Monitor,
 }

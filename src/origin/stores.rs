@@ -68,13 +68,13 @@ impl KnownStores {
     }
 
     /// The release that was last brought to a mirror from here; `None` if that is not known.
-    pub(super) fn brought(&self, location: &str) -> Option<ReleaseName> {
+    pub(crate) fn brought(&self, location: &str) -> Option<ReleaseName> {
         self.noted(location)?.release
     }
 
     /// Notes the store of a mirror, and the `release` that was brought there now, if one was. What cannot be noted is not
     /// known to the next push.
-    pub(super) fn remember(&self, location: &str, store: StoreId, release: Option<ReleaseName>) {
+    pub(crate) fn remember(&self, location: &str, store: StoreId, release: Option<ReleaseName>) {
         let noted = self.noted(location).filter(|noted| noted.store == store);
         let release = release.or_else(|| noted.as_ref()?.release);
         let is_noted = noted.is_some_and(|noted| noted.release == release);

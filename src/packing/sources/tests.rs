@@ -2,12 +2,12 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use super::*;
 use crate::mirror::{
     Depth, HistoryEvent, MirrorState, PackSource, Pruned, RepairSource, Repaired, Settled, StageRequest,
     TransportError, Verified,
 };
 use crate::monitor::Silent;
+use crate::packing::sources::*;
 use crate::release::ReleaseName;
 
 /// A mirror that has some objects, or does not answer, and counts what it is asked.

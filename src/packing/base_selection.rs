@@ -14,11 +14,11 @@ use crate::hash::ObjectId;
 use crate::manifest::delta::NewObjectRef;
 use crate::manifest::{Entry, ManifestError, Pair, Pairs};
 use crate::monitor::Monitor;
+use crate::origin::scratch::Entries;
 use crate::pack::{Base, Piece, Sketch, hash_token, stable_name};
-use crate::push::base_content::{BaseContent, BaseObject};
-use crate::push::content_source::ContentSource;
-use crate::push::parallel::{in_groups, in_parallel};
-use crate::push::scratch::Entries;
+use crate::packing::base_content::{BaseContent, BaseObject};
+use crate::packing::content_source::ContentSource;
+use crate::packing::parallel::{in_groups, in_parallel};
 use crate::tree_path::TreePath;
 
 /// Old entries that are looked at for likeness: bounds the memory.
@@ -52,21 +52,21 @@ pub struct BaseCounts {
 
 /// The bases of a bundle.
 #[derive(Debug, Default)]
-pub(super) struct BaseSelection {
+pub(crate) struct BaseSelection {
     /// By ordinal; the best first.
     of: Vec<Vec<Base>>,
     /// By position in the base manifest.
     objects: HashMap<u64, BaseObject>,
-    pub(super) counts: BaseCounts,
+    pub(crate) counts: BaseCounts,
     /// Sketches that were made of new objects, by ordinal.
-    pub(super) sketches: HashMap<u32, Sketch>,
+    pub(crate) sketches: HashMap<u32, Sketch>,
     /// New objects whose content will most likely be found under other names.
     fleeting: HashSet<u32>,
 }
 
 impl BaseSelection {
     /// No bases at all.
-    pub(super) fn none(wanted: &[NewObjectRef]) -> Self {
+    pub(crate) fn none(wanted: &[NewObjectRef]) -> Self {
         let counts = BaseCounts { none: wanted.len() as u64, ..BaseCounts::default() };
         Self {
             counts,
@@ -77,22 +77,22 @@ impl BaseSelection {
     }
 
     /// The bases of a new object, the best first.
-    pub(super) fn of(&self, ordinal: u32) -> &[Base] {
+    pub(crate) fn of(&self, ordinal: u32) -> &[Base] {
         self.of.get(ordinal as usize).map_or(&[], Vec::as_slice)
     }
 
     /// Whether the name of a new object most likely goes with its content.
-    pub(super) fn has_hashed_name(&self, ordinal: u32) -> bool {
+    pub(crate) fn has_hashed_name(&self, ordinal: u32) -> bool {
         self.fleeting.contains(&ordinal)
     }
 
     /// The old object at a position of the base manifest.
-    pub(super) fn object(&self, entry: u64) -> Option<&BaseObject> {
+    pub(crate) fn object(&self, entry: u64) -> Option<&BaseObject> {
         self.objects.get(&entry)
     }
 
     /// Adds all that decides on the blocks to a key.
-    pub(super) fn add_to(&self, key: &mut blake3::Hasher) {
+    pub(crate) fn add_to(&self, key: &mut blake3::Hasher) {
         for (ordinal, bases) in self.of.iter().enumerate() {
             for base in bases {
                 key.update(&(ordinal as u64).to_le_bytes()).update(&base.entry.to_le_bytes());
@@ -136,14 +136,14 @@ impl Candidate {
 }
 
 /// Where bases are looked for.
-pub(super) struct BaseSelector<'a> {
-    pub(super) wanted: &'a [NewObjectRef],
-    pub(super) old: &'a BaseContent,
-    pub(super) content_source: &'a ContentSource,
+pub(crate) struct BaseSelector<'a> {
+    pub(crate) wanted: &'a [NewObjectRef],
+    pub(crate) old: &'a BaseContent,
+    pub(crate) content_source: &'a ContentSource,
     /// Objects of the mirror that are no bases: they were damaged there.
-    pub(super) excluded_bases: &'a HashSet<ObjectId>,
-    pub(super) jobs: usize,
-    pub(super) monitor: &'a dyn Monitor,
+    pub(crate) excluded_bases: &'a HashSet<ObjectId>,
+    pub(crate) jobs: usize,
+    pub(crate) monitor: &'a dyn Monitor,
 }
 
 /// What a look at both manifests finds.
@@ -156,7 +156,7 @@ struct ManifestScan {
 
 impl BaseSelector<'_> {
     /// Chooses. `base` and `new` are the entries of the two manifests.
-    pub(super) fn run(
+    pub(crate) fn run(
         &self,
         base: impl Fn() -> Result<Entries, ManifestError>,
         new: Entries,
@@ -362,7 +362,7 @@ impl BaseSelector<'_> {
 }
 
 /// Whether a content of so many bytes is looked for by a sketch.
-pub(super) fn is_sketched(bytes: u64) -> bool {
+pub(crate) fn is_sketched(bytes: u64) -> bool {
     (MIN_SKETCHED_BYTES..=MAX_SKETCHED_BYTES).contains(&bytes)
 }
 

@@ -7,7 +7,7 @@ use crate::pack::Piece;
 use crate::threads;
 
 /// Pieces in groups that are read at once: few enough to be held in memory, enough for one request.
-pub(super) fn in_groups(pieces: impl Iterator<Item = (usize, Piece)>) -> Vec<Vec<(usize, Piece)>> {
+pub(crate) fn in_groups(pieces: impl Iterator<Item = (usize, Piece)>) -> Vec<Vec<(usize, Piece)>> {
     const PIECES: usize = 256;
     const BYTES: u64 = 4 << 20;
     let (mut groups, mut bytes): (Vec<Vec<_>>, u64) = (Vec::new(), 0);
@@ -25,7 +25,7 @@ pub(super) fn in_groups(pieces: impl Iterator<Item = (usize, Piece)>) -> Vec<Vec
 }
 
 /// What `make` makes for 0 to `count`, on `jobs` threads; each has memory that it may use again.
-pub(super) fn in_parallel<T: Clone + Default + Send>(
+pub(crate) fn in_parallel<T: Clone + Default + Send>(
     count: usize,
     jobs: usize,
     make: impl Fn(usize, &mut Vec<u8>) -> T + Sync,

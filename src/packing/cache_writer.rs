@@ -5,10 +5,10 @@ use std::sync::{Mutex, PoisonError};
 use crate::cache::{ContentCache, Draft, KeptBase, NewPart};
 use crate::fsx::IoError;
 use crate::manifest::delta::NewObjectRef;
+use crate::origin::scratch::Scratch;
 use crate::pack::{BaseRange, BlockEncoder, EncodedBlock, Level, PackError, Piece, Sketch};
-use crate::push::base_content::BaseObject;
-use crate::push::base_selection::{BaseSelection, is_sketched};
-use crate::push::scratch::Scratch;
+use crate::packing::base_content::BaseObject;
+use crate::packing::base_selection::{BaseSelection, is_sketched};
 
 /// Kept bytes beyond those of two releases that are left alone.
 const SPARE_BYTES: u64 = 64 << 20;
@@ -20,7 +20,7 @@ const LEVEL: Level = Level::Zstd(1);
 
 /// Drops content that the kept manifests do not need, once there is more than twice what a
 /// release has: reading all of them for every push would cost more than the room it saves.
-pub(super) fn prune_if_large(
+pub(crate) fn prune_if_large(
     cache: &ContentCache,
     scratch: &Scratch,
     release_bytes: u64,
@@ -46,7 +46,7 @@ pub(super) fn prune_if_large(
 /// The sketch of each piece, where one of its object was made or the next release will look for it by
 /// one, as far as can be told: where the name goes with the content. One that is not made here costs
 /// a reading of the kept content when it is looked for.
-pub(super) fn sketches(
+pub(crate) fn sketches(
     pieces: &[Piece],
     content: &[u8],
     wanted: &[NewObjectRef],
@@ -69,7 +69,7 @@ pub(super) fn sketches(
 
 /// How a block is kept.
 #[derive(Debug)]
-pub(super) struct CachedBlock {
+pub(crate) struct CachedBlock {
     /// Where it is not as it is sent.
     other: Option<EncodedBlock>,
     bases: Vec<KeptBase>,
@@ -81,7 +81,7 @@ pub(super) struct CachedBlock {
 impl CachedBlock {
     /// Keeps `block` of `content` as it is, if all that it builds on is in the cache and not many blocks deep; else
     /// alone. `objects` are what its bases are of, if it has any.
-    pub(super) fn new(
+    pub(crate) fn new(
         block: &EncodedBlock,
         pieces: &[Piece],
         content: &[u8],
@@ -110,7 +110,7 @@ impl CachedBlock {
 
 /// New content on its way into the cache. An error costs only what was to be kept.
 #[derive(Debug)]
-pub(super) struct CacheWriter {
+pub(crate) struct CacheWriter {
     most_bytes: u64,
     draft: Mutex<Result<Option<Draft>, IoError>>,
 }
@@ -118,7 +118,7 @@ pub(super) struct CacheWriter {
 impl CacheWriter {
     /// Room for `bytes` of new content in `cache`, nothing where that is too much for the
     /// disk. What turns out to take more than `most_bytes` is not kept.
-    pub(super) fn begin(cache: &ContentCache, bytes: u64, most_bytes: u64) -> Result<Option<Self>, IoError> {
+    pub(crate) fn begin(cache: &ContentCache, bytes: u64, most_bytes: u64) -> Result<Option<Self>, IoError> {
         // A disk that the cache fills would be no service to anyone.
         if bytes == 0 || bytes > cache.free_bytes()? / 2 {
             return Ok(None);
@@ -127,7 +127,7 @@ impl CacheWriter {
     }
 
     /// Adds a block. Blocks come in the order of their pieces.
-    pub(super) fn add(&self, block: &EncodedBlock, kept: CachedBlock, pieces: &[Piece], wanted: &[NewObjectRef]) {
+    pub(crate) fn add(&self, block: &EncodedBlock, kept: CachedBlock, pieces: &[Piece], wanted: &[NewObjectRef]) {
         let mut state = self.draft.lock().unwrap_or_else(PoisonError::into_inner);
         let Ok(Some(draft)) = &mut *state else { return };
         let part = |(piece, sketch): (&Piece, Sketch)| {
@@ -146,7 +146,7 @@ impl CacheWriter {
     ///
     /// # Errors
     /// When it could not be written; nothing is kept of it then.
-    pub(super) fn finish(self) -> Result<(), IoError> {
+    pub(crate) fn finish(self) -> Result<(), IoError> {
         let draft = self.draft.into_inner().unwrap_or_else(PoisonError::into_inner)?;
         draft.map_or(Ok(()), Draft::finish)
     }

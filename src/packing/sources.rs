@@ -10,9 +10,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::cancel::until_cancelled;
 use crate::hash::{ManifestId, ObjectId};
+use crate::mirror::PolledMirror;
 use crate::mirror::{Effort, ErrorKind, Link, Mirror, MirrorError, ObjectPart};
 use crate::monitor::{Event, Monitor};
-use crate::push::fleet::PolledMirror;
 use crate::text::error_chain;
 
 /// An object of at most so many bytes is held in memory and asked for once.
@@ -20,7 +20,7 @@ const HELD_BYTES: u64 = 4 << 20;
 
 /// Why content could not be read.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum ReadError {
+pub(crate) enum ReadError {
     /// The push was stopped.
     Cancelled,
     /// No mirror that answers has these objects whole.
@@ -50,7 +50,7 @@ struct MirrorSource {
 
 /// The mirrors that content is read from.
 #[derive(Debug, Default)]
-pub(super) struct Sources {
+pub(crate) struct Sources {
     /// The ones to ask first come first.
     sources: Vec<MirrorSource>,
     /// Which mirror has an object whole, by index, as they said; `None` if none has.
@@ -65,7 +65,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Sources {
     /// The mirrors among `members` that have a store, those first that keep one of the manifests `likely`.
-    pub(super) fn new<'m>(members: impl Iterator<Item = &'m PolledMirror>, likely: &[ManifestId]) -> Self {
+    pub(crate) fn new<'m>(members: impl Iterator<Item = &'m PolledMirror>, likely: &[ManifestId]) -> Self {
         let has_store = |member: &&PolledMirror| member.state().is_some_and(|state| state.store.is_some());
         let mut members: Vec<&PolledMirror> = members.filter(has_store).collect();
         let is_likely =
@@ -75,7 +75,7 @@ impl Sources {
     }
 
     /// These mirrors.
-    pub(super) fn of(mirrors: impl Iterator<Item = Arc<dyn Mirror>>) -> Self {
+    pub(crate) fn of(mirrors: impl Iterator<Item = Arc<dyn Mirror>>) -> Self {
         let source = |mirror| MirrorSource {
             mirror,
             health: Mutex::new(Health::Good),
@@ -86,19 +86,19 @@ impl Sources {
     }
 
     /// The mirrors that have not failed.
-    pub(super) fn mirrors(&self) -> impl Iterator<Item = &Arc<dyn Mirror>> {
+    pub(crate) fn mirrors(&self) -> impl Iterator<Item = &Arc<dyn Mirror>> {
         self.sources.iter().filter(|source| source.health() == Health::Good).map(|source| &source.mirror)
     }
 
     /// Which mirrors failed, and why.
-    pub(super) fn failed(&self) -> Vec<String> {
+    pub(crate) fn failed(&self) -> Vec<String> {
         let why = |source: &MirrorSource| Some(format!("{}: {}", source.mirror.name(), lock(&source.why).as_ref()?));
         self.sources.iter().filter_map(why).collect()
     }
 
     /// The content of objects, with their sizes, in their order: each is read whole and checked.
     /// A mirror is asked for all that it may have with one request.
-    pub(super) fn fetch(&self, objects: &[(ObjectId, u64)], monitor: &dyn Monitor) -> Result<Vec<Vec<u8>>, ReadError> {
+    pub(crate) fn fetch(&self, objects: &[(ObjectId, u64)], monitor: &dyn Monitor) -> Result<Vec<Vec<u8>>, ReadError> {
         let mut found: Vec<Option<Vec<u8>>> = vec![None; objects.len()];
         let mut has_answered = vec![false; self.sources.len()];
         for effort in [Effort::Once, Effort::Patient] {
@@ -125,7 +125,7 @@ impl Sources {
     }
 
     /// Finds out which mirror has which of `objects` whole. Each mirror is asked once for all of them.
-    pub(super) fn locate(&self, objects: &[ObjectId], monitor: &dyn Monitor) -> Result<(), ReadError> {
+    pub(crate) fn locate(&self, objects: &[ObjectId], monitor: &dyn Monitor) -> Result<(), ReadError> {
         let mut holders = lock(&self.holders);
         let mut left: Vec<ObjectId> = objects.iter().copied().filter(|id| !holders.contains_key(id)).collect();
         left.sort_unstable();
@@ -182,7 +182,7 @@ impl Sources {
 
     /// Reads a part of an object that is too large to be held in memory. All of `group`, of which it is one, are
     /// looked for at once. Whether it is the right one is for the caller to find out.
-    pub(super) fn read_part(
+    pub(crate) fn read_part(
         &self,
         part: ObjectPart,
         group: &dyn Fn() -> Vec<ObjectId>,
@@ -204,7 +204,7 @@ impl Sources {
 
     /// Opens an object of any size. One that is small is read and checked; of a large one a mirror said
     /// that it is whole.
-    pub(super) fn open(&self, id: &ObjectId, monitor: &dyn Monitor) -> Result<Box<dyn Read + Send>, ReadError> {
+    pub(crate) fn open(&self, id: &ObjectId, monitor: &dyn Monitor) -> Result<Box<dyn Read + Send>, ReadError> {
         loop {
             let index = self.holder(id, &Vec::new, monitor)?;
             if let Some(content) = self.sources[index].open(*id, monitor)? {

@@ -45,7 +45,7 @@ impl LinkSpeed {
 
 /// The ways to mirrors, by their locations.
 #[derive(Debug, Default)]
-pub(super) struct SpeedTable {
+pub(crate) struct SpeedTable {
     known: BTreeMap<String, LinkSpeed>,
     measured: Mutex<BTreeMap<String, u64>>,
     crowd: Mutex<ActiveTransfers>,
@@ -74,7 +74,7 @@ impl ActiveTransfers {
 
 /// The way of a mirror that is being sent to.
 #[derive(Debug)]
-pub(super) struct TransferTimer<'l> {
+pub(crate) struct TransferTimer<'l> {
     speeds: &'l SpeedTable,
     began: Instant,
     spent: Duration,
@@ -89,7 +89,7 @@ impl TransferTimer<'_> {
     }
 
     /// Notes that the mirror took so many bytes.
-    pub(super) fn record(&self, location: &str, bytes: u64) {
+    pub(crate) fn record(&self, location: &str, bytes: u64) {
         self.speeds.record_rate(location, bytes, self.time_alone(Instant::now()));
     }
 }
@@ -104,12 +104,12 @@ impl Drop for TransferTimer<'_> {
 
 impl SpeedTable {
     /// What earlier pushes measured, as [`SpeedTable::to_bytes`] wrote it. What cannot be read was not measured.
-    pub(super) fn parse(bytes: &[u8]) -> Self {
+    pub(crate) fn parse(bytes: &[u8]) -> Self {
         Self { known: serde_json::from_slice(bytes).unwrap_or_default(), ..Self::default() }
     }
 
     /// What is known now; nothing where this push learned nothing.
-    pub(super) fn to_bytes(&self) -> Option<Vec<u8>> {
+    pub(crate) fn to_bytes(&self) -> Option<Vec<u8>> {
         let measured = self.measured.lock().unwrap_or_else(PoisonError::into_inner);
         if measured.is_empty() && !self.has_news {
             return None;
@@ -123,7 +123,7 @@ impl SpeedTable {
 
     /// Learns how long a message to a mirror and its answer took. What was learned first holds: what
     /// was made ahead for that level is still of use, and so are the packs of a push that broke off.
-    pub(super) fn record_rtt(&mut self, location: &str, round_trip: Duration) {
+    pub(crate) fn record_rtt(&mut self, location: &str, round_trip: Duration) {
         let way = self.known.entry(location.to_owned()).or_default();
         if way.millis.is_none() {
             way.millis = Some(u64::try_from(round_trip.as_millis()).unwrap_or(u64::MAX));
@@ -136,7 +136,7 @@ impl SpeedTable {
     }
 
     /// Begins to send to a mirror.
-    pub(super) fn begin(&self) -> TransferTimer<'_> {
+    pub(crate) fn begin(&self) -> TransferTimer<'_> {
         self.begin_at(Instant::now())
     }
 
@@ -157,7 +157,7 @@ impl SpeedTable {
     }
 
     /// The level for mirrors at these locations: that of the slowest.
-    pub(super) fn level<'l>(&self, locations: impl Iterator<Item = &'l str>) -> Level {
+    pub(crate) fn level<'l>(&self, locations: impl Iterator<Item = &'l str>) -> Level {
         let way = |location| self.known.get(location).copied().unwrap_or_default();
         Level::Zstd(locations.map(|location| way(location).level()).max().unwrap_or(LinkSpeed::default().level()))
     }

@@ -16,12 +16,12 @@ use crate::monitor::{Event, Monitor};
 use crate::pack::{
     BaseRange, BlockEncoder, EncodedBlock, Level, ObjectToPack, PackError, PackWriter, Piece, base_ranges, group,
 };
-use crate::push::base_content::BaseObject;
-use crate::push::base_selection::BaseSelection;
-use crate::push::cache_writer::{self, CacheWriter, CachedBlock};
-use crate::push::content_source::{ContentSource, PieceError};
-use crate::push::pack_queue::PackQueue;
-use crate::push::sources::ReadError;
+use crate::packing::base_content::BaseObject;
+use crate::packing::base_selection::BaseSelection;
+use crate::packing::cache_writer::{self, CacheWriter, CachedBlock};
+use crate::packing::content_source::{ContentSource, PieceError};
+use crate::packing::pack_queue::PackQueue;
+use crate::packing::sources::ReadError;
 use crate::threads::{self, ThreadError};
 
 /// A block that is not smaller than this part of its content is also tried without bases.
@@ -80,17 +80,17 @@ fn lost(paths: &[String], more: usize, failed: &[String]) -> String {
 
 /// What a bundle is made of.
 #[derive(Debug)]
-pub(super) struct PackInput<'a> {
-    pub(super) wanted: &'a [NewObjectRef],
-    pub(super) bundle: BundleKey,
+pub(crate) struct PackInput<'a> {
+    pub(crate) wanted: &'a [NewObjectRef],
+    pub(crate) bundle: BundleKey,
     /// The mirrors that it is for.
-    pub(super) mirrors: Vec<String>,
-    pub(super) content_source: &'a ContentSource,
-    pub(super) bases: &'a BaseSelection,
+    pub(crate) mirrors: Vec<String>,
+    pub(crate) content_source: &'a ContentSource,
+    pub(crate) bases: &'a BaseSelection,
     /// Whether new content is kept for the next push.
-    pub(super) is_kept: bool,
-    pub(super) level: Level,
-    pub(super) jobs: usize,
+    pub(crate) is_kept: bool,
+    pub(crate) level: Level,
+    pub(crate) jobs: usize,
 }
 
 impl PackInput<'_> {
@@ -154,7 +154,7 @@ struct EncodeTask {
 type BuiltBlockReceiver = Receiver<Result<BuiltBlock, BuildError>>;
 
 /// Builds the packs of `job` onto `shelf` and ends it, one way or the other; new content goes to `keeping`.
-pub(super) fn run(
+pub(crate) fn run(
     job: &PackInput<'_>,
     cache_writer: Option<&CacheWriter>,
     queue: &PackQueue<'_>,

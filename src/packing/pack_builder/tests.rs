@@ -6,17 +6,17 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 
-use super::*;
 use crate::cache::ContentCache;
 use crate::manifest::Entry;
 use crate::manifest::delta;
 use crate::mirror::PackSource as _;
 use crate::monitor::Silent;
+use crate::origin::scratch::{Entries, Scratch};
 use crate::pack::PackReader;
-use crate::push::base_selection::BaseSelector;
-use crate::push::scratch::{Entries, Scratch};
-use crate::push::source::SourceEntries;
-use crate::push::sources::Sources;
+use crate::packing::base_selection::BaseSelector;
+use crate::packing::pack_builder::*;
+use crate::packing::source_entries::SourceEntries;
+use crate::packing::sources::Sources;
 use crate::scan::{Root, ScanOptions, Tree};
 
 /// Contents by path.

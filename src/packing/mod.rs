@@ -1,0 +1,15 @@
+//! Makes packs: chooses what each new object builds on, reads content, encodes blocks, and hands packs to mirrors.
+//!
+//! Does not know which mirrors are pushed to, nor when they switch.
+
+pub(crate) mod base_content;
+pub(crate) mod base_selection;
+pub(crate) mod cache_writer;
+pub(crate) mod content_source;
+pub(crate) mod pack_builder;
+pub(crate) mod pack_queue;
+mod parallel;
+pub(crate) mod source_entries;
+pub(crate) mod sources;
+
+pub use pack_builder::BuildError;
