@@ -1,7 +1,7 @@
-//! Runs a command of the user: with a time limit, a limit on what is kept of what it says, and no way to
-//! ask anything or to hang us.
+//! Runs a command of the user with a time limit and a limit on its output. The command cannot
+//! prompt and cannot make this process hang.
 //!
-//! Refuses to know what its output means.
+//! This module does not interpret the output.
 
 use std::io::{self, Read, Write as _};
 use std::os::unix::process::CommandExt as _;
@@ -15,14 +15,14 @@ use rustix::process::{Pid, Signal, kill_process_group};
 
 use crate::cancel::CANCEL_POLL_INTERVAL;
 
-/// What is kept of its standard error, in bytes.
+/// Bytes kept of the standard error.
 const MAX_SAID_BYTES: u64 = 16 * 1024;
 
-/// The variable with the token of mirrors that have none of their own.
+/// The environment variable with the token for mirrors that do not have a token of their own.
 pub const TOKEN_VARIABLE: &str = "HEADWATER_TOKEN";
 
-/// Keeps secrets of ours from a command of others: it inherits neither [`TOKEN_VARIABLE`] nor the
-/// variables that a configuration names as those of a token.
+/// Removes secrets from the environment of a command: it inherits neither [`TOKEN_VARIABLE`] nor
+/// the variables that a configuration names as tokens.
 pub(crate) fn withhold_secrets(command: &mut Command, variables: &[String]) {
     for name in variables.iter().map(String::as_str).chain([TOKEN_VARIABLE]) {
         command.env_remove(name);
@@ -32,60 +32,61 @@ pub(crate) fn withhold_secrets(command: &mut Command, variables: &[String]) {
 /// A command to run.
 #[derive(Debug, Clone, Copy)]
 pub struct CommandSpec<'a> {
-    /// The program and its arguments; no shell is between.
+    /// The program and its arguments; no shell is involved.
     pub command: &'a [String],
-    /// Where it runs.
+    /// The working directory.
     pub directory: &'a Path,
-    /// Variables beside those that we have.
+    /// Environment variables to add to those of this process.
     pub variables: &'a [(&'a str, String)],
-    /// Variables that it does not inherit, beside [`TOKEN_VARIABLE`].
+    /// Environment variables that the command does not inherit, besides [`TOKEN_VARIABLE`].
     pub secret_variables: &'a [String],
-    /// What it reads.
+    /// The standard input of the command.
     pub input: &'a str,
-    /// Bytes that are kept of what it writes, behind which that is cut off; with 0 nobody listens.
+    /// Maximum bytes of output, after which the output is cut off; with 0 it is discarded.
     pub kept_bytes: u64,
-    /// How long it may take, with all that it starts.
+    /// Time limit of the command and all processes that it starts.
     pub limit: Duration,
 }
 
-/// Why a command did not do what it should.
+/// Why a command failed.
 #[derive(Debug, thiserror::Error)]
 pub enum CommandError {
-    /// It could not be started.
+    /// The command could not be started.
     #[error("it cannot be run")]
     Run(#[source] io::Error),
-    /// It failed.
+    /// The command ended with an error.
     #[error("{status}{}{said}", if said.is_empty() { "" } else { ": " })]
     Failed {
-        /// How it ended.
+        /// The exit status.
         status: ExitStatus,
-        /// The last line that it wrote to standard error.
+        /// The last line of its standard error.
         said: String,
     },
-    /// It did not end in time and was killed, with all that it had started.
+    /// The command did not end in time and was killed, with all processes that it had started.
     #[error("it did not end within {} s and was killed", limit.as_secs_f32())]
     Timeout {
-        /// The time that it had.
+        /// The time limit.
         limit: Duration,
     },
-    /// It was killed, with all that it had started, because the run is to stop.
+    /// The command was killed, with all processes that it had started, because the run was
+    /// cancelled.
     #[error("stopped: it was killed")]
     Cancelled,
-    /// It wrote something else than text.
+    /// The output is not valid text.
     #[error("its output is not UTF-8")]
     NotText,
 }
 
-/// Runs a command, waits for its end and answers what it wrote. It has a process group of its own, which is killed
-/// when its time is over.
+/// Runs a command, waits for its end and returns its output. The command has a process group of its
+/// own, which is killed when the time is over.
 ///
 /// # Errors
-/// When it cannot be started, fails, does not end in time, or writes what is no text.
+/// If the command cannot be started, fails, does not end in time, or writes invalid text.
 pub fn run(order: &CommandSpec<'_>) -> Result<String, CommandError> {
     run_unless(order, &|| false)
 }
 
-/// As [`run`]; the command is killed as soon as `is_cancelled` as well.
+/// Like [`run`], but also kills the command when `is_cancelled` returns true.
 ///
 /// # Errors
 /// As [`run`]; [`CommandError::Cancelled`].
@@ -99,7 +100,7 @@ pub fn run_unless(order: &CommandSpec<'_>, is_cancelled: &dyn Fn() -> bool) -> R
         .current_dir(order.directory)
         .envs(order.variables.iter().map(|(name, value)| (name, value)))
         .stdin(Stdio::piped())
-        // Ours has the report and nothing else.
+        // The standard output of this process is reserved for the report.
         .stdout(if order.kept_bytes == 0 { Stdio::null() } else { Stdio::piped() })
         .stderr(Stdio::piped())
         .process_group(0)
@@ -108,23 +109,24 @@ pub fn run_unless(order: &CommandSpec<'_>, is_cancelled: &dyn Fn() -> bool) -> R
     let group = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
     let stdin = child.stdin.take();
     let input = order.input.as_bytes().to_vec();
-    // It need not read what it is given; it gets the end of it all the same.
+    // The command need not read its input, so a write error is ignored. The pipe is closed in any
+    // case.
     let writes = Builder::new().spawn(move || stdin.map(|mut stdin| stdin.write_all(&input).ok()));
     let (sender, ended) = mpsc::channel();
     let kept = order.kept_bytes;
-    // What it started may keep its pipes open: nobody waits for this thread then.
+    // Processes that the command started may keep its pipes open, so this thread is not joined.
     let waits = Builder::new().spawn(move || sender.send(wait(child, kept)).ok());
     if let Err(error) = writes.and(waits) {
-        // Nobody would see it end.
+        // Without both threads its end would go unnoticed.
         group.map(|group| kill_process_group(group, Signal::KILL).ok());
         return Err(CommandError::Run(error));
     }
     let heard = wait_for(&ended, order.limit, is_cancelled).inspect_err(|_| {
-        // It may have ended by itself meanwhile; then there is nothing to kill.
+        // The kill fails if the command has ended meanwhile, which is fine.
         group.map(|group| kill_process_group(group, Signal::KILL).ok());
     })?;
     let (status, written, said) = heard.map_err(CommandError::Run)?;
-    // One whose output is cut off may well fail of it.
+    // A command may fail because its output was cut off, so that is not an error.
     if !status.success() && (kept == 0 || (written.len() as u64) < kept) {
         return Err(CommandError::Failed { status, said });
     }
@@ -144,7 +146,8 @@ fn wait_for<T>(ended: &mpsc::Receiver<T>, limit: Duration, is_cancelled: &dyn Fn
     }
 }
 
-/// Takes what the command writes until it ends: its end, its output, its last line on standard error.
+/// Reads the output of the command until it ends. Returns its exit status, its output, and the last
+/// line of its standard error.
 fn wait(mut child: Child, kept_bytes: u64) -> io::Result<(ExitStatus, Vec<u8>, String)> {
     let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
     let listener = Builder::new().spawn(move || stderr.map(read_stderr).transpose())?;
@@ -156,13 +159,14 @@ fn wait(mut child: Child, kept_bytes: u64) -> io::Result<(ExitStatus, Vec<u8>, S
     Ok((child.wait()?, written, last_line(&said)))
 }
 
-/// The last line that is not empty, of what was said.
+/// The last line of `said` that is not empty.
 pub(crate) fn last_line(said: &[u8]) -> String {
     let said = String::from_utf8_lossy(said);
     said.lines().rev().map(str::trim).find(|line| !line.is_empty()).unwrap_or_default().to_owned()
 }
 
-/// Keeps the end of what comes, at most so many bytes, until nothing more comes. Others may look at it meanwhile.
+/// Reads `from` to its end and keeps the last `most` bytes in `kept`, which others may read
+/// meanwhile.
 pub(crate) fn read_tail(mut from: impl Read, most: usize, kept: &Mutex<Vec<u8>>) {
     let mut some = [0; 1024];
     while let Ok(count @ 1..) = from.read(&mut some) {
@@ -176,7 +180,7 @@ pub(crate) fn read_tail(mut from: impl Read, most: usize, kept: &Mutex<Vec<u8>>)
 fn read_stderr(mut stderr: impl Read) -> io::Result<Vec<u8>> {
     let mut said = Vec::new();
     (&mut stderr).take(MAX_SAID_BYTES).read_to_end(&mut said)?;
-    // What is over that is read too, so that it does not wait for us.
+    // The rest is read and discarded, so that the command does not block on a full pipe.
     io::copy(&mut stderr, &mut io::sink())?;
     Ok(said)
 }
@@ -245,7 +249,7 @@ mod tests {
         let script = format!("sh -c 'exec 3>{0}; exec sleep 600' & exec 3>{0}; sleep 600", fifo.display());
         let opened = std::thread::spawn({
             let fifo = fifo.clone();
-            // Ends when nobody has it open for writing any more.
+            // Ends when no process has the pipe open for writing.
             move || io::copy(&mut std::fs::File::open(fifo).unwrap(), &mut io::sink()).unwrap()
         });
         let error = sh(&script, "", Duration::from_millis(400)).unwrap_err();

@@ -1,5 +1,5 @@
-//! The file `headwater.toml`: what is pushed where, when no argument says it;
-//! and [`serve`], what a receiver is told.
+//! The file `headwater.toml`, which configures what is pushed where unless arguments override it,
+//! and [`serve`], the configuration of a receiver.
 //!
 //! Turns text into a checked [`Config`] or into an error that names line and
 //! column. Unknown keys are errors: a typing error must not turn a rule off.
@@ -7,8 +7,8 @@
 //! Paths in the result are relative to the directory of the file. Uses the
 //! crates `toml`, `jiff` (durations), `bytesize` and `ignore` (to check patterns).
 //!
-//! Refuses to know which file it is, what arguments override, and what a
-//! mirror's url leads to.
+//! This module does not know which file is used, which arguments override it, or what is at the URL
+//! of a mirror.
 
 use std::fmt;
 use std::num::NonZeroU32;
@@ -56,7 +56,7 @@ pub const DEFAULT_KEEP: NonZeroU32 = NonZeroU32::new(3).expect("3 is not 0");
 /// Longest file, in bytes: far more than any fleet needs.
 const MAX_BYTES: u64 = 1024 * 1024;
 
-/// Why there is no configuration.
+/// Why the configuration cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// The file could not be read.
@@ -71,24 +71,24 @@ pub enum ConfigError {
     /// The list of mirrors could not be read.
     #[error("cannot use the list of mirrors")]
     List(#[source] IoError),
-    /// The command that lists the mirrors gave nothing that can be used.
+    /// The command that lists the mirrors failed.
     #[error("the command {command:?} of `mirrors_from`")]
     Command {
-        /// Its words.
+        /// The command with its arguments.
         command: String,
         /// Why.
         source: CommandError,
     },
-    /// What it wrote, or the file in its place, is larger than any list.
+    /// The list of mirrors is larger than any real list.
     #[error("the list of mirrors from {list} is larger than 1 MiB")]
     ListTooLarge {
-        /// What gave the list.
+        /// The source of the list.
         list: String,
     },
     /// The text breaks a rule.
     #[error("{} line {line}, column {column}: {message}", path.display())]
     Invalid {
-        /// The file, or what is said of a command in its place.
+        /// The file, or a description of the command.
         path: PathBuf,
         /// The line, from 1.
         line: usize,
@@ -96,7 +96,7 @@ pub enum ConfigError {
         column: usize,
         /// The rule, on one line.
         message: String,
-        /// The offending line of the file with a mark below the offender.
+        /// The line of the file, with a mark below the error.
         snippet: Vec<String>,
     },
 }
@@ -106,38 +106,38 @@ pub enum ConfigError {
 pub struct Config {
     /// The site, if the file names one.
     pub site: Option<Site>,
-    /// The content trees, merged into one; none: the command must name it.
+    /// The content trees, merged into one; if empty, the command line must name one.
     pub content: Vec<Content>,
-    /// What is not pushed: lines in gitignore syntax.
+    /// Paths that are not pushed: lines in gitignore syntax.
     pub exclude: Vec<String>,
     /// Releases kept on each mirror.
     pub keep: NonZeroU32,
     /// How long removed paths are served, first match first; what matches
     /// none follows the built-in rules.
     pub keep_removed: Vec<KeepRemoved>,
-    /// Where the times of changed files come from.
+    /// The source of the modification times of changed files.
     pub mtime: MtimeSource,
-    /// What becomes of symbolic links.
+    /// How symbolic links are handled.
     pub symlinks: SymlinkMode,
-    /// What becomes of names that not every system can hold.
+    /// How names are handled that not every system supports.
     pub names: NamePolicy,
     /// Paths without which a tree is refused.
     pub must_have: Vec<TreePath>,
-    /// How much may vanish in one push; nothing: the built-in limit.
+    /// How many paths one push may remove; `None` for the built-in limit.
     pub max_removed: Option<MaxRemoved>,
-    /// What is published although it looks like a secret: lines in gitignore syntax.
+    /// Paths that are published although they look like secrets: lines in gitignore syntax.
     pub allow_secrets: Vec<String>,
     /// The mirrors in the order of the file, then of the list; names and places differ.
     pub mirrors: Vec<MirrorConfig>,
-    /// Variables that lines of the list may name as that of a token.
+    /// Environment variables that lines of the list may name for a token.
     pub token_envs: Vec<String>,
-    /// Mirrors of the file that this run was told to leave out: known, and not worked on.
+    /// Mirrors that this run leaves out: known, but not changed.
     pub left_out: Vec<MirrorConfig>,
-    /// Who is told of a change.
+    /// Notifications about changes.
     pub notify: Notify,
     /// Which mirrors switch first, in order; no group is in two of them.
     pub waves: Vec<Wave>,
-    /// Where the origin has its cache, and what it keeps there of old releases.
+    /// The location of the origin's cache, and how much of old releases is kept there.
     pub cache: CacheConfig,
     /// How commands run.
     pub run: RunDefaults,
@@ -175,11 +175,11 @@ impl Default for Config {
 }
 
 impl Config {
-    /// Reads and checks the file at `path`, and the list of mirrors that it names; runs the
-    /// command that makes the list, if it names one.
+    /// Reads and checks the file at `path` and the list of mirrors that it names. Runs the command
+    /// that writes the list, if there is one.
     ///
     /// # Errors
-    /// When one of them cannot be read or breaks a rule.
+    /// If one of them cannot be read or is invalid.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
         Self::parse_with(&read(path)?, path, listed::read)
     }
@@ -199,7 +199,7 @@ impl Config {
         checker.check(file, read_list)
     }
 
-    /// The variables that it names as those of a secret: of mirrors, a CDN, a health check.
+    /// The environment variables with secrets: of mirrors, a CDN, a health check.
     #[must_use]
     pub fn secret_variables(&self) -> Vec<String> {
         let of_mirrors = self.all_mirrors().filter_map(MirrorConfig::token_variable);
@@ -224,11 +224,11 @@ impl Config {
 pub struct Content {
     /// The directory, relative to the file's own.
     pub path: PathBuf,
-    /// Where its files stand in the tree; nothing: at its root.
+    /// The directory in the tree that the files are published in; `None` for the root.
     pub at: Option<TreePath>,
 }
 
-/// How long paths that match are still served after the tree lost them.
+/// How long matching paths are still served after they are removed from the tree.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KeepRemoved {
     /// A pattern in gitignore syntax.
@@ -237,7 +237,7 @@ pub struct KeepRemoved {
     pub keep: Duration,
 }
 
-/// Where the times of changed files come from.
+/// The source of the modification times of changed files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum MtimeSource {
@@ -248,7 +248,7 @@ pub enum MtimeSource {
     Source,
 }
 
-/// What becomes of symbolic links in the tree.
+/// How symbolic links are handled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum SymlinkMode {
@@ -261,7 +261,7 @@ pub enum SymlinkMode {
     Refuse,
 }
 
-/// What becomes of names that not every system can hold.
+/// How names are handled that not every system supports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum NamePolicy {
@@ -272,7 +272,7 @@ pub enum NamePolicy {
     Portable,
 }
 
-/// How much may vanish in one push.
+/// How many paths one push may remove.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MaxRemoved {
     /// This part of the paths, in percent, 0 to 100.

@@ -1,14 +1,13 @@
-//! What the library tells about its work, while it works.
+//! Events with which the library reports its progress.
 //!
-//! The library reports facts to a [`Monitor`] and never draws, prints or
-//! sleeps for anyone's sake. Whoever listens decides what to show; tests
-//! record the events and assert the work that was done.
+//! The library reports facts to a [`Monitor`] and never draws or prints. The monitor decides what
+//! to show; tests record the events and check the work that was done.
 
 use serde::Serialize;
 
 use crate::hash::{BundleKey, PackId};
 
-/// A fact, in the past tense.
+/// An event, named in the past tense.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum Event {
@@ -17,7 +16,7 @@ pub enum Event {
         /// The root, as given.
         root: String,
     },
-    /// The scan went on; sums since it began.
+    /// Progress of a scan; the numbers are totals since it began.
     ScanAdvanced {
         /// Entries seen.
         entries: u64,
@@ -35,19 +34,19 @@ pub enum Event {
         /// Their size, in bytes.
         hashed_bytes: u64,
     },
-    /// Something odd that stops nothing.
+    /// A warning that stops nothing.
     Warned {
-        /// What, for people.
+        /// The warning, for people.
         message: String,
     },
-    /// A mirror told its state.
+    /// The state of a mirror was received.
     StateLearned {
         /// The mirror.
         mirror: String,
-        /// The sequence of its current release; nothing for one that has none.
+        /// The sequence of its current release; `None` if it has no release.
         sequence: Option<u64>,
     },
-    /// A mirror had not answered in time. The others go on without it if they are enough.
+    /// A mirror did not respond in time. The push continues without it if the others are enough.
     AnswerOverdue {
         /// The mirror.
         mirror: String,
@@ -63,7 +62,7 @@ pub enum Event {
         /// Their size, in bytes.
         bytes: u64,
     },
-    /// Content of a bundle went into blocks; sums since it began.
+    /// Progress of a bundle; the numbers are totals since it began.
     BundleAdvanced {
         /// The bundle.
         bundle: BundleKey,
@@ -79,16 +78,16 @@ pub enum Event {
         /// Its size, in bytes.
         bytes: u64,
     },
-    /// A part of a pack left for a mirror behind a network. Nothing is reported of a pack after it was sent.
+    /// A part of a pack was sent to a mirror over a network. Not reported after the pack was sent.
     PackAdvanced {
         /// The mirror.
         mirror: String,
         /// The pack.
         pack: PackId,
-        /// Bytes of it that have left, in this attempt: fewer than before where it is sent again.
+        /// Bytes of the pack sent in this attempt: fewer than before if it is sent again.
         bytes: u64,
     },
-    /// A pack was sent to a mirror: told once, and before the mirror says what it thinks of it.
+    /// A pack was sent to a mirror. Reported once, before the mirror has accepted the pack.
     PackSent {
         /// The mirror.
         mirror: String,
@@ -111,7 +110,7 @@ pub enum Event {
         /// How many.
         objects: u64,
     },
-    /// A release was complete on a mirror, unseen.
+    /// A release was complete on a mirror, but not served.
     Staged {
         /// The mirror.
         mirror: String,
@@ -125,7 +124,7 @@ pub enum Event {
         /// The sequence of the release.
         sequence: u64,
     },
-    /// A wave switched. It is watched for a time before the probes and the others.
+    /// A wave switched. Its soak time starts, before the probes and the next wave.
     SoakStarted {
         /// The number of the wave, from 1.
         wave: u64,
@@ -134,12 +133,12 @@ pub enum Event {
         /// When the time is over, in seconds since 1970.
         until: u64,
     },
-    /// The time of a wave is over, or the user asked to stop.
+    /// The soak time of a wave is over, or the user cancelled the push.
     SoakEnded {
         /// The number of the wave, from 1.
         wave: u64,
     },
-    /// A mirror had nothing to do.
+    /// A mirror already served the release.
     AlreadyCurrent {
         /// The mirror.
         mirror: String,
@@ -154,7 +153,7 @@ pub enum Event {
         releases: u64,
         /// Objects dropped.
         objects: u64,
-        /// Retired entries that are not served any more, their time being over.
+        /// Retired entries that expired and are no longer served.
         expired: u64,
     },
     /// The command that a mirror runs after a switch failed; the release is current.
@@ -182,19 +181,19 @@ pub enum Event {
     },
 }
 
-/// Listens to the library and may ask it to stop.
+/// Receives events from the library and can ask it to stop.
 pub trait Monitor: Sync {
-    /// Takes a fact. Called from many threads; must be quick.
+    /// Receives an event. It is called from many threads and must not block.
     fn event(&self, event: Event);
 
-    /// Whether the user asked to stop. The library looks between steps that
-    /// each leave every mirror on a whole release.
+    /// Whether the user asked to stop. The library checks this between steps, each of which leaves
+    /// every mirror on a complete release.
     fn is_cancelled(&self) -> bool {
         false
     }
 }
 
-/// Listens to nothing.
+/// A monitor that ignores all events.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Silent;
 

@@ -1,8 +1,7 @@
-//! A small client for URLs that are not ours: what visitors get, a CDN that is
-//! told what changed, a health check.
+//! A small HTTP client for URLs other than mirrors: public files, a CDN to purge, a health check.
 //!
-//! Follows no redirect, keeps no cookie, takes no proxy. Its errors never name the URL,
-//! which may be a secret: who asks says what was asked. Uses the crate `ureq`.
+//! It does not follow redirects, keep cookies or use proxies. Its errors do not contain the URL,
+//! which may be a secret; the caller names what was requested. Uses the crate `ureq`.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -15,58 +14,58 @@ use ureq::{Agent, Body};
 
 use crate::hash::{ObjectId, hash_reader};
 
-/// Longest time for a connection, TLS included.
+/// Maximum time to connect, TLS included.
 const CONNECT: Duration = Duration::from_secs(10);
-/// The longest that an answer may ask us to wait is told as this.
+/// A longer `Retry-After` of a response is reduced to this.
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// Why nothing came of a request. Nothing of the URL is in it.
+/// Why a request failed. No part of the URL is included.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum WebError {
-    /// It is no URL that can be asked.
+    /// The text is not a valid URL.
     #[error("it is no http:// or https:// URL that can be asked")]
     BadUrl,
-    /// It would carry a secret in the clear to another machine.
+    /// The request would send a secret unencrypted to another machine.
     #[error("a secret is sent over https: only, except to this machine")]
     Plain,
-    /// No way there, or it broke.
+    /// The server cannot be reached, or the connection broke.
     #[error("it cannot be reached: {what}")]
     Unreachable {
         /// Why.
         what: String,
     },
-    /// It did not answer, or did not end, in time.
+    /// The server did not respond, or did not finish, in time.
     #[error("it did not answer within {} s", limit.as_secs_f32())]
     Timeout {
-        /// The time that it had.
+        /// The time limit.
         limit: Duration,
     },
-    /// It answered that what was asked for is elsewhere or not to be had.
+    /// The server responded with another status than success.
     #[error("it answered {status}{}", if matches!(status, 300..400) { ", a redirect, which is not followed" } else { "" })]
     Status {
         /// The status.
         status: u16,
     },
-    /// It answered with more than the content can be.
+    /// The response is larger than the content can be.
     #[error("its answer is larger than {limit} bytes")]
     TooLarge {
-        /// The most that is read.
+        /// The limit in bytes.
         limit: u64,
     },
 }
 
-/// A text that never shows: a token, or a URL that is one.
+/// A text that is never displayed: a token, or a secret URL.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(String);
 
 impl Secret {
-    /// The secret `text`.
+    /// Wraps `text`.
     #[must_use]
     pub const fn new(text: String) -> Self {
         Self(text)
     }
 
-    /// The text, for the one who has to know it.
+    /// The text itself.
     #[must_use]
     pub fn reveal(&self) -> &str {
         &self.0
@@ -79,7 +78,7 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// What a URL gave.
+/// The content that was fetched from a URL.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FetchedPage {
     /// The hash of the content.
@@ -88,16 +87,16 @@ pub struct FetchedPage {
     pub size: u64,
 }
 
-/// What somebody answered to what was posted.
+/// The response to a `POST` request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Posted {
     /// The status.
     pub status: u16,
-    /// How long it asked us to wait before the next request.
+    /// How long the server requested to wait before the next request.
     pub retry_after: Option<Duration>,
 }
 
-/// Asks URLs; every request ends within a time limit.
+/// The client. Every request has a time limit.
 #[derive(Clone)]
 pub struct Web {
     agent: Agent,
@@ -111,7 +110,8 @@ impl fmt::Debug for Web {
 }
 
 impl Web {
-    /// Each request has at most `limit`, from its begin to the end of the answer.
+    /// Creates a client whose requests take at most `limit`, from the start to the end of the
+    /// response.
     #[must_use]
     pub fn new(limit: Duration) -> Self {
         let tls = TlsConfig::builder().root_certs(RootCerts::PlatformVerifier).build();
@@ -128,17 +128,17 @@ impl Web {
         Self { agent: Agent::new_with_config(config), limit }
     }
 
-    /// Gets `url` as it is now, past every cache that heeds us, and hashes at most `max_bytes` of content.
+    /// Fetches `url` without content encoding, and hashes at most `max_bytes` of the content.
     ///
     /// # Errors
-    /// Anything but a whole answer with status 200.
+    /// If the response is not complete or its status is not 200.
     pub fn fetch(&self, url: &str, max_bytes: u64) -> Result<FetchedPage, WebError> {
         let mut answer = self.got(self.agent.get(url).header("accept-encoding", "identity").call())?;
         let status = answer.status().as_u16();
         if status != 200 {
             return Err(WebError::Status { status });
         }
-        // One byte more tells what is too large.
+        // One more byte shows whether the content is too large.
         let read = hash_reader(answer.body_mut().with_config().limit(max_bytes + 1).reader());
         let (object, size) = read.map_err(|error| match error.get_ref().and_then(|inner| inner.downcast_ref()) {
             Some(ureq::Error::BodyExceedsLimit(_)) => WebError::TooLarge { limit: max_bytes },
@@ -148,10 +148,10 @@ impl Web {
         if size > max_bytes { Err(WebError::TooLarge { limit: max_bytes }) } else { Ok(FetchedPage { object, size }) }
     }
 
-    /// Gets `url`, which is a secret, for the sake of having asked.
+    /// Requests `url`, which is a secret, and discards the content.
     ///
     /// # Errors
-    /// Anything but a status from 200 to 299, or a URL that would be sent in the clear.
+    /// If the status is not from 200 to 299, or if the URL would be sent unencrypted.
     pub fn touch(&self, url: &str) -> Result<(), WebError> {
         if !is_private(url) {
             return Err(WebError::Plain);
@@ -165,7 +165,7 @@ impl Web {
     /// Posts `body` with these headers.
     ///
     /// # Errors
-    /// When there is no answer; one of any status is none.
+    /// If there is no response. A response with any status is not an error.
     pub fn post(&self, url: &str, headers: &[(&str, &str)], body: &[u8]) -> Result<Posted, WebError> {
         let mut request = self.agent.post(url);
         for (name, value) in headers {
@@ -183,13 +183,13 @@ impl Web {
             ureq::Error::Io(error) => WebError::Unreachable { what: error.to_string() },
             ureq::Error::ConnectionFailed => WebError::Unreachable { what: "no connection".to_owned() },
             ureq::Error::Tls(what) => WebError::Unreachable { what: what.to_owned() },
-            // Of the others some repeat the URL.
+            // Some of the other errors contain the URL.
             _ => WebError::Unreachable { what: "the exchange broke off".to_owned() },
         })
     }
 }
 
-/// Whether nobody else reads what is sent to `url`: it is one of https:, or of this machine.
+/// Whether requests to `url` cannot be read by others: it uses https, or is on this machine.
 #[must_use]
 pub fn is_private(url: &str) -> bool {
     let Ok(uri) = url.parse::<Uri>() else { return false };
@@ -202,7 +202,7 @@ pub fn is_private(url: &str) -> bool {
     }
 }
 
-/// Seconds or a date, as RFC 9110 has it.
+/// Parses seconds or a date (RFC 9110).
 fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let text = headers.get("retry-after")?.to_str().ok()?.trim();
     let seconds = text.parse().ok().or_else(|| {
@@ -212,7 +212,7 @@ fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     Some(Duration::from_secs(seconds).min(MAX_RETRY_AFTER))
 }
 
-/// `path` as it stands in a URL (RFC 3986): what may stand in a segment stays.
+/// `path`, percent-encoded for a URL (RFC 3986). Characters that are allowed in a segment are kept.
 #[must_use]
 pub fn encode_path(path: &str) -> String {
     let mut encoded = String::with_capacity(path.len());

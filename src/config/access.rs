@@ -15,12 +15,12 @@ use super::fleet::NAME_PLACE;
 use super::{Checker, ConfigError, parse_rate, raw};
 use crate::mirror::{ReceiveCommand, SshCommand, has_token};
 
-/// Where a token is.
+/// The source of a token.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum TokenSource {
-    /// In this environment variable.
+    /// The token is in this environment variable.
     Variable(String),
-    /// In this file.
+    /// The token is in this file.
     File(PathBuf),
 }
 
@@ -38,23 +38,25 @@ impl TokenSource {
 /// How a mirror on another machine is reached. Files are relative to the directory of the configuration.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct MirrorAccess {
-    /// Where its token is; nothing: where the command looks by default.
+    /// The source of the token; `None` for the default of the command.
     pub token: Option<TokenSource>,
-    /// The file with those who may vouch for its certificate, instead of the system's.
+    /// The file with the trusted certificate authorities, instead of those of the system.
     pub ca: Option<PathBuf>,
-    /// The files with our certificate and its key.
+    /// The files with the client certificate and its key.
     pub client: Option<(PathBuf, PathBuf)>,
-    /// The proxy on the way.
+    /// The proxy to use.
     pub proxy: Option<String>,
     /// The only key that its ssh host may have, as in `ssh-ed25519 AAAA…`.
     pub host_key: Option<String>,
-    /// How ssh is called for it; `None`: as [`RunDefaults`](super::RunDefaults) says.
+    /// The ssh command; `None` for that of [`RunDefaults`](super::RunDefaults).
     pub ssh_command: Option<SshCommand>,
-    /// What ssh runs there; `None`: as [`RunDefaults`](super::RunDefaults) says.
+    /// The command that ssh runs on the mirror; `None` for that of
+    /// [`RunDefaults`](super::RunDefaults).
     pub receive_command: Option<ReceiveCommand>,
-    /// The most that is sent to it, in bytes a second; nothing: no limit of its own.
+    /// The bandwidth limit in bytes per second; `None` if the mirror has no limit of its own.
     pub bwlimit: Option<NonZeroU64>,
-    /// How long after the start of a run it is given up; `None`: as [`RunDefaults`](super::RunDefaults) says.
+    /// How long after the start of a run the mirror fails; `None` for the value of
+    /// [`RunDefaults`](super::RunDefaults).
     pub deadline: Option<Duration>,
 }
 
@@ -121,7 +123,7 @@ fn ssh_keys(mirror: &raw::RawMirror) -> [(&'static str, &Option<Spanned<String>>
 }
 
 impl Checker<'_> {
-    /// What a mirror at `url` says itself, completed from what all have in common.
+    /// The access of a mirror at `url`: its own keys, completed by those of `[mirror_defaults]`.
     pub(super) fn access_at(
         &self,
         url: &str,
@@ -200,7 +202,8 @@ impl Checker<'_> {
         text.map(parse).transpose()
     }
 
-    /// Refuses a command that would run here and that a list of mirrors, not the configuration, names.
+    /// Returns an error if a list of mirrors names a command that would run on this machine. Only
+    /// the configuration may do that.
     pub(super) fn no_command_here(&self, listed: &raw::RawMirror) -> Result<(), ConfigError> {
         match &listed.ssh_command {
             Some(command) => {

@@ -9,15 +9,15 @@ use toml::Spanned;
 
 use super::{Checker, ConfigError};
 
-/// Where the origin has its cache and how much content of old releases it keeps; what is not said is for the command
-/// to choose.
+/// The location of the origin's cache and how much content of old releases it keeps; `None` leaves
+/// the choice to the command.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct CacheConfig {
     /// The directory.
     pub dir: Option<PathBuf>,
-    /// At most so many bytes; 0 keeps none.
+    /// Maximum bytes of content; 0 keeps none.
     pub content_bytes: Option<u64>,
-    /// Of so many releases.
+    /// The number of releases whose content is kept.
     pub releases: Option<NonZeroU32>,
 }
 

@@ -1,7 +1,7 @@
 //! What the file says of the mirrors as a fleet: names, groups, what all have
 //! in common, who switches first, and how many must be ready.
 //!
-//! Refuses to know the time: who asks whether a mirror is frozen brings it.
+//! This module does not read the clock: the caller passes the time to [`MirrorConfig::is_frozen`].
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -30,21 +30,21 @@ pub(super) const NAME_PLACE: &str = "{name}";
 pub struct MirrorConfig {
     /// Its name.
     pub name: MirrorName,
-    /// Where it is: a url, or a path that has a `/`.
+    /// The location: a URL, or a path with a `/`.
     pub url: String,
-    /// How it is reached, where it is on another machine.
+    /// How the mirror is reached, if it is on another machine.
     pub access: MirrorAccess,
     /// The group that it is in.
     pub group: Option<Label>,
-    /// Where it stands, for those who choose the nearest one.
+    /// The region, for clients that choose the nearest mirror.
     pub region: Option<Label>,
-    /// Its share of the visitors, beside the others' weights.
+    /// The mirror's share of visitors, relative to the weights of the others.
     pub weight: NonZeroU32,
-    /// The store that it has to have; `None` if the user did not write it down.
+    /// The store that the mirror must have; `None` if the user did not configure it.
     pub store: Option<StoreId>,
-    /// Where visitors find its tree.
+    /// The URL at which visitors find the tree.
     pub public_url: Option<PublicUrl>,
-    /// Whether it is left as it is.
+    /// Whether the mirror is frozen.
     pub frozen: Option<Frozen>,
 }
 
@@ -54,7 +54,7 @@ impl MirrorConfig {
         self.access.token.as_ref().and_then(TokenSource::variable)
     }
 
-    /// Whether it is left as it is at `now`, in seconds since 1970.
+    /// Whether the mirror is frozen.
     #[must_use]
     pub fn is_frozen(&self, now: u64) -> bool {
         match self.frozen {
@@ -65,10 +65,10 @@ impl MirrorConfig {
     }
 }
 
-/// How long a mirror is left as it is.
+/// How long a mirror is frozen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Frozen {
-    /// Until the file says something else.
+    /// Until the configuration changes.
     Always,
     /// Until this time, in seconds since 1970.
     Until(u64),
@@ -143,14 +143,15 @@ impl fmt::Display for Label {
     }
 }
 
-/// Mirrors that switch together, after those of the waves before.
+/// Mirrors that switch together, after the earlier waves.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Wave {
-    /// The groups that they are in.
+    /// The groups of these mirrors.
     pub groups: Vec<Label>,
-    /// How long the release is served there before the next wave.
+    /// How long these mirrors serve the release before the probes and the next wave.
     pub soak: Duration,
-    /// What has to be right after that: public urls, or paths below the public url of each mirror.
+    /// Probes that must succeed after that: public URLs, or paths below the public URL of each
+    /// mirror.
     pub probes: Vec<String>,
 }
 
@@ -205,7 +206,7 @@ pub enum OnFailure {
     /// They keep the release; the other one gets it from the next push.
     #[default]
     Leave,
-    /// They go back to the content they had.
+    /// The mirrors revert to their previous content.
     Revert,
 }
 
@@ -239,7 +240,7 @@ impl Checker<'_> {
             return Err(self.error(store.span(), "each mirror has a store of its own"));
         }
         let mut roster = Roster { common, mirrors: Vec::new(), names_by_place: BTreeMap::new() };
-        // What is wrong in common is shown where it stands, also if no mirror says it.
+        // Errors in `[mirror_defaults]` are reported there, even if no mirror uses the key.
         self.access(common)?;
         self.public_url(common.public_url.as_ref(), "name")?;
         self.frozen(common)?;
@@ -445,7 +446,7 @@ impl Checker<'_> {
     }
 }
 
-/// Equal for two urls that lead to one place, as far as their words tell.
+/// Equal for two URLs that are the same location, as far as their text shows.
 fn place(url: &str) -> String {
     Location::parse(url).map_or_else(|_| url.to_owned(), |location| location.canonical())
 }

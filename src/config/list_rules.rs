@@ -1,5 +1,5 @@
-//! What a list of mirrors from elsewhere may ask for: whoever writes it must not choose which secrets
-//! leave this machine, nor where they go.
+//! Rules for a list of mirrors from another source: its author must not choose which secrets leave
+//! this machine, or where they are sent.
 
 use toml::Spanned;
 
@@ -54,7 +54,8 @@ impl Checker<'_> {
         Ok(text)
     }
 
-    /// Refuses a line whose secrets the configuration does not name. `common` is `[mirror_defaults]` for this mirror.
+    /// Returns an error if a line names secrets that the configuration does not. `common` is
+    /// `[mirror_defaults]` for this mirror.
     pub(super) fn only_allowed_secrets(
         &self,
         listed: &raw::RawMirror,
@@ -67,7 +68,7 @@ impl Checker<'_> {
         };
         let token_env = differs(&listed.token_env, &common.token_env);
         if let Some((span, name)) = token_env.filter(|(_, name)| !rules.token_envs.contains(name)) {
-            // Whatever stands there may be a secret itself.
+            // The text may itself be a secret.
             let name = if has_token(&name) { String::new() } else { format!(" {name:?}") };
             let words = format!("a list may name only variables of `token_envs` or `[mirror_defaults]`, not{name}");
             return Err(self.error(span, words.trim_end_matches(", not")));

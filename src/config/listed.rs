@@ -1,8 +1,7 @@
 //! The list of mirrors beside the configuration: JSON lines with the keys of
 //! `[[mirror]]`, in a file or written by a command.
 //!
-//! Refuses to know what the keys mean: a line becomes the table that it would
-//! be in the file.
+//! This module does not interpret the keys: a line becomes the table that it would be in the file.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -12,7 +11,7 @@ use toml::{Spanned, Value};
 use super::{Checker, ConfigError, MAX_BYTES, raw};
 use crate::{command, fsx};
 
-/// A list is there after this time, or something hangs.
+/// Time limit of the command that writes the list.
 const LIMIT: Duration = Duration::from_secs(30);
 
 /// Where a list is.

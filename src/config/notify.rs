@@ -1,4 +1,4 @@
-//! What the file says of those who are told of a change: `[hooks]`, `[purge]`, `[ping]`, `[metrics]`.
+//! Notifications in the configuration: `[hooks]`, `[purge]`, `[ping]`, `[metrics]`.
 //!
 //! Secrets are named here and never written: an environment variable or a file has them.
 
@@ -14,23 +14,23 @@ use super::{Checker, ConfigError, TokenSource};
 use crate::mirror::{PublicUrl, has_token};
 use crate::web::is_private;
 
-/// How long a hook may take that says nothing else.
+/// Default time limit of a hook.
 const HOOK_LIMIT: Duration = Duration::from_secs(60);
-/// How long a CDN that does not acknowledge is asked again.
+/// Default time for which a failed purge request is repeated.
 const RETRY_FOR: Duration = Duration::from_secs(300);
-/// What most CDNs take in a request.
+/// Default for the URLs in a request, which most CDNs accept.
 const MAX_URLS: NonZeroUsize = NonZeroUsize::new(30).expect("30 is not 0");
-/// The same, in bytes.
+/// Default for the size of a request, in bytes.
 const MAX_BYTES: u64 = 64 * 1024;
 
-/// Who is told of a change, and how.
+/// Notifications about changes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Notify {
     /// Commands of the origin.
     pub hooks: HooksConfig,
     /// A CDN that has to forget what changed.
     pub purge: Option<PurgeConfig>,
-    /// Where the URL of a health check is.
+    /// The source of the URL of a health check.
     pub ping: Option<TokenSource>,
     /// The file with gauges that each push replaces.
     pub metrics: Option<PathBuf>,
@@ -68,7 +68,7 @@ pub struct PurgeConfig {
     pub url: String,
     /// The public URLs below which the tree is served; at least one.
     pub bases: Vec<String>,
-    /// Where its token is.
+    /// The source of the token.
     pub token: Option<TokenSource>,
     /// The header that has the token.
     pub header: String,
@@ -167,7 +167,7 @@ impl Checker<'_> {
     fn purge(&self, raw: &RawPurge) -> Result<PurgeConfig, ConfigError> {
         let url = self.web_url(raw.url.as_ref(), &raw.url)?;
         let token = self.secret(("token_env", &raw.token_env), ("token_file", &raw.token_file))?;
-        // What stands behind a question mark is often a key.
+        // The query of a URL often contains a key.
         if (token.is_some() || url.contains('?')) && !is_private(&url) {
             return Err(
                 self.error(raw.url.span(), "a token or a query is sent over https: only, except to this machine")
@@ -244,7 +244,7 @@ impl Checker<'_> {
 
     /// A plain URL, with nothing in it that could be a secret.
     fn web_url<T>(&self, url: &str, at: &Spanned<T>) -> Result<String, ConfigError> {
-        // Some endpoints want to be told something behind a question mark.
+        // Some endpoints need a query.
         let (place, query) = url.split_once('?').unwrap_or((url, ""));
         if PublicUrl::parse(place).is_some() && query.bytes().all(|byte| byte.is_ascii_graphic()) && !has_token(query) {
             return Ok(url.to_owned());

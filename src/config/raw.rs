@@ -1,5 +1,5 @@
-//! `headwater.toml` as it is written: keys and types, nothing checked that
-//! the types do not check. Texts carry where they stood.
+//! `headwater.toml` as it is written: keys and types, without further checks. Texts keep their
+//! position in the file.
 
 use std::fmt;
 use std::marker::PhantomData;

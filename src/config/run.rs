@@ -14,13 +14,13 @@ pub struct RunDefaults {
     pub level: Option<LevelChoice>,
     /// How many threads there are.
     pub jobs: Option<NonZeroUsize>,
-    /// How long a mirror is waited for that another run is changing.
+    /// How long to wait for a mirror that another run is changing.
     pub wait: Option<Duration>,
     /// To how many mirrors content is sent at once.
     pub max_parallel: Option<NonZeroUsize>,
-    /// The most that is sent to all mirrors together, in bytes a second.
+    /// The bandwidth limit for all mirrors together, in bytes per second.
     pub bwlimit: Option<NonZeroU64>,
-    /// How long after the start of a run mirrors are given up that have no `deadline` of their own.
+    /// How long after the start of a run mirrors without a `deadline` of their own fail.
     pub deadline: Option<Duration>,
     /// How ssh is called for mirrors that have no `ssh_command` of their own.
     pub ssh_command: Option<SshCommand>,

@@ -19,7 +19,7 @@ use crate::tree_path::Site;
 /// The usual port.
 pub const DEFAULT_LISTEN: &str = "127.0.0.1:7447";
 
-/// A command after an activation may take so long by default.
+/// Default time limit of a hook, in seconds.
 const HOOK_SECONDS: u64 = 30;
 
 #[derive(Deserialize)]

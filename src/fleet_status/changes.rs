@@ -1,4 +1,4 @@
-//! What a release changed, read from whichever mirror keeps it and the one before.
+//! The changes of a release, read from a mirror that keeps it and the previous one.
 
 use crate::fleet_status::Poll;
 use crate::manifest::{Diff, Entry, ManifestError, ManifestReader, diff};
@@ -6,8 +6,9 @@ use crate::mirror::{Link, Mirror};
 use crate::push::Fleet;
 use crate::release::Release;
 
-/// How `new` differs from `old`, or from nothing; nothing where no mirror has both manifests whole.
-/// `seen` is what the mirrors of `fleet` said, in their order. Memory grows with the change.
+/// How `new` differs from `old`, or from an empty release; `None` if no mirror has both manifests
+/// undamaged. `seen` has the polls of the mirrors of `fleet`, in the same order. Memory grows with
+/// the size of the change.
 #[must_use]
 pub fn changes(fleet: &Fleet, seen: &[Poll], old: Option<&Release>, new: &Release) -> Option<Diff> {
     let keeps = |one: &Poll, release: &Release| {

@@ -1,4 +1,4 @@
-//! The last days of a mirror, from what it and the others noted. Pure.
+//! The last days of a mirror, computed from the histories of all mirrors. Pure.
 
 use std::collections::BTreeMap;
 
@@ -7,21 +7,21 @@ use crate::hash::ContentId;
 use crate::mirror::{EventKind, HistoryEvent};
 use crate::release::Release;
 
-/// A day, in seconds.
+/// Length of a day, in seconds.
 pub const DAY_SECONDS: u64 = 86_400;
-/// A release that came this much later than on the first mirror, in seconds, was on its way and not late.
+/// A release that reaches a mirror up to this many seconds after the first mirror is not late.
 pub const TOLERANCE_SECONDS: u64 = 600;
 
 /// How a day went, best first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum DayKind {
-    /// Nothing is known of it.
+    /// Nothing is known about the day.
     Unknown,
     /// The newest release was served all day.
     Fresh,
-    /// Some release was late.
+    /// A release was late.
     Late,
-    /// A push failed on the disk there, or faults were found.
+    /// A push failed because of the mirror's disk, or damage was found.
     Trouble,
 }
 
@@ -30,24 +30,24 @@ pub enum DayKind {
 pub struct Day {
     /// When it began, in seconds since 1970.
     pub start: u64,
-    /// How it went.
+    /// How the day went.
     pub kind: DayKind,
     /// How often the mirror switched.
     pub switches: u64,
-    /// How long it lacked a release, at most, in seconds.
+    /// The longest time that the mirror lacked a release, in seconds.
     pub lag: u64,
 }
 
-/// What is remembered of a release.
+/// What is known about a release.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Published {
-    /// When it was first served anywhere, in seconds since 1970.
+    /// When it was first served on any mirror, in seconds since 1970.
     pub time: u64,
-    /// Its content, where a mirror still keeps it.
+    /// Its content, if a mirror still keeps it.
     pub content: Option<ContentId>,
 }
 
-/// When each release was first served anywhere, as far as anybody remembers, by sequence.
+/// When each release was first served on any mirror, as far as the histories go back, by sequence.
 #[must_use]
 pub fn published(seen: &[Poll]) -> BTreeMap<u64, Published> {
     let kept = seen.iter().filter_map(|one| one.state.as_ref().ok()).flat_map(|state| &state.releases);
@@ -60,8 +60,8 @@ pub fn published(seen: &[Poll]) -> BTreeMap<u64, Published> {
     first
 }
 
-/// The last `count` days of a mirror with this history, the oldest first, today last. A release that came
-/// `tolerance` seconds after it was published, or earlier, was on its way and not late.
+/// The last `count` days of a mirror with this history, oldest first and today last. A release that
+/// arrives within `tolerance` seconds after it was published is not late.
 #[must_use]
 pub fn days(
     history: &[HistoryEvent],
@@ -77,8 +77,8 @@ pub fn days(
     starts.map(|start| day(history, &switches, &lacks, tolerance, start, now)).collect()
 }
 
-/// From when until when the mirror lacked each release: until it switched to that or a later one, or until
-/// what was published then was the content that it served.
+/// The time spans in which the mirror lacked each release: until it switched to that release or a
+/// later one, or until another release with the content that it served was published.
 fn lacks(switches: &[(u64, u64)], published: &BTreeMap<u64, Published>, now: u64) -> Vec<(u64, u64)> {
     let content = |sequence: u64| published.get(&sequence).and_then(|known| known.content);
     let served = |time: u64| switches[..switches.partition_point(|(at, _)| *at <= time)].last().map(|(_, one)| *one);
@@ -93,7 +93,8 @@ fn lacks(switches: &[(u64, u64)], published: &BTreeMap<u64, Published>, now: u64
     published.iter().map(lack).collect()
 }
 
-/// Times and sequences of the switches. Both only rise; times that do not, or that are ahead, are of a clock that jumped.
+/// Times and sequences of the switches. Both only increase: switches at times that decrease or are
+/// in the future come from a clock that jumped, and are ignored.
 fn switches(history: &[HistoryEvent], now: u64) -> Vec<(u64, u64)> {
     let switched = |happening: &HistoryEvent| match happening.what {
         EventKind::Switched { release, .. } => Some((happening.time, release.sequence())),
@@ -122,12 +123,12 @@ fn day(
     let end = (start + DAY_SECONDS).min(now + 1);
     let is_within = |time: u64| (start..end).contains(&time);
     let mut day = Day { start, kind: DayKind::Unknown, switches: 0, lag: 0 };
-    // Before the first switch that it remembers nobody knows what it served.
+    // Before the first switch in the history it is unknown what the mirror served.
     let Some(joined) = switches.first().map(|(time, _)| *time).filter(|joined| *joined < end) else { return day };
     day.switches = switches.iter().filter(|(time, _)| is_within(*time)).count() as u64;
     for (from, until) in lacks {
         let from = (*from).max(joined);
-        // It lacked this release during some of the day.
+        // The mirror lacked this release during part of the day.
         if from < end && *until >= start && *until > from {
             day.lag = day.lag.max((*until).min(end).saturating_sub(from));
         }

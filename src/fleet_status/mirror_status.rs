@@ -1,4 +1,4 @@
-//! The judgement: how each mirror stands, worst first. Pure: the time is given.
+//! Evaluates the status of each mirror, worst first. Pure: the current time is a parameter.
 
 use std::cmp::Reverse;
 use std::time::Duration;
@@ -11,37 +11,39 @@ use crate::release::Release;
 use crate::text::error_chain;
 use crate::tree_path::Site;
 
-/// A receiver looks after what is due once an hour.
+/// A receiver runs maintenance once an hour, so less overdue time than that is normal.
 const MAX_OVERDUE_SECONDS: u64 = 3_600;
 
-/// How a mirror stands, worst first.
+/// The kinds of status of a mirror, worst first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum StatusKind {
-    /// What it serves cannot be told.
+    /// It is unknown what the mirror serves.
     Unknown,
-    /// It refuses to answer us.
+    /// The mirror denies access.
     Denied,
-    /// No way leads there, or it does not answer.
+    /// The mirror cannot be reached, or does not respond.
     Unreachable,
-    /// It serves another release than the newest of the same sequence.
+    /// The mirror serves a different release with the same sequence as the newest one.
     Diverged,
-    /// It serves older content than another mirror.
+    /// The mirror serves older content than another mirror.
     Behind,
-    /// The same, but the newest release is complete there and waits to be switched to.
+    /// The mirror serves older content, but has the newest release staged.
     Staging,
-    /// It serves nothing yet.
+    /// The mirror serves nothing yet.
     Joining,
-    /// It serves a release that was made for a part of the fleet, and that no later one for all has replaced.
+    /// The mirror serves a release that was made for part of the fleet, and no later release for
+    /// all has replaced it.
     Apart,
-    /// It is left as it is, because somebody said so.
+    /// The mirror is frozen by the configuration.
     Frozen,
-    /// It serves the newest release, or an older one of the same content: visitors get the same.
+    /// The mirror serves the newest release, or an older one with the same content: visitors get
+    /// the same.
     Current,
 }
 
 impl StatusKind {
-    /// All of them, worst first.
+    /// All kinds, worst first.
     pub const ALL: [Self; 10] = [
         Self::Unknown,
         Self::Denied,
@@ -55,7 +57,7 @@ impl StatusKind {
         Self::Current,
     ];
 
-    /// Its name, as in JSON.
+    /// The name of the kind, as in JSON.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -72,27 +74,27 @@ impl StatusKind {
         }
     }
 
-    /// Whether nobody has to do anything.
+    /// Whether no action is needed.
     #[must_use]
     pub const fn is_well(self) -> bool {
         matches!(self, Self::Current | Self::Apart | Self::Frozen)
     }
 
-    /// Whether it said what it serves.
+    /// Whether it is known what the mirror serves.
     #[must_use]
     pub const fn is_known(self) -> bool {
         !matches!(self, Self::Unknown | Self::Denied | Self::Unreachable)
     }
 }
 
-/// The last time that faults were looked for.
+/// The last verification or repair of a mirror.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct LastVerify {
     /// When, by the mirror's clock, in seconds since 1970.
     pub time: u64,
-    /// Whether only at sizes and times.
+    /// Whether only sizes and times were compared.
     pub quick: bool,
-    /// How many there were, or are left where they were mended.
+    /// The number of faults found, or left after a repair.
     pub faults: u64,
 }
 
@@ -101,16 +103,16 @@ pub struct LastVerify {
 pub struct HookFailure {
     /// When, by the mirror's clock, in seconds since 1970.
     pub time: u64,
-    /// The sequence of the release that it had switched to.
+    /// The sequence of the release that the mirror had switched to.
     pub sequence: u64,
-    /// What went wrong. Of a peer: to be escaped before it is shown.
+    /// What went wrong. It comes from the mirror, so escape it before it is shown.
     pub reason: String,
 }
 
-/// What a mirror served when it last answered.
+/// What a mirror served when it last responded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LastSeen {
-    /// When it answered, in seconds since 1970.
+    /// When the mirror responded, in seconds since 1970.
     pub time: u64,
     /// The sequence of its release.
     pub sequence: u64,
@@ -118,14 +120,14 @@ pub struct LastSeen {
     pub created: u64,
 }
 
-/// How one mirror stands. Times are in seconds since 1970.
+/// The status of one mirror. Times are in seconds since 1970.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct MirrorStatus {
     /// Its name.
     pub mirror: String,
-    /// Where it is.
+    /// The location of the mirror.
     pub location: String,
-    /// How it stands.
+    /// The kind of status.
     pub state: StatusKind,
     /// Its site.
     pub site: Option<Site>,
@@ -135,56 +137,58 @@ pub struct MirrorStatus {
     pub release: Option<String>,
     /// When that release was published.
     pub created: Option<u64>,
-    /// Entries of it.
+    /// The number of entries of that release.
     pub entries: Option<u64>,
     /// Size of its files, in bytes.
     pub bytes: Option<u64>,
-    /// The sequence of a newer release that is complete there and not served.
+    /// The sequence of a newer release that is staged on the mirror.
     pub staged: Option<u64>,
-    /// Why it is apart. Of a peer: to be escaped before it is shown.
+    /// Why the mirror is apart. It comes from the mirror, so escape it before it is shown.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub apart: Option<String>,
-    /// How many releases it lacks, of those that are known: those after the last one with the content that it serves.
+    /// How many of the known releases the mirror lacks: those after the last one with the content
+    /// that it serves.
     pub behind: u64,
-    /// Seconds since the oldest release that it lacks was published; nothing where that is not known.
+    /// Seconds since the oldest release that it lacks was published; `None` if unknown.
     pub lag: Option<u64>,
-    /// When it last switched, by its clock.
+    /// When the mirror last switched, by its clock.
     pub switched: Option<u64>,
-    /// When it was last verified or repaired.
+    /// The last verification or repair.
     pub verified: Option<LastVerify>,
-    /// How the command that it runs after a switch failed the last time; `None` after a success.
+    /// The failure of the hook after the last switch; `None` if it succeeded.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hook_failure: Option<HookFailure>,
-    /// Bytes free there.
+    /// Free bytes on the mirror.
     pub free_bytes: Option<u64>,
-    /// Bytes of content there of pushes that did not end.
+    /// Bytes of content on the mirror that unfinished pushes have left.
     pub incoming_bytes: Option<u64>,
-    /// Seconds for which it has served a retired file beyond its time, if they are more than an hour: whatever
-    /// should look after that does not run.
+    /// Seconds for which the mirror has served a retired file after its expiry, if more than an
+    /// hour: its maintenance does not run.
     pub overdue: Option<u64>,
-    /// What its releases take on disk, if that was asked for.
+    /// The disk usage of its releases, if requested.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub usage: Option<Usage>,
-    /// What it served when it last answered, if it cannot be asked now.
+    /// What the mirror served when it last responded, if it cannot be polled now.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_seen: Option<LastSeen>,
-    /// When what it was reached with ends.
+    /// When the token and the certificate used for the mirror expire.
     #[serde(flatten)]
     pub expiries: Expiries,
-    /// What of that ends soon, the earliest first.
+    /// Those of the expiries that are soon, the earliest first.
     #[serde(skip)]
     pub expiring: Vec<Expiry>,
-    /// How long it took to answer, in milliseconds.
+    /// The response time, in milliseconds.
     pub round_trip_ms: Option<u64>,
-    /// What visitors get, where that was looked at.
+    /// What visitors get, if that was checked.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub public: Option<Public>,
-    /// Why it cannot be told how it stands. Of a peer: to be escaped before it is shown.
+    /// Why the status is unknown. It may come from the mirror, so escape it before it is shown.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
 }
 
-/// How the mirrors stand at `now`, worst first. `is_frozen` answers for a mirror's name.
+/// The status of the mirrors at `now`, worst first. `is_frozen` returns whether the mirror of a
+/// name is frozen.
 #[must_use]
 pub fn evaluate(seen: &[Poll], is_frozen: impl Fn(&str) -> bool, now: u64) -> Vec<MirrorStatus> {
     let mut mirror_statuses: Vec<MirrorStatus> =
@@ -193,7 +197,7 @@ pub fn evaluate(seen: &[Poll], is_frozen: impl Fn(&str) -> bool, now: u64) -> Ve
     mirror_statuses
 }
 
-/// The releases of a site that are or were served anywhere, each once, ascending.
+/// The releases of a site that are or were served on any mirror, each once, in ascending order.
 #[must_use]
 pub fn releases<'s>(seen: &'s [Poll], site: &Site) -> Vec<&'s Release> {
     let states = seen.iter().filter_map(|one| one.state.as_ref().ok());
@@ -204,8 +208,9 @@ pub fn releases<'s>(seen: &'s [Poll], site: &Site) -> Vec<&'s Release> {
     known
 }
 
-/// Those of the `known` releases that a mirror may lack: made for all mirrors, and not newer than what is served
-/// anywhere, as a release that a push took back is. Where none was made for all, every release counts.
+/// Those of the `known` releases that a mirror can lack: releases made for all mirrors that are not
+/// newer than what any mirror serves (as a release that was reverted is). If none was made for all,
+/// every release counts.
 fn for_all<'s>(known: Vec<&'s Release>, seen: &'s [Poll], site: &Site) -> Vec<&'s Release> {
     let is_whole = |release: &&Release| release.partial.is_none() && release.site == *site;
     let current = seen.iter().filter_map(|one| one.state.as_ref().ok()?.current_release());
@@ -253,7 +258,8 @@ impl Poll {
         mirror_status.created = Some(current.created);
         (mirror_status.entries, mirror_status.bytes) = (Some(current.entries), Some(current.bytes));
         let known = releases(all, site);
-        // It lacks what was published since its content was last the newest: who went back to that lacks nothing.
+        // The mirror lacks what was published since its content was last the newest: a mirror that
+        // reverted to that content lacks nothing.
         let known = for_all(known, all, site);
         let same = known.iter().rposition(|release| release.content == current.content);
         let since =
@@ -292,7 +298,8 @@ const fn state_of(failure: ErrorKind) -> StatusKind {
     }
 }
 
-/// What `pick` finds in the newest note. The order is that of the notes: their clock may have jumped.
+/// The result of `pick` for the newest event for which it is not `None`. The order is that of the
+/// records, because the clock may have jumped.
 fn last<T>(history: &[HistoryEvent], pick: impl Fn(&HistoryEvent) -> Option<T>) -> Option<T> {
     history.iter().rev().find_map(pick)
 }
@@ -310,7 +317,7 @@ fn verified(happening: &HistoryEvent) -> Option<LastVerify> {
     }
 }
 
-/// The failure of the command after the newest switch. That of an older switch no longer matters.
+/// The failure of the hook after the newest switch. Failures after older switches no longer matter.
 fn hook_failure(history: &[HistoryEvent]) -> Option<HookFailure> {
     let is_switch = |happening: &HistoryEvent| matches!(happening.what, EventKind::Switched { .. });
     let (switch, later) = history[history.iter().rposition(is_switch)?..].split_first()?;
@@ -323,29 +330,30 @@ fn hook_failure(history: &[HistoryEvent]) -> Option<HookFailure> {
     })
 }
 
-/// What is too much lag.
+/// Limits for the lag of a mirror.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StatusLimits {
-    /// From here on somebody should look.
+    /// From this lag on, the status is a warning.
     pub warn: Duration,
-    /// From here on somebody must.
+    /// From this lag on, the status is critical.
     pub crit: Duration,
 }
 
-/// How bad it is, as monitoring plug-ins tell it.
+/// Severity levels of monitoring plug-ins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Severity {
-    /// All is well, or soon will be.
+    /// Everything is well, or soon will be.
     Ok,
-    /// Somebody should look.
+    /// An operator should look at it.
     Warning,
-    /// Somebody must.
+    /// An operator must act.
     Critical,
-    /// Nobody could be asked.
+    /// No mirror could be polled.
     Unknown,
 }
 
-/// How bad it is with all mirrors together: the worst of them, but unknown where none said what it serves.
+/// The severity of all mirrors together: the worst of them, or unknown if no mirror reported what
+/// it serves.
 #[must_use]
 pub fn severity(mirror_statuses: &[MirrorStatus], limits: StatusLimits) -> Severity {
     let is_told = |mirror_status: &MirrorStatus| mirror_status.is_known() || mirror_status.state == StatusKind::Frozen;
@@ -356,7 +364,7 @@ pub fn severity(mirror_statuses: &[MirrorStatus], limits: StatusLimits) -> Sever
 }
 
 impl MirrorStatus {
-    /// Of a mirror that says nothing of itself.
+    /// The status of a mirror that reported nothing.
     #[must_use]
     pub fn silent(mirror: &str, location: &str, state: StatusKind) -> Self {
         Self {
@@ -389,25 +397,26 @@ impl MirrorStatus {
         }
     }
 
-    /// Whether it said what it serves. Of a frozen one nobody has to know.
+    /// Whether it is known what the mirror serves. Always true for a frozen mirror, which does not
+    /// need to be known.
     #[must_use]
     pub const fn is_known(&self) -> bool {
         self.state.is_known() && self.error.is_none()
     }
 
-    /// Whether nobody has to do anything.
+    /// Whether no action is needed.
     #[must_use]
     pub fn is_well(&self) -> bool {
         self.state.is_well() && !self.is_stale()
     }
 
-    /// Whether visitors were seen to get something else than it says.
+    /// Whether visitors get other content than the mirror reports.
     #[must_use]
     pub fn is_stale(&self) -> bool {
         self.public.as_ref().is_some_and(|public| !public.stale.is_empty())
     }
 
-    /// How bad it is with this mirror; never unknown.
+    /// The severity of this mirror; never unknown.
     #[must_use]
     pub fn severity(&self, limits: StatusLimits) -> Severity {
         let lag = Duration::from_secs(self.lag.unwrap_or(0));

@@ -1,7 +1,7 @@
-//! How the mirrors of a fleet stand, judged by what they say of themselves.
+//! The status of the mirrors of a fleet, evaluated from what they report.
 //!
-//! [`poll`] asks them, all at once; [`evaluate`] and [`days`] are pure. Refuses to know
-//! how anything is shown, and changes nothing anywhere.
+//! [`poll`] queries them in parallel; [`evaluate`] and [`days`] are pure. This module does not know
+//! how results are shown, and changes nothing on any mirror.
 
 mod changes;
 mod days;

@@ -1,8 +1,8 @@
-//! What visitors get: a few files of a mirror's release, fetched through its
-//! public URL and compared by their hash.
+//! Checks what visitors get: fetches a few files of a mirror's release through its public URL and
+//! compares their hashes.
 //!
-//! No file of ours is put among those that are served: the files that changed last
-//! tell best whether the release is the one that arrives.
+//! headwater does not add a file of its own to the served files: the files that changed last are
+//! the best indication of the release that visitors get.
 
 use std::cmp::Reverse;
 
@@ -14,9 +14,9 @@ use crate::mirror::Mirror;
 use crate::release::Release;
 use crate::web::{FetchedPage, Web, WebError, encode_path};
 
-/// Files that are fetched of a release.
+/// Number of files to fetch.
 const SAMPLES: usize = 5;
-/// Larger files are not fetched, in bytes.
+/// Largest file to fetch, in bytes.
 const MAX_BYTES: u64 = 8 * 1024 * 1024;
 /// The page that a web server shows for a directory.
 const INDEX: &str = "index.html";
@@ -28,16 +28,16 @@ pub struct Public {
     pub url: String,
     /// Files that were fetched.
     pub checked: u64,
-    /// Those that are not what the release has.
+    /// Those that differ from the release.
     pub stale: Vec<Stale>,
 }
 
-/// A file that visitors do not get as the release has it.
+/// A file whose public content differs from the release.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Stale {
-    /// Where it is in the tree.
+    /// The path in the tree.
     pub path: String,
-    /// What they get instead.
+    /// What visitors get instead.
     pub why: String,
 }
 
@@ -59,14 +59,14 @@ pub fn look(web: &Web, url: &str, mirror: &dyn Mirror, release: &Release) -> Pub
     public
 }
 
-/// The object that visitors get for `path` below `url`, at most `max_bytes` of it.
+/// Fetches `path` below `url`, at most `max_bytes`, and returns the object that visitors get.
 ///
 /// # Errors
-/// When they get none.
+/// If the fetch fails.
 pub fn fetch(web: &Web, url: &str, path: &str, max_bytes: u64) -> Result<FetchedPage, WebError> {
     let at = |path: &str| format!("{}/{}", url.trim_end_matches('/'), encode_path(path));
     match web.fetch(&at(path), max_bytes) {
-        // Some servers know the page of a directory by the directory's name only.
+        // Some servers redirect the index page of a directory to the directory.
         Err(WebError::Status { status: 300..400 }) if is_index(path) => {
             web.fetch(&at(path.strip_suffix(INDEX).unwrap_or(path)), max_bytes)
         }
@@ -87,12 +87,13 @@ fn check(web: &Web, url: &str, path: &str, file: &FileEntry) -> Result<(), Strin
     }
 }
 
-/// The first digits of an id, which people compare.
+/// The first digits of an id, for people to compare.
 fn short(object: &ObjectId) -> String {
     object.to_string().chars().take(12).collect()
 }
 
-/// The files that changed last, of those the ones whose ids come first: always the same of one release.
+/// The files that changed last; among equals, those with the lowest ids, so that the choice for a
+/// release is always the same.
 fn samples(mirror: &dyn Mirror, release: &Release) -> Result<Vec<(String, FileEntry)>, String> {
     let bytes = mirror.manifest(&release.manifest).map_err(|error| error.to_string())?;
     let entries = ManifestReader::new(bytes, Some(release.manifest)).map_err(|error| error.to_string())?;

@@ -1,7 +1,8 @@
-//! What a mirror takes on disk, and what pruning it would free: from the manifests of its kept releases.
+//! The disk usage of a mirror, and what pruning would free, computed from the manifests of its kept
+//! releases.
 //!
-//! Every content is counted once, as the store keeps it. Reads each manifest once, from the mirror itself;
-//! memory grows with the number of objects. Changes nothing.
+//! Every object is counted once, as it is stored. Each manifest is read once, from the mirror
+//! itself; memory grows with the number of objects. Changes nothing.
 
 use std::collections::HashMap;
 
@@ -13,28 +14,29 @@ use crate::mirror::{Mirror, MirrorError, MirrorState};
 use crate::release::Release;
 use crate::text::error_chain;
 
-/// What a mirror takes on disk.
+/// The disk usage of a mirror.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Usage {
     /// Size of all content of the kept releases and the staged one, in bytes.
     pub bytes: u64,
-    /// What would be freed if only so many releases were kept, from the most to the fewest.
+    /// What would be freed for each number of releases kept, from the largest number to the
+    /// smallest.
     pub prune: Vec<Freed>,
 }
 
-/// What would be freed.
+/// What a pruning would free.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Freed {
     /// The value of `prune --keep`.
     pub keep: usize,
     /// The newest release that would be dropped.
     pub sequence: u64,
-    /// Bytes.
+    /// Freed bytes.
     pub bytes: u64,
 }
 
 impl Usage {
-    /// What would be freed by dropping the release `sequence` and all before it.
+    /// The bytes that would be freed by dropping the release `sequence` and all before it.
     #[must_use]
     pub fn freed_by(&self, sequence: u64) -> Option<u64> {
         self.prune.iter().find(|freed| freed.sequence == sequence).map(|freed| freed.bytes)
@@ -44,7 +46,7 @@ impl Usage {
 /// Adds up the content of the releases that `mirror` keeps, as `state` lists them.
 ///
 /// # Errors
-/// A manifest that cannot be read.
+/// If a manifest cannot be read.
 pub fn usage(mirror: &dyn Mirror, state: &MirrorState) -> Result<Usage, String> {
     let kept = state.releases.iter().chain(&state.staged);
     let mut newest: HashMap<ObjectId, (u64, usize)> = HashMap::new();
@@ -54,7 +56,8 @@ pub fn usage(mirror: &dyn Mirror, state: &MirrorState) -> Result<Usage, String> 
     Ok(sum(&newest, &state.releases))
 }
 
-/// Notes each object of `release` with its size and with `place`, that of the newest release that has it.
+/// Records each object of `release` with its size and with `place`, the index of the newest release
+/// that has it.
 fn add(
     mirror: &dyn Mirror,
     release: &Release,

@@ -10,36 +10,36 @@ use crate::release::{Release, ReleaseName};
 pub struct PolledMirror {
     /// The mirror.
     pub mirror: Arc<dyn Mirror>,
-    /// Its state, or why it could not be learned; empty until it has answered.
+    /// Its state, or why it could not be polled; empty until the mirror has responded.
     answer: OnceLock<Result<MirrorState, Arc<MirrorError>>>,
 }
 
 impl PolledMirror {
-    /// A mirror that has answered.
+    /// A mirror with the result of its poll.
     #[must_use]
     pub fn new(mirror: Arc<dyn Mirror>, answer: Result<MirrorState, MirrorError>) -> Self {
         Self { mirror, answer: OnceLock::from(answer.map_err(Arc::new)) }
     }
 
-    /// A mirror that has not answered yet.
+    /// A mirror that has not responded yet.
     #[must_use]
     pub const fn unanswered(mirror: Arc<dyn Mirror>) -> Self {
         Self { mirror, answer: OnceLock::new() }
     }
 
-    /// Whether its state is known, or why it could not be learned.
+    /// Whether polling has ended, with a state or with an error.
     #[must_use]
     pub fn has_answered(&self) -> bool {
         self.answer.get().is_some()
     }
 
-    /// Its state; `None` if it could not be learned, or has not been until now.
+    /// The state; `None` if polling failed or has not ended.
     #[must_use]
     pub fn state(&self) -> Option<&MirrorState> {
         self.answer.get()?.as_ref().ok()
     }
 
-    /// Why its state could not be learned; `None` if it was, or may still be.
+    /// Why polling failed; `None` if it succeeded or has not ended.
     #[must_use]
     pub fn error(&self) -> Option<&MirrorError> {
         self.answer.get()?.as_ref().err().map(|error| &**error)
@@ -55,7 +55,7 @@ impl PolledMirror {
         self.answer.set(Err(error)).ok();
     }
 
-    /// Notes what it answered. Only the first answer counts.
+    /// Stores the result of the poll. Only the first result counts.
     pub(crate) fn note_answer(&self, answer: Result<MirrorState, MirrorError>) {
         self.answer.set(answer.map_err(Arc::new)).ok();
     }
@@ -64,15 +64,15 @@ impl PolledMirror {
         self.state().map_or(&[], |state| &state.releases)
     }
 
-    /// Whether something is due there by `now` that settling does.
+    /// Whether the mirror needs a clean-up by `now`.
     pub(crate) fn needs_settling(&self, now: u64) -> bool {
         let Some(state) = self.state() else { return false };
-        // What expired may still be there, after a crash.
+        // After a crash, expired entries may still be present.
         let time = now.max(state.expired_through);
         state.incoming_bytes > 0 || state.next_expiry.is_some_and(|next| next <= time)
     }
 
-    /// When what the mirror was reached with ends, as far as known.
+    /// When the token or the certificate used for the mirror expires, as far as known.
     pub(crate) fn expiries(&self) -> Expiries {
         self.state().map_or_else(Expiries::default, |state| state.expiries)
     }

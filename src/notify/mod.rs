@@ -1,6 +1,6 @@
-//! Who is told that something changed: the CDN in front.
+//! Notifies a CDN in front of the mirrors about changes.
 //!
-//! Knows the words of a change as others need them: paths of URLs, and batches of them. Never decides whether a push succeeded.
+//! Turns a change into URL paths and batches of URLs. It does not decide whether a push succeeded.
 
 mod purge;
 

@@ -1,4 +1,5 @@
-//! Telling a CDN what changed: which URLs, in batches that it takes, until it has acknowledged them.
+//! Purges a CDN: sends the changed URLs in batches of the accepted size, until the CDN has
+//! acknowledged them.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -9,48 +10,49 @@ use serde_json::json;
 use crate::manifest::{ChangeKind, Diff};
 use crate::web::{Posted, Secret, Web, WebError, encode_path, is_private};
 
-/// The page that a web server shows for a directory.
+/// The index page of a directory.
 const INDEX: &str = "index.html";
-/// The pause after the first request that was not taken; it doubles.
+/// The pause after the first failed request; it doubles with each retry.
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
-/// The longest pause that nobody asked for.
+/// The longest pause, unless the CDN requests a longer one.
 const MAX_PAUSE: Duration = Duration::from_secs(30);
 
-/// Where and how a CDN is told.
+/// How to purge a CDN.
 #[derive(Debug, Clone)]
 pub struct Purge {
-    /// Asks.
+    /// The HTTP client.
     pub web: Web,
-    /// Where lists are posted to.
+    /// The URL that lists are posted to.
     pub endpoint: String,
-    /// A header that lets us in, with its value.
+    /// The authorization header with its value.
     pub header: Option<(String, Secret)>,
     /// The key of the list in the JSON object that is posted.
     pub key: String,
-    /// URLs in a request, at most.
+    /// Maximum number of URLs in a request.
     pub max_urls: usize,
-    /// Bytes of a request, at most; one URL is sent whatever its length.
+    /// Maximum size of a request in bytes; a single URL is sent even if it is longer.
     pub max_bytes: usize,
-    /// How long requests that are not taken are repeated.
+    /// How long failed requests are repeated.
     pub retry_for: Duration,
 }
 
-/// What became of a list of URLs.
+/// The result of a purge.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Purged {
-    /// URLs that were acknowledged.
+    /// The number of acknowledged URLs.
     pub urls: usize,
-    /// Requests that were made.
+    /// The number of requests.
     pub requests: usize,
-    /// URLs that were not acknowledged: to be told again.
+    /// URLs that were not acknowledged and must be sent again.
     pub left: Vec<String>,
-    /// Why not.
+    /// Why they were not acknowledged.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
 }
 
-/// The paths of URLs, without their first `/` and percent-encoded, at which a visitor gets something else
-/// now; ascending. A directory's page counts for the directory too. What is only retired is served as before.
+/// The URL paths, without the leading `/` and percent-encoded, at which visitors now get other
+/// content; in ascending order. The index page of a directory also adds the path of the directory.
+/// A path that is only retired is served as before and not included.
 #[must_use]
 pub fn paths(diff: &Diff) -> BTreeSet<String> {
     let mut paths = BTreeSet::new();
@@ -70,7 +72,7 @@ pub fn paths(diff: &Diff) -> BTreeSet<String> {
     paths
 }
 
-/// These paths below each of the `bases`.
+/// The URLs of these paths below each of the `bases`.
 #[must_use]
 pub fn urls(bases: &[String], paths: &BTreeSet<String>) -> Vec<String> {
     let below = |base: &String| {
@@ -80,16 +82,16 @@ pub fn urls(bases: &[String], paths: &BTreeSet<String>) -> Vec<String> {
     bases.iter().flat_map(below).collect()
 }
 
-/// What to do about a request that was not taken.
+/// What to do after a request.
 #[derive(Debug, PartialEq, Eq)]
 enum PurgeRetry {
-    /// It was taken.
+    /// The request was accepted.
     Done,
-    /// In two halves.
+    /// Send the URLs again in two halves.
     Halve,
-    /// Again, after this pause if one was asked for.
+    /// Send again, after this pause if the CDN requested one.
     Again(Option<Duration>, String),
-    /// Nothing: it would not be taken again.
+    /// Give up: the request would fail again.
     Never(String),
 }
 
@@ -107,13 +109,13 @@ fn next(answer: Result<Posted, WebError>, urls: usize) -> PurgeRetry {
 }
 
 impl Purge {
-    /// Tells of `urls`, in batches, until all are acknowledged or the time is over. `pause` waits,
-    /// and answers whether to go on.
+    /// Sends `urls` in batches until all are acknowledged or the time is over. `pause` waits, and
+    /// returns whether to continue.
     pub fn send(&self, urls: Vec<String>, pause: &dyn Fn(Duration) -> bool) -> Purged {
         let end = Instant::now() + self.retry_for;
         let mut purged = Purged::default();
         let mut batches = self.batches(urls);
-        // The first comes from the back.
+        // Reversed, because batches are taken from the end.
         batches.reverse();
         let mut wait = FIRST_PAUSE;
         while let Some(mut batch) = batches.pop() {
@@ -156,7 +158,7 @@ impl Purge {
     }
 
     fn batches(&self, urls: Vec<String>) -> Vec<Vec<String>> {
-        // What stands around a list, and around a URL in it.
+        // JSON syntax around the list, and around each URL in it.
         let empty = self.key.len() + 8;
         let (mut batches, mut bytes) = (Vec::<Vec<String>>::new(), 0);
         for url in urls {

@@ -1,9 +1,8 @@
-//! How quick the ways to the mirrors are, and how hard to compress for them.
+//! The measured speed of the links to mirrors, and the compression level for them.
 //!
-//! One level holds for a push, chosen before its first block from what earlier
-//! pushes measured, so that a push that broke off finds its packs again. Of a
-//! way that is new it is known how long the first answer took: what is far
-//! away is seldom quick.
+//! A push uses one level, chosen before its first block from what earlier pushes measured, so that
+//! an interrupted push makes the same packs again. For a new link only the time of the first
+//! response is known: distant mirrors are rarely fast.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -13,25 +12,25 @@ use serde::{Deserialize, Serialize};
 
 use crate::pack::Level;
 
-/// Less says little about a way: it is over before the connection is at its speed.
+/// Smaller transfers are not measured: they end before the connection reaches its full speed.
 const LEAST_BYTES: u64 = 4 << 20;
 
-/// A mirror whose answers take so long is far away.
+/// A mirror with at least this round-trip time, in milliseconds, is distant.
 const FAR_MILLIS: u64 = 20;
 
-/// What is known of a way.
+/// The measurements of a link.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct LinkSpeed {
-    /// Bytes a second that went over it.
+    /// Transfer rate in bytes per second.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     rate: Option<u64>,
-    /// How long a message and its answer took.
+    /// Round-trip time in milliseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     millis: Option<u64>,
 }
 
 impl LinkSpeed {
-    /// The level for it: what two cores compress should still fill it.
+    /// The level for the link. Two cores compressing at that level should still saturate it.
     const fn level(self) -> i32 {
         let is_far = matches!(self.millis, Some(FAR_MILLIS..));
         match self.rate {
@@ -43,7 +42,7 @@ impl LinkSpeed {
     }
 }
 
-/// The ways to mirrors, by their locations.
+/// The measurements of the links, by the locations of the mirrors.
 #[derive(Debug, Default)]
 pub(crate) struct SpeedTable {
     known: BTreeMap<String, LinkSpeed>,
@@ -52,18 +51,18 @@ pub(crate) struct SpeedTable {
     has_news: bool,
 }
 
-/// How many mirrors are sent to at once. What they share is the origin: that each of many
-/// gets little of it does not make their ways slow.
+/// The number of mirrors that are being sent to. They share the origin's bandwidth, so a low rate
+/// for each of many does not mean that their links are slow.
 #[derive(Debug, Default)]
 struct ActiveTransfers {
     present: u32,
-    /// Time that was spent by all of them together, until `since`.
+    /// The total time that all of them have spent until `since`.
     spent: Duration,
     since: Option<Instant>,
 }
 
 impl ActiveTransfers {
-    /// The time that was spent by all until `now`.
+    /// The total time that all transfers have spent until `now`.
     fn spend(&mut self, now: Instant) -> Duration {
         let passed = self.since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since));
         self.spent += passed * self.present;
@@ -72,7 +71,7 @@ impl ActiveTransfers {
     }
 }
 
-/// The way of a mirror that is being sent to.
+/// Measures a transfer to a mirror.
 #[derive(Debug)]
 pub(crate) struct TransferTimer<'l> {
     speeds: &'l SpeedTable,
@@ -81,14 +80,14 @@ pub(crate) struct TransferTimer<'l> {
 }
 
 impl TransferTimer<'_> {
-    /// How long it would have taken if the mirror had had the origin for itself.
+    /// How long the transfer would have taken if the mirror had not shared the origin with others.
     fn time_alone(&self, now: Instant) -> Duration {
         let passed = now.saturating_duration_since(self.began);
         let spent = self.speeds.active().spend(now).saturating_sub(self.spent);
         if spent > passed { passed.mul_f64(passed.div_duration_f64(spent)) } else { passed }
     }
 
-    /// Notes that the mirror took so many bytes.
+    /// Records that the mirror received `bytes` bytes.
     pub(crate) fn record(&self, location: &str, bytes: u64) {
         self.speeds.record_rate(location, bytes, self.time_alone(Instant::now()));
     }
@@ -103,12 +102,13 @@ impl Drop for TransferTimer<'_> {
 }
 
 impl SpeedTable {
-    /// What earlier pushes measured, as [`SpeedTable::to_bytes`] wrote it. What cannot be read was not measured.
+    /// Reads the measurements of earlier pushes, as written by [`SpeedTable::to_bytes`]. Returns an
+    /// empty table if they cannot be read.
     pub(crate) fn parse(bytes: &[u8]) -> Self {
         Self { known: serde_json::from_slice(bytes).unwrap_or_default(), ..Self::default() }
     }
 
-    /// What is known now; nothing where this push learned nothing.
+    /// The measurements as bytes; `None` if this push measured nothing new.
     pub(crate) fn to_bytes(&self) -> Option<Vec<u8>> {
         let measured = self.measured.lock().unwrap_or_else(PoisonError::into_inner);
         if measured.is_empty() && !self.has_news {
@@ -121,8 +121,8 @@ impl SpeedTable {
         Some(serde_json::to_vec(&all).expect("texts and numbers are JSON"))
     }
 
-    /// Learns how long a message to a mirror and its answer took. What was learned first holds: what
-    /// was made ahead for that level is still of use, and so are the packs of a push that broke off.
+    /// Records a round-trip time, if none is known for the mirror. The first one stays, so that
+    /// blocks encoded ahead for its level, and the packs of an interrupted push, can still be used.
     pub(crate) fn record_rtt(&mut self, location: &str, round_trip: Duration) {
         let way = self.known.entry(location.to_owned()).or_default();
         if way.millis.is_none() {
@@ -135,7 +135,7 @@ impl SpeedTable {
         self.crowd.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Begins to send to a mirror.
+    /// Starts to measure a transfer to a mirror.
     pub(crate) fn begin(&self) -> TransferTimer<'_> {
         self.begin_at(Instant::now())
     }
@@ -147,7 +147,7 @@ impl SpeedTable {
         TransferTimer { speeds: self, began, spent }
     }
 
-    /// Notes that a mirror took so many bytes in so much time.
+    /// Records that a mirror received `bytes` bytes in the time `passed`.
     fn record_rate(&self, location: &str, bytes: u64, passed: Duration) {
         if bytes >= LEAST_BYTES {
             let millis = u64::try_from(passed.as_millis()).unwrap_or(u64::MAX).max(1);
@@ -156,7 +156,7 @@ impl SpeedTable {
         }
     }
 
-    /// The level for mirrors at these locations: that of the slowest.
+    /// The level for mirrors at these locations, which is that of the slowest one.
     pub(crate) fn level<'l>(&self, locations: impl Iterator<Item = &'l str>) -> Level {
         let way = |location| self.known.get(location).copied().unwrap_or_default();
         Level::Zstd(locations.map(|location| way(location).level()).max().unwrap_or(LinkSpeed::default().level()))

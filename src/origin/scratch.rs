@@ -1,4 +1,4 @@
-//! The origin's own files during a push: gone when it ends.
+//! Temporary files of the origin during a push, and what the cache keeps for the next one.
 
 use std::fs::File;
 use std::io::{Read, Write as _};
@@ -15,23 +15,23 @@ use crate::origin::link_speed::SpeedTable;
 use crate::text::error_chain;
 
 const PREFIX: &str = "push-";
-/// Of a directory outside of the cache.
+/// Prefix of the name of a directory outside of the cache.
 const TEMPORARY_PREFIX: &str = "headwater-";
 const LOCK: &str = "lock";
-/// Manifests that the last pushes over a network ended with outlive them: this, the sequence and the id.
+/// Prefix of manifests that are kept for later pushes. The sequence and the id follow.
 const KNOWN: &str = "manifest-";
-/// How quick the ways to the mirrors were.
+/// The measured link speeds.
 const LINKS: &str = "links.json";
 const MAX_LINKS_BYTES: u64 = 16 << 20;
 /// Content of old releases.
 const CONTENT: &str = "content";
 
-/// Where a push keeps its own files.
+/// Where a push stores temporary files.
 #[derive(Debug, Clone)]
 pub struct ScratchLocation {
-    /// A directory in the cache, which outlives the push, or why there is none.
+    /// A directory in the cache, which outlives the push, or why there is no cache.
     pub directory: Result<PathBuf, String>,
-    /// Where a directory for this push alone is made if that one cannot be used.
+    /// The parent of a temporary directory for this push, used if the cache cannot be.
     pub temporary: PathBuf,
 }
 
@@ -42,7 +42,7 @@ pub(crate) struct Scratch {
     name: String,
     dir: Dir,
     _lock: File,
-    /// The parent, where it is for this push alone. Dropped after the rest.
+    /// The parent, if it is for this push only. Dropped after the other fields.
     temporary: Option<Temporary>,
 }
 
@@ -54,7 +54,7 @@ struct Temporary {
 }
 
 impl Temporary {
-    /// A directory below `path` with a random name that only this user may enter.
+    /// Creates a directory below `path` with a random name that only this user may enter.
     fn create(path: &Path) -> Result<(Self, Dir), IoError> {
         let parent = Dir::open(path)?;
         let name = format!("{TEMPORARY_PREFIX}{}", random_name(path)?);
@@ -65,7 +65,7 @@ impl Temporary {
 
 impl Drop for Temporary {
     fn drop(&mut self) {
-        // A left-over costs space only, and there is nobody to tell.
+        // A remaining directory only costs space, and `drop` cannot report an error.
         self.parent.remove_all(&self.name).ok();
     }
 }
@@ -75,10 +75,10 @@ fn random_name(path: &Path) -> Result<StoreId, IoError> {
 }
 
 impl Scratch {
-    /// A fresh directory in the cache, or, with a warning, in a directory for this push alone.
+    /// Creates a directory in the cache, or, with a warning, a temporary one for this push.
     ///
     /// # Errors
-    /// When neither can be created.
+    /// If neither can be created.
     pub(crate) fn create(location: &ScratchLocation, monitor: &dyn Monitor) -> Result<Self, IoError> {
         let in_cache = location.directory.as_ref().map_err(Clone::clone);
         let why = match in_cache.and_then(|path| Self::create_in(path).map_err(|error| error_chain(&error))) {
@@ -93,15 +93,15 @@ impl Scratch {
         Ok(scratch)
     }
 
-    /// A fresh directory below `path`, which is created if need be.
+    /// Creates a directory below `path`. `path` is created if it does not exist.
     pub(crate) fn create_in(path: &Path) -> Result<Self, IoError> {
         fsx::create_dir_all(path)?;
         let parent = Dir::open(path)?;
-        // Held for a moment only: nobody sweeps between a directory and its lock.
+        // Held for a moment, so that no other process sweeps the directory before its lock exists.
         let guard = parent.open_or_create_file(LOCK)?;
         fsx::lock(&guard, Duration::from_secs(60), &parent.join(LOCK))?;
         sweep(&parent)?;
-        // Process ids are not unique where several containers share a cache.
+        // A random name, because process ids are not unique if several containers share a cache.
         let name = format!("{PREFIX}{}", random_name(path)?);
         let dir = parent.create_dir(&name)?;
         let lock = dir.open_or_create_file(LOCK)?;
@@ -109,7 +109,7 @@ impl Scratch {
         Ok(Self { parent, name, dir, _lock: lock, temporary: None })
     }
 
-    /// The directory for this push alone, where there is no cache: nothing in it outlives the push.
+    /// The temporary directory, if there is no cache: nothing in it outlives the push.
     pub(crate) fn temporary(&self) -> Option<&Path> {
         self.temporary.as_ref().map(|_| self.parent.path())
     }
@@ -118,13 +118,15 @@ impl Scratch {
         &self.dir
     }
 
-    /// The cache of content of old releases, which outlives the push; `None`, with a warning, if it cannot be used.
+    /// The cache of content of old releases, which outlives the push; `None`, with a warning, if it
+    /// cannot be used.
     pub(crate) fn open_content(&self, monitor: &dyn Monitor) -> Option<ContentCache> {
         let opened = self.parent.ensure_dir(CONTENT).and_then(ContentCache::open);
         opened.map_err(|error| warn_not_kept(&error, monitor)).ok()
     }
 
-    /// Keeps the manifest of the release `sequence` for the pushes to come, and the `keep` newest in all.
+    /// Stores the manifest of the release `sequence` for later pushes, and keeps the `keep` newest
+    /// manifests.
     pub(crate) fn keep_manifest(&self, manifest: &ManifestFile, sequence: u64, keep: usize) -> Result<(), IoError> {
         let name = format!("{KNOWN}{sequence:020}-{}", manifest.id);
         if self.parent.stat(&name)?.is_none() {
@@ -140,20 +142,20 @@ impl Scratch {
         Ok(())
     }
 
-    /// Keeps what is known of the ways to the mirrors.
+    /// Stores the measured link speeds.
     pub(crate) fn keep_links(&self, links: &[u8]) -> Result<(), IoError> {
         self.dir.unlink_if_any(LINKS)?;
         self.dir.write_new(LINKS, links, FileMode::RECORD, None)?;
         self.dir.rename(LINKS, &self.parent, LINKS)
     }
 
-    /// What is known of the ways to the mirrors.
+    /// The measured link speeds.
     pub(crate) fn known_links(&self) -> SpeedTable {
         let bytes = self.parent.read(LINKS, MAX_LINKS_BYTES);
         bytes.map_or_else(|_| SpeedTable::default(), |bytes| SpeedTable::parse(&bytes))
     }
 
-    /// The names of the manifests that are kept, with their ids, the newest first.
+    /// The names and ids of the stored manifests, newest first.
     fn kept(&self) -> Result<Vec<(String, ManifestId)>, IoError> {
         let id = |name: &str| ManifestId::parse_hex(name.strip_prefix(KNOWN)?.split_once('-')?.1.as_bytes());
         let names = self.parent.entries()?.into_iter().filter_map(|(name, _)| name.into_string().ok());
@@ -162,7 +164,7 @@ impl Scratch {
         Ok(kept)
     }
 
-    /// The manifest `id`, if it was kept, and whole.
+    /// The manifest `id`, if it is stored and undamaged.
     pub(crate) fn known_manifest(&self, id: ManifestId) -> Result<Option<ManifestFile>, IoError> {
         match self.kept()?.into_iter().find(|(_, kept)| *kept == id) {
             Some((name, _)) => self.open_known(&name, id),
@@ -170,7 +172,7 @@ impl Scratch {
         }
     }
 
-    /// The manifests that are kept and whole, the newest first.
+    /// The stored manifests that are undamaged, newest first.
     pub(crate) fn known_manifests(&self) -> Result<Vec<ManifestFile>, IoError> {
         let mut whole = Vec::new();
         for (name, id) in self.kept()? {
@@ -193,7 +195,7 @@ pub(crate) fn warn_not_kept(error: &IoError, monitor: &dyn Monitor) {
     monitor.event(Event::Warned { message });
 }
 
-/// Removes what killed pushes left: directories that nobody holds.
+/// Removes the directories of killed pushes, which are not locked.
 fn sweep(parent: &Dir) -> Result<(), IoError> {
     for (name, _) in parent.entries()? {
         let Some(name) = name.to_str().filter(|name| name.starts_with(PREFIX)) else { continue };
@@ -208,12 +210,12 @@ fn sweep(parent: &Dir) -> Result<(), IoError> {
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        // A left-over costs space only, and there is nobody to tell.
+        // A remaining directory only costs space, and `drop` cannot report an error.
         self.parent.remove_all(&self.name).ok();
     }
 }
 
-/// A manifest in a scratch file, to be read as often as needed.
+/// A manifest in a scratch file, which can be read repeatedly.
 #[derive(Debug)]
 pub(crate) struct ManifestFile {
     pub(crate) file: File,
@@ -221,8 +223,8 @@ pub(crate) struct ManifestFile {
 }
 
 impl ManifestFile {
-    /// Copies the canonical bytes that `from` gives to the new file `name`.
-    /// Nothing if they are not the manifest `id`.
+    /// Copies the canonical bytes of `from` to the new file `name`. `None` if they are not the
+    /// manifest `id`.
     pub(crate) fn copy(
         scratch: &Scratch,
         name: &str,
@@ -234,7 +236,7 @@ impl ManifestFile {
         let mut file = scratch.dir.create_file(name)?;
         let mut hasher = blake3::Hasher::new();
         let mut buffer = vec![0; 1 << 17];
-        // Whoever gives too little, or an error, gives another manifest.
+        // A short read or an error results in another id, which is checked below.
         while let Ok(count @ 1..) = from.read(&mut buffer) {
             hasher.update(&buffer[..count]);
             file.write_all(&buffer[..count]).context("write", || scratch.dir.join(name))?;
@@ -247,9 +249,9 @@ impl ManifestFile {
     }
 
     pub(crate) fn entries(&self) -> Result<ManifestReader<Box<dyn Read + Send>>, ManifestError> {
-        // A handle of its own position: several threads read at once.
+        // Reads by offset, because several threads read at the same time.
         let reader = FileFromStart { file: self.file.try_clone()?, offset: 0 };
-        // The id was checked when the file was written, and nobody else knows it.
+        // The id was checked when the file was written, and no other process has the file.
         ManifestReader::new(Box::new(reader), None)
     }
 }
@@ -257,7 +259,7 @@ impl ManifestFile {
 /// Entries in manifest order.
 pub(crate) type Entries = Box<dyn Iterator<Item = Result<Entry, ManifestError>>>;
 
-/// The entries of a manifest, or of none.
+/// The entries of a manifest; none without a manifest.
 pub(crate) fn entries(manifest: Option<&ManifestFile>) -> Result<Entries, ManifestError> {
     match manifest {
         Some(manifest) => Ok(Box::new(manifest.entries()?)),
@@ -265,7 +267,7 @@ pub(crate) fn entries(manifest: Option<&ManifestFile>) -> Result<Entries, Manife
     }
 }
 
-/// Reads a file by offset, whatever other handles of it do.
+/// Reads a file by offset, independently of other handles.
 struct FileFromStart {
     file: File,
     offset: u64,

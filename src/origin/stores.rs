@@ -1,5 +1,6 @@
-//! What each mirror had when it was last pushed to. By its store a volume that is not mounted, or a directory that was
-//! replaced, is noticed before it is filled; by its release what somebody else published there.
+//! Records the store and the release that each mirror had after the last push. The store id shows a
+//! volume that is not mounted, or a directory that was replaced, before it is filled; the release
+//! shows what another origin has published.
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
@@ -12,51 +13,51 @@ use crate::hash::StoreId;
 use crate::mirror::{Location, MirrorError};
 use crate::release::ReleaseName;
 
-/// A note is a short line.
+/// Maximum size of a note, which is one short line, in bytes.
 const MAX_BYTES: u64 = 64 * 1024;
 
 /// What is known of the stores of mirrors.
 #[derive(Debug, Clone, Default)]
 pub struct KnownStores {
-    /// The directory of the notes, one for each location; without it nothing is remembered.
+    /// The directory of the notes, one for each location; without it nothing is recorded.
     dir: Option<PathBuf>,
-    /// What the user wrote down, by the name of the mirror.
+    /// The stores that the user configured, by the name of the mirror.
     configured: BTreeMap<String, StoreId>,
-    /// Whether mirrors may begin anew.
+    /// Whether mirrors may have a new store.
     init: bool,
 }
 
-/// What was noted of a mirror.
+/// The note about a mirror.
 #[derive(Debug, Serialize, Deserialize)]
 struct StoreNote {
     location: String,
     store: StoreId,
-    /// The release that was last brought there from here.
+    /// The release that was last pushed to the mirror from here.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     release: Option<ReleaseName>,
 }
 
 impl KnownStores {
-    /// Stores that are noted in `dir`, and those that the user wrote down for mirrors of these names. Without a `dir`
-    /// only the latter are known.
+    /// The stores recorded in `dir`, and those that the user configured, by the names of mirrors.
+    /// Without a `dir` only the latter are known.
     #[must_use]
     pub const fn new(dir: Option<PathBuf>, configured: BTreeMap<String, StoreId>) -> Self {
         Self { dir, configured, init: false }
     }
 
-    /// The same; with `init` every mirror may begin anew.
+    /// With `init`, every mirror may have a new store.
     #[must_use]
     pub fn with_init(self, init: bool) -> Self {
         Self { init, ..self }
     }
 
-    /// The store that a mirror has to have, if that is known.
+    /// The store that a mirror must have, if it is known.
     #[must_use]
     pub fn of(&self, name: &str, location: &str) -> Option<StoreId> {
         self.configured.get(name).copied().or_else(|| Some(self.noted(location)?.store))
     }
 
-    /// Refuses another store than the one that is known.
+    /// Returns an error if the store is not the known one.
     ///
     /// # Errors
     /// [`MirrorError::OtherStore`].
@@ -67,13 +68,13 @@ impl KnownStores {
         }
     }
 
-    /// The release that was last brought to a mirror from here; `None` if that is not known.
+    /// The release that was last pushed to a mirror from here; `None` if unknown.
     pub(crate) fn brought(&self, location: &str) -> Option<ReleaseName> {
         self.noted(location)?.release
     }
 
-    /// Notes the store of a mirror, and the `release` that was brought there now, if one was. What cannot be noted is not
-    /// known to the next push.
+    /// Records the store of a mirror, and the `release` that was pushed there now, if one was.
+    /// Errors are ignored: the next push then does not know the store.
     pub(crate) fn remember(&self, location: &str, store: StoreId, release: Option<ReleaseName>) {
         let noted = self.noted(location).filter(|noted| noted.store == store);
         let release = release.or_else(|| noted.as_ref()?.release);
@@ -97,12 +98,12 @@ impl KnownStores {
     }
 }
 
-/// What stands for a location, wherever the program runs.
+/// A key for a location that does not depend on the working directory.
 fn key_of(location: &str) -> String {
     match Location::parse(location) {
         Ok(Location::Directory(path)) => {
             let path = std::path::absolute(&path).unwrap_or(path);
-            // `absolute` keeps a slash at the end.
+            // `absolute` keeps a trailing slash, so the path is rebuilt from its components.
             path.components().collect::<PathBuf>().display().to_string()
         }
         _ => location.trim_end_matches('/').to_owned(),

@@ -1,8 +1,7 @@
-//! Content of earlier releases that can be read at the origin: on mirrors of
-//! this machine, else in the cache.
+//! Content of earlier releases that the origin can read: on local mirrors, or in the cache.
 //!
-//! Promises that what it gives are the bytes of the object it was asked for: a
-//! block that builds on others could not be decoded anywhere.
+//! Guarantees that the bytes it returns are those of the requested object. A block that is based on
+//! other bytes could not be decoded on any mirror.
 
 use std::collections::{HashMap, HashSet};
 use std::io::Read;
@@ -16,7 +15,7 @@ use crate::pack::Sketch;
 /// Where an old object can be read.
 #[derive(Debug, Clone)]
 enum BaseLocation {
-    /// On a mirror of this machine.
+    /// On a local mirror.
     Near(Arc<dyn Mirror>),
     Cached(CachedContent),
 }
@@ -30,7 +29,7 @@ pub(crate) struct BaseObject {
 }
 
 impl BaseObject {
-    /// Its sketch, if one was made when it was new.
+    /// The sketch of the object, if one was made when it was new.
     pub(crate) fn sketch(&self) -> Option<&Sketch> {
         match &self.place {
             BaseLocation::Cached(kept) => Some(&kept.record().sketch).filter(|sketch| !sketch.hashes().is_empty()),
@@ -38,7 +37,7 @@ impl BaseObject {
         }
     }
 
-    /// Objects of near places are kept near each other.
+    /// Sort key for reading: objects with similar values are stored close to each other.
     pub(crate) fn place(&self) -> Option<(usize, u32)> {
         match &self.place {
             BaseLocation::Cached(kept) => kept.place(),
@@ -46,7 +45,8 @@ impl BaseObject {
         }
     }
 
-    /// How many blocks of the cache must be decoded before those that have it; nothing where it is not in the cache.
+    /// How many blocks of the cache must be decoded before the object's own blocks; `None` if it is
+    /// not in the cache.
     pub(crate) const fn depth(&self) -> Option<u32> {
         match &self.place {
             BaseLocation::Cached(kept) => Some(kept.depth()),
@@ -55,17 +55,17 @@ impl BaseObject {
     }
 }
 
-/// The old content at hand.
+/// The old content that can be read.
 #[derive(Debug, Default)]
 pub(crate) struct BaseContent {
     near: Vec<Arc<dyn Mirror>>,
     cache: Option<ContentCache>,
-    /// Whether objects that were read in parts are what they should be.
+    /// Whether objects that are read in parts are intact.
     checked: Mutex<HashMap<ObjectId, bool>>,
 }
 
 impl BaseContent {
-    /// That of those of `mirrors` that are on this machine, and of `cache`.
+    /// The content of the local mirrors among `mirrors`, and of `cache`.
     pub(crate) fn new<'m>(mirrors: impl Iterator<Item = &'m Arc<dyn Mirror>>, cache: Option<ContentCache>) -> Self {
         let near = mirrors.filter(|mirror| mirror.link() == Link::Local).map(Arc::clone).collect();
         Self { near, cache, checked: Mutex::default() }
@@ -75,7 +75,7 @@ impl BaseContent {
         self.cache.as_ref()
     }
 
-    /// Those of `wanted`, with their sizes, that can be read.
+    /// The objects of `wanted`, given with their sizes, that can be read.
     pub(crate) fn find(&self, wanted: &HashMap<ObjectId, u64>) -> HashMap<ObjectId, BaseObject> {
         let mut found = HashMap::with_capacity(wanted.len());
         let mut add = |id: &ObjectId, size, place| found.insert(*id, BaseObject { id: *id, size, place });
@@ -96,7 +96,7 @@ impl BaseContent {
         found
     }
 
-    /// Appends `length` bytes of `object` from `offset` to `out`. Answers whether they could be had.
+    /// Appends `length` bytes of `object` from `offset` to `out`. Returns whether that succeeded.
     pub(crate) fn read(&self, object: &BaseObject, offset: u64, length: u32, out: &mut Vec<u8>) -> bool {
         match (&object.place, &self.cache) {
             (BaseLocation::Cached(kept), Some(cache)) => cache.read(kept, offset, length, out),
@@ -129,7 +129,7 @@ impl BaseContent {
         is_right
     }
 
-    /// Reads an object of a mirror through, once for all its parts.
+    /// Whether an object of a mirror is intact. Reads the whole object once, for all its parts.
     fn is_intact(&self, mirror: &Arc<dyn Mirror>, object: &BaseObject) -> bool {
         let mut checked = self.checked.lock().unwrap_or_else(PoisonError::into_inner);
         *checked.entry(object.id).or_insert_with(|| {

@@ -1,9 +1,9 @@
-//! Which old object each new one is encoded against.
+//! Chooses the delta base of each new object.
 //!
-//! The old object at the same path; else the one whose content is most alike;
-//! else one of the same name but for a bundler's hash; else, for small files,
-//! a neighbour. Only what the origin can read and the mirror has counts. What
-//! is chosen depends on nothing else, so that a push that broke off goes on.
+//! In order of preference: the old object at the same path, the one with the most similar content,
+//! one with the same name apart from a bundler's hash, and, for small files, a neighbour. Only
+//! objects that the origin can read and the mirror has are considered. The choice depends on
+//! nothing else, so that an interrupted push makes the same packs again and can resume.
 
 use std::collections::{HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
@@ -21,51 +21,54 @@ use crate::packing::content_source::ContentSource;
 use crate::packing::parallel::{in_groups, in_parallel};
 use crate::tree_path::TreePath;
 
-/// Old entries that are looked at for likeness: bounds the memory.
+/// Maximum number of old entries that are compared for similarity; this bounds the memory.
 const MAX_CANDIDATES: usize = 200_000;
-/// What is smaller has too few chunks for a sketch.
+/// Smaller objects have too few chunks for a sketch.
 const MIN_SKETCHED_BYTES: u64 = 2 << 10;
-/// What is larger is not read for a sketch.
+/// Larger objects are not read for a sketch.
 const MAX_SKETCHED_BYTES: u64 = 64 << 20;
-/// New objects up to this size are encoded against a neighbour where nothing better is there.
+/// New objects up to this size, in bytes, are encoded against a neighbour if there is nothing
+/// better.
 const NEIGHBOUR_BYTES: u64 = 128 << 10;
-/// Bytes of old content that are sketched: so many times those of the new one.
+/// Limit on the bytes of old content that are sketched, as a multiple of the new content.
 const SKETCH_FACTOR: u64 = 4;
+/// Bytes of old content that may be sketched even if there is little new content.
 const SKETCH_LEAST_BYTES: u64 = 64 << 20;
-/// Candidates that one chunk votes for: a chunk of everything tells nothing.
+/// Maximum number of candidates that share a chunk. A chunk that more of them have does not
+/// distinguish them.
 const MAX_VOTES: usize = 32;
 
-/// How many new objects have a base, by why it was chosen.
+/// The number of new objects for each kind of base.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct BaseCounts {
     /// The old object at the same path.
     pub same_path: u64,
-    /// The old object whose content is most alike.
+    /// The old object with the most similar content.
     pub like_content: u64,
-    /// An old object of the same name, but for a bundler's hash.
+    /// An old object with the same name, apart from a bundler's hash.
     pub like_name: u64,
     /// For a small file, one of the same kind in the same directory.
     pub neighbour: u64,
-    /// None.
+    /// No base.
     pub none: u64,
 }
 
 /// The bases of a bundle.
 #[derive(Debug, Default)]
 pub(crate) struct BaseSelection {
-    /// By ordinal; the best first.
+    /// The bases of each new object, by ordinal; the best base first.
     of: Vec<Vec<Base>>,
-    /// By position in the base manifest.
+    /// Old objects by their position in the base manifest.
     objects: HashMap<u64, BaseObject>,
     pub(crate) counts: BaseCounts,
     /// Sketches that were made of new objects, by ordinal.
     pub(crate) sketches: HashMap<u32, Sketch>,
-    /// New objects whose content will most likely be found under other names.
+    /// New objects with a hashed name: their content will likely change together with the name.
     fleeting: HashSet<u32>,
 }
 
 impl BaseSelection {
-    /// No bases at all.
+    /// A selection without bases.
     pub(crate) fn none(wanted: &[NewObjectRef]) -> Self {
         let counts = BaseCounts { none: wanted.len() as u64, ..BaseCounts::default() };
         Self {
@@ -81,7 +84,7 @@ impl BaseSelection {
         self.of.get(ordinal as usize).map_or(&[], Vec::as_slice)
     }
 
-    /// Whether the name of a new object most likely goes with its content.
+    /// Whether the name of a new object likely contains a hash of its content.
     pub(crate) fn has_hashed_name(&self, ordinal: u32) -> bool {
         self.fleeting.contains(&ordinal)
     }
@@ -91,7 +94,7 @@ impl BaseSelection {
         self.objects.get(&entry)
     }
 
-    /// Adds all that decides on the blocks to a key.
+    /// Adds everything that determines the blocks to a key.
     pub(crate) fn add_to(&self, key: &mut blake3::Hasher) {
         for (ordinal, bases) in self.of.iter().enumerate() {
             for base in bases {
@@ -101,8 +104,9 @@ impl BaseSelection {
     }
 }
 
-/// The ordinals of what a bundler named, as far as names tell: what has its hash, and all beside it in
-/// directories where most have one. A hash in letters alone is not told from a word.
+/// The ordinals of files that a bundler likely named: those with a hash in their name, and all
+/// files of directories where most have one. The second rule is needed because a hash of only
+/// letters looks like a word.
 fn objects_with_hashed_names(wanted: &[NewObjectRef]) -> HashSet<u32> {
     let mut directories: HashMap<Option<&str>, (usize, usize)> = HashMap::new();
     for path in wanted.iter().map(|wanted| &wanted.path) {
@@ -123,7 +127,7 @@ struct Candidate {
     base: Base,
     object: ObjectId,
     path: TreePath,
-    /// Whether nothing is at its path any more.
+    /// Whether its path no longer exists.
     is_gone: bool,
 }
 
@@ -135,18 +139,18 @@ impl Candidate {
     }
 }
 
-/// Where bases are looked for.
+/// The inputs of a selection.
 pub(crate) struct BaseSelector<'a> {
     pub(crate) wanted: &'a [NewObjectRef],
     pub(crate) old: &'a BaseContent,
     pub(crate) content_source: &'a ContentSource,
-    /// Objects of the mirror that are no bases: they were damaged there.
+    /// Objects that must not be used as bases, because they are damaged on the mirror.
     pub(crate) excluded_bases: &'a HashSet<ObjectId>,
     pub(crate) jobs: usize,
     pub(crate) monitor: &'a dyn Monitor,
 }
 
-/// What a look at both manifests finds.
+/// The result of comparing both manifests.
 #[derive(Default)]
 struct ManifestScan {
     /// The old object at the same path, by ordinal.
@@ -155,7 +159,7 @@ struct ManifestScan {
 }
 
 impl BaseSelector<'_> {
-    /// Chooses. `base` and `new` are the entries of the two manifests.
+    /// Chooses the bases. `base` and `new` are the entries of the two manifests.
     pub(crate) fn run(
         &self,
         base: impl Fn() -> Result<Entries, ManifestError>,
@@ -192,11 +196,11 @@ impl BaseSelector<'_> {
     }
 
     fn may_be_base(&self, new_bytes: u64, base: &Base, object: &ObjectId) -> bool {
-        // A large base for little content costs more to read than it saves to send.
+        // Reading a large base for little new content costs more than it saves.
         base.size > 0 && base.size <= new_bytes.saturating_mul(16) + (1 << 20) && !self.excluded_bases.contains(object)
     }
 
-    /// Finds the old object at the path of each new one, and the old paths that are no more.
+    /// Finds the old object at the path of each new one, and the old paths that no longer exist.
     fn look(&self, base: Entries, new: Entries) -> Result<ManifestScan, ManifestError> {
         let mut looked = ManifestScan { same_path: vec![None; self.wanted.len()], candidates: Vec::new() };
         let mut next = 0;
@@ -227,7 +231,7 @@ impl BaseSelector<'_> {
         Ok(looked)
     }
 
-    /// Adds old entries of the same names or kinds as those `left`.
+    /// Adds bases with the same names or kinds as the objects in `left`.
     fn add_same_name_entries(
         &self,
         left: &[usize],
@@ -291,18 +295,19 @@ impl BaseSelector<'_> {
         bases.sketches = ordinals.zip(sketches.new).filter(|(_, sketch)| !sketch.hashes().is_empty()).collect();
     }
 
-    /// Sketches the new objects `left` and the candidates, on all cores.
+    /// Sketches the new objects in `left` and the candidates, in parallel.
     fn sketch(&self, left: &[usize], candidates: &[Candidate], found: &HashMap<ObjectId, BaseObject>) -> Sketches {
         let new_bytes: u64 =
             left.iter().map(|ordinal| self.wanted[*ordinal].size).filter(|size| is_sketched(*size)).sum();
         let mut room = new_bytes.saturating_mul(SKETCH_FACTOR).max(SKETCH_LEAST_BYTES);
-        // In order, so that what fits does not depend on who is quicker.
+        // Sequential, so that the choice does not depend on the timing of threads.
         let fits: Vec<bool> = candidates
             .iter()
             .map(|candidate| {
                 let is_made = found[&candidate.object].sketch().is_some();
                 let cost = if is_made { 0 } else { candidate.base.size };
-                // What is where it was seldom became something else, too: it is not read to find out.
+                // Entries that are still at their path are rarely a good base for another one, so
+                // they are not read just for a sketch.
                 let is_likely = is_made || candidate.is_gone;
                 let fits = is_likely && is_sketched(candidate.base.size) && cost <= room;
                 room -= if fits { cost } else { 0 };
@@ -310,7 +315,7 @@ impl BaseSelector<'_> {
             })
             .collect();
         let new = self.sketch_new(left);
-        // In the order in which they are kept: reading them is quickest so.
+        // Reading is fastest in the order of storage.
         let mut order: Vec<usize> = (0..candidates.len()).filter(|index| fits[*index]).collect();
         order.sort_by_cached_key(|index| found[&candidates[*index].object].place());
         let made = in_parallel(order.len(), self.jobs, |index, buffer| {
@@ -322,8 +327,8 @@ impl BaseSelector<'_> {
         Sketches { new, old }
     }
 
-    /// Sketches of those of `left`, by ordinal, that are small enough. Of what must be read from mirrors, much is
-    /// asked for at once.
+    /// Sketches of the objects in `left` that are small enough, by ordinal. Content that must be
+    /// read from mirrors is requested in batches.
     fn sketch_new(&self, left: &[usize]) -> Vec<Sketch> {
         let piece = |ordinal: usize| Piece {
             ordinal: u32::try_from(ordinal).expect("ordinals have 32 bits"),
@@ -342,7 +347,7 @@ impl BaseSelector<'_> {
 
     fn sketch_group(&self, group: &[(usize, Piece)], content: &mut Vec<u8>) -> Vec<Sketch> {
         let pieces: Vec<Piece> = group.iter().map(|(_, piece)| *piece).collect();
-        // What cannot be read is told when it is to be sent.
+        // Content that cannot be read is reported later, when it is to be sent.
         let fetched = self.content_source.fetch(self.wanted, &pieces, self.monitor).ok();
         let sketch = |piece: &Piece| {
             content.clear();
@@ -361,7 +366,7 @@ impl BaseSelector<'_> {
     }
 }
 
-/// Whether a content of so many bytes is looked for by a sketch.
+/// Whether content of this size is sketched.
 pub(crate) fn is_sketched(bytes: u64) -> bool {
     (MIN_SKETCHED_BYTES..=MAX_SKETCHED_BYTES).contains(&bytes)
 }
@@ -371,7 +376,7 @@ struct Sketches {
     old: Vec<Sketch>,
 }
 
-/// What stands for the lasting name of a path, and for its directory and extension.
+/// Hashes of the stable name of a path, and of its directory and extension.
 fn keys_of(path: &TreePath) -> [u64; 2] {
     let hash = |parts: [&str; 3]| {
         let mut hasher = DefaultHasher::new();
@@ -383,7 +388,7 @@ fn keys_of(path: &TreePath) -> [u64; 2] {
     [hash(["name", head, tail]), hash(["kind", directory, path.extension().unwrap_or_default()])]
 }
 
-/// Candidates by the keys of their paths.
+/// Candidates, by the hashes of their paths (see [`keys_of`]).
 struct NameIndex(HashMap<u64, Vec<usize>>);
 
 impl NameIndex {
@@ -396,7 +401,7 @@ impl NameIndex {
         Self(by_key)
     }
 
-    /// The one of this key whose path is most alike, then whose size is nearest.
+    /// The candidate with this key and the most similar path; among equals, the nearest size.
     fn best(
         &self,
         key: u64,
@@ -413,7 +418,7 @@ impl NameIndex {
     }
 }
 
-/// Bytes that two paths have in common at their beginnings and at their ends.
+/// The number of bytes that two paths have in common at the start and at the end.
 fn common_bytes(a: &str, b: &str) -> usize {
     let equal = |(a, b): &(u8, u8)| a == b;
     let head = a.bytes().zip(b.bytes()).take_while(equal).count();
@@ -421,7 +426,7 @@ fn common_bytes(a: &str, b: &str) -> usize {
     head + tail
 }
 
-/// Which candidates have a chunk.
+/// The candidates that have each chunk.
 struct SimilarityIndex(HashMap<u32, Vec<u32>>);
 
 impl SimilarityIndex {
@@ -438,7 +443,7 @@ impl SimilarityIndex {
         Self(votes)
     }
 
-    /// The candidates that share most of `sketch`: one, and a second that has much of the rest.
+    /// The candidate that shares most of `sketch`, and a second one if it has much of the rest.
     fn best<'c>(&self, sketch: &Sketch, of: impl Fn(usize) -> (&'c Candidate, &'c NewObjectRef)) -> Vec<usize> {
         let mut chosen = Vec::new();
         let mut left: Vec<u32> = sketch.hashes().to_vec();

@@ -1,4 +1,4 @@
-//! Keeping new content for the pushes to come, as it goes by into packs.
+//! Writes new content into the cache for later pushes, while it is encoded into packs.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -10,16 +10,16 @@ use crate::pack::{BaseRange, BlockEncoder, EncodedBlock, Level, PackError, Piece
 use crate::packing::base_content::BaseObject;
 use crate::packing::base_selection::{BaseSelection, is_sketched};
 
-/// Kept bytes beyond those of two releases that are left alone.
+/// Cached bytes beyond the size of two releases that do not trigger pruning.
 const SPARE_BYTES: u64 = 64 << 20;
-/// How many blocks may have to be decoded before one, one behind the other: with each of
-/// them reading takes longer, and keeping content anew costs about as much as reading through two.
+/// Maximum length of a chain of blocks that must be decoded before a block can be. Each one makes
+/// reading slower, and storing the content again costs about as much as reading through two.
 const MAX_DEPTH: u32 = 2;
-/// How hard content is compressed for the cache alone.
+/// Compression level of content that is encoded only for the cache.
 const LEVEL: Level = Level::Zstd(1);
 
-/// Drops content that the kept manifests do not need, once there is more than twice what a
-/// release has: reading all of them for every push would cost more than the room it saves.
+/// Drops content that the kept manifests do not need, if the cache is larger than two releases.
+/// Reading all manifests in every push would cost more than the space it saves.
 pub(crate) fn prune_if_large(
     cache: &ContentCache,
     scratch: &Scratch,
@@ -32,7 +32,7 @@ pub(crate) fn prune_if_large(
     }
     let mut releases = Vec::new();
     for manifest in scratch.known_manifests()? {
-        // What cannot be read needs nothing.
+        // A manifest that cannot be read does not keep any content.
         let entries = manifest.entries().into_iter().flatten();
         let mut objects: Vec<_> =
             entries.map_while(Result::ok).filter_map(|entry| Some(entry.file()?.object)).collect();
@@ -43,9 +43,9 @@ pub(crate) fn prune_if_large(
     cache.prune(&releases, most_bytes)
 }
 
-/// The sketch of each piece, where one of its object was made or the next release will look for it by
-/// one, as far as can be told: where the name goes with the content. One that is not made here costs
-/// a reading of the kept content when it is looked for.
+/// The sketch of each piece whose object was sketched already, or has a hashed name: the next
+/// release will likely search for such an object by its sketch. A sketch that is missing then must
+/// be made from the cached content, which must be read for it.
 pub(crate) fn sketches(
     pieces: &[Piece],
     content: &[u8],
@@ -67,20 +67,21 @@ pub(crate) fn sketches(
     pieces.iter().map(&mut of).collect()
 }
 
-/// How a block is kept.
+/// A block in the form in which it is cached.
 #[derive(Debug)]
 pub(crate) struct CachedBlock {
-    /// Where it is not as it is sent.
+    /// The cached block, if it differs from the block that is sent.
     other: Option<EncodedBlock>,
     bases: Vec<KeptBase>,
     depth: u32,
-    /// Of its pieces' objects, as far as they were made.
+    /// The sketches of the pieces' objects, as far as they were made.
     sketches: Vec<Sketch>,
 }
 
 impl CachedBlock {
-    /// Keeps `block` of `content` as it is, if all that it builds on is in the cache and not many blocks deep; else
-    /// alone. `objects` are what its bases are of, if it has any.
+    /// Uses `block` as it is sent if all its bases are in the cache and their chains are not too
+    /// deep; otherwise encodes `content` again without bases. `objects` are the objects of the
+    /// bases, if there are any.
     pub(crate) fn new(
         block: &EncodedBlock,
         pieces: &[Piece],
@@ -108,7 +109,8 @@ impl CachedBlock {
     }
 }
 
-/// New content on its way into the cache. An error costs only what was to be kept.
+/// Writes new content into the cache. After an error the content is not cached, and the push goes
+/// on.
 #[derive(Debug)]
 pub(crate) struct CacheWriter {
     most_bytes: u64,
@@ -116,17 +118,17 @@ pub(crate) struct CacheWriter {
 }
 
 impl CacheWriter {
-    /// Room for `bytes` of new content in `cache`, nothing where that is too much for the
-    /// disk. What turns out to take more than `most_bytes` is not kept.
+    /// Starts to write `bytes` of new content to `cache`; `None` if that is too much for the disk.
+    /// Content that turns out to take more than `most_bytes` is not cached.
     pub(crate) fn begin(cache: &ContentCache, bytes: u64, most_bytes: u64) -> Result<Option<Self>, IoError> {
-        // A disk that the cache fills would be no service to anyone.
+        // Never use more than half of the free space: the cache must not fill the disk.
         if bytes == 0 || bytes > cache.free_bytes()? / 2 {
             return Ok(None);
         }
         Ok(Some(Self { most_bytes, draft: Mutex::new(Ok(Some(cache.begin()?))) }))
     }
 
-    /// Adds a block. Blocks come in the order of their pieces.
+    /// Adds a block. Blocks must be added in the order of their pieces.
     pub(crate) fn add(&self, block: &EncodedBlock, kept: CachedBlock, pieces: &[Piece], wanted: &[NewObjectRef]) {
         let mut state = self.draft.lock().unwrap_or_else(PoisonError::into_inner);
         let Ok(Some(draft)) = &mut *state else { return };
@@ -142,10 +144,10 @@ impl CacheWriter {
         }
     }
 
-    /// Completes what was written, once all content turned out to be what it should be.
+    /// Completes the segment after all content has been verified.
     ///
     /// # Errors
-    /// When it could not be written; nothing is kept of it then.
+    /// If the content could not be written; none of it is cached then.
     pub(crate) fn finish(self) -> Result<(), IoError> {
         let draft = self.draft.into_inner().unwrap_or_else(PoisonError::into_inner)?;
         draft.map_or(Ok(()), Draft::finish)

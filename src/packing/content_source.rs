@@ -1,4 +1,4 @@
-//! Where the bytes of an object can be had: the tree, else any mirror that keeps it.
+//! Sources of the bytes of objects: the tree, or any mirror that keeps the object.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -18,11 +18,11 @@ use crate::packing::sources::{ReadError, Sources};
 use crate::release::{Release, ReleaseName};
 use crate::scan::TreeKind;
 
-/// Everything the origin can take content and records from.
+/// All sources of content and records that the origin can use.
 #[derive(Debug)]
 pub(crate) struct ContentSource {
     pub(crate) live: SourceEntries,
-    /// What new content can be encoded against.
+    /// Old content that can be used as delta bases.
     pub(crate) old: BaseContent,
     sources: Sources,
     releases: Vec<Release>,
@@ -32,9 +32,9 @@ pub(crate) struct ContentSource {
 /// Why a piece could not be read.
 #[derive(Debug)]
 pub(crate) enum PieceError {
-    /// No mirror gave what the tree lacks.
+    /// The tree does not have the object, and no mirror returned it.
     Source(ReadError),
-    /// The tree's file could not be read.
+    /// The file of the tree could not be read.
     Tree(SourceError),
 }
 
@@ -49,18 +49,18 @@ impl From<ReadError> for PieceError {
 pub(crate) struct FetchedObjects(HashMap<u32, Vec<u8>>);
 
 impl ContentSource {
-    /// Content of `live`, and of the mirrors `sources`, which keep `releases`.
+    /// Content of `live`, and of the mirrors in `sources`, which keep `releases`.
     pub(crate) fn new(live: SourceEntries, sources: Sources, releases: Vec<Release>) -> Self {
         Self { live, old: BaseContent::default(), sources, releases, by_object: OnceLock::new() }
     }
 
-    /// With the old content of its mirrors on this machine and of `cache`.
+    /// Adds the old content of the local mirrors and of `cache`.
     pub(crate) fn with_base_content(mut self, cache: Option<ContentCache>) -> Self {
         self.old = BaseContent::new(self.sources.mirrors(), cache);
         self
     }
 
-    /// Opens the tree's file at `index`, if that is a file with this content.
+    /// Opens the file of the tree at `index`, if it has this content.
     fn open_at(&self, index: usize, id: &ObjectId) -> Option<Result<File, SourceError>> {
         let SourceEntries::Tree(tree) = &self.live else { return None };
         self.has_at(index, id).then(|| tree.open(index).map_err(SourceError::from))
@@ -73,13 +73,14 @@ impl ContentSource {
         matches!(kind, Some(TreeKind::File { object, .. }) if object == id)
     }
 
-    /// Where the tree has what is wanted: at its path, or somewhere else.
+    /// The index of an entry of the tree with the wanted content: at its own path, or at another.
     fn place_of(&self, wanted: &NewObjectRef) -> Option<usize> {
         let at = self.live.position(wanted.path.as_str());
         if self.has_at(at, &wanted.object) { Some(at) } else { self.index_of(&wanted.object) }
     }
 
-    /// Reads the whole objects among `pieces` that the tree lacks from mirrors, all with one request to each.
+    /// Reads the whole objects among `pieces` that are not in the tree from mirrors, with one
+    /// request to each mirror.
     pub(crate) fn fetch(
         &self,
         wanted: &[NewObjectRef],
@@ -101,8 +102,8 @@ impl ContentSource {
         Ok(FetchedObjects(lacking.into_iter().zip(found).collect()))
     }
 
-    /// Appends a piece to `out`: of the tree, of what was `fetched`, or a part of an object that is too large for
-    /// that, from a mirror. Whether these are the right bytes is for the caller to find out.
+    /// Appends a piece to `out`: from the tree, from `fetched`, or, for a part of an object that is
+    /// too large to fetch whole, from a mirror. The caller must check that the bytes are right.
     pub(crate) fn read(
         &self,
         wanted: &[NewObjectRef],
@@ -128,7 +129,7 @@ impl ContentSource {
         Ok(())
     }
 
-    /// The objects of several pieces that the tree lacks.
+    /// The objects that have several pieces and are not in the tree.
     fn large(&self, wanted: &[NewObjectRef]) -> Vec<ObjectId> {
         let is_large = |wanted: &&NewObjectRef| wanted.size > MAX_CONTENT_BYTES as u64;
         wanted.iter().filter(is_large).filter(|one| self.place_of(one).is_none()).map(|one| one.object).collect()
@@ -139,7 +140,7 @@ impl ContentSource {
         self.sources.failed()
     }
 
-    /// Where the tree has an object: an index is made when first asked.
+    /// The index of an entry of the tree with this object. Builds a lookup table on the first call.
     fn index_of(&self, id: &ObjectId) -> Option<usize> {
         let SourceEntries::Tree(tree) = &self.live else { return None };
         let index = self.by_object.get_or_init(|| {
@@ -152,7 +153,7 @@ impl ContentSource {
         index.get(id).copied()
     }
 
-    /// The same, for those who may be stopped by `monitor`.
+    /// This source, with reads that `monitor` can cancel.
     pub(crate) const fn under<'s>(&'s self, monitor: &'s dyn Monitor) -> StoppableSource<'s> {
         StoppableSource { content_source: self, monitor }
     }
@@ -163,7 +164,7 @@ fn is_whole(piece: &Piece, wanted: &NewObjectRef) -> bool {
     u64::from(piece.length) == wanted.size
 }
 
-/// Supplies, as long as nobody wants to stop.
+/// A [`ContentSource`] whose reads can be cancelled.
 #[derive(Clone, Copy)]
 pub(crate) struct StoppableSource<'s> {
     content_source: &'s ContentSource,
@@ -174,7 +175,7 @@ impl ObjectSource for StoppableSource<'_> {
     fn announce(&self, objects: &[ObjectId]) {
         let lacking: Vec<ObjectId> =
             objects.iter().copied().filter(|id| self.content_source.index_of(id).is_none()).collect();
-        // Whatever goes wrong is told when they are opened.
+        // Errors are reported when the objects are opened.
         self.content_source.sources.locate(&lacking, self.monitor).ok();
     }
 

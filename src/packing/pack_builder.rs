@@ -1,8 +1,8 @@
-//! The line that makes packs: read, hash, encode on all cores, seal in order.
+//! The parallel pack builder: reads, hashes, encodes on all cores, and seals packs in order.
 //!
-//! What is read is hashed again on the way: content that is not what the scan
-//! saw never leaves the origin. Order, and with it every byte of every pack,
-//! does not depend on the number of threads.
+//! Content is hashed again when it is read, so content that differs from the scan never leaves the
+//! origin. The order, and with it every byte of every pack, does not depend on the number of
+//! threads.
 
 use std::collections::{HashSet, VecDeque};
 
@@ -24,7 +24,7 @@ use crate::packing::pack_queue::PackQueue;
 use crate::packing::sources::ReadError;
 use crate::threads::{self, ThreadError};
 
-/// A block that is not smaller than this part of its content is also tried without bases.
+/// A block that is not smaller than its content divided by this number is also tried without bases.
 const POOR: usize = 4;
 
 /// Why a bundle could not be built.
@@ -38,7 +38,7 @@ pub enum BuildError {
         /// Why.
         source: SourceError,
     },
-    /// Content that the tree lacks and no mirror gives.
+    /// Content is not in the tree, and no mirror returned it.
     #[error("{}", lost(paths, *more, failed))]
     Lost {
         /// Some of the paths.
@@ -48,7 +48,7 @@ pub enum BuildError {
         /// The mirrors that failed, and why.
         failed: Vec<String>,
     },
-    /// Content is not what the scan saw.
+    /// Content differs from what the scan read.
     #[error("{path} changed while it was read")]
     Changed {
         /// Its path in the tree.
@@ -57,10 +57,10 @@ pub enum BuildError {
     /// A block could not be encoded.
     #[error(transparent)]
     Pack(#[from] PackError),
-    /// The origin's own disk.
+    /// A file of the origin cannot be read or written.
     #[error(transparent)]
     Io(#[from] IoError),
-    /// The system hands out no thread.
+    /// The system cannot create a thread.
     #[error(transparent)]
     Thread(#[from] ThreadError),
     /// The user asked to stop.
@@ -68,7 +68,7 @@ pub enum BuildError {
     Cancelled,
 }
 
-/// Says which content is lost.
+/// The message for lost content.
 fn lost(paths: &[String], more: usize, failed: &[String]) -> String {
     let more = if more > 0 { format!(" and {more} more") } else { String::new() };
     let failed = if failed.is_empty() { String::new() } else { format!(" ({})", failed.join("; ")) };
@@ -78,25 +78,25 @@ fn lost(paths: &[String], more: usize, failed: &[String]) -> String {
     )
 }
 
-/// What a bundle is made of.
+/// The input for the packs of a bundle.
 #[derive(Debug)]
 pub(crate) struct PackInput<'a> {
     pub(crate) wanted: &'a [NewObjectRef],
     pub(crate) bundle: BundleKey,
-    /// The mirrors that it is for.
+    /// The names of the mirrors that the packs are for.
     pub(crate) mirrors: Vec<String>,
     pub(crate) content_source: &'a ContentSource,
     pub(crate) bases: &'a BaseSelection,
-    /// Whether new content is kept for the next push.
+    /// Whether new content is cached for the next push.
     pub(crate) is_kept: bool,
     pub(crate) level: Level,
     pub(crate) jobs: usize,
 }
 
 impl PackInput<'_> {
-    /// Why content could not be read from mirrors.
+    /// The error for content that could not be read from mirrors.
     fn not_read(&self, error: ReadError) -> BuildError {
-        /// So many paths are named.
+        /// Maximum number of paths in the message.
         const SHOWN: usize = 5;
         let ReadError::Lost(objects) = error else { return BuildError::Cancelled };
         let lost: HashSet<ObjectId> = objects.into_iter().collect();
@@ -118,10 +118,10 @@ impl PackInput<'_> {
     }
 }
 
-/// What a block is made of.
+/// The inputs of a block.
 struct BlockPlan<'j> {
     pieces: Vec<Piece>,
-    /// Nothing where one of the bases cannot be had.
+    /// Empty if one of the bases cannot be read.
     bases: Vec<(BaseRange, &'j BaseObject)>,
 }
 
@@ -139,13 +139,13 @@ impl<'j> BlockPlan<'j> {
 struct BuiltBlock {
     pieces: Vec<Piece>,
     block: EncodedBlock,
-    /// How it is kept, if it is.
+    /// The cached form, if the block is cached.
     kept: Option<CachedBlock>,
-    /// Of objects that span blocks, with their hashes.
+    /// Parts of objects that span blocks, with their hashes.
     parts: Vec<(Piece, PieceHash)>,
 }
 
-/// A block to be made.
+/// A block to encode.
 struct EncodeTask {
     pieces: Vec<Piece>,
     answer: Sender<Result<BuiltBlock, BuildError>>,
@@ -153,14 +153,15 @@ struct EncodeTask {
 
 type BuiltBlockReceiver = Receiver<Result<BuiltBlock, BuildError>>;
 
-/// Builds the packs of `job` onto `shelf` and ends it, one way or the other; new content goes to `keeping`.
+/// Builds the packs of `job`, pushes them to the queue, and ends the queue with or without an
+/// error. New content is written to the cache, if there is a writer.
 pub(crate) fn run(
     job: &PackInput<'_>,
     cache_writer: Option<&CacheWriter>,
     queue: &PackQueue<'_>,
     monitor: &dyn Monitor,
 ) -> Result<(), BuildError> {
-    /// Should the line break, nobody waits for it.
+    /// Ends the queue if the builder panics, so that no receiver waits forever.
     struct EndOnPanic<'s, 'a>(&'s PackQueue<'a>);
     impl Drop for EndOnPanic<'_, '_> {
         fn drop(&mut self) {
@@ -195,7 +196,7 @@ fn make_packs(
             let work = move || {
                 let mut reader = BlockWorker::default();
                 for EncodeTask { pieces, answer } in tickets {
-                    // Nobody listens any more once the line has failed.
+                    // The receiver is gone if the builder has failed.
                     answer.send(reader.make(job, BlockPlan::new(job, pieces), monitor)).ok();
                 }
             };
@@ -227,7 +228,7 @@ fn make_packs(
     })
 }
 
-/// Reads and encodes; one a worker.
+/// Reads and encodes blocks; each worker thread has one.
 #[derive(Default)]
 struct BlockWorker {
     encoder: BlockEncoder,
@@ -256,7 +257,8 @@ impl BlockWorker {
         Ok(BuiltBlock { pieces, block, kept, parts })
     }
 
-    /// Reads the content of a block and checks it; returns the hashes of parts of objects that span blocks.
+    /// Reads the content of a block and checks it; returns the hashes of parts of objects that span
+    /// blocks.
     fn read_content(
         &mut self,
         job: &PackInput<'_>,
@@ -301,7 +303,7 @@ impl BlockWorker {
         Ok(if plain.encoded_bytes() < block.encoded_bytes() { plain } else { block })
     }
 
-    /// Reads the bases of a block. Answers whether they could be had.
+    /// Reads the bases of a block. Returns whether that succeeded.
     fn read_bases(&mut self, job: &PackInput<'_>, bases: &[(BaseRange, &BaseObject)]) -> bool {
         self.prefix.clear();
         let old = &job.content_source.old;
@@ -309,7 +311,7 @@ impl BlockWorker {
     }
 }
 
-/// Seals packs in order and hashes what spans blocks.
+/// Seals packs in order and hashes objects that span blocks.
 struct PackAssembler<'a, 'l> {
     job: &'a PackInput<'l>,
     cache_writer: Option<&'a CacheWriter>,
@@ -354,7 +356,8 @@ impl<'a, 'l> PackAssembler<'a, 'l> {
         Ok(())
     }
 
-    /// Takes the next part of an object; the last one shows whether it is what the scan saw.
+    /// Adds the next part of an object. The last one shows whether the object is what the scan
+    /// read.
     fn check_part(&mut self, piece: &Piece, hash: PieceHash) -> Result<(), BuildError> {
         let wanted = &self.job.wanted[piece.ordinal as usize];
         let changed = || BuildError::Changed { path: wanted.path.to_string() };

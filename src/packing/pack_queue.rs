@@ -1,9 +1,10 @@
-//! The packs of a bundle: sealed once, walked by each mirror at its own pace.
+//! A broadcast queue: the packs of a bundle, sealed once and received by each mirror at its own
+//! pace.
 //!
-//! Memory holds a window of packs, however many mirrors there are. The builder
-//! waits while every mirror has something to do; when one has not, the oldest
-//! pack that a slower one still needs goes to a scratch file. So mirrors of one
-//! pace never touch a disk here, and no slow one holds up the others.
+//! Memory holds a window of packs, however many mirrors there are. The builder waits while every
+//! mirror has a pack to send. If one has none, the oldest pack that a slower mirror still needs is
+//! written to a scratch file. So mirrors of equal speed never cause disk access here, and a slow
+//! mirror does not delay the others.
 
 use std::collections::HashMap;
 use std::io::{self, BufReader, Read};
@@ -20,9 +21,9 @@ use crate::origin::scratch::Scratch;
 use crate::pack;
 use crate::packing::content_source::ContentSource;
 
-/// Bytes of packs kept in memory, and one pack of any size.
+/// Bytes of packs kept in memory; one more pack of any size may be added to that.
 const WINDOW_BYTES: usize = 3 * pack::TARGET_PACK_BYTES;
-/// So much of a pack is read at once from the scratch file, in bytes.
+/// Bytes of one read from the scratch file.
 const READ_BYTES: usize = 128 * 1024;
 
 #[derive(Debug, Clone)]
@@ -42,12 +43,12 @@ struct QueueEntry {
 #[derive(Debug, Default)]
 struct QueueState {
     packs: Vec<QueueEntry>,
-    /// How the bundle ended: whole, or with an error that every mirror is told.
+    /// How the bundle ended: complete, or with an error that every receiver gets.
     end: Option<Result<(), String>>,
-    /// The next pack of each seat that is taken.
+    /// The index of the next pack of each receiver.
     receivers: HashMap<usize, usize>,
     next_seat: usize,
-    /// Seats that wait for a pack.
+    /// The number of receivers that wait for a pack.
     idle: usize,
     spilled_bytes: u64,
     is_scratch_full: bool,
@@ -56,18 +57,19 @@ struct QueueState {
 /// The packs of one bundle.
 pub(crate) struct PackQueue<'a> {
     queue: Mutex<QueueState>,
-    /// There is a pack more, or the end. The seats wait for it, and must not wake each other.
+    /// Signals a new pack, or the end. Receivers wait for it. Separate from `emptied`, so that
+    /// receivers do not wake each other.
     filled: Condvar,
-    /// A pack was taken, or is waited for. The builder waits for it.
+    /// Signals that a pack was received, or that a receiver waits. The builder waits for it.
     emptied: Condvar,
     content_source: &'a ContentSource,
-    /// Tells whether the run was stopped.
+    /// Reports whether the push was cancelled.
     monitor: &'a dyn Monitor,
     spill: std::fs::File,
 }
 
 impl<'a> PackQueue<'a> {
-    /// An empty shelf; what does not fit in memory goes to `scratch`.
+    /// An empty queue. Packs that do not fit into memory go to `scratch`.
     pub(crate) fn new(
         number: usize,
         content_source: &'a ContentSource,
@@ -85,7 +87,7 @@ impl<'a> PackQueue<'a> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A seat for one mirror. Take all of them before the first pack is pushed.
+    /// A receiver for one mirror. Create all of them before the first pack is pushed.
     pub(crate) fn subscribe(&self) -> PackReceiver<'_, 'a> {
         let mut queue = self.state();
         let number = queue.next_seat;
@@ -94,7 +96,7 @@ impl<'a> PackQueue<'a> {
         PackReceiver { queue: self, number }
     }
 
-    /// Adds a pack, once there is room. Answers whether anyone still wants it.
+    /// Adds a pack when there is room. Returns whether any receiver is left.
     pub(crate) fn push(&self, pack: pack::Pack) -> bool {
         let mut queue = self.state();
         loop {
@@ -106,7 +108,7 @@ impl<'a> PackQueue<'a> {
             if held == 0 || held + pack.bytes.len() <= WINDOW_BYTES {
                 break;
             }
-            // Where there is no room to spill to, the slowest mirror sets the pace.
+            // If the scratch disk is full, the slowest mirror sets the pace.
             if queue.idle > 0 && !queue.is_scratch_full {
                 queue.is_scratch_full = self.spill_oldest(&mut queue).is_err();
                 continue;
@@ -119,7 +121,8 @@ impl<'a> PackQueue<'a> {
         true
     }
 
-    /// Waits for the next pack of a seat or the end, at most so long. The builder may spill for it meanwhile.
+    /// Waits for the next pack of a receiver or the end, at most for `most`. The builder may spill
+    /// a pack meanwhile.
     fn wait_for(&self, receiver: usize, most: Duration) -> MutexGuard<'_, QueueState> {
         let mut queue = self.state();
         if queue.is_ready(receiver) {
@@ -156,7 +159,7 @@ impl<'a> PackQueue<'a> {
         Ok(())
     }
 
-    /// Says that there are no more packs, or why there cannot be.
+    /// Ends the queue, successfully or with an error.
     pub(crate) fn end(&self, end: Result<(), String>) {
         self.state().end.get_or_insert(end);
         self.filled.notify_all();
@@ -164,12 +167,12 @@ impl<'a> PackQueue<'a> {
 }
 
 impl QueueState {
-    /// The next pack of a seat, by its place.
+    /// The index of the next pack of a receiver.
     fn next_of(&self, receiver: usize) -> usize {
         self.receivers.get(&receiver).copied().unwrap_or(0)
     }
 
-    /// Whether that pack is here, or there is none to come.
+    /// Whether the next pack is in the queue, or the queue has ended.
     fn is_ready(&self, receiver: usize) -> bool {
         self.next_of(receiver) < self.packs.len() || self.end.is_some()
     }
@@ -178,7 +181,7 @@ impl QueueState {
         self.packs.iter().filter(|pack| matches!(pack.place, PackLocation::Memory(_))).map(|pack| pack.size).sum()
     }
 
-    /// Lets go of packs that every seat has passed.
+    /// Drops the packs that every receiver has consumed.
     fn release_consumed(&mut self) {
         let passed = self.receivers.values().copied().min().unwrap_or(self.packs.len());
         for pack in &mut self.packs[..passed] {
@@ -187,7 +190,7 @@ impl QueueState {
     }
 }
 
-/// The view of one mirror on a bundle; when it is dropped nobody waits for that mirror.
+/// The reader of one mirror. When it is dropped, the queue no longer waits for that mirror.
 pub(crate) struct PackReceiver<'s, 'a> {
     queue: &'s PackQueue<'a>,
     number: usize,
@@ -290,7 +293,7 @@ impl OutgoingPack for QueuedPack {
     }
 }
 
-/// Bytes that others have, too.
+/// Shared bytes of a pack.
 struct SharedBytes(Arc<Vec<u8>>);
 
 impl AsRef<[u8]> for SharedBytes {
@@ -299,7 +302,7 @@ impl AsRef<[u8]> for SharedBytes {
     }
 }
 
-/// A pack in the scratch file, read where it is: the file's own position is that of nobody.
+/// A pack in the scratch file. Uses positional reads, because the file offset is shared.
 struct ScratchPart {
     file: std::fs::File,
     at: u64,

@@ -1,4 +1,4 @@
-//! Work on many pieces of content, in groups and on several threads.
+//! Processes many pieces of content in groups and on several threads.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use crate::pack::Piece;
 use crate::threads;
 
-/// Pieces in groups that are read at once: few enough to be held in memory, enough for one request.
+/// Groups of pieces that are read together: small enough for memory, large enough for one request.
 pub(crate) fn in_groups(pieces: impl Iterator<Item = (usize, Piece)>) -> Vec<Vec<(usize, Piece)>> {
     const PIECES: usize = 256;
     const BYTES: u64 = 4 << 20;
@@ -24,7 +24,8 @@ pub(crate) fn in_groups(pieces: impl Iterator<Item = (usize, Piece)>) -> Vec<Vec
     groups
 }
 
-/// What `make` makes for 0 to `count`, on `jobs` threads; each has memory that it may use again.
+/// The results of `make` for 0 to `count`, on `jobs` threads. Each thread has a buffer that it
+/// reuses.
 pub(crate) fn in_parallel<T: Clone + Default + Send>(
     count: usize,
     jobs: usize,

@@ -31,7 +31,7 @@ impl SourceEntries {
         }
     }
 
-    /// The entry at `index`; of a tree's file the time is its own.
+    /// The entry at `index`. A file of a tree has its own modification time.
     pub(crate) fn entry(&self, index: usize) -> Entry {
         match self {
             Self::Entries(entries) => entries[index].clone(),
@@ -90,7 +90,7 @@ impl SourceEntries {
         (at < self.len() && self.path(at).as_str() == text).then(|| self.entry(at))
     }
 
-    /// What a visitor gets.
+    /// The id of the content that visitors get.
     pub(crate) fn content(&self) -> ContentId {
         let mut hasher = ContentIdHasher::default();
         self.entries().for_each(|entry| hasher.push(&entry));

@@ -1,8 +1,8 @@
-//! The mirrors that content is read from: many objects with one request, from mirrors that are
-//! likely to have them, and never again from one that failed.
+//! The mirrors that content is read from. Many objects are read with one request, from mirrors that
+//! likely have them, and not again from a mirror that failed.
 //!
-//! Every wait ends within a moment when the push is stopped: the request then
-//! goes on by itself, and ends with its deadline or with the process.
+//! Every wait ends soon after the push is stopped. The request itself continues in the background,
+//! and ends at its deadline or with the process.
 
 use std::collections::{HashMap, HashSet};
 use std::io::{Cursor, Read};
@@ -15,7 +15,7 @@ use crate::mirror::{Effort, ErrorKind, Link, Mirror, MirrorError, ObjectPart};
 use crate::monitor::{Event, Monitor};
 use crate::text::error_chain;
 
-/// An object of at most so many bytes is held in memory and asked for once.
+/// Objects up to this size, in bytes, are held in memory and requested only once.
 const HELD_BYTES: u64 = 4 << 20;
 
 /// Why content could not be read.
@@ -23,17 +23,17 @@ const HELD_BYTES: u64 = 4 << 20;
 pub(crate) enum ReadError {
     /// The push was stopped.
     Cancelled,
-    /// No mirror that answers has these objects whole.
+    /// No reachable mirror has these objects undamaged.
     Lost(Vec<ObjectId>),
 }
 
-/// Whether a mirror is asked.
+/// Whether requests are sent to a mirror.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Health {
     Good,
-    /// It failed once: it is tried again where no other mirror has what is needed.
+    /// It failed once. It is tried again if no other mirror has the content.
     Failed,
-    /// It failed again: it is not asked any more.
+    /// It failed again. No more requests are sent to it.
     Lost,
 }
 
@@ -41,21 +41,21 @@ enum Health {
 struct MirrorSource {
     mirror: Arc<dyn Mirror>,
     health: Mutex<Health>,
-    /// Why it failed.
+    /// Why the mirror failed.
     why: Mutex<Option<String>>,
-    /// Held while a mirror that failed is tried again: the others wait for what comes of it, no longer than for
-    /// the answer or the wish to stop.
+    /// Held while a mirror that failed is tried again. Other threads wait for the result, at most
+    /// until the response or a request to stop.
     again: Mutex<()>,
 }
 
 /// The mirrors that content is read from.
 #[derive(Debug, Default)]
 pub(crate) struct Sources {
-    /// The ones to ask first come first.
+    /// The sources in the order of preference.
     sources: Vec<MirrorSource>,
-    /// Which mirror has an object whole, by index, as they said; `None` if none has.
+    /// The mirror, by index, that reports to have an object undamaged; `None` if no mirror does.
     holders: Mutex<HashMap<ObjectId, Option<usize>>>,
-    /// Mirrors that do not have an object whole, whatever they said.
+    /// Mirrors that do not have an object undamaged, even if they reported so.
     wrong: Mutex<HashSet<(ObjectId, usize)>>,
 }
 
@@ -64,7 +64,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Sources {
-    /// The mirrors among `members` that have a store, those first that keep one of the manifests `likely`.
+    /// The mirrors among `members` that have a store. Those that keep one of the manifests `likely`
+    /// come first.
     pub(crate) fn new<'m>(members: impl Iterator<Item = &'m PolledMirror>, likely: &[ManifestId]) -> Self {
         let has_store = |member: &&PolledMirror| member.state().is_some_and(|state| state.store.is_some());
         let mut members: Vec<&PolledMirror> = members.filter(has_store).collect();
@@ -74,7 +75,7 @@ impl Sources {
         Self::of(members.iter().map(|member| Arc::clone(&member.mirror)))
     }
 
-    /// These mirrors.
+    /// Sources with these mirrors.
     pub(crate) fn of(mirrors: impl Iterator<Item = Arc<dyn Mirror>>) -> Self {
         let source = |mirror| MirrorSource {
             mirror,
@@ -96,8 +97,8 @@ impl Sources {
         self.sources.iter().filter_map(why).collect()
     }
 
-    /// The content of objects, with their sizes, in their order: each is read whole and checked.
-    /// A mirror is asked for all that it may have with one request.
+    /// The content of `objects`, given with their sizes, in the same order. Each is read whole and
+    /// checked. A mirror gets one request for all objects that it may have.
     pub(crate) fn fetch(&self, objects: &[(ObjectId, u64)], monitor: &dyn Monitor) -> Result<Vec<Vec<u8>>, ReadError> {
         let mut found: Vec<Option<Vec<u8>>> = vec![None; objects.len()];
         let mut has_answered = vec![false; self.sources.len()];
@@ -124,7 +125,8 @@ impl Sources {
         if lost.is_empty() { Ok(found.into_iter().flatten().collect()) } else { Err(ReadError::Lost(lost)) }
     }
 
-    /// Finds out which mirror has which of `objects` whole. Each mirror is asked once for all of them.
+    /// Determines which mirror has which of `objects` undamaged. Each mirror is queried once for
+    /// all of them.
     pub(crate) fn locate(&self, objects: &[ObjectId], monitor: &dyn Monitor) -> Result<(), ReadError> {
         let mut holders = lock(&self.holders);
         let mut left: Vec<ObjectId> = objects.iter().copied().filter(|id| !holders.contains_key(id)).collect();
@@ -145,7 +147,7 @@ impl Sources {
                     left.retain(|id| !held.contains(id));
                     holders.extend(held.into_iter().map(|id| (id, Some(index))));
                 }
-                // One that could not say in time may have them all the same.
+                // A mirror that did not respond in time may still have them.
                 None if source.health() != Health::Lost => unsure = unsure.or(Some(index)),
                 None => {}
             }
@@ -154,13 +156,14 @@ impl Sources {
         Ok(())
     }
 
-    /// Notes that a mirror does not have an object whole; the next look finds another one.
+    /// Records that a mirror does not have an object undamaged; the next attempt uses another
+    /// mirror.
     fn is_not_whole(&self, id: &ObjectId, index: usize) {
         lock(&self.wrong).insert((*id, index));
         let mut holders = lock(&self.holders);
         holders.remove(id);
         if self.sources[index].health() == Health::Lost {
-            // Whatever else it was to give is looked for elsewhere, all at once.
+            // The other objects that it should have provided are located again, all together.
             holders.retain(|_, holder| *holder != Some(index));
         }
     }
@@ -180,8 +183,8 @@ impl Sources {
         lock(&self.holders).get(id).copied().flatten().ok_or_else(|| ReadError::Lost(vec![*id]))
     }
 
-    /// Reads a part of an object that is too large to be held in memory. All of `group`, of which it is one, are
-    /// looked for at once. Whether it is the right one is for the caller to find out.
+    /// Reads a part of an object that is too large for memory. All objects of `group`, which it
+    /// belongs to, are located together. The caller must check that the bytes are right.
     pub(crate) fn read_part(
         &self,
         part: ObjectPart,
@@ -202,8 +205,8 @@ impl Sources {
         }
     }
 
-    /// Opens an object of any size. One that is small is read and checked; of a large one a mirror said
-    /// that it is whole.
+    /// Opens an object of any size. A small one is read and checked; for a large one, the report of
+    /// a mirror that it is undamaged is trusted.
     pub(crate) fn open(&self, id: &ObjectId, monitor: &dyn Monitor) -> Result<Box<dyn Read + Send>, ReadError> {
         loop {
             let index = self.holder(id, &Vec::new, monitor)?;
@@ -220,7 +223,7 @@ impl MirrorSource {
         *lock(&self.health)
     }
 
-    /// Asks for parts of objects; `None` if it fails, or has failed before.
+    /// Requests parts of objects; `None` if the mirror fails or has failed before.
     fn read_parts(
         &self,
         parts: Vec<ObjectPart>,
@@ -239,10 +242,11 @@ impl MirrorSource {
         self.ask(effort, monitor, move |mirror, monitor| mirror.read_parts(&parts, effort, monitor))
     }
 
-    /// Asks which objects it holds; `None` if it does not say.
+    /// Queries which objects the mirror has; `None` if it does not report that.
     fn holds(&self, objects: Vec<ObjectId>, monitor: &dyn Monitor) -> Result<Option<Vec<bool>>, ReadError> {
         self.ask(Effort::Patient, monitor, move |mirror, monitor| match mirror.holds(&objects, monitor) {
-            // It reads all of them before it says so: one that takes long is not lost. Nor is one that refuses.
+            // The mirror reads all the objects before it responds, so one that takes long is not
+            // treated as failed. Neither is one that refuses.
             Err(error) if error.kind() == ErrorKind::Timeout => Ok(None),
             Err(MirrorError::Remote { .. }) => Ok(None),
             other => other.map(Some),
@@ -265,7 +269,7 @@ impl MirrorSource {
         Ok(opened.flatten())
     }
 
-    /// Asks the mirror something, and notes what that says of its health; `None` if it failed.
+    /// Sends a request to the mirror and updates its health; `None` if it failed.
     fn ask<T: Send + 'static>(
         &self,
         effort: Effort,
@@ -284,7 +288,7 @@ impl MirrorSource {
                 Ok(Some(answer))
             }
             Err(_) if monitor.is_cancelled() => Err(ReadError::Cancelled),
-            // It answers, and has no such object, or may not give it.
+            // The mirror responds, but does not have the object or may not send it.
             Err(MirrorError::Remote { refusal }) if refusal.kind == ErrorKind::Unknown => Ok(None),
             Err(MirrorError::Store(_)) => Ok(None),
             Err(error) => {
@@ -295,7 +299,7 @@ impl MirrorSource {
     }
 
     fn note_failure(&self, effort: Effort, error: &MirrorError, monitor: &dyn Monitor) {
-        // Silence took as long as may be waited already.
+        // A timeout already took as long as a push may wait.
         let is_final = effort == Effort::Patient || error.kind() == ErrorKind::Timeout;
         let mut health = lock(&self.health);
         let is_news = is_final && *health != Health::Lost;
@@ -311,7 +315,7 @@ impl MirrorSource {
 }
 
 impl Health {
-    /// A mirror that is lost stays so.
+    /// The worse of two states: a mirror that is lost stays lost.
     const fn max_of(self, other: Self) -> Self {
         match other {
             Self::Lost => Self::Lost,

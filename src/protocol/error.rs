@@ -5,40 +5,40 @@ use serde::{Deserialize, Serialize};
 use crate::error_kind::ErrorKind;
 use crate::hash::ObjectId;
 
-/// Why a request was refused.
+/// Why a request failed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[error("{message}")]
 pub struct ProtocolError {
     /// What kind of failure it is. [`Self::kind`] is more exact for a client.
     pub kind: ErrorKind,
-    /// For people, one line. Of a peer: to be escaped before it is shown.
+    /// One line for people. It comes from the peer, so escape it before it is shown.
     pub message: String,
-    /// Old objects that are damaged there, where that is why.
+    /// Objects of the base that are damaged on the mirror, if that is the reason.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub objects: Vec<ObjectId>,
-    /// What of its kind it is, where that decides what is to be done.
+    /// Subtype of the error, if the client must act on it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub detail: Option<Detail>,
 }
 
-/// The message of a refusal `forbidden` to whoever may read and wants to push.
+/// The message of the error `forbidden` for a client that may read but wants to push.
 pub const READ_ONLY: &str = "this token may read, and not push";
 
-/// What the kind of a refusal does not tell.
+/// Subtype of an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Detail {
-    /// `no_space` where there may be room, but the site has a quota.
+    /// `no_space` because of the quota of the site, not because the disk is full.
     Quota,
-    /// `unauthorized` by a token that held once.
+    /// `unauthorized` because the token has expired.
     Expired,
-    /// One that this version does not know.
+    /// A subtype that this version does not know.
     #[serde(other)]
     Other,
 }
 
 impl ProtocolError {
-    /// A refusal.
+    /// An error without objects and without a subtype.
     #[must_use]
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
         Self { kind, message: message.into(), objects: Vec::new(), detail: None }

@@ -2,8 +2,8 @@
 //!
 //! ---
 //!
-//! This room has the messages and limits that both ends share. It touches no
-//! socket, file or clock, and refuses to know who asks and who answers.
+//! This module has the messages and limits that both ends share. It uses no socket, file or clock,
+//! and contains neither a client nor a server.
 
 mod error;
 mod part;
@@ -23,66 +23,66 @@ pub use error::{Detail, ProtocolError, READ_ONLY};
 pub use part::{Holds, ObjectPart};
 pub use settled::{HookRun, HookState, Settled};
 
-/// The version that this headwater speaks.
+/// The protocol version of this headwater.
 pub const VERSION: u32 = 1;
-/// The header that names the version of a request.
+/// The header with the protocol version of a request.
 pub const VERSION_HEADER: &str = "headwater-protocol";
-/// Begins the banner of `headwater receive`.
+/// The first bytes of the banner of `headwater receive`.
 pub const BANNER: &str = "headwater receive 1 ";
-/// Largest head of a stage, in bytes: it has a release.
+/// Largest head of a stage, in bytes. It contains a release record.
 pub const MAX_HEAD_BYTES: u32 = 4 * 1024 * 1024;
-/// Largest manifest change, in bytes: that of some ten million entries.
+/// Largest manifest change, in bytes: enough for about ten million entries.
 pub const MAX_CHANGE_BYTES: u64 = 1024 * 1024 * 1024;
-/// Largest body of a request that has no packs and no content, in bytes.
+/// Largest body of a request without packs and without content, in bytes.
 pub const MAX_MESSAGE_BYTES: u64 = 64 * 1024;
-/// Most objects that one question names.
+/// Maximum number of objects in one `v1/holds` request.
 pub const MAX_ASKED: usize = 32 * 1024;
-/// Most parts of objects that one request asks for.
+/// Maximum number of parts in one `v1/objects` request.
 pub const MAX_PARTS: usize = 8 * 1024;
-/// Several packs in one body have at most so many bytes, with their heads.
+/// Maximum size of several packs in one body, with their heads, in bytes.
 pub const MAX_PACKS_BYTES: u64 = 64 * 1024 * 1024;
 
-/// What a request is about, below the base path of a site.
+/// The resource that a request names, below the base path of a site.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Resource {
     /// The state of the mirror.
     State,
-    /// What anybody may know of the mirror.
+    /// The public status of the mirror.
     Status,
-    /// What happened there.
+    /// The history of the mirror.
     History,
     /// A manifest.
     Manifest(ManifestId),
     /// An object.
     Object(ObjectId),
-    /// A record of a release.
+    /// The record of a release.
     Release(ReleaseName),
     /// A pack of an open stage.
     Pack(BundleKey, PackId),
     /// Several packs of an open stage.
     Packs(BundleKey),
-    /// Something to do.
+    /// An action.
     Action(Action),
 }
 
-/// Something to do.
+/// An operation that is requested with `POST`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Action {
-    /// Make a release complete, unseen.
+    /// Make a release complete without serving it.
     Stage,
-    /// Make it current.
+    /// Make the staged release current.
     Activate,
-    /// Forget it.
+    /// Drop the staged release.
     Abandon,
-    /// Tidy up after an activation.
+    /// Clean up after an activation.
     Settle,
-    /// Drop what nothing needs.
+    /// Drop everything that no release needs.
     Prune,
-    /// Look for faults.
+    /// Look for damage.
     Verify,
-    /// Mend them.
+    /// Repair damage.
     Repair,
-    /// Say which objects are there.
+    /// Report which objects the mirror has.
     Holds,
     /// Send parts of objects.
     Objects,
@@ -101,7 +101,7 @@ impl Action {
         Self::Objects,
     ];
 
-    /// Its name in a path.
+    /// The name of the action in a path.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -117,7 +117,7 @@ impl Action {
         }
     }
 
-    /// The largest body that asks for it, in bytes; a stage has limits of its own.
+    /// The largest body of a request for the action, in bytes. A stage has limits of its own.
     #[must_use]
     pub const fn most_bytes(self) -> u64 {
         match self {
@@ -145,7 +145,8 @@ impl fmt::Display for Resource {
 }
 
 impl Resource {
-    /// Reads a path relative to the base path of a site; nothing but the canonical spelling.
+    /// Parses a path relative to the base path of a site. `None` unless it is the canonical
+    /// spelling of a resource.
     #[must_use]
     pub fn parse(path: &str) -> Option<Self> {
         let rest = match path.strip_prefix("v1/") {
@@ -169,43 +170,43 @@ impl Resource {
     }
 }
 
-/// What every answer is.
+/// The JSON object of every response.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Answer<T> {
-    /// It was done.
+    /// The request succeeded.
     #[serde(rename = "ok")]
     Ok(T),
-    /// It was not.
+    /// The request failed.
     #[serde(rename = "error")]
     Error(ProtocolError),
 }
 
-/// Nothing more to say.
+/// The result of a request that succeeded and returns nothing.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Done {}
 
 /// The state of a mirror.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct State {
-    /// The version of headwater there.
+    /// The version of headwater on the receiver.
     #[serde(default)]
     pub headwater: String,
-    /// The id of its store; nothing where none was made yet.
+    /// The id of the store; `None` if no store was created yet.
     #[serde(default)]
     pub store: Option<StoreId>,
-    /// Its site, also before a store was made, where the receiver is bound to one.
+    /// The site. A receiver that is configured for one site reports it even before a store exists.
     #[serde(default)]
     pub site: Option<Site>,
-    /// What `current` names.
+    /// The release that `current` names.
     #[serde(default)]
     pub current: Option<ReleaseName>,
-    /// The canonical records of the releases that are or were served, ascending.
+    /// The canonical records of the releases that are or were served, in ascending order.
     #[serde(default)]
     pub releases: Vec<String>,
     /// The canonical record of the release that is staged and not current.
     #[serde(default)]
     pub staged: Option<String>,
-    /// The highest sequence of anything there.
+    /// The highest sequence of any release that the mirror has had.
     #[serde(default)]
     pub highest_sequence: u64,
     /// The clock of the receiver, in seconds since 1970.
@@ -214,28 +215,31 @@ pub struct State {
     /// Bytes free.
     #[serde(default)]
     pub free_bytes: Option<u64>,
-    /// The bundles of which it has something from an interrupted push; nothing: it cannot tell.
+    /// The keys of the bundles that interrupted pushes have left parts of; `None` if unknown.
     #[serde(default)]
     pub unfinished: Option<Vec<BundleKey>>,
-    /// The largest release that the receiver takes, in bytes; `None` if it has no quota.
+    /// The largest release that the receiver accepts, in bytes; `None` without a quota.
     #[serde(default)]
     pub quota_bytes: Option<u64>,
-    /// The most entries of a release that the receiver takes; `None` if it has no such quota.
+    /// The largest release that the receiver accepts, in entries; `None` without such a quota.
     #[serde(default)]
     pub quota_entries: Option<u64>,
-    /// Bytes of content of pushes that did not end.
+    /// Bytes of content that unfinished pushes have left.
     #[serde(default)]
     pub incoming_bytes: u64,
-    /// When the next retired entry of the current release is due, seconds since 1970, by the clock of the receiver.
+    /// When the next retired entry of the current release expires, in seconds since 1970 by the
+    /// clock of the receiver.
     #[serde(default)]
     pub next_expiry: Option<u64>,
-    /// Retired entries whose `until` is at or before this time are not served any more.
+    /// Retired entries whose `until` is at or before this time are no longer served.
     #[serde(default)]
     pub expired_through: u64,
-    /// Whether whoever asked may push; where it is not said, a push finds out.
+    /// Whether the client may push. `true` if the receiver does not report it: a push then finds
+    /// out.
     #[serde(default = "yes")]
     pub may_push: bool,
-    /// When the token of whoever asked ends, seconds since 1970; `None` if it does not, or none was asked for.
+    /// When the token of the client expires, in seconds since 1970. `None` if it does not expire, or
+    /// if no token is required.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub token_expires: Option<u64>,
 }
@@ -244,7 +248,7 @@ const fn yes() -> bool {
     true
 }
 
-/// What anybody may know of a mirror.
+/// The public status of a mirror.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Status {
     /// The site.
@@ -253,16 +257,16 @@ pub struct Status {
     pub sequence: Option<u64>,
     /// The name of the current release.
     pub release: Option<ReleaseName>,
-    /// When it was made, seconds since 1970.
+    /// When the current release was created, in seconds since 1970.
     pub published: Option<u64>,
-    /// When it became current here, seconds since 1970.
+    /// When it became current on this mirror, in seconds since 1970.
     pub activated: Option<u64>,
 }
 
-/// What happened in the store of a mirror.
+/// The history of a mirror.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct History {
-    /// In the order in which it was noted.
+    /// The events in the order in which they were recorded.
     #[serde(default)]
     pub events: Vec<HistoryEvent>,
 }
@@ -272,43 +276,44 @@ pub struct History {
 pub struct StageHead {
     /// The canonical record of the release.
     pub release: String,
-    /// Names the bundle.
+    /// The key of the bundle.
     pub key: BundleKey,
-    /// The manifest that the change is against; nothing: the empty one.
+    /// The manifest that the change is based on; `None` for the empty one.
     #[serde(default)]
     pub base: Option<ManifestId>,
-    /// Length of the manifest change; 0 for that of the stage that is open.
+    /// Length of the manifest change in bytes; 0 to use the change of the open stage.
     pub change_bytes: u64,
-    /// Whether packs are in this body.
+    /// Whether this body has packs.
     #[serde(default)]
     pub has_packs: bool,
-    /// Whether everything is there after this body; where it has packs, what ends them tells.
+    /// Whether all content has been sent after this body. Ignored if the body has packs: their end
+    /// marker states it then.
     pub is_whole: bool,
 }
 
-/// What stands before each of several packs in a body, or ends those of a stage.
+/// The header of each of several packs in a body, or the end marker of the packs of a stage.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PackHead {
-    /// A pack comes.
+    /// A pack follows.
     Pack {
         /// Its id.
         id: PackId,
         /// Its length, at least 1.
         bytes: u32,
     },
-    /// No more come in this body.
+    /// No more packs follow in this body.
     End {
-        /// Whether those that came, with those that were there, are all.
+        /// Whether these packs and those that the receiver already had are all.
         is_whole: bool,
     },
 }
 
 impl PackHead {
-    /// Its length in bytes.
+    /// Length of a header in bytes.
     pub const BYTES: usize = 32 + 4;
 
-    /// An id and a length, big endian. Length 0 is the end, and the id is then 32 times one byte: 1 for
-    /// the end of all, 0 for that of a part.
+    /// Encodes the id and the length, big endian. Length 0 is the end marker. Its id is 32 times the
+    /// byte 1 if all packs have been sent, and 32 times 0 if more follow in another request.
     #[must_use]
     pub fn to_bytes(self) -> [u8; Self::BYTES] {
         let (id, bytes) = match self {
@@ -321,7 +326,7 @@ impl PackHead {
         head
     }
 
-    /// Reads one; nothing if it is neither.
+    /// Parses a header; `None` if it is neither a pack nor a valid end marker.
     #[must_use]
     pub fn parse(head: &[u8; Self::BYTES]) -> Option<Self> {
         let (id, bytes) = head.split_first_chunk::<32>()?;
@@ -335,86 +340,86 @@ impl PackHead {
     }
 }
 
-/// The answer to a stage.
+/// The result of [`Action::Stage`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Staging {
-    /// The release is complete and durable there.
+    /// The release is complete and durable on the mirror.
     Staged {
-        /// Objects that were sent whole because they were damaged or missing.
+        /// Number of objects that were sent whole because they were damaged or missing.
         resent: u64,
     },
-    /// Packs are awaited; these are there already.
+    /// More packs are needed; the receiver already has these.
     Held(Vec<PackId>),
-    /// These objects of the base are damaged or missing there.
+    /// These objects of the base are damaged or missing on the mirror.
     Lacking(Vec<ObjectId>),
 }
 
-/// Which release to make current.
+/// The message of [`Action::Activate`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Activate {
     /// The staged release.
     pub release: ReleaseName,
-    /// What must be current now.
+    /// The release that must be current now, or the activation is refused; `None` for no release.
     #[serde(default)]
     pub expected: Option<ReleaseName>,
 }
 
-/// The answer to an activation.
+/// The result of [`Action::Activate`].
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Activated {
-    /// The id of the store, which may have been made for this release.
+    /// The id of the store, which may have been created for this release.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub store: Option<StoreId>,
 }
 
-/// Which release to forget.
+/// The message of [`Action::Abandon`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Abandon {
     /// The staged release.
     pub release: ReleaseName,
 }
 
-/// How many releases to keep.
+/// The message of [`Action::Settle`] and [`Action::Prune`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Keep {
-    /// Releases; a receiver's own configuration overrides it.
+    /// The number of releases to keep. The configuration of the receiver overrides it.
     pub keep: usize,
 }
 
-/// How far to look.
+/// The message of [`Action::Verify`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Verify {
-    /// Sizes and times only.
+    /// Compare only sizes and times; do not read content.
     #[serde(default)]
     pub quick: bool,
 }
 
-/// What can be mended, with what was sent for it.
+/// The message of [`Action::Repair`].
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Repair {
-    /// Whether nothing more comes: then what cannot be mended is let go.
+    /// Whether the origin has nothing more to send. The receiver then drops what it cannot repair.
     #[serde(default)]
     pub is_last: bool,
 }
 
-/// What was mended, and what more would help.
+/// The result of [`Action::Repair`].
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Repairing {
-    /// Faults that were found before.
+    /// Faults found before the repair.
     pub found: Vec<Fault>,
-    /// Objects that were put right from what was sent.
+    /// Number of objects that were restored from uploads.
     pub objects: u64,
-    /// Served entries, records and manifests that were put right.
+    /// Number of served entries, records and manifests that were restored.
     pub mended: u64,
-    /// Faults that are still there.
+    /// Faults that remain.
     pub left: Vec<Fault>,
-    /// What is taken now if it is put.
+    /// What the receiver needs. It accepts uploads of these.
     pub wants: Wants,
 }
 
-/// What a receiver would like to have.
+/// What a receiver needs for a repair.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Wants {
@@ -426,26 +431,26 @@ pub struct Wants {
     pub releases: Vec<ReleaseName>,
 }
 
-/// What `headwater receive` says before it speaks HTTP.
+/// The line that `headwater receive` writes before it starts HTTP.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Banner {
-    /// The version of headwater there.
+    /// The version of headwater on the receiver.
     pub headwater: String,
-    /// The protocol versions it speaks.
+    /// The protocol versions that the receiver supports.
     pub protocols: Vec<u32>,
     /// The sites, each with its directory and base path.
     pub sites: Vec<BannerSite>,
 }
 
-/// A site behind a banner.
+/// A site in a banner.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BannerSite {
     /// The directory of the mirror.
     pub directory: PathBuf,
-    /// The site; nothing where no store was made yet and none is configured.
+    /// The site; `None` if no store exists yet and no name is configured.
     #[serde(default)]
     pub site: Option<Site>,
-    /// Where it is served: `/` or `/<name>/`.
+    /// The base path: `/` or `/<name>/`.
     pub base: String,
 }
 

@@ -1,17 +1,17 @@
-//! Objects that an origin asks for: which of them are there, and parts of them.
+//! Queries about objects: which of them a mirror has, and parts of their content.
 
 use serde::{Deserialize, Serialize};
 
 use crate::hash::ObjectId;
 
-/// A part of an object that is asked for.
+/// A requested part of an object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ObjectPart {
     /// The object.
     pub object: ObjectId,
-    /// The first byte.
+    /// The offset of the first byte.
     pub offset: u64,
-    /// How many bytes.
+    /// The number of bytes.
     pub length: u64,
 }
 
@@ -19,7 +19,7 @@ impl ObjectPart {
     /// Length of a part in a request, in bytes.
     pub const BYTES: usize = 32 + 8 + 8;
 
-    /// The id, the offset and the length, the numbers big endian.
+    /// Encodes the id, the offset and the length; the numbers are big endian.
     #[must_use]
     pub fn to_bytes(self) -> [u8; Self::BYTES] {
         let mut bytes = [0; Self::BYTES];
@@ -29,7 +29,7 @@ impl ObjectPart {
         bytes
     }
 
-    /// Reads one; every sequence of so many bytes is one.
+    /// Decodes a part. Every sequence of 48 bytes is one.
     #[must_use]
     pub fn from_bytes(bytes: &[u8; Self::BYTES]) -> Self {
         let number = |at: usize| bytes[at..at + 8].iter().fold(0, |number, byte| number << 8 | u64::from(*byte));
@@ -38,22 +38,23 @@ impl ObjectPart {
     }
 }
 
-/// Which of the objects that were asked for are there.
+/// Which of the requested objects a mirror has.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Holds {
-    /// A bit for each, in their order, the lowest of a byte first; hexadecimal.
+    /// One bit for each object, in the order of the request and with the lowest bit of a byte first,
+    /// as hexadecimal digits.
     pub bits: String,
 }
 
 impl Holds {
-    /// Says it of each.
+    /// Encodes one bit for each object.
     #[must_use]
     pub fn of(held: &[bool]) -> Self {
         let byte = |eight: &[bool]| (0..).zip(eight).fold(0u8, |byte, (bit, held)| byte | u8::from(*held) << bit);
         Self { bits: held.chunks(8).map(|eight| format!("{:02x}", byte(eight))).collect() }
     }
 
-    /// What is said of `count` objects; nothing if it is of more, or of fewer, or not a text of bits.
+    /// Decodes the bits of `count` objects. `None` if the text is malformed or has another length.
     #[must_use]
     pub fn read(&self, count: usize) -> Option<Vec<bool>> {
         let is_hex = self.bits.bytes().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f'));
@@ -66,7 +67,7 @@ impl Holds {
             let byte = byte(at)?;
             held.extend((0..8).map(|bit| byte >> bit & 1 == 1));
         }
-        // Of what was not asked for nothing is said.
+        // The unused bits of the last byte must be 0.
         held.split_off(count).iter().all(|held| !held).then_some(held)
     }
 }

@@ -1,18 +1,18 @@
-//! The answer to a settling.
+//! The result of `POST v1/settle`.
 
 use serde::{Deserialize, Serialize};
 
 use crate::release::ReleaseName;
 use crate::store::Pruned;
 
-/// What was dropped, and how the command after the last switch went.
+/// What a clean-up dropped, and the state of the hook of the last switch.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Settled {
     /// What was dropped.
     #[serde(flatten)]
     pub pruned: Pruned,
-    /// The command after the last switch; `None` if there is none, or the receiver does not say.
+    /// The hook of the last switch; `None` if there is none, or if the receiver does not report it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hook: Option<HookRun>,
 }
@@ -23,30 +23,30 @@ impl From<Pruned> for Settled {
     }
 }
 
-/// A run of the command that a mirror has for after a switch (`post_activate`).
+/// A run of the command that a mirror runs after a switch (`post_activate`).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HookRun {
     /// The release that became current.
     pub release: ReleaseName,
-    /// How far the command is.
+    /// The state of the command.
     #[serde(flatten)]
     pub state: HookState,
 }
 
-/// How far a command is.
+/// The state of a command.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "state", rename_all = "snake_case")]
 pub enum HookState {
-    /// It has not ended yet.
+    /// The command has not ended yet.
     Running,
-    /// It ended with success.
+    /// The command ended successfully.
     Succeeded,
-    /// It could not be run, took too long, or ended with an error.
+    /// The command could not be run, took too long, or ended with an error.
     Failed {
-        /// Why. Of a peer: to be escaped before it is shown.
+        /// Why. It comes from the peer, so escape it before it is shown.
         reason: String,
     },
-    /// One that only a newer headwater knows.
+    /// A state that only a newer headwater knows.
     #[serde(other)]
     Unknown,
 }

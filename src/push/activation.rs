@@ -1,4 +1,7 @@
-//! Switching: the lead alone, then the others together.
+//! Activation: switches the lead mirror first, then the others in parallel.
+//!
+//! All pushes use the same order of mirrors, so two that compete meet at the same lead, and its
+//! compare-and-set decides which of them wins.
 
 use std::cmp::Ordering;
 use std::time::{Duration, Instant};
@@ -17,27 +20,28 @@ use crate::release::{Release, ReleaseName, Succession};
 use crate::text::error_chain;
 use crate::threads;
 
-/// How often a slot is taken back from pushes that have lost.
+/// Maximum number of times that a slot is taken back from pushes that have lost.
 const MAX_TRIES: u32 = 8;
-/// How long a newer release that is only staged has to become current: a push that is about to switch needs less.
+/// How long to wait for a newer, staged release to become current. A push that is about to switch
+/// needs less.
 const TIME_TO_SWITCH: Duration = Duration::from_secs(1);
 
-/// Who won where a compare-and-set was lost.
+/// The winner of a compare-and-set that this push lost.
 pub(super) enum RaceWinner {
-    /// Ours is current after all.
+    /// Our release is current after all.
     Ours,
-    /// The other one is older: start again on top of it.
+    /// The other release is older: start again on top of it.
     Older,
-    /// The other one is newer.
+    /// The other release is newer.
     Newer,
-    /// There is no other one: the mirror serves what it served, and has no other release staged.
+    /// There is no other release: the mirror serves what it served before and has none staged.
     Nobody,
-    /// The other one is newer and staged, and not served.
+    /// The other release is newer, but only staged.
     Staged(ReleaseName),
 }
 
-/// Activates the target on the `staged` mirrors and notes their outcomes.
-/// Answers whether to start again on top of another push.
+/// Activates the publication on the `staged` mirrors and records their outcomes. Returns whether to
+/// start again on top of another push.
 pub(super) fn activate(
     publication: &Publication,
     staged: &[usize],
@@ -55,13 +59,13 @@ pub(super) fn activate(
         let activated = match try_one(publication, lead, publication.members[lead].current(), options, monitor) {
             Err(error) if is_lost(publication, error.kind()) => match ask_who_won(publication, lead, options) {
                 RaceWinner::Ours => Ok(()),
-                // Another push took the slot and gave it up.
+                // Another push took the slot and gave it up; stage again.
                 RaceWinner::Nobody if tries < MAX_TRIES && stage_alone(publication, lead, options, monitor).is_ok() => {
                     tries += 1;
                     rest.insert(0, lead);
                     continue;
                 }
-                // The mirror contradicts itself. That is no reason to leave the others unpublished.
+                // The mirror contradicts itself. It fails alone; the others are published.
                 RaceWinner::Nobody => Err(error),
                 race @ (RaceWinner::Older | RaceWinner::Newer | RaceWinner::Staged(_)) => {
                     return Ok(on_lost_race(publication, lead, &race, outcomes, monitor));
@@ -75,16 +79,16 @@ pub(super) fn activate(
                 activate_all(publication, &rest, outcomes, options, monitor);
                 return Ok(false);
             }
-            // The next one leads.
+            // The next mirror becomes the lead.
             Err(error) => outcomes[lead] = Some(failed(publication, lead, &error, monitor)),
         }
     }
     Ok(false)
 }
 
-/// Activates the target on one more mirror, after the lead. What another push
-/// that has lost did there meanwhile is undone: an older release is replaced,
-/// and where the slot was taken the target is staged again.
+/// Activates the publication on one more mirror, after the lead. Undoes what a losing push did
+/// there meanwhile: an older release is replaced, and if the slot was taken, the publication is
+/// staged again.
 pub(super) fn activate_one(
     publication: &Publication,
     index: usize,
@@ -101,13 +105,13 @@ pub(super) fn activate_one(
         let Ok(state) = mirror(publication, index).state() else { return failed(publication, index, &error, monitor) };
         match race(publication, index, &state, options) {
             RaceWinner::Ours => return Outcome::Activated,
-            // A lower sequence is what ours goes on top of, whenever it began.
+            // A release with a lower sequence is replaced, whenever its push began.
             RaceWinner::Newer
                 if state.current.is_some_and(|current| current.sequence() >= publication.release.sequence) =>
             {
                 return Outcome::Superseded;
             }
-            // It goes on top of ours.
+            // The other release is built on top of ours, so it stays.
             RaceWinner::Newer | RaceWinner::Staged(_)
                 if state.staged.as_ref().is_some_and(|staged| {
                     staged.sequence > publication.release.sequence
@@ -128,14 +132,14 @@ pub(super) fn activate_one(
     Outcome::Superseded
 }
 
-/// Whether a mirror refused the target because another push was quicker. Of a new release that is also so where
-/// the mirror has another history: it had none, or the same, when it was asked.
+/// Whether a mirror refused the publication because another push was quicker. For a new release,
+/// another history on the mirror means the same: when it was polled, it had no history or ours.
 pub(super) fn is_lost(publication: &Publication, failure: ErrorKind) -> bool {
     failure == ErrorKind::Conflict || publication.is_new && failure == ErrorKind::OtherHistory
 }
 
-/// What becomes of a push that lost a compare-and-set on `index` in this `race`: everything
-/// that was staged is let go. Answers whether to start again on top of the other one.
+/// Handles a compare-and-set lost on the mirror `index` with this result: drops everything that was
+/// staged. Returns whether to start again on top of the other release.
 pub(super) fn on_lost_race(
     publication: &Publication,
     index: usize,
@@ -144,7 +148,8 @@ pub(super) fn on_lost_race(
     monitor: &PushMonitor<'_>,
 ) -> bool {
     let (outcome, is_ahead) = match *race {
-        // Others may stage a release without ever serving it. It is replaced, as by a push that begins now.
+        // A release may stay staged without ever being served. It is replaced, as by a push that
+        // starts now.
         RaceWinner::Staged(by) if !is_soon_served(publication, index, by, monitor) => (Outcome::Displaced { by }, true),
         RaceWinner::Older | RaceWinner::Nobody => (Outcome::Superseded, true),
         RaceWinner::Ours | RaceWinner::Newer | RaceWinner::Staged(_) => (Outcome::Superseded, false),
@@ -154,7 +159,7 @@ pub(super) fn on_lost_race(
     publication.is_repeatable && is_ahead
 }
 
-/// Waits a moment for the release `name`, which a mirror has staged, to become current there.
+/// Waits up to [`TIME_TO_SWITCH`] for the staged release `name` to become current on the mirror.
 fn is_soon_served(publication: &Publication, index: usize, name: ReleaseName, monitor: &PushMonitor<'_>) -> bool {
     let deadline = Instant::now() + TIME_TO_SWITCH;
     loop {
@@ -179,7 +184,8 @@ fn try_one(
 ) -> Result<(), MirrorError> {
     let mirror = mirror(publication, index);
     mirror.activate(publication.release.name(), expected)?;
-    // Now, and not at the end: the next push must know it also if this one is killed between two mirrors.
+    // Recorded now and not at the end: the next push needs it even if this one is killed between
+    // two mirrors.
     if let Some(store) = mirror.store_id() {
         options.stores.remember(mirror.location(), store, Some(publication.release.name()));
     }
@@ -210,9 +216,9 @@ fn failed(publication: &Publication, index: usize, error: &MirrorError, monitor:
     Outcome::failed(error)
 }
 
-/// The staged mirrors in order of their store ids; a new one has an id only now.
+/// The staged mirrors in the order in which they lead. The id of a new store is only known now.
 fn by_store(publication: &Publication, staged: &[usize]) -> Vec<usize> {
-    // Alone it leads, whatever its id: a new one is not asked for it.
+    // A single mirror leads, whatever its id, so no request for the id is needed.
     if staged.len() < 2 {
         return staged.to_vec();
     }
@@ -221,7 +227,7 @@ fn by_store(publication: &Publication, staged: &[usize]) -> Vec<usize> {
     })
 }
 
-/// The id of a mirror's store, if it had one when it was asked for its state.
+/// The id of a mirror's store, if it had one when it was polled.
 pub(super) fn known_store(publication: &Publication, index: usize) -> Option<StoreId> {
     publication.members[index].state()?.store
 }
@@ -232,14 +238,14 @@ pub(super) fn in_order(
     members: &[usize],
     store: impl Fn(usize) -> Option<StoreId>,
 ) -> Vec<usize> {
-    // Others that push may not know of one that is joining: it leads only its like.
+    // Competing pushes may not know about a joining mirror, so it leads only if all are joining.
     let rank = |index: usize| (fleet::is_joining(&publication.members, index), store(index), index);
     let mut order: Vec<_> = members.iter().map(|&index| rank(index)).collect();
     order.sort_unstable();
     order.into_iter().map(|(_, _, index)| index).collect()
 }
 
-/// Asks a mirror that refused the target who won there.
+/// Queries a mirror that refused the publication, and returns who won there.
 pub(super) fn ask_who_won(publication: &Publication, index: usize, options: &Options) -> RaceWinner {
     match mirror(publication, index).state() {
         Ok(state) => race(publication, index, &state, options),
@@ -248,13 +254,14 @@ pub(super) fn ask_who_won(publication: &Publication, index: usize, options: &Opt
     }
 }
 
-/// Who won on a mirror that now has this `state`: no clock decides but between two pushes of which one lost.
+/// Who won on a mirror that now has this `state`. Clocks are compared only between two competing
+/// pushes.
 fn race(publication: &Publication, index: usize, state: &MirrorState, options: &Options) -> RaceWinner {
     let is_switched = state.current != publication.members[index].current();
     let rival = match (is_switched, state.current_release()) {
         (true, None) if state.current.is_some() => return RaceWinner::Newer,
         (true, current) => current,
-        // Nobody switched: the other one took the slot that ours was staged in.
+        // No switch happened: the other push took the slot that our release was staged in.
         (false, _) => match state.staged.as_ref().filter(|staged| staged.name() != publication.release.name()) {
             Some(staged) => Some(staged),
             None => return RaceWinner::Nobody,
@@ -263,7 +270,7 @@ fn race(publication: &Publication, index: usize, state: &MirrorState, options: &
     let newer = |rival: &Release| if is_switched { RaceWinner::Newer } else { RaceWinner::Staged(rival.name()) };
     match rival {
         Some(rival) if rival.name() == publication.release.name() && is_switched => RaceWinner::Ours,
-        // A release that is not made here has its rank already, and nothing else counts.
+        // A release that was not created by this push already has its rank; only that counts.
         Some(rival) if !publication.is_new => match publication.release.succession(rival) {
             Succession::Follows => RaceWinner::Older,
             Succession::NotNewer | Succession::OtherHistory => newer(rival),
@@ -273,8 +280,8 @@ fn race(publication: &Publication, index: usize, state: &MirrorState, options: &
     }
 }
 
-/// Whether a rival goes before ours: by order, where both have one in the same
-/// stream, else by the time at which the pushes began.
+/// Whether a rival is newer than our release: by run number if both have one in the same stream,
+/// otherwise by the time at which the pushes began.
 fn is_newer(rival: &Release, ours: &Release, options: &Options) -> bool {
     let began = |release: &Release| (release.began, release.id());
     let order = options.order.as_ref().filter(|_| !options.allow_older);
@@ -285,10 +292,11 @@ fn is_newer(rival: &Release, ours: &Release, options: &Options) -> bool {
     }
 }
 
-/// Lets go of everything that was staged and not switched; `why` is its outcome.
+/// Drops everything that was staged and not switched; `why` becomes the outcome of these mirrors.
 pub(super) fn give_up(publication: &Publication, outcomes: &mut [Option<Outcome>], why: &Outcome) {
     for (index, outcome) in outcomes.iter_mut().enumerate().filter(|(_, outcome)| **outcome == Some(Outcome::Staged)) {
-        // If that fails the release stays staged, unseen, until the next push takes its slot.
+        // If this fails, the release stays staged, without being served, until the next push takes
+        // the slot.
         mirror(publication, index).abandon(publication.release.name()).ok();
         *outcome = Some(why.clone());
     }

@@ -1,5 +1,5 @@
-//! What takes mirrors to the target: a manifest change and packs, made once for
-//! all mirrors that have the same.
+//! Bundles: a manifest change and packs that bring a mirror to the publication. A bundle is made
+//! once for all mirrors with the same base.
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
@@ -25,7 +25,7 @@ use crate::push::outcome::Outcome;
 use crate::push::publication::Publication;
 use crate::push::push_monitor::PushMonitor;
 
-/// What takes all mirrors that have the same to the target.
+/// The manifest change and packs for all mirrors with the same base.
 pub(super) struct Bundle {
     base: Option<Arc<ManifestFile>>,
     pub(super) change: Change,
@@ -35,26 +35,26 @@ pub(super) struct Bundle {
     members: Vec<usize>,
 }
 
-/// The manifest that the change for a mirror is made against.
+/// The manifest that the change for a mirror is based on.
 pub(super) fn base_of(publication: &Publication, member: &PolledMirror) -> Option<ManifestId> {
     let likely = publication.likely_base.filter(|likely| member.releases().iter().any(|kept| kept.manifest == *likely));
     likely.or_else(|| Some(member.current_release()?.manifest))
 }
 
-/// Groups the mirrors that need something by what they have.
+/// Groups the mirrors that need an update by their base, and makes a bundle for each group.
 pub(super) fn bundles(
     publication: &Publication,
     outcomes: &[Option<Outcome>],
     options: &Options,
     monitor: &dyn Monitor,
 ) -> Result<Vec<Bundle>, PushError> {
-    // What a late mirror has is not known yet.
+    // The base of a late mirror is not known yet.
     let needs_batch = |index: usize| outcomes[index].is_none() && !publication.late.contains(&index);
     let mut groups: BTreeMap<Option<ManifestId>, Vec<usize>> = BTreeMap::new();
     for (index, member) in publication.members.iter().enumerate().filter(|(index, _)| needs_batch(*index)) {
         groups.entry(base_of(publication, member)).or_default().push(index);
     }
-    // A base that is damaged everywhere is none.
+    // A base manifest that is damaged on every mirror counts as no base.
     let mut without: Vec<usize> = groups.remove(&None).unwrap_or_default();
     let mut made = Vec::new();
     for (base, members) in groups.into_iter().filter_map(|(base, members)| Some((base?, members))) {
@@ -76,7 +76,7 @@ pub(super) fn find_base(publication: &Publication, base: ManifestId) -> Result<O
     }
 }
 
-/// The batch of one mirror alone, which builds on none of the objects `shunned`.
+/// The bundle for a single mirror, which uses none of the objects in `shunned` as a base.
 pub(super) fn of_one(
     publication: &Publication,
     base: Option<&Arc<ManifestFile>>,
@@ -89,7 +89,7 @@ pub(super) fn of_one(
     Ok(made.into_iter().next().expect("every mirror is in a batch"))
 }
 
-/// The batches of mirrors of one base: those that hold the same beside it are one.
+/// The bundles for mirrors with one base: one for each set of objects that they hold besides it.
 fn on_base(
     publication: &Publication,
     base: Option<&Arc<ManifestFile>>,
@@ -114,7 +114,7 @@ fn on_base(
     groups.into_iter().map(make).collect()
 }
 
-/// How hard what goes to `mirrors` is compressed.
+/// The compression level of packs for `mirrors`.
 pub(super) fn level_for<'m>(
     mirrors: impl Iterator<Item = &'m Arc<dyn Mirror>> + Clone,
     speeds: &SpeedTable,
@@ -152,7 +152,8 @@ fn bundle(
     let mut key = blake3::Hasher::new();
     key.update(b"headwater bundle 1\n");
     key.update(&id.map_or([0; 32], |id| *id.as_bytes()));
-    // The ordinals of a quarantine are those of this very list.
+    // Receivers store what they got under the ordinals of this list, so the list is part of the
+    // key.
     for wanted in &change.wanted {
         key.update(wanted.object.as_bytes());
     }
@@ -166,12 +167,12 @@ impl Bundle {
         self.base.as_ref().map(|base| base.id)
     }
 
-    /// The manifest that its change is against.
+    /// The manifest that the change is based on.
     pub(super) const fn base(&self) -> Option<&Arc<ManifestFile>> {
         self.base.as_ref()
     }
 
-    /// The entries that the change is against.
+    /// The entries of the base manifest.
     pub(super) fn base_entries(&self) -> Result<Entries, ManifestError> {
         entries(self.base.as_deref())
     }
@@ -183,7 +184,7 @@ impl Bundle {
         PackInput { wanted, bundle: self.key, mirrors, content_source, bases, is_kept, level, jobs }
     }
 
-    /// Makes its packs, and keeps the content of a new release for the next push.
+    /// Makes the packs, and stores the content of a new release in the cache for the next push.
     pub(super) fn make_packs(
         &self,
         publication: &Publication,

@@ -1,5 +1,5 @@
-//! Explains churn: when most changed files of a kind differ in one small
-//! region, that is likely a build stamp and not an edit.
+//! Explains churn: if most changed files of a kind differ only in one small region, the cause is
+//! likely a build stamp and not an edit.
 
 use std::collections::BTreeMap;
 use std::io::Read as _;
@@ -12,13 +12,13 @@ use crate::mirror::ObjectSource as _;
 use crate::monitor::Monitor;
 use crate::packing::content_source::ContentSource;
 
-/// Fewer changed files of a kind are not worth a word.
+/// Fewer changed files of a kind are not reported.
 const MIN_FILES: usize = 10;
-/// A region of so many bytes is one spot.
+/// Maximum size of a region that counts as one spot, in bytes.
 const SPOT_BYTES: usize = 128;
 /// Larger files are not compared.
 const MAX_FILE_BYTES: u64 = 4 << 20;
-/// Bytes compared in all: a second or so.
+/// Maximum bytes compared in all, which takes about a second.
 const MAX_TOTAL_BYTES: u64 = 512 << 20;
 /// Bytes shown of each side of an example.
 const SHOWN_BYTES: usize = 60;
@@ -30,17 +30,17 @@ pub struct Churn {
     pub extension: String,
     /// Changed files that were compared.
     pub changed: u64,
-    /// Those that differ near one spot only.
+    /// Changed files that differ near one spot only.
     pub near_one_spot: u64,
-    /// One of these.
+    /// The path of one of these files.
     pub example: String,
-    /// What it had there.
+    /// The old text at that spot.
     pub before: String,
-    /// What it has there.
+    /// The new text at that spot.
     pub after: String,
 }
 
-/// Compares changed files and tells of kinds of which at least half differ near one spot only.
+/// Compares changed files and returns the kinds of which at least half differ near one spot only.
 pub(super) fn find_churn(diff: &Diff, content_source: &ContentSource, monitor: &dyn Monitor) -> Vec<Churn> {
     let mut kinds: BTreeMap<&str, Vec<&Change>> = BTreeMap::new();
     for change in diff.changes.iter().filter(|change| change.kind == ChangeKind::Changed) {

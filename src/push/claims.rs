@@ -1,7 +1,8 @@
-//! Which claims of mirrors the decisions for all others are made by.
+//! Decides which claims of mirrors count in decisions for the whole fleet.
 //!
-//! A mirror may be damaged, restored from an old backup, or hostile. What it alone says of sequences, histories and
-//! run numbers must not keep the others from being published: it fails alone, or its claim does not count.
+//! A mirror may be damaged, restored from an old backup, or hostile. What a single mirror claims
+//! about sequences, histories and run numbers must not keep the others from being published: the
+//! mirror fails alone, or its claim is ignored.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -15,14 +16,14 @@ use crate::push::{PushError, for_all};
 use crate::release::{MAX_SEQUENCE, Release, ReleaseName};
 use crate::text::error_chain;
 
-/// How far the sequences of one mirror may be above those of all others. Mirrors that were left out for long are behind
-/// by the number of releases since; no fleet makes a million of them meanwhile.
+/// Maximum distance of a mirror's sequence above those of all others. A mirror that was left out
+/// for long is behind by the number of releases since then, which no fleet makes a million of.
 const MAX_LEAD: u64 = 1 << 20;
-/// How far the time of a release may be ahead of this clock to be believed, in seconds: a day, as clocks differ.
+/// Maximum time of a release ahead of this clock, in seconds: one day, because clocks differ.
 const MAX_AHEAD_SECONDS: u64 = 24 * 60 * 60;
 
-/// The members, of which those fail whose claims cannot be those of this fleet: sequences far beyond those of all
-/// others, or a history that is not that of the fleet.
+/// Marks the members as failed whose claims cannot belong to this fleet: sequences far above those
+/// of all others, or another history.
 pub(super) fn checked(members: Vec<PolledMirror>, options: &Options, monitor: &dyn Monitor) -> Vec<PolledMirror> {
     let far: Vec<_> = (0..members.len()).map(|index| far_beyond(&members, index)).collect();
     let members = fail_where(members, far, monitor);
@@ -53,7 +54,7 @@ fn highest_sequence(member: &PolledMirror) -> Option<u64> {
     member.state().map(|state| state.highest_sequence).filter(|sequence| *sequence > 0)
 }
 
-/// Why the mirror `index` is not believed: its sequences are far beyond those of all others.
+/// The error if the sequence of the mirror `index` is far above those of all others.
 fn far_beyond(members: &[PolledMirror], index: usize) -> Option<MirrorError> {
     let sequence = highest_sequence(&members[index])?;
     let others = members.iter().enumerate().filter(|(other, _)| *other != index);
@@ -61,14 +62,14 @@ fn far_beyond(members: &[PolledMirror], index: usize) -> Option<MirrorError> {
     (sequence > highest.saturating_add(MAX_LEAD)).then_some(MirrorError::FarBeyond { sequence, highest })
 }
 
-/// Whether `release` is of the history of `newest`, or of one that it took over.
+/// Whether `release` has the history of `newest`, or one that it took over.
 fn is_of_history(release: &Release, newest: &Release) -> bool {
     release.history == newest.history || newest.replaces.contains(&release.history)
 }
 
-/// Why mirrors cannot be brought up with the others: they serve another history than the fleet. That is the history of
-/// more than half of them. Where there is none it is the one that was brought there from here, if the others can do
-/// without the rest.
+/// The errors of mirrors that serve another history than the fleet. The history of the fleet is
+/// that of more than half of the mirrors. Without a majority, it is the one that was last pushed
+/// from here, if the remaining mirrors are enough for the push.
 fn foreign_histories(members: &[PolledMirror], options: &Options) -> Vec<Option<MirrorError>> {
     let served: Vec<&Release> = members.iter().filter_map(PolledMirror::current_release).collect();
     let followers = |newest: &Release| served.iter().filter(|release| is_of_history(release, newest)).count();
@@ -91,7 +92,7 @@ fn foreign_histories(members: &[PolledMirror], options: &Options) -> Vec<Option<
     if are_both_ours || !options.require.is_met(left, total) { none() } else { foreign }
 }
 
-/// Why a mirror is not of the fleet whose newest release is `newest`.
+/// The error if a mirror does not belong to the fleet whose newest release is `newest`.
 fn foreign_history(member: &PolledMirror, newest: &Release) -> Option<MirrorError> {
     let own = member.current_release()?;
     if is_of_history(own, newest) || own.replaces.contains(&newest.history) {
@@ -100,25 +101,25 @@ fn foreign_history(member: &PolledMirror, newest: &Release) -> Option<MirrorErro
     Some(MirrorError::ForeignHistory { current: own.name(), found: own.history, history: newest.history })
 }
 
-/// What the mirrors have, and which of it counts for all of them.
+/// The claims of the mirrors, and which of them count for the whole fleet.
 ///
 /// A release is confirmed if this origin brought it to a mirror, or if enough mirrors have it. The record and the
 /// manifest of another one may be made up by the owner of a mirror, and nothing of it is passed on. Of fewer than
 /// three mirrors none can outvote another one, so that all their releases are confirmed.
 pub(super) struct Claims<'m> {
     members: &'m [PolledMirror],
-    /// The releases that were last brought to the mirrors from here.
+    /// The releases that were last pushed to the mirrors from here.
     brought: Vec<ReleaseName>,
     /// How many mirrors must have a release that was not brought there from here.
     enough: usize,
-    /// How many mirrors must serve a run number.
+    /// The number of mirrors that must serve a run number for it to count.
     enough_for_runs: usize,
-    /// The mirrors of the first wave that serve anything: they are ahead of the others by design.
+    /// The mirrors of the first wave that serve a release: by design they are ahead of the others.
     first_wave: Vec<&'m PolledMirror>,
 }
 
 impl<'m> Claims<'m> {
-    /// What `members` claim. Enough are as many as the push requires, or more than half.
+    /// The claims of `members`. Enough mirrors are as many as the push requires, or more than half.
     pub(super) fn new(members: &'m [PolledMirror], options: &Options) -> Self {
         let serving = || members.iter().filter(|member| member.current().is_some());
         let count = serving().count();
@@ -142,20 +143,21 @@ impl<'m> Claims<'m> {
         self.members
     }
 
-    /// Whether the release counts for all.
+    /// Whether the release is confirmed.
     pub(super) fn is_confirmed(&self, release: &Release) -> bool {
         let has = |member: &&PolledMirror| member.releases().contains(release);
         self.is_ours(release) || self.members.iter().filter(has).count() >= self.enough
     }
 
-    /// Whether the release was brought to a mirror from here, or the whole first wave has it.
+    /// Whether the release was pushed to a mirror from here, or the whole first wave has it.
     fn is_ours(&self, release: &Release) -> bool {
         let leads = || self.first_wave.iter().all(|member| member.releases().contains(release));
         self.brought.contains(&release.name()) || !self.first_wave.is_empty() && leads()
     }
 
-    /// The release on top of which the next one is made: the newest confirmed one that is current anywhere. Where none is
-    /// confirmed the mirrors cannot be told apart, and it is the newest of all.
+    /// The release that the next one is based on: the newest confirmed one that is current on any
+    /// mirror. If none is confirmed, no mirror is more credible than another, and it is the newest
+    /// of all.
     pub(super) fn newest(&self) -> Option<&'m Release> {
         fleet::newest_where(self.members, |release| self.is_confirmed(release)).or_else(|| fleet::newest(self.members))
     }
@@ -174,9 +176,10 @@ impl<'m> Claims<'m> {
         monitor.event(Event::Warned { message });
     }
 
-    /// The highest run number of each stream that was published, as far as enough mirrors say so: as many as the push
-    /// requires, or more than half. What fewer say is of a push that never met its requirement, or not true, if it was not
-    /// published from here; it is warned of.
+    /// The highest published run number of each stream, as far as enough mirrors confirm it: as
+    /// many as the push requires, or more than half. A number that fewer mirrors have, and that was
+    /// not published from here, belongs to a push that did not meet its requirement, or is false;
+    /// it causes a warning.
     pub(super) fn published_orders(&self, monitor: &dyn Monitor) -> BTreeMap<String, u64> {
         let mut numbers: BTreeMap<&str, Vec<(u64, &str, bool)>> = BTreeMap::new();
         for member in self.members {
@@ -210,7 +213,7 @@ impl<'m> Claims<'m> {
     }
 }
 
-/// The sequence of the next release: above everything that the mirrors have.
+/// The sequence of the next release: higher than any on the mirrors.
 pub(super) fn next_sequence(members: &[PolledMirror]) -> Result<u64, PushError> {
     let served = |member: &PolledMirror| member.current().map_or(0, |current| current.sequence());
     let claims = members.iter().filter_map(|member| Some((highest_sequence(member)?.max(served(member)), member)));
@@ -221,9 +224,9 @@ pub(super) fn next_sequence(members: &[PolledMirror]) -> Result<u64, PushError> 
     Ok(highest + 1)
 }
 
-/// The time of the next release, in seconds since 1970: `now`, or after the `releases` that there are. One far ahead of
-/// this clock was never right; its release is outrun by sequence. No two have the same time, so that a file that changes
-/// never keeps its validators.
+/// The time of the next release, in seconds since 1970: `now`, or later than those of `releases`. A
+/// time far ahead of this clock is ignored, and its release is superseded by sequence alone. No two
+/// releases have the same time, so that a file that changes always gets new validators.
 pub(super) fn time_after<'r>(releases: impl Iterator<Item = &'r Release>, now: u64) -> u64 {
     let times: BTreeSet<u64> = releases.map(|release| release.created).collect();
     let believed = times.range(..=now + MAX_AHEAD_SECONDS).next_back();
@@ -231,7 +234,7 @@ pub(super) fn time_after<'r>(releases: impl Iterator<Item = &'r Release>, now: u
     (first..).find(|time| !times.contains(time)).unwrap_or(first)
 }
 
-/// Refuses an order that is older than the newest published one of its stream.
+/// Returns an error if the run number is lower than the highest published one of its stream.
 pub(super) fn check_order(options: &Options, published: &BTreeMap<String, u64>) -> Result<(), PushError> {
     let Some(order) = &options.order else { return Ok(()) };
     match published.get(&order.stream) {

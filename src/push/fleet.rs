@@ -1,4 +1,4 @@
-//! The mirrors of a push and what they said of themselves.
+//! The mirrors of a push and their states.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -22,18 +22,18 @@ use crate::threads;
 #[derive(Debug, Clone, Default)]
 pub struct Fleet {
     mirrors: Vec<Arc<dyn Mirror>>,
-    /// Those, by index, that could not be asked a moment ago, and why.
+    /// The mirrors, by index, that could not be polled a moment ago, and why.
     unreachable: Vec<(usize, Arc<MirrorError>)>,
 }
 
 impl Fleet {
-    /// These mirrors.
+    /// A fleet of these mirrors.
     #[must_use]
     pub const fn new(mirrors: Vec<Arc<dyn Mirror>>) -> Self {
         Self { mirrors, unreachable: Vec::new() }
     }
 
-    /// The same; a push does not ask those of `members` again that could not be asked.
+    /// This fleet. A push does not poll those of `members` again that could not be polled.
     pub(super) fn with_answers(&self, members: &[PolledMirror]) -> Self {
         let failed = |member: &PolledMirror| member.shared_error();
         let unreachable = members.iter().enumerate().filter_map(|(index, member)| Some((index, failed(member)?)));
@@ -46,12 +46,12 @@ impl Fleet {
         &self.mirrors
     }
 
-    /// Asks all mirrors at once for their state.
+    /// Polls the states of all mirrors in parallel.
     pub fn states(&self, monitor: &dyn Monitor) -> Vec<PolledMirror> {
         self.ask(|mirror| PolledMirror::new(Arc::clone(mirror), Self::state_of(mirror, monitor)))
     }
 
-    /// Asks one mirror for its state.
+    /// Polls the state of one mirror.
     ///
     /// # Errors
     /// Those of [`Mirror::state`].
@@ -61,7 +61,8 @@ impl Fleet {
         state
     }
 
-    /// The mirrors, before they answer. Those that could not be asked a moment ago have failed.
+    /// The mirrors before they have responded. Those that could not be polled a moment ago have
+    /// failed.
     pub(super) fn members(&self, monitor: &dyn Monitor) -> Vec<PolledMirror> {
         let members: Vec<PolledMirror> =
             self.mirrors.iter().map(|mirror| PolledMirror::unanswered(Arc::clone(mirror))).collect();
@@ -73,13 +74,13 @@ impl Fleet {
         members
     }
 
-    /// Asks all mirrors at once; the answers are in their order.
+    /// Calls `question` for all mirrors in parallel; the results are in the order of the mirrors.
     pub fn ask<T: Send>(&self, question: impl Fn(&Arc<dyn Mirror>) -> T + Sync) -> Vec<T> {
         threads::each(&self.mirrors, question)
     }
 }
 
-/// Reports the answer of a mirror that was asked for its state.
+/// Reports the result of polling a mirror to `monitor`.
 pub(super) fn report_state(mirror: &dyn Mirror, state: &Result<MirrorState, MirrorError>, monitor: &dyn Monitor) {
     let mirror = mirror.name().to_owned();
     monitor.event(match state {
@@ -88,7 +89,8 @@ pub(super) fn report_state(mirror: &dyn Mirror, state: &Result<MirrorState, Mirr
     });
 }
 
-/// Whether a mirror has no release yet while others have one: it is filled, and nobody waits for it.
+/// Whether a mirror has no release yet while others have one. Such a mirror is filled, but does not
+/// count towards a requirement.
 pub(super) fn is_joining(members: &[PolledMirror], index: usize) -> bool {
     let is_empty = |member: &PolledMirror| member.state().is_some_and(|state| state.current.is_none());
     is_empty(&members[index]) && members.iter().any(|member| member.current().is_some())
@@ -99,7 +101,7 @@ pub(super) fn counted(members: &[PolledMirror]) -> impl Iterator<Item = usize> +
     (0..members.len()).filter(|index| !is_joining(members, *index))
 }
 
-/// How many mirrors can be reached, and of how many, those that count.
+/// The number of reachable mirrors and the number of all mirrors, of those that count.
 pub(super) fn reachable(members: &[PolledMirror]) -> (usize, usize) {
     let reachable = counted(members).filter(|index| members[*index].state().is_some()).count();
     (reachable, counted(members).count())
@@ -111,20 +113,21 @@ pub(super) fn is_met(members: &[PolledMirror], require: Require) -> bool {
     require.is_met(reachable, total)
 }
 
-/// The newest release that is current somewhere. One of a history that another mirror's history took over is
-/// older than those of that one, whatever its sequence.
+/// The newest release that is current on any mirror. A release of a history that another mirror's
+/// history took over is older than those of that history, whatever its sequence.
 pub(super) fn newest(members: &[PolledMirror]) -> Option<&Release> {
     newest_where(members, |_| true)
 }
 
-/// The same, of the releases for which `is_meant` holds; no other one takes over their history.
+/// Like [`newest`], but only among the releases for which `is_meant` returns true; no other release
+/// takes over their history.
 pub(super) fn newest_where(members: &[PolledMirror], is_meant: impl Fn(&Release) -> bool) -> Option<&Release> {
     let meant: Vec<&Release> = current(members).filter(|release| is_meant(release)).collect();
     let is_replaced = |one: &Release| meant.iter().any(|other| other.replaces.contains(&one.history));
     meant.iter().filter(|one| !is_replaced(one)).max_by_key(|release| release.rank()).copied()
 }
 
-/// The records of what the mirrors serve, as far as they can be read.
+/// The records of the current releases, as far as they can be read.
 fn current(members: &[PolledMirror]) -> impl Iterator<Item = &Release> {
     members.iter().filter_map(PolledMirror::current_release)
 }
@@ -154,7 +157,8 @@ pub(super) fn check_one_history(members: &[PolledMirror], newest: Option<&Releas
     Err(GuardFault::Histories { mirrors: members.iter().filter_map(of).collect() })
 }
 
-/// All histories that the mirrors serve, and those that these took over: oldest first, as far as that is known.
+/// All histories that the mirrors serve, and those that these took over; oldest first, as far as
+/// that is known.
 pub(super) fn histories(members: &[PolledMirror]) -> Vec<HistoryId> {
     let mut releases: Vec<&Release> = current(members).collect();
     releases.sort_by_key(|release| release.rank());
@@ -180,7 +184,7 @@ pub(super) fn holders<'m>(
     members.into_iter().filter(holds).map(|member| &member.mirror)
 }
 
-/// Copies a manifest from the first mirror that has it whole to a scratch file.
+/// Copies a manifest to a scratch file, from the first mirror that has it undamaged.
 pub(super) fn copy_manifest<'m>(
     members: impl IntoIterator<Item = &'m PolledMirror>,
     manifest: &ManifestId,
@@ -208,7 +212,7 @@ pub(super) fn release_entries(mirror: &Arc<dyn Mirror>, release: &Release) -> Re
     entries.collect::<Result<_, _>>().map_err(failed)
 }
 
-/// Names the mirror that content should come from.
+/// Wraps an error of the mirror that is the source.
 pub(super) fn in_source(mirror: &Arc<dyn Mirror>, source: MirrorError) -> PushError {
     PushError::Source { mirror: mirror.location().to_owned(), source }
 }
@@ -220,11 +224,11 @@ pub(super) fn other_with_store(members: &[PolledMirror], index: usize) -> Option
     (0..members.len()).find(|other| *other != index && store(*other) == Some(own))
 }
 
-/// Refuses two names for one mirror: they would race each other.
+/// Returns an error if two names refer to one mirror: their updates would race.
 pub(super) fn check_distinct(members: &[PolledMirror]) -> Result<(), PushError> {
     for (index, member) in members.iter().enumerate() {
         let store = |member: &PolledMirror| member.state().and_then(|state| state.store);
-        // Before the first push there is no store that could tell.
+        // Before the first push there is no store id, so paths are compared.
         let place = |member: &PolledMirror| member.mirror.local_path().and_then(|path| fsx::resolve(&path).ok());
         let same = |other: &&PolledMirror| {
             other.mirror.location() == member.mirror.location()
@@ -250,13 +254,14 @@ pub(super) fn check_distinct(members: &[PolledMirror]) -> Result<(), PushError> 
     Ok(())
 }
 
-/// Refuses a tree that contains a mirror or our own files, or lies inside one.
+/// Returns an error if a tree contains a mirror or files of the origin, or lies inside one.
 pub(super) fn check_nesting(roots: &[Root], others: impl IntoIterator<Item = PathBuf>) -> Result<(), PushError> {
     let others: Vec<_> = others.into_iter().collect();
     for root in roots {
         let Ok(tree) = fsx::resolve(&root.path) else { continue };
         for other in &others {
-            // What cannot be found (below a file, in a loop of links) is that mirror's failure, not that of all.
+            // A path that cannot be resolved (below a file, in a loop of links) fails that mirror
+            // only.
             let Ok(resolved) = fsx::resolve(other) else { continue };
             if tree.starts_with(&resolved) || resolved.starts_with(&tree) {
                 let shown = |path: &std::path::Path| path.display().to_string();

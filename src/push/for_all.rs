@@ -1,7 +1,7 @@
-//! Which releases are for all mirrors of a fleet: `heal` spreads no other one.
+//! Decides which releases are meant for all mirrors of a fleet. `heal` spreads only these.
 //!
-//! A release is not for all if its record says so, or if no mirror of the last wave ever served it: a push that goes
-//! by waves may still be looking at the first ones, or was stopped there.
+//! A release is not for all if its record states so, or if no mirror of the last wave ever served
+//! it: a push with waves may still be observing the first ones, or was stopped there.
 
 use crate::mirror::PolledMirror;
 use crate::monitor::{Event, Monitor};
@@ -9,7 +9,7 @@ use crate::push::fleet::{self};
 use crate::push::options::{Options, Wave};
 use crate::release::Release;
 
-/// Of two mirrors neither can outvote the other.
+/// Smallest fleet with a majority vote: of two mirrors, neither can outvote the other.
 pub(super) const MIN_FLEET: usize = 3;
 
 /// The newest release that is current anywhere and for all mirrors.
@@ -17,9 +17,10 @@ pub(super) fn newest_for_all<'m>(members: &'m [PolledMirror], waves: &[Wave]) ->
     fleet::newest_where(members, |release| release.partial.is_none() && has_passed(release, members, waves))
 }
 
-/// The same, but not a release that one of several mirrors has alone while another one was brought there from here: its
-/// owner may have made it. It is warned of. Where nothing is known of that mirror, because the cache was lost, it counts:
-/// else no fleet could be healed from a machine that did not publish.
+/// Like [`newest_for_all`], but skips a release that only one of several mirrors has, while another
+/// release was pushed to that mirror from here: its owner may have made it up. Warns about it. If
+/// nothing is known about that mirror, because the cache was lost, the release counts; otherwise a
+/// machine that did not publish could not heal any fleet.
 pub(super) fn newest_to_spread<'m>(
     members: &'m [PolledMirror],
     options: &Options,
@@ -43,13 +44,14 @@ pub(super) fn newest_to_spread<'m>(
     })
 }
 
-/// The mirror that alone serves a release; `None` if several do.
+/// The only mirror that serves a release; `None` if several do.
 fn only_owner<'m>(release: &Release, members: &'m [PolledMirror]) -> Option<&'m PolledMirror> {
     let mut serving = members.iter().filter(|member| member.current() == Some(release.name()));
     serving.next().filter(|_| serving.next().is_none())
 }
 
-/// Whether a release is for all mirrors, or for those that the push is for: else its content needs a new release.
+/// Whether a release is for all mirrors, or for those of this push. Otherwise its content needs a
+/// new release.
 pub(super) fn is_for_these(release: &Release, options: &Options) -> bool {
     match (&release.partial, &options.partial) {
         (None, _) => true,

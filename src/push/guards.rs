@@ -1,4 +1,4 @@
-//! Guard rails: what is more likely a broken build than a wish.
+//! Guard rails: refuse releases that are more likely a broken build than intended.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -8,12 +8,13 @@ use crate::push::secrets::{AllowedSecrets, is_secret};
 use crate::release::RejectedContent;
 use crate::tree_path::TreePath;
 
-/// How many paths may go at once.
+/// Maximum number of paths that one release may remove.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum MaxRemoved {
-    /// So many.
+    /// The number of paths.
     Paths(u64),
-    /// This part of all, between 0 and 1, and never refused below 100 paths.
+    /// This fraction of all paths, between 0 and 1. Removing fewer than 100 paths is always
+    /// allowed.
     Part(f64),
 }
 
@@ -23,27 +24,27 @@ impl Default for MaxRemoved {
     }
 }
 
-/// Fewer paths than this go without a question when the limit is a part.
+/// Fewer removed paths than this are always allowed if the limit is a fraction.
 const SMALL: u64 = 100;
 
-/// What is refused.
+/// The settings of the guard rails.
 #[derive(Debug, Clone, Default)]
 pub struct Guards {
-    /// Paths that must be there.
+    /// Paths that must exist in the tree.
     pub must_have: Vec<TreePath>,
-    /// Paths that are to be served no more, not even for those who have seen them.
+    /// Paths that must no longer be served, not even as retired entries.
     pub expunged: Vec<TreePath>,
-    /// How many paths may go.
+    /// How many paths may be removed.
     pub max_removed: MaxRemoved,
-    /// Let any number of paths go, and an empty tree pass.
+    /// Allow any number of removed paths, and an empty tree.
     pub allow_shrink: bool,
-    /// Let names like `.env` and private keys pass.
+    /// Allow names like `.env`, and private keys.
     pub allow_secrets: bool,
-    /// The paths at which they pass.
+    /// Paths at which secrets are allowed.
     pub allowed_secrets: AllowedSecrets,
 }
 
-/// Which history a mirror serves.
+/// The history that a mirror serves.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HistoryOfMirror {
     /// The name of the mirror.
@@ -52,7 +53,8 @@ pub struct HistoryOfMirror {
     pub history: HistoryId,
     /// The sequence of its current release.
     pub sequence: u64,
-    /// When the oldest release of that history that it keeps was made, seconds since 1970.
+    /// When the oldest release of that history that the mirror keeps was created, in seconds since
+    /// 1970.
     pub since: u64,
 }
 
@@ -70,42 +72,42 @@ impl fmt::Display for HistoryOfMirror {
 /// What a guard rail refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum GuardFault {
-    /// Mirrors with releases of different histories.
+    /// The mirrors have releases of different histories.
     #[error("the mirrors have different histories of this site: {}", histories(mirrors))]
     Histories {
         /// The mirrors that serve a release.
         mirrors: Vec<HistoryOfMirror>,
     },
-    /// Nothing to publish.
+    /// The tree has no paths.
     #[error("the tree is empty")]
     EmptyTree,
-    /// Too many paths would go.
+    /// Too many paths would be removed.
     #[error("{removed} of {total} paths would go")]
     Shrinks {
-        /// So many.
+        /// The number of paths.
         removed: u64,
-        /// Of so many.
+        /// The number of live paths before.
         total: u64,
     },
-    /// Paths that must be there are not.
+    /// Paths that must exist are missing.
     #[error("must_have: the tree lacks {}", list(paths))]
     Lacks {
         /// The paths.
         paths: Vec<String>,
     },
-    /// Paths that are to be served no more, and would be.
+    /// Paths that must no longer be served would still be served.
     #[error("what --expunge names is in the tree, and would still be served: {}", list(paths))]
     Expunged {
         /// The paths.
         paths: Vec<String>,
     },
-    /// Files that look like secrets.
+    /// Files look like secrets.
     #[error("the tree has what looks like a secret: {}", list(paths))]
     Secrets {
         /// The paths.
         paths: Vec<String>,
     },
-    /// Content that a person rolled back.
+    /// The content was rolled back before.
     #[error("{0}")]
     Rejected(RejectedContent),
 }
@@ -120,7 +122,7 @@ fn list(paths: &[String]) -> String {
 }
 
 impl Guards {
-    /// Looks at the live paths of a new tree.
+    /// Checks the live paths of a new tree.
     ///
     /// # Errors
     /// The first guard rail that refuses.
@@ -141,8 +143,8 @@ impl Guards {
         Ok(())
     }
 
-    /// Looks for secrets among the live paths of a new tree, by their names; `keys` are those of files that begin
-    /// with a private key.
+    /// Checks the live paths of a new tree for names of secrets; `keys` are the paths of files that
+    /// begin with a private key.
     ///
     /// # Errors
     /// [`GuardFault::Secrets`].
@@ -160,7 +162,7 @@ impl Guards {
         if paths.is_empty() { Ok(()) } else { Err(GuardFault::Secrets { paths }) }
     }
 
-    /// Looks at how many of `total` live paths would go.
+    /// Checks how many of `total` live paths would be removed.
     ///
     /// # Errors
     /// [`GuardFault::Shrinks`].

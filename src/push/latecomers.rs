@@ -1,7 +1,7 @@
-//! Mirrors that answer after it was decided what is pushed: each is brought to the release on its own.
+//! Mirrors that respond after the release was decided: each is brought to the release on its own.
 //!
-//! A late answer changes nothing for the others. What it would have changed, had it come in time, is the outcome of
-//! that one mirror: something newer there is left alone.
+//! A late response does not affect the other mirrors. What would have stopped the push, had it come
+//! in time, fails only that mirror, and a newer release there is left alone.
 
 use std::thread::Scope;
 
@@ -20,7 +20,8 @@ use crate::push::{PushError, claims, fleet};
 use crate::release::Release;
 use crate::threads;
 
-/// Starts to stage the target on the late members, as they answer. They fail if there is no thread for it.
+/// Starts to stage the publication on the late members when they respond. They fail if no thread
+/// can be created.
 pub(super) fn start<'s>(
     scope: &'s Scope<'s, '_>,
     publication: &'s Publication,
@@ -40,8 +41,8 @@ pub(super) fn start<'s>(
     }
 }
 
-/// Takes the answers of the late members and stages the target on each, on a thread of its own, until all have answered
-/// or the push ends.
+/// Receives the responses of the late members and stages the publication on each, on a thread of
+/// its own, until all have responded or the push ends.
 fn stage_as_they_answer<'s>(
     scope: &'s Scope<'s, '_>,
     publication: &'s Publication,
@@ -77,7 +78,7 @@ fn stage(
     }
 }
 
-/// The outcome of a mirror that is another one under a second name.
+/// The outcome of a mirror that is the same as another one under a second name.
 fn same_store(publication: &Publication, index: usize) -> Option<Outcome> {
     let first = fleet::other_with_store(&publication.members, index)?;
     let location = |index: usize| publication.members[index].mirror.location().to_owned();
@@ -85,8 +86,8 @@ fn same_store(publication: &Publication, index: usize) -> Option<Outcome> {
     Some(Outcome::Failed { failure: ErrorKind::UnsuitableLocation, error: error.to_string() })
 }
 
-/// The outcome of a mirror whose `current` release would have stopped the push: the one with the newest release decides
-/// which orders are too old and which content is rejected.
+/// The outcome of a mirror whose `current` release would have stopped the push: the mirror with the
+/// newest release decides which run numbers are too low and which content is rejected.
 fn refusal(publication: &Publication, current: &Release, options: &Options) -> Option<Outcome> {
     let was_newest = publication
         .newest_before

@@ -1,4 +1,4 @@
-//! What keeps mirrors in order between pushes: settling, repair, comparison.
+//! Maintenance of mirrors: clean-up after a push, repair, and comparison.
 
 use std::sync::Arc;
 
@@ -17,13 +17,13 @@ use crate::scan::{Root, ScanOptions, Tree};
 use crate::text::error_chain;
 use crate::threads;
 
-/// What follows a push once it was answered, on every mirror that switched, and on those where
-/// something is due: old releases are dropped, retired entries expire. A failure is told and stops nothing: the next push tries again.
-/// Adds to the report how the commands went that mirrors run after a switch.
+/// Cleans up after a push, on every mirror that switched and on those where something is due: drops
+/// old releases and expires retired entries. A failure is reported and stops nothing, because the
+/// next push tries again. Adds the results of the mirrors' hooks to the report.
 pub fn clean_up(report: &mut Report, fleet: &Fleet, keep: usize, monitor: &dyn Monitor) {
     threads::each(fleet.mirrors().iter().zip(&mut report.mirrors), |(mirror, outcome)| {
         let has_switched = matches!(outcome.outcome, Outcome::Activated | Outcome::Reverted);
-        // What failed is likely to fail again, or to wait for a lock once more.
+        // A mirror that failed is likely to fail again, or to wait for a lock again.
         let has_failed = matches!(outcome.outcome, Outcome::Failed { .. });
         if !has_switched && (has_failed || !outcome.needs_settling) {
             return;
@@ -36,7 +36,8 @@ pub fn clean_up(report: &mut Report, fleet: &Fleet, keep: usize, monitor: &dyn M
     });
 }
 
-/// Returns how the mirror's own command after its last switch went, if it says so.
+/// Cleans up one mirror, and returns the state of the hook of its last switch if the mirror reports
+/// it.
 fn clean_up_one(mirror: &dyn Mirror, keep: usize, monitor: &dyn Monitor) -> Option<HookRun> {
     let name = mirror.name().to_owned();
     match mirror.clean_up(keep) {
@@ -60,10 +61,10 @@ fn hook_event(mirror: &str, hook: &HookRun) -> Option<Event> {
     }
 }
 
-/// Mends `mirror` from trees or from another mirror.
+/// Repairs `mirror` from trees or from another mirror.
 ///
 /// # Errors
-/// When the source cannot be read, or the mirror not be written.
+/// If the source cannot be read or the mirror cannot be written.
 pub fn repair(source: &Source, mirror: &Arc<dyn Mirror>, monitor: &dyn Monitor) -> Result<Repaired, PushError> {
     let sources = |mirrors: &[&Arc<dyn Mirror>]| Sources::of(mirrors.iter().map(|mirror| Arc::clone(mirror)));
     let content_source = match source {
@@ -94,11 +95,11 @@ pub enum DiffSide {
         /// How they are scanned.
         scan: ScanOptions,
     },
-    /// A release of a mirror: the current one without a sequence.
+    /// A release of a mirror; the current one if there is no sequence.
     Release {
         /// The mirror.
         mirror: Arc<dyn Mirror>,
-        /// Which of its releases.
+        /// The sequence of the release.
         sequence: Option<u64>,
     },
 }
@@ -119,7 +120,7 @@ impl DiffSide {
     }
 }
 
-/// The record of a release, and through which time retired entries have expired there.
+/// The record of a release, and the time up to which retired entries have expired on the mirror.
 fn find_release(mirror: &Arc<dyn Mirror>, sequence: Option<u64>) -> Result<(Release, u64), PushError> {
     let state = mirror.state().map_err(|source| in_source(mirror, source))?;
     let release = match sequence {
@@ -137,12 +138,12 @@ fn find_release(mirror: &Arc<dyn Mirror>, sequence: Option<u64>) -> Result<(Rele
     Ok((release?, state.expired_through))
 }
 
-/// Compares any two of: trees, mirrors, kept releases.
+/// Compares two sides, each of which is a tree or a release of a mirror.
 ///
 /// # Errors
-/// When one of them cannot be read.
+/// If one of the sides cannot be read.
 pub fn diff_sides(old: &DiffSide, new: &DiffSide, monitor: &dyn Monitor) -> Result<Diff, PushError> {
-    // A tree knows nothing of what is retired: beside one it is no difference.
+    // A tree has no retired entries, so they are not a difference if one side is a tree.
     let is_tree = |side: &DiffSide| matches!(side, DiffSide::Trees { .. });
     let is_live_only = is_tree(old) || is_tree(new);
     let (mut old, mut new) = (old.entries(monitor)?, new.entries(monitor)?);

@@ -1,12 +1,12 @@
-//! A push: from a source to a release that is current on every mirror, or an
-//! honest account of where it is not.
+//! A push: makes a release from a source, brings it to every mirror and switches the mirrors to it.
+//! The report names the mirrors where that failed.
 //!
 //! ```text
-//! state of every mirror (overlaps) scan -> manifest -> (per mirror) bundle -> stage -> [barrier] -> activate
-//! ```
+//! state of every mirror (overlaps) scan -> manifest -> (per mirror) bundle -> stage -> [barrier]
+//! -> activate ```
 //!
-//! This room knows what a fleet is and in which order mirrors switch. It
-//! refuses to know where a mirror is and how anything is shown.
+//! This module knows fleets and the order in which mirrors switch. It does not know where a mirror
+//! is or how results are shown.
 
 mod activation;
 mod bundle;
@@ -73,26 +73,26 @@ use crate::scan::ScanError;
 use prepare::Prepared;
 use recheck::Recheck;
 
-/// Why a push ended before it came to the mirrors. What happened on a mirror is in the [`Report`].
+/// Why a push failed as a whole. Failures of single mirrors are in the [`Report`].
 #[derive(Debug, thiserror::Error)]
 pub enum PushError {
     /// The content is missing, unreadable, or changed while it was read.
     #[error(transparent)]
     Content(#[from] ScanError),
-    /// A guard rail refused.
+    /// A guard rail refused the release.
     #[error(transparent)]
     Guard(#[from] GuardFault),
-    /// A newer order was published already.
+    /// A newer run of the same stream was published already.
     #[error("order {number} of {stream:?} is superseded: {seen} was published already")]
     Superseded {
         /// The stream.
         stream: String,
-        /// What this push has.
+        /// The run number of this push.
         number: u64,
-        /// The highest one published.
+        /// The highest run number published.
         seen: u64,
     },
-    /// The mirror that the content should come from.
+    /// The mirror that is the source failed.
     #[error("the source {mirror}")]
     Source {
         /// Its name.
@@ -100,7 +100,7 @@ pub enum PushError {
         /// What happened.
         source: MirrorError,
     },
-    /// The mirror that was worked on, where there is only one.
+    /// The only mirror of the operation failed.
     #[error("{mirror}")]
     Mirror {
         /// Its name.
@@ -108,7 +108,7 @@ pub enum PushError {
         /// What happened.
         source: MirrorError,
     },
-    /// The mirror that the content should come from has no release.
+    /// The mirror that is the source has no release.
     #[error("the source {mirror} has no release")]
     EmptySource {
         /// Its name.
@@ -122,29 +122,29 @@ pub enum PushError {
         /// The mirror or the cache.
         other: String,
     },
-    /// A mirror inside of another one.
+    /// One mirror is inside another.
     #[error("the mirror {inner} is inside of the mirror {outer}")]
     NestedMirrors {
-        /// The one inside.
+        /// The inner mirror.
         inner: String,
-        /// The one around it.
+        /// The outer mirror.
         outer: String,
     },
-    /// A release that no mirror has staged, or more than one.
+    /// No mirror has the release staged, or the mirrors have more than one staged release.
     #[error("{what}")]
     NotStaged {
-        /// Which of the two.
+        /// The message, which states which of the two it is.
         what: String,
-        /// Those that are staged.
+        /// The staged releases.
         staged: Vec<ReleaseName>,
     },
-    /// No release to roll back to.
+    /// There is no release to roll back to.
     #[error("{0}")]
     Rollback(String),
-    /// A release that a mirror does not keep.
+    /// A mirror does not keep the requested release.
     #[error("{0}")]
     NoRelease(String),
-    /// There is no sequence left for another release.
+    /// No sequence number is left for another release.
     #[error("no release can follow sequence {highest}, which {mirror} has")]
     SequencesSpent {
         /// The mirror with the highest sequence.
@@ -158,12 +158,12 @@ pub enum PushError {
         /// The mirrors that name a site; the source, if it is a mirror, is the first.
         mirrors: Vec<SiteOfMirror>,
     },
-    /// Two mirrors are one.
+    /// Two names refer to the same mirror.
     #[error("{first} and {second} are the same mirror")]
     SameMirror {
-        /// Its first name.
+        /// The first name.
         first: String,
-        /// Its second name.
+        /// The second name.
         second: String,
     },
     /// A manifest that is needed cannot be read.
@@ -171,22 +171,22 @@ pub enum PushError {
     Manifest {
         /// The release.
         release: ReleaseName,
-        /// What is wrong.
+        /// Why the manifest cannot be read.
         source: ManifestError,
     },
-    /// The new release would be one that no mirror can read.
+    /// The record of the new release would be invalid, so that no mirror could read it.
     #[error("the new release cannot be made")]
     NewRelease(#[source] ReleaseError),
     /// The new manifest could not be made.
     #[error("the new manifest")]
     NewManifest(#[source] ManifestError),
-    /// Content could not be read as it was scanned.
+    /// Content could not be read, or it changed since the scan.
     #[error(transparent)]
     Build(#[from] BuildError),
-    /// The origin's own disk.
+    /// A file of the origin cannot be read or written.
     #[error(transparent)]
     Io(#[from] IoError),
-    /// A probe for what the release has not.
+    /// A probe requests a path that the release does not have.
     #[error("a probe of a wave asks for {path:?}, and the release has no such file")]
     NoProbe {
         /// The path.
@@ -197,15 +197,15 @@ pub enum PushError {
     Cancelled,
 }
 
-/// How often a push starts again because another one was quicker.
+/// Maximum number of rounds: a push starts again if another push was quicker.
 const MAX_ROUNDS: u32 = 5;
 
 /// Pushes `source` to all mirrors of `fleet`.
 ///
 /// # Errors
-/// What concerns no single mirror. Nothing was activated then, unless it is [`PushError::Cancelled`].
+/// If the push fails as a whole. Nothing was activated then, except with [`PushError::Cancelled`].
 pub fn push(source: &Source, fleet: &Fleet, options: &Options, monitor: &dyn Monitor) -> Result<Report, PushError> {
-    // What fails after the request to stop fails because of it.
+    // A failure after a request to stop is a consequence of that request.
     push_in_rounds(source, fleet, options, monitor)
         .map_err(|error| if monitor.is_cancelled() { PushError::Cancelled } else { error })
 }
@@ -228,7 +228,8 @@ fn push_in_rounds(
                 Prepared::Target(publication) => {
                     let end = rollout::run(&publication, || recheck.finish(monitor), options, monitor)?;
                     publication.remember(end.report(), options, monitor);
-                    // On top of another push, "the release before" would be the one that was to be left.
+                    // On top of another push, "the previous release" would be the one that this
+                    // rollback leaves, so the target is fixed now.
                     if let Source::Rollback { to: to @ None, .. } = &mut source {
                         *to = publication.release.rolled_back_to;
                     }

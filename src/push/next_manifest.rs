@@ -1,9 +1,9 @@
-//! The next manifest: what the tree has, what the last release had, and time.
+//! Builds the next manifest from the tree, the last manifest and the time.
 //!
-//! Pure: two sorted streams in, one out. Two rules live here. The time of an
-//! entry changes whenever what a visitor gets at its path changes, also through
-//! a link that was moved, because servers make their validators of it. And a
-//! path that went is retired, so that a cached page finds its assets.
+//! Pure: two sorted streams in, one out. It implements two rules. The time of an entry changes
+//! whenever the content that a visitor gets at its path changes, even through a link that was
+//! moved, because web servers compute their validators from it. And a path that is removed is
+//! retired for a while, so that a cached page still finds its assets.
 
 use std::collections::{HashMap, HashSet};
 use std::io::Write;
@@ -16,10 +16,10 @@ use crate::push::outcome::ChangeCounts;
 use crate::push::retention::Retention;
 use crate::tree_path::TreePath;
 
-/// Links on the way to a file: more is a loop, as in the kernel.
+/// Maximum number of links on the way to a file, as in the kernel. More is treated as a loop.
 const MAX_LINKS: usize = 40;
 
-/// What makes the next manifest out of the last one and the tree.
+/// The settings for the next manifest.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct ManifestOptions<'a> {
     /// `created` of the next release, seconds since 1970.
@@ -28,16 +28,16 @@ pub(super) struct ManifestOptions<'a> {
     pub(super) retention: &'a Retention,
 }
 
-/// What a first look at both found.
+/// The result of comparing the tree with the last manifest.
 #[derive(Debug, Default)]
 pub(super) struct ManifestPlan {
     /// Retired entries of the next manifest, in path order.
     retired: Vec<Retired>,
-    /// Directories and files whose content shows through a link that is new or moved.
+    /// Directories and files that are visible through a link that is new or moved.
     touched: HashSet<String>,
     /// Live paths of the last manifest.
     pub(super) total: u64,
-    /// Those among them that the tree lacks.
+    /// The number of live paths that the tree does not have.
     pub(super) gone: u64,
     /// How the next manifest differs from the last one.
     pub(super) sums: ChangeCounts,
@@ -46,11 +46,11 @@ pub(super) struct ManifestPlan {
 #[derive(Debug)]
 struct Retired {
     entry: Entry,
-    /// The last manifest had it live.
+    /// Whether the last manifest had the entry as live.
     is_fresh: bool,
 }
 
-/// Paths that came and live paths that went, with their objects, in path order.
+/// Added paths and removed live paths, with their objects, in path order.
 #[derive(Debug, Default)]
 struct Moves {
     added: Vec<(ObjectId, ())>,
@@ -76,9 +76,8 @@ impl Moves {
     }
 }
 
-/// Looks at both and drafts the next manifest on `out`. The draft stands
-/// unless a link was moved or a retired entry is in the way of a live one:
-/// then [`ManifestPlan::write`] writes it again.
+/// Compares both and drafts the next manifest on `out`. The draft is final unless a link was moved
+/// or a retired entry conflicts with a live one; then [`ManifestPlan::write`] writes it again.
 pub(super) fn build<W: Write>(
     previous: impl Iterator<Item = Result<Entry, ManifestError>>,
     live: &SourceEntries,
@@ -88,7 +87,7 @@ pub(super) fn build<W: Write>(
     let mut manifest_plan = ManifestPlan::default();
     let mut moved = Vec::new();
     let mut moves = Moves::default();
-    // A draft that went wrong, because a retired entry is in the way, is none.
+    // If a retired entry conflicts with a live one, the draft is discarded.
     let mut writer = Some(ManifestWriter::new(out));
     let mut push =
         |entry: &Entry| writer = writer.take().and_then(|mut writer| writer.push(entry).ok().map(|()| writer));
@@ -126,7 +125,7 @@ pub(super) fn build<W: Write>(
     Ok((manifest_plan, written))
 }
 
-/// Gives a live file the time that visitors' caches need.
+/// Sets the time of a live file so that visitors' caches notice changes.
 fn set_time(new: &mut Entry, old: Option<&Entry>, rules: &ManifestOptions<'_>, is_touched: bool) {
     let EntryKind::File(file) = &mut new.kind else { return };
     let old = old.filter(|old| old.is_live()).and_then(Entry::file);
@@ -147,19 +146,19 @@ fn link_destination(entry: &Entry) -> Option<String> {
     }
 }
 
-/// The retired form of an entry that the tree lacks, while its time lasts.
+/// The retired form of an entry that the tree does not have; `None` after its retention.
 fn retire(old: Entry, rules: &ManifestOptions<'_>) -> Option<Retired> {
     if rules.retention.is_expunged(&old.path) {
         return None;
     }
-    // Fixed when it retires: pushes that follow do not prolong it.
+    // The end is fixed when the entry retires; later pushes do not extend it.
     let until = old.until.unwrap_or_else(|| rules.created.saturating_add(rules.retention.keep(&old.path).as_secs()));
     let is_fresh = old.is_live();
     (until > rules.created).then_some(Retired { entry: Entry { until: Some(until), ..old }, is_fresh })
 }
 
-/// Drops retired entries that a live one stands in the way of: a file where a
-/// directory is or the other way round, or a name that some disks cannot tell apart.
+/// Drops retired entries that conflict with a live one: a file where a directory is or the reverse,
+/// or names that some file systems cannot distinguish.
 fn drop_conflicts(retired: &mut Vec<Retired>, live: &SourceEntries) {
     if retired.is_empty() {
         return;
@@ -182,7 +181,7 @@ fn drop_conflicts(retired: &mut Vec<Retired>, live: &SourceEntries) {
     retired.retain(|retired| !folded.get(&retired.entry.path.folded()).is_some_and(|collides| *collides));
 }
 
-/// Follows the links of the tree from `destination` to where the content is.
+/// Follows the links of the tree from `destination` to the content.
 fn resolve(destination: &str, live: &SourceEntries) -> Option<String> {
     let mut pending: Vec<String> =
         destination.split('/').rev().filter(|part| !part.is_empty()).map(str::to_owned).collect();
@@ -205,7 +204,7 @@ fn resolve(destination: &str, live: &SourceEntries) -> Option<String> {
     Some(place)
 }
 
-/// Where the content behind moved links is, also behind links inside of that.
+/// The paths that moved links lead to, including those behind further links inside of these.
 fn propagate_link_changes(moved: Vec<String>, live: &SourceEntries) -> HashSet<String> {
     let mut touched = HashSet::new();
     let mut pending = moved;
@@ -224,7 +223,7 @@ fn propagate_link_changes(moved: Vec<String>, live: &SourceEntries) -> HashSet<S
 }
 
 impl ManifestPlan {
-    /// Counts a path; what is removed includes what is retired or renamed until [`ManifestPlan::join`].
+    /// Counts a path. Until [`ManifestPlan::join`], retired and renamed paths count as removed.
     fn count(&mut self, pair: &Pair) {
         match pair {
             Pair::Old(old) => {
@@ -245,7 +244,8 @@ impl ManifestPlan {
         }
     }
 
-    /// Joins what was added with what went, for the paths that were `renamed`, and tells removed from retired.
+    /// Turns pairs of added and removed paths into renames, for the paths in `renamed`, and
+    /// separates retired paths from removed ones.
     fn join(&mut self, renamed: &HashSet<TreePath>) {
         let fresh = || self.retired.iter().filter(|retired| retired.is_fresh).map(|retired| &retired.entry);
         let until = || fresh().filter_map(|entry| entry.until);
@@ -440,7 +440,7 @@ mod tests {
         assert_eq!((sums.renamed, sums.added, sums.removed, sums.same), (0, 1, 1, 1));
     }
 
-    /// The tree in which each of some paths has a content, or does not exist.
+    /// A tree in which each of some paths has the given content, or does not exist.
     fn tree(contents: &[Option<u8>]) -> Vec<Entry> {
         let paths = ["A.js", "a.js", "b.html", "b.js", "d/e.js", "gone", "x.js", "x.js/y.js"];
         let entry = |(path, content): (&&str, &Option<u8>)| match content {

@@ -1,9 +1,8 @@
-//! What mirrors hold of what they would be sent, though their base does not show
-//! it: content of older releases, of one that is staged, or of all of them
-//! where there is no base that both sides know.
+//! Finds objects that mirrors already have although their base does not show it: content of older
+//! releases, of a staged release, or of all releases if there is no common base.
 //!
-//! A mirror is asked once, and only where there is reason to: a question costs a
-//! round trip and 32 bytes an object. A mirror that does not answer holds nothing.
+//! A mirror is queried once, and only if there is a reason: a query costs a round trip and 32 bytes
+//! for each object. A mirror that does not respond counts as having none of them.
 
 use std::cell::OnceCell;
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -18,10 +17,10 @@ use crate::push::publication::Publication;
 use crate::release::Release;
 use crate::threads;
 
-/// Less new content than this is not looked for in other manifests.
+/// Minimum size of new content, in bytes, to search other manifests for it.
 const LEAST_BYTES: u64 = 1 << 20;
 
-/// Mirrors that hold the same.
+/// Mirrors that have the same objects.
 #[derive(Debug)]
 pub(super) struct MirrorsWithObjects {
     pub(super) held: HashSet<ObjectId>,
@@ -29,8 +28,8 @@ pub(super) struct MirrorsWithObjects {
     pub(super) members: Vec<usize>,
 }
 
-/// Asks those of `members` that are likely to hold some of `wanted` beside the manifest `base`,
-/// all at once; groups them by what they hold.
+/// Queries the `members` that likely have some of `wanted` besides the manifest `base`, in
+/// parallel, and groups them by the objects they have.
 pub(super) fn query(
     publication: &Publication,
     base: Option<ManifestId>,
@@ -54,31 +53,32 @@ pub(super) fn query(
     Ok(groups.into_iter().map(holders).collect())
 }
 
-/// Those of `question` that a mirror says it holds.
+/// The objects of `question` that a mirror reports to have.
 fn held_of(member: &PolledMirror, question: Vec<ObjectId>, monitor: &dyn Monitor) -> Vec<ObjectId> {
-    // What is wrong with it shows when it is sent something.
+    // An error is ignored here; it occurs again when the mirror is sent something.
     let held = member.mirror.holds(&question, monitor).unwrap_or_default();
     question.into_iter().zip(held).filter_map(|(object, is_held)| is_held.then_some(object)).collect()
 }
 
-/// What is wanted of what the manifests of other releases show.
+/// The wanted objects that the manifests of other releases contain.
 struct ObjectIndex<'a> {
     publication: &'a Publication,
     wanted: &'a [NewObjectRef],
-    /// The objects of `wanted`, once they are looked for.
+    /// The ids of `wanted`, collected on first use.
     ids: OnceCell<HashSet<ObjectId>>,
     found: HashMap<ManifestId, HashSet<ObjectId>>,
 }
 
 impl ObjectIndex<'_> {
-    /// The objects that a mirror is asked for.
+    /// The objects to query a mirror for.
     fn question(&mut self, member: &PolledMirror, base: Option<ManifestId>) -> Result<Vec<ObjectId>, PushError> {
         let Some(state) = member.state().filter(|state| state.store.is_some()) else {
             return Ok(Vec::new());
         };
         let is_other = |release: &&Release| Some(release.manifest) != base;
         let is_same = |release: &Release| release.content == self.publication.release.content;
-        // A release that is carried from mirror to mirror brings what others may have kept of an earlier time.
+        // A release that is copied from mirror to mirror has content that others may have kept from
+        // an earlier time.
         let is_likely = !self.publication.is_new
             || base.is_none()
             || state.staged.as_ref().is_some_and(|staged| is_other(&staged))
@@ -96,7 +96,7 @@ impl ObjectIndex<'_> {
         Ok(self.wanted.iter().map(|wanted| wanted.object).filter(|object| shown.contains(object)).collect())
     }
 
-    /// What a manifest shows of what is wanted, if it is at hand.
+    /// The wanted objects in a manifest, if the manifest is available locally.
     fn shown_by(&mut self, id: ManifestId) -> Result<HashSet<ObjectId>, PushError> {
         if let Some(found) = self.found.get(&id) {
             return Ok(found.clone());

@@ -1,4 +1,4 @@
-//! What a push can be told.
+//! The options of a push.
 
 use std::num::NonZeroUsize;
 use std::str::FromStr;
@@ -14,22 +14,23 @@ use crate::push::retention::Retention;
 use crate::release::Partial;
 use crate::tree_path::{Site, TreePath};
 
-/// A number that rises with the age of what is pushed: a CI run number, say.
+/// A number that increases with every run of a stream, for example a CI run number.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RunNumber {
-    /// What counts: numbers of different streams are not compared.
+    /// The name of the stream. Numbers of different streams are not compared.
     pub stream: String,
     /// The number.
     pub number: u64,
 }
 
-/// Where the modification times on mirrors come from.
+/// The source of modification times on mirrors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum MtimeMode {
-    /// The release in which a path last changed: validators always change with content.
+    /// The time of the release in which a path last changed, so that validators always change with
+    /// the content.
     #[default]
     Release,
-    /// The file's own time when its content changes: for package mirrors.
+    /// The modification time of the file when its content changes. For package mirrors.
     Source,
 }
 
@@ -39,19 +40,19 @@ pub enum Require {
     /// All of them.
     #[default]
     All,
-    /// At least so many.
+    /// At least this number.
     AtLeast(usize),
-    /// At least this part of them, in percent, and one.
+    /// At least this percentage of them, and at least one.
     Percent(u8),
 }
 
 impl Require {
-    /// How many of `total` mirrors are enough.
+    /// The number of mirrors, out of `total`, that are enough.
     #[must_use]
     pub fn of(self, total: usize) -> usize {
         match self {
             Self::All => total,
-            // Mirrors that are joining are in no total, and may be too many of the fleet.
+            // Joining mirrors are not in `total`, so the number may exceed it.
             Self::AtLeast(count) => count.min(total),
             Self::Percent(percent) => (total * usize::from(percent)).div_ceil(100).max(1),
         }
@@ -68,62 +69,64 @@ impl Require {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Goal {
-    /// To a release that is served.
+    /// Until the release is served.
     #[default]
     Activate,
-    /// To one that is complete on the mirrors and not served.
+    /// Until the release is complete on the mirrors, without serving it.
     Stage,
 }
 
-/// What becomes of mirrors that switched when another one then fails to.
+/// What happens to mirrors that switched if another one then fails to switch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum OnFailure {
-    /// They keep the release.
+    /// The mirrors keep the release.
     #[default]
     Leave,
-    /// They go back to the content they had.
+    /// The mirrors revert to their previous content.
     Revert,
 }
 
-/// A file that visitors must get.
+/// A file that must be reachable for visitors.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Probe {
-    /// Where.
+    /// The URL to request.
     pub url: String,
     /// Its path in the tree.
     pub path: TreePath,
 }
 
-/// Mirrors that switch together, after those of the waves before.
+/// Mirrors that switch together, after the earlier waves.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Wave {
-    /// Their names.
+    /// The names of the mirrors.
     pub mirrors: Vec<String>,
-    /// How long the release is served there before the probes, and before the next wave.
+    /// How long these mirrors serve the release before the probes run and the next wave starts.
     pub soak: Duration,
-    /// What must be right then; else the wave goes back to the content it had, and no other one switches.
+    /// Probes that must succeed. Otherwise the wave reverts to its previous content, and no other
+    /// wave switches.
     pub probes: Vec<Probe>,
 }
 
 /// What happens once enough mirrors are ready.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Policy {
-    /// How far to go.
+    /// The goal of the push.
     pub goal: Goal,
-    /// What becomes of the others when one fails to switch.
+    /// What happens to the other mirrors if one fails to switch.
     pub on_failure: OnFailure,
-    /// Who switches first, in order; mirrors in no wave are the last one.
+    /// The waves in order. Mirrors without a wave form the last one.
     pub waves: Vec<Wave>,
 }
 
-/// How content is compressed on its way. Written as `auto` or as a [`Level`].
+/// How content is compressed for transfer. Written as `auto` or as a [`Level`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum LevelChoice {
-    /// Not at all to this machine; to others zstd 3, or more where an earlier push found the way slow.
+    /// No compression for local mirrors; for others zstd 3, or more if an earlier push measured a
+    /// slow link.
     #[default]
     Auto,
-    /// As told.
+    /// This level.
     Fixed(Level),
 }
 
@@ -143,12 +146,12 @@ impl FromStr for LevelChoice {
     }
 }
 
-/// Content of old releases that the origin keeps, to send what changed inside of files.
+/// How much content of old releases the origin keeps, to send only the changes inside of files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct KeepContent {
-    /// Of how many releases.
+    /// The number of releases.
     pub releases: usize,
-    /// At most so many bytes; 0 keeps nothing.
+    /// Maximum size in bytes; 0 keeps nothing.
     pub most_bytes: u64,
 }
 
@@ -158,49 +161,50 @@ impl Default for KeepContent {
     }
 }
 
-/// What a push can be told.
+/// The options of a push.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// The site; `None`: the one that the mirrors name.
+    /// The site; `None` uses the one that the mirrors have.
     pub site: Option<Site>,
-    /// Free text for the release.
+    /// A free text that is stored in the release.
     pub note: Option<String>,
-    /// The order of what is pushed.
+    /// The run number of the push.
     pub order: Option<RunNumber>,
-    /// Publish although a higher order was published.
+    /// Publish even if a higher run number was published.
     pub allow_older: bool,
-    /// Publish although a rollback left this content.
+    /// Publish even if this content was rolled back.
     pub again: bool,
-    /// Make a new history, which takes over those that the mirrors have.
+    /// Start a new history, which takes over those of the mirrors.
     pub new_history: bool,
-    /// What is refused.
+    /// The guard rails.
     pub guards: Guards,
-    /// How long paths that went are served.
+    /// How long removed paths are still served.
     pub retention: Retention,
-    /// Where modification times come from.
+    /// The source of modification times.
     pub mtime: MtimeMode,
-    /// How many mirrors must be staged.
+    /// How many mirrors must have the release staged before any switches.
     pub require: Require,
-    /// What happens then.
+    /// How the mirrors switch.
     pub policy: Policy,
-    /// The mirrors that the release is for, where that is a part of the fleet.
+    /// The mirrors that the release is for; `None` for the whole fleet.
     pub partial: Option<Partial>,
-    /// Threads.
+    /// The number of threads.
     pub jobs: NonZeroUsize,
     /// How content is compressed.
     pub level: LevelChoice,
-    /// A directory of our own at the origin, for what is too large for memory and what is kept for the next push.
+    /// A directory on the origin for data that is too large for memory and for what is kept for the
+    /// next push.
     pub scratch: ScratchLocation,
-    /// What is kept of old releases.
+    /// The content of old releases that is kept.
     pub keep_content: KeepContent,
-    /// Which store each mirror had before.
+    /// The store that each mirror had before.
     pub stores: KnownStores,
     /// The time, in milliseconds since 1970, at which the push began.
     pub began: u64,
-    /// How long mirrors that are not ready are waited for, once enough are.
+    /// How long to wait for mirrors that are not ready, once enough are.
     pub patience: Duration,
-    /// How long mirrors that have not answered are waited for, once enough have: what is pushed is decided without
-    /// them, and they follow when they answer.
+    /// How long to wait for mirrors that have not responded, once enough have. The release is then
+    /// decided without them, and they follow when they respond.
     pub answer_patience: Duration,
 }
 

@@ -1,4 +1,4 @@
-//! What became of a push: one outcome a mirror, and nothing glossed over.
+//! The result of a push, with one outcome for each mirror.
 
 use crate::text::error_chain;
 
@@ -12,39 +12,39 @@ use crate::push::push_monitor::Traffic;
 use crate::release::ReleaseName;
 use crate::tree_path::Site;
 
-/// What became of one mirror.
+/// The result of a push on one mirror.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(tag = "outcome", rename_all = "snake_case")]
 pub enum Outcome {
-    /// It switched to the release.
+    /// The mirror switched to the release.
     Activated,
-    /// It had the release already.
+    /// The mirror already served the release.
     Current,
-    /// The release is complete there and was not activated.
+    /// The release is complete on the mirror and was not activated.
     Staged,
     /// Another push was newer.
     Superseded,
-    /// Another push staged a release in its place, which is not served.
+    /// Another push staged its release instead, which is not served.
     Displaced {
         /// The release that is staged.
         by: ReleaseName,
     },
-    /// It serves a newer release, and was left alone.
+    /// The mirror serves a newer release and was left alone.
     Newer {
-        /// The release that it serves.
+        /// The release that the mirror serves.
         serves: ReleaseName,
     },
-    /// It was not tried.
+    /// The mirror was not tried.
     Skipped,
-    /// It switched, and went back to the content it had.
+    /// The mirror switched and then reverted to its previous content.
     Reverted,
-    /// It serves a release that is not for all mirrors, and was left alone.
+    /// The mirror serves a release that is not for all mirrors, and was left alone.
     Apart,
-    /// It was left out, as it is to stay as it is.
+    /// The mirror is frozen and was left out.
     Frozen,
-    /// It stays on what it had.
+    /// The push failed on the mirror, which keeps serving what it had.
     Failed {
-        /// What kind of failure.
+        /// The kind of the failure.
         #[serde(serialize_with = "failure_name")]
         failure: ErrorKind,
         /// Why, with all causes.
@@ -58,7 +58,7 @@ fn failure_name<S: serde::Serializer>(failure: &ErrorKind, serializer: S) -> Res
 }
 
 impl Outcome {
-    /// The outcome of an error.
+    /// The outcome for an error of the mirror.
     #[must_use]
     pub fn failed(error: &MirrorError) -> Self {
         Self::Failed { failure: error.kind(), error: error_chain(error) }
@@ -71,33 +71,33 @@ impl Outcome {
     }
 }
 
-/// What became of one mirror, with figures.
+/// The result of a push on one mirror, with figures.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct MirrorReport {
     /// Its name.
     pub mirror: String,
-    /// Where it is.
+    /// The location of the mirror.
     pub location: String,
-    /// What became of it.
+    /// The outcome.
     #[serde(flatten)]
     pub outcome: Outcome,
-    /// The sequence it served before.
+    /// The sequence that the mirror served before.
     pub before: Option<u64>,
-    /// The sequence it serves now, as far as known.
+    /// The sequence that the mirror serves now, as far as known.
     pub now: Option<u64>,
     /// Size of the content that was new to it, in bytes.
     pub new_bytes: u64,
-    /// What went to it.
+    /// The amount of data sent.
     #[serde(flatten)]
     pub traffic: Traffic,
-    /// When what the mirror was reached with ends, as far as known.
+    /// When the token or the certificate used for the mirror expires, as far as known.
     #[serde(flatten)]
     pub expiries: Expiries,
-    /// The command that the mirror runs after the switch; `None` if it did not switch, has no such command, or was
-    /// not asked yet.
+    /// The hook that the mirror runs after the switch; `None` if the mirror did not switch, has no
+    /// hook, or has not reported it yet.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hook: Option<HookRun>,
-    /// Whether something is due there that settling does, whatever became of the push.
+    /// Whether a clean-up is due on the mirror, whatever the outcome of the push.
     #[serde(skip)]
     pub needs_settling: bool,
 }
@@ -109,21 +109,22 @@ pub struct ChangeCounts {
     pub added: u64,
     /// Paths with other content.
     pub changed: u64,
-    /// New paths with the content of a path that went; neither of the two is counted elsewhere but in `still_served`.
+    /// New paths with the content of a removed path. Both paths are counted only here and in
+    /// `still_served`.
     pub renamed: u64,
-    /// Paths that went and are still served for a time.
+    /// Removed paths that are still served for a time.
     pub retired: u64,
-    /// Paths that went, also by a rename, and are still served for a time.
+    /// Removed or renamed paths that are still served for a time.
     pub still_served: u64,
-    /// Until when the first of them is served, in seconds since 1970.
+    /// When the first of them expires, in seconds since 1970.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub first_until: Option<u64>,
-    /// Until when the last of them is served.
+    /// When the last of them expires, in seconds since 1970.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_until: Option<u64>,
-    /// Paths that are no longer served, also those that were retired before.
+    /// Paths that are no longer served, including those that were retired before.
     pub removed: u64,
-    /// Paths that stay as they are.
+    /// Unchanged paths.
     pub same: u64,
 }
 
@@ -142,42 +143,42 @@ impl From<&Diff> for ChangeCounts {
     }
 }
 
-/// How mirrors went back to the content they had.
+/// How mirrors reverted to their previous content.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Reverted {
     /// Why.
     pub reason: String,
-    /// The sequence of the release that has the old content; nothing where that could not be.
+    /// The sequence of the release with the old content; `None` if it could not be made.
     pub sequence: Option<u64>,
-    /// Why a mirror that should have gone back did not.
+    /// Why a mirror that should have reverted did not.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
 }
 
-/// What became of a push.
+/// The result of a push.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Report {
     /// The site.
     pub site: Site,
-    /// The release the mirrors were brought to; nothing if it did not come to that.
+    /// The release that the mirrors were brought to; `None` if the push ended before that.
     pub release: Option<ReleaseId>,
     /// Its sequence.
     pub sequence: Option<u64>,
-    /// Whether the push made it, as opposed to bringing laggards up to one that was there.
+    /// Whether the push created the release; `false` if it only updated mirrors to an existing one.
     pub is_new: bool,
     /// How the release differs from the newest one before it.
     pub changes: ChangeCounts,
-    /// Size of the content that is new to some mirror, in bytes.
+    /// Size of the content that was new to any mirror, in bytes.
     pub new_bytes: u64,
-    /// How far it was to go.
+    /// The goal of the push.
     pub goal: Goal,
-    /// How many mirrors were needed, and why nothing was activated.
+    /// Why nothing was activated, if too few mirrors were ready.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub unmet: Option<String>,
-    /// Why not all that were ready switched.
+    /// Why not all ready mirrors switched.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stopped: Option<String>,
-    /// How those that had switched went back.
+    /// How the mirrors that had switched reverted.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reverted: Option<Reverted>,
     /// The longest time between the first and the last mirror of a wave to switch, in milliseconds.

@@ -1,4 +1,4 @@
-//! What a push would do: the same code up to the point where something changes.
+//! The plan of a push: runs the same code up to the point where something would change.
 
 use serde::Serialize;
 
@@ -28,25 +28,26 @@ use crate::threads;
 pub struct MirrorPlan {
     /// Its name.
     pub mirror: String,
-    /// Where it is.
+    /// The location of the mirror.
     pub location: String,
-    /// The sequence it serves.
+    /// The sequence that the mirror serves.
     pub serves: Option<u64>,
-    /// Whether it serves a newer release, and would be left alone.
+    /// Whether the mirror serves a newer release and would be left alone.
     pub is_newer: bool,
-    /// Why nothing would happen to it, if it cannot be reached.
+    /// Why nothing would happen to the mirror, if it cannot be reached.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
-    /// The kind of that failure.
+    /// The kind of that error.
     #[serde(skip)]
     pub failure: Option<ErrorKind>,
-    /// Whether it has the release already.
+    /// Whether the mirror already serves the release.
     pub is_current: bool,
-    /// Whether the release is complete there, and only waits to be served.
+    /// Whether the release is staged on the mirror and only needs to be activated.
     pub is_staged: bool,
-    /// Whether it has no release yet while others have one: it is filled, and nobody waits for it.
+    /// Whether the mirror has no release yet while others have one: it is filled, but does not
+    /// count towards the requirement.
     pub is_joining: bool,
-    /// The wave in which it would switch, from 1.
+    /// The number of the wave in which the mirror would switch, starting at 1.
     pub wave: Option<usize>,
     /// Objects that would be sent.
     pub objects: u64,
@@ -54,7 +55,7 @@ pub struct MirrorPlan {
     pub content_bytes: u64,
     /// Bytes that would be sent: packs and the manifest change.
     pub send_bytes: u64,
-    /// How many of the objects would be sent as what differs from an old one.
+    /// The number of objects for each kind of delta base.
     pub bases: BaseCounts,
 }
 
@@ -63,23 +64,24 @@ pub struct MirrorPlan {
 pub struct PlanReport {
     /// The sequence of the release.
     pub sequence: u64,
-    /// Whether the push would make it.
+    /// Whether the push would create the release.
     pub is_new: bool,
-    /// How it differs from the newest release there is.
+    /// How the release differs from the newest existing one.
     pub sums: ChangeCounts,
-    /// Path by path: a new release against the newest one there is, else against what the mirror that lacks most has.
+    /// The differences by path: of a new release from the newest existing one, otherwise from the
+    /// release of the mirror that is furthest behind.
     pub diff: Diff,
     /// What most changes of a kind have in common.
     pub churn: Vec<Churn>,
-    /// When which of them would switch.
+    /// The times at which the mirrors would switch.
     pub schedule: Schedule,
-    /// Why none of them would switch, if too few mirrors would take the release.
+    /// Why no mirror would switch, if too few would accept the release.
     pub unmet: Option<String>,
     /// One for each mirror.
     pub mirrors: Vec<MirrorPlan>,
 }
 
-/// Says what a push would do and changes nothing on any mirror.
+/// Determines what a push would do, without changing any mirror.
 ///
 /// # Errors
 /// As [`crate::push::push`]. The inner error is the report of a push that
@@ -106,7 +108,7 @@ pub fn plan(
     let diff = compare(&publication, &bundles)?;
     let schedule = Schedule::new(&publication, &outcomes, options);
     if !schedule.waves.is_empty() {
-        // A probe that could never be right is refused as the push would.
+        // A probe that can never succeed is an error, as in a push.
         waves::expected(&publication, options)?;
     }
     Ok(Ok(PlanReport {
@@ -121,7 +123,7 @@ pub fn plan(
     }))
 }
 
-/// Has the mirrors fail that would refuse what a push sends.
+/// Marks the mirrors as failed that would refuse the stage.
 fn check_stages(publication: &Publication, bundles: &[Bundle], outcomes: &mut [Option<Outcome>]) {
     for bundle in bundles {
         for index in bundle.members() {
@@ -132,7 +134,7 @@ fn check_stages(publication: &Publication, bundles: &[Bundle], outcomes: &mut [O
     }
 }
 
-/// Why nothing would be activated, if too few mirrors would take the release.
+/// Why nothing would be activated, if too few mirrors would accept the release.
 fn unmet(publication: &Publication, outcomes: &[Option<Outcome>], options: &Options) -> Option<String> {
     let counted = || fleet::counted(&publication.members);
     let is_usable = |index: &usize| !matches!(outcomes[*index], Some(Outcome::Failed { .. }));
@@ -167,7 +169,7 @@ fn pack_bytes(
         let line = threads::start(scope, build).map_err(BuildError::from)?;
         let mut cursor = receiver.packs();
         let mut bytes = 0;
-        // An error of the line is told by the line itself.
+        // The builder reports its own errors.
         while let Ok(Some(pack)) = cursor.next() {
             bytes += pack.size();
         }

@@ -1,5 +1,5 @@
-//! From what the mirrors said and what the source has to what shall be done:
-//! fence, guard rails, the new manifest and release, or nothing at all.
+//! Decides what a push does, from the states of the mirrors and the source: checks run numbers and
+//! guard rails, and makes the new manifest and release, or finds that nothing is new.
 
 use std::collections::BTreeMap;
 use std::io::BufWriter;
@@ -34,18 +34,18 @@ use crate::scan::{Root, ScanOptions, Tree};
 use crate::threads;
 use crate::tree_path::Site;
 
-/// What shall be done.
+/// The decision.
 pub(super) enum Prepared {
-    /// Nothing: the requirement cannot be met.
+    /// Do nothing, because the requirement cannot be met.
     Refused(Box<Report>),
-    /// Bring every mirror to this.
+    /// Bring every mirror to this publication.
     Target(Box<Publication>),
 }
 
-/// Asks the mirrors, loads the source, and decides. `on_new` is told what was
-/// loaded as soon as it is clear that a release is made of it.
+/// Polls the mirrors, loads the source, and decides. `on_new` is called with what was loaded as
+/// soon as it is clear that a new release is made of it.
 ///
-/// Mirrors that have not answered in time are left to follow, where enough others have answered.
+/// Mirrors that have not responded in time follow later, if enough others have responded.
 pub(super) fn prepare(
     source: &Source,
     fleet: &Fleet,
@@ -57,7 +57,7 @@ pub(super) fn prepare(
     Preparation::begin(source, fleet, options, is_enough, monitor)?.prepared(options, on_new, monitor)
 }
 
-/// The same for a plan, which waits for the answers of all mirrors.
+/// Like [`prepare`], but waits for the responses of all mirrors.
 pub(super) fn prepare_plan(
     source: &Source,
     fleet: &Fleet,
@@ -67,13 +67,15 @@ pub(super) fn prepare_plan(
     Preparation::begin(source, fleet, options, |_| false, monitor)?.prepared(options, |_| {}, monitor)
 }
 
-/// Whether old content is worth keeping: for mirrors far away, where none on this machine keeps it anyway.
+/// Whether caching old content is useful: it is for distant mirrors, unless a local mirror keeps
+/// the content anyway.
 fn has_use_for_cache(members: &[PolledMirror]) -> bool {
     let has = |link| members.iter().any(|member| member.mirror.link() == link && member.state().is_some());
     has(Link::Network) && !has(Link::Local)
 }
 
-/// How the trees at `roots` are scanned. Without a cache that outlives the push nothing is noted in one.
+/// The options for scanning the trees at `roots`. Without a cache that outlives the push, no stat
+/// cache is written.
 fn scan_options(roots: &[Root], scan: &ScanOptions, scratch: &Scratch) -> Result<ScanOptions, PushError> {
     let mut scan = scan.clone();
     if let Some(temporary) = scratch.temporary() {
@@ -83,7 +85,7 @@ fn scan_options(roots: &[Root], scan: &ScanOptions, scratch: &Scratch) -> Result
     Ok(scan)
 }
 
-/// Loads what is pushed; `tree` is what was scanned of the trees of the source.
+/// Loads the source; `tree` is the scan of its trees.
 fn load(
     source: &Source,
     tree: Option<Arc<Tree>>,
@@ -95,7 +97,7 @@ fn load(
         (_, Some(tree)) => Ok(ResolvedSource::of(SourceEntries::Tree(tree))),
         (Source::Store(mirror), None) => resolve_source::load_store(mirror),
         (Source::Promote(mirror), None) => resolve_source::load_promoted(mirror),
-        // With too few mirrors it ends before anything is looked for on them.
+        // With too few mirrors the push ends before it searches them for anything.
         _ if !fleet::is_met(members, options.require) => Ok(ResolvedSource::nothing()),
         (Source::Rollback { to, by }, None) => resolve_source::load_rollback(&Claims::new(members, options), *to, by),
         (Source::Staged(text), None) => resolve_source::load_staged(members, text),
@@ -103,7 +105,7 @@ fn load(
     }
 }
 
-/// A release, made or found.
+/// A release that was created or found.
 struct NextRelease {
     release: Release,
     manifest: Option<Arc<ManifestFile>>,
@@ -114,7 +116,7 @@ struct NextRelease {
 struct Preparation {
     site: Site,
     members: Vec<PolledMirror>,
-    /// The answers of members that have not answered yet.
+    /// The pending states of members that have not responded yet.
     pending: PendingStates,
     resolved: ResolvedSource,
     scratch: Scratch,
@@ -122,8 +124,8 @@ struct Preparation {
 }
 
 impl Preparation {
-    /// Asks all mirrors and loads the source, side by side where that is possible. Once the patience is over, the
-    /// mirrors that have not answered are waited for only until `is_enough` holds.
+    /// Polls all mirrors and loads the source, in parallel if possible. After `answer_patience`,
+    /// waits for the remaining mirrors only until `is_enough` holds.
     fn begin(
         source: &Source,
         fleet: &Fleet,
@@ -131,7 +133,7 @@ impl Preparation {
         is_enough: impl Fn(&[PolledMirror]) -> bool + Sync,
         monitor: &dyn Monitor,
     ) -> Result<Self, PushError> {
-        // First of all: our own directory must not come to be inside of a tree.
+        // Checked first, so that no scratch directory is created inside of a tree.
         if let Source::Trees { roots, .. } = source {
             let local = fleet.mirrors().iter().filter_map(|mirror| mirror.local_path());
             fleet::check_nesting(roots, local.chain(options.scratch.directory.clone().ok()))?;
@@ -156,7 +158,7 @@ impl Preparation {
         let members = claims::checked(members, options, monitor);
         let resolved = load(source, tree, &members, options, monitor)?;
         fleet::check_distinct(&members)?;
-        // What is promoted may be of another site.
+        // Promoted content may come from another site.
         let from = resolved.from.as_ref().filter(|_| !resolved.is_promoted);
         let site = site::resolve(options.site.as_ref(), &members, from)?;
         let keeps_content = options.keep_content.most_bytes > 0 && scratch.temporary().is_none();
@@ -164,7 +166,7 @@ impl Preparation {
         Ok(Self { site, members, pending, resolved, scratch, cache })
     }
 
-    /// What shall be done.
+    /// The decision.
     fn prepared(
         self,
         options: &Options,
@@ -177,7 +179,8 @@ impl Preparation {
         self.decide(options, on_new, monitor).map(|publication| Prepared::Target(Box::new(publication)))
     }
 
-    /// The report of a push that cannot meet its requirement, or has no release for all mirrors, before anything is sent.
+    /// The report of a push that cannot meet its requirement, or that has no release for all
+    /// mirrors. Nothing has been sent then.
     fn unreachable(&self, options: &Options) -> Option<Report> {
         let (reachable, total) = fleet::reachable(&self.members);
         let unmet =
@@ -272,12 +275,12 @@ impl Preparation {
         Ok(self.into_publication(next, newest, true, likely))
     }
 
-    /// The guard rails for what would be published, and what is only worth a warning.
+    /// Checks the guard rails for the content, and emits warnings.
     fn check_live(&self, options: &Options, monitor: &dyn Monitor) -> Result<(), PushError> {
         let live = &self.resolved.live;
         options.guards.check_tree(live.paths())?;
         options.guards.check_secrets(live.paths(), live.private_keys())?;
-        // Entries of a mirror were published before.
+        // Entries from a mirror were published before and cause no warning.
         if let Some(message) = secrets::clutter_warning(live.paths()).filter(|_| live.is_tree()) {
             monitor.event(Event::Warned { message });
         }
@@ -292,7 +295,7 @@ impl Preparation {
         likely_base: Option<ManifestId>,
     ) -> Publication {
         let is_repeatable = !self.resolved.is_staged;
-        // What a mirror is brought up from is more likely whole than what is brought up.
+        // Prefer the source mirror: it is less likely to be damaged than the mirrors to update.
         let from = self.resolved.from.iter().chain(&self.members);
         let likely = likely_manifests(&next, likely_base);
         let sources = Sources::new(from, &likely);
@@ -306,7 +309,8 @@ impl Preparation {
         for (member, round_trip) in self.members.iter().filter_map(|member| Some((member, round_trip(member)?))) {
             speeds.record_rtt(member.mirror.location(), round_trip);
         }
-        // Before anything is made for it: a push that breaks off finds its packs again at the same level.
+        // Stored before any pack is made, so that the packs of an interrupted push are made again
+        // at the same level.
         if let Some(bytes) = speeds.to_bytes() {
             self.scratch.keep_links(&bytes).ok();
         }
@@ -330,9 +334,9 @@ impl Preparation {
         }
     }
 
-    /// The manifest of a release that is to stay the newest. The outer nothing: it cannot stay,
-    /// because the manifest is damaged everywhere, or shows what shall not be shown. The inner
-    /// nothing: all mirrors have the release, and none of them is near enough to look without cost.
+    /// The manifest of a release that stays the newest. The outer `None`: the release cannot stay,
+    /// because its manifest is damaged on every mirror, or contains paths that must not be shown.
+    /// The inner `None`: all mirrors have the release, and no local mirror has the manifest.
     fn manifest_to_keep(
         &self,
         newest: &Release,
@@ -350,13 +354,13 @@ impl Preparation {
         Ok(if is_shown { None } else { Some(Some(manifest)) })
     }
 
-    /// Copies the manifest of a release from whoever has it whole to a scratch file.
+    /// Copies the manifest of a release to a scratch file, from a mirror that has it undamaged.
     fn copy_manifest(&self, release: &Release) -> Result<Option<Arc<ManifestFile>>, PushError> {
         let members = self.members.iter().chain(&self.resolved.from);
         Ok(fleet::copy_manifest(members, &release.manifest, &self.scratch)?)
     }
 
-    /// Makes the next release on top of the newest one.
+    /// Creates the next release on top of the newest one.
     fn make_release(
         &self,
         newest: Option<&Release>,
@@ -371,7 +375,8 @@ impl Preparation {
             None => None,
         };
         if let Some(newest) = newest.filter(|_| previous.is_none()) {
-            // Without it every time is renewed: nobody gets anything stale, everybody fetches once more.
+            // Without the last manifest, all files get new times: visitors get nothing stale, but
+            // must fetch everything again.
             let message =
                 format!("the manifest of release {} is damaged everywhere: all files get new times", newest.sequence);
             monitor.event(Event::Warned { message });
@@ -381,7 +386,8 @@ impl Preparation {
         options.guards.check_removed(manifest_plan.gone, manifest_plan.total)?;
         let mut release = self.describe(&totals, newest, orders, options)?;
         release.created = created;
-        // A clock that is wrong by centuries is noticed before the mirrors have a record that they cannot read.
+        // Detects a clock that is wrong by centuries, before the mirrors get a record that they
+        // cannot read.
         Release::parse(&release.to_bytes()).map_err(PushError::NewRelease)?;
         Ok(NextRelease { release, manifest: Some(Arc::new(manifest)), previous, sums: manifest_plan.sums })
     }
@@ -434,7 +440,8 @@ impl Preparation {
                 newest.rejected.iter().filter(|rejected| kept.contains(&rejected.content)).cloned().collect();
         }
         if let Some(order) = &options.order {
-            // One that is allowed to be older sets the stream to its own number: so a wrong one is got rid of.
+            // A push with `allow_older` sets the stream to its own number. This is how a wrong
+            // number is removed.
             release.orders.insert(order.stream.clone(), order.number);
         }
         if let (Some(to), Some(newest)) = (&self.resolved.rolled_back_to, newest) {
@@ -450,14 +457,14 @@ impl Preparation {
                 });
             }
         }
-        // What is published now is wanted, whatever was thought of it before.
+        // Content that is published now is no longer rejected.
         release.rejected.retain(|rejected| rejected.content != totals.content);
         release.rejected.sort_unstable();
         Ok(release)
     }
 
-    /// The history of the next release, and those that it took over: as the release has it on top of
-    /// which it is made. Where the record of that one is lost, another one of the site tells.
+    /// The history of the next release, and the histories that it took over: those of the release
+    /// it is based on. If the record of that release is lost, another release of the site is used.
     fn history(&self, newest: Option<&Release>, options: &Options) -> Result<(HistoryId, Vec<HistoryId>), PushError> {
         let known = newest.or_else(|| self.releases().max_by_key(|release| release.rank()));
         if let Some(known) = known.filter(|_| !options.new_history) {
@@ -470,7 +477,8 @@ impl Preparation {
     }
 }
 
-/// The manifests of which a release is made: who keeps one of them has most of the content.
+/// The manifests that a release is made of. A mirror that keeps one of them has most of the
+/// content.
 fn likely_manifests(next: &NextRelease, likely_base: Option<ManifestId>) -> Vec<ManifestId> {
     let previous = next.previous.as_ref().map(|previous| previous.id);
     [Some(next.release.manifest), previous, likely_base].into_iter().flatten().collect()

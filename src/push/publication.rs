@@ -1,4 +1,4 @@
-//! What a push brings every mirror to, and what the origin remembers of it.
+//! The publication: what a push brings every mirror to, and what the origin remembers of it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,47 +18,48 @@ use crate::push::outcome::{ChangeCounts, Report};
 use crate::push::states::PendingStates;
 use crate::release::Release;
 
-/// The release that every mirror shall have.
+/// The release that every mirror should get, with all that is needed to send it.
 #[derive(Debug)]
 pub(super) struct Publication {
     pub(super) release: Release,
-    /// Whether this push makes it.
+    /// Whether this push creates the release.
     pub(super) is_new: bool,
-    /// Whether the push may begin anew when another one was quicker: not if the release was staged by name.
+    /// Whether the push may start again if another push was quicker. It may not if the release was
+    /// named and is staged.
     pub(super) is_repeatable: bool,
-    /// Its manifest; nothing where no mirror needs it and all are far away.
+    /// The manifest; `None` if no mirror needs it and no local mirror has it.
     pub(super) manifest: Option<Arc<ManifestFile>>,
-    /// The manifest before it, if this push makes the release and there was one.
+    /// The previous manifest, if this push creates the release and there was one.
     pub(super) previous: Option<Arc<ManifestFile>>,
     pub(super) content_source: ContentSource,
     pub(super) members: Vec<PolledMirror>,
-    /// The members, by index, that had not answered when the release was decided.
+    /// The members, by index, that had not responded when the release was decided.
     pub(super) late: Vec<usize>,
-    /// Their answers.
+    /// The pending states of these members.
     pub(super) pending: PendingStates,
-    /// The newest release that any member served, as far as was known then.
+    /// The newest release that any member was known to serve at that time.
     pub(super) newest_before: Option<Release>,
-    /// A kept manifest that has most of the content: the one a rollback goes back to.
+    /// A kept manifest with most of the content, for example the one that a rollback returns to.
     pub(super) likely_base: Option<ManifestId>,
     /// Whether mirrors with a newer release are left alone.
     pub(super) leaves_newer: bool,
-    /// How it differs from the newest release before it.
+    /// How the release differs from the newest one before it.
     pub(super) sums: ChangeCounts,
     pub(super) scratch: Scratch,
-    /// How quick the mirrors are.
+    /// The link speeds of the mirrors.
     pub(super) speeds: SpeedTable,
-    /// Blocks that were made before it was clear what mirrors need.
-    /// Whether its content is being kept for the next push.
+    /// Blocks that were encoded before it was known what the mirrors need.
+    /// Whether the content is being cached for the next push.
     pub(super) is_kept: AtomicBool,
 }
 
 impl Publication {
-    /// Keeps its manifest for the next push, where fetching it again would take a network, and
-    /// drops old content that is no longer of use.
+    /// Stores the manifest for the next push, if fetching it again would use the network, and drops
+    /// old content that is no longer useful.
     pub(super) fn remember(&self, report: &Report, options: &Options, monitor: &dyn Monitor) {
         let is_far = self.members.iter().any(|member| member.mirror.link() == Link::Network);
         if let Some(manifest) = self.manifest.as_ref().filter(|_| is_far && self.scratch.temporary().is_none()) {
-            // Without it the next push asks a mirror.
+            // If this fails, the next push requests the manifest from a mirror.
             self.scratch.keep_manifest(manifest, self.release.sequence, options.keep_content.releases).ok();
         }
         for (member, report) in self.members.iter().zip(&report.mirrors).filter(|(member, _)| member.state().is_some())
@@ -69,7 +70,7 @@ impl Publication {
             }
         }
         if let Some(speeds) = self.speeds.to_bytes() {
-            // Without it the next push takes the level that suits most.
+            // If this fails, the next push uses the default level.
             self.scratch.keep_links(&speeds).ok();
         }
         if let Some(cache) = self.content_source.old.cache() {
@@ -79,7 +80,8 @@ impl Publication {
         }
     }
 
-    /// Begins to keep new content, if that is of use: once a release, and where no mirror of this machine has it.
+    /// Starts to cache new content, if that is useful: once for a release, and only if no local
+    /// mirror has the content.
     pub(super) fn begin_caching(&self, bytes: u64, options: &Options, monitor: &dyn Monitor) -> Option<CacheWriter> {
         let cache =
             self.content_source.old.cache().filter(|_| self.is_new && !self.is_kept.swap(true, Ordering::Relaxed))?;
@@ -90,7 +92,7 @@ impl Publication {
         })
     }
 
-    /// The entries of its manifest, for a mirror that needs them.
+    /// The entries of the manifest, for a mirror that needs them.
     pub(super) fn new_entries(&self) -> Result<Entries, ManifestError> {
         let manifest = self.manifest.as_deref();
         Ok(Box::new(manifest.expect("it was copied, because a mirror needs it").entries()?))

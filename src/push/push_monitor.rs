@@ -1,5 +1,5 @@
-//! Passes events on, counts what went to each mirror, and ends the work of
-//! all threads of a push when its end is decided.
+//! Forwards events, counts the traffic to each mirror, and stops all threads of a push when it
+//! ends.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,14 +10,14 @@ use serde::Serialize;
 
 use crate::monitor::{Event, Monitor};
 
-/// What went to a mirror.
+/// The traffic to a mirror.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Traffic {
     /// Packs sent.
     pub sent_packs: u64,
     /// Their size, in bytes.
     pub sent_bytes: u64,
-    /// Packs that it held from an interrupted push.
+    /// Packs that the mirror already had from an interrupted push.
     pub held_packs: u64,
 }
 
@@ -42,7 +42,7 @@ impl<'m> PushMonitor<'m> {
         }
     }
 
-    /// Lets every thread that still works end soon.
+    /// Makes every running thread end soon.
     pub(super) fn stop(&self) {
         self.stopped.store(true, Ordering::Relaxed);
     }
@@ -86,7 +86,8 @@ impl Monitor for PushMonitor<'_> {
             Event::BundleStarted { mirrors, bytes, .. } => {
                 let mut contents = self.new_contents();
                 for mirror in mirrors {
-                    // A second bundle sends parts of the first again.
+                    // A second bundle for the mirror sends parts of the first one again, so only
+                    // the first counts.
                     contents.entry(mirror.clone()).or_insert(*bytes);
                 }
             }

@@ -1,8 +1,8 @@
-//! The second look at the tree, beside all that a push does with the first.
+//! The second scan of the tree, in parallel with the rest of a push.
 //!
-//! What did not change between its two looks was there as a whole at every
-//! instant between them; what is read later is hashed again. So the second
-//! look may be early, while there is a core to spare.
+//! A file that did not change between its two scans existed unchanged at every moment between them,
+//! and content that is read later is hashed again. So the second scan may run early, while a core
+//! is idle.
 
 use std::sync::Arc;
 use std::thread::{Scope, ScopedJoinHandle};
@@ -13,24 +13,25 @@ use crate::packing::source_entries::SourceEntries;
 use crate::scan::{ScanError, Tree};
 use crate::threads;
 
-/// Sending that takes longer calls for a third look: who builds in place while a push runs should know.
+/// If sending takes longer than this, the tree is scanned a third time: users who build in place
+/// while a push runs should find out.
 const FRESH: Duration = Duration::from_secs(1);
 
 type Looked = (Result<(), ScanError>, Instant);
 
-/// A look at the tree that is under way; none where there is no tree.
+/// A running scan of the tree, if there is a tree.
 pub(super) struct Recheck<'s> {
-    /// Without a thread where the system hands out none.
+    /// The handle is `None` if the system could not create a thread.
     under_way: Option<(Arc<Tree>, Option<ScopedJoinHandle<'s, Looked>>)>,
 }
 
 impl<'s> Recheck<'s> {
-    /// Nothing to look at.
+    /// No scan.
     pub(super) const fn none() -> Self {
         Self { under_way: None }
     }
 
-    /// Begins to look at what was loaded, if that is a tree.
+    /// Starts the scan, if the source is a tree.
     pub(super) fn start<'env>(scope: &'s Scope<'s, 'env>, live: &SourceEntries, monitor: &'env dyn Monitor) -> Self {
         let SourceEntries::Tree(tree) = live else { return Self::none() };
         let looked = Arc::clone(tree);
@@ -38,10 +39,10 @@ impl<'s> Recheck<'s> {
         Self { under_way: Some((Arc::clone(tree), handle)) }
     }
 
-    /// Whether all is as it was scanned.
+    /// Checks that the tree is unchanged since the first scan.
     ///
     /// # Errors
-    /// What is not; a wish to stop.
+    /// If something changed, or the user cancelled the push.
     pub(super) fn finish(self, monitor: &dyn Monitor) -> Result<(), ScanError> {
         let Some((tree, handle)) = self.under_way else { return Ok(()) };
         let Some(handle) = handle else { return tree.recheck(monitor) };

@@ -1,5 +1,5 @@
-//! Loads what a push without a tree of its own is made of: what a mirror
-//! serves, keeps, or has staged.
+//! Resolves the source of a push that does not have a tree: what a mirror serves, keeps, or has
+//! staged.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,26 +19,26 @@ use crate::push::states::StatePoll;
 use crate::push::{PushError, for_all, staged};
 use crate::release::{Release, ReleaseName, Succession};
 
-/// What is pushed, loaded.
+/// A resolved source.
 pub(super) struct ResolvedSource {
     pub(super) live: SourceEntries,
-    /// The mirror it comes from, and that mirror's state.
+    /// The source mirror and its state.
     pub(super) from: Option<PolledMirror>,
     pub(super) rolled_back_to: Option<Release>,
-    /// Who decided to go back there.
+    /// Who decided on the rollback.
     pub(super) decided_by: Option<DecidedBy>,
-    /// The release that is wanted whatever the source has.
+    /// The existing release to publish unchanged, if the push does not create one.
     pub(super) as_it_is: Option<Release>,
-    /// Whether `as_it_is` is staged on mirrors, and not served by the source.
+    /// Whether `as_it_is` is staged on mirrors and not served by the source.
     pub(super) is_staged: bool,
-    /// Whether the content is that of `from`, for another history.
+    /// Whether the content of `from` is promoted to another history.
     pub(super) is_promoted: bool,
     /// Whether mirrors with a newer release are left alone.
     pub(super) leaves_newer: bool,
 }
 
 impl ResolvedSource {
-    /// Only what is live, from no mirror.
+    /// A source with only live entries and no source mirror.
     pub(super) fn of(live: SourceEntries) -> Self {
         Self {
             live,
@@ -52,13 +52,13 @@ impl ResolvedSource {
         }
     }
 
-    /// Nothing.
+    /// An empty source.
     pub(super) fn nothing() -> Self {
         Self::of(SourceEntries::Entries(Vec::new()))
     }
 }
 
-/// Loads a staged release: nothing but its name, as its content is where it is staged.
+/// Loads a staged release: only its name, because its content is on the mirrors where it is staged.
 pub(super) fn load_staged(members: &[PolledMirror], text: &str) -> Result<ResolvedSource, PushError> {
     let release = staged::named(members, text)?.clone();
     Ok(ResolvedSource { as_it_is: Some(release), is_staged: true, ..ResolvedSource::nothing() })
@@ -70,13 +70,13 @@ fn live_entries(mirror: &Arc<dyn Mirror>, release: &Release) -> Result<Vec<Entry
     Ok(entries)
 }
 
-/// Loads the current release of a mirror, to be brought to others as it is.
+/// Loads the current release of a mirror, to copy it to others unchanged.
 pub(super) fn load_store(mirror: &Arc<dyn Mirror>) -> Result<ResolvedSource, PushError> {
     let (from, release) = current_of(mirror)?;
     Ok(ResolvedSource { from: Some(from), as_it_is: Some(release), ..ResolvedSource::nothing() })
 }
 
-/// Loads the content of the current release of a mirror, of which a release is made for others.
+/// Loads the content of the current release of a mirror, to create a release for others from it.
 pub(super) fn load_promoted(mirror: &Arc<dyn Mirror>) -> Result<ResolvedSource, PushError> {
     let (from, release) = current_of(mirror)?;
     let live = SourceEntries::Entries(live_entries(mirror, &release)?);
@@ -90,8 +90,8 @@ fn current_of(mirror: &Arc<dyn Mirror>) -> Result<(PolledMirror, Release), PushE
     Ok((PolledMirror::new(Arc::clone(mirror), Ok(state)), release))
 }
 
-/// Loads the newest release that a mirror serves and that is for all mirrors, to be brought to them as it is. There may
-/// be none: then every release was made for some of them.
+/// Loads the newest release that a mirror serves and that is for all mirrors, to copy it unchanged.
+/// There may be none, if every release was made for some mirrors only.
 pub(super) fn load_newest(
     members: &[PolledMirror],
     options: &Options,
@@ -105,8 +105,8 @@ pub(super) fn load_newest(
     Ok(ResolvedSource { as_it_is, leaves_newer: true, ..ResolvedSource::nothing() })
 }
 
-/// Whether a mirror is on a release that the newest one cannot replace, because its record is lost or its
-/// history was taken over at a lower sequence: a new one, above both, brings them together again.
+/// Whether a mirror serves a release that the newest one cannot replace, because its record is lost
+/// or its history was taken over at a lower sequence. A new release above both is needed then.
 pub(super) fn is_stuck(members: &[PolledMirror], newest: &Release) -> bool {
     let is_stuck = |state: &MirrorState| match (state.current, state.current_release()) {
         (Some(current), None) => current != newest.name() && current.sequence() >= newest.sequence,
@@ -116,13 +116,14 @@ pub(super) fn is_stuck(members: &[PolledMirror], newest: &Release) -> bool {
     members.iter().filter_map(|member| member.state()).any(is_stuck)
 }
 
-/// How often a rollback without a sequence looks at mirrors that are not on one release.
+/// Maximum number of polls of a rollback without a sequence, while the mirrors serve different
+/// releases.
 const MAX_LOOKS: u32 = 8;
-/// How long it waits in between: another push switches mirrors within a moment.
+/// Pause between these polls: another push switches all mirrors within a moment.
 const LOOK_AGAIN: Duration = Duration::from_millis(150);
 
-/// Asks the mirrors that answered for their states again while they are not on one release, as during a push, a few
-/// times. A mirror that could not be asked is not asked again.
+/// Polls the reachable mirrors again, a few times, while they serve different releases, as happens
+/// during a push. A mirror that could not be polled is not polled again.
 ///
 /// # Errors
 /// [`PushError::Cancelled`].
@@ -145,25 +146,25 @@ pub(super) fn look_again(
     Ok(members)
 }
 
-/// Whether the mirrors that can be reached are not on one release.
+/// Whether the reachable mirrors serve different releases.
 fn is_ambiguous(members: &[PolledMirror]) -> bool {
     let reachable = members.iter().filter(|member| member.state().is_some());
     let current: Vec<Option<ReleaseName>> = reachable.map(PolledMirror::current).collect();
     current.windows(2).any(|pair| pair[0] != pair[1])
 }
 
-/// Where a rollback would go.
+/// The plan of a rollback.
 #[derive(Debug, Clone)]
 pub struct RollbackPlan {
-    /// The kept release whose content would be published; `None` if no mirror can be asked.
+    /// The kept release whose content would be published; `None` if no mirror can be polled.
     pub to: Option<Release>,
-    /// The mirrors. A push does not ask those again that could not be asked.
+    /// The mirrors. A push does not poll those again that could not be polled.
     pub fleet: Fleet,
-    /// The name of each mirror, and the sequence that it serves or why it cannot be asked.
+    /// The name of each mirror, and the sequence that it serves or why it could not be polled.
     pub mirrors: Vec<(String, Result<Option<u64>, ErrorKind>)>,
 }
 
-/// Finds out where a rollback of `fleet` would go.
+/// Determines which release a rollback of `fleet` would return to.
 ///
 /// # Errors
 /// [`PushError::Rollback`] if there is no such release, or more than one; [`PushError::Cancelled`].
@@ -198,10 +199,10 @@ fn rollback_release<'m>(claims: &Claims<'m>, to: Option<u64>) -> Result<&'m Rele
     }
 }
 
-/// Loads the release to go back to: one for the whole fleet.
+/// Loads the release to return to, which is the same for the whole fleet.
 pub(super) fn load_rollback(claims: &Claims<'_>, to: Option<u64>, by: &DecidedBy) -> Result<ResolvedSource, PushError> {
     let release = rollback_release(claims, to)?;
-    // Where one mirror's manifest is damaged, another may have it whole.
+    // If the manifest of one mirror is damaged, another mirror may have it undamaged.
     let mut resolved = fleet::holders(claims.members(), &release.manifest).map(|mirror| live_entries(mirror, release));
     let first = resolved.next().expect("the release was found on a mirror");
     let live = first.or_else(|error| resolved.find_map(Result::ok).ok_or(error))?;

@@ -1,8 +1,8 @@
-//! How long a path that the tree lacks is still served.
+//! How long a path that was removed from the tree is still served.
 //!
-//! A cached page keeps asking for the assets of its own build. A removed page,
-//! on the other hand, should be gone: so by default names that are pages or
-//! data go at once, and everything else stays for a day.
+//! A cached page still requests the assets of its own build. A removed page, however, should
+//! disappear. So by default, pages and data are removed at once, and everything else stays for a
+//! day.
 
 use std::time::Duration;
 
@@ -15,16 +15,16 @@ use crate::tree_path::TreePath;
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 const PAGES: [&str; 5] = ["html", "htm", "xml", "json", "txt"];
 
-/// A rule: paths that match stay so long.
+/// A rule with the retention of the paths that match a pattern.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RetentionRule {
     /// A pattern in gitignore syntax.
     pub pattern: String,
-    /// How long.
+    /// How long these paths are still served.
     pub keep: Duration,
 }
 
-/// How long paths that went are served.
+/// How long removed paths are still served.
 #[derive(Debug, Clone, Default)]
 pub struct Retention {
     rules: Vec<(Gitignore, Duration)>,
@@ -32,11 +32,11 @@ pub struct Retention {
 }
 
 impl Retention {
-    /// Rules, of which the first that matches decides, before the default; at
-    /// and below `expunged` nothing stays.
+    /// Creates a retention from rules; the first match applies, and otherwise the default. Paths in
+    /// and below `expunged` are not retained.
     ///
     /// # Errors
-    /// A pattern that is none, with the reason.
+    /// If a pattern is invalid, with the reason.
     pub fn new(rules: &[RetentionRule], expunged: Vec<TreePath>) -> Result<Self, String> {
         let compile = |rule: &RetentionRule| {
             let mut builder = GitignoreBuilder::new("");
@@ -47,7 +47,7 @@ impl Retention {
         Ok(Self { rules: rules.iter().map(compile).collect::<Result<_, String>>()?, expunged })
     }
 
-    /// How long `path` stays after it went.
+    /// How long `path` is served after it was removed.
     #[must_use]
     pub fn keep(&self, path: &TreePath) -> Duration {
         if self.is_expunged(path) {
@@ -65,19 +65,19 @@ impl Retention {
         }
     }
 
-    /// Whether there are paths at which nothing stays.
+    /// Whether any paths are expunged.
     #[must_use]
     pub const fn has_expunged(&self) -> bool {
         !self.expunged.is_empty()
     }
 
-    /// Whether nothing stays at `path`, not even what was retired before.
+    /// Whether `path` is expunged: not even earlier retired entries stay there.
     #[must_use]
     pub fn is_expunged(&self, path: &TreePath) -> bool {
         self.expunged.iter().any(|expunged| path.is_within(expunged.as_str()))
     }
 
-    /// Whether `manifest` retired an entry that shall go at once.
+    /// Whether `manifest` has a retired entry at an expunged path.
     pub(super) fn is_expunged_in(&self, manifest: &ManifestFile) -> Result<bool, PushError> {
         for entry in manifest.entries().map_err(PushError::NewManifest)? {
             let entry = entry.map_err(PushError::NewManifest)?;

@@ -1,5 +1,4 @@
-//! Going back: mirrors that switched get the content they had, as a new
-//! release above the one that was bad there.
+//! Reverting: mirrors that switched get their previous content, as a new release above the bad one.
 
 use crate::monitor::Monitor;
 use crate::push::fleet::Fleet;
@@ -10,7 +9,8 @@ use crate::push::source::{DecidedBy, Source};
 use crate::release::{MAX_NOTE_BYTES, Partial, is_note};
 use crate::text::error_chain;
 
-/// Takes the mirrors `back`, by index, from the release of `report` to `to`, and notes that there.
+/// Reverts the mirrors `back`, by index, from the release of `report` to `to`, and adds the result
+/// to the report.
 pub(super) fn revert(
     mut report: Report,
     back: &[usize],
@@ -27,7 +27,8 @@ pub(super) fn revert(
         return report;
     };
     let mirrors = back.iter().map(|index| fleet.mirrors()[*index].clone()).collect();
-    // What a part of the fleet went back to is not for the others: `heal` must not spread it.
+    // A release that reverts only part of the fleet is not for the others: `heal` must not spread
+    // it.
     let is_part = back.len() < fleet.mirrors().len();
     let names = || back.iter().map(|index| fleet.mirrors()[*index].name().to_owned()).collect();
     let mut why = format!("a push went back from release {}: {reason}", report.sequence.unwrap_or_default());

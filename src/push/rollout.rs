@@ -1,9 +1,9 @@
-//! The rollout: stage everywhere, look at the tree once more, then switch.
+//! The rollout: stages on all mirrors, checks that the tree is unchanged, and then switches.
 //!
-//! One thread a mirror, one line of packs a distinct base manifest. Nothing
-//! switches before the requirement is met. Then the lead, which is the first
-//! staged mirror in order of store id, switches alone: of two racing pushes
-//! the one that loses there has switched nothing.
+//! It uses one thread for each mirror and one pack builder for each distinct base manifest. No
+//! mirror switches before the requirement is met. Then the lead, which is the first staged mirror
+//! in the order of store ids, switches alone: of two racing pushes, the one that loses there has
+//! switched no mirror.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -35,16 +35,16 @@ use crate::threads;
 
 /// How a rollout ended.
 pub(super) enum RolloutEnd {
-    /// For good.
+    /// The push has ended.
     Report(Report),
-    /// Another push was quicker, but this one is newer: again on top of it.
+    /// Another push was quicker, but this one is newer: start again on top of it.
     Retry(Report),
-    /// These mirrors, by index, are to go back to what the sequence names.
+    /// These mirrors, by index, must revert to the release with this sequence.
     Revert(Report, Vec<usize>, Option<u64>),
 }
 
 impl RolloutEnd {
-    /// What became of each mirror until then.
+    /// The report so far.
     pub(super) const fn report(&self) -> &Report {
         match self {
             Self::Report(report) | Self::Retry(report) | Self::Revert(report, ..) => report,
@@ -52,13 +52,14 @@ impl RolloutEnd {
     }
 }
 
-/// The index of a mirror, and what came of staging: its outcome, or why it failed.
+/// The index of a mirror and the result of staging there.
 pub(super) type Staged = (usize, Result<Outcome, MirrorError>);
 
-/// Damaged objects of a mirror that are worked around; more mean that hardly any is whole.
+/// Maximum number of damaged objects to exclude as bases. With more, almost no object of the mirror
+/// is intact, and its base is not used at all.
 const MAX_EXCLUDED_BASES: usize = 10_000;
 
-/// Says how many mirrors are needed and how many there are.
+/// The message with the number of mirrors required and ready.
 pub(super) fn unmet(require: Require, ready: usize, total: usize) -> String {
     let available = match ready {
         0 => "none is available".to_owned(),
@@ -75,8 +76,8 @@ pub(super) fn unmet(require: Require, ready: usize, total: usize) -> String {
     }
 }
 
-/// Brings every mirror of `target` to its release. Before any of them
-/// switches, `unchanged` says whether the source is still as it was loaded.
+/// Brings every mirror to the publication. Before any of them switches, `unchanged` checks whether
+/// the source is still as it was loaded.
 pub(super) fn run(
     publication: &Publication,
     unchanged: impl FnOnce() -> Result<(), ScanError>,
@@ -108,7 +109,7 @@ pub(super) fn run(
     })
 }
 
-/// Reports the failures of mirrors to which nothing can be done.
+/// Reports the failures of mirrors that cannot be updated.
 pub(super) fn report_failures(publication: &Publication, outcomes: &[Option<Outcome>], monitor: &dyn Monitor) {
     for (member, outcome) in publication.members.iter().zip(outcomes) {
         if let Some(outcome @ Outcome::Failed { .. }) = outcome {
@@ -122,7 +123,7 @@ fn report_outcome(publication: &Publication, member: &PolledMirror, outcome: &Ou
     let mirror = member.mirror.name().to_owned();
     match outcome {
         Outcome::Current => monitor.event(Event::AlreadyCurrent { mirror, sequence: publication.release.sequence }),
-        // A mirror that could not be asked was reported then.
+        // A mirror that could not be polled was reported already.
         Outcome::Failed { error, .. } if member.state().is_some() => {
             monitor.event(Event::MirrorFailed { mirror, error: error.clone() });
         }
@@ -130,7 +131,7 @@ fn report_outcome(publication: &Publication, member: &PolledMirror, outcome: &Ou
     }
 }
 
-/// Stages and activates; answers what came of it, or why nothing was activated.
+/// Stages and activates. Returns the result, or why nothing was activated.
 fn roll_out(
     publication: &Publication,
     bundles: &[Bundle],
@@ -185,8 +186,8 @@ fn roll_out(
     result
 }
 
-/// The outcome of a mirror that needs nothing, or to which nothing can be done; `None` if it needs the release, or has
-/// not answered yet.
+/// The outcome of a mirror that needs nothing or cannot be updated; `None` if it needs the release,
+/// or has not responded yet.
 pub(super) fn at_once(publication: &Publication, member: &PolledMirror) -> Option<Outcome> {
     let Some(state) = member.state() else { return member.error().map(Outcome::failed) };
     if state.current == Some(publication.release.name()) {
@@ -201,7 +202,7 @@ pub(super) fn at_once(publication: &Publication, member: &PolledMirror) -> Optio
     unreplaceable(&publication.release, state)
 }
 
-/// The outcome of a mirror whose current release `release` may not replace.
+/// The outcome of a mirror whose current release must not be replaced by `release`.
 fn unreplaceable(release: &Release, state: &MirrorState) -> Option<Outcome> {
     let serves = state.current?;
     let Some(current) = state.current_release() else {
@@ -228,7 +229,8 @@ fn is_newer(member: &PolledMirror, release: &Release) -> bool {
     member.current_release().is_some_and(is_above)
 }
 
-/// Stages the target on one mirror; where its base turns out to be damaged, from nothing.
+/// Stages the publication on one mirror; if its base is damaged, tries again with other bases or
+/// none.
 fn stage(
     publication: &Publication,
     bundle: &Bundle,
@@ -240,7 +242,7 @@ fn stage(
     let mirror = &publication.members[index].mirror;
     let timer = publication.speeds.begin();
     let staged = mirror.stage(&bundle.request(publication), &receiver, monitor);
-    // What was tried again and again, or broke off, says nothing of the way.
+    // A transfer with retries or an interrupted one says nothing about the link.
     if staged.is_ok() {
         timer.record(mirror.location(), monitor.traffic(mirror.name()).sent_bytes);
     }
@@ -248,7 +250,7 @@ fn stage(
     resend_damaged(publication, index, bundle.base().cloned(), staged, options, monitor)
 }
 
-/// Stages the target on one mirror with packs of its own.
+/// Stages the publication on one mirror with its own packs.
 pub(super) fn stage_alone(
     publication: &Publication,
     index: usize,
@@ -264,8 +266,8 @@ pub(super) fn stage_alone(
     resend_damaged(publication, index, base, staged, options, monitor)
 }
 
-/// Stages the target again while a mirror finds its `base` damaged: without the objects that are, in the end without
-/// the base.
+/// Stages the publication again while a mirror reports its `base` as damaged: first without the
+/// damaged objects, and finally without the base.
 fn resend_damaged(
     publication: &Publication,
     index: usize,
@@ -281,7 +283,7 @@ fn resend_damaged(
     {
         let known = excluded_bases.len();
         excluded_bases.extend(error.damaged_bases().iter().copied());
-        // Objects that are not named, or named again and again: its base is of no use at all.
+        // If no new objects are named, or too many are, the base is useless.
         let is_named = excluded_bases.len() > known && excluded_bases.len() <= MAX_EXCLUDED_BASES;
         base = base.filter(|_| is_named);
         let remedy = if is_named { "sending anew what builds on them" } else { "sending everything anew" };
@@ -306,16 +308,16 @@ fn stage_on_base(
         PackQueue::new(publication.members.len() + index, &publication.content_source, &publication.scratch, monitor)?;
     std::thread::scope(|scope| {
         let receiver = queue.subscribe();
-        // Its error reaches the mirror through the shelf.
+        // Its error reaches the mirror through the queue.
         threads::start(scope, || {
             pack_builder::run(&bundle.job(publication, false, options), None, &queue, monitor).ok()
         })?;
-        // When this returns the seat goes, and the line need not wait for anyone.
+        // When this returns, the receiver is dropped, and the builder no longer waits for it.
         publication.members[index].mirror.stage(&bundle.request(publication), &receiver, monitor)
     })
 }
 
-/// Decides when to switch, and does.
+/// Decides when to switch, and switches.
 struct Coordinator<'a> {
     publication: &'a Publication,
     options: &'a Options,
@@ -326,7 +328,7 @@ struct Coordinator<'a> {
 }
 
 impl Coordinator<'_> {
-    /// Answers what came of it, and what was lacking if nothing was activated.
+    /// Returns the result, and the unmet requirement if nothing was activated.
     fn run_all(
         &mut self,
         unchanged: impl FnOnce() -> Result<(), ScanError>,
@@ -345,7 +347,7 @@ impl Coordinator<'_> {
             return Ok((WavesResult::default(), Some(unmet(self.options.require, ready, total))));
         }
         if let Err(error) = unchanged() {
-            // The tree that it was made of is no more.
+            // The tree that the release was made of no longer exists.
             activation::give_up(self.publication, self.outcomes, &Outcome::Skipped);
             return Err(error.into());
         }
@@ -362,23 +364,24 @@ impl Coordinator<'_> {
         Ok((switched, None))
     }
 
-    /// Who won on a mirror that refused the target because another push was quicker; `None` if nobody did.
+    /// Who won on a mirror that refused the publication because another push was quicker; `None` if
+    /// no push was.
     fn lost_race(&self, index: usize) -> Option<RaceWinner> {
         let Some(Outcome::Failed { failure, .. }) = &self.outcomes[index] else { return None };
-        // One that failed before it was sent anything has lost to nobody.
+        // A mirror that failed before it was sent anything did not lose a race.
         let is_lost =
             self.publication.members[index].state().is_some() && activation::is_lost(self.publication, *failure);
         let race = is_lost.then(|| activation::ask_who_won(self.publication, index, self.options))?;
         (!matches!(race, RaceWinner::Nobody)).then_some(race)
     }
 
-    /// How many mirrors are ready, and of how many, those that count.
+    /// The number of ready mirrors and the number of all mirrors, of those that count.
     fn ready(&self) -> (usize, usize) {
         let counted = || fleet::counted(&self.publication.members);
         (counted().filter(|index| self.outcomes[*index].as_ref().is_some_and(is_ready)).count(), counted().count())
     }
 
-    /// The mirrors that had answered when the release was decided.
+    /// The mirrors that had responded when the release was decided.
     fn in_time(&self) -> impl Iterator<Item = usize> + '_ {
         (0..self.publication.members.len()).filter(|index| !self.publication.late.contains(index))
     }
@@ -388,13 +391,15 @@ impl Coordinator<'_> {
         self.options.require.is_met(ready, total)
     }
 
-    /// Whether a mirror that counts has no outcome yet. Late ones count as long as the others are too few.
+    /// Whether a mirror that counts has no outcome yet. Late mirrors count while the requirement is
+    /// not met.
     fn is_waiting(&self) -> bool {
         let is_awaited = |index: &usize| !self.publication.late.contains(index) || !self.is_met();
         fleet::counted(&self.publication.members).any(|index| self.outcomes[index].is_none() && is_awaited(&index))
     }
 
-    /// Takes what the mirrors report until all have, or enough have and the rest had its time.
+    /// Receives the results of staging until all mirrors are done, or until enough are and the
+    /// straggler timeout is over.
     fn wait(&mut self) {
         let mut met_at: Option<Instant> = None;
         while self.is_waiting() {
@@ -430,7 +435,7 @@ impl Coordinator<'_> {
         });
     }
 
-    /// Latecomers switch as they come.
+    /// Activates late mirrors as they become ready.
     fn activate_latecomers(&mut self) {
         while let Ok((index, result)) = self.staged.recv() {
             self.take(index, result);
@@ -442,7 +447,7 @@ impl Coordinator<'_> {
     }
 }
 
-/// Whether nothing more has to be done before the others switch.
+/// Whether the mirror does not delay the switch of the others.
 const fn is_ready(outcome: &Outcome) -> bool {
     outcome.is_current() || matches!(outcome, Outcome::Staged | Outcome::Newer { .. } | Outcome::Apart)
 }
@@ -487,7 +492,7 @@ fn report(
     }
 }
 
-/// The mirrors of a target, for those that act on all of them.
+/// The mirror with this index.
 pub(super) fn mirror(publication: &Publication, index: usize) -> &Arc<dyn Mirror> {
     &publication.members[index].mirror
 }

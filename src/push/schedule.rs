@@ -1,4 +1,4 @@
-//! When which mirror of a push would switch, as far as that can be told before.
+//! The order in which the mirrors of a push would switch, as far as it is known in advance.
 
 use serde::Serialize;
 
@@ -11,35 +11,35 @@ use crate::push::{activation, fleet};
 /// Mirrors that would switch together.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct WavePlan {
-    /// Its number, from 1; mirrors that are in no wave are in one after the last.
+    /// The number of the wave, starting at 1. Mirrors without a wave form one after the last.
     pub number: usize,
-    /// Their names.
+    /// The names of the mirrors.
     pub mirrors: Vec<String>,
-    /// How long they would be left alone then, in seconds.
+    /// How long these mirrors would serve the release before the probes run, in seconds.
     pub soak_seconds: u64,
-    /// What would be fetched after that and compared with the release.
+    /// The URLs that would be fetched then and compared with the release.
     pub probes: Vec<String>,
 }
 
-/// When which mirror would switch.
+/// The order in which mirrors would switch.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Schedule {
-    /// How far the push would go.
+    /// The goal of the push.
     pub goal: Goal,
     /// How many mirrors must be ready before the first one switches.
     pub required: usize,
-    /// Of how many: those that are joining do not count.
+    /// The number of mirrors that count: joining ones do not.
     pub counted: usize,
-    /// What would become of those that switched when another one fails to.
+    /// What would happen to mirrors that switched if another one then fails to switch.
     pub on_failure: OnFailure,
-    /// Who would switch before all others; nothing where that shows only when all are ready.
+    /// The mirror that would switch first; `None` if that is only known when all are ready.
     pub lead: Option<String>,
     /// The waves in which any mirror would switch, in order.
     pub waves: Vec<WavePlan>,
 }
 
 impl Schedule {
-    /// What `options` say of the mirrors of `target` that have no outcome yet, or are staged.
+    /// The schedule of the mirrors of the publication that have no outcome yet, or are staged.
     pub(super) fn new(publication: &Publication, outcomes: &[Option<Outcome>], options: &Options) -> Self {
         let name = |index: usize| publication.members[index].mirror.name().to_owned();
         let mut lead = None;
@@ -76,7 +76,8 @@ impl Schedule {
     }
 }
 
-/// The first of those that lead, once it is known which that is: a new one has an id only when it is staged.
+/// The mirror that leads; `None` if that is not known yet, because a new mirror gets its store id
+/// only when it is staged.
 fn leader(publication: &Publication, members: &[usize]) -> Option<usize> {
     let store = |index| activation::known_store(publication, index);
     let order = activation::in_order(publication, members, store);

@@ -1,6 +1,7 @@
-//! What is not meant for visitors: files with secrets, and what editors and systems leave in a tree.
+//! Detects files that are not meant for visitors: files with secrets, and leftovers of editors and
+//! operating systems.
 //!
-//! Pure: decides by paths. That a file begins with a private key is the scan's to find. The lists are in the
+//! Pure: decides by paths. The scan detects private keys by content. The lists are documented in
 //! docs/configuration.md, "Secrets". Names are compared without regard to case.
 
 use std::collections::BTreeMap;
@@ -37,20 +38,20 @@ const NAMES: [&str; 27] = [
     "server.key",
     "private.key",
     "privkey.pem",
-    // The inside of a mirror that was taken for a tree.
+    // The internal directory of a mirror, in case a mirror is pushed as a tree.
     ".headwater",
 ];
 
 /// Endings of the names of files with secrets.
 const ENDINGS: [&str; 7] = [".kdbx", ".kdb", ".p12", ".pfx", ".jks", ".keystore", ".ppk"];
 
-/// Files in certain directories, from any directory on.
+/// Paths of files with secrets, relative to any directory.
 const FILES: [&str; 2] = [".docker/config.json", ".kube/config"];
 
-/// What may follow `.env` in the name of a file that has no secrets: it shows which variables there are.
+/// Suffixes of `.env` files without secrets, which only show the names of variables.
 const ENV_EXAMPLES: [&str; 4] = ["example", "sample", "template", "dist"];
 
-/// Whether a path is that of a file with secrets, as far as its name tells.
+/// Whether a file likely has secrets, judged by its path.
 pub(super) fn is_secret(path: &TreePath) -> bool {
     let path = path.as_str().to_ascii_lowercase();
     let has_name = |component: &str| {
@@ -61,7 +62,8 @@ pub(super) fn is_secret(path: &TreePath) -> bool {
     path.split('/').any(has_name) || ENDINGS.iter().any(|ending| path.ends_with(ending)) || FILES.iter().any(is_file)
 }
 
-/// The pattern that leaves out a path which editors, systems or package managers leave behind; `None` for others.
+/// The exclude pattern for a path that editors, operating systems or package managers leave behind;
+/// `None` for others.
 fn clutter(path: &TreePath) -> Option<&'static str> {
     path.as_str().split('/').find_map(|component| match component {
         ".DS_Store" => Some(".DS_Store"),
@@ -73,7 +75,8 @@ fn clutter(path: &TreePath) -> Option<&'static str> {
     })
 }
 
-/// One line about files that are most likely not meant for visitors; `None` if there are none.
+/// A warning of one line about files that are likely not meant for visitors; `None` if there are
+/// none.
 pub(super) fn clutter_warning<'p>(live: impl Iterator<Item = &'p TreePath>) -> Option<String> {
     let mut found: BTreeMap<&str, (u64, &TreePath)> = BTreeMap::new();
     for path in live {
@@ -99,10 +102,10 @@ pub(super) fn clutter_warning<'p>(live: impl Iterator<Item = &'p TreePath>) -> O
 pub struct AllowedSecrets(Option<Gitignore>);
 
 impl AllowedSecrets {
-    /// From lines in gitignore syntax.
+    /// Parses lines in gitignore syntax.
     ///
     /// # Errors
-    /// A line that is not a pattern, with the reason.
+    /// If a line is not a valid pattern, with the reason.
     pub fn new(patterns: &[String]) -> Result<Self, String> {
         if patterns.is_empty() {
             return Ok(Self(None));

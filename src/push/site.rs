@@ -1,13 +1,13 @@
-//! The site of a push: the one that was named, else the one that the mirrors name.
+//! The site of a push: the one that the user named, or the one that the mirrors have.
 //!
-//! Pure. What a mirror says of itself counts before what its location says, and
-//! where nothing says anything the site is [`Site::default`].
+//! Pure. The site that a mirror reports takes precedence over the one in its location. If no mirror
+//! has either, the site is [`Site::default`].
 
 use crate::mirror::PolledMirror;
 use crate::push::PushError;
 use crate::tree_path::Site;
 
-/// A mirror, and the site that it names.
+/// A mirror and its site.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SiteOfMirror {
     /// The name of the mirror.
@@ -16,12 +16,13 @@ pub struct SiteOfMirror {
     pub site: Site,
 }
 
-/// The site that is pushed to `members`: `named`, if the user named one. Else the site of their stores, and where
-/// none has a store, the only one that their receivers take; where no mirror says any, the one in their locations.
-/// `from` is the mirror that the content comes from; its site counts as theirs do.
+/// The site that is pushed to `members`: `named`, if the user named one. Otherwise the site of
+/// their stores; if none has a store, the site that their receivers are configured for; and if
+/// there is none, the site in their locations. `from` is the source mirror; its site counts like
+/// theirs.
 ///
 /// # Errors
-/// [`PushError::SitesDiffer`] when no site was named and mirrors name different ones.
+/// [`PushError::SitesDiffer`] if no site was named and the mirrors have different ones.
 pub(super) fn resolve(
     named: Option<&Site>,
     members: &[PolledMirror],
@@ -41,7 +42,8 @@ pub(super) fn resolve(
     }
 }
 
-/// The site that `site_of` finds for every member for which it finds one; `None` if it finds none.
+/// The site that `site_of` returns for the members, without those for which it returns `None`;
+/// `None` if it does so for all.
 fn agreed<'m>(
     members: impl Iterator<Item = &'m PolledMirror>,
     site_of: impl Fn(&PolledMirror) -> Option<Site>,
@@ -82,7 +84,8 @@ mod tests {
         Site::new(name).unwrap()
     }
 
-    /// A mirror whose store has this site, or whose receiver takes only this one; an error: it cannot be reached.
+    /// A mirror whose store has the first site, or whose receiver accepts only the second; with an
+    /// error, a mirror that cannot be reached.
     fn member(name: &str, state: Result<(Option<&str>, Option<&str>), MirrorError>) -> PolledMirror {
         let mirror = DirectoryMirror::new(
             name.to_owned(),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::mirror::Mirror;
 use crate::scan::{Root, ScanOptions};
 
-/// Where the content of a push comes from.
+/// The source of a push.
 #[derive(Debug, Clone)]
 pub enum Source {
     /// One or more content trees, merged.
@@ -15,28 +15,30 @@ pub enum Source {
         /// How they are scanned.
         scan: ScanOptions,
     },
-    /// The current release of a mirror, as it is.
+    /// The current release of a mirror, unchanged.
     Store(Arc<dyn Mirror>),
-    /// The content of the current release of a mirror, of which a release is made in the history of the others.
+    /// The content of the current release of a mirror, for a new release in the history of the
+    /// other mirrors.
     Promote(Arc<dyn Mirror>),
-    /// A release that is staged on mirrors: by its name, its sequence or its id.
+    /// A release that is staged on mirrors, given by its name, its sequence or its id.
     Staged(String),
-    /// The newest release that a mirror serves, as it is, for those that lack it.
+    /// The newest release that a mirror serves, unchanged, for mirrors that do not have it.
     Newest,
     /// A release that the mirrors themselves keep.
     Rollback {
-        /// Its sequence; `None` for the one before the current one.
+        /// The sequence; `None` for the release before the current one.
         to: Option<u64>,
-        /// Who decided on it.
+        /// Who decided on the rollback.
         by: DecidedBy,
     },
 }
 
-/// Who decided to go back to a kept release.
+/// Who decided on a rollback.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum DecidedBy {
-    /// A person or a job, whose name may be known: the content that is left is rejected.
+    /// A person or a job, with a name if known: the content that is rolled back is rejected.
     Person(Option<String>),
-    /// A push, after a probe or a failed switch: that says nothing about the content.
+    /// A push, after a failed probe or switch. That says nothing about the content, so it is not
+    /// rejected.
     Push,
 }

@@ -1,4 +1,4 @@
-//! What was staged to be served later: found by its name, or let go.
+//! Staged releases: finds them by name, and abandons them.
 
 use std::collections::BTreeSet;
 
@@ -9,7 +9,8 @@ use crate::push::fleet::Fleet;
 use crate::release::{Release, ReleaseName};
 use crate::text::error_chain;
 
-/// Finds the release that `text` names, staged or current on a mirror: by its name, its sequence or its id.
+/// Finds the release that `text` names, staged or current on a mirror: by its name, its sequence or
+/// its id.
 pub(super) fn named<'m>(members: &'m [PolledMirror], text: &str) -> Result<&'m Release, PushError> {
     let is_named = |release: &&Release| {
         let name = release.name();
@@ -30,24 +31,25 @@ pub(super) fn named<'m>(members: &'m [PolledMirror], text: &str) -> Result<&'m R
     }
 }
 
-/// What became of a staged release on a mirror.
+/// The result of abandoning a staged release on a mirror.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Abandoned {
-    /// It is gone.
+    /// The release was dropped.
     Gone,
-    /// It was not there.
+    /// The mirror did not have the release staged.
     NotThere,
-    /// It may still be there.
+    /// The release may still be staged.
     Failed {
         /// Why, with all causes.
         error: String,
     },
 }
 
-/// Lets go of the staged release that `text` names, on every mirror of `fleet`; answers in their order.
+/// Abandons the staged release that `text` names, on every mirror of `fleet`. The results are in
+/// the order of the mirrors.
 ///
 /// # Errors
-/// When no mirror has it.
+/// If no mirror has it.
 pub fn abandon(text: &str, fleet: &Fleet, monitor: &dyn Monitor) -> Result<Vec<(String, Abandoned)>, PushError> {
     let members = fleet.states(monitor);
     let release = named(&members, text)?.name();
@@ -63,7 +65,7 @@ pub fn abandon(text: &str, fleet: &Fleet, monitor: &dyn Monitor) -> Result<Vec<(
     let abandon = |member: &PolledMirror| {
         let mirror = member.mirror.name().to_owned();
         let abandoned = let_go(member);
-        // That a mirror cannot be reached was reported when it was asked.
+        // An unreachable mirror was reported already when it was polled.
         if let (Some(_), Abandoned::Failed { error }) = (member.state(), &abandoned) {
             monitor.event(Event::MirrorFailed { mirror: mirror.clone(), error: error.clone() });
         }
@@ -72,10 +74,10 @@ pub fn abandon(text: &str, fleet: &Fleet, monitor: &dyn Monitor) -> Result<Vec<(
     Ok(members.iter().map(abandon).collect())
 }
 
-/// Whether a mirror has the release that `text` names, staged.
+/// Checks that a mirror has the release that `text` names, staged or current.
 ///
 /// # Errors
-/// When none has.
+/// If no mirror has it.
 pub fn check_staged(text: &str, fleet: &Fleet, monitor: &dyn Monitor) -> Result<(), PushError> {
     named(&fleet.states(monitor), text).map(drop)
 }

@@ -1,7 +1,8 @@
-//! Asks mirrors for their states, each on a thread of its own, and takes the answers as they come.
+//! Polls the states of mirrors, each on a thread of its own, and receives the responses as they
+//! arrive.
 //!
-//! The threads are not joined: a connection that is being made cannot be interrupted, and a push that has ended must
-//! not wait for it. A question changes nothing; it ends with its own deadline, or with the process.
+//! The threads are not joined: a connection attempt cannot be interrupted, and a push that has
+//! ended must not wait for it. A poll changes nothing; it ends at its deadline or with the process.
 
 use std::sync::Arc;
 use std::thread::Builder;
@@ -21,11 +22,11 @@ use crate::push::options::{OnFailure, Options};
 use crate::push::source::Source;
 use crate::text::error_chain;
 
-/// Answers that have not come yet: the index of a member, and its state.
+/// Responses that are still pending: the index of a member, and its state.
 #[derive(Debug)]
 pub(super) struct PendingStates(Receiver<(usize, Result<MirrorState, MirrorError>)>);
 
-/// Asks the members of a fleet for their states.
+/// Polls the states of the members of a fleet.
 pub(super) struct StatePoll<'a> {
     members: Vec<PolledMirror>,
     pending: PendingStates,
@@ -34,11 +35,12 @@ pub(super) struct StatePoll<'a> {
     monitor: &'a dyn Monitor,
 }
 
-/// Whether it can be decided what is pushed before all mirrors have answered.
+/// Whether the release can be decided before all mirrors have responded.
 ///
-/// Not where the answer of any mirror may decide it: where the content comes from the mirrors, where no mirror that has
-/// answered has a release, or where a new history takes over those of all mirrors. Nor where others act on what
-/// becomes of each mirror: in waves, and where all go back if one fails.
+/// It cannot if the response of any mirror may affect the decision: if the content comes from the
+/// mirrors, if no mirror that has responded has a release, or if a new history takes over those of
+/// all mirrors. It also cannot if mirrors depend on the outcomes of others: with waves, or if all
+/// revert when one fails.
 pub(super) fn may_go_on(source: &Source, members: &[PolledMirror], options: &Options) -> bool {
     let has_own_content = matches!(source, Source::Trees { .. } | Source::Store(_) | Source::Promote(_));
     let is_independent = options.policy.waves.is_empty() && options.policy.on_failure == OnFailure::Leave;
@@ -50,14 +52,14 @@ pub(super) fn may_go_on(source: &Source, members: &[PolledMirror], options: &Opt
 }
 
 impl PendingStates {
-    /// Asks all of `members` that have not answered.
+    /// Polls all `members` that have not responded.
     fn ask(members: &[PolledMirror]) -> Self {
         let (sender, answers) = unbounded();
         for (index, member) in members.iter().enumerate().filter(|(_, member)| !member.has_answered()) {
             let mirror = Arc::clone(&member.mirror);
             let answer = sender.clone();
             let name = mirror.name().to_owned();
-            // A push that has ended does not take the answer.
+            // A push that has ended does not receive the response.
             let asked = Builder::new().spawn(move || answer.send((index, mirror.state())).ok());
             if let Err(error) = asked {
                 sender.send((index, Err(IoError::new("start a thread for", name, error).into()))).ok();
@@ -66,11 +68,11 @@ impl PendingStates {
         Self(answers)
     }
 
-    /// Waits for the next answer, at most this long, and notes it in its member. Returns the index of the member;
-    /// `None` if no answer came. A mirror of another user, or of another store
-    /// than the known one, is noted as a failure.
+    /// Waits for the next response, at most for this time, and stores it in its member. Returns the
+    /// index of the member; `None` if no response came. A mirror of another user, or with another
+    /// store than the known one, is stored as a failure.
     ///
-    /// One of `members` must not have answered yet.
+    /// At least one of `members` must not have responded yet.
     pub(super) fn take_next(
         &self,
         members: &[PolledMirror],
@@ -90,7 +92,7 @@ impl PendingStates {
     }
 }
 
-/// The state of a mirror that can be written to: this user owns it, and its store is not another one than before.
+/// Checks that a mirror can be written to: this user owns it, and its store is the same as before.
 fn checked(
     mirror: &dyn Mirror,
     state: MirrorState,
@@ -106,14 +108,14 @@ fn checked(
 }
 
 impl<'a> StatePoll<'a> {
-    /// Asks all of `members` that have not answered.
+    /// Polls all `members` that have not responded.
     pub(super) fn begin(members: Vec<PolledMirror>, stores: &'a KnownStores, monitor: &'a dyn Monitor) -> Self {
         let pending = PendingStates::ask(&members);
         Self { members, pending, asked_at: Instant::now(), stores, monitor }
     }
 
-    /// Waits until all members have answered, or `patience` is over and `is_enough` holds for those that have.
-    /// Members that have not answered after `patience` are reported.
+    /// Waits until all members have responded, or until `patience` is over and `is_enough` holds
+    /// for those that have. Members that have not responded after `patience` are reported.
     ///
     /// # Errors
     /// [`PushError::Cancelled`].
@@ -138,11 +140,12 @@ impl<'a> StatePoll<'a> {
             let timeout = if left.is_zero() { CANCEL_POLL_INTERVAL } else { left.min(CANCEL_POLL_INTERVAL) };
             self.take_next(timeout);
         }
-        // Mirrors that were asked when it came have failed because of it.
+        // Polls that were under way when the push was cancelled have failed because of that.
         if self.monitor.is_cancelled() { Err(PushError::Cancelled) } else { Ok(()) }
     }
 
-    /// Waits until all members have answered. Members that have not answered after `patience` are reported.
+    /// Waits until all members have responded. Members that have not responded after `patience` are
+    /// reported.
     ///
     /// # Errors
     /// [`PushError::Cancelled`].
@@ -151,7 +154,7 @@ impl<'a> StatePoll<'a> {
         Ok(self.members)
     }
 
-    /// The members, with the answers that came until now, and the answers to come.
+    /// The members with the responses received so far, and the pending ones.
     pub(super) fn finish(self) -> (Vec<PolledMirror>, PendingStates) {
         while !self.is_complete() && self.take_next(Duration::ZERO) {}
         (self.members, self.pending)
@@ -161,7 +164,7 @@ impl<'a> StatePoll<'a> {
         self.members.iter().all(PolledMirror::has_answered)
     }
 
-    /// Returns whether an answer came.
+    /// Returns whether a response came.
     fn take_next(&self, timeout: Duration) -> bool {
         self.pending.take_next(&self.members, timeout, self.stores, self.monitor).is_some()
     }

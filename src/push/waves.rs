@@ -1,7 +1,7 @@
-//! Switching wave by wave: who goes first, how long that is looked at, what
-//! visitors must get there before anybody else follows.
+//! Switches wave by wave: which mirrors switch first, how long they soak, and which probes must
+//! succeed before the next wave follows.
 //!
-//! Knows the order; how one mirror switches is the matter of `activation`.
+//! This module defines the order; `activation` switches a single mirror.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -18,29 +18,29 @@ use crate::push::push_monitor::PushMonitor;
 use crate::threads;
 use crate::web::Web;
 
-/// Longest time for what visitors get.
+/// Maximum time of one probe.
 const PROBE: Duration = Duration::from_secs(10);
 
-/// What the probes must find: content and size by path.
+/// The content and size that probes expect, by path.
 pub(super) type ExpectedProbes = BTreeMap<String, (ObjectId, u64)>;
 
-/// What came of switching.
+/// The result of switching.
 #[derive(Debug, Default)]
 pub(super) struct WavesResult {
     /// Another push was quicker, but this one is newer.
     pub(super) is_again: bool,
-    /// Why not all that were ready switched.
+    /// Why not all ready mirrors switched.
     pub(super) stopped: Option<String>,
-    /// The mirrors, by index, that go back to the content they had.
+    /// The mirrors, by index, that must revert to their previous content.
     pub(super) back: Vec<usize>,
-    /// The longest time between the first and the last of a wave, in milliseconds.
+    /// The longest time between the first and the last switch of a wave, in milliseconds.
     pub(super) spread_ms: Option<u64>,
 }
 
-/// What the release has for the probes of all waves.
+/// The content of the release that the probes of all waves expect.
 ///
 /// # Errors
-/// A probe for what is no file of the release: it could never be right.
+/// If a probe requests a path that is not a file of the release: it could never succeed.
 pub(super) fn expected(publication: &Publication, options: &Options) -> Result<ExpectedProbes, PushError> {
     let mut wanted: Vec<&str> =
         options.policy.waves.iter().flat_map(|wave| &wave.probes).map(|probe| probe.path.as_str()).collect();
@@ -75,7 +75,7 @@ pub(super) fn members<'o>(publication: &Publication, options: &'o Options) -> Ve
     waves
 }
 
-/// Switches what is staged, wave by wave, and notes the outcomes.
+/// Switches the staged mirrors, wave by wave, and records the outcomes.
 pub(super) fn switch(
     publication: &Publication,
     expected: &ExpectedProbes,
@@ -128,7 +128,7 @@ fn activated_of(outcomes: &[Option<Outcome>], of: impl IntoIterator<Item = usize
     of.into_iter().filter(|index| outcomes[*index] == Some(Outcome::Activated)).collect()
 }
 
-/// Why a wave is the last one.
+/// Why no further wave switches.
 #[derive(Debug, thiserror::Error)]
 enum BadProbe {
     #[error("stopped while it was looked at; it has the release")]
@@ -137,7 +137,7 @@ enum BadProbe {
     Probe(String),
 }
 
-/// Lets a wave be for its time, then looks at what visitors get.
+/// Waits for the soak time of a wave and then runs its probes.
 fn watch(
     (number, wave): (u64, &Wave),
     is_last: bool,
@@ -163,7 +163,7 @@ fn watch(
     }
 }
 
-/// Waits, in small steps: the user may ask to stop.
+/// Waits in small steps, because the user may cancel the push.
 fn soak(wave: u64, time: Duration, monitor: &PushMonitor<'_>) -> Result<(), BadProbe> {
     if !time.is_zero() {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -176,7 +176,7 @@ fn soak(wave: u64, time: Duration, monitor: &PushMonitor<'_>) -> Result<(), BadP
     if has_soaked { Ok(()) } else { Err(BadProbe::Cancelled) }
 }
 
-/// Compares what visitors get with what the release has, unless the push is stopped meanwhile.
+/// Compares what a probe fetches with the release, unless the push is stopped meanwhile.
 fn look(web: &Web, probe: &Probe, expected: &ExpectedProbes, monitor: &PushMonitor<'_>) -> Result<(), String> {
     let Probe { url, path } = probe;
     let (object, size) = expected.get(path.as_str()).ok_or_else(|| format!("probe {url}: nothing is known of it"))?;

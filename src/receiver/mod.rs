@@ -1,14 +1,12 @@
-//! The receiver: answers what origins ask of the sites of this machine.
+//! The receiver: handles the requests of origins for the sites of this machine.
 //!
-//! A thin handler over [`crate::store`]: it speaks [`crate::protocol`] over TCP,
-//! TLS or standard input and output, and promises that nobody without a token
-//! changes anything, that a slow or hostile peer costs its deadline and no one
-//! else, that memory is bounded whatever arrives, and that no token is ever
-//! told. Nothing that arrives is believed: the store computes every id.
+//! A thin layer over [`crate::store`] that serves [`crate::protocol`] over TCP, TLS or standard
+//! input and output. It guarantees that a client without a token changes nothing, that a slow or
+//! hostile client only uses up its own deadline, that memory is bounded whatever arrives, and that
+//! tokens are never disclosed. It trusts nothing that arrives: the store computes every id.
 //!
-//! Refuses to know what a fleet is, where settings come from, and who reads
-//! the log. The only room that uses `hyper`, `hyper-util`, `http-body-util` and
-//! `tokio`.
+//! It does not know about fleets, configuration files or log formats. It is the only module that
+//! uses `hyper`, `hyper-util`, `http-body-util` and `tokio`.
 
 mod http;
 mod listener;
@@ -37,16 +35,16 @@ pub enum ServeError {
         /// The address.
         listen: SocketAddr,
     },
-    /// Anybody could push.
+    /// Any client could push.
     #[error("{listen} can be reached from other machines, and no token would be asked for")]
     Open {
         /// The address.
         listen: SocketAddr,
     },
-    /// There is nothing to serve.
+    /// The settings have no site.
     #[error("there is no site to serve")]
     NoSites,
-    /// The address cannot be had.
+    /// The receiver cannot listen on the address.
     #[error("cannot listen on {listen}")]
     Listen {
         /// The address.
@@ -62,7 +60,7 @@ pub enum ServeError {
         /// Why.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// A directory cannot be a mirror.
+    /// The directory cannot be used as a mirror.
     #[error("cannot serve {}", path.display())]
     Site {
         /// The directory.
@@ -70,7 +68,7 @@ pub enum ServeError {
         /// Why.
         source: StoreError,
     },
-    /// The files of a site cannot be given to the group that is to read them.
+    /// The files of a site cannot be given to the configured group.
     #[error("cannot serve {}", path.display())]
     Group {
         /// The directory of the site.
@@ -78,10 +76,10 @@ pub enum ServeError {
         /// Why.
         source: GroupError,
     },
-    /// A file.
+    /// A file cannot be read or written.
     #[error(transparent)]
     Io(#[from] IoError),
-    /// The system hands out no threads or connections.
+    /// The system cannot create threads or connections.
     #[error("cannot start")]
     Runtime(#[source] std::io::Error),
 }

@@ -1,4 +1,4 @@
-//! What a receiver is told before it starts: addresses, sites, limits.
+//! The settings of a receiver: addresses, sites, limits.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -7,27 +7,27 @@ use std::time::Duration;
 use crate::receiver::{AuthPolicy, ServeError, ServedPermissions};
 use crate::tree_path::Site;
 
-/// Everything that a receiver is told.
+/// All settings of a receiver.
 #[derive(Debug, Clone)]
 pub struct ReceiverSettings {
-    /// Where it listens; port 0: any that is free.
+    /// The address to listen on; port 0 selects a free port.
     pub listen: SocketAddr,
-    /// Its certificate, if it speaks TLS itself.
+    /// The certificate, if the receiver itself uses TLS.
     pub tls: Option<TlsFiles>,
-    /// What is between it and the network.
+    /// What is between the receiver and the network.
     pub front: Exposure,
-    /// Who may do what.
+    /// How clients are authorized.
     pub access: AuthPolicy,
-    /// The sites; their bases differ.
+    /// The sites. Their base paths must differ.
     pub sites: Vec<SiteSettings>,
-    /// How much and how long.
+    /// Limits on sizes, counts and times.
     pub limits: ReceiverLimits,
 }
 
 /// What is between a receiver and the network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Exposure {
-    /// Nothing: who connects is the client.
+    /// Nothing: clients connect directly.
     #[default]
     None,
     /// A proxy that ends TLS: every connection comes from it.
@@ -37,37 +37,38 @@ pub enum Exposure {
 /// A certificate and its key, in PEM files.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TlsFiles {
-    /// The chain, the server's own certificate first.
+    /// The certificate chain, the server's own certificate first.
     pub cert: PathBuf,
-    /// The key.
+    /// The private key.
     pub key: PathBuf,
 }
 
 /// One site of a receiver.
 #[derive(Debug, Clone)]
 pub struct SiteSettings {
-    /// Its name; nothing: whatever the store holds, or the first push brings.
+    /// The name of the site; `None` accepts the name in the store, or that of the first push.
     pub name: Option<Site>,
-    /// Below which path it answers: `/` or `/<name>/`.
+    /// The path below which the site is served: `/` or `/<name>/`.
     pub base: String,
-    /// The directory of its mirror.
+    /// The directory of the mirror.
     pub directory: PathBuf,
-    /// Releases kept, whatever an origin says; nothing: what it says.
+    /// The number of releases kept; `None` leaves that to the origin.
     pub keep: Option<usize>,
-    /// Largest release, in bytes.
+    /// Maximum size of a release, in bytes.
     pub quota_bytes: Option<u64>,
-    /// Largest release, in entries.
+    /// Maximum size of a release, in entries.
     pub quota_entries: Option<u64>,
-    /// Bytes that stay free on its file system.
+    /// Bytes that must stay free on the file system of the mirror.
     pub min_free_bytes: u64,
-    /// Who may read what is served, from the next release on; nothing: as the store has it.
+    /// Group and modes of the served files, from the next release on; `None` keeps those of the
+    /// store.
     pub readers: Option<ServedPermissions>,
-    /// What runs after a release became current.
+    /// The command that runs after a release became current.
     pub post_activate: Option<Hook>,
 }
 
 impl SiteSettings {
-    /// The site in `directory` that answers at `/`.
+    /// The site in `directory`, served at `/`, without limits.
     #[must_use]
     pub fn new(directory: PathBuf, name: Option<Site>) -> Self {
         Self {
@@ -84,56 +85,59 @@ impl SiteSettings {
     }
 }
 
-/// A command to run, and how long it may take.
+/// A command with a time limit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Hook {
-    /// Program and arguments; no shell.
+    /// The program and its arguments; no shell is involved.
     pub command: Vec<String>,
-    /// It is ended after this long.
+    /// The command is killed after this time.
     pub timeout: Duration,
 }
 
-/// How much and how long. Deadlines are fixed from where they begin, and bytes
-/// that trickle in do not move them, but for a body whose length nobody knows.
+/// Limits on sizes, counts and times. Bytes that trickle in do not extend a deadline, except the
+/// deadline of a body of unknown length.
 #[derive(Debug, Clone)]
 pub struct ReceiverLimits {
-    /// Connections in all.
+    /// Maximum number of connections.
     pub connections: usize,
-    /// Connections from one address; an IPv6 network of 64 bits counts as one.
+    /// Maximum number of connections from one address; an IPv6 /64 network counts as one address.
     pub connections_per_address: usize,
-    /// From accepting to the first byte, TLS included.
+    /// Maximum time of the TLS handshake, and from there to the first byte of a request.
     pub first_byte: Duration,
-    /// From the first byte of a head to its last.
+    /// Maximum time from the first byte of a head to its last.
     pub head: Duration,
-    /// Between two requests.
+    /// Maximum time between two requests of a connection.
     pub idle: Duration,
-    /// Between two reads of a body.
+    /// Maximum time between two reads of a body.
     pub body_idle: Duration,
-    /// For a whole body, beside what its size adds: a second for each of `body_bytes_per_second`.
+    /// Maximum time for a whole body, plus one second for every `body_bytes_per_second` bytes.
     pub body: Duration,
-    /// The slowest body that is waited for.
+    /// The slowest accepted rate of a body.
     pub body_bytes_per_second: u64,
-    /// For what is left of the body of a refused request.
+    /// Maximum time to read the rest of the body of a refused request.
     pub drain: Duration,
-    /// Between two writes.
+    /// Maximum time that a write may block.
     pub write: Duration,
-    /// An unfinished stage is forgotten after this long without a request.
+    /// An open stage is closed after this time without a request.
     pub stage: Duration,
-    /// Between two looks at what is due in each site: retired entries, and what pushes left.
+    /// Interval of maintenance: expiring retired entries, and dropping unfinished pushes.
     pub upkeep: Duration,
-    /// For the lock of a store. The origin asks again as long as it was told to wait.
+    /// Maximum time to wait for the lock of a store. The origin repeats the request if it should
+    /// wait longer.
     pub lock: Duration,
-    /// For requests in flight when the receiver stops.
+    /// Maximum time for requests in flight when the receiver stops.
     pub shutdown: Duration,
-    /// An answer that takes longer than this begins before it is known.
+    /// A request that takes longer than this gets status 200 and a body that is kept alive until
+    /// the result is known.
     pub patience: Duration,
-    /// For the command after a switch, before the answer to a settling says that it still runs.
+    /// Maximum time that a clean-up waits for the hook before it reports that the hook still runs.
     pub hook: Duration,
-    /// Between two signs of life of such an answer.
+    /// Interval between two newlines that keep such a response alive.
     pub heartbeat: Duration,
-    /// Bytes of memory for what open stages and questions need, all sites together.
+    /// Maximum bytes of memory for open stages and request bodies, for all sites together.
     pub memory_bytes: u64,
-    /// Bytes of packs in memory, all connections together; what does not fit waits on the disk.
+    /// Maximum bytes of packs in memory, for all connections together; further packs wait on the
+    /// disk.
     pub pack_bytes: u64,
 }
 
@@ -165,13 +169,13 @@ impl Default for ReceiverLimits {
 }
 
 impl ReceiverSettings {
-    /// The sites of these settings, reachable on `listen` in the clear.
+    /// Settings with default limits, without TLS and without a proxy in front.
     #[must_use]
     pub fn new(listen: SocketAddr, sites: Vec<SiteSettings>, access: AuthPolicy) -> Self {
         Self { listen, tls: None, front: Exposure::None, access, sites, limits: ReceiverLimits::default() }
     }
 
-    /// Refuses what would put tokens on a network in the clear, or let anybody push.
+    /// Rejects settings that would send tokens over a network unencrypted, or let any client push.
     ///
     /// # Errors
     /// [`ServeError::InTheClear`], [`ServeError::Open`], [`ServeError::NoSites`].

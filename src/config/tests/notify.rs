@@ -1,4 +1,4 @@
-//! Facts about those who are told of a change.
+//! Tests of the notification tables.
 
 use super::*;
 

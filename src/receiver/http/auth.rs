@@ -1,4 +1,4 @@
-//! Who may do what: tokens, hashed at rest, for sites and a right.
+//! Authorization: tokens, stored as hashes, that grant a permission on some sites.
 
 use std::fmt;
 use std::io;
@@ -18,14 +18,14 @@ const SECRET_DIGITS: usize = 64;
 /// What a token permits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Permission {
-    /// Reading state, releases, manifests and objects, and verifying them.
+    /// Read state, releases, manifests and objects, and verify them.
     Read,
-    /// The same, and all that changes a mirror.
+    /// [`Permission::Read`], and everything that changes a mirror.
     Push,
 }
 
 impl Permission {
-    /// Its name in configurations.
+    /// The name of the permission in configurations.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -35,7 +35,7 @@ impl Permission {
     }
 }
 
-/// A text that names no right.
+/// A text is not the name of a permission.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("write `push` or `read`")]
 pub struct ParsePermissionError;
@@ -53,7 +53,7 @@ impl FromStr for Permission {
 pub struct TokenId(Box<str>);
 
 impl TokenId {
-    /// The id `text`, checked.
+    /// Parses an id; `None` if `text` is not one.
     #[must_use]
     pub fn new(text: &str) -> Option<Self> {
         is_hex(text, ID_DIGITS).then(|| Self(text.into()))
@@ -84,10 +84,10 @@ impl fmt::Debug for Token {
 }
 
 impl Token {
-    /// A new one: 32 random bytes.
+    /// Creates a token with a random id of 4 bytes and a random secret of 32 bytes.
     ///
     /// # Errors
-    /// When the system has no random source.
+    /// If the system has no random source.
     pub fn random() -> io::Result<Self> {
         let mut bytes = [0; ID_DIGITS / 2 + SECRET_DIGITS / 2];
         getrandom::fill(&mut bytes).map_err(io::Error::other)?;
@@ -96,7 +96,7 @@ impl Token {
         Ok(Self { id: TokenId(id.into()), secret: secret.into() })
     }
 
-    /// Reads a token, nothing else.
+    /// Parses a token; `None` if `text` is anything else.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         let (id, secret) = text.strip_prefix("hw_")?.split_once('_')?;
@@ -104,60 +104,60 @@ impl Token {
         is_hex(secret, SECRET_DIGITS).then(|| Self { id, secret: secret.into() })
     }
 
-    /// Its public name.
+    /// The public name of the token.
     #[must_use]
     pub const fn id(&self) -> &TokenId {
         &self.id
     }
 
-    /// What a receiver keeps of it.
+    /// The hash of the secret, which a receiver stores instead of the token.
     #[must_use]
     pub fn hash(&self) -> blake3::Hash {
         blake3::hash(self.secret.as_bytes())
     }
 
-    /// The whole token, for the one who asked for it.
+    /// The whole token, secret included.
     #[must_use]
     pub fn reveal(&self) -> String {
         format!("hw_{}_{}", self.id, self.secret)
     }
 }
 
-/// What a receiver keeps of a token.
+/// A token as a receiver stores it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TokenRecord {
-    /// Its public name.
+    /// The public name of the token.
     pub id: TokenId,
-    /// BLAKE3 of its secret.
+    /// BLAKE3 hash of the secret.
     pub hash: blake3::Hash,
-    /// The sites that it holds for.
+    /// The sites that the token is valid for.
     pub sites: Vec<Site>,
-    /// What it permits there.
+    /// What the token permits on these sites.
     pub allow: Permission,
-    /// When it ends, seconds since 1970.
+    /// When the token expires, in seconds since 1970.
     pub expires: Option<u64>,
 }
 
-/// Who may do what.
+/// How a receiver authorizes its clients.
 #[derive(Debug, Clone)]
 pub enum AuthPolicy {
-    /// Whoever can connect may push: on loopback, or behind an authenticated channel.
+    /// Every client that can connect may push. For loopback, or behind an authenticated channel.
     Open,
-    /// Whoever has one of these.
+    /// Clients need one of these tokens.
     Tokens(Vec<TokenRecord>),
 }
 
-/// What somebody may do.
+/// What a client may do on a site.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Grant {
     pub(crate) right: Permission,
-    /// When the token ends, seconds since 1970.
+    /// When the token expires, in seconds since 1970.
     pub(crate) expires: Option<u64>,
 }
 
 impl AuthPolicy {
-    /// What the bearer of `authorization` may do at `site`. `known` learns which token it is, also where
-    /// that is refused.
+    /// What the bearer of `authorization` may do on `site`. Sets `known` to the id of the token,
+    /// even if the token has expired or is for another site.
     pub(crate) fn grant(
         &self,
         authorization: Option<&[u8]>,
@@ -173,7 +173,8 @@ impl AuthPolicy {
         let token = std::str::from_utf8(header).ok().and_then(bearer).and_then(Token::parse);
         let token = token.ok_or_else(|| unauthorized("what came is no token as `headwater token new` prints one"))?;
         let record = records.iter().find(|record| record.id == *token.id());
-        // The same work and the same words, whether the id or the secret is wrong. Hashes compare in constant time.
+        // An unknown id and a wrong secret take the same work and give the same message, so that a
+        // client cannot find out which ids exist. Hashes compare in constant time.
         let hash = record.map_or_else(|| blake3::hash(b""), |record| record.hash);
         let record = record.filter(|_| hash == token.hash()).ok_or_else(|| unauthorized("this token is not known"))?;
         *known = Some(record.id.to_string());
@@ -188,7 +189,7 @@ impl AuthPolicy {
 }
 
 impl Grant {
-    /// Refuses what this grant does not include.
+    /// Returns an error if this grant does not include `needed`.
     pub(crate) fn check(&self, needed: Permission) -> Result<(), HttpError> {
         if self.right >= needed {
             return Ok(());

@@ -1,4 +1,4 @@
-//! Refusals: what went wrong, as the peer gets to read it.
+//! Error responses: a status and the error that the peer reads.
 
 use std::error::Error;
 use std::time::Duration;
@@ -11,14 +11,14 @@ use crate::protocol::{Detail, ProtocolError};
 use crate::store::StoreError;
 use crate::text::error_chain;
 
-/// A refusal and what HTTP says with it.
+/// An error of the protocol with its HTTP status and headers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct HttpError {
     pub(crate) status: StatusCode,
     pub(crate) refusal: ProtocolError,
-    /// When to try again.
+    /// Value of the `Retry-After` header.
     pub(crate) retry_after: Option<Duration>,
-    /// Whether what follows on the connection cannot be told.
+    /// Whether the connection must close, because it is unknown where the next request begins.
     pub(crate) ends_connection: bool,
 }
 
@@ -43,12 +43,12 @@ impl HttpError {
         Self::new(StatusCode::INSUFFICIENT_STORAGE, ErrorKind::NoSpace, message)
     }
 
-    /// More than the site may have, whatever its disk could take.
+    /// The quota of the site is exceeded, even if its disk has room.
     pub(crate) fn over_quota(message: impl Into<String>) -> Self {
         Self::no_space(message).with_detail(Detail::Quota)
     }
 
-    /// The same, and what of its kind it is.
+    /// This error with a subtype that the client can act on.
     pub(crate) const fn with_detail(mut self, detail: Detail) -> Self {
         self.refusal.detail = Some(detail);
         self
@@ -63,24 +63,24 @@ impl HttpError {
         Self { retry_after, ..Self::new(StatusCode::SERVICE_UNAVAILABLE, ErrorKind::Busy, message) }
     }
 
-    /// What somebody else is at.
+    /// Another client or process holds the lock or the stage.
     pub(crate) fn locked(message: impl Into<String>) -> Self {
         let retry_after = Some(Duration::from_secs(1));
         Self { retry_after, ..Self::new(StatusCode::LOCKED, ErrorKind::Locked, message) }
     }
 
-    /// A body that came too slowly, or broke off.
+    /// The body arrived too slowly or was cut off.
     pub(crate) fn cut(message: impl Into<String>) -> Self {
         Self { ends_connection: true, ..Self::new(StatusCode::REQUEST_TIMEOUT, ErrorKind::Malformed, message) }
     }
 
-    /// A worker that ended without a result: a broken invariant. What it says is for the log alone.
+    /// A worker ended without a result, which is a bug. Its panic message goes only to the log.
     pub(crate) fn no_result() -> Self {
         let words = "the work on this ended without a result: it panicked, or the receiver stops";
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, ErrorKind::Other, words)
     }
 
-    /// What the system or a broken invariant does not let happen.
+    /// The system failed, or an invariant is broken.
     pub(crate) fn broken(error: &dyn Error) -> Self {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, ErrorKind::Other, error_chain(error))
     }
@@ -116,7 +116,7 @@ impl From<IoError> for HttpError {
     }
 }
 
-/// The same, but for what is not there.
+/// Converts a store error; something that does not exist becomes [`UNKNOWN`] with status 404.
 pub(crate) fn or_unknown(error: StoreError) -> HttpError {
     match &error {
         StoreError::Io(io) if io.kind() == std::io::ErrorKind::NotFound => HttpError::unknown(error_chain(&error)),

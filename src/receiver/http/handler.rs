@@ -1,4 +1,4 @@
-//! From a request to its answer: which site, who asks, what to do.
+//! The request handler: finds the site, checks the permission and dispatches the request.
 
 use std::future::Future;
 use std::io;
@@ -33,16 +33,16 @@ use crate::receiver::{
     AuthPolicy, Log, LogRecord, Permission, ReceiverLimits, ReceiverSettings, ServeError, TokenRecord,
 };
 
-/// How long a receiver stays.
+/// When a receiver ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Lifetime {
-    /// Until it is stopped.
+    /// It runs until it is stopped.
     Daemon,
-    /// As long as its only peer.
+    /// It ends when its only peer disconnects.
     OnePeer,
 }
 
-/// Answers requests.
+/// Handles the requests of all connections.
 pub(crate) struct Handler {
     pub(crate) stay: Lifetime,
     pub(crate) sites: Vec<Arc<SiteState>>,
@@ -77,7 +77,7 @@ impl Handler {
         self.access.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// How many tokens there are, where tokens are asked for at all.
+    /// The number of tokens; `None` if no token is required.
     pub(crate) fn tokens(&self) -> Option<usize> {
         match &*self.access() {
             AuthPolicy::Tokens(tokens) => Some(tokens.len()),
@@ -85,7 +85,7 @@ impl Handler {
         }
     }
 
-    /// From now on these tokens hold, where tokens are asked for at all.
+    /// Replaces the tokens, if tokens are required at all.
     pub(crate) fn use_tokens(&self, tokens: Vec<TokenRecord>) {
         let mut access = self.access.write().unwrap_or_else(PoisonError::into_inner);
         if let AuthPolicy::Tokens(known) = &mut *access {
@@ -93,27 +93,28 @@ impl Handler {
         }
     }
 
-    /// Tells of a peer that came to no request.
+    /// Logs a connection that ended before a valid request.
     pub(crate) fn rejected(&self, peer: &str, message: &str) {
         if let Some(suppressed) = self.limiter.admit(peer) {
             self.log.record(&LogRecord::TurnedAway { peer: peer.to_owned(), message: text(message), suppressed });
         }
     }
 
-    /// Tells of a peer that found too many connections open.
+    /// Logs a connection that was rejected because too many are open.
     pub(crate) fn full(&self, peer: &str) {
         if let Some(suppressed) = self.limiter.admit(peer) {
             self.log.record(&LogRecord::Full { peer: peer.to_owned(), suppressed });
         }
     }
 
-    /// Waits for the work that nobody waits for any more, until `deadline`, and for the commands that it started.
+    /// Waits for background work to finish, at most until `deadline`, and then for the hooks that
+    /// it started.
     pub(crate) async fn finish(&self, deadline: tokio::time::Instant) {
         tokio::time::timeout_at(deadline, self.pools.finished()).await.ok();
         self.hooks.finish().await;
     }
 
-    /// Forgets what nobody came back for, and says how many records were left out.
+    /// Drops idle stages and uploads, and logs how many records were suppressed.
     pub(crate) fn sweep(&self) {
         for (address, records) in self.limiter.take_suppressed() {
             self.log.record(&LogRecord::Suppressed { address: address.to_string(), records });
@@ -124,7 +125,7 @@ impl Handler {
         }
     }
 
-    /// Answers a request.
+    /// Handles a request and logs how it ended.
     pub(crate) async fn answer(
         self: Arc<Self>,
         request: Request<Incoming>,
@@ -162,7 +163,8 @@ impl Handler {
         response.map(|reply| reply.watched(phases))
     }
 
-    /// Answers with the true status if that is soon known, else with 200 and signs of life until it is.
+    /// Responds with the real status if the work ends soon. Otherwise responds with status 200,
+    /// sends newlines to keep the connection alive, and puts the result or the error into the body.
     async fn respond_with_keepalive(
         &self,
         mut work: Pin<Box<dyn Future<Output = Result<Bytes, HttpError>> + Send>>,
@@ -202,7 +204,7 @@ impl Handler {
                     response::json_bytes(&Answer::<()>::Error(refused.refusal))
                 }
             };
-            // A peer that went away asks again.
+            // If the peer has disconnected, it will repeat the request.
             sender.send(Ok(bytes)).await.ok();
         });
         response::later(from)
@@ -242,7 +244,7 @@ impl Handler {
         }
     }
 
-    /// The site that a path is below, and what it names there.
+    /// The site that serves `path`, and the resource that the rest of the path names.
     fn find(&self, path: &str) -> Result<(&Arc<SiteState>, Option<Resource>), HttpError> {
         let below = self.sites.iter().find_map(|site| Some((site, path.strip_prefix(&*site.settings.base)?)));
         let (site, rest) = below.ok_or_else(|| HttpError::unknown("no site is served at this path"))?;
@@ -294,7 +296,7 @@ impl Handler {
         Ok(HandlerResult::Ready(response::part(Reply::file(file, offset, length - offset), offset, length)))
     }
 
-    /// Answers with parts of objects.
+    /// Handles a request for parts of objects.
     async fn objects(&self, site: &Arc<SiteState>, body: &mut RequestBody) -> Result<HandlerResult, HttpError> {
         let length = body.check(Action::Objects.most_bytes())?;
         let _memory = site.share.reserve_body(length)?;
@@ -344,13 +346,13 @@ impl Handler {
         let length = body.check(MAX_CHANGE_BYTES)?;
         site.uploads.check_manifest(&id)?;
         let section = self.section(site, length, body).await?;
-        // The store checks its id when it uses it.
+        // The store checks the id of the manifest when it reads it.
         body.spool(length, &section, section.offset()).await?;
         site.uploads.put_manifest(id, section);
         Ok(Done {})
     }
 
-    /// Room on the desk for what `inbox` brings.
+    /// Reserves a range of the upload file for `length` bytes of `body`.
     async fn section(
         &self,
         site: &Arc<SiteState>,
@@ -368,8 +370,8 @@ impl Handler {
     }
 }
 
-/// What a token must permit for a request. Questions that are too long for an address or take long are posted; they
-/// change nothing that is served.
+/// The permission that a request needs. Queries that are too long for a URL, or that take long, use
+/// POST although they change nothing that is served.
 fn right_for(method: &Method, resource: Resource) -> Permission {
     match resource {
         Resource::Action(Action::Holds | Action::Objects | Action::Verify) => Permission::Read,
@@ -386,7 +388,7 @@ pub(crate) fn method_not_allowed() -> HttpError {
     HttpError::new(StatusCode::METHOD_NOT_ALLOWED, ErrorKind::Unknown, "this cannot be done to this path")
 }
 
-/// What anybody may look at can be asked for without its body too, as monitors do.
+/// Public pages accept HEAD as well, which monitors use.
 fn require_get_or_head(method: &Method) -> Result<(), HttpError> {
     if [Method::GET, Method::HEAD].contains(method) { Ok(()) } else { Err(method_not_allowed()) }
 }

@@ -1,4 +1,4 @@
-//! What becomes of a request: an answer at once, or when the work is done.
+//! The result of a handler: a response at once, or work that ends with one.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -13,25 +13,26 @@ use crate::protocol::Answer;
 use crate::receiver::http::error::HttpError;
 use crate::receiver::http::response::{self, Reply};
 
-/// What becomes of a request that was not refused at once.
+/// The result of a handler that did not fail at once.
 pub(crate) enum HandlerResult {
     Ready(Response<Reply>),
     Pending(Pin<Box<dyn Future<Output = Result<Bytes, HttpError>> + Send>>),
 }
 
 impl HandlerResult {
-    /// It was done.
+    /// A finished request with its result.
     pub(crate) fn done<T: Serialize>(result: T) -> Self {
         Self::Ready(response::done(result))
     }
 
-    /// It may take long.
+    /// A request whose work may take long.
     pub(crate) fn later<T: Serialize>(work: impl Future<Output = Result<T, HttpError>> + Send + 'static) -> Self {
         Self::Pending(Box::pin(async move { Ok(response::json_bytes(&Answer::Ok(work.await?))) }))
     }
 }
 
-/// A guard of the one who asks, and whether it is gone.
+/// A guard, and a function that returns whether the guard was dropped. The future of a request
+/// keeps the guard; it is dropped with the future if the peer disconnects.
 pub(crate) fn disconnect_flag() -> (Arc<AtomicBool>, impl Fn() -> bool + Send + Sync) {
     let asker = Arc::new(AtomicBool::new(true));
     let weak: Weak<AtomicBool> = Arc::downgrade(&asker);

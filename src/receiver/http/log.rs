@@ -1,8 +1,7 @@
-//! What a receiver tells of its work: records, a line each.
+//! Log records of a receiver, one line each.
 //!
-//! The room hands records to a [`Log`] and never prints. Text that came from a
-//! peer is in them as it came, but short and without anything that looks like a
-//! token: whoever writes it escapes it.
+//! The receiver hands records to a [`Log`] and never prints. Text from a peer is shortened, and
+//! withheld if it may contain a token, but it is not escaped: the [`Log`] must do that.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -12,16 +11,16 @@ use serde::Serialize;
 use crate::error_kind::ErrorKind;
 use crate::receiver::http::log_limit::LogLimiter;
 
-/// Longest text of a peer in a record, in bytes.
+/// Longest text from a peer in a record, in bytes.
 const MAX_TEXT_BYTES: usize = 200;
 
-/// Takes records. Called from many threads; must be quick.
+/// Writes log records. It is called from many threads and must not block.
 pub trait Log: Send + Sync {
-    /// Takes a record.
+    /// Writes a record.
     fn record(&self, record: &LogRecord);
 }
 
-/// Keeps nothing.
+/// A log that discards every record.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct NoLog;
 
@@ -29,135 +28,137 @@ impl Log for NoLog {
     fn record(&self, _: &LogRecord) {}
 }
 
-/// A fact.
+/// One event of a receiver.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum LogRecord {
     /// The receiver listens.
     Listening {
-        /// Where.
+        /// The address it listens on.
         address: String,
-        /// How many sites.
+        /// The number of sites.
         sites: usize,
-        /// How many tokens let somebody in; nothing where none is asked for.
+        /// The number of tokens; `None` if no token is required.
         #[serde(skip_serializing_if = "Option::is_none")]
         tokens: Option<usize>,
     },
-    /// A site could not be looked at when the receiver began, or not be made ready for the next push.
+    /// A site could not be checked at the start, or not be prepared for the next push.
     SiteFailed {
         /// Its directory.
         directory: String,
         /// Why.
         message: String,
     },
-    /// What time alone brings about was done in a site.
+    /// Maintenance removed something from a site.
     Upkeep {
         /// Its directory.
         directory: String,
-        /// Retired entries that are not served any more.
+        /// Retired entries that are no longer served.
         expired: u64,
-        /// Pushes that did not end, of which nothing is kept any more.
+        /// Unfinished pushes whose content was removed.
         quarantines: u64,
-        /// Bytes of content that these had left.
+        /// Bytes of content that these pushes had left.
         incoming_bytes: u64,
     },
-    /// A request was answered.
+    /// A request was handled.
     Answered {
-        /// Who asked.
+        /// The address of the client.
         peer: String,
-        /// The public name of the token, if it is known; also where it was refused.
+        /// The public name of the token if it is known, even if the request was refused.
         #[serde(skip_serializing_if = "Option::is_none")]
         token: Option<String>,
         /// The method.
         method: String,
         /// The path.
         path: String,
-        /// The status; of an answer that began before it was known, that of its end.
+        /// The status. For a response that began before the result was known, the status that the
+        /// result would have had.
         status: u16,
-        /// The kind of the refusal.
+        /// The kind of the error.
         #[serde(skip_serializing_if = "Option::is_none")]
         kind: Option<ErrorKind>,
-        /// The message of the refusal.
+        /// The message of the error.
         #[serde(skip_serializing_if = "Option::is_none")]
         message: Option<String>,
-        /// The announced length of the body, else that of what came of it, in bytes.
+        /// The announced length of the body in bytes, or the bytes received if none was announced.
         body_bytes: u64,
-        /// How long it took.
+        /// The time from the request to its result, in milliseconds.
         milliseconds: u64,
-        /// Records about its address that were left out before this one.
+        /// Records about this address that were suppressed before this one.
         #[serde(skip_serializing_if = "is_zero")]
         suppressed: u64,
     },
-    /// A connection was turned away: there are too many.
+    /// A connection was rejected because too many are open.
     Full {
-        /// Who connected.
+        /// The address of the client.
         peer: String,
-        /// Records about its address that were left out before this one.
+        /// Records about this address that were suppressed before this one.
         #[serde(skip_serializing_if = "is_zero")]
         suppressed: u64,
     },
-    /// A connection ended before there was a request: no TLS, or no HTTP that is understood.
+    /// A connection ended before a valid request: the TLS handshake failed, or it was not HTTP.
     TurnedAway {
-        /// Who connected.
+        /// The address of the client.
         peer: String,
         /// Why.
         message: String,
-        /// Records about its address that were left out before this one.
+        /// Records about this address that were suppressed before this one.
         #[serde(skip_serializing_if = "is_zero")]
         suppressed: u64,
     },
-    /// Records about peers without a good token were left out, and nothing followed that would say so.
+    /// Records about unauthorized clients were suppressed, and no later record reported that.
     Suppressed {
-        /// The address, or the network of an IPv6 address; 0.0.0.0 for all that were not told apart.
+        /// The address, or the network of an IPv6 address; 0.0.0.0 for all addresses beyond the
+        /// limit of the table.
         address: String,
-        /// How many.
+        /// The number of suppressed records.
         records: u64,
     },
-    /// What should run after an activation went wrong; the release is current all the same.
+    /// The hook after an activation failed; the release is current nevertheless.
     HookFailed {
         /// The site.
         site: String,
         /// The release.
         release: String,
-        /// What happened.
+        /// How the hook failed.
         message: String,
     },
-    /// A bug: the work on a request, or other work, ended by a panic. Whoever waits for it is refused.
+    /// A thread panicked, which is a bug. A request that waits for its result gets an error.
     Panicked {
-        /// Where: file and line of the source.
+        /// File and line of the source.
         place: String,
-        /// What it says.
+        /// The message of the panic.
         message: String,
     },
     /// The certificate was read again.
     CertificateRead {
-        /// Why it was not taken; the old one stays.
+        /// Why the new certificate was not used; the old one stays.
         #[serde(skip_serializing_if = "Option::is_none")]
         error: Option<String>,
     },
     /// The tokens were read again.
     TokensRead {
-        /// How many hold now.
+        /// The number of tokens that are valid now.
         #[serde(skip_serializing_if = "Option::is_none")]
         tokens: Option<usize>,
-        /// Why they were not taken; the old ones stay.
+        /// Why the new tokens were not used; the old ones stay.
         #[serde(skip_serializing_if = "Option::is_none")]
         error: Option<String>,
     },
-    /// The system could not hand out a connection.
+    /// The system could not accept a connection.
     AcceptFailed {
         /// Why.
         message: String,
     },
     /// The receiver stopped.
     Stopped {
-        /// Connections that did not end in time.
+        /// Connections that were cut off because they did not end in time.
         cut: usize,
     },
 }
 
-/// From now on a panic anywhere in this process is a record of `log` and nothing else: stderr may be that log, and
-/// text from a peer may be in the message.
+/// Installs a panic hook that writes every panic of this process to `log`, and only there: stderr
+/// may be that log, and the message may contain text from a peer, which must be made safe first.
 pub fn log_panics(log: Arc<dyn Log>) {
     std::panic::set_hook(Box::new(move |panic| {
         let message = panic.payload_as_str().unwrap_or("a panic without a message");
@@ -171,13 +172,14 @@ const fn is_zero(value: &u64) -> bool {
     *value == 0
 }
 
-/// The record of a request, while it is answered.
+/// The log record of a request that is being handled.
 pub(crate) struct AccessEntry {
     pub(crate) log: Arc<dyn Log>,
     pub(crate) peer: Arc<str>,
     pub(crate) token: Option<String>,
     pub(crate) limiter: Arc<LogLimiter>,
-    /// Whether the peer may do what it asked for. Others cause a bounded number of records.
+    /// Whether the peer is authorized for the request. Others can only cause a limited number of
+    /// records.
     pub(crate) is_authorized: bool,
     pub(crate) method: String,
     pub(crate) path: String,
@@ -186,9 +188,9 @@ pub(crate) struct AccessEntry {
 }
 
 impl AccessEntry {
-    /// Tells how the request ended.
+    /// Logs how the request ended.
     pub(crate) fn end(self, status: u16, refusal: Option<&crate::protocol::ProtocolError>) {
-        // What monitors ask needs no token and is nothing new.
+        // A successful request without a token is a poll of a monitor and not worth a record.
         if !self.is_authorized && status < 400 {
             return;
         }
@@ -209,7 +211,7 @@ impl AccessEntry {
     }
 }
 
-/// A text fit for a record.
+/// A text from a peer, shortened for a record, and withheld if it may contain a token.
 pub(crate) fn text(text: &str) -> String {
     if text.contains("hw_") {
         return "(withheld: it may have a token)".to_owned();

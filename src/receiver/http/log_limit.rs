@@ -1,7 +1,7 @@
-//! How many records whoever has no token may cause.
+//! Rate limit for the log records that clients without a token can cause.
 //!
-//! Every address may cause a burst of them, then one in a few seconds, which says how many were left out. Memory is
-//! bounded: addresses beyond the limit of the table share one allowance.
+//! Every address may cause a burst of records, then one every few seconds, which reports how many
+//! were suppressed. Memory is bounded: addresses beyond the limit of the table share one allowance.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -10,13 +10,13 @@ use std::time::{Duration, Instant};
 
 use crate::receiver::listener::server::network;
 
-/// Records of an address that was quiet before.
+/// Records that an address may cause at once after a quiet time.
 const BURST: u32 = 40;
-/// After a burst there is one more record in this time.
+/// After a burst, one more record is allowed in each such period.
 const PERIOD: Duration = Duration::from_secs(5);
-/// Addresses that are told apart.
+/// Maximum number of addresses that have their own allowance; this bounds the memory.
 const MAX_ADDRESSES: usize = 4096;
-/// Stands for all addresses that are not told apart.
+/// Key of the allowance that all other addresses share.
 const OTHERS: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
 
 #[derive(Debug, Clone, Copy)]
@@ -35,11 +35,12 @@ impl Allowance {
         let periods = now.saturating_duration_since(self.since).as_secs() / PERIOD.as_secs();
         let more = u32::try_from(periods).unwrap_or(BURST).min(BURST);
         self.records = self.records.saturating_add(more).min(BURST);
-        // What is left of a period counts, unless nothing more fits.
+        // A partial period carries over, unless the allowance is full.
         self.since = if self.records == BURST { now } else { self.since + PERIOD * more };
     }
 
-    /// Allows a record, with the number of those that were left out before it.
+    /// Returns the number of records suppressed since the last one; `None` if this one must be
+    /// suppressed too.
     fn admit(&mut self, now: Instant) -> Option<u64> {
         self.refill(now);
         if self.records == 0 {
@@ -51,7 +52,7 @@ impl Allowance {
     }
 }
 
-/// Decides which records are written of those that anybody can cause.
+/// Decides which of the records that unauthorized clients cause are written.
 #[derive(Debug, Default)]
 pub(crate) struct LogLimiter(Mutex<HashMap<IpAddr, Allowance>>);
 
@@ -60,7 +61,8 @@ impl LogLimiter {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether a record about `peer` is written; if so, how many were left out since the last one.
+    /// Returns the number of records about `peer` suppressed since the last one; `None` if this one
+    /// must be suppressed too.
     pub(crate) fn admit(&self, peer: &str) -> Option<u64> {
         let address = peer.parse::<SocketAddr>().map_or(OTHERS, |peer| network(peer.ip()));
         self.admit_at(address, Instant::now())
@@ -68,13 +70,15 @@ impl LogLimiter {
 
     fn admit_at(&self, address: IpAddr, now: Instant) -> Option<u64> {
         let mut table = self.table();
-        // Room is made where all is looked through anyway, not for each new address.
+        // A full table is not searched for quiet entries here, which would cost time for each new
+        // address; `take_suppressed` removes them.
         let is_known = table.contains_key(&address) || table.len() < MAX_ADDRESSES;
         let address = if is_known { address } else { OTHERS };
         table.entry(address).or_insert_with(|| Allowance::full(now)).admit(now)
     }
 
-    /// How many records were left out of which addresses, where one may say so by now. Forgets quiet addresses.
+    /// The addresses with suppressed records that may be reported now, with the number of records.
+    /// Drops quiet addresses.
     pub(crate) fn take_suppressed(&self) -> Vec<(IpAddr, u64)> {
         self.take_suppressed_at(Instant::now())
     }
@@ -90,7 +94,7 @@ impl LogLimiter {
     }
 }
 
-/// Forgets addresses that would start anew as they are, and of which nothing is to be said.
+/// Drops addresses with a full allowance and no suppressed records: a new entry would be the same.
 fn forget_quiet(table: &mut HashMap<IpAddr, Allowance>, now: Instant) {
     table.retain(|_, allowance| {
         allowance.refill(now);

@@ -1,4 +1,4 @@
-//! Parts of objects, as an origin asks for them: one answer has many.
+//! Parts of objects that an origin requests: one response has many.
 
 use std::fs::File;
 use std::io;
@@ -13,10 +13,10 @@ use crate::store::Store;
 /// Bytes that are read at once.
 const CHUNK_BYTES: usize = 256 * 1024;
 
-/// The parts of one answer that are still to be sent.
+/// The parts of one response that are still to be sent.
 pub(crate) struct ObjectParts {
     store: Store,
-    /// In the order of the request, and whether each is there.
+    /// The parts in the order of the request, each with whether the store has it.
     parts: std::vec::IntoIter<(ObjectPart, bool)>,
     open: Option<PartRemainder>,
 }
@@ -29,7 +29,7 @@ struct PartRemainder {
 }
 
 impl ObjectParts {
-    /// The parts that `question` asks for, and how many bytes the answer has.
+    /// The parts that `question` requests, and the number of bytes of the response.
     pub(crate) fn new(store: Store, question: &[u8]) -> Result<(Self, u64), HttpError> {
         let (asked, []) = question.as_chunks() else {
             return Err(HttpError::malformed("these are no parts of 48 bytes each"));
@@ -49,7 +49,7 @@ impl ObjectParts {
         Ok((Self { store, parts: parts.into_iter(), open: None }, bytes))
     }
 
-    /// The next bytes of the answer; none at its end. Blocks.
+    /// The next bytes of the response; empty at its end. Blocks.
     pub(crate) fn chunk(&mut self) -> io::Result<Bytes> {
         let mut chunk = Vec::new();
         while chunk.len() < CHUNK_BYTES {
@@ -68,7 +68,8 @@ impl ObjectParts {
         chunk.push(u8::from(is_here));
         self.open = None;
         if is_here && part.length > 0 {
-            // One that was dropped meanwhile breaks the answer off: its length was said.
+            // If the object was removed meanwhile, the response breaks off, because its length was
+            // announced.
             let file = self.store.open_object(&part.object).map_err(io::Error::other)?;
             self.open = Some(PartRemainder { file, at: part.offset, left: part.length });
         }

@@ -1,9 +1,9 @@
-//! The body of a request: read within its announced length, or to its end
-//! where it comes in chunks, and within its deadlines.
+//! The body of a request: read up to its announced length, or to its end if it is chunked, and
+//! within its deadlines.
 //!
-//! Two deadlines: none of its reads may wait longer than `body_idle`, and all
-//! together no longer than `body` and what the size adds. Memory is one chunk,
-//! but for what the caller asks to have in memory.
+//! There are two deadlines: a single read may wait for `body_idle`, and the whole body may take
+//! `body` plus a time that grows with its size. Apart from what the caller asks to have in memory,
+//! one chunk is buffered.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
@@ -21,31 +21,31 @@ use crate::pack::MAX_PACK_BYTES;
 use crate::receiver::ReceiverLimits;
 use crate::receiver::http::error::HttpError;
 
-/// Written to the disk at once.
+/// Bytes of one write to the disk.
 const CHUNK_BYTES: usize = 256 * 1024;
-/// Nanoseconds of a second.
 const NANOS: u64 = 1_000_000_000;
-/// Most of a refused body that is read so that the peer gets to read the refusal.
+/// Most bytes of a refused body that are read and discarded, so that the peer can read the error.
+/// One pack of the largest size fits.
 const MAX_DRAINED_BYTES: u64 = MAX_PACK_BYTES as u64;
 
-/// A body on its way.
+/// A body that is being received.
 pub(crate) struct RequestBody {
     body: Incoming,
-    /// The announced length; nothing: none was.
+    /// The announced length; `None` if the request has none.
     length: Option<u64>,
-    /// Whether it comes in chunks, and may.
+    /// Whether the body is chunked and its caller allows that.
     is_open: bool,
-    /// Bytes that were read.
+    /// Bytes received so far.
     came: u64,
     bytes_per_second: u64,
-    /// What was read and not taken.
+    /// Bytes received but not consumed yet.
     rest: Bytes,
-    /// Whether the peer waits for a word before it sends.
+    /// Whether the peer waits for `100 Continue` before it sends.
     waits: bool,
     deadline: Instant,
     idle: Duration,
     drain: Duration,
-    /// Told when something arrived, so that what waits for it is not given up meanwhile.
+    /// Called when bytes arrive, so that the stage or upload they belong to does not expire.
     listener: Option<Box<dyn Fn() + Send>>,
 }
 
@@ -74,17 +74,17 @@ impl RequestBody {
         }
     }
 
-    /// Calls `listener` whenever something arrived.
+    /// Registers `listener` to be called whenever bytes arrive.
     pub(crate) fn tell(&mut self, listener: impl Fn() + Send + 'static) {
         self.listener = Some(Box::new(listener));
     }
 
-    /// The announced length, else how many bytes came.
+    /// The announced length, or the number of bytes received if there is none.
     pub(crate) fn bytes(&self) -> u64 {
         self.length.unwrap_or(self.came)
     }
 
-    /// Refuses a body without a length or over `limit`.
+    /// Returns the length; an error if the body has none or is larger than `limit`.
     pub(crate) fn check(&self, limit: u64) -> Result<u64, HttpError> {
         let Some(length) = self.length else {
             let words = "a body needs a content-length and no transfer-encoding";
@@ -97,7 +97,8 @@ impl RequestBody {
         Ok(length)
     }
 
-    /// The same, for one that may come in chunks as well: whoever reads it bounds what it reads, to its [`RequestBody::end`].
+    /// Like [`RequestBody::check`], but also accepts a chunked body and returns `None` for it. The
+    /// caller must bound what it reads, up to [`RequestBody::end`].
     pub(crate) fn check_open(&mut self, limit: u64) -> Result<Option<u64>, HttpError> {
         if self.length.is_none() && !self.body.is_end_stream() {
             self.is_open = true;
@@ -115,7 +116,8 @@ impl RequestBody {
                 let data = frame.into_data().unwrap_or_default();
                 self.came += data.len() as u64;
                 if self.is_open {
-                    // What a size would have added at once is added as it comes.
+                    // A known size extends the deadline at the start; a chunked body extends it as
+                    // the bytes arrive.
                     let nanos = data.len() as u64 * NANOS / self.bytes_per_second;
                     self.deadline += Duration::from_nanos(nanos);
                 }
@@ -126,7 +128,7 @@ impl RequestBody {
         }
     }
 
-    /// Makes sure that nothing is left.
+    /// Checks that the whole body was consumed.
     pub(crate) async fn end(&mut self) -> Result<(), HttpError> {
         while self.rest.is_empty() {
             match self.frame().await? {
@@ -153,7 +155,7 @@ impl RequestBody {
 
     /// The next `length` bytes in memory, which is used as they arrive.
     pub(crate) async fn read(&mut self, length: u64) -> Result<Vec<u8>, HttpError> {
-        // What was never written to takes no memory; beyond this size it grows.
+        // Pages that are never written take no memory. Beyond this capacity the vector grows.
         let mut bytes = Vec::with_capacity(usize::try_from(length).unwrap_or(usize::MAX).min(MAX_PACK_BYTES));
         while (bytes.len() as u64) < length {
             let chunk = self.chunk(length - bytes.len() as u64).await?;
@@ -162,7 +164,7 @@ impl RequestBody {
         Ok(bytes)
     }
 
-    /// Leaves out the next `length` bytes.
+    /// Discards the next `length` bytes.
     pub(crate) async fn skip(&mut self, length: u64) -> Result<(), HttpError> {
         let mut left = length;
         while left > 0 {
@@ -171,8 +173,8 @@ impl RequestBody {
         Ok(())
     }
 
-    /// The next `length` bytes into `file` at `offset`; answers their BLAKE3. The file is held for as long as
-    /// anything is written to it, also after this was given up.
+    /// Writes the next `length` bytes to `file` at `offset` and returns their BLAKE3 hash. If this
+    /// future is dropped, a write under way keeps its own handle of the file until it ends.
     pub(crate) async fn spool<F>(&mut self, length: u64, file: &F, offset: u64) -> Result<blake3::Hash, HttpError>
     where
         F: AsRef<File> + Clone + Send + 'static,
@@ -193,14 +195,14 @@ impl RequestBody {
         Ok(hasher.finalize())
     }
 
-    /// Reads what is left of a refused body, within bounds: a client that
-    /// sends all before it reads would never see the refusal else.
+    /// Reads and discards the rest of a refused body, within limits. Otherwise a client that sends
+    /// its whole body before it reads would never see the error.
     pub(crate) async fn drain(&mut self) {
         if self.waits || self.length.is_none() && !self.is_open {
             return;
         }
         self.deadline = self.deadline.min(Instant::now() + self.drain);
-        // What comes now earns no more time.
+        // From here on, bytes that arrive do not extend the deadline.
         self.is_open = false;
         let mut left = MAX_DRAINED_BYTES;
         while left > 0 && !(self.rest.is_empty() && self.body.is_end_stream()) {

@@ -1,4 +1,4 @@
-//! Answers: one JSON object, at once or after signs of life, or a file.
+//! Responses: a JSON object, at once or after newlines that keep the connection alive, or a file.
 
 use std::fs::File;
 use std::io;
@@ -18,7 +18,8 @@ use crate::receiver::http::error::HttpError;
 use crate::receiver::http::object_parts::ObjectParts;
 use crate::receiver::listener::timeout_stream::ConnectionPhase;
 
-/// Bytes of a file that are read at once; two of them are in memory.
+/// Bytes of a file that are read at once. Two chunks are in memory: one in the channel, and one
+/// that is being read.
 const CHUNK_BYTES: u64 = 256 * 1024;
 
 enum ReplyContent {
@@ -26,7 +27,7 @@ enum ReplyContent {
     Stream { from: mpsc::Receiver<io::Result<Bytes>>, left: Option<u64> },
 }
 
-/// The body of an answer. When it goes, the connection waits for the next request.
+/// The body of a response. When it is dropped, the connection waits for the next request.
 pub(crate) struct Reply {
     content: ReplyContent,
     phases: Option<Arc<ConnectionPhase>>,
@@ -38,12 +39,12 @@ impl Reply {
         Self { content: ReplyContent::Whole(Some(bytes).filter(|bytes| !bytes.is_empty())), phases: None }
     }
 
-    /// What comes from `from`: `length` bytes, if that is known.
+    /// The chunks received from `from`, `length` bytes in all if that is known.
     pub(crate) const fn stream(from: mpsc::Receiver<io::Result<Bytes>>, length: Option<u64>) -> Self {
         Self { content: ReplyContent::Stream { from, left: length }, phases: None }
     }
 
-    /// The bytes of `file` from `offset` on, `length` of them.
+    /// `length` bytes of `file`, starting at `offset`.
     pub(crate) fn file(file: File, offset: u64, length: u64) -> Self {
         let (sender, from) = mpsc::channel(1);
         tokio::spawn(async move {
@@ -88,7 +89,7 @@ impl Reply {
         Self::stream(from, Some(length))
     }
 
-    /// Tells `phases` when it goes.
+    /// Reports to `phases` when the body is dropped.
     pub(crate) fn watched(self, phases: Arc<ConnectionPhase>) -> Self {
         let mut this = self;
         this.phases = Some(phases);
@@ -142,7 +143,7 @@ impl Body for Reply {
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
-/// `answer` as bytes.
+/// `answer` as JSON.
 pub(crate) fn json_bytes<T: Serialize>(answer: &T) -> Bytes {
     serde_json::to_vec(answer).expect("messages have text keys and plain values").into()
 }
@@ -154,22 +155,22 @@ fn with_json(status: StatusCode, content: Reply) -> Response<Reply> {
     response
 }
 
-/// An object as it is.
+/// A response with `object` as its JSON body.
 pub(crate) fn plain<T: Serialize>(status: StatusCode, object: &T) -> Response<Reply> {
     with_json(status, Reply::whole(json_bytes(object)))
 }
 
-/// What was done.
+/// The response to a request that succeeded.
 pub(crate) fn done<T: Serialize>(result: T) -> Response<Reply> {
     plain(StatusCode::OK, &Answer::Ok(result))
 }
 
-/// An object that is bytes already.
+/// A response with a body that is JSON already.
 pub(crate) fn json(bytes: Bytes) -> Response<Reply> {
     with_json(StatusCode::OK, Reply::whole(bytes))
 }
 
-/// The rest of a file from `offset` on, of `length` bytes in all.
+/// A partial response: the rest of a file of `length` bytes, starting at `offset`.
 pub(crate) fn part(reply: Reply, offset: u64, length: u64) -> Response<Reply> {
     let mut response = content(StatusCode::PARTIAL_CONTENT, reply);
     let range = format!("bytes {offset}-{}/{length}", length.saturating_sub(1));
@@ -179,12 +180,12 @@ pub(crate) fn part(reply: Reply, offset: u64, length: u64) -> Response<Reply> {
     response
 }
 
-/// What comes from `from`, and is JSON in the end.
+/// A response whose body arrives over `from` and ends with JSON.
 pub(crate) fn later(from: mpsc::Receiver<io::Result<Bytes>>) -> Response<Reply> {
     with_json(StatusCode::OK, Reply::stream(from, None))
 }
 
-/// A file.
+/// A response with raw bytes.
 pub(crate) fn content(status: StatusCode, reply: Reply) -> Response<Reply> {
     let mut response = Response::new(reply);
     *response.status_mut() = status;
@@ -192,7 +193,7 @@ pub(crate) fn content(status: StatusCode, reply: Reply) -> Response<Reply> {
     response
 }
 
-/// What was refused.
+/// The response to a request that failed.
 pub(crate) fn refused(refused: &HttpError) -> Response<Reply> {
     let mut response = plain(refused.status, &Answer::<()>::Error(refused.refusal.clone()));
     let headers = response.headers_mut();

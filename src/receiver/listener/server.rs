@@ -1,5 +1,4 @@
-//! Listening: an accept loop of our own, with deadlines from the accept on and
-//! limits on connections.
+//! The accept loop, with deadlines that start at the accept and limits on connections.
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -24,16 +23,18 @@ use crate::receiver::listener::tls::Tls;
 use crate::receiver::sites::site;
 use crate::receiver::{Exposure, Log, LogRecord, ReceiverLimits, ReceiverSettings, ServeError, TokenRecord};
 
-/// Largest head of a request, in bytes, and most fields in it.
+/// Largest head of a request, in bytes.
 const MAX_HEAD_BYTES: usize = 16 * 1024;
+/// Maximum number of header fields in a request.
 const MAX_FIELDS: usize = 64;
-/// What a connection reads at once.
+/// Largest read buffer of a connection, in bytes.
 const MAX_BUFFER_BYTES: usize = 128 * 1024;
-/// Threads that may wait for a disk or a lock.
+/// Maximum number of threads that may block on a disk or a lock.
 const BLOCKING_THREADS: usize = 64;
-/// Pause after the system could hand out no connection.
+/// Pause after a failed accept. The cause, such as too many open files, lasts for a while, and
+/// without a pause the loop would spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// What a connection over the limit is told, if it can be told without waiting.
+/// Response to a connection over the limit, sent only if it can be sent without waiting.
 const FULL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\nconnection: close\r\n\
     content-type: application/json\r\ncontent-length: 67\r\n\r\n\
     {\"error\":{\"kind\":\"busy\",\"message\":\"too many connections are open\"}}\n";
@@ -69,20 +70,21 @@ impl std::fmt::Debug for Handle {
 }
 
 impl Handle {
-    /// Takes no more requests and ends when those in flight are answered, or after the limit for that.
+    /// Stops accepting requests. The server ends when the requests in flight are done, or after
+    /// [`ReceiverLimits::shutdown`].
     pub fn stop(&self) {
         self.stop.send_replace(true);
     }
 
-    /// Reads the certificate again; the log tells what came of it.
+    /// Reads the certificate again and logs the result.
     pub fn reload(&self) {
         let Some(tls) = &self.tls else { return };
         let error = tls.reload().err().map(|error| crate::text::error_chain(&error));
         self.handler.log.record(&LogRecord::CertificateRead { error });
     }
 
-    /// From now on these tokens hold, if tokens are asked for; or, where they could not be
-    /// read, the old ones. The log tells which.
+    /// Replaces the tokens and logs the result. The old tokens stay valid if `tokens` is an error
+    /// or empty.
     pub fn use_tokens(&self, tokens: Result<Vec<TokenRecord>, String>) {
         let (tokens, error) = match tokens {
             Ok(tokens) if tokens.is_empty() => (None, Some("there is none: nobody could push".to_owned())),
@@ -98,10 +100,11 @@ impl Handle {
 }
 
 impl Server {
-    /// Checks `settings` and listens; answers nobody yet.
+    /// Checks `settings` and binds the address. Connections are accepted by [`Server::run`].
     ///
     /// # Errors
-    /// Settings that are not safe, a certificate, an address or a directory that cannot be used.
+    /// If the settings are not safe, or if the certificate, the address or a directory cannot be
+    /// used.
     pub fn bind(settings: &ReceiverSettings, log: Arc<dyn Log>) -> Result<Self, ServeError> {
         settings.check()?;
         let tls = settings.tls.as_ref().map(Tls::open).transpose()?;
@@ -120,22 +123,22 @@ impl Server {
         Ok(Self { listener, address, handler, tls, per_address, stop: watch::Sender::new(false) })
     }
 
-    /// Where it listens.
+    /// The address that the server listens on.
     #[must_use]
     pub const fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// A handle for other threads.
+    /// A handle that other threads can use to control the server.
     #[must_use]
     pub fn handle(&self) -> Handle {
         Handle { stop: self.stop.clone(), tls: self.tls.clone(), handler: Arc::clone(&self.handler) }
     }
 
-    /// Answers until it is stopped. Blocks.
+    /// Serves requests until [`Handle::stop`] is called. Blocks.
     ///
     /// # Errors
-    /// When the system hands out no threads.
+    /// If the system cannot create threads.
     pub fn run(self) -> Result<(), ServeError> {
         make_room_for_files(self.handler.limits.connections);
         let runtime = runtime()?;
@@ -160,14 +163,14 @@ impl Server {
         let sweeping = tokio::spawn(sweep(Arc::clone(&handler)));
         let tidying = tokio::spawn(Arc::clone(&handler).keep_up());
         let mut stop = self.stop.subscribe();
-        // The sender is ours, so this ends only with the word.
+        // `self` owns the sender, so this ends only when a handle sends `true`.
         stop.wait_for(|stop| *stop).await.ok();
         accepting.abort();
         sweeping.abort();
         tidying.abort();
         accepting.await.ok();
         drop(stop);
-        // Each connection has a receiver, and ends with the request that it is in.
+        // Each connection holds a receiver of this channel and drops it after its current request.
         let deadline = tokio::time::Instant::now() + handler.limits.shutdown;
         tokio::time::timeout_at(deadline, self.stop.closed()).await.ok();
         handler.finish(deadline).await;
@@ -176,27 +179,28 @@ impl Server {
     }
 }
 
-/// Lets this process have a socket and a file open for each connection, as far as the system
-/// lets it: the usual soft limit of 1,024 is there for programs that use `select`.
+/// Raises the limit on open files so that each connection can have a socket and a file open, as
+/// far as the hard limit allows. The usual soft limit of 1,024 exists for programs that use
+/// `select`.
 fn make_room_for_files(connections: usize) {
-    /// Of stores, the log and what runs after an activation.
+    /// Files that the stores, the log and the hooks may have open.
     const OTHERS: u64 = 512;
     let limit = getrlimit(Resource::Nofile);
     let wanted = (2 * connections as u64).saturating_add(OTHERS);
     let wanted = limit.maximum.map_or(wanted, |most| wanted.min(most));
     if limit.current.is_some_and(|current| current < wanted) {
-        // Otherwise connections beyond it wait until others end.
+        // If this fails, connections beyond the limit wait until others end.
         setrlimit(Resource::Nofile, Rlimit { current: Some(wanted), ..limit }).ok();
     }
 }
 
-/// The threads of a receiver.
+/// Starts the tokio runtime of a receiver.
 pub(crate) fn runtime() -> Result<Runtime, ServeError> {
     let mut builder = tokio::runtime::Builder::new_multi_thread();
     builder.enable_all().max_blocking_threads(BLOCKING_THREADS).build().map_err(ServeError::Runtime)
 }
 
-/// Forgets stages that were given up, now and then.
+/// Periodically closes abandoned stages.
 pub(crate) async fn sweep(handler: Arc<Handler>) {
     let period = (handler.limits.stage / 4).clamp(Duration::from_millis(20), Duration::from_secs(15));
     loop {
@@ -225,7 +229,7 @@ async fn accept(listener: tokio::net::TcpListener, acceptor: Arc<Acceptor>) {
         let Some(seat) = acceptor.limiter.admit(peer.ip()) else {
             acceptor.handler.full(&peer.to_string());
             if acceptor.tls.is_none() {
-                // Whoever does not read it sees the end of the connection.
+                // A client that cannot take this sees only the end of the connection.
                 stream.try_write(FULL).ok();
             }
             continue;
@@ -240,7 +244,7 @@ async fn accept(listener: tokio::net::TcpListener, acceptor: Arc<Acceptor>) {
 
 impl Acceptor {
     async fn serve_connection(&self, stream: TcpStream, peer: SocketAddr, stop: watch::Receiver<bool>) {
-        // Answers are whole; waiting for more to send would only cost time.
+        // Responses are written whole, so waiting to fill a packet would only add latency.
         stream.set_nodelay(true).ok();
         let phases = ConnectionPhase::new(&self.handler.limits);
         let peer: Arc<str> = peer.to_string().into();
@@ -257,7 +261,7 @@ impl Acceptor {
     }
 }
 
-/// Answers the requests of one connection, one after the other.
+/// Handles the requests of one connection, one after the other.
 pub(crate) async fn serve<S>(
     handler: &Arc<Handler>,
     stream: S,
@@ -273,7 +277,7 @@ pub(crate) async fn serve<S>(
         async move { Ok::<_, Infallible>(answer.await) }
     });
     let connection = http1::Builder::new()
-        // The deadlines are those of `TimeoutStream`, which tell a head from a pause between two.
+        // `TimeoutStream` has the deadlines: it distinguishes a slow head from an idle connection.
         .header_read_timeout(None)
         .max_header_size(MAX_HEAD_BYTES)
         .max_headers(MAX_FIELDS)
@@ -289,7 +293,7 @@ pub(crate) async fn serve<S>(
         }
         connection.as_mut().poll(context)
     });
-    // A peer that breaks off or breaks a rule has had its answer; of a rule nobody else tells.
+    // hyper has already responded to a malformed request, but nothing else logs it.
     if let Err(error) = end.await
         && error.is_parse()
     {
@@ -297,7 +301,7 @@ pub(crate) async fn serve<S>(
     }
 }
 
-/// Who is connected, and from where.
+/// Limits the number of connections, in all and per address.
 struct ConnectionLimiter {
     most: usize,
     most_per_address: usize,
@@ -310,7 +314,7 @@ struct ConnectionCounts {
     by_address: HashMap<IpAddr, usize>,
 }
 
-/// The right to be connected.
+/// Permission for one connection; dropping it frees its place.
 struct ConnectionPermit {
     limiter: Arc<ConnectionLimiter>,
     address: IpAddr,
@@ -347,7 +351,8 @@ impl Drop for ConnectionPermit {
     }
 }
 
-/// What counts as one address: whoever has an IPv6 address has a network of 64 bits.
+/// The address that limits count by. An IPv6 address is reduced to its /64 network, because one
+/// client usually controls a whole /64.
 pub(crate) fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => {
@@ -358,7 +363,8 @@ pub(crate) fn network(address: IpAddr) -> IpAddr {
     }
 }
 
-/// The limits of a connection over standard input and output: its peer was let in by somebody else.
+/// The limits of a connection over standard input and output. SSH has authenticated its peer, so
+/// the short deadlines against strangers do not apply.
 pub(crate) fn patient(limits: &ReceiverLimits, silence: Duration) -> ReceiverLimits {
     ReceiverLimits { first_byte: silence, idle: silence, head: silence, ..limits.clone() }
 }

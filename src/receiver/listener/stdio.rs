@@ -1,4 +1,4 @@
-//! The same receiver on standard input and output, for SSH.
+//! The receiver on standard input and output, for SSH.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,17 +14,19 @@ use crate::receiver::listener::timeout_stream::ConnectionPhase;
 use crate::receiver::sites::site;
 use crate::receiver::{Log, ReceiverSettings, ServeError};
 
-/// A peer that says nothing for so long is gone, whatever SSH thinks.
+/// A peer that is silent for this long is treated as gone, even if SSH keeps the session open.
 const SILENCE: Duration = Duration::from_secs(300);
-/// For what is being done when the peer goes: a switch, and that its command is run. More would keep locks.
+/// Time to finish what is under way when the peer disconnects: a switch, and the start of its
+/// hook. A longer time would hold the locks of the store.
 const LAST_WORK: Duration = Duration::from_secs(5);
 
-/// Writes the banner and answers requests on standard input and output until
-/// the peer closes it, or is silent for five minutes. Blocks. Who may connect
-/// was decided by whoever started this: nothing but `settings.access` asks.
+/// Writes the banner and handles requests on standard input and output until the peer closes the
+/// stream or is silent for five minutes. Blocks. The caller has authenticated the peer; beyond
+/// that, only `settings.access` is checked.
 ///
 /// # Errors
-/// A site whose directory cannot be a mirror: the peer sees the end of the connection.
+/// If the directory of a site cannot be used as a mirror. The peer then sees the end of the
+/// connection.
 pub fn receive(settings: &ReceiverSettings, log: Arc<dyn Log>) -> Result<(), ServeError> {
     let mut settings = settings.clone();
     settings.limits = patient(&settings.limits, SILENCE);
@@ -40,7 +42,7 @@ pub fn receive(settings: &ReceiverSettings, log: Arc<dyn Log>) -> Result<(), Ser
         handler.run_missed_hooks();
         let sweeping = tokio::spawn(sweep(Arc::clone(&handler)));
         let stream = tokio::io::join(tokio::io::stdin(), out);
-        // Nobody stops it: it ends with its peer.
+        // Never signalled: the connection ends with its peer.
         let stop = watch::Sender::new(false);
         serve(&handler, stream, "ssh".into(), ConnectionPhase::new(&handler.limits), stop.subscribe()).await;
         sweeping.abort();

@@ -1,20 +1,19 @@
-//! Strict heads and chunks: what can be read in two ways is not read at all.
+//! Strict HTTP framing: rejects requests that two parsers could read differently.
 //!
-//! hyper takes a lone line feed for the end of a line, lets the second of two
-//! equal lengths pass, drops a length beside a transfer encoding, and skips
-//! what chunks may say beside their size. A proxy in front may decide
-//! otherwise, and then the two disagree on where a request ends. So the bytes
-//! pass here first; the byte that breaks a rule becomes NUL, which stands
-//! nowhere in a head and before no chunk: hyper then answers 400, or the body
-//! is broken there, and the connection ends.
+//! hyper accepts a lone line feed as the end of a line, ignores a repeated equal Content-Length,
+//! drops a Content-Length beside a Transfer-Encoding, and skips chunk extensions. A proxy in front
+//! may decide otherwise, and then the two disagree on where a request ends (request smuggling). So
+//! the bytes pass through this check first. The byte that breaks a rule is replaced by NUL, which
+//! is valid neither in a head nor before a chunk: hyper then responds with 400, or the body fails
+//! at that byte, and the connection ends.
 
-/// Digits of the size of a chunk, at most: no chunk of ours has more bytes than these can say.
+/// Maximum number of hexadecimal digits of a chunk size. Eight are enough for chunks of 4 GiB.
 const MAX_SIZE_DIGITS: usize = 8;
 
-/// What is kept of a line: enough for a name and a length.
+/// Bytes kept of each line: enough for the name of a field and a length.
 const MAX_KEPT_BYTES: usize = 64;
 
-/// Where in a stream of requests the next byte stands.
+/// Position of the next byte in a stream of requests.
 #[derive(Debug, Default)]
 enum ParsePosition {
     /// Before the first byte of a head.
@@ -22,23 +21,23 @@ enum ParsePosition {
     Between,
     /// In the head.
     Head,
-    /// In a body with as many bytes to come.
+    /// In a body, with the number of bytes left.
     Body(u64),
-    /// In the line before a chunk, which has its size.
+    /// In the line with the size of a chunk.
     ChunkSize,
-    /// In a chunk with as many bytes to come.
+    /// In a chunk, with the number of bytes left.
     Chunk(u64),
-    /// In the line end behind a chunk, or behind all of them.
+    /// In the line end after a chunk, or after the last one.
     ChunkEnd { is_last: bool },
-    /// Behind a byte that was spoiled: the connection ends with this request.
+    /// After a byte that was replaced: the connection ends with this request.
     Blind,
 }
 
-/// Follows the bytes of a connection.
+/// Parses the framing of the requests on a connection.
 #[derive(Debug, Default)]
 pub(super) struct Framing {
     place: ParsePosition,
-    /// The first bytes of the line that is read.
+    /// The first bytes of the current line.
     line: Vec<u8>,
     line_bytes: usize,
     is_first_line: bool,
@@ -47,11 +46,12 @@ pub(super) struct Framing {
     is_chunked: bool,
 }
 
-/// A rule was broken.
+/// The bytes break a rule.
 struct FramingError;
 
 impl Framing {
-    /// Looks at the next bytes; spoils the one that breaks a rule. Answers whether a head began.
+    /// Checks the next bytes and replaces the one that breaks a rule. Returns whether a head began
+    /// in them.
     pub(super) fn check(&mut self, bytes: &mut [u8]) -> bool {
         let mut has_begun = false;
         let mut at = 0;
@@ -107,7 +107,7 @@ impl Framing {
         Ok(())
     }
 
-    /// The next byte between chunks: nothing but their sizes, and no fields behind the last one.
+    /// Checks a byte between chunks. Only sizes are allowed: no extensions, and no trailer fields.
     fn take_of_chunk(&mut self, byte: u8) -> Result<(), FramingError> {
         match (byte, &self.place) {
             (b'\n', _) if self.ends_in_return => {}
@@ -163,7 +163,7 @@ impl Framing {
 
     fn field(&mut self) -> Result<(), FramingError> {
         let colon = self.line.iter().position(|byte| *byte == b':');
-        // A name without end within the kept bytes is none of the two.
+        // A name longer than the kept bytes is neither of the two fields checked here.
         let Some(colon) = colon else { return Ok(()) };
         let (name, value) = self.line.split_at(colon);
         let is_length = name.eq_ignore_ascii_case(b"content-length");
@@ -176,7 +176,7 @@ impl Framing {
         }
         let value = value[1..].trim_ascii();
         if is_encoding {
-            // Of several codings hyper looks at the last, others at the first.
+            // With several codings, hyper uses the last one and other servers the first.
             self.is_chunked = value.eq_ignore_ascii_case(b"chunked") && self.line_bytes < MAX_KEPT_BYTES;
             return if self.is_chunked { Ok(()) } else { Err(FramingError) };
         }
@@ -191,7 +191,7 @@ impl Framing {
 mod tests {
     use super::*;
 
-    /// Whether the bytes pass unspoiled, however they are cut.
+    /// Whether the bytes pass unchanged, however they are split.
     fn passes(bytes: &[u8]) -> bool {
         let verdicts: Vec<bool> = (1..=bytes.len())
             .map(|size| {

@@ -1,10 +1,9 @@
-//! A connection with deadlines that no trickle of bytes can move, and with
-//! heads that say one thing.
+//! A stream with fixed deadlines, which a trickle of bytes cannot extend, and with strict HTTP
+//! framing.
 //!
-//! Knows in which phase a connection is: before its first byte, between two
-//! requests, in a head, or with the handler, which has its own deadlines for
-//! bodies. A read or write past its deadline is an error, and hyper then drops
-//! the connection.
+//! A connection is in one of four phases: before its first byte, between two requests, in a head,
+//! or in the handler, which has its own deadlines for bodies. A read or write past its deadline is
+//! an error, and hyper then drops the connection.
 
 use std::io;
 use std::pin::Pin;
@@ -18,7 +17,7 @@ use tokio::time::{Instant, Sleep};
 use crate::receiver::ReceiverLimits;
 use crate::receiver::listener::strict_http::Framing;
 
-/// The deadline for the next bytes of a request's head; nothing while the handler has it.
+/// The deadline for the next bytes of a request's head; `None` while the handler runs.
 #[derive(Debug)]
 pub(crate) struct ConnectionPhase {
     deadline: Mutex<Option<Instant>>,
@@ -27,7 +26,7 @@ pub(crate) struct ConnectionPhase {
 }
 
 impl ConnectionPhase {
-    /// A connection of which nothing came yet.
+    /// The phase of a connection that has sent nothing yet.
     pub(crate) fn new(limits: &ReceiverLimits) -> Arc<Self> {
         let deadline = Mutex::new(Some(Instant::now() + limits.first_byte));
         Arc::new(Self { deadline, head: limits.head, idle: limits.idle })
@@ -41,18 +40,18 @@ impl ConnectionPhase {
         *self.deadline.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The head is complete: the handler decides how long the rest may take.
+    /// The head is complete; from here on the handler has its own deadlines.
     pub(crate) fn requested(&self) {
         self.set(None);
     }
 
-    /// The answer is written: the next request may take its time.
+    /// The response is written; the idle deadline starts.
     pub(crate) fn answered(&self) {
         self.set(Some(Instant::now() + self.idle));
     }
 }
 
-/// A stream under deadlines.
+/// A stream whose reads and writes have deadlines.
 #[derive(Debug)]
 pub(crate) struct TimeoutStream<S> {
     inner: S,
@@ -61,11 +60,11 @@ pub(crate) struct TimeoutStream<S> {
     read_timer: Timer,
     write_timer: Timer,
     write: Duration,
-    /// When the write that waits must be over.
+    /// Deadline of the pending write, if there is one.
     write_deadline: Option<Instant>,
 }
 
-/// A timer that is made when it is first needed: most connections never wait that long.
+/// A timer that is created when it is first needed: most connections never wait that long.
 #[derive(Debug, Default)]
 struct Timer(Option<Pin<Box<Sleep>>>);
 

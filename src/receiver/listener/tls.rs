@@ -1,4 +1,4 @@
-//! The certificate: read at the start and again when asked to.
+//! The TLS certificate: read at the start and on reload.
 
 use std::path::Path;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -19,13 +19,12 @@ pub(crate) struct Tls {
 }
 
 impl Tls {
-    /// Reads the files.
     pub(crate) fn open(files: &TlsFiles) -> Result<Self, ServeError> {
         let config = Arc::new(RwLock::new(Arc::new(config(files)?)));
         Ok(Self { files: files.clone(), config })
     }
 
-    /// Reads them again, for connections from now on. What cannot be used changes nothing.
+    /// Reads the files again, for new connections. On an error the old certificate stays.
     pub(crate) fn reload(&self) -> Result<(), ServeError> {
         let new = Arc::new(config(&self.files)?);
         *self.config.write().unwrap_or_else(PoisonError::into_inner) = new;

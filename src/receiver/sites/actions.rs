@@ -1,4 +1,4 @@
-//! What a receiver does that is told in one message.
+//! Actions: requests that consist of one message.
 
 use std::sync::Arc;
 
@@ -17,7 +17,7 @@ use crate::store::{Depth, Pruned};
 use crate::tree_path::Site;
 
 impl Handler {
-    /// Does what is told in one message.
+    /// Reads the message of an action and runs it.
     pub(crate) async fn act(
         self: &Arc<Self>,
         site: &Arc<SiteState>,
@@ -82,11 +82,12 @@ impl Handler {
         })
     }
 
-    /// Tidies up, waits some time for the command after the switch, and makes ready for the next push: nobody waits
-    /// for the last, unless the receiver ends with its peer.
+    /// Cleans up after a switch, waits a limited time for its hook, and prepares the spare slot for
+    /// the next push. The response waits for the spare slot only if the receiver ends with its
+    /// peer.
     async fn clean_up(self: Arc<Self>, site: Arc<SiteState>, keep: usize) -> Result<Settled, HttpError> {
         let pruned = site.blocking(move |site| site.clean_up(keep)).await?;
-        // A task of its own: it goes on when the one who asked goes.
+        // A separate task, so that it continues if the peer disconnects.
         let preparing = tokio::spawn(Arc::clone(&self).prepare(Arc::clone(&site)));
         let hook = site.hook_run(self.limits.hook).await;
         if self.stay == Lifetime::OnePeer {
@@ -95,11 +96,13 @@ impl Handler {
         Ok(Settled { pruned, hook })
     }
 
-    /// Makes ready for the next push.
+    /// Fills the spare slot for the next push.
     async fn prepare(self: Arc<Self>, site: Arc<SiteState>) {
-        // Filling a slot holds the lock of the store, which a command that fails needs for its note.
+        // Waits for the hook first: filling a slot holds the lock of the store, which a failed hook
+        // needs in order to record its failure.
         site.hook_run(self.limits.hook).await;
-        // Where somebody else is at work, that fills it, or the next settling does.
+        // If another client or process is working on the site, that work or the next clean-up fills
+        // the slot.
         if let Err(refused) = site.blocking(|site| site.prepare()).await
             && !matches!(refused.refusal.kind, ErrorKind::Locked | ErrorKind::Busy)
         {
@@ -111,7 +114,8 @@ impl Handler {
 
     async fn activate(self: Arc<Self>, site: Arc<SiteState>, request: Activate) -> Result<Activated, HttpError> {
         let switch = move |site: &Arc<SiteState>| {
-            // All in one: the peer may go at any moment, and whoever asks again finds it switched.
+            // The switch and the start of the hook are one unit of work, because the peer may
+            // disconnect at any moment: a repeated request finds the release current.
             if let Activation::Now(name) = site.activate(request)? {
                 self.start_hook(site, (name, request.release));
             }
@@ -120,7 +124,7 @@ impl Handler {
         site.blocking(switch).await
     }
 
-    /// Begins what follows when a release has become current.
+    /// Starts the hook for a release that has become current.
     fn start_hook(&self, site: &Arc<SiteState>, switched: (Site, ReleaseName)) {
         let Some(hook) = &site.settings.post_activate else { return };
         let (state, same) = (Arc::clone(site), Arc::clone(site));
@@ -130,7 +134,7 @@ impl Handler {
         self.hooks.start(hook, switched, &self.log, move || state.clear_switch(), ended);
     }
 
-    /// Looks at each site at once and then at intervals: what is due by then is done.
+    /// Runs maintenance on each site, at once and then at intervals.
     pub(crate) async fn keep_up(self: Arc<Self>) {
         loop {
             for site in &self.sites {
@@ -148,7 +152,7 @@ impl Handler {
             Ok(Pruned { expired, quarantines, incoming_bytes, .. }) => {
                 self.log.record(&LogRecord::Upkeep { directory, expired, quarantines, incoming_bytes });
             }
-            // Where another process is at work, the next look does it.
+            // If another process is working on the site, the next round does it.
             Err(refused) if matches!(refused.refusal.kind, ErrorKind::Locked | ErrorKind::Busy) => {}
             Err(refused) => {
                 let message = format!("what is due there was not done: {}", refused.refusal.message);
@@ -157,7 +161,7 @@ impl Handler {
         }
     }
 
-    /// Begins what an earlier receiver was killed before.
+    /// Starts the hooks that an earlier receiver did not start because it was killed.
     pub(crate) fn run_missed_hooks(&self) {
         for site in &self.sites {
             if let Some(switched) = site.noted_switch() {

@@ -1,8 +1,8 @@
-//! Threads that decode packs, which takes much memory.
+//! A small thread pool that decodes packs, which takes much memory.
 //!
-//! An allocator keeps for each thread what that thread once had. On the many
-//! threads that may wait for a disk, packs and their blocks would come to
-//! hundreds of megabytes; on these they are bounded by their number.
+//! An allocator keeps memory for each thread that once used it. On the many threads that may block
+//! on a disk, packs and their blocks would add up to hundreds of megabytes; a separate pool bounds
+//! them by the number of its threads.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
@@ -13,11 +13,11 @@ use crate::receiver::http::error::HttpError;
 
 type DecodeJob = Box<dyn FnOnce() + Send>;
 
-/// Packs decoded at once, however many cores there are: each may take a pack, a prefix and a content
-/// of the largest size, 52 MiB, and keeps what it took.
+/// Maximum number of packs decoded at once, however many cores there are. Each thread may need a
+/// pack, a prefix and a content of the largest size, together 52 MiB, and keeps that memory.
 const MAX_DECODERS: usize = 3;
 
-/// The threads; they end when this is dropped.
+/// The pool. Its threads end when it is dropped.
 #[derive(Debug)]
 pub(crate) struct DecoderPool {
     count: usize,
@@ -41,19 +41,19 @@ impl DecoderPool {
         Ok(Self { count, jobs })
     }
 
-    /// The number of its threads.
+    /// The number of threads.
     pub(crate) const fn count(&self) -> usize {
         self.count
     }
 
-    /// Does `work` when a thread is free. It is done also when nobody waits for it any more.
+    /// Runs `work` when a thread is free. The work runs even if this future is dropped.
     pub(crate) async fn run<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> Result<T, HttpError> + Send + 'static,
     ) -> Result<T, HttpError> {
         let (sender, result) = oneshot::channel();
         let job = move || {
-            // Whoever asked may be gone.
+            // The future that waits for the result may have been dropped.
             sender.send(work()).ok();
         };
         self.jobs.send(Box::new(job)).expect("the threads live as long as this does");
@@ -65,7 +65,7 @@ fn work(queue: &Mutex<mpsc::Receiver<DecodeJob>>) {
     loop {
         let job = queue.lock().unwrap_or_else(PoisonError::into_inner).recv();
         let Ok(job) = job else { return };
-        // The one who asked learns that there is no result; the next job is none the worse.
+        // The caller gets an error because the sender is dropped; the thread goes on.
         catch_unwind(AssertUnwindSafe(job)).ok();
     }
 }

@@ -1,4 +1,4 @@
-//! The command that runs after an activation: the mirror's own, never the push's failure.
+//! The hook: a command that runs after an activation. Its failure does not fail the push.
 
 use std::os::unix::process::CommandExt as _;
 use std::process::{Child, ChildStderr, Command, Stdio};
@@ -15,19 +15,19 @@ use crate::receiver::{Hook, Log, LogRecord};
 use crate::release::ReleaseName;
 use crate::tree_path::Site;
 
-/// How often a running command is looked at.
+/// Interval at which a running command is polled.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// As much of what a command writes to standard error is kept, in bytes: the end of it.
+/// Bytes kept from the end of the standard error of a command.
 const SAID_BYTES: usize = 1024;
 
-/// The commands that run.
+/// Runs hooks in the background.
 #[derive(Debug, Default)]
 pub(crate) struct HookRunner(Mutex<JoinSet<()>>);
 
 impl HookRunner {
-    /// Runs `hook` for a release that became current; `began` is called once it runs, or cannot,
-    /// and `ended`, which may block, with what went wrong, if anything did.
+    /// Starts `hook` for a release that became current. Calls `began` when the command runs or
+    /// failed to start, and then `ended` with the result; `ended` may block.
     pub(crate) fn start(
         &self,
         hook: &Hook,
@@ -49,7 +49,7 @@ impl HookRunner {
         });
     }
 
-    /// Waits for those that run; each has its own time limit.
+    /// Waits for the running hooks; each has its own time limit.
     pub(crate) async fn finish(&self) {
         let mut hooks = std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
         while hooks.join_next().await.is_some() {}
@@ -66,7 +66,7 @@ async fn run(hook: &Hook, site: &Site, release: ReleaseName, began: impl FnOnce(
         .env("HEADWATER_RELEASE", release.to_string())
         .env("HEADWATER_SEQUENCE", release.sequence().to_string())
         .stdin(Stdio::null())
-        // Standard output may be the connection to the origin.
+        // With SSH, the standard output of this process is the connection to the origin.
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
         .process_group(0)
@@ -79,7 +79,7 @@ async fn run(hook: &Hook, site: &Site, release: ReleaseName, began: impl FnOnce(
         match child.try_wait() {
             Ok(Some(status)) if status.success() => return Ok(()),
             Ok(Some(status)) => {
-                // What it wrote last may still be on its way.
+                // The reader thread may not have read the last lines yet.
                 tokio::time::sleep(PAUSE).await;
                 return Err(format!("{program}: {status}{}", said.last_line()));
             }
@@ -98,31 +98,31 @@ async fn run(hook: &Hook, site: &Site, release: ReleaseName, began: impl FnOnce(
 struct StderrTail(Arc<Mutex<Vec<u8>>>);
 
 impl StderrTail {
-    /// Listens until the other end is closed, so that the command never waits for a reader.
+    /// Reads until the pipe is closed, so that the command never blocks on a full pipe.
     fn listen(stderr: Option<ChildStderr>) -> Self {
         let said = Arc::new(Mutex::new(Vec::new()));
         if let Some(stderr) = stderr {
             let kept = Arc::clone(&said);
             let listen = move || read_tail(stderr, SAID_BYTES, &kept);
-            // Without a thread nobody listens, and the command finds its pipe closed.
+            // If the thread cannot start, the pipe is closed and the command sees that.
             std::thread::Builder::new().name("hook".into()).spawn(listen).ok();
         }
         Self(said)
     }
 
-    /// Its last line that is not empty, to be put behind what happened.
+    /// The last line that is not empty, with a colon before it, to append to an error message.
     fn last_line(&self) -> String {
         let said = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let line = last_line(&said);
-        // Whatever it called may have said more than is meant for a log.
+        // The programs that the hook runs may print secrets.
         if line.is_empty() { line } else { format!(": {}", log::text(&line)) }
     }
 }
 
-/// Ends the command and what it started.
+/// Kills the process group of the command.
 fn end(child: &mut Child) {
     let group = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
-    // It may have ended by itself meanwhile; then there is nothing to end.
+    // The kill fails if the command has ended meanwhile, which is fine.
     group.map(|group| kill_process_group(group, Signal::KILL).ok());
     child.wait().ok();
 }

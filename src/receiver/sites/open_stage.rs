@@ -1,4 +1,4 @@
-//! Open stages: what stands between the first request of a push and its last.
+//! Open stages: the state of a push between its first request and its last.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
@@ -11,22 +11,23 @@ use crate::receiver::sites::share::Permit;
 use crate::release::{Release, ReleaseName};
 use crate::store::{StagingTransaction, Store, StoreError};
 
-/// Stages of one site that may be open at once: each holds a lock, some open files and memory.
+/// Maximum number of open stages of one site: each holds a lock, some open files and memory.
 const MAX_OPEN: usize = 16;
 
-/// An open stage.
+/// The state of one push on its way into a site.
 #[derive(Debug)]
 pub(crate) struct OpenStage {
     pub(crate) key: BundleKey,
     pub(crate) store: Arc<Store>,
     release: ReleaseName,
-    /// The BLAKE3 of its manifest change.
+    /// BLAKE3 hash of the manifest change.
     change: blake3::Hash,
     transaction: RwLock<StagingTransaction>,
-    /// The packs that were taken, or are being taken: whoever comes second waits.
+    /// The packs that were stored (`true`) or are being stored. Each has a lock, so that a second
+    /// request with the same pack waits for the first.
     packs: Mutex<HashMap<PackId, Arc<Mutex<bool>>>>,
     used: Mutex<Instant>,
-    /// For what the arrival needs.
+    /// Memory reserved for the transaction.
     _memory: Permit,
 }
 
@@ -48,12 +49,12 @@ impl OpenStage {
         Self { key, store, release, change, transaction, packs, used: Mutex::new(Instant::now()), _memory: memory }
     }
 
-    /// Whether it is the stage of this release.
+    /// Whether the stage is for this release.
     pub(crate) fn is_of_release(&self, release: ReleaseName) -> bool {
         self.release == release
     }
 
-    /// Whether it is the stage of this release by this change.
+    /// Whether the stage is for this release and this manifest change.
     pub(crate) fn is_of(&self, release: &Release, change: &blake3::Hash) -> bool {
         self.is_of_release(release.name()) && self.change == *change
     }
@@ -62,7 +63,7 @@ impl OpenStage {
         *lock(&self.used) = Instant::now();
     }
 
-    /// Whether nobody used it for so long.
+    /// Whether no request has used the stage for `limit`.
     pub(crate) fn is_idle(&self, limit: Duration) -> bool {
         lock(&self.used).elapsed() >= limit
     }
@@ -70,7 +71,7 @@ impl OpenStage {
     /// Whether a pack need not be sent.
     pub(crate) fn holds(&self, id: &PackId) -> bool {
         let pack = lock(&self.packs).get(id).cloned();
-        // One that is being taken may yet fail.
+        // A pack that is being stored may still fail, so it does not count.
         pack.is_some_and(|pack| pack.try_lock().is_ok_and(|is_taken| *is_taken))
     }
 
@@ -82,7 +83,7 @@ impl OpenStage {
         held
     }
 
-    /// Takes a pack. Blocks; the second time it does nothing.
+    /// Stores a pack. Blocks. Does nothing if the stage already has the pack.
     pub(crate) fn take(&self, id: &PackId, bytes: &[u8]) -> Result<(), TakeError> {
         let pack = Arc::clone(lock(&self.packs).entry(*id).or_default());
         let mut is_taken = lock(&pack);
@@ -90,7 +91,7 @@ impl OpenStage {
             return Ok(());
         }
         let reader = open_pack(id, bytes).map_err(|refused| {
-            // What was never a pack leaves no name behind.
+            // The bytes are not this pack, so its entry must not stay.
             lock(&self.packs).remove(id);
             TakeError::Pack(refused)
         })?;
@@ -108,7 +109,7 @@ impl OpenStage {
     }
 }
 
-/// Opens the pack that was announced with this id.
+/// Opens a pack and checks that its id is the announced one.
 fn open_pack<'a>(id: &PackId, bytes: &'a [u8]) -> Result<PackReader<'a>, HttpError> {
     let reader = PackReader::open(bytes).map_err(StoreError::from)?;
     if reader.id() == *id {
@@ -117,11 +118,11 @@ fn open_pack<'a>(id: &PackId, bytes: &'a [u8]) -> Result<PackReader<'a>, HttpErr
     Err(HttpError::malformed("this pack has another id than it was announced with"))
 }
 
-/// Why a pack was not taken.
+/// Why a pack was not stored.
 pub(crate) enum TakeError {
-    /// The fault is the pack's: another may follow.
+    /// The pack is invalid; the stage stays open for others.
     Pack(HttpError),
-    /// The stage is over.
+    /// The stage failed and must be closed.
     Stage(HttpError),
 }
 
@@ -130,27 +131,27 @@ pub(crate) enum TakeError {
 pub(crate) struct OpenStages(Mutex<HashMap<BundleKey, Arc<OpenStage>>>);
 
 impl OpenStages {
-    /// The open stage of this key, to be used.
+    /// The open stage of this key. Counts as a use, so the stage does not expire.
     pub(crate) fn find(&self, key: &BundleKey) -> Option<Arc<OpenStage>> {
         let open_stage = self.peek(key)?;
         open_stage.touch();
         Some(open_stage)
     }
 
-    /// The open stage of this key, to be looked at.
+    /// The open stage of this key. Does not count as a use.
     pub(crate) fn peek(&self, key: &BundleKey) -> Option<Arc<OpenStage>> {
         lock(&self.0).get(key).cloned()
     }
 
-    /// Keeps the open stage of this key, if there is one, from being given up.
+    /// Resets the idle time of the stage of this key, if one is open.
     pub(crate) fn touch(&self, key: &BundleKey) {
         if let Some(open_stage) = lock(&self.0).get(key) {
             open_stage.touch();
         }
     }
 
-    /// Whether one more may be opened. When there are as many as may be, the one that was idle
-    /// longest is closed: what it brought is found again on the disk.
+    /// Whether one more stage may be opened. If the maximum is reached, closes the stage that was
+    /// idle longest; its content stays on the disk and is found again when the push resumes.
     pub(crate) fn make_room(&self) -> bool {
         let mut open_stages = lock(&self.0);
         if open_stages.len() < MAX_OPEN {
@@ -166,13 +167,13 @@ impl OpenStages {
         drop(old);
     }
 
-    /// Closes whatever is open under this key.
+    /// Closes the stage of this key, if one is open.
     pub(crate) fn close(&self, key: &BundleKey) {
         let old = lock(&self.0).remove(key);
         drop(old);
     }
 
-    /// Closes this very stage.
+    /// Closes this stage, but not a newer one with the same key.
     pub(crate) fn end(&self, open_stage: &Arc<OpenStage>) {
         let mut open_stages = lock(&self.0);
         if open_stages.get(&open_stage.key).is_some_and(|open| Arc::ptr_eq(open, open_stage)) {
@@ -180,7 +181,7 @@ impl OpenStages {
         }
     }
 
-    /// Closes those that nobody uses and nobody used for so long.
+    /// Closes the stages that no request uses and that were idle for `idle`.
     pub(crate) fn sweep(&self, idle: Duration) {
         lock(&self.0).retain(|_, open_stage| Arc::strong_count(open_stage) > 1 || !open_stage.is_idle(idle));
     }

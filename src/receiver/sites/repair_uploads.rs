@@ -1,4 +1,5 @@
-//! What a site asked for, and what was put in answer: one unnamed file.
+//! Uploads for a repair: what a site asked its origin for, and what the origin sent. Their content
+//! is in one unnamed file.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::error::Error;
@@ -20,7 +21,7 @@ use crate::receiver::http::request_body::RequestBody;
 use crate::release::{MAX_RECORD_BYTES, Release, ReleaseName};
 use crate::store::{Fetch, FetchError, FetchRecords, Store};
 
-/// Part of the file. Its space is given back once nobody has it.
+/// A range of the upload file. Its disk space is freed when the last clone is dropped.
 #[derive(Debug, Clone)]
 pub(crate) struct FileRange(Arc<RangeLease>);
 
@@ -29,14 +30,15 @@ struct RangeLease {
     file: Arc<File>,
     at: u64,
     bytes: u64,
-    /// What all sections of the file take.
+    /// Bytes that all ranges of the file take.
     taken: Arc<AtomicU64>,
 }
 
 impl Drop for RangeLease {
     fn drop(&mut self) {
         let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-        // Where the file system makes no holes, the space goes with the file and counts until then.
+        // If the file system cannot punch holes, the space is freed with the file, and it counts as
+        // taken until then.
         if self.bytes == 0 || rustix::fs::fallocate(&self.file, flags, self.at, self.bytes).is_ok() {
             self.taken.fetch_sub(self.bytes, Ordering::Relaxed);
         }
@@ -50,13 +52,13 @@ impl AsRef<File> for FileRange {
 }
 
 impl FileRange {
-    /// Where it begins.
+    /// The offset of the range in the file.
     pub(crate) fn offset(&self) -> u64 {
         self.0.at
     }
 }
 
-/// Reads a section.
+/// Reads a [`FileRange`].
 struct FileRangeReader {
     section: FileRange,
     done: u64,
@@ -72,7 +74,7 @@ impl Read for FileRangeReader {
     }
 }
 
-/// Ids that were asked for, each with what is known of it, and what came.
+/// Ids that were requested, each with what is known about it, and the uploads received.
 #[derive(Debug)]
 struct RequestedUploads<K, A, V> {
     asked: HashMap<K, A>,
@@ -93,21 +95,22 @@ impl<K: Eq + Hash, A: Copy, V> RequestedUploads<K, A, V> {
 
 #[derive(Debug, Default)]
 struct UploadsState {
-    /// Objects, asked for with their sizes in bytes.
+    /// Objects, requested with their sizes in bytes.
     objects: RequestedUploads<ObjectId, u64, FileRange>,
     manifests: RequestedUploads<ManifestId, (), FileRange>,
     releases: RequestedUploads<ReleaseName, (), Release>,
     file: Option<Arc<File>>,
-    /// Where the next section begins. It never goes back: a write that was given up may still be under way.
+    /// Where the next range begins. It never decreases, because a write to a range that was given
+    /// up may still be under way.
     end: u64,
-    /// What the sections of the file take, in bytes.
+    /// Bytes that all ranges of the file take.
     taken: Arc<AtomicU64>,
     used: Option<Instant>,
-    /// Those who are working with what is here.
+    /// Number of leases: operations that use the uploads.
     holders: usize,
 }
 
-/// The desk of a site. Forgets everything after an idle time.
+/// The repair uploads of a site. They are dropped after an idle time.
 #[derive(Debug, Default)]
 pub(crate) struct RepairUploads(Mutex<UploadsState>);
 
@@ -118,18 +121,18 @@ impl RepairUploads {
         inner
     }
 
-    /// Keeps what is here from being forgotten for another while.
+    /// Resets the idle time.
     pub(crate) fn touch(&self) {
         drop(self.inner());
     }
 
-    /// Keeps what is here as long as the answer lives.
+    /// Keeps the uploads while the returned lease lives.
     pub(crate) fn lease(&self) -> Lease<'_> {
         self.inner().holders += 1;
         Lease(self)
     }
 
-    /// Takes these from now on.
+    /// Accepts uploads of `lacking` from now on.
     fn ask(&self, lacking: &MissingUploads) {
         let mut inner = self.inner();
         inner.objects.asked.extend(&lacking.objects);
@@ -137,7 +140,8 @@ impl RepairUploads {
         inner.releases.asked.extend(lacking.releases.iter().map(|name| (*name, ())));
     }
 
-    /// Refuses an object that was not asked for, or one of another length; answers whether it came already.
+    /// Returns whether the object was received already. It is an error if the object was not
+    /// requested, or has another length.
     pub(crate) fn has_object(&self, id: &ObjectId, length: u64) -> Result<bool, HttpError> {
         let inner = self.inner();
         let bytes = inner.objects.check(id)?;
@@ -155,7 +159,7 @@ impl RepairUploads {
         self.inner().releases.check(name)
     }
 
-    /// Room for `bytes` bytes, of at most `quota` in all.
+    /// Reserves a range of `bytes` bytes, if all ranges together stay within `quota`.
     pub(crate) fn reserve(&self, store: &Store, bytes: u64, quota: Option<u64>) -> Result<FileRange, HttpError> {
         let mut inner = self.inner();
         let taken = inner.taken.load(Ordering::Relaxed).saturating_add(bytes);
@@ -185,7 +189,7 @@ impl RepairUploads {
         self.inner().releases.came.insert(release.name(), release);
     }
 
-    /// Reads the record of a release that was asked for.
+    /// Receives the record of a release that was requested.
     pub(crate) async fn take_release(&self, name: ReleaseName, body: &mut RequestBody) -> Result<Done, HttpError> {
         let length = body.check(MAX_RECORD_BYTES)?;
         self.check_release(&name)?;
@@ -198,7 +202,7 @@ impl RepairUploads {
         Ok(Done {})
     }
 
-    /// The content of an object that came.
+    /// The content of an object that was received.
     fn object(&self, id: &ObjectId) -> Result<Box<dyn Read + Send>, Box<dyn Error + Send + Sync>> {
         match self.inner().objects.came.get(id) {
             Some(section) => Ok(Box::new(FileRangeReader { section: section.clone(), done: 0 })),
@@ -206,7 +210,8 @@ impl RepairUploads {
         }
     }
 
-    /// Forgets objects and manifests that came, if nobody else works with them: they were put to use.
+    /// Drops the objects and manifests received, because they were used, unless another operation
+    /// has a lease.
     pub(crate) fn forget_used(&self) {
         let mut inner = self.inner();
         if inner.holders <= 1 {
@@ -215,7 +220,7 @@ impl RepairUploads {
         }
     }
 
-    /// Forgets everything if nobody was here for so long.
+    /// Drops everything if there is no lease and nothing happened for `idle`.
     pub(crate) fn sweep(&self, idle: Duration) {
         let mut inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if inner.holders == 0 && inner.used.is_some_and(|used| used.elapsed() >= idle) {
@@ -224,7 +229,7 @@ impl RepairUploads {
     }
 }
 
-/// Keeps a desk as it is.
+/// Keeps the uploads of a site from being dropped.
 pub(crate) struct Lease<'a>(&'a RepairUploads);
 
 impl Drop for Lease<'_> {
@@ -233,16 +238,16 @@ impl Drop for Lease<'_> {
     }
 }
 
-/// What was wanted and is not here.
+/// What a repair needs and was not received.
 #[derive(Debug, Default)]
 struct MissingUploads {
-    /// With their sizes in bytes.
+    /// Objects with their sizes in bytes.
     objects: BTreeMap<ObjectId, u64>,
     manifests: BTreeSet<ManifestId>,
     releases: BTreeSet<ReleaseName>,
 }
 
-/// Hands out what came, and notes what did not.
+/// A source for a repair: returns what was received and records what is missing.
 pub(crate) struct UploadedSource<'a> {
     uploads: &'a RepairUploads,
     lacking: Mutex<MissingUploads>,
@@ -258,7 +263,8 @@ impl<'a> UploadedSource<'a> {
         self.lacking.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes from now on what did not come, and answers what that is: sorted, each once.
+    /// Requests what is missing, accepts its upload from now on, and returns it sorted and without
+    /// duplicates.
     pub(crate) fn ask(self) -> Wants {
         let lacking = self.lacking.into_inner().unwrap_or_else(PoisonError::into_inner);
         self.uploads.ask(&lacking);

@@ -1,12 +1,12 @@
-//! Who may read what a site serves: a group by name, found on this machine.
+//! Permissions of the served files: modes, and a group that is looked up on this machine.
 
 use crate::store::{ContentMode, DirectoryMode, Permissions};
 use crate::users;
 
-/// Group and modes of what a site serves.
+/// Group and modes of the files that a site serves.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ServedPermissions {
-    /// Name or number of the group; nothing: that of whoever serves.
+    /// Name or number of the group; `None` for the group of the receiver's process.
     pub group: Option<String>,
     /// Mode of files.
     pub file_mode: ContentMode,
@@ -14,16 +14,16 @@ pub struct ServedPermissions {
     pub dir_mode: DirectoryMode,
 }
 
-/// Why files cannot be given to a group.
+/// Why the files of a site cannot be given to a group.
 #[derive(Debug, thiserror::Error)]
 pub enum GroupError {
-    /// The system knows no group of this name.
+    /// This machine has no such group.
     #[error("there is no group {0:?} on this machine")]
     Unknown(String),
-    /// The system would refuse it.
+    /// The receiver's user is not a member of the group, so the system would refuse the change.
     #[error("{} is not a member of group {group:?} and cannot give files to it", users::describe_user(*user))]
     NotMember {
-        /// The id of the user that serves.
+        /// The id of the receiver's user.
         user: u32,
         /// The group.
         group: String,
@@ -31,10 +31,10 @@ pub enum GroupError {
 }
 
 impl ServedPermissions {
-    /// The permissions that they come to here.
+    /// Resolves the group on this machine.
     ///
     /// # Errors
-    /// A group that is not known here, or that files cannot be given to.
+    /// If the group is unknown, or if files cannot be given to it.
     pub(crate) fn permissions(&self) -> Result<Permissions, GroupError> {
         let group = self.group.as_deref().map(usable_group).transpose()?;
         Ok(Permissions { group, file_mode: self.file_mode, dir_mode: self.dir_mode })

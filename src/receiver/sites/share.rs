@@ -1,8 +1,9 @@
-//! What one site may take of a receiver: threads that wait for a disk, memory, decoders.
+//! The share of a receiver's resources that one site may use: blocking threads, memory, decoders.
 //!
-//! Where a receiver has several sites, none takes more than half of anything, so that whatever one
-//! token sends, the pushes of the other sites find room. A permit belongs to the work that it was
-//! taken for, not to the request: work goes on when its peer leaves, and then still counts.
+//! If a receiver has several sites, none may use more than half of a resource. Whatever the holder
+//! of one token sends, pushes to the other sites can proceed. A permit belongs to the work that it
+//! was acquired for, not to the request: the work continues when the peer disconnects, and then it
+//! still counts.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,15 +14,15 @@ use crate::receiver::ReceiverLimits;
 use crate::receiver::http::error::HttpError;
 use crate::receiver::sites::decoder_pool::DecoderPool;
 
-/// Operations on stores at once; each may wait for a lock.
+/// Maximum number of store operations at once; each may wait for a lock.
 const WORKERS: u32 = 32;
-/// Bodies up to this size are read into memory without a permit. A connection has one at a time, and
-/// the connections of an address are few.
+/// Bodies up to this size, in bytes, are read into memory without a permit. A connection has one
+/// body at a time, and the connections per address are limited.
 const SMALL_BODY_BYTES: u64 = 64 * 1024;
 /// The unit in which memory is counted, in bytes.
 const UNIT_BYTES: u64 = 1024;
 
-/// Something that all sites of a receiver share, counted in permits.
+/// A resource that all sites of a receiver share, counted in permits.
 #[derive(Debug, Clone)]
 struct Pool {
     all: Arc<Semaphore>,
@@ -37,14 +38,14 @@ impl Pool {
         Self::new(units(bytes))
     }
 
-    /// The part that one of `sites` sites may take.
+    /// The share for one of `sites` sites.
     fn share(&self, sites: usize) -> PoolShare {
         let permits = if sites > 1 { self.permits.div_ceil(2) } else { self.permits };
         PoolShare { own: Arc::new(Semaphore::new(permits as usize)), permits, all: Arc::clone(&self.all) }
     }
 }
 
-/// The part of a [`Pool`] that one site may take.
+/// The part of a [`Pool`] that one site may use.
 #[derive(Debug)]
 struct PoolShare {
     own: Arc<Semaphore>,
@@ -61,7 +62,7 @@ impl PoolShare {
         Permit { own, all }
     }
 
-    /// Takes permits if they are free.
+    /// Acquires permits if they are free.
     fn try_acquire(&self, permits: u32) -> Option<Permit> {
         let own = Arc::clone(&self.own).try_acquire_many_owned(permits).ok()?;
         let all = Arc::clone(&self.all).try_acquire_many_owned(permits).ok()?;
@@ -69,7 +70,7 @@ impl PoolShare {
     }
 }
 
-/// Permits of a [`Pool`], given back when this is dropped.
+/// Permits of a [`Pool`], returned when this is dropped.
 #[derive(Debug)]
 pub(crate) struct Permit {
     own: OwnedSemaphorePermit,
@@ -84,7 +85,7 @@ impl Permit {
     }
 }
 
-/// What all sites of a receiver share.
+/// The resources that all sites of a receiver share.
 #[derive(Debug, Clone)]
 pub(crate) struct Pools {
     workers: Pool,
@@ -95,10 +96,10 @@ pub(crate) struct Pools {
 }
 
 impl Pools {
-    /// Starts the decoders.
+    /// Creates the pools and starts the decoders.
     ///
     /// # Errors
-    /// When the system hands out no threads.
+    /// If the system cannot create threads.
     pub(crate) fn new(limits: &ReceiverLimits) -> std::io::Result<Self> {
         Ok(Self {
             workers: Pool::new(WORKERS),
@@ -109,7 +110,7 @@ impl Pools {
         })
     }
 
-    /// What one of `sites` sites may take.
+    /// The share for one of `sites` sites.
     pub(crate) fn share(&self, sites: usize) -> Share {
         let decoders = u32::try_from(self.decoders.count()).unwrap_or(u32::MAX);
         Share {
@@ -122,7 +123,7 @@ impl Pools {
         }
     }
 
-    /// Does work that blocks and is of no one site.
+    /// Runs blocking work that does not belong to a single site.
     pub(crate) async fn blocking<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> Result<T, HttpError> + Send + 'static,
@@ -138,21 +139,21 @@ impl Pools {
     }
 }
 
-/// What one site may take of a receiver.
+/// The resources that one site may use.
 #[derive(Debug)]
 pub(crate) struct Share {
     workers: PoolShare,
     memory: PoolShare,
     packs: PoolShare,
-    /// Packs of this site that are decoded or wait for a decoder that is free. As many as there are
-    /// decoders: another site waits for one pack of this one at most.
+    /// Limits the packs of this site that are being decoded or wait in the decoder pool to the
+    /// number of decoders. So another site waits for at most one pack of this site.
     decoding: Arc<Semaphore>,
     decoders: Arc<DecoderPool>,
     lock: Duration,
 }
 
 impl Share {
-    /// Does work that blocks, once there is a worker for it. It goes on when its peer leaves.
+    /// Runs blocking work when a worker is free. The work continues if its peer disconnects.
     pub(crate) async fn blocking<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> Result<T, HttpError> + Send + 'static,
@@ -161,12 +162,12 @@ impl Share {
         run(permit.map_err(|_| no_worker())?, work).await
     }
 
-    /// The number of packs that are decoded at once.
+    /// The number of packs that can be decoded at once.
     pub(crate) fn decoders(&self) -> usize {
         self.decoders.count()
     }
 
-    /// Does work that decodes a pack, once a decoder is free. It goes on when its peer leaves.
+    /// Decodes a pack when a decoder is free. The work continues if its peer disconnects.
     pub(crate) async fn decode<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> Result<T, HttpError> + Send + 'static,
@@ -175,12 +176,13 @@ impl Share {
         self.decoders.run(holding(permit, work)).await
     }
 
-    /// Memory of `bytes` bytes for what a stage needs.
+    /// Reserves `bytes` bytes of memory for a stage.
     pub(crate) fn reserve(&self, bytes: u64) -> Result<Permit, HttpError> {
         self.memory.try_acquire(units(bytes)).ok_or_else(|| self.no_memory(bytes))
     }
 
-    /// Why `bytes` bytes of memory could not be reserved: they never can, or others have them.
+    /// The error if `bytes` bytes could not be reserved: either they exceed the limit of the site,
+    /// or other pushes use the memory at the moment.
     pub(crate) fn no_memory(&self, bytes: u64) -> HttpError {
         let most = u64::from(self.memory.permits) * UNIT_BYTES;
         if bytes > most {
@@ -191,12 +193,13 @@ impl Share {
         HttpError::busy("other pushes have the memory of this receiver")
     }
 
-    /// Memory for the body of a question; small ones need no permit.
+    /// Reserves memory for a request body; small bodies need no permit.
     pub(crate) fn reserve_body(&self, bytes: u64) -> Result<Option<Permit>, HttpError> {
         (bytes > SMALL_BODY_BYTES).then(|| self.reserve(bytes)).transpose()
     }
 
-    /// Memory for the bytes of a pack; `None` if there is too little left: they then wait on the disk.
+    /// Reserves memory for the bytes of a pack. `None` if too little is left: the pack must then
+    /// wait on the disk.
     pub(crate) fn reserve_pack(&self, bytes: u64) -> Option<Permit> {
         self.packs.try_acquire(units(bytes))
     }
@@ -207,11 +210,12 @@ fn no_worker() -> HttpError {
 }
 
 fn units(bytes: u64) -> u32 {
-    // A semaphore counts to 2^61 at most; 2^28 units are 256 GiB.
+    // 2^28 units are 256 GiB, more than any limit. tokio's semaphore panics above `usize::MAX >>
+    // 3`.
     u32::try_from(bytes.div_ceil(UNIT_BYTES)).unwrap_or(u32::MAX).min(1 << 28)
 }
 
-/// `work`, with a permit that ends with it.
+/// `work`, with a permit that is released when it ends.
 fn holding<P, T>(permit: P, work: impl FnOnce() -> T) -> impl FnOnce() -> T {
     move || {
         let result = work();
@@ -220,7 +224,7 @@ fn holding<P, T>(permit: P, work: impl FnOnce() -> T) -> impl FnOnce() -> T {
     }
 }
 
-/// Does work on a thread that may block. The permit ends with the work.
+/// Runs work on a blocking thread. The permit is released when the work ends.
 async fn run<P: Send + 'static, T: Send + 'static>(
     permit: P,
     work: impl FnOnce() -> Result<T, HttpError> + Send + 'static,

@@ -1,6 +1,6 @@
-//! One site: its store, its open stages, and what it does with a request.
+//! One site: its store, its open stages, and the operations of the protocol on them.
 //!
-//! Everything here blocks and is called where that is allowed.
+//! Functions here block unless they are `async`, and are called on blocking threads.
 
 use std::cell::{Cell, RefCell};
 use std::sync::Arc;
@@ -27,11 +27,11 @@ use crate::store::{
 };
 use crate::tree_path::Site;
 
-/// How long a note of what failed, or the upkeep, waits for the lock of the store.
+/// How long maintenance, or the record of a failed hook, waits for the lock of the store.
 const NOTE_WAIT: Duration = Duration::from_secs(30);
 
-/// Memory for an open stage beside what its change needs: a change that is kept in memory, and the
-/// names of packs.
+/// Memory in bytes for an open stage, apart from what decoding its change needs: a change of up to
+/// 64 KiB that is kept in memory, and the ids of packs.
 const SESSION_BYTES: u64 = 128 * 1024;
 
 /// A site of a receiver.
@@ -40,11 +40,11 @@ pub(crate) struct SiteState {
     pub(crate) settings: SiteSettings,
     pub(crate) open_stages: OpenStages,
     pub(crate) uploads: RepairUploads,
-    /// Held while a stage is opened: two requests of one key must not open it twice.
+    /// Held while a stage is opened, so that two requests with one key do not open it twice.
     pub(crate) opening: tokio::sync::Mutex<()>,
-    /// What this site may take of the receiver.
+    /// The resources of the receiver that this site may use.
     pub(crate) share: Share,
-    /// The command after the last switch, since this receiver runs.
+    /// The hook of the last switch since this receiver started.
     hook: watch::Sender<Option<HookRun>>,
     permissions: Option<Permissions>,
     lock: Duration,
@@ -67,7 +67,8 @@ impl SiteState {
         })
     }
 
-    /// Does work on this site that blocks, once there is a worker for it. It goes on when its peer leaves.
+    /// Runs blocking work on this site when a worker is free. The work continues if its peer
+    /// disconnects.
     pub(crate) async fn blocking<T: Send + 'static>(
         self: &Arc<Self>,
         work: impl FnOnce(&Arc<Self>) -> Result<T, HttpError> + Send + 'static,
@@ -84,7 +85,7 @@ impl SiteState {
         Ok(Some(*store))
     }
 
-    /// The store, which must be there.
+    /// The store; an error if it does not exist yet.
     pub(crate) fn store(&self) -> Result<Store, HttpError> {
         let absent = || HttpError::unknown("there is no release here yet");
         self.look().map_err(or_unknown)?.ok_or_else(absent)
@@ -115,7 +116,7 @@ impl SiteState {
             store: Some(store.id()),
             site: Some(store.site().clone()),
             current: store.current()?,
-            // A damaged record is verify's to tell; without it the rest still works.
+            // A damaged record is left out: `verify` reports it, and the rest still works.
             releases: served.into_iter().filter_map(|name| Some(text(&store.release(name).ok()?))).collect(),
             staged: store.staged_release()?.as_ref().map(text),
             highest_sequence: store.highest_sequence()?,
@@ -132,7 +133,7 @@ impl SiteState {
         Quota { bytes: self.settings.quota_bytes, entries: self.settings.quota_entries }
     }
 
-    /// What of the free bytes may be used, if they are known.
+    /// The free bytes minus those that must stay free; `None` if they are unknown.
     fn free(&self, bytes: Result<u64, StoreError>) -> Option<u64> {
         Some(bytes.ok()?.saturating_sub(self.settings.min_free_bytes))
     }
@@ -162,7 +163,7 @@ impl SiteState {
         })
     }
 
-    /// Which of the objects whose ids a question is made of are here and whole.
+    /// Which of the objects in `question`, a sequence of ids, the store has undamaged.
     pub(crate) fn holds(&self, question: &[u8], cancelled: &dyn Fn() -> bool) -> Result<Holds, HttpError> {
         let (ids, []) = question.as_chunks() else {
             return Err(HttpError::malformed("these are no object ids of 32 bytes each"));
@@ -172,25 +173,26 @@ impl SiteState {
         Ok(Holds::of(&held?))
     }
 
-    /// Whether it serves a complete release.
+    /// Whether the site serves a complete release.
     pub(crate) fn is_ready(&self) -> bool {
         let current = || self.look().ok()??.current().ok()?;
-        // What the link names is complete: it is never made before.
+        // `current` is only created after its release is complete.
         current().is_some()
             && std::fs::metadata(self.settings.directory.join("current")).is_ok_and(|meta| meta.is_dir())
     }
 
     pub(crate) fn banner(&self) -> Result<BannerSite, StoreError> {
         let site = self.look()?.map(|store| store.site().clone()).or_else(|| self.settings.name.clone());
-        // Whoever asks over ssh names it from the root on.
+        // SSH URLs contain the absolute path, so the banner must, too.
         let directory = std::path::absolute(&self.settings.directory);
         let directory = directory.unwrap_or_else(|_| self.settings.directory.clone());
         Ok(BannerSite { directory, site, base: self.settings.base.clone() })
     }
 
-    /// Refuses a release that this site does not take, before any content is read.
+    /// Returns an error if this site does not accept the release. No content is read for this.
     pub(crate) fn check_release(&self, release: &Release, change_bytes: u64) -> Result<(), HttpError> {
-        /// What one entry can take in a change: a path or a target of 1,024 bytes, and numbers.
+        /// Maximum bytes of one entry in a change: a path and a link target of 1,024 bytes each,
+        /// and numbers.
         const ENTRY_BYTES: u64 = 2_400;
         if let Some(name) = self.settings.name.as_ref().filter(|name| **name != release.site) {
             let (path, wanted) = (self.settings.directory.clone(), release.site.clone());
@@ -199,7 +201,8 @@ impl SiteState {
         if let Some(words) = self.quota().refusal(release, 0) {
             return Err(HttpError::over_quota(words));
         }
-        // The change names entries of the base too, which is within the quota as well.
+        // A change also contains removed entries of the base. The base is within the quota as well,
+        // hence the factor 2.
         let most = self.settings.quota_entries.map(|entries| entries.saturating_add(1).saturating_mul(2 * ENTRY_BYTES));
         match most.filter(|most| change_bytes > *most) {
             Some(most) => Err(HttpError::over_quota(format!(
@@ -209,7 +212,8 @@ impl SiteState {
         }
     }
 
-    /// Opens a stage: the store, made if need be, and the arrival. Nothing where the release is staged already.
+    /// Opens a stage: creates the store if it does not exist, and starts a staging transaction.
+    /// `None` if the release is staged already.
     pub(crate) fn begin(
         &self,
         order: StageRequestHead,
@@ -226,14 +230,15 @@ impl SiteState {
         Ok(Some(OpenStage::new(key, store, &release, digest, transaction, memory)))
     }
 
-    /// What a change needs, with the memory that is reserved for it. `None` if its release is staged already.
+    /// The summary of a change, with the memory that is reserved for it. `None` if its release is
+    /// staged already.
     fn read_change(
         &self,
         store: &Store,
         order: &StageRequestHead,
         is_gone: &dyn Fn() -> bool,
     ) -> Result<Option<(DeltaSummary, Permit)>, HttpError> {
-        // A decoder is needed for as long as the change is read.
+        // The window of the zstd decoder, reserved while the change is read.
         let _decoder = self.share.reserve(1 << WINDOW_LOG_MAX)?;
         let memory = RefCell::new(self.share.reserve(SESSION_BYTES)?);
         let wanted = Cell::new(SESSION_BYTES);
@@ -248,14 +253,16 @@ impl SiteState {
         Ok(needs.map(|needs| (needs, memory.into_inner())))
     }
 
-    /// A file for a manifest change on its way, on the file system of the store, made if need be.
+    /// A spool file for a manifest change that is being received, on the file system of the store.
+    /// Creates the store if it does not exist.
     pub(crate) fn spool(&self, name: &Site, key: &BundleKey, length: u64) -> Result<std::fs::File, HttpError> {
         let store = Store::open_or_create(&self.settings.directory, name)?;
         self.make_room(&store, key, length)?;
         Ok(store.spool()?)
     }
 
-    /// What the change brings must fit what this site allows, whatever the release says of itself.
+    /// Checks that the new content fits the limits of this site. The sizes come from the change,
+    /// because the totals in the release record are not trusted.
     fn check_new_bytes(
         &self,
         store: &Store,
@@ -270,13 +277,14 @@ impl SiteState {
             return Err(HttpError::over_quota(words));
         }
         match store.made_entries(release, needs)? {
-            // What only removes something is no reason to keep room free.
+            // A change that only removes entries needs no space.
             0 => Ok(()),
             made => self.make_room(store, key, needed_bytes(made, needs, 1, 0)),
         }
     }
 
-    /// As [`SiteState::check_free`], but first drops what other pushes left, if there is too little.
+    /// Like [`SiteState::check_free`], but if there is too little space, it drops the content of
+    /// other unfinished pushes and checks again.
     fn make_room(&self, store: &Store, key: &BundleKey, new_bytes: u64) -> Result<(), HttpError> {
         match self.check_free(store, new_bytes) {
             Err(_) if store.drop_other_quarantines(key)? => self.check_free(store, new_bytes),
@@ -284,7 +292,7 @@ impl SiteState {
         }
     }
 
-    /// Refuses what would leave less free than this site keeps free.
+    /// Returns an error if `new_bytes` more would leave less free than this site must keep free.
     pub(crate) fn check_free(&self, store: &Store, new_bytes: u64) -> Result<(), HttpError> {
         let (free, keep) = (store.free_bytes()?, self.settings.min_free_bytes);
         if new_bytes.saturating_add(keep) > free {
@@ -294,7 +302,7 @@ impl SiteState {
         Ok(())
     }
 
-    /// Ends a stage, or says what is lacking.
+    /// Finishes a stage, or returns the objects that are missing.
     pub(crate) fn finish(&self, open_stage: &Arc<OpenStage>) -> Result<Staging, HttpError> {
         let _hold = self.uploads.lease();
         let asker = UploadedSource::new(&self.uploads, false);
@@ -313,7 +321,7 @@ impl SiteState {
             if !objects.is_empty() {
                 return Ok(Staging::Lacking(objects));
             }
-            // What came cannot be read back.
+            // Nothing is missing, so an upload could not be read back: drop the uploads.
             self.uploads.forget_used();
         }
         if !matches!(error, StoreError::Locked { .. }) {
@@ -322,7 +330,7 @@ impl SiteState {
         Err(error.into())
     }
 
-    /// Answers whether it was current before.
+    /// Activates a release, and returns whether it was current before.
     pub(crate) fn activate(&self, request: Activate) -> Result<Activation, HttpError> {
         let store = self.store()?;
         let was_current = store.current()? == Some(request.release);
@@ -333,39 +341,41 @@ impl SiteState {
         Ok(if was_current { Activation::Before } else { Activation::Now(store.site().clone()) })
     }
 
-    /// The release that became current and whose command never began.
+    /// The release that became current and whose hook was never started.
     pub(crate) fn noted_switch(&self) -> Option<(Site, ReleaseName)> {
         let store = self.look().ok()??;
         Some((store.site().clone(), store.noted_switch().ok()??))
     }
 
-    /// The command begins: there is nothing to make up for.
+    /// Removes the note of a switch, because its hook has started.
     pub(crate) fn clear_switch(&self) {
-        // At worst it runs once more than it has to.
+        // If this fails, the hook runs a second time at worst.
         self.look().ok().flatten().map(|store| store.clear_switch().ok());
     }
 
-    /// The command for `release` is about to run.
+    /// Records that the hook for `release` is about to run.
     pub(crate) fn hook_started(&self, release: ReleaseName) {
         self.hook.send_replace(Some(HookRun { release, state: HookState::Running }));
     }
 
-    /// The command for `release` has ended, or could not be run: a failure goes into the store's history.
+    /// Records that the hook for `release` has ended or could not be run. A failure is added to the
+    /// history of the store.
     pub(crate) fn hook_ended(&self, release: ReleaseName, result: Result<(), String>) {
         if let Err(why) = &result {
-            // The push that switched may still tidy up. It is told for people only, and logged as well.
+            // The push may still be cleaning up and hold the lock. If the note cannot be written in
+            // time, it is dropped: it is only information, and the log has the failure too.
             self.look().ok().flatten().map(|store| store.note_hook_failed(release, why, NOTE_WAIT).ok());
         }
         let state = result.map_or_else(|reason| HookState::Failed { reason }, |()| HookState::Succeeded);
         self.hook.send_if_modified(|run| {
-            // The command for a newer release may run already.
+            // The hook of a newer release may be running already.
             let own = run.as_mut().filter(|run| run.release == release);
             own.map(|run| run.state = state).is_some()
         });
     }
 
-    /// The command after the last switch, when it has ended or after `limit`; `None` if there was none
-    /// since this receiver runs.
+    /// Waits for the hook of the last switch, at most for `limit`, and returns its state. `None` if
+    /// there was no hook since this receiver started.
     pub(crate) async fn hook_run(&self, limit: Duration) -> Option<HookRun> {
         let mut runs = self.hook.subscribe();
         let has_ended = |run: &Option<HookRun>| run.as_ref().is_none_or(|run| run.state != HookState::Running);
@@ -381,12 +391,12 @@ impl SiteState {
         Ok(self.store()?.clean_up(self.settings.keep.unwrap_or(keep), self.lock)?)
     }
 
-    /// Makes ready for the next push.
+    /// Fills the spare slot for the next push.
     pub(crate) fn prepare(&self) -> Result<(), HttpError> {
         Ok(self.store()?.prepare_spare_slot(self.lock)?)
     }
 
-    /// What time alone brings about.
+    /// Maintenance that is due with time: expires retired entries and drops unfinished pushes.
     pub(crate) fn upkeep(&self) -> Result<Pruned, HttpError> {
         let store = self.look()?;
         Ok(store.map_or_else(|| Ok(Pruned::default()), |store| store.upkeep(NOTE_WAIT))?)
@@ -415,32 +425,33 @@ impl SiteState {
     }
 }
 
-/// Whether an activation changed anything.
+/// Whether an activation changed the current release.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Activation {
     /// The release was current already.
     Before,
-    /// It became current, on this site.
+    /// The release became current, on this site.
     Now(Site),
 }
 
-/// What a stage begins with.
+/// The first part of a stage request: the release and its manifest change.
 #[derive(Debug)]
 pub(crate) struct StageRequestHead {
     pub(crate) release: Release,
     pub(crate) key: BundleKey,
     pub(crate) base: Option<crate::hash::ManifestId>,
     pub(crate) change: StoredChange,
-    /// The BLAKE3 of the change.
+    /// BLAKE3 hash of the change.
     pub(crate) digest: blake3::Hash,
 }
 
-/// Looks at the directories, so that one that can never be a mirror is told of now, and not to
-/// the first push. What may pass, or harms one site alone, stops no other one: it is logged. A site that
-/// another user owns can be read, and takes no push.
+/// Checks the directories, so that one that can never be a mirror is reported now and not at the
+/// first push. A problem that may pass, or that affects one site only, does not stop the others and
+/// is logged. A site that another user owns can be read but not pushed to.
 ///
 /// # Errors
-/// The first site with a directory that is none, has other files, or is that of another site.
+/// Returns the first site whose path is not a directory, has other files, or belongs to another
+/// site.
 pub(crate) fn check(sites: &[Arc<SiteState>], log: &dyn Log) -> Result<(), ServeError> {
     for site in sites {
         let path = site.settings.directory.clone();
@@ -460,10 +471,10 @@ pub(crate) fn check(sites: &[Arc<SiteState>], log: &dyn Log) -> Result<(), Serve
     Ok(())
 }
 
-/// What each site says of itself.
+/// The description of each site for the banner.
 ///
 /// # Errors
-/// The first site whose directory cannot be a mirror, or is that of another site.
+/// Returns the first site whose directory cannot be a mirror, or belongs to another site.
 pub(crate) fn banners(sites: &[Arc<SiteState>]) -> Result<Vec<BannerSite>, ServeError> {
     let banner = |site: &Arc<SiteState>| {
         site.banner().map_err(|source| ServeError::Site { path: site.settings.directory.clone(), source })

@@ -1,4 +1,4 @@
-//! `POST v1/stage` and `PUT v1/packs/…`: how packs come from a connection into an arrival.
+//! `POST v1/stage` and `PUT v1/packs/…`: reads packs from a connection into a staging transaction.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -23,17 +23,17 @@ use crate::receiver::sites::site::{SiteState, StageRequestHead};
 use crate::release::Release;
 use crate::store::{Store, StoredChange};
 
-/// Packs up to this size stay in memory until they are decoded; larger ones
-/// do if there is memory left for them, else they wait on the disk.
+/// Packs up to this size, in bytes, stay in memory until they are decoded. Larger packs do so only
+/// if enough memory is left; otherwise they wait on the disk.
 const SMALL_BYTES: u64 = 256 * 1024;
-/// Changes up to this size are read into memory as they come.
+/// Manifest changes up to this size, in bytes, are read into memory; larger ones into a file.
 const SMALL_CHANGE_BYTES: u64 = 64 * 1024;
-/// A stage that nothing came for so long may be taken over by another push of the same content.
+/// Another push of the same content may replace a stage that received nothing for this long.
 const BUSY: Duration = Duration::from_secs(2);
-/// Bytes of the length before the head.
+/// Bytes of the length field before the head.
 const LENGTH_BYTES: u64 = 4;
 
-/// Reads the head of a stage. Where the length of the body is known, its parts must make it.
+/// Reads the head of a stage. If the length of the body is known, its parts must add up to it.
 async fn read_head(site: &SiteState, body: &mut RequestBody) -> Result<StageHead, HttpError> {
     let limit = LENGTH_BYTES + u64::from(MAX_HEAD_BYTES) + MAX_CHANGE_BYTES + MAX_PACKS_BYTES;
     let length = body.check_open(limit)?;
@@ -61,7 +61,7 @@ async fn read_head(site: &SiteState, body: &mut RequestBody) -> Result<StageHead
     Ok(head)
 }
 
-/// Reads a manifest change, a larger one into a file, with its BLAKE3.
+/// Reads a manifest change, and returns it with its BLAKE3 hash. A large change goes into a file.
 async fn read_change(
     site: &Arc<SiteState>,
     release: &Release,
@@ -80,14 +80,14 @@ async fn read_change(
     Ok((StoredChange::File { file, bytes }, digest))
 }
 
-/// Reads back what was spooled.
+/// Reads a spool file into memory.
 fn read_spool(file: &File, length: usize) -> Result<Vec<u8>, IoError> {
     let mut bytes = vec![0; length];
     file.read_exact_at(&mut bytes, 0).context("read", || PathBuf::from("a spool file"))?;
     Ok(bytes)
 }
 
-/// Answers `POST v1/stage`.
+/// Handles `POST v1/stage`.
 pub(crate) async fn stage(site: &Arc<SiteState>, body: &mut RequestBody) -> Result<HandlerResult, HttpError> {
     let head = read_head(site, body).await?;
     let release = Release::parse(head.release.as_bytes()).map_err(|error| HttpError::malformed(error.to_string()))?;
@@ -108,7 +108,7 @@ pub(crate) async fn stage(site: &Arc<SiteState>, body: &mut RequestBody) -> Resu
     let site = Arc::clone(site);
     if !head.has_packs {
         body.end().await?;
-        // Reading again what an interrupted push left may take its time.
+        // Reading back what an interrupted push left may take long.
         return Ok(HandlerResult::later(async move {
             match open(&site, order).await? {
                 Some(open_stage) => finish_stage(&site, open_stage, head.is_whole).await,
@@ -120,17 +120,19 @@ pub(crate) async fn stage(site: &Arc<SiteState>, body: &mut RequestBody) -> Resu
         body.drain().await;
         return Ok(HandlerResult::done(Staging::Staged { resent: 0 }));
     };
-    // While they come nobody holds the stage: one that was given up meanwhile is not held up by a slow body.
+    // No reference to the stage is kept while the packs arrive, so that a slow body does not keep
+    // an abandoned stage open.
     drop(open_stage);
     let is_whole = take_packs(&site, key, None, body).await?;
     body.end().await?;
-    // Once nothing had come for a while, another push of the same content may have taken its place.
+    // After a pause in the body, another push of the same content may have replaced the stage.
     let open_stage =
         site.open_stages.find(&key).filter(|open_stage| open_stage.is_of_release(name)).ok_or_else(closed)?;
     Ok(HandlerResult::later(async move { finish_stage(&site, open_stage, is_whole).await }))
 }
 
-/// The stage of this order: the open one, or a new one in place of another of its key.
+/// Returns the stage for this request: the open one, or a new one that replaces an idle stage of
+/// the same key. `None` if the release is staged already.
 async fn open(site: &Arc<SiteState>, order: StageRequestHead) -> Result<Option<Arc<OpenStage>>, HttpError> {
     let _turn = site.opening.lock().await;
     let key = order.key;
@@ -139,11 +141,11 @@ async fn open(site: &Arc<SiteState>, order: StageRequestHead) -> Result<Option<A
             open_stage.touch();
             return Ok(Some(open_stage));
         }
-        // Two of one content would take the stage from each other again and again.
+        // Without this check, two pushes of one content would replace each other's stage forever.
         if !open_stage.is_idle(BUSY) {
             return Err(HttpError::locked("another push of the same content is coming in"));
         }
-        // Of a push that broke off. What it brought is found again on the disk.
+        // The stage of a push that broke off. Its content is found again on the disk.
         drop(open_stage);
         site.open_stages.close(&key);
     }
@@ -159,7 +161,7 @@ async fn open(site: &Arc<SiteState>, order: StageRequestHead) -> Result<Option<A
     Ok(open_stage)
 }
 
-/// Answers what is held, or makes the release complete.
+/// Completes the release if all packs were sent; otherwise returns the packs that are held.
 async fn finish_stage(site: &Arc<SiteState>, open_stage: Arc<OpenStage>, is_whole: bool) -> Result<Staging, HttpError> {
     if !is_whole {
         return Ok(Staging::Held(open_stage.held()));
@@ -167,7 +169,7 @@ async fn finish_stage(site: &Arc<SiteState>, open_stage: Arc<OpenStage>, is_whol
     site.blocking(move |site| site.finish(&open_stage)).await
 }
 
-/// The bytes of a pack that wait for a decoder.
+/// The bytes of a pack that waits for a decoder.
 enum PackContent {
     Memory(Vec<u8>, Option<Permit>),
     Spool { file: Arc<File>, length: usize },
@@ -193,7 +195,7 @@ impl PackContent {
         Ok(Self::Spool { file, length: size })
     }
 
-    /// Gives them to `take`.
+    /// Passes the bytes to `take` and returns its result.
     fn with<T>(self, take: impl FnOnce(&[u8]) -> T) -> Result<T, HttpError> {
         match self {
             Self::Memory(bytes, permit) => {
@@ -209,7 +211,7 @@ impl PackContent {
     }
 }
 
-/// Decodes a pack into its stage, once a decoder is free.
+/// Decodes a pack into its stage when a decoder is free.
 async fn take(
     site: &Arc<SiteState>,
     open_stage: Arc<OpenStage>,
@@ -217,7 +219,7 @@ async fn take(
     content: PackContent,
 ) -> Result<(), HttpError> {
     let same = Arc::clone(site);
-    // The work goes on when the peer goes: what came is kept for its return.
+    // The work continues if the peer disconnects: the pack is kept for when it comes back.
     let work = move || match content.with(|bytes| open_stage.take(&id, bytes))? {
         Ok(()) => Ok(()),
         Err(TakeError::Pack(refused)) => Err(refused),
@@ -229,12 +231,13 @@ async fn take(
     site.share.decode(work).await
 }
 
-/// Packs of one body that are being decoded while the next ones come.
+/// Packs of one body that are being decoded while the next ones arrive.
 #[derive(Default)]
 struct DecodeQueue(VecDeque<JoinHandle<Result<(), HttpError>>>);
 
 impl DecodeQueue {
-    /// Has a pack decoded. Where as many are under way as there are decoders, waits for the first of them.
+    /// Starts to decode a pack. If as many packs are in the queue as there are decoders, waits for
+    /// the oldest one first.
     async fn push(
         &mut self,
         site: &Arc<SiteState>,
@@ -257,7 +260,7 @@ impl DecodeQueue {
         }
     }
 
-    /// Waits for all of them; answers why the first was not taken that was not.
+    /// Waits for all packs and returns the first error.
     async fn finish(mut self) -> Result<(), HttpError> {
         let mut all = Ok(());
         while !self.0.is_empty() {
@@ -277,7 +280,7 @@ fn keep_open(site: &Arc<SiteState>, key: BundleKey, body: &mut RequestBody) {
     body.tell(move || site.open_stages.touch(&key));
 }
 
-/// Answers `PUT v1/packs/<key>/<id>`.
+/// Handles `PUT v1/packs/<key>/<id>`.
 pub(crate) async fn put_pack(
     site: &Arc<SiteState>,
     (key, id): (BundleKey, PackId),
@@ -294,27 +297,27 @@ pub(crate) async fn put_pack(
     };
     keep_open(site, key, body);
     let content = PackContent::receive(site, body, length, &store).await?;
-    // A slow body must not hold a stage that its origin has given up.
+    // Looked up again, so that a slow body does not keep an abandoned stage open.
     let open_stage = site.open_stages.find(&key).ok_or_else(closed)?;
     take(site, open_stage, id, content).await?;
     Ok(Done {})
 }
 
-/// Answers `PUT v1/packs/<key>`: packs are decoded while the next ones come.
+/// Handles `PUT v1/packs/<key>`: packs are decoded while the next ones arrive.
 pub(crate) async fn put_packs(
     site: &Arc<SiteState>,
     key: BundleKey,
     body: &mut RequestBody,
 ) -> Result<Done, HttpError> {
     let length = body.check(MAX_PACKS_BYTES)?;
-    // Before any of it is read.
+    // Fails early, before any of the body is read.
     site.open_stages.find(&key).ok_or_else(closed)?;
     take_packs(site, key, Some(length), body).await?;
     Ok(Done {})
 }
 
-/// Takes packs that stand one after the other, in so many bytes or until one says that it is the end.
-/// Answers whether they are all, if that was said.
+/// Reads a sequence of packs: exactly `length` bytes, or up to an end marker if `length` is `None`.
+/// Returns whether the end marker declares the release complete; `false` without an end marker.
 async fn take_packs(
     site: &Arc<SiteState>,
     key: BundleKey,
@@ -335,7 +338,8 @@ async fn take_packs(
                 _ => return Err(wrong()),
             };
             left = left.checked_sub(bytes).ok_or_else(wrong)?;
-            // A slow body must not hold a stage that its origin has given up: it is looked for each time.
+            // The stage is looked up for each pack, so that a slow body does not keep an abandoned
+            // stage open.
             let store = {
                 let open_stage = site.open_stages.find(&key).ok_or_else(closed)?;
                 (!open_stage.holds(&id)).then(|| Arc::clone(&open_stage.store))
@@ -353,7 +357,7 @@ async fn take_packs(
     let read = read.await;
     let taken = decodes.finish().await;
     match read {
-        // Why a pack was not taken says more than that the stage is closed since.
+        // A failed pack closes the stage. Its error explains more than "no stage is open".
         Err(refused) if refused.refusal.kind == ErrorKind::Unknown => taken.and(Err(refused)),
         read => read.and_then(|is_whole| taken.map(|()| is_whole)),
     }
