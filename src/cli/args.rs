@@ -27,7 +27,7 @@ pub(crate) const OUTPUT: &str = "Output";
 /// Longest name of an order stream, in bytes: releases copy it forward.
 const MAX_STREAM_BYTES: usize = 200;
 
-/// A place in an order stream, written `STREAM:N`.
+/// A run number in an order stream, written `STREAM:N`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct RunNumberArg {
     stream: String,
@@ -35,13 +35,13 @@ pub(crate) struct RunNumberArg {
 }
 
 impl RunNumberArg {
-    /// The order `number` in `stream`, checked.
+    /// The run number `number` in `stream`, checked.
     pub(crate) fn new(stream: &str, number: u64) -> Result<Self, String> {
         if stream.is_empty() || stream.len() > MAX_STREAM_BYTES || stream.contains(char::is_control) {
-            return Err(format!("a stream has 1 to {MAX_STREAM_BYTES} bytes and no control characters"));
+            return Err(format!("the stream must have 1 to {MAX_STREAM_BYTES} bytes and no control characters"));
         }
         if number > MAX_NUMBER {
-            return Err("a number in a stream is below 2^53".to_owned());
+            return Err("the number must be below 2^53".to_owned());
         }
         Ok(Self { stream: stream.to_owned(), number })
     }
@@ -60,7 +60,7 @@ impl RunNumberArg {
 impl FromStr for RunNumberArg {
     type Err = String;
 
-    /// The number is behind the last colon: streams may have colons too.
+    /// The number follows the last colon: streams may contain colons.
     fn from_str(text: &str) -> Result<Self, String> {
         let wrong = || "write it as STREAM:N, for example `build:1234`".to_owned();
         let (stream, number) = text.rsplit_once(':').ok_or_else(wrong)?;
@@ -74,49 +74,49 @@ impl fmt::Display for RunNumberArg {
     }
 }
 
-/// Which configuration counts.
+/// Which configuration and which of its mirrors a command uses.
 #[derive(Debug, Clone, Default, Args)]
 pub(crate) struct ConfigArgs {
     /// Read this configuration instead of headwater.toml in the current directory or the nearest one above it
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, help_heading = RUN)]
     pub(crate) config: Option<PathBuf>,
-    /// Of the configured mirrors, only these: names or groups, separated by commas
+    /// Use only these configured mirrors: names or groups, separated by commas
     #[arg(long, value_name = "NAME|GROUP,…", value_delimiter = ',', help_heading = RUN)]
     pub(crate) only: Vec<String>,
-    /// Of the configured mirrors, not these: names or groups, separated by commas
+    /// Leave out these configured mirrors: names or groups, separated by commas
     #[arg(long, value_name = "NAME|GROUP,…", value_delimiter = ',', help_heading = RUN)]
     pub(crate) skip: Vec<String>,
 }
 
-/// What people and programs are told.
+/// What the command prints.
 #[derive(Debug, Clone, Default, Args)]
 pub(crate) struct OutputArgs {
     /// Print the result as one JSON object on stdout
     #[arg(long, help_heading = OUTPUT)]
     pub(crate) json: bool,
-    /// Show no progress; warnings and errors still appear
+    /// Hide progress; warnings and errors still appear
     #[arg(short, long, conflicts_with = "verbose", help_heading = OUTPUT)]
     pub(crate) quiet: bool,
-    /// Say on stderr what is decided, what each mirror is asked and what it answers, a line each
+    /// Print each decision, request and response on stderr, one per line
     #[arg(short, long, help_heading = OUTPUT)]
     pub(crate) verbose: bool,
-    /// Write what happens to FILE while it happens, one JSON object a line
+    /// Write each event to FILE as it happens, one JSON object per line
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, help_heading = OUTPUT)]
     pub(crate) events: Option<PathBuf>,
 }
 
-/// How much of a list is shown.
+/// How many lines of a list are shown.
 #[derive(Debug, Clone, Copy, Default, Args)]
 pub(crate) struct ListArgs {
-    /// List every path that differs, not only the first 50 (for `plan` and `diff`)
+    /// List every path that differs instead of the first 50 (for `plan` and `diff`)
     #[arg(long, help_heading = OUTPUT)]
     pub(crate) all: bool,
 }
 
-/// The mirrors of commands that have no tree.
+/// The mirrors of commands without a tree.
 #[derive(Debug, Clone, Default, Args)]
 pub(crate) struct MirrorsArgs {
-    /// Mirrors: names from the configuration, or locations such as /srv/www or https://host/site; default: all configured ones
+    /// Mirrors: names from the configuration, or locations such as /srv/www or https://host/site [default: all configured ones]
     #[arg(value_name = "MIRROR", value_hint = ValueHint::AnyPath)]
     pub(crate) mirrors: Vec<String>,
 }
@@ -124,57 +124,57 @@ pub(crate) struct MirrorsArgs {
 /// What is pushed, and where.
 #[derive(Debug, Clone, Default, Args)]
 pub(crate) struct SourceArgs {
-    /// The content tree, a directory, and the mirrors, names from the configuration or locations
+    /// The content tree (a directory) and the mirrors (names from the configuration, or locations)
     ///
-    /// An argument with a `/` is a path or a location, a bare word is a mirror's name or, as the first
-    /// argument, a directory. Without a tree the `content` of the configuration is pushed, without mirrors
-    /// all configured ones are pushed to. With --from every argument is a mirror.
+    /// An argument with a `/` is a path or a location. A bare word is the name of a mirror or, as the first argument, a
+    /// directory. The default tree is the `content` of the configuration, and the default mirrors are all configured
+    /// ones. With --from every argument is a mirror.
     #[arg(value_name = "TREE] [MIRROR", value_hint = ValueHint::AnyPath)]
     pub(crate) places: Vec<String>,
-    /// Bring the release that this mirror serves to other mirrors, unchanged, instead of pushing a tree
+    /// Copy the release that this mirror serves to other mirrors unchanged, instead of pushing a tree
     #[arg(long, value_name = "MIRROR", value_hint = ValueHint::AnyPath, help_heading = PUBLISH)]
     pub(crate) from: Option<String>,
-    /// Leave out what matches this line in gitignore syntax; after the configured ones, may be repeated
+    /// Exclude paths that match this pattern in gitignore syntax, after the configured patterns; may be repeated
     #[arg(long, value_name = "PATTERN", allow_hyphen_values = true, help_heading = PUBLISH)]
     pub(crate) exclude: Vec<String>,
 }
 
-/// What a new release says and keeps.
+/// The contents of a new release.
 #[derive(Debug, Clone, Default, Args)]
 pub(crate) struct ReleaseArgs {
-    /// A note for people, kept in the release [default in CI: commit, branch and URL of the run]
+    /// A note for people, which the release keeps [default in CI: commit, branch and URL of the run]
     #[arg(long, value_name = "TEXT", help_heading = PUBLISH)]
     pub(crate) note: Option<String>,
-    /// Never replace what a higher N in the same stream published [default in CI: the run number]
+    /// Refuse to replace a release that a higher N in the same stream published [default in CI: the run number]
     #[arg(long, value_name = "STREAM:N", help_heading = PUBLISH)]
     pub(crate) order: Option<RunNumberArg>,
-    /// Serve removed files this long, whatever their kind, so that cached pages find them: 0s, 24h, 14d
+    /// Serve removed files of every kind for this long, so that cached pages find them: 0s, 24h, 14d
     #[arg(long, value_name = "DURATION", value_parser = parse_duration, help_heading = PUBLISH)]
     pub(crate) keep_removed: Option<Duration>,
-    /// Stop serving PATH, or all below it, at once if the tree lacks it; may be repeated
+    /// Stop serving PATH and all paths below it at once if the tree lacks it; may be repeated
     #[arg(long, value_name = "PATH", value_parser = TreePath::new, help_heading = PUBLISH)]
     pub(crate) expunge: Vec<TreePath>,
 }
 
-/// What is let through that is else refused. Not a set of states, so bools.
+/// The guard rails that are switched off. They are independent, so each is a bool.
 #[derive(Debug, Clone, Default, Args)]
 pub(crate) struct GuardArgs {
-    /// Push although a newer run has already been pushed
+    /// Push even if a newer run was already published
     #[arg(long, help_heading = GUARDS)]
     pub(crate) allow_older: bool,
-    /// Push content again that was rolled back
+    /// Push content even if it was rolled back
     #[arg(long, help_heading = GUARDS)]
     pub(crate) again: bool,
-    /// Begin a new history of the site on mirrors that have different ones; their releases are older than it from then on
+    /// Start a new history of the site on mirrors that have different histories; it replaces all of them
     #[arg(long, help_heading = GUARDS)]
     pub(crate) new_history: bool,
-    /// End with 0 when a newer push has won: then there was nothing left to do
+    /// Return 0 if a newer push has won
     #[arg(long, help_heading = GUARDS)]
     pub(crate) superseded_ok: bool,
-    /// Push although most of the files are gone, or all of them
+    /// Push even if most or all of the files are gone
     #[arg(long, help_heading = GUARDS)]
     pub(crate) allow_shrink: bool,
-    /// Push although the tree has .git, .env, private keys and the like
+    /// Push even if the tree has .git, .env, private keys or similar files
     #[arg(long, help_heading = GUARDS)]
     pub(crate) allow_secrets: bool,
 }
@@ -188,18 +188,18 @@ pub(crate) struct WorkArgs {
     /// Use this many threads [default: `jobs` of the configuration, else one for each core]
     #[arg(short, long, value_name = "N", value_parser = parse_count::<NonZeroUsize>, help_heading = RUN)]
     pub(crate) jobs: Option<NonZeroUsize>,
-    /// What becomes of mirrors that switched when another one then fails to: leave them, or revert them [default: `on_failure` of the configuration, else leave]
+    /// What to do with mirrors that switched when another mirror fails to switch: leave them, or revert them [default: `on_failure` of the configuration, else leave]
     #[arg(long, value_name = "leave|revert", value_parser = parse_on_failure, help_heading = RUN)]
     pub(crate) on_failure: Option<OnFailure>,
-    /// Fill mirrors that are empty, or have another store, although they had one before
+    /// Fill mirrors that had a store before and are now empty or have another store
     #[arg(long, help_heading = RUN)]
     pub(crate) init: bool,
     #[command(flatten)]
     pub(crate) wait: WaitArgs,
-    /// Keep hashes and old content here between runs; it may be deleted at any time [default: `dir` of `[cache]` in the configuration, else headwater in the XDG cache]
+    /// Keep hashes and old content in DIR between runs; DIR may be deleted at any time [default: `dir` of `[cache]` in the configuration, else headwater in the XDG cache]
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath, help_heading = RUN)]
     pub(crate) cache: Option<PathBuf>,
-    /// Compression on the way: auto (none to directories on this machine, more to mirrors that are far away or were slow), raw (none), or a zstd level from 1 to 19 [default: `level` of the configuration, else auto]
+    /// Compression of content that is sent: auto (none to directories on this machine, more to distant or slow mirrors), raw (none), or a zstd level from 1 to 19 [default: `level` of the configuration, else auto]
     #[arg(long, value_name = "auto|raw|1..19", help_heading = RUN)]
     pub(crate) level: Option<LevelChoice>,
     #[command(flatten)]
@@ -208,25 +208,25 @@ pub(crate) struct WorkArgs {
     pub(crate) traffic: TrafficArgs,
 }
 
-/// Which site mirrors must have, and how those on other machines are reached.
+/// The site that mirrors must have, and the connection to mirrors on other machines.
 #[derive(Debug, Clone, Default, Args)]
 pub(crate) struct RemoteArgs {
-    /// The site that the mirrors must have [default: `site` of the configuration for what publishes, else the one that the mirrors have]
+    /// The site that the mirrors must have [default: `site` of the configuration for commands that publish, else the site of the mirrors]
     #[arg(long, value_name = "NAME", help_heading = RUN)]
     pub(crate) site: Option<Site>,
-    /// Give up on what is not done after this long; mirrors that are not ready then stay on their release [default: `deadline` of the configuration, else none]
+    /// Stop after this long; mirrors that are not ready then stay on their release [default: `deadline` of the configuration, else none]
     #[arg(long, value_name = "DURATION", value_parser = parse_duration, help_heading = REMOTE)]
     pub(crate) deadline: Option<Duration>,
-    /// Trust only certificates that the CA certificates in FILE vouch for, on mirrors that have no `ca` of their own
+    /// Trust only the CA certificates in FILE, for mirrors without their own `ca`
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, help_heading = REMOTE)]
     pub(crate) ca: Option<PathBuf>,
-    /// Read the token from FILE for mirrors that have none of their own [default: the variable HEADWATER_TOKEN]
+    /// Read the token from FILE, for mirrors without their own token [default: the variable HEADWATER_TOKEN]
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, help_heading = REMOTE)]
     pub(crate) token_file: Option<PathBuf>,
-    /// Call ssh like this, as in "ssh -i key"; words are split as a shell does [default: `ssh_command` of the mirror or of the configuration, else ssh]
+    /// The ssh command, for example "ssh -i key"; headwater splits it into words as a shell does [default: `ssh_command` of the mirror or of the configuration, else ssh]
     #[arg(long, value_name = "COMMAND", help_heading = REMOTE)]
     pub(crate) ssh_command: Option<SshCommand>,
-    /// What runs there over ssh, as its shell reads it [default: `receive_command` of the mirror or of the configuration, else headwater]
+    /// The headwater command that ssh runs on the mirror, through its shell [default: `receive_command` of the mirror or of the configuration, else headwater]
     #[arg(long, value_name = "COMMAND", help_heading = REMOTE)]
     pub(crate) receive_command: Option<ReceiveCommand>,
 }
@@ -244,18 +244,18 @@ fn parse_count<T: FromStr>(text: &str) -> Result<T, String> {
     text.parse().map_err(|_| "write a number, at least 1".to_owned())
 }
 
-/// How much is sent at once.
+/// Limits for what is sent.
 #[derive(Debug, Clone, Default, Args)]
 pub(crate) struct TrafficArgs {
-    /// Send at most this much a second to mirrors on other machines, all together: 500kB, 2MB [default: `bwlimit` of the configuration, else no limit]
+    /// Send at most this many bytes per second to all mirrors on other machines together: 500kB, 2MB [default: `bwlimit` of the configuration, else no limit]
     #[arg(long, value_name = "RATE", value_parser = parse_rate, help_heading = REMOTE)]
     pub(crate) bwlimit: Option<NonZeroU64>,
-    /// Send content to at most this many of them at once [default: `max_parallel` of the configuration, else 16]
+    /// Send content to at most this many mirrors at once [default: `max_parallel` of the configuration, else 16]
     #[arg(long, value_name = "N", value_parser = parse_count::<NonZeroUsize>, help_heading = REMOTE)]
     pub(crate) max_parallel: Option<NonZeroUsize>,
 }
 
-/// Patience.
+/// How long a command waits for a lock.
 #[derive(Debug, Clone, Default, Args)]
 pub(crate) struct WaitArgs {
     /// Wait this long for a mirror that another run is changing [default: `wait` of the configuration, else 60s]
@@ -263,14 +263,14 @@ pub(crate) struct WaitArgs {
     pub(crate) wait: Option<Duration>,
 }
 
-/// The arguments of `push` and `plan`: a plan is exact only if it knows all that the push will.
+/// The arguments of `push` and `plan`: a plan is exact only if it has all arguments of the push.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct PushArgs {
     #[command(flatten)]
     pub(crate) source: SourceArgs,
     #[command(flatten)]
     pub(crate) release: ReleaseArgs,
-    /// Make the release complete on the mirrors and do not serve it yet: `headwater activate` does that later
+    /// Prepare the release on the mirrors without serving it; `headwater activate` serves it later
     #[arg(long, help_heading = RUN)]
     pub(crate) stage_only: bool,
     #[command(flatten)]
@@ -295,15 +295,15 @@ pub(crate) struct PromoteArgs {
     /// The mirror whose content is published: a name from the configuration, or a location
     #[arg(value_name = "FROM", value_hint = ValueHint::AnyPath)]
     pub(crate) from: String,
-    /// The mirrors on which a release is made of it
+    /// The mirrors that get the new release
     #[arg(value_name = "TO", required = true, value_hint = ValueHint::AnyPath)]
     pub(crate) mirrors: Vec<String>,
     #[command(flatten)]
     pub(crate) release: ReleaseArgs,
-    /// Make the release complete on the mirrors and do not serve it yet: `headwater activate` does that later
+    /// Prepare the release on the mirrors without serving it; `headwater activate` serves it later
     #[arg(long, help_heading = RUN)]
     pub(crate) stage_only: bool,
-    /// Show what would be done, as `headwater plan` does, and do nothing
+    /// Show what would be done, as `headwater plan` does, without changing anything
     #[arg(short = 'n', long, help_heading = RUN)]
     pub(crate) dry_run: bool,
     #[command(flatten)]
@@ -326,7 +326,7 @@ pub(crate) struct DiffArgs {
     /// The old side: a tree, a mirror, or a kept release as MIRROR:SEQ
     #[arg(value_name = "A", value_hint = ValueHint::AnyPath)]
     pub(crate) old: String,
-    /// The new side, the same way
+    /// The new side, in the same form
     #[arg(value_name = "B", value_hint = ValueHint::AnyPath)]
     pub(crate) new: String,
     #[command(flatten)]
@@ -344,7 +344,7 @@ pub(crate) struct DiffArgs {
 pub(crate) struct ReleasesArgs {
     #[command(flatten)]
     pub(crate) mirrors: MirrorsArgs,
-    /// Show what mirrors on other machines take on disk too; reads the manifests of all kept releases from each
+    /// Show the disk space of mirrors on other machines too; reads the manifests of all kept releases from each mirror
     #[arg(long, help_heading = OUTPUT)]
     pub(crate) disk: bool,
     #[command(flatten)]
@@ -358,10 +358,10 @@ pub(crate) struct ReleasesArgs {
 /// The arguments of `rollback`.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct RollbackArgs {
-    /// Mirrors: names from the configuration, or locations; all go to the same release [default: all configured ones, after a question]
+    /// Mirrors: names from the configuration, or locations; all go back to the same release [default: all configured ones, after confirmation]
     #[arg(value_name = "MIRROR", value_hint = ValueHint::AnyPath)]
     pub(crate) mirrors: Vec<String>,
-    /// Roll back all configured mirrors without a question
+    /// Roll back all configured mirrors without confirmation
     #[arg(short, long)]
     pub(crate) yes: bool,
     /// Go back to the kept release with this sequence [default: the one before the current one]
@@ -386,7 +386,7 @@ pub(crate) struct RollbackArgs {
 pub(crate) struct VerifyArgs {
     #[command(flatten)]
     pub(crate) mirrors: MirrorsArgs,
-    /// Compare size and time of the served files only, and read none
+    /// Compare only size and time of the served files, without reading them
     #[arg(long)]
     pub(crate) quick: bool,
     #[command(flatten)]
@@ -400,10 +400,10 @@ pub(crate) struct VerifyArgs {
 /// The arguments of `repair`.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct RepairArgs {
-    /// Mirrors to mend: names from the configuration, or locations
+    /// Mirrors to repair: names from the configuration, or locations
     #[arg(value_name = "MIRROR", required = true, value_hint = ValueHint::AnyPath)]
     pub(crate) mirrors: Vec<String>,
-    /// Fetch what is damaged from this tree or mirror; only content with the right hash is taken
+    /// Fetch damaged content from this tree or mirror; only content with the right hash is accepted
     #[arg(long, value_name = "TREE|MIRROR", value_hint = ValueHint::AnyPath)]
     pub(crate) from: String,
     #[command(flatten)]

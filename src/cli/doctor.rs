@@ -1,4 +1,4 @@
-//! `headwater doctor`: tries the way to each mirror, and changes nothing there.
+//! `headwater doctor`: checks the connection to each mirror without changing anything.
 
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -44,21 +44,21 @@ struct DoctorOutput<'a> {
     mirrors: &'a [Finding],
 }
 
-/// What was found out about one mirror.
+/// The result for one mirror.
 #[derive(Debug, Serialize)]
 struct Finding {
     mirror: String,
     location: String,
     is_ok: bool,
-    /// What is fine, in a few words each.
+    /// Facts in a few words each.
     facts: Vec<String>,
     problems: Vec<Problem>,
-    /// What needs attention and lets a push through.
+    /// Problems that do not prevent a push.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     warnings: Vec<Problem>,
 }
 
-/// Something that a push would fail for, or that needs attention.
+/// A reason why a push would fail, or a warning.
 #[derive(Debug, Serialize)]
 struct Problem {
     what: String,
@@ -125,7 +125,7 @@ fn examine(
 fn look(mirror: &dyn Mirror, state: &MirrorState, facts: &mut Vec<String>, problems: &mut Vec<Problem>) {
     facts.push(match (&state.site, state.current) {
         (Some(site), Some(current)) => format!("serves release {} of site {site}", current.sequence()),
-        (Some(site), None) => format!("is of site {site} and serves nothing yet"),
+        (Some(site), None) => format!("belongs to site {site} and serves nothing yet"),
         (None, _) => "empty: the first push fills it".to_owned(),
     });
     if let Err(error) = mirror.check_owner() {
@@ -139,14 +139,15 @@ fn look(mirror: &dyn Mirror, state: &MirrorState, facts: &mut Vec<String>, probl
             true => facts.push("the token may push".to_owned()),
             false => problems.push(Problem::new(
                 "the token may only read",
-                "make one with `headwater token new --site NAME --allow push` and add it to the serve.toml there",
+                "create one with `headwater token new --site NAME --allow push`, and add its table to the serve.toml of \
+                 the receiver",
             )),
         }
-        facts.push(format!("headwater {} there", receiver.version));
+        facts.push(format!("receiver runs headwater {}", receiver.version));
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
         if let Some(skew) = receiver.time.map(|time| time.abs_diff(now)).filter(|skew| *skew > MAX_SKEW_SECONDS) {
             let hint = "set both clocks by NTP: ages, expiry times and certificates depend on them";
-            problems.push(Problem::new(format!("its clock differs from this one by {skew} s"), hint));
+            problems.push(Problem::new(format!("the clock of the mirror differs from this clock by {skew} s"), hint));
         }
     }
     let free = state.free_bytes.or_else(|| Store::free_bytes_at(&mirror.local_path()?).ok());
@@ -155,14 +156,14 @@ fn look(mirror: &dyn Mirror, state: &MirrorState, facts: &mut Vec<String>, probl
         if free < LOW_SPACE_BYTES {
             problems.push(Problem::new(
                 format!("only {} are free", bytes(free)),
-                "free some space, or `headwater prune` with a smaller --keep",
+                "free some space, or run `headwater prune` with a smaller --keep",
             ));
         }
     }
-    facts.extend(state.round_trip.map(|time| format!("answers in {} ms", time.as_millis())));
+    facts.extend(state.round_trip.map(|time| format!("responds in {} ms", time.as_millis())));
 }
 
-/// What ends soon is a warning, since a push succeeds until then; what ends later is a fact.
+/// A token or certificate that expires soon is a warning, because a push still succeeds; a later expiry is a fact.
 fn look_at_expiries(expiries: Expiries, facts: &mut Vec<String>, warnings: &mut Vec<Problem>) {
     let now = fsx::unix_seconds();
     let soon = expiries.soon(now);
@@ -175,7 +176,7 @@ fn look_at_expiries(expiries: Expiries, facts: &mut Vec<String>, warnings: &mut 
     }
 }
 
-/// Whether a push of this user may write there.
+/// Checks whether this user may write to the directory.
 fn look_at_directory(path: &Path, state: &MirrorState, facts: &mut Vec<String>, problems: &mut Vec<Problem>) {
     let is_there = path.is_dir();
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
@@ -186,14 +187,14 @@ fn look_at_directory(path: &Path, state: &MirrorState, facts: &mut Vec<String>, 
     match rustix::fs::access(written, rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK) {
         Ok(()) => facts.push("writable".to_owned()),
         Err(error) => problems.push(Problem::new(
-            format!("{} cannot be written: {error}", written.display()),
+            format!("cannot write to {}: {error}", written.display()),
             "create the directory and give it to the user who pushes",
         )),
     }
 }
 
 impl Finding {
-    /// What is fine, or what is wrong and what to do: a line each; then a line for each warning.
+    /// One line with the facts, or one line per problem; then one line per warning.
     fn describe(&self) -> String {
         let name = escape(&self.mirror);
         let line = |word: &str, problem: &Problem| {

@@ -1,4 +1,4 @@
-//! Words for tokens and certificates that end soon.
+//! Texts about tokens and certificates that expire soon.
 
 use headwater::fsx;
 use headwater::mirror::{Expiring, Expiry};
@@ -11,12 +11,12 @@ use super::progress::Progress;
 
 const DAY_SECONDS: u64 = 24 * 60 * 60;
 
-/// What ends and when, as in `the token expires on 2026-12-05 (in 6 days)`.
+/// What expires and when, for example `the token expires on 2026-12-05 (in 6 days)`.
 pub(crate) fn describe(expiry: Expiry, now: u64) -> String {
     format!("the {} {}", name(expiry.what), when(expiry, now))
 }
 
-/// What ends, in a word.
+/// The name of what expires.
 pub(crate) const fn name(what: Expiring) -> &'static str {
     match what {
         Expiring::Token => "token",
@@ -24,7 +24,7 @@ pub(crate) const fn name(what: Expiring) -> &'static str {
     }
 }
 
-/// When it ends, as in `expires on 2026-12-05 (in 6 days)`.
+/// When it expires, for example `expires on 2026-12-05 (in 6 days)`.
 pub(crate) fn when(expiry: Expiry, now: u64) -> String {
     let moment = moment(expiry.time);
     let date = moment.split('T').next().unwrap_or_default();
@@ -35,17 +35,18 @@ pub(crate) fn when(expiry: Expiry, now: u64) -> String {
     }
 }
 
-/// What to do about it.
+/// The hint for it.
 pub(crate) const fn hint(what: Expiring) -> &'static str {
     match what {
         Expiring::Token => {
-            "make a new one with `headwater token new --site NAME --allow push`, and add it to the serve.toml there"
+            "create a new token with `headwater token new --site NAME --allow push`, and add its table to the serve.toml \
+             of the receiver"
         }
         Expiring::Certificate => "renew the certificate of the receiver, or of the proxy in front of it",
     }
 }
 
-/// Warns of what ends soon on the mirrors of a push, and says once for each kind what to do.
+/// Warns of tokens and certificates that expire soon on the mirrors of a push, with one hint per kind.
 pub(crate) fn warn(report: &Report, progress: &Progress) {
     let now = fsx::unix_seconds();
     let mut hints: Vec<&str> = Vec::new();
@@ -57,7 +58,7 @@ pub(crate) fn warn(report: &Report, progress: &Progress) {
         }
     }
     hints.sort_unstable();
-    // A stderr that went away is no reason to fail.
+    // A closed stderr does not end the command.
     print_hints(hints).ok();
 }
 

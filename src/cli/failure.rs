@@ -1,4 +1,4 @@
-//! How the program ends: the exit codes, and the words of a failure.
+//! The exit codes, and the text of a failure.
 //!
 //! The codes are an API. [`TABLE`] is the one place that lists them, the help
 //! text prints it, and [`Exit::of`] is the one place that chooses.
@@ -17,7 +17,7 @@ use headwater::text::error_chain;
 pub(crate) enum Exit {
     /// All is well.
     Success,
-    /// Anything else went wrong, or a check found faults.
+    /// Any other failure, or a check found faults.
     Failed,
     /// The arguments or the configuration are wrong.
     Usage,
@@ -25,7 +25,7 @@ pub(crate) enum Exit {
     Partial,
     /// No mirror has the release.
     Nothing,
-    /// A guard rail refused.
+    /// A guard rail refused the push.
     Refused,
     /// A newer push has won.
     Superseded,
@@ -33,42 +33,42 @@ pub(crate) enum Exit {
     Denied,
     /// The content is missing, unreadable, or changed while it was read.
     Content,
-    /// Every mirror was locked by someone else.
+    /// Every mirror was locked by another run.
     Locked,
-    /// The user asked to stop.
+    /// The user interrupted the run.
     Interrupted,
 }
 
-/// Every exit code and what it says, in the order in which they apply: of two
-/// that fit, the earlier one is given.
+/// Every exit code and its meaning, in order of precedence: if two codes apply,
+/// the program returns the earlier one.
 pub(crate) const TABLE: [(Exit, u8, &str); 11] = [
     (Exit::Usage, 2, "wrong arguments or configuration; nothing was done"),
-    (Exit::Interrupted, 130, "interrupted; every mirror is on a whole release, the next push goes on from here"),
+    (Exit::Interrupted, 130, "interrupted; every mirror is on a complete release, and the next push resumes"),
     (Exit::Content, 8, "content is missing, unreadable, or changed while it was read"),
-    (Exit::Refused, 5, "a guard rail refused; nothing was touched, the message names the flag"),
+    (Exit::Refused, 5, "a guard rail refused the push; nothing was changed, and the message names the flag"),
     (Exit::Superseded, 6, "a newer push has won; nothing was activated (0 with --superseded-ok)"),
-    (Exit::Denied, 7, "nothing was activated: every mirror that failed denied access"),
-    (Exit::Locked, 9, "nothing was activated: every mirror that failed was locked, also after --wait"),
-    (Exit::Nothing, 4, "no mirror has the release, for other reasons; what had switched went back"),
+    (Exit::Denied, 7, "nothing was activated; every mirror that failed denied access"),
+    (Exit::Locked, 9, "nothing was activated; every mirror that failed was locked for longer than --wait"),
+    (Exit::Nothing, 4, "no mirror has the release, for other reasons; mirrors that switched were reverted"),
     (Exit::Success, 0, "all mirrors have the release"),
     (Exit::Partial, 3, "some mirrors have the release, others do not"),
-    (Exit::Failed, 1, "anything else; `verify` found faults, `status` found a mirror that is not current"),
+    (Exit::Failed, 1, "any other failure; `verify` found faults, or `status` found a mirror that is not current"),
 ];
 
-/// What became of one mirror.
+/// The outcome of one mirror.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum MirrorOutcome {
-    /// The release became current.
+    /// The mirror switched to the release.
     Activated,
-    /// It was current already.
+    /// The release was already current.
     AlreadyCurrent,
-    /// The mirror has something newer.
+    /// The mirror has a newer release.
     Superseded,
     /// The mirror denied access.
     Denied,
-    /// Someone else had the mirror's lock all the time.
+    /// Another run held the lock of the mirror the whole time.
     Locked,
-    /// It failed in another way, or was held back because others failed.
+    /// The mirror failed in another way, or did not switch because others failed.
     Failed,
 }
 
@@ -78,12 +78,12 @@ impl MirrorOutcome {
     }
 }
 
-/// What an exit code is chosen from.
+/// The facts that determine the exit code.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct ExitInputs<'a> {
     /// The arguments or the configuration were wrong.
     pub(crate) is_misused: bool,
-    /// The user asked to stop, and work was left undone.
+    /// The user interrupted the run before it finished.
     pub(crate) is_interrupted: bool,
     /// The content was missing, unreadable, or changed while read.
     pub(crate) is_content_bad: bool,
@@ -91,12 +91,12 @@ pub(crate) struct ExitInputs<'a> {
     pub(crate) is_refused: bool,
     /// `--superseded-ok` was given.
     pub(crate) is_superseded_ok: bool,
-    /// What became of each mirror; none: the run did not come that far, in a way that no other fact names.
+    /// The outcome of each mirror. Empty if the run failed earlier for a reason that no other field has.
     pub(crate) outcomes: &'a [MirrorOutcome],
 }
 
 impl Exit {
-    /// The code that applies: the first in [`TABLE`].
+    /// Returns the first code in [`TABLE`] that applies.
     pub(crate) fn of(facts: &ExitInputs<'_>) -> Self {
         let outcomes = facts.outcomes;
         let failures = || outcomes.iter().filter(|outcome| !outcome.is_served());
@@ -120,9 +120,9 @@ impl Exit {
         }
     }
 
-    /// The number that the shell sees.
+    /// The number that the process returns.
     pub(crate) fn code(self) -> u8 {
-        // The test below shows that every one is in the table.
+        // A test below checks that the table has every code.
         TABLE.iter().find(|(exit, ..)| *exit == self).map_or(1, |(_, code, _)| *code)
     }
 }
@@ -133,19 +133,19 @@ impl From<Exit> for std::process::ExitCode {
     }
 }
 
-/// Lines of the help that are laid out by hand fit a terminal with this many columns.
+/// Width of the help text that is formatted here, in columns.
 const HELP_COLUMNS: usize = 80;
 
-/// The table as it stands in the help text.
+/// The table as the help text shows it.
 pub(crate) fn help() -> String {
-    let mut text = "Exit codes, the first that applies:\n".to_owned();
+    let mut text = "Exit codes (the first one that applies):\n".to_owned();
     for (_, code, meaning) in TABLE {
         text.push_str(&format!("  {code:>3}  {}\n", wrapped(meaning, HELP_COLUMNS - 7, 7)));
     }
     text
 }
 
-/// `text` in lines of at most `columns`, of which all but the first begin with `indent` spaces.
+/// Wraps `text` into lines of at most `columns`. All but the first start with `indent` spaces.
 fn wrapped(text: &str, columns: usize, indent: usize) -> String {
     let mut lines: Vec<String> = Vec::new();
     for word in text.split(' ') {
@@ -160,7 +160,7 @@ fn wrapped(text: &str, columns: usize, indent: usize) -> String {
     lines.join(&format!("\n{:indent$}", ""))
 }
 
-/// What `--json` prints of a failure.
+/// The JSON object of a failure.
 #[derive(Debug, Serialize)]
 pub(crate) struct FailureOutput<'a> {
     headwater: &'static str,
@@ -171,7 +171,7 @@ pub(crate) struct FailureOutput<'a> {
     hint: Option<&'a str>,
 }
 
-/// Why the program ends early: an error, what to do next, and the code.
+/// A failure that ends the program: the error, a hint and the exit code.
 #[derive(Debug)]
 pub(crate) struct Failure {
     exit: Exit,
@@ -181,37 +181,37 @@ pub(crate) struct Failure {
 }
 
 impl Failure {
-    /// A failure because of `error`.
+    /// Creates a failure with `error` as its cause.
     pub(crate) fn new(exit: Exit, error: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         Self { exit, error: error.into(), details: Vec::new(), hint: None }
     }
 
-    /// The same, and what to do next.
+    /// Adds a hint: what to do next.
     #[must_use]
     pub(crate) fn with_hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(without_tokens(&hint.into()).into_owned());
         self
     }
 
-    /// The same, with lines that show the offenders; see [`super::output::listed`].
+    /// Adds lines with details; see [`super::output::listed`].
     #[must_use]
     pub(crate) fn with_details(mut self, details: Vec<String>) -> Self {
         self.details = details;
         self
     }
 
-    /// The same with another exit code.
+    /// Replaces the exit code.
     #[must_use]
     pub(crate) fn with_exit(self, exit: Exit) -> Self {
         Self { exit, ..self }
     }
 
-    /// What to do next, if there is something to do.
+    /// The hint, if there is one.
     pub(crate) fn hint(&self) -> Option<&str> {
         self.hint.as_deref()
     }
 
-    /// How the program ends with it.
+    /// The exit code.
     pub(crate) const fn exit(&self) -> Exit {
         self.exit
     }
@@ -227,8 +227,8 @@ impl Failure {
         FailureOutput { headwater: command, version: 1, exit_code: exit.code(), error: self.text(), hint }
     }
 
-    /// The lines for people: `error: …`, the details, `hint: …`. Nothing in
-    /// them steers a terminal; the first word alone may be coloured.
+    /// The lines for people: `error: …`, the details, `hint: …`. Control characters
+    /// are escaped; only the first word of a line may be coloured.
     pub(crate) fn render(&self) -> String {
         let mut text = format!("\x1b[1;31merror:\x1b[0m {}\n", escape(&error_chain(&*self.error)));
         for line in &self.details {
@@ -240,9 +240,9 @@ impl Failure {
         text
     }
 
-    /// Writes the lines to stderr, without colour where that is not wanted.
+    /// Writes the lines to stderr, without colour if stderr does not support it.
     pub(crate) fn print(&self) {
-        // When stderr is gone there is nobody left to tell; the code remains.
+        // If stderr is closed, only the exit code remains.
         eprint_raw(&self.render()).ok();
     }
 }
@@ -282,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn superseded_is_success_for_those_who_say_so() {
+    fn superseded_is_success_with_superseded_ok() {
         let exit = |outcomes| Exit::of(&ExitInputs { is_superseded_ok: true, outcomes, ..ExitInputs::default() });
         assert_eq!(exit(&[Superseded, Superseded]), Exit::Success);
         assert_eq!(exit(&[Failed]), Exit::Nothing);
@@ -330,7 +330,7 @@ mod tests {
     struct Middle(#[source] io::Error);
 
     #[test]
-    fn causes_are_told_once_and_escaped() {
+    fn causes_are_printed_once_and_escaped() {
         let failure = Failure::new(Exit::Usage, Outer(Middle(io::Error::other("disk on fire"))))
             .with_details(vec!["a\nb".to_owned()])
             .with_hint("buy water");

@@ -1,6 +1,6 @@
-//! Which mirrors a command works on, and in which order they switch: what the
-//! configuration says of groups, waves and frozen mirrors, made into the
-//! policy of a push.
+//! The mirrors of a command, and the order in which they switch: turns the
+//! groups, waves and frozen mirrors of the configuration into the policy of a
+//! push.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -16,7 +16,7 @@ use super::failure::{Exit, Failure};
 use super::operands::MirrorChoice;
 use super::person;
 
-/// Leaves only the mirrors that `--only` and `--skip` let through.
+/// Removes the mirrors that `--only` and `--skip` exclude.
 pub(crate) fn narrow(config: &mut Config, args: &ConfigArgs) -> Result<(), Failure> {
     let is_named = |mirror: &MirrorConfig, word: &str| {
         mirror.name.as_str() == word || mirror.group.as_ref().is_some_and(|group| group.as_str() == word)
@@ -33,7 +33,7 @@ pub(crate) fn narrow(config: &mut Config, args: &ConfigArgs) -> Result<(), Failu
         |mirror: &MirrorConfig| (args.only.is_empty() || listed(&args.only, mirror)) && !listed(&args.skip, mirror);
     config.left_out = config.mirrors.extract_if(.., |mirror| !is_let_through(mirror)).collect();
     if had_any && config.mirrors.is_empty() {
-        return Err(Failure::new(Exit::Usage, "--only and --skip leave no mirror").with_hint("let one through"));
+        return Err(Failure::new(Exit::Usage, "--only and --skip leave no mirror").with_hint("change --only or --skip"));
     }
     Ok(())
 }
@@ -47,15 +47,15 @@ fn known(config: &Config, word: &str) -> String {
     let meant = config::closest(word, names.iter().chain(&groups).copied());
     let meant = meant.map(|meant| format!("did you mean `{meant}`? ")).unwrap_or_default();
     match groups.is_empty() {
-        true => format!("{meant}configured mirrors are: {}", names.join(", ")),
-        false => format!("{meant}configured mirrors are: {}; groups are: {}", names.join(", "), groups.join(", ")),
+        true => format!("{meant}name a configured mirror: {}", names.join(", ")),
+        false => format!("{meant}name a configured mirror: {}; or a group: {}", names.join(", "), groups.join(", ")),
     }
 }
 
-/// Takes the frozen ones out of `mirrors`, and answers what the report says of them.
+/// Removes the frozen mirrors from `mirrors` and returns their reports.
 ///
 /// # Errors
-/// When no other is left.
+/// Returns an error if no mirror remains.
 pub(crate) fn set_frozen_apart(mirrors: &mut Vec<MirrorChoice>, config: &Config) -> Result<Vec<MirrorReport>, Failure> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
     let is_frozen = |choice: &mut MirrorChoice| config.mirror(&choice.name).is_some_and(|mirror| mirror.is_frozen(now));
@@ -63,14 +63,14 @@ pub(crate) fn set_frozen_apart(mirrors: &mut Vec<MirrorChoice>, config: &Config)
     if mirrors.is_empty() {
         let error = "every mirror is frozen";
         let hint =
-            "`frozen = true` in the configuration, or its `until`, says so: there is nothing to do until it is changed";
+            "remove `frozen` of a [[mirror]] from the configuration, or change its `until`, to push to that mirror";
         return Err(Failure::new(Exit::Usage, error).with_hint(hint));
     }
     Ok(frozen)
 }
 
-/// What the release of `command` says of its mirrors if they are a part of the configured fleet. Frozen mirrors are not
-/// missing, and locations that are not configured are a fleet of their own.
+/// The note that the release of `command` is only for a part of the configured fleet, if it is. Frozen mirrors do not
+/// count as missing, and locations that are not configured are a separate fleet.
 pub(crate) fn partial(mirrors: &[MirrorChoice], config: &Config, command: &str) -> Option<Partial> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
     let is_chosen = |mirror: &MirrorConfig| {
@@ -103,10 +103,10 @@ fn report(choice: MirrorChoice) -> MirrorReport {
     }
 }
 
-/// What the configuration says of switching.
+/// The policy for switching, from the configuration.
 ///
 /// # Errors
-/// A probe that names no path of a tree.
+/// Returns an error if a probe does not name a path of a tree.
 pub(crate) fn policy(config: &Config, inputs: Option<config::OnFailure>, goal: Goal) -> Result<Policy, Failure> {
     let on_failure = match inputs.unwrap_or(config.on_failure) {
         config::OnFailure::Leave => OnFailure::Leave,
@@ -120,7 +120,7 @@ fn wave(config: &Config, inputs: &config::Wave) -> Result<Wave, Failure> {
     let is_in = |mirror: &&MirrorConfig| mirror.group.as_ref().is_some_and(|group| inputs.groups.contains(group));
     let members: Vec<&MirrorConfig> = config.mirrors.iter().filter(is_in).collect();
     let mut probes = Vec::new();
-    // A wave of which no mirror is worked on is not looked at.
+    // Skip waves without a mirror of this command.
     for text in inputs.probes.iter().filter(|_| !members.is_empty()) {
         if text.contains("://") {
             probes.push(probe(text.clone(), below(text, config))?);
@@ -135,7 +135,7 @@ fn wave(config: &Config, inputs: &config::Wave) -> Result<Wave, Failure> {
     Ok(Wave { mirrors, soak: inputs.soak, probes })
 }
 
-/// The path in the tree that a url shows: below the public url that it begins with, else below its host.
+/// The path in the tree for a URL: the part after the public URL that it starts with, or after its host.
 fn below(url: &str, config: &Config) -> String {
     let publics = config.all_mirrors().filter_map(|mirror| mirror.public_url.as_ref());
     let inside = publics.filter_map(|public| url.strip_prefix(public.as_str())).find(|rest| rest.starts_with('/'));
@@ -143,7 +143,7 @@ fn below(url: &str, config: &Config) -> String {
     decoded(inside.map_or_else(host, |rest| &rest[1..]))
 }
 
-/// A probe of `path`, of which a directory shows its `index.html`.
+/// A probe of `path`; for a directory it fetches `index.html`.
 fn probe(url: String, mut path: String) -> Result<Probe, Failure> {
     if path.is_empty() || path.ends_with('/') {
         path.push_str("index.html");
@@ -151,13 +151,13 @@ fn probe(url: String, mut path: String) -> Result<Probe, Failure> {
     match TreePath::new(&path) {
         Ok(path) => Ok(Probe { url, path }),
         Err(error) => {
-            let hint = "a probe is a url of a file of the tree, or a path such as index.html";
+            let hint = "write the URL of a file in the tree, or a path such as index.html";
             Err(Failure::new(Exit::Usage, format!("probe {url:?}: {path:?} {error}")).with_hint(hint))
         }
     }
 }
 
-/// A path as it reads without `%XX`; what is no such sequence stays.
+/// Decodes `%XX` in a path; other characters stay.
 fn decoded(text: &str) -> String {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
@@ -204,7 +204,7 @@ mod tests {
         assert_eq!(narrowed(&[], &["eu"]).unwrap(), ["a", "c"]);
         assert_eq!(narrowed(&["canary", "eu"], &["a"]).unwrap(), ["b"]);
         let unknown = narrowed(&["us"], &[]).unwrap_err().render();
-        assert!(unknown.contains("\"us\"") && unknown.contains("groups are: canary, eu"), "{unknown}");
+        assert!(unknown.contains("\"us\"") && unknown.contains("or a group: canary, eu"), "{unknown}");
         assert!(narrowed(&["a"], &["canary"]).unwrap_err().render().contains("leave no mirror"));
     }
 

@@ -1,5 +1,5 @@
-//! Flags that people know from rsync and other programs, hidden in the help:
-//! each says what does the same here.
+//! Hidden flags that users know from rsync and other programs. Each prints the
+//! equivalent in headwater.
 
 use std::io;
 
@@ -7,42 +7,46 @@ use clap::Args;
 
 use super::failure::{Exit, Failure, eprint_raw};
 
-/// What a push accepts from those who know rsync. Not a set of states, so bools.
+/// The rsync flags that a push accepts. They are independent, so each is a bool.
 #[derive(Debug, Clone, Copy, Default, Args)]
 pub(crate) struct HabitArgs {
     /// The same as `headwater plan`: shows what the push would do
     #[arg(short = 'n', long, hide = true)]
     pub(crate) dry_run: bool,
-    /// Not needed: what the tree lacks is always removed
+    /// Not needed: a push always removes files that are not in the tree
     #[arg(long, alias = "del", hide = true)]
     delete: bool,
-    /// Not needed: progress is shown unless --quiet is given
+    /// Not needed: a push shows progress unless --quiet is given
     #[arg(long, short = 'P', hide = true)]
     progress: bool,
-    /// Not needed: directories, links and the executable bit are always distributed
+    /// Not needed: a push always distributes directories, links and the executable bit
     #[arg(short = 'a', long, hide = true)]
     archive: bool,
-    /// Not needed: directories are always distributed whole
+    /// Not needed: a push always includes all subdirectories
     #[arg(short = 'r', long, hide = true)]
     recursive: bool,
-    /// Not needed: content is compressed on its way, see --level
+    /// Not needed: a push always compresses content for other machines, see --level
     #[arg(short = 'z', long, hide = true)]
     compress: bool,
-    /// Not needed: content is always compared by its hash
+    /// Not needed: a push always compares content by hash
     #[arg(short = 'c', long, hide = true)]
     checksum: bool,
 }
 
 impl HabitArgs {
-    /// Says of each flag that was given what is done here instead.
+    /// Prints a note for each flag that was given.
     pub(crate) fn explain(self) -> io::Result<()> {
         let notes = [
-            (self.delete, "--delete", "what the tree lacks is always removed, after the time of --keep-removed"),
-            (self.progress, "--progress", "progress is always shown, unless --quiet is given"),
-            (self.archive, "--archive", "directories, links and the executable bit are always distributed"),
-            (self.recursive, "--recursive", "directories are always distributed whole"),
-            (self.compress, "--compress", "content is always compressed to other machines, see --level"),
-            (self.checksum, "--checksum", "content is always compared by its hash"),
+            (
+                self.delete,
+                "--delete",
+                "a push always removes files that are not in the tree, after the time of --keep-removed",
+            ),
+            (self.progress, "--progress", "a push shows progress unless --quiet is given"),
+            (self.archive, "--archive", "a push always distributes directories, links and the executable bit"),
+            (self.recursive, "--recursive", "a push always includes all subdirectories"),
+            (self.compress, "--compress", "a push always compresses content for other machines, see --level"),
+            (self.checksum, "--checksum", "a push always compares content by hash"),
         ];
         let given = notes.iter().filter(|(is_given, ..)| *is_given);
         given
@@ -51,16 +55,16 @@ impl HabitArgs {
     }
 }
 
-/// `--dry-run` of a command that has no plan.
+/// `--dry-run` of a command without a plan.
 #[derive(Debug, Clone, Copy, Default, Args)]
 pub(crate) struct DryRunArgs {
-    /// Not supported here: the message names a command that shows what would be done
+    /// Not supported by this command: the message names a command that shows what would be done
     #[arg(short = 'n', long, hide = true)]
     dry_run: bool,
 }
 
 impl DryRunArgs {
-    /// Refuses the flag; `instead` begins with a command that shows what is asked for.
+    /// Refuses the flag; `instead` begins with a command that shows what would be done.
     pub(crate) fn refuse(self, command: &str, instead: &str) -> Result<(), Failure> {
         match self.dry_run {
             true => {

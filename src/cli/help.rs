@@ -4,11 +4,11 @@
 pub(super) const TOP: &str = "\
 Examples:
   headwater push public /srv/www /data/www   push a tree to two directories,
-                                             made by the first push
-  headwater push                             push what headwater.toml says (see
+                                             which the first push creates
+  headwater push                             use headwater.toml (see
                                              `headwater init`)
-  headwater status /srv/www                  what is served, since when
-  headwater rollback /srv/www                back to the release before";
+  headwater status /srv/www                  show what the mirror serves
+  headwater rollback /srv/www                go back to the previous release";
 
 /// Below `headwater push --help`.
 pub(super) const PUSH: &str = "\
@@ -16,28 +16,28 @@ Examples:
   headwater push public /srv/www /data/www       two mirrors, switched together
   headwater push                                 tree and mirrors from
                                                  headwater.toml
-  headwater push public eu us --require 1        switch as soon as one of two is
+  headwater push public eu us --require 1        switch when one of the two is
                                                  ready
   headwater push public https://edge1:7447/docs ssh://me@edge2/srv/www
                                                  mirrors on other machines
                                                  (token in HEADWATER_TOKEN)
-  headwater push --from /srv/www /data/new       fill a new mirror from another,
-                                                 without the tree
+  headwater push --from /srv/www /data/new       fill a new mirror from another
+                                                 mirror, without the tree
   headwater push public /srv/www --order build:7 --superseded-ok
                                                  in CI: an old run never
                                                  replaces a newer one";
 
-/// How `push` is called: clap knows one positional argument where people see two.
+/// The usage of `push`: clap has one positional argument where users see two.
 pub(super) const PUSH_USAGE: &str = "headwater push [OPTIONS] [TREE] [MIRROR]...";
 
-/// How `plan` is called.
+/// The usage of `plan`.
 pub(super) const PLAN_USAGE: &str = "headwater plan [OPTIONS] [TREE] [MIRROR]...";
 
-/// How `serve` is called.
+/// The usage of `serve`.
 pub(super) const SERVE_USAGE: &str =
     "headwater serve [OPTIONS] <DIR>\n       headwater serve [OPTIONS] --config <FILE>";
 
-/// How `receive` is called.
+/// The usage of `receive`.
 pub(super) const RECEIVE_USAGE: &str =
     "headwater receive [OPTIONS] <DIR>\n       headwater receive [OPTIONS] --config <FILE>";
 
@@ -46,15 +46,14 @@ pub(super) const PROMOTE: &str = "\
 Examples:
   headwater promote /srv/staging /srv/www --note \"approved by QA\"
                                                  publish what staging serves
-  headwater promote staging eu us --dry-run      what that would change";
+  headwater promote staging eu us --dry-run      show what would change";
 
 /// Below `headwater plan --help`.
 pub(super) const PLAN: &str = "\
 Examples:
-  headwater plan public /srv/www                 what would change, and how many
-                                                 bytes
-  headwater plan --json                          the same for a program, from
-                                                 headwater.toml";
+  headwater plan public /srv/www                 show changes and bytes to send
+  headwater plan --json                          tree and mirrors from
+                                                 headwater.toml, as JSON";
 
 /// Below `headwater diff --help`.
 pub(super) const DIFF: &str = "\
@@ -62,33 +61,33 @@ Examples:
   headwater diff /srv/www public                 what the tree would change on
                                                  the mirror
   headwater diff /srv/www:41 /srv/www            what changed since release 41
-  headwater diff eu us                           whether two configured mirrors
-                                                 agree";
+  headwater diff eu us                           compare two configured mirrors";
 
 /// Below `headwater status --help`.
 pub(super) const STATUS: &str = "\
 Examples:
   headwater status                               all mirrors of headwater.toml
-  headwater status --watch                       the same, again and again
+  headwater status --watch                       repeat it
   headwater status --check --warn 1h --crit 24h  one line for a monitoring plug-
                                                  in
-  headwater status --public --html fleet.html    what visitors get too, and a
-                                                 page for everybody
+  headwater status --public --html fleet.html    also check what visitors get,
+                                                 and write a web page
   headwater status /srv/www /data/www --json";
 
 /// Below `headwater doctor --help`.
 pub(super) const DOCTOR: &str = "\
 Examples:
-  headwater doctor                               reach, token, site, clock, free
-                                                 space of all configured mirrors
-  headwater doctor https://edge1:7447/docs       the same of one";
+  headwater doctor                               check network, token, site,
+                                                 clock and free space of all
+                                                 configured mirrors
+  headwater doctor https://edge1:7447/docs       check one mirror";
 
 /// Below `headwater which --help`.
 pub(super) const WHICH: &str = "\
 Examples:
   headwater which assets/app.js                  on all mirrors of
                                                  headwater.toml
-  headwater which / eu us --json                 the start page of two of them";
+  headwater which / eu us --json                 the start page on two mirrors";
 
 /// Below `headwater mirrorlist --help`.
 pub(super) const MIRRORLIST: &str = "\
@@ -99,32 +98,32 @@ Examples:
 /// Below `headwater releases --help`.
 pub(super) const RELEASES: &str = "\
 Examples:
-  headwater releases /srv/www                    newest first; * is the one that
-                                                 is served";
+  headwater releases /srv/www                    newest first; * marks the one
+                                                 that the mirror serves";
 
 /// Below `headwater rollback --help`.
 pub(super) const ROLLBACK: &str = "\
 Examples:
-  headwater rollback /srv/www /data/www          both to the release before the
-                                                 current one
-  headwater rollback eu us --to 41               both to the content of release
-                                                 41";
+  headwater rollback /srv/www /data/www          go back to the release before
+                                                 the current one
+  headwater rollback eu us --to 41               go back to the content of
+                                                 release 41";
 
 /// Below `headwater activate --help`.
 pub(super) const ACTIVATE: &str = "\
 Examples:
-  headwater push --stage-only                    make release
-                                                 12-9f3ac1d2e4b5a697 ready;
+  headwater push --stage-only                    prepare release
+                                                 12-9f3ac1d2e4b5a697;
                                                  MIRROR/staged shows it
-  headwater activate 12-9f3ac1d2e4b5a697         serve it everywhere
+  headwater activate 12-9f3ac1d2e4b5a697         serve it on all mirrors
   headwater activate 12 --at 2026-12-24T18:00Z   at that time";
 
 /// Below `headwater abandon --help`.
 pub(super) const ABANDON: &str = "\
 Examples:
-  headwater abandon 12-9f3ac1d2e4b5a697          drop what was staged, on all
-                                                 configured mirrors
-  headwater abandon 12 /srv/www                  on this one";
+  headwater abandon 12-9f3ac1d2e4b5a697          drop it on all configured
+                                                 mirrors
+  headwater abandon 12 /srv/www                  drop it on this mirror";
 
 /// Below `headwater heal --help`.
 pub(super) const HEAL: &str = "\
@@ -132,26 +131,26 @@ Examples:
   headwater heal                                 all configured mirrors
   headwater heal --quiet --alone                 from cron";
 
-/// What `--order` says in `headwater rollback --help`: there, CI gives none.
-pub(super) const ROLLBACK_ORDER: &str = "Note this order in the release, so that pushes with a lower N are refused";
+/// The help of `--order` of `headwater rollback`, which takes no run number from CI.
+pub(super) const ROLLBACK_ORDER: &str = "Record this order in the release, so that pushes with a lower N are refused";
 
 /// Below `headwater verify --help`.
 pub(super) const VERIFY: &str = "\
 Examples:
   headwater verify /srv/www                      read and hash everything
-  headwater verify --quick                       only find files that were
-                                                 edited by hand";
+  headwater verify --quick                       only find files that somebody
+                                                 edited";
 
 /// Below `headwater repair --help`.
 pub(super) const REPAIR: &str = "\
 Examples:
-  headwater repair /srv/www --from public        from the tree
+  headwater repair /srv/www --from public        fetch content from the tree
   headwater repair /srv/www --from /data/www     from another mirror";
 
 /// Below `headwater prune --help`.
 pub(super) const PRUNE: &str = "\
 Examples:
-  headwater prune /srv/www --keep 1              keep as little as can be";
+  headwater prune /srv/www --keep 1              keep as little as possible";
 
 /// Below `headwater init --help`.
 pub(super) const INIT: &str = "\
@@ -171,15 +170,15 @@ Examples:
 /// Below `headwater man --help`.
 pub(super) const MAN: &str = "\
 Examples:
-  headwater man | man -l -                       read it
-  headwater man /usr/local/share/man/man1        install it, with one page for
-                                                 each subcommand";
+  headwater man | man -l -                       show the page
+  headwater man /usr/local/share/man/man1        install a page for each
+                                                 subcommand";
 
 /// Below `headwater serve --help`.
 pub(super) const SERVE: &str = "\
 Examples:
-  headwater serve /srv/www --no-auth             on 127.0.0.1:7447, for this
-                                                 machine only
+  headwater serve /srv/www --no-auth             on 127.0.0.1:7447, only for
+                                                 this machine
   headwater serve /srv/www --site docs --token-file tokens.toml --behind-proxy
   headwater serve --config /etc/headwater/serve.toml";
 
@@ -187,9 +186,9 @@ Examples:
 pub(super) const RECEIVE: &str = "\
 Examples:
   command=\"headwater receive /srv/www\",restrict ssh-ed25519 AAAA…
-                                                 a line of authorized_keys: this
-                                                 key may push there, and nothing
-                                                 else";
+                                                 a line of authorized_keys: the
+                                                 key may push to this directory
+                                                 and do nothing else";
 
 /// Below `headwater token --help`.
 pub(super) const TOKEN: &str = "\

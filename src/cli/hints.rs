@@ -1,4 +1,4 @@
-//! What to do next: the hint to every failure of the library, and its exit code.
+//! The hint and the exit code for every failure of the library.
 
 use headwater::mirror::{ErrorKind as Kind, MirrorError};
 use headwater::push::{BuildError, GuardFault, PushError};
@@ -13,35 +13,35 @@ pub(crate) fn of_push(error: PushError) -> Failure {
     let (exit, hint) = match &error {
         PushError::Content(error) => (content_exit(error), content_hint(error).map(str::to_owned)),
         PushError::Build(BuildError::Changed { .. } | BuildError::Read { .. }) => {
-            (Exit::Content, Some("let the build end before the push begins; nothing was activated".into()))
+            (Exit::Content, Some("finish the build before the push; nothing was activated".into()))
         }
         PushError::Build(BuildError::Lost { .. }) => (
             Exit::Content,
             Some(
-                "bring back a mirror that has it; what was removed from the tree, and is only kept for a while, goes \
-                 with --expunge PATH; nothing was activated"
+                "bring back a mirror that has the content, or use --expunge PATH if the file is no longer in the tree; \
+                 nothing was activated"
                     .into(),
             ),
         ),
         PushError::Guard(fault) => (Exit::Refused, Some(guard_hint(fault).to_owned())),
         PushError::Superseded { .. } => {
-            (Exit::Superseded, Some("to publish the older content all the same: --allow-older".into()))
+            (Exit::Superseded, Some("use --allow-older to publish the older content".into()))
         }
         PushError::Source { source, .. } => (Exit::Content, of_mirror(source.kind()).map(str::to_owned)),
         PushError::Mirror { source, .. } => (mirror_exit(source.kind()), of_mirror(source.kind()).map(str::to_owned)),
         PushError::EmptySource { .. } => (Exit::Content, Some("push a tree to it first".into())),
         PushError::Nested { .. } => {
-            (Exit::Usage, Some("keep the tree, the mirrors and the cache (--cache) apart from one another".into()))
+            (Exit::Usage, Some("choose separate directories for the tree, the mirrors and the cache (--cache)".into()))
         }
-        PushError::NestedMirrors { .. } => (Exit::Usage, Some("name a place that is apart from the others".into())),
+        PushError::NestedMirrors { .. } => (Exit::Usage, Some("choose a location outside of the other mirrors".into())),
         PushError::Rollback(_) | PushError::NoRelease(_) => {
-            (Exit::Usage, Some("`headwater releases MIRROR` lists what is kept".into()))
+            (Exit::Usage, Some("run `headwater releases MIRROR` to list the kept releases".into()))
         }
         PushError::SequencesSpent { .. } => (Exit::Refused, Some(BEGIN_ANEW.to_owned())),
         PushError::NotStaged { staged, .. } => (Exit::Usage, Some(of_staged(staged))),
         PushError::NoProbe { .. } => (
             Exit::Refused,
-            Some("nothing was sent; the tree lacks it, or `probe` of that [[wave]] names it wrongly".into()),
+            Some("add the file to the tree, or correct `probe` of that [[wave]]; nothing was sent".into()),
         ),
         PushError::SitesDiffer { mirrors } => {
             let args: Vec<String> = std::env::args_os().map(|arg| arg.to_string_lossy().into_owned()).collect();
@@ -52,16 +52,16 @@ pub(crate) fn of_push(error: PushError) -> Failure {
         }
         PushError::SameMirror { .. } => (Exit::Usage, Some("name each mirror once".into())),
         PushError::Manifest { .. } => {
-            (Exit::Failed, Some("`headwater repair MIRROR --from ANOTHER` fetches it again".into()))
+            (Exit::Failed, Some("run `headwater repair MIRROR --from ANOTHER` to fetch it again".into()))
         }
         PushError::Build(BuildError::Cancelled) | PushError::Cancelled => (Exit::Interrupted, None),
-        PushError::NewRelease(ReleaseError::Time) => (Exit::Failed, Some("set the clock of this machine".into())),
+        PushError::NewRelease(ReleaseError::Time) => (Exit::Failed, Some("correct the clock of this machine".into())),
         PushError::NewManifest(_) => {
             (Exit::Failed, Some("free some space for the cache, or name another directory with --cache".into()))
         }
         PushError::Build(BuildError::Thread(_)) => (Exit::Failed, Some(MORE_THREADS.into())),
         PushError::Build(_) | PushError::NewRelease(_) => (Exit::Failed, None),
-        PushError::Io(_) => (Exit::Failed, Some("--cache names another directory for headwater's own files".into())),
+        PushError::Io(_) => (Exit::Failed, Some("name another directory for the cache with --cache".into())),
     };
     let failure = Failure::new(exit, error);
     match hint {
@@ -70,7 +70,7 @@ pub(crate) fn of_push(error: PushError) -> Failure {
     }
 }
 
-/// What to do where the system hands out no more threads.
+/// The hint for a system that starts no more threads.
 const MORE_THREADS: &str = "raise the limit for processes and threads (`ulimit -u`, TasksMax= of a systemd unit)";
 
 const fn content_exit(error: &ScanError) -> Exit {
@@ -89,15 +89,15 @@ fn content_hint(error: &ScanError) -> Option<&'static str> {
     match error {
         ScanError::Root { .. } => Some("build it first, or name another directory"),
         ScanError::RejectedPaths { list } if list.iter().any(|one| one.path == ".headwater") => Some(
-            "this tree is a mirror: publish what it serves with `headwater promote`, or bring it to others with \
-             `headwater push --from`",
+            "use `headwater promote` to publish the content of this mirror, or `headwater push --from` to copy its \
+             release; this tree is a mirror",
         ),
         ScanError::RejectedPaths { .. } => {
             Some("remove or exclude them (--exclude, .headwaterignore); for links see `symlinks` in headwater.toml")
         }
         ScanError::Unreadable { .. } => Some("make them readable for this user, or exclude them"),
-        ScanError::Changed { .. } => Some("let the build end before the push begins; nothing was activated"),
-        ScanError::Exclude { .. } => Some("patterns are written as in .gitignore"),
+        ScanError::Changed { .. } => Some("finish the build before the push; nothing was activated"),
+        ScanError::Exclude { .. } => Some("write the pattern in gitignore syntax"),
         ScanError::Thread { .. } => Some(MORE_THREADS),
         ScanError::TooManyRoots | ScanError::Cancelled => None,
     }
@@ -106,104 +106,107 @@ fn content_hint(error: &ScanError) -> Option<&'static str> {
 const fn guard_hint(fault: &GuardFault) -> &'static str {
     match fault {
         GuardFault::Histories { .. } => {
-            "name only mirrors of one history; or begin a new one on all of them, which makes their releases the older ones: \
-             push a tree with --new-history"
+            "name only mirrors with the same history, or push a tree with --new-history to replace all these histories"
         }
-        GuardFault::EmptyTree => "if it is meant to be empty: --allow-shrink",
-        GuardFault::Shrinks { .. } => "if so many are meant to go: --allow-shrink; max_removed sets the limit",
-        GuardFault::Expunged { .. } => "take it out of the tree, or leave it out with `exclude`, and push again",
-        GuardFault::Lacks { .. } => "the build may have failed; must_have in headwater.toml lists what has to be there",
+        GuardFault::EmptyTree => "use --allow-shrink to push an empty tree",
+        GuardFault::Shrinks { .. } => "use --allow-shrink if the removals are intended; `max_removed` sets the limit",
+        GuardFault::Expunged { .. } => "remove the path from the tree, or exclude it with `exclude`, and push again",
+        GuardFault::Lacks { .. } => {
+            "check whether the build failed; `must_have` in headwater.toml lists the required paths"
+        }
         GuardFault::Secrets { .. } => {
-            "exclude them (--exclude, .headwaterignore); if they are meant to be public: `allow_secrets` in \
-             headwater.toml names them, --allow-secrets lets one push through; \
-             a mirror is pushed with --from"
+            "exclude them (--exclude, .headwaterignore); to publish them, list them in `allow_secrets` of \
+             headwater.toml, or use --allow-secrets for one push; to push the release of a mirror, use --from"
         }
-        GuardFault::Rejected(_) => "change the content, or push it again with --again",
+        GuardFault::Rejected(_) => "change the content, or use --again to publish it",
     }
 }
 
-/// What to do where a release is not staged, and these are.
+/// The hint for a release that is not staged; `staged` are the staged releases.
 fn of_staged(staged: &[ReleaseName]) -> String {
     if staged.is_empty() {
-        return "`headwater push --stage-only` stages one, a later push replaces it".to_owned();
+        return "run `headwater push --stage-only` to stage a release; a later push replaces it".to_owned();
     }
     let names: Vec<String> = staged.iter().map(ReleaseName::to_string).collect();
-    format!("staged there: {}", names.join(", "))
+    format!("name a staged release: {}", names.join(", "))
 }
 
-/// What to do about the failure of one mirror.
+/// The hint for the failure of one mirror.
 pub(crate) const fn of_mirror(kind: Kind) -> Option<&'static str> {
     match kind {
-        Kind::Unreachable => Some("check that its receiver runs and that the network leads there"),
+        Kind::Unreachable => Some("check that the receiver runs and that it is reachable from this machine"),
         Kind::Certificate => Some(
-            "name the certificates to trust with --ca FILE, or `ca` of the [[mirror]]; the one of the mirror must have the \
-             host name of the URL and be valid today; `client_cert` is the one of this machine",
+            "set the trusted certificates with --ca FILE, or as `ca` of the [[mirror]]; the certificate of the mirror must \
+             be valid and have the host name of the URL; `client_cert` is the certificate of this machine",
         ),
         Kind::BadGateway => Some(
-            "the proxy answers and the receiver behind it does not: see that it runs, and that the proxy leads there",
+            "check that the receiver behind the proxy runs, and that the proxy forwards requests to it; the proxy \
+             responded, and the receiver did not",
         ),
         Kind::Unauthorized => Some(
-            "give the token in the variable HEADWATER_TOKEN, with --token-file, or as `token_env` or `token_file` of the \
-             [[mirror]]; its receiver knows those that `headwater token new` has printed for its serve.toml",
+            "set the token in the variable HEADWATER_TOKEN, with --token-file, or as `token_env` or `token_file` of the \
+             [[mirror]]; the serve.toml of the receiver must have the table that `headwater token new` printed for it",
         ),
         Kind::Forbidden => Some(
-            "make a token for this site and this right, and add it to its serve.toml: \
-             `headwater token new --site NAME --allow push`",
+            "create a token for this site with `headwater token new --site NAME --allow push`, and add its table to the \
+             serve.toml of the receiver",
         ),
         Kind::SshAuth => {
-            Some("give a key that lets this user in without a password, as in --ssh-command \"ssh -i KEY\"")
+            Some("use a key that the mirror accepts without a password, for example --ssh-command \"ssh -i KEY\"")
         }
         Kind::HostKey => Some(
-            "compare the key of the host with /etc/ssh/ssh_host_*.pub there; then put it into known_hosts (`ssh-keyscan`), \
-             or into `host_key` of the [[mirror]]",
+            "compare the host key with /etc/ssh/ssh_host_*.pub on the mirror; then add it to known_hosts (`ssh-keyscan`), \
+             or set it as `host_key` of the [[mirror]]",
         ),
-        Kind::Timeout => Some("try again; a push goes on where it was"),
+        Kind::Timeout => Some("try again; a push resumes"),
         Kind::Protocol => Some(
-            "see that the location is that of a `headwater serve`, as in https://host:7447/SITE, or `headwater receive`",
+            "check that `headwater serve` runs at this location, for example https://host:7447/SITE, or `headwater receive`",
         ),
-        Kind::BodyLimit => {
-            Some("set `client_max_body_size 1200m` in the nginx in front, or what limits bodies in another proxy")
-        }
+        Kind::BodyLimit => Some("set `client_max_body_size 1200m` in nginx, or raise the body limit of another proxy"),
         Kind::Version => Some("upgrade headwater on the older of the two machines"),
-        Kind::Busy => Some("its receiver has too much to do: try again later"),
+        Kind::Busy => Some("try again later; the receiver is overloaded"),
         Kind::FarBeyond => Some(BEGIN_ANEW),
         Kind::OtherHistory => Some("publish its content with `headwater promote`, or push a tree with --new-history"),
         _ => of_place(kind),
     }
 }
 
-/// What to do about a mirror whose sequences leave no room, or cannot be true.
-const BEGIN_ANEW: &str = "look at what it serves; if that is wrong, empty its directory and push to it with --init, or leave \
-     it out with --skip";
+/// The hint for a mirror whose sequences are at the limit or cannot be right.
+const BEGIN_ANEW: &str = "check what the mirror serves; if it is wrong, empty the directory of the mirror and push to it with \
+     --init, or leave the mirror out with --skip";
 
-/// What to do about the failure of one mirror that its place or its disk is the reason of.
+/// The hint for the failure of one mirror because of its location or its disk.
 const fn of_place(kind: Kind) -> Option<&'static str> {
     match kind {
         Kind::NotEmpty => Some(
-            "name a new directory beside it, push there, and let the web server's root be NEW/current; \
+            "push to a new directory NEW, and set the root of the web server to NEW/current; \
              see \"Start from an existing web root\" in docs/tutorial.md",
         ),
         Kind::OtherStore => {
-            Some("mount its volume, or bring its directory back; to fill it from the beginning, use --init")
+            Some("mount the volume of the mirror or restore its directory; to start a new store, use --init")
         }
         Kind::OtherOwner => Some("run headwater as the user who owns the mirror"),
         Kind::OtherSite => {
-            Some("name the site that it holds with --site, or change `site` in headwater.toml, or name another mirror")
+            Some("pass the site of the mirror with --site, change `site` in headwater.toml, or name another mirror")
         }
-        Kind::Denied => Some("a push needs to write there, `status` and `verify` to read"),
-        Kind::ReadOnly => Some("look why its file system is read-only, mount it for writing, then push again"),
+        Kind::Denied => {
+            Some("give this user write permission for a push, or read permission for `status` and `verify`")
+        }
+        Kind::ReadOnly => Some("find out why the file system is read-only, mount it for writing, then push again"),
         Kind::UnsuitableLocation => {
-            Some("name a directory on a local disk; create its parent first, the push creates the mirror itself")
+            Some("name a directory on a local disk, and create its parent; the push creates the directory itself")
         }
-        Kind::NewerFormat => Some("upgrade headwater here"),
-        Kind::NoSpace => Some("free some space, or `headwater prune` with a smaller --keep, then push again"),
-        Kind::FileTooLarge => Some(
-            "raise the limit for the size of files (`ulimit -f`, LimitFSIZE= of a systemd unit) where that mirror is",
-        ),
-        Kind::Locked => Some("another headwater is at work there: try again, or wait longer with --wait"),
-        Kind::DamagedBase => Some("`headwater verify` names what is damaged, `headwater repair --from` repairs it"),
+        Kind::NewerFormat => Some("upgrade headwater on this machine"),
+        Kind::NoSpace => Some("free some space, or run `headwater prune` with a smaller --keep, then push again"),
+        Kind::FileTooLarge => {
+            Some("raise the limit for the size of files (`ulimit -f`, LimitFSIZE= of a systemd unit) on the mirror")
+        }
+        Kind::Locked => Some("try again, or wait longer with --wait; another run is changing the mirror"),
+        Kind::DamagedBase => {
+            Some("run `headwater verify` to list the faults, and `headwater repair --from` to repair them")
+        }
         Kind::OverQuota => Some(
-            "raise `quota` or `quota_entries` of the [[site]] in its serve.toml and restart its receiver, or publish less",
+            "raise `quota` or `quota_entries` of the [[site]] in the serve.toml and restart the receiver, or publish less",
         ),
         _ => None,
     }
@@ -213,7 +216,7 @@ const fn of_place(kind: Kind) -> Option<&'static str> {
 pub(crate) fn on_mirror(mirror: &str, error: &MirrorError) -> Failure {
     let kind = error.kind();
     let error = error_chain(error);
-    // A location that the error names already is not said twice.
+    // Do not repeat a location that the error already starts with.
     let is_named = error.strip_prefix(mirror).is_some_and(|rest| rest.starts_with(' '));
     let text = if is_named { error } else { format!("{mirror}: {error}") };
     let failure = Failure::new(mirror_exit(kind), text);
@@ -245,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn hints_speak_of_what_is_to_be_done() {
+    fn hints_name_the_next_step() {
         let refused = |kind: Kind, detail: Option<Detail>| MirrorError::Remote {
             refusal: ProtocolError { detail, ..ProtocolError::new(kind, "no") },
         };
@@ -258,7 +261,7 @@ mod tests {
             (refused(Kind::Forbidden, None), "unauthorized", "headwater token new --site"),
             (TransportError::Tls { what: what() }.into(), "unreachable", "`ca`"),
             (TransportError::BodyTooLarge { bytes: 1 }.into(), "protocol", "client_max_body_size"),
-            (TransportError::Foreign { status: 502, what: what() }.into(), "unreachable", "behind it does not"),
+            (TransportError::Foreign { status: 502, what: what() }.into(), "unreachable", "behind the proxy"),
             (TransportError::Foreign { status: 400, what: what() }.into(), "protocol", "location"),
             (TransportError::SshDenied { what: what() }.into(), "unauthorized", "a key"),
             (TransportError::HostKey { what: what() }.into(), "unauthorized", "known_hosts"),

@@ -1,4 +1,4 @@
-//! `headwater init`: a configuration to begin with, every key explained.
+//! `headwater init`: a configuration to start from, with every key explained.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -10,8 +10,8 @@ use headwater::fsx::{Dir, FileMode, IoError};
 use super::failure::{Exit, Failure};
 use super::output::{escape, print};
 
-/// What is written. Lines that begin with `#` and no space are settings with
-/// their defaults or an example; a test takes the `#` away and reads them all.
+/// The text of the file. A line with `#` and no space is a setting with its
+/// default or an example; a test removes the `#` and reads all settings.
 const TEMPLATE: &str = r##"# headwater.toml: what `headwater push` sends, and where.
 # Paths are relative to this file. A flag outranks the key of the same name.
 # A line with # and no space is a setting that is off. It shows the default,
@@ -74,8 +74,9 @@ content = "public"
 # keys on each line, from a file ("mirrors.jsonl") or from a command. (Example.)
 #mirrors_from = ["inventory", "--format=jsonl"]
 
-# What that list may name: variables with tokens beside that of [mirror_defaults],
-# and the hosts of its mirrors; without `allowed_hosts` any host. (Examples.)
+# What that list may contain: variables with tokens, beside the one of
+# [mirror_defaults], and hosts of mirrors. Without `allowed_hosts` it may contain
+# any host. (Examples.)
 #token_envs = ["EDGE_TOKEN"]
 #allowed_hosts = ["*.edge.example"]
 
@@ -97,7 +98,7 @@ content = "public"
 # of a mirror is a second limit, for that mirror. (Example.)
 #bwlimit = "2MB"
 
-# Abandon mirrors that are not done this long after the start of the run.
+# Abandon mirrors that are not finished this long after the start of the run.
 # `deadline` of a mirror outranks it. (Example.)
 #deadline = "10m"
 
@@ -120,8 +121,8 @@ content = "public"
 # The cache of this machine. `dir` is its directory (an example; the default is
 # `headwater` in the XDG cache; --cache outranks it). The cache keeps old content,
 # so that headwater sends only what changed inside of files to mirrors on other
-# machines: at most `content` bytes ("0" keeps none) of so many `releases`. If the
-# cache is lost, transfers are larger, and nothing else changes.
+# machines: at most `content` bytes ("0" keeps none) of the last `releases`
+# releases. If the cache is lost, transfers are larger, and nothing else changes.
 #[cache]
 #dir = ".headwater-cache"
 #content = "8GiB"
@@ -139,11 +140,11 @@ url = "/srv/www"
 #url = "https://edge1.example:7447/docs"
 #token_env = "EDGE1_TOKEN"                # or token_file = "edge1.token"
 #ca = "edge1.pem"                         # trust only these certificates
-#client_cert = "me.pem"                   # with client_key: for a proxy that asks for one
+#client_cert = "me.pem"                   # with client_key: for a proxy that requires one
 #client_key = "me.key"
 #proxy = "http://proxy:3128"              # instead of the one in HTTPS_PROXY
-#bwlimit = "2MB"                          # the most that is sent to it a second
-#deadline = "5m"                          # give it up this long after the start
+#bwlimit = "2MB"                          # the most bytes per second to this mirror
+#deadline = "5m"                          # abandon it this long after the start
 #group = "canary"                          # for --only, --skip and [[wave]]
 #public_url = "https://edge1.example/docs" # the URL for visitors
 #region = "eu"
@@ -213,7 +214,7 @@ url = "/srv/www"
 /// The arguments of `init`.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct InitArgs {
-    /// Write this file; one that exists is never replaced
+    /// Write this file; an existing file is never replaced
     #[arg(value_name = "FILE", default_value = FILE_NAME, value_hint = ValueHint::FilePath)]
     file: PathBuf,
 }
@@ -221,8 +222,8 @@ pub(crate) struct InitArgs {
 pub(crate) fn run(args: &InitArgs, is_quiet: bool) -> Result<Exit, Failure> {
     write(&args.file).map_err(|error| {
         let hint = match error.kind() {
-            io::ErrorKind::AlreadyExists => "nothing was changed; name another file, or move this one away",
-            _ => "name a file in a directory where you may create files",
+            io::ErrorKind::AlreadyExists => "name another file, or move this one away; nothing was changed",
+            _ => "name a file in a directory in which this user may create files",
         };
         Failure::new(Exit::Usage, error).with_hint(hint)
     })?;

@@ -183,7 +183,7 @@ mod tests {
         let (mut sums, now) = (TransferCounts::default(), Instant::now());
         sums.expect(["edge4", "edge5"]);
         sums.add(&Event::AnswerOverdue { mirror: "edge5".into() }, now);
-        assert_eq!(lines(&sums, now, (80, 24)), ["  edge5  waiting for its answer"]);
+        assert_eq!(lines(&sums, now, (80, 24)), ["  edge5  waiting for a response"]);
         sums.add(&Event::StateLearned { mirror: "edge5".into(), sequence: Some(7) }, now);
         assert_eq!(lines(&sums, now, (80, 24)), ["  edge5  has release 7"]);
     }

@@ -30,8 +30,8 @@ struct MirrorResult<T> {
     error: Option<String>,
 }
 
-/// Does something to each mirror, tells it, and gives the worst exit code. `advice` is for
-/// what was found on a mirror and is not well; a mirror that fails has its own.
+/// Runs a function for each mirror, prints the results and returns the worst exit code. `advice` is the hint for
+/// faults on a mirror; a mirror that fails has its own hint.
 fn each<T: Serialize>(
     name: &'static str,
     mirrors: &[Arc<dyn Mirror>],
@@ -113,11 +113,11 @@ pub(crate) fn verify(args: &VerifyArgs) -> Result<Exit, Failure> {
             0 => "no fault".to_owned(),
             number => counted(number, "fault", "faults"),
         };
-        let entries = counted(verified.entries, "entry of a slot", "entries of slots");
+        let entries = counted(verified.entries, "slot entry", "slot entries");
         format!("{}:{looked} {entries} checked: {found}\n{}", escape(mirror), faults(&verified.faults))
     };
     let work = |mirror: &Arc<dyn Mirror>, progress: &Progress| in_mirror(mirror, mirror.verify(depth, progress));
-    let advice = "`headwater repair MIRROR --from TREE|MIRROR` mends what can be fetched again";
+    let advice = "run `headwater repair MIRROR --from TREE|MIRROR` to repair what the source has";
     each("verify", &mirrors, &args.output, work, describe, |verified| verified.faults.is_empty(), Some(advice))
 }
 
@@ -141,7 +141,7 @@ pub(crate) fn repair(args: &RepairArgs) -> Result<Exit, Failure> {
         }
         let found = counted(repaired.found.len() as u64, "fault", "faults");
         let left = match repaired.left.len() as u64 {
-            0 => "none is left".to_owned(),
+            0 => "none left".to_owned(),
             number => format!("{} left", count(number)),
         };
         let objects = counted(repaired.objects, "object", "objects");
@@ -149,7 +149,7 @@ pub(crate) fn repair(args: &RepairArgs) -> Result<Exit, Failure> {
     };
     let work =
         |mirror: &Arc<dyn Mirror>, progress: &Progress| push::repair(&source, mirror, progress).map_err(hints::of_push);
-    let advice = "what is left is not in this source: try another mirror; a push of the tree makes a release anew";
+    let advice = "try another mirror as the source, or push the tree to make a new release; this source lacks the rest";
     each("repair", &mirrors, &args.output, work, describe, |repaired| repaired.left.is_empty(), Some(advice))
 }
 

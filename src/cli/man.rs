@@ -12,7 +12,7 @@ use super::output;
 /// The arguments of `man`.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct ManArgs {
-    /// Write headwater.1 and a page for each subcommand here, replacing old ones [default: print headwater.1]
+    /// Write headwater.1 and a page for each subcommand to DIR, replacing old pages [default: print headwater.1]
     #[arg(value_name = "DIR", value_hint = ValueHint::DirPath)]
     dir: Option<PathBuf>,
 }
@@ -22,8 +22,9 @@ pub(crate) fn run(args: &ManArgs) -> Result<Exit, Failure> {
     match &args.dir {
         None => pages.first().map_or(Ok(()), |(_, page)| output::print_raw(page))?,
         Some(dir) => {
-            let failed =
-                |error| Failure::new(Exit::Failed, error).with_hint("name a directory in which you may create files");
+            let failed = |error| {
+                Failure::new(Exit::Failed, error).with_hint("name a directory in which this user may create files")
+            };
             fsx::create_dir_all(dir).map_err(failed)?;
             for (name, page) in &pages {
                 fsx::replace_file(&dir.join(name), |out| out.write_all(page)).map_err(failed)?;

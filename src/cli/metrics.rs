@@ -1,9 +1,9 @@
-//! `--metrics FILE`: how the mirrors stand and how the last push ended, for
-//! the textfile collector of Prometheus' node_exporter.
+//! `--metrics FILE`: the state of the mirrors and the result of the last push, for
+//! the textfile collector of the node_exporter of Prometheus.
 //!
-//! Gauges in base units, without times of their own; what is not known is left
-//! out. The file is replaced at once. What a run cannot know is carried over
-//! from the file it replaces: when a mirror was last seen current, how the last push ended.
+//! Gauges in base units, without timestamps; unknown values are left out. The file
+//! is replaced atomically. Two facts are copied from the old file: when a mirror was
+//! last seen current, and the result of the last push.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -13,28 +13,28 @@ use std::path::Path;
 use headwater::fleet_status::{MirrorStatus, StatusKind};
 use headwater::fsx::{self, IoError};
 
-/// Largest file that is read again, in bytes: that of some ten thousand mirrors.
+/// Largest old file that is read, in bytes: enough for ten thousand mirrors.
 const MAX_BYTES: u64 = 32 * 1024 * 1024;
 const LAST_SUCCESS: &str = "headwater_mirror_last_success_timestamp_seconds";
 const PUSH: &str = "headwater_push_";
 
-/// How a push ended.
+/// The end of a push.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Ended {
-    /// Its exit code.
+    /// The exit code.
     pub(crate) code: u8,
-    /// How long it took, in milliseconds.
+    /// The duration in milliseconds.
     pub(crate) milliseconds: u64,
 }
 
-/// What is told: of the fleet, and of the push if there was one.
+/// The data of the gauges: the fleet, and the push if there was one.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct MetricsInputs<'a> {
-    /// The site, which is also that of mirrors that said nothing.
+    /// The site, also for mirrors that did not respond.
     pub(crate) site: &'a str,
-    /// How the mirrors stand.
+    /// The states of the mirrors.
     pub(crate) mirror_statuses: &'a [MirrorStatus],
-    /// How the push ended.
+    /// The end of the push.
     pub(crate) ended: Option<Ended>,
     /// Seconds since 1970.
     pub(crate) now: u64,
@@ -42,13 +42,13 @@ pub(crate) struct MetricsInputs<'a> {
 
 /// Replaces the file at `path`.
 pub(crate) fn write(path: &Path, inputs: &MetricsInputs<'_>) -> Result<(), IoError> {
-    // What cannot be read has nothing to carry over.
+    // A file that cannot be read has nothing to copy.
     let before = fsx::read_text(path, MAX_BYTES).unwrap_or_default();
     let text = render(inputs, &before);
     fsx::replace_file(path, |out| out.write_all(text.as_bytes()))
 }
 
-/// The text in place of `before`.
+/// The text that replaces `before`.
 fn render(inputs: &MetricsInputs<'_>, before: &str) -> String {
     let mut page = MetricsPage { text: String::new(), site: inputs.site };
     of_mirrors(&mut page, inputs, before);
@@ -66,53 +66,54 @@ type Fact = (&'static str, &'static str, fn(&MirrorStatus) -> Option<u64>);
 /// The gauges that are numbers of one mirror.
 const FACTS: [Fact; 15] = [
     ("headwater_mirror_release_sequence", "Sequence of the release that the mirror serves.", |s| s.sequence),
-    ("headwater_mirror_release_timestamp_seconds", "When that release was published.", |s| s.created),
+    ("headwater_mirror_release_timestamp_seconds", "When the release that the mirror serves was published.", |s| {
+        s.created
+    }),
     ("headwater_mirror_behind_releases", "Releases that the mirror lacks.", |s| s.lag.map(|_| s.behind)),
     ("headwater_mirror_lag_seconds", "Time since the oldest release that the mirror lacks was published.", |s| s.lag),
     ("headwater_mirror_switch_timestamp_seconds", "When the mirror last switched, by its clock.", |s| s.switched),
     ("headwater_mirror_verify_timestamp_seconds", "When the mirror was last verified, by its clock.", |s| {
         s.verified.map(|verified| verified.time)
     }),
-    ("headwater_mirror_verify_faults", "Faults found then.", |s| s.verified.map(|verified| verified.faults)),
-    ("headwater_mirror_hook_failed", "Whether the command after the mirror's last switch failed.", |s| {
+    ("headwater_mirror_verify_faults", "Faults that the last verification found.", |s| {
+        s.verified.map(|verified| verified.faults)
+    }),
+    ("headwater_mirror_hook_failed", "Whether post_activate failed after the last switch of the mirror.", |s| {
         s.is_known().then(|| u64::from(s.hook_failure.is_some()))
     }),
-    ("headwater_mirror_token_expiry_timestamp_seconds", "When the token for the mirror ends.", |s| s.expiries.token),
-    ("headwater_mirror_certificate_expiry_timestamp_seconds", "When the mirror's certificate ends.", |s| {
+    ("headwater_mirror_token_expiry_timestamp_seconds", "When the token for the mirror expires.", |s| s.expiries.token),
+    ("headwater_mirror_certificate_expiry_timestamp_seconds", "When the certificate of the mirror expires.", |s| {
         s.expiries.certificate
     }),
-    ("headwater_mirror_free_bytes", "Bytes free where the mirror is.", |s| s.free_bytes),
-    ("headwater_mirror_incoming_bytes", "Content of pushes that did not end, in bytes.", |s| s.incoming_bytes),
-    ("headwater_mirror_overdue_seconds", "Time that a retired file was served too long.", |s| {
+    ("headwater_mirror_free_bytes", "Free bytes on the file system of the mirror.", |s| s.free_bytes),
+    ("headwater_mirror_incoming_bytes", "Content of unfinished pushes, in bytes.", |s| s.incoming_bytes),
+    ("headwater_mirror_overdue_seconds", "Time for which a retired file was served too long.", |s| {
         s.incoming_bytes.map(|_| s.overdue.unwrap_or(0))
     }),
     ("headwater_mirror_size_bytes", "Size of the files of the release that the mirror serves.", |s| s.bytes),
-    ("headwater_mirror_entries", "Entries of that release.", |s| s.entries),
+    ("headwater_mirror_entries", "Entries of the release that the mirror serves.", |s| s.entries),
 ];
 
 fn of_mirrors(page: &mut MetricsPage<'_>, inputs: &MetricsInputs<'_>, before: &str) {
     let one = |is: bool| Some(u64::from(is));
     let rows = inputs.mirror_statuses;
-    page.family("headwater_mirror_up", "Whether the mirror said what it serves.", rows, |s| one(s.is_known()));
+    page.family("headwater_mirror_up", "Whether the mirror reported what it serves.", rows, |s| one(s.is_known()));
     page.family("headwater_mirror_current", "Whether the mirror serves the newest release.", rows, |s| {
         one(s.state == StatusKind::Current)
     });
-    page.family(
-        "headwater_mirror_frozen",
-        "Whether the mirror is left as it is, because somebody said so.",
-        rows,
-        |s| one(s.state == StatusKind::Frozen),
-    );
+    page.family("headwater_mirror_frozen", "Whether the mirror is frozen.", rows, |s| {
+        one(s.state == StatusKind::Frozen)
+    });
     page.family(
         "headwater_mirror_apart",
-        "Whether the mirror serves a release made for some mirrors only.",
+        "Whether the mirror serves a release that was made for some mirrors only.",
         rows,
         |s| one(s.state == StatusKind::Apart),
     );
     for (name, help, fact) in FACTS {
         page.family(name, help, rows, fact);
     }
-    page.head("headwater_mirror_answer_seconds", "How long the mirror took to answer.");
+    page.head("headwater_mirror_answer_seconds", "How long the mirror took to respond.");
     for row in rows {
         if let Some(ms) = row.round_trip_ms {
             page.sample("headwater_mirror_answer_seconds", &[("mirror", &row.mirror)], &seconds(ms));
@@ -130,7 +131,7 @@ fn of_fleet(page: &mut MetricsPage<'_>, inputs: &MetricsInputs<'_>) {
         let number = inputs.mirror_statuses.iter().filter(|mirror_status| mirror_status.state == state).count();
         page.sample("headwater_mirrors", &[("state", state.name())], &number.to_string());
     }
-    page.head("headwater_status_timestamp_seconds", "When the mirrors were asked.");
+    page.head("headwater_status_timestamp_seconds", "When the mirrors were polled.");
     page.sample("headwater_status_timestamp_seconds", &[], &inputs.now.to_string());
 }
 
@@ -144,9 +145,9 @@ fn of_push(page: &mut MetricsPage<'_>, ended: Ended, inputs: &MetricsInputs<'_>,
     };
     for (name, help, value) in [
         ("headwater_push_timestamp_seconds", "When the last push ended.", Some(now)),
-        ("headwater_push_exit_code", "How it ended: 0 is success.", Some(ended.code.to_string())),
-        ("headwater_push_duration_seconds", "How long it took.", Some(seconds(ended.milliseconds))),
-        ("headwater_push_last_success_timestamp_seconds", "When the last push ended with 0.", succeeded),
+        ("headwater_push_exit_code", "Exit code of the last push: 0 is success.", Some(ended.code.to_string())),
+        ("headwater_push_duration_seconds", "Duration of the last push.", Some(seconds(ended.milliseconds))),
+        ("headwater_push_last_success_timestamp_seconds", "When a push last ended with 0.", succeeded),
     ] {
         if let Some(value) = value {
             page.head(name, help);
@@ -159,7 +160,7 @@ fn seconds(milliseconds: u64) -> String {
     format!("{}.{:03}", milliseconds / 1000, milliseconds % 1000)
 }
 
-/// The lines of an earlier file that tell of its push.
+/// The lines of an old file about its push.
 fn carried(before: &str) -> Vec<&str> {
     let tells = |line: &&str| {
         let name = line.strip_prefix("# HELP ").or_else(|| line.strip_prefix("# TYPE ")).unwrap_or(line);
@@ -168,7 +169,7 @@ fn carried(before: &str) -> Vec<&str> {
     before.lines().filter(tells).collect()
 }
 
-/// When an earlier file says that each mirror was last seen current.
+/// When each mirror was last seen current, according to an old file.
 fn last_success(before: &str) -> BTreeMap<String, u64> {
     let read = |line: &str| {
         let (labels, value) = line.strip_prefix(LAST_SUCCESS)?.rsplit_once("\"} ")?;
@@ -212,7 +213,7 @@ impl MetricsPage<'_> {
         writeln!(self.text, "}} {value}").ok();
     }
 
-    /// One gauge of each mirror for which there is one.
+    /// Writes one gauge for each mirror that has a value.
     fn family(&mut self, name: &str, help: &str, rows: &[MirrorStatus], fact: impl Fn(&MirrorStatus) -> Option<u64>) {
         self.head(name, help);
         for row in rows {

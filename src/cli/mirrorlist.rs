@@ -1,5 +1,5 @@
-//! `headwater mirrorlist`: the mirrors that are proven current, for the
-//! balancer or the client that chooses among them.
+//! `headwater mirrorlist`: the mirrors that are proven current, for a load
+//! balancer or a client that chooses one of them.
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -22,14 +22,14 @@ const MAX_BYTES: u64 = 16 * 1024 * 1024;
 /// The highest weight that haproxy takes.
 const MAX_HAPROXY_WEIGHT: u32 = 256;
 
-/// How the list is written.
+/// The format of the list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum ListFormat {
-    /// A public URL a line
+    /// One public URL per line
     Txt,
     /// One JSON object
     Json,
-    /// Where one file is to be had (RFC 5854); needs --path
+    /// The URLs of one file (RFC 5854); needs --path
     Metalink,
     /// Lines for an `upstream` of nginx
     Nginx,
@@ -42,16 +42,16 @@ pub(crate) enum ListFormat {
 pub(crate) struct MirrorlistArgs {
     #[command(flatten)]
     mirrors: MirrorsArgs,
-    /// How the list is written
+    /// The format of the list
     #[arg(long, value_enum, default_value = "txt", help_heading = OUTPUT)]
     format: ListFormat,
-    /// Replace FILE at once, and only if the list is another one; an empty list replaces none
+    /// Replace FILE atomically if the list changed; an empty list never replaces it
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, help_heading = OUTPUT)]
     output: Option<PathBuf>,
-    /// With --format metalink: the file in the tree
+    /// With --format metalink: the path of the file in the tree
     #[arg(long, value_name = "PATH", value_parser = TreePath::new, required_if_eq("format", "metalink"), help_heading = OUTPUT)]
     path: Option<TreePath>,
-    /// List only mirrors whose visitors get the release: fetch some files through each public URL
+    /// List only mirrors whose visitors get the release: fetch some files through each `public_url`
     #[arg(long, help_heading = OUTPUT)]
     public: bool,
     #[command(flatten)]
@@ -64,8 +64,8 @@ pub(crate) struct MirrorlistArgs {
 pub(crate) fn run(args: &MirrorlistArgs, is_quiet: bool) -> Result<Exit, Failure> {
     let watcher = Watcher::new(&args.mirrors.mirrors, &args.remote, &args.config, &OutputArgs::default())?;
     if !watcher.config.mirrors.iter().any(|mirror| mirror.public_url.is_some()) {
-        let hint = "give each [[mirror]] a `public_url`, or all of them one with {name} in [mirror_defaults]";
-        return Err(Failure::new(Exit::Usage, "no mirror has a `public_url` to be listed").with_hint(hint));
+        let hint = "set `public_url` in each [[mirror]], or in [mirror_defaults] with {name}";
+        return Err(Failure::new(Exit::Usage, "no mirror has a `public_url`").with_hint(hint));
     }
     let mut look = watcher.look();
     if args.public {
@@ -88,11 +88,11 @@ pub(crate) fn run(args: &MirrorlistArgs, is_quiet: bool) -> Result<Exit, Failure
 
 fn none(args: &MirrorlistArgs, mirrors: u64) -> Failure {
     let kept = match &args.output {
-        Some(path) if path.exists() => format!("; {} stays as it is", path.display()),
+        Some(path) if path.exists() => format!("; {} is unchanged", path.display()),
         _ => String::new(),
     };
     let error = format!("none of {} is proven current{kept}", counted(mirrors, "mirror", "mirrors"));
-    Failure::new(Exit::Failed, error).with_hint("`headwater status` tells how each of them stands")
+    Failure::new(Exit::Failed, error).with_hint("run `headwater status` to see the state of each mirror")
 }
 
 /// Writes the list, unless it is there already.
@@ -101,7 +101,7 @@ fn replace(path: &Path, text: &str, is_quiet: bool) -> Result<(), Failure> {
         return Ok(());
     }
     fsx::replace_file(path, |out| out.write_all(text.as_bytes())).map_err(|error| {
-        Failure::new(Exit::Failed, error).with_hint("--output names a file in a directory that can be written")
+        Failure::new(Exit::Failed, error).with_hint("name a file in a writable directory with --output")
     })?;
     if is_quiet {
         return Ok(());

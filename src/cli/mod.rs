@@ -1,6 +1,6 @@
-//! The command line: what can be typed, and which code runs then.
+//! The command line: the arguments, and the code that each command runs.
 //!
-//! The one room that knows the terminal, the environment and the process.
+//! The only module that uses the terminal, the environment and the process.
 //! Uses the crates `clap`, `clap_complete` and `clap_mangen`.
 
 use std::borrow::Cow;
@@ -58,44 +58,44 @@ mod which;
 
 use failure::{Exit, Failure};
 
-/// The variable by which a test lets a debug build die, fail or count.
+/// The variable with which a test makes a debug build crash, fail or count steps.
 const FAULT_VARIABLE: &str = "HEADWATER_FAULT";
 
-/// Push a content tree to many mirrors, whole, atomic and verified
+/// Push a content tree to many mirrors atomically, with every byte verified
 ///
-/// Every mirror switches from one complete release to the next. Only changed
-/// content travels. A web server's root is MIRROR/current.
+/// Every mirror switches from one complete release to the next. headwater sends
+/// only changed content. Set the root of the web server to MIRROR/current.
 #[derive(Debug, Parser)]
 #[command(name = "headwater", version, after_help = help::TOP, max_term_width = 100)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
-    /// Say only what went wrong
+    /// Print only warnings and errors
     #[arg(short, long, global = true, conflicts_with = "verbose", help_heading = args::OUTPUT)]
     quiet: bool,
-    /// Say on stderr what is decided, what each mirror is asked and what it answers, a line each
+    /// Print each decision, request and response on stderr, one per line
     #[arg(short, long, global = true, help_heading = args::OUTPUT)]
     verbose: bool,
 }
 
-/// One file a subcommand.
+/// The subcommands.
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Bring mirrors to the state of a content tree
+    /// Publish a content tree on mirrors
     ///
-    /// All mirrors are made ready first and then switched together (see --require). What a mirror has already is
-    /// not sent. A push that is interrupted leaves every mirror on a whole release; the next one goes on from there.
+    /// A push first prepares all mirrors and then switches them together (see --require). It does not send content that
+    /// a mirror already has. An interrupted push leaves every mirror on a complete release, and the next push resumes it.
     #[command(after_help = help::PUSH, override_usage = help::PUSH_USAGE)]
     Push(Box<args::PushArgs>),
-    /// Publish what one mirror serves on mirrors of another history, as staging to production
+    /// Publish what one mirror serves on mirrors with another history, for example from staging to production
     ///
-    /// Makes a release there, on top of theirs, as if its content were a tree: with a note, guard rails and orders.
-    /// To bring a release to other mirrors as it is, use `push --from`.
+    /// Makes a new release on those mirrors, as a push of a tree does: with a note, guard rails and run numbers. To copy
+    /// the release unchanged, use `push --from`.
     #[command(after_help = help::PROMOTE)]
     Promote(Box<args::PromoteArgs>),
-    /// Show what a push would do, and do nothing
+    /// Show what a push would do, without changing anything
     ///
-    /// The same code as push, with the same arguments, up to the first write.
+    /// Takes the same arguments as `push`, and runs the same code up to the first write.
     #[command(after_help = help::PLAN, override_usage = help::PLAN_USAGE)]
     Plan(Box<args::PushArgs>),
     /// Show what differs between two trees, mirrors or kept releases
@@ -103,22 +103,22 @@ enum Command {
     Diff(args::DiffArgs),
     /// Show what each mirror serves and how far it lags, worst first
     ///
-    /// Ends with 1 when a mirror is not current, unless it is frozen; with --check as monitoring plug-ins do.
+    /// Returns 1 if a mirror is neither current nor frozen. With --check it returns the codes of monitoring plug-ins.
     #[command(after_help = help::STATUS)]
     Status(Box<status::StatusArgs>),
-    /// Show what each mirror has at a path, since which release, and what visitors get there
+    /// Show what each mirror serves at a path, since which release, and what visitors get there
     ///
-    /// Ends with 1 when mirrors differ, lack it, or their visitors get something else.
+    /// Returns 1 if the mirrors differ, if a mirror lacks the path, or if the visitors of a mirror get something else.
     #[command(after_help = help::WHICH)]
     Which(which::WhichArgs),
-    /// Try the way to each mirror before the first push, and say what to do
+    /// Check the connection to each mirror before the first push, and show how to fix problems
     ///
-    /// Changes nothing. Ends with 1 when a push to a mirror would fail.
+    /// Changes nothing. Returns 1 if a push to a mirror would fail.
     #[command(after_help = help::DOCTOR)]
     Doctor(Box<doctor::DoctorArgs>),
-    /// List the mirrors that are proven current, for a balancer or a client
+    /// List the mirrors that are proven current, for a load balancer or a client
     ///
-    /// Only mirrors with a `public_url` that serve the newest release, by region and weight.
+    /// Lists only mirrors with a `public_url` that serve the newest release, by region and weight.
     #[command(after_help = help::MIRRORLIST)]
     Mirrorlist(mirrorlist::MirrorlistArgs),
     /// List the kept releases of mirrors
@@ -126,54 +126,55 @@ enum Command {
     Releases(args::ReleasesArgs),
     /// Go back to the content of a kept release
     ///
-    /// Makes a new release with the old content, the same for all mirrors, so caches notice it. The content that
-    /// was left is not pushed again without --again. No guard rail and no order of CI stands in the way.
+    /// Makes one new release with the old content for all mirrors, so that caches notice the change. Later pushes refuse
+    /// the content that was rolled back unless you pass --again. Guard rails and CI run numbers do not apply.
     #[command(after_help = help::ROLLBACK, mut_arg("order", |arg| arg.help(help::ROLLBACK_ORDER)))]
     Rollback(Box<args::RollbackArgs>),
-    /// Serve a release that `push --stage-only` made ready, on all mirrors together
+    /// Switch all mirrors together to a release that `push --stage-only` prepared
     ///
-    /// Needs no tree. Mirrors that were not ready get it from those that are; --require and waves count as in a push.
+    /// Needs no tree. Mirrors that lack the release get it from mirrors that have it. --require and waves apply as in a
+    /// push.
     #[command(after_help = help::ACTIVATE)]
     Activate(Box<staged::ActivateArgs>),
-    /// Drop a release that is staged and not served
+    /// Drop a staged release
     #[command(after_help = help::ABANDON)]
     Abandon(staged::AbandonArgs),
-    /// Bring mirrors that lag to the newest release, from those that have it: for cron
+    /// Update mirrors that lag to the newest release, from mirrors that have it; suits cron
     ///
-    /// Needs no tree, and never waits for a mirror that cannot be reached.
+    /// Needs no tree, and does not wait for a mirror that cannot be reached.
     #[command(after_help = help::HEAL)]
     Heal(Box<staged::HealArgs>),
-    /// Check every byte of mirrors against its hash, and name every fault
+    /// Read and hash every byte of mirrors, and list every fault
     ///
-    /// Ends with 1 when a fault was found; `headwater repair` mends it.
+    /// Returns 1 if it finds a fault; `headwater repair` repairs it.
     #[command(after_help = help::VERIFY)]
     Verify(args::VerifyArgs),
-    /// Fetch again what is damaged or missing on mirrors; they stay served
+    /// Fetch damaged and missing content of mirrors again, while they stay online
     #[command(after_help = help::REPAIR)]
     Repair(args::RepairArgs),
-    /// Drop old releases and what only they need
+    /// Drop old releases and the content that only they need
     ///
-    /// A push does this by itself; by hand it also drops what crashes and interrupted pushes have left, so that these
-    /// cannot be resumed. Retired files whose time is over are no longer served. The release before the
-    /// current one stays while the idle slot has its tree.
+    /// A push does this automatically. `prune` also drops what crashes and interrupted pushes left, so that those pushes
+    /// cannot resume, and it stops serving retired files whose time has passed. The release before the current one stays
+    /// while the idle slot has its tree.
     #[command(after_help = help::PRUNE)]
     Prune(args::PruneArgs),
-    /// Take pushes from other machines, over HTTP or HTTPS
+    /// Receive pushes from other machines over HTTP or HTTPS
     ///
-    /// Runs until SIGTERM; SIGHUP reads the certificate and the tokens again. Logs to stderr, a JSON object a line.
+    /// Runs until SIGTERM. SIGHUP reloads the certificate and the tokens. Logs to stderr, one JSON object per line.
     #[command(after_help = help::SERVE, override_usage = help::SERVE_USAGE)]
     Serve(serve::ServeArgs),
-    /// Take a push on standard input and output: what SSH runs
+    /// Receive a push on standard input and output; SSH runs this command
     #[command(after_help = help::RECEIVE, override_usage = help::RECEIVE_USAGE)]
     Receive(serve::ReceiveArgs),
-    /// Make tokens for those who push
+    /// Create tokens for origins
     #[command(after_help = help::TOKEN, subcommand_required = true)]
     Token {
         /// What to do
         #[command(subcommand)]
         command: token::TokenCommand,
     },
-    /// Write a commented headwater.toml to begin with
+    /// Write a commented headwater.toml to start from
     #[command(after_help = help::INIT)]
     Init(init::InitArgs),
     /// Print a completion script for a shell
@@ -208,7 +209,7 @@ pub(crate) fn main() -> ExitCode {
                 Ok(exit) => exit.into(),
                 Err(failure) => {
                     failure.print();
-                    // When stdout is gone too there is nobody left to tell; the code remains.
+                    // If stdout is closed too, only the exit code remains.
                     json.and_then(|command| output::print_json(&failure.answer(command, failure.exit())).ok());
                     failure.exit().into()
                 }
@@ -225,17 +226,17 @@ pub(crate) fn main() -> ExitCode {
     code
 }
 
-/// Prints what is wrong with the arguments. Help and version are such errors too, for stdout and with code 0.
+/// Prints an error in the arguments. Help and version are such errors too, on stdout and with code 0.
 fn print_usage(error: &clap::Error) {
     let text = error.render().to_string();
     match output::without_tokens(&text) {
-        // Then it has no colours.
+        // This text has no colours.
         Cow::Owned(clean) if error.use_stderr() => failure::eprint_raw(&clean).ok(),
         _ => error.print().ok(),
     };
 }
 
-/// What failed after the user asked to stop failed because of that.
+/// Replaces a failure after an interruption, which caused it, by the exit code for interruption.
 fn stopped(result: Result<Exit, Failure>) -> Result<Exit, Failure> {
     match result {
         Ok(Exit::Success) => result,
@@ -272,7 +273,7 @@ fn run(command: Command, is_quiet: bool) -> Result<Exit, Failure> {
     }
 }
 
-/// The name of a command of which `--json` was asked: it prints one object, whatever happens.
+/// The name of a command with `--json`, which prints one object also if it fails.
 fn json_of(command: &Command) -> Option<&'static str> {
     let (name, output) = match command {
         Command::Push(args) => ("push", &args.output),
@@ -301,8 +302,8 @@ fn json_of(command: &Command) -> Option<&'static str> {
     output.json.then_some(name)
 }
 
-/// The configuration: the file that was named, else that of the current
-/// directory or the nearest one above it, else none, which is [`Config::default`].
+/// Loads the configuration: the named file, or the file of the current directory or
+/// of the nearest directory above it. Without a file it is [`Config::default`].
 pub(crate) fn load_config(args: &args::ConfigArgs) -> Result<Config, Failure> {
     let path = args.config.clone().or_else(config_file::find).unwrap_or_else(|| PathBuf::from(FILE_NAME));
     let loaded = match Config::load(&path) {
@@ -317,7 +318,7 @@ pub(crate) fn load_config(args: &args::ConfigArgs) -> Result<Config, Failure> {
     };
     let mut config = loaded.map_err(|error| match &error {
         ConfigError::Invalid { .. } => {
-            config_failure(error).with_hint("`headwater init` writes a file with every key explained")
+            config_failure(error).with_hint("run `headwater init FILE` to write a file that explains every key")
         }
         _ => config_failure(error),
     })?;
@@ -325,25 +326,25 @@ pub(crate) fn load_config(args: &args::ConfigArgs) -> Result<Config, Failure> {
     Ok(config)
 }
 
-/// A configuration that cannot be used, with the lines that show why.
+/// The failure for an invalid configuration, with the lines that show the error.
 fn config_failure(error: ConfigError) -> Failure {
     match &error {
         ConfigError::Invalid { snippet, .. } => {
             let snippet = snippet.clone();
             Failure::new(Exit::Usage, error).with_details(snippet)
         }
-        ConfigError::Read(_) => {
-            Failure::new(Exit::Usage, error).with_hint("the file must exist and be readable; see --config")
-        }
+        ConfigError::Read(_) => Failure::new(Exit::Usage, error)
+            .with_hint("check that the file exists and is readable, or name another one with --config"),
         ConfigError::List(_) | ConfigError::Command { .. } => Failure::new(Exit::Usage, error).with_hint(
-            "`mirrors_from` names a file, or a command as a list of words; run it by hand to see what it says",
+            "set `mirrors_from` to a file, or to a command as a list of words; run the command to see its output",
         ),
-        ConfigError::TooLarge { .. } | ConfigError::ListTooLarge { .. } => Failure::new(Exit::Usage, error)
-            .with_hint("is it the right one? no fleet needs a megabyte: see --config and `mirrors_from`"),
+        ConfigError::TooLarge { .. } | ConfigError::ListTooLarge { .. } => {
+            Failure::new(Exit::Usage, error).with_hint("check that --config and `mirrors_from` name the right files")
+        }
     }
 }
 
-/// The same, for a file of nothing but tokens.
+/// The failure for an invalid file of tokens.
 fn token_file_failure(error: ConfigError) -> Failure {
     match error {
         ConfigError::Read(error) => Failure::new(
@@ -355,7 +356,7 @@ fn token_file_failure(error: ConfigError) -> Failure {
     }
 }
 
-/// Arms the fault that a test asked for; answers whether steps are counted.
+/// Arms the fault that a test requested. Returns whether steps are counted.
 fn arm_fault() -> Result<bool, Failure> {
     let Some(text) = std::env::var_os(FAULT_VARIABLE).filter(|text| !text.is_empty()) else { return Ok(false) };
     let usage = |words: &str| {

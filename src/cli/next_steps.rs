@@ -1,4 +1,4 @@
-//! What to do after a push that did not end well everywhere: the hints below its result.
+//! The hints below the result of a push that did not succeed on all mirrors.
 
 use headwater::mirror::ErrorKind;
 use headwater::push::{MirrorReport, Outcome, Report};
@@ -8,49 +8,49 @@ use super::hints;
 use super::output::{counted, escape};
 use super::push::name;
 
-/// How the work of `command` is called in a sentence that says that none was done.
+/// The sentence that `command` changed nothing.
 pub(crate) fn nothing_done(command: &str) -> &'static str {
     match command {
         "rollback" => "nothing was rolled back",
         "activate" => "nothing was activated",
-        "heal" => "no mirror was brought up",
+        "heal" => "no mirror was updated",
         _ => "nothing was pushed",
     }
 }
 
-/// How `command` is done once more.
+/// The instruction to repeat `command`.
 fn again(command: &str) -> String {
     if command == "push" { "push again".to_owned() } else { format!("run `headwater {command}` again") }
 }
 
-/// What brings up those that failed, where others have the release. A rollback is not repeated for that: it would go
-/// back once more. What is active is not staged any longer, so `activate` is not repeated either.
+/// The hint that updates the failed mirrors when others have the release. A second rollback would go back one more
+/// release, and a release that is active is no longer staged, so `rollback` and `activate` are not repeated.
 fn bring_up(report: &Report, command: &str) -> Option<String> {
     if !matches!(command, "rollback" | "activate") {
-        return Some(format!("the others have the release: {} to bring up those that failed", again(command)));
+        return Some(format!("{} to update the mirrors that failed; the others have the release", again(command)));
     }
     let from = report.mirrors.iter().find(|mirror| mirror.outcome.is_current())?;
     let failed = report.mirrors.iter().filter(|mirror| matches!(mirror.outcome, Outcome::Failed { .. }));
     let failed: String = failed.map(|mirror| format!(" {}", escape(&mirror.mirror))).collect();
     Some(format!(
-        "the others have the release: `headwater push --from {}{failed}` brings it to those that failed",
+        "run `headwater push --from {}{failed}` to update the mirrors that failed; the others have the release",
         escape(&from.mirror)
     ))
 }
 
-/// What finishes a push of which too few mirrors were ready: those that are stay so.
+/// The hint that finishes a push with too few ready mirrors; the ready ones stay staged.
 fn next_step(report: &Report) -> Option<String> {
     let ready = report.mirrors.iter().filter(|one| one.outcome == Outcome::Staged || one.outcome.is_current()).count();
     let staged = report.mirrors.iter().filter(|mirror| mirror.outcome == Outcome::Staged).count();
     let total = report.mirrors.iter().filter(|mirror| mirror.outcome != Outcome::Frozen).count();
     let name = name(report).filter(|_| staged > 0 && report.unmet.is_some())?;
     Some(format!(
-        "{ready} of {total} staged and kept: `headwater activate {name} --require {ready}` finishes in a second; \
-         or fix what failed and push again"
+        "run `headwater activate {name} --require {ready}` to serve the release on the {ready} of {total} mirrors that \
+         are ready, or fix the failures and push again"
     ))
 }
 
-/// Which mirrors serve something newer than what was brought.
+/// The hint for mirrors that serve a newer release than the copied one.
 fn newer(report: &Report) -> Option<String> {
     let mut mirrors = report.mirrors.iter().filter_map(|one| match &one.outcome {
         Outcome::Newer { serves } => Some(format!("{} serves release {serves}", one.mirror)),
@@ -62,50 +62,52 @@ fn newer(report: &Report) -> Option<String> {
         more => format!(" (and {} more)", counted(more as u64, "mirror", "mirrors")),
     };
     Some(format!(
-        "{first}{more}, which is newer than release {}: nothing was changed there; \
-         a push or `headwater promote` makes a release above both, with --new-history if their histories differ",
+        "{first}{more}, which is newer than release {} and was left unchanged; \
+         push a tree or run `headwater promote` to make a release that is newer than both, \
+         with --new-history if the histories differ",
         report.sequence?
     ))
 }
 
-/// What to do where another push staged a release in the place of this one.
+/// The hint for a release that another push replaced while it was staged.
 fn displaced(report: &Report) -> Option<String> {
     let by = report.mirrors.iter().find_map(|one| match &one.outcome {
         Outcome::Displaced { by } => Some(by),
         _ => None,
     })?;
     Some(format!(
-        "another push staged release {by} in place of this one, and nothing new is served: \
-         `headwater activate {by}` serves it; or push again"
+        "run `headwater activate {by}` to serve the release that another push staged in place of this one, or push \
+         again; the mirrors still serve the old release"
     ))
 }
 
-/// What to do after mirrors switched and went back to the content they had.
+/// The hint for mirrors that switched and were reverted.
 fn after_going_back(report: &Report) -> Option<String> {
     report.reverted.as_ref()?;
     let went_back = report.mirrors.iter().filter(|mirror| mirror.outcome == Outcome::Reverted).count() as u64;
     let sequence = report.sequence?;
     Some(match went_back {
         0 => format!(
-            "see which mirrors serve release {sequence} with `headwater status`, and use `headwater rollback` there"
+            "run `headwater status` to see which mirrors serve release {sequence}, and roll those back with \
+             `headwater rollback`"
         ),
         number => format!(
-            "{} served release {sequence} for a while; find out why, then run the same push again",
+            "fix the failure and run the same push again; {} served release {sequence} for a while",
             counted(number, "mirror", "mirrors")
         ),
     })
 }
 
-/// What to do where too few mirrors were ready and none is staged: names the requirement that would be met.
+/// The hint when too few mirrors were ready and none is staged: the highest `--require` that would be met.
 fn lower_require(report: &Report, command: &str) -> String {
     let is_filled = report.mirrors.iter().any(|mirror| mirror.before.is_some());
-    // A mirror that is joining counts for no requirement.
+    // A joining mirror does not count towards `--require`.
     let counts = |mirror: &&MirrorReport| mirror.outcome != Outcome::Frozen && !(is_filled && mirror.before.is_none());
     let is_usable = |mirror: &&MirrorReport| !matches!(mirror.outcome, Outcome::Failed { .. });
     let again = again(command);
     match report.mirrors.iter().filter(counts).filter(is_usable).count() {
-        0 => format!("nothing was activated: fix what failed and {again}"),
-        usable => format!("nothing was activated: fix what failed and {again}, or go on with `--require {usable}`"),
+        0 => format!("fix the failures and {again}; nothing was activated"),
+        usable => format!("fix the failures and {again}, or use `--require {usable}`; nothing was activated"),
     }
 }
 
@@ -117,7 +119,7 @@ pub(crate) fn failures(report: &Report) -> impl Iterator<Item = ErrorKind> {
     })
 }
 
-/// Says on stderr what to do about what failed in `command`.
+/// Prints hints for the failures of `command` on stderr.
 pub(crate) fn explain(report: &Report, exit: Exit, command: &str) -> Result<(), Failure> {
     let next = next_step(report);
     let went_back = after_going_back(report);
@@ -125,7 +127,7 @@ pub(crate) fn explain(report: &Report, exit: Exit, command: &str) -> Result<(), 
     let newer = newer(report);
     let up = bring_up(report, command);
     let displaced = displaced(report);
-    // The failure itself was shown when it happened, also with --quiet.
+    // The failure itself was printed when it happened, also with --quiet.
     let mut hints: Vec<&str> = failures(report).filter_map(hints::of_mirror).collect();
     hints.extend(displaced.as_deref());
     match exit {
@@ -137,13 +139,13 @@ pub(crate) fn explain(report: &Report, exit: Exit, command: &str) -> Result<(), 
             hints.push(&require);
         }
         Exit::Superseded if newer.is_some() => hints.extend(newer.as_deref()),
-        Exit::Superseded => hints.push("a newer push has won; nothing is to be done"),
+        Exit::Superseded => hints.push("no action is needed; a newer push has won"),
         _ => {}
     }
     print_hints(hints)
 }
 
-/// Writes hints to stderr, of equal ones that follow each other only the first.
+/// Writes hints to stderr. Of equal consecutive hints it writes only the first.
 pub(crate) fn print_hints(mut hints: Vec<&str>) -> Result<(), Failure> {
     hints.dedup();
     let text: String = hints.iter().map(|hint| format!("hint: {hint}\n")).collect();

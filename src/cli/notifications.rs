@@ -1,8 +1,8 @@
-//! What follows a push: those who are told of it, and the files that say how it ended.
+//! Notifications after a push, and the files with its result.
 //!
-//! Whatever goes wrong here is told and changes no exit code: the mirrors are as
-//! the report says. A release that changed nothing for visitors is told to nobody
-//! but the health check.
+//! A failure here is reported and does not change the exit code: the mirrors are as
+//! the report says. A release that changed nothing for visitors notifies only the
+//! health check.
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -50,16 +50,16 @@ const MAX_PENDING_BYTES: u64 = 64 * 1024 * 1024;
 /// What surrounds a push.
 #[derive(Debug, Clone, Default, Args)]
 pub(crate) struct ScheduleArgs {
-    /// Do nothing, and end with 0, while another push of the same content with --alone runs here: for cron
+    /// Do nothing and return 0 while another push of the same content with --alone runs on this machine; suits cron
     #[arg(long, help_heading = RUN)]
     alone: bool,
-    /// Begin after a random time of at most this, so that many origins do not begin at once
+    /// Start after a random delay of at most this, so that many origins do not start at once
     #[arg(long, value_name = "DURATION", value_parser = parse_duration, help_heading = RUN)]
     jitter: Option<Duration>,
-    /// Write how the mirrors stand after it as gauges to FILE, for the textfile collector of Prometheus
+    /// Write the state of the mirrors after the run as gauges to FILE, for the textfile collector of Prometheus
     #[arg(long, value_name = "FILE.prom", value_hint = ValueHint::FilePath, help_heading = OUTPUT)]
     metrics: Option<PathBuf>,
-    /// Write how it ended as NAME=VALUE lines to FILE, for a dotenv report of GitLab
+    /// Write the result as NAME=VALUE lines to FILE, for a dotenv report of GitLab
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, help_heading = OUTPUT)]
     dotenv: Option<PathBuf>,
 }
@@ -81,7 +81,7 @@ impl ScheduleArgs {
     /// # Errors
     /// `--alone` without a cache: a lock elsewhere would not be seen by other pushes.
     pub(crate) fn turn(&self, scratch: &ScratchLocation, progress: &Progress) -> Result<Option<AloneLock>, Failure> {
-        const HINT: &str = "--alone needs a cache that can be written: name a directory with --cache";
+        const HINT: &str = "name a writable directory with --cache; --alone needs a cache";
         let failed = |error: IoError| Failure::new(Exit::Failed, error).with_hint(HINT);
         if let Some(most) = self.jitter
             && !pause(random_part(most), progress)
@@ -286,7 +286,7 @@ impl<'a> Notifications<'a> {
             Some(Err(error)) => error.to_string(),
             None => "stopped".to_owned(),
         };
-        self.note("ping", Err(format!("the health check was not told: {error}")));
+        self.note("ping", Err(format!("the health check failed: {error}")));
     }
 
     /// Tells the CDN, also of what it did not acknowledge before.
@@ -335,13 +335,13 @@ impl<'a> Notifications<'a> {
         if urls.is_empty() && self.scratch.is_none_or(|scratch| !scratch.join(PENDING).exists()) {
             return Ok(String::new());
         }
-        let scratch = self.scratch.ok_or("what is left cannot be remembered: there is no cache")?;
+        let scratch = self.scratch.ok_or("cannot store the remaining URLs: there is no cache")?;
         let path = scratch.join(PENDING);
         let written = fsx::create_dir_all(scratch)
             .and_then(|()| fsx::replace_file(&path, |out| urls.iter().try_for_each(|url| writeln!(out, "{url}"))));
         written
             .map(|()| String::new())
-            .map_err(|error| format!("what is left cannot be remembered: {}", error_chain(&error)))
+            .map_err(|error| format!("cannot store the remaining URLs: {}", error_chain(&error)))
     }
 
     fn write_metrics(&mut self, seen: Vec<Poll>, report: Option<&Report>, code: u8) {
@@ -437,7 +437,7 @@ fn changed(report: &Report, fleet: &Fleet, seen: &[Poll], progress: &Progress) -
         match diff {
             Some(diff) => paths.extend(notify::paths(&diff)),
             None => {
-                let message = "what changed cannot be read from any mirror: nobody is told of it".to_owned();
+                let message = "cannot read the changes from any mirror: no notification was sent".to_owned();
                 progress.event(Event::Warned { message });
             }
         }
@@ -476,7 +476,7 @@ fn secret(source: &TokenSource) -> Result<Secret, String> {
     };
     let text = text.trim();
     if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_graphic()) {
-        return Err(format!("{what} is empty, or has blanks or line breaks inside"));
+        return Err(format!("{what} is empty or contains blanks or line breaks"));
     }
     Ok(Secret::new(text.to_owned()))
 }

@@ -1,9 +1,8 @@
-//! What the positional arguments mean: tree, mirror, or kept release.
+//! The meaning of the positional arguments: tree, mirror, or kept release.
 //!
-//! Pure: whether a bare word is a directory is asked through a closure. An
-//! argument with a `/`, and `.` and `..`, is a path or a location; a bare
-//! word is the name of a configured mirror or, where a tree may stand, a
-//! directory, and never silently one of the two.
+//! Pure: a closure returns whether a bare word is a directory. An argument with
+//! a `/`, and `.` and `..`, is a path or a location. A bare word is the name of a
+//! configured mirror or, as a tree, a directory. A word that is both is an error.
 
 use headwater::config::{Config, FILE_NAME, MirrorAccess, MirrorConfig, closest};
 use headwater::mirror::{Location, has_token};
@@ -13,11 +12,11 @@ use super::failure::{Exit, Failure};
 /// A mirror that a command works on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct MirrorChoice {
-    /// What it is called in all output: its configured name, else its location as given.
+    /// The name in all output: the configured name, or the location as given.
     pub(crate) name: String,
-    /// Where it is.
+    /// The location.
     pub(crate) location: String,
-    /// How it is reached, where it is on another machine.
+    /// The connection settings of a mirror on another machine.
     pub(crate) access: MirrorAccess,
 }
 
@@ -26,7 +25,7 @@ impl MirrorChoice {
         Self { name: location.to_owned(), location: location.to_owned(), access: MirrorAccess::default() }
     }
 
-    /// A text that is equal for two choices of one place, as far as their words tell.
+    /// A text that is equal for two locations of the same mirror, as far as the text can show.
     pub(crate) fn canonical(&self) -> String {
         Location::parse(&self.location).map_or_else(|_| self.location.clone(), |location| location.canonical())
     }
@@ -41,17 +40,17 @@ impl From<&MirrorConfig> for MirrorChoice {
 /// What the arguments of `push` and `plan` mean.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Operands {
-    /// The tree that was named; nothing: the configured content, or that of `--from`.
+    /// The named tree; `None` for the configured content, or for `--from`.
     pub(crate) tree: Option<String>,
     /// The mirrors, each once, at least one.
     pub(crate) mirrors: Vec<MirrorChoice>,
 }
 
-/// A side of `diff`, or a source: a tree, a mirror, or one of its releases.
-/// Tree or mirror shows only on disk, for a location that is a directory.
+/// A side of `diff`, or a source: a tree, a mirror, or a release of a mirror.
+/// For a directory only the disk shows whether it is a tree or a mirror.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Operand {
-    /// What it is called in all output, and where it is.
+    /// The name in all output, and the location.
     pub(crate) place: MirrorChoice,
     /// Whether it can only be a mirror: a configured name, a url, or one with a sequence.
     pub(crate) is_mirror: bool,
@@ -62,13 +61,13 @@ pub(crate) struct Operand {
 /// Why arguments have no clear meaning.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum OperandError {
-    /// A bare word that is both.
+    /// A bare word that is a mirror and a directory.
     #[error("{word:?} is a configured mirror and also a directory here")]
     Ambiguous {
         /// The word.
         word: String,
     },
-    /// A bare word in the place of a tree that is neither.
+    /// A bare word in the place of a tree that is neither a mirror nor a directory.
     #[error("there is no directory {word:?} here, and no mirror of that name is configured")]
     NoSuchTree {
         /// The word.
@@ -76,7 +75,7 @@ pub(crate) enum OperandError {
         /// The names that are configured.
         known: Vec<String>,
     },
-    /// A bare word in the place of a mirror that is none.
+    /// A bare word in the place of a mirror that is not a configured mirror.
     #[error("no mirror named {word:?} is configured")]
     UnknownMirror {
         /// The word.
@@ -84,25 +83,25 @@ pub(crate) enum OperandError {
         /// The names that are configured.
         known: Vec<String>,
     },
-    /// The first argument is where a mirror is.
+    /// The first argument is the location of a mirror.
     #[error("{location:?} is the location of a mirror, but the first argument is the tree")]
     MirrorAsTree {
         /// The location.
         location: String,
-        /// The name under which it is configured.
+        /// The configured name.
         name: Option<String>,
     },
-    /// The same mirror, twice.
+    /// A mirror that is named twice.
     #[error("the mirror {name:?} is named twice")]
     Twice {
         /// Its name.
         name: String,
     },
-    /// Nothing says what to push.
-    #[error("nothing to push: no tree is named, and no content is configured")]
+    /// There is no tree to push.
+    #[error("nothing to push: no tree is named, and no `content` is configured")]
     NoTree,
-    /// Nothing says where to push.
-    #[error("no mirror is named, and none is configured")]
+    /// There is no mirror to push to.
+    #[error("no mirror is named or configured")]
     NoMirrors,
 }
 
@@ -120,9 +119,9 @@ impl OperandError {
             Self::NoSuchTree { word, known } | Self::UnknownMirror { word, known } if !known.is_empty() => {
                 let meant = closest(word, known.iter().map(String::as_str));
                 let meant = meant.map(|meant| format!("did you mean `{meant}`? ")).unwrap_or_default();
-                format!("{meant}configured mirrors are: {}; a directory may be written as `./name`", known.join(", "))
+                format!("{meant}name a configured mirror ({}), or write a directory as `./name`", known.join(", "))
             }
-            Self::NoSuchTree { word, .. } => format!("build it first; another directory is written as `./{word}`"),
+            Self::NoSuchTree { word, .. } => format!("build the tree first, or write another directory as `./{word}`"),
             Self::UnknownMirror { word, .. } => {
                 format!("write `./{word}` for a directory, or add the name to {FILE_NAME} (see `headwater init`)")
             }
@@ -133,14 +132,14 @@ impl OperandError {
             Self::Twice { .. } => "name each mirror once".to_owned(),
             Self::NoTree => {
                 format!(
-                    "name it, as in `headwater push public /srv/www`, or set `content` in {FILE_NAME} (`headwater init` \
-                     writes one)"
+                    "name the tree, as in `headwater push public /srv/www`, or set `content` in {FILE_NAME} (see \
+                     `headwater init`)"
                 )
             }
             Self::NoMirrors => {
                 format!(
-                    "name one by its location, such as /srv/www, or add a [[mirror]] to {FILE_NAME} (`headwater init` \
-                     writes one)"
+                    "name a mirror by its location, such as /srv/www, or add a [[mirror]] to {FILE_NAME} (see \
+                     `headwater init`)"
                 )
             }
         }
@@ -150,14 +149,14 @@ impl OperandError {
 impl From<OperandError> for Failure {
     fn from(error: OperandError) -> Self {
         let hint = error.hint();
-        // A tree that a failed build did not make is missing content, not a typing error.
+        // A tree that a failed build did not make is missing content, not a usage error.
         let exit = if matches!(error, OperandError::NoSuchTree { .. }) { Exit::Content } else { Exit::Usage };
         Self::new(exit, error).with_hint(hint)
     }
 }
 
-/// Tells the arguments of `push` and `plan` apart. `has_from`: `--from` was
-/// given, so that all are mirrors. `is_directory` answers for bare words only.
+/// Parses the arguments of `push` and `plan`. With `has_from`, `--from` was given,
+/// so all arguments are mirrors. `is_directory` is called only for bare words.
 pub(crate) fn of_push(
     arguments: &[String],
     has_from: bool,
@@ -175,7 +174,7 @@ pub(crate) fn of_push(
     Ok(Operands { tree, mirrors })
 }
 
-/// The mirrors of a command that has nothing else; without arguments, all configured ones.
+/// The mirrors of a command that has no other arguments; without arguments, all configured mirrors.
 pub(crate) fn of_mirrors(arguments: &[String], config: &Config) -> Result<Vec<MirrorChoice>, OperandError> {
     if arguments.is_empty() {
         let all: Vec<MirrorChoice> = config.mirrors.iter().map(MirrorChoice::from).collect();
@@ -224,7 +223,7 @@ fn of_mirror(argument: &str, config: &Config) -> Result<MirrorChoice, OperandErr
 /// Whether the first argument is the tree, and not a mirror.
 fn is_tree(first: &str, config: &Config, is_directory: impl Fn(&str) -> bool) -> Result<bool, OperandError> {
     if is_location(first) {
-        // Most likely the tree was forgotten; to push a mirror there is --from.
+        // Most likely the user forgot the tree; --from pushes a mirror.
         let same = |mirror: &&MirrorConfig| mirror.url.trim_end_matches('/') == first.trim_end_matches('/');
         let configured = config.mirrors.iter().find(same).map(|mirror| mirror.name.to_string());
         return match configured {
@@ -251,7 +250,7 @@ fn is_url(argument: &str) -> bool {
     argument.contains("://")
 }
 
-/// Parts `LOCATION:SEQ`. The number behind a url's host is its port, so a
+/// Splits `LOCATION:SEQ`. The number after the host of a URL is its port, so a
 /// sequence needs a path before it; `./a:7/` is a directory named `a:7`.
 fn split_sequence(argument: &str) -> (&str, Option<u64>) {
     let Some((place, number)) = argument.rsplit_once(':') else { return (argument, None) };

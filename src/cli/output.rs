@@ -1,9 +1,8 @@
-//! What people and programs read: numbers, tables, lists, JSON.
+//! Output: numbers, tables, lists and JSON.
 //!
-//! Data goes to stdout through [`print`] and [`print_json`], all else to
-//! stderr. Everything is readable without colour, and whatever may come from
-//! a peer or a disk passes [`escape`] before a terminal sees it. Uses the
-//! crate `bytesize`.
+//! Data goes to stdout through [`print`] and [`print_json`], everything else to
+//! stderr. All output is readable without colour, and text from a peer or a disk
+//! passes [`escape`] before it is printed. Uses the crate `bytesize`.
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
@@ -16,11 +15,11 @@ use serde::Serialize;
 use super::failure::{Exit, Failure};
 use super::terminal;
 
-/// Paths that are listed before the rest is only counted.
+/// Most paths that are listed; the rest is counted.
 pub(crate) const MAX_LISTED: usize = 50;
 
-/// `text` without what steers a terminal, reorders a line or does not show: such characters become `\u{..}`. What
-/// looks like a token is hidden, whoever wrote it there.
+/// Escapes control, reordering and invisible characters in `text` as `\u{..}`, and hides everything that looks like a
+/// token.
 pub(crate) fn escape(text: &str) -> Cow<'_, str> {
     let text = without_tokens(text);
     if !text.contains(is_invisible) {
@@ -33,12 +32,12 @@ pub(crate) fn escape(text: &str) -> Cow<'_, str> {
     Cow::Owned(escaped)
 }
 
-/// `text` without what looks like a token: a user may have written one in the wrong place.
+/// Hides everything in `text` that looks like a token: a user may have written one in the wrong place.
 pub(crate) fn without_tokens(text: &str) -> Cow<'_, str> {
     Secrets::default().clean(text)
 }
 
-/// A number with its thousands apart: `1,234,567`.
+/// A number with separators for thousands: `1,234,567`.
 pub(crate) fn count(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::with_capacity(digits.len() + digits.len() / 3);
@@ -79,8 +78,8 @@ pub(crate) fn duration(duration: Duration) -> String {
     }
 }
 
-/// How long ago `then` was, both in seconds since 1970: `3 h ago`. Clocks of
-/// two machines differ a little, so what is just ahead is `just now`.
+/// The time since `then`, both in seconds since 1970: `3 h ago`. Clocks of two
+/// machines differ a little, so a time slightly ahead is `just now`.
 pub(crate) fn age(then: u64, now: u64) -> String {
     const SKEW_SECONDS: u64 = 60;
     let unit = |seconds: u64| match seconds {
@@ -96,14 +95,14 @@ pub(crate) fn age(then: u64, now: u64) -> String {
     }
 }
 
-/// A moment in seconds since 1970, as people and programs write it: `2026-11-22T12:55:00Z`.
+/// A moment in seconds since 1970 as RFC 3339: `2026-11-22T12:55:00Z`.
 pub(crate) fn moment(seconds: u64) -> String {
     let timestamp = i64::try_from(seconds).ok().and_then(|seconds| jiff::Timestamp::from_second(seconds).ok());
     timestamp.map_or_else(|| format!("{seconds} s after 1970"), |timestamp| timestamp.to_string())
 }
 
-/// The first [`MAX_LISTED`] of `items`, escaped, each behind `prefix`, and a
-/// line that counts the others.
+/// The first [`MAX_LISTED`] of `items`, escaped, each after `prefix`, and a line
+/// with the number of the others.
 pub(crate) fn listed<S: AsRef<str>>(prefix: &str, items: impl IntoIterator<Item = S>) -> Vec<String> {
     let mut items = items.into_iter();
     let mut lines: Vec<String> =
@@ -115,7 +114,7 @@ pub(crate) fn listed<S: AsRef<str>>(prefix: &str, items: impl IntoIterator<Item 
     lines
 }
 
-/// How the cells of a column stand.
+/// The alignment of a column.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Align {
     /// Texts.
@@ -124,7 +123,7 @@ pub(crate) enum Align {
     Right,
 }
 
-/// A small table: aligned columns two spaces apart below their headings.
+/// A small table: aligned columns with headings, two spaces apart.
 #[derive(Debug)]
 pub(crate) struct Table {
     columns: Vec<Align>,
@@ -149,7 +148,7 @@ impl Table {
         self.rows.push(cells.into_iter().map(|cell| escape(cell.as_ref()).into_owned()).collect());
     }
 
-    /// The same without columns in which no row says anything.
+    /// Removes columns in which every row is empty.
     #[must_use]
     pub(crate) fn without_empty_columns(mut self) -> Self {
         if self.rows.len() == 1 {
@@ -167,7 +166,7 @@ impl Table {
         self
     }
 
-    /// The table as text, a line a row, without spaces at their ends.
+    /// The table as text, one line per row, without trailing spaces.
     pub(crate) fn render(&self) -> String {
         let width = |column: usize| {
             self.rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max().unwrap_or(0)
@@ -176,7 +175,7 @@ impl Table {
         let mut text = String::new();
         for row in &self.rows {
             let mut line = String::new();
-            // A column in which nobody says anything is none.
+            // Skip a column without width.
             for ((cell, width), align) in
                 row.iter().zip(&widths).zip(&self.columns).filter(|((_, width), _)| **width > 0)
             {
@@ -194,23 +193,23 @@ impl Table {
     }
 }
 
-/// Writes `text` to stdout. A reader that went away (`| head`) is no failure.
+/// Writes `text` to stdout. A closed pipe (`| head`) is not a failure.
 pub(crate) fn print(text: &str) -> Result<(), Failure> {
     written(terminal::write_stdout(text))
 }
 
-/// Writes `bytes` to stdout as they are.
+/// Writes `bytes` to stdout unchanged.
 pub(crate) fn print_raw(bytes: &[u8]) -> Result<(), Failure> {
     written(terminal::write_stdout_raw(bytes))
 }
 
-/// Writes one JSON object, on one line, to stdout. JSON escapes what steers a terminal.
+/// Writes one JSON object on one line to stdout. JSON escapes control characters.
 pub(crate) fn print_json(object: &impl Serialize) -> Result<(), Failure> {
     print_raw(json_line(object).map_err(|error| Failure::new(Exit::Failed, error))?.as_bytes())
 }
 
-/// `object` on one line. serde_json leaves DEL, C1 and bidirectional
-/// characters as they are, so these are escaped here, the JSON way.
+/// `object` on one line. serde_json does not escape DEL, C1 and bidirectional
+/// characters, so this function escapes them as JSON does.
 pub(crate) fn json_line(object: &impl Serialize) -> serde_json::Result<String> {
     let json = serde_json::to_string(object)?;
     let mut line = String::with_capacity(json.len() + 1);
@@ -232,7 +231,7 @@ pub(crate) fn json_line(object: &impl Serialize) -> serde_json::Result<String> {
 fn written(result: io::Result<()>) -> Result<(), Failure> {
     match result {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            let hint = "free some space, or send the output to another place; what was done before stays done";
+            let hint = "free some space, or redirect the output; changes before this error remain";
             Err(Failure::new(Exit::Failed, format!("cannot write to stdout: {error}")).with_hint(hint))
         }
         _ => Ok(()),

@@ -20,7 +20,7 @@ use super::push::PreparedPush;
 use super::remote::{MirrorFactory, check_there};
 use super::{hints, load_config, push as push_command};
 
-/// Mirrors and probes that are named of a wave before the rest is only counted.
+/// Most mirrors and probes of a wave that are named; the rest is counted.
 const MAX_NAMED: usize = 8;
 
 /// Runs `headwater plan`.
@@ -28,7 +28,7 @@ pub(crate) fn run(args: &PushArgs) -> Result<Exit, Failure> {
     show(&push_command::job(args)?, args)
 }
 
-/// Shows what `job`, made of `args`, would do.
+/// Prints what `job`, made from `args`, would do.
 pub(crate) fn show(job: &PreparedPush, args: &PushArgs) -> Result<Exit, Failure> {
     let progress = Progress::start(&args.output)?;
     progress.expect_mirrors(job.fleet.mirrors().iter().map(|mirror| mirror.name()));
@@ -46,7 +46,7 @@ pub(crate) fn show(job: &PreparedPush, args: &PushArgs) -> Result<Exit, Failure>
             let is_usable = plan.mirrors.iter().all(|mirror| mirror.error.is_none());
             match &plan.unmet {
                 Some(unmet) => {
-                    // The plan is the one object on stdout.
+                    // The plan is the only object on stdout.
                     let refused = refused(exit_of(&plan), unmet);
                     refused.print();
                     Ok(refused.exit())
@@ -67,7 +67,7 @@ fn refused(exit: Exit, unmet: &str) -> Failure {
     Failure::new(exit, error).with_hint("fix the mirrors named above, or lower --require")
 }
 
-/// How the push would end that too few mirrors would take.
+/// The exit code of a push that too few mirrors accept.
 fn exit_of(plan: &PlanReport) -> Exit {
     let current =
         plan.mirrors.iter().filter(|mirror| mirror.is_current).map(|_| failure::MirrorOutcome::AlreadyCurrent);
@@ -94,7 +94,7 @@ struct PlanAnswer<'a> {
     unmet: Option<&'a str>,
 }
 
-/// A mirror, also one that is left as it is.
+/// A mirror in the plan, including one that would not change.
 #[derive(Serialize)]
 #[serde(untagged)]
 enum PlanRow<'a> {
@@ -160,13 +160,13 @@ fn describe(plan: &PlanReport, job: &PreparedPush, list: ListArgs) -> String {
         text.push_str(&format!("release {sequence} would be made: {}\n", push_command::summary(&plan.sums)));
     } else {
         let summary = push_command::summary(&ChangeCounts::from(&plan.diff));
-        let made = "has this content and would be brought to those that lack it";
+        let made = "has this content and would be copied to the mirrors that lack it";
         text.push_str(&format!("{summary}\nrelease {sequence} {made}\n"));
     }
     text.push_str(&push_command::retirement(&plan.sums));
     let mut table = Table::new([
         ("mirror", Align::Left),
-        // A heading of its own only where there are groups: an empty column is none.
+        // The column exists only if there are groups.
         (if job.config.mirrors.iter().any(|one| one.group.is_some()) { "group" } else { "" }, Align::Left),
         ("serves", Align::Right),
         ("objects", Align::Right),
@@ -179,12 +179,14 @@ fn describe(plan: &PlanReport, job: &PreparedPush, list: ListArgs) -> String {
             (Some(failure), _) => push_command::failed(failure),
             (None, _) if mirror.is_current => "is current".to_owned(),
             (None, _) if mirror.is_newer => "serves a newer release: would be left alone".to_owned(),
-            (None, _) if mirror.is_staged => "is ready there".to_owned(),
-            (None, None) if mirror.is_joining => "joins: would be filled, nobody waits for it".to_owned(),
+            (None, _) if mirror.is_staged => "is already staged".to_owned(),
+            (None, None) if mirror.is_joining => {
+                "joins: would be filled, and the push would not wait for it".to_owned()
+            }
             (None, None) => "would be filled".to_owned(),
             (None, Some(_)) => describe_bases(&mirror.bases),
         };
-        // Of a mirror that failed it is not known what it serves.
+        // The release of a failed mirror is not known.
         let nothing = if mirror.failure.is_some() { "-" } else { "none" };
         table.row([
             mirror.mirror.clone(),
@@ -198,7 +200,7 @@ fn describe(plan: &PlanReport, job: &PreparedPush, list: ListArgs) -> String {
     }
     for one in &job.frozen {
         let (name, group) = (one.mirror.as_str(), group(job, &one.mirror).unwrap_or_default());
-        table.row([name, group, "", "", "", "", "is frozen: stays as it is"]);
+        table.row([name, group, "", "", "", "", "is frozen: would not change"]);
     }
     text.push_str(&table.render());
     if plan.unmet.is_none() {
@@ -207,7 +209,7 @@ fn describe(plan: &PlanReport, job: &PreparedPush, list: ListArgs) -> String {
     text
 }
 
-/// In which order they would switch, a line a wave.
+/// The order in which the mirrors would switch, one line per wave.
 fn describe_schedule(schedule: &Schedule) -> String {
     let Schedule { required, counted, waves, .. } = schedule;
     let is_looked_at = waves.iter().any(|wave| !wave.probes.is_empty());
@@ -220,7 +222,7 @@ fn describe_schedule(schedule: &Schedule) -> String {
     };
     let mut text = match schedule.goal {
         Goal::Activate => format!("would switch once {ready} are ready:\n"),
-        Goal::Stage => format!("none would switch before `headwater activate`, and then once {ready} are ready:\n"),
+        Goal::Stage => format!("would switch at `headwater activate`, once {ready} are ready:\n"),
     };
     let lead = schedule.lead.as_deref();
     for (index, wave) in waves.iter().enumerate() {
@@ -233,9 +235,9 @@ fn describe_schedule(schedule: &Schedule) -> String {
         ));
     }
     match (schedule.on_failure, is_looked_at) {
-        (OnFailure::Revert, true) => text.push_str("a bad probe or a failed switch would take everybody back\n"),
-        (OnFailure::Revert, false) => text.push_str("a failed switch would take everybody back\n"),
-        (OnFailure::Leave, true) => text.push_str("a bad probe would take its wave back and stop there\n"),
+        (OnFailure::Revert, true) => text.push_str("a failed probe or a failed switch would revert all mirrors\n"),
+        (OnFailure::Revert, false) => text.push_str("a failed switch would revert all mirrors\n"),
+        (OnFailure::Leave, true) => text.push_str("a failed probe would revert its wave and stop the push\n"),
         (OnFailure::Leave, false) => {}
     }
     text
@@ -266,7 +268,7 @@ fn wave_members_text(wave: &WavePlan, lead: Option<&str>, is_first: bool) -> Str
 fn wave_followup_text(wave: &WavePlan, is_last: bool) -> String {
     let soak = match wave.soak_seconds {
         seconds if seconds > 0 && !(is_last && wave.probes.is_empty()) => {
-            format!("; {} of soak", duration(Duration::from_secs(seconds)))
+            format!("; soak {}", duration(Duration::from_secs(seconds)))
         }
         _ => String::new(),
     };
@@ -281,26 +283,26 @@ fn wave_followup_text(wave: &WavePlan, is_last: bool) -> String {
     }
 }
 
-/// How many objects would be sent as what differs from an old one, and from which.
+/// The numbers of objects that would be sent as deltas, by the kind of their base.
 fn describe_bases(bases: &BaseCounts) -> String {
     let BaseCounts { same_path, like_content, like_name, neighbour, none: _ } = *bases;
     let kinds = [
         (same_path, "the same path"),
-        (like_content, "like content"),
-        (like_name, "a like name"),
+        (like_content, "similar content"),
+        (like_name, "a similar name"),
         (neighbour, "a neighbour"),
     ];
     let kinds: Vec<String> = kinds
         .iter()
         .filter(|(number, _)| *number > 0)
-        .map(|(number, kind)| format!("{} on {kind}", count(*number)))
+        .map(|(number, kind)| format!("{} from {kind}", count(*number)))
         .collect();
-    if kinds.is_empty() { String::new() } else { format!("builds {}", kinds.join(", ")) }
+    if kinds.is_empty() { String::new() } else { format!("deltas: {}", kinds.join(", ")) }
 }
 
 fn describe_churn(churn: &Churn) -> String {
     format!(
-        "{} of {} changed .{} differ only near one spot: a build stamp? in {}: {:?} became {:?}\n",
+        "{} of {} changed .{} files differ only in one place (a build stamp?): in {}, {:?} became {:?}\n",
         count(churn.near_one_spot),
         count(churn.changed),
         escape(&churn.extension),
@@ -310,7 +312,7 @@ fn describe_churn(churn: &Churn) -> String {
     )
 }
 
-/// The paths that differ, a line each.
+/// The paths that differ, one per line.
 fn describe_paths(diff: &Diff, list: ListArgs) -> String {
     let line = |change: &Change| {
         let from = change.from.as_ref().map(|from| format!(" (from {from})")).unwrap_or_default();

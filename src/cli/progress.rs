@@ -1,9 +1,8 @@
-//! Progress on stderr: what the library reports, for people, and for
-//! `--events`.
+//! Progress on stderr, and the events of `--events`.
 //!
-//! On a terminal one block (see [`super::live`]); else a line now and
-//! then; with `--quiet` only warnings and errors. What it shows are the sums
-//! of [`super::sums`].
+//! On a terminal it is one block (see [`super::live`]), and otherwise a line
+//! from time to time; with `--quiet` only warnings and errors. The numbers come
+//! from [`super::transfer_counts`].
 
 use std::collections::HashSet;
 use std::io::{self, Write};
@@ -25,29 +24,29 @@ use super::output::{bytes, count, counted, duration, escape, moment};
 use super::transfer_counts::TransferCounts;
 use super::{live, signals, terminal, verbosity};
 
-/// At least this long between two lines that only say how far it is.
+/// Minimum time between two progress lines.
 const PAUSE: Duration = Duration::from_secs(5);
-/// At least this long between two lines that say how long a wave is still watched.
+/// Minimum time between two lines about the remaining soak time of a wave.
 const SOAK_PAUSE: Duration = Duration::from_secs(60);
-/// How often the block is drawn.
+/// Time between two redraws of the block.
 const TICK: Duration = Duration::from_millis(100);
-/// The answer to the first Ctrl-C.
-const STOPPING: &str = "stopping: every mirror stays on a whole release; a second Ctrl-C ends at once";
+/// The message after the first Ctrl-C.
+const STOPPING: &str = "stopping: every mirror stays on a complete release; press Ctrl-C again to end at once";
 
-/// How much an event matters to people.
+/// How an event is shown.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Notability {
-    /// Shown always, also with `--quiet`.
+    /// Always shown, also with `--quiet`.
     Alarm(String),
     /// Shown at once.
     Fact(String),
-    /// Shown now and then, as [`Sums::line`].
+    /// Shown from time to time, as a progress line.
     Step,
     /// Not shown.
     Nothing,
 }
 
-/// What to show of `event`; what it carries is escaped.
+/// Returns what to show of `event`, escaped.
 pub(crate) fn note(event: &Event) -> Notability {
     match event {
         Event::Warned { message } => Notability::Alarm(format!("warning: {}", escape(message))),
@@ -56,7 +55,7 @@ pub(crate) fn note(event: &Event) -> Notability {
         }
         Event::HookFailed { mirror, sequence, reason } => Notability::Alarm(hook_failed(mirror, *sequence, reason)),
         Event::HookRunning { mirror, sequence } => Notability::Fact(format!(
-            "{}: its post_activate command still runs after release {sequence}; `headwater status` shows if it fails",
+            "{}: its post_activate command is still running after release {sequence}; `headwater status` shows if it fails",
             escape(mirror)
         )),
         Event::ScanFinished { entries, bytes: size, hashed_files, hashed_bytes } => Notability::Fact(format!(
@@ -78,7 +77,7 @@ pub(crate) fn note(event: &Event) -> Notability {
             moment(*until)
         )),
         Event::ObjectsResent { mirror, objects } => Notability::Fact(format!(
-            "{}: {} missing there, sent whole",
+            "{}: {} missing on the mirror, sent whole",
             escape(mirror),
             counted(*objects, "object was", "objects were")
         )),
@@ -114,7 +113,7 @@ fn hook_failed(mirror: &str, sequence: u64, reason: &str) -> String {
     format!("warning: {mirror}: its post_activate command failed after release {sequence}: {reason}")
 }
 
-/// What `--verbose` shows of an event that is not shown otherwise.
+/// The line of an event that only `--verbose` shows.
 fn details(event: &Event) -> Option<String> {
     match event {
         Event::ScanStarted { root } => Some(format!("scan: reading {}", escape(root))),
@@ -137,20 +136,20 @@ fn details(event: &Event) -> Option<String> {
     }
 }
 
-/// The first digits of the id of a pack.
+/// The first digits of a pack id.
 fn short(pack: &PackId) -> String {
     pack.to_string().chars().take(8).collect()
 }
 
-/// How it looks.
+/// The form of the progress.
 enum View {
     /// Warnings and errors only.
     Quiet(Box<dyn Write + Send>),
-    /// Lines, of which those that only say how far it is have a pause between them.
+    /// Lines, with a minimum time between progress lines.
     Lines { out: Box<dyn Write + Send>, last: Instant },
-    /// Every event that is not only a step, as a line.
+    /// One line for every event except steps.
     Details(Box<dyn Write + Send>),
-    /// A block that is drawn again and again.
+    /// A block that is redrawn.
     Block,
 }
 
@@ -171,26 +170,26 @@ struct ProgressState {
     sums: TransferCounts,
     view: View,
     log: Option<EventLog>,
-    /// The failures of mirrors stand in the answer.
+    /// Whether the result of the command lists the failures of mirrors.
     has_answer: bool,
-    /// The failures of mirrors that were shown, each as its line.
+    /// The lines of the mirror failures that were shown.
     failures: HashSet<String>,
-    /// When the block was drawn last.
+    /// Time of the last redraw.
     drawn: Option<Instant>,
-    /// Whether a wish to stop was answered.
+    /// Whether the message after the first Ctrl-C was shown.
     is_stop_shown: bool,
 }
 
-/// Listens to the library for one command.
+/// Receives the events of the library for one command.
 pub(crate) struct Progress {
     state: Arc<Mutex<ProgressState>>,
     cancelled: CancelToken,
-    /// The thread that shows what changes without an event; it ends when the sender goes.
+    /// The thread that redraws between events; it ends when the sender is dropped.
     ticker: Option<(Sender<()>, JoinHandle<()>)>,
 }
 
 impl Progress {
-    /// Progress as the flags want it, and signals caught from now on.
+    /// Creates progress according to the flags, and starts to catch signals.
     pub(crate) fn start(args: &OutputArgs) -> Result<Self, Failure> {
         let log = args.events.as_deref().map(EventLog::create).transpose().map_err(|error| {
             Failure::new(Exit::Usage, error).with_hint("name a file that you may write with --events")
@@ -207,7 +206,7 @@ impl Progress {
         Ok(progress)
     }
 
-    /// Progress of a command whose answer says of each mirror what failed: that is not shown on stderr as well.
+    /// Creates progress for a command whose result lists the failures of mirrors, so that stderr does not repeat them.
     pub(crate) fn of_answer(args: &OutputArgs) -> Result<Self, Failure> {
         let progress = Self::start(args)?;
         lock(&progress.state).has_answer = true;
@@ -218,7 +217,7 @@ impl Progress {
         Self { state: Arc::new(Mutex::new(ProgressState::new(view, log))), cancelled, ticker: None }
     }
 
-    /// Without a thread only events move the block: that is no reason to stop.
+    /// Without the thread the block changes only with events, which is not an error.
     fn tick_regularly(&self) -> Option<(Sender<()>, JoinHandle<()>)> {
         let (sender, ended) = bounded::<()>(0);
         let (state, cancelled) = (Arc::clone(&self.state), self.cancelled.clone());
@@ -231,12 +230,12 @@ impl Progress {
         Some((sender, thread))
     }
 
-    /// Has the mirrors stand in the block in this order.
+    /// Sets the order of the mirrors in the block.
     pub(crate) fn expect_mirrors<'n>(&self, names: impl IntoIterator<Item = &'n str>) {
         lock(&self.state).sums.expect(names);
     }
 
-    /// Takes the block away for good, so that the result can be printed. What comes later is shown in lines.
+    /// Removes the block, so that the result can be printed. Later events are shown as lines.
     pub(crate) fn end_block(&self) {
         let mut state = lock(&self.state);
         if matches!(state.view, View::Block) {
@@ -245,18 +244,18 @@ impl Progress {
         }
     }
 
-    /// Takes the block away and says what was left to say.
+    /// Removes the block and prints a warning if events could not be written.
     pub(crate) fn finish(self) {
         self.end_block();
         if let Some(error) = lock(&self.state).log.as_mut().and_then(EventLog::take_failure) {
-            // Stderr may be gone as well; then the warning is lost.
-            eprint_raw(&format!("warning: events are missing in the file of --events: {error}\n")).ok();
+            // If stderr is closed too, the warning is lost.
+            eprint_raw(&format!("warning: events are missing from the file of --events: {error}\n")).ok();
         }
     }
 }
 
 fn lock(state: &Mutex<ProgressState>) -> MutexGuard<'_, ProgressState> {
-    // What a panicking thread left is good enough to draw.
+    // The state that a panicking thread left is good enough to draw.
     state.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -265,7 +264,7 @@ impl Drop for Progress {
         self.end_block();
         if let Some((sender, thread)) = self.ticker.take() {
             drop(sender);
-            // One that panicked has said so.
+            // A panic has already been reported.
             thread.join().ok();
         }
     }
@@ -306,18 +305,18 @@ impl ProgressState {
         }
     }
 
-    /// Whether the event is the failure of a mirror that is not to be shown.
+    /// Returns whether the event is a failure of a mirror that is not shown.
     fn hides_failure(&mut self, event: &Event, note: &Notability) -> bool {
         let (Event::MirrorFailed { error, .. }, Notability::Alarm(line)) = (event, note) else { return false };
-        // The last line says once for all mirrors that the user stopped the run.
+        // The last line reports the interruption once for all mirrors.
         let is_cancelled = *error == MirrorError::Cancelled.to_string();
-        // A push that starts again asks a mirror again, and gets the same error.
+        // A push that starts again requests the state of a mirror again and gets the same error.
         is_cancelled || self.has_answer || !self.failures.insert(line.clone())
     }
 
-    /// Shows what an event says, of which `note` is what matters.
+    /// Shows an event; `note` is its text.
     fn show(&mut self, event: &Event, note: &Notability, now: Instant) {
-        // A stderr that went away is no reason to stop a push.
+        // A closed stderr does not stop a push.
         match (&mut self.view, note) {
             (View::Quiet(out) | View::Lines { out, .. } | View::Details(out), Notability::Alarm(line))
             | (View::Details(out), Notability::Fact(line)) => line_to(out, line),
@@ -339,7 +338,7 @@ impl ProgressState {
         }
     }
 
-    /// Answers the first Ctrl-C, once.
+    /// Shows the message after the first Ctrl-C, once.
     fn answer_interrupt(&mut self) {
         if std::mem::replace(&mut self.is_stop_shown, true) {
             return;
@@ -351,7 +350,7 @@ impl ProgressState {
         }
     }
 
-    /// Shows what changes without an event.
+    /// Redraws what changes without an event.
     fn tick(&mut self, is_cancelled: bool, now: Instant) {
         if is_cancelled {
             self.answer_interrupt();
@@ -373,7 +372,7 @@ impl ProgressState {
     }
 }
 
-/// Writes a line. A reader that is gone is no reason to stop a push.
+/// Writes a line. A closed stream does not stop a push.
 fn line_to(out: &mut (impl Write + ?Sized), line: &str) {
     out.write_all(format!("{line}\n").as_bytes()).ok();
 }

@@ -1,4 +1,4 @@
-//! `headwater push`, `headwater promote`, and what they have in common with commands that have no tree.
+//! `headwater push`, `headwater promote`, and the code that they share with commands without a tree.
 
 use std::sync::Arc;
 
@@ -27,25 +27,25 @@ pub(crate) struct PreparedPush {
     pub(crate) fleet: Fleet,
     pub(crate) options: Options,
     pub(crate) keep: usize,
-    /// What the report says of mirrors that are left as they are.
+    /// The reports of frozen mirrors.
     pub(crate) frozen: Vec<MirrorReport>,
-    /// Configured mirrors that are not pushed to, where somebody wants to know how all of them stand.
+    /// Configured mirrors outside of this push, if the metrics need them.
     others: Fleet,
     pub(crate) config: Config,
     around: ScheduleArgs,
 }
 
-/// The push that the arguments of `push` and `plan` ask for.
+/// Makes a push from the arguments of `push` and `plan`.
 pub(crate) fn job(args: &PushArgs) -> Result<PreparedPush, Failure> {
     if args.source.from.is_some() && args.release.note.is_some() {
-        let error = "--from brings a release as it is, so it takes no --note";
-        let hint = "`headwater promote FROM TO --note TEXT` makes a release of the content";
+        let error = "--note does not work with --from, which copies a release unchanged";
+        let hint = "use `headwater promote FROM TO --note TEXT` to publish the content as a new release";
         return Err(Failure::new(Exit::Usage, error).with_hint(hint));
     }
     job_from(args, Source::Store)
 }
 
-/// The same; where the content comes from a mirror, `source` says what is made of it.
+/// Makes a push. If the content comes from a mirror, `source` makes the source from it.
 fn job_from(args: &PushArgs, source_of: fn(Arc<dyn Mirror>) -> Source) -> Result<PreparedPush, Failure> {
     let config = load_config(&args.config)?;
     let is_directory = |word: &str| std::path::Path::new(word).is_dir();
@@ -84,8 +84,8 @@ fn job_from(args: &PushArgs, source_of: fn(Arc<dyn Mirror>) -> Source) -> Result
     Ok(PreparedPush { source, fleet: mirrors, options, keep, frozen, others, config, around })
 }
 
-/// The configured mirrors beside those of `fleet`, for the gauges: none of theirs shall vanish because this push is
-/// not for them. One without what its access needs is none of them: it was asked for nothing.
+/// The configured mirrors outside of `fleet`, for the metrics, which must keep their gauges. A mirror whose credentials
+/// are missing is left out, because this push does not need them.
 fn others(factory: &MirrorFactory, fleet: &Fleet, config: &Config, around: &ScheduleArgs) -> Fleet {
     let is_in = |choice: &MirrorChoice| {
         fleet.mirrors().iter().any(|one| one.name() == choice.name || one.location() == choice.location)
@@ -100,9 +100,9 @@ fn check_require(require: Require, mirrors: usize) -> Result<(), Failure> {
         Require::Count(count) if count.get() > mirrors => {
             let required = counted(count.get() as u64, "mirror is", "mirrors are");
             let there = counted(mirrors as u64, "mirror", "mirrors");
-            let error = format!("{required} required, which cannot be met by {there}");
+            let error = format!("{required} required, but the push is to {there}");
             let hint =
-                "name more mirrors, or lower --require or `require` in headwater.toml; write 80% for a part of them";
+                "name more mirrors, or lower --require or `require` in headwater.toml; 80% means a part of the mirrors";
             Err(Failure::new(Exit::Usage, error).with_hint(hint))
         }
         _ => Ok(()),
@@ -143,7 +143,7 @@ pub(crate) fn promote(args: &PromoteArgs) -> Result<Exit, Failure> {
     execute("promote", &job, &args.output, &args.guards)
 }
 
-/// What a command says that has no tree.
+/// The parts of a push for a command without a tree.
 pub(crate) struct TreelessInputs<'a> {
     pub(crate) mirrors: &'a [String],
     pub(crate) release: &'a ReleaseArgs,
@@ -152,8 +152,8 @@ pub(crate) struct TreelessInputs<'a> {
     pub(crate) config: Config,
 }
 
-/// A push of what mirrors have. That is a decision of a person, or was pushed before: no guard rail and no order
-/// of CI stands in its way.
+/// A push of content that mirrors have. A person decided it, or it was pushed before, so guard rails and CI run numbers
+/// do not apply.
 pub(crate) fn without_tree(inputs: TreelessInputs<'_>, source: Source) -> Result<(PreparedPush, GuardArgs), Failure> {
     let TreelessInputs { release, work, config, .. } = inputs;
     let mut choices = operands::of_mirrors(inputs.mirrors, &config)?;
@@ -209,8 +209,8 @@ pub(crate) fn execute(
             after.end(None, exit.code(), &progress);
             progress.finish();
             if is_let_go {
-                // When stderr is gone there is nobody left to tell.
-                eprint_raw(&format!("note: {}: nothing is to be done\n", escape(&failure.text()))).ok();
+                // If stderr is closed, the note is lost.
+                eprint_raw(&format!("note: {}: no action is needed\n", escape(&failure.text()))).ok();
                 if output.json {
                     print_json(&failure.answer(command, Exit::Success))?;
                 }
@@ -227,9 +227,9 @@ pub(crate) fn execute(
             &(describe(&report, command) + &after.results().iter().map(NotificationResult::line).collect::<String>()),
         )?;
     }
-    // What follows only tidies up, and learns how the mirrors' own commands went: people do not wait for that.
+    // The result is printed before the clean-up, which also polls the results of `post_activate`.
     push::clean_up(&mut report, &job.fleet, job.keep, &progress);
-    // What was to follow was cut short.
+    // The clean-up was interrupted.
     let exit = if progress.is_cancelled() { Exit::Interrupted } else { exit };
     expiry::warn(&report, &progress);
     let told = after.end(Some(&report), exit.code(), &progress);
@@ -247,11 +247,11 @@ pub(crate) fn execute(
     Ok(exit)
 }
 
-/// Another push with `--alone` runs, or the user asked to stop before this one began.
+/// The result if another push with `--alone` is running, or if the user interrupted this push before its start.
 fn not_now(command: &'static str, progress: &Progress, output: &OutputArgs) -> Result<Exit, Failure> {
     let (exit, words) = match progress.is_cancelled() {
-        true => (Exit::Interrupted, "stopped before it began"),
-        false => (Exit::Success, "nothing was done: another push of this content runs here"),
+        true => (Exit::Interrupted, "interrupted before the start"),
+        false => (Exit::Success, "nothing was done: another push of this content is running on this machine"),
     };
     if output.json {
         print_json(&Failure::new(exit, words).answer(command, exit))?;
@@ -268,7 +268,7 @@ struct PushOutput<'a> {
     exit_code: u8,
     #[serde(flatten)]
     report: &'a Report,
-    /// Who else was told, and whether they took it.
+    /// The results of the notifications.
     #[serde(skip_serializing_if = "<[NotificationResult]>::is_empty")]
     told: &'a [NotificationResult],
 }
@@ -283,7 +283,7 @@ pub(crate) fn exit_of(report: &Report, is_interrupted: bool, is_superseded_ok: b
     };
     let outcomes: Vec<failure::MirrorOutcome> = tried().filter_map(known).collect();
     let is_done = tried().all(|outcome| outcome.is_current() || is_staged && *outcome == Outcome::Staged);
-    // What was not tried because others failed has no outcome of its own.
+    // A mirror that was not tried because others failed does not count.
     let outcomes = if report.unmet.is_some() && !outcomes.is_empty() {
         outcomes
     } else {
@@ -308,7 +308,7 @@ fn outcome(outcome: &Outcome) -> Option<failure::MirrorOutcome> {
     })
 }
 
-/// What a failure of a mirror counts as.
+/// The outcome for a failure of a mirror.
 pub(crate) fn outcome_of_failure(failure: ErrorKind) -> failure::MirrorOutcome {
     match failure {
         denial if denial.is_denial() => failure::MirrorOutcome::Denied,
@@ -322,7 +322,7 @@ fn describe(report: &Report, command: &str) -> String {
     let nothing = next_steps::nothing_done(command);
     let mut text = match (report.sequence, report.is_new) {
         (None, _) => {
-            format!("{nothing}: {}\n", report.unmet.as_deref().unwrap_or("no mirror serves a release for all"))
+            format!("{nothing}: {}\n", report.unmet.as_deref().unwrap_or("no mirror serves a release for all mirrors"))
         }
         (Some(sequence), false) if report.unmet.is_some() => {
             format!("release {sequence} was not activated: {}\n", report.unmet.as_deref().unwrap_or_default())
@@ -331,11 +331,11 @@ fn describe(report: &Report, command: &str) -> String {
             let brought = report.mirrors.iter().filter(|mirror| mirror.outcome == Outcome::Activated).count() as u64;
             match brought {
                 0 if report.mirrors.iter().any(|one| matches!(one.outcome, Outcome::Newer { .. })) => {
-                    format!("release {sequence} was brought to no mirror\n")
+                    format!("release {sequence} was copied to no mirror\n")
                 }
                 0 => format!("nothing new: release {sequence} has this content\n"),
                 _ => format!(
-                    "nothing new: release {sequence} was brought to {} as it is\n",
+                    "nothing new: release {sequence} was copied to {} unchanged\n",
                     counted(brought, "mirror", "mirrors")
                 ),
             }
@@ -365,14 +365,14 @@ fn describe(report: &Report, command: &str) -> String {
     text
 }
 
-/// How many paths changed in which way, and how many did not.
+/// The numbers of paths by kind of change, and of unchanged paths.
 pub(crate) fn summary(sums: &ChangeCounts) -> String {
     let same = (sums.same > 0).then(|| format!("{} same", count(sums.same)));
     let parts: Vec<String> = changes(sums).into_iter().chain(same).collect();
     if parts.is_empty() { "empty".to_owned() } else { parts.join(", ") }
 }
 
-/// How many paths changed in which way, a part for each.
+/// The numbers of paths by kind of change, one part for each kind.
 pub(crate) fn changes(sums: &ChangeCounts) -> Vec<String> {
     let parts = [
         (sums.added, "added"),
@@ -384,14 +384,14 @@ pub(crate) fn changes(sums: &ChangeCounts) -> Vec<String> {
     parts.iter().filter(|(number, _)| *number > 0).map(|(number, word)| format!("{} {word}", count(*number))).collect()
 }
 
-/// Until when the paths that went are still served: a line, or nothing where none is.
+/// The line that says until when retired paths are served; empty if there are none.
 pub(crate) fn retirement(sums: &ChangeCounts) -> String {
     let (Some(first), Some(last)) = (sums.first_until, sums.last_until) else { return String::new() };
     let until = if first == last { moment(first) } else { format!("{} to {}", moment(first), moment(last)) };
-    format!("{} retired, served until {until} (--expunge PATH ends that now)\n", count(sums.still_served))
+    format!("{} retired, served until {until} (--expunge PATH removes a path now)\n", count(sums.still_served))
 }
 
-/// What was sent against what changed, where that is less.
+/// The line that compares the bytes sent with the new content, if fewer bytes were sent.
 fn saving(report: &Report) -> String {
     let sum = |of: fn(&MirrorReport) -> u64| report.mirrors.iter().map(of).sum::<u64>();
     let (sent, new) = (sum(|mirror| mirror.traffic.sent_bytes), sum(|mirror| mirror.new_bytes));
@@ -407,12 +407,12 @@ pub(crate) fn name(report: &Report) -> Option<String> {
     Some(format!("{}-{}", report.sequence?, &id[..16]))
 }
 
-/// How the switching went, in lines below the table.
+/// The lines about the switch, below the table.
 fn ending(report: &Report) -> String {
     let mut text = String::new();
     let is_ready = report.mirrors.iter().any(|mirror| mirror.outcome == Outcome::Staged);
     if let (true, Goal::Stage, Some(name)) = (is_ready, report.goal, name(report)) {
-        // Those of the configuration need not be named again.
+        // Configured mirrors need not be named again.
         let named = report.mirrors.iter().filter(|mirror| mirror.mirror == mirror.location);
         let places: String = named.map(|mirror| format!(" {}", escape(&mirror.mirror))).collect();
         text.push_str(&format!(
@@ -427,10 +427,10 @@ fn ending(report: &Report) -> String {
     }
     if let Some(reverted) = &report.reverted {
         if let Some(sequence) = reverted.sequence {
-            text.push_str(&format!("went back: release {sequence} has the content of before\n"));
+            text.push_str(&format!("reverted: release {sequence} has the previous content\n"));
         }
         if let Some(error) = &reverted.error {
-            text.push_str(&format!("did not go back: {}\n", escape(error)));
+            text.push_str(&format!("not reverted: {}\n", escape(error)));
         }
     }
     text
@@ -440,7 +440,7 @@ fn releases(mirror: &MirrorReport) -> String {
     let show = |sequence: Option<u64>| sequence.map_or_else(|| "none".to_owned(), |sequence| sequence.to_string());
     let is_told = !matches!(mirror.outcome, Outcome::Failed { .. } | Outcome::Skipped | Outcome::Frozen);
     if mirror.now.is_none() && !is_told {
-        // Nobody knows what it serves.
+        // The release that the mirror serves is not known.
         "-".to_owned()
     } else if mirror.before == mirror.now {
         show(mirror.now)
@@ -449,12 +449,12 @@ fn releases(mirror: &MirrorReport) -> String {
     }
 }
 
-/// The kind of a failure, for a table: the sentence was shown on stderr when it happened.
+/// The kind of a failure, for a table: the message was printed on stderr when it happened.
 pub(crate) fn failed(failure: ErrorKind) -> String {
     format!("failed ({})", kind(failure))
 }
 
-/// The name of a kind of failure as people write it.
+/// The name of a kind of failure, for people.
 pub(crate) fn kind(failure: ErrorKind) -> String {
     failure.report_name().replace('_', " ")
 }
@@ -468,7 +468,7 @@ pub(crate) fn outcome_text(outcome: &Outcome) -> String {
         Outcome::Displaced { by } => format!("not switched: release {by} was staged in its place"),
         Outcome::Newer { serves } => format!("left alone: serves the newer release {serves}"),
         Outcome::Skipped => "not tried".into(),
-        Outcome::Reverted => "switched, and went back".into(),
+        Outcome::Reverted => "switched, then reverted".into(),
         Outcome::Apart => "apart: its release is not for all mirrors".into(),
         Outcome::Frozen => "frozen".into(),
         Outcome::Failed { failure, .. } => failed(*failure),

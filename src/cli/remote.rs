@@ -1,8 +1,8 @@
-//! Makes mirrors of their locations: what flags, file and environment say about
-//! the way to those on other machines.
+//! Creates mirrors from their locations, with the connection settings from flags,
+//! configuration and environment.
 //!
-//! Reads the secrets that the configuration or a flag names. None of them is an
-//! argument itself, and none of them is in a failure.
+//! Reads the secrets that the configuration or a flag names. No secret is an
+//! argument itself, and no secret is part of a failure.
 
 use std::collections::BTreeSet;
 use std::num::{NonZeroU64, NonZeroUsize};
@@ -29,34 +29,34 @@ use super::process;
 use super::signals;
 use super::verbosity;
 
-/// The variables with a proxy, the first that is set.
+/// The variables with a proxy; the first one that is set applies.
 const PROXY_VARIABLES: [&str; 4] = ["HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"];
-/// The variables with the hosts to which no proxy leads.
+/// The variables with the hosts that need no proxy.
 const NO_PROXY_VARIABLES: [&str; 2] = ["NO_PROXY", "no_proxy"];
-/// To how many mirrors content is sent at once where neither a flag nor the file says it.
+/// Default number of mirrors that receive content at once.
 pub(crate) const DEFAULT_MAX_PARALLEL: NonZeroUsize = NonZeroUsize::new(16).expect("16 is not 0");
 /// Longest file with a token, in bytes.
 const MAX_TOKEN_BYTES: u64 = 8 * 1024;
-/// Longest file with certificates, in bytes: the bundle of a system has half of that.
+/// Longest file with certificates, in bytes: twice the size of a system bundle.
 const MAX_PEM_BYTES: u64 = 1024 * 1024;
 
-/// How the mirrors of one run are reached.
+/// Creates the mirrors of one run.
 pub(crate) struct MirrorFactory {
     began: Instant,
     jobs: NonZeroUsize,
     pace: TransferLimits,
-    /// Which directories may be filled now.
+    /// Limits how many directories are filled at once.
     directories: Option<Arc<Semaphore>>,
     flags: RemoteArgs,
-    /// What the file says, which a flag outranks.
+    /// The configuration; a flag outranks it.
     run: RunDefaults,
-    /// The variables with secrets that the file names.
+    /// The variables with secrets that the configuration names.
     secret_variables: Vec<String>,
     environment: fn(&str) -> Option<String>,
 }
 
 impl MirrorFactory {
-    /// For commands that send no content, or only what repairs; `wait` is their flag, if they have one.
+    /// Creates the factory for commands that send no content, or only repair content; `wait` is their flag, if any.
     pub(crate) fn new(remote: &RemoteArgs, wait: Option<Duration>, config: &Config) -> Self {
         let run = config.run.clone();
         let pace = TransferLimits {
@@ -78,7 +78,7 @@ impl MirrorFactory {
         }
     }
 
-    /// For commands that send content.
+    /// Creates the factory for commands that send content.
     pub(crate) fn for_content(work: &WorkArgs, config: &Config) -> Self {
         let mut factory = Self::new(&work.remote, work.wait.wait, config);
         factory.jobs = context::jobs(work.jobs, config);
@@ -92,21 +92,21 @@ impl MirrorFactory {
         factory
     }
 
-    /// Opens nothing yet: the mirrors of these choices.
+    /// Creates the mirrors of these choices, without a connection.
     pub(crate) fn fleet(&self, choices: &[MirrorChoice], site: Option<&Site>) -> Result<Fleet, Failure> {
         let jobs = self.jobs_of_each(choices.len());
         Ok(Fleet::new(choices.iter().map(|choice| self.with_jobs(choice, site, jobs)).collect::<Result<_, _>>()?))
     }
 
-    /// Threads of one of so many mirrors. Each holds a pack, so that memory grows with all of them together, and a few
-    /// for each core keep it at work.
+    /// The threads of one mirror. Each thread holds a pack, so memory grows with the threads of all mirrors together, and
+    /// a few threads per core are enough.
     fn jobs_of_each(&self, mirrors: usize) -> NonZeroUsize {
         const FOR_EACH_CORE: usize = 4;
         let share = self.jobs.get() * FOR_EACH_CORE / mirrors.max(1);
         NonZeroUsize::new(share).map_or(NonZeroUsize::MIN, |share| share.min(self.jobs))
     }
 
-    /// The mirror of a choice.
+    /// Creates the mirror of a choice.
     pub(crate) fn mirror(&self, choice: &MirrorChoice, site: Option<&Site>) -> Result<Arc<dyn Mirror>, Failure> {
         self.with_jobs(choice, site, self.jobs)
     }
@@ -138,8 +138,8 @@ impl MirrorFactory {
         })
     }
 
-    /// How long after the start of the run a mirror is given up. The mirror's own deadline outranks that of the file,
-    /// but never outlasts the flag, which ends the run.
+    /// The time after the start of the run at which a mirror is abandoned. The deadline of the mirror outranks the one of
+    /// the configuration, but it never exceeds the flag, which ends the run.
     fn deadline(&self, own: &MirrorAccess) -> Option<Duration> {
         match (self.flags.deadline, own.deadline) {
             (Some(run), Some(own)) => Some(run.min(own)),
@@ -199,14 +199,14 @@ impl MirrorFactory {
                 None => return Ok(None),
             },
         };
-        // What the file says of this mirror is meant for it.
+        // A proxy that is configured for this mirror applies to every host.
         let except = self.first(&NO_PROXY_VARIABLES).filter(|_| inputs.proxy.is_none());
         verbosity::detail(|| format!("proxy: from {what}"));
         let choice = ProxyChoice::new(&url, except.as_ref().map(|(_, hosts)| hosts.as_str()));
         choice.map(Some).map_err(|error| Unusable::new(what, &error))
     }
 
-    /// The first of these variables that says something.
+    /// The first of these variables that is not empty.
     fn first(&self, names: &[&'static str]) -> Option<(&'static str, String)> {
         let set = |name: &&'static str| (self.environment)(name).filter(|text| !text.trim().is_empty());
         names.iter().find_map(|name| Some((*name, set(name)?)))
@@ -217,25 +217,25 @@ fn limiter(rate: Option<NonZeroU64>) -> Option<Arc<Limiter>> {
     rate.map(|rate| Arc::new(Limiter::new(rate.get(), None)))
 }
 
-/// The turns of directories: those of all mirrors, or fewer where the system allows few open files.
+/// The limit for directories: all mirrors, or fewer if the system allows few open files.
 fn directories(semaphore: &Arc<Semaphore>, at_once: usize) -> Arc<Semaphore> {
     let most = process::directories_at_once();
     if most < at_once { Arc::new(Semaphore::new(most)) } else { Arc::clone(semaphore) }
 }
 
-/// Refuses directories that were named on the command line and are not there: a look makes none.
+/// Rejects directories on the command line that do not exist: a read never creates one.
 pub(crate) fn check_there(choices: &[MirrorChoice], config: &Config) -> Result<(), Failure> {
     for choice in choices.iter().filter(|choice| config.mirror(&choice.name).is_none()) {
         let Ok(Location::Directory(path)) = Location::parse(&choice.location) else { continue };
         if matches!(fsx::lstat(&path), Err(error) if error.kind() == std::io::ErrorKind::NotFound) {
-            let error = format!("there is nothing at {}", choice.location);
-            return Err(Failure::new(Exit::Usage, error).with_hint("check the path; the first push makes a mirror"));
+            let error = format!("{} does not exist", choice.location);
+            return Err(Failure::new(Exit::Usage, error).with_hint("check the path; the first push creates a mirror"));
         }
     }
     Ok(())
 }
 
-/// Something for access that cannot be used.
+/// A credential or proxy that cannot be used.
 struct Unusable {
     what: String,
     why: String,
@@ -257,7 +257,7 @@ fn read(path: &Path, what: impl Fn() -> String) -> Result<String, Unusable> {
     fsx::read_text(path, MAX_PEM_BYTES).map_err(|error| Unusable { what: what(), why: error.source.to_string() })
 }
 
-/// The content of a file with a token, and what names the file.
+/// The content of a file with a token, and the name of its setting.
 fn token_of_file(path: &Path, what: String) -> Result<(String, String), Unusable> {
     warn_if_open(path, &what);
     match fsx::read_text(path, MAX_TOKEN_BYTES) {
@@ -278,40 +278,40 @@ fn show_exchange(exchange: &Exchange<'_>) {
 fn wrong_location(error: &LocationError) -> Failure {
     let hint = match error {
         LocationError::Credentials { .. } => {
-            "a token comes from the variable HEADWATER_TOKEN, from --token-file, or as `token_env` or `token_file` of a [[mirror]]"
+            "set the token in the variable HEADWATER_TOKEN, with --token-file, or as `token_env` or `token_file` of the [[mirror]]"
         }
         LocationError::Scheme { scheme, .. } => instead_of(scheme),
-        _ => "a mirror is a directory, https://host[:port]/path or ssh://[user@]host[:port]/absolute/path",
+        _ => "write a directory, https://host[:port]/path or ssh://[user@]host[:port]/absolute/path",
     };
     Failure::new(Exit::Usage, error.to_string()).with_hint(hint)
 }
 
-/// What works today in place of a URL of this kind.
+/// The alternative to a URL with an unsupported scheme.
 fn instead_of(scheme: &str) -> &'static str {
     match scheme.to_ascii_lowercase().as_str() {
         "s3" | "s3a" | "gs" | "gcs" | "r2" | "b2" | "az" | "azure" | "abfs" | "swift" => {
-            "buckets cannot be mirrors yet: push to a directory and upload its `current` with rclone or the provider's \
-             tool in `on_activated` of [hooks]; such an upload does not switch at once"
+            "push to a directory and upload its `current` with rclone or the tool of the provider in `on_activated` of \
+             [hooks]; buckets cannot be mirrors yet, and such an upload is not atomic"
         }
         "rsync" | "sftp" | "scp" | "ftp" | "ftps" | "fish" => {
-            "write ssh://[user@]host[:port]/absolute/path: it needs `headwater` installed there, and no daemon"
+            "write ssh://[user@]host[:port]/absolute/path; it needs `headwater` on that host, and no daemon"
         }
         "dav" | "davs" | "webdav" | "webdavs" | "smb" | "nfs" | "afp" => {
             "run `headwater serve` on the machine with the disk and push to its https: URL; \
-             a file system that is mounted here from another machine is not accepted as a directory"
+             a mirror cannot be on a network file system"
         }
-        _ => "a mirror is a directory, https://host[:port]/path or ssh://[user@]host[:port]/absolute/path",
+        _ => "write a directory, https://host[:port]/path or ssh://[user@]host[:port]/absolute/path",
     }
 }
 
-/// Warns of a secret that everybody on this machine may read. What cannot be examined is told when it is read.
+/// Warns of a secret that every user of this machine can read. A failure to check is reported when the file is read.
 fn warn_if_open(path: &Path, what: &str) {
-    /// Files that were warned of: several mirrors may have one token.
+    /// Files that already had a warning: several mirrors may have the same token.
     static WARNED: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
     let is_open = std::fs::metadata(path).is_ok_and(|meta| meta.permissions().mode() & 0o004 != 0);
     if is_open && WARNED.lock().unwrap_or_else(PoisonError::into_inner).insert(path.to_owned()) {
-        // A terminal that is gone needs no warning.
-        eprint_raw(&format!("warning: everybody on this machine may read {what}: chmod o-r\n")).ok();
+        // If stderr is closed, the warning is lost.
+        eprint_raw(&format!("warning: every user of this machine can read {what}: run chmod o-r\n")).ok();
     }
 }
 

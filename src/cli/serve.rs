@@ -1,4 +1,4 @@
-//! `headwater serve` and `headwater receive`: settings, signals, the log.
+//! `headwater serve` and `headwater receive`: settings, signals and the log.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -24,25 +24,25 @@ use super::verbosity;
 /// The arguments of `serve`.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct ServeArgs {
-    /// The directory of the one mirror to serve, at the path /; it is made by the first push
+    /// The directory of the only mirror to serve, at the path /; the first push creates it
     #[arg(value_name = "DIR", value_hint = ValueHint::DirPath, required_unless_present = "config")]
     dir: Option<PathBuf>,
-    /// Serve what this serve.toml says
+    /// Serve the sites of FILE, a serve.toml
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, conflicts_with_all = ["dir", "site", "no_auth", "token_file"])]
     config: Option<PathBuf>,
-    /// Listen here [default: 127.0.0.1:7447]
+    /// Listen on this address [default: 127.0.0.1:7447]
     #[arg(long, value_name = "ADDRESS:PORT")]
     listen: Option<SocketAddr>,
-    /// Take this site only [default: that of the mirror, or of the first push]
+    /// Accept only this site [default: the site of the mirror, or of the first push]
     #[arg(long, value_name = "NAME")]
     site: Option<Site>,
-    /// Ask for no token: on loopback only
+    /// Accept requests without a token, only on a loopback address
     #[arg(long, conflicts_with = "token_file")]
     no_auth: bool,
-    /// Ask for one of the tokens in FILE: the [[token]] tables that `headwater token new` prints
+    /// Require one of the tokens in FILE: the [[token]] tables that `headwater token new` prints
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, requires = "site")]
     token_file: Option<PathBuf>,
-    /// A proxy in front speaks TLS and is the only one who connects
+    /// Allow plain HTTP because a proxy in front uses TLS and is the only client
     #[arg(long)]
     behind_proxy: bool,
 }
@@ -50,20 +50,20 @@ pub(crate) struct ServeArgs {
 /// The arguments of `receive`.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct ReceiveArgs {
-    /// The directory of the one mirror
+    /// The directory of the only mirror
     #[arg(value_name = "DIR", value_hint = ValueHint::DirPath, required_unless_present = "config")]
     dir: Option<PathBuf>,
-    /// Serve the sites of this serve.toml; its tokens and address do not count
+    /// Serve the sites of FILE, a serve.toml; its tokens and its address have no effect
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, conflicts_with_all = ["dir", "site"])]
     config: Option<PathBuf>,
-    /// Take this site only [default: that of the mirror, or of the first push]
+    /// Accept only this site [default: the site of the mirror, or of the first push]
     #[arg(long, value_name = "NAME")]
     site: Option<Site>,
 }
 
-/// Writes records to stderr, a JSON object a line.
+/// Writes records to stderr, one JSON object per line.
 struct StderrLog {
-    /// Leave out requests that were answered as they should.
+    /// Leave out successful requests.
     is_quiet: bool,
 }
 
@@ -80,12 +80,12 @@ impl Log for StderrLog {
             return;
         }
         let line = LogLine { time: format!("{:.3}", Timestamp::now()), record };
-        // When stderr is gone there is nobody left to tell.
+        // If stderr is closed, the record is lost.
         json_line(&line).ok().and_then(|line| eprint_raw(&line).ok());
     }
 }
 
-/// The log on stderr, which has also what panics: nothing else is to write there.
+/// Returns the log on stderr, which also records panics. Nothing else may write to stderr.
 fn stderr_log(is_quiet: bool) -> Arc<dyn Log> {
     let log: Arc<dyn Log> = Arc::new(StderrLog { is_quiet });
     receiver::log_panics(Arc::clone(&log));
@@ -96,26 +96,24 @@ fn failure(error: ServeError) -> Failure {
     let (exit, hint) = match &error {
         ServeError::InTheClear { .. } => (
             Exit::Usage,
-            Some("give it a certificate ([tls] in serve.toml), or a proxy with one in front (--behind-proxy)"),
+            Some("set a certificate ([tls] in serve.toml), or put a proxy with TLS in front (--behind-proxy)"),
         ),
         ServeError::Open { .. } => {
-            (Exit::Usage, Some("`headwater token new` makes a token; --no-auth is for 127.0.0.1"))
+            (Exit::Usage, Some("run `headwater token new` to create a token; --no-auth works only on 127.0.0.1"))
         }
-        ServeError::NoSites => (Exit::Usage, Some("name a directory, or a [[site]] in serve.toml")),
+        ServeError::NoSites => (Exit::Usage, Some("name a directory, or add a [[site]] to serve.toml")),
         ServeError::Certificate { .. } => {
-            (Exit::Usage, Some("cert is a PEM chain, key the PEM key that belongs to it"))
+            (Exit::Usage, Some("set `cert` to a PEM chain, and `key` to the PEM key of its first certificate"))
         }
         ServeError::Listen { .. } => {
-            (Exit::Failed, Some("another program may listen there; --listen names another place"))
+            (Exit::Failed, Some("stop the program that listens on this address, or choose another one with --listen"))
         }
         ServeError::Group { source: GroupError::Unknown(_), .. } => (
             Exit::Usage,
-            Some(
-                "create the group, or name one that there is: /etc/group and the directory services of this machine are asked",
-            ),
+            Some("create the group, or name one that exists in /etc/group or in the directory service of this machine"),
         ),
         ServeError::Group { source: GroupError::NotMember { .. }, .. } => {
-            (Exit::Usage, Some("make the user that serves a member of the group and start it again"))
+            (Exit::Usage, Some("add the user of the receiver to the group, and restart the receiver"))
         }
         ServeError::Site { .. } | ServeError::Io(_) | ServeError::Runtime(_) => (Exit::Failed, None),
     };
@@ -146,7 +144,7 @@ pub(crate) fn serve(args: &ServeArgs, is_quiet: bool) -> Result<Exit, Failure> {
     let server = Server::bind(&settings, stderr_log(is_quiet)).map_err(failure)?;
     if matches!(&settings.access, AuthPolicy::Tokens(tokens) if tokens.is_empty()) {
         return Err(no_token(
-            "`headwater token new` makes a [[token]] table, for serve.toml or the file of --token-file",
+            "run `headwater token new` and add the [[token]] table to serve.toml, or to the file of --token-file",
         ));
     }
     let handle = server.handle();
@@ -162,20 +160,20 @@ pub(crate) fn serve(args: &ServeArgs, is_quiet: bool) -> Result<Exit, Failure> {
     Ok(Exit::Success)
 }
 
-/// With `--verbose`, what is served, a JSON object a line like the log.
+/// With `--verbose`, writes each site to stderr, one JSON object per line as in the log.
 fn show_sites(settings: &ReceiverSettings) {
     for site in settings.sites.iter().filter(|_| verbosity::is_verbose()) {
         let (time, name) = (format!("{:.3}", Timestamp::now()), site.name.as_ref().map(Site::as_str));
         let line = serde_json::json!({
             "time": time, "event": "site", "site": name, "directory": site.directory, "base": site.base,
         });
-        // Without stderr there is no one to read it.
+        // If stderr is closed, the line is lost.
         json_line(&line).ok().and_then(|line| eprint_raw(&line).ok());
     }
 }
 
 fn no_token(hint: &str) -> Failure {
-    Failure::new(Exit::Usage, "nobody could push: no token is known").with_hint(hint)
+    Failure::new(Exit::Usage, "no client could push: no token is configured").with_hint(hint)
 }
 
 fn one_site(args: &ServeArgs, dir: PathBuf) -> Result<ReceiverSettings, Failure> {
@@ -184,7 +182,7 @@ fn one_site(args: &ServeArgs, dir: PathBuf) -> Result<ReceiverSettings, Failure>
         None if args.no_auth => AuthPolicy::Open,
         None => {
             let hint =
-                "--token-file FILE names who may; `headwater token new` makes a token; --no-auth is for 127.0.0.1";
+                "pass --token-file FILE with a table from `headwater token new`; --no-auth works only on 127.0.0.1";
             return Err(no_token(hint));
         }
     };
@@ -192,7 +190,7 @@ fn one_site(args: &ServeArgs, dir: PathBuf) -> Result<ReceiverSettings, Failure>
     Ok(ReceiverSettings::new(listen, vec![SiteSettings::new(dir, args.site.clone())], access))
 }
 
-/// The tokens as their file has them now; nothing where no file has any.
+/// Reads the tokens from their file again; `None` if neither file was given.
 fn read_tokens(files: &(Option<PathBuf>, Option<PathBuf>)) -> Option<Result<Vec<TokenRecord>, ConfigError>> {
     let of_access = |settings: ReceiverSettings| match settings.access {
         AuthPolicy::Tokens(tokens) => tokens,
@@ -205,8 +203,8 @@ fn read_tokens(files: &(Option<PathBuf>, Option<PathBuf>)) -> Option<Result<Vec<
     }
 }
 
-/// SIGTERM and SIGINT end the receiver when what is in flight has ended, SIGHUP has it read
-/// its certificate and its tokens again.
+/// On SIGTERM and SIGINT the receiver ends when the requests in flight have ended. On SIGHUP it reloads its certificate
+/// and its tokens.
 fn watch_signals(handle: Handle, reload: impl Fn() + Send + 'static) -> std::io::Result<()> {
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP])?;
     std::thread::Builder::new().name("signals".into()).spawn(move || {
@@ -217,8 +215,8 @@ fn watch_signals(handle: Handle, reload: impl Fn() + Send + 'static) -> std::io:
     Ok(())
 }
 
-/// Runs `headwater receive`. Whoever could start it was let in by SSH; what
-/// the client wanted to run (`SSH_ORIGINAL_COMMAND`) does not count.
+/// Runs `headwater receive`. SSH has authenticated the client. The command that the client requested
+/// (`SSH_ORIGINAL_COMMAND`) has no effect.
 pub(crate) fn receive(args: &ReceiveArgs) -> Result<Exit, Failure> {
     let mut settings = match (&args.config, &args.dir) {
         (Some(path), _) => load(path)?,

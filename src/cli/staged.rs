@@ -1,4 +1,4 @@
-//! `headwater activate`, `headwater abandon` and `headwater heal`: what needs no tree.
+//! `headwater activate`, `headwater abandon` and `headwater heal`: commands without a tree.
 
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ use super::push::{TreelessInputs, execute, without_tree};
 use super::remote::MirrorFactory;
 use super::{hints, load_config, operands};
 
-/// How often a wait looks at the clock, which may jump, and whether the user asked to stop.
+/// How often a wait checks the clock, which may jump, and whether the user interrupted it.
 const TICK: Duration = Duration::from_millis(100);
 
 /// The arguments of `activate`.
@@ -30,7 +30,7 @@ pub(crate) struct ActivateArgs {
     release: String,
     #[command(flatten)]
     mirrors: MirrorsArgs,
-    /// Wait until this time, as in 2026-12-24T18:00:00Z; without an offset it is local time
+    /// Wait until this time, for example 2026-12-24T18:00:00Z; without an offset it is local time
     #[arg(long, value_name = "TIME", value_parser = parse_time)]
     at: Option<Timestamp>,
     #[command(flatten)]
@@ -68,10 +68,10 @@ pub(crate) struct AbandonArgs {
 /// The arguments of `heal`.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct HealArgs {
-    /// Mirrors: names from the configuration, or locations; default: all configured ones
+    /// Mirrors: names from the configuration, or locations [default: all configured ones]
     #[arg(value_name = "MIRROR", value_hint = ValueHint::AnyPath)]
     mirrors: Vec<String>,
-    /// Bring the others to what this mirror serves; default: the newest release, unless one mirror alone has it and it was not published from here
+    /// Update the other mirrors to the release that this mirror serves [default: the newest release, unless only one mirror has it and this machine did not publish it]
     #[arg(long, value_name = "MIRROR", value_hint = ValueHint::AnyPath)]
     from: Option<String>,
     #[command(flatten)]
@@ -90,7 +90,7 @@ fn parse_time(text: &str) -> Result<Timestamp, String> {
     let local = || text.parse::<jiff::civil::DateTime>().and_then(|time| time.to_zoned(TimeZone::system()));
     let time = text.parse().or_else(|_| local().map(|time| time.timestamp()));
     time.map_err(|_: jiff::Error| {
-        "write a time as in 2026-12-24T18:00:00Z, or 2026-12-24T18:00 for local time".to_owned()
+        "write a time such as 2026-12-24T18:00:00Z, or 2026-12-24T18:00 for local time".to_owned()
     })
 }
 
@@ -111,14 +111,17 @@ pub(crate) fn activate(args: &ActivateArgs) -> Result<Exit, Failure> {
     execute("activate", &job, &args.output, &guards)
 }
 
-/// Sees that the release is there, and waits.
+/// Checks that the release is staged, and waits until the time of `--at`.
 fn wait_until(at: Timestamp, args: &ActivateArgs, job: &super::push::PreparedPush) -> Result<(), Failure> {
     let progress = Progress::start(&args.output)?;
     push::check_staged(&args.release, &job.fleet, &progress).map_err(hints::of_push)?;
     while Timestamp::now() < at {
         if progress.is_cancelled() {
             progress.finish();
-            return Err(Failure::new(Exit::Interrupted, "stopped before its time; the release stays staged"));
+            return Err(Failure::new(
+                Exit::Interrupted,
+                "interrupted before the time of --at; the release stays staged",
+            ));
         }
         std::thread::sleep(TICK);
     }
@@ -129,7 +132,7 @@ fn wait_until(at: Timestamp, args: &ActivateArgs, job: &super::push::PreparedPus
 /// Runs `headwater heal`.
 pub(crate) fn heal(args: &HealArgs) -> Result<Exit, Failure> {
     args.dry_run.refuse("heal", "`headwater status` shows which mirrors are behind")?;
-    // It brings up whom it can reach: one that cannot be is the next run's.
+    // This run updates the mirrors that it can reach; a later run updates the others.
     let require = Some(args.work.require.unwrap_or(config::Require::Any));
     let work = WorkArgs { require, ..args.work.clone() };
     let config = load_config(&args.config)?;

@@ -1,4 +1,4 @@
-//! `headwater token new`: a token for an origin, and what its receiver keeps of it.
+//! `headwater token new`: a token for an origin, and the `[[token]]` table for its receiver.
 
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -11,10 +11,10 @@ use headwater::tree_path::Site;
 use super::failure::{Exit, Failure, eprint_raw};
 use super::output::{moment, print};
 
-/// What can be done about tokens.
+/// The subcommands of `token`.
 #[derive(Debug, Clone, Subcommand)]
 pub(crate) enum TokenCommand {
-    /// Make a token: printed once on stdout, and the lines for serve.toml on stderr
+    /// Create a token: print it once on stdout, and print the table for serve.toml on stderr
     #[command(after_help = super::help::TOKEN)]
     New(NewArgs),
 }
@@ -22,16 +22,16 @@ pub(crate) enum TokenCommand {
 /// The arguments of `token new`.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct NewArgs {
-    /// The site that it holds for; may be repeated
+    /// A site for which the token is valid; may be repeated
     #[arg(long = "site", value_name = "NAME", required = true)]
     sites: Vec<Site>,
-    /// What it permits: push (which includes read) or read
+    /// What the token permits: push (which includes read) or read
     #[arg(long, value_name = "push|read")]
     allow: Permission,
-    /// It ends after this long, for example 90d [default: never]
+    /// The token expires after this long, for example 90d [default: never]
     #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
     expires: Option<Duration>,
-    /// Check that this serve.toml has the sites
+    /// Check that FILE, a serve.toml, has the sites
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     config: Option<PathBuf>,
 }
@@ -63,10 +63,10 @@ pub(crate) fn run(command: &TokenCommand) -> Result<Exit, Failure> {
     if let Some(expires) = expires {
         table.push_str(&format!("expires = \"{expires}\"\n"));
     }
-    // The secret alone on stdout, for a pipe into a secret store; nothing that keeps stderr keeps it.
+    // Only the secret goes to stdout, for a pipe into a secret store; it never goes to stderr, which may be logged.
     print(&format!("{}\n", token.reveal()))?;
     let text = format!(
-        "# add this to {}, then have the receiver read it (SIGHUP, `systemctl reload`); it does not hold the secret\n{table}",
+        "# add this table to {}, then reload the receiver (SIGHUP, `systemctl reload`); it does not contain the secret\n{table}",
         super::output::escape(&place)
     );
     eprint_raw(&text).map_err(|error| Failure::new(Exit::Failed, error))?;

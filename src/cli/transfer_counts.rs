@@ -1,4 +1,4 @@
-//! Sums of what the library reported: how far a command is, how fast, and how long it still takes.
+//! Counts of what the library reported: the progress of a command, its rate and the remaining time.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
@@ -8,9 +8,9 @@ use headwater::monitor::Event;
 
 use super::output::{bytes, counted, duration, escape};
 
-/// A rate is that of the last seconds.
+/// The window over which a rate is measured.
 const RATE_WINDOW: Duration = Duration::from_secs(5);
-/// A rate over less time says nothing.
+/// Minimum time for a rate.
 const MIN_RATE_TIME: Duration = Duration::from_millis(500);
 
 /// What has happened so far.
@@ -20,18 +20,18 @@ pub(crate) struct TransferCounts {
     pub(crate) scanned_entries: u64,
     /// Bytes that the scan has read.
     pub(crate) hashed_bytes: u64,
-    /// Whether a scan runs.
+    /// Whether a scan is running.
     pub(crate) is_scanning: bool,
     scan_rate: Rate,
     bundles: BTreeMap<BundleKey, BundleCounts>,
     pack_bytes: BTreeMap<PackId, u64>,
-    /// The mirrors: in the order of the command, then in that of their first events.
+    /// The mirrors, in the order of the command and then of their first events.
     pub(crate) mirrors: Vec<MirrorCounts>,
-    /// The wave that is watched before others follow.
+    /// The wave that soaks before the next one switches.
     pub(crate) soak: Option<Soak>,
 }
 
-/// How far the packs of a bundle are.
+/// The progress of the packs of a bundle.
 #[derive(Debug, Default, Clone, Copy)]
 struct BundleCounts {
     content_bytes: u64,
@@ -39,67 +39,67 @@ struct BundleCounts {
     packed_bytes: u64,
 }
 
-/// How far a mirror is.
+/// The progress of a mirror.
 #[derive(Debug, Default, Clone)]
 pub(crate) struct MirrorCounts {
     /// Its name.
     pub(crate) name: String,
-    /// What it reported last, in words; `None` while content is sent.
+    /// The last report of the mirror as text; `None` while content is sent.
     pub(crate) state: Option<String>,
-    /// Whether nothing more happens to it.
+    /// Whether the mirror is finished.
     pub(crate) is_done: bool,
     bundle: Option<BundleKey>,
     sent_bytes: u64,
-    /// Of packs that are on their way, the bytes that have left.
+    /// The bytes sent of packs that are in transfer.
     moving_bytes: BTreeMap<PackId, u64>,
     held_bytes: u64,
     rate: Rate,
 }
 
 impl MirrorCounts {
-    /// Whether content was sent to it.
+    /// Whether content was sent to the mirror.
     pub(crate) fn is_sending(&self) -> bool {
         self.left_bytes() > 0
     }
 
-    /// Bytes that have left for it; those of a pack count once, however often it is sent.
+    /// Bytes sent to the mirror. The bytes of a pack count once, even if it is sent again.
     fn left_bytes(&self) -> u64 {
         self.sent_bytes + self.moving_bytes.values().sum::<u64>()
     }
 
-    /// Notes that bytes have left.
+    /// Records sent bytes.
     fn note_sending(&mut self, now: Instant) {
         self.state = None;
         self.rate.note(now, self.left_bytes());
     }
 }
 
-/// A wave that is watched.
+/// A wave that soaks.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Soak {
     /// The number of the wave.
     pub(crate) wave: u64,
-    /// When the time is over.
+    /// The end of the soak time.
     pub(crate) end: Instant,
-    /// The same by the clock, in seconds since 1970.
+    /// The end of the soak time, in seconds since 1970.
     pub(crate) until: u64,
 }
 
-/// Bytes a second, over the last seconds.
+/// Bytes per second over the last seconds.
 #[derive(Debug, Default, Clone)]
 struct Rate(VecDeque<(Instant, u64)>);
 
 impl Rate {
-    /// Notes the sum at a moment.
+    /// Records the sum at a moment.
     fn note(&mut self, now: Instant, sum: u64) {
         self.0.push_back((now, sum));
-        // One that is older than the window stays: the rate begins there.
+        // Keep one sample that is older than the window, as the start of the rate.
         while self.0.get(1).is_some_and(|(then, _)| now.duration_since(*then) >= RATE_WINDOW) {
             self.0.pop_front();
         }
     }
 
-    /// The rate; `None` if nothing is known of it.
+    /// The rate; `None` if it is not known.
     fn per_second(&self, now: Instant) -> Option<u64> {
         let ((then, before), (_, sum)) = (self.0.front()?, self.0.back()?);
         let time = now.duration_since(*then);
@@ -109,7 +109,7 @@ impl Rate {
 }
 
 impl BundleCounts {
-    /// The size of all its packs; `None` while nothing is known of it.
+    /// The size of all packs; `None` while it is not known.
     fn packed_estimate(&self) -> Option<u64> {
         let estimate = u128::from(self.packed_bytes) * u128::from(self.content_bytes);
         let estimate = estimate.checked_div(u128::from(self.done_bytes))?;
@@ -117,23 +117,23 @@ impl BundleCounts {
     }
 }
 
-/// How far the sending to one or more mirrors is.
+/// The progress of the transfer to one or more mirrors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Sending {
-    /// Hundredths of what is to be sent.
+    /// Percentage of the total that was sent.
     pub(crate) percent: Option<u64>,
-    /// Bytes that are there.
+    /// Bytes that arrived.
     pub(crate) done: u64,
-    /// Bytes that are to be there, as far as it is known.
+    /// Bytes in total, if known.
     pub(crate) total: Option<u64>,
-    /// Bytes a second.
+    /// Bytes per second.
     pub(crate) rate: Option<u64>,
-    /// How long it still takes.
+    /// The remaining time.
     pub(crate) left: Option<Duration>,
 }
 
 impl TransferCounts {
-    /// Has the mirrors stand in this order.
+    /// Sets the order of the mirrors.
     pub(crate) fn expect<'n>(&mut self, names: impl IntoIterator<Item = &'n str>) {
         for name in names {
             self.mirror(name);
@@ -203,14 +203,14 @@ impl TransferCounts {
                 let held = self.mirror(mirror);
                 held.moving_bytes.remove(pack);
                 held.held_bytes += bytes;
-                self.set_state(mirror, "continues an interrupted push", false);
+                self.set_state(mirror, "resumes an interrupted push", false);
             }
             Event::StateLearned { mirror, sequence: None } => self.set_state(mirror, "is empty", false),
             Event::StateLearned { mirror, sequence: Some(sequence) } => {
                 self.set_state(mirror, format!("has release {sequence}"), false);
             }
-            Event::AnswerOverdue { mirror } => self.set_state(mirror, "waiting for its answer", false),
-            Event::ObjectsResent { mirror, .. } => self.set_state(mirror, "gets missing objects whole", false),
+            Event::AnswerOverdue { mirror } => self.set_state(mirror, "waiting for a response", false),
+            Event::ObjectsResent { mirror, .. } => self.set_state(mirror, "receives missing objects whole", false),
             Event::Staged { mirror, sequence } => {
                 self.set_state(mirror, format!("release {sequence} is ready"), false);
             }
@@ -229,7 +229,7 @@ impl TransferCounts {
         }
     }
 
-    /// How far it is, on one line.
+    /// The progress on one line.
     pub(crate) fn line(&self, now: Instant) -> String {
         if self.is_scanning {
             return self.scan_line(now);
@@ -253,12 +253,12 @@ impl TransferCounts {
         self.bundles.values().any(|bundle| bundle.done_bytes < bundle.content_bytes)
     }
 
-    /// Whether content is packed: a bundle may have none, where only paths change.
+    /// Whether content is packed. A bundle has no content if only paths change.
     pub(crate) fn has_bundles(&self) -> bool {
         self.bundles.values().any(|bundle| bundle.content_bytes > 0)
     }
 
-    /// How far the scan is.
+    /// The progress of the scan.
     pub(crate) fn scan_line(&self, now: Instant) -> String {
         let entries = counted(self.scanned_entries, "entry", "entries");
         let rate = self.scan_rate.per_second(now).filter(|_| self.is_scanning);
@@ -266,8 +266,8 @@ impl TransferCounts {
         format!("scan: {entries}, {} read{rate}", bytes(self.hashed_bytes))
     }
 
-    /// How far the packs are. The sum is that of the largest bundle: what is in several of them is not new content
-    /// several times.
+    /// The progress of the packs. The total is the size of the largest bundle, because several bundles may have the same
+    /// new content.
     pub(crate) fn bundle_line(&self) -> String {
         let sum = |of: fn(&BundleCounts) -> u64| self.bundles.values().map(of).sum::<u64>();
         let (done, all) = (sum(|one| one.done_bytes), sum(|one| one.content_bytes));
@@ -280,12 +280,12 @@ impl TransferCounts {
         line
     }
 
-    /// How far the sending to `mirror` is; `None` if nothing was sent.
+    /// The progress of the transfer to `mirror`; `None` if nothing was sent.
     pub(crate) fn sending(&self, mirror: &MirrorCounts, now: Instant) -> Option<Sending> {
         mirror.is_sending().then(|| self.sending_to(&[mirror], now))
     }
 
-    /// How far it is with these mirrors: the sum is what each of them gets, not all of them together.
+    /// The progress of these mirrors. The total is what each mirror gets, not the sum of all mirrors.
     fn sending_to(&self, mirrors: &[&MirrorCounts], now: Instant) -> Sending {
         let done = |mirror: &MirrorCounts| mirror.left_bytes() + mirror.held_bytes;
         let total = |mirror: &MirrorCounts| {
@@ -316,7 +316,7 @@ impl TransferCounts {
 }
 
 impl Sending {
-    /// What it says, a part for each number.
+    /// The text, one part for each number.
     pub(crate) fn mirror_text(&self) -> Vec<String> {
         let percent = self.percent.map(|percent| format!("{percent} %"));
         let sum = self.total.filter(|_| self.percent != Some(100));

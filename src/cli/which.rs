@@ -1,4 +1,4 @@
-//! `headwater which`: what each mirror has at a path, since which release, and what visitors get there.
+//! `headwater which`: what each mirror serves at a path, since which release, and what visitors get there.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -29,7 +29,7 @@ pub(crate) struct WhichArgs {
     /// The path in the tree, as visitors see it; a directory means its index.html
     #[arg(value_name = "PATH")]
     path: String,
-    /// Mirrors: names from the configuration, or locations; default: all configured ones
+    /// Mirrors: names from the configuration, or locations [default: all configured ones]
     #[arg(value_name = "MIRROR")]
     mirrors: Vec<String>,
     #[command(flatten)]
@@ -111,8 +111,8 @@ fn tree_path(text: &str) -> Result<TreePath, Failure> {
     let plain = text.trim_start_matches('/');
     let path = if plain.is_empty() || plain.ends_with('/') { format!("{plain}index.html") } else { plain.to_owned() };
     TreePath::new(&path).map_err(|fault| {
-        Failure::new(Exit::Usage, format!("{text:?} is no path in a tree: it {fault}"))
-            .with_hint("write it as in assets/app.js, not as a url and without %-escapes")
+        Failure::new(Exit::Usage, format!("{text:?} is not a path in a tree: it {fault}"))
+            .with_hint("write a path such as assets/app.js, without a host and without %-escapes")
     })
 }
 
@@ -194,9 +194,12 @@ fn describe(found: &[Found], now: u64) -> String {
             (.., Some(_)) => "-".to_owned(),
             _ => "nothing".to_owned(),
         };
-        let retired = one
-            .until
-            .map(|until| format!("retired, goes {}", age(until, now).replace("ahead of this clock", "from now")));
+        let retired = one.until.map(|until| {
+            format!(
+                "retired, expires {}",
+                age(until, now).replace("just now", "now").replace("ahead of this clock", "from now")
+            )
+        });
         table.row([
             one.mirror.clone(),
             optional(one.sequence.map(|sequence| sequence.to_string())),

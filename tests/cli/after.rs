@@ -56,7 +56,7 @@ fn a_laggard_that_heals_is_told_with_all_that_it_lacked() {
         world.write(&format!("tree/only-{number}.html"), number);
         world.ok("push");
     }
-    world.ok("push ./tree eu ./old").says("brought to 1 mirror");
+    world.ok("push ./tree eu ./old").says("copied to 1 mirror");
     assert_eq!(world.read("seen"), "/only-2.html\n/only-3.html\n");
 }
 
@@ -176,10 +176,8 @@ fn a_health_check_is_told_and_its_url_is_not() {
     assert!(!format!("{}{}", run.stdout, run.stderr).contains("ping"));
     world.write("tree/x", "x");
     for url in ["http://127.0.0.1:1/canary", "canary", "http://canary.invalid/"] {
-        let run = world
-            .run_with(&[("PING", url)], "push --allow-shrink")
-            .code(0)
-            .warns("ping: the health check was not told");
+        let run =
+            world.run_with(&[("PING", url)], "push --allow-shrink").code(0).warns("ping: the health check failed");
         assert!(!format!("{}{}", run.stdout, run.stderr).contains("canary"), "{}", run.stderr);
     }
     world.ok("push").warns("ping: the variable PING is not set");
@@ -287,7 +285,7 @@ fn runs_of_cron_do_not_pile_up() {
         std::thread::yield_now();
     }
     world.write("tree/x", "x");
-    world.ok("push --alone").says("another push of this content runs here");
+    world.ok("push --alone").says("another push of this content is running on this machine");
     assert_eq!(world.ok("push --alone --quiet").stdout, "");
     assert_eq!(world.json("push --alone", 0)["exit_code"], 0);
     assert_eq!(world.current("www"), 1);

@@ -137,7 +137,7 @@ fn a_file_in_the_mirrors_place_is_left_alone() {
     world.write("file", "precious");
     world.write("www/index.html", "not ours");
     for place in ["./file", "./file/below", "./no/parent"] {
-        world.run(&format!("push tree {place}")).code(4).warns("create its parent first");
+        world.run(&format!("push tree {place}")).code(4).warns("create its parent");
     }
     assert_eq!(world.read("file"), "precious");
     assert!(!world.exists("no"));
@@ -167,7 +167,12 @@ fn a_directory_with_other_files_is_left_alone_and_the_way_beside_it_is_told() {
     let world = World::with_tree();
     world.write("site/index.html", "an existing web root");
     let before = world.snapshot("site");
-    let run = world.run("push tree ./site").code(4).warns("it was left unchanged").warns("beside it").warns("current");
+    let run = world
+        .run("push tree ./site")
+        .code(4)
+        .warns("it was left unchanged")
+        .warns("push to a new directory NEW")
+        .warns("current");
     assert!(run.stderr.contains("docs/tutorial.md"));
     assert_eq!(world.snapshot("site"), before);
     world.run("push tree ./site ./www --require 1").code(3);
@@ -196,7 +201,7 @@ fn a_mirror_that_may_not_be_written_denies() {
     let served = world.served("www");
     world.write("tree/index.html", "2");
     world.chmod("www/.headwater/incoming", 0o555);
-    world.run_unprivileged("push tree ./www").code(7).warns("Permission denied").warns("needs to write");
+    world.run_unprivileged("push tree ./www").code(7).warns("Permission denied").warns("write permission for a push");
     world.chmod("www/.headwater/incoming", 0o755);
     world.mkdir("closed");
     world.chmod("closed", 0o555);

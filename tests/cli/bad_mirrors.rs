@@ -143,7 +143,7 @@ fn tree_mirror_and_cache_lie_apart() {
     let world = World::with_tree();
     let before = world.snapshot("tree");
     let apart = |line: &str| {
-        world.run(line).code(2).warns("contain one another").warns("apart");
+        world.run(line).code(2).warns("contain one another").warns("separate directories");
         assert_eq!(world.snapshot("tree"), before, "{line}");
     };
     apart("push tree ./tree/www");

@@ -70,7 +70,7 @@ fn is_fine(world: &World, push: &str, what: &str) {
 #[test]
 fn a_token_that_ends_soon_is_named_by_every_command() {
     let (world, _receiver, push) = with_token(&format!("--expires {}h", 6 * 24 + 1));
-    assert!(push.contains("hint: make a new one with `headwater token new "), "{push}");
+    assert!(push.contains("hint: create a new token with `headwater token new "), "{push}");
     let end = is_named(&world, &push, "token");
     let now = UNIX_EPOCH.elapsed().unwrap().as_secs();
     assert!((now + 6 * 24 * HOUR..=now + (6 * 24 + 1) * HOUR).contains(&end), "{end}");

@@ -65,7 +65,7 @@ fn a_token_file_that_others_may_read_is_warned_of_once() {
     world.write("token", "hw_canary");
     world.chmod("token", 0o644);
     let run = world.run("doctor https://127.0.0.1:1/a https://127.0.0.1:1/b --token-file token").code(1);
-    assert_eq!(run.stderr.matches("everybody on this machine may read").count(), 1, "{}", run.stderr);
+    assert_eq!(run.stderr.matches("every user of this machine can read").count(), 1, "{}", run.stderr);
 }
 
 #[test]

@@ -23,7 +23,8 @@ fn later(world: &World, line: &str) -> crate::harness::Run {
 fn the_report_says_until_when_what_is_retired_is_served() {
     let world = World::with_mirror();
     world.remove("tree/app.js");
-    let planned = world.ok("plan tree ./www").says("1 retired, served until 2").says("(--expunge PATH ends that now)");
+    let planned =
+        world.ok("plan tree ./www").says("1 retired, served until 2").says("(--expunge PATH removes a path now)");
     assert!(planned.stdout.contains("Z (--expunge"), "{}", planned.stdout);
     let plan = world.json("plan tree ./www", 0);
     assert!(plan["first_until"].as_u64().is_some() && plan["first_until"] == plan["last_until"], "{plan}");

@@ -81,7 +81,7 @@ fn what_a_probe_took_back_may_be_pushed_again() {
     world.ok("push");
     fleet(&world, &web.url, &wave(&format!("{}/b/current/index.html", web.url)));
     world.write("tree/index.html", "two");
-    let run = world.run("push").code(4).says("went back: release 3").warns("1 mirror served release 2 for a while");
+    let run = world.run("push").code(4).says("reverted: release 3").warns("1 mirror served release 2 for a while");
     assert!(!format!("{}{}", run.stdout, run.stderr).contains("nothing was activated"), "{run:?}");
     assert!(world.releases("a").pop().unwrap()["rejected"].is_null());
     // The web server is what was wrong.
@@ -123,7 +123,7 @@ fn a_release_is_staged_now_and_served_later() {
     world.ok("status").says("2 is staged");
     world.ok("releases a").says("staged 2").says("* 1");
     assert_eq!(world.json("releases a", 0)["mirrors"][0]["staged"]["sequence"], 2);
-    world.run("activate 3").code(2).warns("no mirror has a release 3 staged").warns("staged there: 2-");
+    world.run("activate 3").code(2).warns("no mirror has a release 3 staged").warns("name a staged release: 2-");
     world.ok("verify");
     world.ok("activate 2");
     assert_eq!(world.json("releases a", 0)["mirrors"][0].get("staged"), None);
@@ -185,7 +185,7 @@ fn frozen_mirrors_stay_and_joining_ones_are_filled() {
     assert_eq!(on(&world), [3, 2, 3]);
     world.run("push --only b").code(2).warns("every mirror is frozen").warns("until");
     world.write("headwater.toml", world.read("headwater.toml").replace("frozen=true", "frozen=true\nuntil=2001-01-01"));
-    world.ok("heal").says("release 3 was brought to 1 mirror");
+    world.ok("heal").says("release 3 was copied to 1 mirror");
     assert_eq!(on(&world), [3, 3, 3]);
     // One that is frozen because it is broken is no alarm.
     world.write("headwater.toml", world.read("headwater.toml").replace("until=2001-01-01", ""));
@@ -204,7 +204,7 @@ fn a_requirement_that_is_not_met_says_what_finishes_it() {
     world.write("tree/index.html", "two");
     // It answers, and cannot be written.
     world.remove("c/.headwater/objects/00");
-    let run = world.run("push --wait 0s").code(4).warns("2 of 3 staged and kept: `headwater activate 2-");
+    let run = world.run("push --wait 0s").code(4).warns("hint: run `headwater activate 2-").warns("the 2 of 3 mirrors");
     assert_eq!(on(&world), [1, 1, 1]);
     drop(run);
     world.run("activate 2 --require 2 --wait 0s").code(3);
@@ -212,7 +212,7 @@ fn a_requirement_that_is_not_met_says_what_finishes_it() {
     world.mkdir("c/.headwater/objects/00");
     world.ok("heal");
     assert_eq!(on(&world), [2, 2, 2]);
-    world.run("push --require 4").code(2).warns("4 mirrors are required, which cannot be met by 3 mirrors");
+    world.run("push --require 4").code(2).warns("4 mirrors are required, but the push is to 3 mirrors");
     world.run("push --require 101%").code(2);
 }
 
@@ -224,11 +224,11 @@ fn a_dead_mirror_names_the_requirement_that_would_be_met() {
     world.rename("c", "moved");
     world.write("c", "a file");
     world.write("tree/index.html", "two");
-    let run = world.run("push").code(4).warns("or go on with `--require 2`");
+    let run = world.run("push").code(4).warns("or use `--require 2`");
     assert!(run.stdout.contains("all 3 mirrors are required, but only 2 are available"), "{}", run.stdout);
     world.run("push --require 2").code(3);
     assert_eq!(["a", "b"].map(|mirror| world.current(mirror)), [2, 2]);
-    world.run("push --only c").code(4).warns("fix what failed and push again\n");
+    world.run("push --only c").code(4).warns("hint: fix the failures and push again; nothing was activated\n");
     assert!(world.ok("init other.toml").stdout.contains("other.toml"));
     assert!(world.read("other.toml").contains("With five mirrors, 4\n# allows one to be down"));
 }

@@ -45,12 +45,12 @@ fn the_flags_of_rsync_are_answered_and_the_push_goes_on() {
 fn urls_of_other_programs_say_what_works_today() {
     let world = World::with_tree();
     for (url, instead) in [
-        ("s3://bucket/docs", "buckets cannot be mirrors yet: push to a directory"),
-        ("gs://bucket/docs", "buckets cannot be mirrors yet"),
+        ("s3://bucket/docs", "push to a directory and upload its `current`"),
+        ("gs://bucket/docs", "push to a directory and upload its `current`"),
         ("rsync://host/docs", "write ssh://[user@]host"),
         ("sftp://me@host/srv/www", "write ssh://[user@]host"),
         ("nfs://host/export", "headwater serve"),
-        ("gopher://host/x", "a mirror is a directory, https://"),
+        ("gopher://host/x", "write a directory, https://"),
     ] {
         world.args(&["push", "tree", url]).code(2).warns("URLs are not supported").warns(instead);
     }

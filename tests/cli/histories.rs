@@ -57,7 +57,7 @@ fn equal_sequences_of_one_history_converge_without_a_new_release() {
     version(&world, 3);
     world.ok("push tree ./b");
     let all = [newest(&world, "./a"), newest(&world, "./b")];
-    world.ok("heal ./a ./b").says("as it is");
+    world.ok("heal ./a ./b").says("copied to 1 mirror unchanged");
     assert_eq!(newest(&world, "./a"), newest(&world, "./b"));
     assert!(all.contains(&newest(&world, "./a")) && world.current("a") == 2);
     world.ok("verify ./a ./b");
@@ -111,7 +111,8 @@ fn a_replaced_history_at_a_higher_sequence_is_left_alone_by_heal_and_ends_with_a
     assert_eq!((world.current("a"), world.current("b")), (4, 2));
     let before = [world.snapshot("a"), world.snapshot("b")];
     let run = world.run("heal ./a ./b").code(3).says("left alone: serves the newer release 4-");
-    run.warns("./a serves release 4-").warns("a push or `headwater promote` makes a release above both");
+    run.warns("./a serves release 4-")
+        .warns("push a tree or run `headwater promote` to make a release that is newer than both");
     assert_eq!([world.snapshot("a"), world.snapshot("b")], before, "it makes no release");
     world.ok("push tree ./a ./b").says("release 5: ");
     assert_eq!(newest(&world, "./a"), newest(&world, "./b"));

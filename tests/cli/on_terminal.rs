@@ -78,14 +78,18 @@ fn failures_are_above_the_result_and_hints_below() {
             shown.once(words);
             shown.lines.iter().position(|line| line.contains(words)).unwrap()
         };
-        let (error, result, hint) = (at("error: c failed"), at("release 2: 1 changed"), at("hint: the others have"));
+        let (error, result, hint) = (
+            at("error: c failed"),
+            at("release 2: 1 changed"),
+            at("hint: push again to update the mirrors that failed"),
+        );
         assert!(error < result && result < hint, "{shown}");
         assert_no_block(&shown);
         let shown = world.on_terminal(columns, "push").end().code(4);
         shown.once("error: c failed");
         shown.once("is not a directory");
         shown.once("failed (bad place)");
-        shown.once("hint: nothing was activated");
+        shown.once("; nothing was activated");
         assert_no_block(&shown);
         let shown = world.on_terminal(columns, "push gone a").end().code(8);
         shown.once("error:");
@@ -102,7 +106,7 @@ fn a_wave_counts_down_and_an_interrupt_is_answered_once() {
         terminal.wait_for("wave 1: 59 min");
         terminal.interrupt();
         let shown = terminal.end().code(130);
-        shown.once("stopping: every mirror stays on a whole release");
+        shown.once("stopping: every mirror stays on a complete release");
         shown.once("release 1: 5 added");
         shown.once("stopped: wave 1");
         assert_no_block(&shown);

@@ -66,7 +66,7 @@ fn the_page_is_one_file_that_needs_nothing_else() {
         "frozen",
         "; 1 added, 1 changed",
         "&lt;i&gt;disk",
-        "<span class=\"state late\">taken back</span>",
+        "<span class=\"state late\">rolled back</span>",
         "Back to the content of release 2.",
         "<dd>2, same as 4</dd>",
     ] {
@@ -81,7 +81,7 @@ fn the_page_is_one_file_that_needs_nothing_else() {
     let before = inode();
     world.run("status --html page.html --quiet").code(1);
     assert_ne!(before, inode());
-    world.run("status --html no/such/page.html").code(1).warns("--html names a file");
+    world.run("status --html no/such/page.html").code(1).warns("name a file in a writable directory with --html");
 }
 
 #[test]
@@ -96,13 +96,13 @@ fn the_page_shows_what_everybody_may_know() {
     for told in [
         "As of <time datetime=\"",
         "eu, <a href=\"https://edge.example/docs\"",
-        "It does not answer.",
+        "The mirror does not respond.",
         "<li class=\"bad\" title=\"",
-        ": no answer\"",
+        ": no response\"",
     ] {
         assert!(page.contains(told), "{told}: {page}");
     }
-    for hidden in ["secret-place", "127.0.0.1", "burrow", "answers in", " ago"] {
+    for hidden in ["secret-place", "127.0.0.1", "burrow", "responds in", " ago"] {
         assert!(!page.contains(hidden), "{hidden}: {page}");
     }
     // Without names there is nothing to call the mirrors by but their number.
@@ -124,7 +124,7 @@ fn a_mirror_that_is_gone_shows_what_it_served_last() {
     world.write("www", "no directory");
     world.run("status --html page.html").code(1).says("served release 1 at ");
     let page = world.read("page.html");
-    assert!(page.contains("it served release 1, published on") && page.contains("no answer"), "{page}");
+    assert!(page.contains("the mirror served release 1, published on") && page.contains("no response"), "{page}");
     assert_eq!(world.json("status", 1)["mirrors"][0]["last_seen"]["sequence"], 1);
 }
 

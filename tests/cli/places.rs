@@ -75,7 +75,7 @@ fn a_store_that_is_written_down_is_the_only_one_that_is_pushed_to() {
 fn a_path_that_is_not_there_is_a_mistake() {
     let world = World::with_mirror();
     for command in ["status ./typo", "releases ./typo", "status ./www ./typo", "diff ./typo:1 ./www"] {
-        world.run(command).code(2).warns("there is nothing at ./typo");
+        world.run(command).code(2).warns("./typo does not exist");
     }
     assert!(!world.exists("typo"));
     world.mkdir("empty");

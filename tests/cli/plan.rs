@@ -93,7 +93,7 @@ fn nothing_to_do_is_said() {
 #[test]
 fn a_mirror_that_lags_would_get_what_it_lacks() {
     let world = World::with_mirror();
-    world.ok("plan tree ./www ./data").says("would be filled").says("would be brought");
+    world.ok("plan tree ./www ./data").says("would be filled").says("would be copied");
     let plan = world.json("plan tree ./www ./data", 0);
     assert_eq!(plan["mirrors"][1]["objects"], 5);
     assert_eq!(plan["mirrors"][1]["serves"], json!(null));
@@ -118,7 +118,10 @@ fn a_build_stamp_in_every_page_is_told() {
     (0..20).for_each(|number| world.write(&format!("tree/p{number}.html"), page(number, "Monday")));
     world.ok("push tree ./www");
     (0..20).for_each(|number| world.write(&format!("tree/p{number}.html"), page(number, "Friday")));
-    world.ok("plan tree ./www").says("20 of 20 changed .html differ only near one spot: a build stamp?").says("Fri");
+    world
+        .ok("plan tree ./www")
+        .says("20 of 20 changed .html files differ only in one place (a build stamp?)")
+        .says("Fri");
     assert_eq!(world.json("plan tree ./www", 0)["churn"][0]["near_one_spot"], 20);
 }
 
@@ -150,11 +153,11 @@ fn a_plan_tells_who_would_switch_when() {
     let world = fleet("");
     let run = world.ok("plan").says("would switch once all 3 mirrors are ready:\n");
     for line in [
-        "  1. a; 10 min of soak; probe https://a.example/docs/index.html\n",
+        "  1. a; soak 10 min; probe https://a.example/docs/index.html\n",
         "  2. b, c, new together\n",
-        "a bad probe would take its wave back and stop there\n",
-        "joins: would be filled, nobody waits for it\n",
-        "is frozen: stays as it is\n",
+        "a failed probe would revert its wave and stop the push\n",
+        "joins: would be filled, and the push would not wait for it\n",
+        "is frozen: would not change\n",
         "canary ",
     ] {
         assert!(run.stdout.contains(line), "{line}: {}", run.stdout);
@@ -184,8 +187,8 @@ fn a_plan_follows_what_the_push_is_told() {
     world
         .ok("plan")
         .says("once 2 of 3 mirrors are ready")
-        .says("a bad probe or a failed switch would take everybody back");
-    let staged = world.ok("plan --stage-only --skip canary").says("none would switch before `headwater activate`");
+        .says("a failed probe or a failed switch would revert all mirrors");
+    let staged = world.ok("plan --stage-only --skip canary").says("would switch at `headwater activate`, once");
     assert!(!staged.stdout.contains("probe https"), "{}", staged.stdout);
     assert_eq!(world.json("plan --stage-only", 0)["schedule"]["goal"], "stage");
     // The one that leads the push is the one that the plan names.
@@ -193,7 +196,7 @@ fn a_plan_follows_what_the_push_is_told() {
     let events = world.events("push --skip canary --on-failure leave", 0);
     assert_eq!(of_kind(&events, "activated")[0]["mirror"], lead);
     world.ok("push --from b ./a --stage-only").says(" ./a` serves it").says(" ./a` drops it");
-    world.ok("plan --from b ./a").says("is ready there");
+    world.ok("plan --from b ./a").says("is already staged");
     // A mirror alone has no order.
     let alone = world.ok("plan --only b");
     assert!(!alone.stdout.contains("would switch"), "{}", alone.stdout);

@@ -62,7 +62,11 @@ fn expunged_paths_are_gone_at_once() {
     assert!(!served.contains_key("assets/deep/er/logo.svg") && served.contains_key("assets/style.css"), "{served:?}");
     // What the tree has would still be served.
     world.write("tree/index.html", "2");
-    world.run("push tree ./www --expunge index.html").code(5).warns("index.html").warns("out of the tree");
+    world
+        .run("push tree ./www --expunge index.html")
+        .code(5)
+        .warns("index.html")
+        .warns("remove the path from the tree");
     assert_ne!(world.read("www/current/index.html"), "2");
     world.run("push tree ./www --expunge ../x").code(2);
 }

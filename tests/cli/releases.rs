@@ -44,7 +44,7 @@ fn a_mirror_without_releases_and_one_that_is_none() {
     let world = World::with_tree();
     world.mkdir("empty");
     world.ok("releases ./empty").says("./empty");
-    world.run("releases ./nowhere").code(2).warns("there is nothing at ./nowhere");
+    world.run("releases ./nowhere").code(2).warns("./nowhere does not exist");
     world.write("file", "");
     world.run("releases ./file").code(1).says("not a directory");
     assert!(world.json("releases ./file", 1)["mirrors"][0]["error"].as_str().unwrap().contains("not a directory"));

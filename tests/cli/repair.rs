@@ -21,7 +21,7 @@ fn everything_is_mended_from_the_tree() {
     let world = World::with_mirror();
     damage(&world);
     world.run("verify ./www").code(1);
-    world.ok("repair ./www --from tree").says("2 objects fetched again, none is left");
+    world.ok("repair ./www --from tree").says("2 objects fetched again, none left");
     assert_eq!(world.served("www"), world.files("tree"));
     world.ok("verify ./www");
     world.ok("repair ./www --from tree").says("no fault");

@@ -82,7 +82,7 @@ fn a_soak_that_is_interrupted_leaves_the_wave_on_the_release_and_the_others_as_t
     assert!(answer["reverted"].is_null(), "{answer}");
     assert_eq!(on(&world), [2, 1, 1]);
     fleet(&world, "");
-    world.ok("push").says("release 2 was brought to 2 mirrors as it is");
+    world.ok("push").says("release 2 was copied to 2 mirrors unchanged");
     assert_eq!(on(&world), [2, 2, 2]);
 }
 

@@ -8,7 +8,7 @@ const SITE: &str = "[[site]]\nname = \"docs\"\ndir = \"www\"\n";
 #[test]
 fn nobody_is_served_without_saying_who_may_push() {
     let world = World::new();
-    world.run("serve www").code(2).warns("no token is known").warns("token new");
+    world.run("serve www").code(2).warns("no token is configured").warns("token new");
     world.run("serve").code(2).warns("DIR");
     world.run("serve www --no-auth --token-file t.toml").code(2).warns("--token-file");
     world.run("serve www --token-file t.toml").code(2).warns("--site");
@@ -37,7 +37,7 @@ fn a_serve_toml_is_checked_before_anything_listens() {
         (format!("{SITE}kep = 3\n"), "serve.toml line 4, column 1: unknown field `kep`"),
         (String::new(), "there is no site"),
         (format!("listen = \"0.0.0.0:0\"\n{SITE}"), "neither TLS nor a proxy"),
-        (format!("listen = \"127.0.0.1:0\"\n{SITE}"), "no token is known"),
+        (format!("listen = \"127.0.0.1:0\"\n{SITE}"), "no token is configured"),
         (format!("tls = {{ cert = \"c.pem\", key = \"k.pem\" }}\n{SITE}"), "c.pem"),
     ] {
         world.write("serve.toml", &text);

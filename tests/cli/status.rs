@@ -55,7 +55,7 @@ fn a_status_changes_nothing() {
     world.ok("status ./www");
     world.ok("releases ./www");
     world.run("status ./empty").code(1).says("joining");
-    world.run("status ./nowhere").code(2).warns("there is nothing at ./nowhere");
+    world.run("status ./nowhere").code(2).warns("./nowhere does not exist");
     assert_eq!(world.snapshot(""), before);
 }
 
@@ -70,7 +70,7 @@ fn all_configured_mirrors_are_asked_by_default() {
     let rows = world.json("status", 0)["mirrors"].clone();
     assert_eq!(column(&rows, "mirror"), ["eu", "us"]);
     assert_eq!(column(&world.json("status us", 0)["mirrors"], "location"), ["./data"]);
-    world.run("status asia").code(2).warns("configured mirrors are: eu, us");
+    world.run("status asia").code(2).warns("name a configured mirror (eu, us)");
     world.remove("headwater.toml");
     world.run("status").code(2).warns("headwater init");
 }
@@ -192,11 +192,11 @@ fn on_a_terminal_of_80_columns_every_line_fits() {
     let shown = |columns, line: &str| world.on_terminal(columns, line).end().lines;
     let lines = shown(80, "status");
     assert!(lines.iter().all(|line| line.chars().count() <= 80), "{lines:?}");
-    assert!(lines.iter().any(|line| line.contains("published")) && !lines.concat().contains("answers in"), "{lines:?}");
-    assert!(shown(80, "status --wide").concat().contains("answers in"));
-    assert!(shown(200, "status").concat().contains("answers in"));
+    assert!(lines.iter().any(|line| line.contains("published")) && !lines.concat().contains("response"), "{lines:?}");
+    assert!(shown(80, "status --wide").concat().contains("response"));
+    assert!(shown(200, "status").concat().contains("response"));
     // A pipe has no width.
-    world.ok("status").says("answers in");
+    world.ok("status").says("response");
 }
 
 #[test]

@@ -146,7 +146,7 @@ fn judge(world: &World, web: &Web) {
         "9 of 10 mirrors are current",
         "back from release 3",
         "Back to the content of release 2.",
-        "taken back",
+        "rolled back",
         "same as 4",
     ] {
         assert!(page.contains(words), "{words}");

@@ -10,7 +10,7 @@ use crate::harness::{World, column};
 fn a_whole_mirror_has_no_fault() {
     let world = World::with_mirror();
     world.ok("verify ./www").says("./www: 5 objects, ").says("checked: no fault");
-    world.ok("verify ./www --quick").says("5 entries of slots checked: no fault");
+    world.ok("verify ./www --quick").says("5 slot entries checked: no fault");
     let run = world.ok("verify ./www --quiet");
     assert_eq!((run.stdout.as_str(), run.stderr.as_str()), ("", ""));
 }

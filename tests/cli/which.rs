@@ -34,7 +34,7 @@ fn which_tells_object_release_and_what_visitors_get() {
     world.tamper("us/current/index.html", "by hand");
     world.run("which index.html").code(1).says(&blake3::hash(b"by hand").to_hex()[..12]);
     world.run("which no/such").code(1).says("nothing").says("404");
-    world.run("which ../x").code(2).warns("is no path in a tree");
+    world.run("which ../x").code(2).warns("is not a path in a tree");
     world.write("file", "");
     world.run("which index.html eu ./file").code(1).says("not a directory");
 }
@@ -42,10 +42,10 @@ fn which_tells_object_release_and_what_visitors_get() {
 #[test]
 fn a_status_looks_at_what_visitors_get() {
     let (world, _webs) = fleet();
-    world.ok("status --public").says("visitors get it: 5 files fetched");
+    world.ok("status --public").says("visitors get this release: 5 files fetched");
     world.tamper("us/current/index.html", "by hand");
     world.ok("status");
-    world.run("status --public").code(1).says("visitors get 1 of 5 otherwise: index.html: other content");
+    world.run("status --public").code(1).says("visitors get other content for 1 of 5 files: index.html: other content");
     let row = world.json("status --public", 1)["mirrors"]
         .as_array()
         .unwrap()
@@ -90,7 +90,7 @@ fn an_empty_list_replaces_no_good_one() {
         std::fs::remove_dir_all(world.path(mirror)).unwrap();
         world.write(mirror, "a file");
     }
-    world.run("mirrorlist --output list").code(1).warns("none of 2 mirrors is proven current; list stays as it is");
+    world.run("mirrorlist --output list").code(1).warns("none of 2 mirrors is proven current; list is unchanged");
     assert_eq!(world.read("list"), good);
     world.run("mirrorlist --output other").code(1);
     assert!(!world.path("other").exists());

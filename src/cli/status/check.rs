@@ -1,5 +1,5 @@
-//! `headwater status --check`: one line and an exit code, as monitoring
-//! plug-ins give them (<https://www.monitoring-plugins.org/doc/guidelines.html>).
+//! `headwater status --check`: the line and the exit code of a monitoring
+//! plug-in (<https://www.monitoring-plugins.org/doc/guidelines.html>).
 
 use std::time::Duration;
 
@@ -11,16 +11,16 @@ use super::super::output::{counted, duration, escape, print};
 use super::super::watcher::FleetLook;
 use super::table::summary;
 
-/// Mirrors that are named before the rest is only counted: the line goes into a text message.
+/// Most mirrors that are named; the rest is counted, because the line goes into a text message.
 const MAX_NAMED: usize = 3;
 
-/// Looks, prints the line, and ends as it says. What keeps it from looking is no crisis but unknown.
+/// Polls the mirrors, prints the line and returns its code. A failure to poll is UNKNOWN, not CRITICAL.
 pub(super) fn run(limits: StatusLimits, look: impl FnOnce() -> Result<FleetLook, Failure>) -> Result<Exit, Failure> {
     let (level, text) = match look() {
         Ok(look) => (severity(&look.mirror_statuses, limits), line(&look.mirror_statuses, limits, look.now)),
         Err(failure) => (Severity::Unknown, failure.text()),
     };
-    // A line may have one `|`, before the figures.
+    // A line may have only one `|`, before the performance data.
     print(&format!("HEADWATER {} - {}\n", word(level), escape(&text)))?;
     Ok(exit(level))
 }
@@ -34,7 +34,7 @@ const fn word(level: Severity) -> &'static str {
     }
 }
 
-/// The numbers are those of monitoring plug-ins; the names are what they mean elsewhere.
+/// The exit codes have the numbers of monitoring plug-ins; the names have another meaning here.
 const fn exit(level: Severity) -> Exit {
     match level {
         Severity::Ok => Exit::Success,
@@ -69,7 +69,7 @@ fn why(mirror_status: &MirrorStatus, now: u64) -> String {
     }
 }
 
-/// What is wrong with a mirror, whatever it serves.
+/// The defects of a mirror that do not depend on its release.
 fn defects(mirror_status: &MirrorStatus, now: u64) -> Vec<String> {
     let faults = mirror_status.verified.map(|verified| verified.faults).filter(|faults| *faults > 0);
     let faults = faults.map(|faults| counted(faults, "fault", "faults"));
@@ -81,7 +81,7 @@ fn defects(mirror_status: &MirrorStatus, now: u64) -> Vec<String> {
     faults.into_iter().chain(hook).chain(expiring).collect()
 }
 
-/// The figures, in the form that plug-ins have for them.
+/// The performance data in the format of monitoring plug-ins.
 fn figures(mirror_statuses: &[MirrorStatus], limits: StatusLimits) -> String {
     let counted =
         |is: fn(&MirrorStatus) -> bool| mirror_statuses.iter().filter(|mirror_status| is(mirror_status)).count();

@@ -1,7 +1,7 @@
-//! What each mirror served when it last answered: a small file in the cache of the origin.
+//! What each mirror served when it last responded: a small file in the cache of the origin.
 //!
-//! The history of a mirror is on the mirror. This file is for the time in which the mirror cannot be
-//! asked. Losing it loses nothing else, so a file that cannot be read or written is no error.
+//! The history of a mirror is on the mirror. This file is for the time in which the mirror is not
+//! reachable. It is only a cache, so a failure to read or write it is not an error.
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
@@ -12,18 +12,18 @@ use headwater::fsx;
 
 use super::super::settings;
 
-/// Its name in the directory of the cache.
+/// The name of the file in the cache directory.
 const FILE_NAME: &str = "last-seen.json";
 /// Largest file that is read, in bytes.
 const MAX_BYTES: u64 = 4 * 1024 * 1024;
-/// Mirrors that are remembered, at most.
+/// Most mirrors in the file.
 const MAX_MIRRORS: usize = 5_000;
 
 /// By location.
 type LastSeenTable = BTreeMap<String, LastSeen>;
 
-/// Adds to the mirrors that could not be asked what they served last. Notes what the others serve at the time
-/// `noted`; `None`: changes nothing on disk.
+/// Sets what mirrors that did not respond served last. Records at the time `noted` what the other mirrors serve; with
+/// `None` it does not change the file.
 pub(super) fn recall(mirror_statuses: &mut [MirrorStatus], config: &Config, noted: Option<u64>) {
     let Ok(path) = settings::cache_dir(None, config).map(|dir| dir.join(FILE_NAME)) else { return };
     let text = fsx::read_text(&path, MAX_BYTES).unwrap_or_default();
@@ -45,7 +45,7 @@ pub(super) fn recall(mirror_statuses: &mut [MirrorStatus], config: &Config, note
 
 fn write(path: &std::path::Path, known: &LastSeenTable) {
     let Ok(text) = serde_json::to_vec(known) else { return };
-    // A cache that cannot be written is only missing the next time.
+    // If the write fails, the next run has no file.
     path.parent().and_then(|parent| fsx::create_dir_all(parent).ok());
     fsx::replace_file(path, |out| out.write_all(&text)).ok();
 }

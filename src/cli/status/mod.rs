@@ -1,5 +1,5 @@
-//! `headwater status`: how the mirrors stand, once or again and again, for
-//! people, programs and monitors.
+//! `headwater status`: the state of each mirror, once or repeatedly, for
+//! people, programs and monitoring.
 
 mod check;
 mod last_seen;
@@ -24,7 +24,7 @@ use super::metrics;
 use super::output::{print, print_json};
 use super::watcher::{FleetLook, Watcher};
 
-/// Between two looks without another word.
+/// Default pause between two polls of `--watch`.
 const PAUSE: &str = "5s";
 
 /// The arguments of `status`.
@@ -32,41 +32,41 @@ const PAUSE: &str = "5s";
 pub(crate) struct StatusArgs {
     #[command(flatten)]
     mirrors: MirrorsArgs,
-    /// Look again and again, until Ctrl-C
+    /// Repeat until Ctrl-C, with PAUSE between two polls
     #[arg(long, value_name = "PAUSE", value_parser = parse_duration, num_args = 0..=1, require_equals = true,
         default_missing_value = PAUSE, conflicts_with = "check", help_heading = OUTPUT)]
     watch: Option<Duration>,
-    /// Print one line and end as monitoring plug-ins do: 0 OK, 1 WARNING, 2 CRITICAL, 3 UNKNOWN
+    /// Print one line and return the code of a monitoring plug-in: 0 OK, 1 WARNING, 2 CRITICAL, 3 UNKNOWN
     ///
-    /// A mirror that cannot be asked, one that diverged, one with faults, one whose post_activate command failed and
-    /// one whose token or certificate expires within 14 days are a warning; lag decides by --warn and --crit. Where no mirror can be asked it is unknown. Frozen mirrors do not count.
+    /// --warn and --crit limit the lag. A mirror that cannot be reached, has diverged, has faults or has a failed
+    /// post_activate command is a warning, and so is a token or certificate that expires within 14 days. If no mirror
+    /// can be reached, the result is UNKNOWN. Frozen mirrors do not count.
     #[arg(long, conflicts_with = "json", help_heading = OUTPUT)]
     check: bool,
-    /// With --check: warn of a mirror that lags more than this
+    /// With --check: return WARNING if a mirror lags by more than this
     #[arg(long, value_name = "DURATION", value_parser = parse_duration, default_value = "1h", help_heading = OUTPUT)]
     warn: Duration,
-    /// With --check: critical is a mirror that lags more than this
+    /// With --check: return CRITICAL if a mirror lags by more than this
     #[arg(long, value_name = "DURATION", value_parser = parse_duration, default_value = "24h", help_heading = OUTPUT)]
     crit: Duration,
-    /// Look also at what visitors get: fetch the files that changed last through each mirror's `public_url`
+    /// Also check what visitors get: fetch the files that changed last through the `public_url` of each mirror
     #[arg(long, help_heading = OUTPUT)]
     public: bool,
-    /// Show what each mirror takes on disk; reads the manifests of all kept releases from each mirror
+    /// Show the disk space of each mirror; reads the manifests of all kept releases from each mirror
     #[arg(long, help_heading = OUTPUT)]
     disk: bool,
-    /// Show all columns, also where they do not fit the terminal
+    /// Show all columns, even if they do not fit the terminal
     #[arg(long, help_heading = OUTPUT)]
     wide: bool,
-    /// Write the same, with the last two weeks and what each release changed, as one web page to FILE
+    /// Write the status, the last two weeks and the changes of each release as one web page to FILE
     ///
-    /// What each mirror serves is remembered in the cache of this user, for a page that is written while it does not
-    /// answer.
+    /// The cache of this user remembers what each mirror served, for mirrors that do not respond later.
     #[arg(long, value_name = "FILE.html", value_hint = ValueHint::FilePath, help_heading = OUTPUT)]
     html: Option<PathBuf>,
-    /// Put also the URLs to which is pushed and the texts of errors on the page, for people who run the mirrors
+    /// Include push URLs and error texts in the page, for people who run the mirrors
     #[arg(long, requires = "html", help_heading = OUTPUT)]
     internal: bool,
-    /// Write the same as gauges to FILE, for the textfile collector of Prometheus
+    /// Write the status as gauges to FILE, for the textfile collector of Prometheus
     #[arg(long, value_name = "FILE.prom", value_hint = ValueHint::FilePath, help_heading = OUTPUT)]
     metrics: Option<PathBuf>,
     #[command(flatten)]
@@ -93,7 +93,7 @@ pub(crate) fn run(args: &StatusArgs) -> Result<Exit, Failure> {
     let exit = loop {
         let look = look(&watcher, args);
         if watcher.progress.is_cancelled() {
-            return Err(Failure::new(Exit::Interrupted, "stopped before all mirrors had answered"));
+            return Err(Failure::new(Exit::Interrupted, "interrupted before all mirrors responded"));
         }
         let exit = show(&look, args)?;
         write(&watcher, &look, args)?;
@@ -124,7 +124,7 @@ fn look(watcher: &Watcher, args: &StatusArgs) -> FleetLook {
     look
 }
 
-/// Tells of one look, and how the program would end with it.
+/// Prints one poll. Returns the exit code for it.
 fn show(look: &FleetLook, args: &StatusArgs) -> Result<Exit, Failure> {
     let is_well = look.mirror_statuses.iter().all(MirrorStatus::is_well);
     if args.output.json {
@@ -136,7 +136,7 @@ fn show(look: &FleetLook, args: &StatusArgs) -> Result<Exit, Failure> {
     Ok(if is_well { Exit::Success } else { Exit::Failed })
 }
 
-/// Writes the files that were asked for.
+/// Writes the files of `--html` and `--metrics`.
 fn write(watcher: &Watcher, look: &FleetLook, args: &StatusArgs) -> Result<(), Failure> {
     if let Some(path) = &args.metrics {
         let site = look.title(&watcher.config);
@@ -157,7 +157,7 @@ fn page<'a>(watcher: &'a Watcher, look: &'a FleetLook, is_internal: bool) -> pag
     for site in look.sites() {
         let known = fleet_status::releases(&look.seen, site);
         let before = std::iter::once(None).chain(known.iter().map(|release| Some(*release)));
-        // How the oldest that is kept differs from the one before nobody knows any more.
+        // The release before the oldest kept one is gone, so the changes of the oldest are not known.
         let diff = |old: Option<&_>, new| fleet_status::changes(&watcher.fleet, &look.seen, Some(old?), new);
         releases.extend(known.iter().zip(before).map(|(release, before)| (*release, diff(before, release))));
     }
@@ -169,7 +169,7 @@ fn page<'a>(watcher: &'a Watcher, look: &'a FleetLook, is_internal: bool) -> pag
         mirror_statuses: &look.mirror_statuses,
         seen: &look.seen,
         releases,
-        // What the waves wait for is planned.
+        // The soak times of the waves are planned, so they are no delay.
         tolerance: fleet_status::TOLERANCE_SECONDS
             + watcher.config.waves.iter().map(|wave| wave.soak.as_secs()).sum::<u64>(),
         now: look.now,
@@ -177,5 +177,5 @@ fn page<'a>(watcher: &'a Watcher, look: &'a FleetLook, is_internal: bool) -> pag
 }
 
 fn not_written(flag: &str, error: fsx::IoError) -> Failure {
-    Failure::new(Exit::Failed, error).with_hint(format!("{flag} names a file in a directory that can be written"))
+    Failure::new(Exit::Failed, error).with_hint(format!("name a file in a writable directory with {flag}"))
 }

@@ -8,16 +8,16 @@ use super::super::expiry;
 use super::super::output::{Align, Table, age, bytes, count, counted, duration, escape, moment};
 use super::super::terminal;
 
-/// Columns of the table that are left out where there is no room for all.
-const LEFT_OUT: [&str; 4] = ["behind", "switched", "verified", "answers in"];
+/// Columns that are left out if the table does not fit.
+const LEFT_OUT: [&str; 4] = ["behind", "switched", "verified", "response"];
 
-/// How many columns of characters there are; `None` if there is no limit, as in a pipe.
+/// The width of the terminal in characters; `None` if there is no limit, as in a pipe.
 pub(super) fn room(is_wide: bool) -> Option<usize> {
     terminal::stdout_columns().filter(|_| !is_wide)
 }
 
-/// The summary and the table, the worst first. Where not all columns fit into `room`, the most important ones are
-/// shown, and what else there is to say of a mirror is below the table.
+/// The summary and the table, worst mirror first. If not all columns fit into `room`, the table has the most important
+/// columns, and the remarks on mirrors are below the table.
 pub(super) fn describe(mirror_statuses: &[MirrorStatus], now: u64, room: Option<usize>) -> String {
     let rows: Vec<Vec<String>> = mirror_statuses.iter().map(|mirror_status| row(mirror_status, now)).collect();
     let all = table(&rows, |_| true).render();
@@ -42,11 +42,11 @@ const HEADINGS: [(&str, Align); 13] = [
     ("size", Align::Right),
     ("disk", Align::Right),
     ("free", Align::Right),
-    ("answers in", Align::Right),
+    ("response", Align::Right),
     ("", Align::Left),
 ];
 
-/// The table of the columns whose headings are `shown`. Without --disk there is no column for it.
+/// The table with the columns whose headings are `shown`. The column of --disk is left out without --disk.
 fn table(rows: &[Vec<String>], shown: impl Fn(&str) -> bool) -> Table {
     let has_disk = rows.iter().any(|row| row[9] != "-");
     let is_shown = |(column, (heading, _)): &(usize, &(&str, Align))| shown(heading) && (*column != 9 || has_disk);
@@ -76,7 +76,7 @@ fn row(mirror_status: &MirrorStatus, now: u64) -> Vec<String> {
     ]
 }
 
-/// What else there is to say, as a line below a table that has no room for it. Faults are among it.
+/// The remark, including faults, as a line below a table that has no room for it.
 fn remark_line(mirror_status: &MirrorStatus, now: u64) -> Option<String> {
     let faults = mirror_status.verified.filter(|verified| verified.faults > 0);
     let faults = faults.map(|verified| format!("verified {}", verification(verified, now)));
@@ -85,7 +85,7 @@ fn remark_line(mirror_status: &MirrorStatus, now: u64) -> Option<String> {
     (!parts.is_empty()).then(|| format!("{}: {}\n", escape(&mirror_status.mirror), escape(&parts.join("; "))))
 }
 
-/// How many are current, and how many are frozen beside them.
+/// The numbers of mirrors that are current, apart and frozen.
 pub(super) fn summary(mirror_statuses: &[MirrorStatus]) -> String {
     let of = |state| mirror_statuses.iter().filter(|mirror_status| mirror_status.state == state).count() as u64;
     let beside = |state: StatusKind| match of(state) {
@@ -105,14 +105,14 @@ fn verification(verified: LastVerify, now: u64) -> String {
     }
 }
 
-/// What else there is to say.
+/// The remark on a mirror.
 fn remark(mirror_status: &MirrorStatus, now: u64) -> String {
     let staged = mirror_status.staged.map(|staged| format!("{staged} is staged"));
     let unfinished = mirror_status.incoming_bytes.filter(|size| *size > 0);
     let unfinished = unfinished.map(|size| format!("{} of unfinished pushes", bytes(size)));
     let overdue = mirror_status.overdue.map(|seconds| {
         let time = duration(Duration::from_secs(seconds));
-        format!("serves retired files {time} too long: run `headwater prune`")
+        format!("has served retired files for {time} too long: run `headwater prune`")
     });
     let hook = mirror_status.hook_failure.as_ref();
     let hook =
@@ -133,14 +133,14 @@ fn remark(mirror_status: &MirrorStatus, now: u64) -> String {
     parts.collect::<Vec<_>>().join("; ")
 }
 
-/// What visitors get, in a few words.
+/// A short text about what visitors get.
 fn visitors(public: &Public) -> String {
     match public.stale.first() {
-        None => format!("visitors get it: {} fetched", counted(public.checked, "file", "files")),
+        None => format!("visitors get this release: {} fetched", counted(public.checked, "file", "files")),
         Some(stale) => {
             let number = public.stale.len() as u64;
             format!(
-                "visitors get {} of {} otherwise: {}: {}",
+                "visitors get other content for {} of {} files: {}: {}",
                 count(number),
                 count(public.checked),
                 stale.path,
@@ -150,7 +150,7 @@ fn visitors(public: &Public) -> String {
     }
 }
 
-/// The text in place of the one before it: on a terminal from its top, elsewhere below a line with the time.
+/// The text that replaces the previous one: on a terminal from its top, otherwise below a line with the time.
 pub(super) fn afresh(text: &str, now: u64) -> String {
     let begin = if terminal::is_stdout_terminal() { "\x1b[H\x1b[J" } else { "" };
     format!("{begin}{}\n{text}\n", moment(now))
@@ -186,9 +186,9 @@ mod tests {
         assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
         assert!(text.contains("23 h 59 min") && text.contains("1284") && text.contains("25.3 GB"), "{text}");
         assert!(text.ends_with("edge-sin-002: verified 1 min ago, quick: 2 faults\n"), "{text}");
-        assert!(!text.contains("answers in"), "{text}");
+        assert!(!text.contains("response"), "{text}");
         for room in [None, Some(160)] {
-            assert!(describe(&all, NOW, room).contains("answers in"));
+            assert!(describe(&all, NOW, room).contains("response"));
         }
     }
 

@@ -1,4 +1,4 @@
-//! The mirrors on the page: how each stands, and its last days.
+//! The mirrors on the page: the state of each mirror, and its last days.
 
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use super::{StatusPage, class, text, time};
 
 /// Days in the strip of a mirror.
 const DAYS: u64 = 14;
-/// Failures that are shown of a mirror, the newest.
+/// Most failures of a mirror that are shown, newest first.
 const MAX_FAILURES: usize = 3;
 
 /// The section with all mirrors, worst first.
@@ -20,7 +20,7 @@ pub(super) fn section(page: &StatusPage<'_>) -> String {
     let mut html = String::from("<h2>Mirrors</h2>\n");
     html.push_str(
         "<p class=\"key\"><span class=\"good\">up to date all day</span><span class=\"late\">a release came late</span>\
-         <span class=\"bad\">failures, faults or no answer</span><span>not known</span></p>\n<ul>\n",
+         <span class=\"bad\">failures, faults or no response</span><span>not known</span></p>\n<ul>\n",
     );
     for mirror_status in page.mirror_statuses {
         let one = page.seen.iter().find(|one| one.mirror == mirror_status.mirror);
@@ -54,7 +54,8 @@ fn card(page: &StatusPage<'_>, mirror_status: &MirrorStatus, history: &[HistoryE
     };
     if let Some(last) = mirror_status.last_seen {
         let (sequence, at, created) = (last.sequence, time(last.time), time(last.created));
-        writeln!(html, "<p class=\"soft\">At {at} it served release {sequence}, published on {created}.</p>").ok();
+        writeln!(html, "<p class=\"soft\">At {at} the mirror served release {sequence}, published on {created}.</p>")
+            .ok();
     }
     if mirror_status.is_known() {
         html.push_str(&facts(page, mirror_status));
@@ -65,7 +66,7 @@ fn card(page: &StatusPage<'_>, mirror_status: &MirrorStatus, history: &[HistoryE
     html
 }
 
-/// Where a mirror is: its region and its public URL; for those who run it also where it is pushed to.
+/// The region and the public URL of a mirror; on an internal page also the push URL.
 fn place(page: &StatusPage<'_>, mirror_status: &MirrorStatus) -> String {
     let config = page.config.all_mirrors().find(|mirror| mirror.name.as_str() == mirror_status.mirror);
     let region = config.and_then(|mirror| mirror.region.as_ref()).map(|region| text(region.as_str()));
@@ -74,17 +75,17 @@ fn place(page: &StatusPage<'_>, mirror_status: &MirrorStatus) -> String {
     let push = Some(text(&mirror_status.location))
         .filter(|_| page.is_internal && mirror_status.location != mirror_status.mirror);
     let answer =
-        mirror_status.round_trip_ms.filter(|_| page.is_internal).map(|ms| format!("answers in {} ms", count(ms)));
+        mirror_status.round_trip_ms.filter(|_| page.is_internal).map(|ms| format!("responds in {} ms", count(ms)));
     [region, link, push, answer].into_iter().flatten().collect::<Vec<_>>().join(", ")
 }
 
-/// What everybody may know of a mirror that did not say how it is.
+/// The public text about a mirror whose state is not known.
 const fn problem(state: StatusKind) -> &'static str {
     match state {
-        StatusKind::Unreachable => "It does not answer.",
-        StatusKind::Denied => "It did not permit to be asked.",
-        StatusKind::Frozen => "It is frozen and does not answer.",
-        _ => "Its state is not known.",
+        StatusKind::Unreachable => "The mirror does not respond.",
+        StatusKind::Denied => "The mirror denied access.",
+        StatusKind::Frozen => "The mirror is frozen and does not respond.",
+        _ => "The state of the mirror is not known.",
     }
 }
 
@@ -113,7 +114,7 @@ fn facts(page: &StatusPage<'_>, mirror_status: &MirrorStatus) -> String {
         "Visitors",
         mirror_status.public.as_ref().map(|public| match public.stale.first() {
             None => "get this release".to_owned(),
-            Some(stale) => format!("get {} otherwise: {}", text(&stale.path), text(&stale.why)),
+            Some(stale) => format!("get other content for {}: {}", text(&stale.path), text(&stale.why)),
         }),
     );
     html.push_str("</dl>\n");
@@ -129,12 +130,12 @@ fn verification(verified: LastVerify) -> String {
     format!("{}{depth}{faults}", time(verified.time))
 }
 
-/// The days as bars, and in words for those who do not see them.
+/// The days as bars, with a text for screen readers.
 fn strip(days: &[Day], answers: bool) -> String {
     let mut html = String::from("<ul class=\"strip\" aria-label=\"The last 14 days\">");
     for (left, day) in (0..days.len()).rev().zip(days) {
         let (class, words) = match day.kind {
-            DayKind::Trouble if left == 0 && !answers => ("bad", "no answer".to_owned()),
+            DayKind::Trouble if left == 0 && !answers => ("bad", "no response".to_owned()),
             DayKind::Unknown => ("none", "not known".to_owned()),
             DayKind::Fresh => ("good", "up to date".to_owned()),
             DayKind::Late => ("late", format!("late by {}", duration(Duration::from_secs(day.lag)))),
@@ -157,7 +158,7 @@ fn date(seconds: u64) -> String {
     moment(seconds).split('T').next().unwrap_or_default().to_owned()
 }
 
-/// What went wrong on the mirror itself during the days of the strip; why, only for those who run it.
+/// The failures on the mirror during the days of the strip; an internal page also shows the reasons.
 fn failures(page: &StatusPage<'_>, history: &[HistoryEvent]) -> String {
     let since = page.now.saturating_sub(DAYS * DAY_SECONDS);
     let why = |why: &str| if page.is_internal { format!(": {}", text(why)) } else { ".".to_owned() };

@@ -1,7 +1,7 @@
 //! `headwater status --html FILE`: the fleet on one page, for people.
 //!
-//! One file that needs nothing else: no script, no font, no image, and a policy
-//! that lets none in. Pure; whatever is not ours passes [`text`].
+//! One self-contained file: no script, no font and no image, and a content security
+//! policy that allows none. Pure. Text from mirrors and from the user passes [`text`].
 
 mod mirrors;
 mod releases;
@@ -18,28 +18,28 @@ use super::super::output::{count, counted, duration, escape, moment};
 
 const STYLE: &str = include_str!("style.css");
 
-/// What the page tells.
+/// The data of the page.
 #[derive(Debug)]
 pub(super) struct StatusPage<'a> {
     /// The sites of the mirrors.
     pub(super) title: String,
-    /// What the file says of the mirrors: regions and public URLs.
+    /// The configuration, for the regions and public URLs of mirrors.
     pub(super) config: &'a Config,
-    /// Whether push URLs and the texts of errors are shown.
+    /// Whether the page shows push URLs and error texts.
     pub(super) is_internal: bool,
-    /// How they stand, worst first.
+    /// The states of the mirrors, worst first.
     pub(super) mirror_statuses: &'a [MirrorStatus],
-    /// What they said.
+    /// The poll results of the mirrors.
     pub(super) seen: &'a [Poll],
-    /// The releases that any of them keeps, newest first, and how each differs from the one before.
+    /// The releases that any mirror keeps, newest first, and the changes of each release.
     pub(super) releases: Vec<(&'a Release, Option<Diff>)>,
-    /// How much later than the first mirror another one may have a release without being late, in seconds.
+    /// The delay after the first mirror within which a release is not late, in seconds.
     pub(super) tolerance: u64,
     /// Seconds since 1970.
     pub(super) now: u64,
 }
 
-/// `text` as it may stand in HTML, between tags and in quoted values.
+/// Escapes `text` for HTML, between tags and in quoted values.
 fn text(text: &str) -> String {
     let mut safe = String::with_capacity(text.len() + 8);
     for c in escape(text).chars() {
@@ -60,7 +60,7 @@ fn fact(term: &str, description: &str) -> String {
     format!("<div><dt>{}</dt><dd>{}</dd></div>\n", text(term), text(description))
 }
 
-/// A time in UTC, for people and in its attribute for programs. It is absolute: the page is read later.
+/// A time in UTC, as text and as attribute. It is absolute because the page is read later.
 fn time(seconds: u64) -> String {
     let exact = moment(seconds);
     let shown = exact.get(..16).filter(|_| exact.ends_with('Z')).map(|minute| minute.replace('T', " "));
@@ -116,7 +116,7 @@ impl StatusPage<'_> {
         let set_apart = self.of(|state| matches!(state, StatusKind::Apart | StatusKind::Frozen));
         match (current, all - set_apart) {
             (_, 0) if self.of(|state| state == StatusKind::Apart) > 0 => {
-                "No mirror serves a release for all".to_owned()
+                "No mirror serves a release for all mirrors".to_owned()
             }
             (_, 0) => "Every mirror is frozen".to_owned(),
             (1, 1) => "The mirror is current".to_owned(),
@@ -133,8 +133,8 @@ impl StatusPage<'_> {
         ["bad", "late"].into_iter().find(|wanted| has(*wanted)).unwrap_or("good")
     }
 
-    /// What the mirror is called on the page. One without a name is called by its place, which is only for those who
-    /// run it.
+    /// The name of the mirror on the page. A mirror without a name has its location as its name, which only an internal
+    /// page shows.
     fn name(&self, mirror_status: &MirrorStatus) -> String {
         let place = self.seen.iter().position(|one| one.mirror == mirror_status.mirror);
         match place {
@@ -145,7 +145,7 @@ impl StatusPage<'_> {
         }
     }
 
-    /// The newest release of the mirror's site, where that is another one with the content that it serves.
+    /// The newest release of the site of the mirror, if the mirror serves the same content as another release.
     fn same_as(&self, mirror_status: &MirrorStatus) -> Option<u64> {
         let of_site = |release: &&Release| mirror_status.site.as_ref() == Some(&release.site);
         let newest = self.releases.iter().map(|(release, _)| *release).find(of_site)?.sequence;
@@ -188,7 +188,7 @@ impl StatusPage<'_> {
         format!(
             "<dl class=\"sums\">\n{}{}{}{}</dl>\n",
             fact("Mirrors", &mirrors),
-            fact("Not answering", &count(counted_of(|mirror_status| !mirror_status.is_known()))),
+            fact("Not responding", &count(counted_of(|mirror_status| !mirror_status.is_known()))),
             fact("Longest lag", &lag),
             fact("Verified", &verified),
         )

@@ -1,4 +1,4 @@
-//! The releases on the page: what each changed, and where it is served.
+//! The releases on the page: the changes of each release, and the mirrors that serve it.
 
 use std::fmt::Write as _;
 
@@ -9,7 +9,7 @@ use headwater::release::Release;
 use super::super::super::output::{bytes, count, counted};
 use super::{StatusPage, text, time};
 
-/// Paths that are shown of a release.
+/// Most paths of a release that are shown.
 const MAX_PATHS: usize = 20;
 const KINDS: [(ChangeKind, &str); 5] = [
     (ChangeKind::Added, "added"),
@@ -34,7 +34,7 @@ fn card(page: &StatusPage<'_>, release: &Release, diff: Option<&Diff>) -> String
         page.mirror_statuses.iter().filter(|mirror_status| mirror_status.release.as_deref() == Some(&id)).count()
             as u64;
     let state = match served {
-        0 if is_taken_back(page, release) => "<span class=\"state late\">taken back</span>".to_owned(),
+        0 if is_taken_back(page, release) => "<span class=\"state late\">rolled back</span>".to_owned(),
         0 => String::new(),
         served => format!("<span class=\"state good\">on {}</span>", counted(served, "mirror", "mirrors")),
     };
