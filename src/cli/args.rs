@@ -182,13 +182,13 @@ pub(crate) struct GuardArgs {
 /// How the work is done.
 #[derive(Debug, Clone, Default, Args)]
 pub(crate) struct WorkArgs {
-    /// Switch mirrors only when this many are ready: all, any, a number or a percentage [default: `require` of the configuration, else all]
+    /// Switch mirrors only when this many are ready: all, any, a number or a percentage [default: `require` of the configuration, or all]
     #[arg(long, value_name = "all|N|N%|any", help_heading = RUN)]
     pub(crate) require: Option<Require>,
-    /// Use this many threads [default: `jobs` of the configuration, else one for each core]
+    /// Use this many threads [default: `jobs` of the configuration, or one for each core]
     #[arg(short, long, value_name = "N", value_parser = parse_count::<NonZeroUsize>, help_heading = RUN)]
     pub(crate) jobs: Option<NonZeroUsize>,
-    /// What to do with mirrors that switched when another mirror fails to switch: leave them, or revert them [default: `on_failure` of the configuration, else leave]
+    /// What to do with mirrors that switched when another mirror fails to switch: leave them, or revert them [default: `on_failure` of the configuration, or leave]
     #[arg(long, value_name = "leave|revert", value_parser = parse_on_failure, help_heading = RUN)]
     pub(crate) on_failure: Option<OnFailure>,
     /// Fill mirrors that had a store before and are now empty or have another store
@@ -196,10 +196,10 @@ pub(crate) struct WorkArgs {
     pub(crate) init: bool,
     #[command(flatten)]
     pub(crate) wait: WaitArgs,
-    /// Keep hashes and old content in DIR between runs; DIR may be deleted at any time [default: `dir` of `[cache]` in the configuration, else headwater in the XDG cache]
+    /// Keep hashes and old content in DIR between runs; DIR may be deleted at any time [default: `dir` of `[cache]` in the configuration, or headwater in the XDG cache]
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath, help_heading = RUN)]
     pub(crate) cache: Option<PathBuf>,
-    /// Compression of content that is sent: auto (none to directories on this machine, more to distant or slow mirrors), raw (none), or a zstd level from 1 to 19 [default: `level` of the configuration, else auto]
+    /// Compression of content that is sent: auto (none to directories on this machine, more to distant or slow mirrors), raw (none), or a zstd level from 1 to 19 [default: `level` of the configuration, or auto]
     #[arg(long, value_name = "auto|raw|1..19", help_heading = RUN)]
     pub(crate) level: Option<LevelChoice>,
     #[command(flatten)]
@@ -211,10 +211,10 @@ pub(crate) struct WorkArgs {
 /// The site that mirrors must have, and the connection to mirrors on other machines.
 #[derive(Debug, Clone, Default, Args)]
 pub(crate) struct RemoteArgs {
-    /// The site that the mirrors must have [default: `site` of the configuration for commands that publish, else the site of the mirrors]
+    /// The site that the mirrors must have [default: `site` of the configuration for commands that publish, or the site of the mirrors]
     #[arg(long, value_name = "NAME", help_heading = RUN)]
     pub(crate) site: Option<Site>,
-    /// Stop after this long; mirrors that are not ready then stay on their release [default: `deadline` of the configuration, else none]
+    /// Stop after this long; mirrors that are not ready then stay on their release [default: `deadline` of the configuration, or none]
     #[arg(long, value_name = "DURATION", value_parser = parse_duration, help_heading = REMOTE)]
     pub(crate) deadline: Option<Duration>,
     /// Trust only the CA certificates in FILE, for mirrors without their own `ca`
@@ -223,10 +223,10 @@ pub(crate) struct RemoteArgs {
     /// Read the token from FILE, for mirrors without their own token [default: the variable HEADWATER_TOKEN]
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, help_heading = REMOTE)]
     pub(crate) token_file: Option<PathBuf>,
-    /// The ssh command, for example "ssh -i key"; headwater splits it into words as a shell does [default: `ssh_command` of the mirror or of the configuration, else ssh]
+    /// The ssh command, for example "ssh -i key"; headwater splits it into words as a shell does [default: `ssh_command` of the mirror or of the configuration, or ssh]
     #[arg(long, value_name = "COMMAND", help_heading = REMOTE)]
     pub(crate) ssh_command: Option<SshCommand>,
-    /// The headwater command that ssh runs on the mirror, through its shell [default: `receive_command` of the mirror or of the configuration, else headwater]
+    /// The headwater command that ssh runs on the mirror, through its shell [default: `receive_command` of the mirror or of the configuration, or headwater]
     #[arg(long, value_name = "COMMAND", help_heading = REMOTE)]
     pub(crate) receive_command: Option<ReceiveCommand>,
 }
@@ -244,13 +244,13 @@ fn parse_count<T: FromStr>(text: &str) -> Result<T, String> {
     text.parse().map_err(|_| "write a number, at least 1".to_owned())
 }
 
-/// Limits for what is sent.
+/// Limits for transfers.
 #[derive(Debug, Clone, Default, Args)]
 pub(crate) struct TrafficArgs {
-    /// Send at most this many bytes per second to all mirrors on other machines together: 500kB, 2MB [default: `bwlimit` of the configuration, else no limit]
+    /// Send at most this many bytes per second to all mirrors on other machines together: 500kB, 2MB [default: `bwlimit` of the configuration, or no limit]
     #[arg(long, value_name = "RATE", value_parser = parse_rate, help_heading = REMOTE)]
     pub(crate) bwlimit: Option<NonZeroU64>,
-    /// Send content to at most this many mirrors at once [default: `max_parallel` of the configuration, else 16]
+    /// Send content to at most this many mirrors at once [default: `max_parallel` of the configuration, or 16]
     #[arg(long, value_name = "N", value_parser = parse_count::<NonZeroUsize>, help_heading = REMOTE)]
     pub(crate) max_parallel: Option<NonZeroUsize>,
 }
@@ -258,7 +258,7 @@ pub(crate) struct TrafficArgs {
 /// How long a command waits for a lock.
 #[derive(Debug, Clone, Default, Args)]
 pub(crate) struct WaitArgs {
-    /// Wait this long for a mirror that another run is changing [default: `wait` of the configuration, else 60s]
+    /// Wait this long for a mirror that another run is changing [default: `wait` of the configuration, or 60s]
     #[arg(long, value_name = "DURATION", value_parser = parse_duration, help_heading = RUN)]
     pub(crate) wait: Option<Duration>,
 }
@@ -423,7 +423,7 @@ pub(crate) struct RepairArgs {
 pub(crate) struct PruneArgs {
     #[command(flatten)]
     pub(crate) mirrors: MirrorsArgs,
-    /// Keep this many releases [default: `keep` of the configuration, else 3]
+    /// Keep this many releases [default: `keep` of the configuration, or 3]
     #[arg(long, value_name = "N", value_parser = parse_count::<NonZeroU32>)]
     pub(crate) keep: Option<NonZeroU32>,
     #[command(flatten)]

@@ -1,32 +1,31 @@
-//! What a CI system tells about the run: the note and the order of a push
-//! that gives none.
+//! The default note and run number of a push, from the variables of a CI system.
 //!
-//! Pure: the environment is a closure. An order comes only from a number that
-//! the CI promises to raise with every run, in a stream that names the job:
-//! a stream shared by two jobs would let one of them supersede the other.
+//! Pure: the environment is a closure. A run number comes only from a variable that
+//! the CI increases with every run, in a stream with the name of the job: if two
+//! jobs shared a stream, one of them would supersede the other.
 
 use super::args::RunNumberArg;
 
-/// Longest note made here, in characters; a branch may have any name.
+/// Longest note, in characters; the name of a branch may be long.
 const MAX_NOTE_CHARS: usize = 500;
 
-/// One kind of CI: the variables that say what it is doing. Of several
-/// variables the first that is set counts.
+/// A CI system and its variables. Of several variables the first one that is set
+/// applies.
 struct CiSystem {
-    /// Set where this kind runs.
+    /// The variable that identifies this CI system.
     marker: &'static str,
     /// The first part of the order stream.
     stream: &'static str,
-    /// What together names the job; all must be set for an order.
+    /// The variables that together name the job; all must be set for a run number.
     job: &'static [&'static str],
-    /// The number that rises with every run.
+    /// The number that increases with every run.
     number: &'static [&'static str],
     commit: &'static [&'static str],
     branch: &'static [&'static str],
     url: &'static [&'static str],
 }
 
-/// The kinds, the special ones first: all of them set `CI` too.
+/// The known CI systems. The generic one is last, because the others set `CI` too.
 const KINDS: [CiSystem; 4] = [
     // https://docs.github.com/actions/reference/variables-reference; also Gitea and Forgejo.
     CiSystem {
@@ -69,7 +68,7 @@ const KINDS: [CiSystem; 4] = [
     },
 ];
 
-/// The note for a push from this CI: commit, branch and run URL, as far as they are known.
+/// The note for a push from CI: commit, branch and run URL, as far as known.
 pub(crate) fn note(lookup: impl Fn(&str) -> Option<String>) -> Option<String> {
     let kind = kind(&lookup)?;
     let url = first(kind.url, &lookup).or_else(|| github_url(&lookup));
@@ -79,8 +78,8 @@ pub(crate) fn note(lookup: impl Fn(&str) -> Option<String>) -> Option<String> {
     (!note.is_empty()).then_some(note)
 }
 
-/// The order of a push from this CI, where job and run number are known.
-/// Running an old run once more keeps its number, and so is older.
+/// The run number of a push from CI, if job and number are known. A repeated old
+/// run keeps its number, so it stays older.
 pub(crate) fn order(lookup: impl Fn(&str) -> Option<String>) -> Option<RunNumberArg> {
     let kind = kind(&lookup)?;
     let job: Option<Vec<String>> = kind.job.iter().map(|name| set(name, &lookup)).collect();
@@ -88,7 +87,7 @@ pub(crate) fn order(lookup: impl Fn(&str) -> Option<String>) -> Option<RunNumber
     RunNumberArg::new(&format!("{}:{}", kind.stream, job?.join("/")), number).ok()
 }
 
-/// The job and the number of this run, where the CI says both.
+/// The job and the number of this run, if the CI sets both.
 pub(crate) fn job(lookup: impl Fn(&str) -> Option<String>) -> Option<String> {
     order(lookup).map(|order| format!("{} run {}", order.stream(), order.number()))
 }
@@ -97,7 +96,7 @@ fn kind(lookup: impl Fn(&str) -> Option<String>) -> Option<&'static CiSystem> {
     KINDS.iter().find(|kind| set(kind.marker, &lookup).is_some_and(|value| value != "false"))
 }
 
-/// The variable, if it is set to something.
+/// The value of a variable, if it is not empty.
 fn set(name: &str, lookup: impl Fn(&str) -> Option<String>) -> Option<String> {
     lookup(name).map(|value| value.trim().to_owned()).filter(|value| !value.is_empty())
 }
@@ -106,7 +105,7 @@ fn first(names: &[&str], lookup: impl Fn(&str) -> Option<String>) -> Option<Stri
     names.iter().find_map(|name| set(name, &lookup))
 }
 
-/// GitHub has the parts of the URL only.
+/// The URL of the run on GitHub, which has only variables for its parts.
 fn github_url(lookup: impl Fn(&str) -> Option<String>) -> Option<String> {
     let part = |name| set(name, &lookup);
     let (server, repository) = (part("GITHUB_SERVER_URL")?, part("GITHUB_REPOSITORY")?);

@@ -1,5 +1,5 @@
-//! How a push ended, for the CI that ran it: the summary, the outputs and the
-//! marks of GitHub Actions, the dotenv report of GitLab.
+//! The result of a push for CI: the summary, the outputs and the annotations of
+//! GitHub Actions, and the dotenv report of GitLab.
 
 use std::fmt::Write as _;
 use std::fs::OpenOptions;
@@ -12,24 +12,24 @@ use headwater::push::{Outcome, Report};
 use super::failure::eprint_raw;
 use super::output::{bytes, escape};
 
-/// Marks in a run, at most: GitHub shows no more of a step.
+/// Most annotations of a run: GitHub shows no more for a step.
 const MAX_MARKS: usize = 10;
-/// Mirrors in a summary, at most; those that failed come first.
+/// Most mirrors in a summary; failed mirrors come first.
 const MAX_ROWS: usize = 200;
 
-/// How a push ended.
+/// The end of a push.
 pub(crate) struct ReportedEnd<'a> {
     /// The site.
     pub(crate) site: &'a str,
-    /// The report, if it came to one.
+    /// The report, if there is one.
     pub(crate) report: Option<&'a Report>,
     /// The exit code.
     pub(crate) code: u8,
-    /// What went wrong, in a line.
+    /// The error on one line.
     pub(crate) error: &'a str,
 }
 
-/// Writes what was asked for, by the environment or by flag.
+/// Writes the files that the environment or `--dotenv` names.
 pub(crate) fn write(
     end: &ReportedEnd<'_>,
     dotenv: Option<&Path>,
@@ -43,12 +43,12 @@ pub(crate) fn write(
     if lookup("GITHUB_ACTIONS").as_deref() != Some("true") {
         return Ok(());
     }
-    // GitHub reads the marks of both streams; stdout has the answer.
+    // GitHub reads annotations from both streams; stdout is for the result.
     eprint_raw(&marks(end)).ok();
     for (variable, text) in [("GITHUB_STEP_SUMMARY", summary(end)), ("GITHUB_OUTPUT", variables(end, "", false))] {
         if let Some(path) = lookup(variable).filter(|path| !path.is_empty()) {
             let path = Path::new(&path);
-            // Other steps write there too.
+            // Append, because other steps write to the file too.
             let file = OpenOptions::new().append(true).create(true).open(path);
             file.and_then(|mut file| file.write_all(text.as_bytes())).map_err(|error| told(path, error))?;
         }
@@ -63,7 +63,7 @@ fn failures(report: &Report) -> impl Iterator<Item = (&str, &str)> {
     })
 }
 
-/// The facts, a `NAME=VALUE` a line; no value has a line break.
+/// The facts, one `NAME=VALUE` per line; no value has a line break.
 fn variables(end: &ReportedEnd<'_>, prefix: &str, is_upper: bool) -> String {
     let report = end.report;
     let all = report.map(|report| report.mirrors.as_slice()).unwrap_or_default();
@@ -87,7 +87,7 @@ fn variables(end: &ReportedEnd<'_>, prefix: &str, is_upper: bool) -> String {
     facts.iter().map(|(key, value)| format!("{prefix}{}={}\n", name(key), escape(value))).collect()
 }
 
-/// One error a failure, at most ten.
+/// One error annotation per failure, at most ten.
 fn marks(end: &ReportedEnd<'_>) -> String {
     if end.code == 0 {
         return String::new();
@@ -127,7 +127,7 @@ fn summary(end: &ReportedEnd<'_>) -> String {
     for mirror in rows.iter().take(MAX_ROWS) {
         let release = mirror.now.map_or_else(|| "-".to_owned(), |now| now.to_string());
         let outcome = match &mirror.outcome {
-            // Where the summary is shown there is no stderr.
+            // The page with the summary does not show stderr.
             Outcome::Failed { error, .. } => format!("failed: {error}"),
             other => super::push::outcome_text(other),
         };
@@ -152,7 +152,7 @@ fn headline(end: &ReportedEnd<'_>) -> String {
     }
 }
 
-/// `text` as it may stand in a line of Markdown, and in a cell of a table.
+/// Escapes `text` for a line of Markdown and for a table cell.
 fn markdown(text: &str) -> String {
     let mut safe = String::with_capacity(text.len() + 8);
     for c in escape(text).chars() {

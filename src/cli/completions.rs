@@ -18,7 +18,7 @@ pub(crate) fn run(args: &CompletionsArgs) -> Result<Exit, Failure> {
     Ok(Exit::Success)
 }
 
-/// Into memory first: clap_complete panics where a reader goes away.
+/// Writes the script to memory first, because clap_complete panics on a closed pipe.
 fn script(shell: Shell) -> Vec<u8> {
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut super::command(), "headwater", &mut script);

@@ -1,7 +1,7 @@
-//! Which `headwater.toml` counts where no argument names one: that of the
-//! current directory, else that of the nearest directory above it.
+//! Finds the default `headwater.toml`: in the current directory, or in the nearest
+//! directory above it.
 //!
-//! Refuses a file above that another user wrote: it can name commands.
+//! Ignores a file above that belongs to another user, because it can name commands.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
@@ -14,8 +14,8 @@ use super::failure::eprint_raw;
 use super::output::escape;
 use super::verbosity;
 
-/// The file that was found, relative to the current directory. `None` if there is no file up to a directory with
-/// `.git` or the root. Says on stderr which file counts if it is not that of the current directory.
+/// Returns the file relative to the current directory, or `None` if there is none up to a directory with `.git` or the
+/// root. Prints the file on stderr if it is not in the current directory.
 pub(crate) fn find() -> Option<PathBuf> {
     let depth = std::env::current_dir().map_or(0, |directory| directory.ancestors().count().saturating_sub(1));
     let path = find_above(Path::new(""), depth, rustix::process::geteuid().as_raw(), &|path, owner| {
@@ -28,7 +28,7 @@ pub(crate) fn find() -> Option<PathBuf> {
     Some(path)
 }
 
-/// The file of `start`, else that of one of the `depth` directories above it.
+/// Finds the file in `start` or in one of the `depth` directories above it.
 fn find_above(start: &Path, depth: usize, user: u32, ignored: &dyn Fn(&Path, u32)) -> Option<PathBuf> {
     let mut directory = start.to_owned();
     for level in 0..=depth {
@@ -46,14 +46,15 @@ fn find_above(start: &Path, depth: usize, user: u32, ignored: &dyn Fn(&Path, u32
     None
 }
 
-/// `None` if there is no such file; else its owner, or that of the link to it, if this is neither `user` nor root.
+/// `None` if there is no such file. Otherwise the owner of the file or of the link to it, if the owner is neither `user`
+/// nor root.
 fn foreign_owner(path: &Path, user: u32) -> Option<Option<u32>> {
     let owners = [fs::symlink_metadata(path).ok()?.uid(), fs::metadata(path).ok()?.uid()];
     Some(owners.into_iter().find(|owner| *owner != user && *owner != 0))
 }
 
 fn warn(line: &str) {
-    // A terminal that is gone needs no warning.
+    // If stderr is closed, the line is lost.
     eprint_raw(&format!("{}\n", escape(line))).ok();
 }
 

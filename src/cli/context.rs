@@ -1,4 +1,4 @@
-//! What several subcommands make of their arguments: mirrors, trees, options.
+//! Conversions of arguments that several subcommands share: mirrors, trees, options.
 
 use std::num::NonZeroUsize;
 use std::path::Path;
@@ -22,20 +22,20 @@ use super::operands::MirrorChoice;
 use super::remote::MirrorFactory;
 use super::settings::{self, ReleaseSettings};
 
-/// Mirrors that are not ready are waited for so long, once enough are.
+/// How long a push waits for the remaining mirrors when enough mirrors are ready.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// Mirrors that have not answered are waited for so long, once enough have. One that is far away, or reached through
-/// ssh, answers within a second or two.
+/// How long a push waits for the remaining mirrors when enough mirrors have responded. A distant mirror, or one over
+/// SSH, responds within a second or two.
 const ANSWER_PATIENCE: Duration = Duration::from_secs(2);
-/// How long commands wait for a lock where neither a flag nor the file says it.
+/// How long commands wait for a lock by default.
 pub(crate) const DEFAULT_WAIT: Duration = Duration::from_secs(60);
 
-/// As many threads as the flag says, else the file, else as there are cores.
+/// The number of threads: the flag, the configuration, or the number of cores.
 pub(crate) fn jobs(flag: Option<NonZeroUsize>, config: &Config) -> NonZeroUsize {
     flag.or(config.run.jobs).or_else(|| std::thread::available_parallelism().ok()).unwrap_or(NonZeroUsize::MIN)
 }
 
-/// The roots of a push: the tree that was named, else the configured content.
+/// The roots of a push: the named tree, or the configured content.
 pub(crate) fn roots(tree: Option<&str>, config: &Config) -> Vec<Root> {
     match tree {
         Some(tree) => vec![Root { path: tree.into(), at: None }],
@@ -43,7 +43,7 @@ pub(crate) fn roots(tree: Option<&str>, config: &Config) -> Vec<Root> {
     }
 }
 
-/// How trees are scanned; the stat cache is in `cache`, if given.
+/// The options of a scan; the stat cache is in `cache`, if given.
 pub(crate) fn scan_options(
     exclude: &[String],
     config: &Config,
@@ -66,8 +66,8 @@ pub(crate) fn scan_options(
     }
 }
 
-/// The directory of our own in `cache` for this site and these roots. Where no site is named, what has no roots is
-/// kept apart by `mirrors`.
+/// The directory in `cache` for this site and these roots. Without a site and without roots, the name of the directory
+/// depends on `mirrors`.
 pub(crate) fn scratch(
     cache: Result<&Path, &Failure>,
     site: Option<&Site>,
@@ -84,7 +84,7 @@ pub(crate) fn scratch(
         }
     }
     for root in roots {
-        // A tree that is not there yet is the scan's to tell.
+        // The scan reports a tree that does not exist.
         let path = fsx::resolve(&root.path).unwrap_or_else(|_| root.path.clone());
         hasher.update(path.as_os_str().as_encoded_bytes());
         hasher.update(&[0]);
@@ -97,14 +97,14 @@ pub(crate) fn scratch(
     ScratchLocation { directory, temporary: std::env::temp_dir() }
 }
 
-/// Which store each mirror had before, as far as the cache and the configuration know.
+/// The known store of each mirror, from the cache and the configuration.
 pub(crate) fn known_stores(cache: Option<&Path>, config: &Config) -> KnownStores {
     let store = |mirror: &config::MirrorConfig| Some((mirror.name.to_string(), mirror.store?));
     let configured = config.all_mirrors().filter_map(store).collect();
     KnownStores::new(settings::cache_dir(cache, config).ok().map(|dir| dir.join("stores")), configured)
 }
 
-/// Everything a push or a rollback can be told.
+/// All inputs of a push or a rollback.
 pub(crate) struct PushInputs<'a> {
     pub(crate) config: &'a Config,
     pub(crate) release: &'a ReleaseArgs,
@@ -174,7 +174,7 @@ impl PushInputs<'_> {
     }
 }
 
-/// What the file says of the cache, over what a push does without it.
+/// The cache settings of the configuration, with the defaults of a push.
 fn keep_content(cache: &config::CacheConfig) -> KeepContent {
     let defaults = KeepContent::default();
     let releases = cache.releases.map(|releases| usize::try_from(releases.get()).unwrap_or(usize::MAX));
@@ -184,7 +184,7 @@ fn keep_content(cache: &config::CacheConfig) -> KeepContent {
     }
 }
 
-/// A note is one line of at most 1,024 bytes: commit messages are cut, not refused.
+/// Makes one line of at most 1,024 bytes from a note. A longer commit message is cut instead of refused.
 fn one_line(note: &str) -> String {
     let mut line: String = note.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
     while line.len() > headwater::release::MAX_NOTE_BYTES {
@@ -193,13 +193,13 @@ fn one_line(note: &str) -> String {
     line
 }
 
-/// A tree or a mirror: what `--from` of repair and the sides of diff may name.
+/// A tree or a mirror, for `--from` of repair and for the sides of diff.
 pub(crate) enum Operand {
     Tree(Vec<Root>),
     Mirror(Arc<dyn Mirror>),
 }
 
-/// Tells a tree from a mirror by looking.
+/// Checks on disk whether a location is a tree or a mirror.
 pub(crate) fn place(
     operand: &super::operands::Operand,
     factory: &MirrorFactory,

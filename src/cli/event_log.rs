@@ -1,9 +1,8 @@
-//! `--events FILE`: everything the library reports, one JSON object a line.
+//! `--events FILE`: every event of the library, one JSON object per line.
 //!
-//! The first line names format and version. Each other line has a `time`
-//! (RFC 3339, UTC, milliseconds), the name of the `event` and its own fields.
-//! New events and fields may come within a version; readers skip what they do
-//! not know.
+//! The first line has the format and the version. Each other line has a `time`
+//! (RFC 3339, UTC, milliseconds), the name of the `event` and the fields of the
+//! event. A version may add events and fields; readers must ignore unknown ones.
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -17,7 +16,7 @@ use jiff::Timestamp;
 use rustix::fs::{Mode, OFlags};
 use serde::Serialize;
 
-/// Raised when a field or an event changes its meaning or goes.
+/// The version increases if a field or an event changes its meaning or is removed.
 const VERSION: u32 = 1;
 
 #[derive(Serialize)]
@@ -33,8 +32,8 @@ struct EventLine<'a> {
     event: &'a Event,
 }
 
-/// Writes events as they come. After a failed write it writes no more: a full
-/// disk here must not stop a push.
+/// Writes events as they happen. It stops after a failed write, because a full disk
+/// must not stop a push.
 pub(crate) struct EventLog {
     out: Box<dyn Write + Send>,
     failure: Option<io::Error>,
@@ -42,12 +41,12 @@ pub(crate) struct EventLog {
 }
 
 impl EventLog {
-    /// A log in the file at `path`, which is emptied if it exists.
+    /// Creates a log in the file at `path`; truncates an existing file.
     pub(crate) fn create(path: &Path) -> Result<Self, IoError> {
         open(path).map(Self::new)
     }
 
-    /// A log into `out`.
+    /// Creates a log that writes to `out`.
     pub(crate) fn new(out: impl Write + Send + 'static) -> Self {
         let mut log = Self { out: Box::new(out), failure: None, has_failed: false };
         log.line(&LogHeader { headwater: "events", version: VERSION });
@@ -59,12 +58,12 @@ impl EventLog {
         self.line(&EventLine { time: format!("{time:.3}"), event });
     }
 
-    /// The failure to write, once.
+    /// Takes the write error, if there was one.
     pub(crate) fn take_failure(&mut self) -> Option<io::Error> {
         self.failure.take()
     }
 
-    /// Each line in one write, so that who follows the file sees whole lines.
+    /// Writes each line in one call, so that a reader of the file sees complete lines.
     fn line(&mut self, line: &impl Serialize) {
         if self.has_failed {
             return;
@@ -79,11 +78,11 @@ impl EventLog {
     }
 }
 
-/// Opens the file or device at `path` and empties it. A link is refused, which would lead to a file that nobody named, and so
-/// is what is no file: a fifo without a reader would let the push wait for ever.
+/// Opens the file or device at `path` and truncates it. Rejects a link, which could point to a file that the user did not
+/// name, and a FIFO, which would block the push until it has a reader.
 fn open(path: &Path) -> Result<File, IoError> {
     let context = |error: io::Error| IoError::new("create", path, error);
-    // /dev/stderr and the pipes of a shell's >(…) are links to what is open in this process already.
+    // /dev/stderr and the pipes of a shell's >(…) are links to open descriptors of this process.
     let is_ours = is_descriptor(path);
     let follow = if is_ours { OFlags::empty() } else { OFlags::NOFOLLOW };
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC | follow;
@@ -95,12 +94,12 @@ fn open(path: &Path) -> Result<File, IoError> {
     } else if !is_ours && !kind.is_char_device() {
         return Err(context(io::Error::new(io::ErrorKind::InvalidInput, "this is neither a file nor a device")));
     }
-    // A pipe that is full for a moment is waited for.
+    // Writes to a full pipe block.
     rustix::fs::fcntl_setfl(&file, OFlags::empty()).map_err(|error| context(error.into()))?;
     Ok(file)
 }
 
-/// Whether the path names an open descriptor of this process.
+/// Returns whether the path is an open descriptor of this process.
 fn is_descriptor(path: &Path) -> bool {
     let is_number = |name: &OsStr| name.to_str().is_some_and(|name| name.bytes().all(|byte| byte.is_ascii_digit()));
     let is_listed = [Path::new("/dev/fd"), Path::new("/proc/self/fd")].map(Some).contains(&path.parent())

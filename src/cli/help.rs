@@ -68,8 +68,8 @@ pub(super) const STATUS: &str = "\
 Examples:
   headwater status                               all mirrors of headwater.toml
   headwater status --watch                       repeat it
-  headwater status --check --warn 1h --crit 24h  one line for a monitoring plug-
-                                                 in
+  headwater status --check --warn 1h --crit 24h  one line for a monitoring
+                                                 plug-in
   headwater status --public --html fleet.html    also check what visitors get,
                                                  and write a web page
   headwater status /srv/www /data/www --json";

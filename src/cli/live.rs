@@ -1,6 +1,6 @@
-//! The block on a terminal as text: scan, packs, a line for each mirror, the wave that is watched.
+//! The text of the progress block on a terminal: scan, packs, a line for each mirror, and the wave that soaks.
 //!
-//! Pure: sums, time and width in, lines out. What does not fit is left out, never cut within a word.
+//! Pure: turns counts, time and width into lines. Leaves out words that do not fit, and never cuts a word.
 
 use std::time::Instant;
 
@@ -9,12 +9,12 @@ use unicode_width::{UnicodeWidthChar as _, UnicodeWidthStr as _};
 use super::output::{count, duration, escape, moment};
 use super::transfer_counts::{MirrorCounts, Soak, TransferCounts};
 
-/// Lines of mirrors in the block.
+/// Most lines of mirrors in the block.
 const MAX_MIRROR_LINES: usize = 16;
-/// Rows that the block leaves to the lines above and to those that are no mirror's.
+/// Rows of the terminal that are not for lines of mirrors.
 const OTHER_ROWS: usize = 6;
 
-/// The lines of the block. Each is shorter than `columns`: the terminal must not wrap it.
+/// The lines of the block. Each line is shorter than `columns`, so that the terminal does not wrap it.
 pub(crate) fn lines(sums: &TransferCounts, now: Instant, (columns, rows): (usize, usize)) -> Vec<String> {
     let room = columns.saturating_sub(1);
     let mut lines = Vec::new();
@@ -41,16 +41,16 @@ pub(crate) fn lines(sums: &TransferCounts, now: Instant, (columns, rows): (usize
     lines
 }
 
-/// How long a wave is still watched, and until when if there is room for it.
+/// The remaining soak time of a wave, and its end if there is room for it.
 fn soak_line(soak: &Soak, now: Instant, room: usize) -> String {
     let line = soaking(soak, now);
     let without_time = line.split_once(" at ").map_or(line.as_str(), |(left, _)| left);
     fit(if line.width() <= room { &line } else { without_time }, room)
 }
 
-/// What a wave waits for, and until when.
+/// The remaining soak time of a wave and its end.
 pub(crate) fn soaking(soak: &Soak, now: Instant) -> String {
-    // Never less than what is left: at 0 s it is over.
+    // Round up, so that 0 s means the end.
     let seconds = soak.end.saturating_duration_since(now).as_millis().div_ceil(1_000);
     let left = std::time::Duration::from_secs(u64::try_from(seconds).unwrap_or(u64::MAX));
     let left = if left.as_secs() < 10 { format!("{} s", left.as_secs()) } else { duration(left) };
@@ -58,26 +58,26 @@ pub(crate) fn soaking(soak: &Soak, now: Instant) -> String {
 }
 
 impl MirrorCounts {
-    /// Whether anything is known of it.
+    /// Whether there is anything to show for the mirror.
     fn has_begun(&self) -> bool {
         self.state.is_some() || self.is_sending()
     }
 }
 
-/// The line of a mirror behind its name: what it reported last, else how far the sending is.
+/// The line of a mirror after its name: its last report, or the progress of the transfer.
 fn about(mirror: &MirrorCounts, sums: &TransferCounts, now: Instant, room: usize) -> String {
     let sending = sums.sending(mirror, now).filter(|_| mirror.state.is_none());
     let Some(sending) = sending else { return fit(mirror.state.as_deref().unwrap_or_default(), room) };
     let mut words = sending.mirror_text();
     let has_room = |words: &[String]| words.join("  ").width() <= room;
-    // The sum says least that the others do not say, then the rate.
+    // Leave out the total first, and then the rate.
     while words.len() > 1 && !has_room(&words) {
         words.remove(1);
     }
     fit(&words.join("  "), room)
 }
 
-/// As many whole words of `text` as there is room for.
+/// The words of `text` that fit.
 fn fit(text: &str, room: usize) -> String {
     if text.width() <= room {
         return text.to_owned();
@@ -92,7 +92,7 @@ fn fit(text: &str, room: usize) -> String {
     format!("{} …", fitting.trim_end())
 }
 
-/// A name that is too long, without its middle: names of one fleet often differ at the end.
+/// Cuts the middle of a long name, because names in a fleet often differ at the end.
 fn shorten(name: &str, room: usize) -> String {
     if name.width() <= room {
         return name.to_owned();

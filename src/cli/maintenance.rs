@@ -110,7 +110,7 @@ pub(crate) fn verify(args: &VerifyArgs) -> Result<Exit, Failure> {
             }
         };
         let found = match verified.faults.len() as u64 {
-            0 => "no fault".to_owned(),
+            0 => "no faults".to_owned(),
             number => counted(number, "fault", "faults"),
         };
         let entries = counted(verified.entries, "slot entry", "slot entries");
@@ -137,7 +137,7 @@ pub(crate) fn repair(args: &RepairArgs) -> Result<Exit, Failure> {
     };
     let describe = |mirror: &str, repaired: &Repaired| {
         if repaired.found.is_empty() {
-            return format!("{}: no fault\n", escape(mirror));
+            return format!("{}: no faults\n", escape(mirror));
         }
         let found = counted(repaired.found.len() as u64, "fault", "faults");
         let left = match repaired.left.len() as u64 {

@@ -1,4 +1,4 @@
-//! `headwater man`: manual pages, made from the command tree.
+//! `headwater man`: manual pages, generated from the command tree.
 
 use std::io::{self, Write as _};
 use std::path::PathBuf;
@@ -37,7 +37,7 @@ pub(crate) fn run(args: &ManArgs) -> Result<Exit, Failure> {
 /// File names and pages, the main one first.
 fn pages() -> io::Result<Vec<(String, Vec<u8>)>> {
     let mut root = super::command();
-    // Names the subcommands' pages, and lets the global parts reach them.
+    // Sets the names of the subcommand pages, and propagates global arguments.
     root.build();
     let below = |command: &clap::Command| -> Vec<clap::Command> {
         command.get_subcommands().filter(|sub| sub.get_name() != "help").cloned().collect()

@@ -17,9 +17,9 @@ use super::failure::{Exit, Failure, eprint_raw};
 use super::output::{counted, escape, print};
 use super::watcher::Watcher;
 
-/// Largest list that is compared with the new one, in bytes.
+/// Largest old list that is compared with the new one, in bytes.
 const MAX_BYTES: u64 = 16 * 1024 * 1024;
-/// The highest weight that haproxy takes.
+/// The highest weight that haproxy accepts.
 const MAX_HAPROXY_WEIGHT: u32 = 256;
 
 /// The format of the list.
@@ -95,7 +95,7 @@ fn none(args: &MirrorlistArgs, mirrors: u64) -> Failure {
     Failure::new(Exit::Failed, error).with_hint("run `headwater status` to see the state of each mirror")
 }
 
-/// Writes the list, unless it is there already.
+/// Writes the list if it differs from the file.
 fn replace(path: &Path, text: &str, is_quiet: bool) -> Result<(), Failure> {
     if fsx::read_text(path, MAX_BYTES).is_ok_and(|before| before == text) {
         return Ok(());
@@ -126,7 +126,7 @@ impl<'a> ListedMirror<'a> {
         self.mirror.region.as_ref().map(headwater::config::Label::as_str)
     }
 
-    /// By region, the weightiest first.
+    /// Sorts by region, then by descending weight.
     fn rank(&self) -> impl Ord + use<'a> {
         (self.region(), std::cmp::Reverse(self.mirror.weight), self.mirror.name.as_str())
     }
@@ -169,7 +169,7 @@ fn haproxy(one: &ListedMirror<'_>) -> String {
     format!("server {name} {authority} weight {weight} check{tls}\n")
 }
 
-/// One file and where it is to be had, the weightiest first.
+/// One file and its URLs, by descending weight.
 fn metalink(listed: &[ListedMirror<'_>], path: &str) -> String {
     let name = xml(path.rsplit('/').next().unwrap_or(path));
     let mut text = format!(
@@ -178,7 +178,7 @@ fn metalink(listed: &[ListedMirror<'_>], path: &str) -> String {
     let mut order: Vec<&ListedMirror<'_>> = listed.iter().collect();
     order.sort_by_key(|one| std::cmp::Reverse(one.mirror.weight));
     for (place, one) in order.iter().enumerate() {
-        // A place is a country there.
+        // A location in metalink is a country.
         let country =
             one.region().filter(|region| region.len() == 2 && region.bytes().all(|b| b.is_ascii_alphabetic()));
         let country = country.map(|country| format!(" location=\"{}\"", country.to_lowercase())).unwrap_or_default();

@@ -34,20 +34,20 @@ use super::progress::Progress;
 use super::{metrics, settings, watcher};
 use headwater::text::error_chain;
 
-/// Longest time for one request to others.
+/// Longest time for one request to another service.
 const PATIENCE: Duration = Duration::from_secs(20);
-/// How long commands and the health check have after the request to stop: they are told of it as well.
+/// How long commands and the health check may run after an interruption, which they report too.
 const TIME_TO_TELL: Duration = Duration::from_millis(700);
 /// Longest file with a secret, in bytes.
 const MAX_SECRET_BYTES: u64 = 8 * 1024;
-/// What a CDN has not acknowledged yet, a URL a line, in the cache.
+/// The file in the cache with the URLs that a CDN has not acknowledged, one per line.
 const PENDING: &str = "purge-pending";
-/// Held while a push with `--alone` runs, in the cache.
+/// The lock file in the cache of a running push with `--alone`.
 const ALONE: &str = "alone.lock";
-/// Longest list of these, in bytes.
+/// Longest file of unacknowledged URLs, in bytes.
 const MAX_PENDING_BYTES: u64 = 64 * 1024 * 1024;
 
-/// What surrounds a push.
+/// The start conditions and the result files of a push.
 #[derive(Debug, Clone, Default, Args)]
 pub(crate) struct ScheduleArgs {
     /// Do nothing and return 0 while another push of the same content with --alone runs on this machine; suits cron
@@ -64,22 +64,22 @@ pub(crate) struct ScheduleArgs {
     dotenv: Option<PathBuf>,
 }
 
-/// The right to be the only push with `--alone`; goes when dropped or when the process ends.
+/// The lock of the only push with `--alone`. It is released when it is dropped or when the process ends.
 #[derive(Debug)]
 pub(crate) struct AloneLock {
     _file: Option<File>,
 }
 
 impl ScheduleArgs {
-    /// Where the gauges go, if anywhere.
+    /// The file for the gauges, if one is set.
     pub(crate) fn metrics<'a>(&'a self, config: &'a Config) -> Option<&'a Path> {
         self.metrics.as_deref().or(config.notify.metrics.as_deref())
     }
 
-    /// Waits for the time to begin and takes the turn; nothing where there is nothing to do now.
+    /// Waits for the start and takes the lock. `None` if there is nothing to do now.
     ///
     /// # Errors
-    /// `--alone` without a cache: a lock elsewhere would not be seen by other pushes.
+    /// Returns an error for `--alone` without a cache, because other pushes would not see a lock in another directory.
     pub(crate) fn turn(&self, scratch: &ScratchLocation, progress: &Progress) -> Result<Option<AloneLock>, Failure> {
         const HINT: &str = "name a writable directory with --cache; --alone needs a cache";
         let failed = |error: IoError| Failure::new(Exit::Failed, error).with_hint(HINT);
@@ -100,21 +100,21 @@ impl ScheduleArgs {
     }
 }
 
-/// A time between nothing and `most`; without a source of chance, nothing.
+/// A random time up to `most`; zero without a source of random numbers.
 fn random_part(most: Duration) -> Duration {
     let mut bytes = [0; 4];
     getrandom::fill(&mut bytes).ok();
     most.mul_f64(f64::from(u32::from_ne_bytes(bytes)) / f64::from(u32::MAX))
 }
 
-/// Who was told, and whether they took it.
+/// The result of a notification.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(crate) struct NotificationResult {
-    /// Who: `on_activated`, `on_failed`, `purge`, `ping`, or a file.
+    /// The notification: `on_activated`, `on_failed`, `purge`, `ping`, or a file.
     who: &'static str,
-    /// Whether all is well with it.
+    /// Whether the notification succeeded.
     ok: bool,
-    /// What became of it, for people.
+    /// The result as text.
     message: String,
 }
 
@@ -125,7 +125,7 @@ impl NotificationResult {
     }
 }
 
-/// A push that is to stop, a moment later than it is asked to.
+/// A monitor that reports an interruption with a delay.
 struct GracePeriod<'a> {
     progress: &'a Progress,
     stopped_at: OnceLock<Instant>,
@@ -141,7 +141,7 @@ impl Monitor for GracePeriod<'_> {
     }
 }
 
-/// A push whose end will be told.
+/// The notifications of a push.
 pub(crate) struct Notifications<'a> {
     config: &'a Config,
     args: &'a ScheduleArgs,
@@ -151,13 +151,13 @@ pub(crate) struct Notifications<'a> {
     began: Instant,
     ping: Option<Secret>,
     told: Vec<NotificationResult>,
-    /// What the mirrors said after the push, if anybody wants to know.
+    /// The polls of the mirrors after the push, if a notification needs them.
     seen: Option<Vec<Poll>>,
     lingering: GracePeriod<'a>,
 }
 
 impl<'a> Notifications<'a> {
-    /// Tells the health check that a push begins.
+    /// Notifies the health check of the start of a push.
     pub(crate) fn begin(
         config: &'a Config,
         args: &'a ScheduleArgs,
@@ -179,7 +179,7 @@ impl<'a> Notifications<'a> {
         after
     }
 
-    /// Tells everybody how the push to `fleet` ended; of `others` the gauges tell, too.
+    /// Sends all notifications about the result of the push to `fleet`. The gauges also include `others`.
     pub(crate) fn tell(
         &mut self,
         report: Option<&Report>,
@@ -189,7 +189,7 @@ impl<'a> Notifications<'a> {
         progress: &Progress,
     ) {
         let all = Fleet::new(fleet.mirrors().iter().chain(others.mirrors()).cloned().collect());
-        // Who is not pushed to failed nobody: how they stand is in the gauges.
+        // Mirrors outside of the push appear only in the gauges.
         let seen = self.needs_survey(report).then(|| fleet_status::poll(&all, &Silent));
         let paths = match (report, &seen) {
             (Some(report), Some(seen)) => changed(report, fleet, &seen[..fleet.mirrors().len()], progress),
@@ -209,13 +209,13 @@ impl<'a> Notifications<'a> {
         self.seen = seen;
     }
 
-    /// Who was told so far.
+    /// The results so far.
     pub(crate) fn results(&self) -> &[NotificationResult] {
         &self.told
     }
 
-    /// Writes the gauges, and returns who was told. Last of all, so that the gauges know how the commands went that
-    /// the mirrors run after a switch.
+    /// Writes the gauges and returns the results. This is the last step, so that the gauges include the results of
+    /// `post_activate` on the mirrors.
     pub(crate) fn end(mut self, report: Option<&Report>, code: u8, progress: &Progress) -> Vec<NotificationResult> {
         let told_before = self.told.len();
         if let Some(mut seen) = self.seen.take() {
@@ -226,14 +226,14 @@ impl<'a> Notifications<'a> {
         self.told
     }
 
-    /// The site that was pushed to, as far as that is known.
+    /// The site of the push, if known.
     fn site_of(&self, report: Option<&Report>, seen: Option<&[Poll]>) -> String {
         let of_mirrors = || seen?.iter().find_map(|one| one.state.as_ref().ok()?.site.clone());
         let site = report.map(|report| report.site.clone()).or_else(|| self.site.clone()).or_else(of_mirrors);
         site.unwrap_or_default().to_string()
     }
 
-    /// Whether anybody wants to know what the mirrors say now.
+    /// Returns whether a notification needs a poll of the mirrors.
     fn needs_survey(&self, report: Option<&Report>) -> bool {
         let notify = &self.config.notify;
         let is_told = notify.purge.is_some() || notify.hooks.on_activated.is_some() || notify.hooks.on_failed.is_some();
@@ -281,7 +281,7 @@ impl<'a> Notifications<'a> {
         let url = format!("{}{what}", url.reveal().trim_end_matches('/'));
         let asked = until_cancelled(&self.lingering, move |_| Web::new(PATIENCE).touch(&url));
         let error = match asked {
-            // What went well is not worth a line.
+            // Success is not reported.
             Some(Ok(())) => return,
             Some(Err(error)) => error.to_string(),
             None => "stopped".to_owned(),
@@ -289,7 +289,7 @@ impl<'a> Notifications<'a> {
         self.note("ping", Err(format!("the health check failed: {error}")));
     }
 
-    /// Tells the CDN, also of what it did not acknowledge before.
+    /// Purges the CDN, including the URLs that it did not acknowledge before.
     fn purge(&mut self, paths: &BTreeSet<String>, progress: &Progress) {
         let Some(told) = &self.config.notify.purge else { return };
         let mut urls: BTreeSet<String> = self.pending().into_iter().collect();
@@ -308,7 +308,7 @@ impl<'a> Notifications<'a> {
         let urls: Vec<String> = urls.into_iter().collect();
         let sent = urls.clone();
         let purged = until_cancelled(progress, move |monitor| purge.send(sent, &|time| pause(time, monitor)));
-        // What was acknowledged is not known then: all is told again.
+        // The acknowledged URLs are not known then, so all are sent again.
         let purged =
             purged.unwrap_or_else(|| Purged { left: urls, error: Some("stopped".to_owned()), ..Purged::default() });
         let kept = self.keep_pending(&purged.left);
@@ -330,7 +330,7 @@ impl<'a> Notifications<'a> {
         text.lines().map(str::to_owned).collect()
     }
 
-    /// Remembers what has to be told again; the last word of an error that loses it.
+    /// Stores the URLs to send again. Returns the error text if that fails.
     fn keep_pending(&self, urls: &[String]) -> Result<String, String> {
         if urls.is_empty() && self.scratch.is_none_or(|scratch| !scratch.join(PENDING).exists()) {
             return Ok(String::new());
@@ -371,7 +371,7 @@ fn warn(told: &[NotificationResult], progress: &Progress) {
     }
 }
 
-/// The mirrors were asked for their history before the commands after the switch had ended.
+/// Adds failures of `post_activate`, which may have ended after the poll of the mirrors.
 fn add_hook_failures(seen: &mut [Poll], report: Option<&Report>) {
     let mirrors = report.map(|report| report.mirrors.as_slice()).unwrap_or_default();
     for (one, mirror) in seen.iter_mut().zip(mirrors) {
@@ -381,7 +381,7 @@ fn add_hook_failures(seen: &mut [Poll], report: Option<&Report>) {
     }
 }
 
-/// How the push ended.
+/// The end of the push.
 struct PushFacts<'a> {
     site: String,
     report: Option<&'a Report>,
@@ -390,7 +390,7 @@ struct PushFacts<'a> {
 }
 
 impl PushFacts<'_> {
-    /// What went wrong, in a line; empty where nothing did.
+    /// The error on one line; empty if there is none.
     fn error(&self) -> String {
         let failed = |report: &Report| {
             let failed = report.mirrors.iter().find_map(|mirror| match &mirror.outcome {
@@ -406,10 +406,10 @@ impl PushFacts<'_> {
     }
 }
 
-/// The paths of URLs at which visitors of a mirror that switched get something else now, or got it for a while:
-/// a release that was served and left again is in caches too.
+/// The paths of URLs whose content changed for visitors of a mirror that switched, including a release that was served
+/// only for a while, because caches may have it.
 fn changed(report: &Report, fleet: &Fleet, seen: &[Poll], progress: &Progress) -> BTreeSet<String> {
-    // A mirror that served nothing had no visitors; where none had any all is new.
+    // A mirror that served nothing had no visitors. If no mirror had visitors, every path is new.
     let is_first = report.mirrors.iter().all(|mirror| mirror.before.is_none());
     let mut steps: Vec<(Option<&Release>, &Release)> = Vec::new();
     for (one, mirror) in seen.iter().zip(&report.mirrors) {
@@ -431,7 +431,7 @@ fn changed(report: &Report, fleet: &Fleet, seen: &[Poll], progress: &Progress) -
     }
     let mut paths = BTreeSet::new();
     for (old, new) in steps {
-        // Rather too much than too little.
+        // It is safer to include too many paths.
         let diff =
             fleet_status::changes(fleet, seen, old, new).or_else(|| fleet_status::changes(fleet, seen, None, new));
         match diff {
@@ -462,7 +462,7 @@ fn purge(told: &config::PurgeConfig) -> Result<Purge, String> {
     })
 }
 
-/// The secret that is there; nothing of it is in an error.
+/// Reads a secret; no error contains it.
 fn secret(source: &TokenSource) -> Result<Secret, String> {
     let (text, what) = match source {
         TokenSource::Variable(name) => {

@@ -54,7 +54,7 @@ pub(crate) struct Operand {
     pub(crate) place: MirrorChoice,
     /// Whether it can only be a mirror: a configured name, a url, or one with a sequence.
     pub(crate) is_mirror: bool,
-    /// The sequence of the kept release that was asked for.
+    /// The sequence of the requested kept release.
     pub(crate) sequence: Option<u64>,
 }
 

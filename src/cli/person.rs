@@ -1,6 +1,6 @@
-//! The name of the person or CI job that runs a command, for what a release says about a decision.
+//! The name of the person or CI job that runs a command. A release records it with a decision.
 //!
-//! Pure but for [`name`]: the environment and the host name are given.
+//! Pure except [`name`]: the environment and the host name are arguments.
 
 use std::path::Path;
 
@@ -9,10 +9,10 @@ use headwater::release::MAX_NAME_BYTES;
 
 use super::{ci, settings};
 
-/// Where Linux shows the name of this machine.
+/// The file with the host name on Linux.
 const HOST_NAME_FILE: &str = "/proc/sys/kernel/hostname";
 
-/// The CI job, else `user@host`; `None` if neither is known.
+/// The CI job, or `user@host`; `None` if neither is known.
 pub(crate) fn name() -> Option<String> {
     let host = fsx::read_text(Path::new(HOST_NAME_FILE), 256).ok();
     of(settings::environment, host.as_deref())

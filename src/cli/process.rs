@@ -1,4 +1,4 @@
-//! What every command asks of the system for its own process.
+//! Limits and signals of the process, for every command.
 //!
 //! Uses the crates `rustix` and `signal-hook`.
 
@@ -9,34 +9,34 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use signal_hook::consts::SIGXFSZ;
 use signal_hook::flag;
 
-/// Open files that a fleet of hundreds of mirrors needs at once. What we start inherits the limit, so
-/// that a much higher one would slow down programs that close every file they might have.
+/// Open files that a fleet of hundreds of mirrors needs. Child processes inherit the limit, and a much higher one would
+/// slow down programs that close every possible descriptor.
 const WANTED_FILES: u64 = 16 * 1024;
-/// Open files of everything that is not a directory mirror: standard streams, the tree, packs, sockets.
+/// Open files for everything except directory mirrors: standard streams, the tree, packs, sockets.
 const OTHER_FILES: u64 = 64;
-/// Open files of one directory mirror while it is filled.
+/// Open files for one directory mirror while it is filled.
 const FILES_OF_A_MIRROR: u64 = 32;
 
 /// Prepares the process: many open files, and an error instead of a signal for a file that is too large.
 pub(crate) fn prepare() {
     raise_file_limit();
-    // A handler, because nothing else is safe code: the write then fails with EFBIG. The flag is not read.
-    // Without it the system ends the process, as it ended every earlier version.
+    // With a handler for SIGXFSZ the write fails with EFBIG; without one the signal ends the process. A handler is the
+    // only way in safe code. The flag is not read.
     flag::register(SIGXFSZ, Arc::new(AtomicBool::new(false))).ok();
 }
 
-/// Raises the soft limit of open files as far as the hard one allows: the usual 1,024 is there for
-/// programs that use `select`.
+/// Raises the soft limit of open files up to the hard limit. The usual limit of 1,024 is for programs that use
+/// `select`.
 fn raise_file_limit() {
     let limit = getrlimit(Resource::Nofile);
     let wanted = limit.maximum.map_or(WANTED_FILES, |most| WANTED_FILES.min(most));
     if limit.current.is_some_and(|current| current < wanted) {
-        // Where that is refused, fewer mirrors are filled at once.
+        // If the system refuses, fewer mirrors are filled at once.
         setrlimit(Resource::Nofile, Rlimit { current: Some(wanted), ..limit }).ok();
     }
 }
 
-/// How many directory mirrors may be filled at once, as far as open files decide; at least one.
+/// How many directory mirrors can be filled at once with the limit of open files; at least one.
 pub(crate) fn directories_at_once() -> usize {
     let files = getrlimit(Resource::Nofile).current.unwrap_or(WANTED_FILES);
     directories_within(files)

@@ -77,7 +77,7 @@ pub(crate) fn note(event: &Event) -> Notability {
             moment(*until)
         )),
         Event::ObjectsResent { mirror, objects } => Notability::Fact(format!(
-            "{}: {} missing on the mirror, sent whole",
+            "{}: {} missing on the mirror, sent in full",
             escape(mirror),
             counted(*objects, "object was", "objects were")
         )),

@@ -1,4 +1,4 @@
-//! `headwater releases`: what mirrors keep.
+//! `headwater releases`: the kept releases of mirrors.
 
 use headwater::fleet_status::{self, Usage};
 use headwater::mirror::Link;
@@ -41,7 +41,7 @@ struct KeptRelease<'a> {
     releases: &'a [Release],
     #[serde(skip_serializing_if = "Option::is_none")]
     staged: Option<&'a Release>,
-    /// What they take on disk; `None` of a mirror on another machine without `--disk`.
+    /// Their disk space; `None` for a mirror on another machine without `--disk`.
     #[serde(skip_serializing_if = "Option::is_none")]
     usage: Option<Usage>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -65,7 +65,7 @@ fn kept(member: &PolledMirror, has_asked: bool) -> KeptRelease<'_> {
     let state = member.state();
     let is_measured = has_asked || member.mirror.link() == Link::Local;
     let measured = state.filter(|_| is_measured).map(|state| fleet_status::usage(&*member.mirror, state));
-    // A manifest that cannot be read is verify's to report; without --disk it was not asked for.
+    // `verify` reports a manifest that cannot be read; without --disk no manifest is read.
     let (usage, fault) = match measured {
         Some(Err(error)) => (None, Some(error).filter(|_| has_asked)),
         Some(Ok(usage)) => (Some(usage), None),
@@ -144,7 +144,7 @@ fn release_row(release: &Release, before: Option<&Release>, mark: &str, usage: O
     ]
 }
 
-/// `note` with its commits as people write them: 12 digits of a full hash that stands alone or ends a path.
+/// Shortens full commit hashes in `note` to 12 digits, where a hash is a word or the end of a path.
 fn short_commits(note: &str) -> String {
     const DIGITS: usize = 12;
     let is_hash = |word: &str| matches!(word.len(), 40 | 64) && word.bytes().all(|byte| byte.is_ascii_hexdigit());

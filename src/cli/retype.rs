@@ -1,12 +1,12 @@
-//! Writes a command that the user can type instead of the one that failed.
+//! Builds a corrected command for a command that failed.
 //!
-//! Pure: the arguments of this process are given.
+//! Pure: the arguments of the process are a parameter.
 
 use headwater::push::SiteOfMirror;
 use headwater::tree_path::Site;
 
-/// The command `args`, which begins with the program, limited to one site: the one that most of `mirrors` have, or of
-/// equally many the first. Mirrors of other sites are left out; the source of `--from` stays.
+/// Limits the command `args`, which includes the program name, to the site that most of `mirrors` have; of equally
+/// frequent sites, to the first one. Removes mirrors of other sites, but keeps the source of `--from`.
 pub(crate) fn for_one_site(args: &[String], mirrors: &[SiteOfMirror]) -> String {
     let source = args.iter().enumerate().find_map(|(at, arg)| match arg.strip_prefix("--from") {
         Some("") => args.get(at + 1).map(String::as_str),
@@ -32,7 +32,7 @@ fn line<'w>(words: impl Iterator<Item = &'w String>) -> String {
     format!("headwater {}", quoted.join(" "))
 }
 
-/// A word as a shell reads it.
+/// Quotes a word for a shell.
 fn quoted(word: &str) -> String {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=,@%+".contains(c);
     if !word.is_empty() && word.chars().all(is_plain) {

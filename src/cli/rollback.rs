@@ -18,7 +18,7 @@ pub(crate) fn run(args: &RollbackArgs) -> Result<Exit, Failure> {
     let instead =
         "`headwater releases` lists what it can go back to, `headwater diff MIRROR MIRROR:SEQ` shows the paths";
     args.dry_run.refuse("rollback", instead)?;
-    // In an emergency a mirror that cannot be reached must not hold up the others.
+    // A rollback may be urgent, so an unreachable mirror must not delay the others.
     let work = WorkArgs { require: Some(args.work.require.unwrap_or(Require::Any)), ..args.work.clone() };
     let inputs = TreelessInputs {
         mirrors: &args.mirrors,
@@ -30,15 +30,15 @@ pub(crate) fn run(args: &RollbackArgs) -> Result<Exit, Failure> {
     let source = |to: Option<u64>| Source::Rollback { to, by: DecidedBy::Person(person::name()) };
     let (mut job, guards) = without_tree(inputs, source(args.to))?;
     if args.mirrors.is_empty() && args.config.only.is_empty() {
-        // The release that was agreed on, whatever is current once the rollback begins.
+        // The release that the user confirmed, even if another one became current since.
         job.source = source(confirm(args, &mut job)?.or(args.to));
     }
     execute("rollback", &job, &args.output, &guards)
 }
 
-/// Shows where a rollback of all configured mirrors would go, and asks on a terminal. Returns the sequence of the
-/// release; `None` if no mirror can be asked, which the rollback itself reports. It does not ask a mirror again that
-/// could not be asked.
+/// Shows the release for a rollback of all configured mirrors, and asks for confirmation on a terminal. Returns the
+/// sequence of the release, or `None` if no mirror is reachable, which the rollback itself reports. Does not retry
+/// unreachable mirrors.
 fn confirm(args: &RollbackArgs, job: &mut PreparedPush) -> Result<Option<u64>, Failure> {
     let plan = push::plan_rollback(&job.fleet, args.to, &job.options, &Overdue).map_err(hints::of_push)?;
     job.fleet = plan.fleet.clone();
@@ -62,13 +62,13 @@ fn confirm(args: &RollbackArgs, job: &mut PreparedPush) -> Result<Option<u64>, F
     }
 }
 
-/// Names the mirrors that are waited for; the plan has what failed.
+/// Prints the mirrors for which the command waits; the plan shows failures.
 struct Overdue;
 
 impl Monitor for Overdue {
     fn event(&self, event: Event) {
         if let Event::AnswerOverdue { mirror } = event {
-            // If stderr is gone, nobody can confirm.
+            // If stderr is closed, the line is lost.
             eprint_raw(&format!("waiting for {}\n", escape(&mirror))).ok();
         }
     }
@@ -81,7 +81,7 @@ fn describe(plan: &RollbackPlan, to: &Release) -> String {
         let words = match serves {
             Ok(Some(sequence)) => format!("release {sequence} -> content of release {}", to.sequence),
             Ok(None) => format!("nothing -> content of release {}", to.sequence),
-            Err(failure) => format!("cannot be asked ({})", kind(*failure)),
+            Err(failure) => format!("not available ({})", kind(*failure)),
         };
         text.push_str(&format!("  {}: {words}\n", escape(mirror)));
     }

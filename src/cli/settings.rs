@@ -1,7 +1,8 @@
-//! Flags over file over environment: what finally counts.
+//! The effective settings: flags outrank the configuration, which outranks the
+//! environment.
 //!
-//! Pure; the environment is a closure. Uses the crate `etcetera` for the
-//! place of the cache.
+//! Pure: the environment is a closure. Uses the crate `etcetera` for the location
+//! of the cache.
 
 use std::path::{Path, PathBuf};
 
@@ -13,22 +14,22 @@ use super::args::{ReleaseArgs, RunNumberArg};
 use super::ci;
 use super::failure::{Exit, Failure};
 
-/// What a new release says and keeps, after all that may say so was asked.
+/// The effective settings of a new release.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ReleaseSettings {
-    /// The site, if one is named; else the mirrors name it.
+    /// The site, if one is set; otherwise the mirrors determine it.
     pub(crate) site: Option<Site>,
     /// The note, if there is one.
     pub(crate) note: Option<String>,
     /// The order, if there is one.
     pub(crate) order: Option<RunNumberArg>,
-    /// How long removed paths are served, first match first, before the built-in rules.
+    /// Rules for how long removed paths are served; the first match applies, before the built-in rules.
     pub(crate) keep_removed: Vec<KeepRemoved>,
 }
 
 impl ReleaseSettings {
-    /// The settings from flags, file and environment, the first that has one.
-    /// An empty `--note` means none, also in CI.
+    /// Each setting comes from the first source that has it: flags, configuration, environment. An empty `--note` means
+    /// no note, also in CI.
     pub(crate) fn merge(
         args: &ReleaseArgs,
         site: Option<&Site>,
@@ -46,12 +47,12 @@ impl ReleaseSettings {
     }
 }
 
-/// The lines of gitignore syntax: the file's, then the flags', of which a later one wins.
+/// The exclude patterns: first those of the configuration, then those of the flags. A later pattern wins.
 pub(crate) fn exclude(flags: &[String], config: &Config) -> Vec<String> {
     config.exclude.iter().chain(flags).cloned().collect()
 }
 
-/// The directory of the cache: the flag, else the file, else `headwater` in the XDG cache.
+/// The directory of the cache: the flag, the configuration, or `headwater` in the XDG cache.
 pub(crate) fn cache_dir(flag: Option<&Path>, config: &Config) -> Result<PathBuf, Failure> {
     match flag.or(config.cache.dir.as_deref()) {
         Some(dir) => Ok(dir.to_owned()),
@@ -61,7 +62,7 @@ pub(crate) fn cache_dir(flag: Option<&Path>, config: &Config) -> Result<PathBuf,
     }
 }
 
-/// The variables of this process.
+/// Reads a variable of this process.
 pub(crate) fn environment(name: &str) -> Option<String> {
     std::env::var(name).ok()
 }

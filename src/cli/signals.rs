@@ -13,20 +13,20 @@ use signal_hook::{flag, low_level};
 
 use super::failure::Exit;
 
-/// How long a run may take to stop. Then it is ended as a second signal ends it: a name lookup, a connection that is
-/// being made, or a disk that does not answer cannot be interrupted.
+/// How long a run may take to stop before the process exits, as after a second signal. A name lookup, a connection
+/// attempt or a hanging disk cannot be interrupted.
 const TIME_TO_STOP: Duration = Duration::from_millis(1500);
 
 static TOKEN: LazyLock<CancelToken> = LazyLock::new(CancelToken::default);
 static IS_CAUGHT: Mutex<bool> = Mutex::new(false);
 
-/// The request to stop this process. Nothing makes it before [`catch`] was called.
+/// The cancellation token of this process. It is never cancelled before a call of [`catch`].
 pub(crate) fn token() -> CancelToken {
     TOKEN.clone()
 }
 
-/// Has the first signal cancel [`token`]. A second one ends the process with 130, and so does the first after
-/// [`TIME_TO_STOP`]; every mirror is on a whole release then too, as after a crash.
+/// After this call the first signal cancels [`token`]. A second signal, or [`TIME_TO_STOP`] after the first, ends the
+/// process with 130; every mirror is then on a complete release, as after a crash.
 pub(crate) fn catch() -> io::Result<()> {
     let mut is_caught = IS_CAUGHT.lock().unwrap_or_else(PoisonError::into_inner);
     if *is_caught {
@@ -34,7 +34,7 @@ pub(crate) fn catch() -> io::Result<()> {
     }
     let token = token();
     for signal in [SIGINT, SIGTERM] {
-        // Actions run in the order of registration: the flag is not yet set when the first signal looks.
+        // Actions run in the order of registration, so the first signal finds the flag unset.
         flag::register_conditional_shutdown(signal, i32::from(Exit::Interrupted.code()), token.flag())?;
         flag::register(signal, token.flag())?;
     }
@@ -46,7 +46,7 @@ pub(crate) fn catch() -> io::Result<()> {
     Ok(())
 }
 
-/// A signal handler may only set a flag; this does the rest.
+/// Waits for the flag, because a signal handler may only set a flag.
 fn stop_when_asked(token: &CancelToken) {
     while !token.is_cancelled() {
         std::thread::sleep(CANCEL_POLL_INTERVAL);

@@ -210,7 +210,7 @@ impl TransferCounts {
                 self.set_state(mirror, format!("has release {sequence}"), false);
             }
             Event::AnswerOverdue { mirror } => self.set_state(mirror, "waiting for a response", false),
-            Event::ObjectsResent { mirror, .. } => self.set_state(mirror, "receives missing objects whole", false),
+            Event::ObjectsResent { mirror, .. } => self.set_state(mirror, "receives missing objects in full", false),
             Event::Staged { mirror, sequence } => {
                 self.set_state(mirror, format!("release {sequence} is ready"), false);
             }

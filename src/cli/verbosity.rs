@@ -1,6 +1,6 @@
-//! `--verbose`: what is decided and asked, a line each on stderr, in every command.
+//! `--verbose`: one line on stderr for each decision and request, in every command.
 //!
-//! One flag for the whole process, set once before anything runs.
+//! One flag for the whole process, which is set once at the start.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -10,7 +10,7 @@ use super::output::escape;
 static IS_VERBOSE: AtomicBool = AtomicBool::new(false);
 static IS_QUIET: AtomicBool = AtomicBool::new(false);
 
-/// Sets what the flags say.
+/// Sets the verbosity from the flags.
 pub(crate) fn set(is_verbose: bool, is_quiet: bool) {
     IS_VERBOSE.store(is_verbose, Ordering::Relaxed);
     IS_QUIET.store(is_quiet, Ordering::Relaxed);
@@ -29,7 +29,7 @@ pub(crate) fn is_verbose() -> bool {
 /// Writes a line, escaped, if details are shown.
 pub(crate) fn detail(line: impl FnOnce() -> String) {
     if is_verbose() {
-        // Without stderr there is no one to read it.
+        // If stderr is closed, the line is lost.
         eprint_raw(&format!("{}\n", escape(&line()))).ok();
     }
 }

@@ -1,4 +1,4 @@
-//! Looking at the mirrors, for the commands that tell how they stand.
+//! Polls the mirrors, for the commands that report their state.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -20,11 +20,11 @@ use super::{context, load_config, operands};
 /// Longest time for one file through a public URL.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// What was seen at one look.
+/// The result of one poll of the fleet.
 pub(crate) struct FleetLook {
-    /// What the mirrors said, in their order.
+    /// The polls of the mirrors, in the order of the mirrors.
     pub(crate) seen: Vec<Poll>,
-    /// How they stand, worst first.
+    /// The states of the mirrors, worst first.
     pub(crate) mirror_statuses: Vec<MirrorStatus>,
     /// Seconds since 1970.
     pub(crate) now: u64,
@@ -34,7 +34,7 @@ fn factory(remote: &RemoteArgs, choices: &[MirrorChoice], config: &Config) -> Re
     MirrorFactory::new(remote, None, config).fleet(choices, remote.site.as_ref())
 }
 
-/// Whom to ask, and what is known of them without asking.
+/// The mirrors to poll, and their configuration.
 pub(crate) struct Watcher {
     pub(crate) config: Config,
     pub(crate) fleet: Fleet,
@@ -44,7 +44,7 @@ pub(crate) struct Watcher {
 }
 
 impl Watcher {
-    /// Opens nothing yet.
+    /// Creates a watcher without opening a connection.
     pub(crate) fn new(
         mirrors: &[String],
         remote: &RemoteArgs,
@@ -59,13 +59,13 @@ impl Watcher {
         Ok(Self { config, fleet, progress, choices, remote: remote.clone() })
     }
 
-    /// Has deadlines count from now on.
+    /// Restarts the deadlines.
     pub(crate) fn begin_anew(&mut self) -> Result<(), Failure> {
         self.fleet = factory(&self.remote, &self.choices, &self.config)?;
         Ok(())
     }
 
-    /// Asks all mirrors and judges how they stand.
+    /// Polls all mirrors and evaluates their state.
     pub(crate) fn look(&self) -> FleetLook {
         let mut seen = fleet_status::poll(&self.fleet, &self.progress);
         let stores = context::known_stores(None, &self.config);
@@ -78,7 +78,7 @@ impl Watcher {
         look(seen, &self.config)
     }
 
-    /// What the releases of every mirror that answered take on disk.
+    /// Adds the disk space of the releases of every mirror that responded.
     pub(crate) fn look_at_disk(&self, look: &mut FleetLook) {
         let (mirrors, seen) = (self.fleet.mirrors(), &look.seen);
         let measure = |mirror_status: &mut MirrorStatus| {
@@ -87,14 +87,14 @@ impl Watcher {
             let state = seen[index].state.as_ref().ok()?;
             match fleet_status::usage(&*mirrors[index], state) {
                 Ok(usage) => mirror_status.usage = Some(usage),
-                Err(error) => mirror_status.error = Some(format!("its use of the disk is not known: {error}")),
+                Err(error) => mirror_status.error = Some(format!("its disk space is not known: {error}")),
             }
             Some(())
         };
         threads::each(&mut look.mirror_statuses, measure);
     }
 
-    /// What visitors get of every mirror that has a public URL and says what it serves.
+    /// Adds what visitors get from every mirror that has a public URL and a known release.
     pub(crate) fn look_at_public(&self, look: &mut FleetLook) {
         let web = Web::new(PATIENCE);
         let (mirrors, seen) = (self.fleet.mirrors(), &look.seen);
@@ -111,7 +111,7 @@ impl Watcher {
     }
 }
 
-/// The judgement of what mirrors said just now.
+/// Evaluates polls of the mirrors.
 pub(crate) fn look(seen: Vec<Poll>, config: &Config) -> FleetLook {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
     let is_frozen =
@@ -126,7 +126,7 @@ impl FleetLook {
         self.mirror_statuses.iter().filter_map(|mirror_status| mirror_status.site.as_ref()).collect()
     }
 
-    /// The same, in words; that of the configuration where no mirror says one.
+    /// The sites as text; the site of the configuration if no mirror has one.
     pub(crate) fn title(&self, config: &Config) -> String {
         let mut sites = self.sites();
         if sites.is_empty() {
@@ -135,7 +135,8 @@ impl FleetLook {
         sites.into_iter().map(Site::as_str).collect::<Vec<_>>().join(", ")
     }
 
-    /// The configured mirrors that serve the newest release, and whose visitors get it as far as that was looked at.
+    /// The configured mirrors that serve the newest release. Leaves out mirrors with stale files for visitors, if that was
+    /// checked.
     pub(crate) fn proven<'c>(&self, config: &'c Config) -> Vec<&'c MirrorConfig> {
         let is_proven =
             |mirror_status: &&MirrorStatus| mirror_status.state == StatusKind::Current && !mirror_status.is_stale();

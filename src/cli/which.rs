@@ -18,9 +18,9 @@ use super::failure::{Exit, Failure};
 use super::output::{Align, Table, age, bytes, print, print_json};
 use super::watcher::Watcher;
 
-/// Longest time for what visitors get.
+/// Longest time to fetch what visitors get.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// What is read at least, in bytes, before it counts as too large: what visitors get may be longer than it should be.
+/// Minimum limit for a fetched file, in bytes: visitors may get a longer file than the expected one.
 const MIN_LIMIT: u64 = 64 * 1024 * 1024;
 
 /// The arguments of `which`.
@@ -48,23 +48,23 @@ struct WhichOutput<'a> {
     mirrors: &'a [Found],
 }
 
-/// What a mirror has there.
+/// What a mirror has at the path.
 #[derive(Debug, Clone, Default, Serialize)]
 struct Found {
     mirror: String,
     location: String,
-    /// The release that it serves.
+    /// The release that the mirror serves.
     sequence: Option<u64>,
-    /// What it has there.
+    /// The object at the path.
     object: Option<ObjectId>,
-    /// Where it leads, for a link.
+    /// The target of a symbolic link.
     #[serde(skip_serializing_if = "Option::is_none")]
     target: Option<String>,
     size: Option<u64>,
     mtime: Option<u64>,
-    /// The release that brought it, if it is still known.
+    /// The release that last changed the file, if it is still known.
     since: Option<u64>,
-    /// Until when it is still served, where the tree lacks it already.
+    /// For a retired file, the time until which the mirror serves it.
     #[serde(skip_serializing_if = "Option::is_none")]
     until: Option<u64>,
     /// What visitors get.
@@ -106,7 +106,7 @@ pub(crate) fn run(args: &WhichArgs) -> Result<Exit, Failure> {
     Ok(if agree(&found) { Exit::Success } else { Exit::Failed })
 }
 
-/// A path as people write it: with a `/` before it, or that of a directory.
+/// Parses a path that may start with `/`; a directory means its `index.html`.
 fn tree_path(text: &str) -> Result<TreePath, Failure> {
     let plain = text.trim_start_matches('/');
     let path = if plain.is_empty() || plain.ends_with('/') { format!("{plain}index.html") } else { plain.to_owned() };
@@ -136,7 +136,7 @@ fn find(mirror: &dyn Mirror, seen: &Poll, all: &[Poll], path: &TreePath) -> Foun
                 EntryKind::Symlink(target) => found.target = Some(target.as_str().to_owned()),
                 EntryKind::File(file) => {
                     (found.object, found.size, found.mtime) = (Some(file.object), Some(file.size), Some(file.mtime));
-                    // Content has the time of the release that brought it.
+                    // The mtime of a file is the time of the release that last changed it.
                     let known = fleet_status::releases(all, &release.site);
                     found.since =
                         known.iter().find(|known| known.created == file.mtime).map(|release| release.sequence);
@@ -166,7 +166,7 @@ fn visit(web: &Web, url: &str, path: &TreePath, size: Option<u64>) -> Visited {
     }
 }
 
-/// Whether every mirror has the same there, and its visitors get that.
+/// Returns whether all mirrors have the same content at the path, and their visitors get it.
 fn agree(found: &[Found]) -> bool {
     let are_same = found.iter().map(|one| (one.object, &one.target)).collect::<BTreeSet<_>>().len() <= 1;
     let is_there = |one: &Found| one.error.is_none() && (one.object.is_some() || one.target.is_some());

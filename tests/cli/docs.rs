@@ -189,7 +189,7 @@ fn assert_generated(page: &str, marker: &str, generated: &str) {
         fs::write(Path::new(ROOT).join(page), format!("{head}{marker}{generated}")).unwrap();
         return;
     }
-    assert!(tail == generated, "{page} is stale; write it anew with: {REGENERATE}");
+    assert!(tail == generated, "{page} is stale; regenerate it with: {REGENERATE}");
 }
 
 /// The subcommands that a help text lists.

@@ -145,7 +145,7 @@ impl StatusPage<'_> {
         }
     }
 
-    /// The newest release of the site of the mirror, if the mirror serves the same content as another release.
+    /// The newest release of the site, if it is another release with the same content as the release of the mirror.
     fn same_as(&self, mirror_status: &MirrorStatus) -> Option<u64> {
         let of_site = |release: &&Release| mirror_status.site.as_ref() == Some(&release.site);
         let newest = self.releases.iter().map(|(release, _)| *release).find(of_site)?.sequence;
