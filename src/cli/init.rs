@@ -108,7 +108,7 @@ content = "public"
 #receive_command = "headwater"
 
 # How long mirrors serve removed files, so that cached pages find their assets.
-# The first rule that matches counts. Without a rule: 24h, but 0s for .html, .htm,
+# The first rule that matches applies. Without a rule: 24h, but 0s for .html, .htm,
 # .xml, .json, .txt and names without an extension. (Examples.)
 #[[keep_removed]]
 #match = "*.js"
