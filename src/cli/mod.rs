@@ -221,7 +221,8 @@ pub(crate) fn main() -> ExitCode {
         }
     };
     if counts {
-        failure::eprint_raw(&format!("steps: {}\n", fault::steps())).ok();
+        let counted: String = fault::counted().iter().map(|step| format!("{step}\n")).collect();
+        failure::eprint_raw(&format!("{counted}steps: {}\n", fault::steps())).ok();
     }
     code
 }

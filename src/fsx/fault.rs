@@ -29,12 +29,15 @@ pub enum FaultPoint {
     UnlinkBeforeRename,
     /// Set the clock of stores ahead by this number of seconds.
     ClockAhead(u64),
-    /// Write the number of changes to a file when the process asks for it.
+    /// Keep the operation and the path of each change of the disk, for [`counted`].
     Count,
 }
 
 #[cfg(debug_assertions)]
 static STEPS: AtomicU64 = AtomicU64::new(0);
+/// The operations that were counted, while [`FaultPoint::Count`] is armed.
+#[cfg(debug_assertions)]
+static COUNTED: Mutex<Vec<String>> = Mutex::new(Vec::new());
 #[cfg(debug_assertions)]
 static FAULTS: Mutex<Vec<FaultPoint>> = Mutex::new(Vec::new());
 
@@ -87,6 +90,16 @@ pub fn steps() -> u64 {
     0
 }
 
+/// Each change of the disk so far, in order, as `step N: OPERATION PATH`, if [`FaultPoint::Count`] is armed;
+/// empty in a release build.
+#[must_use]
+pub fn counted() -> Vec<String> {
+    #[cfg(debug_assertions)]
+    return COUNTED.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
+    #[cfg(not(debug_assertions))]
+    Vec::new()
+}
+
 /// How far the clock of stores is ahead, in seconds; 0 in a release build.
 #[must_use]
 pub fn clock_ahead() -> u64 {
@@ -120,6 +133,11 @@ pub(super) fn step(op: &'static str, path: impl Fn() -> std::path::PathBuf) -> R
                 // SIGKILL cannot be caught or delayed, as with `kill -9` or the OOM killer.
                 let killed = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
                 unreachable!("survived SIGKILL: {killed:?}");
+            }
+            FaultPoint::Count => {
+                let mut counted = COUNTED.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+                counted.push(format!("step {step}: {op} {}", path().display()));
+                continue;
             }
             FaultPoint::PanicOn(name) if name == op => panic!("a panic in {op}, as was asked for"),
             FaultPoint::ErrnoAt(at, errno) if *at == step => *errno,

@@ -1,10 +1,13 @@
-//! G4, G5: each change of the disk fails once, with a full disk and with a broken one.
+//! G4, G5: each change of the disk, or a sample of them, fails once, with a full disk and with a broken one.
 
 use crate::checker;
 use crate::deltas::pages;
 use crate::harness::{Outcome, World};
 use crate::scenario::{Kind, Scenario, Side};
+use crate::sweep;
 
+/// Failures that are sampled for each kind of command.
+const SAMPLES: usize = 24;
 const EIO: i32 = 5;
 const ENOSPC: i32 = 28;
 
@@ -27,12 +30,13 @@ fn fail_everywhere(kind: Kind, errnos: &[i32]) -> usize {
     let scenario = Scenario::new(kind);
     let places = ["mirror", "cache"];
     places.iter().for_each(|place| scenario.world.save(place));
-    let steps = scenario.steps();
+    let (steps, named) = scenario.steps_and_named();
     let mut late = 0;
     // Most of a first push makes the 256 directories of objects: one like the other.
     let is_alike = |step: &u64| steps > 300 && *step > 40 && *step < steps - 140 && !step.is_multiple_of(16);
-    let points = (1..=steps).filter(|step| !is_alike(step));
-    for (step, errno) in points.flat_map(|step| errnos.iter().map(move |errno| (step, errno))) {
+    let steps = (1..=steps).filter(|step| !is_alike(step));
+    let all: Vec<(u64, i32)> = steps.flat_map(|step| errnos.iter().map(move |errno| (step, *errno))).collect();
+    for (step, errno) in sweep::points(&all, SAMPLES, |(step, _)| named.contains(&step)) {
         places.iter().for_each(|place| scenario.world.restore(place));
         let fault = format!("errno={errno}@{step}");
         let outcome = scenario.run(Some(&fault));

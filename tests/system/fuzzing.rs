@@ -4,11 +4,12 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use crate::sweep;
 use crate::targets::{ALL, Target};
 use crate::trees::{Rng, seed};
 
-/// Mutants of each target.
-const MUTANTS: usize = 5000;
+/// Mutants of each target, in a full sweep and otherwise.
+const MUTANTS: [usize; 2] = [5000, 1000];
 
 /// Where the inputs of a target are.
 pub(crate) fn corpus(name: &str) -> PathBuf {
@@ -52,7 +53,7 @@ fn every_target_holds_for_mutants_of_its_corpus() {
     let mut rng = Rng::new(seed());
     for (name, target) in ALL {
         let inputs = inputs(name);
-        for _ in 0..MUTANTS {
+        for _ in 0..sweep::rounds(MUTANTS) {
             call(name, target, &mutant(&inputs, &mut rng));
         }
     }

@@ -1,6 +1,8 @@
 //! Runs the program in a world of its own: home, cache, trees and mirrors in
 //! one directory that goes with the test, and nothing of the caller's environment.
 
+#[cfg(debug_assertions)]
+use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::process::ExitStatusExt as _;
@@ -170,11 +172,22 @@ impl Outcome {
         self
     }
 
-    /// The steps that a run with the fault `count` told.
+    /// The number of steps of a run with the fault `count`.
     #[cfg(debug_assertions)]
     pub(crate) fn steps(&self) -> u64 {
         let line = self.stderr.lines().find_map(|line| line.strip_prefix("steps: "));
         line.unwrap_or_else(|| panic!("no steps were told: {self}")).trim().parse().unwrap()
+    }
+
+    /// The operation and the path of each step of a run with the fault `count`, by its number.
+    #[cfg(debug_assertions)]
+    pub(crate) fn operations(&self) -> BTreeMap<u64, (String, PathBuf)> {
+        let parse = |line: &str| {
+            let (number, what) = line.strip_prefix("step ")?.split_once(": ")?;
+            let (operation, path) = what.split_at(what.find(" /")?);
+            Some((number.parse().ok()?, (operation.to_owned(), PathBuf::from(path.trim_start()))))
+        };
+        self.stderr.lines().filter_map(parse).collect()
     }
 }
 

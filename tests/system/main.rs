@@ -4,7 +4,8 @@
 //! What a mirror serves is judged by [`checker`], which was written from the
 //! format texts and shares no code with the library. Every random test prints
 //! its seed (`HEADWATER_SEED`) and takes one. What needs root, nginx or much
-//! time is ignored by default: `cargo test --test system -- --ignored`.
+//! time is ignored by default: `cargo test --test system -- --ignored`. A sweep
+//! tries a sample of its points, and all of them with `HEADWATER_FULL_SWEEPS=1`.
 //!
 //! `HEADWATER_TEST_DIR` says where mirrors and trees are made; default is a
 //! file system in memory if there is one, as what is tested here (but for
@@ -45,6 +46,7 @@ mod resume;
 #[cfg(debug_assertions)]
 mod scenario;
 mod serving;
+mod sweep;
 #[path = "../common/targets.rs"]
 mod targets;
 mod trees;

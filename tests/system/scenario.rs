@@ -1,7 +1,7 @@
 //! What is interrupted: one command on a mirror in a known state, and what
 //! may be found afterwards. Kills, errors and power cuts share these.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
@@ -171,6 +171,24 @@ impl Scenario {
     /// How many changes of the disk the command makes.
     pub(crate) fn steps(&self) -> u64 {
         self.run(Some("count")).expect(&[0]).steps()
+    }
+
+    /// The same, and the steps that every sweep tries: the first and the last of each operation, and the switch
+    /// with the step behind it.
+    pub(crate) fn steps_and_named(&self) -> (u64, BTreeSet<u64>) {
+        let outcome = self.run(Some("count")).expect(&[0]);
+        let operations = outcome.operations();
+        assert_eq!(operations.len() as u64, outcome.steps(), "{outcome}");
+        let (mut first, mut last, mut named) = (BTreeMap::new(), BTreeMap::new(), BTreeSet::new());
+        for (step, (operation, path)) in &operations {
+            first.entry(operation).or_insert(*step);
+            last.insert(operation, *step);
+            if path.ends_with("mirror/current") {
+                named.extend([*step, *step + 1]);
+            }
+        }
+        named.extend(first.into_values().chain(last.into_values()));
+        (outcome.steps(), named)
     }
 
     /// What is served now, if that is one complete release: the old or the new one.

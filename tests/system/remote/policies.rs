@@ -12,6 +12,7 @@ use super::{Receiver, over, report, serves_tree, stand_in};
 use crate::chaos::Chaos;
 use crate::checker;
 use crate::harness::World;
+use crate::sweep;
 use crate::trees::{Rng, Tree, seed};
 
 const MIRRORS: usize = 10;
@@ -21,7 +22,7 @@ const SHELLS: usize = 2;
 
 #[test]
 fn what_is_told_of_a_fleet_with_faults_is_true() {
-    rounds(20);
+    rounds(sweep::rounds([20, 8]));
 }
 
 #[test]
