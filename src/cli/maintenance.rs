@@ -11,7 +11,7 @@ use super::context::{self, Operand};
 use super::failure::{Exit, Failure, eprint_raw};
 use super::output::{bytes, count, counted, escape, listed, print, print_json};
 use super::progress::Progress;
-use super::remote::MirrorFactory;
+use super::remote::{MirrorFactory, check_there};
 use super::{hints, load_config, operands};
 
 #[derive(Serialize)]
@@ -86,6 +86,7 @@ fn mirrors(
 ) -> Result<Vec<Arc<dyn Mirror>>, Failure> {
     let config = load_config(config)?;
     let choices = operands::of_mirrors(&args.mirrors, &config)?;
+    check_there(&choices, &config)?;
     let factory = MirrorFactory::new(remote, wait, &config);
     Ok(factory.fleet(&choices, remote.site.as_ref())?.mirrors().to_vec())
 }
@@ -126,6 +127,7 @@ pub(crate) fn repair(args: &RepairArgs) -> Result<Exit, Failure> {
     args.dry_run.refuse("repair", "`headwater verify` names the faults and changes nothing")?;
     let config = load_config(&args.config)?;
     let choices = operands::of_mirrors(&args.mirrors, &config)?;
+    check_there(&choices, &config)?;
     let factory = MirrorFactory::new(&args.remote, args.wait.wait, &config);
     let mirrors = factory.fleet(&choices, args.remote.site.as_ref())?.mirrors().to_vec();
     let operand = operands::of_operand(&args.from, &config, |word| std::path::Path::new(word).is_dir())?;

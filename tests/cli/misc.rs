@@ -184,8 +184,11 @@ fn every_command_with_json_prints_one_object() {
         ("plan nowhere ./www", 8),
         ("diff ./www nowhere", 8),
         ("repair ./www --from nowhere", 8),
-        ("verify ./nowhere", 1),
-        ("prune ./nowhere", 1),
+        ("verify ./tree", 1),
+        ("prune ./tree", 1),
+        ("verify ./nowhere", 2),
+        ("prune ./nowhere", 2),
+        ("repair ./nowhere --from tree", 2),
         ("status ./nowhere", 2),
     ] {
         let answer = world.json(line, code);

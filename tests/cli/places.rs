@@ -74,8 +74,18 @@ fn a_store_that_is_written_down_is_the_only_one_that_is_pushed_to() {
 #[test]
 fn a_path_that_is_not_there_is_a_mistake() {
     let world = World::with_mirror();
-    for command in ["status ./typo", "releases ./typo", "status ./www ./typo", "diff ./typo:1 ./www"] {
-        world.run(command).code(2).warns("./typo does not exist");
+    for command in [
+        "status ./typo",
+        "releases ./typo",
+        "status ./www ./typo",
+        "diff ./typo:1 ./www",
+        "verify ./typo",
+        "verify --quick ./www ./typo",
+        "prune ./typo",
+        "repair ./typo --from tree",
+    ] {
+        world.run(command).code(2).warns("./typo does not exist").warns("hint: check the path");
+        assert_eq!(world.run(&format!("{command} --json")).code(2).stdout.matches("\"exit_code\":2").count(), 1);
     }
     assert!(!world.exists("typo"));
     world.mkdir("empty");

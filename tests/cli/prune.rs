@@ -82,7 +82,7 @@ fn what_is_no_mirror_is_left_alone() {
     let world = World::with_tree();
     let before = world.snapshot("tree");
     world.run("prune ./tree").code(1).warns("was left unchanged");
-    world.run("prune ./nowhere").code(1);
+    world.run("prune ./nowhere").code(2);
     assert_eq!(world.snapshot("tree"), before);
     assert!(!world.exists("nowhere"));
 }
