@@ -167,6 +167,9 @@ pub(crate) struct FailureOutput<'a> {
     version: u32,
     exit_code: u8,
     error: String,
+    /// The paths of the content that are the reason, one text each.
+    #[serde(skip_serializing_if = "<[String]>::is_empty")]
+    paths: &'a [String],
     #[serde(skip_serializing_if = "Option::is_none")]
     hint: Option<&'a str>,
 }
@@ -177,13 +180,21 @@ pub(crate) struct Failure {
     exit: Exit,
     error: Box<dyn Error + Send + Sync>,
     details: Vec<String>,
+    paths: Option<PathLines>,
     hint: Option<String>,
+}
+
+/// An error that is about many paths: what it says without them, and a line for each.
+#[derive(Debug)]
+struct PathLines {
+    words: String,
+    lines: Vec<String>,
 }
 
 impl Failure {
     /// Creates a failure with `error` as its cause.
     pub(crate) fn new(exit: Exit, error: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
-        Self { exit, error: error.into(), details: Vec::new(), hint: None }
+        Self { exit, error: error.into(), details: Vec::new(), paths: None, hint: None }
     }
 
     /// Adds a hint: what to do next.
@@ -197,6 +208,13 @@ impl Failure {
     #[must_use]
     pub(crate) fn with_details(mut self, details: Vec<String>) -> Self {
         self.details = details;
+        self
+    }
+
+    /// Adds paths that have a line each: `words` takes the place of the error, which names them in one line.
+    #[must_use]
+    pub(crate) fn with_paths(mut self, words: String, lines: Vec<String>) -> Self {
+        self.paths = Some(PathLines { words, lines });
         self
     }
 
@@ -224,14 +242,22 @@ impl Failure {
     /// The object that `--json` prints in place of the result of `command`, which ends with `exit`.
     pub(crate) fn answer(&self, command: &'static str, exit: Exit) -> FailureOutput<'_> {
         let hint = self.hint.as_deref();
-        FailureOutput { headwater: command, version: 1, exit_code: exit.code(), error: self.text(), hint }
+        let (error, paths) = match &self.paths {
+            Some(paths) => (paths.words.clone(), &*paths.lines),
+            None => (self.text(), &[][..]),
+        };
+        FailureOutput { headwater: command, version: 1, exit_code: exit.code(), error, paths, hint }
     }
 
     /// The lines for people: `error: …`, the details, `hint: …`. Control characters
     /// are escaped; only the first word of a line may be coloured.
     pub(crate) fn render(&self) -> String {
-        let mut text = format!("\x1b[1;31merror:\x1b[0m {}\n", escape(&error_chain(&*self.error)));
-        for line in &self.details {
+        let (error, paths) = match &self.paths {
+            Some(paths) => (format!("{}:", paths.words), &*paths.lines),
+            None => (error_chain(&*self.error), &[][..]),
+        };
+        let mut text = format!("\x1b[1;31merror:\x1b[0m {}\n", escape(&error));
+        for line in paths.iter().chain(&self.details) {
             text.push_str(&format!("  {}\n", escape(line)));
         }
         if let Some(hint) = &self.hint {

@@ -63,7 +63,14 @@ pub(crate) fn of_push(error: PushError) -> Failure {
         PushError::Build(_) | PushError::NewRelease(_) => (Exit::Failed, None),
         PushError::Io(_) => (Exit::Failed, Some("name another directory for the cache with --cache".into())),
     };
-    let failure = Failure::new(exit, error);
+    let paths = match &error {
+        PushError::Content(error) => error.path_lines(),
+        _ => None,
+    };
+    let mut failure = Failure::new(exit, error);
+    if let Some((words, lines)) = paths {
+        failure = failure.with_paths(words, lines);
+    }
     match hint {
         Some(hint) => failure.with_hint(hint),
         None => failure,

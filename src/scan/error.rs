@@ -13,8 +13,10 @@ use crate::fsx::IoError;
 use crate::text::is_invisible;
 use crate::tree_path::PathFault;
 
-/// Maximum number of paths in a message; the rest is only counted.
+/// Maximum number of paths in a message of one line; the rest is only counted.
 const SHOWN: usize = 20;
+/// Maximum number of paths that have a line each; the rest is only counted.
+const LISTED: usize = 10;
 
 /// A path that cannot be distributed.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -96,6 +98,27 @@ pub enum ScanError {
         /// The error of the system.
         source: io::Error,
     },
+}
+
+impl ScanError {
+    /// The error in a few words, and a line for each of its paths: the first ones, and a line that counts the
+    /// others. `None` if the error is not about several paths.
+    #[must_use]
+    pub fn path_lines(&self) -> Option<(String, Vec<String>)> {
+        let (words, lines, count) = match self {
+            Self::RejectedPaths { list } => ("cannot be distributed", first_lines(list), list.len()),
+            Self::Unreadable { list } => ("cannot be read", first_lines(list), list.len()),
+            Self::Changed { list, count } => ("changed while the content was read", first_lines(list), *count),
+            _ => return None,
+        };
+        let more = count - lines.len();
+        let rest = (more > 0).then(|| format!("and {more} more"));
+        (count > 1).then(|| (format!("{} {words}", paths(count)), lines.into_iter().chain(rest).collect()))
+    }
+}
+
+fn first_lines(list: &[impl fmt::Display]) -> Vec<String> {
+    list.iter().take(LISTED).map(ToString::to_string).collect()
 }
 
 /// One fault, before all of them are combined into an error.
@@ -256,6 +279,23 @@ mod tests {
         let text = settle(all).unwrap_err().to_string();
         assert!(text.starts_with("23 paths cannot be distributed: f00 is a fifo; f01 is a fifo; "), "{text}");
         assert!(text.ends_with("; f19 is a fifo; and 3 more"), "{text}");
+    }
+
+    #[test]
+    fn ten_paths_have_a_line_each() {
+        let refused = |count: usize| {
+            let all = (0..count).map(|n| ScanFault::refused(format!("f{n:02}"), "is a fifo")).collect();
+            settle(all).unwrap_err().path_lines()
+        };
+        let (words, lines) = refused(23).unwrap();
+        assert_eq!((&*words, lines.len()), ("23 paths cannot be distributed", 11));
+        assert_eq!((&*lines[9], &*lines[10]), ("f09 is a fifo", "and 13 more"));
+        assert_eq!(refused(2).unwrap().1, ["f00 is a fifo", "f01 is a fifo"]);
+        assert_eq!(refused(1), None);
+        let gone = (0..30).map(|n| ScanFault::altered(format!("f{n:02}"), TreeChangeKind::Removed)).collect();
+        let (words, lines) = settle(gone).unwrap_err().path_lines().unwrap();
+        assert_eq!(words, "30 paths changed while the content was read");
+        assert_eq!((&*lines[0], &*lines[10]), ("f00 was removed", "and 20 more"));
     }
 
     #[test]

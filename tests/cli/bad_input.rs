@@ -45,7 +45,7 @@ fn unreadable_files_and_directories_are_named_together() {
     world
         .run_unprivileged("push tree ./www")
         .code(8)
-        .warns("2 paths cannot be read: docs cannot be read (Permission denied")
+        .warns("2 paths cannot be read:\n  docs cannot be read (Permission denied")
         .warns("secret.html cannot be read")
         .warns("hint: make them readable");
     assert_eq!(world.served("www"), served);
@@ -67,6 +67,11 @@ fn names_that_cannot_travel_are_named_together() {
     for shown in ["caf\\xe9.html is not UTF-8", "new\\x0aline", "back\\\\slash has a backslash", "esc\\x1b[31mred"] {
         assert!(run.stderr.contains(shown), "{shown}: {}", run.stderr);
     }
+    let lines: Vec<&str> = run.stderr.lines().filter(|line| line.starts_with("  ")).collect();
+    assert_eq!(lines.len(), 5, "{}", run.stderr);
+    let answer = world.json("push tree ./www", 8);
+    assert_eq!(answer["error"], "5 paths cannot be distributed");
+    assert_eq!(answer["paths"].as_array().unwrap().len(), 5, "{answer}");
     // Left out, they are no obstacle.
     world
         .args(&[
@@ -103,6 +108,22 @@ fn links_that_leave_the_tree_are_refused_also_through_another() {
     world.remove("tree/leak");
     world.ok("push tree ./www");
     assert_eq!(world.read("www/current/docs/up/index.html"), "<h1>hello</h1>\n");
+}
+
+#[test]
+fn of_many_bad_paths_the_first_have_a_line_each() {
+    let world = World::with_mirror();
+    for number in 10..34 {
+        world.write(&format!("tree/bad\u{1b}{number}"), "x");
+    }
+    for command in ["push tree ./www", "plan tree ./www"] {
+        let run = world.run(command).code(8).warns("error: 24 paths cannot be distributed:\n  bad\\x1b10 ");
+        let lines: Vec<&str> = run.stderr.lines().filter(|line| line.starts_with("  ")).collect();
+        assert_eq!((lines.len(), lines[10]), (11, "  and 14 more"), "{}", run.stderr);
+        let answer = world.json(command, 8);
+        assert_eq!(answer["paths"][10], "and 14 more", "{answer}");
+        assert_eq!(answer["error"], "24 paths cannot be distributed");
+    }
 }
 
 #[test]
