@@ -1,4 +1,4 @@
-//! Why a mirror did not do what was asked.
+//! The error of an operation on a mirror.
 
 use crate::error_kind::ErrorKind;
 use crate::fsx::IoError;
@@ -10,25 +10,25 @@ use crate::release::ReleaseName;
 use crate::store::StoreError;
 use crate::threads::ThreadError;
 
-/// Why a mirror did not do what was asked.
+/// Why an operation on a mirror failed.
 #[derive(Debug, thiserror::Error)]
 pub enum MirrorError {
-    /// Its store.
+    /// Its store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// A remote mirror refused.
+    /// A remote mirror refused the request.
     #[error("{refusal}")]
     Remote {
-        /// What it answered. Of a peer: to be escaped before it is shown.
+        /// Its refusal. The text is from a peer: escape it before you show it.
         refusal: ProtocolError,
     },
-    /// The way to a remote mirror.
+    /// A remote mirror was not reached, or did not respond as a receiver does.
     #[error(transparent)]
     Transport(#[from] TransportError),
-    /// The origin could not supply what it had announced.
-    #[error("the origin could not supply what it announced")]
+    /// The origin could not read content that it had announced.
+    #[error("the origin could not read content that it announced")]
     Source(#[source] SourceError),
-    /// It has another store than before, or none any more.
+    /// It has a different store than before, or has lost its store.
     #[error("{}", other_store(*expected, *found))]
     OtherStore {
         /// The store that was there before.
@@ -36,27 +36,25 @@ pub enum MirrorError {
         /// The store that is there now.
         found: Option<StoreId>,
     },
-    /// Its fleet has another history.
-    #[error("it serves release {current} of history {found}, and its fleet has history {history}")]
+    /// Its releases belong to a different history than those of its fleet.
+    #[error("it serves release {current} of history {found}, but its fleet has history {history}")]
     ForeignHistory {
-        /// What it serves.
+        /// The release that it serves.
         current: ReleaseName,
-        /// The history of that.
+        /// The history of that release.
         found: HistoryId,
-        /// The history of the others.
+        /// The history of the other mirrors.
         history: HistoryId,
     },
-    /// Its sequences cannot be those of its fleet.
-    #[error(
-        "it has a release of sequence {sequence}, and the highest of all other mirrors is {highest}: it is not believed"
-    )]
+    /// Its highest sequence is too far above those of its fleet to be genuine.
+    #[error("its highest release sequence {sequence} is not plausible: the highest of all other mirrors is {highest}")]
     FarBeyond {
-        /// The highest sequence there.
+        /// Its highest sequence.
         sequence: u64,
-        /// The highest sequence of the others.
+        /// The highest sequence of the other mirrors.
         highest: u64,
     },
-    /// This machine hands out no thread for it.
+    /// A thread for it could not be started.
     #[error(transparent)]
     Thread(#[from] ThreadError),
     /// The user asked to stop.
@@ -66,13 +64,13 @@ pub enum MirrorError {
 
 fn other_store(expected: StoreId, found: Option<StoreId>) -> String {
     match found {
-        Some(found) => format!("it has store {found}, and had store {expected} before"),
-        None => format!("it is empty, and had store {expected} before"),
+        Some(found) => format!("it has store {found}; expected store {expected}"),
+        None => format!("it has no store; expected store {expected}"),
     }
 }
 
 impl MirrorError {
-    /// What kind of failure it is.
+    /// The kind of the failure.
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
         match self {
@@ -87,7 +85,7 @@ impl MirrorError {
         }
     }
 
-    /// The old objects that are damaged there, where that is why new content could not be taken.
+    /// The damaged base objects, if new content was refused because of them.
     #[must_use]
     pub fn damaged_bases(&self) -> &[ObjectId] {
         match self {

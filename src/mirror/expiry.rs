@@ -1,33 +1,34 @@
-//! What a mirror is reached with and that ends: the token, the certificate.
+//! When the credentials of a connection to a mirror expire: the token and the certificate.
 
 use std::time::Duration;
 
 use serde::Serialize;
 
-/// What ends within this time is worth a warning.
+/// A token or certificate that expires within two weeks is reported as a warning.
 pub const EXPIRES_SOON: Duration = Duration::from_secs(14 * 24 * 60 * 60);
 
-/// When what a mirror is reached with ends, in seconds since 1970.
+/// When the token and the certificate of a connection expire, in seconds since 1970.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Expiries {
-    /// The token that was sent; `None` if none was sent, it does not end, or the receiver does not say.
+    /// The token that was sent; `None` if no token was sent, it does not expire, or the receiver
+    /// does not report it.
     #[serde(rename = "token_expires", skip_serializing_if = "Option::is_none")]
     pub token: Option<u64>,
-    /// The certificate that was seen; `None` where there is no TLS.
+    /// The server certificate; `None` without TLS.
     #[serde(rename = "certificate_expires", skip_serializing_if = "Option::is_none")]
     pub certificate: Option<u64>,
 }
 
-/// Something that ends.
+/// A token or certificate, and when it expires.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Expiry {
-    /// What.
+    /// What expires.
     pub what: Expiring,
-    /// When, in seconds since 1970.
+    /// When it expires, in seconds since 1970.
     pub time: u64,
 }
 
-/// What can end.
+/// What can expire.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Expiring {
     /// The token that was sent.
@@ -37,7 +38,7 @@ pub enum Expiring {
 }
 
 impl Expiries {
-    /// All that is known, the earliest first.
+    /// All known expiry times, the earliest first.
     #[must_use]
     pub fn all(&self) -> Vec<Expiry> {
         let expiry = |what, time: Option<u64>| time.map(|time| Expiry { what, time });
@@ -47,7 +48,7 @@ impl Expiries {
         all
     }
 
-    /// What ends soon after `now`, or has ended, the earliest first.
+    /// What expires within [`EXPIRES_SOON`] after `now` or has expired, the earliest first.
     #[must_use]
     pub fn soon(&self, now: u64) -> Vec<Expiry> {
         let limit = now.saturating_add(EXPIRES_SOON.as_secs());

@@ -1,4 +1,4 @@
-//! A mirror that is a directory on this machine: its store, in process.
+//! A mirror that is a directory on this machine; its store runs in this process.
 
 use std::io::{Read, Seek as _, SeekFrom};
 use std::num::NonZeroUsize;
@@ -30,7 +30,7 @@ pub struct DirectoryMirror {
     name: String,
     location: String,
     path: PathBuf,
-    /// Refuse to touch another site; nothing: any.
+    /// The only accepted site; `None` accepts any.
     site: Option<Site>,
     wait: Duration,
     jobs: NonZeroUsize,
@@ -39,9 +39,9 @@ pub struct DirectoryMirror {
 }
 
 impl DirectoryMirror {
-    /// The mirror `name` at `path`, written as `location`. `site`, if given,
-    /// is the only one that is accepted there; `wait` is the longest wait for
-    /// a lock; `jobs` threads unpack.
+    /// Creates the mirror `name` at `path`; the user wrote it as `location`. If `site` is given,
+    /// no other site is accepted. `wait` is the longest wait for a lock, `jobs` the number of
+    /// threads that unpack.
     #[must_use]
     pub fn new(
         name: String,
@@ -54,13 +54,14 @@ impl DirectoryMirror {
         Self { name, location, path, site, wait, jobs, semaphore: None, cancel: CancelToken::default() }
     }
 
-    /// It takes a turn while it is filled: many at once would need more open files than there may be.
+    /// Staging holds a permit of `semaphore`: many stages at once would exceed the limit of open
+    /// files.
     #[must_use]
     pub fn with_turns(self, semaphore: Option<Arc<Semaphore>>) -> Self {
         Self { semaphore, ..self }
     }
 
-    /// What waits for its locks ends when `cancel` asks for it.
+    /// Waits for its locks end when `cancel` is cancelled.
     #[must_use]
     pub fn cancelled_by(self, cancel: &CancelToken) -> Self {
         Self { cancel: cancel.clone(), ..self }
@@ -74,14 +75,14 @@ impl DirectoryMirror {
         Ok(store)
     }
 
-    /// Feeds packs to `arrival`, on several threads.
+    /// Feeds the packs of `bundle` to `transaction` on several threads.
     fn receive(
         &self,
         transaction: &StagingTransaction,
         bundle: &dyn PackSource,
         monitor: &dyn Monitor,
     ) -> Result<(), MirrorError> {
-        /// Each holds a pack: more would cost memory, and the disk is one.
+        /// Each thread holds one pack of up to 32 MiB in memory, and all write to the same disk.
         const MAX_THREADS: usize = 4;
         let cursor = Mutex::new(bundle.packs());
         let is_failed = AtomicBool::new(false);
@@ -95,7 +96,8 @@ impl DirectoryMirror {
                     continue;
                 }
                 let bytes = pack.bytes().map_err(MirrorError::Source)?;
-                // The digest is not computed again: nothing lies between, and every object and the manifest are.
+                // The pack never left this process, so its digest is not verified again; the
+                // digests of its objects and of the manifest are.
                 let reader = PackReader::open_known(&bytes, pack.id()).map_err(StoreError::from)?;
                 transaction.take(&pack.id(), &reader)?;
                 monitor.event(Event::PackSent { mirror, pack: pack.id(), bytes: pack.size() });
@@ -107,7 +109,7 @@ impl DirectoryMirror {
     }
 }
 
-/// Takes the next pack. One thread waits for it while the others unpack.
+/// Takes the next pack. One thread at a time waits here while the others unpack.
 fn next_pack(
     cursor: &Mutex<Box<dyn PackCursor + '_>>,
     monitor: &dyn Monitor,
@@ -119,7 +121,7 @@ fn next_pack(
     next.map_err(|error| if monitor.is_cancelled() { MirrorError::Cancelled } else { MirrorError::Source(error) })
 }
 
-/// Objects that a store lacks, from what supplies them.
+/// Makes an [`ObjectSource`] usable as a source of the objects that a store lacks.
 struct Supplied<'a, C: ?Sized>(&'a C);
 
 impl<C: ObjectSource + ?Sized> Fetch for Supplied<'_, C> {
@@ -132,7 +134,7 @@ impl<C: ObjectSource + ?Sized> Fetch for Supplied<'_, C> {
     }
 }
 
-/// Reads a part of an object; `None` if it is not there, is shorter, or cannot be read.
+/// Reads a part of an object; `None` if the object is missing, too short, or unreadable.
 fn read_part(store: &Store, part: &ObjectPart) -> Option<Vec<u8>> {
     let mut content = store.open_object(&part.object).ok()?;
     let size = content.metadata().ok()?.len();
@@ -175,7 +177,7 @@ impl Mirror for DirectoryMirror {
             site: Some(store.site().clone()),
             only_site: None,
             current,
-            // A damaged record is verify's to tell; without it the rest still works.
+            // `verify` reports damaged records; a push works without them.
             releases: names.into_iter().filter_map(|name| store.release(name).ok()).collect(),
             staged: store.staged_release()?,
             highest_sequence: store.highest_sequence()?,
@@ -183,7 +185,7 @@ impl Mirror for DirectoryMirror {
             expiries: Expiries::default(),
             receiver: None,
             free_bytes: store.free_bytes().ok(),
-            // It may be dropped at this moment.
+            // Another process may remove the directory at this moment.
             incoming_bytes: store.incoming_bytes().unwrap_or(0),
             next_expiry: store.next_expiry().ok().flatten(),
             expired_through: store.expired_through()?,
@@ -252,12 +254,12 @@ impl Mirror for DirectoryMirror {
         monitor: &dyn Monitor,
     ) -> Result<(), MirrorError> {
         let stop = || monitor.is_cancelled();
-        let _turn = Semaphore::enter(self.semaphore.as_ref(), &stop)?;
+        let _permit = Semaphore::enter(self.semaphore.as_ref(), &stop)?;
         let store = Store::open_or_create(&self.path, &request.release.site)?;
         let store = Arc::new(store.cancelled_by(&self.cancel));
         let change = StoredChange::Memory(Arc::clone(request.change));
         let (release, base) = (request.release, request.base);
-        // The memory is that of the push itself, which has these entries too.
+        // No memory limit: the push that runs in this process holds these entries as well.
         let Some(needs) = store.read_change(release, base, &change, &|_| true, &stop)? else { return Ok(()) };
         let mut transaction = store.start_staging(release, &request.key, &change, needs, self.wait)?;
         match self.receive(&transaction, bundle, monitor) {
@@ -284,7 +286,7 @@ impl Mirror for DirectoryMirror {
         let store = self.open()?;
         let pruned = store.clean_up(keep, self.wait)?;
         store.prepare_spare_slot(self.wait)?;
-        // What runs after a switch is configured at a receiver, and there is none.
+        // Commands that run after a switch are configured at a receiver; a directory has none.
         Ok(pruned.into())
     }
 

@@ -1,20 +1,20 @@
-//! Where a mirror is, as the user writes it.
+//! The location of a mirror, as the user writes it.
 //!
-//! Promises that what it accepts cannot be taken for an option by `ssh`, has
-//! no password in it, and does not send a token over an open wire.
+//! Promises that `ssh` cannot parse an accepted location as an option, that it contains no
+//! password, and that no token is sent unencrypted to another machine.
 
 use std::net::{IpAddr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 
 use crate::tree_path::Site;
 
-/// Why a text names no mirror. None of them repeats a text that may hold a password.
+/// Why a text is not the location of a mirror. No message repeats text that may hold a password.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum LocationError {
-    /// Nothing at all.
+    /// The text is empty.
     #[error("a mirror's location is empty")]
     Empty,
-    /// A URL of a kind that this version cannot reach.
+    /// A URL with a scheme that is not supported.
     #[error("{location:?}: mirrors at {scheme}: URLs are not supported")]
     Scheme {
         /// The whole text.
@@ -22,30 +22,30 @@ pub enum LocationError {
         /// What stands before `://`.
         scheme: String,
     },
-    /// A `file:` URL that names another host or no absolute path.
-    #[error("{location:?}: a file URL is file:///absolute/path")]
+    /// A `file:` URL with a host, or with a relative path.
+    #[error("{location:?}: write a file URL as file:///absolute/path")]
     File {
         /// The whole text.
         location: String,
     },
     /// A user, a password or a token in a URL.
-    #[error("the URL of a mirror on {host:?} has a user, a password or a token in it")]
+    #[error("the URL of a mirror on {host:?} contains a user, a password or a token")]
     Credentials {
-        /// The host, and what is behind it.
+        /// The host and its port.
         host: String,
     },
     /// `http:` to another machine.
-    #[error("{location:?}: over http: anybody on the way can read and change everything; use https:")]
+    #[error("{location:?}: http: is not encrypted; use https: for a mirror on another machine")]
     Plain {
         /// The whole text.
         location: String,
     },
-    /// What rsync and scp take for a path on another machine.
-    #[error("{location:?}: a mirror behind ssh is written {url}; for a directory write ./{location}")]
+    /// `host:/path`, which rsync and scp treat as a path on another machine.
+    #[error("{location:?}: for a mirror over ssh write {url}; for a directory write ./{location}")]
     HostPath {
         /// The whole text.
         location: String,
-        /// What is most likely meant.
+        /// The URL that was most likely meant.
         url: String,
     },
     /// A URL that is malformed.
@@ -84,7 +84,8 @@ impl HttpUrl {
         &self.base
     }
 
-    /// The site that the last segment of its path names; `None` if it has no path or none that can be a site.
+    /// The site named by the last segment of its path; `None` if the path is empty or that segment
+    /// is not a valid site name.
     #[must_use]
     pub fn site(&self) -> Option<Site> {
         let (_, path) = self.base.split_once("://")?.1.trim_end_matches('/').split_once('/')?;
@@ -108,7 +109,7 @@ pub struct SshUrl {
 }
 
 impl SshUrl {
-    /// `user@host` or `host`, as `ssh` takes it; never begins with `-`.
+    /// `user@host` or `host`, as `ssh` expects it; never begins with `-`.
     #[must_use]
     pub fn destination(&self) -> String {
         match &self.user {
@@ -123,13 +124,13 @@ impl SshUrl {
         &self.host
     }
 
-    /// The port, if one was named.
+    /// The port, if the URL has one.
     #[must_use]
     pub const fn port(&self) -> Option<u16> {
         self.port
     }
 
-    /// The directory of the mirror there, absolute, without a `/` at its end.
+    /// The absolute path of the mirror on that host, without a trailing `/`.
     #[must_use]
     pub fn directory(&self) -> &str {
         &self.directory
@@ -137,12 +138,12 @@ impl SshUrl {
 }
 
 impl Location {
-    /// Reads a location: a path, `file:///absolute/path`, `https://host[:port]/path`,
-    /// `http://` the same on this machine, or `ssh://[user@]host[:port]/absolute/path`. What rsync would
-    /// take for another machine (`host:/path`) is refused: a directory of that name is `./host:/path`.
+    /// Parses a location: a path, `file:///absolute/path`, `https://host[:port]/path`, `http://`
+    /// for this machine only, or `ssh://[user@]host[:port]/absolute/path`. `host:/path`, which
+    /// rsync treats as another machine, is refused: write `./host:/path` for such a directory.
     ///
     /// # Errors
-    /// What it is instead.
+    /// If the text is not a location.
     pub fn parse(text: &str) -> Result<Self, LocationError> {
         if text.is_empty() {
             return Err(LocationError::Empty);
@@ -165,7 +166,7 @@ impl Location {
 }
 
 impl Location {
-    /// The host that it is on; `None` for this machine's directories.
+    /// The host; `None` for a directory on this machine.
     #[must_use]
     pub fn host(&self) -> Option<&str> {
         match self {
@@ -175,8 +176,8 @@ impl Location {
         }
     }
 
-    /// A text that is equal for two locations of one place, as far as their words tell: a link or
-    /// a second name of a host does not show in them.
+    /// A normalized text that is equal for two spellings of the same location. It does not resolve
+    /// symbolic links or host names.
     #[must_use]
     pub fn canonical(&self) -> String {
         match self {
@@ -197,7 +198,7 @@ impl Location {
     }
 }
 
-/// Whether it is `[user@]host:/absolute/path`, as rsync and scp have it.
+/// Returns an error if `text` is `[user@]host:/absolute/path`, the form that rsync and scp use.
 fn host_path(text: &str) -> Option<LocationError> {
     let (place, path) = text.split_once(":/").filter(|(place, _)| !place.contains([':', '/']))?;
     let url = format!("ssh://{place}/{}", path.trim_matches('/'));
@@ -205,13 +206,13 @@ fn host_path(text: &str) -> Option<LocationError> {
     is_one.then(|| LocationError::HostPath { location: text.to_owned(), url })
 }
 
-/// Words a fault of the URL `location`, without a query: that is where secrets are put.
+/// Makes the error for a malformed URL. Drops the query and fragment, which often hold secrets.
 fn malformed(location: &str, what: &'static str) -> LocationError {
     let shown = location.split(['?', '#']).next().unwrap_or_default();
     LocationError::Malformed { location: shown.to_owned(), what }
 }
 
-/// Whether a token of ours stands in `text`, so that it must not be repeated.
+/// Whether `text` contains a headwater token, so that it must not be repeated.
 #[must_use]
 pub fn has_token(text: &str) -> bool {
     let is_token = |(at, _): (usize, &str)| {
@@ -230,12 +231,12 @@ pub(super) struct Authority<'t> {
 pub(super) fn authority<'t>(location: &str, text: &'t str) -> Result<Authority<'t>, LocationError> {
     let (host, port) = match text.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
         Some((host, rest)) if host.parse::<Ipv6Addr>().is_ok() => (host, rest.strip_prefix(':')),
-        Some(_) => return Err(malformed(location, "what stands in brackets is no IPv6 address")),
+        Some(_) => return Err(malformed(location, "the text in brackets is not an IPv6 address")),
         None => text.split_once(':').map_or((text, None), |(host, port)| (host, Some(port))),
     };
     let is_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_' | ':');
     if host.is_empty() || !host.chars().all(is_name) {
-        return Err(malformed(location, "a host has letters, digits, '.', '-' and '_'"));
+        return Err(malformed(location, "a host consists of letters, digits, '.', '-' and '_'"));
     }
     if host.starts_with('-') {
         return Err(malformed(location, "a host does not begin with '-'"));
@@ -257,10 +258,10 @@ fn http(location: &str, scheme: &str, rest: &str) -> Result<HttpUrl, LocationErr
         c.is_ascii_graphic() && !matches!(c, '?' | '#' | '"' | '<' | '>' | '\\' | '^' | '`' | '{' | '|' | '}')
     };
     if !path.chars().all(is_plain) {
-        return Err(malformed(location, "a mirror's URL has no query, and a path in ASCII"));
+        return Err(malformed(location, "a mirror's URL must not have a query, and its path must be ASCII"));
     }
     if path.split('/').any(|part| part == "." || part == "..") {
-        return Err(malformed(location, "a mirror's URL has no '.' or '..' in its path"));
+        return Err(malformed(location, "a mirror's URL must not have '.' or '..' in its path"));
     }
     let Authority { host, .. } = authority(location, place)?;
     let is_loopback = host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback());
@@ -283,13 +284,13 @@ fn ssh(location: &str, rest: &str) -> Result<SshUrl, LocationError> {
     if user.is_some_and(|user| user.is_empty() || user.starts_with('-') || !user.chars().all(is_name)) {
         return Err(malformed(
             location,
-            "a user has letters, digits, '.', '-', '_' and '+', and does not begin with '-'",
+            "a user consists of letters, digits, '.', '-', '_' and '+', and does not begin with '-'",
         ));
     }
     let Authority { host, port } = authority(location, place)?;
     let directory = directory.trim_end_matches('/');
     if directory.is_empty() || directory.contains(char::is_control) {
-        return Err(malformed(location, "an ssh URL is ssh://[user@]host[:port]/absolute/path"));
+        return Err(malformed(location, "write an ssh URL as ssh://[user@]host[:port]/absolute/path"));
     }
     Ok(SshUrl { user: user.map(str::to_owned), host: host.to_owned(), port, directory: format!("/{directory}") })
 }

@@ -1,8 +1,8 @@
-//! Mirrors: what can be asked of a downstream destination, wherever it is.
+//! Mirrors: the operations on a destination, local or remote.
 //!
-//! [`Mirror`] speaks of releases and bundles. A bundle offers packs and also
-//! single objects, so that a place that runs no code of ours can be a mirror
-//! too. Refuses to know what a fleet is and in which order mirrors switch.
+//! [`Mirror`] works with releases and bundles. A bundle provides packs and also single objects, so
+//! that a server that does not run headwater can be a mirror too. This module does not know what a
+//! fleet is or in which order mirrors switch.
 
 mod error;
 mod expiry;
@@ -47,13 +47,13 @@ pub use crate::store::{Depth, EventKind, Fault, FetchRecords, HistoryEvent, Prun
 pub use crate::protocol::{HookRun, HookState, ObjectPart, Settled};
 use crate::tree_path::Site;
 
-/// An error of whoever supplies content.
+/// The error of a content source.
 pub type SourceError = Box<dyn Error + Send + Sync>;
 
-/// What lies between the origin and a mirror.
+/// The kind of connection between the origin and a mirror.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Link {
-    /// Nothing: the same machine. Compressing costs more than it saves.
+    /// The same machine. Compression costs more time than it saves.
     Local,
     /// A network.
     Network,
@@ -61,19 +61,19 @@ pub enum Link {
 
 /// A downstream destination.
 ///
-/// At every instant, whatever is called and wherever it stops, visitors of a
-/// mirror get one complete release. Every operation may be called again.
+/// At every instant, also when an operation is interrupted, visitors of a mirror get one complete
+/// release. Every operation is safe to call again.
 pub trait Mirror: Send + Sync + fmt::Debug {
-    /// Its name, for people.
+    /// The name that is shown to users.
     fn name(&self) -> &str;
 
-    /// Where it is, as the user wrote it.
+    /// The location, as the user wrote it.
     fn location(&self) -> &str;
 
-    /// What lies between here and there.
+    /// The kind of connection to it.
     fn link(&self) -> Link;
 
-    /// Where it is on this machine, if it is: a content tree must lie apart from it.
+    /// Its path if it is on this machine. A content tree must not overlap with it.
     fn local_path(&self) -> Option<PathBuf>;
 
     /// The site that its location names; `None` if the location names none.
@@ -81,48 +81,48 @@ pub trait Mirror: Send + Sync + fmt::Debug {
         None
     }
 
-    /// Its state. Changes nothing; a mirror that is still to be created answers an empty one.
+    /// Returns its state without changing it; for a mirror that does not exist yet, an empty state.
     ///
     /// # Errors
-    /// When there can be no mirror.
+    /// If the mirror cannot be read, or cannot be created at its location.
     fn state(&self) -> Result<MirrorState, MirrorError>;
 
-    /// Refuses a mirror that this user may read and not change, as far as is known without asking: a receiver
-    /// refuses for itself.
+    /// Checks that this user may change the mirror. Sends no request: a receiver checks this
+    /// itself.
     ///
     /// # Errors
-    /// When another user owns its directory.
+    /// If another user owns its directory.
     fn check_owner(&self) -> Result<(), MirrorError> {
         Ok(())
     }
 
-    /// The id of its store, as far as is known without asking again; `None` if it has none.
+    /// The id of its store, if it is known without another request; `None` if it has no store.
     fn store_id(&self) -> Option<StoreId>;
 
-    /// What happened there, in the order in which it was noted, as far as the mirror remembers.
-    /// Times are of its own clock. Changes nothing; nothing happened where no mirror is yet.
+    /// Returns the recorded events of the mirror in the order in which they were recorded; empty if
+    /// the mirror does not exist yet. Times are from the clock of the mirror. Changes nothing.
     ///
     /// # Errors
-    /// When it cannot tell.
+    /// If the history cannot be read.
     fn history(&self) -> Result<Vec<HistoryEvent>, MirrorError>;
 
-    /// The canonical bytes of a manifest, unchecked.
+    /// Reads the canonical bytes of a manifest. Their digest is not verified.
     ///
     /// # Errors
-    /// When the mirror has it not.
+    /// If the mirror does not have the manifest.
     fn manifest(&self, id: &ManifestId) -> Result<Box<dyn Read + Send>, MirrorError>;
 
-    /// The content of an object from `offset` on, unchecked.
+    /// Reads the content of an object from `offset` on. Its digest is not verified.
     ///
     /// # Errors
-    /// When the mirror has it not.
+    /// If the mirror does not have the object.
     fn object(&self, id: &ObjectId, offset: u64) -> Result<Box<dyn Read + Send>, MirrorError>;
 
-    /// Reads these parts of objects, in their order; `None` for one that is not there or is shorter. Unchecked.
-    /// All of them are in memory at once.
+    /// Reads parts of objects, in the order of `parts`; `None` for an object that is missing or too
+    /// short. Digests are not verified. The result holds all parts in memory.
     ///
     /// # Errors
-    /// When the mirror cannot be read.
+    /// If the mirror cannot be read.
     fn read_parts(
         &self,
         parts: &[ObjectPart],
@@ -130,25 +130,25 @@ pub trait Mirror: Send + Sync + fmt::Debug {
         monitor: &dyn Monitor,
     ) -> Result<Vec<Option<Vec<u8>>>, MirrorError>;
 
-    /// Which of `objects` are there and whole, in their order: read at this moment, and no promise
-    /// for the next one. Changes nothing.
+    /// Reports for each of `objects` whether the mirror has it undamaged. The mirror may drop an
+    /// object later. Changes nothing.
     ///
     /// # Errors
-    /// When it cannot tell.
+    /// If the mirror cannot be read.
     fn holds(&self, objects: &[ObjectId], monitor: &dyn Monitor) -> Result<Vec<bool>, MirrorError>;
 
-    /// Refuses a release that [`Mirror::stage`] would refuse before any content is sent: for lack of room or of the
-    /// right to push, as far as the mirror says so. Changes nothing; uses what [`Mirror::state`] returned last.
+    /// Checks in advance whether [`Mirror::stage`] would refuse a release for lack of space or of
+    /// permission to push. Changes nothing; uses what [`Mirror::state`] returned last.
     ///
     /// # Errors
-    /// Why it would be refused.
+    /// The reason for which the release would be refused.
     fn check_stage(&self, request: &StageRequest<'_>) -> Result<(), MirrorError>;
 
-    /// Makes a release complete and durable there, unseen; creates the mirror
-    /// if need be. Packs that it holds from an interrupted push are not taken again.
+    /// Makes a release complete and durable on the mirror without serving it; creates the mirror if
+    /// necessary. Does not transfer packs again that the mirror holds from an interrupted push.
     ///
     /// # Errors
-    /// When it is not staged; what is served is not touched.
+    /// If the release is not staged. The served release does not change.
     fn stage(
         &self,
         request: &StageRequest<'_>,
@@ -156,43 +156,44 @@ pub trait Mirror: Send + Sync + fmt::Debug {
         monitor: &dyn Monitor,
     ) -> Result<(), MirrorError>;
 
-    /// Makes a staged release current if `expected` is current and older:
-    /// compare-and-set. Durable when it returns.
+    /// Makes a staged release current by compare-and-set: only if `expected` is current and older
+    /// than `release`. The change is durable when this returns.
     ///
     /// # Errors
-    /// [`ErrorKind::Conflict`] when another one is current.
+    /// [`ErrorKind::Conflict`] if a release other than `expected` is current.
     fn activate(&self, release: ReleaseName, expected: Option<ReleaseName>) -> Result<(), MirrorError>;
 
-    /// Forgets a staged release.
+    /// Drops a staged release.
     ///
     /// # Errors
-    /// When it is current.
+    /// If the release is current.
     fn abandon(&self, release: ReleaseName) -> Result<(), MirrorError>;
 
-    /// What follows an activation once that was answered: drops what no kept release needs, and
-    /// lets retired entries that are due expire. Waits some seconds for a command that the mirror
-    /// runs after a switch, and returns how that went.
+    /// Cleans up after an activation: drops content that none of the newest `keep` releases needs
+    /// and expires retired entries that are due. Waits a few seconds for the command that the
+    /// mirror runs after a switch, and returns its result. Not part of [`Mirror::activate`], so
+    /// that the switch does not wait for it.
     ///
     /// # Errors
-    /// Those of the mirror; nothing that is needed is touched.
+    /// If the mirror fails. Content that is still needed is not removed.
     fn clean_up(&self, keep: usize) -> Result<Settled, MirrorError>;
 
-    /// Keeps the newest `keep` releases and drops everything else that nothing needs; lets retired
-    /// entries that are due expire.
+    /// Keeps the newest `keep` releases, drops content that none of them needs, and expires retired
+    /// entries that are due.
     ///
     /// # Errors
-    /// Those of the mirror; nothing that is needed is touched.
+    /// If the mirror fails. Content that is still needed is not removed.
     fn prune(&self, keep: usize) -> Result<Pruned, MirrorError>;
 
-    /// Looks for faults. Changes nothing but the history.
+    /// Searches the mirror for faults. Changes only its history.
     ///
     /// # Errors
-    /// When it cannot be looked at; faults are no errors.
+    /// If the mirror cannot be read. A fault is part of the result, not an error.
     fn verify(&self, depth: Depth, monitor: &dyn Monitor) -> Result<Verified, MirrorError>;
 
-    /// Mends every fault for which `supply` has what is needed.
+    /// Repairs every fault for which `supply` has the content.
     ///
     /// # Errors
-    /// When it cannot be written; what could not be mended is no error.
+    /// If the mirror cannot be written. A fault that remains is part of the result, not an error.
     fn repair(&self, supply: &dyn RepairSource, monitor: &dyn Monitor) -> Result<Repaired, MirrorError>;
 }

@@ -1,30 +1,30 @@
-//! Sources of objects, and how often a source that fails is asked again.
+//! Sources of objects, and how often a failed read is retried.
 
 use std::io::Read;
 
 use crate::hash::ObjectId;
 use crate::mirror::{FetchRecords, SourceError};
 
-/// How often something is tried that fails.
+/// How often a failed read is retried.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Effort {
-    /// Once: another mirror may do it instead.
+    /// Not at all: another mirror may have the object.
     Once,
-    /// A few times, until nothing has come through for as long as a connection may take.
+    /// A few times, until no data was received for as long as a connection attempt may take.
     Patient,
 }
 
 /// Opens the content of objects.
 pub trait ObjectSource: Sync {
-    /// Tells which objects will be opened, so that they are looked for all at once.
+    /// Announces the objects that will be opened, so that the source can look them up together.
     fn announce(&self, objects: &[ObjectId]) {
         let _ = objects;
     }
 
-    /// Opens the content of an object, unchecked: the reader compares it with its id.
+    /// Opens the content of an object. The caller verifies its digest.
     ///
     /// # Errors
-    /// When no source has it.
+    /// If no source has the object.
     fn object(&self, id: &ObjectId) -> Result<Box<dyn Read + Send>, SourceError>;
 }
 

@@ -1,4 +1,4 @@
-//! What a push offers a mirror: packs, and the release that they make.
+//! The packs of a bundle, and the request to stage a release from them.
 
 use std::io::Read;
 use std::sync::Arc;
@@ -14,45 +14,47 @@ pub trait OutgoingPack: Send + Sync {
     fn id(&self) -> PackId;
     /// Its length in bytes.
     fn size(&self) -> u64;
-    /// Its bytes, at most 32 MiB; they may come from a disk.
+    /// Returns its bytes, at most 32 MiB; they may be read from disk.
     ///
     /// # Errors
-    /// When they cannot be read.
+    /// If they cannot be read.
     fn bytes(&self) -> Result<Arc<Vec<u8>>, SourceError>;
 
-    /// The same, to be read in small parts: however many mirrors do that at once, none has them all in memory.
+    /// Opens its bytes as a stream, so that many mirrors can be sent the pack at once without a
+    /// copy in memory for each.
     ///
     /// # Errors
-    /// When they cannot be opened.
+    /// If they cannot be opened.
     fn open(&self) -> Result<Box<dyn Read + Send>, SourceError>;
 }
 
-/// Walks the packs of a bundle, each as soon as it is sealed.
+/// Iterates over the packs of a bundle and returns each as soon as it is complete.
 pub trait PackCursor: Send {
-    /// Waits for the next pack; nothing after the last.
+    /// Waits for the next pack; `None` after the last one.
     ///
     /// # Errors
-    /// When the bundle cannot be built.
+    /// If the bundle cannot be built.
     fn next(&mut self) -> Result<Option<Box<dyn OutgoingPack>>, SourceError>;
 
-    /// Waits until [`PackCursor::next`] would answer at once, at most so long. Answers whether it would.
+    /// Waits at most `most` until [`PackCursor::next`] would return at once. Returns whether it
+    /// would.
     fn wait(&self, most: Duration) -> bool;
 }
 
-/// What takes a mirror from one manifest to another.
+/// A bundle: the content that a mirror needs to go from one manifest to another.
 pub trait PackSource: ObjectSource {
-    /// The packs from the first on. Each mirror walks them once, at its own pace.
+    /// Returns a cursor at the first pack. Each mirror has its own cursor.
     fn packs(&self) -> Box<dyn PackCursor + '_>;
 }
 
-/// What a mirror is asked to stage.
+/// A request to stage a release.
 #[derive(Debug, Clone, Copy)]
 pub struct StageRequest<'a> {
     /// The release.
     pub release: &'a Release,
-    /// Names the bundle, for resuming.
+    /// Identifies the bundle, so that an interrupted push can resume.
     pub key: BundleKey,
-    /// The manifest that `change` is against; the mirror has it. Nothing: the empty one.
+    /// The manifest to which `change` applies; the mirror has it. `None` for the empty manifest.
     pub base: Option<ManifestId>,
     /// The manifest change (see [`crate::manifest::delta`]).
     pub change: &'a Arc<[u8]>,

@@ -1,14 +1,14 @@
-//! A URL where visitors find content, as the user writes it.
+//! The public URL of a mirror, as the user writes it.
 //!
-//! Promises that its parts are what they are called: who writes its host into a configuration of another
-//! program writes nothing else.
+//! Promises that its parts are well-formed: a host that is copied into the configuration of another
+//! program (nginx, haproxy) cannot inject a directive.
 
 use std::fmt;
 use std::net::IpAddr;
 
 use super::location::{authority, has_token};
 
-/// `https://host[:port][/path]` or `http://` the same: without user, query, fragment or token.
+/// `http[s]://host[:port][/path]`, without user, query, fragment or token.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PublicUrl {
     text: String,
@@ -18,7 +18,7 @@ pub struct PublicUrl {
 }
 
 impl PublicUrl {
-    /// Reads a URL; a `/` at its end is dropped. `None` if it is none.
+    /// Parses a URL and drops a trailing `/`. Returns `None` if the text is not such a URL.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         let (scheme, rest) = text.split_once("://")?;
@@ -38,7 +38,7 @@ impl PublicUrl {
         Some(Self { text: text.trim_end_matches('/').to_owned(), host: authority.host.to_owned(), port, is_tls })
     }
 
-    /// The URL, without a `/` at its end.
+    /// The URL, without a trailing `/`.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.text
@@ -57,7 +57,7 @@ impl PublicUrl {
         if is_v6 { format!("[{}]:{}", self.host, self.port) } else { format!("{}:{}", self.host, self.port) }
     }
 
-    /// The address that its host is, if it is one.
+    /// Its host as an IP address; `None` if the host is a name.
     #[must_use]
     pub fn address(&self) -> Option<IpAddr> {
         self.host.parse().ok()

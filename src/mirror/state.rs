@@ -1,4 +1,4 @@
-//! What a mirror says of itself when it is asked for its state.
+//! The state of a mirror.
 
 use std::time::Duration;
 
@@ -9,47 +9,47 @@ use crate::protocol;
 use crate::release::{MAX_SEQUENCE, Release, ReleaseName};
 use crate::tree_path::Site;
 
-/// What a mirror tells of itself.
+/// The state of a mirror, as it reports it.
 #[derive(Debug, Clone, Default)]
 pub struct MirrorState {
-    /// The id of its store; nothing where none was made yet.
+    /// The id of its store; `None` if the store does not exist yet.
     pub store: Option<StoreId>,
-    /// The site it holds; nothing where no store was made yet.
+    /// The site of its store; `None` if the store does not exist yet.
     pub site: Option<Site>,
-    /// The only site that a store made here may have; `None` if it may have any.
+    /// The only site for which a store may be created here; `None` if any site is allowed.
     pub only_site: Option<Site>,
-    /// What `current` names, whether or not its record can be read.
+    /// The release to which `current` points, even if its record cannot be read.
     pub current: Option<ReleaseName>,
-    /// The records of the releases that are or were served, ascending, those that can be read.
+    /// The readable records of the releases that are or were served, in ascending order.
     pub releases: Vec<Release>,
-    /// The release that is staged and not current, if there is one.
+    /// The staged release that is not current, if there is one.
     pub staged: Option<Release>,
-    /// The highest sequence of anything there: a new release must be above it.
+    /// The highest sequence that the mirror has seen; a new release must have a higher one.
     pub highest_sequence: u64,
-    /// Bytes free where it is, if it can tell.
+    /// Free bytes on its file system, if known.
     pub free_bytes: Option<u64>,
-    /// Bytes of content there of pushes that did not end.
+    /// Bytes of content on it from unfinished pushes.
     pub incoming_bytes: u64,
-    /// When the next retired entry of the current release is due, by the clock of the mirror.
+    /// When the next retired entry of the current release expires, by the clock of the mirror.
     pub next_expiry: Option<u64>,
-    /// Retired entries whose `until` is at or before this time are not served there any more.
+    /// Retired entries whose `until` is at or before this time are no longer served.
     pub expired_through: u64,
-    /// About how long a message to it and its answer take, where there is a network between.
+    /// The approximate round-trip time of a remote mirror.
     pub round_trip: Option<Duration>,
-    /// When what it was reached with ends.
+    /// When the credentials of the connection expire.
     pub expiries: Expiries,
-    /// What its receiver says of itself; `None` of a directory on this machine.
+    /// Its receiver; `None` for a directory on this machine.
     pub receiver: Option<ReceiverInfo>,
 }
 
-/// What a receiver says of itself and of who asks.
+/// A receiver, and the permission of the client, as the receiver reports them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ReceiverInfo {
-    /// The version of headwater there. Of a peer: to be escaped before it is shown.
+    /// Its version of headwater. The text is from a peer: escape it before you show it.
     pub version: String,
-    /// Whether who asked may push.
+    /// Whether the client may push.
     pub may_push: bool,
-    /// Its clock, in seconds since 1970, if it says so.
+    /// Its clock, in seconds since 1970, if it reports it.
     pub time: Option<u64>,
 }
 
@@ -65,11 +65,12 @@ impl MirrorState {
 impl TryFrom<protocol::State> for MirrorState {
     type Error = TransportError;
 
-    /// What a receiver says of its mirror. A record that cannot be read is left out, as a damaged one is.
+    /// Converts the state that a receiver reported. A record that cannot be parsed is left out,
+    /// like a damaged record of a local store.
     fn try_from(state: protocol::State) -> Result<Self, TransportError> {
         let record = |text: &str| Release::parse(text.as_bytes()).ok();
         let mut releases: Vec<Release> = state.releases.iter().filter_map(|text| record(text)).collect();
-        // A peer may say them in any order, and twice.
+        // A peer may send them in any order and with duplicates.
         releases.sort_by_cached_key(Release::name);
         releases.dedup_by_key(|release| release.name());
         let staged = state.staged.as_deref().and_then(record);
@@ -77,13 +78,14 @@ impl TryFrom<protocol::State> for MirrorState {
         let named = state.current.map(|current| current.sequence());
         let highest_sequence = of_releases.chain(named).fold(state.highest_sequence, u64::max);
         if highest_sequence > MAX_SEQUENCE {
-            let what = format!("it says that a release has the sequence {highest_sequence}, which is not below 2^53");
+            let what = format!("the highest sequence {highest_sequence} is not below 2^53");
             return Err(TransportError::Foreign { status: 200, what });
         }
         let receiver = ReceiverInfo { version: state.headwater, may_push: state.may_push, time: state.time };
         Ok(Self {
             store: state.store,
-            // A receiver may be bound to a site before there is a store; that is not the site of a mirror yet.
+            // A receiver may be bound to a site before it has a store; the mirror then has no site
+            // yet.
             site: state.site.clone().filter(|_| state.store.is_some()),
             only_site: state.site.filter(|_| state.store.is_none()),
             current: state.current,

@@ -1,136 +1,136 @@
-//! What can go wrong on the way to a remote mirror.
+//! Errors of the connection to a remote mirror.
 
 use crate::error_kind::ErrorKind;
 use crate::text::Secrets;
 use crate::tree_path::Site;
 
-/// Why a mirror was not reached, or not understood. What peers said is in it as
-/// they said it: to be escaped before it is shown.
+/// Why a remote mirror was not reached, or did not respond as a receiver does. Texts of peers are
+/// in it unchanged: escape them before you show them.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TransportError {
-    /// No connection.
+    /// No connection was established.
     #[error("it cannot be reached: {what}")]
     Unreachable {
         /// Why.
         what: String,
     },
-    /// A connection that broke.
+    /// The connection broke.
     #[error("the connection was lost: {what}")]
     Lost {
         /// How.
         what: String,
     },
-    /// Silence.
-    #[error("it took too long: {what}")]
+    /// A timeout.
+    #[error("timed out: {what}")]
     Timeout {
-        /// What was waited for.
+        /// The timeout that fired.
         what: String,
     },
-    /// The deadline of the run, or of the mirror.
+    /// The deadline of the run, or that of the mirror, has passed.
     #[error("the deadline has passed")]
     Deadline,
-    /// Its certificate.
+    /// Its certificate was rejected.
     #[error("its TLS certificate is not accepted: {what}")]
     Certificate {
         /// Why.
         what: String,
     },
-    /// Something in the clear where TLS was expected.
+    /// The server sent unencrypted data where TLS was expected.
     #[error(
-        "it speaks no TLS there: on this machine its url may begin with http://, elsewhere a proxy with TLS stands in \
-         front of it"
+        "the server does not use TLS: use http:// if the receiver is on this machine, else put a TLS proxy in front \
+         of it"
     )]
     NoTls,
-    /// TLS, else.
-    #[error("TLS did not begin: {what}")]
+    /// The TLS handshake failed for another reason.
+    #[error("the TLS handshake failed: {what}")]
     Tls {
         /// Why.
         what: String,
     },
-    /// A redirect; it is not followed.
-    #[error("it answers with a redirect to {to:?}, which is not followed")]
+    /// A redirect. Not followed: the token must be sent only to the configured host.
+    #[error("it sent a redirect to {to:?}, which is not followed")]
     Redirect {
-        /// Where it points to.
+        /// Its destination.
         to: String,
     },
-    /// A 413 that no receiver of ours sends.
-    #[error("a proxy in front of it refuses bodies of {bytes} bytes: raise its limit (client_max_body_size of nginx)")]
+    /// A response with status 413 that is not from a receiver.
+    #[error("a proxy in front of it refuses a body of {bytes} bytes: raise its limit (client_max_body_size of nginx)")]
     BodyTooLarge {
-        /// The length of what was refused.
+        /// The length of the refused body.
         bytes: u64,
     },
-    /// An answer that is not of our protocol.
-    #[error("it answers {status}, not as a headwater receiver does: {what}")]
+    /// A response that does not follow the protocol.
+    #[error("unexpected response with status {status}, not from a headwater receiver: {what}")]
     Foreign {
         /// The status.
         status: u16,
-        /// How the answer begins, or what is wrong with it.
+        /// The beginning of the response, or what is wrong with it.
         what: String,
     },
-    /// Another version of the protocol.
+    /// The receiver requires another version of the protocol.
     #[error(
-        "it needs version {needed} of the protocol, and this headwater speaks {}: {said}",
+        "it requires protocol version {needed}, but this headwater uses version {}: {message}",
         crate::protocol::VERSION
     )]
     Version {
-        /// The version it speaks.
+        /// The version that it requires.
         needed: String,
-        /// What it said.
-        said: String,
+        /// Its message.
+        message: String,
     },
     /// `ssh` failed.
     #[error("ssh failed: {what}")]
     Ssh {
-        /// What it said.
+        /// Its output.
         what: String,
     },
-    /// `ssh` was not let in.
-    #[error("ssh was not let in: {what}")]
+    /// The host refused the login of `ssh`.
+    #[error("ssh authentication failed: {what}")]
     SshDenied {
-        /// What it said.
+        /// Its output.
         what: String,
     },
-    /// `ssh` does not trust the host.
+    /// `ssh` does not trust the key of the host.
     #[error("its host key is {what}")]
     HostKey {
-        /// What it is not.
+        /// Why the key is not trusted.
         what: String,
     },
-    /// There is no headwater behind ssh.
-    #[error("no headwater was found there: {what}")]
+    /// The command that ssh ran is not a headwater receiver.
+    #[error("no headwater receiver was found: {what}")]
     NoReceiver {
-        /// What was said instead.
+        /// What ssh ran into instead.
         what: String,
     },
-    /// The headwater behind ssh ended with an error of its own.
-    #[error("headwater cannot receive there: {what}")]
+    /// The receiver that ssh started ended with an error.
+    #[error("the receiver failed: {what}")]
     ReceiverFailed {
-        /// Its error.
+        /// Its error message.
         what: String,
     },
-    /// A receiver that serves something else.
-    #[error("the receiver there serves {serves}, not {wanted}")]
+    /// The receiver serves another directory.
+    #[error("the receiver serves {serves}, not {wanted}")]
     OtherDirectory {
-        /// What it serves.
+        /// The directories that it serves.
         serves: String,
-        /// What was asked for.
+        /// The directory in the URL.
         wanted: String,
     },
-    /// A mirror of another site.
+    /// The mirror holds another site.
     #[error("it holds site {:?}, not {:?}", found.as_str(), wanted.as_str())]
     OtherSite {
         /// Its site.
         found: Site,
-        /// The one that was meant.
+        /// The expected site.
         wanted: Site,
     },
-    /// Packs that were acknowledged and are not there.
-    #[error("it has lost packs that it had acknowledged")]
+    /// The receiver lost packs that it had acknowledged.
+    #[error("it lost packs that it had acknowledged")]
     Forgotten,
 }
 
 impl TransportError {
-    /// Takes secrets out of what was said by whoever is on the way.
+    /// Removes secrets from the texts of the peer and of proxies in between.
     pub(super) fn clean(&mut self, secrets: &Secrets) {
         let texts: [Option<&mut String>; 2] = match self {
             Self::Unreachable { what }
@@ -145,7 +145,7 @@ impl TransportError {
             | Self::HostKey { what }
             | Self::NoReceiver { what }
             | Self::ReceiverFailed { what } => [Some(what), None],
-            Self::Version { needed, said } => [Some(needed), Some(said)],
+            Self::Version { needed, message } => [Some(needed), Some(message)],
             Self::OtherDirectory { serves, .. } => [Some(serves), None],
             Self::Deadline | Self::NoTls | Self::BodyTooLarge { .. } | Self::OtherSite { .. } | Self::Forgotten => {
                 [None, None]
@@ -158,7 +158,7 @@ impl TransportError {
 }
 
 impl TransportError {
-    /// What kind of failure it is.
+    /// The kind of the failure.
     #[must_use]
     pub(super) const fn kind(&self) -> ErrorKind {
         match self {

@@ -43,8 +43,8 @@ fn each_mirror_has_a_line_and_nothing_is_changed() {
 fn a_mirror_that_lost_its_store_is_found_before_the_push_that_would_refuse_it() {
     let world = World::with_mirror();
     world.remove("www");
-    world.run("doctor ./www").code(1).says("./www: FAILED: it is empty, and had store").says("--init");
-    world.run("push tree ./www").code(4).warns("it is empty, and had store");
+    world.run("doctor ./www").code(1).says("./www: FAILED: it has no store; expected store").says("--init");
+    world.run("push tree ./www").code(4).warns("it has no store; expected store");
     world.ok("push tree ./www --init");
     world.ok("doctor ./www");
 }

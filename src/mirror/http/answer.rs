@@ -1,7 +1,8 @@
-//! An answer in JSON on its way in: bounded, and without secrets.
+//! Reads a JSON response with limits on its size, and removes secrets from it.
 //!
-//! Promises that an answer takes memory in proportion to the limit of its kind, that a process reads one
-//! large answer at a time, and that no text in an answer has a token that was sent, or that looks like one.
+//! Promises that the memory for a response is proportional to the limit of its kind, that a process
+//! reads one large response at a time, and that no text in a response contains a token that was
+//! sent or that looks like one.
 
 use std::io::{self, BufRead as _, BufReader, Read};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -13,45 +14,46 @@ use crate::protocol::{self, Answer};
 use crate::release::MAX_RECORD_BYTES;
 use crate::text::Secrets;
 
-/// An answer from here on is read while no other one is, in bytes.
+/// From this size on, in bytes, a response is read while no other large one is.
 const LARGE_BYTES: u64 = 1024 * 1024;
-/// How long a large answer may take, so that a slow one does not stop all others.
+/// The time limit for a large response: all other large ones wait for it.
 const LARGE_TIME: Duration = Duration::from_secs(300);
-/// The longest text in an answer, in bytes: that of a release record with an escape for each of its quotes.
+/// The longest string in a response, in bytes: a release record with its quotes escaped.
 const MAX_TEXT_BYTES: u64 = 2 * MAX_RECORD_BYTES;
-/// How a release record begins. Its id is that of its bytes, so that only secrets of ours are taken out.
+/// The beginning of a release record. A record is identified by the digest of its bytes, so only
+/// secrets of this client are removed from it, not every text that looks like one.
 const RECORD: &str = "{\"headwater\":\"release\",";
 
-/// Held by whoever reads a large answer.
+/// Locked while a large response is read.
 static LARGE: Mutex<()> = Mutex::new(());
 
-/// The most that an answer of a kind has.
+/// The size limit of one kind of response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct AnswerLimit {
     /// In bytes.
     pub(super) bytes: u64,
-    /// Values, keys and lists, which take memory beyond their bytes.
+    /// The number of values, keys and lists: each takes memory beyond its bytes.
     pub(super) values: u64,
 }
 
 impl AnswerLimit {
-    /// That something was done, or a refusal.
+    /// A confirmation or a refusal.
     pub(super) const SMALL: Self = Self { bytes: 256 * 1024, values: 16 * 1024 };
-    /// A state: it has the records of all kept releases.
+    /// A state, with the records of all kept releases.
     pub(super) const STATE: Self = Self { bytes: 4 * 1024 * 1024, values: 64 * 1024 };
-    /// A history: that of a store has at most a tenth of that.
+    /// A history. A store keeps at most a tenth of this.
     pub(super) const HISTORY: Self = Self { bytes: 2 * 1024 * 1024, values: 128 * 1024 };
-    /// Packs that are there, or objects that are lacking: as many as half a million.
+    /// The ids of held packs or of missing objects: up to half a million.
     pub(super) const STAGING: Self = Self { bytes: 40 * 1024 * 1024, values: 512 * 1024 };
-    /// Faults, or what would mend them: about a million.
+    /// Faults, or the content that would repair them: about a million.
     pub(super) const FAULTS: Self = Self { bytes: 128 * 1024 * 1024, values: 4 * 1024 * 1024 };
 }
 
-/// Reads an answer to the question for the state of a mirror, as a client does: for whoever has the bytes of
-/// one and no connection.
+/// Parses the response to a state request as the client does. For fuzz tests, which have the bytes
+/// of a response but no connection.
 ///
 /// # Errors
-/// An answer that is too large or none, a refusal, or a state that cannot be.
+/// If the response is too large, malformed or a refusal, or the state is not valid.
 pub fn read_state(answer: impl Read) -> Result<MirrorState, MirrorError> {
     let secrets = Secrets::default();
     let reader = BufReader::new(CleanJson::new(answer, AnswerLimit::STATE, &secrets));
@@ -63,14 +65,14 @@ pub fn read_state(answer: impl Read) -> Result<MirrorState, MirrorError> {
     }
 }
 
-/// Reads JSON of a peer and passes it on with its texts cleaned.
+/// Reads JSON of a peer and removes secrets from its strings.
 pub(super) struct CleanJson<'s, R> {
     reader: BufReader<R>,
     secrets: &'s Secrets,
     left: AnswerLimit,
     large: Option<(MutexGuard<'static, ()>, Instant)>,
     read_bytes: u64,
-    /// The text that is being read, with its first quote.
+    /// The string that is being read, with its opening quote.
     text: Option<Vec<u8>>,
     is_escaped: bool,
     out: Vec<u8>,
@@ -84,13 +86,13 @@ impl<'s, R: Read> CleanJson<'s, R> {
         Self { reader, secrets, left: limit, large: None, read_bytes, text: None, is_escaped: false, out, at }
     }
 
-    /// Reads some more of the answer; what can be passed on is in `out` then.
+    /// Reads the next chunk of the response and appends the cleaned bytes to `out`.
     fn advance(&mut self) -> io::Result<()> {
         let chunk = self.reader.fill_buf()?.to_vec();
         self.reader.consume(chunk.len());
         self.count(chunk.len() as u64)?;
         if chunk.is_empty() {
-            // A text without an end: whoever parses it says so.
+            // A string without a closing quote: the JSON parser reports the error.
             self.out.append(&mut self.text.take().unwrap_or_default());
         }
         for byte in chunk {
@@ -129,7 +131,7 @@ impl<'s, R: Read> CleanJson<'s, R> {
         }
     }
 
-    /// Passes on what is not part of a text.
+    /// Appends a byte outside of strings to `out`.
     fn pass(&mut self, byte: u8) -> io::Result<()> {
         if matches!(byte, b',' | b':' | b'[' | b'{') {
             self.left.values = self.left.values.checked_sub(1).ok_or_else(too_large)?;
@@ -138,7 +140,8 @@ impl<'s, R: Read> CleanJson<'s, R> {
         Ok(())
     }
 
-    /// A text with its quotes, without secrets. What is none is for whoever parses it.
+    /// Removes secrets from a quoted string. Returns a malformed string unchanged, for the JSON
+    /// parser to report.
     fn clean(&self, quoted: Vec<u8>) -> Vec<u8> {
         let Ok(text) = serde_json::from_slice::<String>(&quoted) else { return quoted };
         let clean = if text.starts_with(RECORD) { self.secrets.clean_own(&text) } else { self.secrets.clean(&text) };
@@ -159,7 +162,7 @@ impl<R: Read> Read for CleanJson<'_, R> {
             self.out.clear();
             self.at = 0;
             self.advance()?;
-            // A long text may come in many parts; without one this is the end.
+            // While a long string is incomplete, `out` is empty before the end of the response.
             if self.out.is_empty() && self.text.is_none() {
                 return Ok(0);
             }

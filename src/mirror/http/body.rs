@@ -1,5 +1,4 @@
-//! Bodies on their way out: sent at the pace that is allowed, and where their
-//! length was announced never shorter or longer.
+//! Request bodies: rate-limited, and exactly as long as the announced length.
 
 use std::io::{self, Read};
 
@@ -8,23 +7,23 @@ use crate::mirror::http::limits::{CancelCheck, Limiter};
 /// Objects up to this size are sent from memory.
 pub(super) const SMALL: u64 = 1024 * 1024;
 
-/// A body that can be sent as often as need be.
+/// A body that can be sent again if the request is retried.
 pub(super) enum Body<'b> {
-    /// None.
+    /// No body.
     None,
-    /// These bytes, one after the other.
+    /// The concatenation of these parts.
     Parts(Vec<&'b [u8]>),
-    /// So many bytes of what this opens.
+    /// The given number of bytes from a reader.
     Stream(u64, OpenBody<'b>),
-    /// All bytes of what this opens, however many they turn out to be: it goes in chunks.
+    /// All bytes of a reader whose length is not known in advance: sent with chunked encoding.
     Chunks(OpenBody<'b>),
 }
 
-/// Opens what is sent, as often as need be.
+/// Opens the reader of a body, once per attempt.
 pub(super) type OpenBody<'b> = &'b (dyn Fn() -> io::Result<Box<dyn Read + Send + 'b>> + Sync);
 
 impl Body<'_> {
-    /// Its length in bytes, if it is known before.
+    /// Its length in bytes, if it is known in advance.
     pub(super) fn length(&self) -> Option<u64> {
         match self {
             Self::None => Some(0),
@@ -34,7 +33,6 @@ impl Body<'_> {
         }
     }
 
-    /// Opens it from the first byte on.
     pub(super) fn open<'o>(&'o self, limit: Option<&'o Limiter>, stop: CancelCheck<'o>) -> io::Result<Outgoing<'o>> {
         let source: Box<dyn Read + 'o> = match self {
             Self::None => Box::new(io::empty()),
@@ -71,7 +69,7 @@ impl Read for BodyParts<'_> {
 /// A body that is being sent.
 pub(super) struct Outgoing<'o> {
     source: Box<dyn Read + 'o>,
-    /// What is left of the length that was announced.
+    /// What remains of the announced length.
     left: Option<u64>,
     limit: Option<&'o Limiter>,
     stop: CancelCheck<'o>,
@@ -79,7 +77,7 @@ pub(super) struct Outgoing<'o> {
 }
 
 impl Outgoing<'_> {
-    /// Bytes that were taken from it.
+    /// The number of bytes that were read from it.
     pub(super) const fn sent(&self) -> u64 {
         self.sent
     }
@@ -93,7 +91,8 @@ impl Read for Outgoing<'_> {
         let most = self.limit.map_or(usize::MAX, Limiter::portion).min(out.len());
         let most = self.left.and_then(|left| usize::try_from(left).ok()).map_or(most, |left| most.min(left));
         let count = self.source.read(&mut out[..most])?;
-        // An agent that is given less than was announced asks for the rest, for ever.
+        // If a body is shorter than its announced length, ureq reads it again and again without
+        // end.
         if count == 0 && self.left.is_some_and(|left| left > 0) && !out.is_empty() {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }

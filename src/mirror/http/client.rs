@@ -1,8 +1,7 @@
-//! One mirror's agent: requests, answers, and what to do when there is none.
+//! The HTTP client of one mirror: sends requests, reads responses, classifies errors.
 //!
-//! Promises that the token goes nowhere but to the mirror, that every request
-//! ends, and that no answer takes more memory than its limit. Uses the crate
-//! `ureq`.
+//! Promises that the token is sent only to the mirror, that every request ends, and that no
+//! response takes more memory than its limit. Uses the crate `ureq`.
 
 use std::io::{self, BufReader, Read};
 use std::time::{Duration, Instant};
@@ -22,14 +21,15 @@ use crate::mirror::transport_error::TransportError;
 use crate::protocol::{Answer, ProtocolError, Resource, VERSION, VERSION_HEADER};
 use crate::text::Secrets;
 
-/// As much of an answer that is not ours as is looked at, in bytes: the title of a page stands at its beginning.
-const HEARD_BYTES: usize = 4096;
-/// As much of it as is shown, in bytes.
+/// How much of a response outside of the protocol is kept, in bytes: enough for the title of a
+/// page.
+const PREFIX_BYTES: usize = 4096;
+/// How much of it an error shows, in bytes.
 const SHOWN_BYTES: usize = 200;
-/// Bodies from here on are announced and await a go-ahead, if asked to.
+/// From this size on, in bytes, a body is sent with `Expect: 100-continue` if the request asks for
+/// it.
 const LARGE: u64 = 1024 * 1024;
 
-/// How a request begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Verb {
     Get,
@@ -47,41 +47,41 @@ impl Verb {
     }
 }
 
-/// A request that can be made as often as need be.
+/// A request that can be retried.
 pub(super) struct Request<'r> {
     pub(super) verb: Verb,
     pub(super) resource: Resource,
     pub(super) body: Body<'r>,
-    /// The first byte that is wanted.
+    /// The first byte to read, for a `Range` header.
     pub(super) offset: u64,
-    /// Whether a large body awaits a go-ahead.
+    /// Whether a large body is sent with `Expect: 100-continue`.
     pub(super) is_announced: bool,
-    /// The longest time for all of it; nothing: as long as something is moving.
+    /// The time limit for the whole request; `None`: only the timeouts per read and write apply.
     pub(super) limit: Option<Duration>,
-    /// The largest answer.
+    /// The size limit of the response.
     pub(super) answer: AnswerLimit,
 }
 
 impl<'r> Request<'r> {
-    /// A request with nothing special about it.
+    /// A request without options.
     pub(super) const fn new(verb: Verb, resource: Resource, body: Body<'r>, answer: AnswerLimit) -> Self {
         Self { verb, resource, body, offset: 0, is_announced: false, limit: None, answer }
     }
 }
 
-/// The agent of one mirror, and what each of its requests has.
+/// The agent of one mirror, and what all of its requests share.
 #[derive(Debug)]
 pub(super) struct Client {
     pub(super) agent: Agent,
     pub(super) token: Option<super::BearerToken>,
     pub(super) limit: Option<std::sync::Arc<Limiter>>,
     pub(super) trace: Option<Trace>,
-    /// What must not be repeated of what a peer says.
+    /// Secrets to remove from the texts of a peer.
     pub(super) secrets: Secrets,
 }
 
 impl Client {
-    /// Makes a request below `base` until it is answered, or patience ends.
+    /// Makes a request below `base` and retries it as `retry` allows.
     pub(super) fn ask<T: DeserializeOwned>(
         &self,
         base: &str,
@@ -110,11 +110,12 @@ impl Client {
         let status = response.status();
         match self.read_answer(response, request.answer)? {
             Answer::Ok(answer) => Ok(answer),
-            Answer::Error(refusal) => Err(refused(refusal, status, None)),
+            Answer::Error(refusal) => Err(from_refusal(refusal, status, None)),
         }
     }
 
-    /// Makes a request whose answer is content, until it begins or patience ends.
+    /// Makes a request for content and retries it as `retry` allows. Returns as soon as the head of
+    /// the response was read.
     pub(super) fn open(
         &self,
         base: &str,
@@ -127,8 +128,8 @@ impl Client {
                 match status {
                     StatusCode::OK | StatusCode::PARTIAL_CONTENT => Ok(response),
                     _ => match self.read_answer::<serde::de::IgnoredAny>(response, request.answer)? {
-                        Answer::Error(refusal) => Err(refused(refusal, status, None)),
-                        Answer::Ok(_) => Err(unexpected_response(status, "content was asked for")),
+                        Answer::Error(refusal) => Err(from_refusal(refusal, status, None)),
+                        Answer::Ok(_) => Err(unexpected_response(status, "it has no content")),
                     },
                 }
             });
@@ -139,7 +140,7 @@ impl Client {
         }
     }
 
-    /// Sends a request and reads the head of the answer; a redirect is none.
+    /// Sends a request and reads the head of the response. Redirects are errors.
     fn send(
         &self,
         base: &str,
@@ -174,7 +175,7 @@ impl Client {
             }
         };
         let attempt_error = |error| self.cleaned(map_error(error, retry, left.is_some() && left == total));
-        let response = sent.map_err(|error| self.by_proxy(base, attempt_error(error)));
+        let response = sent.map_err(|error| self.name_proxy(base, attempt_error(error)));
         self.show(base, request, &response, began.elapsed());
         let response = response?;
         self.reject_non_protocol(response, length.unwrap_or(body.sent()))
@@ -196,8 +197,8 @@ impl Client {
         trace(&Exchange { base, method: request.verb.name(), resource: &request.resource, outcome, elapsed });
     }
 
-    /// Says which proxy it is that was not reached, or did not lead there.
-    fn by_proxy(&self, base: &str, mut attempt_error: AttemptError) -> AttemptError {
+    /// Adds the name of the proxy to a connection error.
+    fn name_proxy(&self, base: &str, mut attempt_error: AttemptError) -> AttemptError {
         let proxy = self.agent.config().proxy();
         let proxy = proxy.filter(|proxy| base.parse().is_ok_and(|base| !proxy.is_no_proxy(&base)));
         if let (MirrorError::Transport(TransportError::Unreachable { what }), Some(proxy)) =
@@ -220,7 +221,7 @@ impl Client {
 }
 
 impl Client {
-    /// Sorts out answers that a receiver never gives.
+    /// Turns responses that a receiver never sends, and refusals with a delay, into errors.
     fn reject_non_protocol(
         &self,
         response: Response<ureq::Body>,
@@ -241,11 +242,11 @@ impl Client {
             }
             StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => {
                 match self.read_answer(response, AnswerLimit::SMALL) {
-                    Ok(Answer::Error(refusal)) => Err(refused(refusal, status, asked)),
+                    Ok(Answer::Error(refusal)) => Err(from_refusal(refusal, status, asked)),
                     Ok(Answer::<serde::de::IgnoredAny>::Ok(_)) => Err(unexpected_response(status, "no refusal")),
-                    // A proxy's page; how long to wait is said beside it.
+                    // The page of a proxy; its `Retry-After` header still applies.
                     Err(attempt_error) => Err(AttemptError {
-                        again: asked.map_or(attempt_error.again, RetryAction::After),
+                        retry: asked.map_or(attempt_error.retry, RetryAction::After),
                         ..attempt_error
                     }),
                 }
@@ -257,14 +258,14 @@ impl Client {
     fn version(&self, response: Response<ureq::Body>) -> AttemptError {
         let needed = response.headers().get(VERSION_HEADER).and_then(|needed| needed.to_str().ok());
         let needed = needed.map_or_else(|| "another".to_owned(), |needed| self.summary_line(needed.as_bytes()));
-        let said = match self.read_answer::<serde::de::IgnoredAny>(response, AnswerLimit::SMALL) {
+        let message = match self.read_answer::<serde::de::IgnoredAny>(response, AnswerLimit::SMALL) {
             Ok(Answer::Error(refusal)) => refusal.message,
-            Ok(Answer::Ok(_)) | Err(_) => "it does not say more".to_owned(),
+            Ok(Answer::Ok(_)) | Err(_) => "no further message".to_owned(),
         };
-        AttemptError::final_(TransportError::Version { needed, said }.into())
+        AttemptError::final_(TransportError::Version { needed, message }.into())
     }
 
-    /// Reads an answer; line feeds before it say only that somebody is there.
+    /// Reads a response. A receiver sends line feeds before it to keep the connection alive.
     fn read_answer<T: DeserializeOwned>(
         &self,
         response: Response<ureq::Body>,
@@ -272,34 +273,34 @@ impl Client {
     ) -> Result<Answer<T>, AttemptError> {
         let status = response.status();
         let reader = response.into_body().into_with_config().limit(limit.bytes.saturating_add(1)).reader();
-        let mut heard = ResponsePrefix { reader, first: Vec::new() };
-        let answer = serde_json::from_reader(BufReader::new(CleanJson::new(&mut heard, limit, &self.secrets)));
+        let mut prefix = ResponsePrefix { reader, first: Vec::new() };
+        let answer = serde_json::from_reader(BufReader::new(CleanJson::new(&mut prefix, limit, &self.secrets)));
         answer.map_err(|error: serde_json::Error| {
-            if error.is_io() || error.is_eof() && !heard.first.is_empty() {
+            if error.is_io() || error.is_eof() && !prefix.first.is_empty() {
                 return map_read_error(io::Error::from(error));
             }
-            match heard.first.trim_ascii() {
-                b"" if is_of_proxy(status) => unexpected_response(status, "nothing"),
-                // Cut off, by whoever stands between: the receiver itself announces how long its answer is.
+            match prefix.first.trim_ascii() {
+                b"" if is_gateway_error(status) => unexpected_response(status, "nothing"),
+                // Truncated by a proxy: a receiver always announces the length of its response.
                 b"" => AttemptError {
-                    error: TransportError::Lost { what: "an empty answer".into() }.into(),
-                    again: RetryAction::Later,
+                    error: TransportError::Lost { what: "the response is empty".into() }.into(),
+                    retry: RetryAction::Later,
                 },
                 first => unexpected_response(status, &self.summary_line(first)),
             }
         })
     }
 
-    /// What a peer said, short: the title of a page, else the first line.
+    /// Summarizes a response: the title if it is an HTML page, else the first line.
     fn summary_line(&self, bytes: &[u8]) -> String {
         let text = String::from_utf8_lossy(bytes);
         let text = self.secrets.clean(&text);
         let line = || text.lines().map(str::trim).find(|line| !line.is_empty()).unwrap_or("nothing");
-        let said = title(&text).unwrap_or_else(line);
-        said[..said.floor_char_boundary(SHOWN_BYTES)].trim().to_owned()
+        let message = title(&text).unwrap_or_else(line);
+        message[..message.floor_char_boundary(SHOWN_BYTES)].trim().to_owned()
     }
 
-    /// The same without secrets in what a peer, a proxy or a certificate said.
+    /// Removes secrets from the texts of a peer, a proxy or a certificate.
     fn cleaned(&self, mut attempt_error: AttemptError) -> AttemptError {
         if let MirrorError::Transport(error) = &mut attempt_error.error {
             error.clean(&self.secrets);
@@ -313,38 +314,38 @@ fn retry_after(response: &Response<ureq::Body>) -> Option<Duration> {
     value.trim().parse().ok().map(Duration::from_secs)
 }
 
-/// What follows from a refusal.
-fn refused(refusal: ProtocolError, status: StatusCode, asked: Option<Duration>) -> AttemptError {
-    let again = match (refusal.kind, asked) {
+/// Decides whether a refusal is retried.
+fn from_refusal(refusal: ProtocolError, status: StatusCode, asked: Option<Duration>) -> AttemptError {
+    let action = match (refusal.kind, asked) {
         (ErrorKind::Locked, _) => RetryAction::WhileLocked,
         (ErrorKind::Busy, Some(asked)) => RetryAction::After(asked),
         (ErrorKind::Busy, None) => RetryAction::Later,
         (_, Some(asked)) if matches!(status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS) => {
             RetryAction::After(asked)
         }
-        // A body that was stalled on its way, and is cut as if the connection had broken.
+        // The upload stalled and the receiver gave up: treated like a broken connection.
         _ if status == StatusCode::REQUEST_TIMEOUT => RetryAction::Later,
         _ => RetryAction::Never,
     };
-    AttemptError { error: MirrorError::Remote { refusal }, again }
+    AttemptError { error: MirrorError::Remote { refusal }, retry: action }
 }
 
 fn unexpected_response(status: StatusCode, what: &str) -> AttemptError {
     let error = TransportError::Foreign { status: status.as_u16(), what: what.to_owned() };
-    let again = if is_of_proxy(status) || matches!(status.as_u16(), 408 | 429) {
+    let action = if is_gateway_error(status) || matches!(status.as_u16(), 408 | 429) {
         RetryAction::Later
     } else {
         RetryAction::Never
     };
-    AttemptError { error: error.into(), again }
+    AttemptError { error: error.into(), retry: action }
 }
 
-/// Whether it is how a proxy says that the receiver does not run, or is being restarted.
-fn is_of_proxy(status: StatusCode) -> bool {
+/// Whether a proxy reports with this status that the receiver is not running.
+fn is_gateway_error(status: StatusCode) -> bool {
     matches!(status.as_u16(), 502..=504)
 }
 
-/// Remembers how what is read began.
+/// Passes a reader through and keeps its first bytes.
 struct ResponsePrefix<R> {
     reader: R,
     first: Vec<u8>,
@@ -353,7 +354,7 @@ struct ResponsePrefix<R> {
 impl<R: Read> Read for ResponsePrefix<R> {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
         let count = self.reader.read(out)?;
-        let room = HEARD_BYTES.saturating_sub(self.first.trim_ascii_start().len());
+        let room = PREFIX_BYTES.saturating_sub(self.first.trim_ascii_start().len());
         self.first.extend_from_slice(&out[..count.min(room)]);
         if self.first.trim_ascii().is_empty() {
             self.first.clear();
@@ -362,9 +363,9 @@ impl<R: Read> Read for ResponsePrefix<R> {
     }
 }
 
-/// The title of a page, if it is one and has one.
+/// The title of an HTML page; `None` if the text is not HTML or has no title.
 fn title(text: &str) -> Option<&str> {
-    // As long as the text itself, so that places in one are places in the other.
+    // ASCII lowercasing keeps the length, so offsets in `small` are valid in `text`.
     let small = text.to_ascii_lowercase();
     if !text.trim_start().starts_with('<') {
         return None;
@@ -375,48 +376,50 @@ fn title(text: &str) -> Option<&str> {
     text[from..end].lines().map(str::trim).find(|line| !line.is_empty())
 }
 
-/// What follows from an error while an answer is read.
+/// Classifies an error while a response is read.
 pub(super) fn map_read_error(error: io::Error) -> AttemptError {
     match UreqError::from(error) {
-        UreqError::Timeout(timeout) => AttemptError { error: silence(timeout).into(), again: RetryAction::Later },
+        UreqError::Timeout(timeout) => {
+            AttemptError { error: describe_timeout(timeout).into(), retry: RetryAction::Later }
+        }
         UreqError::BodyExceedsLimit(_) => {
-            let what = "an answer without end".to_owned();
+            let what = "the response is too large".to_owned();
             AttemptError::final_(TransportError::Foreign { status: 200, what }.into())
         }
         other => {
-            AttemptError { error: TransportError::Lost { what: other.to_string() }.into(), again: RetryAction::Later }
+            AttemptError { error: TransportError::Lost { what: other.to_string() }.into(), retry: RetryAction::Later }
         }
     }
 }
 
-/// Words what was waited for; `ureq` has names of its own.
-fn silence(timeout: ureq::Timeout) -> TransportError {
+/// Describes which timeout fired.
+fn describe_timeout(timeout: ureq::Timeout) -> TransportError {
     let what = match timeout {
-        ureq::Timeout::PerRead => format!("nothing came for {} s", STALL.as_secs()),
-        ureq::Timeout::PerWrite => format!("it took nothing for {} s", STALL.as_secs()),
-        _ => "it did not answer in time".to_owned(),
+        ureq::Timeout::PerRead => format!("no data received for {} s", STALL.as_secs()),
+        ureq::Timeout::PerWrite => format!("no data accepted for {} s", STALL.as_secs()),
+        _ => "no response in time".to_owned(),
     };
     TransportError::Timeout { what }
 }
 
-/// What follows from a request that was not answered.
+/// Classifies the error of a request without a response.
 fn map_error(error: UreqError, retry: &RetryState<'_>, is_deadline: bool) -> AttemptError {
     if retry.is_stopped() {
         return AttemptError::final_(MirrorError::Cancelled);
     }
     let unreachable = |what: String| TransportError::Unreachable { what };
-    let (error, again) = match error {
+    let (error, action) = match error {
         UreqError::Timeout(ureq::Timeout::Global) if is_deadline => (TransportError::Deadline, RetryAction::Never),
         UreqError::Timeout(ureq::Timeout::Connect | ureq::Timeout::Resolve) => {
-            (unreachable("no connection in time".into()), RetryAction::Later)
+            (unreachable("the connection timed out".into()), RetryAction::Later)
         }
-        UreqError::Timeout(timeout) => (silence(timeout), RetryAction::Later),
-        UreqError::HostNotFound => (unreachable("there is no such host".into()), RetryAction::Later),
+        UreqError::Timeout(timeout) => (describe_timeout(timeout), RetryAction::Later),
+        UreqError::HostNotFound => (unreachable("the host was not found".into()), RetryAction::Later),
         UreqError::Rustls(error) => (tls_errors::describe_tls(&error), RetryAction::Never),
         UreqError::Tls(what) => (TransportError::Tls { what: what.to_owned() }, RetryAction::Never),
         UreqError::ConnectProxyFailed(what) => (unreachable(what), RetryAction::Never),
-        UreqError::Io(error) => match of_io(&error) {
-            // Most likely it lay idle and was closed just then.
+        UreqError::Io(error) => match map_io_error(&error) {
+            // Most likely an idle pooled connection that the server closed: a new one is opened.
             (error @ TransportError::Lost { .. }, _) if !retry.has_failed() => (error, RetryAction::AtOnce),
             other => other,
         },
@@ -425,20 +428,19 @@ fn map_error(error: UreqError, retry: &RetryState<'_>, is_deadline: bool) -> Att
             Err(error) => (unreachable(error.to_string()), RetryAction::Never),
         },
         UreqError::Protocol(error) => {
-            let what =
-                format!("what it says is no HTTP ({error}); if it speaks TLS, its location begins with https://");
+            let what = format!("the response is not HTTP ({error}); if the server uses TLS, write https:// in the URL");
             (TransportError::Lost { what }, RetryAction::Later)
         }
         other => (TransportError::Lost { what: other.to_string() }, RetryAction::Later),
     };
-    AttemptError { error: error.into(), again }
+    AttemptError { error: error.into(), retry: action }
 }
 
-fn of_io(error: &io::Error) -> (TransportError, RetryAction) {
+fn map_io_error(error: &io::Error) -> (TransportError, RetryAction) {
     use io::ErrorKind as Kind;
     let what = error.to_string();
     match error.kind() {
-        // Certificates: rustls hides its errors in these.
+        // rustls wraps certificate errors in an error of this kind.
         Kind::InvalidData => (tls_errors::describe_io(error), RetryAction::Never),
         Kind::ConnectionRefused | Kind::HostUnreachable | Kind::NetworkUnreachable | Kind::NetworkDown => {
             (TransportError::Unreachable { what }, RetryAction::Later)

@@ -1,4 +1,4 @@
-//! A pack on its way: reports how much of it has left, while the body is read.
+//! Reports the progress of a pack while it is sent.
 
 use std::io::{self, Read};
 
@@ -6,10 +6,10 @@ use crate::hash::PackId;
 use crate::mirror::http::upload::Upload;
 use crate::mirror::{OutgoingPack, SourceError};
 
-/// Bytes between two reports: about two seconds of a link of 1 Mbit/s.
+/// Bytes between two reports: about two seconds at 1 Mbit/s.
 const STEP_BYTES: u64 = 256 * 1024;
 
-/// The content of a pack, read once from its beginning.
+/// A reader of a pack that reports how many bytes were read.
 pub(super) struct CountedPack<'f, 'u> {
     upload: &'f Upload<'u>,
     pack: PackId,

@@ -1,8 +1,7 @@
-//! Who we are to a remote mirror, whom we believe it to be, and which way we go.
+//! Credentials for a remote mirror: token, client certificate, trusted roots and proxy.
 //!
-//! Promises that no token, key or proxy password shows in any text. Uses the
-//! crates `ureq`, `tokio-rustls` for its rustls, and `rustls-platform-verifier`
-//! for whom this system trusts.
+//! Promises that no token, key or proxy password appears in any text. Uses the crates `ureq`,
+//! `tokio-rustls` for its rustls, and `rustls-platform-verifier` for the trust store of the system.
 
 use std::fmt;
 use std::sync::Arc;
@@ -19,45 +18,45 @@ use ureq::{Agent, Proxy, ProxyProtocol};
 
 use crate::text::Secrets;
 
-/// Longest time for a connection, TLS included.
+/// The time limit for a connection, including the TLS handshake.
 pub(in crate::mirror) const CONNECT: Duration = Duration::from_secs(10);
-/// Longest silence within a transfer.
+/// The longest time for one read or write within a transfer.
 pub(super) const STALL: Duration = Duration::from_secs(60);
-/// Longest name and secret together, in bytes: far more than a header may have.
+/// The longest token, in bytes. Tokens of headwater are far shorter.
 const MAX_TOKEN_BYTES: usize = 4096;
 
-/// Why something that the user gave for access cannot be used. Nothing of its content is in it.
+/// Why a credential cannot be used. The message contains nothing of its content.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CredentialsError {
-    /// A token with characters that none has.
-    #[error("the token is empty, too long, or has blanks or line breaks inside")]
+    /// A token that is empty, too long or contains an invalid character.
+    #[error("the token is empty, too long, or contains a character that is not visible ASCII")]
     Token,
-    /// No certificate in what should have some.
-    #[error("it has no certificate in PEM form")]
+    /// No certificate in the PEM text.
+    #[error("it contains no certificate in PEM form")]
     NoCertificate,
-    /// No private key in what should have one.
-    #[error("it has no private key in PEM form")]
+    /// No private key in the PEM text.
+    #[error("it contains no private key in PEM form")]
     NoKey,
-    /// A key and a certificate that do not belong together.
+    /// The key does not belong to the certificate.
     #[error("the key and the certificate cannot be used together: {what}")]
     KeyMismatch {
         /// Why.
         what: String,
     },
-    /// A proxy that is no URL we know.
-    #[error("a proxy is http://[user:password@]host:port, or https:// the same")]
+    /// The text is not the URL of an HTTP proxy.
+    #[error("write a proxy as http://[user:password@]host:port or https://[user:password@]host:port")]
     Proxy,
 }
 
-/// A secret that opens a mirror.
+/// The token for a mirror.
 #[derive(Clone, PartialEq, Eq)]
 pub struct BearerToken(String);
 
 impl BearerToken {
-    /// The token `text`; white space around it is dropped.
+    /// Checks a token. Whitespace around it is dropped.
     ///
     /// # Errors
-    /// When it can be none.
+    /// If the text cannot be a token.
     pub fn new(text: &str) -> Result<Self, CredentialsError> {
         let text = text.trim();
         if text.is_empty() || text.len() > MAX_TOKEN_BYTES || !text.bytes().all(|byte| byte.is_ascii_graphic()) {
@@ -78,15 +77,15 @@ impl fmt::Debug for BearerToken {
     }
 }
 
-/// A certificate of ours with its key, checked to fit.
+/// A client certificate and its private key.
 #[derive(Clone)]
 pub struct ClientIdentity(Arc<CertifiedKey>);
 
 impl ClientIdentity {
-    /// The identity of these PEM texts.
+    /// Reads a certificate chain and a private key from PEM texts.
     ///
     /// # Errors
-    /// When there is no certificate, no key, or they do not fit.
+    /// If there is no certificate or no key, or the key does not match the certificate.
     pub fn new(chain: &[u8], key: &[u8]) -> Result<Self, CredentialsError> {
         let chain = certificates(chain)?;
         let key = PrivateKeyDer::from_pem_slice(key).map_err(|_| CredentialsError::NoKey)?;
@@ -106,15 +105,15 @@ fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, CredentialsE
     all.ok().filter(|all| !all.is_empty()).ok_or(CredentialsError::NoCertificate)
 }
 
-/// A proxy on the way.
+/// An HTTP proxy.
 #[derive(Clone)]
 pub struct ProxyChoice(Proxy);
 
 impl ProxyChoice {
-    /// The proxy `url`, except for hosts that `except` lists as `NO_PROXY` does.
+    /// The proxy at `url`, except for the hosts in `except`, a list in the format of `NO_PROXY`.
     ///
     /// # Errors
-    /// When it is no URL of a proxy.
+    /// If `url` is not the URL of an HTTP proxy.
     pub fn new(url: &str, except: Option<&str>) -> Result<Self, CredentialsError> {
         let plain = Proxy::new(url).map_err(|_| CredentialsError::Proxy)?;
         if !matches!(plain.protocol(), ProxyProtocol::Http | ProxyProtocol::Https) {
@@ -140,45 +139,46 @@ impl fmt::Debug for ProxyChoice {
     }
 }
 
-/// Everything about access that is not in a location.
+/// The credentials for a mirror, and the proxy to it.
 #[derive(Debug, Clone, Default)]
 pub struct Credentials {
-    /// What opens the mirror.
+    /// The token for the mirror.
     pub token: Option<BearerToken>,
-    /// Who may vouch for it; nothing: whom this system trusts.
+    /// The only trusted roots; `None`: those of the system.
     roots: Option<Vec<CertificateDer<'static>>>,
-    /// Who we are, for receivers that ask for certificates.
+    /// The client certificate, for servers that require one.
     pub identity: Option<ClientIdentity>,
-    /// Which way; nothing: straight.
+    /// The proxy; `None` for a direct connection.
     pub proxy: Option<ProxyChoice>,
 }
 
 impl Credentials {
-    /// Access with this token, this way.
+    /// Credentials with a token and a proxy only.
     #[must_use]
     pub fn new(token: Option<BearerToken>, proxy: Option<ProxyChoice>) -> Self {
         Self { token, proxy, ..Self::default() }
     }
 
-    /// What of it must not be repeated.
+    /// The secrets in it, which must not appear in any text.
     pub(super) fn secrets(&self) -> Secrets {
         let token = self.token.as_ref().map(|token| token.0.as_str());
         let password = self.proxy.as_ref().and_then(|proxy| proxy.0.password());
         Secrets::new(token.into_iter().chain(password))
     }
 
-    /// Believes only those whom one of these certificates (PEM) vouches for.
+    /// Trusts only these root certificates (PEM) instead of those of the system.
     ///
     /// # Errors
-    /// When there is none.
+    /// If the text contains no certificate.
     pub fn trust_only(&mut self, pem: &[u8]) -> Result<(), CredentialsError> {
         self.roots = Some(certificates(pem)?);
         Ok(())
     }
 
-    /// The settings of an agent behind `ssh`, which finds its way and says who it is by itself.
+    /// The settings of an agent over `ssh`. `ssh` does its own name resolution and authentication.
     pub(super) fn config_over_ssh() -> Config {
-        // Another child process costs more than a socket, so it is kept, and it is as slow to start as ssh is.
+        // A new ssh process costs more than a socket, so an idle one is kept for a day; and it may
+        // take longer to start than a connection, so there is no connect timeout here.
         let day = Duration::from_secs(24 * 60 * 60);
         common(1).max_idle_age(day).proxy(None).timeout_connect(None).build()
     }
@@ -189,10 +189,10 @@ impl Credentials {
         common(connections).max_idle_age(STALL).proxy(proxy).timeout_connect(Some(CONNECT)).build()
     }
 
-    /// Whom to believe, and who we are.
+    /// The TLS configuration: trusted roots and client certificate.
     ///
     /// # Errors
-    /// When it cannot be learned whom this system trusts.
+    /// If the trust store of the system cannot be read.
     pub(super) fn tls_config(&self) -> Result<ClientConfig, TlsError> {
         let provider = Arc::new(ring::default_provider());
         let builder =
@@ -200,7 +200,7 @@ impl Credentials {
         let builder = match &self.roots {
             Some(roots) => {
                 let mut trusted = RootCertStore::empty();
-                // One that cannot be read vouches for nobody.
+                // A certificate that cannot be parsed is skipped: nothing is trusted because of it.
                 trusted.add_parsable_certificates(roots.iter().cloned());
                 builder.with_root_certificates(trusted)
             }

@@ -1,4 +1,4 @@
-//! Content on its way in: when the connection breaks it goes on where it was.
+//! Downloads that resume where they were when the connection breaks.
 
 use std::io::{self, BufReader, Read};
 use std::sync::Arc;
@@ -13,20 +13,22 @@ use crate::mirror::http::{GO_ON, Session};
 use crate::mirror::transport_error::TransportError;
 use crate::protocol::Resource;
 
-/// The largest manifest, in bytes: that of some ten million entries. Without an end a small frame could fill a disk.
+/// The largest manifest, in bytes: about ten million entries. Without a limit a small compressed
+/// frame could expand until the disk is full.
 const MAX_MANIFEST_BYTES: u64 = 8 * 1024 * 1024 * 1024;
-/// Content that is being read.
+
+/// A download in progress.
 pub(super) struct Download {
     session: Arc<Session>,
     resource: Resource,
-    /// The next byte.
+    /// The offset of the next byte.
     at: u64,
     reader: Box<dyn Read + Send>,
     retry: RetryState<'static>,
 }
 
 impl Download {
-    /// Begins to read `resource` from byte `at` on.
+    /// Starts to read `resource` at the offset `at`.
     pub(super) fn open(session: Arc<Session>, resource: Resource, at: u64) -> Result<Self, MirrorError> {
         let retry = session.retry_state(GO_ON);
         let mut download = Self { session, resource, at, reader: Box::new(io::empty()), retry };
@@ -35,7 +37,8 @@ impl Download {
     }
 
     fn reopen(&mut self) -> Result<(), MirrorError> {
-        // Only objects can be had in parts; what a manifest is read for again is dropped here.
+        // Receivers support ranges only for objects. A manifest is sent from its beginning, and the
+        // bytes before `at` are skipped below.
         let is_ranged = matches!(self.resource, Resource::Object(_));
         let request = Request {
             offset: if is_ranged { self.at } else { 0 },
@@ -49,7 +52,7 @@ impl Download {
             let skipped = io::copy(&mut (&mut reader).take(self.at), &mut io::sink());
             match skipped {
                 Ok(skipped) if skipped == self.at => {}
-                Ok(_) => return Err(TransportError::Lost { what: "content became shorter".into() }.into()),
+                Ok(_) => return Err(TransportError::Lost { what: "the content is shorter than before".into() }.into()),
                 Err(error) => return Err(map_read_error(error).error),
             }
         }
@@ -78,7 +81,7 @@ impl Read for Download {
     }
 }
 
-/// The plain bytes of a manifest that travels as one frame.
+/// Decompresses a manifest, which is sent as one zstd frame.
 pub(super) fn decoded(download: Download) -> Result<Box<dyn Read + Send>, MirrorError> {
     let garbled = |error: io::Error| TransportError::Foreign { status: 200, what: error.to_string() };
     let mut decoder = zstd::Decoder::with_buffer(BufReader::new(download)).map_err(garbled)?;

@@ -1,5 +1,4 @@
-//! How long, how often and how fast: deadlines, pauses between tries, and a
-//! limit on what leaves this machine.
+//! Deadlines, retries with backoff, concurrency limits and rate limits.
 
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -9,57 +8,59 @@ use crate::mirror::MirrorError;
 use crate::mirror::transport_error::TransportError;
 use crate::protocol::Resource;
 
-/// Tries without progress, the first one counted: a receiver that is restarted is back by then.
+/// Attempts without progress, including the first: with the pauses between them, enough time for a
+/// receiver to restart.
 const MAX_TRIES: u32 = 7;
-/// Tries where it is asked first, and a whole fleet waits for the answer.
+/// Attempts of the first request to a mirror: the whole fleet waits for its response.
 const FIRST_TRIES: u32 = 5;
-/// No further try once there was no progress for so long.
+/// No further attempt after this time without progress.
 const MAX_IDLE: Duration = Duration::from_secs(60);
-/// The pause after the first failure; it doubles.
+/// The pause after the first failure; it doubles after each further one.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
-/// The longest pause that is not asked for.
+/// The longest pause, unless the receiver asks for another one.
 const MAX_PAUSE: Duration = Duration::from_secs(5);
 /// The longest pause that a receiver may ask for.
 const MAX_ASKED: Duration = Duration::from_secs(30);
-/// The longest pause before a lock is tried again.
+/// The longest pause between two attempts to take a lock.
 const LOCK_PAUSE: Duration = Duration::from_millis(500);
 
-/// The times that a mirror is given.
+/// The time limits, the rate limit and the concurrency limit of a mirror.
 #[derive(Debug, Clone, Default)]
 pub struct TransferLimits {
     /// The longest wait for a lock there.
     pub wait: Duration,
-    /// When the mirror must be done.
+    /// When all work on the mirror must be finished.
     pub deadline: Option<Instant>,
-    /// What may be sent.
+    /// The rate limit; `None` for no limit.
     pub limit: Option<Arc<Limiter>>,
-    /// Who may send content now; nothing: everybody.
+    /// Limits how many mirrors are sent content at once; `None` for no limit.
     pub semaphore: Option<Arc<Semaphore>>,
-    /// Takes every request that was answered or failed; `None` if they are not of interest.
+    /// Called after every request; `None` if requests are not traced.
     pub trace: Option<Trace>,
-    /// Stops every operation on the mirror, also those that no monitor stops.
+    /// Cancels every operation on the mirror, also those without a monitor.
     pub cancel: CancelToken,
 }
 
-/// Takes a request and what became of it. Called from many threads.
+/// A function that traces a request and its outcome. Called from many threads.
 pub type Trace = fn(&Exchange<'_>);
 
-/// A request and what became of it.
+/// A request and its outcome.
 #[derive(Debug, Clone, Copy)]
 pub struct Exchange<'a> {
-    /// The base URL of the mirror; over ssh that of the pipe.
+    /// The base URL of the mirror; over ssh that of the child process.
     pub base: &'a str,
     /// The method.
     pub method: &'static str,
-    /// What it is about, below the base.
+    /// The resource, below the base URL.
     pub resource: &'a Resource,
-    /// The status of the answer, or why there is none. Of a peer: to be escaped before it is shown.
+    /// The status of the response, or the error. The text may be from a peer: escape it before you
+    /// show it.
     pub outcome: Result<u16, &'a str>,
-    /// How long the head of the answer took.
+    /// The time until the head of the response was read.
     pub elapsed: Duration,
 }
 
-/// Lets only so many mirrors have content sent to them at once.
+/// Limits how many mirrors are sent content at once.
 #[derive(Debug)]
 pub struct Semaphore {
     free: Mutex<usize>,
@@ -67,22 +68,22 @@ pub struct Semaphore {
 }
 
 impl Semaphore {
-    /// So many at once; at least one.
+    /// A semaphore with `most` permits, at least one.
     #[must_use]
     pub fn new(most: usize) -> Self {
         Self { free: Mutex::new(most.max(1)), changed: Condvar::new() }
     }
 
-    /// Waits for a turn, where mirrors take turns.
+    /// Waits for a permit of `semaphore`; returns `None` at once if there is no semaphore.
     pub(in crate::mirror) fn enter<'t>(
         semaphore: Option<&'t Arc<Self>>,
         stop: CancelCheck<'_>,
-    ) -> Result<Option<Turn<'t>>, MirrorError> {
+    ) -> Result<Option<Permit<'t>>, MirrorError> {
         semaphore.map(|semaphore| semaphore.take(stop).ok_or(MirrorError::Cancelled)).transpose()
     }
 
-    /// Waits for a turn; nothing if told to stop meanwhile.
-    fn take(&self, stop: CancelCheck<'_>) -> Option<Turn<'_>> {
+    /// Waits for a permit; returns `None` if `stop` returns true first.
+    fn take(&self, stop: CancelCheck<'_>) -> Option<Permit<'_>> {
         let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
         while *free == 0 {
             if stop() {
@@ -91,76 +92,77 @@ impl Semaphore {
             free = self.changed.wait_timeout(free, CANCEL_POLL_INTERVAL).unwrap_or_else(PoisonError::into_inner).0;
         }
         *free -= 1;
-        Some(Turn(self))
+        Some(Permit(self))
     }
 }
 
-/// A turn, which ends with this value.
+/// A permit; dropping it returns it to the semaphore.
 #[derive(Debug)]
-pub(in crate::mirror) struct Turn<'t>(&'t Semaphore);
+pub(in crate::mirror) struct Permit<'t>(&'t Semaphore);
 
-impl Drop for Turn<'_> {
+impl Drop for Permit<'_> {
     fn drop(&mut self) {
         *self.0.free.lock().unwrap_or_else(PoisonError::into_inner) += 1;
         self.0.changed.notify_one();
     }
 }
 
-/// What to do about a failure.
+/// Whether and when a failed attempt is retried.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::mirror) enum RetryAction {
-    /// Nothing: it would fail again.
+    /// Not: it would fail again.
     Never,
-    /// At once: a connection that lay idle was closed meanwhile.
+    /// At once: an idle connection was closed by the server.
     AtOnce,
     /// After a pause.
     Later,
-    /// After as long as the receiver asks.
+    /// After the delay that the receiver asked for.
     After(Duration),
-    /// Until the wait for a lock is over.
+    /// Repeatedly, until [`TransferLimits::wait`] has passed.
     WhileLocked,
 }
 
-/// A failure and what to do about it.
+/// The error of an attempt, and whether it is retried.
 #[derive(Debug)]
 pub(in crate::mirror) struct AttemptError {
     pub(in crate::mirror) error: MirrorError,
-    pub(in crate::mirror) again: RetryAction,
+    pub(in crate::mirror) retry: RetryAction,
 }
 
 impl AttemptError {
     pub(in crate::mirror) const fn final_(error: MirrorError) -> Self {
-        Self { error, again: RetryAction::Never }
+        Self { error, retry: RetryAction::Never }
     }
 }
 
-/// Whoever may say that the work shall end.
+/// Returns true if the work is to stop.
 pub(in crate::mirror) type CancelCheck<'s> = &'s (dyn Fn() -> bool + Sync);
 
-/// Decides whether something is tried again, and pauses before.
+/// The state of the retries of an operation: decides whether a failed attempt is retried, and
+/// pauses before the next one.
 pub(super) struct RetryState<'s> {
     failures: u32,
     tries: u32,
-    /// Nothing is waited for: only what can be tried again at once is.
+    /// Whether only [`RetryAction::AtOnce`] is retried.
     is_once: bool,
     has_failed: bool,
     since: Option<Instant>,
-    /// When the last request was made.
+    /// When the last request was sent.
     asked: Option<Instant>,
     locked_since: Option<Instant>,
-    /// How often it was locked since then.
+    /// The number of attempts that found it locked since then.
     polls: u32,
-    /// How long nothing may come through.
+    /// The longest time without progress.
     idle: Duration,
     wait: Duration,
     deadline: Option<Instant>,
     stop: CancelCheck<'s>,
-    /// Stops it as well.
+    /// Checked in addition to `stop`.
     cancel: CancelToken,
 }
 
 impl<'s> RetryState<'s> {
-    /// Patience that begins now.
+    /// The state before the first attempt.
     pub(super) fn new(wait: Duration, deadline: Option<Instant>, stop: CancelCheck<'s>) -> Self {
         let (failures, tries, is_once, has_failed, idle) = (0, MAX_TRIES, false, false, MAX_IDLE);
         let (since, asked, locked_since, polls) = (None, None, None, 0);
@@ -182,39 +184,39 @@ impl<'s> RetryState<'s> {
         }
     }
 
-    /// Ended by `cancel` as well.
+    /// Stops also when `cancel` is cancelled.
     pub(super) fn cancelled_by(self, cancel: &CancelToken) -> Self {
         Self { cancel: cancel.clone(), ..self }
     }
 
-    /// Whether the work is to end.
+    /// Whether the work is to stop.
     pub(super) fn is_stopped(&self) -> bool {
         (self.stop)() || self.cancel.is_cancelled()
     }
 
-    /// With fewer tries and no more than so much time, from now on, until something comes through.
+    /// Allows fewer attempts, and at most the time `idle` from now on, until there is progress.
     pub(super) fn with_budget(self, idle: Duration) -> Self {
         Self { since: Some(Instant::now()), tries: FIRST_TRIES, idle, ..self }
     }
 
-    /// For one try, and another one only where the connection had lain idle and was closed meanwhile.
+    /// Allows one attempt, and a second one only if an idle connection was closed by the server.
     pub(super) fn once(self) -> Self {
         Self { is_once: true, ..self }
     }
 
-    /// Something came through: counting begins anew.
+    /// Resets the counters after progress.
     pub(super) const fn progress(&mut self) {
         self.failures = 0;
         self.since = None;
         (self.locked_since, self.polls) = (None, 0);
     }
 
-    /// Whether anything failed so far.
+    /// Whether any attempt has failed so far.
     pub(super) const fn has_failed(&self) -> bool {
         self.has_failed
     }
 
-    /// The time left for one request.
+    /// Returns the time left for a request; `None` if there is no deadline.
     pub(super) fn left(&mut self) -> Result<Option<Duration>, MirrorError> {
         self.asked = Some(Instant::now());
         if self.is_stopped() {
@@ -227,22 +229,22 @@ impl<'s> RetryState<'s> {
         }
     }
 
-    /// Whether the work shall end.
+    /// The check for a request to stop, without that of the token.
     pub(super) fn stop(&self) -> CancelCheck<'s> {
         self.stop
     }
 
-    /// Pauses before the next try.
+    /// Records a failed attempt and pauses before the next one.
     ///
     /// # Errors
-    /// The trouble itself, when there is to be none.
+    /// The error of the attempt, if it is not retried.
     pub(super) fn next(&mut self, attempt_error: AttemptError) -> Result<(), MirrorError> {
         if self.is_stopped() {
             return Err(MirrorError::Cancelled);
         }
         let now = Instant::now();
         self.has_failed = true;
-        let pause = match attempt_error.again {
+        let pause = match attempt_error.retry {
             RetryAction::Never => return Err(attempt_error.error),
             RetryAction::WhileLocked | RetryAction::Later | RetryAction::After(_) if self.is_once => {
                 return Err(attempt_error.error);
@@ -252,7 +254,8 @@ impl<'s> RetryState<'s> {
                 if left.is_zero() {
                     return Err(attempt_error.error);
                 }
-                // The way is fine: what is asked often is not what fails often.
+                // A lock is not a connection error: attempts that find it locked do not count as
+                // failures.
                 (self.failures, self.since) = (0, None);
                 self.polls += 1;
                 return self.pause(backoff(self.polls).min(LOCK_PAUSE).min(left), attempt_error.error);
@@ -278,7 +281,7 @@ impl<'s> RetryState<'s> {
             return Err(TransportError::Timeout { what: format!("the deadline has passed: {what}") }.into());
         }
         if is_late(end) {
-            // Its own words say more than that the time is over.
+            // The error of the attempt is more useful than one about the deadline.
             return Err(error);
         }
         match wait_until(end, &|| self.is_stopped()) {
@@ -288,48 +291,48 @@ impl<'s> RetryState<'s> {
     }
 }
 
-/// The pause after so many tries. Half of it is left to chance, so that many who failed at once do not
-/// come back at once.
+/// The pause after `tries` failures. Half of it is random, so that clients that failed together do
+/// not retry together.
 fn backoff(tries: u32) -> Duration {
     let full = FIRST_PAUSE.saturating_mul(1 << tries.min(8)).min(MAX_PAUSE);
     full / 2 + full.mul_f64(chance() / 2.0)
 }
 
-/// A number from 0 to 1. Where the system has no randomness all pauses are of one length.
+/// A random number from 0 to 1; a constant if the system has no source of randomness.
 fn chance() -> f64 {
     let mut byte = [128];
     getrandom::fill(&mut byte).ok();
     f64::from(byte[0]) / 255.0
 }
 
-/// A limit on what is sent, shared by all who have it.
+/// A rate limit on sent bytes, shared by all connections that use it.
 #[derive(Debug)]
 pub struct Limiter {
     bytes_per_second: f64,
-    /// A limit that holds as well.
+    /// A second limit that applies as well.
     outer: Option<Arc<Self>>,
-    /// When all that was let through so far will have been due.
+    /// When the bytes that were admitted so far have been paid for at this rate.
     due: Mutex<Option<Instant>>,
 }
 
 impl Limiter {
-    /// At most `bytes_per_second`, which is at least 1, and what `outer` lets through.
+    /// Limits to `bytes_per_second`, at least 1, and to the rate of `outer`.
     #[must_use]
     pub fn new(bytes_per_second: u64, outer: Option<Arc<Self>>) -> Self {
         let rate = u32::try_from(bytes_per_second.max(1)).unwrap_or(u32::MAX);
         Self { bytes_per_second: f64::from(rate), outer, due: Mutex::default() }
     }
 
-    /// The most that should be sent in one go: a tenth of a second.
+    /// The largest portion to send at once: what the rate allows in a tenth of a second.
     pub(super) fn portion(&self) -> usize {
-        // As floating point numbers do: what does not fit becomes the largest that does.
+        // A cast from floating point saturates at `usize::MAX`.
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it is positive and saturates")]
         let portion = (self.bytes_per_second / 10.0) as usize;
         let outer = self.outer.as_ref().map_or(usize::MAX, |outer| outer.portion());
         portion.clamp(1, outer)
     }
 
-    /// Waits until `bytes` may be sent; answers false if told to stop meanwhile.
+    /// Waits until `bytes` may be sent; returns false if `stop` returns true first.
     pub(super) fn wait(&self, bytes: usize, stop: CancelCheck<'_>) -> bool {
         let cost = Duration::from_secs_f64(f64::from(u32::try_from(bytes).unwrap_or(u32::MAX)) / self.bytes_per_second);
         let permit = {
@@ -361,21 +364,23 @@ mod tests {
 
     #[test]
     fn one_try_waits_for_nothing() {
-        let next = |again| {
-            RetryState::new(Duration::from_secs(60), None, GO).once().next(AttemptError { error: lost(), again })
+        let next = |action| {
+            RetryState::new(Duration::from_secs(60), None, GO)
+                .once()
+                .next(AttemptError { error: lost(), retry: action })
         };
         assert!(next(RetryAction::AtOnce).is_ok());
-        for again in
+        for action in
             [RetryAction::Later, RetryAction::WhileLocked, RetryAction::After(Duration::ZERO), RetryAction::Never]
         {
-            assert!(next(again).is_err(), "{again:?}");
+            assert!(next(action).is_err(), "{action:?}");
         }
     }
 
     #[test]
     fn tries_without_progress_are_counted() {
         let mut retry = RetryState::new(Duration::ZERO, None, GO);
-        let again = |retry: &mut RetryState<'_>| retry.next(AttemptError { error: lost(), again: RetryAction::AtOnce });
+        let again = |retry: &mut RetryState<'_>| retry.next(AttemptError { error: lost(), retry: RetryAction::AtOnce });
         for _ in 0..3 {
             for _ in 1..MAX_TRIES {
                 again(&mut retry).unwrap();
@@ -393,7 +398,7 @@ mod tests {
         let wait = Duration::from_millis(120);
         let began = Instant::now();
         let mut retry = RetryState::new(wait, None, GO);
-        while retry.next(AttemptError { error: lost(), again: RetryAction::WhileLocked }).is_ok() {}
+        while retry.next(AttemptError { error: lost(), retry: RetryAction::WhileLocked }).is_ok() {}
         assert!(began.elapsed() >= wait);
     }
 
@@ -402,14 +407,14 @@ mod tests {
         let mut retry = RetryState::new(Duration::ZERO, Some(Instant::now() + Duration::from_millis(10)), GO);
         let asked = RetryAction::After(Duration::from_secs(20));
         let began = Instant::now();
-        assert!(retry.next(AttemptError { error: lost(), again: asked }).is_err());
+        assert!(retry.next(AttemptError { error: lost(), retry: asked }).is_err());
         assert!(began.elapsed() < Duration::from_secs(5));
     }
 
     #[test]
     fn a_wait_that_the_deadline_ended_is_told_as_that() {
         let slow =
-            || AttemptError { error: TransportError::Timeout { what: "x".into() }.into(), again: RetryAction::Later };
+            || AttemptError { error: TransportError::Timeout { what: "x".into() }.into(), retry: RetryAction::Later };
         let next = |deadline, attempt_error| {
             RetryState::new(Duration::ZERO, Some(deadline), GO).next(attempt_error).unwrap_err()
         };
@@ -425,7 +430,7 @@ mod tests {
     #[test]
     fn whoever_shall_stop_does_not_pause() {
         let mut retry = RetryState::new(Duration::ZERO, None, &|| true);
-        let result = retry.next(AttemptError { error: lost(), again: RetryAction::After(Duration::from_secs(20)) });
+        let result = retry.next(AttemptError { error: lost(), retry: RetryAction::After(Duration::from_secs(20)) });
         assert!(matches!(result, Err(MirrorError::Cancelled)));
         assert!(matches!(retry.left(), Err(MirrorError::Cancelled)));
     }

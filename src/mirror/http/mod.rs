@@ -1,9 +1,8 @@
-//! A mirror behind a receiver: the protocol of [`crate::protocol`], over HTTP, TLS
-//! or the standard input and output of `ssh`.
+//! A mirror behind a receiver: the client of [`crate::protocol`], over HTTP, TLS or the standard
+//! input and output of `ssh`.
 //!
-//! Promises that every operation ends, that what is sent twice counts once,
-//! and that a failure says whether the way, the receiver or the mirror is at
-//! fault. Refuses to know what a fleet is.
+//! Promises that every operation ends, that a repeated request has no further effect, and that an
+//! error tells connection, receiver and mirror apart. Does not know what a fleet is.
 
 mod answer;
 mod body;
@@ -56,67 +55,68 @@ use client::{Client, Request, Verb};
 use limits::{CancelCheck, RetryState};
 use tls::CertificateEnd;
 
-/// Connections for packs, at most.
+/// The most connections for packs to one mirror.
 const MAX_CONNECTIONS: usize = 8;
-/// Longest time until a mirror behind SSH has told its state: there is more to be done before it can.
+/// The time limit for the state of a mirror over SSH: longer than over HTTP, because `ssh` may take
+/// 60 s until the banner.
 const SSH_ANSWER: Duration = Duration::from_secs(70);
-/// Longest time for what a receiver answers from its memory.
+/// The time limit for a request that a receiver handles without long work.
 const QUICK: Duration = Duration::from_secs(120);
-/// Beyond the deadline, to learn whether a switch was made before it.
+/// The time after the deadline for asking whether an activation took effect.
 const GRACE: Duration = Duration::from_secs(5);
-/// Only the token of the run asks to stop.
+/// For operations without a monitor: only the cancel token of the run stops them.
 const GO_ON: CancelCheck<'static> = &|| false;
 
-/// What the mirror told of itself when it was last asked.
+/// What the last state response of the mirror contained.
 #[derive(Debug, Clone, Default)]
 struct KnownMirror {
     store: Option<StoreId>,
     site: Option<Site>,
     unfinished: Option<Vec<BundleKey>>,
     may_push: bool,
-    /// Bytes free there.
+    /// Free bytes on its file system.
     free_bytes: Option<u64>,
-    /// Bytes of content there of pushes that did not end.
+    /// Bytes of content on it from unfinished pushes.
     incoming_bytes: u64,
-    /// The largest release that it takes.
+    /// The largest release that it accepts.
     quota: Quota,
-    /// About how long a message and its answer take; nothing: there was trouble meanwhile.
+    /// The approximate round-trip time; `None` if an attempt failed while it was measured.
     round_trip: Option<Duration>,
 }
 
-/// How its receiver is reached.
+/// The address of a receiver.
 #[derive(Debug)]
 enum Endpoint {
-    /// At this base.
+    /// The base URL.
     Http(String),
-    /// Behind this child process, which tells the base.
+    /// An `ssh` process; the banner of the receiver contains the base path.
     Ssh(Arc<SshConnection>),
 }
 
 impl Endpoint {
-    /// How often something goes there and back until there is an answer on a new connection, its own included.
+    /// The number of round trips until the first response on a new connection: TCP, TLS, request.
     fn messages_of_first(&self) -> u32 {
         match self {
             Self::Http(base) if base.starts_with("https:") => 3,
             Self::Http(_) => 2,
-            // What its base was learned from is the connection.
+            // Reading the banner has already established the connection.
             Self::Ssh(_) => 1,
         }
     }
 }
 
-/// What the operations of a mirror share.
+/// The connection state that the operations of a mirror share.
 #[derive(Debug)]
 struct Session {
     client: Client,
-    way: Endpoint,
-    pace: TransferLimits,
+    endpoint: Endpoint,
+    limits: TransferLimits,
 }
 
 impl Session {
     /// The base of all URLs.
     fn base(&self, retry: &mut RetryState<'_>) -> Result<String, MirrorError> {
-        match &self.way {
+        match &self.endpoint {
             Endpoint::Http(base) => Ok(base.clone()),
             Endpoint::Ssh(link) => loop {
                 match link.base(retry.left()?, &|| retry.is_stopped()) {
@@ -128,7 +128,7 @@ impl Session {
     }
 
     fn retry_state<'s>(&self, stop: CancelCheck<'s>) -> RetryState<'s> {
-        RetryState::new(self.pace.wait, self.pace.deadline, stop).cancelled_by(&self.pace.cancel)
+        RetryState::new(self.limits.wait, self.limits.deadline, stop).cancelled_by(&self.limits.cancel)
     }
 
     fn ask<T: DeserializeOwned>(&self, request: &Request<'_>, retry: &mut RetryState<'_>) -> Result<T, MirrorError> {
@@ -136,7 +136,7 @@ impl Session {
         self.client.ask(&base, request, retry)
     }
 
-    /// Makes a request once.
+    /// Makes a request without retries.
     fn ask_once<T: DeserializeOwned>(
         &self,
         request: &Request<'_>,
@@ -146,7 +146,7 @@ impl Session {
         self.client.ask_once(&base, request, retry)
     }
 
-    /// Asks the receiver to do something that may be told in one message.
+    /// Requests an action whose parameters fit in one JSON message.
     fn act<T: DeserializeOwned>(
         &self,
         action: Action,
@@ -188,7 +188,7 @@ fn to_json(message: &impl Serialize) -> Vec<u8> {
 pub struct HttpMirror {
     name: String,
     location: String,
-    /// Refuse to touch another site; nothing: any.
+    /// The only accepted site; `None` accepts any.
     site: Option<Site>,
     session: Arc<Session>,
     connections: usize,
@@ -199,8 +199,8 @@ pub struct HttpMirror {
 }
 
 impl HttpMirror {
-    /// The mirror `name` at `place`, written as `location`. `site`, if given,
-    /// is the only one that is accepted there.
+    /// Creates the mirror `name` at `place`; the user wrote it as `location`. If `site` is given,
+    /// no other site is accepted.
     #[must_use]
     pub fn new(
         name: String,
@@ -208,13 +208,13 @@ impl HttpMirror {
         place: &HttpUrl,
         access: &Credentials,
         site: Option<Site>,
-        pace: TransferLimits,
+        limits: TransferLimits,
     ) -> Self {
         let end = CertificateEnd::default();
         let agent = tls::agent(access, place, MAX_CONNECTIONS, end.clone());
         let (token, secrets) = (access.token.clone(), access.secrets());
-        let client = Client { agent, token, limit: pace.limit.clone(), trace: pace.trace, secrets };
-        let session = Session { client, way: Endpoint::Http(place.base().to_owned()), pace };
+        let client = Client { agent, token, limit: limits.limit.clone(), trace: limits.trace, secrets };
+        let session = Session { client, endpoint: Endpoint::Http(place.base().to_owned()), limits };
         let site_in_url = place.site();
         Self { site_in_url, certificate_end: end, ..Self::over(name, location, site, session, MAX_CONNECTIONS) }
     }
@@ -222,7 +222,7 @@ impl HttpMirror {
     fn over(name: String, location: String, site: Option<Site>, session: Session, connections: usize) -> Self {
         let session = Arc::new(session);
         let interrupt: Arc<dyn Interrupt> = Arc::clone(&session) as _;
-        session.pace.cancel.interrupt_on_cancel(Arc::downgrade(&interrupt));
+        session.limits.cancel.interrupt_on_cancel(Arc::downgrade(&interrupt));
         Self {
             name,
             location,
@@ -235,7 +235,7 @@ impl HttpMirror {
         }
     }
 
-    /// The mirror `name` behind `ssh`, the same way. It has one connection.
+    /// Creates the mirror `name` behind `ssh`, with a single connection.
     #[must_use]
     pub fn over_ssh(
         name: String,
@@ -243,13 +243,13 @@ impl HttpMirror {
         place: &SshUrl,
         settings: &SshSettings,
         site: Option<Site>,
-        pace: TransferLimits,
+        limits: TransferLimits,
     ) -> Self {
-        let link = Arc::new(SshConnection::new(place, settings, site.clone(), pace.cancel.clone()));
+        let link = Arc::new(SshConnection::new(place, settings, site.clone(), limits.cancel.clone()));
         let agent = SshConnection::agent(&link, Credentials::config_over_ssh());
         let secrets = Secrets::default();
-        let client = Client { agent, token: None, limit: pace.limit.clone(), trace: pace.trace, secrets };
-        let session = Session { client, way: Endpoint::Ssh(link), pace };
+        let client = Client { agent, token: None, limit: limits.limit.clone(), trace: limits.trace, secrets };
+        let session = Session { client, endpoint: Endpoint::Ssh(link), limits };
         Self::over(name, location, site, session, 1)
     }
 
@@ -257,12 +257,12 @@ impl HttpMirror {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// About how long a message and its answer take, as far as known.
+    /// The approximate round-trip time, if known.
     fn round_trip(&self) -> Option<Duration> {
         self.known().as_ref().and_then(|known| known.round_trip)
     }
 
-    /// Makes sure that it is the right site's. The mirror is asked at most once.
+    /// Checks that the mirror holds the expected site. Requests its state if it is not known yet.
     fn check_site(&self) -> Result<(), MirrorError> {
         let Some(wanted) = &self.site else { return Ok(()) };
         let known = self.known().clone();
@@ -278,7 +278,8 @@ impl HttpMirror {
 
     fn learn(&self, state: &protocol::State, round_trip: Option<Duration>) {
         let (site, unfinished) = (state.site.clone(), state.unfinished.clone());
-        // The first time connecting was part of it; later that may have been done before.
+        // Only the first measurement is used: it includes the connection setup for certain, and
+        // `messages_of_first` accounts for that. A later one may reuse a connection.
         let round_trip = self.round_trip().or(round_trip);
         *self.known() = Some(KnownMirror {
             store: state.store,
@@ -293,16 +294,17 @@ impl HttpMirror {
     }
 
     fn ask_state_by(&self, deadline: Option<Instant>) -> Result<(protocol::State, Option<Duration>), MirrorError> {
-        // A whole fleet waits for it: who does not answer by then is not there.
+        // The whole fleet waits for this response: a mirror without one by then counts as
+        // unreachable.
         let limit = if self.connections == 1 { SSH_ANSWER } else { CONNECT };
         let request = Request::new(Verb::Get, Resource::State, Body::None, AnswerLimit::STATE);
-        let retry = RetryState::new(self.session.pace.wait, deadline, GO_ON).with_budget(limit);
-        let mut retry = retry.cancelled_by(&self.session.pace.cancel);
+        let retry = RetryState::new(self.session.limits.wait, deadline, GO_ON).with_budget(limit);
+        let mut retry = retry.cancelled_by(&self.session.limits.cancel);
         let base = self.session.base(&mut retry)?;
         let asked = Instant::now();
         let request = Request { limit: Some(limit), ..request };
         let state = self.session.client.ask(&base, &request, &mut retry)?;
-        let messages = self.session.way.messages_of_first();
+        let messages = self.session.endpoint.messages_of_first();
         Ok((state, (!retry.has_failed()).then(|| asked.elapsed() / messages)))
     }
 
@@ -334,7 +336,7 @@ impl Mirror for HttpMirror {
     }
 
     fn state(&self) -> Result<MirrorState, MirrorError> {
-        let (state, round_trip) = self.ask_state_by(self.session.pace.deadline)?;
+        let (state, round_trip) = self.ask_state_by(self.session.limits.deadline)?;
         self.learn(&state, round_trip);
         self.check_site()?;
         let token = state.token_expires;
@@ -384,7 +386,7 @@ impl Mirror for HttpMirror {
             let (ids, resource) = (ids.concat(), Resource::Action(Action::Holds));
             let request = Request::new(Verb::Post, resource, Body::Parts(vec![&ids]), AnswerLimit::SMALL);
             let answer: protocol::Holds = self.session.ask(&Request { limit: Some(QUICK), ..request }, &mut retry)?;
-            let what = || "it says nothing of what was asked for".to_owned();
+            let what = || "the response does not match the requested objects".to_owned();
             held.extend(answer.read(some.len()).ok_or_else(|| TransportError::Foreign { status: 200, what: what() })?);
         }
         Ok(held)
@@ -415,9 +417,10 @@ impl Mirror for HttpMirror {
                 }
                 Ok(())
             }
-            // Whether it was done is not known: the answer is what was lost, now or before a refusal.
+            // It is not known whether the activation took effect: a response was lost, either this
+            // one or that of an earlier attempt. So ask for the state.
             Err(error) if matches!(error, MirrorError::Transport(_)) || retry.has_failed() => {
-                let deadline = self.session.pace.deadline.map(|deadline| deadline.max(Instant::now() + GRACE));
+                let deadline = self.session.limits.deadline.map(|deadline| deadline.max(Instant::now() + GRACE));
                 match self.ask_state_by(deadline) {
                     Ok((state, _)) if state.current == Some(release) => Ok(()),
                     _ => Err(error),

@@ -1,4 +1,4 @@
-//! Parts of objects of a mirror: many with one request.
+//! Reads parts of objects from a mirror, many with one request.
 
 use std::io::{self, Read};
 
@@ -12,8 +12,8 @@ use crate::mirror::transport_error::TransportError;
 use crate::mirror::{Effort, MirrorError};
 use crate::protocol::{self, Action, ObjectPart, Resource};
 
-/// Reads `parts`; see [`crate::mirror::Mirror::read_parts`]. What came before the connection broke is
-/// not asked for again.
+/// Reads `parts`; see [`crate::mirror::Mirror::read_parts`]. Parts that were received before the
+/// connection broke are not requested again.
 pub(super) fn read(
     session: &Session,
     parts: &[ObjectPart],
@@ -33,7 +33,7 @@ pub(super) fn read(
     Ok(read)
 }
 
-/// Makes one request, and takes as much of the answer as comes.
+/// Makes one request and reads as many parts as it can get.
 fn ask(
     session: &Session,
     parts: &[ObjectPart],
@@ -52,18 +52,18 @@ fn ask(
                 retry.progress();
             }
             Err(error) if error.kind() == io::ErrorKind::InvalidData => {
-                let what = "an answer about objects that is none".to_owned();
+                let what = "the response with object parts is malformed".to_owned();
                 return retry.next(AttemptError::final_(TransportError::Foreign { status: 200, what }.into()));
             }
             Err(error) => return retry.next(map_read_error(error)),
         }
     }
-    // A connection whose answer was read to its end is used again.
+    // ureq reuses a connection only after the response was read to its end.
     io::copy(&mut reader.take(1), &mut io::sink()).ok();
     Ok(())
 }
 
-/// Reads the next part of an answer; `None` if the mirror does not have it.
+/// Reads the next part of a response; `None` if the mirror does not have it.
 fn next(reader: &mut impl Read, part: &ObjectPart) -> io::Result<Option<Vec<u8>>> {
     let mut is_here = [0];
     reader.read_exact(&mut is_here)?;

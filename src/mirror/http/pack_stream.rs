@@ -1,5 +1,5 @@
-//! Packs in a row in one body: those that are there, and those that are made
-//! while the body is sent.
+//! Request bodies of many packs: of packs that are ready, and of packs that are built while the
+//! body is sent.
 
 use std::io::{self, Read};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -10,19 +10,19 @@ use crate::mirror::http::upload::{BATCH_BYTES, NextPack, Upload};
 use crate::mirror::{MirrorError, OutgoingPack, SourceError};
 use crate::protocol::PackHead;
 
-/// So long the next pack is waited for while a request is under way: less than a receiver waits.
+/// The longest wait for the next pack within a request: shorter than the timeout of a receiver.
 const NEXT_PACK: Duration = Duration::from_secs(5);
 
-/// A head and what it is of.
+/// A pack with its header before it.
 type FramedPack<R> = io::Chain<io::Cursor<[u8; PackHead::BYTES]>, R>;
 
-/// Puts the head of a pack before its content.
+/// Puts the header of a pack before its content.
 fn with_head<R: Read>(pack: &dyn OutgoingPack, content: R) -> Result<FramedPack<R>, SourceError> {
     let head = PackHead::Pack { id: pack.id(), bytes: u32::try_from(pack.size())? };
     Ok(io::Cursor::new(head.to_bytes()).chain(content))
 }
 
-/// Packs one after the other, each behind its head and opened when its turn comes.
+/// The body for packs that are ready. Each is opened only when the one before it was read.
 pub(super) struct PackSequence<'p, R, F> {
     packs: &'p [Box<dyn OutgoingPack>],
     open_pack: F,
@@ -52,63 +52,64 @@ impl<R: Read, F: FnMut(&dyn OutgoingPack) -> Result<R, SourceError>> Read for Pa
     }
 }
 
-/// Packs that are made while they are sent, in a body that ends when they do, when they are many, or
-/// when the next one does not come.
+/// Packs that are sent while they are built. The body ends after the last pack, after
+/// [`BATCH_BYTES`], or when the next pack is not ready within [`NEXT_PACK`].
 pub(super) struct PackStream<'f, 'u> {
     upload: &'f Upload<'u>,
-    flowed: Mutex<StreamedPacks>,
+    streamed: Mutex<StreamedPacks>,
 }
 
-/// How far a [`PackStream`] came.
+/// What a [`PackStream`] has sent.
 #[derive(Default)]
 pub(super) struct StreamedPacks {
-    /// What was sent, or begun to be.
+    /// The packs that were sent, the last one perhaps in part.
     pub(super) packs: Vec<Box<dyn OutgoingPack>>,
-    /// Whether these were all.
+    /// Whether these are all packs of the bundle.
     pub(super) is_all: bool,
-    /// Why there is no next one.
+    /// The error that ended the stream early.
     pub(super) failed: Option<MirrorError>,
     bytes: u64,
 }
 
 impl<'f, 'u> PackStream<'f, 'u> {
     pub(super) fn new(upload: &'f Upload<'u>) -> Self {
-        Self { upload, flowed: Mutex::default() }
+        Self { upload, streamed: Mutex::default() }
     }
 
-    /// The body, behind `first`. To be opened once: what it takes from the upload it has alone.
+    /// Opens the body, with `first` before the packs. Open it only once: the packs that it takes
+    /// from the upload are not available to another body.
     pub(super) fn open(&'f self, first: impl Read + Send + 'f) -> impl Read + Send + 'f {
         StreamBody { stream: self, part: Box::new(first), has_ended: false }
     }
 
-    /// What came of it.
+    /// Returns what was sent.
     pub(super) fn end(self) -> StreamedPacks {
-        self.flowed.into_inner().unwrap_or_else(PoisonError::into_inner)
+        self.streamed.into_inner().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn streamed(&self) -> MutexGuard<'_, StreamedPacks> {
-        self.flowed.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, StreamedPacks> {
+        self.streamed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The next pack behind its head, when the one before it is out; nothing at the end.
-    fn next(&self, flowed: &mut StreamedPacks) -> Result<Option<FramedPack<CountedPack<'f, 'u>>>, MirrorError> {
-        if let Some(pack) = flowed.packs.last() {
-            self.upload.tell(pack.id(), pack.size());
+    /// Returns the next pack with its header, after the one before it was sent; `None` at the end.
+    fn next(&self, streamed: &mut StreamedPacks) -> Result<Option<FramedPack<CountedPack<'f, 'u>>>, MirrorError> {
+        if let Some(pack) = streamed.packs.last() {
+            self.upload.report_sent(pack.id(), pack.size());
         }
-        if flowed.bytes > BATCH_BYTES {
+        if streamed.bytes > BATCH_BYTES {
             return Ok(None);
         }
-        let pack = match self.upload.coming(NEXT_PACK)? {
+        let pack = match self.upload.next_within(NEXT_PACK)? {
             NextPack::Pack(pack) => pack,
             NextPack::End => {
-                flowed.is_all = true;
+                streamed.is_all = true;
                 return Ok(None);
             }
             NextPack::Later => return Ok(None),
         };
         let opened = CountedPack::open(self.upload, &*pack).and_then(|content| with_head(&*pack, content));
-        flowed.bytes += pack.size();
-        flowed.packs.push(pack);
+        streamed.bytes += pack.size();
+        streamed.packs.push(pack);
         opened.map(Some).map_err(MirrorError::Source)
     }
 }
@@ -126,14 +127,14 @@ impl Read for StreamBody<'_, '_> {
             if count > 0 || out.is_empty() || self.has_ended {
                 return Ok(count);
             }
-            let mut flowed = self.stream.streamed();
-            let next = self.stream.next(&mut flowed).unwrap_or_else(|error| {
-                // What was sent counts all the same.
-                flowed.failed = Some(error);
+            let mut streamed = self.stream.lock();
+            let next = self.stream.next(&mut streamed).unwrap_or_else(|error| {
+                // End the body regularly, so that the receiver keeps the packs that were sent.
+                streamed.failed = Some(error);
                 None
             });
             self.has_ended = next.is_none();
-            let is_whole = flowed.is_all;
+            let is_whole = streamed.is_all;
             self.part = match next {
                 Some(pack) => Box::new(pack),
                 None => Box::new(io::Cursor::new(PackHead::End { is_whole }.to_bytes())),

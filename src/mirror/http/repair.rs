@@ -1,4 +1,4 @@
-//! Mending a remote mirror: it says what it wants, we send what we have.
+//! Repairs a remote mirror: it lists the content that it needs, and the origin sends what it has.
 
 use std::collections::HashSet;
 use std::io::Read;
@@ -15,10 +15,10 @@ use crate::protocol::{self, Action, Repairing, Resource, Wants};
 use crate::release::ReleaseName;
 use crate::store::Repaired;
 
-/// How manifests are packed, as the store does it.
+/// The zstd level for manifests, the same as in the store.
 const LEVEL: i32 = 1;
 
-/// What was sent already: what is wanted again was of no use.
+/// What was sent already. If it is requested again, it did not help and is not sent again.
 #[derive(Default)]
 struct SentObjects {
     objects: HashSet<ObjectId>,
@@ -26,7 +26,7 @@ struct SentObjects {
     releases: HashSet<ReleaseName>,
 }
 
-/// Mends the mirror as far as `supply` goes.
+/// Repairs the mirror as far as `supply` has the content.
 pub(super) fn run(
     session: &Session,
     supply: &dyn RepairSource,
@@ -44,7 +44,7 @@ pub(super) fn run(
         repaired.objects += answer.objects;
         repaired.mended += answer.mended;
         repaired.left = answer.left;
-        // Each round sends something that was not sent before, so they end.
+        // Each round sends something that was not sent before, so the loop ends.
         let wants = &answer.wants;
         if !is_last && send(session, supply, wants, &mut sent, &stop)? {
             continue;
@@ -57,7 +57,7 @@ pub(super) fn run(
     Ok(repaired)
 }
 
-/// Puts what is wanted and to be had. Answers whether there was any.
+/// Sends the requested content that `supply` has. Returns whether anything was sent.
 fn send(
     session: &Session,
     supply: &dyn RepairSource,
@@ -89,7 +89,7 @@ fn send(
             continue;
         }
         match put_object(session, &|| supply.object(id), id, stop) {
-            // What came so far is put to use first, and that makes room.
+            // No space: let the mirror use what was sent so far first, which frees space.
             Err(error) if any && error.kind() == ErrorKind::NoSpace => return Ok(true),
             put => any |= put?.is_ok(),
         }
@@ -98,7 +98,7 @@ fn send(
     Ok(any)
 }
 
-/// The frame of a manifest; nothing if it cannot be read to its end.
+/// Compresses a manifest; `None` if it cannot be read.
 fn packed(plain: Box<dyn Read + Send>) -> Option<Vec<u8>> {
     zstd::encode_all(plain, LEVEL).ok()
 }

@@ -1,6 +1,8 @@
-//! Staging over the wire: one request, with packs that are made while it is
-//! sent; where that is not enough, what is held, the rest of them, and the word
-//! that this is all.
+//! Stages a release over HTTP.
+//!
+//! Normally one request is enough: the change and the packs, which are built while it is sent. Else
+//! the steps are separate requests: ask which packs the receiver holds, send the others, and report
+//! that all packs were sent.
 
 use std::collections::HashSet;
 use std::io::{self, Read};
@@ -23,8 +25,8 @@ use crate::protocol::{self, Action, Detail, ProtocolError, Resource, StageHead, 
 use crate::store::{StoreError, needed_bytes};
 
 const STAGE: Resource = Resource::Action(Action::Stage);
-const TOO_SOON: &str = "objects are lacking before the packs are there";
-/// How often it is begun again with a receiver that forgets.
+const TOO_SOON: &str = "it reports missing objects before all packs were sent";
+/// How often staging is restarted if the receiver has lost the stage.
 const MAX_ROUNDS: u32 = 5;
 
 /// Stages `request` on `mirror`.
@@ -34,12 +36,12 @@ pub(super) fn run(
     bundle: &dyn PackSource,
     monitor: &dyn Monitor,
 ) -> Result<(), MirrorError> {
-    // Nothing is sent to where it would be refused.
+    // Send nothing that would be refused.
     check_token(mirror)?;
     let stop = || monitor.is_cancelled();
-    let _turn = Semaphore::enter(mirror.session.pace.semaphore.as_ref(), &stop)?;
-    // Where the receiver has a part already, and where there may be too little room, it is asked
-    // before any pack is sent: an answer is not read while a body is on its way.
+    let _permit = Semaphore::enter(mirror.session.limits.semaphore.as_ref(), &stop)?;
+    // Send packs with the first request only if the receiver holds none of them and has ample
+    // space. Else ask first: the client does not read a response while it sends a body.
     let has_none = match &*mirror.known() {
         Some(known) => {
             known.unfinished.as_ref().is_some_and(|keys| !keys.contains(&request.key))
@@ -72,25 +74,25 @@ struct Stage<'s> {
     resent: u64,
 }
 
-/// What the first request came to.
+/// The result of the first request.
 enum FirstAttempt {
-    /// That was all.
+    /// The release is staged.
     Staged,
-    /// These packs are there, and there are more.
+    /// The receiver holds these packs, but not all.
     Held(HashSet<PackId>),
-    /// It is to be begun again.
+    /// Start again, step by step.
     Not,
 }
 
-/// What a request to stage came to.
+/// The result of a step.
 enum StageStep {
     Staged,
-    /// The receiver has forgotten that it was asked.
+    /// The receiver has lost the stage.
     Forgotten,
 }
 
 impl Stage<'_> {
-    /// What stands before this manifest change in the body of a stage.
+    /// The header of a stage request, which precedes the manifest change in its body.
     fn head(&self, change: &[u8], has_packs: bool, is_whole: bool) -> Vec<u8> {
         let request = self.request;
         let release = String::from_utf8(request.release.to_bytes()).expect("a release record is JSON");
@@ -100,7 +102,7 @@ impl Stage<'_> {
         [&length, &head[..]].concat()
     }
 
-    /// Sends a stage without packs.
+    /// Sends a stage request without packs.
     fn ask(&self, change: &[u8], is_whole: bool, retry: &mut RetryState<'_>) -> Result<Staging, MirrorError> {
         let head = self.head(change, false, is_whole);
         let request = Request::new(Verb::Post, STAGE, Body::Parts(vec![&head, change]), AnswerLimit::STAGING);
@@ -111,8 +113,8 @@ impl Stage<'_> {
         self.mirror.session.retry_state(self.stop)
     }
 
-    /// Sends a stage and its packs behind it as they are made, once: the way is never idle, and little
-    /// takes one request.
+    /// Sends a stage request with the packs in its body while they are built, without retries. This
+    /// keeps the connection busy, and a small push takes a single request.
     fn begin(&mut self, upload: &Upload<'_>) -> Result<FirstAttempt, MirrorError> {
         let (stream, change) = (PackStream::new(upload), &self.request.change[..]);
         let open = || -> io::Result<Box<dyn Read + Send + '_>> {
@@ -138,17 +140,17 @@ impl Stage<'_> {
                 Ok(if is_staged { FirstAttempt::Staged } else { FirstAttempt::Not })
             }
             Ok(Staging::Lacking(_)) => Err(unexpected(TOO_SOON)),
-            Ok(Staging::Held(_)) if is_all => Err(unexpected("packs are held that were sent")),
+            Ok(Staging::Held(_)) if is_all => Err(unexpected("it reports packs as missing that were sent")),
             Ok(Staging::Held(held)) => Ok(FirstAttempt::Held(held.into_iter().collect())),
-            // What is tried again is tried step by step: not everything is sent again and again.
-            Err(AttemptError { again: RetryAction::WhileLocked, .. }) => Ok(FirstAttempt::Not),
-            // Its place was taken, or something on the way takes no chunks.
-            Err(AttemptError { error, .. }) if is_unknown(&error) || is_of_chunks(&error) => Ok(FirstAttempt::Not),
+            // Retry step by step, so that packs that arrived are not sent again.
+            Err(AttemptError { retry: RetryAction::WhileLocked, .. }) => Ok(FirstAttempt::Not),
+            // Another push took over the stage, or a proxy does not accept chunked bodies.
+            Err(AttemptError { error, .. }) if is_unknown(&error) || rejects_chunks(&error) => Ok(FirstAttempt::Not),
             Err(attempt_error) => retry.next(attempt_error).map(|()| FirstAttempt::Not),
         }
     }
 
-    /// Sends what is not `held`, which the mirror is asked for if it is not known.
+    /// Sends the packs that are not in `held`. If `held` is `None`, asks the mirror which it holds.
     fn step_by_step(&mut self, upload: &Upload<'_>, held: Option<HashSet<PackId>>) -> Result<(), MirrorError> {
         let mut known = held;
         for _ in 0..MAX_ROUNDS {
@@ -172,26 +174,28 @@ impl Stage<'_> {
         Err(TransportError::Forgotten.into())
     }
 
-    /// Says that all packs are there, and sends what turns out to be lacking all the same.
+    /// Reports that all packs were sent, and sends objects that the mirror still reports as
+    /// missing.
     fn complete(&mut self) -> Result<StageStep, MirrorError> {
         let mut before: Option<Vec<ObjectId>> = None;
         loop {
             let mut retry = self.retry_state();
-            // The manifest change is there already.
+            // The receiver has the manifest change already.
             let lacking = match self.ask(&[], true, &mut retry) {
                 Ok(Staging::Staged { .. }) => return Ok(StageStep::Staged),
                 Ok(Staging::Held(_)) => return Ok(StageStep::Forgotten),
                 Ok(Staging::Lacking(lacking)) => lacking,
                 Err(error) if is_unknown(&error) => return Ok(StageStep::Forgotten),
-                // It may have been staged before its answer was lost, and then lost its slot to another push.
+                // An earlier attempt may have staged it and lost the response; then another push
+                // took the slot.
                 Err(MirrorError::Remote { refusal }) if retry.has_failed() && refusal.kind == ErrorKind::Malformed => {
                     return Ok(StageStep::Forgotten);
                 }
                 Err(error) => return Err(error),
             };
-            // What was sent is asked for again: it will be so for ever.
+            // An object that was sent is still reported as missing: it would be so in every round.
             if before.is_some_and(|before| lacking.iter().any(|object| before.contains(object))) {
-                return Err(unexpected("objects are lacking that were sent"));
+                return Err(unexpected("it reports objects as missing that were sent"));
             }
             if matches!(self.send_objects(&lacking)?, StageStep::Forgotten) {
                 return Ok(StageStep::Forgotten);
@@ -200,7 +204,7 @@ impl Stage<'_> {
         }
     }
 
-    /// Sends objects of the base whole.
+    /// Sends whole objects.
     fn send_objects(&mut self, objects: &[ObjectId]) -> Result<StageStep, MirrorError> {
         self.bundle.announce(objects);
         let mut missing = Vec::new();
@@ -224,13 +228,14 @@ impl Stage<'_> {
     }
 }
 
-/// Whether what is new fits twice into the room there. What exactly a receiver needs it computes
-/// itself; other pushes may come in at the same time.
+/// Whether the free space is at least twice the size of the new content. Twice, because only the
+/// receiver computes the exact need, and other pushes may arrive at the same time.
 fn has_ample_room(free_bytes: u64, request: &StageRequest<'_>) -> bool {
-    /// A file takes whole blocks, and a line of the manifest.
+    /// Bytes that a file takes in addition: up to one block, and its line in the manifest.
     const FILE_BYTES: u64 = 4096 + 256;
     let with_files = |bytes: u64, files: u64| bytes.saturating_add(files.saturating_mul(FILE_BYTES)).saturating_mul(2);
-    // Mostly even the whole release fits; of a retired entry the record does not tell the size.
+    // Usually even the whole release fits, and the change need not be read. The record does not
+    // contain the size of retired entries.
     if request.release.retired == 0 && with_files(request.release.bytes, request.release.entries) <= free_bytes {
         return true;
     }
@@ -242,7 +247,7 @@ fn needs(request: &StageRequest<'_>) -> Result<DeltaSummary, ManifestError> {
     delta::summarize(&**request.change, &limits)
 }
 
-/// Refuses what a token that may only read cannot do.
+/// Fails if the token may only read.
 fn check_token(mirror: &HttpMirror) -> Result<(), MirrorError> {
     match mirror.known().as_ref() {
         Some(known) if !known.may_push => {
@@ -252,8 +257,9 @@ fn check_token(mirror: &HttpMirror) -> Result<(), MirrorError> {
     }
 }
 
-/// Refuses what the receiver would refuse, by what it said of itself. Of the units of its disk and of what an
-/// interrupted push left there it says too little to refuse all that it would.
+/// Fails if the receiver would refuse the request, as far as its last state shows. The state lacks
+/// the block size of its disk and the details of interrupted pushes, so the receiver may still
+/// refuse.
 pub(super) fn check(mirror: &HttpMirror, request: &StageRequest<'_>) -> Result<(), MirrorError> {
     check_token(mirror)?;
     let known = mirror.known();
@@ -262,10 +268,11 @@ pub(super) fn check(mirror: &HttpMirror, request: &StageRequest<'_>) -> Result<(
     let no_space = |message: String, detail: Option<Detail>| MirrorError::Remote {
         refusal: ProtocolError { detail, ..ProtocolError::new(ErrorKind::NoSpace, message) },
     };
-    if let Some(words) = known.quota.refusal(request.release, needs.new_bytes()) {
-        return Err(no_space(words, Some(Detail::Quota)));
+    if let Some(message) = known.quota.refusal(request.release, needs.new_bytes()) {
+        return Err(no_space(message, Some(Detail::Quota)));
     }
-    // Of a release with a base it may have a slot that is changed: then this is all that is made for certain.
+    // With a base the receiver may change an existing slot; then only the new objects are certain
+    // to be written.
     let made = if request.base.is_some() { needs.objects.len() as u64 } else { request.release.entries };
     let needed = needed_bytes(made, &needs, 1, known.incoming_bytes);
     match known.free_bytes {
@@ -274,12 +281,13 @@ pub(super) fn check(mirror: &HttpMirror, request: &StageRequest<'_>) -> Result<(
     }
 }
 
-/// Whether it may be the chunks that were not taken: a receiver never answers that to them.
-const fn is_of_chunks(error: &MirrorError) -> bool {
+/// Whether a proxy may have rejected the chunked body: a receiver never sends these statuses for
+/// one.
+const fn rejects_chunks(error: &MirrorError) -> bool {
     matches!(error, MirrorError::Transport(TransportError::Foreign { status: 411 | 501, .. }))
 }
 
-/// Whether the receiver has no such stage open.
+/// Whether the receiver does not have the stage.
 pub(super) fn is_unknown(error: &MirrorError) -> bool {
     matches!(error, MirrorError::Remote { refusal } if refusal.kind == ErrorKind::Unknown)
 }

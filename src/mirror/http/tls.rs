@@ -1,7 +1,7 @@
-//! TLS below `ureq`, and when the certificate ends that the other side has shown.
+//! A TLS connector for `ureq` that records when the certificate of the server expires.
 //!
-//! The connector that `ureq` brings checks certificates the same way, but shows nobody what it saw. Uses
-//! the crates `ureq`, and `tokio-rustls` for its rustls.
+//! The connector of `ureq` verifies certificates the same way, but does not give access to them.
+//! Uses the crates `ureq`, and `tokio-rustls` for its rustls.
 
 use std::fmt;
 use std::io::{Read as _, Write as _};
@@ -28,14 +28,14 @@ use ureq::{Agent, Error};
 use crate::mirror::http::Credentials;
 use crate::mirror::location::HttpUrl;
 
-/// When the certificate of a mirror ends, as the last connection to it showed.
+/// When the certificate of a mirror expires, as of the last connection.
 #[derive(Debug, Clone, Default)]
 pub(super) struct CertificateEnd(Arc<AtomicU64>);
 
 impl CertificateEnd {
     const UNKNOWN: u64 = 0;
 
-    /// In seconds since 1970; `None` if there was no connection with TLS.
+    /// The time in seconds since 1970; `None` if there was no TLS connection.
     pub(super) fn get(&self) -> Option<u64> {
         Some(self.0.load(Ordering::Relaxed)).filter(|end| *end != Self::UNKNOWN)
     }
@@ -46,14 +46,15 @@ impl CertificateEnd {
     }
 }
 
-/// When `certificate` ends, in seconds since 1970.
+/// When `certificate` expires, in seconds since 1970.
 fn end_of(certificate: &CertificateDer<'_>) -> Option<u64> {
-    // All that rustls shows of the dates in a certificate is the error that it has expired. They are checked before
-    // anything else, so at the end of time that is the error, whoever signed it.
+    // rustls exposes the expiry date of a certificate only in the error that it has expired. It
+    // checks the dates before the signature, so a check at the end of time yields that error for
+    // any issuer.
     let end_of_time = UnixTime::since_unix_epoch(Duration::from_secs(u64::MAX));
     let parsed = ParsedCertificate::try_from(certificate).ok()?;
-    let nobody = RootCertStore::empty();
-    match verify_server_cert_signed_by_trust_anchor(&parsed, &nobody, &[], end_of_time, &[]) {
+    let no_roots = RootCertStore::empty();
+    match verify_server_cert_signed_by_trust_anchor(&parsed, &no_roots, &[], end_of_time, &[]) {
         Err(TlsError::InvalidCertificate(CertificateError::ExpiredContext { not_after, .. })) => {
             Some(not_after.as_secs())
         }
@@ -61,7 +62,7 @@ fn end_of(certificate: &CertificateDer<'_>) -> Option<u64> {
     }
 }
 
-/// An agent for the mirror at `place`, which notes in `end` when the certificate ends that it sees there.
+/// Creates the agent for the mirror at `place`; it records in `end` when the certificate expires.
 pub(super) fn agent(access: &Credentials, place: &HttpUrl, connections: usize, end: CertificateEnd) -> Agent {
     let mirror = place.base().parse::<Uri>().ok().and_then(|uri| uri.authority().cloned());
     let tls = TlsConnector { access: access.clone(), config: OnceLock::new(), mirror, end };
@@ -69,18 +70,19 @@ pub(super) fn agent(access: &Credentials, place: &HttpUrl, connections: usize, e
     Agent::with_parts(access.config(connections, place.is_loopback()), connector, DefaultResolver::default())
 }
 
-/// Begins TLS on a connection.
+/// Starts TLS on a connection.
 #[derive(Debug)]
 struct TlsConnector {
     access: Credentials,
     config: OnceLock<Arc<ClientConfig>>,
-    /// The host and port of the mirror: a proxy on the way may have a certificate as well.
+    /// The host and port of the mirror. The certificate of an HTTPS proxy is not recorded.
     mirror: Option<Authority>,
     end: CertificateEnd,
 }
 
 impl TlsConnector {
-    /// Reads whom this system trusts only where there is TLS.
+    /// Returns the configuration. It is created on first use, so that the trust store of the system
+    /// is read only if there is a TLS connection.
     fn config(&self) -> Result<Arc<ClientConfig>, TlsError> {
         if let Some(config) = self.config.get() {
             return Ok(Arc::clone(config));
@@ -114,7 +116,7 @@ impl<In: Transport> Connector<In> for TlsConnector {
     }
 }
 
-/// The time for a connection counts from its beginning, and not from that of TLS.
+/// The time left of the connect timeout, which includes the TLS handshake.
 fn time_left(details: &ConnectionDetails<'_>) -> NextTimeout {
     let mut timeout = details.timeout;
     if let (Time::Exact(limit), Moment::Exact(began), Moment::Exact(now)) =
@@ -125,7 +127,7 @@ fn time_left(details: &ConnectionDetails<'_>) -> NextTimeout {
     timeout
 }
 
-/// A connection that is encrypted.
+/// A TLS connection.
 struct TlsTransport {
     buffers: LazyBuffers,
     stream: StreamOwned<ClientConnection, TransportAdapter>,

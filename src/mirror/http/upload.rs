@@ -1,8 +1,8 @@
-//! Sending packs on as many connections as pay.
+//! Uploads packs over as many connections as increase the throughput.
 //!
-//! All packs that are ready go in one request, so that the connection is
-//! always busy; another connection is tried only once sending takes long. A
-//! pack is let go of only when it is acknowledged, and read when its turn comes.
+//! All packs that are ready go in one request, so that the connection is always busy. Another
+//! connection is tried only after some seconds of sending. A pack is read when it is sent, and
+//! dropped only when it was acknowledged.
 
 use std::collections::{HashSet, VecDeque};
 use std::io::{self, Read};
@@ -26,27 +26,27 @@ use crate::mirror::{MirrorError, OutgoingPack, PackCursor, PackSource, SourceErr
 use crate::monitor::{Event, Monitor};
 use crate::protocol::{self, PackHead, Resource};
 
-/// Connections to begin with: two that begin at once take from each other what
-/// a link has, and lose it where its queue is short.
+/// Connections at the start. Two that start together compete for the bandwidth of a link, and lose
+/// packets if its queue is short.
 const FIRST_CONNECTIONS: usize = 1;
-/// One more connection must bring at least so much more.
+/// One more connection is kept if it multiplies the rate by at least this.
 const MIN_SPEEDUP: f64 = 1.1;
-/// So long is a rate measured before the number of connections changes.
+/// How long a rate is measured before the number of connections changes.
 const MEASURE_WINDOW: Duration = Duration::from_secs(3);
-/// Packs in one request: one more is added while they have at most so many bytes.
+/// Another pack is added to a request while its packs have at most this many bytes.
 pub(super) const BATCH_BYTES: u64 = 24 * 1024 * 1024;
-/// Packs that arrived are kept up to so many bytes, for a receiver that loses them.
+/// How many bytes of acknowledged packs are kept in case the receiver loses them.
 const KEPT_BYTES: u64 = 4 * 1024 * 1024;
 
 /// How an upload ended.
 pub(super) enum Uploaded {
-    /// Everything is there.
+    /// All packs were acknowledged.
     All,
-    /// The receiver has forgotten the stage; what is not there yet waits.
+    /// The receiver has lost the stage; packs without acknowledgement are queued again.
     Forgotten,
 }
 
-/// The packs of a bundle on their way to one mirror.
+/// The upload of the packs of a bundle to one mirror.
 pub(super) struct Upload<'u> {
     mirror: &'u HttpMirror,
     key: BundleKey,
@@ -56,35 +56,37 @@ pub(super) struct Upload<'u> {
     scaler: Mutex<ConnectionScaler>,
     is_over: AtomicBool,
     is_announced: AtomicBool,
-    /// Whether a request with several packs was cut: from then on they go one by one.
-    is_careful: AtomicBool,
+    /// Whether packs are sent one per request, because a request with several packs was
+    /// interrupted.
+    is_one_by_one: AtomicBool,
 }
 
-/// What was acknowledged.
+/// The acknowledged packs.
 #[derive(Default)]
 struct Acknowledged {
     packs: HashSet<PackId>,
-    /// Those that were told of: sent or held, sent again or not.
-    told: HashSet<PackId>,
-    /// As many of them as fit in little memory, for a receiver that loses them.
+    /// The packs that were reported to the monitor as sent or held; each is reported once, even if
+    /// it is sent again.
+    reported: HashSet<PackId>,
+    /// Packs of at most [`KEPT_BYTES`] in total, in case the receiver loses them.
     kept: Vec<Box<dyn OutgoingPack>>,
     kept_bytes: u64,
 }
 
 impl Acknowledged {
-    /// Notes that a pack is there; answers whether nobody was told yet.
+    /// Records that the receiver has a pack. Returns whether it has yet to be reported.
     fn note(&mut self, id: PackId) -> bool {
         self.packs.insert(id);
-        self.told.insert(id)
+        self.reported.insert(id)
     }
 }
 
-/// What comes next of a bundle.
+/// The next pack of a bundle.
 pub(super) enum NextPack {
     Pack(Box<dyn OutgoingPack>),
-    /// There is no more.
+    /// There are no more packs.
     End,
-    /// Not in time.
+    /// The next pack was not ready in time.
     Later,
 }
 
@@ -102,19 +104,20 @@ impl PackFeed<'_> {
         }
     }
 
-    /// Waits for the next pack or the end, at most so long. Answers whether it is there.
+    /// Waits at most `most` for the next pack or the end. Returns whether it is available.
     fn wait(&self, most: Duration) -> bool {
         !self.waiting.is_empty() || self.cursor.wait(most)
     }
 }
 
-/// Decides on the number of connections: one more while that pays, half after trouble.
+/// Controls the number of connections: adds one while that increases the rate, halves them after a
+/// failure.
 struct ConnectionScaler {
     workers: usize,
     allowed: usize,
     most: usize,
     best: f64,
-    /// Whether the last connection is there to see what it brings.
+    /// Whether the last connection was added on trial.
     is_trying: bool,
     bytes: u64,
     since: Instant,
@@ -126,7 +129,7 @@ impl ConnectionScaler {
         Self { workers: 0, allowed, most, best: 0.0, is_trying: false, bytes: 0, since: Instant::now() }
     }
 
-    /// Whether there is room for one more, who is then counted.
+    /// Counts another worker if one is allowed. Returns whether it is.
     const fn try_add_worker(&mut self) -> bool {
         let has_room = self.workers < self.allowed;
         if has_room {
@@ -135,13 +138,15 @@ impl ConnectionScaler {
         has_room
     }
 
-    /// No one more came: there are as many as there will be.
+    /// Undoes [`Self::try_add_worker`] after a thread could not be started, and allows no more
+    /// workers than there are.
     const fn stay(&mut self) {
         self.workers -= 1;
         self.allowed = self.workers;
     }
 
-    /// Whether there is one too many, who is then no longer counted. The last one stays.
+    /// Whether this worker must end because there are too many; it is then no longer counted. At
+    /// least one worker remains.
     const fn should_retire(&mut self) -> bool {
         let is_one_too_many = self.workers > self.allowed;
         if is_one_too_many {
@@ -200,14 +205,14 @@ impl<'u> Upload<'u> {
             scaler: Mutex::new(ConnectionScaler::new(mirror.connections)),
             is_over: AtomicBool::new(false),
             is_announced: AtomicBool::new(false),
-            is_careful: AtomicBool::new(false),
+            is_one_by_one: AtomicBool::new(false),
         }
     }
 
-    /// The next pack, if it comes soon enough.
-    pub(super) fn coming(&self, most: Duration) -> Result<NextPack, MirrorError> {
+    /// Waits at most `most`, and not beyond the deadline, for the next pack.
+    pub(super) fn next_within(&self, most: Duration) -> Result<NextPack, MirrorError> {
         let left = |deadline: Instant| deadline.saturating_duration_since(Instant::now());
-        let most = self.mirror.session.pace.deadline.map_or(most, |deadline| most.min(left(deadline)));
+        let most = self.mirror.session.limits.deadline.map_or(most, |deadline| most.min(left(deadline)));
         let mut source = lock(&self.source);
         if !source.wait(most) {
             return Ok(NextPack::Later);
@@ -215,24 +220,25 @@ impl<'u> Upload<'u> {
         Ok(source.next()?.map_or(NextPack::End, NextPack::Pack))
     }
 
-    /// Tells that a pack was sent, once.
-    pub(super) fn tell(&self, id: PackId, bytes: u64) {
-        let is_news = lock(&self.arrived).told.insert(id);
-        if is_news {
+    /// Reports to the monitor that a pack was sent, unless it was reported before.
+    pub(super) fn report_sent(&self, id: PackId, bytes: u64) {
+        let is_new = lock(&self.arrived).reported.insert(id);
+        if is_new {
             self.monitor.event(Event::PackSent { mirror: self.mirror.name.clone(), pack: id, bytes });
         }
     }
 
-    /// Reports that so many bytes of a pack have left, unless it was reported as sent before.
+    /// Reports to the monitor how many bytes of a pack were sent, unless the pack was reported as
+    /// sent.
     pub(super) fn advance(&self, id: PackId, bytes: u64) {
         let arrived = lock(&self.arrived);
-        // Under the lock: nothing is reported of a pack after it was sent.
-        if !arrived.told.contains(&id) {
+        // The lock is held, so that no progress is reported after the pack was reported as sent.
+        if !arrived.reported.contains(&id) {
             self.monitor.event(Event::PackAdvanced { mirror: self.mirror.name.clone(), pack: id, bytes });
         }
     }
 
-    /// Notes that a pack is there.
+    /// Records that a pack was acknowledged.
     pub(super) fn acknowledge(&self, pack: Box<dyn OutgoingPack>) {
         let (id, bytes) = (pack.id(), pack.size());
         let mut arrived = lock(&self.arrived);
@@ -242,10 +248,13 @@ impl<'u> Upload<'u> {
             arrived.kept.push(pack);
         }
         drop(arrived);
-        self.tell(id, bytes);
+        self.report_sent(id, bytes);
     }
 
-    /// Has the packs that were lost over there wait again, if they are still here.
+    /// Queues the packs that the receiver lost again.
+    ///
+    /// # Errors
+    /// [`TransportError::Forgotten`] if one of them is no longer kept.
     fn requeue_lost(&self, held: &HashSet<PackId>) -> Result<(), MirrorError> {
         let mut arrived = lock(&self.arrived);
         let kept = std::mem::take(&mut arrived.kept);
@@ -259,7 +268,7 @@ impl<'u> Upload<'u> {
         if arrived.packs.is_subset(held) { Ok(()) } else { Err(TransportError::Forgotten.into()) }
     }
 
-    /// Keeps a pack for the next try.
+    /// Queues a pack to be sent again.
     pub(super) fn requeue(&self, pack: Box<dyn OutgoingPack>) {
         lock(&self.source).waiting.push_back(pack);
     }
@@ -278,8 +287,8 @@ impl<'u> Upload<'u> {
         result.into_inner().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes and sends packs until there are none or somebody failed. What
-    /// is on its way when somebody fails arrives: it need not be sent again.
+    /// Sends packs until there are none left or a worker has failed. Requests of other workers are
+    /// not interrupted then: what they send need not be sent again.
     fn work<'s>(
         &'s self,
         scope: &'s Scope<'s, '_>,
@@ -296,7 +305,7 @@ impl<'u> Upload<'u> {
                     if lock(&self.scaler).try_add_worker() {
                         let spawned = Builder::new().spawn_scoped(scope, || self.work(scope, held, result));
                         if spawned.is_err() {
-                            // Without another thread the packs go on as they do.
+                            // Without another thread, continue with the present ones.
                             lock(&self.scaler).stay();
                         }
                     }
@@ -306,7 +315,7 @@ impl<'u> Upload<'u> {
                             continue;
                         }
                         Ok(SendResult::Cut) => {
-                            self.is_careful.store(true, Ordering::Relaxed);
+                            self.is_one_by_one.store(true, Ordering::Relaxed);
                             packs.into_iter().for_each(|pack| self.requeue(pack));
                             continue;
                         }
@@ -327,8 +336,8 @@ impl<'u> Upload<'u> {
         }
     }
 
-    /// The next packs that are not there: one, and all that are ready behind it, or will be before a
-    /// request of their own would have its answer.
+    /// The next packs that the mirror does not hold: one, and all that are ready within a round
+    /// trip. A later one is sent sooner in a request of its own.
     fn next_batch(&self, held: &HashSet<PackId>) -> Result<Vec<Box<dyn OutgoingPack>>, MirrorError> {
         let (began, round_trip) = (Instant::now(), self.mirror.round_trip().unwrap_or_default());
         let mut source = lock(&self.source);
@@ -338,16 +347,16 @@ impl<'u> Upload<'u> {
             if self.monitor.is_cancelled() {
                 return Err(MirrorError::Cancelled);
             }
-            // Who waited here while another one failed takes no more.
+            // Another worker may have failed while this one waited for the lock.
             let is_over = self.is_over.load(Ordering::Relaxed);
-            let is_alone = self.is_careful.load(Ordering::Relaxed) || bytes > BATCH_BYTES;
+            let is_alone = self.is_one_by_one.load(Ordering::Relaxed) || bytes > BATCH_BYTES;
             let is_worth_it = || source.wait(round_trip.saturating_sub(began.elapsed()));
             if is_over || !packs.is_empty() && (is_alone || !is_worth_it()) {
                 return Ok(packs);
             }
             let pack = match source.next() {
                 Ok(Some(pack)) => pack,
-                // What is here is sent first; whoever asks next is told.
+                // Send the packs so far; the next call returns the error.
                 Err(error) if packs.is_empty() => return Err(error),
                 Ok(None) | Err(_) => return Ok(packs),
             };
@@ -365,7 +374,8 @@ impl<'u> Upload<'u> {
     fn send(&self, packs: &[Box<dyn OutgoingPack>]) -> Result<SendResult, MirrorError> {
         let stop = || self.monitor.is_cancelled();
         let mut retry = self.mirror.session.retry_state(&stop);
-        // A refusal of the first one is read before everything is sent.
+        // Only the first request waits for `100 Continue`: a refusal is then read before the packs
+        // are sent.
         let is_announced = !self.is_announced.swap(true, Ordering::Relaxed);
         let sent = match packs {
             [pack] => {
@@ -389,7 +399,8 @@ impl<'u> Upload<'u> {
         sent
     }
 
-    /// Sends packs in one request, once: what is cut off is not all sent again.
+    /// Sends packs in one request without retries, so that after an interruption the packs that
+    /// arrived are not sent again.
     fn send_several(
         &self,
         packs: &[Box<dyn OutgoingPack>],
@@ -404,23 +415,23 @@ impl<'u> Upload<'u> {
         let request = Request::new(Verb::Put, resource, Body::Stream(length, &open), AnswerLimit::SMALL);
         match self.mirror.session.ask_once(&Request { is_announced, ..request }, retry) {
             Ok(protocol::Done {}) => Ok(SendResult::All),
-            Err(attempt_error) if attempt_error.again == RetryAction::Never => Err(attempt_error.error),
+            Err(attempt_error) if attempt_error.retry == RetryAction::Never => Err(attempt_error.error),
             Err(_) => Ok(SendResult::Cut),
         }
     }
 }
 
-/// What became of packs that were sent.
+/// The result of a request with packs.
 enum SendResult {
     All,
-    /// Some may be there; what it was may pass.
+    /// The request was interrupted by a transient error; some packs may have arrived.
     Cut,
 }
 
-/// Opens the content of an object, as often as need be.
+/// Opens the content of an object, once per attempt.
 type OpenContent<'o> = &'o (dyn Fn() -> Result<Box<dyn Read + Send>, SourceError> + Sync);
 
-/// Puts an object, which is read through before any of it is sent. The inner error is that of whoever supplies it.
+/// Sends an object after its digest was verified. The inner error is that of its source.
 pub(super) fn put_object(
     session: &Session,
     open: OpenContent<'_>,
@@ -431,16 +442,17 @@ pub(super) fn put_object(
         Ok(examined) => examined,
         Err(error) => return Ok(Err(error)),
     };
-    let again = || open().map_err(io::Error::other);
+    let reopen = || open().map_err(io::Error::other);
     let body = match &small {
         Some(bytes) => Body::Parts(vec![bytes]),
-        None => Body::Stream(size, &again),
+        None => Body::Stream(size, &reopen),
     };
     let request = Request::new(Verb::Put, Resource::Object(*id), body, AnswerLimit::SMALL);
     session.ask(&request, &mut session.retry_state(stop)).map(|protocol::Done {}| Ok(()))
 }
 
-/// Checks the content of an object and measures it; answers its bytes if they are few.
+/// Verifies the digest of an object. Returns its size, and its content if it has at most [`SMALL`]
+/// bytes.
 fn examine(open: OpenContent<'_>, id: &ObjectId) -> Result<(Option<Vec<u8>>, u64), SourceError> {
     let mut content = open()?;
     let mut first = Vec::new();
@@ -448,7 +460,7 @@ fn examine(open: OpenContent<'_>, id: &ObjectId) -> Result<(Option<Vec<u8>>, u64
     let is_small = first.len() as u64 <= SMALL;
     let (found, size) = hash_reader(first.as_slice().chain(content))?;
     if found != *id {
-        return Err("what was to be sent is not this object".into());
+        return Err("the content does not match the digest of the object".into());
     }
     Ok((is_small.then_some(first), size))
 }

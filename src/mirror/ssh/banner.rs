@@ -1,40 +1,40 @@
-//! Finds the banner of a receiver in what a login shell says before it.
+//! Finds the banner of a receiver after the output of a login shell.
 
 use crate::protocol::{BANNER, Banner};
 
-/// So much noise is skipped, in bytes.
+/// The most output before the banner that is skipped, in bytes.
 pub(super) const MAX_NOISE_BYTES: usize = 64 * 1024;
 /// The longest banner, in bytes.
 const MAX_BANNER_BYTES: usize = 1024 * 1024;
-/// What the banner of any version begins with.
+/// The beginning of a banner of any protocol version.
 const ANY_VERSION: &str = "headwater receive ";
 
-/// The line that was found.
+/// A banner line.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum BannerLine {
-    /// The banner.
+    /// A banner of a known protocol version.
     Banner(Banner),
-    /// That of another version of the protocol.
+    /// A banner of another protocol version.
     OtherVersion(String),
 }
 
-/// What has been heard so far, and what it means.
+/// The result of a scan for the banner.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum BannerScan {
-    /// Nothing yet: read on.
+    /// There is no complete banner yet: read on.
     More,
     /// The banner.
     Line(BannerLine),
-    /// Too much noise, or something after the banner.
+    /// Too much output before the banner, a malformed banner, or output after it.
     Nonsense,
 }
 
-/// Looks at all that was read so far.
-pub(super) fn scan(heard: &[u8]) -> BannerScan {
-    let Some(at) = memchr::memmem::find(heard, ANY_VERSION.as_bytes()) else {
-        return if heard.len() > MAX_NOISE_BYTES { BannerScan::Nonsense } else { BannerScan::More };
+/// Scans all output so far for the banner.
+pub(super) fn scan(output: &[u8]) -> BannerScan {
+    let Some(at) = memchr::memmem::find(output, ANY_VERSION.as_bytes()) else {
+        return if output.len() > MAX_NOISE_BYTES { BannerScan::Nonsense } else { BannerScan::More };
     };
-    let line = &heard[at..];
+    let line = &output[at..];
     let Some(end) = memchr::memchr(b'\n', line) else {
         return if line.len() > MAX_BANNER_BYTES || at > MAX_NOISE_BYTES {
             BannerScan::Nonsense
@@ -42,7 +42,7 @@ pub(super) fn scan(heard: &[u8]) -> BannerScan {
             BannerScan::More
         };
     };
-    // A receiver waits for the first request.
+    // A receiver sends nothing after the banner until the first request.
     if end + 1 < line.len() {
         return BannerScan::Nonsense;
     }

@@ -1,4 +1,4 @@
-//! The child process: how it is called, what it says first, how it ends.
+//! The `ssh` child process: its arguments, its banner and its end.
 
 use std::fs::File;
 use std::io::{self, Read as _, Write as _};
@@ -20,40 +20,39 @@ use crate::mirror::ssh::{SshSettings, attempt_error, lock};
 use crate::mirror::transport_error::TransportError;
 use crate::text::Secrets;
 
-/// How soon a request to stop is noticed.
+/// How often a request to stop is checked for.
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
-/// As much of what it says on stderr as is kept, in bytes: the end of it.
+/// How much of stderr is kept, in bytes: its end.
 const KEPT_BYTES: usize = 8 * 1024;
-/// The longest text of it in an error, in characters.
+/// How much of its output an error shows, in characters.
 const SHOWN_CHARS: usize = 600;
-/// How long it may take to end once it is told to.
+/// How long it may take to exit before it is killed.
 const EXIT_TIMEOUT: Duration = Duration::from_secs(2);
-/// The name under which a pinned key is looked up: it stands for whatever host is dialled.
+/// The host alias under which the pinned key is stored, whatever the host is called.
 const PINNED: &str = "headwater-pinned";
-/// How the quoted stderr of a receiver that ended with an error begins.
+/// The beginning of the quoted stderr if the receiver exited with an error.
 const RECEIVER_ERROR: &str = ": error: ";
 
-/// A running `ssh`, which ends with this value.
+/// A running `ssh`; dropping this value ends it.
 #[derive(Debug)]
 pub(super) struct Child {
     process: std::process::Child,
     pub(super) stream: UnixStream,
-    said: Arc<Mutex<Vec<u8>>>,
+    stderr_tail: Arc<Mutex<Vec<u8>>>,
     listener: Option<JoinHandle<()>>,
     cancel: CancelToken,
-    /// Open as long as ssh may read the pinned key through it.
+    /// The file with the pinned key. Kept open: ssh reads it through `/proc/PID/fd`.
     pinned: Option<File>,
 }
 
-/// A word that the shell over there takes as it is.
+/// Quotes a word for the shell on the other machine.
 fn quoted(word: &str) -> String {
     format!("'{}'", word.replace('\'', r"'\''"))
 }
 
-/// All arguments of `ssh`.
 fn arguments(place: &SshUrl, settings: &SshSettings, pinned: Option<&str>) -> Vec<String> {
     let mut options = vec!["BatchMode=yes".to_owned(), format!("ConnectTimeout={}", CONNECT.as_secs())];
-    // A dead peer is noticed although ssh itself keeps our end open.
+    // A dead connection is detected after 60 s; without this ssh would keep the pipe open.
     options.extend(["ServerAliveInterval=15".to_owned(), "ServerAliveCountMax=4".to_owned()]);
     if let Some(file) = pinned {
         options.extend([
@@ -75,7 +74,8 @@ fn arguments(place: &SshUrl, settings: &SshSettings, pinned: Option<&str>) -> Ve
     arguments
 }
 
-/// A file without a name that has the pinned key, and the path by which a child of ours reads it.
+/// Writes the pinned key to an anonymous file. Returns it and the path under which a child reads
+/// it.
 fn pin(key: &str) -> io::Result<(File, String)> {
     let memory = rustix::fs::memfd_create("known_hosts", rustix::fs::MemfdFlags::CLOEXEC)?;
     let mut file = File::from(memory);
@@ -85,7 +85,6 @@ fn pin(key: &str) -> io::Result<(File, String)> {
 }
 
 impl Child {
-    /// Starts `ssh`.
     pub(super) fn start(place: &SshUrl, settings: &SshSettings, cancel: CancelToken) -> Result<Self, AttemptError> {
         let failed = |what: &str, error: &io::Error| {
             attempt_error(TransportError::Ssh { what: format!("{what}: {error}") }, RetryAction::Never)
@@ -95,19 +94,19 @@ impl Child {
         let pinned = pinned.map_err(|error| failed("cannot hand over the host key", &error))?;
         let (stream, other) = UnixStream::pair().map_err(|error| failed("cannot make a socket", &error))?;
         let other = OwnedFd::from(other);
-        let again = other.try_clone().map_err(|error| failed("cannot make a socket", &error))?;
+        let second = other.try_clone().map_err(|error| failed("cannot make a socket", &error))?;
         let mut command = Command::new(program);
         withhold_secrets(&mut command, &settings.secret_variables);
         let spawned = command
             .args(arguments(place, settings, pinned.as_ref().map(|(_, path)| path.as_str())))
             .stdin(Stdio::from(other))
-            .stdout(Stdio::from(again))
+            .stdout(Stdio::from(second))
             .stderr(Stdio::piped())
             .spawn();
         let mut process = spawned.map_err(|error| failed(&format!("cannot run {program}"), &error))?;
-        let said = Arc::new(Mutex::new(Vec::new()));
+        let stderr_tail = Arc::new(Mutex::new(Vec::new()));
         let stderr = process.stderr.take();
-        let kept = Arc::clone(&said);
+        let kept = Arc::clone(&stderr_tail);
         let listen = move || {
             if let Some(stderr) = stderr {
                 read_tail(stderr, KEPT_BYTES, &kept);
@@ -120,95 +119,98 @@ impl Child {
                 return Err(failed("cannot start a thread", &error));
             }
         };
-        Ok(Self { process, stream, said, listener, cancel, pinned: pinned.map(|(file, _)| file) })
+        Ok(Self { process, stream, stderr_tail, listener, cancel, pinned: pinned.map(|(file, _)| file) })
     }
 
-    /// Waits for the line of the receiver.
+    /// Waits for the banner of the receiver.
     pub(super) fn read_banner(&mut self, time: Duration, stop: &dyn Fn() -> bool) -> Result<BannerLine, AttemptError> {
         let end = Instant::now() + time;
-        let mut heard = Vec::new();
+        let mut output = Vec::new();
         loop {
             if stop() {
                 self.process.kill().ok();
                 return Err(AttemptError::final_(MirrorError::Cancelled));
             }
-            match banner::scan(&heard) {
+            match banner::scan(&output) {
                 BannerScan::Line(line) => return Ok(line),
-                BannerScan::Nonsense => return Err(self.no_receiver(&heard, "")),
+                BannerScan::Nonsense => return Err(self.no_receiver(&output, "")),
                 BannerScan::More => {}
             }
             let left = end.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                // Who never said a word has nothing to finish.
+                // There is no banner yet, so no work to finish: kill it at once.
                 self.process.kill().ok();
-                let what = format!("ssh has no connection to a receiver yet{}", self.quote(&heard));
+                let what = format!("no banner of a receiver{}", self.quote(&output));
                 return Err(attempt_error(TransportError::Timeout { what }, RetryAction::Later));
             }
             let mut some = [0; 4096];
             let read =
                 self.stream.set_read_timeout(Some(left.min(POLL_INTERVAL))).and_then(|()| self.stream.read(&mut some));
             match read {
-                Ok(0) => return Err(self.ended(&heard)),
-                Ok(count) => heard.extend_from_slice(&some[..count]),
+                Ok(0) => return Err(self.ended(&output)),
+                Ok(count) => output.extend_from_slice(&some[..count]),
                 Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {}
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(_) => return Err(self.ended(&heard)),
+                Err(_) => return Err(self.ended(&output)),
             }
         }
     }
 
-    fn no_receiver(&self, heard: &[u8], why: &str) -> AttemptError {
+    fn no_receiver(&self, output: &[u8], why: &str) -> AttemptError {
         attempt_error(
-            TransportError::NoReceiver { what: format!("{why}it said nothing of ours{}", self.quote(heard)) },
+            TransportError::NoReceiver {
+                what: format!("{why}the output has no banner of a receiver{}", self.quote(output)),
+            },
             RetryAction::Never,
         )
     }
 
-    /// Why it ended before there was a banner.
-    fn ended(&mut self, heard: &[u8]) -> AttemptError {
+    /// Ends the process and describes why it closed its output before the banner.
+    fn ended(&mut self, output: &[u8]) -> AttemptError {
         let status = self.finish();
-        let said = self.quote(heard);
+        let quote = self.quote(output);
         match status.as_ref().ok().and_then(ExitStatus::code) {
             Some(255) => {
-                let what = format!("exit code 255{said}");
-                if said.contains("Host key verification failed") {
-                    let what = self.of_host_key(said.trim_start_matches(": "));
+                let what = format!("exit code 255{quote}");
+                if quote.contains("Host key verification failed") {
+                    let what = self.describe_host_key(quote.trim_start_matches(": "));
                     attempt_error(TransportError::HostKey { what }, RetryAction::Never)
-                } else if said.contains("Permission denied") || said.contains("Too many authentication") {
+                } else if quote.contains("Permission denied") || quote.contains("Too many authentication") {
                     attempt_error(TransportError::SshDenied { what }, RetryAction::Never)
                 } else {
                     attempt_error(TransportError::Ssh { what }, RetryAction::Later)
                 }
             }
             Some(127) => {
-                let what = format!("install it, or name it with --receive-command or `receive_command`{said}");
+                let what = format!("install it, or name it with --receive-command or `receive_command`{quote}");
                 attempt_error(TransportError::NoReceiver { what }, RetryAction::Never)
             }
-            Some(_) if said.starts_with(RECEIVER_ERROR) => {
-                let what = said[RECEIVER_ERROR.len()..].to_owned();
+            Some(_) if quote.starts_with(RECEIVER_ERROR) => {
+                let what = quote[RECEIVER_ERROR.len()..].to_owned();
                 attempt_error(TransportError::ReceiverFailed { what }, RetryAction::Never)
             }
-            Some(code) => self.no_receiver(heard, &format!("exit code {code}, ")),
-            None => self.no_receiver(heard, "it was ended by a signal, "),
+            Some(code) => self.no_receiver(output, &format!("exit code {code}, ")),
+            None => self.no_receiver(output, "ended by a signal, "),
         }
     }
 
-    /// What is wrong with the key of the host. The long warning of ssh names a file that is gone when it is read.
-    fn of_host_key(&self, said: &str) -> String {
-        let all = String::from_utf8_lossy(&lock(&self.said)).into_owned();
+    /// Describes why the host key was rejected. The warning of ssh is not quoted: it names the
+    /// known_hosts file of the pinned key, which no longer exists when the user reads the message.
+    fn describe_host_key(&self, quote: &str) -> String {
+        let all = String::from_utf8_lossy(&lock(&self.stderr_tail)).into_owned();
         let print = all.split_whitespace().find(|word| word.starts_with("SHA256:"));
         let found = print.map_or_else(String::new, |print| format!(": it has {}", print.trim_end_matches('.')));
         match (self.pinned.is_some(), all.contains("HAS CHANGED")) {
             (true, _) => format!("not the one that `host_key` pins{found}"),
             (false, true) => format!("not the one in known_hosts{found}"),
-            (false, false) => format!("not known here: {said}"),
+            (false, false) => format!("not known here: {quote}"),
         }
     }
 
-    /// What it said, for an error: stderr, then what came instead of a banner.
-    fn quote(&self, heard: &[u8]) -> String {
-        let said = lock(&self.said).clone();
-        let text = [String::from_utf8_lossy(&said), String::from_utf8_lossy(heard)].concat();
+    /// Quotes its stderr, and then `output`, for an error message.
+    fn quote(&self, output: &[u8]) -> String {
+        let quote = lock(&self.stderr_tail).clone();
+        let text = [String::from_utf8_lossy(&quote), String::from_utf8_lossy(output)].concat();
         let text = Secrets::default().clean(&text);
         let lines: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
         let text = lines.join(" / ");
@@ -219,13 +221,13 @@ impl Child {
         }
     }
 
-    /// Lets it end: it is told that nothing more comes, and killed if that does not help.
+    /// Closes its input, waits up to [`EXIT_TIMEOUT`] for it to exit, then kills it.
     fn finish(&mut self) -> io::Result<ExitStatus> {
         self.stream.shutdown(Shutdown::Write).ok();
         let time = if self.cancel.is_cancelled() { Duration::ZERO } else { EXIT_TIMEOUT };
         let end = Instant::now() + time;
         let mut rest = [0; 4096];
-        // It has closed its end when it is gone.
+        // Drain its output: the stream ends when the process has exited.
         loop {
             let left = end.saturating_duration_since(Instant::now());
             if left.is_zero() || self.stream.set_read_timeout(Some(left)).is_err() {
@@ -238,14 +240,16 @@ impl Child {
                 Err(_) => break,
             }
         }
-        // Mostly it is gone within a moment; one that closed its end and goes on is not waited for.
+        // Usually it exits at once. A process that closed its output but keeps running is killed
+        // below.
         while Instant::now() < end && matches!(self.process.try_wait(), Ok(None)) {
             std::thread::yield_now();
         }
         self.process.kill().ok();
         let status = self.process.wait();
         if let Some(listener) = self.listener.take().filter(|listener| listener.is_finished() || status.is_ok()) {
-            // A helper of ssh may hold stderr open (a shared connection does): then what it said so far is all.
+            // A helper of ssh (a shared connection) may keep stderr open: do not wait for its end
+            // for long.
             let end = Instant::now() + POLL_INTERVAL;
             while !listener.is_finished() && Instant::now() < end {
                 std::thread::yield_now();
@@ -332,7 +336,7 @@ mod tests {
     #[test]
     fn an_error_of_the_receiver_is_not_taken_for_a_missing_program() {
         let failed = greeting("echo 'error: cannot serve /srv/www: it is full' >&2; exit 1").0.unwrap_err().error;
-        assert_eq!(failed.to_string(), "headwater cannot receive there: cannot serve /srv/www: it is full");
+        assert_eq!(failed.to_string(), "the receiver failed: cannot serve /srv/www: it is full");
     }
 
     #[test]

@@ -1,5 +1,5 @@
-//! The commands of an ssh connection: the one that runs here, and the one that it runs on the other machine.
-//! Uses the crate `shell-words`.
+//! The commands of an ssh connection: the local `ssh` command, and the command that it runs on the
+//! other machine. Uses the crate `shell-words`.
 
 use std::str::FromStr;
 

@@ -1,9 +1,7 @@
-//! Receivers behind `ssh`: a child process whose standard input and output
-//! carry the same HTTP as a socket would.
+//! Connections over `ssh`: HTTP over the standard input and output of a child process.
 //!
-//! Promises that nothing of a location or a peer becomes an option or a
-//! command, and that no child outlives its connection. Refuses to know what is
-//! said over it.
+//! Promises that no part of a location or of a response becomes an option or a command, and that no
+//! child outlives its connection. Does not know the requests that are sent over it.
 
 mod banner;
 mod child;
@@ -30,9 +28,9 @@ use child::Child;
 pub use command::{ParseReceiveCommandError, ParseSshCommandError, ReceiveCommand, SshCommand};
 use transport::{NoResolver, Pipe, PipeConnector};
 
-/// Longest time from the start of `ssh` to the banner.
-const GREETING: Duration = Duration::from_secs(60);
-/// The authority in requests; the child process is the only place they go to.
+/// The time limit from the start of `ssh` to the banner.
+const BANNER_TIMEOUT: Duration = Duration::from_secs(60);
+/// A placeholder for the host in URLs: all requests go to the child process.
 const AUTHORITY: &str = "http://receiver";
 
 /// How `ssh` is called.
@@ -42,27 +40,28 @@ pub struct SshSettings {
     pub command: SshCommand,
     /// The command that runs on the other machine; `receive` and the directory follow.
     pub receiver: ReceiveCommand,
-    /// The only key that the host may have, as in `ssh-ed25519 AAAA…`; nothing: as `ssh` is configured.
+    /// The only accepted host key, as in `ssh-ed25519 AAAA…`; `None`: as `ssh` is configured.
     pub host_key: Option<String>,
-    /// Variables that `ssh` does not inherit, beside [`crate::command::TOKEN_VARIABLE`].
+    /// Environment variables that `ssh` does not inherit, in addition to
+    /// [`crate::command::TOKEN_VARIABLE`].
     pub secret_variables: Vec<String>,
 }
 
-/// The way to one receiver behind `ssh`.
+/// Starts `ssh` processes for one receiver.
 pub(super) struct SshConnection {
     place: SshUrl,
     settings: SshSettings,
     site: Option<Site>,
     cancel: CancelToken,
-    /// The base path, once a banner has told it.
+    /// The base URL, known after the first banner.
     base: Mutex<Option<String>>,
-    /// A connection that was made to learn the base.
+    /// The connection that was opened to read the banner; the first request uses it.
     first_pipe: Mutex<Option<Pipe>>,
 }
 
 impl fmt::Debug for SshConnection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("SshLink").field("place", &self.place).field("site", &self.site).finish_non_exhaustive()
+        f.debug_struct("SshConnection").field("place", &self.place).field("site", &self.site).finish_non_exhaustive()
     }
 }
 
@@ -76,12 +75,12 @@ impl SshConnection {
         Self { place, settings, site, cancel, base: Mutex::default(), first_pipe: Mutex::default() }
     }
 
-    /// An agent whose connections are children of this link.
+    /// Creates an agent whose connections are `ssh` processes.
     pub(super) fn agent(link: &Arc<Self>, config: Config) -> Agent {
         Agent::with_parts(config, PipeConnector::new(Arc::clone(link)), NoResolver)
     }
 
-    /// The base of all URLs; starts `ssh` if nobody did yet.
+    /// The base URL; starts `ssh` if it is not known yet.
     pub(super) fn base(&self, left: Option<Duration>, stop: &dyn Fn() -> bool) -> Result<String, AttemptError> {
         if let Some(base) = &*lock(&self.base) {
             return Ok(base.clone());
@@ -91,7 +90,7 @@ impl SshConnection {
         Ok(lock(&self.base).clone().unwrap_or_else(|| format!("{AUTHORITY}/")))
     }
 
-    /// The connection that is there already, else a new one.
+    /// Returns the connection that [`Self::base`] opened, or a new one.
     fn take(&self, left: Option<Duration>) -> Result<Pipe, AttemptError> {
         match lock(&self.first_pipe).take() {
             Some(pipe) => Ok(pipe),
@@ -100,7 +99,7 @@ impl SshConnection {
     }
 
     fn connect(&self, left: Option<Duration>, stop: &dyn Fn() -> bool) -> Result<Pipe, AttemptError> {
-        let time = left.map_or(GREETING, |left| left.min(GREETING));
+        let time = left.map_or(BANNER_TIMEOUT, |left| left.min(BANNER_TIMEOUT));
         let mut child = Child::start(&self.place, &self.settings, self.cancel.clone())?;
         let line = child.read_banner(time, stop)?;
         let base = self.check(&line).map_err(|mut error| {
@@ -114,20 +113,22 @@ impl SshConnection {
             .map_err(|error| attempt_error(TransportError::Ssh { what: error.to_string() }, RetryAction::Never))
     }
 
-    /// The base path of the site that is meant, if the receiver has that.
+    /// Checks the banner and returns the base path of the site.
     fn check(&self, line: &banner::BannerLine) -> Result<String, MirrorError> {
         let banner = match line {
             banner::BannerLine::Banner(banner) => banner,
             banner::BannerLine::OtherVersion(needed) => {
-                return Err(
-                    TransportError::Version { needed: needed.clone(), said: "its banner says so".into() }.into()
-                );
+                return Err(TransportError::Version {
+                    needed: needed.clone(),
+                    message: "according to its banner".into(),
+                }
+                .into());
             }
         };
         if !banner.protocols.contains(&VERSION) {
             let needed: Vec<String> = banner.protocols.iter().map(ToString::to_string).collect();
-            let said = format!("it is headwater {}", banner.headwater);
-            return Err(TransportError::Version { needed: needed.join(" or "), said }.into());
+            let message = format!("it is headwater {}", banner.headwater);
+            return Err(TransportError::Version { needed: needed.join(" or "), message }.into());
         }
         let site = self.find(banner)?;
         match (&self.site, &site.site) {
@@ -140,7 +141,7 @@ impl SshConnection {
             {
                 Ok(site.base.clone())
             }
-            _ => Err(TransportError::NoReceiver { what: "a banner with a base that is none".into() }.into()),
+            _ => Err(TransportError::NoReceiver { what: "its banner has a malformed base path".into() }.into()),
         }
     }
 
@@ -154,9 +155,8 @@ impl SshConnection {
     }
 }
 
-/// What follows from a failure of `ssh`.
-const fn attempt_error(error: TransportError, again: RetryAction) -> AttemptError {
-    AttemptError { error: MirrorError::Transport(error), again }
+const fn attempt_error(error: TransportError, retry: RetryAction) -> AttemptError {
+    AttemptError { error: MirrorError::Transport(error), retry }
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! HTTP over a child process, as the crate `ureq` wants it.
+//! The `ureq` transport over a child process.
 
 use std::fmt;
 use std::io::{self, Read as _, Write as _};
@@ -18,13 +18,14 @@ use ureq::unversioned::transport::{
 use crate::mirror::ssh::SshConnection;
 use crate::mirror::ssh::child::Child;
 
-/// The size of a buffer, in bytes; less would cost a system call more often.
+/// The size of the buffers, in bytes: a smaller one needs more system calls.
 const BUFFER_BYTES: usize = 128 * 1024;
 
-/// Written at once: of more the system would wait for each part anew.
+/// The most bytes in one write. The kernel applies the write timeout to each part of a longer write
+/// separately.
 const WRITE_BYTES: usize = 32 * 1024;
 
-/// Makes connections that are child processes.
+/// Opens connections over child processes.
 #[derive(Debug)]
 pub(super) struct PipeConnector(Arc<SshConnection>);
 
@@ -46,7 +47,7 @@ impl Connector for PipeConnector {
     }
 }
 
-/// Resolves nothing: there is only one place to go to.
+/// A resolver that returns a dummy address: the connector does not use it.
 #[derive(Debug)]
 pub(super) struct NoResolver;
 
@@ -58,19 +59,19 @@ impl Resolver for NoResolver {
     }
 }
 
-/// A connection that is a child process.
+/// A connection over a child process.
 pub(super) struct Pipe {
     child: Child,
     buffers: LazyBuffers,
     socket: Arc<Socket>,
 }
 
-/// The same socket as that of the child, for other threads.
+/// A duplicate of the socket to the child, so that another thread can shut it down.
 struct Socket(UnixStream);
 
 impl ShutdownHandle for Socket {
     fn shutdown(&self) {
-        // It fails only if the socket is closed already.
+        // This fails only if the socket is already closed.
         self.0.shutdown(Shutdown::Both).ok();
     }
 }
@@ -92,8 +93,8 @@ fn time(timeout: NextTimeout) -> Option<Duration> {
     timeout.not_zero().map(|time| *time)
 }
 
-/// Writes all of `output` in the time that is left. A peer that takes little by little
-/// must not make each write wait as long as all of them may.
+/// Writes all of `output` within the time `left`. The socket timeout applies to a single write, so
+/// a slow peer could otherwise extend it with each one.
 fn write_within(stream: &mut UnixStream, mut output: &[u8], left: Option<Duration>) -> io::Result<()> {
     let deadline = left.map(|left| Instant::now() + left);
     while !output.is_empty() {
@@ -112,7 +113,7 @@ fn write_within(stream: &mut UnixStream, mut output: &[u8], left: Option<Duratio
     Ok(())
 }
 
-fn worded(error: io::Error, timeout: NextTimeout) -> Error {
+fn map_timeout(error: io::Error, timeout: NextTimeout) -> Error {
     match error.kind() {
         io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => Error::Timeout(timeout.reason),
         _ => error.into(),
@@ -127,7 +128,7 @@ impl Transport for Pipe {
     fn transmit_output(&mut self, amount: usize, timeout: NextTimeout) -> Result<(), Error> {
         let timeout = timeout.for_write();
         let output = &self.buffers.output()[..amount];
-        write_within(&mut self.child.stream, output, time(timeout)).map_err(|error| worded(error, timeout))
+        write_within(&mut self.child.stream, output, time(timeout)).map_err(|error| map_timeout(error, timeout))
     }
 
     fn await_input(&mut self, timeout: NextTimeout) -> Result<bool, Error> {
@@ -137,7 +138,7 @@ impl Transport for Pipe {
         let count = loop {
             match self.child.stream.read(input) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                other => break other.map_err(|error| worded(error, timeout))?,
+                other => break other.map_err(|error| map_timeout(error, timeout))?,
             }
         };
         self.buffers.input_appended(count);
@@ -163,7 +164,7 @@ mod tests {
         let trickle = std::thread::spawn(move || {
             let mut buffer = [0; 4096];
             while stopped.recv_timeout(Duration::from_millis(5)).is_err() {
-                // The end comes when nobody writes any more.
+                // A read of 0 bytes: the other end was closed.
                 if theirs.read(&mut buffer).unwrap() == 0 {
                     return;
                 }

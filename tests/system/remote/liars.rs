@@ -215,7 +215,11 @@ fn a_proxy_whose_receiver_does_not_run_is_explained() {
 fn another_version_of_the_protocol_is_named() {
     let fields = "headwater-protocol: 7\r\ncontent-type: application/json\r\n";
     let body = "{\"error\":{\"kind\":\"version\",\"message\":\"this receiver speaks version 7\"}}";
-    push_beside(move |stream, _| answer(stream, "426 Upgrade Required", fields, body), &[], "needs version 7");
+    push_beside(
+        move |stream, _| answer(stream, "426 Upgrade Required", fields, body),
+        &[],
+        "requires protocol version 7",
+    );
 }
 
 #[test]

@@ -23,9 +23,13 @@ fn fails(before: &str, code: i32, words: &[&str]) {
 fn failures_of_ssh_are_told_apart() {
     fails("echo 'Host key verification failed.' >&2; exit 255", 7, &["host key", "known_hosts"]);
     fails("echo 'me@edge2: Permission denied (publickey).' >&2; exit 255", 7, &["Permission denied"]);
-    fails("echo 'sh: headwater: not found' >&2; exit 127", 4, &["no headwater was found there", "--receive-command"]);
-    fails("echo 'only sftp here'; exit 1", 4, &["no headwater was found", "only sftp here"]);
-    fails("echo 'headwater receive 2 {}'; exit 0", 4, &["needs version 2"]);
+    fails(
+        "echo 'sh: headwater: not found' >&2; exit 127",
+        4,
+        &["no headwater receiver was found", "--receive-command"],
+    );
+    fails("echo 'only sftp here'; exit 1", 4, &["no headwater receiver was found", "only sftp here"]);
+    fails("echo 'headwater receive 2 {}'; exit 0", 4, &["requires protocol version 2"]);
 }
 
 #[test]

@@ -30,7 +30,7 @@ fn push_to(change: impl FnOnce(&mut rcgen::CertificateParams), is_trusted: bool,
 #[test]
 fn only_the_right_certificate_is_accepted() {
     push_to(|_| {}, true, &[0], "release 1 is current");
-    push_to(|_| {}, false, &[4], "nobody that is trusted here has signed it");
+    push_to(|_| {}, false, &[4], "not signed by an authority that is trusted here");
     let other = |params: &mut rcgen::CertificateParams| {
         params.subject_alt_names = vec![rcgen::SanType::DnsName("other.example".try_into().unwrap())];
     };
@@ -59,7 +59,10 @@ fn a_certificate_that_was_made_anew_is_told_from_the_one_that_is_trusted() {
     let config = format!("content = 'tree'\n[[mirror]]\nname = 'web'\nurl = '{url}'\nca = 'ca.pem'\n");
     std::fs::write(world.path("headwater.toml"), config).unwrap();
     let outcome = world.run(&["push"]).expect(&[4]);
-    assert!(outcome.stderr.contains("made anew") && outcome.stderr.contains("`ca` of the [[mirror]]"), "{outcome}");
+    assert!(
+        outcome.stderr.contains("was regenerated") && outcome.stderr.contains("`ca` of the [[mirror]]"),
+        "{outcome}"
+    );
 }
 
 #[test]
@@ -96,7 +99,7 @@ fn whoever_writes_https_where_there_is_no_tls_is_told() {
     let receiver = Receiver::start(&world.path("web"));
     let url = receiver.url().replace("http:", "https:");
     let outcome = push(&world, &[&url], &[]).expect(&[4]);
-    assert!(outcome.stderr.contains("it speaks no TLS there") && outcome.stderr.contains("http://"), "{outcome}");
+    assert!(outcome.stderr.contains("the server does not use TLS") && outcome.stderr.contains("http://"), "{outcome}");
 }
 
 #[test]
