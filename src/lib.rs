@@ -1,27 +1,30 @@
-//! headwater: push a content tree to many mirrors, whole, atomic and verified.
+//! headwater: publishes a content tree to many mirrors, complete, atomic and verified.
 //!
-//! How content flows, a sentence a room, from the ids up; imports point the same way:
+//! The modules, roughly from the lowest layer up; no module imports one of a higher layer:
 //!
-//! * [`hash`], [`tree_path`], [`varint`]: ids, validated names, numbers. [`fsx`]: every
-//!   touch of the disk. [`monitor`]: what the library tells while it works. [`cancel`]: the request to stop it.
-//! * [`error_kind`]: the kinds of all errors. [`text`]: text that came from elsewhere. [`threads`]: threads, also where the system hands out none.
-//! * [`manifest`]: the sorted entries of a release, how two of them differ, and how
-//!   that difference travels. [`release`]: the small record that names a manifest.
-//! * [`pack`]: blocks and packs, in which content travels.
+//! * [`hash`], [`tree_path`], [`varint`]: ids, validated names and variable-length integers.
+//! * [`fsx`]: all file system operations.
+//! * [`monitor`]: events that the library reports while it works. [`cancel`]: cancellation.
+//! * [`error_kind`]: the kinds of all errors. [`text`]: escapes untrusted text and removes secrets.
+//! * [`threads`]: starts threads, and continues with fewer if the system has none left.
+//! * [`manifest`]: the sorted entries of a release, and the encoded difference between two of them.
+//! * [`release`]: the record of a release, which contains the id of its manifest.
+//! * [`pack`]: blocks and packs, the transfer format of content.
 //! * [`cache`]: keeps old content at the origin.
-//! * [`scan`]: turns content trees into a sorted list of paths and object ids.
-//! * [`store`]: keeps releases on a mirror's disk and switches between them.
-//! * [`protocol`]: what origin and receiver say to each other.
-//! * [`mirror`]: what can be asked of a mirror, wherever it is.
-//! * [`origin`]: what the origin keeps between pushes. [`packing`]: makes the packs of a push.
-//! * [`push`]: brings a source to a whole fleet, or says honestly where it did not.
-//! * [`web`]: a small client for URLs of others. [`command`]: runs what the user names. [`notify`]: who is told of a change.
-//! * [`fleet_status`]: how the mirrors of a fleet stand, judged by what they say.
-//! * [`receiver`]: answers origins for the sites of this machine, over HTTP(S) or a pipe.
-//! * [`config`]: what `headwater.toml` says.
-//! * [`users`]: names of users and groups of this machine.
+//! * [`scan`]: reads content trees into a sorted list of paths and object ids.
+//! * [`store`]: keeps releases on the disk of a mirror and switches between them.
+//! * [`protocol`]: the messages between origin and receiver.
+//! * [`mirror`]: the operations on a mirror, local or remote.
+//! * [`origin`]: the files that the origin keeps between pushes. [`packing`]: builds the packs of a push.
+//! * [`push`]: publishes a source to a fleet and reports the outcome for every mirror.
+//! * [`web`]: a small HTTP client for probes, CDN purges and health checks. [`notify`]: notifies a
+//!   CDN of changed paths. [`command`]: runs configured commands.
+//! * [`fleet_status`]: judges the state of a fleet from the states of its mirrors.
+//! * [`receiver`]: serves origins for the sites of this machine, over HTTP(S) or a pipe.
+//! * [`config`]: parses `headwater.toml`.
+//! * [`users`]: the names of users and groups of this machine.
 //!
-//! The library never prints, exits or reads the environment; the program around it does.
+//! The library never prints, exits or reads the environment; the program does.
 
 pub mod cache;
 pub mod cancel;
