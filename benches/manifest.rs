@@ -1,4 +1,4 @@
-//! How long a manifest of a million entries takes to write, read, compare and change.
+//! Time to write, read, compare and change a manifest of a million entries.
 
 use std::collections::HashMap;
 use std::hint::black_box;

@@ -1,5 +1,4 @@
-//! How fast content becomes blocks and comes out of them, and how long the
-//! grouping of a large bundle takes.
+//! Throughput of encoding and decoding blocks, and the time to group the content of a large bundle.
 
 use std::hint::black_box;
 

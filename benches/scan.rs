@@ -1,4 +1,4 @@
-//! How long a scan takes: 20,000 small files, with and without a stat cache.
+//! Time to scan 20,000 small files, with and without a stat cache.
 
 use std::path::Path;
 use std::time::Duration;

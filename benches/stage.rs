@@ -1,5 +1,5 @@
-//! How long a directory mirror takes to stage a change of 1 % of 100,000 small
-//! files: the packs, the slot, and the syncs of the disk that it is on.
+//! Time for a directory mirror to stage a change of 1 % of 100,000 small files: packs, slot and
+//! syncs of the disk.
 
 use std::io::{Cursor, Read};
 use std::num::NonZeroUsize;

@@ -1,4 +1,4 @@
-//! What follows a push: hooks, a CDN, a health check, gauges, and CI.
+//! What follows a push: hooks, CDN purges, health checks, metrics, and CI.
 
 use serde_json::{Value, json};
 

@@ -1,5 +1,5 @@
-//! Trees, mirrors and stores with something wrong: what is said, which code
-//! ends the run, and that nothing was lost.
+//! Damaged or invalid trees, mirrors and stores: the error message, the exit code, and that no data
+//! is lost.
 
 use std::fs::{self};
 use std::os::unix::ffi::OsStrExt as _;

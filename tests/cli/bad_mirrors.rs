@@ -1,4 +1,4 @@
-//! Stores, mirrors and neighbours with something wrong: what is said, and that nothing was lost.
+//! Damaged, locked and overlapping mirrors: the error message, and that no data is lost.
 
 use std::fs::{self, File};
 use std::os::unix::fs::{MetadataExt as _, symlink};

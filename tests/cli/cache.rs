@@ -1,4 +1,4 @@
-//! A cache that cannot be used: what goes on without it, and what cannot.
+//! An unusable cache: which commands work without it, and which fail.
 
 use std::fs;
 

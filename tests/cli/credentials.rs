@@ -1,4 +1,4 @@
-//! Tokens and certificates that end soon, as the origin sees them.
+//! Warnings of the origin about tokens and certificates that expire soon.
 
 use std::time::{Duration, UNIX_EPOCH};
 

@@ -1,10 +1,10 @@
-//! The pages in README.md and docs/: their console blocks are run here, and the pages that repeat
-//! what the program prints are compared with it.
+//! Runs the console blocks in README.md and docs/, and compares the pages that repeat program
+//! output with that output.
 //!
-//! Each page has a world of its own with the site of `fixtures/site` in `public`, and the empty
-//! directories `/srv` and `/data`. A command must print the lines that follow it; a line `…` stands
-//! for any lines. Sizes and times may differ. `<!-- not run: REASON -->` before a block leaves it
-//! out.
+//! Each page has its own directory with the site of `fixtures/site` in `public`, and the empty
+//! directories `/srv` and `/data`. A command must print the lines that follow it; a line `…`
+//! matches any lines. Sizes and times may differ. `<!-- not run: REASON -->` before a block skips
+//! it.
 
 use std::fmt::Write as _;
 use std::fs;

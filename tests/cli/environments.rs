@@ -1,4 +1,4 @@
-//! What the commands of a user inherit: no secret of ours.
+//! Commands of the user do not inherit secrets in environment variables.
 
 use crate::harness::World;
 use crate::receiver::Receiver;

@@ -1,4 +1,4 @@
-//! Retired files: until when they are served, and that they go when their time is over.
+//! Retired files are served until their time is over, and removed then.
 
 use serde_json::json;
 

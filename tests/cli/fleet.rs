@@ -1,4 +1,4 @@
-//! A fleet: groups, waves, probes, frozen and joining mirrors, staging now and switching later.
+//! Fleets: groups, waves, probes, frozen and joining mirrors, staging now and activating later.
 
 use std::fs;
 use std::net::TcpListener;

@@ -1,4 +1,4 @@
-//! What people type who know rsync and other programs, and flags that every command has.
+//! Command lines of users of rsync and other programs, and flags that every command has.
 
 use crate::harness::World;
 

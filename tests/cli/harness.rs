@@ -1,9 +1,8 @@
-//! A small world for each test: a directory of its own, in which the program
-//! runs with its own home and cache and without what a CI sets.
+//! A separate directory for each test, in which the program runs with its own home and cache, and
+//! without the variables that a CI sets.
 //!
-//! Every run is checked for what holds always: nothing in its output steers a
-//! terminal, and with `--json` stdout has one object, whose exit code is the
-//! one that the shell sees.
+//! Every run is checked: its output contains no terminal control sequences, and with `--json`
+//! stdout is one object whose exit code equals that of the process.
 
 use std::collections::BTreeMap;
 use std::fs;

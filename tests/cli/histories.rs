@@ -1,4 +1,5 @@
-//! Releases that are carried from mirror to mirror, promoted, and of different histories.
+//! Releases that are copied between mirrors, promoted releases, and releases of different
+//! histories.
 
 use std::process::Stdio;
 

@@ -1,4 +1,4 @@
-//! The command that a mirror runs after a switch (`post_activate`), as its origin sees it.
+//! The command that a mirror runs after a switch (`post_activate`), as the origin reports it.
 
 use serde_json::json;
 

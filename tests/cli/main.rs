@@ -1,9 +1,9 @@
-//! Black-box tests of the program: arguments in, output, exit code and disk
-//! out. One module a subcommand; names are facts.
+//! Black-box tests of the program: they pass arguments, and check output, exit code and disk. There
+//! is one module per subcommand; the name of a test states a fact.
 //!
-//! They run as root and as anybody else. Where permissions matter, which do
-//! not bind root, a test says what it does instead. What only root can set up, as a
-//! mirror of another user, is in `other_users` and run by `.ci/run`.
+//! The tests run as root and as other users. Permissions do not restrict root; a test that depends
+//! on them states what it does instead. Tests that only root can set up, such as a mirror of
+//! another user, are in `other_users` and run by `.ci/run`.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on ends here")]
 

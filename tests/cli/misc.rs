@@ -1,5 +1,5 @@
-//! What no single subcommand has for itself: help, completions, manual pages,
-//! exit codes of wrong usage, colour.
+//! Behaviour of all subcommands: help, completions, manual pages, exit codes for wrong usage,
+//! colour.
 
 use crate::harness::{Run, World};
 

@@ -1,4 +1,4 @@
-//! What a person sees on a terminal: the result is on the screen, and nothing of the progress.
+//! The final screen of a terminal: it shows the result, and no remains of the progress display.
 
 use crate::harness::World;
 use crate::terminal::Shown;

@@ -1,4 +1,4 @@
-//! Mirrors that another user owns: read by those who may read them, and written by none of them.
+//! Mirrors that another user owns: users with read permission can read them, but not change them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::process::CommandExt as _;

@@ -1,4 +1,4 @@
-//! `headwater status --html`: what is in the page, and, in a browser, how it looks.
+//! `headwater status --html`: the content of the page, and its appearance in a browser.
 
 use std::path::PathBuf;
 use std::process::Command;

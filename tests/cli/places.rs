@@ -1,4 +1,4 @@
-//! Where mirrors may be, and what is noticed when one is not where it was.
+//! Locations of mirrors, and the detection of a mirror that is missing or was replaced.
 
 use crate::harness::World;
 

@@ -1,7 +1,7 @@
-//! A strict check of Prometheus' text format, as far as a file of gauges uses it.
+//! A strict parser of the text format of Prometheus, as far as a file of gauges uses it.
 //!
 //! Source: <https://prometheus.io/docs/instrumenting/exposition_formats/>. It is stricter than
-//! Prometheus: each family has both its HELP and its TYPE line, in this order, before its samples.
+//! Prometheus: each family has its HELP line and its TYPE line, in this order, before its samples.
 
 use std::collections::BTreeSet;
 

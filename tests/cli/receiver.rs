@@ -1,4 +1,4 @@
-//! `headwater serve` as a process, for commands that talk to a receiver.
+//! Runs `headwater serve` as a process, for tests of commands that talk to a receiver.
 
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::process::{Child, Stdio};

@@ -1,5 +1,5 @@
-//! What goes wrong between the first mirror of a fleet and the last: a switch that fails, a person who
-//! stops it, a probe that hangs, a list that is none, mirrors that went ways of their own.
+//! Rollouts that fail between the first mirror and the last: a failed switch, an interrupt by the
+//! user, a probe that hangs, a malformed list, mirrors whose releases have diverged.
 
 use std::fs::{self, File};
 use std::net::TcpListener;

@@ -1,4 +1,5 @@
-//! Secrets and clutter in a tree: what is refused, what is let through, and what is only warned of.
+//! Secrets and unwanted files in a tree: which are refused, which are allowed, which cause a
+//! warning.
 
 use crate::harness::{World, refused};
 

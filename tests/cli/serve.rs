@@ -1,5 +1,4 @@
-//! `headwater serve`, `receive` and `token`: flags, files, and what is refused
-//! before anything listens.
+//! `headwater serve`, `receive` and `token`: flags, files, and errors before the receiver listens.
 
 use crate::harness::World;
 

@@ -1,4 +1,4 @@
-//! Sites: who names them, where nobody does, and what is said where they differ.
+//! Sites: how the site is chosen, the default, and the errors if sites differ.
 
 use std::net::SocketAddr;
 use std::path::Path;

@@ -1,5 +1,6 @@
-//! A fleet of ten, from the first push to a bad release: one canary wave, one mirror that is broken, web servers in
-//! front that give visitors what they have kept, and what status, page and gauges say of it all.
+//! A fleet of ten mirrors, from the first push to a bad release: a canary wave, a broken mirror,
+//! web servers that serve stale content, and the output of status, page and metrics about all of
+//! it.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader};

@@ -1,4 +1,4 @@
-//! A web server on loopback that remembers what it was asked and answers as told.
+//! A web server on loopback that records requests and sends configured responses.
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};

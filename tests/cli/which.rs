@@ -1,4 +1,4 @@
-//! `headwater which`, `headwater mirrorlist`, and what visitors get.
+//! `headwater which` and `headwater mirrorlist`, and the content that visitors get.
 
 use serde_json::json;
 

@@ -1,4 +1,4 @@
-//! What must hold of what is read of a hostile peer beyond its spelling: that it is bounded by what was granted.
+//! Limits on the memory for data of a hostile peer: it is bounded by the limit of the response.
 
 use std::cell::Cell;
 

@@ -1,8 +1,9 @@
-//! A link that misbehaves: a proxy for HTTP/1.1 that cuts, resets, delays, trickles,
-//! duplicates, and swallows answers after the receiver has done its work.
+//! An unreliable link: a proxy for HTTP/1.1 that cuts, resets, delays and duplicates requests,
+//! sends them a few bytes at a time, and drops responses after the receiver has processed the
+//! request.
 //!
-//! It is told how often, by a seed, and never does it to one request so often
-//! that nobody could get it through. It can tell of each request that comes.
+//! A seed determines the faults. The number of faults per request is limited, so that retries
+//! succeed. The proxy can report each request to the test.
 
 use std::collections::HashMap;
 use std::io::{self, BufRead as _, BufReader, Read as _, Write};

@@ -1,7 +1,7 @@
-//! Runs the program on a pseudo-terminal and reads what a person sees there.
+//! Runs the program on a pseudo-terminal and reads the screen.
 //!
-//! The bytes go through a terminal emulator (`vt100`), so that a test asserts the screen and
-//! not the escape sequences. What scrolled off the top is part of what a person sees.
+//! The output goes through a terminal emulator (`vt100`), so that a test checks the screen and not
+//! the escape sequences. Lines that scrolled off the top are included.
 
 use std::ffi::OsStr;
 use std::fs::{File, OpenOptions};

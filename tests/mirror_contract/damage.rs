@@ -1,4 +1,4 @@
-//! Every kind of damage that a look at a store must find.
+//! Every kind of damage that `verify` must find in a store.
 
 use std::fs::{self, File, Permissions};
 use std::io::{Read as _, Seek as _, SeekFrom, Write as _};

@@ -1,4 +1,4 @@
-//! Retired entries whose time is over are served no more, without a release.
+//! Retired entries that have expired are no longer served, without a new release.
 
 use std::fs;
 

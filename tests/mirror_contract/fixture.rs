@@ -1,4 +1,4 @@
-//! Where mirrors are made, and what a visitor of one gets.
+//! Creates mirrors, and reads what a visitor of a mirror gets.
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -1,8 +1,8 @@
-//! What a released version wrote stays readable, and today's code writes the same.
+//! Files that a released version wrote remain readable, and the current code writes the same bytes.
 //!
-//! `fixtures/` holds manifests, manifest changes and a store per format
-//! version. The trees of which they were made are in [`crate::origin`]. A
-//! released fixture is never edited; `make_golden_files` only adds what is missing.
+//! `fixtures/` holds manifests, manifest changes and a store per format version. The trees from
+//! which they were made are in [`crate::origin`]. Never edit a released fixture;
+//! `make_golden_files` only adds missing ones.
 
 use std::collections::{HashMap, HashSet};
 use std::fs::{self, File, Permissions};

@@ -1,4 +1,4 @@
-//! What a push finds damaged or missing on a mirror, and what it does about it.
+//! Damaged or missing content that a push finds on a mirror, and how the push repairs it.
 
 use std::fs;
 

@@ -1,4 +1,4 @@
-//! What a mirror remembers of itself.
+//! The history that a mirror records.
 
 use std::fs;
 

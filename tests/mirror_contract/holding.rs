@@ -1,4 +1,4 @@
-//! What a mirror holds beside the base of a change.
+//! Objects that a mirror has in addition to those of the base of a change.
 
 use std::collections::HashSet;
 use std::fs;

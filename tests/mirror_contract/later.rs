@@ -1,4 +1,4 @@
-//! What is staged now and served later: it outlives whoever took it, and a link shows it.
+//! Releases that are staged now and activated later: they survive the origin, and can be previewed.
 
 use std::fs;
 

@@ -1,4 +1,4 @@
-//! Bundles that are not what they say.
+//! Bundles whose content does not match what they announce.
 
 use headwater::hash::{ContentId, ManifestId, PackId};
 use headwater::mirror::{ErrorKind, MirrorError};

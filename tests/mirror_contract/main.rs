@@ -1,9 +1,9 @@
-//! What every kind of mirror promises: one suite, run for each of them.
+//! The contract of [`Mirror`](headwater::mirror::Mirror): one test suite, run for each kind of
+//! mirror.
 //!
-//! A fact is a function over a [`fixture::Fixture`]; `contract!` makes tests of
-//! all of them for one kind of mirror. A new kind implements `Fixture` and adds
-//! one line. The tests of the formats at rest, which are of the directory
-//! mirror's store alone, are in [`formats`].
+//! A test is a function over a [`fixture::Fixture`]; `contract!` instantiates all of them for one
+//! kind of mirror. A new kind implements `Fixture` and adds one line. The tests of the stored
+//! formats, which apply only to the store of a directory mirror, are in [`formats`].
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on stops")]
 

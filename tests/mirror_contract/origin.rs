@@ -1,5 +1,5 @@
-//! A small origin: trees written by hand, their releases, and bundles that a
-//! test may spoil before it sends them.
+//! A small origin: hand-written trees, their releases, and bundles that a test can corrupt before
+//! it sends them.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io::{Cursor, Read};

@@ -1,4 +1,4 @@
-//! Mirrors behind a receiver: HTTP, TLS, and `ssh` with a stand-in for it.
+//! Mirrors behind a receiver: HTTP, TLS, and `ssh` with a replacement for the `ssh` program.
 
 use std::fs;
 use std::net::SocketAddr;

@@ -1,4 +1,4 @@
-//! An interrupted push goes on where it was.
+//! An interrupted push resumes where it stopped.
 
 use std::fs;
 use std::sync::atomic::Ordering;

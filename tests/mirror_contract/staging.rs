@@ -1,4 +1,4 @@
-//! How a release arrives.
+//! Staging of a release.
 
 use headwater::manifest::{Entry, EntryKind};
 use headwater::mirror::{ErrorKind, StageRequest};

@@ -1,4 +1,4 @@
-//! What a mirror tells of itself, and how it comes to be.
+//! The state that a mirror reports, and the creation of a mirror.
 
 use std::fs;
 use std::io::Read as _;

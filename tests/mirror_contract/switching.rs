@@ -1,4 +1,4 @@
-//! How a release becomes current, and how it does not.
+//! Activation of a release: when it succeeds, and when it is refused.
 
 use std::fs::File;
 use std::time::{Duration, Instant};

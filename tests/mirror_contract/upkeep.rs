@@ -1,4 +1,4 @@
-//! What is dropped, and what is not.
+//! Content that maintenance removes, and content that it keeps.
 
 use std::fs::File;
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! How faults are found and mended.
+//! Detection and repair of faults.
 
 use std::fs::{self, File};
 use std::io::Read as _;

@@ -1,4 +1,4 @@
-//! The lists for nginx and haproxy are taken by these programs, whatever the mirrors are called.
+//! nginx and haproxy accept the generated lists, whatever the mirrors are called.
 
 use std::fs;
 use std::process::Command;

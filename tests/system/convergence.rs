@@ -1,5 +1,5 @@
-//! G17, G20: whatever happened to two mirrors in whatever order, the next
-//! push makes them the same, and no step on the way leaves less than a whole release.
+//! G17, G20: after any sequence of events on two mirrors, the next push makes them equal, and every
+//! intermediate step leaves a complete release.
 
 use crate::checker::{self, Served};
 use crate::harness::{Outcome, World};

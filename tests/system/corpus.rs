@@ -1,4 +1,4 @@
-//! The first inputs of the fuzz targets: of fixtures, by hand, and some mutants of these.
+//! The initial inputs of the fuzz targets: from fixtures, hand-written, and mutations of these.
 
 use std::fs;
 use std::path::Path;

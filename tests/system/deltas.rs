@@ -1,5 +1,5 @@
-//! Blocks against old content, through whole pushes: what changed inside of files
-//! is what is sent, and whatever happens to the cache or to a mirror costs bytes, never content.
+//! Delta compression of blocks in whole pushes: only changed parts of files are sent, and damage to
+//! the cache or to a mirror costs bandwidth, never content.
 
 use std::fs;
 use std::path::{Path, PathBuf};

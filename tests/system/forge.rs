@@ -1,5 +1,5 @@
-//! Rewrites the current release of a store so that it is consistent and
-//! still a lie: what an evil or a broken headwater could have written.
+//! Rewrites the current release of a store so that it is consistent but false, as a malicious or
+//! defective headwater could have written it.
 
 use std::fs;
 use std::path::Path;

@@ -1,5 +1,5 @@
-//! G5: no space, no inodes, no descriptors, no large files: a clear error,
-//! the old release served, space given back, and the next push needs no repair.
+//! G5: no space, no inodes, no file descriptors, a file size limit: the error is clear, the old
+//! release is still served, space is freed, and the next push needs no repair.
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};

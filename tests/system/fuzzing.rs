@@ -1,5 +1,4 @@
-//! The corpora of the fuzz targets, and mutants of them: a few seconds of what
-//! `cargo fuzz` does for hours.
+//! The corpora of the fuzz targets and mutations of them: a short version of a `cargo fuzz` run.
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -1,5 +1,5 @@
-//! Runs the program in a world of its own: home, cache, trees and mirrors in
-//! one directory that goes with the test, and nothing of the caller's environment.
+//! Runs the program in a temporary directory with its own home, cache, trees and mirrors, and
+//! without the environment of the caller.
 
 #[cfg(debug_assertions)]
 use std::collections::BTreeMap;

@@ -1,4 +1,4 @@
-//! G22: nothing outside of the store and the tree is created, changed or read.
+//! G22: no file outside of the store and the tree is created, changed or read.
 
 use std::collections::BTreeSet;
 use std::fs;

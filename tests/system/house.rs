@@ -1,4 +1,4 @@
-//! The rules of the house that no lint knows, by a scan of the text.
+//! Coding rules that no lint checks, by a scan of the source text.
 
 use std::collections::BTreeMap;
 use std::fs;

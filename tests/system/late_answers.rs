@@ -1,7 +1,8 @@
-//! Mirrors that answer after a push has decided what is pushed: the others do not wait for them, and they follow when
-//! they answer, unless they serve something newer.
+//! Mirrors that respond after a push has decided what to publish: the others do not wait for them,
+//! and they are updated when they respond, unless they serve a newer release.
 //!
-//! No clock decides here: a mirror answers when the push has reported what the test waits for.
+//! These tests do not depend on a clock: a mirror responds when the push has reported the event for
+//! which the test waits.
 
 mod claims;
 mod edge;

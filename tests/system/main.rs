@@ -1,5 +1,5 @@
-//! The whole program against what the world does to it: kills, full disks,
-//! power cuts, races, hostile links, web servers in the middle of a switch.
+//! The whole program under faults: kills, full disks, power cuts, races, unreliable links, and web
+//! servers during a switch.
 //!
 //! What a mirror serves is judged by [`checker`], which was written from the
 //! format texts and shares no code with the library. Every random test prints
@@ -7,9 +7,9 @@
 //! time is ignored by default: `cargo test --test system -- --ignored`. A sweep
 //! tries a sample of its points, and all of them with `HEADWATER_FULL_SWEEPS=1`.
 //!
-//! `HEADWATER_TEST_DIR` says where mirrors and trees are made; default is a
-//! file system in memory if there is one, as what is tested here (but for
-//! `powercut`) does not depend on the disk and syncs would take most of the time.
+//! `HEADWATER_TEST_DIR` is the directory for mirrors and trees. The default is a file system in
+//! memory if there is one: these tests, except `powercut`, do not depend on the disk, and syncs
+//! would take most of the time.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on stops")]
 

@@ -1,4 +1,4 @@
-//! G28: no visitor of nginx notices a switch, other than by its content.
+//! G28: a visitor of nginx sees a switch only as new content, never as an error.
 
 use std::collections::HashMap;
 use std::fs;

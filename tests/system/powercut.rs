@@ -1,13 +1,12 @@
-//! G1, G2, G3 against power cuts: only these show a missing sync.
+//! G1, G2, G3 under power cuts: only these reveal a missing sync.
 //!
-//! The mirror is on a file system of its own in an image. A process is killed
-//! before its k-th change of the disk (or ends with success), the file system
-//! is shut down in the next instant without writing anything back (the ioctl
-//! that the kernel has for such tests), and mounted again. Journals are told
-//! not to commit by themselves, so nothing is durable but what was synced.
+//! The mirror is on its own file system in an image. The test kills a process before its k-th
+//! change on disk (or lets it finish), then shuts the file system down without writeback (an ioctl
+//! that the kernel has for such tests), and mounts it again. The journals are configured not to
+//! commit by themselves, so only synced data is durable.
 //!
-//! Needs root, loop devices, mkfs and python3 (for the ioctl: this crate has
-//! no unsafe code). `HEADWATER_POWER_CUTS` is the number of cuts a scenario, default 40.
+//! Needs root, loop devices, mkfs and python3 (for the ioctl: this crate has no unsafe code).
+//! `HEADWATER_POWER_CUTS` is the number of cuts per scenario, by default 40.
 
 use std::ffi::OsStr;
 use std::fs;

@@ -1,4 +1,4 @@
-//! The proof that the checker sees: one thing wrong in a sound store, one complaint.
+//! Tests of the checker: for each single fault in a sound store it reports exactly one error.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, symlink};

@@ -1,4 +1,4 @@
-//! G16: of racing pushes one wins each sequence, and none is lost silently.
+//! G16: of racing pushes one wins each sequence, and each that loses reports it.
 
 use std::collections::BTreeSet;
 use std::process::Stdio;

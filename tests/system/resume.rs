@@ -1,4 +1,4 @@
-//! G6: what arrived whole is not sent again, whoever pushes next.
+//! G6: a pack that arrived complete is not sent again, whichever origin pushes next.
 
 use std::collections::BTreeSet;
 use std::fs;

@@ -1,5 +1,5 @@
-//! What is interrupted: one command on a mirror in a known state, and what
-//! may be found afterwards. Kills, errors and power cuts share these.
+//! Scenarios for interruptions: a command on a mirror in a known state, and the allowed states
+//! after it. The tests of kills, errors and power cuts share them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;

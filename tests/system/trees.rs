@@ -1,4 +1,4 @@
-//! Small content trees: by hand, or at random from a seed that is printed.
+//! Small content trees: hand-written, or random from a seed that is printed.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;

@@ -1,8 +1,9 @@
-//! One origin, two hubs that it pushes to, and an edge that is filled from the hubs: whatever happens in
-//! whatever order, no mirror goes from content of a higher rank to content of a lower one.
+//! One origin, two hubs to which it pushes, and an edge that is filled from the hubs: after any
+//! sequence of events, no mirror goes from content of a higher rank to content of a lower one.
 //!
-//! Goes red at once if `push --from` or `heal` makes a release of what it finds instead of carrying the release
-//! itself: the stale hub then gives the edge old content under a new, higher sequence.
+//! These tests fail if `push --from` or `heal` makes a new release of the content instead of
+//! copying the release: a stale hub would then give the edge old content under a new, higher
+//! sequence.
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -1,8 +1,8 @@
 //! G29: when the bytes at a path change, web servers and browsers notice.
 //!
-//! nginx and Caddy tell the state of a file by its modification time and size
-//! alone. So these rise whenever the bytes differ, for every path a visitor
-//! can ask for, also through links, also for what comes back after an absence.
+//! nginx and Caddy derive the ETag of a file from its modification time and size alone. So the
+//! modification time must rise whenever the bytes differ, for every path that a visitor can
+//! request, also through links, and also for a path that returns after an absence.
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -1,4 +1,4 @@
-//! G14: `verify` finds every flipped bit, `repair` mends it from another mirror, and what is served stays.
+//! G14: `verify` finds every flipped bit, `repair` fixes it from another mirror; serving continues.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;

@@ -1,9 +1,8 @@
-//! What a store on disk is, as its format text has it.
+//! Reads a store on disk as its format document describes it.
 //!
-//! Written from `src/store/FORMAT.md` and `src/manifest/FORMAT.md` alone: it
-//! shares no code with the library, so that it does not share its mistakes.
-//! It reads stores in any state that a crash may leave: what is unfinished in
-//! `incoming` and a slot named `dirty` say nothing about what is served.
+//! Written from `src/store/FORMAT.md` and `src/manifest/FORMAT.md` alone: it shares no code with
+//! the library, so that it does not share its bugs. It reads stores in any state that a crash may
+//! leave: unfinished content in `incoming`, and a slot named `dirty`, do not affect what is served.
 
 mod record;
 mod slot;

@@ -1,4 +1,4 @@
-//! The records of a store, read from their bytes alone.
+//! Parses the records of a store.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -1,4 +1,4 @@
-//! A tree on disk against what should be there, with nothing more and nothing less.
+//! Compares a tree on disk with its manifest: no entry may be missing, and none may be extra.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;

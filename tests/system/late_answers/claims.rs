@@ -1,4 +1,4 @@
-//! Whatever one mirror says of itself, what becomes of the others is what it would be without that mirror.
+//! False reports of one mirror about itself do not change the outcome of the other mirrors.
 
 use headwater::hash::{ContentId, HistoryId, ManifestId};
 use headwater::mirror::{ErrorKind, MirrorState};

@@ -1,4 +1,4 @@
-//! A mirror that is late, dead, or cannot be written, and a monitor that tells it when to answer.
+//! A mirror that is late, dead or not writable, and a monitor that decides when it responds.
 
 use std::fmt;
 use std::io::Read;

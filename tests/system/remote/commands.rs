@@ -1,5 +1,5 @@
-//! What can be done to a directory can be done to a mirror on another machine:
-//! plan, stage, activate, abandon, ask for a path, repair.
+//! Every command for a directory also works for a mirror on another machine: plan, stage, activate,
+//! abandon, which, repair.
 
 use std::fs;
 

@@ -1,4 +1,4 @@
-//! A receiver that repeats the token it was sent, in any spelling, anywhere: no output has it.
+//! A receiver that repeats the token in any encoding, anywhere: no output contains it.
 
 use std::io::Write as _;
 use std::net::TcpStream;

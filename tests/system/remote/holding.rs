@@ -1,5 +1,5 @@
-//! Content that a mirror holds beside its base is not sent to it again, and
-//! what a mirror says of that steers nothing but what is sent.
+//! Objects that a mirror has in addition to its base are not sent again, and its report about them
+//! affects only what is sent.
 
 use std::fs;
 

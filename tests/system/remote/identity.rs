@@ -1,4 +1,4 @@
-//! A front that lets in only who shows a certificate that it knows.
+//! A front-end proxy that requires a known client certificate.
 
 use std::net::SocketAddr;
 use std::sync::Arc;

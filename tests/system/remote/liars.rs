@@ -1,4 +1,5 @@
-//! Receivers that are none, or lie: the other mirrors of the run are not affected.
+//! Servers that are not receivers, or send false responses: other mirrors of the run are not
+//! affected.
 
 use std::collections::HashMap;
 use std::io::{BufReader, Write as _};

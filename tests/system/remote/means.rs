@@ -1,5 +1,4 @@
-//! What the configuration says of the way to a mirror and of who we are to it:
-//! proxies, files with tokens, certificates of our own.
+//! Connection settings in the configuration: proxies, token files and client certificates.
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};

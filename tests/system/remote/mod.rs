@@ -1,5 +1,5 @@
-//! Pushes to mirrors on other machines: many kinds at once, lying receivers,
-//! links that break, certificates of somebody else, secrets that must not show.
+//! Pushes to mirrors on other machines: several kinds at once, false responses, broken links, wrong
+//! certificates, and secrets that must not appear in output.
 
 mod commands;
 mod echoes;

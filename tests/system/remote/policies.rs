@@ -1,5 +1,5 @@
-//! Rounds of ten mirrors of every kind, with faults and policies by chance: what
-//! the report, the exit code and the metrics say is what an independent look finds.
+//! Random rounds of ten mirrors of every kind, with random faults and policies: report, exit code
+//! and metrics must match an independent check of the mirrors.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;

@@ -1,4 +1,4 @@
-//! A real tree to an HTTPS mirror, a mirror behind a real sshd and a directory at once.
+//! A real tree to an HTTPS mirror, a mirror behind a real sshd, and a directory at the same time.
 
 use std::fs;
 use std::io::{BufRead as _, BufReader};

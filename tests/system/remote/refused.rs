@@ -1,4 +1,5 @@
-//! What a push would be refused for is known before anything is sent: a plan says so, and another store is not filled.
+//! Reasons to refuse a push are detected before content is sent: a plan reports them, and a store
+//! with a different id is not filled.
 
 use std::fs;
 

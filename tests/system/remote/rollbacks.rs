@@ -1,4 +1,4 @@
-//! A rollback while a push is under way: it ends on what was meant, or says that the push won.
+//! A rollback during a push: it ends on the intended release, or reports that the push won.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -1,4 +1,5 @@
-//! Content that the tree lacks is read from mirrors: in few requests, and not for long from one that is gone.
+//! Content that is missing in the tree is read from mirrors: with few requests, and without long
+//! waits for a mirror that is gone.
 
 use std::sync::{Arc, Mutex};
 

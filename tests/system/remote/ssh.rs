@@ -1,4 +1,4 @@
-//! What can go wrong with ssh, with a stand-in for it; and a real sshd.
+//! Failures of ssh, with a replacement for the program, and pushes through a real sshd.
 
 use std::path::Path;
 

@@ -1,4 +1,4 @@
-//! Ctrl-C in the middle of an upload.
+//! Ctrl-C during an upload.
 
 use std::os::unix::process::CommandExt as _;
 use std::process::{Child, Stdio};

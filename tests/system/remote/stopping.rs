@@ -1,4 +1,5 @@
-//! SIGTERM in every phase in which a run waits for something: it ends with 130 within two seconds, and says so.
+//! SIGTERM in every phase in which a run waits: the run exits with code 130 within two seconds and
+//! reports why.
 
 use std::fs::Permissions;
 use std::io::Read as _;

@@ -1,4 +1,4 @@
-//! Certificates of somebody else, expired, or of nobody we know.
+//! Certificates for another name, expired certificates, and certificates of an unknown authority.
 
 use headwater::receiver::TlsFiles;
 

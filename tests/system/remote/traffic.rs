@@ -1,4 +1,4 @@
-//! What goes over the wire: how many requests, how fast, and how many mirrors at once.
+//! Network traffic: number of requests, rate, and number of concurrent mirrors.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;

@@ -1,4 +1,4 @@
-//! Answers that are lost after the deed was done.
+//! Responses that are lost after the request was processed.
 
 use std::io::{BufReader, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};

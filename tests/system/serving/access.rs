@@ -1,4 +1,4 @@
-//! G26, G27: who is let in, and what nobody gets to see.
+//! G26, G27: authentication, and content that is never served.
 
 use std::net::SocketAddr;
 

@@ -1,5 +1,5 @@
-//! A stage whose packs are made while it is sent, so that nobody knows its
-//! length before: it comes in chunks, and says itself where it ends.
+//! A stage request with packs that are built while it is sent: its length is not known in advance,
+//! so it uses chunked encoding and marks its own end.
 
 use std::time::{Duration, Instant};
 

@@ -1,4 +1,4 @@
-//! The nginx of docs/receivers.md in front of a receiver.
+//! The nginx configuration of docs/receivers.md in front of a receiver.
 
 use std::fs;
 use std::net::{SocketAddr, TcpListener, TcpStream};

@@ -1,4 +1,4 @@
-//! What peers do that break off, trickle or come at the wrong moment, and what the receiver makes up for.
+//! Peers that disconnect, send slowly or send out of order, and how the receiver recovers.
 
 use std::fs;
 use std::time::Duration;

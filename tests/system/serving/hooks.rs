@@ -1,4 +1,4 @@
-//! The command after a switch: what a settling answers of it.
+//! The command after a switch, and its result in the response to a clean-up request.
 
 use std::fs;
 use std::io::Write as _;

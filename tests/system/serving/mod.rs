@@ -1,5 +1,5 @@
-//! The receiver against whoever connects to it: a client of its own, made of
-//! sockets and bytes, which shares nothing with the one that pushes.
+//! The receiver against arbitrary clients: the tests use their own client, built on sockets, which
+//! shares no code with the origin.
 
 mod access;
 mod chunks;

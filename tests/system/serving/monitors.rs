@@ -1,4 +1,4 @@
-//! What a monitor learns that asks without a token: whether every site serves something, and what it is.
+//! The health endpoint without a token: whether every site serves a release, and which one.
 
 use std::os::unix::fs::MetadataExt as _;
 

@@ -1,4 +1,4 @@
-//! One site of a receiver against the others: what its token sends is its own site's harm only.
+//! Isolation of the sites of a receiver: data sent with the token of one site cannot harm another.
 
 use std::fs;
 use std::io::Write as _;

@@ -1,4 +1,4 @@
-//! What takes long: the work goes on and is told of, whoever waits for it.
+//! Long operations: the work continues and its result is reported, even if the client disconnects.
 
 use std::fs;
 use std::io::BufRead as _;

@@ -1,5 +1,5 @@
-//! `headwater serve` and `headwater receive` as processes: signals, pipes,
-//! certificates, kills, full disks.
+//! `headwater serve` and `headwater receive` as processes: signals, pipes, certificates, kills,
+//! full disks.
 
 use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};

@@ -1,4 +1,4 @@
-//! What can arrive: sound pushes in every shape, and what nobody asked for.
+//! Incoming pushes: valid ones in every form, and unexpected requests.
 
 use std::fs;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! `POST v1/holds`, from those who ask well and those who do not.
+//! `POST v1/holds`, with valid and invalid requests.
 
 use serde_json::json;
 

@@ -1,4 +1,4 @@
-//! Who may read what is served: group and modes of a site, and what a change of them does.
+//! Read permission on served files: group and modes of a site, and the effect of a change of them.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};

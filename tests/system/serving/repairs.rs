@@ -1,4 +1,4 @@
-//! Repairs over a connection: what the receiver asks for, and what it takes.
+//! Repairs over a connection: what the receiver requests, and what it accepts.
 
 use std::fs;
 use std::path::Path;

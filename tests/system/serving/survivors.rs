@@ -1,5 +1,5 @@
-//! A fleet of two directories, two receivers behind HTTP and one behind ssh, of which somebody is
-//! killed in every round; the next push brings all of them together again.
+//! A fleet of two directories, two receivers over HTTP and one over ssh. In every round a process
+//! is killed; the next push makes all mirrors equal again.
 
 use super::program::Program;
 use crate::checker;

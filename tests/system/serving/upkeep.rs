@@ -1,4 +1,4 @@
-//! What a receiver does by itself when its time has come.
+//! Scheduled work of a receiver.
 
 use std::fs::{self, File};
 use std::time::{Duration, SystemTime};

@@ -1,4 +1,4 @@
-//! G25: bytes on a socket that no honest client sends, or sends so slowly.
+//! G25: byte sequences that no correct client sends, or sends that slowly.
 
 use std::time::{Duration, Instant};
 

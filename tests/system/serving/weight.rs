@@ -1,4 +1,5 @@
-//! What a receiver costs whoever runs it, and its other clients, while many do their worst.
+//! The resources that a receiver uses, and its service to other clients, under many abusive
+//! clients.
 
 use std::fs;
 use std::io::BufReader;
