@@ -135,7 +135,7 @@ fn push_beside(lie: impl Fn(&mut TcpStream, &str) + Send + Sync + 'static, flags
 #[test]
 fn garbage_is_no_answer() {
     push_beside(|stream, _| answer(stream, "200 OK", "", "<html>Welcome to nginx!</html>"), &[], "Welcome to nginx!");
-    push_beside(|stream, _| answer(stream, "404 Not Found", "", ""), &[], "empty answer");
+    push_beside(|stream, _| answer(stream, "404 Not Found", "", ""), &[], "response is empty");
     push_beside(|stream, _| drop(stream.write_all(b"SSH-2.0-OpenSSH_9.2\r\n\r\n")), &[], "connection was lost");
 }
 
@@ -207,8 +207,8 @@ fn a_proxy_whose_receiver_does_not_run_is_explained() {
         world.write("tree", &Tree::small());
         let liar = Liar::start(move |stream, _| answer(stream, "502 Bad Gateway", "content-type: text/html\r\n", body));
         let outcome = push(&world, &[&liar.url()], &["--deadline", "300ms"]).expect(&[4]);
-        let shows = if body.is_empty() { "does: nothing" } else { "does: 502 Bad Gateway" };
-        assert!(outcome.stderr.contains(shows) && outcome.stderr.contains("behind the proxy"), "{outcome}");
+        let shows = if body.is_empty() { "receiver: nothing" } else { "receiver: 502 Bad Gateway" };
+        assert!(outcome.stderr.contains(shows) && outcome.stderr.contains("behind it does not"), "{outcome}");
     }
 }
 
