@@ -160,7 +160,7 @@ fn only_what_changed_inside_of_files_is_sent() {
     assert_eq!((plan["bases"]["same_path"].as_u64(), plan["bases"]["none"].as_u64()), (Some(120), Some(0)));
     assert!(plan["send_bytes"].as_u64().unwrap() * 20 < plan["content_bytes"].as_u64().unwrap(), "{plan}");
     let shown = fleet.world.run(&["plan", &tree, &urls[0]]).expect(&[0]);
-    assert!(shown.stdout.contains("builds 120 on the same path"), "{shown}");
+    assert!(shown.stdout.contains("deltas: 120 from the same path"), "{shown}");
     let told = push(&fleet.world, &[&urls[0], &urls[1]], &[]).expect(&[0]);
     assert!(told.stdout.contains(" of new content"), "{told}");
 }

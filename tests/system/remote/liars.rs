@@ -208,7 +208,7 @@ fn a_proxy_whose_receiver_does_not_run_is_explained() {
         let liar = Liar::start(move |stream, _| answer(stream, "502 Bad Gateway", "content-type: text/html\r\n", body));
         let outcome = push(&world, &[&liar.url()], &["--deadline", "300ms"]).expect(&[4]);
         let shows = if body.is_empty() { "receiver: nothing" } else { "receiver: 502 Bad Gateway" };
-        assert!(outcome.stderr.contains(shows) && outcome.stderr.contains("behind it does not"), "{outcome}");
+        assert!(outcome.stderr.contains(shows) && outcome.stderr.contains("behind the proxy"), "{outcome}");
     }
 }
 
