@@ -43,6 +43,8 @@ pub enum ErrorKind {
     SourceUnavailable,
     /// The mirror's base for the manifest change is damaged.
     DamagedBase,
+    /// A directory of the store is missing.
+    DamagedStore,
     /// No way there, or it broke.
     Unreachable,
     /// TLS that did not begin, mostly because a certificate was not accepted.
@@ -118,6 +120,7 @@ impl ErrorKind {
             Self::FarBeyond => "far_beyond",
             Self::SourceUnavailable => "origin",
             Self::DamagedBase => "damaged",
+            Self::DamagedStore => "damaged_store",
             Self::Unreachable => "unreachable",
             Self::Certificate => "certificate",
             Self::BadGateway => "bad_gateway",
@@ -154,7 +157,7 @@ impl ErrorKind {
 
 impl ErrorKind {
     /// All of them.
-    const ALL: [Self; 35] = [
+    const ALL: [Self; 36] = [
         Self::Denied,
         Self::ReadOnly,
         Self::OtherOwner,
@@ -172,6 +175,7 @@ impl ErrorKind {
         Self::FarBeyond,
         Self::SourceUnavailable,
         Self::DamagedBase,
+        Self::DamagedStore,
         Self::Unreachable,
         Self::Certificate,
         Self::BadGateway,

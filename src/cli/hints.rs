@@ -212,6 +212,9 @@ const fn of_place(kind: Kind) -> Option<&'static str> {
         Kind::DamagedBase => {
             Some("run `headwater verify` to list the faults, and `headwater repair --from` to repair them")
         }
+        Kind::DamagedStore => Some(
+            "run `headwater repair MIRROR --from TREE|MIRROR`: it creates what is missing, and fetches the objects again",
+        ),
         Kind::OverQuota => Some(
             "raise `quota` or `quota_entries` of the [[site]] in the serve.toml and restart the receiver, or publish less",
         ),

@@ -299,6 +299,7 @@ impl Mirror for DirectoryMirror {
     }
 
     fn repair(&self, supply: &dyn RepairSource, monitor: &dyn Monitor) -> Result<Repaired, MirrorError> {
+        Store::restore_directories(&self.path, self.wait, &self.cancel)?;
         Ok(self.open()?.repair(&Supplied(supply), supply, self.wait, &|| monitor.is_cancelled())?)
     }
 }

@@ -43,6 +43,12 @@ pub enum StoreError {
         /// The path of the mirror.
         path: PathBuf,
     },
+    /// A directory of the store is missing.
+    #[error("the directory {} is missing", path.display())]
+    MissingDirectory {
+        /// The directory.
+        path: PathBuf,
+    },
     /// The directory is owned by another user. Files written by several users could not all be
     /// changed by one of them.
     #[error(
@@ -314,6 +320,7 @@ impl StoreError {
             | Self::NoLinks { .. }
             | Self::NotAStore { .. } => ErrorKind::UnsuitableLocation,
             Self::NewerFormat { .. } => ErrorKind::NewerFormat,
+            Self::MissingDirectory { .. } => ErrorKind::DamagedStore,
             Self::NoSpace { .. } | Self::NoInodes { .. } => ErrorKind::NoSpace,
             Self::Io(error) => kind_of_io(error.kind()),
             Self::Conflict { .. } | Self::NotNewer { .. } | Self::NotStaged { .. } => ErrorKind::Conflict,

@@ -3,6 +3,7 @@
 use crate::fsx::{Dir, FileKind, Result};
 use crate::hash::{BundleKey, ManifestId, ObjectId};
 use crate::release::ReleaseName;
+use crate::store::StoreError;
 
 pub(super) const HEADWATER: &str = ".headwater";
 pub(super) const CURRENT: &str = "current";
@@ -53,15 +54,21 @@ impl Layout {
         })
     }
 
-    /// Whether each of the 256 object directories is a directory, so that no path through one leads
-    /// elsewhere.
-    pub(super) fn has_whole_objects(&self) -> Result<bool> {
+    /// Returns an error if one of the 256 object directories is not a directory, so that no path
+    /// through one leads elsewhere.
+    pub(super) fn check_objects(&self) -> std::result::Result<(), StoreError> {
         for byte in 0..=255u8 {
-            if self.objects.stat(&fan_out_name(byte))?.is_none_or(|meta| meta.kind != FileKind::Directory) {
-                return Ok(false);
+            let name = fan_out_name(byte);
+            let path = || self.objects.join(&name);
+            match self.objects.stat(&name)?.map(|meta| meta.kind) {
+                Some(FileKind::Directory) => {}
+                Some(_) => {
+                    return Err(StoreError::Format { path: path(), what: "it is not a directory".to_owned() });
+                }
+                None => return Err(StoreError::MissingDirectory { path: path() }),
             }
         }
-        Ok(true)
+        Ok(())
     }
 }
 

@@ -77,7 +77,7 @@ impl Store {
         };
         let Some(headwater) = root.find_dir(HEADWATER)? else { return absent() };
         let Some(format) = read_format(&headwater)? else { return absent() };
-        let layout = Layout::open(root, false)?;
+        let layout = Layout::open(root, false).map_err(missing_directory)?;
         Ok(Presence::Store(Box::new(Self { layout, format, path: path.to_owned(), cancel: CancelToken::default() })))
     }
 
@@ -90,6 +90,28 @@ impl Store {
             Presence::Store(store) => Ok(*store),
             Presence::Absent => Err(StoreError::NotAStore { path: path.to_owned() }),
         }
+    }
+
+    /// Creates the missing directories of the store at `path`. Does nothing if there is no store, or
+    /// if the store has all of them.
+    ///
+    /// # Errors
+    /// As [`Store::open`]; [`StoreError::OtherOwner`]; [`StoreError::Locked`] after `wait`; errors of the disk.
+    pub fn restore_directories(path: &Path, wait: Duration, cancel: &CancelToken) -> Result<(), StoreError> {
+        let missing = match Self::look(path) {
+            Ok(Presence::Absent) => return Ok(()),
+            Ok(Presence::Store(store)) => store.layout.check_objects(),
+            Err(error) => Err(error),
+        };
+        match missing {
+            Err(StoreError::MissingDirectory { .. }) => {}
+            other => return other,
+        }
+        let root = Dir::open(path)?;
+        check_owner(&root, own_id())?;
+        let _guard = lock(&root.open_dir(HEADWATER)?, wait, cancel)?;
+        let layout = Layout::open(root, true)?;
+        Ok(layout.root.sync_file_system()?)
     }
 
     /// Opens the store at `path`, or creates it for `site`. The parent of `path` must exist.
@@ -271,7 +293,7 @@ impl Store {
     pub(super) fn lock(&self, wait: Duration) -> Result<Guard, StoreError> {
         self.check_owner()?;
         let guard = lock(&self.layout.headwater, wait, &self.cancel)?;
-        self.check_objects_directory()?;
+        self.layout.check_objects()?;
         Ok(guard)
     }
 
@@ -282,7 +304,7 @@ impl Store {
         if !fsx::lock_shared_unless(&file, wait, &|| self.cancel.is_cancelled(), &path)? {
             return Err(self.not_locked(path));
         }
-        self.check_objects_directory()?;
+        self.layout.check_objects()?;
         Ok(Guard { _file: file })
     }
 
@@ -295,13 +317,12 @@ impl Store {
     pub(super) const fn cancel(&self) -> &CancelToken {
         &self.cancel
     }
+}
 
-    fn check_objects_directory(&self) -> Result<(), StoreError> {
-        if self.layout.has_whole_objects()? {
-            return Ok(());
-        }
-        let what = "one of its 256 directories is missing or is not a directory".to_owned();
-        Err(StoreError::Format { path: self.layout.objects.path().to_owned(), what })
+fn missing_directory(error: fsx::IoError) -> StoreError {
+    match error.kind() {
+        std::io::ErrorKind::NotFound => StoreError::MissingDirectory { path: error.path },
+        _ => error.into(),
     }
 }
 

@@ -42,6 +42,34 @@ fn everything_is_mended_from_another_mirror() {
 }
 
 #[test]
+fn a_directory_of_the_store_that_was_removed_is_created_and_filled_again() {
+    let world = World::with_tree();
+    let receiver = format!("exec '{}' receive '{}'", env!("CARGO_BIN_EXE_headwater"), world.path("www").display());
+    world.write("ssh.sh", receiver);
+    world.write("headwater.toml", "[[mirror]]\nname='near'\nurl='./www'\n");
+    let far = format!("[[mirror]]\nname='far'\nurl='ssh://edge1{}'\n", world.path("www").display());
+    world.write("far.toml", format!("ssh_command='sh ssh.sh'\n{far}"));
+    for flags in ["near --config headwater.toml", "far --config far.toml"] {
+        for name in ["objects", "objects/0a", "slots", "incoming"] {
+            world.ok(&format!("push tree {flags} --init --again"));
+            world.remove(&format!("www/.headwater/{name}"));
+            let words = format!(".headwater/{name} is missing");
+            let hint = "hint: run `headwater repair MIRROR --from TREE|MIRROR`";
+            world.run(&format!("verify {flags}")).code(1).warns(&words).warns(hint);
+            // What changes nothing does not look at each directory of objects.
+            if name != "objects/0a" {
+                world.run(&format!("status {flags}")).code(1).says(&words).warns(hint);
+                world.run(&format!("push tree {flags}")).code(4).warns(&words).warns(hint);
+            }
+            world.ok(&format!("repair {flags} --from tree")).says(if name == "incoming" { "no fault" } else { "" });
+            world.ok(&format!("verify {flags}"));
+            world.ok(&format!("push tree {flags}"));
+            assert_eq!(world.served("www"), world.files("tree"), "{name}");
+        }
+    }
+}
+
+#[test]
 fn current_stays_where_it_is_while_it_is_mended() {
     let world = World::with_mirror();
     let target = fs::read_link(world.path("www/current")).unwrap();

@@ -20,9 +20,10 @@ use serde::Serialize;
 
 use super::args::{ConfigArgs, MirrorsArgs, OUTPUT, OutputArgs, RemoteArgs};
 use super::failure::{Exit, Failure};
-use super::metrics;
+use super::next_steps::print_hints;
 use super::output::{print, print_json};
 use super::watcher::{FleetLook, Watcher};
+use super::{hints, metrics};
 
 /// Default pause between two polls of `--watch`.
 const PAUSE: &str = "5s";
@@ -96,6 +97,10 @@ pub(crate) fn run(args: &StatusArgs) -> Result<Exit, Failure> {
             return Err(Failure::new(Exit::Interrupted, "interrupted before all mirrors responded"));
         }
         let exit = show(&look, args)?;
+        if args.watch.is_none() {
+            let failures = look.seen.iter().filter_map(|poll| poll.state.as_ref().err());
+            print_hints(failures.filter_map(|error| hints::of_mirror(error.kind())).collect())?;
+        }
         write(&watcher, &look, args)?;
         let Some(time) = args.watch else { break exit };
         if !pause(time, &watcher.progress) {

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
+use crate::cancel::CancelToken;
 use crate::fsx;
 use crate::hash::{BundleKey, ObjectId};
 use crate::manifest::WINDOW_LOG_MAX;
@@ -181,12 +182,16 @@ impl SiteState {
             && std::fs::metadata(self.settings.directory.join("current")).is_ok_and(|meta| meta.is_dir())
     }
 
-    pub(crate) fn banner(&self) -> Result<BannerSite, StoreError> {
-        let site = self.look()?.map(|store| store.site().clone()).or_else(|| self.settings.name.clone());
+    pub(super) fn banner(&self) -> Result<BannerSite, StoreError> {
+        Ok(self.banner_of(self.look()?.as_ref()))
+    }
+
+    fn banner_of(&self, store: Option<&Store>) -> BannerSite {
+        let site = store.map(|store| store.site().clone()).or_else(|| self.settings.name.clone());
         // SSH URLs contain the absolute path, so the banner must, too.
         let directory = std::path::absolute(&self.settings.directory);
         let directory = directory.unwrap_or_else(|_| self.settings.directory.clone());
-        Ok(BannerSite { directory, site, base: self.settings.base.clone() })
+        BannerSite { directory, site, base: self.settings.base.clone() }
     }
 
     /// Returns an error if this site does not accept the release. No content is read for this.
@@ -417,6 +422,7 @@ impl SiteState {
     ) -> Result<Repairing, HttpError> {
         let _hold = self.uploads.lease();
         let asker = UploadedSource::new(&self.uploads, request.is_last);
+        Store::restore_directories(&self.settings.directory, self.lock, &CancelToken::default())?;
         let repaired = self.store()?.repair(&asker, &asker, self.lock, cancelled)?;
         self.uploads.forget_used();
         let wants = asker.ask();
@@ -471,13 +477,15 @@ pub(crate) fn check(sites: &[Arc<SiteState>], log: &dyn Log) -> Result<(), Serve
     Ok(())
 }
 
-/// The description of each site for the banner.
+/// The description of each site for the banner. A store that lacks a directory can be repaired, so it is no error
+/// here: its answers name the directory.
 ///
 /// # Errors
 /// Returns the first site whose directory cannot be a mirror, or belongs to another site.
-pub(crate) fn banners(sites: &[Arc<SiteState>]) -> Result<Vec<BannerSite>, ServeError> {
-    let banner = |site: &Arc<SiteState>| {
-        site.banner().map_err(|source| ServeError::Site { path: site.settings.directory.clone(), source })
+pub(super) fn banners(sites: &[Arc<SiteState>]) -> Result<Vec<BannerSite>, ServeError> {
+    let banner = |site: &Arc<SiteState>| match site.banner() {
+        Err(StoreError::MissingDirectory { .. }) => Ok(site.banner_of(None)),
+        other => other.map_err(|source| ServeError::Site { path: site.settings.directory.clone(), source }),
     };
     sites.iter().map(banner).collect()
 }
