@@ -1,7 +1,6 @@
 //! `headwater doctor`: checks the connection to each mirror without changing anything.
 
 use std::path::Path;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use clap::Args;
 use headwater::fsx;
@@ -21,8 +20,10 @@ use super::{context, expiry, hints, load_config, operands};
 
 /// A clock that differs by more than this many seconds makes ages and expiry times wrong.
 const MAX_SKEW_SECONDS: u64 = 60;
-/// Less free space than this is most likely too little for a push, in bytes.
+/// Less free space than this may be too little for a push, in bytes.
 const LOW_SPACE_BYTES: u64 = 100_000_000;
+/// Less free space than this has no room for the manifest and the directories of a release, in bytes.
+const NO_SPACE_BYTES: u64 = 1_000_000;
 
 /// The arguments of `doctor`.
 #[derive(Debug, Clone, Args)]
@@ -113,7 +114,7 @@ fn examine(
                 if let Err(error) = stores.check(mirror.name(), mirror.location(), state.store) {
                     problems.push(Problem::of_mirror(&error));
                 }
-                look(&*mirror, &state, &mut facts, &mut problems);
+                look(&*mirror, &state, &mut facts, &mut problems, &mut warnings);
                 look_at_expiries(state.expiries, &mut facts, &mut warnings);
             }
         },
@@ -122,7 +123,13 @@ fn examine(
     Finding { mirror, location, is_ok: problems.is_empty(), facts, problems, warnings }
 }
 
-fn look(mirror: &dyn Mirror, state: &MirrorState, facts: &mut Vec<String>, problems: &mut Vec<Problem>) {
+fn look(
+    mirror: &dyn Mirror,
+    state: &MirrorState,
+    facts: &mut Vec<String>,
+    problems: &mut Vec<Problem>,
+    warnings: &mut Vec<Problem>,
+) {
     facts.push(match (&state.site, state.current) {
         (Some(site), Some(current)) => format!("serves release {} of site {site}", current.sequence()),
         (Some(site), None) => format!("belongs to site {site} and serves nothing yet"),
@@ -144,23 +151,28 @@ fn look(mirror: &dyn Mirror, state: &MirrorState, facts: &mut Vec<String>, probl
             )),
         }
         facts.push(format!("receiver runs headwater {}", receiver.version));
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-        if let Some(skew) = receiver.time.map(|time| time.abs_diff(now)).filter(|skew| *skew > MAX_SKEW_SECONDS) {
+        let skew = receiver.time.map(|time| time.abs_diff(fsx::unix_seconds()));
+        if let Some(skew) = skew.filter(|skew| *skew > MAX_SKEW_SECONDS) {
             let hint = "set both clocks by NTP: ages, expiry times and certificates depend on them";
-            problems.push(Problem::new(format!("the clock of the mirror differs from this clock by {skew} s"), hint));
+            warnings.push(Problem::new(format!("the clock of the mirror differs from this clock by {skew} s"), hint));
         }
     }
     let free = state.free_bytes.or_else(|| Store::free_bytes_at(&mirror.local_path()?).ok());
     if let Some(free) = free {
-        facts.push(format!("{} free", bytes(free)));
-        if free < LOW_SPACE_BYTES {
-            problems.push(Problem::new(
-                format!("only {} are free", bytes(free)),
-                "free some space, or run `headwater prune` with a smaller --keep",
-            ));
-        }
+        look_at_space(free, facts, problems, warnings);
     }
     facts.extend(state.round_trip.map(|time| format!("responds in {} ms", time.as_millis())));
+}
+
+/// Little space is a warning, since a small push fits; where no push fits it is a problem.
+fn look_at_space(free: u64, facts: &mut Vec<String>, problems: &mut Vec<Problem>, warnings: &mut Vec<Problem>) {
+    let list = match free {
+        ..NO_SPACE_BYTES => problems,
+        NO_SPACE_BYTES..LOW_SPACE_BYTES => warnings,
+        _ => return facts.push(format!("{} free", bytes(free))),
+    };
+    let what = format!("only {} are free", bytes(free));
+    list.push(Problem::new(what, "free some space, or run `headwater prune` with a smaller --keep"));
 }
 
 /// A token or certificate that expires soon is a warning, because a push still succeeds; a later expiry is a fact.
@@ -207,5 +219,21 @@ impl Finding {
         }
         text.extend(self.warnings.iter().map(|warning| line("warning", warning)));
         text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn little_space_is_a_warning_and_none_a_problem() {
+        for (free, counts) in [(0, [0, 1, 0]), (999_999, [0, 1, 0]), (1_000_000, [0, 0, 1]), (100_000_000, [1, 0, 0])] {
+            let (mut facts, mut problems, mut warnings) = (Vec::new(), Vec::new(), Vec::new());
+            look_at_space(free, &mut facts, &mut problems, &mut warnings);
+            assert_eq!([facts.len(), problems.len(), warnings.len()], counts, "{free}");
+            let hints = problems.iter().chain(&warnings).map(|problem| problem.hint.as_deref().unwrap());
+            assert!(hints.into_iter().all(|hint| hint.starts_with("free some space")));
+        }
     }
 }

@@ -59,6 +59,24 @@ fn a_mirror_behind_ssh_has_no_token() {
     assert!(!run.stdout.contains("token"), "{}", run.stdout);
 }
 
+#[cfg(debug_assertions)]
+#[test]
+fn a_clock_that_differs_is_a_warning_and_no_failure() {
+    let world = World::with_mirror();
+    let receiver = format!("exec '{}' receive '{}'", env!("CARGO_BIN_EXE_headwater"), world.path("www").display());
+    world.write("ssh.sh", receiver);
+    let command = format!("doctor ssh://edge1{} --ssh-command ./ssh.sh", world.path("www").display());
+    world.chmod("ssh.sh", 0o755);
+    world.write("ssh.sh", format!("#!/bin/sh\n{}", world.read("ssh.sh")));
+    let run = world.run_with(&[("HEADWATER_FAULT", "clock+3600")], &command).code(0);
+    let lines: Vec<&str> = run.stdout.lines().collect();
+    assert_eq!(lines.len(), 2, "{}", run.stdout);
+    assert!(lines[0].contains(": ok: serves release 1"), "{}", run.stdout);
+    assert!(lines[1].contains(": warning: its clock differs from this one by 3"), "{}", run.stdout);
+    assert!(lines[1].contains("(hint: set both clocks by NTP"), "{}", run.stdout);
+    world.ok(&command).says("ok: serves release 1");
+}
+
 #[test]
 fn a_token_file_that_others_may_read_is_warned_of_once() {
     let world = World::new();
