@@ -10,6 +10,7 @@
 
 mod activation;
 mod bundle;
+mod cache_fallback;
 mod churn;
 mod claims;
 mod fleet;
@@ -67,6 +68,7 @@ use crate::manifest::ManifestError;
 use crate::mirror::MirrorError;
 use crate::monitor::{Event, Monitor};
 use crate::packing::source_entries::SourceEntries;
+use crate::push::cache_fallback::with_cache_or_without;
 use crate::release::{ReleaseError, ReleaseName};
 use crate::scan::ScanError;
 
@@ -206,7 +208,7 @@ const MAX_ROUNDS: u32 = 5;
 /// If the push fails as a whole. Nothing was activated then, except with [`PushError::Cancelled`].
 pub fn push(source: &Source, fleet: &Fleet, options: &Options, monitor: &dyn Monitor) -> Result<Report, PushError> {
     // A failure after a request to stop is a consequence of that request.
-    push_in_rounds(source, fleet, options, monitor)
+    with_cache_or_without(options, |options| push_in_rounds(source, fleet, options, monitor))
         .map_err(|error| if monitor.is_cancelled() { PushError::Cancelled } else { error })
 }
 

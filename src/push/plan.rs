@@ -10,6 +10,7 @@ use crate::packing::base_selection::BaseCounts;
 use crate::packing::pack_builder::{self, BuildError};
 use crate::packing::pack_queue::PackQueue;
 use crate::push::bundle::{Bundle, bundles};
+use crate::push::cache_fallback::with_cache_or_without;
 use crate::push::churn::{Churn, find_churn};
 use crate::push::fleet::{self, Fleet};
 use crate::push::options::Options;
@@ -87,6 +88,15 @@ pub struct PlanReport {
 /// As [`crate::push::push`]. The inner error is the report of a push that
 /// would be refused because too few mirrors can be reached.
 pub fn plan(
+    source: &Source,
+    fleet: &Fleet,
+    options: &Options,
+    monitor: &dyn Monitor,
+) -> Result<Result<PlanReport, Report>, PushError> {
+    with_cache_or_without(options, |options| plan_once(source, fleet, options, monitor))
+}
+
+fn plan_once(
     source: &Source,
     fleet: &Fleet,
     options: &Options,

@@ -258,3 +258,27 @@ fn a_file_can_be_removed_from_a_mirror_on_a_full_disk() {
         checker::check_equals_tree(&world.served("disk/mirror"), &world.path("tree")).unwrap();
     }
 }
+
+#[test]
+#[ignore = "needs root"]
+fn a_full_disk_under_the_cache_is_a_warning_and_the_push_goes_on() {
+    let world = World::new();
+    let _small = Small::mount(&world.path("small"), "size=1m,nr_inodes=500");
+    let cache = ["--cache", &world.at("small/cache")];
+    let run = |arguments: &[&str]| world.run(&[arguments, &cache].concat());
+    let (tree, mirror) = (world.at("tree"), world.at("mirror"));
+    world.write("tree", &Tree::small());
+    run(&["push", &tree, &mirror]).expect(&[0]);
+    fill(&world.path("small/other"));
+    world.write("tree", &Tree::small().file("page", "2"));
+    for arguments in [&["plan", &*tree, &mirror][..], &["push", &tree, &mirror], &["push", &tree, &world.at("new")]] {
+        let outcome = run(arguments).expect(&[0]);
+        assert!(outcome.stderr.contains("warning: there is no cache: cannot "), "{outcome}");
+    }
+    for mirror in ["mirror", "new"] {
+        checker::check_equals_tree(&world.served(mirror), &world.path("tree")).unwrap();
+    }
+    let outcome = run(&["rollback", &mirror, "--to", "1"]).expect(&[0]);
+    assert!(outcome.stderr.contains("warning: there is no cache"), "{outcome}");
+    checker::check_store(&world.path("mirror")).unwrap();
+}

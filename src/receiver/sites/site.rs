@@ -182,7 +182,7 @@ impl SiteState {
             && std::fs::metadata(self.settings.directory.join("current")).is_ok_and(|meta| meta.is_dir())
     }
 
-    pub(super) fn banner(&self) -> Result<BannerSite, StoreError> {
+    pub(crate) fn banner(&self) -> Result<BannerSite, StoreError> {
         Ok(self.banner_of(self.look()?.as_ref()))
     }
 
@@ -482,7 +482,7 @@ pub(crate) fn check(sites: &[Arc<SiteState>], log: &dyn Log) -> Result<(), Serve
 ///
 /// # Errors
 /// Returns the first site whose directory cannot be a mirror, or belongs to another site.
-pub(super) fn banners(sites: &[Arc<SiteState>]) -> Result<Vec<BannerSite>, ServeError> {
+pub(crate) fn banners(sites: &[Arc<SiteState>]) -> Result<Vec<BannerSite>, ServeError> {
     let banner = |site: &Arc<SiteState>| match site.banner() {
         Err(StoreError::MissingDirectory { .. }) => Ok(site.banner_of(None)),
         other => other.map_err(|source| ServeError::Site { path: site.settings.directory.clone(), source }),

@@ -1,0 +1,42 @@
+//! A push without its cache, if the disk of the cache is full.
+
+use std::io;
+
+use crate::manifest::ManifestError;
+use crate::origin::ScratchLocation;
+use crate::packing::BuildError;
+use crate::push::PushError;
+use crate::push::options::Options;
+use crate::text::error_chain;
+
+/// Runs `work`. If the disk of the cache is full, runs it again with a temporary directory in place of the cache: the
+/// cache only saves time, so a push must not fail because of it.
+pub(super) fn with_cache_or_without<T>(
+    options: &Options,
+    work: impl Fn(&Options) -> Result<T, PushError>,
+) -> Result<T, PushError> {
+    let result = work(options);
+    let Err(error) = &result else { return result };
+    let Some(why) = lack_of_room(error, &options.scratch) else { return result };
+    let mut options = options.clone();
+    options.scratch.directory = Err(why);
+    work(&options)
+}
+
+/// Why the cache cannot hold the files of a push; `None` if `error` has another cause.
+fn lack_of_room(error: &PushError, location: &ScratchLocation) -> Option<String> {
+    let directory = location.directory.as_ref().ok()?;
+    let is_lack = |kind: io::ErrorKind| {
+        matches!(kind, io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge)
+    };
+    match error {
+        PushError::Io(error) | PushError::Build(BuildError::Io(error)) => {
+            (is_lack(error.kind()) && error.path.starts_with(directory)).then(|| error_chain(error))
+        }
+        // The new manifest is written to the scratch directory.
+        PushError::NewManifest(ManifestError::Io(error)) if is_lack(error.kind()) => {
+            Some(format!("cannot write {}: {error}", directory.display()))
+        }
+        _ => None,
+    }
+}
