@@ -72,7 +72,7 @@ fn a_clock_that_differs_is_a_warning_and_no_failure() {
     let lines: Vec<&str> = run.stdout.lines().collect();
     assert_eq!(lines.len(), 2, "{}", run.stdout);
     assert!(lines[0].contains(": ok: serves release 1"), "{}", run.stdout);
-    assert!(lines[1].contains(": warning: its clock differs from this one by 3"), "{}", run.stdout);
+    assert!(lines[1].contains(": warning: the clock of the mirror differs from this clock by 3"), "{}", run.stdout);
     assert!(lines[1].contains("(hint: set both clocks by NTP"), "{}", run.stdout);
     world.ok(&command).says("ok: serves release 1");
 }

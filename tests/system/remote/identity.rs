@@ -68,7 +68,7 @@ fn a_certificate_of_ours_lets_us_in_and_no_other_does() {
     let url = format!("https://localhost:{}/", front.address.port());
     let shows = |name: &str| format!("ca = 'edge.pem'\nclient_cert = '{name}.pem'\nclient_key = '{name}.key'");
     for (lines, words) in
-        [("ca = 'edge.pem'".to_owned(), "none was sent"), (shows("other"), "does not accept our certificate")]
+        [("ca = 'edge.pem'".to_owned(), "none was sent"), (shows("other"), "it rejects the client certificate")]
     {
         says(&push_with(&world, &url, &lines).expect(&[4]), &["TLS", words]);
         assert!(!world.path("web").exists());
