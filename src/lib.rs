@@ -24,6 +24,13 @@
 //! * [`config`]: parses `headwater.toml`.
 //! * [`users`]: the names of users and groups of this machine.
 //!
+//! `docs/architecture.md` in the repository has the glossary, the directories in the order of
+//! imports, the way of a file, a manifest and an error through them, and where to change what.
+//!
+//! [`push::push`] is the entry point of the origin, and [`receiver::Server`] that of the receiver.
+//! Every kind of mirror implements [`mirror::Mirror`]; [`store::Store`] is the directory of one
+//! mirror. [`monitor::Monitor`] receives events, and [`config`] reads the configuration files.
+//!
 //! The library never prints, exits or reads the environment; the program does.
 
 pub mod cache;
