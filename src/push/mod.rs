@@ -227,7 +227,7 @@ fn push_in_rounds(
             let on_new = |live: &SourceEntries| recheck = Recheck::start(scope, live, monitor);
             match prepare::prepare(&source, fleet, options, on_new, monitor)? {
                 Prepared::Refused(report) => Ok::<_, PushError>(rollout::RolloutEnd::Report(*report)),
-                Prepared::Target(publication) => {
+                Prepared::Publication(publication) => {
                     let end = rollout::run(&publication, || recheck.finish(monitor), options, monitor)?;
                     publication.remember(end.report(), options, monitor);
                     // On top of another push, "the previous release" would be the one that this

@@ -104,7 +104,7 @@ fn plan_once(
 ) -> Result<Result<PlanReport, Report>, PushError> {
     let publication = match prepare_plan(source, fleet, options, monitor)? {
         Prepared::Refused(report) => return Ok(Err(*report)),
-        Prepared::Target(publication) => publication,
+        Prepared::Publication(publication) => publication,
     };
     let mut outcomes: Vec<Option<Outcome>> =
         publication.members.iter().map(|member| at_once(&publication, member)).collect();

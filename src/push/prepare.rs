@@ -39,7 +39,7 @@ pub(super) enum Prepared {
     /// Do nothing, because the requirement cannot be met.
     Refused(Box<Report>),
     /// Bring every mirror to this publication.
-    Target(Box<Publication>),
+    Publication(Box<Publication>),
 }
 
 /// Polls the mirrors, loads the source, and decides. `on_new` is called with what was loaded as
@@ -176,7 +176,7 @@ impl Preparation {
         if let Some(report) = self.unreachable(options) {
             return Ok(Prepared::Refused(Box::new(report)));
         }
-        self.decide(options, on_new, monitor).map(|publication| Prepared::Target(Box::new(publication)))
+        self.decide(options, on_new, monitor).map(|publication| Prepared::Publication(Box::new(publication)))
     }
 
     /// The report of a push that cannot meet its requirement, or that has no release for all

@@ -198,8 +198,7 @@ fn wrong_imports(sources: &BTreeMap<String, String>) -> Vec<String> {
 
 #[test]
 fn push_and_serve_name_neither_each_other_nor_a_concrete_mirror() {
-    let concrete =
-        ["mirror::directory", "mirror::http", "mirror::ssh", "DirectoryMirror", "HttpMirror", "crate::store"];
+    let concrete = ["mirror::local", "mirror::http", "mirror::ssh", "DirectoryMirror", "HttpMirror", "crate::store"];
     let is_push = |file: &str| file.starts_with("src/push/");
     let is_receiver = |file: &str| file.starts_with("src/receiver/");
     assert_none(&lines_with(is_push, &concrete));
