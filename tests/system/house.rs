@@ -121,6 +121,32 @@ fn long_functions(sources: &BTreeMap<String, String>) -> Vec<String> {
     long
 }
 
+/// Words for which the glossary in `docs/architecture.md` has the term of the field.
+const BANNED: [&str; 11] =
+    ["desk", "crew", "seat", "passage", "trouble", "heard", "told", "stranger", "shunned", "takings", "snapshot"];
+
+/// The name that a line declares, in lower case: that of a function, a type or a module.
+fn declared(line: &str) -> Option<String> {
+    let mut words = line.split(|c: char| !c.is_alphanumeric() && c != '_').filter(|word| !word.is_empty());
+    words.find(|word| ["fn", "struct", "enum", "trait", "type", "mod"].contains(word))?;
+    words.next().map(str::to_lowercase)
+}
+
+#[test]
+fn names_have_the_words_of_the_glossary() {
+    let mut found = Vec::new();
+    for (file, text) in sources().iter().filter(|(file, _)| !is_test(file)) {
+        for (number, line) in production(text) {
+            let name = declared(line).unwrap_or_default();
+            if BANNED.iter().any(|word| name.split('_').any(|part| part == *word)) {
+                found.push(format!("{file}:{number}: {}", line.trim()));
+            }
+        }
+    }
+    assert_none(&found);
+    assert_eq!(declared("    pub(super) fn a_desk(&self) {").as_deref(), Some("a_desk"));
+}
+
 #[test]
 fn production_does_not_unwrap() {
     assert_none(&lines_with(|_| true, &[".unwrap()", "todo!(", "unimplemented!(", "dbg!("]));
