@@ -75,7 +75,7 @@ fn the_certificate_of_the_docs_is_accepted_and_that_of_an_authority_is_not() {
     assert!(command.contains(constraint));
     for (command, code, words) in [
         (command.clone(), 0, "release 1 is current"),
-        (command.replace(constraint, ""), 4, "make one with basicConstraints=CA:FALSE"),
+        (command.replace(constraint, ""), 4, "create a server certificate with basicConstraints=CA:FALSE"),
     ] {
         let world = World::new();
         world.write("tree", &Tree::small());
