@@ -13,7 +13,7 @@ use crate::monitor::{Event, Monitor};
 use crate::push::fleet::{self};
 use crate::push::options::Options;
 use crate::push::{PushError, for_all};
-use crate::release::{MAX_SEQUENCE, Release, ReleaseName};
+use crate::release::{MAX_SEQUENCE, Release, ReleaseName, Succession};
 use crate::text::error_chain;
 
 /// Maximum distance of a mirror's sequence above those of all others. A mirror that was left out
@@ -95,10 +95,8 @@ fn foreign_histories(members: &[PolledMirror], options: &Options) -> Vec<Option<
 /// The error if a mirror does not belong to the fleet whose newest release is `newest`.
 fn foreign_history(member: &PolledMirror, newest: &Release) -> Option<MirrorError> {
     let own = member.current_release()?;
-    if is_of_history(own, newest) || own.replaces.contains(&newest.history) {
-        return None;
-    }
-    Some(MirrorError::ForeignHistory { current: own.name(), found: own.history, history: newest.history })
+    let is_foreign = newest.succession(own) == Succession::OtherHistory;
+    is_foreign.then(|| MirrorError::ForeignHistory { current: own.name(), found: own.history, history: newest.history })
 }
 
 /// The claims of the mirrors, and which of them count for the whole fleet.

@@ -13,7 +13,7 @@ use crate::origin::scratch::{ManifestFile, Scratch};
 use crate::push::PushError;
 use crate::push::guards::{GuardFault, HistoryOfMirror};
 use crate::push::options::Require;
-use crate::release::Release;
+use crate::release::{Release, Succession};
 use crate::scan::Root;
 use crate::text::error_chain;
 use crate::threads;
@@ -132,15 +132,11 @@ fn current(members: &[PolledMirror]) -> impl Iterator<Item = &Release> {
     members.iter().filter_map(PolledMirror::current_release)
 }
 
-/// Refuses mirrors whose current releases are of different histories, of which that of `newest` did not take over the
-/// others, nor they that one.
+/// Returns an error if a current release has another history than `newest`, and neither history took
+/// over the other.
 pub(super) fn check_one_history(members: &[PolledMirror], newest: Option<&Release>) -> Result<(), GuardFault> {
     let Some(newest) = newest else { return Ok(()) };
-    let is_foreign = |one: &Release| {
-        one.history != newest.history
-            && !newest.replaces.contains(&one.history)
-            && !one.replaces.contains(&newest.history)
-    };
+    let is_foreign = |one: &Release| newest.succession(one) == Succession::OtherHistory;
     if !current(members).any(is_foreign) {
         return Ok(());
     }
