@@ -10,8 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::cancel::until_cancelled;
 use crate::hash::{ManifestId, ObjectId};
-use crate::mirror::PolledMirror;
-use crate::mirror::{Effort, ErrorKind, Link, Mirror, MirrorError, ObjectPart};
+use crate::mirror::{Effort, ErrorKind, Link, Mirror, MirrorError, ObjectPart, PolledMirror};
 use crate::monitor::{Event, Monitor};
 use crate::text::error_chain;
 

@@ -7,8 +7,7 @@ use std::sync::Arc;
 use crate::hash::{BundleKey, ManifestId, ObjectId};
 use crate::manifest::ManifestError;
 use crate::manifest::delta::{self, Change};
-use crate::mirror::PolledMirror;
-use crate::mirror::{Link, Mirror, StageRequest};
+use crate::mirror::{Link, Mirror, PolledMirror, StageRequest};
 use crate::monitor::Monitor;
 use crate::origin::link_speed::SpeedTable;
 use crate::origin::scratch::{Entries, ManifestFile, entries, warn_not_kept};
@@ -17,13 +16,12 @@ use crate::packing::base_selection::{BaseSelection, BaseSelector};
 use crate::packing::cache_writer::CacheWriter;
 use crate::packing::pack_builder::{self, BuildError, PackInput};
 use crate::packing::pack_queue::PackQueue;
-use crate::push::PushError;
-use crate::push::fleet::{self};
 use crate::push::object_presence::{self, MirrorsWithObjects};
 use crate::push::options::{LevelChoice, Options};
 use crate::push::outcome::Outcome;
 use crate::push::publication::Publication;
 use crate::push::push_monitor::PushMonitor;
+use crate::push::{PushError, fleet};
 
 /// The manifest change and packs for all mirrors with the same base.
 pub(super) struct Bundle {

@@ -7,12 +7,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use crate::mirror::MirrorError;
-use crate::mirror::PolledMirror;
+use crate::mirror::{MirrorError, PolledMirror};
 use crate::monitor::{Event, Monitor};
-use crate::push::fleet::{self};
 use crate::push::options::Options;
-use crate::push::{PushError, for_all};
+use crate::push::{PushError, fleet, for_all};
 use crate::release::{MAX_SEQUENCE, Release, ReleaseName, Succession};
 use crate::text::error_chain;
 

@@ -5,7 +5,7 @@
 
 use crate::mirror::PolledMirror;
 use crate::monitor::{Event, Monitor};
-use crate::push::fleet::{self};
+use crate::push::fleet;
 use crate::push::options::{Options, Wave};
 use crate::release::Release;
 

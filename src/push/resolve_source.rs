@@ -6,8 +6,7 @@ use std::time::Duration;
 
 use crate::cancel::pause;
 use crate::manifest::Entry;
-use crate::mirror::PolledMirror;
-use crate::mirror::{ErrorKind, Mirror, MirrorState};
+use crate::mirror::{ErrorKind, Mirror, MirrorState, PolledMirror};
 use crate::monitor::Monitor;
 use crate::origin::stores::KnownStores;
 use crate::packing::source_entries::SourceEntries;

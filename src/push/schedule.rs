@@ -5,8 +5,7 @@ use serde::Serialize;
 use crate::push::options::{Goal, OnFailure, Options};
 use crate::push::outcome::Outcome;
 use crate::push::publication::Publication;
-use crate::push::waves;
-use crate::push::{activation, fleet};
+use crate::push::{activation, fleet, waves};
 
 /// Mirrors that would switch together.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

@@ -12,8 +12,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, unbounded};
 
 use crate::cancel::CANCEL_POLL_INTERVAL;
 use crate::fsx::IoError;
-use crate::mirror::PolledMirror;
-use crate::mirror::{Mirror, MirrorError, MirrorState};
+use crate::mirror::{Mirror, MirrorError, MirrorState, PolledMirror};
 use crate::monitor::{Event, Monitor};
 use crate::origin::stores::KnownStores;
 use crate::push::PushError;

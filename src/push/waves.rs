@@ -9,12 +9,11 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use crate::cancel::{pause, until_cancelled};
 use crate::hash::ObjectId;
 use crate::monitor::{Event, Monitor as _};
-use crate::push::PushError;
-use crate::push::activation;
 use crate::push::options::{OnFailure, Options, Probe, Wave};
 use crate::push::outcome::Outcome;
 use crate::push::publication::Publication;
 use crate::push::push_monitor::PushMonitor;
+use crate::push::{PushError, activation};
 use crate::threads;
 use crate::web::Web;
 

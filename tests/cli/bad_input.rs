@@ -1,7 +1,7 @@
 //! Damaged or invalid trees, mirrors and stores: the error message, the exit code, and that no data
 //! is lost.
 
-use std::fs::{self};
+use std::fs;
 use std::os::unix::ffi::OsStrExt as _;
 
 use rustix::fs::{CWD, FileType, Mode, mknodat};

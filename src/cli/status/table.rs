@@ -4,9 +4,8 @@ use std::time::Duration;
 
 use headwater::fleet_status::{LastVerify, MirrorStatus, Public, StatusKind};
 
-use super::super::expiry;
 use super::super::output::{Align, Table, age, bytes, count, counted, duration, escape, moment};
-use super::super::terminal;
+use super::super::{expiry, terminal};
 
 /// Columns that are left out if the table does not fit.
 const LEFT_OUT: [&str; 4] = ["behind", "switched", "verified", "response"];
