@@ -1,86 +1,109 @@
 //! One enum for the kinds of all errors.
 
 use std::borrow::Cow;
+use std::io;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// What kind of failure an error is, for code that decides what to do about it.
-///
-/// Stores, receivers, clients, reports and exit codes use this one type.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ErrorKind {
-    /// We may not: permissions.
-    Denied,
-    /// Its file system is read-only.
-    ReadOnly,
-    /// It belongs to another user.
-    OtherOwner,
-    /// It is the mirror of another site.
-    OtherSite,
-    /// It has another store than before, or none any more.
-    OtherStore,
-    /// There are files that are not ours.
-    NotEmpty,
-    /// No mirror can be at this place.
-    UnsuitableLocation,
-    /// It was written by a newer headwater.
-    NewerFormat,
-    /// It has too little room.
-    NoSpace,
-    /// The site may not have so much there, whatever the disk could take.
-    OverQuota,
-    /// A file is larger than the system lets the process write.
-    FileTooLarge,
-    /// Somebody else is at work.
-    Locked,
-    /// Another release became current meanwhile.
-    Conflict,
-    /// It serves a release of another history.
-    OtherHistory,
-    /// Its sequences cannot be those of its fleet.
-    FarBeyond,
-    /// The fault is at the origin.
-    SourceUnavailable,
-    /// The mirror's base for the manifest change is damaged.
-    DamagedBase,
+/// Declares the kinds with their names, so that each has exactly one name.
+macro_rules! error_kinds {
+    ($($(#[$doc:meta])* $kind:ident = $name:literal,)+) => {
+        /// What kind of failure an error is, for code that decides what to do about it.
+        ///
+        /// Stores, receivers, clients, reports and exit codes use this one type.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub enum ErrorKind {
+            $($(#[$doc])* $kind,)+
+        }
+
+        impl ErrorKind {
+            /// All kinds.
+            const ALL: &[Self] = &[$(Self::$kind),+];
+
+            /// The name in the protocol.
+            #[must_use]
+            pub const fn name(self) -> &'static str {
+                match self {
+                    $(Self::$kind => $name,)+
+                }
+            }
+        }
+    };
+}
+
+error_kinds! {
+    /// The user has no permission for it.
+    Denied = "denied",
+    /// The file system of the mirror is read-only.
+    ReadOnly = "read_only",
+    /// The mirror belongs to another user.
+    OtherOwner = "other_owner",
+    /// The mirror belongs to another site.
+    OtherSite = "other_site",
+    /// The mirror has another store than before, or none.
+    OtherStore = "other_store",
+    /// The directory holds files that do not belong to a store.
+    NotEmpty = "not_empty",
+    /// The location cannot hold a mirror.
+    UnsuitableLocation = "bad_place",
+    /// A newer headwater wrote the store.
+    NewerFormat = "newer_format",
+    /// The mirror has too little space.
+    NoSpace = "no_space",
+    /// The release exceeds the quota of the site.
+    OverQuota = "over_quota",
+    /// A file exceeds the size that the system lets the process write.
+    FileTooLarge = "file_too_large",
+    /// Another process is changing the mirror.
+    Locked = "locked",
+    /// Another release became current in the meantime.
+    Conflict = "conflict",
+    /// The mirror serves a release of another history.
+    OtherHistory = "other_history",
+    /// The sequences of the mirror are far above those of its fleet.
+    FarBeyond = "far_beyond",
+    /// The origin cannot supply the content, or lacks a resource of its machine.
+    SourceUnavailable = "origin",
+    /// The mirror's base of the manifest delta is damaged.
+    DamagedBase = "damaged",
     /// A directory of the store is missing.
-    DamagedStore,
-    /// No way there, or it broke.
-    Unreachable,
-    /// TLS that did not begin, mostly because a certificate was not accepted.
-    Certificate,
-    /// A proxy in front of it that does not reach it.
-    BadGateway,
-    /// No token, or one that is not known there.
-    Unauthorized,
-    /// A token that has expired, is for another site, or may not do this.
-    Forbidden,
-    /// `ssh` was not let in.
-    SshAuth,
-    /// A host with another key than the one that is known.
-    HostKey,
-    /// Silence, or a deadline.
-    Timeout,
-    /// What answers is no receiver of headwater, or not the one that was meant.
-    Protocol,
-    /// A proxy in front of it that takes no body of such a length.
-    BodyLimit,
-    /// A receiver that needs another version of the protocol.
-    Version,
+    DamagedStore = "damaged_store",
+    /// No connection, or a connection that was lost.
+    Unreachable = "unreachable",
+    /// The TLS handshake failed, mostly because of a certificate.
+    Certificate = "certificate",
+    /// The proxy in front of the receiver does not reach it.
+    BadGateway = "bad_gateway",
+    /// The token is missing, or the receiver does not know it.
+    Unauthorized = "unauthorized",
+    /// The token has expired, is for another site, or lacks the permission.
+    Forbidden = "forbidden",
+    /// SSH authentication failed.
+    SshAuth = "ssh_auth",
+    /// The SSH host key is not the known one.
+    HostKey = "host_key",
+    /// No response in time, or the deadline has passed.
+    Timeout = "timeout",
+    /// The response is not that of a headwater receiver, or of the expected one.
+    Protocol = "protocol",
+    /// The proxy in front of the receiver refuses a body of this length.
+    BodyLimit = "body_limit",
+    /// The receiver requires another version of the protocol.
+    Version = "version",
     /// The receiver has too much to do.
-    Busy,
+    Busy = "busy",
     /// The user asked to stop.
-    Cancelled,
-    /// A request that breaks the protocol.
-    Malformed,
-    /// A request or a message beyond its limit.
-    TooLarge,
-    /// Content that the receiver did not ask for.
-    NotAskedFor,
-    /// The named thing is not there.
-    Unknown,
-    /// Everything else, also the kinds of newer receivers.
-    Other,
+    Cancelled = "cancelled",
+    /// The request breaks the protocol.
+    Malformed = "malformed",
+    /// The request or the message exceeds its limit.
+    TooLarge = "too_large",
+    /// The receiver did not ask for the content.
+    NotAskedFor = "not_asked_for",
+    /// The named thing does not exist.
+    Unknown = "unknown",
+    /// Everything else, including the kinds of newer receivers.
+    Other = "other",
 }
 
 impl ErrorKind {
@@ -99,50 +122,7 @@ impl ErrorKind {
         )
     }
 
-    /// Its name in the protocol.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Denied => "denied",
-            Self::ReadOnly => "read_only",
-            Self::OtherOwner => "other_owner",
-            Self::OtherSite => "other_site",
-            Self::OtherStore => "other_store",
-            Self::NotEmpty => "not_empty",
-            Self::UnsuitableLocation => "bad_place",
-            Self::NewerFormat => "newer_format",
-            Self::NoSpace => "no_space",
-            Self::OverQuota => "over_quota",
-            Self::FileTooLarge => "file_too_large",
-            Self::Locked => "locked",
-            Self::Conflict => "conflict",
-            Self::OtherHistory => "other_history",
-            Self::FarBeyond => "far_beyond",
-            Self::SourceUnavailable => "origin",
-            Self::DamagedBase => "damaged",
-            Self::DamagedStore => "damaged_store",
-            Self::Unreachable => "unreachable",
-            Self::Certificate => "certificate",
-            Self::BadGateway => "bad_gateway",
-            Self::Unauthorized => "unauthorized",
-            Self::Forbidden => "forbidden",
-            Self::SshAuth => "ssh_auth",
-            Self::HostKey => "host_key",
-            Self::Timeout => "timeout",
-            Self::Protocol => "protocol",
-            Self::BodyLimit => "body_limit",
-            Self::Version => "version",
-            Self::Busy => "busy",
-            Self::Cancelled => "cancelled",
-            Self::Malformed => "malformed",
-            Self::TooLarge => "too_large",
-            Self::NotAskedFor => "not_asked_for",
-            Self::Unknown => "unknown",
-            Self::Other => "other",
-        }
-    }
-
-    /// Its name in reports: kinds that differ only in what a person has to do have one.
+    /// The name in reports. Kinds that differ only in what a person has to do share one.
     #[must_use]
     pub const fn report_name(self) -> &'static str {
         match self {
@@ -153,53 +133,23 @@ impl ErrorKind {
             _ => self.name(),
         }
     }
-}
 
-impl ErrorKind {
-    /// All of them.
-    const ALL: [Self; 36] = [
-        Self::Denied,
-        Self::ReadOnly,
-        Self::OtherOwner,
-        Self::OtherSite,
-        Self::OtherStore,
-        Self::NotEmpty,
-        Self::UnsuitableLocation,
-        Self::NewerFormat,
-        Self::NoSpace,
-        Self::OverQuota,
-        Self::FileTooLarge,
-        Self::Locked,
-        Self::Conflict,
-        Self::OtherHistory,
-        Self::FarBeyond,
-        Self::SourceUnavailable,
-        Self::DamagedBase,
-        Self::DamagedStore,
-        Self::Unreachable,
-        Self::Certificate,
-        Self::BadGateway,
-        Self::Unauthorized,
-        Self::Forbidden,
-        Self::SshAuth,
-        Self::HostKey,
-        Self::Timeout,
-        Self::Protocol,
-        Self::BodyLimit,
-        Self::Version,
-        Self::Busy,
-        Self::Cancelled,
-        Self::Malformed,
-        Self::TooLarge,
-        Self::NotAskedFor,
-        Self::Unknown,
-        Self::Other,
-    ];
+    /// The kind of an error of the operating system.
+    #[must_use]
+    pub const fn of_io(kind: io::ErrorKind) -> Self {
+        match kind {
+            io::ErrorKind::PermissionDenied => Self::Denied,
+            io::ErrorKind::ReadOnlyFilesystem => Self::ReadOnly,
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::NoSpace,
+            io::ErrorKind::FileTooLarge => Self::FileTooLarge,
+            _ => Self::Other,
+        }
+    }
 
     /// The kind of a name in the protocol; [`Self::Other`] if this version does not know it.
     #[must_use]
     pub fn from_name(name: &str) -> Self {
-        Self::ALL.into_iter().find(|kind| kind.name() == name).unwrap_or(Self::Other)
+        Self::ALL.iter().copied().find(|kind| kind.name() == name).unwrap_or(Self::Other)
     }
 }
 
@@ -222,7 +172,7 @@ mod tests {
     #[test]
     fn every_kind_has_a_name_of_its_own_and_unknown_names_are_kept_as_other() {
         for kind in ErrorKind::ALL {
-            assert_eq!(ErrorKind::from_name(kind.name()), kind);
+            assert_eq!(ErrorKind::from_name(kind.name()), *kind);
         }
         let read: ErrorKind = serde_json::from_str("\"of_the_future\"").unwrap();
         assert_eq!(read, ErrorKind::Other);

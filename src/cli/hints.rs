@@ -84,7 +84,7 @@ const fn content_exit(error: &ScanError) -> Exit {
     match error {
         ScanError::Cancelled => Exit::Interrupted,
         ScanError::Exclude { .. } | ScanError::TooManyRoots => Exit::Usage,
-        ScanError::Thread { .. } => Exit::Failed,
+        ScanError::Thread(_) => Exit::Failed,
         ScanError::Root { .. }
         | ScanError::RejectedPaths { .. }
         | ScanError::Unreadable { .. }
@@ -105,7 +105,7 @@ fn content_hint(error: &ScanError) -> Option<&'static str> {
         ScanError::Unreadable { .. } => Some("make them readable for this user, or exclude them"),
         ScanError::Changed { .. } => Some("finish the build before the push; nothing was activated"),
         ScanError::Exclude { .. } => Some("write the pattern in gitignore syntax"),
-        ScanError::Thread { .. } => Some(MORE_THREADS),
+        ScanError::Thread(_) => Some(MORE_THREADS),
         ScanError::TooManyRoots | ScanError::Cancelled => None,
     }
 }

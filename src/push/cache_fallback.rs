@@ -1,7 +1,6 @@
 //! A push without its cache, if the disk of the cache is full.
 
-use std::io;
-
+use crate::error_kind::ErrorKind;
 use crate::manifest::ManifestError;
 use crate::origin::ScratchLocation;
 use crate::packing::BuildError;
@@ -26,9 +25,7 @@ pub(super) fn with_cache_or_without<T>(
 /// Why the cache cannot hold the files of a push; `None` if `error` has another cause.
 fn lack_of_room(error: &PushError, location: &ScratchLocation) -> Option<String> {
     let directory = location.directory.as_ref().ok()?;
-    let is_lack = |kind: io::ErrorKind| {
-        matches!(kind, io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge)
-    };
+    let is_lack = |kind| matches!(ErrorKind::of_io(kind), ErrorKind::NoSpace | ErrorKind::FileTooLarge);
     match error {
         PushError::Io(error) | PushError::Build(BuildError::Io(error)) => {
             (is_lack(error.kind()) && error.path.starts_with(directory)).then(|| error_chain(error))

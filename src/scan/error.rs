@@ -11,6 +11,7 @@ use rustix::io::Errno;
 
 use crate::fsx::IoError;
 use crate::text::is_invisible;
+use crate::threads::ThreadError;
 use crate::tree_path::PathFault;
 
 /// Maximum number of paths in a message of one line; the rest is only counted.
@@ -93,11 +94,8 @@ pub enum ScanError {
     #[error("cancelled")]
     Cancelled,
     /// No thread could be started.
-    #[error("cannot start a thread")]
-    Thread {
-        /// The error of the system.
-        source: io::Error,
-    },
+    #[error(transparent)]
+    Thread(ThreadError),
 }
 
 impl ScanError {

@@ -115,7 +115,7 @@ pub(super) fn run<K: Send, W, R: Send>(
         for index in 0..config.jobs {
             let (jobs, results) = (job_receiver.clone(), result_sender.clone());
             match thread::Builder::new().name("scan".to_owned()).spawn_scoped(scope, || toil(jobs, results)) {
-                Err(source) if index == 0 => return Err(ScanError::Thread { source }),
+                Err(error) if index == 0 => return Err(ScanError::Thread(error.into())),
                 // One worker is enough to do all the work.
                 Ok(_) | Err(_) => {}
             }

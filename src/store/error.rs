@@ -322,22 +322,12 @@ impl StoreError {
             Self::NewerFormat { .. } => ErrorKind::NewerFormat,
             Self::MissingDirectory { .. } => ErrorKind::DamagedStore,
             Self::NoSpace { .. } | Self::NoInodes { .. } => ErrorKind::NoSpace,
-            Self::Io(error) => kind_of_io(error.kind()),
+            Self::Io(error) => ErrorKind::of_io(error.kind()),
             Self::Conflict { .. } | Self::NotNewer { .. } | Self::NotStaged { .. } => ErrorKind::Conflict,
             Self::OtherHistory { .. } => ErrorKind::OtherHistory,
             Self::Manifest { .. } if !self.is_damage() => ErrorKind::Other,
             Self::Manifest { .. } | Self::DamagedBases { .. } => ErrorKind::DamagedBase,
             _ => ErrorKind::Other,
         }
-    }
-}
-
-const fn kind_of_io(kind: std::io::ErrorKind) -> ErrorKind {
-    match kind {
-        std::io::ErrorKind::PermissionDenied => ErrorKind::Denied,
-        std::io::ErrorKind::ReadOnlyFilesystem => ErrorKind::ReadOnly,
-        std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => ErrorKind::NoSpace,
-        std::io::ErrorKind::FileTooLarge => ErrorKind::FileTooLarge,
-        _ => ErrorKind::Other,
     }
 }
