@@ -17,7 +17,7 @@ const LOCK: &str = "lock";
 pub(super) const MAX_FILES: usize = 16;
 
 impl ContentCache {
-    /// Whether pruning would change nothing: no damage, few files, and at most `most_bytes`.
+    /// Whether the cache needs no pruning: no damage, few files, and at most `most_bytes`.
     #[must_use]
     pub fn is_well_filled(&self, most_bytes: u64) -> bool {
         self.damaged() == 0 && self.files() <= MAX_FILES && self.kept_bytes() <= most_bytes

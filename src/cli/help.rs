@@ -138,8 +138,7 @@ pub(super) const ROLLBACK_ORDER: &str = "Record this order in the release, so th
 pub(super) const VERIFY: &str = "\
 Examples:
   headwater verify /srv/www                      read and hash everything
-  headwater verify --quick                       only find files that somebody
-                                                 edited";
+  headwater verify --quick                       only find edited files";
 
 /// Below `headwater repair --help`.
 pub(super) const REPAIR: &str = "\

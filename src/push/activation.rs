@@ -35,7 +35,7 @@ pub(super) enum RaceWinner {
     /// The other release is newer.
     Newer,
     /// There is no other release: the mirror serves what it served before and has none staged.
-    Nobody,
+    NoRelease,
     /// The other release is newer, but only staged.
     Staged(ReleaseName),
 }
@@ -60,13 +60,15 @@ pub(super) fn activate(
             Err(error) if is_lost(publication, error.kind()) => match ask_who_won(publication, lead, options) {
                 RaceWinner::Ours => Ok(()),
                 // Another push took the slot and gave it up; stage again.
-                RaceWinner::Nobody if tries < MAX_TRIES && stage_alone(publication, lead, options, monitor).is_ok() => {
+                RaceWinner::NoRelease
+                    if tries < MAX_TRIES && stage_alone(publication, lead, options, monitor).is_ok() =>
+                {
                     tries += 1;
                     rest.insert(0, lead);
                     continue;
                 }
                 // The mirror contradicts itself. It fails alone; the others are published.
-                RaceWinner::Nobody => Err(error),
+                RaceWinner::NoRelease => Err(error),
                 race @ (RaceWinner::Older | RaceWinner::Newer | RaceWinner::Staged(_)) => {
                     return Ok(on_lost_race(publication, lead, &race, outcomes, monitor));
                 }
@@ -120,7 +122,7 @@ pub(super) fn activate_one(
             {
                 return Outcome::Superseded;
             }
-            RaceWinner::Older | RaceWinner::Newer | RaceWinner::Staged(_) | RaceWinner::Nobody => {}
+            RaceWinner::Older | RaceWinner::Newer | RaceWinner::Staged(_) | RaceWinner::NoRelease => {}
         }
         expected = state.current;
         if state.staged.is_none_or(|staged| staged.name() != publication.release.name())
@@ -151,7 +153,7 @@ pub(super) fn on_lost_race(
         // A release may stay staged without ever being served. It is replaced, as by a push that
         // starts now.
         RaceWinner::Staged(by) if !is_soon_served(publication, index, by, monitor) => (Outcome::Displaced { by }, true),
-        RaceWinner::Older | RaceWinner::Nobody => (Outcome::Superseded, true),
+        RaceWinner::Older | RaceWinner::NoRelease => (Outcome::Superseded, true),
         RaceWinner::Ours | RaceWinner::Newer | RaceWinner::Staged(_) => (Outcome::Superseded, false),
     };
     give_up(publication, outcomes, &outcome);
@@ -264,7 +266,7 @@ fn race(publication: &Publication, index: usize, state: &MirrorState, options: &
         // No switch happened: the other push took the slot that our release was staged in.
         (false, _) => match state.staged.as_ref().filter(|staged| staged.name() != publication.release.name()) {
             Some(staged) => Some(staged),
-            None => return RaceWinner::Nobody,
+            None => return RaceWinner::NoRelease,
         },
     };
     let newer = |rival: &Release| if is_switched { RaceWinner::Newer } else { RaceWinner::Staged(rival.name()) };

@@ -370,7 +370,7 @@ impl Coordinator<'_> {
         let is_lost =
             self.publication.members[index].state().is_some() && activation::is_lost(self.publication, *failure);
         let race = is_lost.then(|| activation::ask_who_won(self.publication, index, self.options))?;
-        (!matches!(race, RaceWinner::Nobody)).then_some(race)
+        (!matches!(race, RaceWinner::NoRelease)).then_some(race)
     }
 
     /// The number of ready mirrors and the number of all mirrors, of those that count.

@@ -428,7 +428,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_shall_stop_does_not_pause() {
+    fn a_request_to_stop_ends_the_pause() {
         let mut retry = RetryState::new(Duration::ZERO, None, &|| true);
         let result = retry.next(AttemptError { error: lost(), retry: RetryAction::After(Duration::from_secs(20)) });
         assert!(matches!(result, Err(MirrorError::Cancelled)));

@@ -87,7 +87,9 @@ impl Handle {
     /// or empty.
     pub fn use_tokens(&self, tokens: Result<Vec<TokenRecord>, String>) {
         let (tokens, error) = match tokens {
-            Ok(tokens) if tokens.is_empty() => (None, Some("there is none: nobody could push".to_owned())),
+            Ok(tokens) if tokens.is_empty() => {
+                (None, Some("the file has no token, so every push would be refused".to_owned()))
+            }
             Ok(tokens) => {
                 let count = tokens.len();
                 self.handler.use_tokens(tokens);
